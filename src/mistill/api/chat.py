@@ -1,0 +1,264 @@
+"""Wire structs of Mistral's chat completions: what goes out, what comes back. Pure data, no network.
+
+Field names, types and ranges follow Mistral's OpenAPI specification of August 2026 (``ChatCompletionRequest``,
+``ChatCompletionResponse``). Out: strict, an unknown key is an error before money is spent. In: tolerant, since servers
+add fields, leave some out and send null for others.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+# --- content chunks (out) -------------------------------------------------------------------------------------------
+
+
+class _Chunk(Struct, tag_field="type", forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    pass
+
+
+class TextChunk(_Chunk, tag="text"):
+    text: str
+
+
+class ImageURL(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    url: str
+    detail: Literal["low", "auto", "high"] | None = None
+
+
+class ImageURLChunk(_Chunk, tag="image_url"):
+    image_url: str | ImageURL
+
+
+class DocumentURLChunk(_Chunk, tag="document_url"):
+    document_url: str
+    document_name: str | None = None
+
+
+class FileChunk(_Chunk, tag="file"):
+    file_id: str
+
+
+class AudioChunk(_Chunk, tag="input_audio"):
+    input_audio: str
+
+
+class ReferenceChunk(_Chunk, tag="reference"):
+    reference_ids: list[int | str]
+
+
+class ToolReferenceChunk(_Chunk, tag="tool_reference"):
+    tool: str
+    title: str
+    url: str | None = None
+    favicon: str | None = None
+    description: str | None = None
+
+
+class ThinkChunk(_Chunk, tag="thinking"):
+    thinking: list[TextChunk | ReferenceChunk | ToolReferenceChunk]
+    signature: str | None = None
+    closed: bool = True
+
+
+ContentChunk = (
+    TextChunk | ImageURLChunk | DocumentURLChunk | FileChunk | AudioChunk | ReferenceChunk | ThinkChunk
+)
+
+# --- messages (out) -------------------------------------------------------------------------------------------------
+
+
+class FunctionCall(Struct, forbid_unknown_fields=True, frozen=True):
+    name: str
+    arguments: str | dict[str, Any]
+
+
+class ToolCall(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    function: FunctionCall
+    id: str = "null"
+    type: Literal["function"] = "function"
+    index: int = 0
+
+
+class _Message(Struct, tag_field="role", forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    pass
+
+
+class SystemMessage(_Message, tag="system"):
+    content: str | list[TextChunk | ThinkChunk]
+
+
+class UserMessage(_Message, tag="user"):
+    content: str | list[ContentChunk] | None
+
+
+class AssistantMessage(_Message, tag="assistant"):
+    content: str | list[ContentChunk] | None = None
+    tool_calls: list[ToolCall] | None = None
+    prefix: bool = False
+
+
+class ToolMessage(_Message, tag="tool"):
+    content: str | list[ContentChunk] | None
+    tool_call_id: str | None = None
+    name: str | None = None
+
+
+Message = SystemMessage | UserMessage | AssistantMessage | ToolMessage
+
+# --- the request ----------------------------------------------------------------------------------------------------
+
+
+class JsonSchema(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    name: str
+    schema: dict[str, Any]
+    description: str | None = None
+    strict: bool = False
+
+
+class ResponseFormat(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+
+class FunctionName(Struct, forbid_unknown_fields=True, frozen=True):
+    name: str
+
+
+class ToolChoice(Struct, forbid_unknown_fields=True, frozen=True, omit_defaults=False):
+    function: FunctionName
+    type: Literal["function"] = "function"
+
+
+class Function(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    name: str
+    parameters: dict[str, Any]
+    description: str = ""
+    strict: bool = False
+
+
+class Tool(Struct, forbid_unknown_fields=True, frozen=True):
+    function: Function
+    type: Literal["function"] = "function"
+
+
+class Prediction(Struct, forbid_unknown_fields=True, frozen=True):
+    content: str
+    type: Literal["content"] = "content"
+
+
+Temperature = Annotated[float, Meta(ge=0, le=1.5)]
+TopP = Annotated[float, Meta(gt=0, le=1)]
+Penalty = Annotated[float, Meta(ge=-2, le=2)]
+NonNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1)]
+
+
+class ChatParameters(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True, kw_only=True):
+    """Everything of a chat request but the model and the messages. ``None`` leaves the server's default.
+
+    The last five fields are taken by the newest servers and not yet in the specification.
+    """
+
+    temperature: Temperature | None = None
+    top_p: TopP | None = None
+    max_tokens: NonNegative | None = None
+    stop: str | list[str] | None = None
+    random_seed: NonNegative | None = None
+    n: Positive | None = None
+    presence_penalty: Penalty | None = None
+    frequency_penalty: Penalty | None = None
+    response_format: ResponseFormat | None = None
+    tools: list[Tool] | None = None
+    tool_choice: Literal["auto", "none", "any", "required"] | ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    prediction: Prediction | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh"] | None = None
+    prompt_mode: Literal["reasoning"] | None = None
+    guardrails: list[dict[str, Any]] | None = None
+    safe_prompt: bool | None = None
+    metadata: dict[str, Any] | None = None
+    prompt_cache_key: str | None = None
+    service_tier: Literal["auto", "standard_only"] | None = None
+    min_tokens: NonNegative | None = None
+    top_k: Positive | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    logprobs: bool | None = None
+    top_logprobs: NonNegative | None = None
+
+
+# --- the answer (in) ------------------------------------------------------------------------------------------------
+
+
+class CachedTokens(Struct, frozen=True):
+    cached_tokens: int | None = None
+
+
+class Usage(Struct, frozen=True):
+    """Tokens as the server counted them; 0 where it told nothing."""
+
+    prompt_tokens: int | None = 0
+    completion_tokens: int | None = 0
+    total_tokens: int | None = 0
+    prompt_tokens_details: CachedTokens | None = None
+
+
+class AnsweredFunction(Struct, frozen=True):
+    name: str
+    arguments: str | dict[str, Any] = ""
+
+
+class AnsweredToolCall(Struct, frozen=True):
+    function: AnsweredFunction
+    id: str | None = None
+    type: str | None = "function"
+    index: int | None = 0
+
+
+class AnswerMessage(Struct, frozen=True):
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[AnsweredToolCall] | None = None
+    role: str | None = "assistant"
+    reasoning_content: str | None = None  # vLLM and llama.cpp put the thinking here
+
+
+class Choice(Struct, frozen=True):
+    message: AnswerMessage
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class ChatResponse(Struct, frozen=True):
+    choices: list[Choice]
+    id: str | None = None
+    model: str | None = None
+    created: float | None = None
+    usage: Usage | None = None
+
+
+class Delta(Struct, frozen=True):
+    content: str | list[dict[str, Any]] | None = None
+    tool_calls: list[AnsweredToolCall] | None = None
+    role: str | None = None
+    reasoning_content: str | None = None
+
+
+class ChunkChoice(Struct, frozen=True):
+    delta: Delta
+    index: int = 0
+    finish_reason: str | None = None
+
+
+class ChatChunk(Struct, frozen=True):
+    """One ``data:`` line of a stream."""
+
+    choices: list[ChunkChoice]
+    id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+
+decode_response = msgspec.json.Decoder(ChatResponse).decode
+decode_chunk = msgspec.json.Decoder(ChatChunk).decode

@@ -1,0 +1,188 @@
+"""The error tree: what went wrong, whether a retry can help, and what to do next.
+
+    MistillError                      message, hint, retryable
+    ├── InputError (ValueError)       refused before anything was sent: a row, a message, an argument, a setting
+    ├── APIError                      the server answered with an error: status, code, kind, correlation_id
+    │   ├── BadRequest                400, 422: this request, permanently
+    │   ├── Unauthorized              401: the key, so the whole run
+    │   ├── Forbidden                 403: guardrail, region or rights
+    │   ├── NotFound                  404: no such model or path
+    │   ├── RateLimited               429, code 1300: your quota          retry_after_s, limit_is_zero
+    │   ├── CapacityExceeded          429, code 3505: their capacity      retry_after_s
+    │   └── ServerError               5xx                                 retry_after_s
+    ├── TransportError                no whole answer came               maybe_billed
+    │   ├── ConnectFailed             the request never left              (maybe_billed is False)
+    │   ├── Disconnected              the connection ended before the answer did
+    │   └── AttemptTimeout            no answer within `timeout`
+    ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
+    ├── InvalidOutput                 a paid answer that does not fit its schema
+    └── Stopped                       a budget, a deadline or an interrupt ended the work
+
+Every error is raised ``from`` its cause. None holds a request header, so no key can leak through one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+_BODY_EXCERPT_CHARS = 500
+
+
+class MistillError(Exception):
+    """Base of every error that mistill raises on purpose.
+
+    ``kind`` is the stable, machine-readable name (snake_case) that records, ledgers and summaries show.
+    """
+
+    kind: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default reduce calls cls(*args), which keyword-only attributes do not survive.
+        return (_rebuild, (type(self), self.args, self.__dict__.copy()))
+
+
+def _rebuild(cls: type[MistillError], args: tuple[Any, ...], state: dict[str, Any]) -> MistillError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InputError(MistillError, ValueError):
+    """Input that was refused before a request left. ``index`` is the row's place in its call, from 0."""
+
+    kind = "invalid_input"
+
+    def __init__(self, message: str, *, hint: str | None = None, index: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.index = index
+
+
+class APIError(MistillError):
+    """An HTTP answer that says no. ``code`` and ``error_type`` are Mistral's own, where it gave them."""
+
+    kind = "api_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        error_type: str | None = None,
+        correlation_id: str | None = None,
+        retry_after_s: float | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message[:_BODY_EXCERPT_CHARS], hint=hint)
+        self.status = status
+        self.code = code
+        self.error_type = error_type
+        self.correlation_id = correlation_id
+        self.retry_after_s = retry_after_s
+
+    def __str__(self) -> str:
+        parts = [f"HTTP {self.status}"]
+        if self.code:
+            parts.append(f"code {self.code}")
+        if self.correlation_id:
+            parts.append(f"correlation id {self.correlation_id}")
+        text = f"{self.message} [{', '.join(parts)}]"
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class BadRequest(APIError):
+    kind = "bad_request"
+
+
+class Unauthorized(APIError):
+    kind = "unauthorized"
+
+
+class Forbidden(APIError):
+    kind = "forbidden"
+
+
+class NotFound(APIError):
+    kind = "not_found"
+
+
+class RateLimited(APIError):
+    """429 with code 1300: your own quota. ``limit_is_zero``: this key may never use this model."""
+
+    kind = "rate_limited"
+    retryable = True
+    limit_is_zero: bool = False
+
+
+class CapacityExceeded(APIError):
+    """429 with code 3505: the server's capacity, whatever your quota says."""
+
+    kind = "capacity_exceeded"
+    retryable = True
+
+
+class ServerError(APIError):
+    kind = "server_error"
+    retryable = True
+
+
+class TransportError(MistillError):
+    """No whole answer came. ``maybe_billed``: the request had left, so it may cost money all the same."""
+
+    kind = "transport_error"
+    retryable = True
+
+    def __init__(self, message: str, *, maybe_billed: bool = True, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.maybe_billed = maybe_billed
+
+
+class ConnectFailed(TransportError):
+    kind = "connect_failed"
+
+
+class Disconnected(TransportError):
+    kind = "disconnected"
+
+
+class AttemptTimeout(TransportError):
+    kind = "timeout"
+
+
+class MalformedAnswer(MistillError):
+    """A success status whose body is no answer: HTML, cut JSON, no choices."""
+
+    kind = "malformed_answer"
+    retryable = True
+
+    def __init__(self, message: str, *, correlation_id: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.correlation_id = correlation_id
+        self.maybe_billed = True
+
+
+class InvalidOutput(MistillError):
+    """A paid answer that does not fit its schema. ``text`` is the raw answer; ``path`` is where it fails."""
+
+    kind = "invalid_output"
+
+    def __init__(self, message: str, *, text: str | None, path: str = "$", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.text = text
+        self.path = path
+
+
+class Stopped(MistillError):
+    """The work was ended on purpose before this row was done; nothing is wrong with the row itself."""
+
+    kind = "stopped"
