@@ -16,7 +16,10 @@
     │   └── AttemptTimeout            no answer within `timeout`
     ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
     ├── InvalidOutput                 a paid answer that does not fit its schema
-    └── Stopped                       a budget, a deadline or an interrupt ended the work
+    ├── Stopped                       a budget, a deadline or an interrupt ended the work
+    └── LedgerError                   a run's record on disk cannot be read or written
+        ├── LedgerInUse               another process is running on it
+        └── PlanChanged               it belongs to a run with other settings      changes
 
 Every error is raised ``from`` its cause. None holds a request header, so no key can leak through one.
 """
@@ -186,3 +189,27 @@ class Stopped(MistillError):
     """The work was ended on purpose before this row was done; nothing is wrong with the row itself."""
 
     kind = "stopped"
+
+
+class LedgerError(MistillError):
+    """A run's ledger cannot be read or written. What was committed before is still in it."""
+
+    kind = "ledger_error"
+
+
+class LedgerInUse(LedgerError):
+    """Another process is running on this ledger."""
+
+    kind = "ledger_in_use"
+
+
+class PlanChanged(LedgerError):
+    """The ledger belongs to a run with other settings. ``changes``: setting -> (in the ledger, now)."""
+
+    kind = "plan_changed"
+
+    def __init__(
+        self, message: str, *, changes: dict[str, tuple[object, object]], hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.changes = changes
