@@ -1,0 +1,84 @@
+"""The smaller endpoints: the list of models, and embeddings."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import secrets
+from functools import cache
+from typing import Any
+
+from mistill.simulator.answers import count_tokens
+from mistill.simulator.requests import EmbeddingRequest
+from mistill.simulator.settings import Settings
+
+Json = dict[str, Any]
+
+_CREATED = 1_756_746_619
+_CENTRED = tuple((byte - 127.5) / 127.5 for byte in range(256))
+
+
+def find(path: str, settings: Settings) -> Json | None:
+    """What ``GET path`` shows: the models, or one of them; ``None`` for a path that is neither."""
+    if path == "/v1/models":
+        cards = [model_card(model, settings.max_context_tokens) for model in settings.models]
+        return {"object": "list", "data": cards}
+    name = path.removeprefix("/v1/models/")
+    if name != path and (name in settings.models or settings.any_model):
+        return model_card(name, settings.max_context_tokens)
+    return None
+
+
+@cache
+def model_card(model: str, max_context_tokens: int) -> Json:
+    embeds = "embed" in model
+    return {
+        "id": model,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": "mistralai",
+        "capabilities": {
+            "completion_chat": not embeds,
+            "function_calling": not embeds,
+            "reasoning": "magistral" in model,
+            "completion_fim": "codestral" in model and not embeds,
+            "fine_tuning": False,
+            "vision": "pixtral" in model,
+            "ocr": False,
+            "classification": False,
+            "moderation": False,
+            "audio": "voxtral" in model,
+            "audio_transcription": False,
+        },
+        "name": model,
+        "description": None,
+        "max_context_length": max_context_tokens,
+        "aliases": [],
+        "deprecation": None,
+        "deprecation_replacement_model": None,
+        "default_model_temperature": None if embeds else 0.3,
+        "type": "base",
+    }
+
+
+def embeddings(request: EmbeddingRequest, settings: Settings) -> Json:
+    """One unit vector for each text, the same for the same text."""
+    texts = [request.input] if isinstance(request.input, str) else request.input
+    dimension = request.output_dimension or settings.embedding_dimension
+    tokens = sum(count_tokens(text) for text in texts)
+    return {
+        "id": secrets.token_hex(16),
+        "object": "list",
+        "model": request.model,
+        "data": [
+            {"object": "embedding", "embedding": _vector(text, dimension), "index": index}
+            for index, text in enumerate(texts)
+        ],
+        "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
+    }
+
+
+def _vector(text: str, dimension: int) -> list[float]:
+    values = [_CENTRED[byte] for byte in hashlib.shake_128(text.encode()).digest(dimension)]
+    length = math.sqrt(sum(value * value for value in values))
+    return [round(value / length, 8) for value in values]

@@ -1,0 +1,107 @@
+"""Mistral's error answers, body for body as they were seen (``Refusal`` carries one to the edge of the server)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistill.simulator.settings import Settings
+
+Payload = dict[str, Any] | str
+
+
+class Refusal(Exception):
+    """An answer with an error status. ``payload`` is JSON if it is a dict, else plain text."""
+
+    def __init__(self, status: int, payload: Payload, headers: dict[str, str] | None = None) -> None:
+        super().__init__(f"HTTP {status}")
+        self.status = status
+        self.payload = payload
+        self.headers = headers or {}
+
+
+def error_body(
+    message: str | dict[str, Any], error_type: str, code: str | None, param: str | None = None
+) -> dict[str, Any]:
+    return {"object": "error", "message": message, "type": error_type, "param": param, "code": code}
+
+
+def unauthorized(settings: Settings, correlation_id: str) -> Refusal:
+    if settings.unauthorized_form == "detail":
+        return Refusal(401, {"detail": "Unauthorized"})
+    return Refusal(401, {"message": "Unauthorized", "request_id": correlation_id})
+
+
+def not_found(path: str) -> Refusal:
+    return Refusal(404, {"detail": f"Not Found: {path}"})
+
+
+def method_not_allowed(allowed: str) -> Refusal:
+    return Refusal(405, {"detail": "Method Not Allowed"}, {"Allow": allowed})
+
+
+def invalid_model(model: str) -> Refusal:
+    return Refusal(400, error_body(f"Invalid model: {model}", "invalid_model", "1500"))
+
+
+def wrong_order(message: str) -> Refusal:
+    return Refusal(400, error_body(message, "invalid_request_message_order", "3230"))
+
+
+def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> Refusal:
+    return Refusal(400, error_body(message, "invalid_request_error", code, param))
+
+
+def poisoned() -> Refusal:
+    return bad_request("The request was refused for its content", param="messages")
+
+
+def too_long(prompt_tokens: int, max_context_tokens: int) -> Refusal:
+    message = (
+        f"Prompt contains {prompt_tokens} tokens and 0 draft tokens, "
+        f"too large for model with {max_context_tokens} maximum context length"
+    )
+    return Refusal(400, error_body(message, "invalid_request_prompt", "3051"))
+
+
+def invalid_fields(details: list[dict[str, Any]], settings: Settings) -> Refusal:
+    """422 in the form that the settings ask for; all three were seen on Mistral's API."""
+    if settings.validation_form == "detail":
+        return Refusal(422, {"detail": details})
+    if settings.validation_form == "nested":
+        return Refusal(422, error_body({"detail": details}, "invalid_request_error", None))
+    text = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
+    return Refusal(422, {"detail": text})
+
+
+def rate_limited(headers: dict[str, str] | None = None) -> Refusal:
+    return Refusal(429, error_body("Rate limit exceeded", "rate_limited", "1300"), headers)
+
+
+def capacity_exceeded(headers: dict[str, str] | None = None) -> Refusal:
+    body = error_body(
+        "Service tier capacity exceeded for this model.", "service_tier_capacity_exceeded", "3505"
+    )
+    return Refusal(429, body, headers)
+
+
+def server_error(status: int) -> Refusal:
+    message = {500: "Internal server error", 503: "Service unavailable"}.get(status, "Server error")
+    return Refusal(status, error_body(message, "internal_server_error", "3000"))
+
+
+def upstream_unreachable() -> Refusal:
+    text = "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
+    return Refusal(503, text)
+
+
+def of_status(status: int) -> Refusal:
+    """What Mistral usually says with this status, for faults that name nothing else."""
+    if status == 401:
+        return Refusal(401, {"detail": "Unauthorized"})
+    if status == 404:
+        return Refusal(404, {"detail": "Not Found"})
+    if status == 429:
+        return rate_limited()
+    if status >= 500:
+        return server_error(status)
+    return Refusal(status, error_body("Request refused", "invalid_request_error", None))

@@ -1,0 +1,107 @@
+"""How an answer leaves: whole, in pieces, cut, stalled or not at all."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_request import BaseRequest
+
+from mistill.simulator import wire
+from mistill.simulator.faults import Fault
+from mistill.simulator.refusals import Refusal
+from mistill.simulator.traffic import NO_WHOLE_ANSWER, Received, Traffic
+
+_JSON = "application/json"
+Headers = dict[str, str]
+
+
+class Reply:
+    """The answer to one request. It tells the traffic that the request is over before its last byte is written."""
+
+    def __init__(
+        self, request: BaseRequest, traffic: Traffic, received: Received, correlation_id: str
+    ) -> None:
+        self._request = request
+        self._traffic = traffic
+        self._received = received
+        self.correlation_id = correlation_id
+
+    def whole(self, answer: Any, headers: Headers) -> web.Response:
+        return self._response(200, wire.encode(answer), _JSON, headers)
+
+    def refuse(self, refusal: Refusal) -> web.Response:
+        if isinstance(refusal.payload, str):
+            return self._response(refusal.status, refusal.payload.encode(), "text/plain", refusal.headers)
+        return self._response(refusal.status, wire.encode(refusal.payload), _JSON, refusal.headers)
+
+    def html(self, page: str) -> web.Response:
+        return self._response(200, page.encode(), "text/html", {})
+
+    def disconnect(self) -> web.Response:
+        """Close without a byte; the response returned goes nowhere."""
+        self._leave(NO_WHOLE_ANSWER)
+        self._close()
+        return web.Response()
+
+    async def whole_or_broken(self, answer: Any, headers: Headers, fault: Fault | None) -> web.StreamResponse:
+        if fault is None or fault.name not in ("truncate", "stall", "cut_stream"):
+            return self.whole(answer, headers)
+        body = wire.encode(answer)
+        response = web.StreamResponse(headers=self._headers(_JSON, headers))
+        response.content_length = len(body)
+        await response.prepare(self._request)
+        await response.write(body[: len(body) // 2])
+        return await self._break_off(response, fault)
+
+    async def stream(
+        self, events: Iterator[wire.Json], headers: Headers, fault: Fault | None, token_time_s: float
+    ) -> web.StreamResponse:
+        """Server-sent events up to ``[DONE]``, ``token_time_s`` apart; the faults of delivery strike half-way."""
+        response = web.StreamResponse(headers=self._headers("text/event-stream; charset=utf-8", headers))
+        response.enable_chunked_encoding()
+        await response.prepare(self._request)
+        lines = [wire.sse(event) for event in events]
+        broken = fault is not None and fault.name in ("truncate", "stall", "cut_stream")
+        for line in lines[: (len(lines) + 1) // 2] if broken else lines:
+            await response.write(line)
+            if token_time_s:
+                await asyncio.sleep(token_time_s)
+        if broken:
+            assert fault is not None
+            return await self._break_off(response, fault)
+        self._leave(200)
+        await response.write(wire.DONE)
+        await response.write_eof()
+        return response
+
+    async def _break_off(self, response: web.StreamResponse, fault: Fault) -> web.StreamResponse:
+        if fault.name == "stall":
+            await asyncio.Event().wait()  # until the client goes away or the server ends
+        self._leave(NO_WHOLE_ANSWER)
+        if fault.name == "cut_stream" and response.chunked:
+            await response.write_eof()
+        else:
+            self._close()
+        return response
+
+    def _response(self, status: int, body: bytes, content_type: str, headers: Headers) -> web.Response:
+        self._leave(status)
+        return web.Response(status=status, body=body, headers=self._headers(content_type, headers))
+
+    def _headers(self, content_type: str, headers: Headers) -> Headers:
+        return {
+            "Content-Type": content_type,
+            "Server": "mistill-simulator",
+            "mistral-correlation-id": self.correlation_id,
+            **headers,
+        }
+
+    def _leave(self, status: int) -> None:
+        self._traffic.leave(self._received, status)
+
+    def _close(self) -> None:
+        if self._request.transport is not None:
+            self._request.transport.close()

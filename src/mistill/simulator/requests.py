@@ -1,0 +1,181 @@
+"""What a client may ask: decoding and checking of request bodies, with Mistral's own refusals."""
+
+from __future__ import annotations
+
+import re
+from typing import Any, TypeVar
+
+import msgspec
+
+from mistill.api.chat import AssistantMessage, ChatParameters, Message, ToolMessage, UserMessage
+from mistill.simulator import refusals
+from mistill.simulator.settings import Settings
+
+MODELS_WITHOUT_N = frozenset({"mistral-large-2512"})
+
+_UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
+_MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
+_PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
+_PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class ChatRequest(ChatParameters, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A chat request as it arrives: the fields of the API, nothing else."""
+
+    model: str
+    messages: list[Message]
+    stream: bool | None = None
+
+
+class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, kw_only=True):
+    """A request for embeddings. ``input``: one text or a list of them."""
+
+    model: str
+    input: str | list[str]
+    metadata: dict[str, Any] | None = None
+    output_dimension: int | None = None
+    output_dtype: str | None = None
+    encoding_format: str | None = None
+
+
+_chat_decoder = msgspec.json.Decoder(ChatRequest)
+_embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
+
+
+def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
+    """The request, or a ``Refusal`` (422 for its form, 400 for what it asks)."""
+    request = _decode(_chat_decoder, raw, settings)
+    check_model(request.model, settings)
+    _check_order(request.messages)
+    _check_choices(request)
+    if (fmt := request.response_format) and fmt.type == "json_schema" and fmt.json_schema is None:
+        raise refusals.invalid_fields(
+            [_detail("missing", ["response_format", "json_schema"], None)], settings
+        )
+    if settings.poison and settings.poison in prompt_text(request):
+        raise refusals.poisoned()
+    return request
+
+
+def decode_embedding(raw: bytes, settings: Settings) -> EmbeddingRequest:
+    request = _decode(_embedding_decoder, raw, settings)
+    check_model(request.model, settings)
+    texts = [request.input] if isinstance(request.input, str) else request.input
+    if settings.poison and any(settings.poison in text for text in texts):
+        raise refusals.poisoned()
+    return request
+
+
+def check_model(model: str, settings: Settings) -> None:
+    if not settings.any_model and model not in settings.models:
+        raise refusals.invalid_model(model)
+
+
+def prompt_text(request: ChatRequest) -> str:
+    """The text of all messages, a line each."""
+    return "\n".join(content_text(message.content) for message in request.messages)
+
+
+def last_user_text(request: ChatRequest) -> str:
+    for message in reversed(request.messages):
+        if isinstance(message, UserMessage):
+            return content_text(message.content)
+    return ""
+
+
+def content_text(content: str | list[Any] | None) -> str:
+    """The text of a content: itself, or its text chunks run together."""
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "".join(chunk.text for chunk in content if hasattr(chunk, "text"))
+
+
+def _check_order(messages: list[Message]) -> None:
+    if not messages:
+        raise refusals.wrong_order("Conversation must have at least one message")
+    last = messages[-1]
+    if not (
+        isinstance(last, (UserMessage, ToolMessage)) or (isinstance(last, AssistantMessage) and last.prefix)
+    ):
+        raise refusals.wrong_order(
+            "Expected last role User or Tool (or Assistant with prefix True) for serving "
+            f"but got {role_of(last)}"
+        )
+    before: Message | None = None
+    for message in messages:
+        if isinstance(message, ToolMessage) and not (
+            isinstance(before, ToolMessage) or (isinstance(before, AssistantMessage) and before.tool_calls)
+        ):
+            place = f"after role '{role_of(before)}'" if before else "as first message"
+            raise refusals.wrong_order(f"Unexpected role 'tool' {place}")
+        if isinstance(message, AssistantMessage) and not (
+            message.content or message.tool_calls or message.prefix
+        ):
+            raise refusals.Refusal(
+                400,
+                refusals.error_body(
+                    "Assistant message must have either content or tool_calls, but not none.",
+                    "invalid_request_assistant_message",
+                    "3240",
+                ),
+            )
+        before = message
+
+
+def _check_choices(request: ChatRequest) -> None:
+    if request.n is None or request.n == 1:
+        return
+    if request.model in MODELS_WITHOUT_N:
+        raise refusals.bad_request(f"n > 1 is not supported by model {request.model}", param="n")
+    if request.prediction is not None:
+        raise refusals.bad_request("n > 1 is not supported with prediction", param="n")
+
+
+def role_of(message: Message) -> str:
+    return str(message.__struct_config__.tag)
+
+
+def _decode(decoder: msgspec.json.Decoder[S], raw: bytes, settings: Settings) -> S:
+    try:
+        return decoder.decode(raw)
+    except msgspec.ValidationError as error:
+        raise refusals.invalid_fields([_describe(str(error), raw)], settings) from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        detail = _detail("json_invalid", [0], {}) | {"ctx": {"error": str(error)}}
+        raise refusals.invalid_fields([detail], settings) from error
+
+
+def _describe(message: str, raw: bytes) -> dict[str, Any]:
+    """msgspec's sentence as one entry of the ``detail`` list that FastAPI servers send."""
+    located = _PATH.search(message)
+    steps: list[str | int] = []
+    if located:
+        message = message[: located.start()]
+        steps = [name or int(index) for name, index in _PATH_STEP.findall(located[1])]
+    if unknown := _UNKNOWN_FIELD.search(message):
+        steps.append(unknown[1])
+        return _detail("extra_forbidden", steps, _at(raw, steps))
+    if missing := _MISSING_FIELD.search(message):
+        return _detail("missing", [*steps, missing[1]], _at(raw, steps))
+    return _detail("value_error", steps, _at(raw, steps)) | {"msg": message}
+
+
+def _detail(kind: str, steps: list[Any], value: Any) -> dict[str, Any]:
+    messages = {
+        "extra_forbidden": "Extra inputs are not permitted",
+        "missing": "Field required",
+        "json_invalid": "JSON decode error",
+    }
+    return {"type": kind, "loc": ["body", *steps], "msg": messages.get(kind, "Invalid value"), "input": value}
+
+
+def _at(raw: bytes, steps: list[Any]) -> Any:
+    value = msgspec.json.decode(raw)
+    for step in steps:
+        try:
+            value = value[step]
+        except (KeyError, IndexError, TypeError):
+            return None
+    return value

@@ -1,0 +1,126 @@
+"""Settings of the simulator: latency, quotas, faults, outages. Every unit is in the name."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+
+FaultName = Literal[
+    "429",
+    "capacity",
+    "500",
+    "503",
+    "503_text",
+    "disconnect",
+    "truncate",
+    "stall",
+    "html",
+    "empty_choices",
+    "null_content",
+    "chunked_content",
+    "missing_usage",
+    "length",
+    "cut_stream",
+    "invalid_json",
+    "wrong_json",
+    "fenced_json",
+]
+
+DEFAULT_MODELS = (
+    "mistral-small-4",
+    "mistral-medium-3.5",
+    "mistral-large-3",
+    "ministral-3b-latest",
+    "ministral-8b-latest",
+    "ministral-14b-latest",
+    "mistral-small-latest",
+    "mistral-medium-latest",
+    "mistral-large-latest",
+    "mistral-large-2512",
+    "magistral-small-latest",
+    "magistral-medium-latest",
+    "codestral-latest",
+    "devstral-small-latest",
+    "pixtral-12b",
+    "voxtral-small-latest",
+    "open-mistral-7b",
+    "open-mistral-nemo",
+    "open-mixtral-8x7b",
+    "open-mixtral-8x22b",
+    "mistral-embed",
+    "codestral-embed",
+)
+
+Seconds = Annotated[float, Field(ge=0)]
+Rate = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class Settings(BaseModel):
+    """What the simulated server is like. Immutable; ``Simulator.change`` puts a changed copy in its place.
+
+    Raises pydantic's ``ValidationError`` (a ``ValueError``) for an unknown name or a value out of range.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = 0
+    """Drives every random choice: latency, faults and sampled values."""
+
+    latency_s: Seconds = 0.0
+    """Time from the whole request to the first byte of its answer (the median, where it varies)."""
+    latency_distribution: Literal["fixed", "uniform", "lognormal"] = "fixed"
+    latency_spread: Seconds = 0.5
+    """uniform: ± this share of ``latency_s``; lognormal: the sigma of its logarithm."""
+    token_time_s: Seconds = 0.0
+    """Time per completion token: between the deltas of a stream, in sum before a whole answer."""
+
+    api_keys: frozenset[SecretStr] | None = None
+    """Keys that are accepted; ``None``: any that is not empty."""
+    unauthorized_form: Literal["detail", "message"] = "detail"
+    models: tuple[str, ...] = DEFAULT_MODELS
+    any_model: bool = False
+    """Answer for models that are not in ``models`` too."""
+    max_context_tokens: Annotated[int, Field(ge=1)] = 131_072
+    validation_form: Literal["detail", "nested", "text"] = "detail"
+    """Which of the three bodies seen for 422 is sent."""
+
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    quota_window_s: Annotated[float, Field(gt=0)] = 60.0
+    """Length of the sliding window. The rates stay per minute: a window of 1 s holds a 60th of them."""
+    quota_headers: Literal["2026", "older", "none"] = "2026"
+    quota_counts_refusals: bool = False
+    """Requests refused with 429 use up the request quota too."""
+    retry_after: Literal["none", "seconds", "milliseconds"] = "none"
+    """Which header a 429 tells its waiting time in: ``Retry-After`` or ``retry-after-ms``."""
+    max_in_flight: Annotated[int, Field(ge=1)] | None = None
+    """More requests than this at once get 429 code 3505, as when the server is full."""
+
+    faults: dict[FaultName, Rate] = Field(default_factory=dict[FaultName, float])
+    """Probability of each fault; a request has one at most, so they add up to 1 or less."""
+    outage: Literal["503", "drop", "refuse"] | None = None
+    """503: to everything; drop: connections are closed without an answer; refuse: nothing listens."""
+    outage_after_s: Seconds = 0.0
+    outage_for_s: Seconds | None = None
+    """Counted from the start, or from the change that brought the outage. ``None``: until changed."""
+    poison: str | None = None
+    """A prompt that contains this text is refused with 400, always."""
+
+    answer_tokens: Count = 0
+    """Shorter text answers are filled up with words to this length."""
+    cached_share: Rate = 0.0
+    """Share of the prompt tokens that usage reports as cached; 0 leaves ``prompt_tokens_details`` out."""
+    arguments_form: Literal["string", "object"] = "string"
+    """How ``tool_calls[].function.arguments`` are sent."""
+    embedding_dimension: Annotated[int, Field(ge=1)] = 1024
+    requests_kept: Count = 10_000
+    """How many of the newest requests ``Simulator.requests`` remembers."""
+
+    @model_validator(mode="after")
+    def _at_most_one_fault(self) -> Self:
+        total = sum(self.faults.values())
+        if total > 1 + 1e-9:
+            raise ValueError(f"the fault rates add up to {total:g}, but a request has one fault at most")
+        return self

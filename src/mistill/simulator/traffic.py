@@ -1,0 +1,63 @@
+"""What the server saw and did: the requests it received and the counts that tests and people read."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from typing import Any
+
+import msgspec
+
+NO_WHOLE_ANSWER = 0
+
+
+class Received:
+    """One request as it arrived.
+
+    ``received_at`` is the Unix time in seconds. ``headers`` have lower-case names, and no key in them: authorization
+    is ``"present"`` or absent. ``status`` is what was answered: ``None`` while in flight, 0 if no whole answer left.
+    """
+
+    __slots__ = ("_raw", "headers", "method", "path", "received_at", "status")
+
+    def __init__(
+        self, method: str, path: str, headers: dict[str, str], raw: bytes, received_at: float
+    ) -> None:
+        self.method = method
+        self.path = path
+        self.headers = headers
+        self.received_at = received_at
+        self.status: int | None = None
+        self._raw = raw
+
+    @property
+    def body(self) -> Any:
+        """The decoded JSON; ``None`` if there was none, or none that could be read."""
+        try:
+            return msgspec.json.decode(self._raw)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return None
+
+    def __repr__(self) -> str:
+        return f"Received({self.method} {self.path}, status={self.status}, {len(self._raw)} bytes)"
+
+
+class Traffic:
+    """Counts. Written by the server's thread, read by any."""
+
+    def __init__(self, requests_kept: int) -> None:
+        self.requests: deque[Received] = deque(maxlen=requests_kept)
+        self.counts_by_status: Counter[int] = Counter()
+        self.in_flight = 0
+        self.peak_in_flight = 0
+
+    def enter(self, received: Received) -> None:
+        self.requests.append(received)
+        self.in_flight += 1
+        self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
+
+    def leave(self, received: Received, status: int) -> None:
+        """Called before the last byte is written, so that the client's next request cannot overlap. Once is enough."""
+        if received.status is None:
+            received.status = status
+            self.in_flight -= 1
+            self.counts_by_status[status] += 1
