@@ -1,20 +1,27 @@
-"""What an answer's headers tell of the quota: parsing only, no policy.
+"""What an answer's headers tell of the quota and of waiting: parsing only, no policy.
 
-Header names: Mistral's of 2026 (``x-ratelimit-limit-req-minute`` …), its older ones (``x-ratelimitbysize-*-minute``,
-``ratelimitbysize-*``: "size" is tokens), and those of OpenAI-like gateways (``x-ratelimit-limit-requests`` …).
+Header names: Mistral's of 2026 (``x-ratelimit-limit-req-minute`` …), its older ones
+(``x-ratelimitbysize-*-minute``, ``ratelimitbysize-*``: "size" is tokens), and those of OpenAI-like gateways
+(``x-ratelimit-limit-requests`` …).
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Callable
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 
 from msgspec import Struct
+
+GetHeader = Callable[[str], str | None]
+"""Case-insensitive lookup of one header; it is asked for names in lower case."""
 
 
 class RateLimits(Struct, frozen=True):
     """Requests and tokens a minute as the server told them with one answer; None where it told nothing.
 
-    ``query_cost`` is the number of tokens that the server counted for this request.
+    ``query_cost`` is the number of tokens that the server counted for this request; ``retry_after_s`` is how
+    many seconds it wants us to wait.
     """
 
     requests_limit: int | None = None
@@ -22,62 +29,111 @@ class RateLimits(Struct, frozen=True):
     tokens_limit: int | None = None
     tokens_remaining: int | None = None
     query_cost: int | None = None
+    retry_after_s: float | None = None
 
     @property
-    def is_zero(self) -> bool:
-        """A limit of 0: this key may never use this model, so waiting cannot help."""
+    def limit_is_zero(self) -> bool:
+        """This key may never use this model, so waiting cannot help."""
         return self.requests_limit == 0 or self.tokens_limit == 0
 
 
-class Headers(Protocol):
-    """Case-insensitive header lookup; keys are asked for in lower case."""
+class _Generation(Struct, frozen=True):
+    """The names that one generation of servers uses. Two lookups at most tell whether it is this one."""
 
-    def get(self, key: str, /) -> str | None: ...
+    tokens_limit: str
+    tokens_remaining: str
+    requests_limit: str | None = None
+    requests_remaining: str | None = None
+    query_cost: str | None = None
 
 
-# For each field, the names in order of preference: the newest first, since a server may send several generations.
-_NAMES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    ("requests_limit", ("x-ratelimit-limit-req-minute", "x-ratelimit-limit-requests")),
-    ("requests_remaining", ("x-ratelimit-remaining-req-minute", "x-ratelimit-remaining-requests")),
-    (
-        "tokens_limit",
-        (
-            "x-ratelimit-limit-tokens-minute",
-            "x-ratelimitbysize-limit-minute",
-            "ratelimitbysize-limit",
-            "x-ratelimit-limit-tokens",
-        ),
+_GENERATIONS = (
+    _Generation(
+        requests_limit="x-ratelimit-limit-req-minute",
+        requests_remaining="x-ratelimit-remaining-req-minute",
+        tokens_limit="x-ratelimit-limit-tokens-minute",
+        tokens_remaining="x-ratelimit-remaining-tokens-minute",
+        query_cost="x-ratelimit-tokens-query-cost",
     ),
-    (
-        "tokens_remaining",
-        (
-            "x-ratelimit-remaining-tokens-minute",
-            "x-ratelimitbysize-remaining-minute",
-            "ratelimitbysize-remaining",
-            "x-ratelimit-remaining-tokens",
-        ),
+    _Generation(
+        tokens_limit="x-ratelimitbysize-limit-minute",
+        tokens_remaining="x-ratelimitbysize-remaining-minute",
+        query_cost="ratelimitbysize-query-cost",
     ),
-    ("query_cost", ("x-ratelimit-tokens-query-cost", "ratelimitbysize-query-cost")),
+    _Generation(
+        tokens_limit="ratelimitbysize-limit",
+        tokens_remaining="ratelimitbysize-remaining",
+        query_cost="ratelimitbysize-query-cost",
+    ),
+    _Generation(
+        requests_limit="x-ratelimit-limit-requests",
+        requests_remaining="x-ratelimit-remaining-requests",
+        tokens_limit="x-ratelimit-limit-tokens",
+        tokens_remaining="x-ratelimit-remaining-tokens",
+    ),
 )
 
 
-def parse_rate_limits(headers: Headers) -> RateLimits | None:
-    """The quota that ``headers`` tell, or None if they tell none. A value that is no number counts as absent."""
-    found: dict[str, int] = {}
-    for field, names in _NAMES:
-        for name in names:
-            value = headers.get(name)
-            if value is not None and (number := _whole_number(value)) is not None:
-                found[field] = number
-                break
-    return RateLimits(**found) if found else None
+def parse_limits(get_header: GetHeader) -> RateLimits | None:
+    """The quota and the wait that the headers tell, or None if they tell neither.
+
+    A value that is not a number of its kind counts as absent. The newest generation of names that is present
+    wins.
+    """
+    retry_after_s = _retry_after_s(get_header)
+    for names in _GENERATIONS:
+        requests_limit = _number(get_header, names.requests_limit)
+        tokens_limit = _number(get_header, names.tokens_limit)
+        if requests_limit is None and tokens_limit is None:
+            continue
+        return RateLimits(
+            requests_limit,
+            _number(get_header, names.requests_remaining),
+            tokens_limit,
+            _number(get_header, names.tokens_remaining),
+            _number(get_header, names.query_cost),
+            retry_after_s,
+        )
+    return None if retry_after_s is None else RateLimits(retry_after_s=retry_after_s)
 
 
-def _whole_number(text: str) -> int | None:
+def _number(get_header: GetHeader, name: str | None) -> int | None:
+    text = get_header(name) if name is not None else None
+    number = None if text is None else _decimal(text)
+    return None if number is None else int(number)
+
+
+def _decimal(text: str) -> float | None:
     try:
         number = float(text)
     except ValueError:
         return None
-    if not 0 <= number < 1e15:  # also refuses nan: a comparison with it is False
+    # Also refuses nan, since every comparison with it is False.
+    return number if 0 <= number < 1e15 else None
+
+
+def _retry_after_s(get_header: GetHeader) -> float | None:
+    """``retry-after-ms``, else ``Retry-After`` as seconds or as an HTTP date (RFC 9110, section 10.2.3)."""
+    milliseconds = get_header("retry-after-ms")
+    if milliseconds is not None and (number := _decimal(milliseconds)) is not None:
+        return number / 1000
+    text = get_header("retry-after")
+    if text is None:
         return None
-    return int(number)
+    seconds = _decimal(text)
+    if seconds is not None:
+        return seconds
+    moment = _http_date(text)
+    if moment is None:
+        return None
+    # The server's own clock, where it tells it: ours may be off by more than the wait.
+    now = _http_date(get_header("date") or "") or datetime.now(UTC)
+    return max(0.0, (moment - now).total_seconds())
+
+
+def _http_date(text: str) -> datetime | None:
+    try:
+        moment = parsedate_to_datetime(text)
+    except ValueError:
+        return None
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
