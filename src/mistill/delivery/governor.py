@@ -63,22 +63,6 @@ class Permit:
         self.settled = False
 
 
-class Verdict:
-    """What a settled attempt means for its row. ``charge``: count this failure against the row's retries.
-
-    False when the failure is shared by many rows (an outage, a cool-down): not the row's fault.
-    """
-
-    __slots__ = ("charge",)
-
-    def __init__(self, charge: bool) -> None:
-        self.charge = charge
-
-
-CHARGED = Verdict(charge=True)
-NOT_CHARGED = Verdict(charge=False)
-
-
 class _Waiter:
     __slots__ = ("error", "future", "lane", "loop", "permit", "row", "sequence", "tokens")
 
@@ -160,7 +144,8 @@ class Governor:
         limits: RateLimits | None = None,
         tokens: int | None = None,
         error: MistillError | None = None,
-    ) -> Verdict:
+        row: Hashable = None,
+    ) -> bool:
         """The attempt ended: a good answer, or ``error``. Exactly once per permit; all learning happens here.
 
         ``tokens``: the actual total. ``limits``: what the answer's headers told, of good and bad answers alike.
@@ -168,7 +153,7 @@ class Governor:
         with _LOCK:
             self._release(permit)
             self.pump()
-            return CHARGED
+            return error is not None
 
     def refund(self, permit: Permit) -> None:
         """The attempt never left: everything is given back."""
