@@ -6,8 +6,8 @@
         simulator.script([Fault.status(503), "the second answer"])
         ...  # any client, with endpoint=simulator.url
 
-It answers chat completions (whole and streamed), embeddings and the list of models over a real socket, and is no
-model: its answers are made up by rule (see ``mistill.simulator.answers``).
+It answers chat completions (whole and streamed), embeddings and the list of models over a real socket, and is
+no model: its answers are made up by rule (see ``mistill.simulator.answers``).
 """
 
 from __future__ import annotations

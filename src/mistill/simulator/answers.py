@@ -1,19 +1,30 @@
-"""What the simulated model says: a pure function of the request, the seed and nothing else.
+"""What the simulated model says: a pure function of the request and the seed.
 
-The default answer to a text is ``Echo: `` and the last user message; choice k > 0 of ``n`` begins with ``Echo k+1: ``.
-A last user message with ``<<answer: TEXT>>`` in it is answered with TEXT. One token is four characters, or what is left
-of them at the end; each message of a prompt costs four tokens more, and each chunk that is no text 64.
+A text is answered with ``Echo: `` and the last user message; choice k > 0 of ``n`` begins with ``Echo k+1:
+``. With ``response_format`` the answer is JSON: ``{"echo": <that message>}`` for json_object, a sampled
+instance for json_schema. ``<<answer: TEXT>>`` in the last user message makes TEXT the answer, or the
+arguments of a tool call.
+
+One token is four characters, or what is left of them at the end. Each message of a prompt costs four tokens
+more, and each of its chunks that is no text 64.
 """
 
 from __future__ import annotations
 
+import random
 import re
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
+
 from mistill.api.chat import AssistantMessage
+from mistill.simulator import refusals
 from mistill.simulator.requests import ChatRequest, content_text, last_user_text
+from mistill.simulator.sampler import sample
+from mistill.simulator.schema_merge import Unsatisfiable
 from mistill.simulator.settings import Settings
+from mistill.simulator.tool_calls import call_tools, chosen_tools
 
 TOKEN_CHARS = 4
 MESSAGE_TOKENS = 4
@@ -56,26 +67,67 @@ def count_prompt_tokens(request: ChatRequest) -> int:
 def compose(
     request: ChatRequest, settings: Settings, prompt_tokens: int, scripted: str | None
 ) -> list[Draft]:
-    """The choices of the answer, ``n`` of them. ``scripted`` replaces the text of each."""
+    """The choices of the answer, ``n`` of them. ``scripted`` replaces each text. Raises ``Refusal``."""
     asked = last_user_text(request)
     if scripted is None and (directive := _DIRECTIVE.search(asked)):
         scripted = directive[1]
-    return [_draft(request, settings, asked, prompt_tokens, scripted, k) for k in range(request.n or 1)]
+    room = settings.max_context_tokens - prompt_tokens
+    return [_draft(request, settings, asked, scripted, room, k) for k in range(request.n or 1)]
 
 
 def _draft(
-    request: ChatRequest, settings: Settings, asked: str, prompt_tokens: int, scripted: str | None, k: int
+    request: ChatRequest, settings: Settings, asked: str, scripted: str | None, room: int, k: int
 ) -> Draft:
-    text = scripted if scripted is not None else _echo(asked, settings.answer_tokens, k)
-    draft = Draft(text)
+    if request.tools or request.tool_choice:
+        functions = chosen_tools(request, asked)
+        if functions:
+            rng = _rng(request, settings, asked, k)
+            return _calling(call_tools(functions, rng, scripted, settings.arguments_form))
+    text = scripted if scripted is not None else _text(request, settings, asked, k)
+    draft = Draft(text, is_json=_wants_json(request))
+    if _reasons(request):
+        draft.thinking = f"The user says: {asked}"
     _stop_at(draft, request.stop)
     _limit(draft, request.max_tokens, "length")
-    _limit(draft, settings.max_context_tokens - prompt_tokens, "model_length")
-    draft.completion_tokens = count_tokens(draft.text)
+    _limit(draft, room, "model_length")
+    draft.completion_tokens = count_tokens((draft.thinking or "") + draft.text)
     last = request.messages[-1]
     if isinstance(last, AssistantMessage) and last.prefix:
         draft.text = content_text(last.content) + draft.text
     return draft
+
+
+def _calling(tool_calls: list[dict[str, Any]]) -> Draft:
+    tokens = count_tokens(msgspec.json.encode([call["function"] for call in tool_calls]).decode())
+    return Draft("", "tool_calls", tool_calls=tool_calls, completion_tokens=tokens)
+
+
+def _wants_json(request: ChatRequest) -> bool:
+    return request.response_format is not None and request.response_format.type != "text"
+
+
+def _reasons(request: ChatRequest) -> bool:
+    if request.reasoning_effort is not None:
+        return request.reasoning_effort != "none"
+    return request.prompt_mode == "reasoning" or "magistral" in request.model
+
+
+def _text(request: ChatRequest, settings: Settings, asked: str, k: int) -> str:
+    form = request.response_format
+    if form is None or form.type == "text":
+        return _echo(asked, settings.answer_tokens, k)
+    if form.json_schema is None:
+        return msgspec.json.encode({"echo": asked} if k == 0 else {"echo": asked, "choice": k + 1}).decode()
+    try:
+        instance = sample(form.json_schema.schema, _rng(request, settings, asked, k))
+    except Unsatisfiable as error:
+        message = f"Invalid schema in response_format: {error}"
+        raise refusals.bad_request(message, param="response_format") from error
+    return msgspec.json.encode(instance).decode()
+
+
+def _rng(request: ChatRequest, settings: Settings, asked: str, k: int) -> random.Random:
+    return random.Random(f"{settings.seed} {request.random_seed} {k} {asked}")  # noqa: S311  repeatable, not secret
 
 
 def _echo(asked: str, answer_tokens: int, k: int) -> str:

@@ -1,7 +1,8 @@
 """A request quota and a token quota over a sliding window. Pure arithmetic: the caller brings the time.
 
-A request is admitted while both windows have room, and costs 1 and its total tokens. What it costs in tokens is known
-only when it has been answered, so requests in flight together may overrun the token quota, as they may with Mistral.
+A request is admitted while both windows have room, and costs 1 and its total tokens. What it costs in tokens
+is known only when it has been answered, so requests in flight together may overrun the token quota, as they
+may with Mistral.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections import deque
 
 
 class SlidingWindow:
-    """What was used during the last ``window_s`` seconds: an entry at time t counts while ``now < t + window_s``."""
+    """What was used in the last ``window_s`` seconds. An entry of t counts while ``now < t + window_s``."""
 
     def __init__(self) -> None:
         self._entries: deque[tuple[float, int]] = deque()
@@ -44,8 +45,8 @@ class SlidingWindow:
 class Quota:
     """The two windows of one (key, model). ``None`` as a limit means that it does not bind.
 
-    Limits are per minute; a window of another length holds its share of them, at least 1 unless the limit is 0.
-    They are given with every call, since they may change while requests are in flight.
+    Limits are per minute; a window of another length holds its share of them, at least 1 unless the limit is
+    0. They are given with every call, since they may change while requests are in flight.
     """
 
     def __init__(self) -> None:

@@ -1,4 +1,4 @@
-"""Mistral's error answers, body for body as they were seen (``Refusal`` carries one to the edge of the server)."""
+"""Mistral's error answers, body for body as they were seen."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from mistill.simulator.settings import Settings
 Payload = dict[str, Any] | str
 
 
-class Refusal(Exception):
-    """An answer with an error status. ``payload`` is JSON if it is a dict, else plain text."""
+class Refusal(Exception):  # noqa: N818  an answer on its way, no failure of ours
+    """An answer with an error status, on its way out. ``payload``: JSON if a dict, else plain text."""
 
     def __init__(self, status: int, payload: Payload, headers: dict[str, str] | None = None) -> None:
         super().__init__(f"HTTP {status}")

@@ -19,7 +19,7 @@ Headers = dict[str, str]
 
 
 class Reply:
-    """The answer to one request. It tells the traffic that the request is over before its last byte is written."""
+    """The answer to one request. Tells the traffic that the request is over before the last byte leaves."""
 
     def __init__(
         self, request: BaseRequest, traffic: Traffic, received: Received, correlation_id: str
@@ -59,7 +59,7 @@ class Reply:
     async def stream(
         self, events: Iterator[wire.Json], headers: Headers, fault: Fault | None, token_time_s: float
     ) -> web.StreamResponse:
-        """Server-sent events up to ``[DONE]``, ``token_time_s`` apart; the faults of delivery strike half-way."""
+        """Server-sent events up to ``[DONE]``, ``token_time_s`` apart; faults of delivery strike half-way."""
         response = web.StreamResponse(headers=self._headers("text/event-stream; charset=utf-8", headers))
         response.enable_chunked_encoding()
         await response.prepare(self._request)

@@ -63,7 +63,7 @@ class Site:
             until_s = settings.outage_after_s + settings.outage_for_s
             self._timers.append(loop.call_later(until_s, self._turn_later, False))
 
-    def _turn_later(self, on: bool) -> None:  # noqa: FBT001  call_later passes by position
+    def _turn_later(self, on: bool) -> None:
         self._turning = asyncio.get_running_loop().create_task(self._turn_outage(on=on))
 
     async def _turn_outage(self, *, on: bool) -> None:
@@ -106,8 +106,8 @@ def _bind(host: str, port: int) -> socket.socket:
 class Simulator:
     """A simulated Mistral API in a thread of this process, for as long as the ``with`` block lasts.
 
-    Listens on 127.0.0.1, on a free port. Every attribute may be read, and every method called, from any thread.
-    Changes and scripts hold from the moment when the call returns.
+    Listens on 127.0.0.1, on a free port. Every attribute may be read, and every method called, from any
+    thread. Changes and scripts hold from the moment when the call returns.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -178,9 +178,10 @@ class Simulator:
         return self._service.script.left
 
     def script(self, items: Iterable[Scripted | str], *, when: When | None = None) -> None:
-        """Say what comes next: faults, answers or plain texts, one for each chat or embedding request, in order.
+        """Say what comes next, in order: faults, answers or texts, one for each chat or embedding request.
 
-        ``when`` is given the decoded body and says whether the request is meant. It runs in the server's thread.
+        ``when`` is given the decoded body and says whether the request is meant. It runs in the server's
+        thread.
         """
         self._service.script.add(items, when)
 
@@ -201,7 +202,7 @@ class Simulator:
     def _run(self) -> None:
         try:
             run_in_new_loop(self._main())
-        except BaseException as error:  # noqa: BLE001  whatever it is, __enter__ must raise it
+        except BaseException as error:  # __enter__ raises it where it can be seen
             self._failure = error
         finally:
             self._ready.set()
@@ -248,7 +249,7 @@ async def _serve(settings: Settings, host: str, port: int, on_ready: Callable[[s
 def run_in_new_loop(main: Coroutine[Any, Any, None]) -> None:
     """Run in uvloop where it is installed: it is worth about half of the speed."""
     try:
-        import uvloop  # noqa: PLC0415  an extra
+        import uvloop  # an extra
 
         factory: Callable[[], asyncio.AbstractEventLoop] | None = uvloop.new_event_loop
     except ImportError:

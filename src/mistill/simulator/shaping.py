@@ -23,14 +23,23 @@ def _bend(draft: Draft, fault_name: str) -> None:
         case "length":
             _replace(draft, draft.text[: len(draft.text) // 2])
             draft.finish_reason = "length"
-        case "invalid_json" if draft.is_json:
-            _replace(draft, draft.text[:-1])
-        case "wrong_json" if draft.is_json:
-            _replace(draft, '{"unexpected": true}')
-        case "fenced_json" if draft.is_json:
-            _replace(draft, f"Here it is:\n```json\n{draft.text}\n```\n")
+        case "invalid_json" | "wrong_json" | "fenced_json":
+            if draft.is_json:
+                _replace(draft, _spoil(draft.text, fault_name))
+            for call in draft.tool_calls:
+                if isinstance(arguments := call["function"]["arguments"], str):
+                    call["function"]["arguments"] = _spoil(arguments, fault_name)
         case _:
             pass
+
+
+def _spoil(json_text: str, fault_name: str) -> str:
+    """JSON without its end, of another shape, or inside a code fence with a word before it."""
+    if fault_name == "invalid_json":
+        return json_text[:-1]
+    if fault_name == "wrong_json":
+        return '{"unexpected": true}'
+    return f"Here it is:\n```json\n{json_text}\n```\n"
 
 
 def _replace(draft: Draft, text: str) -> None:

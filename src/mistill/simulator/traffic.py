@@ -13,8 +13,9 @@ NO_WHOLE_ANSWER = 0
 class Received:
     """One request as it arrived.
 
-    ``received_at`` is the Unix time in seconds. ``headers`` have lower-case names, and no key in them: authorization
-    is ``"present"`` or absent. ``status`` is what was answered: ``None`` while in flight, 0 if no whole answer left.
+    ``received_at`` is the Unix time in seconds. ``headers`` have lower-case names, and no key in them:
+    authorization is ``"present"`` or absent. ``status`` is what was answered: ``None`` while in flight, 0 if
+    no whole answer left.
     """
 
     __slots__ = ("_raw", "headers", "method", "path", "received_at", "status")
@@ -56,7 +57,7 @@ class Traffic:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
 
     def leave(self, received: Received, status: int) -> None:
-        """Called before the last byte is written, so that the client's next request cannot overlap. Once is enough."""
+        """Called before the last byte is written, so that the next request cannot overlap this one."""
         if received.status is None:
             received.status = status
             self.in_flight -= 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterator
 from typing import Any
 
@@ -88,11 +89,11 @@ def stream_events(answer_id: str, model: str, drafts: list[Draft], usage: Json |
 
     for index in range(len(drafts)):
         yield event(index, {"role": "assistant", "content": ""})
-    pending = {index: list(_deltas(draft)) for index, draft in enumerate(drafts)}
+    pending = {index: deque(_deltas(draft)) for index, draft in enumerate(drafts)}
     while pending:
         for index, deltas in list(pending.items()):
             if len(deltas) > 1:
-                yield event(index, deltas.pop(0))
+                yield event(index, deltas.popleft())
                 continue
             del pending[index]
             last = event(index, deltas[0] if deltas else {"content": ""}, drafts[index].finish_reason)
