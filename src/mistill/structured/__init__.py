@@ -1,0 +1,26 @@
+"""Answers that fit a schema: type or JSON schema -> ``response_format``; text -> value; repair; instructor.
+
+Pure: no HTTP, no waiting, no state. Whoever calls sends the requests.
+"""
+
+from __future__ import annotations
+
+from .references import describe_schema, load_schema, restore_schema
+from .repair import Reask, judge, read_answer
+from .schema import OutputSchema, Parsed, compile_schema
+from .settings import StructuredOutput, StructuredOutputPlan, compile_structured_output
+
+__all__ = [
+    "OutputSchema",
+    "Parsed",
+    "Reask",
+    "StructuredOutput",
+    "StructuredOutputPlan",
+    "compile_schema",
+    "compile_structured_output",
+    "describe_schema",
+    "judge",
+    "load_schema",
+    "read_answer",
+    "restore_schema",
+]

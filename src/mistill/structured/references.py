@@ -1,0 +1,120 @@
+"""A schema by name: on the command line (``module:Name``, a ``.json`` file), and in a saved configuration.
+
+Both import the module that they are told, and importing runs its code. So a configuration with schema classes
+in it is trusted as far as the code it names: load one only from where you would take code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, cast
+
+from ..api.errors import InputError
+from .schema import compile_schema
+
+
+def load_schema(reference: str) -> Any:
+    """What ``reference`` names, to be given to ``compile_schema``.
+
+    Args:
+        reference: the path of a ``.json`` file with a JSON schema; a JSON schema itself (begins with ``{``);
+            or
+            ``module:Name``, where ``Name`` may be dotted.
+
+    Raises:
+        InputError: there is no such file, module or name, or the file is not JSON.
+    """
+    if reference.lstrip().startswith("{"):
+        return _decode(reference, "the schema")
+    if reference.endswith(".json"):
+        try:
+            text = Path(reference).read_text(encoding="utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise InputError(f"the schema file {reference} cannot be read: {error}") from error
+        return _decode(text, reference)
+    module_name, colon, name = reference.partition(":")
+    if not colon or not module_name or not name:
+        raise InputError(
+            f"{reference!r} names no schema", hint="use a .json file with a JSON schema, or module:Name"
+        )
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise InputError(
+            f"the schema {reference}: {error}", hint="the module must be installed or on PYTHONPATH"
+        ) from error
+    return _attribute(module, name, reference)
+
+
+def describe_schema(schema: Any) -> dict[str, Any]:
+    """``schema`` as JSON for a saved configuration; :func:`restore_schema` reads it.
+
+    ``{"module", "name", "json_schema"}`` for a class that can be imported under its name, else
+    ``{"json_schema"}``.
+    """
+    compiled = compile_schema(schema)
+    description: dict[str, Any] = {"json_schema": compiled.json_schema}
+    source = compiled.source
+    if isinstance(source, type) and _importable(source):
+        return {"module": source.__module__, "name": source.__qualname__, **description}
+    return description
+
+
+def restore_schema(description: dict[str, Any]) -> Any:
+    """The class that ``description`` names if it can still be imported and is a schema, else its JSON schema.
+
+    Imports the named module; nothing in it is called. What the name stands for is taken only if it is a class
+    that compiles as a schema.
+
+    Raises:
+        InputError: ``description`` is not what :func:`describe_schema` writes.
+    """
+    json_schema = description.get("json_schema")
+    if not isinstance(json_schema, dict) or set(description) - {"module", "name", "json_schema"}:
+        raise InputError(
+            f"not a saved schema: {sorted(description)}",
+            hint='it has the keys "module", "name" and "json_schema"',
+        )
+    module_name, name = description.get("module"), description.get("name")
+    if isinstance(module_name, str) and isinstance(name, str):
+        try:
+            found = _attribute(importlib.import_module(module_name), name, f"{module_name}:{name}")
+            if isinstance(found, type):
+                compile_schema(found)
+                return found
+        except (ImportError, InputError):
+            pass
+    return cast("dict[str, Any]", json_schema)
+
+
+def _importable(class_: type) -> bool:
+    if class_.__module__ == "__main__":
+        return False
+    found: Any = sys.modules.get(class_.__module__)
+    for part in class_.__qualname__.split("."):
+        found = getattr(found, part, None)
+    return found is class_
+
+
+def _attribute(module: Any, name: str, reference: str) -> Any:
+    found = module
+    for part in name.split("."):
+        if not hasattr(found, part):
+            close = get_close_matches(part, [known for known in dir(found) if not known.startswith("_")], n=1)
+            raise InputError(
+                f"the schema {reference}: there is no {part!r} in {getattr(found, '__name__', found)}",
+                hint=f"did you mean {close[0]!r}?" if close else None,
+            )
+        found = getattr(found, part)
+    return found
+
+
+def _decode(text: str, where: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{where} is not JSON: {error}") from error
