@@ -1,0 +1,24 @@
+"""A run's memory: rows, attempts, answers and outcomes in one SQLite file, which survives ``kill -9``."""
+
+from mistill.runs.ledger.matching import InputMatcher, InputRow, RowState
+from mistill.runs.ledger.reader import Cause, Counts, LedgerReader, LedgerRow
+from mistill.runs.ledger.selection import EVERYTHING, Selection
+from mistill.runs.ledger.writer import NO_USAGE, Attempt, Ledger, PaidAnswer, Usage, describe
+
+__all__ = [
+    "EVERYTHING",
+    "NO_USAGE",
+    "Attempt",
+    "Cause",
+    "Counts",
+    "InputMatcher",
+    "InputRow",
+    "Ledger",
+    "LedgerReader",
+    "LedgerRow",
+    "PaidAnswer",
+    "RowState",
+    "Selection",
+    "Usage",
+    "describe",
+]
