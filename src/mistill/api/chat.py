@@ -7,10 +7,14 @@ add fields, leave some out and send null for others.
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, Struct
+
+from mistill.api.dialects import MISTRAL, Dialect
+from mistill.api.errors import InputError
 
 # --- content chunks (out) -------------------------------------------------------------------------------------------
 
@@ -19,7 +23,7 @@ class _Chunk(Struct, tag_field="type", forbid_unknown_fields=True, omit_defaults
     pass
 
 
-class TextChunk(_Chunk, tag="text"):
+class TextChunk(_Chunk, tag="text", frozen=True):
     text: str
 
 
@@ -28,28 +32,28 @@ class ImageURL(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=Tr
     detail: Literal["low", "auto", "high"] | None = None
 
 
-class ImageURLChunk(_Chunk, tag="image_url"):
+class ImageURLChunk(_Chunk, tag="image_url", frozen=True):
     image_url: str | ImageURL
 
 
-class DocumentURLChunk(_Chunk, tag="document_url"):
+class DocumentURLChunk(_Chunk, tag="document_url", frozen=True):
     document_url: str
     document_name: str | None = None
 
 
-class FileChunk(_Chunk, tag="file"):
+class FileChunk(_Chunk, tag="file", frozen=True):
     file_id: str
 
 
-class AudioChunk(_Chunk, tag="input_audio"):
+class AudioChunk(_Chunk, tag="input_audio", frozen=True):
     input_audio: str
 
 
-class ReferenceChunk(_Chunk, tag="reference"):
+class ReferenceChunk(_Chunk, tag="reference", frozen=True):
     reference_ids: list[int | str]
 
 
-class ToolReferenceChunk(_Chunk, tag="tool_reference"):
+class ToolReferenceChunk(_Chunk, tag="tool_reference", frozen=True):
     tool: str
     title: str
     url: str | None = None
@@ -57,7 +61,7 @@ class ToolReferenceChunk(_Chunk, tag="tool_reference"):
     description: str | None = None
 
 
-class ThinkChunk(_Chunk, tag="thinking"):
+class ThinkChunk(_Chunk, tag="thinking", frozen=True):
     thinking: list[TextChunk | ReferenceChunk | ToolReferenceChunk]
     signature: str | None = None
     closed: bool = True
@@ -86,21 +90,21 @@ class _Message(Struct, tag_field="role", forbid_unknown_fields=True, omit_defaul
     pass
 
 
-class SystemMessage(_Message, tag="system"):
+class SystemMessage(_Message, tag="system", frozen=True):
     content: str | list[TextChunk | ThinkChunk]
 
 
-class UserMessage(_Message, tag="user"):
+class UserMessage(_Message, tag="user", frozen=True):
     content: str | list[ContentChunk] | None
 
 
-class AssistantMessage(_Message, tag="assistant"):
+class AssistantMessage(_Message, tag="assistant", frozen=True):
     content: str | list[ContentChunk] | None = None
     tool_calls: list[ToolCall] | None = None
     prefix: bool = False
 
 
-class ToolMessage(_Message, tag="tool"):
+class ToolMessage(_Message, tag="tool", frozen=True):
     content: str | list[ContentChunk] | None
     tool_call_id: str | None = None
     name: str | None = None
@@ -187,6 +191,44 @@ class ChatParameters(Struct, forbid_unknown_fields=True, omit_defaults=True, fro
     repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
     logprobs: bool | None = None
     top_logprobs: NonNegative | None = None
+
+
+class RequestTemplate:
+    """A chat request but for its messages, encoded once for many rows.
+
+    ``encode(messages)`` is the body: a pure function of model, parameters, extra fields and messages.
+
+    Args:
+        extra_body: fields that this library does not know, put into the body as they are. A field that it does know is
+            refused, so that no value is ever told in two places.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        parameters: ChatParameters,
+        *,
+        stream: bool = False,
+        extra_body: Mapping[str, Any] | None = None,
+        dialect: Dialect = MISTRAL,
+    ) -> None:
+        self.parameters = parameters
+        fields = dialect.translate(msgspec.to_builtins(parameters))
+        if stream:
+            fields |= {"stream": True} | dialect.stream_fields
+        for name, value in (extra_body or {}).items():
+            if name in fields or name in _OWN_FIELDS:
+                raise InputError(f"extra_body has {name!r}, which has an argument of its own")
+            fields[name] = value
+        self._head = b'{"model":' + msgspec.json.encode(model) + b',"messages":'
+        self._tail = b"," + msgspec.json.encode(fields)[1:] if fields else b"}"
+
+    def encode(self, messages: Sequence[Message]) -> bytes:
+        return self._head + _encode(messages) + self._tail
+
+
+_OWN_FIELDS = frozenset((*ChatParameters.__struct_fields__, "model", "messages", "stream"))
+_encode = msgspec.json.Encoder().encode
 
 
 # --- the answer (in) ------------------------------------------------------------------------------------------------

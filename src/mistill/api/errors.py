@@ -28,6 +28,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
+from mistill.api.limits import RateLimits
+
 _BODY_EXCERPT_CHARS = 500
 
 
@@ -84,6 +86,7 @@ class APIError(MistillError):
         error_type: str | None = None,
         correlation_id: str | None = None,
         retry_after_s: float | None = None,
+        limits: RateLimits | None = None,
         hint: str | None = None,
     ) -> None:
         super().__init__(message[:_BODY_EXCERPT_CHARS], hint=hint)
@@ -92,6 +95,7 @@ class APIError(MistillError):
         self.error_type = error_type
         self.correlation_id = correlation_id
         self.retry_after_s = retry_after_s
+        self.limits = limits
 
     def __str__(self) -> str:
         parts = [f"HTTP {self.status}"]
@@ -124,7 +128,10 @@ class RateLimited(APIError):
 
     kind = "rate_limited"
     retryable = True
-    limit_is_zero: bool = False
+
+    @property
+    def limit_is_zero(self) -> bool:
+        return self.limits is not None and self.limits.limit_is_zero
 
 
 class CapacityExceeded(APIError):

@@ -1,0 +1,215 @@
+"""Getting requests answered: the attempts of one request, and bounded fan-out over many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Generator, Iterator
+from contextlib import contextmanager
+from typing import Generic, Protocol, TypeVar
+
+from msgspec import Struct
+
+from mistill.api.client import Answer, MistralClient
+from mistill.api.errors import APIError, MistillError, Stopped
+from mistill.delivery.governor import Governor, Lane, Permit
+from mistill.delivery.retry import BACKOFF_BASE_S, backoff_s, classify
+
+T = TypeVar("T")
+
+_BYTES_PER_TOKEN = 4  # a rule of thumb for English text; the real usage settles it afterwards
+_FIRST_GUESS_OUTPUT_TOKENS = 256.0
+_OUTPUT_SMOOTHING = 0.05
+_MOST_HANDS = 4
+
+
+class Request(Struct, frozen=True):
+    """What is sent. ``max_output_tokens`` bounds the answer where the caller set a bound."""
+
+    body: bytes
+    max_output_tokens: int | None = None
+
+
+class Delivered(Struct, frozen=True):
+    """A good answer, the attempts that it took, and the id that the journal gave to the last of them."""
+
+    answer: Answer
+    attempts: int
+    attempt_id: int | None
+
+
+class Journal(Protocol):
+    """Where attempts are written down. Each method returns when its entry is safe."""
+
+    async def sending(self) -> int:
+        """An attempt is about to leave; returns its id."""
+        ...
+
+    async def answered(self, attempt_id: int, answer: Answer) -> None: ...
+
+    async def failed(self, attempt_id: int, error: MistillError) -> None: ...
+
+
+class Dispatcher:
+    """The one owner of retries.
+
+    Args:
+        max_retries: tries after the first, for failures that are this row's own (`Governor.settle` tells).
+        backoff_base_s: ceiling of the first pause; each further failure doubles it.
+    """
+
+    def __init__(
+        self,
+        client: MistralClient,
+        governor: Governor,
+        lane: Lane,
+        *,
+        max_retries: int,
+        backoff_base_s: float = BACKOFF_BASE_S,
+    ) -> None:
+        self.client = client
+        self.governor = governor
+        self._lane = lane
+        self._max_retries = max_retries
+        self._backoff_base_s = backoff_base_s
+        self._mean_output_tokens = _FIRST_GUESS_OUTPUT_TOKENS
+
+    async def send(
+        self, request: Request, journal: Journal | None = None, crew: Crew[T] | None = None
+    ) -> Delivered:
+        """Attempts until one is answered.
+
+        Raises:
+            MistillError: of the last attempt, when no retry can help or none is left.
+        """
+        governor = self.governor
+        tokens = self._estimate(request)
+        row = id(request)
+        attempts = charged = 0
+        attempt_id: int | None = None
+        while True:
+            permit = governor.try_admit(self._lane, tokens, row)
+            if permit is None:
+                permit = await governor.admit(self._lane, tokens, row=row)
+            attempts += 1
+            try:
+                if journal is not None:
+                    attempt_id = await journal.sending()
+                answer = await self.client.chat(request.body)
+            except MistillError as error:
+                limits = error.limits if isinstance(error, APIError) else None
+                charged += governor.settle(permit, limits=limits, error=error)
+                if journal is not None and attempt_id is not None:
+                    await journal.failed(attempt_id, error)
+                decision = classify(error)
+                if not decision.retry or charged > self._max_retries:
+                    raise
+                if decision.wait == "backoff":
+                    await self._rest(error, attempts, crew)
+            except BaseException:
+                # Cancelled on the way: the quota has counted it, but it teaches the governor nothing.
+                governor.settle(permit, error=Stopped("cancelled"))
+                raise
+            else:
+                self._settle(permit, answer)
+                if journal is not None and attempt_id is not None:
+                    await journal.answered(attempt_id, answer)
+                return Delivered(answer, attempts, attempt_id)
+
+    async def _rest(self, error: MistillError, failures: int, crew: Crew[T] | None) -> None:
+        """Sleeps outside the slot, so that a cooling row does not block others."""
+        retry_after_s = error.retry_after_s if isinstance(error, APIError) else None
+        pause_s = backoff_s(failures, retry_after_s, self._backoff_base_s)
+        if crew is None:
+            await asyncio.sleep(pause_s)
+            return
+        with crew.resting():
+            await asyncio.sleep(pause_s)
+
+    def _settle(self, permit: Permit, answer: Answer) -> None:
+        usage = answer.response.usage
+        if usage is None:
+            self.governor.settle(permit, limits=answer.limits)
+            return
+        output = usage.completion_tokens or 0
+        self._mean_output_tokens += _OUTPUT_SMOOTHING * (output - self._mean_output_tokens)
+        self.governor.settle(permit, limits=answer.limits, tokens=usage.total_tokens or None)
+
+    def _estimate(self, request: Request) -> int:
+        output = self._mean_output_tokens
+        if request.max_output_tokens is not None:
+            output = min(output, request.max_output_tokens)
+        return len(request.body) // _BYTES_PER_TOKEN + int(output)
+
+
+class Crew(Generic[T]):
+    """Workers that share one iterator of rows: never more than ``size`` at work, however many rows there are.
+
+    A worker that rests (a row cooling down between attempts) is stood in for by another, up to four times ``size``
+    in all, so that a few cooling rows do not hold back the rest.
+
+    Args:
+        rows: taken one by one, as workers become free.
+        work: does one row; what it raises ends the whole crew.
+    """
+
+    def __init__(
+        self, rows: Iterator[T], work: Callable[[T, Crew[T]], Awaitable[None]], *, size: int
+    ) -> None:
+        self._rows = rows
+        self._work = work
+        self._size = size
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._resting = 0
+        self._stopped = False
+        self._ended: asyncio.Future[None]
+
+    async def run(self) -> None:
+        """Returns when every row is done; raises the first error of a worker, after all others have ended."""
+        self._ended = asyncio.get_running_loop().create_future()
+        for _ in range(self._size):
+            self._hire()
+        try:
+            await self._ended
+        finally:
+            self._stopped = True
+            leftovers = list(self._tasks)
+            for task in leftovers:
+                task.cancel()
+            await asyncio.gather(*leftovers, return_exceptions=True)
+
+    def stop(self) -> None:
+        """No further row is begun; those at work are finished."""
+        self._stopped = True
+
+    @contextmanager
+    def resting(self) -> Generator[None]:
+        """Marks the calling worker as resting, so that another may take its place."""
+        self._resting += 1
+        if len(self._tasks) - self._resting < self._size and len(self._tasks) < _MOST_HANDS * self._size:
+            self._hire()
+        try:
+            yield
+        finally:
+            self._resting -= 1
+
+    def _hire(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._labour())
+        self._tasks.add(task)
+        task.add_done_callback(self._leave)
+
+    def _leave(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        error = None if task.cancelled() else task.exception()
+        if self._ended.done():
+            return
+        if error is not None:
+            self._ended.set_exception(error)
+        elif not self._tasks:
+            self._ended.set_result(None)
+
+    async def _labour(self) -> None:
+        for row in self._rows:
+            await self._work(row, self)
+            # Stand-ins leave once the rested are back.
+            if self._stopped or len(self._tasks) - self._resting > self._size:
+                return

@@ -1,0 +1,79 @@
+"""What to do about a failed attempt: a table, and nothing that has state.
+
+The order of the table is the order of the tree in ``mistill.api.errors``. A 429 is retried without a delay of its own:
+the governor, which sees every row's 429, decides when the next attempt may leave.
+"""
+
+from __future__ import annotations
+
+import random
+from typing import Final, Literal
+
+from msgspec import Struct
+
+from mistill.api.errors import (
+    BadRequest,
+    CapacityExceeded,
+    Forbidden,
+    InvalidOutput,
+    MalformedAnswer,
+    MistillError,
+    NotFound,
+    RateLimited,
+    ServerError,
+    Stopped,
+    TransportError,
+    Unauthorized,
+)
+
+BACKOFF_BASE_S: Final = 0.5
+BACKOFF_CAP_S: Final = 30.0
+
+
+class Decision(Struct, frozen=True):
+    """``retry``: another attempt can help. ``wait``: who decides how long. ``fatal``: no other row can survive it."""
+
+    retry: bool
+    wait: Literal["none", "backoff", "governor"] = "none"
+    fatal: bool = False
+
+
+_GIVE_UP = Decision(retry=False)
+_STOP_ALL = Decision(retry=False, fatal=True)
+_BACK_OFF = Decision(retry=True, wait="backoff")
+_ASK_GOVERNOR = Decision(retry=True, wait="governor")
+
+_TABLE: tuple[tuple[type[MistillError], Decision], ...] = (
+    (BadRequest, _GIVE_UP),
+    (Unauthorized, _STOP_ALL),
+    (Forbidden, _GIVE_UP),
+    (NotFound, _GIVE_UP),
+    (RateLimited, _ASK_GOVERNOR),
+    (CapacityExceeded, _BACK_OFF),
+    (ServerError, _BACK_OFF),
+    (TransportError, _BACK_OFF),
+    (MalformedAnswer, _BACK_OFF),
+    (InvalidOutput, _GIVE_UP),
+    (Stopped, _STOP_ALL),
+)
+
+
+def classify(error: MistillError) -> Decision:
+    """The decision for one failed attempt, from the error alone."""
+    if isinstance(error, RateLimited) and error.limit_is_zero:
+        return _STOP_ALL
+    for kind, decision in _TABLE:
+        if isinstance(error, kind):
+            return decision
+    return _GIVE_UP
+
+
+def backoff_s(failures: int, retry_after_s: float | None = None, base_s: float = BACKOFF_BASE_S) -> float:
+    """Seconds to wait after the ``failures``-th failure in a row (from 1): exponential with full jitter.
+
+    Never less than the server's ``Retry-After``.
+    Formula: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
+    """
+    ceiling = min(BACKOFF_CAP_S, base_s * 2.0 ** (failures - 1))
+    jitter = random.uniform(0.0, ceiling)  # noqa: S311  spreads load, protects nothing
+    return jitter if retry_after_s is None else retry_after_s + jitter

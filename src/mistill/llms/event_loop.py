@@ -1,0 +1,88 @@
+"""One event loop in a thread of its own, for callers who have none to spare.
+
+A blocking call works alike from a script, inside a running loop (a notebook), and from many threads at once, because
+the work never runs on the caller's loop. The thread starts with the first blocking call and ends with the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import threading
+from collections.abc import Coroutine
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_UNWIND_S = 1.0
+
+
+def new_event_loop() -> asyncio.AbstractEventLoop:
+    """uvloop's where it is installed (about half the CPU per request), else the standard one."""
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
+
+
+class BackgroundLoop:
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs ``work`` to its end and returns its result. Ctrl-C cancels it and waits until it has ended."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError(
+                "a blocking call inside mistill's own event loop would wait for itself; await instead"
+            )
+        ended = threading.Event()
+        future = asyncio.run_coroutine_threadsafe(_told(work, ended), self._running_loop())
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            # A cancelled future counts as done before its task has unwound, hence the event.
+            ended.wait(_UNWIND_S)
+            raise
+
+    def _running_loop(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                loop = new_event_loop()
+                self._thread = threading.Thread(target=loop.run_forever, name="mistill", daemon=True)
+                self._thread.start()
+                self._loop = loop
+            return self._loop
+
+    def close(self) -> None:
+        """Ends the thread; a later call starts another."""
+        with self._lock:
+            loop, thread = self._loop, self._thread
+            self._loop = self._thread = None
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(timeout=1)
+            if not loop.is_running():
+                loop.close()
+
+    def forget(self) -> None:
+        """After a fork the thread is gone, so its loop is of no use."""
+        self.__init__()
+
+
+async def _told(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+    try:
+        return await work
+    finally:
+        ended.set()
+
+
+background = BackgroundLoop()
+atexit.register(background.close)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=background.forget)

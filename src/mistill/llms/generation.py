@@ -1,0 +1,359 @@
+"""One call's settings, resolved once and used for every row: prompts in, outcomes out."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Sequence
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from mistill.api.chat import AnswerMessage, ChatParameters, ChatResponse, Message, RequestTemplate
+from mistill.api.dialects import Dialect
+from mistill.api.errors import BadRequest, InputError, InvalidOutput, MistillError
+from mistill.delivery.dispatcher import Crew, Delivered, Dispatcher, Journal, Request
+from mistill.delivery.retry import classify
+from mistill.llms.messages import check_messages
+from mistill.llms.types import Completion, Outcome, Usage
+from mistill.structured.repair import Parsed, judge, read_answer
+from mistill.structured.settings import StructuredOutputPlan, compile_structured_output
+
+_log = logging.getLogger("mistill")
+
+
+class Server(Struct):
+    """What is known of the server behind an endpoint and model; shared by all calls of an object."""
+
+    model: str
+    dialect: Dialect
+    price: Any = None
+    refuses_n: bool = False
+
+
+class Prompt(Struct, frozen=True):
+    """Checked messages, and the settings to send them with."""
+
+    messages: Sequence[Message]
+    generation: Generation
+
+    async def answer(self, journal: Journal | None = None, crew: Crew[Any] | None = None) -> Outcome:
+        return await self.generation.answer(self.messages, journal, crew)
+
+
+class Generation:
+    """Everything of a call but its rows. Safe to share by tasks and threads.
+
+    Args:
+        parameters: the validated fields of the request, without ``n``.
+        structured: the schema that answers must fit, or ``None`` for plain text.
+        num_generations: completions for each row.
+    """
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher,
+        server: Server,
+        parameters: ChatParameters,
+        *,
+        extra_body: dict[str, Any] | None = None,
+        structured: StructuredOutputPlan | None = None,
+        num_generations: int = 1,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.server = server
+        self.parameters = parameters
+        self.structured = structured
+        self.num_generations = num_generations
+        self._extra_body = extra_body
+        self._templates: dict[tuple[int, int], RequestTemplate] = {}
+        self._with_schema: dict[int, tuple[Any, Generation]] = {}
+        self._template = self._template_of(n=1, seed_offset=0)
+
+    # --- inputs -----------------------------------------------------------------------------------------------------
+
+    def check(self, given: Any, index: int | None = None) -> Prompt:
+        """An input as the user wrote it → a prompt that may be sent.
+
+        Raises:
+            InputError: with the input's index, and what is wrong.
+        """
+        generation = self
+        if isinstance(given, tuple):
+            given, setting = _pair(cast("tuple[Any, ...]", given), index)
+            if setting is not None:
+                generation = self._variant(setting, index)
+        messages = check_messages(given, index)
+        if generation.structured is not None and generation.structured.mode == "json_object":
+            told = generation.structured.messages(msgspec.to_builtins(messages))
+            messages = check_messages(told, index)
+        return Prompt(messages, generation)
+
+    def _variant(self, setting: Any, index: int | None) -> Generation:
+        """These settings with a row's own schema. Rows that share a setting share the variant."""
+        known = self._with_schema.get(id(setting))
+        if known is not None:
+            return known[1]
+        try:
+            structured = compile_structured_output(setting)
+        except InputError as error:
+            raise InputError(f"input {index}: {error.message}", hint=error.hint, index=index) from error
+        variant = Generation(
+            self.dispatcher,
+            self.server,
+            self.parameters,
+            extra_body=self._extra_body,
+            structured=structured,
+            num_generations=self.num_generations,
+        )
+        self._with_schema[id(setting)] = (setting, variant)  # the setting is kept, so its id stays its own
+        return variant
+
+    # --- outcomes ---------------------------------------------------------------------------------------------------
+
+    async def answer(
+        self, messages: Sequence[Message], journal: Journal | None = None, crew: Crew[Any] | None = None
+    ) -> Outcome:
+        """One row, answered or failed. Raises only what ends the whole call: a refused key, a stop, a broken ledger."""
+        if self.structured is not None:
+            return await self._answer_each(messages, journal, crew)
+        if self.num_generations > 1:
+            return await self._answer_together(messages, journal, crew)
+        try:
+            delivered = await self.dispatcher.send(self._request(self._template, messages), journal, crew)
+        except MistillError as error:
+            return _failed(error)
+        completion = self._completions(delivered)[0]
+        return Outcome(
+            completions=[completion],
+            usage=completion.usage,
+            attempts=delivered.attempts,
+            cost=completion.cost,
+        )
+
+    async def _answer_together(
+        self, messages: Sequence[Message], journal: Journal | None, crew: Crew[Any] | None
+    ) -> Outcome:
+        """Several generations by one request with ``n``, whose input is billed once; else one by one."""
+        if self.server.refuses_n:
+            return await self._answer_each(messages, journal, crew)
+        template = self._template_of(n=self.num_generations, seed_offset=0)
+        try:
+            delivered = await self.dispatcher.send(self._request(template, messages), journal, crew)
+        except BadRequest:
+            outcome = await self._answer_each(messages, journal, crew)
+            # Only an answer without n proves that n was the trouble, not the row.
+            self.server.refuses_n = self.server.refuses_n or outcome.error is None
+            return outcome
+        except MistillError as error:
+            return _failed(error)
+        completions = self._completions(delivered)
+        missing = self.num_generations - len(completions)
+        if missing > 0:  # a server that ignores n
+            self.server.refuses_n = True
+            offsets = range(len(completions), self.num_generations)
+            rest = [self._answer_one(messages, offset, journal, crew) for offset in offsets]
+            return _joined([_answered(completions, delivered.attempts), *await _together(rest)])
+        return _answered(completions, delivered.attempts)
+
+    async def _answer_each(
+        self, messages: Sequence[Message], journal: Journal | None, crew: Crew[Any] | None
+    ) -> Outcome:
+        if self.num_generations == 1:
+            return await self._answer_one(messages, 0, journal, crew)
+        each = [self._answer_one(messages, offset, journal, crew) for offset in range(self.num_generations)]
+        return _joined(await _together(each))
+
+    async def _answer_one(
+        self, messages: Sequence[Message], seed_offset: int, journal: Journal | None, crew: Crew[Any] | None
+    ) -> Outcome:
+        """One generation by requests of its own: re-asked until it fits its schema, where there is one."""
+        template = self._template_of(n=1, seed_offset=seed_offset)
+        spent = _Spent()
+        asked = messages
+        asks_left = self.structured.max_retries if self.structured else 0
+        try:
+            while True:
+                delivered = await self.dispatcher.send(self._request(template, asked), journal, crew)
+                completion = self._completions(delivered)[0]
+                spent.add(completion, delivered.attempts)
+                if self.structured is None:
+                    return spent.outcome(completion)
+                verdict = _judge(self.structured, messages, completion, asks_left)
+                if isinstance(verdict, Parsed):
+                    return spent.outcome(
+                        msgspec.structs.replace(completion, text=verdict.text, value=verdict.value)
+                    )
+                asks_left -= 1
+                asked = check_messages(verdict.messages)
+        except MistillError as error:
+            return spent.failed(error)
+
+    # --- requests and answers ---------------------------------------------------------------------------------------
+
+    def _request(self, template: RequestTemplate, messages: Sequence[Message]) -> Request:
+        return Request(template.encode(messages), template.parameters.max_tokens)
+
+    def _template_of(self, *, n: int, seed_offset: int) -> RequestTemplate:
+        template = self._templates.get((n, seed_offset))
+        if template is None:
+            seed = self.parameters.random_seed
+            parameters = msgspec.structs.replace(
+                self.parameters,
+                n=n if n > 1 else None,
+                random_seed=None if seed is None else seed + seed_offset,
+                response_format=self.structured.response_format()
+                if self.structured
+                else self.parameters.response_format,
+            )
+            template = RequestTemplate(
+                self.server.model, parameters, extra_body=self._extra_body, dialect=self.server.dialect
+            )
+            self._templates[n, seed_offset] = template
+        return template
+
+    def _completions(self, delivered: Delivered) -> list[Completion]:
+        answer = delivered.answer
+        response = answer.response
+        usage = _usage(response)
+        completions: list[Completion] = []
+        for choice in response.choices:
+            text, thinking = split_content(choice.message)
+            if text is None and not choice.message.tool_calls:
+                _log.warning("%s gave no content; finish reason: %s", self.server.model, choice.finish_reason)
+            completions.append(
+                Completion(
+                    text=text,
+                    thinking=thinking,
+                    tool_calls=choice.message.tool_calls or [],
+                    finish_reason=choice.finish_reason,
+                    usage=usage,
+                    model=response.model,
+                    id=response.id,
+                    correlation_id=answer.correlation_id,
+                    latency_s=answer.latency_s,
+                    attempts=delivered.attempts,
+                    cost=self.server.price.cost(usage) if self.server.price else None,
+                    raw=answer.raw,
+                )
+            )
+            usage = _NO_USAGE  # the first carries the request's tokens, so that sums are what was billed
+        return completions
+
+
+_NO_USAGE = Usage()
+
+
+class _Spent:
+    """What one generation has cost so far, useless answers included."""
+
+    def __init__(self) -> None:
+        self.usage = _NO_USAGE
+        self.attempts = 0
+        self.cost: float | None = None
+
+    def add(self, completion: Completion, attempts: int) -> None:
+        self.usage = self.usage + completion.usage
+        self.attempts += attempts
+        if completion.cost is not None:
+            self.cost = (self.cost or 0.0) + completion.cost
+
+    def outcome(self, completion: Completion) -> Outcome:
+        whole = msgspec.structs.replace(completion, usage=self.usage, attempts=self.attempts, cost=self.cost)
+        return Outcome(completions=[whole], usage=self.usage, attempts=self.attempts, cost=self.cost)
+
+    def failed(self, error: MistillError) -> Outcome:
+        if classify(error).fatal:
+            raise error
+        return Outcome(
+            completions=[None], error=error, usage=self.usage, attempts=self.attempts, cost=self.cost
+        )
+
+
+def split_content(message: AnswerMessage) -> tuple[str | None, str | None]:
+    """An answer's content → (text, thinking); either is ``None`` where there is none of it."""
+    content = message.content
+    if not isinstance(content, list):
+        return content, message.reasoning_content
+    text = [str(chunk.get("text", "")) for chunk in content if chunk.get("type") == "text"]
+    thinking = [_thought(chunk.get("thinking")) for chunk in content if chunk.get("type") == "thinking"]
+    return "".join(text) if text else None, "".join(thinking) or message.reasoning_content
+
+
+def _thought(thinking: Any) -> str:
+    if isinstance(thinking, str):
+        return thinking
+    chunks = cast("list[Any]", thinking if isinstance(thinking, list) else [])
+    dicts = [cast("dict[str, Any]", chunk) for chunk in chunks if isinstance(chunk, dict)]
+    return "".join(str(chunk.get("text", "")) for chunk in dicts)
+
+
+def _judge(
+    plan: StructuredOutputPlan, messages: Sequence[Message], completion: Completion, asks_left: int
+) -> Any:
+    try:
+        return read_answer(plan.schema, completion.text or "")
+    except InvalidOutput:
+        return judge(
+            plan,
+            msgspec.to_builtins(messages),
+            completion.text,
+            finish_reason=completion.finish_reason,
+            asks_left=asks_left,
+        )
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcome]:
+    """All at once; when one ends the whole call, its siblings end with it."""
+    tasks = [asyncio.ensure_future(one) for one in work]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+
+
+def _usage(response: ChatResponse) -> Usage:
+    told = response.usage
+    if told is None:
+        return _NO_USAGE
+    details = told.prompt_tokens_details
+    return Usage(
+        told.prompt_tokens or 0,
+        told.completion_tokens or 0,
+        (details.cached_tokens or 0) if details else 0,
+    )
+
+
+def _pair(given: tuple[Any, ...], index: int | None) -> tuple[Any, Any]:
+    if len(given) != 2:
+        raise InputError(f"input {index}: a tuple must be (messages, structured_output)", index=index)
+    return given[0], given[1]
+
+
+def _failed(error: MistillError) -> Outcome:
+    if classify(error).fatal:
+        raise error
+    return Outcome(completions=[None], error=error)
+
+
+def _answered(completions: list[Completion], attempts: int) -> Outcome:
+    first = completions[0]
+    return Outcome(completions=list(completions), usage=first.usage, attempts=attempts, cost=first.cost)
+
+
+def _joined(outcomes: Sequence[Outcome]) -> Outcome:
+    usage = _NO_USAGE
+    cost: float | None = None
+    for outcome in outcomes:
+        usage = usage + outcome.usage
+        if outcome.cost is not None:
+            cost = (cost or 0.0) + outcome.cost
+    return Outcome(
+        completions=[completion for outcome in outcomes for completion in outcome.completions],
+        error=next((outcome.error for outcome in outcomes if outcome.error), None),
+        usage=usage,
+        attempts=sum(outcome.attempts for outcome in outcomes),
+        cost=cost,
+    )

@@ -1,0 +1,101 @@
+"""The arguments of a generation: their names, what they mean, and how they become the fields of a request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final, TypedDict
+
+import msgspec
+
+from mistill.api.chat import ChatParameters
+from mistill.api.errors import InputError
+from mistill.llms.runtime_parameters import nearest
+
+
+class GenerationParameters(TypedDict, total=False):
+    """Arguments of a generation beyond the first three of `MistralLLM.agenerate`; `PARAMETERS` says what each means."""
+
+    stop: str | list[str] | None
+    random_seed: int | None
+    presence_penalty: float | None
+    frequency_penalty: float | None
+    tools: list[Any] | None
+    tool_choice: str | dict[str, Any] | None
+    parallel_tool_calls: bool | None
+    response_format: dict[str, Any] | None
+    prediction: dict[str, Any] | None
+    reasoning_effort: str | None
+    prompt_mode: str | None
+    guardrails: list[dict[str, Any]] | None
+    safe_prompt: bool | None
+    metadata: dict[str, Any] | None
+    prompt_cache_key: str | None
+    service_tier: str | None
+    min_tokens: int | None
+    top_k: int | None
+    repetition_penalty: float | None
+    logprobs: bool | None
+    top_logprobs: int | None
+    extra_body: dict[str, Any] | None
+
+
+PARAMETERS: Final[dict[str, str]] = {
+    "max_new_tokens": "most tokens of an answer, ≥ 0; without it the model's own limit holds",
+    "temperature": "sampling temperature, 0 to 1.5; without it the model's own default holds",
+    "top_p": "share of the probability mass to sample from, above 0 and at most 1",
+    "stop": "text, or list of texts, at which the answer ends",
+    "random_seed": "seed of the sampling, ≥ 0; each further generation of a row takes the next one",
+    "presence_penalty": "from −2 to 2: above 0 discourages words that have already come",
+    "frequency_penalty": "from −2 to 2: above 0 discourages words the more often they have come",
+    "tools": "functions that the model may call: dicts, pydantic models or typed functions",
+    "tool_choice": "auto, none, any, required, or the name of one function",
+    "parallel_tool_calls": "whether one answer may hold several calls",
+    "response_format": "Mistral's own response_format, as it is; structured_output is the checked way",
+    "prediction": "text that the answer is expected to repeat in part: {'type': 'content', 'content': …}",
+    "reasoning_effort": "none, minimal, low, medium, high or xhigh; reasoning models only",
+    "prompt_mode": "'reasoning' puts Mistral's system prompt for reasoning in front",
+    "guardrails": "list of Mistral's guardrail settings",
+    "safe_prompt": "whether Mistral's safety prompt goes in front",
+    "metadata": "dict kept with the request at Mistral",
+    "prompt_cache_key": "requests of one key share cached input",
+    "service_tier": "auto or standard_only",
+    "min_tokens": "least tokens of an answer, ≥ 0; newest servers only",
+    "top_k": "sample from the k likeliest tokens, ≥ 1; newest servers only",
+    "repetition_penalty": "above 0; newest servers only",
+    "logprobs": "whether log probabilities come with the answer; newest servers only",
+    "top_logprobs": "how many of them for each token, ≥ 0; newest servers only",
+    "extra_body": "fields of the request that this library does not know yet",
+}
+
+_WIRE_NAMES = {"max_new_tokens": "max_tokens"}
+_NOT_ON_THE_WIRE = {"extra_body"}
+
+
+def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
+    """Arguments of a generation → fields of a request; ``None`` leaves the server's default.
+
+    Raises:
+        InputError: an unknown name, a wrong type or a value out of its range.
+    """
+    for name in arguments:
+        if name not in PARAMETERS:
+            hint = "num_generations sets how many" if name == "n" else nearest(name, PARAMETERS)
+            raise InputError(f"unknown generation parameter {name!r}", hint=hint)
+    fields = {
+        _WIRE_NAMES.get(name, name): value
+        for name, value in arguments.items()
+        if value is not None and name not in _NOT_ON_THE_WIRE
+    }
+    try:
+        return msgspec.convert(fields, ChatParameters)
+    except msgspec.ValidationError as error:
+        raise InputError(_told_in_our_names(str(error), arguments)) from error
+
+
+def _told_in_our_names(text: str, arguments: Mapping[str, Any]) -> str:
+    """``Expected `float` <= 1.5 - at `$.temperature``` → ``temperature=2.0: expected `float` <= 1.5``."""
+    reason, _, place = text.partition(" - at `$.")
+    path = place.rstrip("`")
+    field = path.split(".")[0].split("[")[0]
+    name = next((ours for ours, wire in _WIRE_NAMES.items() if wire == field), field)
+    return f"{name}={arguments.get(name)!r}: {reason[0].lower()}{reason[1:]} at {name}{path[len(field) :]}"

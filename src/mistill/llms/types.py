@@ -1,0 +1,94 @@
+"""What goes into an LLM and what comes out of it."""
+
+from __future__ import annotations
+
+from typing import Any, TypeAlias, TypedDict
+
+from msgspec import Struct, field
+
+from mistill.api.chat import AnsweredToolCall
+from mistill.api.errors import MistillError
+from mistill.structured.settings import StructuredOutput
+
+StandardInput: TypeAlias = list[dict[str, Any]]
+"""A list of messages."""
+
+FormattedInput: TypeAlias = StandardInput | str | tuple[StandardInput | str, StructuredOutput | None]
+"""A list of messages, one user message as a string, or either of them with a schema of its own."""
+
+
+class LLMStatistics(TypedDict):
+    """Tokens of each generation. Their sum is what was billed, re-asked answers included."""
+
+    input_tokens: list[int]
+    output_tokens: list[int]
+
+
+class GenerateOutput(TypedDict):
+    generations: list[str | None]
+    statistics: LLMStatistics
+
+
+class Usage(Struct, frozen=True):
+    """Tokens billed. Where one request gave several completions, the first carries its input tokens."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+class Completion(Struct, frozen=True, kw_only=True):
+    """A good answer.
+
+    Attributes:
+        text: the answer without its thinking; ``None`` where the model gave no content.
+        value: the typed value, where a schema was asked for; else ``None``.
+        thinking: what a reasoning model thought before it answered.
+        tool_calls: the calls that the model wants made; never made by us.
+        finish_reason: ``stop``, ``length``, ``tool_calls``, … as the server says it.
+        usage: tokens billed for this completion, re-asked answers included.
+        model, id, correlation_id: as the server says them.
+        latency_s: seconds from sending to the last byte, of the attempt that was answered.
+        attempts: HTTP attempts, failed ones and re-asked ones included.
+        cost: US dollars, or ``None`` where the model has no known price.
+        raw: the body of the answer as it came.
+    """
+
+    text: str | None
+    value: Any = None
+    thinking: str | None = None
+    tool_calls: list[AnsweredToolCall] = field(default_factory=list[AnsweredToolCall])
+    finish_reason: str | None = None
+    usage: Usage = Usage()
+    model: str | None = None
+    id: str | None = None
+    correlation_id: str | None = None
+    latency_s: float = 0.0
+    attempts: int = 1
+    cost: float | None = None
+    raw: bytes = b""
+
+
+class Outcome(Struct, frozen=True, kw_only=True):
+    """A row's end: its completions, or the error that ended it. What was paid on the way is counted either way.
+
+    Attributes:
+        completions: one for each generation; ``None`` in the place of one that failed.
+        error: why the row failed; ``None`` where every generation was answered.
+        usage: tokens of all answers of this row, the useless ones included.
+        attempts: HTTP attempts, failed ones included.
+        cost: US dollars, or ``None`` where the model has no known price.
+    """
+
+    completions: list[Completion | None]
+    error: MistillError | None = None
+    usage: Usage = Usage()
+    attempts: int = 0
+    cost: float | None = None
