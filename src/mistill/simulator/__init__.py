@@ -13,8 +13,9 @@ no model: its answers are made up by rule (see ``mistill.simulator.answers``).
 from __future__ import annotations
 
 from mistill.simulator.faults import Answer, Fault
+from mistill.simulator.process import SimulatorProcess
 from mistill.simulator.running import Simulator, serve
 from mistill.simulator.settings import FaultName, Settings
 from mistill.simulator.traffic import Received
 
-__all__ = ["Answer", "Fault", "FaultName", "Received", "Settings", "Simulator", "serve"]
+__all__ = ["Answer", "Fault", "FaultName", "Received", "Settings", "Simulator", "SimulatorProcess", "serve"]

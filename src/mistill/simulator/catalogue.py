@@ -8,6 +8,7 @@ import secrets
 from functools import cache
 from typing import Any
 
+from mistill.simulator import refusals
 from mistill.simulator.answers import count_tokens
 from mistill.simulator.requests import EmbeddingRequest
 from mistill.simulator.settings import Settings
@@ -62,10 +63,12 @@ def model_card(model: str, max_context_tokens: int) -> Json:
 
 
 def embeddings(request: EmbeddingRequest, settings: Settings) -> Json:
-    """One unit vector for each text, the same for the same text."""
+    """One unit vector for each text, the same for the same text. Raises ``Refusal`` for too many tokens."""
     texts = [request.input] if isinstance(request.input, str) else request.input
     dimension = request.output_dimension or settings.embedding_dimension
     tokens = sum(count_tokens(text) for text in texts)
+    if tokens > settings.embedding_batch_tokens:
+        raise refusals.too_many_inputs()
     return {
         "id": secrets.token_hex(16),
         "object": "list",

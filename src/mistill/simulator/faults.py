@@ -103,7 +103,7 @@ class Script:
         """The next item for this request. ``body`` decodes lazily: most requests meet no script at all."""
         while self._scenes and not self._scenes[0].items:
             self._scenes.popleft()
-        for scene in self._scenes:
+        for scene in list(self._scenes):  # another thread may add one meanwhile
             if scene.items and (scene.when is None or scene.when(body())):
                 return scene.items.popleft()
         return None

@@ -30,7 +30,7 @@ _CATEGORIES: dict[str, str] = {
 _PRINTABLE = "".join(chr(code) for code in range(32, 127))
 
 
-class NoMatch(ValueError):  # noqa: N818  reads as what happened
+class NoMatch(ValueError):
     """The expression cannot be read, or no string was found that matches it and the lengths."""
 
 

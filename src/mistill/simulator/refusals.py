@@ -9,7 +9,7 @@ from mistill.simulator.settings import Settings
 Payload = dict[str, Any] | str
 
 
-class Refusal(Exception):  # noqa: N818  an answer on its way, no failure of ours
+class Refusal(Exception):
     """An answer with an error status, on its way out. ``payload``: JSON if a dict, else plain text."""
 
     def __init__(self, status: int, payload: Payload, headers: dict[str, str] | None = None) -> None:
@@ -61,6 +61,11 @@ def too_long(prompt_tokens: int, max_context_tokens: int) -> Refusal:
         f"too large for model with {max_context_tokens} maximum context length"
     )
     return Refusal(400, error_body(message, "invalid_request_prompt", "3051"))
+
+
+def too_many_inputs() -> Refusal:
+    message = "Too many tokens overall, split into more batches."
+    return Refusal(400, error_body(message, "invalid_request_prompt", "3210"))
 
 
 def invalid_fields(details: list[dict[str, Any]], settings: Settings) -> Refusal:

@@ -47,7 +47,7 @@ _embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
 def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
     """The request, or a ``Refusal`` (422 for its form, 400 for what it asks)."""
     request = _decode(_chat_decoder, raw, settings)
-    check_model(request.model, settings)
+    _check_model(request.model, settings, embeds=False)
     _check_order(request.messages)
     _check_choices(request)
     if (fmt := request.response_format) and fmt.type == "json_schema" and fmt.json_schema is None:
@@ -61,15 +61,19 @@ def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
 
 def decode_embedding(raw: bytes, settings: Settings) -> EmbeddingRequest:
     request = _decode(_embedding_decoder, raw, settings)
-    check_model(request.model, settings)
+    _check_model(request.model, settings, embeds=True)
+    if request.encoding_format not in (None, "float") or request.output_dtype not in (None, "float"):
+        raise refusals.bad_request("The simulator answers with floats only", param="output_dtype")
     texts = [request.input] if isinstance(request.input, str) else request.input
     if settings.poison and any(settings.poison in text for text in texts):
         raise refusals.poisoned()
     return request
 
 
-def check_model(model: str, settings: Settings) -> None:
-    if not settings.any_model and model not in settings.models:
+def _check_model(model: str, settings: Settings, *, embeds: bool) -> None:
+    if settings.any_model:
+        return
+    if model not in settings.models or ("embed" in model) is not embeds:
         raise refusals.invalid_model(model)
 
 

@@ -37,7 +37,7 @@ class Site:
 
     async def open(self) -> None:
         await self._listen()
-        await self.adopt(self._service.settings)
+        await self._begin_outage(self._service.settings)
 
     async def close(self) -> None:
         self._drop_timers()
@@ -47,17 +47,20 @@ class Site:
         self._bound.close()
 
     async def adopt(self, settings: Settings) -> None:
-        """Take over changed settings; the clock of an outage starts now."""
-        self._drop_timers()
+        """Take over changed settings. An outage that they change begins, or ends, now."""
+        before = self._service.settings
         self._service.adopt(settings)
-        if settings.outage is None or settings.outage_after_s > 0:
-            await self._turn_outage(on=False)
-        else:
-            await self._turn_outage(on=True)
+        if _outage_of(settings) != _outage_of(before):
+            await self._begin_outage(settings)
+
+    async def _begin_outage(self, settings: Settings) -> None:
+        self._drop_timers()
+        begins_now = settings.outage is not None and settings.outage_after_s == 0
+        await self._turn_outage(on=begins_now)
         if settings.outage is None:
             return
         loop = asyncio.get_running_loop()
-        if settings.outage_after_s > 0:
+        if not begins_now:
             self._timers.append(loop.call_later(settings.outage_after_s, self._turn_later, True))
         if settings.outage_for_s is not None:
             until_s = settings.outage_after_s + settings.outage_for_s
@@ -90,6 +93,10 @@ class Site:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+
+
+def _outage_of(settings: Settings) -> tuple[str | None, float, float | None]:
+    return settings.outage, settings.outage_after_s, settings.outage_for_s
 
 
 def _bind(host: str, port: int) -> socket.socket:
@@ -190,9 +197,7 @@ class Simulator:
 
     def change(self, **changes: Any) -> Settings:
         """Change these settings from the next request on; the new settings. Raises as ``Settings`` does."""
-        settings = self.settings
-        kept = {name: getattr(settings, name) for name in settings.model_fields_set}
-        changed = Settings.model_validate(kept | changes)
+        changed = self.settings.changed(changes)
         if self._loop is None or self._site is None:
             self._service.adopt(changed)
         else:

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 Schema = dict[str, Any]
 
 
-class Unsatisfiable(ValueError):  # noqa: N818  reads as what it says of the schema
+class Unsatisfiable(ValueError):
     """No instance can be made: the schema contradicts itself, or asks for what the sampler does not know."""
 
 

@@ -40,6 +40,9 @@ class Service:
 
     def adopt(self, settings: Settings) -> None:
         """Work by these settings from the next request on."""
+        if settings.seed != self.settings.seed:
+            self._rng.seed(settings.seed)
+        self.traffic.keep(settings.requests_kept)
         self._dice = FaultDice(settings.faults, self._rng)
         self._keys = None
         if settings.api_keys is not None:
@@ -118,8 +121,8 @@ class Service:
         if early is not None:
             return early
         request = requests.decode_embedding(raw, settings)
-        self._admit(key, request.model, settings)
         answer = catalogue.embeddings(request, settings)
+        self._admit(key, request.model, settings)
         await self._wait(0)
         headers = self._rate_limits.settle(key, request.model, settings, answer["usage"]["total_tokens"])
         return await reply.whole_or_broken(answer, headers, fault)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 
@@ -63,7 +63,7 @@ class Settings(BaseModel):
     Raises pydantic's ``ValidationError`` (a ``ValueError``) for an unknown name or a value out of range.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     seed: int = 0
     """Drives every random choice: latency, faults and sampled values."""
@@ -115,8 +115,15 @@ class Settings(BaseModel):
     arguments_form: Literal["string", "object"] = "string"
     """How ``tool_calls[].function.arguments`` are sent."""
     embedding_dimension: Annotated[int, Field(ge=1)] = 1024
+    embedding_batch_tokens: Annotated[int, Field(ge=1)] = 16_384
+    """Inputs of one request for embeddings that hold more tokens than this in all are refused with 400."""
     requests_kept: Count = 10_000
     """How many of the newest requests ``Simulator.requests`` remembers."""
+
+    def changed(self, changes: dict[str, Any]) -> Self:
+        """A copy with these changes, checked like new settings."""
+        kept = {name: getattr(self, name) for name in self.model_fields_set}
+        return self.model_validate(kept | changes)
 
     @model_validator(mode="after")
     def _at_most_one_fault(self) -> Self:

@@ -51,6 +51,10 @@ class Traffic:
         self.in_flight = 0
         self.peak_in_flight = 0
 
+    def keep(self, requests_kept: int) -> None:
+        if requests_kept != self.requests.maxlen:
+            self.requests = deque(self.requests, maxlen=requests_kept)
+
     def enter(self, received: Received) -> None:
         self.requests.append(received)
         self.in_flight += 1

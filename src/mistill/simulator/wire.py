@@ -87,6 +87,8 @@ def stream_events(answer_id: str, model: str, drafts: list[Draft], usage: Json |
     def event(index: int, delta: Json, finish_reason: str | None = None) -> Json:
         return head | {"choices": [{"index": index, "delta": delta, "finish_reason": finish_reason}]}
 
+    if not drafts:
+        yield head | {"choices": []} | ({"usage": usage} if usage else {})
     for index in range(len(drafts)):
         yield event(index, {"role": "assistant", "content": ""})
     pending = {index: deque(_deltas(draft)) for index, draft in enumerate(drafts)}

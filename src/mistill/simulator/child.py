@@ -1,0 +1,50 @@
+"""The child's side of ``SimulatorProcess``: JSON lines on stdin and stdout, the settings first, then one command a line.
+
+The child ends when its stdin does, so it never outlives its parent, however that one died.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import Any
+
+import msgspec
+
+from mistill.simulator.running import Site, run_in_new_loop
+from mistill.simulator.service import Service
+from mistill.simulator.settings import Settings
+
+
+async def _main() -> None:
+    lines = asyncio.StreamReader()
+    loop = asyncio.get_running_loop()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(lines), sys.stdin.buffer)
+    service = Service(Settings.model_validate_json(await lines.readline()))
+    site = Site(service, "127.0.0.1", 0)
+    await site.open()
+    _say({"url": f"http://127.0.0.1:{site.port}"})
+    try:
+        while line := await lines.readline():
+            command: dict[str, Any] = msgspec.json.decode(line)
+            if "change" in command:
+                await site.adopt(Settings.model_validate(command["change"]))
+            traffic = service.traffic
+            _say(
+                {
+                    "in_flight": traffic.in_flight,
+                    "peak_in_flight": traffic.peak_in_flight,
+                    "counts_by_status": {str(key): value for key, value in traffic.counts_by_status.items()},
+                }
+            )
+    finally:
+        await site.close()
+
+
+def _say(answer: dict[str, Any]) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+if __name__ == "__main__":
+    run_in_new_loop(_main())

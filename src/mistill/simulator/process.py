@@ -1,0 +1,88 @@
+"""The simulator as a child process, for measurements that must not share an interpreter with it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any, Self
+
+import msgspec
+
+from mistill.simulator.settings import Settings
+
+_END_TIMEOUT_S = 10.0
+
+
+class SimulatorProcess:
+    """A simulated Mistral API in a process of its own, for as long as the ``with`` block lasts.
+
+    ``url`` is its address; ``stats()`` what it counted; ``change(...)`` changes settings, as ``Simulator.change``.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self._settings = settings or Settings()
+        self._process: subprocess.Popen[bytes] | None = None
+        self.url = ""
+
+    @property
+    def pid(self) -> int:
+        return self._child().pid
+
+    def __enter__(self) -> Self:
+        command = [sys.executable, "-m", "mistill.simulator.child"]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  our own module
+        try:
+            self.url = self._ask(_plain(self._settings))["url"]
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if self._process is None:
+            return
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.close()
+        try:
+            self._process.wait(_END_TIMEOUT_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process.stdout.close()
+        self._process = None
+
+    def stats(self) -> dict[str, Any]:
+        """``in_flight``, ``peak_in_flight``, and ``counts_by_status`` with the status as text."""
+        return self._ask({"stats": True})
+
+    def change(self, **changes: Any) -> None:
+        self._settings = self._settings.changed(changes)
+        self._ask({"change": _plain(self._settings)})
+
+    def _child(self) -> subprocess.Popen[bytes]:
+        if self._process is None:
+            raise RuntimeError("the simulator runs inside its `with` block only")
+        return self._process
+
+    def _ask(self, command: dict[str, Any]) -> dict[str, Any]:
+        child = self._child()
+        assert child.stdin is not None
+        assert child.stdout is not None
+        child.stdin.write(msgspec.json.encode(command) + b"\n")
+        child.stdin.flush()
+        line = child.stdout.readline()
+        if not line:
+            raise RuntimeError("the simulator's process ended; its stderr says why")
+        return msgspec.json.decode(line)
+
+
+def _plain(settings: Settings) -> dict[str, Any]:
+    """Settings as JSON that builds them again, with the accepted keys in the open: for the pipe only."""
+    plain = settings.model_dump(mode="json")
+    if settings.api_keys is not None:
+        plain["api_keys"] = [key.get_secret_value() for key in settings.api_keys]
+    return plain
