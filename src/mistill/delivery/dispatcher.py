@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Generator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
-from typing import Generic, Protocol, TypeVar
+from typing import Any, Generic, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
@@ -30,23 +30,26 @@ class Request(Struct, frozen=True):
 
 
 class Delivered(Struct, frozen=True):
-    """A good answer, the attempts that it took, and the id that the journal gave to the last of them."""
+    """A good answer, and the attempts that it took."""
 
     answer: Answer
     attempts: int
-    attempt_id: int | None
 
 
 class Journal(Protocol):
-    """Where attempts are written down. Each method returns when its entry is safe."""
+    """Where attempts are written down. ``sending`` returns the journal's own name for the attempt."""
 
-    async def sending(self) -> int:
-        """An attempt is about to leave; returns its id."""
+    async def sending(self) -> Any:
+        """An attempt is about to leave; returns when that is safe on disk. What it raises keeps it from leaving."""
         ...
 
-    async def answered(self, attempt_id: int, answer: Answer) -> None: ...
+    def answered(self, attempt: Any, answer: Answer) -> None:
+        """It was answered."""
+        ...
 
-    async def failed(self, attempt_id: int, error: MistillError) -> None: ...
+    def ended(self, attempt: Any, error: MistillError) -> None:
+        """It ended with no answer."""
+        ...
 
 
 class Dispatcher:
@@ -85,21 +88,21 @@ class Dispatcher:
         tokens = self._estimate(request)
         row = id(request)
         attempts = charged = 0
-        attempt_id: int | None = None
         while True:
-            permit = governor.try_admit(self._lane, tokens, row)
+            permit = governor.try_admit(self._lane, tokens)
             if permit is None:
-                permit = await governor.admit(self._lane, tokens, row=row)
+                permit = await governor.admit(self._lane, tokens)
             attempts += 1
+            attempt: Any = None
             try:
                 if journal is not None:
-                    attempt_id = await journal.sending()
+                    attempt = await journal.sending()
                 answer = await self.client.chat(request.body)
             except MistillError as error:
                 limits = error.limits if isinstance(error, APIError) else None
-                charged += governor.settle(permit, limits=limits, error=error)
-                if journal is not None and attempt_id is not None:
-                    await journal.failed(attempt_id, error)
+                charged += governor.settle(permit, limits=limits, error=error, row=row)
+                if attempt is not None and journal is not None:
+                    journal.ended(attempt, error)
                 decision = classify(error)
                 if not decision.retry or charged > self._max_retries:
                     raise
@@ -107,13 +110,16 @@ class Dispatcher:
                     await self._rest(error, attempts, crew)
             except BaseException:
                 # Cancelled on the way: the quota has counted it, but it teaches the governor nothing.
-                governor.settle(permit, error=Stopped("cancelled"))
+                cancelled = Stopped("cancelled while in flight")
+                governor.settle(permit, error=cancelled)
+                if attempt is not None and journal is not None:
+                    journal.ended(attempt, cancelled)
                 raise
             else:
                 self._settle(permit, answer)
-                if journal is not None and attempt_id is not None:
-                    await journal.answered(attempt_id, answer)
-                return Delivered(answer, attempts, attempt_id)
+                if journal is not None:
+                    journal.answered(attempt, answer)
+                return Delivered(answer, attempts)
 
     async def _rest(self, error: MistillError, failures: int, crew: Crew[T] | None) -> None:
         """Sleeps outside the slot, so that a cooling row does not block others."""
@@ -141,8 +147,23 @@ class Dispatcher:
         return len(request.body) // _BYTES_PER_TOKEN + int(output)
 
 
+class Each(Generic[T]):
+    """An iterable that several workers take from, each item once."""
+
+    def __init__(self, items: Iterable[T]) -> None:
+        self._items = iter(items)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> T:
+        for item in self._items:
+            return item
+        raise StopAsyncIteration
+
+
 class Crew(Generic[T]):
-    """Workers that share one iterator of rows: never more than ``size`` at work, however many rows there are.
+    """Workers that share one stream of rows: never more than ``size`` at work, however many rows there are.
 
     A worker that rests (a row cooling down between attempts) is stood in for by another, up to four times ``size``
     in all, so that a few cooling rows do not hold back the rest.
@@ -153,7 +174,7 @@ class Crew(Generic[T]):
     """
 
     def __init__(
-        self, rows: Iterator[T], work: Callable[[T, Crew[T]], Awaitable[None]], *, size: int
+        self, rows: AsyncIterator[T], work: Callable[[T, Crew[T]], Awaitable[None]], *, size: int
     ) -> None:
         self._rows = rows
         self._work = work
@@ -208,7 +229,7 @@ class Crew(Generic[T]):
             self._ended.set_result(None)
 
     async def _labour(self) -> None:
-        for row in self._rows:
+        async for row in self._rows:
             await self._work(row, self)
             # Stand-ins leave once the rested are back.
             if self._stopped or len(self._tasks) - self._resting > self._size:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar, Literal, Self, TypeVar, cast
 from pydantic import BaseModel, ConfigDict, Field
 
 from mistill.api.errors import InputError, MistillError, Stopped
-from mistill.delivery.dispatcher import Crew
+from mistill.delivery.dispatcher import Crew, Each
 from mistill.delivery.retry import classify
 from mistill.llms.errors import GenerationError
 from mistill.llms.event_loop import background
@@ -233,7 +233,7 @@ class AsyncLLM(LLM):
                 outcomes[index] = Outcome(completions=[], error=error)
                 raise
 
-        crew = Crew(iter(range(len(prompts))), answer, size=min(self._most_at_once, len(prompts)))
+        crew = Crew(Each(range(len(prompts))), answer, size=min(self._most_at_once, len(prompts)))
         try:
             await crew.run()
         except MistillError as error:
