@@ -1,83 +1,73 @@
 """The governor: it decides when the next attempt may leave.
 
-One ``Governor`` stands for one quota: an (endpoint, key, model), shared by all objects, threads and event loops of the
-process. One ``Lane`` stands for one object's ``max_concurrent_requests``. An attempt is admitted (``try_admit``, else
-``await admit``), sent, and then settled or refunded exactly once.
+One `Governor` stands for one quota: an (endpoint, key, model), shared by all objects, threads and event loops of the
+process. One `Lane` stands for one object's ``max_concurrent_requests``. An attempt is admitted (`Governor.try_admit`,
+else ``await`` `Governor.admit`), sent, then settled or refunded exactly once:
+
+    permit = governor.try_admit(lane, tokens) or await governor.admit(lane, tokens)
+    try:
+        answer = ...                                            # one HTTP attempt
+    except MistillError as error:
+        is_charged = governor.settle(permit, error=error)
+    else:
+        governor.settle(permit, limits=answer.limits, tokens=answer.total_tokens)
+
+What may hold a request back, each in its own module: its lane (`waiting`), refusals and outages (`trouble`), the
+adaptive limit of requests in flight (`ramp`), the quotas of requests and tokens (`pacing`).
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import threading
+import math
 import time
 import weakref
-from collections import deque
 from collections.abc import Callable, Hashable
 
-from mistill.api.errors import MistillError, Stopped
+from mistill.api.errors import (
+    APIError,
+    CapacityExceeded,
+    MalformedAnswer,
+    MistillError,
+    RateLimited,
+    ServerError,
+    Stopped,
+    TransportError,
+)
 from mistill.api.limits import RateLimits
+from mistill.delivery.pacing import Pacing
+from mistill.delivery.ramp import Ramp
+from mistill.delivery.slowness import Cause, Clock, Snapshot
+from mistill.delivery.trouble import Trouble
+from mistill.delivery.waiting import LOCK, Lane, Permit, Waiter, WaitingRoom
 
-# One lock for all governors and lanes: a lane may serve several governors, and sections are a few microseconds.
-# Re-entrant, since the garbage collector may close an abandoned `admit` coroutine in the middle of a section.
-_LOCK = threading.RLock()
+__all__ = ["Governor", "Lane", "Permit", "Snapshot", "governor_for"]
 
-
-class Lane:
-    """One object's own limit of requests in flight, over all its calls, threads and event loops.
-
-    ``limit`` may be changed at any time; a lower one lets what is in flight finish.
-    """
-
-    __slots__ = ("__weakref__", "_limit", "in_flight", "waiting_at")
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.in_flight = 0
-        self.waiting_at: set[Governor] = set()  # where requests of this lane wait: usually one governor or none
-
-    @property
-    def limit(self) -> int:
-        return self._limit
-
-    @limit.setter
-    def limit(self, limit: int) -> None:
-        with _LOCK:
-            self._limit = limit
-            for governor in tuple(self.waiting_at):
-                governor.pump()
+_SHORTEST_TIMER_S = (
+    0.001  # timers may ring a little early; without a floor one would then be set for almost 0 s
+)
 
 
-class Permit:
-    """The right to send one attempt. Give it back exactly once: ``settle`` or ``refund``."""
+class _Timer:
+    """The next moment at which time alone may admit someone, on the event loop of who is next."""
 
-    __slots__ = ("is_probe", "lane", "row", "sent_at_s", "sequence", "settled", "tokens")
+    __slots__ = ("at_s", "loop")
 
-    def __init__(self, lane: Lane, tokens: int, row: Hashable, sequence: int, sent_at_s: float) -> None:
-        self.lane = lane
-        self.tokens = tokens
-        self.row = row
-        self.sequence = sequence
-        self.sent_at_s = sent_at_s
-        self.is_probe = False
-        self.settled = False
-
-
-class _Waiter:
-    __slots__ = ("error", "future", "lane", "loop", "permit", "row", "sequence", "tokens")
-
-    def __init__(self, lane: Lane, tokens: int, row: Hashable, sequence: int) -> None:
-        self.lane = lane
-        self.tokens = tokens
-        self.row = row
-        self.sequence = sequence
-        self.loop = asyncio.get_running_loop()
-        self.future: asyncio.Future[None] = self.loop.create_future()
-        self.permit: Permit | None = None
+    def __init__(self, loop: asyncio.AbstractEventLoop, at_s: float) -> None:
+        self.loop = loop
+        self.at_s = at_s
 
 
 class Governor:
-    """Decides when attempts to one (endpoint, key, model) leave. Thread-safe; see the module's docstring."""
+    """Decides when attempts to one (endpoint, key, model) leave. Thread-safe.
+
+    Args:
+        clock: seconds that never go back.
+        requests_per_minute, tokens_per_minute: as `set_quota`.
+        patience_s: how long the server may refuse or fail everything before waiting rows fail with its last error.
+        window_s: the window over which the server counts: 60 s with Mistral.
+    """
 
     def __init__(
         self,
@@ -86,56 +76,81 @@ class Governor:
         requests_per_minute: float | None = None,
         tokens_per_minute: float | None = None,
         patience_s: float = 300.0,
+        window_s: float = 60.0,
     ) -> None:
-        self._clock = clock
         self.patience_s = patience_s
-        self._queues: dict[Lane, deque[_Waiter]] = {}
-        self._sequence = 0
         self.in_flight = 0
+        self._clock = clock
+        self._sequence = 0
+        self._answered = 0
+        self._refused = 0
+        self._waiting = WaitingRoom(self)
+        self._pacing = Pacing(window_s)
+        self._ramp = Ramp()
+        self._trouble = Trouble()
+        self._spent = Clock(clock())
+        self._cause: Cause = "server"
+        self._timer: _Timer | None = None
         self.set_quota(requests_per_minute, tokens_per_minute)
 
     def set_quota(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
-        """The user's own limits: they override what is learned from headers. None: learn."""
-        with _LOCK:
-            self._quota = (requests_per_minute, tokens_per_minute)
+        """The user's own limits, used in place of what headers tell. None: learn it."""
+        with LOCK:
+            self._pacing.set_users(requests_per_minute, tokens_per_minute)
+            self.pump()
 
-    def try_admit(self, lane: Lane, tokens: int, row: Hashable = None) -> Permit | None:
-        """A permit if one is free now and nobody waits before; else None, and ``admit`` is the way."""
-        with _LOCK:
-            if self._queues and lane in self._queues:
-                return None
-            if lane.in_flight >= lane._limit:  # noqa: SLF001 - the property costs a call on the hot path
-                return None
-            return self._grant(lane, tokens, row)
+    # --- before an attempt ------------------------------------------------------------------------------------
 
-    async def admit(
-        self, lane: Lane, tokens: int, *, deadline_s: float | None = None, row: Hashable = None
-    ) -> Permit:
-        """A permit, first in first out. Safe to cancel.
+    def try_admit(self, lane: Lane, tokens: int) -> Permit | None:
+        """A permit if one is free now and nobody waits before; else None, and `admit` is the way.
 
-        ``tokens``: the estimated cost, input and output. ``deadline_s``: seconds from now that this may wait at most.
-        Raises ``Stopped`` past the deadline, ``RateLimited`` when the key may not use this model at all, and the last
-        error of the server when an outage outlasts ``patience_s``.
+        ``tokens``: the estimated cost of the attempt, input and output.
         """
-        with _LOCK:
-            permit = self.try_admit(lane, tokens, row)
-            if permit is not None:
-                return permit
+        with LOCK:
+            if lane.in_flight >= lane.slots:
+                return None
+            waiting = self._waiting
+            if waiting and (lane in waiting or waiting.oldest_with_room() is not None):
+                return None
+            now_s = self._clock()
+            if self._blocked_until_s(tokens, now_s):
+                return None
+            return self._grant(lane, tokens, now_s)
+
+    async def admit(self, lane: Lane, tokens: int, *, deadline_s: float | None = None) -> Permit:
+        """A permit, first in first out. Safe to cancel; while it waits it holds no slot.
+
+        Args:
+            tokens: the estimated cost of the attempt, input and output.
+            deadline_s: seconds from now that this may wait at most.
+
+        Raises:
+            Stopped: the deadline has passed.
+            RateLimited: the key may not use this model at all.
+            MistillError: the server's last error, when it has failed for longer than ``patience_s``.
+        """
+        with LOCK:
             self._sequence += 1
-            waiter = _Waiter(lane, tokens, row, self._sequence)
-            self._queues.setdefault(lane, deque()).append(waiter)
-            lane.waiting_at.add(self)
+            waiter = Waiter(lane, tokens, self._sequence)
+            self._waiting.add(waiter)
             self.pump()
         try:
             async with asyncio.timeout(deadline_s):
-                await waiter.future
+                await waiter.wait()
         except BaseException as error:
             self._abandon(waiter)
             if isinstance(error, TimeoutError):
-                raise Stopped(f"deadline: no quota or slot became free within {deadline_s:g} s") from None
+                raise Stopped(
+                    f"deadline: this request could not be sent within {deadline_s:g} s",
+                    hint=f"it waited for: {self._cause}; allow more time, or raise that limit",
+                ) from None
             raise
+        if waiter.error is not None:
+            raise waiter.error
         assert waiter.permit is not None
         return waiter.permit
+
+    # --- after an attempt -------------------------------------------------------------------------------------
 
     def settle(
         self,
@@ -146,94 +161,257 @@ class Governor:
         error: MistillError | None = None,
         row: Hashable = None,
     ) -> bool:
-        """The attempt ended: a good answer, or ``error``. Exactly once per permit; all learning happens here.
+        """The attempt ended, with a good answer or with ``error``. Exactly once per permit; all learning is here.
 
-        ``tokens``: the actual total. ``limits``: what the answer's headers told, of good and bad answers alike.
+        Args:
+            limits: what the answer's headers told; of an error, its own ``limits`` where it has them.
+            tokens: the actual total of the answer; None: as estimated.
+            row: identifies the row, so that one row's own failures are not taken for an outage.
+
+        Returns:
+            Whether to count this against the row's retries: False for a good answer, and for a failure that many
+            share (an outage, a cool-down), which is not the row's fault.
         """
-        with _LOCK:
+        with LOCK:
+            now_s = self._clock()
+            is_charged = False
+            if error is None:
+                self._settle_answer(permit, limits, tokens, now_s)
+            else:
+                if limits is None and isinstance(error, APIError):
+                    limits = error.limits
+                row = permit.sequence if row is None else row
+                is_charged = self._settle_error(permit, limits, error, row, now_s)
             self._release(permit)
-            self.pump()
-            return error is not None
+            return is_charged
 
     def refund(self, permit: Permit) -> None:
         """The attempt never left: everything is given back."""
-        with _LOCK:
+        with LOCK:
+            self._pacing.cancel(permit.entry, self._clock())
+            if permit.is_probe:
+                self._trouble.probe_lost()
             self._release(permit)
-            self.pump()
+
+    def snapshot(self) -> Snapshot:
+        """What goes on, and where the time went."""
+        with LOCK:
+            pacing = self._pacing
+            minutes = pacing.window_s / 60
+            requests, tokens = pacing.requests.limit, pacing.tokens.limit
+            return Snapshot(
+                waiting=len(self._waiting),
+                in_flight=self.in_flight,
+                concurrency_limit=int(self._ramp.limit),
+                requests_per_minute=None if requests is None else requests / minutes,
+                requests_source=pacing.requests_source,
+                tokens_per_minute=None if tokens is None else tokens / minutes,
+                tokens_source=pacing.tokens_source,
+                answered=self._answered,
+                refused=self._refused,
+                seconds=self._spent.split(self._clock()),
+            )
+
+    # --- admission --------------------------------------------------------------------------------------------
 
     def pump(self) -> None:
-        """Admit whoever may leave now, oldest first."""
-        with _LOCK:
-            while (waiter := self._oldest_with_room()) is not None:
-                self._pop(waiter)
-                waiter.permit = self._grant(waiter.lane, waiter.tokens, waiter.row)
-                self._wake(waiter)
+        """Admits whoever may leave now, oldest first."""
+        with LOCK:
+            if not self._waiting:
+                self._turn_if_nobody_waits()
+                return
+            now_s = self._clock()
+            self._fail_if_out_of_patience(now_s)
+            while self._waiting:
+                waiter = self._waiting.oldest_with_room()
+                if waiter is None:
+                    self._spent.turn("concurrency", now_s)
+                    return
+                if waiter.loop.is_closed():
+                    self._waiting.remove(waiter)
+                    continue
+                until_s = self._blocked_until_s(waiter.tokens, now_s)
+                if until_s:
+                    self._spent.turn(self._cause, now_s)
+                    self._ring_at(min(until_s, self._trouble.gives_up_at_s(self.patience_s)), waiter, now_s)
+                    return
+                self._waiting.remove(waiter)
+                waiter.permit = self._grant(waiter.lane, waiter.tokens, now_s)
+                if not waiter.wake():
+                    self.refund(waiter.permit)
+            self._turn_if_nobody_waits()
 
-    def _oldest_with_room(self) -> _Waiter | None:
-        oldest: _Waiter | None = None
-        for lane, queue in self._queues.items():
-            if lane.in_flight < lane.limit and (oldest is None or queue[0].sequence < oldest.sequence):
-                oldest = queue[0]
-        return oldest
+    def _blocked_until_s(self, tokens: int, now_s: float) -> float:
+        """0 if nothing but a lane could hold back a request; else when to look again, with the cause noted."""
+        until_s = self._trouble.blocked_until_s(now_s)
+        if until_s:
+            self._cause = self._trouble.cause
+            return until_s
+        until_s = self._pacing.blocked_until_s(tokens, now_s)
+        if until_s:
+            self._cause = self._pacing.cause
+            return until_s
+        until_s = self._ramp.blocked_until_s(self.in_flight, now_s)
+        if until_s:
+            self._cause = "ramp"
+        return until_s
 
-    def _grant(self, lane: Lane, tokens: int, row: Hashable) -> Permit:
+    def _grant(self, lane: Lane, tokens: int, now_s: float) -> Permit:
+        if not self.in_flight and not self._waiting:
+            self._spent.turn("server", now_s)
         self._sequence += 1
-        lane.in_flight += 1
         self.in_flight += 1
-        return Permit(lane, tokens, row, self._sequence, self._clock())
+        lane.in_flight += 1
+        is_probe = self._trouble.entered(now_s)
+        return Permit(lane, self._pacing.enter(tokens, now_s), self._sequence, is_probe)
 
     def _release(self, permit: Permit) -> None:
-        if permit.settled:
-            raise AssertionError("a permit is settled exactly once")
-        permit.settled = True
-        permit.lane.in_flight -= 1
+        if permit.is_settled:
+            raise AssertionError("a permit is settled or refunded once")
+        permit.is_settled = True
         self.in_flight -= 1
-        for governor in tuple(permit.lane.waiting_at):
-            if governor is not self:
-                governor.pump()
+        lane = permit.lane
+        lane.in_flight -= 1
+        if self._waiting or not self.in_flight:
+            self.pump()
+        if lane.waiting_at:
+            for governor in tuple(lane.waiting_at):
+                if governor is not self:
+                    governor.pump()
 
-    def _pop(self, waiter: _Waiter) -> None:
-        queue = self._queues[waiter.lane]
-        queue.popleft()
-        self._forget_if_empty(waiter.lane, queue)
-
-    def _forget_if_empty(self, lane: Lane, queue: deque[_Waiter]) -> None:
-        if not queue:
-            del self._queues[lane]
-            lane.waiting_at.discard(self)
-
-    def _wake(self, waiter: _Waiter) -> None:
-        try:
-            waiter.loop.call_soon_threadsafe(_set_done, waiter.future)
-        except RuntimeError:  # its loop is closed: nobody is there to take the permit
-            permit, waiter.permit = waiter.permit, None
-            if permit is not None:
-                self._release(permit)
-
-    def _abandon(self, waiter: _Waiter) -> None:
-        with _LOCK:
+    def _abandon(self, waiter: Waiter) -> None:
+        with LOCK:
             if waiter.permit is not None:
                 self.refund(waiter.permit)
                 return
-            queue = self._queues.get(waiter.lane)
-            if queue is not None and waiter in queue:
-                queue.remove(waiter)
-                self._forget_if_empty(waiter.lane, queue)
+            self._waiting.remove(waiter)
+            self.pump()  # the timer may have been on its event loop
+
+    def _fail_if_out_of_patience(self, now_s: float) -> None:
+        error = self._trouble.last_error
+        if error is None or now_s < self._trouble.gives_up_at_s(self.patience_s):
+            return
+        self._trouble.give_up(now_s)
+        self._fail_all(error)
+
+    def _fail_all(self, error: MistillError) -> None:
+        for waiter in self._waiting.take_all():
+            waiter.error = error
+            waiter.wake()
+
+    def _turn_if_nobody_waits(self) -> None:
+        if not self._waiting:
+            self._spent.turn("server" if self.in_flight else "idle", self._clock())
+
+    def _ring_at(self, at_s: float, waiter: Waiter, now_s: float) -> None:
+        """Sees to it that somebody looks again at that moment. An earlier look is harmless, a late one is not."""
+        timer = self._timer
+        if at_s == math.inf or (timer is not None and timer.loop is waiter.loop and timer.at_s <= at_s):
+            return
+        self._timer = timer = _Timer(waiter.loop, at_s)
+        delay_s = max(_SHORTEST_TIMER_S, at_s - now_s)
+        if waiter.loop is asyncio._get_running_loop():  # noqa: SLF001  see Waiter.wake
+            waiter.loop.call_later(delay_s, self._ring, timer)
+        else:
+            waiter.loop.call_soon_threadsafe(waiter.loop.call_later, delay_s, self._ring, timer)
+
+    def _ring(self, timer: _Timer) -> None:
+        with LOCK:
+            if timer is self._timer:
+                self._timer = None
                 self.pump()
 
+    # --- learning ---------------------------------------------------------------------------------------------
 
-def _set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+    def _settle_answer(
+        self, permit: Permit, limits: RateLimits | None, tokens: int | None, now_s: float
+    ) -> None:
+        self._answered += 1
+        if tokens is None:
+            tokens = permit.entry.tokens if limits is None else limits.query_cost or permit.entry.tokens
+        pacing = self._pacing
+        pacing.leave(permit.entry, now_s, tokens=tokens, is_answer=True)
+        if limits is not None:
+            pacing.learn(permit.entry, permit.sequence, limits, now_s)
+        self._ramp.answered(self.in_flight, now_s, quota_is_known=pacing.is_known)
+        if self._trouble.answered(permit.sequence):
+            self._ramp.restart()
+
+    def _settle_error(
+        self, permit: Permit, limits: RateLimits | None, error: MistillError, row: Hashable, now_s: float
+    ) -> bool:
+        """Learns from a failed attempt; True if it is the row's own failure."""
+        if isinstance(error, RateLimited | CapacityExceeded):
+            is_charged = self._settle_refusal(permit, limits, error, row, now_s)
+        elif isinstance(error, ServerError | TransportError | MalformedAnswer):
+            is_charged = self._settle_failure(permit, error, row, now_s)
+        else:
+            self._pacing.leave(permit.entry, now_s, tokens=0, is_answer=isinstance(error, APIError))
+            if isinstance(error, APIError):  # it refused this request, sanely: the server is well
+                self._trouble.answered(permit.sequence)
+            elif permit.is_probe:
+                self._trouble.probe_lost()
+            is_charged = True
+        if limits is not None:
+            self._pacing.learn(permit.entry, permit.sequence, limits, now_s)
+        if isinstance(error, APIError) and error.retry_after_s:
+            self._trouble.wait_for(error.retry_after_s, now_s, self._sequence)
+        return is_charged
+
+    def _settle_refusal(
+        self,
+        permit: Permit,
+        limits: RateLimits | None,
+        error: RateLimited | CapacityExceeded,
+        row: Hashable,
+        now_s: float,
+    ) -> bool:
+        self._refused += 1
+        trouble = self._trouble
+        entry, sequence, newest = permit.entry, permit.sequence, self._sequence
+        if isinstance(error, RateLimited):
+            if error.limit_is_zero:
+                self._pacing.cancel(entry, now_s)
+                self._fail_all(error)
+                return True
+            is_growth_probe = entry.is_probe
+            self._pacing.refused(entry, limits, now_s)
+            if is_growth_probe and not permit.is_probe:
+                return False
+            trouble.last_error = error
+            begun = trouble.refused(sequence, newest, now_s, is_probe=permit.is_probe, probe_after=True)
+        else:
+            self._pacing.cancel(entry, now_s)
+            self._ramp.cut(sequence, newest, self.in_flight, now_s)
+            trouble.last_error = error
+            begun = trouble.refused(sequence, newest, now_s, is_probe=permit.is_probe, probe_after=False)
+            if begun and trouble.failed(row, newest, now_s, is_probe=permit.is_probe):
+                begun = False
+        # The first refusal of a stretch is the row's; those that left before it was known, and probes, are not.
+        return (begun and not permit.is_probe) or self._is_out_of_patience(now_s)
+
+    def _settle_failure(self, permit: Permit, error: MistillError, row: Hashable, now_s: float) -> bool:
+        if isinstance(error, TransportError) and not error.maybe_billed:
+            self._pacing.cancel(permit.entry, now_s)
+        else:
+            tokens = 0 if isinstance(error, ServerError) else permit.entry.tokens
+            self._pacing.leave(permit.entry, now_s, tokens=tokens, is_answer=False)
+        self._ramp.failed(now_s)
+        self._trouble.last_error = error
+        is_shared = self._trouble.failed(row, self._sequence, now_s, is_probe=permit.is_probe)
+        return not is_shared or self._is_out_of_patience(now_s)
+
+    def _is_out_of_patience(self, now_s: float) -> bool:
+        return now_s >= self._trouble.gives_up_at_s(self.patience_s)
 
 
 _governors: weakref.WeakValueDictionary[tuple[str, bytes, str], Governor] = weakref.WeakValueDictionary()
 
 
 def governor_for(endpoint: str, api_key: str, model: str) -> Governor:
-    """The process-wide governor of this quota; forgotten when nobody holds it. Keeps the key only as a hash."""
+    """The process-wide governor of this quota. It is forgotten when nobody holds it; the key is kept as a hash."""
     identity = (endpoint, hashlib.blake2b(api_key.encode(), digest_size=16).digest(), model)
-    with _LOCK:
+    with LOCK:
         governor = _governors.get(identity)
         if governor is None:
             governor = _governors[identity] = Governor()

@@ -1,0 +1,194 @@
+"""When quota allows the next request: limits set by the user, told by headers, or inferred from refusals."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from mistill.api.limits import RateLimits
+from mistill.delivery.inference import InferredLimit
+from mistill.delivery.meter import Cell, Mark, Meter
+
+QuotaCause = Literal["quota_requests", "quota_tokens"]
+LimitSource = Literal["user", "server", "inferred"]
+
+_BURST = 8
+_BURST_SHARE = 0.05
+"""A window's whole quota leaves over a twentieth of the window, `_BURST` requests ahead: as early as the quota allows
+at little cost in time, and gentle to servers that also limit by the second."""
+
+
+class Entry:
+    """What one request holds of the quotas, from when it leaves until it is settled."""
+
+    __slots__ = ("cell", "is_probe", "requests_mark", "tokens", "tokens_mark")
+
+    def __init__(self, cell: Cell, requests_mark: Mark, tokens_mark: Mark, tokens: int) -> None:
+        self.cell = cell
+        self.requests_mark = requests_mark
+        self.tokens_mark = tokens_mark
+        self.tokens = tokens
+        self.is_probe = False
+
+
+class Pacing:
+    """The request quota and the token quota of one (endpoint, key, model).
+
+    A request counts from when it leaves; its tokens are reserved as estimated until it is answered, then counted as
+    they were from that moment, as the server counts them.
+    """
+
+    def __init__(self, window_s: float = 60.0) -> None:
+        self.window_s = window_s
+        self.requests = Meter(window_s)
+        self.tokens = Meter(window_s)
+        self.inferred = InferredLimit(window_s)
+        self.cause: QuotaCause = "quota_requests"
+        self._users: tuple[float | None, float | None] = (None, None)
+        self._told: tuple[float | None, float | None] = (None, None)
+        self._told_by = 0
+        self._spacing_s = 0.0
+        self._next_s = -math.inf
+
+    # --- limits -----------------------------------------------------------------------------------------------
+
+    def set_users(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+        self._users = (requests_per_minute, tokens_per_minute)
+        self._apply_limits()
+
+    @property
+    def is_known(self) -> bool:
+        """The request quota is known, from the user or the server: no need to find it by trying."""
+        return self._users[0] is not None or self._told[0] is not None
+
+    @property
+    def requests_source(self) -> LimitSource | None:
+        if self.inferred.limit is not None and self.requests.limit == self.inferred.limit:
+            return "inferred"
+        return _source(self._users[0], self._told[0])
+
+    @property
+    def tokens_source(self) -> LimitSource | None:
+        return _source(self._users[1], self._told[1])
+
+    def _apply_limits(self) -> None:
+        requests = self._share(self._users[0] if self._users[0] is not None else self._told[0])
+        inferred = self.inferred.limit
+        if inferred is not None and requests is not None and inferred >= requests:
+            self.inferred = InferredLimit(self.window_s)
+            inferred = None
+        self.requests.limit = requests if inferred is None else inferred
+        self.tokens.limit = self._share(self._users[1] if self._users[1] is not None else self._told[1])
+        limit = self.requests.limit
+        self._spacing_s = 0.0 if limit is None else _BURST_SHARE * self.window_s / limit
+
+    def _share(self, per_minute: float | None) -> float | None:
+        return None if per_minute is None else max(1, math.floor(per_minute * self.window_s / 60.0))
+
+    # --- the way of one request -------------------------------------------------------------------------------
+
+    def blocked_until_s(self, tokens: int, now_s: float) -> float:
+        """0 if a request of ``tokens`` may leave now; else when to look again, and ``cause`` says why.
+
+        Infinite: not before an answer comes.
+        """
+        requests = self.requests
+        if requests.limit is not None:
+            if requests.room(now_s) < 1 and now_s < self.inferred.probe_at_s:
+                self.cause = "quota_requests"
+                return min(requests.next_change_s(now_s), self.inferred.probe_at_s)
+            if self._next_s - now_s > _BURST * self._spacing_s:
+                self.cause = "quota_requests"
+                return self._next_s - _BURST * self._spacing_s
+        limit = self.tokens.limit
+        # A request above the whole quota leaves when nothing else is in it, or it would wait for ever.
+        if limit is not None and self.tokens.room(now_s) < min(tokens, limit):
+            self.cause = "quota_tokens"
+            return self.tokens.next_change_s(now_s)
+        return 0.0
+
+    def enter(self, tokens: int, now_s: float) -> Entry:
+        """A request leaves now."""
+        requests = self.requests
+        is_probe = requests.limit is not None and requests.room(now_s) < 1
+        cell = requests.add(1, now_s)
+        entry = Entry(
+            cell,
+            (requests.entered, requests.expired),
+            (self.tokens.entered, self.tokens.expired),
+            tokens,
+        )
+        self.tokens.reserved += tokens
+        if is_probe:
+            entry.is_probe = True
+            self.inferred.probe_left()
+        if self._spacing_s:
+            self._next_s = max(self._next_s, now_s) + self._spacing_s
+        return entry
+
+    def leave(self, entry: Entry, now_s: float, *, tokens: int, is_answer: bool) -> None:
+        """The request cost ``tokens``. ``is_answer``: an answer, so it was accepted; else it failed on the way."""
+        self.tokens.reserved -= entry.tokens
+        if tokens:
+            self.tokens.add(tokens, now_s)
+        if entry.is_probe:
+            if is_answer:
+                self.inferred.probe_accepted(now_s)
+                self._apply_limits()
+            else:
+                self.inferred.probe_lost(now_s)
+
+    def cancel(self, entry: Entry, now_s: float) -> None:
+        """The request never reached the server, so the server has not counted it."""
+        self.tokens.reserved -= entry.tokens
+        self.requests.take_back(entry.cell, 1)
+        if entry.is_probe:
+            self.inferred.probe_lost(now_s)
+
+    def refused(self, entry: Entry, limits: RateLimits | None, now_s: float) -> None:
+        """The server refused the request for lack of quota, and told ``limits`` with that."""
+        self.tokens.reserved -= entry.tokens
+        self.requests.take_back(entry.cell, 1)
+        if entry.is_probe:
+            self.inferred.probe_refused(now_s)
+        if not _explains_refusal(limits, entry.tokens):
+            self.inferred.refused(self.requests.used, now_s)
+            self._apply_limits()
+
+    def learn(self, entry: Entry, sequence: int, limits: RateLimits, now_s: float) -> None:
+        """Takes over what an answer told. ``sequence``: its request's place in the order of leaving."""
+        is_newest = sequence >= self._told_by
+        if is_newest:
+            self._told_by = sequence
+            told = (limits.requests_limit or self._told[0], limits.tokens_limit or self._told[1])
+            if told != self._told:
+                self._told = told
+                self._apply_limits()
+        for meter, users, limit, remaining, mark in (
+            (
+                self.requests,
+                self._users[0],
+                limits.requests_limit,
+                limits.requests_remaining,
+                entry.requests_mark,
+            ),
+            (self.tokens, self._users[1], limits.tokens_limit, limits.tokens_remaining, entry.tokens_mark),
+        ):
+            share = self._share(limit)
+            if users is None and share is not None and remaining is not None:
+                meter.learn(max(0.0, share - remaining), mark, now_s, is_newest=is_newest)
+
+
+def _explains_refusal(limits: RateLimits | None, tokens: int) -> bool:
+    """The quota that the refusal tells of is used up, so there is no other, hidden one to infer."""
+    if limits is None:
+        return False
+    if limits.requests_remaining is not None and limits.requests_remaining < 1:
+        return True
+    return limits.tokens_remaining is not None and limits.tokens_remaining < max(1, tokens)
+
+
+def _source(user: float | None, told: float | None) -> LimitSource | None:
+    if user is not None:
+        return "user"
+    return None if told is None else "server"

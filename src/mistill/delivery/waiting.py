@@ -1,0 +1,155 @@
+"""Who waits for admission: first in first out, over lanes, threads and event loops."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import OrderedDict
+from collections.abc import Iterator
+from typing import Protocol
+
+from mistill.api.errors import MistillError
+from mistill.delivery.pacing import Entry
+
+# One lock for all governors and lanes: a lane may serve several governors, and sections take microseconds.
+# Re-entrant, since the garbage collector may close an abandoned `admit` in the middle of a section.
+LOCK = threading.RLock()
+
+
+class Pumped(Protocol):
+    """What admits waiting requests when something became free."""
+
+    def pump(self) -> None: ...
+
+
+class Lane:
+    """One object's own limit of requests in flight, kept over all its calls, threads and event loops.
+
+    ``limit`` may be changed at any time; under a lower one, what is in flight finishes.
+    """
+
+    __slots__ = ("__weakref__", "in_flight", "slots", "waiting_at")
+
+    def __init__(self, limit: int) -> None:
+        self.slots = limit
+        self.in_flight = 0
+        self.waiting_at: set[Pumped] = (
+            set()
+        )  # the governors where requests of this lane wait: one or none, usually
+
+    @property
+    def limit(self) -> int:
+        """Requests that may be in flight together."""
+        return self.slots
+
+    @limit.setter
+    def limit(self, limit: int) -> None:
+        with LOCK:
+            self.slots = limit
+            for governor in tuple(self.waiting_at):
+                governor.pump()
+
+
+class Permit:
+    """The right to send one attempt. It is given back exactly once: settled or refunded."""
+
+    __slots__ = ("entry", "is_probe", "is_settled", "lane", "sequence")
+
+    def __init__(self, lane: Lane, entry: Entry, sequence: int, is_probe: bool) -> None:
+        self.lane = lane
+        self.entry = entry
+        self.sequence = sequence
+        self.is_probe = is_probe
+        self.is_settled = False
+
+
+class Waiter:
+    """One request that waits, and where to wake it."""
+
+    __slots__ = ("_future", "error", "lane", "loop", "permit", "sequence", "tokens")
+
+    def __init__(self, lane: Lane, tokens: int, sequence: int) -> None:
+        self.lane = lane
+        self.tokens = tokens
+        self.sequence = sequence
+        self.loop = asyncio.get_running_loop()
+        self.permit: Permit | None = None
+        self.error: MistillError | None = None
+        self._future: asyncio.Future[None] = self.loop.create_future()
+
+    async def wait(self) -> None:
+        """Returns when ``permit`` or ``error`` is set."""
+        await self._future
+
+    def wake(self) -> bool:
+        """From any thread. False if its event loop is closed, so that nobody is there any more."""
+        # A private name, but the documented get_running_loop() raises where there is none, at ten times the cost.
+        if self.loop is asyncio._get_running_loop():  # noqa: SLF001
+            _set_done(self._future)
+            return True
+        try:
+            self.loop.call_soon_threadsafe(_set_done, self._future)
+        except RuntimeError:
+            return False
+        return True
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+class WaitingRoom:
+    """The waiting requests of one governor. Every operation is O(1) in their number, O(lanes) at the most."""
+
+    def __init__(self, governor: Pumped) -> None:
+        self._governor = governor
+        # Not plain dicts: their first key gets slow to find when many before it were deleted.
+        self._queues: dict[Lane, OrderedDict[Waiter, None]] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._queues)
+
+    def __len__(self) -> int:
+        return sum(len(queue) for queue in self._queues.values())
+
+    def __contains__(self, lane: Lane) -> bool:
+        return lane in self._queues
+
+    def add(self, waiter: Waiter) -> None:
+        queue = self._queues.get(waiter.lane)
+        if queue is None:
+            queue = self._queues[waiter.lane] = OrderedDict()
+            waiter.lane.waiting_at.add(self._governor)
+        queue[waiter] = None
+
+    def remove(self, waiter: Waiter) -> None:
+        queue = self._queues.get(waiter.lane)
+        if queue is None or waiter not in queue:
+            return
+        del queue[waiter]
+        if not queue:
+            del self._queues[waiter.lane]
+            waiter.lane.waiting_at.discard(self._governor)
+
+    def oldest_with_room(self) -> Waiter | None:
+        """The request that is next, of all whose lane has a free slot."""
+        oldest: Waiter | None = None
+        for lane, queue in self._queues.items():
+            if lane.in_flight < lane.slots:
+                head = next(iter(queue))
+                if oldest is None or head.sequence < oldest.sequence:
+                    oldest = head
+        return oldest
+
+    def heads(self) -> Iterator[Waiter]:
+        """The oldest request of each lane."""
+        return (next(iter(queue)) for queue in tuple(self._queues.values()))
+
+    def take_all(self) -> list[Waiter]:
+        """Empties the room."""
+        waiters = [waiter for queue in self._queues.values() for waiter in queue]
+        for lane in self._queues:
+            lane.waiting_at.discard(self._governor)
+        self._queues.clear()
+        return waiters
