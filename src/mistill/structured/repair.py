@@ -15,7 +15,7 @@ from .settings import Message, StructuredOutputPlan
 _OPENING = re.compile(r"""\{\s*["}]|\[\s*(?:[\[\]{"]|-?\d|(?:true|false|null)\b)""")
 _FENCED = re.compile(r"\s*```[^\n`]*\n(.*?)\n?\s*```\s*", re.DOTALL)
 
-_CUT_SHORT = ("length", "model_length")
+CUT_SHORT = ("length", "model_length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ def judge(
     try:
         return read_answer(plan.schema, text or "")
     except InvalidOutput as error:
-        if finish_reason in _CUT_SHORT:
+        if finish_reason in CUT_SHORT:
             raise cut_short(error) from error.__cause__
         if asks_left < 1:
             raise

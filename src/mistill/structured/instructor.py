@@ -1,0 +1,218 @@
+"""The ``instructor`` package's way of asking (an extra), over whatever sends our requests.
+
+What instructor decides: how the schema is told (a tool, a ``response_format``, a system message), where in an answer
+the JSON is, and the words in which a model is asked again. What stays ours: the schema and its validation, so that no
+mode drops a constraint; the sending, so that pacing, retries and the count of tokens stay as they are; and the size of
+the context, since instructor by itself sends every earlier attempt again.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache, lru_cache
+from types import SimpleNamespace
+from typing import Any
+
+import msgspec
+
+from ..api.chat import AnsweredToolCall, ChatResponse
+from ..api.errors import InputError, InvalidOutput
+from .repair import CUT_SHORT, cut_short, read_answer
+from .schema import OutputSchema, Parsed
+from .settings import Message, StructuredOutputPlan
+
+Send = Callable[[list[Message], dict[str, Any]], Awaitable[ChatResponse]]
+
+_MEMO_SIZE = 512
+
+
+async def ask(
+    plan: StructuredOutputPlan, messages: Sequence[Message], parameters: dict[str, Any], send: Send
+) -> Parsed:
+    """One answer that fits, asked for in ``plan.mode`` and at most ``plan.max_retries`` times again.
+
+    Args:
+        messages: the prompt; not changed.
+        parameters: the request's other fields. A mode sets ``tools`` and ``tool_choice``, or ``response_format``.
+        send: takes the messages and the parameters of one request, as JSON-like objects, and returns its answer. Every
+            request passes through it, so it is the place to count tokens.
+
+    Raises:
+        InvalidOutput: no answer fitted; ``text`` is the last one.
+        InputError: the package is not installed.
+        Exception: what ``send`` raises, as it is.
+    """
+    package = _package()
+    exchange = _Exchange(plan, messages, parameters, send)
+    patched = package.patch(exchange.complete, *package.modes[plan.mode])
+    try:
+        answered = await patched(
+            # Every message gets a content here: instructor looks for one. Ours are what is sent.
+            messages=[{**message, "content": message.get("content") or ""} for message in messages],
+            response_model=_response_model(plan.schema),
+            max_retries=plan.max_retries,
+            strict=None,  # as strict as the schema itself is
+        )
+    except package.InstructorError as error:
+        if exchange.sending_failed is None:
+            return exchange.last_answer(error)
+    else:
+        return answered.parsed
+    raise exchange.sending_failed
+
+
+class _Exchange:
+    """What instructor calls for a completion, and what has to be remembered of it."""
+
+    def __init__(
+        self, plan: StructuredOutputPlan, messages: Sequence[Message], parameters: dict[str, Any], send: Send
+    ) -> None:
+        self.sending_failed: Exception | None = None
+        self._plan = plan
+        self._prompt = list(messages)
+        self._parameters = parameters
+        self._send = send
+        self._prompt_size: int | None = None
+        self._text = ""
+        self._was_cut = False
+
+    async def complete(self, *, messages: list[Message], **made: Any) -> Any:
+        try:
+            response = await self._send(
+                self._context(messages), self._parameters | self._with_our_schema(made)
+            )
+        except Exception as error:  # instructor wraps it; the caller is to get it as it was
+            self.sending_failed = error
+            raise
+        choice = response.choices[0]
+        message = _Message(
+            _plain_text(choice.message.content), [_call(c) for c in choice.message.tool_calls or []]
+        )
+        self._text = message.tool_calls[0].function.arguments if message.tool_calls else message.content
+        self._was_cut = choice.finish_reason in CUT_SHORT
+        finish_reason = "length" if self._was_cut else choice.finish_reason
+        return SimpleNamespace(
+            choices=[SimpleNamespace(message=message, finish_reason=finish_reason)], usage=None
+        )
+
+    def last_answer(self, failure: Exception) -> Parsed:
+        """The last answer after all, for what instructor gives up on and we can read; else why it does not fit."""
+        try:
+            return read_answer(self._plan.schema, self._text)
+        except InvalidOutput as error:
+            raise (cut_short(error) if self._was_cut else error) from failure
+
+    def _context(self, messages: list[Message]) -> list[Message]:
+        """The prompt and the last attempt only; instructor's list grows by every one."""
+        if self._prompt_size is None:
+            self._prompt_size = len(messages)
+            if self._plan.mode == "md_json":  # the one mode that writes into the prompt
+                self._prompt = messages[:]
+        attempts = messages[self._prompt_size :]
+        if not attempts:
+            return self._prompt
+        last = max(index for index, message in enumerate(attempts) if message["role"] == "assistant")
+        prefixed = self._prompt[-1]["role"] == "assistant"
+        return [*(self._prompt[:-1] if prefixed else self._prompt), *attempts[last:]]
+
+    def _with_our_schema(self, made: dict[str, Any]) -> dict[str, Any]:
+        """``made`` with the schema as it was written, under a name that the API takes."""
+        schema = self._plan.schema
+        if "tools" in made:
+            function = made["tools"][0]["function"] | {"name": schema.name, "parameters": schema.wire_schema}
+            return made | {"tools": [{"type": "function", "function": function}]}
+        if "response_format" in made:
+            return made | {"response_format": msgspec.to_builtins(schema.response_format())}
+        return made
+
+
+# --- an answer, in the form that instructor reads ----------------------------------------------------------------------
+
+
+@dataclass
+class _Function:
+    name: str
+    arguments: str
+
+
+@dataclass
+class _Call:
+    id: str
+    function: _Function
+    type: str = "function"
+
+
+@dataclass
+class _Message:
+    content: str
+    tool_calls: list[_Call]
+    role: str = "assistant"
+
+    def model_dump(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def _call(call: AnsweredToolCall) -> _Call:
+    arguments = call.function.arguments
+    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
+    return _Call(call.id or "000000000", _Function(call.function.name, text))
+
+
+def _plain_text(content: str | list[dict[str, Any]] | None) -> str:
+    """Without the thinking: instructor takes content for a string, and would spend every retry on a list of chunks."""
+    if isinstance(content, list):
+        return "".join(chunk["text"] for chunk in content if chunk.get("type") == "text")
+    return content or ""
+
+
+# --- the package ------------------------------------------------------------------------------------------------------
+
+
+@cache
+def _package() -> Any:
+    try:
+        from instructor.v2.core.errors import InstructorError
+        from instructor.v2.core.mode import Mode
+        from instructor.v2.core.patch import patch_v2
+        from instructor.v2.core.providers import Provider
+    except ImportError as error:
+        raise InputError(
+            "this structured_output mode needs the package instructor",
+            hint="pip install 'mistill[instructor]', or leave the mode out",
+        ) from error
+    # Its errors come back to the caller; without a handler Python would print each of them as well.
+    logging.getLogger("instructor").addHandler(logging.NullHandler())
+    modes = {
+        "tools": (Provider.MISTRAL, Mode.TOOLS),
+        # Its Mistral handler imports the official SDK to make a response_format, which ours replaces anyway.
+        "json_schema": (Provider.OPENAI, Mode.JSON_SCHEMA),
+        "md_json": (Provider.MISTRAL, Mode.MD_JSON),
+    }
+    return SimpleNamespace(patch=patch_v2, modes=modes, InstructorError=InstructorError)
+
+
+@lru_cache(maxsize=_MEMO_SIZE)
+def _response_model(schema: OutputSchema) -> Any:
+    """A model class whose schema and validation are ``schema``'s own: instructor asks a model for nothing else."""
+    from instructor.v2.core.errors import ResponseParsingError
+    from instructor.v2.core.function_calls import ResponseSchema
+
+    class Response(ResponseSchema):
+        parsed: Any
+
+        @classmethod
+        def model_json_schema(cls, *_: Any, **__: Any) -> dict[str, Any]:
+            return {"title": schema.name, **schema.wire_schema}
+
+        @classmethod
+        def model_validate_json(cls, json_data: str | bytes | bytearray, **_: Any) -> Any:
+            try:
+                return cls.model_construct(parsed=read_answer(schema, str(json_data)))
+            except InvalidOutput as error:
+                raise ResponseParsingError(error.message, mode="json") from error
+
+    Response.__name__ = schema.name
+    return Response
