@@ -1,9 +1,9 @@
 """What the simulated model says: a pure function of the request and the seed.
 
-A text is answered with ``Echo: `` and the last user message; choice k > 0 of ``n`` begins with ``Echo k+1:
-``. With ``response_format`` the answer is JSON: ``{"echo": <that message>}`` for json_object, a sampled
-instance for json_schema. ``<<answer: TEXT>>`` in the last user message makes TEXT the answer, or the
-arguments of a tool call.
+A text is answered with ``Echo: `` and the last user message; choice k > 0 of ``n`` begins with ``Echo k+1: ``.
+With ``response_format`` the answer is JSON: ``{"echo": <that message>}`` for json_object, a sampled instance for
+json_schema. ``<<answer: TEXT>>`` in the last user message makes TEXT, up to the last ``>>``, the answer, or the
+arguments of a tool call that was asked for.
 
 One token is four characters, or what is left of them at the end. Each message of a prompt costs four tokens
 more, and each of its chunks that is no text 64.
@@ -30,7 +30,7 @@ TOKEN_CHARS = 4
 MESSAGE_TOKENS = 4
 CHUNK_TOKENS = 64
 _FILLER = " lorem ipsum dolor sit amet"
-_DIRECTIVE = re.compile(r"<<answer: ?(.*?)>>(?!>)", re.DOTALL)
+_DIRECTIVE = re.compile(r"<<answer: ?(.*)>>", re.DOTALL)
 
 
 @dataclass(slots=True)

@@ -1,4 +1,4 @@
-"""The child's side of ``SimulatorProcess``: JSON lines on stdin and stdout, the settings first, then one command a line.
+"""The child's side of ``SimulatorProcess``: JSON lines on stdin and stdout, the settings first, then commands.
 
 The child ends when its stdin does, so it never outlives its parent, however that one died.
 """

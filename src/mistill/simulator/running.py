@@ -6,6 +6,7 @@ import asyncio
 import signal
 import socket
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable
 from typing import Any, Self
@@ -20,6 +21,7 @@ from mistill.simulator.traffic import Received
 _BACKLOG = 1024
 _START_TIMEOUT_S = 30.0
 _HANDLER_END_S = 0.05
+_POLL_S = 0.002
 
 
 class Site:
@@ -183,6 +185,21 @@ class Simulator:
     def script_left(self) -> int:
         """How many scripted items no request has taken yet."""
         return self._service.script.left
+
+    @property
+    def outage_is_on(self) -> bool:
+        return self._service.outage_is_on
+
+    def wait_until(self, condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
+        """Block until ``condition`` holds, such as ``lambda: simulator.in_flight == 64``.
+
+        Raises ``TimeoutError`` after ``timeout_s``.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not condition():
+            if time.monotonic() > deadline_s:
+                raise TimeoutError(f"the condition did not come true within {timeout_s:g} s")
+            time.sleep(_POLL_S)
 
     def script(self, items: Iterable[Scripted | str], *, when: When | None = None) -> None:
         """Say what comes next, in order: faults, answers or texts, one for each chat or embedding request.

@@ -1,0 +1,248 @@
+"""What the simulated model says to what, over a real socket."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def test_echoes_the_last_user_message(simulator, ask):
+    messages = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "one"},
+        {"role": "assistant", "content": "Echo: one"},
+        {"role": "user", "content": [{"type": "text", "text": "tw"}, {"type": "text", "text": "o"}]},
+    ]
+    got = ask(simulator, body={"model": "open-mixtral-8x22b", "messages": messages})
+    assert got.status == 200
+    assert got.content == "Echo: two"
+    assert got.json["model"] == "open-mixtral-8x22b"
+    assert got.json["object"] == "chat.completion"
+    assert got.json["choices"][0]["finish_reason"] == "stop"
+
+
+def test_usage_counts_four_characters_a_token_and_four_tokens_a_message(simulator, ask):
+    got = ask(simulator, "x" * 10)  # the answer: "Echo: " + 10 characters = 16
+    assert got.json["usage"] == {"prompt_tokens": 3 + 4, "completion_tokens": 4, "total_tokens": 11}
+
+
+def test_a_chunk_that_is_no_text_costs_64_tokens(simulator, ask):
+    content = [
+        {"type": "text", "text": "abcd"},
+        {"type": "image_url", "image_url": "https://example.com/a.png"},
+    ]
+    assert ask(simulator, content).json["usage"]["prompt_tokens"] == 4 + 1 + 64
+
+
+def test_cached_tokens_are_reported_when_asked_for(simulate, ask):
+    usage = ask(simulate(cached_share=0.5), "x" * 24).json["usage"]
+    assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
+
+
+def test_max_tokens_cuts_the_answer(simulator, ask):
+    got = ask(simulator, "a long message", max_tokens=2)
+    assert got.content == "Echo: a "
+    assert got.json["choices"][0]["finish_reason"] == "length"
+    assert got.json["usage"]["completion_tokens"] == 2
+
+
+def test_an_answer_of_just_max_tokens_is_whole(simulator, ask):
+    got = ask(simulator, "ab", max_tokens=2)
+    assert (got.content, got.json["choices"][0]["finish_reason"]) == ("Echo: ab", "stop")
+
+
+def test_the_context_ends_the_answer_or_refuses_the_prompt(simulate, ask):
+    small = simulate(max_context_tokens=10)
+    assert ask(small, "x" * 20).json["choices"][0]["finish_reason"] == "model_length"
+    refused = ask(small, "x" * 40)
+    assert refused.status == 400
+    assert refused.json["type"] == "invalid_request_prompt"
+
+
+@pytest.mark.parametrize("stop", ["STOP", ["nothing", "STOP"]])
+def test_stop_sequences_end_the_answer(simulator, ask, stop):
+    got = ask(simulator, "before STOP after", stop=stop)
+    assert (got.content, got.json["choices"][0]["finish_reason"]) == ("Echo: before ", "stop")
+
+
+def test_n_gives_distinct_choices_and_bills_the_prompt_once(simulator, ask):
+    got = ask(simulator, "ab", n=3).json
+    assert [choice["message"]["content"] for choice in got["choices"]] == [
+        "Echo: ab",
+        "Echo 2: ab",
+        "Echo 3: ab",
+    ]
+    assert [choice["index"] for choice in got["choices"]] == [0, 1, 2]
+    assert got["usage"] == {"prompt_tokens": 5, "completion_tokens": 2 + 3 + 3, "total_tokens": 13}
+
+
+def test_answer_tokens_fills_short_answers_up(simulate, ask):
+    got = ask(simulate(answer_tokens=50), "Hi")
+    assert got.content.startswith("Echo: Hi lorem ipsum")
+    assert got.json["usage"]["completion_tokens"] == 50
+
+
+@pytest.mark.parametrize("text", ["", "plain", "two\nlines", "a >> b", '{"a": [[1]]}'])
+def test_a_directive_dictates_the_answer(simulator, ask, text):
+    assert ask(simulator, f"Please <<answer: {text}>> now").content == text
+
+
+def test_the_answer_begins_with_an_assistant_prefix(simulator, ask):
+    messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Sure: ", "prefix": True}]
+    got = ask(simulator, body={"model": "mistral-small-latest", "messages": messages})
+    assert got.content == "Sure: Echo: Hi"
+    assert got.json["usage"]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"model": "magistral-small-latest"}, {"prompt_mode": "reasoning"}, {"reasoning_effort": "high"}],
+)
+def test_reasoning_comes_as_chunks_with_the_thinking_first(simulator, ask, fields):
+    thinking, text = ask(simulator, "Hi", **fields).content
+    assert thinking == {"type": "thinking", "thinking": [{"type": "text", "text": "The user says: Hi"}]}
+    assert text == {"type": "text", "text": "Echo: Hi"}
+
+
+def test_reasoning_effort_none_turns_thinking_off(simulator, ask):
+    assert ask(simulator, "Hi", model="magistral-small-latest", reasoning_effort="none").content == "Echo: Hi"
+
+
+def test_max_tokens_takes_from_the_thinking_first(simulator, ask):
+    thinking, text = ask(simulator, "Hi", prompt_mode="reasoning", max_tokens=2).content
+    assert thinking["thinking"][0]["text"] == "The user"
+    assert text["text"] == ""
+
+
+def test_json_object_holds_the_echo(simulator, ask):
+    got = ask(simulator, "Hi", response_format={"type": "json_object"}, n=2)
+    texts = [json.loads(choice["message"]["content"]) for choice in got.json["choices"]]
+    assert texts == [{"echo": "Hi"}, {"echo": "Hi", "choice": 2}]
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "id": {"type": "integer", "minimum": 3, "maximum": 5}},
+    "required": ["name", "id"],
+    "additionalProperties": False,
+}
+
+
+def _format(schema):
+    return {"type": "json_schema", "json_schema": {"name": "user", "schema": schema, "strict": True}}
+
+
+def test_json_schema_is_answered_with_an_instance_the_same_each_time(simulator, ask):
+    first, again = (ask(simulator, "Hi", response_format=_format(SCHEMA)).content for _ in range(2))
+    assert set(json.loads(first)) == {"name", "id"}
+    assert json.loads(first)["id"] in (3, 4, 5)
+    assert first == again
+
+
+def test_random_seed_and_seed_change_what_is_sampled(simulator, simulate, ask):
+    schema = _format({"type": "integer", "minimum": 0, "maximum": 10**12})
+    plain = ask(simulator, "Hi", response_format=schema).content
+    assert ask(simulator, "Hi", response_format=schema, random_seed=7).content != plain
+    assert ask(simulate(seed=1), "Hi", response_format=schema).content != plain
+
+
+def test_a_schema_without_an_instance_is_refused(simulator, ask):
+    got = ask(simulator, response_format=_format({"type": "integer", "minimum": 2, "maximum": 1}))
+    assert got.status == 400
+    assert "response_format" in got.json["message"]
+
+
+TOOLS = [
+    {"type": "function", "function": {"name": name, "description": "", "parameters": SCHEMA}}
+    for name in ("find_user", "drop_user")
+]
+
+
+@pytest.mark.parametrize(
+    "choice", ["any", "required", {"type": "function", "function": {"name": "find_user"}}]
+)
+def test_a_forced_tool_is_called_with_fitting_arguments(simulator, ask, choice):
+    (choice_got,) = ask(simulator, "Hi", tools=TOOLS, tool_choice=choice).json["choices"]
+    assert choice_got["finish_reason"] == "tool_calls"
+    assert choice_got["message"]["content"] == ""
+    (call,) = choice_got["message"]["tool_calls"]
+    assert call["function"]["name"] == "find_user"
+    assert json.loads(call["function"]["arguments"])["id"] in (3, 4, 5)
+    assert len(call["id"]) == 9
+
+
+def _called(got):
+    return [call["function"]["name"] for call in got.json["choices"][0]["message"]["tool_calls"] or []]
+
+
+def test_auto_calls_the_tools_that_the_user_names(simulator, ask):
+    both = "use find_user and drop_user"
+    assert _called(ask(simulator, "Hi", tools=TOOLS)) == []
+    assert _called(ask(simulator, both, tools=TOOLS)) == ["find_user", "drop_user"]
+    assert _called(ask(simulator, both, tools=TOOLS, parallel_tool_calls=False)) == ["find_user"]
+    assert _called(ask(simulator, both, tools=TOOLS, tool_choice="none")) == []
+
+
+def test_the_result_of_a_tool_is_answered_in_text(simulator, ask):
+    call = {"id": "abcdefghi", "type": "function", "function": {"name": "find_user", "arguments": "{}"}}
+    messages = [
+        {"role": "user", "content": "use find_user"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "Ada", "tool_call_id": "abcdefghi", "name": "find_user"},
+    ]
+    got = ask(simulator, body={"model": "mistral-small-latest", "messages": messages, "tools": TOOLS})
+    assert got.content == "Echo: use find_user"
+
+
+def test_a_directive_dictates_the_arguments_of_a_forced_call(simulator, ask):
+    got = ask(simulator, '<<answer: {"id": 4}>>', tools=TOOLS, tool_choice="any")
+    assert got.json["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"id": 4}'
+
+
+def test_arguments_may_come_as_an_object(simulate, ask):
+    got = ask(simulate(arguments_form="object"), tools=TOOLS, tool_choice="any")
+    assert isinstance(got.json["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"], dict)
+
+
+def test_a_choice_of_an_unknown_tool_is_refused(simulator, ask):
+    choice = {"type": "function", "function": {"name": "nope"}}
+    assert ask(simulator, tools=TOOLS, tool_choice=choice).status == 400
+    assert ask(simulator, tool_choice="any").status == 400
+
+
+def test_models_are_listed_and_shown(simulate, ask):
+    simulator = simulate(models=("mistral-small-latest", "mistral-embed"))
+    listed = ask(simulator, path="/v1/models", method="GET").json
+    assert [card["id"] for card in listed["data"]] == ["mistral-small-latest", "mistral-embed"]
+    one = ask(simulator, path="/v1/models/mistral-embed", method="GET").json
+    assert one["id"] == "mistral-embed"
+    assert one["capabilities"]["completion_chat"] is False
+    assert ask(simulator, path="/v1/models/nope", method="GET").status == 404
+
+
+def _embed(ask, simulator, texts, **fields):
+    return ask(simulator, path="/v1/embeddings", body={"model": "mistral-embed", "input": texts, **fields})
+
+
+def test_embeddings_are_unit_vectors_the_same_for_the_same_text(simulator, ask):
+    got = _embed(ask, simulator, ["one", "two", "one"]).json
+    first, second, third = (entry["embedding"] for entry in got["data"])
+    assert [entry["index"] for entry in got["data"]] == [0, 1, 2]
+    assert first == third != second
+    assert len(first) == 1024
+    assert sum(value * value for value in first) == pytest.approx(1, abs=1e-5)
+    assert got["usage"] == {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
+
+
+def test_one_text_is_one_embedding(simulator, ask):
+    got = _embed(ask, simulator, "one", output_dimension=8).json
+    assert len(got["data"]) == 1
+    assert len(got["data"][0]["embedding"]) == 8
+
+
+def test_embeddings_refuse_chat_models_and_oversized_batches(simulate, ask):
+    simulator = simulate(embedding_batch_tokens=10)
+    assert _embed(ask, simulator, "one", model="mistral-small-latest").json["type"] == "invalid_model"
+    assert _embed(ask, simulator, ["x" * 20, "x" * 24]).json["code"] == "3210"
+    assert _embed(ask, simulator, "one", encoding_format="base64").status == 400

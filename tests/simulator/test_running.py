@@ -1,0 +1,171 @@
+"""The simulator as a thing that runs: counts, threads, live changes, processes, both event loops."""
+
+from __future__ import annotations
+
+import http.client
+import signal
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from pydantic import SecretStr
+
+from mistill.simulator import Settings, Simulator, SimulatorProcess
+
+
+def test_requests_are_remembered_without_the_key(simulator, ask):
+    ask(simulator, "Hi", key="a-very-secret-key")
+    ask(simulator, key=None, raw=b"{broken")
+    first, second = simulator.requests
+    assert first.path == "/v1/chat/completions"
+    assert first.body["messages"] == [{"role": "user", "content": "Hi"}]
+    assert first.headers["authorization"] == "present"
+    assert first.headers["content-type"] == "application/json"
+    assert "authorization" not in second.headers
+    assert second.body is None
+    assert [first.status, second.status] == [200, 401]
+    assert first.received_at <= second.received_at
+    assert "secret" not in repr(vars(simulator)) + repr(simulator.requests) + repr(first.headers)
+
+
+def test_accepted_keys_are_in_no_repr():
+    settings = Settings(api_keys=frozenset({SecretStr("a-very-secret-key")}))
+    assert "secret-key" not in repr(settings) + str(settings.model_dump())
+
+
+def test_only_the_newest_requests_are_kept(simulate, ask):
+    simulator = simulate(requests_kept=2)
+    for text in ("a", "b", "c"):
+        ask(simulator, text)
+    assert [each.body["messages"][0]["content"] for each in simulator.requests] == ["b", "c"]
+    simulator.change(requests_kept=1)
+    assert [each.body["messages"][0]["content"] for each in simulator.requests] == ["c"]
+    assert simulator.answered == 3
+
+
+def test_requests_in_flight_are_counted_at_once_and_at_most(simulate, ask):
+    simulator = simulate(latency_s=0.05)
+    with ThreadPoolExecutor(8) as pool:
+        statuses = list(pool.map(lambda _: ask(simulator).status, range(24)))
+    assert statuses == [200] * 24
+    assert 1 < simulator.peak_in_flight <= 8
+    assert simulator.in_flight == 0
+    assert simulator.counts_by_status == {200: 24}
+
+
+def test_the_peak_of_one_connection_is_one(simulator):
+    """An answered request has left the count before its client can send the next."""
+    connection = http.client.HTTPConnection(simulator.url.removeprefix("http://"))
+    raw = b'{"model":"mistral-small-latest","stream":true,"messages":[{"role":"user","content":"a"}]}'
+    for _ in range(200):
+        connection.request("POST", "/v1/chat/completions", raw, {"Authorization": "Bearer a"})
+        assert connection.getresponse().read().endswith(b"data: [DONE]\n\n")
+    connection.close()
+    assert simulator.peak_in_flight == 1
+
+
+def test_a_client_that_gives_up_is_no_longer_in_flight(simulate, ask):
+    simulator = simulate(latency_s=60)
+    with pytest.raises(TimeoutError):
+        ask(simulator, timeout_s=0.1)
+    simulator.wait_until(lambda: simulator.in_flight == 0)
+    assert simulator.counts_by_status == {0: 1}
+
+
+@pytest.mark.parametrize("distribution", ["fixed", "uniform", "lognormal"])
+def test_latency_is_drawn_around_its_setting(simulate, ask, distribution):
+    simulator = simulate(latency_s=0.002, latency_distribution=distribution, latency_spread=0.5)
+    assert [ask(simulator).status for _ in range(5)] == [200] * 5
+
+
+def test_changes_are_checked_and_leave_the_rest_alone(simulate):
+    simulator = simulate(seed=3, latency_s=0.1)
+    changed = simulator.change(latency_s=0.2)
+    assert (changed.seed, changed.latency_s) == (3, 0.2)
+    assert simulator.settings == changed
+    with pytest.raises(ValueError):
+        simulator.change(latency_s=-1)
+    assert simulator.settings == changed
+
+
+def test_changes_from_many_threads_all_arrive(simulator, ask):
+    threads = [
+        threading.Thread(target=lambda: [simulator.change(latency_s=0.001), ask(simulator)]) for _ in range(8)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert simulator.settings.latency_s == 0.001
+    assert simulator.answered == 8
+
+
+def test_it_ends_with_requests_in_flight_and_twice(simulate, ask):
+    simulator = simulate(latency_s=60)
+    waiting = threading.Thread(target=lambda: pytest.raises(OSError, ask, simulator))
+    waiting.start()
+    simulator.wait_until(lambda: simulator.in_flight == 1)
+    simulator.close()
+    simulator.close()
+    waiting.join(5)
+    assert not waiting.is_alive()
+
+
+def test_outside_its_block_it_has_no_url():
+    with pytest.raises(RuntimeError, match="with"):
+        _ = Simulator().url
+
+
+def test_waiting_for_what_does_not_come_is_an_error(simulator):
+    with pytest.raises(TimeoutError):
+        simulator.wait_until(lambda: False, timeout_s=0.01)
+
+
+def test_the_plain_event_loop_serves_too(simulate, ask, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvloop", None)  # importing it fails, as where it is not installed
+    simulator = simulate()
+    assert ask(simulator).content == "Echo: Hello"
+    assert ask(simulator, stream=True).text.endswith("data: [DONE]\n\n")
+    simulator.change(outage="refuse")
+    with pytest.raises(ConnectionRefusedError):
+        ask(simulator)
+    simulator.change(outage=None)
+    assert ask(simulator).status == 200
+
+
+def test_a_process_of_its_own(ask):
+    with SimulatorProcess(Settings(api_keys=frozenset({SecretStr("right")}))) as process:
+        assert ask(process, key="wrong").status == 401
+        assert ask(process, key="right").status == 200
+        process.change(outage="503")
+        assert ask(process, key="right").status == 503
+        assert process.stats() == {
+            "in_flight": 0,
+            "peak_in_flight": 1,
+            "counts_by_status": {"401": 1, "200": 1, "503": 1},
+        }
+    with pytest.raises(RuntimeError):
+        process.stats()
+
+
+SERVE = """
+from mistill.simulator import Settings, serve
+serve(Settings(), port=0, on_ready=lambda url: print(url, flush=True))
+print("ended cleanly")
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_serving_in_the_foreground_ends_with_a_signal(ask, number):
+    class Served:
+        url: str
+
+    with subprocess.Popen([sys.executable, "-c", SERVE], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        Served.url = process.stdout.readline().strip()
+        assert ask(Served).status == 200
+        process.send_signal(number)
+        assert process.stdout.read() == "ended cleanly\n"
+        assert process.wait(10) == 0
