@@ -5,10 +5,10 @@ Pure: no HTTP, no waiting, no state. Whoever calls sends the requests.
 
 from __future__ import annotations
 
-from .references import describe_schema, load_schema, restore_schema
-from .repair import Reask, judge, read_answer
-from .schema import OutputSchema, Parsed, compile_schema
-from .settings import StructuredOutput, StructuredOutputPlan, compile_structured_output
+from mistill.structured.references import describe_schema, load_schema, restore_schema
+from mistill.structured.repair import Reask, judge, read_answer
+from mistill.structured.schema import OutputSchema, Parsed, compile_schema
+from mistill.structured.settings import StructuredOutput, StructuredOutputPlan, compile_structured_output
 
 __all__ = [
     "OutputSchema",

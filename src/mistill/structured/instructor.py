@@ -18,11 +18,11 @@ from typing import Any
 
 import msgspec
 
-from ..api.chat import AnsweredToolCall, ChatResponse
-from ..api.errors import InputError, InvalidOutput
-from .repair import CUT_SHORT, cut_short, read_answer
-from .schema import OutputSchema, Parsed
-from .settings import Message, StructuredOutputPlan
+from mistill.api.chat import AnsweredToolCall, ChatResponse
+from mistill.api.errors import InputError, InvalidOutput
+from mistill.structured.repair import CUT_SHORT, cut_short, read_answer
+from mistill.structured.schema import OutputSchema, Parsed
+from mistill.structured.settings import Message, StructuredOutputPlan
 
 Send = Callable[[list[Message], dict[str, Any]], Awaitable[ChatResponse]]
 
@@ -129,7 +129,7 @@ class _Exchange:
         return made
 
 
-# --- an answer, in the form that instructor reads ----------------------------------------------------------------------
+# --- an answer, in the form that instructor reads ----------------------------------------------------------------
 
 
 @dataclass
@@ -168,7 +168,7 @@ def _plain_text(content: str | list[dict[str, Any]] | None) -> str:
     return content or ""
 
 
-# --- the package ------------------------------------------------------------------------------------------------------
+# --- the package ---------------------------------------------------------------------------------------------
 
 
 @cache

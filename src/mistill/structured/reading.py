@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..api.errors import InputError, InvalidOutput
+from mistill.api.errors import InputError, InvalidOutput
 
 MAX_MISTAKES = 8
 _MAX_MISTAKE_CHARS = 200

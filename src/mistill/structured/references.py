@@ -13,8 +13,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
-from ..api.errors import InputError
-from .schema import compile_schema
+from mistill.api.errors import InputError
+from mistill.structured.schema import compile_schema
 
 
 def load_schema(reference: str) -> Any:

@@ -23,11 +23,11 @@ import msgspec
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
-from ..api.chat import JsonSchema, ResponseFormat
-from ..api.errors import InputError, InvalidOutput
-from .reading import Reader, json_path, json_schema_reader, type_reader
-from .typeddicts import with_modern_typeddicts
-from .wire import WRAPPER_KEY, has_object_root, inline_root, wire_name, wrap
+from mistill.api.chat import JsonSchema, ResponseFormat
+from mistill.api.errors import InputError, InvalidOutput
+from mistill.structured.reading import Reader, json_path, json_schema_reader, type_reader
+from mistill.structured.typeddicts import with_modern_typeddicts
+from mistill.structured.wire import WRAPPER_KEY, has_object_root, inline_root, wire_name, wrap
 
 _MEMO_SIZE = 512
 _UNNAMED = "its schema"

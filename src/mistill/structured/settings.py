@@ -11,9 +11,9 @@ from typing import Any, Literal, NotRequired, cast
 import msgspec
 from typing_extensions import TypedDict
 
-from ..api.chat import ResponseFormat
-from ..api.errors import InputError
-from .schema import OutputSchema, compile_schema
+from mistill.api.chat import ResponseFormat
+from mistill.api.errors import InputError
+from mistill.structured.schema import OutputSchema, compile_schema
 
 InstructorMode = Literal["tools", "json_schema", "md_json"]
 Message = dict[str, Any]
