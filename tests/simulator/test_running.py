@@ -104,13 +104,18 @@ def test_changes_from_many_threads_all_arrive(simulator, ask):
 
 def test_it_ends_with_requests_in_flight_and_twice(simulate, ask):
     simulator = simulate(latency_s=60)
-    waiting = threading.Thread(target=lambda: pytest.raises(OSError, ask, simulator))
+    waiting = threading.Thread(target=_ask_in_vain, args=(ask, simulator))
     waiting.start()
     simulator.wait_until(lambda: simulator.in_flight == 1)
     simulator.close()
     simulator.close()
     waiting.join(5)
     assert not waiting.is_alive()
+
+
+def _ask_in_vain(ask, simulator):
+    with pytest.raises(OSError):
+        ask(simulator)
 
 
 def test_outside_its_block_it_has_no_url():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import random
+import re
 from typing import Any
 
 from mistill.simulator import schema_merge
@@ -123,14 +124,17 @@ class _Sampler:
         if most is not None and most < least:
             raise Unsatisfiable(f"maxLength {most} is below minLength {least}")
         if pattern := schema.get("pattern"):
-            try:
-                return sample_match(pattern, self._rng, least, most)
-            except NoMatch as error:
-                raise Unsatisfiable(str(error)) from error
+            return self._matching(pattern, least, most)
         if make := FORMATS.get(schema.get("format", "")):
             return make(self._rng)
         text = words(self._rng, max(least, 1))
         return text if most is None else text[:most].ljust(least, "x")
+
+    def _matching(self, pattern: str, least: int = 0, most: int | None = None) -> str:
+        try:
+            return sample_match(pattern, self._rng, least, most)
+        except NoMatch as error:
+            raise Unsatisfiable(str(error)) from error
 
     def _integer(self, schema: Schema) -> int:
         low, high = _bounds(schema)
@@ -226,7 +230,9 @@ class _Sampler:
     def _new_property(self, schema: Schema) -> tuple[str, Schema | bool]:
         if patterns := schema.get("patternProperties"):
             pattern = self._rng.choice(list(patterns))
-            return sample_match(pattern, self._rng), patterns[pattern]
+            name = self._matching(pattern)
+            longer = name + words(self._rng, 1)  # a pattern with an open end has more than one match
+            return longer if re.search(pattern, longer) else name, patterns[pattern]
         names = schema.get("propertyNames")
         name = self.value({"type": "string"} | names, 0) if isinstance(names, dict) else words(self._rng, 1)
         return str(name), self._extra_schema(schema)
