@@ -136,11 +136,17 @@ HOME_SCHEMA = {
         (Home, '{"pets":[],"by_name":{"a b":"x"}}', '$.by_name["a b"]'),
         (list[User], '{"value":[{"name":"A","last_name":"B","id":1},{}]}', "$.value[1].name"),
         (Colour, '{"value":"green"}', "$.value"),
+        (list[int], '[1,"x"]', "$[1]"),
+        (list[int], '{"items":[1]}', "$"),
         (HOME_SCHEMA, '{"pets":[{"meows":1},{}]}', "$.pets[1].meows"),
         (HOME_SCHEMA, '{"born":"yesterday"}', "$.born"),
         (HOME_SCHEMA, '{"a key":4}', '$["a key"]'),
         (HOME_SCHEMA, '{"a key":NaN}', "$"),
         (HOME_SCHEMA, "[" * 100_000, "$"),
+        (User, "[" * 100_000, "$"),
+        (list[int], '{"value":' + "[" * 100_000, "$"),
+        ({"type": "array"}, '{"value":' + "[" * 100_000, "$"),
+        (list[int], '["\ud800"]', "$"),
         ({"type": "array", "items": {"type": "integer"}}, '{"value":[1,"2"]}', "$.value[1]"),
     ],
 )
@@ -150,6 +156,11 @@ def test_a_mistake_has_its_place_in_the_answer(schema: Any, text: str, path: str
     assert caught.value.path == path
     assert caught.value.text == text
     assert f"{path}: " in str(caught.value)
+
+
+def test_a_model_that_forgets_the_wrapper_is_told_of_it() -> None:
+    with pytest.raises(InvalidOutput, match=r"\$: Object missing required field `value`"):
+        compile_schema(list[int]).parse("{}")
 
 
 @pytest.mark.parametrize("text", ['{"value": NaN}', '{"value": -Infinity}', "NaN"])

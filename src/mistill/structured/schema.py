@@ -98,17 +98,23 @@ class OutputSchema:
             return Parsed(self._read(text, raw=text), text)
         try:
             inner = bytes(_decode_wrapper(text).value).decode()
-        except msgspec.MsgspecError:
-            # A model that is told of the schema, not held to it, may leave the wrapper out: nothing is lost
-            # by that.
-            return Parsed(self._read(text, raw=text), text)
-        try:
             return Parsed(self._read(inner, raw=text, root=f"$.{WRAPPER_KEY}"), inner)
+        except msgspec.ValidationError as error:
+            wrapper_error = InvalidOutput(f"the answer does not fit {_UNNAMED}: $: {error}", text=text)
+        except (msgspec.MsgspecError, RecursionError, UnicodeError):
+            wrapper_error = None
         except InvalidOutput as error:
-            try:
-                return Parsed(self._read(text, raw=text), text)
-            except InvalidOutput:
-                raise error from error.__cause__
+            wrapper_error = error
+        return self._read_bare(text, wrapper_error)
+
+    def _read_bare(self, text: str, wrapper_error: InvalidOutput | None) -> Parsed:
+        # A model that is told of the schema, not held to it, may leave the wrapper out: nothing is lost by that.
+        try:
+            return Parsed(self._read(text, raw=text), text)
+        except InvalidOutput:
+            if wrapper_error is None or not text.lstrip().startswith("{"):
+                raise
+        raise wrapper_error
 
 
 class _Wrapper(msgspec.Struct, forbid_unknown_fields=True, gc=False):
