@@ -24,6 +24,7 @@ import math
 import time
 import weakref
 from collections.abc import Callable, Hashable
+from copy import copy
 
 from mistill.api.errors import (
     APIError,
@@ -135,8 +136,11 @@ class Governor:
             self._waiting.add(waiter)
             self.pump()
         try:
-            async with asyncio.timeout(deadline_s):
+            if deadline_s is None:
                 await waiter.wait()
+            else:
+                async with asyncio.timeout(deadline_s):
+                    await waiter.wait()
         except BaseException as error:
             self._abandon(waiter)
             if isinstance(error, TimeoutError):
@@ -146,7 +150,7 @@ class Governor:
                 ) from None
             raise
         if waiter.error is not None:
-            raise waiter.error
+            raise copy(waiter.error) from waiter.error  # many may raise it, and each adds to its traceback
         assert waiter.permit is not None
         return waiter.permit
 
@@ -188,9 +192,7 @@ class Governor:
     def refund(self, permit: Permit) -> None:
         """The attempt never left: everything is given back."""
         with LOCK:
-            self._pacing.cancel(permit.entry, self._clock())
-            if permit.is_probe:
-                self._trouble.probe_lost()
+            self._pacing.cancel(permit, self._clock())
             self._release(permit)
 
     def snapshot(self) -> Snapshot:
@@ -262,13 +264,17 @@ class Governor:
         self._sequence += 1
         self.in_flight += 1
         lane.in_flight += 1
-        is_probe = self._trouble.entered(now_s)
-        return Permit(lane, self._pacing.enter(tokens, now_s), self._sequence, is_probe)
+        permit = Permit(lane, tokens, self._sequence)
+        permit.is_probe = self._trouble.entered(now_s)
+        self._pacing.enter(permit, now_s)
+        return permit
 
     def _release(self, permit: Permit) -> None:
         if permit.is_settled:
             raise AssertionError("a permit is settled or refunded once")
         permit.is_settled = True
+        if permit.is_probe:
+            self._trouble.probe_ended()
         self.in_flight -= 1
         lane = permit.lane
         lane.in_flight -= 1
@@ -328,14 +334,13 @@ class Governor:
     ) -> None:
         self._answered += 1
         if tokens is None:
-            tokens = permit.entry.tokens if limits is None else limits.query_cost or permit.entry.tokens
+            tokens = permit.tokens if limits is None else limits.query_cost or permit.tokens
         pacing = self._pacing
-        pacing.leave(permit.entry, now_s, tokens=tokens, is_answer=True)
+        pacing.leave(permit, now_s, tokens=tokens, is_answer=True)
         if limits is not None:
-            pacing.learn(permit.entry, permit.sequence, limits, now_s)
+            pacing.learn(permit, permit.sequence, limits, now_s)
         self._ramp.answered(self.in_flight, now_s, quota_is_known=pacing.is_known)
-        if self._trouble.answered(permit.sequence):
-            self._ramp.restart()
+        self._trouble.answered(permit.sequence, is_probe=permit.is_probe)
 
     def _settle_error(
         self, permit: Permit, limits: RateLimits | None, error: MistillError, row: Hashable, now_s: float
@@ -346,16 +351,17 @@ class Governor:
         elif isinstance(error, ServerError | TransportError | MalformedAnswer):
             is_charged = self._settle_failure(permit, error, row, now_s)
         else:
-            self._pacing.leave(permit.entry, now_s, tokens=0, is_answer=isinstance(error, APIError))
-            if isinstance(error, APIError):  # it refused this request, sanely: the server is well
-                self._trouble.answered(permit.sequence)
-            elif permit.is_probe:
-                self._trouble.probe_lost()
+            # A sane refusal of this one request shows that the server is well; a `Stopped` shows nothing.
+            is_answer = isinstance(error, APIError)
+            self._pacing.leave(permit, now_s, tokens=0, is_answer=is_answer)
+            if is_answer:
+                self._trouble.answered(permit.sequence, is_probe=permit.is_probe)
             is_charged = True
         if limits is not None:
-            self._pacing.learn(permit.entry, permit.sequence, limits, now_s)
+            self._pacing.learn(permit, permit.sequence, limits, now_s)
         if isinstance(error, APIError) and error.retry_after_s:
-            self._trouble.wait_for(error.retry_after_s, now_s, self._sequence)
+            self._trouble.wait_for(error.retry_after_s, self._sequence, now_s)
+            self._ramp.restart()
         return is_charged
 
     def _settle_refusal(
@@ -366,40 +372,45 @@ class Governor:
         row: Hashable,
         now_s: float,
     ) -> bool:
+        """A 429. The first of a stretch is the row's own; probes, and what had left before it, are not."""
         self._refused += 1
-        trouble = self._trouble
-        entry, sequence, newest = permit.entry, permit.sequence, self._sequence
-        if isinstance(error, RateLimited):
-            if error.limit_is_zero:
-                self._pacing.cancel(entry, now_s)
-                self._fail_all(error)
-                return True
-            is_growth_probe = entry.is_probe
-            self._pacing.refused(entry, limits, now_s)
-            if is_growth_probe and not permit.is_probe:
-                return False
-            trouble.last_error = error
-            begun = trouble.refused(sequence, newest, now_s, is_probe=permit.is_probe, probe_after=True)
+        trouble, newest = self._trouble, self._sequence
+        if isinstance(error, CapacityExceeded):
+            self._pacing.cancel(permit, now_s)
+            self._ramp.cut(permit.sequence, newest, self.in_flight, now_s)
+            is_new = trouble.refused(permit.sequence, newest, now_s, probe_after=False)
+            if is_new and self._fails(permit, row, now_s):
+                is_new = False
+        elif error.limit_is_zero:
+            self._pacing.cancel(permit, now_s)
+            self._fail_all(error)
+            return True
         else:
-            self._pacing.cancel(entry, now_s)
-            self._ramp.cut(sequence, newest, self.in_flight, now_s)
-            trouble.last_error = error
-            begun = trouble.refused(sequence, newest, now_s, is_probe=permit.is_probe, probe_after=False)
-            if begun and trouble.failed(row, newest, now_s, is_probe=permit.is_probe):
-                begun = False
-        # The first refusal of a stretch is the row's; those that left before it was known, and probes, are not.
-        return (begun and not permit.is_probe) or self._is_out_of_patience(now_s)
+            is_beyond = permit.is_beyond
+            self._pacing.refused(permit, limits, now_s)
+            if is_beyond and not permit.is_probe:
+                return False  # it was sent to find out, and it did: no trouble
+            is_new = trouble.refused(permit.sequence, newest, now_s, probe_after=True)
+        trouble.last_error = error
+        return (is_new and not permit.is_probe) or self._is_out_of_patience(now_s)
 
     def _settle_failure(self, permit: Permit, error: MistillError, row: Hashable, now_s: float) -> bool:
         if isinstance(error, TransportError) and not error.maybe_billed:
-            self._pacing.cancel(permit.entry, now_s)
+            self._pacing.cancel(permit, now_s)
         else:
-            tokens = 0 if isinstance(error, ServerError) else permit.entry.tokens
-            self._pacing.leave(permit.entry, now_s, tokens=tokens, is_answer=False)
+            tokens = 0 if isinstance(error, ServerError) else permit.tokens
+            self._pacing.leave(permit, now_s, tokens=tokens, is_answer=False)
         self._ramp.failed(now_s)
         self._trouble.last_error = error
-        is_shared = self._trouble.failed(row, self._sequence, now_s, is_probe=permit.is_probe)
-        return not is_shared or self._is_out_of_patience(now_s)
+        return not self._fails(permit, row, now_s) or self._is_out_of_patience(now_s)
+
+    def _fails(self, permit: Permit, row: Hashable, now_s: float) -> bool:
+        """Notes the failure; True if it is an outage."""
+        was_outage = self._trouble.is_outage
+        is_outage = self._trouble.failed(row, permit.sequence, now_s, is_probe=permit.is_probe)
+        if is_outage and not was_outage:
+            self._ramp.restart()
+        return is_outage
 
     def _is_out_of_patience(self, now_s: float) -> bool:
         return now_s >= self._trouble.gives_up_at_s(self.patience_s)

@@ -109,6 +109,9 @@ class Meter:
         lower and an upper bound of what the server counts by now: less what has expired since, and more by what has
         entered since and what is on its way.
         """
+        own = self.used + self.reserved
+        if self.limit is not None and 2 * max(own, server_used) < self.limit:
+            return  # far from the limit by either count: nothing that matters now
         self._expire(now_s)
         own = self.used + self.reserved
         at_least = server_used - (self.expired - mark[1]) - own

@@ -21,14 +21,16 @@ at little cost in time, and gentle to servers that also limit by the second."""
 class Entry:
     """What one request holds of the quotas, from when it leaves until it is settled."""
 
-    __slots__ = ("cell", "is_probe", "requests_mark", "tokens", "tokens_mark")
+    __slots__ = ("cell", "is_beyond", "requests_mark", "tokens", "tokens_mark")
 
-    def __init__(self, cell: Cell, requests_mark: Mark, tokens_mark: Mark, tokens: int) -> None:
-        self.cell = cell
-        self.requests_mark = requests_mark
-        self.tokens_mark = tokens_mark
+    cell: Cell
+    requests_mark: Mark
+    tokens_mark: Mark
+    is_beyond: bool
+    """It left beyond the inferred limit, to find out whether that limit is right."""
+
+    def __init__(self, tokens: int) -> None:
         self.tokens = tokens
-        self.is_probe = False
 
 
 class Pacing:
@@ -49,6 +51,7 @@ class Pacing:
         self._told_by = 0
         self._spacing_s = 0.0
         self._next_s = -math.inf
+        self._is_beyond = False
 
     # --- limits -----------------------------------------------------------------------------------------------
 
@@ -72,18 +75,20 @@ class Pacing:
         return _source(self._users[1], self._told[1])
 
     def _apply_limits(self) -> None:
-        requests = self._share(self._users[0] if self._users[0] is not None else self._told[0])
-        inferred = self.inferred.limit
-        if inferred is not None and requests is not None and inferred >= requests:
-            self.inferred = InferredLimit(self.window_s)
-            inferred = None
-        self.requests.limit = requests if inferred is None else inferred
-        self.tokens.limit = self._share(self._users[1] if self._users[1] is not None else self._told[1])
+        requests, tokens = (
+            user if user is not None else told for user, told in zip(self._users, self._told, strict=True)
+        )
+        self.tokens.limit = None if tokens is None else self._share(tokens)
+        self.requests.limit = None if requests is None else self._share(requests)
+        limit, inferred = self.requests.limit, self.inferred.limit
+        if inferred is not None:
+            if limit is None or inferred < limit:
+                self.requests.limit = inferred
+            else:  # it has been found too low, up to the limit that is known
+                self.inferred = InferredLimit(self.window_s)
         limit = self.requests.limit
         self._spacing_s = 0.0 if limit is None else _BURST_SHARE * self.window_s / limit
-
-    def _share(self, per_minute: float | None) -> float | None:
-        return None if per_minute is None else max(1, math.floor(per_minute * self.window_s / 60.0))
+        self._is_beyond = False
 
     # --- the way of one request -------------------------------------------------------------------------------
 
@@ -94,7 +99,8 @@ class Pacing:
         """
         requests = self.requests
         if requests.limit is not None:
-            if requests.room(now_s) < 1 and now_s < self.inferred.probe_at_s:
+            self._is_beyond = requests.room(now_s) < 1
+            if self._is_beyond and now_s < self.inferred.probe_at_s:
                 self.cause = "quota_requests"
                 return min(requests.next_change_s(now_s), self.inferred.probe_at_s)
             if self._next_s - now_s > _BURST * self._spacing_s:
@@ -107,31 +113,25 @@ class Pacing:
             return self.tokens.next_change_s(now_s)
         return 0.0
 
-    def enter(self, tokens: int, now_s: float) -> Entry:
-        """A request leaves now."""
-        requests = self.requests
-        is_probe = requests.limit is not None and requests.room(now_s) < 1
-        cell = requests.add(1, now_s)
-        entry = Entry(
-            cell,
-            (requests.entered, requests.expired),
-            (self.tokens.entered, self.tokens.expired),
-            tokens,
-        )
-        self.tokens.reserved += tokens
-        if is_probe:
-            entry.is_probe = True
+    def enter(self, entry: Entry, now_s: float) -> None:
+        """The request leaves now; `blocked_until_s` has just allowed it."""
+        requests, tokens = self.requests, self.tokens
+        entry.cell = requests.add(1, now_s)
+        entry.requests_mark = (requests.entered, requests.expired)
+        entry.tokens_mark = (tokens.entered, tokens.expired)
+        tokens.reserved += entry.tokens
+        entry.is_beyond = self._is_beyond
+        if self._is_beyond:
             self.inferred.probe_left()
         if self._spacing_s:
             self._next_s = max(self._next_s, now_s) + self._spacing_s
-        return entry
 
     def leave(self, entry: Entry, now_s: float, *, tokens: int, is_answer: bool) -> None:
         """The request cost ``tokens``. ``is_answer``: an answer, so it was accepted; else it failed on the way."""
         self.tokens.reserved -= entry.tokens
         if tokens:
             self.tokens.add(tokens, now_s)
-        if entry.is_probe:
+        if entry.is_beyond:
             if is_answer:
                 self.inferred.probe_accepted(now_s)
                 self._apply_limits()
@@ -142,14 +142,14 @@ class Pacing:
         """The request never reached the server, so the server has not counted it."""
         self.tokens.reserved -= entry.tokens
         self.requests.take_back(entry.cell, 1)
-        if entry.is_probe:
+        if entry.is_beyond:
             self.inferred.probe_lost(now_s)
 
     def refused(self, entry: Entry, limits: RateLimits | None, now_s: float) -> None:
         """The server refused the request for lack of quota, and told ``limits`` with that."""
         self.tokens.reserved -= entry.tokens
         self.requests.take_back(entry.cell, 1)
-        if entry.is_probe:
+        if entry.is_beyond:
             self.inferred.probe_refused(now_s)
         if not _explains_refusal(limits, entry.tokens):
             self.inferred.refused(self.requests.used, now_s)
@@ -164,19 +164,16 @@ class Pacing:
             if told != self._told:
                 self._told = told
                 self._apply_limits()
-        for meter, users, limit, remaining, mark in (
-            (
-                self.requests,
-                self._users[0],
-                limits.requests_limit,
-                limits.requests_remaining,
-                entry.requests_mark,
-            ),
-            (self.tokens, self._users[1], limits.tokens_limit, limits.tokens_remaining, entry.tokens_mark),
-        ):
-            share = self._share(limit)
-            if users is None and share is not None and remaining is not None:
-                meter.learn(max(0.0, share - remaining), mark, now_s, is_newest=is_newest)
+        if self._users[0] is None and limits.requests_limit and limits.requests_remaining is not None:
+            used = self._share(limits.requests_limit) - limits.requests_remaining
+            self.requests.learn(used, entry.requests_mark, now_s, is_newest=is_newest)
+        if self._users[1] is None and limits.tokens_limit and limits.tokens_remaining is not None:
+            used = self._share(limits.tokens_limit) - limits.tokens_remaining
+            self.tokens.learn(used, entry.tokens_mark, now_s, is_newest=is_newest)
+
+    def _share(self, per_minute: float) -> float:
+        """What one window holds."""
+        return max(1, math.floor(per_minute * self.window_s / 60.0))
 
 
 def _explains_refusal(limits: RateLimits | None, tokens: int) -> bool:

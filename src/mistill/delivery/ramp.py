@@ -16,7 +16,7 @@ _SATURATED = 0.8
 _PRESUMED_ACCEPTED_S = 0.2
 """A refusal comes at once, an answer after seconds. So after this long without one, what has left counts as accepted,
 and slow start goes on without waiting for slow answers."""
-_CUT = 0.5
+_CUT = 0.8
 _QUIET_AFTER_ERROR_S = 2.0
 
 
@@ -67,7 +67,6 @@ class Ramp:
         self.failed(now_s)
 
     def restart(self) -> None:
-        """After an outage: slow start again, up to what was right before."""
-        self._threshold = min(self._threshold, self.limit)
+        """A pause begins: after it, slow start again, or all that waits would leave at once."""
         self.limit = min(self.limit, float(_FIRST_LIMIT))
         self._grow_from_s = None

@@ -16,6 +16,8 @@ _COOL_DOWN_S = 0.5
 _LONGEST_COOL_DOWN_S = 15.0
 _PROBE_INTERVAL_S = 0.25
 _LONGEST_PROBE_INTERVAL_S = 5.0
+_FORGOTTEN_AFTER_S = 120.0
+"""Trouble that nobody has met for so long counts from anew when somebody comes: it says nothing of today's server."""
 _PRESUMED_ACCEPTED_S = 1.0
 """In a cool-down, a probe that has not been refused for this long was accepted: refusals come at once."""
 
@@ -36,11 +38,14 @@ class Trouble:
         self._failed_rows: set[Hashable] = set()
         self._since_s = math.inf
         self._until_s = -math.inf
+        self._last_left_s = -math.inf
         self._is_probing = False
         self._probe_left_s: float | None = None
         self._refusals = 0
         self._interval_s = _PROBE_INTERVAL_S
-        self._cut_at = 0
+        # Sequences of requests: an answer to one that left before the trouble says nothing about it.
+        self._refused_at = 0
+        self._failed_at = 0
 
     # --- before a request -------------------------------------------------------------------------------------
 
@@ -60,13 +65,16 @@ class Trouble:
 
     def entered(self, now_s: float) -> bool:
         """A request leaves now; True if it is the probe."""
+        if self._since_s != math.inf and now_s - self._last_left_s > _FORGOTTEN_AFTER_S:
+            self._since_s = now_s
+        self._last_left_s = now_s
         if self._is_probing:
             self._probe_left_s = now_s
         return self._is_probing
 
     def gives_up_at_s(self, patience_s: float) -> float:
-        """When the trouble will have lasted so long that waiting rows should fail."""
-        return max(self._since_s + patience_s, self._until_s if self._since_s < math.inf else math.inf)
+        """When the trouble will have lasted so long that waiting rows should fail; infinite if there is none."""
+        return max(self._since_s + patience_s, self._until_s)
 
     def give_up(self, now_s: float) -> None:
         """The waiting rows have been failed; those that come from now on have patience anew."""
@@ -74,14 +82,19 @@ class Trouble:
 
     # --- after a request --------------------------------------------------------------------------------------
 
-    def answered(self, sequence: int) -> bool:
-        """The server gave a sane answer to the request of this sequence; True if this ended an outage."""
+    def probe_ended(self) -> None:
+        """A probe was settled or refunded: another may leave, unless its end brings the next pause."""
+        self._probe_left_s = None
+
+    def answered(self, sequence: int, *, is_probe: bool) -> None:
+        """The server gave a sane answer to the request of this sequence."""
         self._seen_good = True
-        if self._failed_rows and not self.is_outage:
-            self._failed_rows.clear()
-        if sequence <= self._cut_at or self._since_s == math.inf:
-            return False  # it left before the trouble, and says nothing about it
-        was_outage = self.is_outage
+        if self._since_s == math.inf:
+            if self._failed_rows:
+                self._failed_rows.clear()
+            return
+        if not is_probe and sequence <= (self._failed_at if self.is_outage else self._refused_at):
+            return
         self.is_outage = False
         self._failed_rows.clear()
         self._since_s = math.inf
@@ -89,27 +102,20 @@ class Trouble:
         self._is_probing = False
         self._refusals = 0
         self._interval_s = _PROBE_INTERVAL_S
-        return was_outage
 
-    def probe_lost(self) -> None:
-        """The probe ended without telling anything: another may leave."""
-        self._probe_left_s = None
-
-    def wait_for(self, retry_after_s: float, now_s: float, newest: int) -> None:
-        """The server asked to be left alone for so long."""
+    def wait_for(self, retry_after_s: float, newest: int, now_s: float) -> None:
+        """The server asked to be left alone for so long. ``newest``: the last sequence that was given out."""
         self._begin(now_s)
         self._until_s = max(self._until_s, now_s + retry_after_s)
         self._is_probing = True
-        self._cut_at = newest
+        self._refused_at = newest
 
-    def refused(self, sequence: int, newest: int, now_s: float, *, is_probe: bool, probe_after: bool) -> bool:
-        """A 429. True if it began a cool-down or made it longer: stragglers that left before it do not."""
-        if is_probe:
-            self._probe_left_s = None
-        if sequence <= self._cut_at:
+    def refused(self, sequence: int, newest: int, now_s: float, *, probe_after: bool) -> bool:
+        """A 429. True if it began a cool-down or made it longer, as those that had left before it do not."""
+        if sequence <= self._refused_at:
             return False
         self._begin(now_s)
-        self._cut_at = newest
+        self._refused_at = newest
         pause_s = min(_LONGEST_COOL_DOWN_S, _COOL_DOWN_S * 2.0**self._refusals) * _jitter()
         self._refusals += 1
         self._until_s = max(self._until_s, now_s + pause_s)
@@ -118,14 +124,13 @@ class Trouble:
             self._probe_left_s = None
         return True
 
-    def failed(self, row: Hashable, newest: int, now_s: float, *, is_probe: bool) -> bool:
+    def failed(self, row: Hashable, sequence: int, now_s: float, *, is_probe: bool) -> bool:
         """The server failed a request. True if it is an outage, and so not the row's fault."""
-        if is_probe:
-            self._probe_left_s = None
+        self._failed_at = max(self._failed_at, sequence)
         if self.is_outage:
             if is_probe:
                 self._interval_s = min(_LONGEST_PROBE_INTERVAL_S, 2 * self._interval_s)
-                self._until_s = max(self._until_s, now_s + self._interval_s * _jitter())
+                self._pause_for_probe(now_s)
             return True
         self._failed_rows.add(row)
         if not self._seen_good or len(self._failed_rows) < _ROWS_OF_AN_OUTAGE:
@@ -135,9 +140,11 @@ class Trouble:
         self.cause = "outage"
         self._is_probing = True
         self._probe_left_s = None
-        self._cut_at = newest
-        self._until_s = max(self._until_s, now_s + self._interval_s * _jitter())
+        self._pause_for_probe(now_s)
         return True
+
+    def _pause_for_probe(self, now_s: float) -> None:
+        self._until_s = max(self._until_s, now_s + self._interval_s * _jitter())
 
     def _begin(self, now_s: float) -> None:
         if self._since_s == math.inf:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import OrderedDict
-from collections.abc import Iterator
 from typing import Protocol
 
 from mistill.api.errors import MistillError
@@ -28,7 +27,7 @@ class Lane:
     ``limit`` may be changed at any time; under a lower one, what is in flight finishes.
     """
 
-    __slots__ = ("__weakref__", "in_flight", "slots", "waiting_at")
+    __slots__ = ("in_flight", "slots", "waiting_at")
 
     def __init__(self, limit: int) -> None:
         self.slots = limit
@@ -50,16 +49,16 @@ class Lane:
                 governor.pump()
 
 
-class Permit:
+class Permit(Entry):
     """The right to send one attempt. It is given back exactly once: settled or refunded."""
 
-    __slots__ = ("entry", "is_probe", "is_settled", "lane", "sequence")
+    __slots__ = ("is_probe", "is_settled", "lane", "sequence")
 
-    def __init__(self, lane: Lane, entry: Entry, sequence: int, is_probe: bool) -> None:
+    def __init__(self, lane: Lane, tokens: int, sequence: int) -> None:
+        self.tokens = tokens
         self.lane = lane
-        self.entry = entry
         self.sequence = sequence
-        self.is_probe = is_probe
+        self.is_probe = False
         self.is_settled = False
 
 
@@ -141,10 +140,6 @@ class WaitingRoom:
                 if oldest is None or head.sequence < oldest.sequence:
                     oldest = head
         return oldest
-
-    def heads(self) -> Iterator[Waiter]:
-        """The oldest request of each lane."""
-        return (next(iter(queue)) for queue in tuple(self._queues.values()))
 
     def take_all(self) -> list[Waiter]:
         """Empties the room."""
