@@ -11,9 +11,9 @@ from typing import Any
 
 import msgspec
 
-from mistill.simulator.running import Site, run_in_new_loop
 from mistill.simulator.service import Service
 from mistill.simulator.settings import Settings
+from mistill.simulator.site import Site, run_in_new_loop
 
 
 async def _main() -> None:

@@ -59,6 +59,8 @@ class Service:
             return await self._answer(request, received, raw, reply)
         except Refusal as refusal:
             return reply.refuse(refusal)
+        except ConnectionResetError:
+            return reply.disconnect()  # the client went away in the middle of its answer
         finally:
             self.traffic.leave(received, NO_WHOLE_ANSWER)
 
@@ -86,8 +88,7 @@ class Service:
 
     async def _chat(self, raw: bytes, key: int, received: Received, reply: Reply) -> web.StreamResponse:
         settings = self.settings
-        scripted = self.script.take(lambda: received.body or {})
-        fault = scripted if isinstance(scripted, Fault) else None if scripted else self._dice.throw()
+        scripted, fault = self._what_comes_next(received)
         early = await self._before_answer(fault, reply)
         if early is not None:
             return early
@@ -96,8 +97,7 @@ class Service:
         if prompt_tokens > settings.max_context_tokens:
             raise refusals.too_long(prompt_tokens, settings.max_context_tokens)
         self._admit(key, request.model, settings)
-        text = scripted.text if isinstance(scripted, Answer) else None
-        drafts = answers.compose(request, settings, prompt_tokens, text)
+        drafts = answers.compose(request, settings, prompt_tokens, scripted.text if scripted else None)
         if fault:
             drafts = reshape(drafts, fault.name)
         completion_tokens = sum(draft.completion_tokens for draft in drafts)
@@ -115,8 +115,7 @@ class Service:
 
     async def _embeddings(self, raw: bytes, key: int, received: Received, reply: Reply) -> web.StreamResponse:
         settings = self.settings
-        scripted = self.script.take(lambda: received.body or {})
-        fault = scripted if isinstance(scripted, Fault) else None if scripted else self._dice.throw()
+        _, fault = self._what_comes_next(received)
         early = await self._before_answer(fault, reply)
         if early is not None:
             return early
@@ -126,6 +125,13 @@ class Service:
         await self._wait(0)
         headers = self._rate_limits.settle(key, request.model, settings, answer["usage"]["total_tokens"])
         return await reply.whole_or_broken(answer, headers, fault)
+
+    def _what_comes_next(self, received: Received) -> tuple[Answer | None, Fault | None]:
+        """From the script if it has something for this request, else from the dice."""
+        scripted = self.script.take(lambda: received.body or {})
+        if isinstance(scripted, Fault):
+            return None, scripted
+        return scripted, None if scripted else self._dice.throw()
 
     async def _before_answer(self, fault: Fault | None, reply: Reply) -> web.StreamResponse | None:
         """Faults that leave no answer, and the delay. They use up no quota."""
