@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import http.client
+import re
 import signal
 import subprocess
 import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import get_args
 
 import pytest
 from pydantic import SecretStr
 
-from mistill.simulator import Settings, Simulator, SimulatorProcess
+from mistill.simulator import FaultName, Settings, Simulator, SimulatorProcess
 
 
 def test_requests_are_remembered_without_the_key(simulator, ask):
@@ -155,8 +158,15 @@ def test_a_process_of_its_own(ask):
         process.stats()
 
 
+def test_the_manual_names_every_setting_and_fault():
+    manual = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
+    named = set(re.findall(r"`([^`\n]+)`", manual))
+    assert set(Settings.model_fields) <= named
+    assert set(get_args(FaultName)) <= named
+
+
 SERVE = """
-from mistill.simulator import Settings, serve
+from mistill.simulator import FaultName, Settings, serve
 serve(Settings(), port=0, on_ready=lambda url: print(url, flush=True))
 print("ended cleanly")
 """

@@ -58,6 +58,7 @@ class Quota:
         moments = [now_s]
         for window, limit in ((self._requests, limits.requests), (self._tokens, limits.tokens)):
             if limit is None:
+                window.used(now_s, limits.window_s)  # forget what has ended, though nobody counts it
                 continue
             moment = window.room_at_s(now_s, limits.window_s, limit)
             if moment is None:
