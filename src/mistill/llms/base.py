@@ -191,6 +191,30 @@ class AsyncLLM(LLM):
         """As `generate`, with everything that is known of each answer: one list of `Completion` for each input."""
         return self._call(inputs, num_generations, on_error, generation_kwargs, _completions)
 
+    def outcomes(
+        self, inputs: Sequence[FormattedInput], num_generations: int = 1, **generation_kwargs: Any
+    ) -> list[Outcome]:
+        """One `Outcome` for each input, whatever became of it: nothing that concerns rows only is raised.
+
+        An input that is refused fails alone; after a fatal error, rows that were not sent have `Stopped`.
+
+        Raises:
+            InputError: an argument is wrong; nothing was sent.
+        """
+        generation = self.generation(num_generations, **generation_kwargs)
+        ends: dict[int, Outcome | None] = {}
+        prompts: dict[int, Prompt] = {}
+        for index, given in enumerate(inputs):
+            try:
+                prompts[index] = generation.check(given, index)
+            except InputError as error:
+                ends[index] = Outcome(completions=[], error=error)
+        ends |= dict(zip(prompts, background.run(self._answer_all(list(prompts.values()))), strict=True))
+        errors = [end.error for end in ends.values() if end and end.error]
+        fatal = next((error for error in errors if classify(error).fatal), None)
+        unsent = Outcome(completions=[], error=_unsent(fatal))
+        return [ends[index] or unsent for index in range(len(inputs))]
+
     async def acomplete(
         self,
         input: FormattedInput,  # noqa: A002  the seed's name
@@ -224,6 +248,8 @@ class AsyncLLM(LLM):
     async def _answer_all(self, prompts: Sequence[Prompt]) -> list[Outcome | None]:
         """An outcome for each prompt; ``None`` for those that another row's fatal error kept from leaving."""
         outcomes: list[Outcome | None] = [None] * len(prompts)
+        if not prompts:
+            return outcomes
 
         async def answer(index: int, crew: Crew[int]) -> None:
             prompt = prompts[index]
@@ -249,13 +275,17 @@ class AsyncLLM(LLM):
         }
         fatal = next((error for error in failures.values() if classify(error).fatal), None)
         if fatal is not None:
-            unsent = Stopped("not sent, since the call was ended by another row's error")
-            unsent.__cause__ = fatal
-            failures |= {index: unsent for index, outcome in enumerate(outcomes) if outcome is None}
+            failures |= {index: _unsent(fatal) for index, outcome in enumerate(outcomes) if outcome is None}
         outputs = [shape(outcome) if outcome and any(outcome.completions) else None for outcome in outcomes]
         if failures and (on_error == "raise" or fatal is not None):
             raise GenerationError.of(outputs, failures)
         return cast("list[T]", outputs)
+
+
+def _unsent(fatal: MistillError | None) -> Stopped:
+    error = Stopped("not sent, since the call was ended by another row's error")
+    error.__cause__ = fatal
+    return error
 
 
 def _texts(outcome: Outcome) -> list[str | None]:
