@@ -49,12 +49,14 @@ class Simulator:
         self.close()
 
     def close(self) -> None:
-        """End the server and its thread. Twice is fine."""
+        """End the server and its thread. Twice is fine. ``RuntimeError`` if the server had failed meanwhile."""
         if self._thread is None or self._loop is None or self._stop is None:
             return
         self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
         self._thread = None
+        if self._failure is not None:
+            raise RuntimeError("the simulator failed while it ran") from self._failure
 
     @property
     def url(self) -> str:
