@@ -1,0 +1,152 @@
+"""What tokens cost: one dated table (``prices.toml``), which the user may override.
+
+An unknown model has no price. It is never guessed: a cost is then ``None``, and a limit on cost is refused.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from difflib import get_close_matches
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any, Protocol
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mistill.api.errors import InputError
+
+_MILLION = 1_000_000
+
+Dollars = Annotated[float, Meta(ge=0)]
+
+
+class TokenCounts(Protocol):
+    """Tokens as billed. ``cached_tokens`` are those of ``input_tokens`` that the server had cached."""
+
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
+
+
+class Factors(Struct, frozen=True, forbid_unknown_fields=True):
+    """What a price is multiplied with. ``cached_input`` applies to cached input tokens only."""
+
+    cached_input: Dollars = 0.1
+    batch: Dollars = 0.5
+    priority: Dollars = 1.75
+    regional: Dollars = 1.1
+
+
+class Price(Struct, frozen=True):
+    """US dollars per million tokens, as of a date (``None``: the user's own table gave none)."""
+
+    input: float
+    output: float
+    cached_input: float
+    date: date | None = None
+
+    def cost(self, usage: TokenCounts) -> float:
+        """US dollars for these tokens."""
+        fresh = usage.input_tokens - usage.cached_tokens
+        return (
+            fresh * self.input + usage.cached_tokens * self.cached_input + usage.output_tokens * self.output
+        ) / _MILLION
+
+    def most(self, input_tokens: int, output_tokens: int) -> float:
+        """US dollars for so many tokens if none is cached."""
+        return (input_tokens * self.input + output_tokens * self.output) / _MILLION
+
+    def times(self, factor: float) -> Price:
+        """This price under another tariff: one of `Factors`."""
+        return Price(self.input * factor, self.output * factor, self.cached_input * factor, self.date)
+
+
+class ModelPrice(Struct, frozen=True, forbid_unknown_fields=True):
+    """One model of a table, in US dollars per million tokens. ``cached_input``: where the factor does not hold."""
+
+    input: Dollars
+    output: Dollars
+    cached_input: Dollars | None = None
+    aliases: tuple[str, ...] = ()
+
+
+class Prices(Struct, frozen=True, forbid_unknown_fields=True):
+    """A table of prices, as `prices.toml` has it: ``date``, ``factors``, and ``models`` by name."""
+
+    models: dict[str, ModelPrice]
+    date: date | None = None
+    factors: Factors = Factors()
+
+    def price_of(self, model: str) -> Price | None:
+        """The price of a model by its name or an alias, or None where it is unknown."""
+        entry = self.models.get(model)
+        if entry is None:
+            entry = next((each for each in self.models.values() if model in each.aliases), None)
+        if entry is None:
+            return None
+        cached = entry.cached_input
+        if cached is None:
+            cached = entry.input * self.factors.cached_input
+        return Price(entry.input, entry.output, cached, self.date)
+
+    def unknown(self, model: str) -> str:
+        """What to tell the user of a model that has no price here."""
+        names = [*self.models, *(alias for each in self.models.values() for alias in each.aliases)]
+        near = get_close_matches(model, names, n=1)
+        meant = f"; did you mean {near[0]!r}?" if near else ""
+        dated = "" if self.date is None else f" of {self.date}"
+        return f"no price is known for {model!r} in the table{dated}{meant} (give your own table of prices)"
+
+
+@cache
+def shipped_prices() -> Prices:
+    """Mistral's prices as this version knows them."""
+    return _read(resources.files("mistill.api").joinpath("prices.toml").read_text("utf-8"), "prices.toml")
+
+
+def load_prices(source: Path | str | Mapping[str, Any]) -> Prices:
+    """The user's own table: a TOML file's path, or a mapping of the same form.
+
+    Give it to `price_of`: models that it does not have keep their shipped price.
+
+    Raises:
+        InputError: it cannot be read, or is not such a table; the message says where it is wrong.
+    """
+    if isinstance(source, Mapping):
+        return _convert(dict(source), "prices")
+    try:
+        text = Path(source).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"the prices in {source} cannot be read: {error}") from error
+    return _read(text, str(source))
+
+
+def price_of(model: str, prices: Prices | None = None) -> Price | None:
+    """The price of ``model`` in the user's table if it has it, else in the shipped one; None where unknown."""
+    own = prices.price_of(model) if prices is not None else None
+    return own if own is not None else shipped_prices().price_of(model)
+
+
+def _read(text: str, name: str) -> Prices:
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise InputError(f"the prices in {name} are not TOML: {error}") from error
+    return _convert(table, name)
+
+
+def _convert(table: dict[str, Any], name: str) -> Prices:
+    try:
+        return msgspec.convert(table, Prices)
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"the prices in {name} are not a table of prices: {error}",
+            hint='the form is: [models."NAME"] with input and output, in US dollars per million tokens',
+        ) from error
