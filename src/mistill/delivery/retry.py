@@ -16,6 +16,7 @@ from mistill.api.errors import (
     CapacityExceeded,
     Forbidden,
     InvalidOutput,
+    LedgerError,
     MalformedAnswer,
     MistillError,
     NotFound,
@@ -55,6 +56,7 @@ _TABLE: tuple[tuple[type[MistillError], Decision], ...] = (
     (MalformedAnswer, _BACK_OFF),
     (InvalidOutput, _GIVE_UP),
     (Stopped, _STOP_ALL),
+    (LedgerError, _STOP_ALL),
 )
 
 

@@ -10,7 +10,8 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 T = TypeVar("T")
@@ -35,13 +36,8 @@ class BackgroundLoop:
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs ``work`` to its end and returns its result. Ctrl-C cancels it and waits until it has ended."""
-        if threading.current_thread() is self._thread:
-            work.close()
-            raise RuntimeError(
-                "a blocking call inside mistill's own event loop would wait for itself; await instead"
-            )
         ended = threading.Event()
-        future = asyncio.run_coroutine_threadsafe(_told(work, ended), self._running_loop())
+        future = self.submit(_told(work, ended))
         try:
             return future.result()
         except KeyboardInterrupt:
@@ -49,6 +45,17 @@ class BackgroundLoop:
             # A cancelled future counts as done before its task has unwound, hence the event.
             ended.wait(_UNWIND_S)
             raise
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        """Starts ``work`` and returns at once."""
+        if threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("a blocking call inside mistill's own event loop would wait for itself; await instead")
+        return asyncio.run_coroutine_threadsafe(work, self._running_loop())
+
+    def call(self, function: Callable[[], object]) -> None:
+        """Calls ``function`` on the loop, soon, from any thread."""
+        self._running_loop().call_soon_threadsafe(function)
 
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:

@@ -98,6 +98,11 @@ class LedgerReader:
         with schema.explained(self.path):
             return json.loads(schema.read_meta(self._connection, "plan") or "{}")
 
+    def details(self) -> dict[str, Any]:
+        """What the last start told of itself beside the plan, as ``Ledger.open`` was given it."""
+        with schema.explained(self.path):
+            return json.loads(schema.read_meta(self._connection, "details") or "{}")
+
     def rows(self, selection: Selection = EVERYTHING) -> Iterator[LedgerRow]:
         """The selected rows of the current input, in its order, one in memory at a time."""
         with schema.explained(self.path):

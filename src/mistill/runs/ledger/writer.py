@@ -97,10 +97,13 @@ class Ledger:
         plan_fingerprint: str,
         plan: Mapping[str, Any],
         *,
+        details: Mapping[str, Any] | None = None,
         fresh: bool = False,
         version: str = "",
     ) -> Self:
         """The ledger of this plan, to resume from or new.
+
+        ``details`` are kept beside the plan for whoever reads the ledger; unlike the plan, they may change between starts.
 
         ``fresh`` puts an old ledger aside, whatever is in it, and ``backup`` says where: paid answers are not
         deleted. Attempts that were in flight when the last run died are marked maybe billed here, and
@@ -119,6 +122,9 @@ class Ledger:
             backup = schema.set_aside(path) if fresh else None
             connection = schema.open_to_write(path, plan_fingerprint, plan, version)
             try:
+                if details is not None:
+                    with schema.explained(path):
+                        schema.write_meta(connection, "details", json.dumps(details, ensure_ascii=False))
                 return cls(path, connection, lock, backup)
             except BaseException:
                 connection.close()

@@ -1,0 +1,204 @@
+"""The ledger → the output file: derived, so it can be made again at any time, in any format, for free."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+from mistill.api.errors import InputError, InvalidOutput, LedgerError
+from mistill.llms.types import Completion
+from mistill.runs.answers import completions_of
+from mistill.runs.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
+from mistill.runs.records import OUTPUT_COLUMNS, column_names, make_line, make_record
+from mistill.runs.writers import open_writer
+from mistill.structured.schema import OutputSchema
+
+EXTRA_COLUMNS = ("thinking", "tool_calls", "cost", "model")
+"""Columns that a record has only if they are asked for."""
+
+
+class RecordShape(Struct, frozen=True, kw_only=True):
+    """What a record out looks like.
+
+    Attributes:
+        names: our columns → their names in the output.
+        schema: what answers are read by; the run's own, or another.
+        flatten: the fields of a structured answer become columns of their own, in place of ``generation``.
+        several: ``generation`` is a list, since each row has several.
+    """
+
+    names: Mapping[str, str]
+    schema: OutputSchema | None = None
+    flatten: bool = False
+    several: bool = False
+
+    @property
+    def columns(self) -> list[str]:
+        """The output's own columns, in order."""
+        if not self.flatten:
+            return list(self.names.values())
+        kept = [name for column, name in self.names.items() if column != "generation"]
+        return [*self.fields, *kept]
+
+    @property
+    def fields(self) -> list[str]:
+        """The fields that `flatten` makes columns of."""
+        properties = self.schema.json_schema.get("properties") if self.schema else None
+        if not isinstance(properties, dict) or not properties:
+            raise InputError(
+                "only answers that are objects with known fields can be flattened",
+                hint="give a schema with properties, or leave --flatten out",
+            )
+        return list(cast("dict[str, Any]", properties))
+
+
+def record_shape(
+    *,
+    renames: Iterable[str] = (),
+    extra: Iterable[str] = (),
+    schema: OutputSchema | None = None,
+    flatten: bool = False,
+    num_generations: int = 1,
+) -> RecordShape:
+    """The shape of a run's records.
+
+    Args:
+        renames: ``generation=answer``, …
+        extra: some of `EXTRA_COLUMNS`.
+
+    Raises:
+        InputError: an unknown or doubled column, or answers that cannot be flattened.
+    """
+    names = column_names(renames, (*OUTPUT_COLUMNS, *_known_extras(extra)))
+    shape = RecordShape(names=names, schema=schema, flatten=flatten, several=num_generations > 1)
+    if flatten and num_generations > 1:
+        raise InputError(
+            "several generations a row cannot be flattened", hint="leave one of the two options out"
+        )
+    columns = shape.columns
+    if len(set(columns)) < len(columns):
+        twice = next(name for name in columns if columns.count(name) > 1)
+        raise InputError(f"two output columns would be called {twice!r}", hint=f"--column {twice}=NEW_NAME")
+    return shape
+
+
+def _known_extras(extra: Iterable[str]) -> list[str]:
+    chosen = list(extra)
+    for column in chosen:
+        if column not in EXTRA_COLUMNS:
+            raise InputError(
+                f"there is no extra column {column!r}", hint=f"there are {', '.join(EXTRA_COLUMNS)}"
+            )
+    return chosen
+
+
+def export(
+    ledger: str | Path,
+    out: str | Path,
+    shape: RecordShape,
+    *,
+    format: str | None = None,  # noqa: A002  the public name
+    selection: Selection = EVERYTHING,
+    partial: bool = False,
+) -> int:
+    """Writes the records of a run, in the order of its input; complete or not at all. Returns how many.
+
+    Args:
+        selection: which rows; all unless given.
+        partial: rows without an outcome yet are left out, instead of refused.
+
+    Raises:
+        LedgerError: the run is not finished, and ``partial`` is not wanted.
+    """
+    with LedgerReader(ledger) as reader:
+        if not partial and (pending := reader.counts().pending):
+            raise LedgerError(
+                f"{pending} rows have no outcome yet",
+                hint="start the run again to finish it, or export what there is with --partial",
+            )
+        rows = (row for row in reader.rows(selection) if row.state != "pending")
+        columns = _all_columns(reader, shape) if _needs_columns(str(out), format) else None
+        written = 0
+        with open_writer(out, format=format, columns=columns) as writer:
+            for row in rows:
+                writer.write_raw(record_line(row, shape))
+                written += 1
+    return written
+
+
+def record_line(row: LedgerRow, shape: RecordShape) -> bytes:
+    """One record as JSON: the row as it was read, then our columns."""
+    fields = outcome_fields(row, shape)
+    if not shape.flatten:
+        return make_line(row.record, fields, shape.names)
+    value = cast("dict[str, Any]", fields.pop("value", None) or {})
+    flat = {name: value.get(name) for name in shape.fields}
+    record = make_record(
+        msgspec.json.decode(row.record) | flat,
+        fields,
+        {column: name for column, name in shape.names.items() if column != "generation"},
+    )
+    return msgspec.json.encode(record)
+
+
+def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
+    """Our columns of a row by our own names, and the decoded ``value`` where answers are flattened."""
+    fields: dict[str, Any] = {
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "cost": row.cost,
+    }
+    if row.state != "completion":
+        return fields | {"error": _error_text(row.error)}
+    try:
+        completions = completions_of(row.answers, shape.schema)
+    except InvalidOutput as error:
+        return fields | {"finish_reason": row.finish_reason, "error": f"{error.kind}: {error}"}
+    fields["finish_reason"] = row.finish_reason
+    fields["generation"] = _one_or_all([one.text for one in completions], several=shape.several)
+    if len(shape.names) > len(OUTPUT_COLUMNS):
+        fields |= _extras(completions, several=shape.several)
+    if shape.flatten:
+        fields["value"] = msgspec.json.decode(completions[0].text or "null")
+    return fields
+
+
+def _extras(completions: Sequence[Completion], *, several: bool) -> dict[str, Any]:
+    calls = [msgspec.to_builtins(one.tool_calls) or None for one in completions]
+    return {
+        "thinking": _one_or_all([one.thinking for one in completions], several=several),
+        "tool_calls": _one_or_all(calls, several=several),
+        "model": completions[0].model if completions else None,
+    }
+
+
+def _one_or_all(values: list[Any], *, several: bool) -> Any:
+    if several:
+        return values
+    return values[0] if values else None
+
+
+def _error_text(error: str | None) -> str | None:
+    """``rate_limited: requests exceeded (wait)``: the kind first, for a reader who groups."""
+    if error is None:
+        return None
+    told = msgspec.json.decode(error)
+    hint = f" ({told['hint']})" if told.get("hint") else ""
+    return f"{told['kind']}: {told['message']}{hint}"
+
+
+def _needs_columns(out: str, format: str | None) -> bool:  # noqa: A002
+    name = format or out
+    return "csv" in name or "tsv" in name
+
+
+def _all_columns(reader: LedgerReader, shape: RecordShape) -> list[str]:
+    """Every column of every record, in the order of appearance: what a header must have."""
+    found: dict[str, None] = {}
+    for row in reader.rows():
+        found.update(dict.fromkeys(msgspec.json.decode(row.record)))
+    return [*found, *shape.columns]

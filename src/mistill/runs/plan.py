@@ -1,0 +1,60 @@
+"""What a run asks of every row, and the fingerprint that tells one run from another."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mistill.llms import MistralLLM
+from mistill.llms.generation import Generation
+from mistill.runs.prompts import Prompt
+
+
+class Plan(Struct, frozen=True):
+    """A run's settings, resolved.
+
+    Attributes:
+        settings: what decides the answers: model, prompt, parameters, schema, number of generations. JSON values.
+        llm: the LLM as dumped, to make it again for a retry; no secret is in it. It has the endpoint, which is not
+            among ``settings``: another host of the same model answers the same rows.
+    """
+
+    prompt: Prompt
+    generation: Generation
+    settings: dict[str, Any]
+    llm: dict[str, Any]
+
+    @property
+    def fingerprint(self) -> str:
+        """The same for the same settings, in every process and version of Python."""
+        return hashlib.blake2b(msgspec.json.encode(self.settings, order="sorted"), digest_size=16).hexdigest()
+
+
+def make_plan(
+    llm: MistralLLM, prompt: Prompt, *, num_generations: int = 1, parameters: dict[str, Any] | None = None
+) -> Plan:
+    """The plan of a run, everything in it checked.
+
+    Args:
+        parameters: generation parameters over the LLM's own ``generation_kwargs``.
+
+    Raises:
+        InputError: a parameter or a schema is wrong, or there is no key.
+    """
+    given = llm.generation_kwargs | (parameters or {})
+    generation = llm.generation(num_generations, **given)
+    structured = generation.structured
+    settings = {
+        "model": llm.model,
+        "prompt": prompt.describe(),
+        "parameters": msgspec.to_builtins(generation.parameters),
+        "extra_body": given.get("extra_body"),
+        "schema": None if structured is None else structured.schema.fingerprint(),
+        "schema_mode": None if structured is None else structured.mode,
+        "num_generations": num_generations,
+    }
+    dumped = llm.dump() | {"generation_kwargs": msgspec.to_builtins(given)}
+    return Plan(prompt, generation, settings, dumped)

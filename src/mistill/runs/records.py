@@ -1,0 +1,65 @@
+"""The shape of a record out: the row, and our columns after it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+import msgspec
+
+from mistill.api.errors import InputError
+
+OUTPUT_COLUMNS = ("generation", "finish_reason", "input_tokens", "output_tokens", "error")
+
+
+def column_names(renames: Iterable[str] = (), columns: Sequence[str] = OUTPUT_COLUMNS) -> dict[str, str]:
+    """Our columns to the names they have in the output; ``renames`` as on the command line:
+    ``generation=answer``.
+
+    Raises ``InputError`` for a column we do not have, and for names that are empty or not all different.
+    """
+    names = {column: column for column in columns}
+    for rename in renames:
+        column, equals, name = rename.partition("=")
+        if not equals or not name.strip():
+            raise InputError(f"cannot rename a column with {rename!r}", hint="for example generation=answer")
+        if column not in names:
+            near = difflib.get_close_matches(column, columns, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(columns)}"
+            raise InputError(f"there is no output column {column!r} to rename", hint=hint)
+        names[column] = name
+    chosen = list(names.values())
+    if repeated := next((name for place, name in enumerate(chosen) if name in chosen[:place]), None):
+        raise InputError(f"two output columns would be called {repeated!r}")
+    return names
+
+
+def check_columns(input_columns: Iterable[str], ours: Collection[str], where: str = "the input") -> None:
+    """``InputError`` if a column of the input has the name of one of ours. ``where``: the row, if it is
+    about one.
+    """
+    for name in input_columns:
+        if name in ours:
+            raise InputError(
+                f"{where}: it has a column {name!r}, and the output adds one of that name",
+                hint=f"rename ours: --column {name}=new_{name}",
+            )
+
+
+def make_record(
+    record: Mapping[str, Any], outcome: Mapping[str, Any], names: Mapping[str, str]
+) -> dict[str, Any]:
+    """A row and the outcome's columns, renamed. ``outcome`` is keyed by our own names; what it lacks is
+    null.
+    """
+    return {**record, **{name: outcome.get(column) for column, name in names.items()}}
+
+
+def make_line(raw: bytes, outcome: Mapping[str, Any], names: Mapping[str, str]) -> bytes:
+    """``make_record`` on a row's JSON, without decoding it: the row's own digits and spelling are kept to
+    the byte.
+    """
+    added = msgspec.json.encode({name: outcome.get(column) for column, name in names.items()})
+    own = raw.rstrip()[:-1].rstrip()
+    return own + (added[1:] if own == b"{" else b"," + added[1:])

@@ -1,0 +1,355 @@
+"""`Run`: a Mistral model over a dataset, durably. The command line is a thin layer over it."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import Future
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mistill._version import __version__
+from mistill.api.errors import MistillError, Stopped
+from mistill.delivery.slowness import Snapshot, advice
+from mistill.llms import MistralLLM
+from mistill.llms.event_loop import background
+from mistill.runs.export import RecordShape, export, record_shape
+from mistill.runs.feed import OnUnknown
+from mistill.runs.ledger import Ledger, LedgerReader, Selection
+from mistill.runs.ledger_rows import LedgerRows
+from mistill.runs.plan import Plan, make_plan
+from mistill.runs.prompts import Prompt
+from mistill.runs.records import check_columns
+from mistill.runs.runner import RowOutcome, Runner
+from mistill.runs.sources import Source, open_source
+from mistill.runs.summary import Progress, Summary
+from mistill.runs.writers import check_target
+from mistill.structured.schema import OutputSchema
+
+_MOST_UNREAD_OUTCOMES = 1024
+
+
+class Run:
+    """One pass of a model over a dataset. Start it again, in this process or another, and it goes on where it ended.
+
+    Every attempt is on disk before it is sent, and every answer before it is counted, in a ledger beside the output.
+    Rows that are answered are never asked again; the output is made from the ledger when every row has an outcome.
+
+    Args:
+        source: a path, a glob, ``"-"``, several of these, an iterable of dicts, an Arrow table, a pandas or polars
+            frame, or a Hugging Face dataset.
+        out: path of the output, whose suffix says the format; ``"-"`` for stdout; ``None`` for no output.
+        llm: the model. Its ``max_concurrent_requests`` is the number of rows under way.
+        prompt, system: Jinja2 templates over a row's columns. Without ``prompt``, a row's ``messages`` or ``prompt``
+            column is sent.
+        num_generations: completions for each row.
+        parameters: generation parameters, over the LLM's own.
+        ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
+            temporary one, deleted when the run is finished.
+        limit: at most so many rows of the input.
+        input_format, output_format: where the suffix does not tell.
+        columns: renames of the output's columns, ``{"generation": "answer"}``.
+        extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``.
+        flatten: fields of a structured answer become columns of their own.
+        fresh: put an earlier ledger aside and start over.
+        retry_failed: ask rows again that failed in an earlier start.
+        on_unknown: ``"retry"`` or ``"hold"`` rows that were in flight when a run died, and may be on the bill.
+        dedupe: ask identical requests once, and copy the answer.
+        grace: seconds that requests in flight are waited for when the run is stopped.
+
+    Raises:
+        InputError: anything above is wrong. Nothing was sent.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        llm: MistralLLM,
+        out: str | Path | None = None,
+        prompt: str | None = None,
+        system: str | None = None,
+        num_generations: int = 1,
+        parameters: Mapping[str, Any] | None = None,
+        ledger: str | Path | None = None,
+        limit: int | None = None,
+        input_format: str | None = None,
+        output_format: str | None = None,
+        columns: Mapping[str, str] | None = None,
+        extra_columns: Iterable[str] = (),
+        flatten: bool = False,
+        fresh: bool = False,
+        retry_failed: bool = True,
+        on_unknown: OnUnknown = "retry",
+        dedupe: bool = False,
+        grace: float = 30.0,
+    ) -> None:
+        plan = make_plan(
+            llm,
+            Prompt(prompt=prompt, system=system),
+            num_generations=num_generations,
+            parameters=dict(parameters or {}),
+        )
+        self._output = Output(
+            format=output_format,
+            columns=dict(columns or {}),
+            extra_columns=list(extra_columns),
+            flatten=flatten,
+        )
+        shape = self._output.shape(plan)
+        rows = source if isinstance(source, Source) else open_source(source, format=input_format, limit=limit)
+        if rows.columns is not None:
+            check_columns(rows.columns, shape.columns)
+        if out is not None:
+            check_target(out, output_format)
+        self._begin(plan, rows, shape, llm)
+        self.out = None if out is None else str(out)
+        self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, ledger)
+        self._options = _Options(
+            fresh=fresh, retry_failed=retry_failed, on_unknown=on_unknown, dedupe=dedupe, grace_s=grace
+        )
+
+    def _begin(self, plan: Plan, source: Source, shape: RecordShape, llm: MistralLLM) -> None:
+        self.plan = plan
+        self.progress = Progress()
+        self._source = source
+        self._shape = shape
+        self._llm = llm
+        self._runner: Runner | None = None
+        self._unread: SimpleQueue[RowOutcome | None] | None = None
+
+    # --- running ----------------------------------------------------------------------------------------------------
+
+    def start(self) -> Summary:
+        """Works through the input and writes the output.
+
+        Ctrl-C stops it as `stop` does; a second one cuts off what is in flight. Either way this returns a summary, with
+        ``stopped`` set, and the same run started again goes on.
+
+        Raises:
+            InputError: the first row cannot be rendered, or the input breaks off.
+            LedgerError: the ledger is in use, of other settings, damaged, or cannot be written.
+        """
+        return self._wait(background.submit(self._run()))
+
+    def __iter__(self) -> Iterator[RowOutcome]:
+        """Starts the run and gives each outcome as it completes. Leaving the loop stops the run."""
+        self._unread = SimpleQueue()
+        future = background.submit(self._run())
+        future.add_done_callback(lambda _: self._unread and self._unread.put(None))
+        try:
+            while (outcome := self._unread.get()) is not None:
+                yield outcome
+        finally:
+            self.stop()
+            self._unread = None
+            self._wait(future)
+
+    def stop(self, reason: str = "stopped") -> None:
+        """Sends nothing more; what is in flight is waited for, at most ``grace`` seconds. From any thread."""
+        runner = self._runner
+        if runner is not None:
+            background.call(lambda: runner.stop(Stopped(reason)))
+
+    def _wait(self, future: Future[Summary]) -> Summary:
+        interrupts = 0
+        while True:
+            try:
+                return future.result()
+            except KeyboardInterrupt:
+                interrupts += 1
+                runner = self._runner
+                if runner is None:
+                    future.cancel()
+                    raise
+                if interrupts == 1:
+                    self.stop("interrupted")
+                else:
+                    background.call(runner.abandon)
+
+    async def _run(self) -> Summary:
+        self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
+        before = self.plan.generation.dispatcher.governor.snapshot()
+        options = self._options
+        with Ledger.open(
+            self.ledger_path,
+            self.plan.fingerprint,
+            self.plan.settings,
+            details={"llm": self.plan.llm, "output": msgspec.to_builtins(self._output)},
+            fresh=options.fresh,
+            version=__version__,
+        ) as ledger:
+            if options.again is not None:
+                selection, parameters = options.again
+                await ledger.reopen(selection, parameters)
+            self._runner = runner = Runner(
+                self.plan,
+                self._source,
+                ledger,
+                self.progress,
+                size=self._llm.max_concurrent_requests,
+                reserved=frozenset(self._shape.columns),
+                retry_failed=options.retry_failed,
+                on_unknown=options.on_unknown,
+                dedupe=options.dedupe,
+                grace_s=options.grace_s,
+                tell=None if self._unread is None else self._tell,
+            )
+            try:
+                await runner.run()
+            finally:
+                self._runner = None
+        written = False
+        if self.out is not None and runner.stopped is None:
+            written = await asyncio.to_thread(self._export)
+        return self._summary(runner.stopped, before, written=written)
+
+    async def _tell(self, outcome: RowOutcome) -> None:
+        unread = self._unread
+        while unread is not None and unread.qsize() >= _MOST_UNREAD_OUTCOMES:
+            await asyncio.sleep(0.01)  # a slow reader slows the run, so that memory stays bounded
+            unread = self._unread
+        if unread is not None:
+            unread.put(outcome)
+
+    # --- what is left when it ends ----------------------------------------------------------------------------------
+
+    def _export(self) -> bool:
+        with LedgerReader(self.ledger_path) as reader:
+            if reader.counts().pending:
+                return False
+        assert self.out is not None
+        export(self.ledger_path, self.out, self._shape, format=self._output.format)
+        return True
+
+    def _summary(self, stopped: MistillError | None, before: Snapshot, *, written: bool) -> Summary:
+        governor = self.plan.generation.dispatcher.governor
+        now = governor.snapshot()
+        with LedgerReader(self.ledger_path) as reader:
+            counts = reader.counts()
+            causes = [
+                {"kind": cause.kind, "count": cause.count, "row": cause.position, "error": cause.error}
+                for cause in reader.failures()
+            ]
+        summary = Summary(
+            rows=counts.rows,
+            completions=counts.completions,
+            failures=counts.failures,
+            pending=counts.pending,
+            sent=self.progress.attempts,
+            seconds=self.progress.elapsed_s,
+            maybe_billed=counts.maybe_billed,
+            input_tokens=counts.input_tokens,
+            output_tokens=counts.output_tokens,
+            cost=counts.cost if self.plan.generation.server.price else None,
+            causes=causes,
+            stopped=stopped,
+            output=self.out if written else None,
+            ledger=str(self.ledger_path),
+            slowness={cause: round(seconds, 3) for cause, seconds in now.since(before).items()},
+            advice=advice(now, max_concurrent_requests=self._llm.max_concurrent_requests, earlier=before),
+        )
+        if self._ledger_is_temporary and stopped is None and not counts.pending:
+            shutil.rmtree(self.ledger_path.parent)
+            summary = msgspec.structs.replace(summary, ledger=None)
+        return summary
+
+    # --- triage -----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    def retry(
+        cls,
+        out: str | Path,
+        where: str,
+        *,
+        parameters: Mapping[str, Any] | None = None,
+        llm: Mapping[str, Any] | None = None,
+        ledger: str | Path | None = None,
+        grace: float = 30.0,
+    ) -> Run:
+        """A run that asks some rows of an earlier one again, to be started like any other.
+
+        Earlier outcomes are kept in the ledger, and in the output until better ones come. The rows come from the
+        ledger, so the input is not needed.
+
+        Args:
+            out: the output of the earlier run; it is written anew.
+            where: which rows, such as ``"finish_reason=length"``; see docs/runs.md.
+            parameters: generation parameters for these rows, over the run's own.
+            llm: attributes of the LLM to change, such as ``endpoint``.
+
+        Raises:
+            InputError: ``where`` or a parameter is wrong.
+            LedgerError: there is no such run.
+        """
+        path, _ = _ledger_path(str(out), ledger)
+        selection = Selection.parse(where)
+        with LedgerReader(path) as reader:
+            settings, details = reader.plan(), reader.details()
+        output = details["output"]
+        run = cls(
+            Source([LedgerRows(path)], None),
+            llm=MistralLLM.from_dict(details["llm"] | dict(llm or {})),
+            out=out,
+            prompt=settings["prompt"]["prompt"],
+            system=settings["prompt"]["system"],
+            num_generations=settings["num_generations"],
+            ledger=path,
+            output_format=output["format"],
+            columns=output["columns"],
+            extra_columns=output["extra_columns"],
+            flatten=output["flatten"],
+            retry_failed=False,
+            grace=grace,
+        )
+        again = (selection, dict(parameters or {}))
+        run.plan.generation.with_parameters(again[1])  # a wrong one is refused now, not at the first row
+        run._options = msgspec.structs.replace(run._options, again=again)
+        return run
+
+
+class _Options(Struct, frozen=True, kw_only=True):
+    """How one start goes about its rows."""
+
+    fresh: bool = False
+    retry_failed: bool = True
+    on_unknown: OnUnknown = "retry"
+    dedupe: bool = False
+    grace_s: float = 30.0
+    again: tuple[Selection, dict[str, Any]] | None = None
+
+
+class Output(Struct, frozen=True, kw_only=True):
+    """What a run's output looks like. The ledger keeps it, for a later export or retry."""
+
+    format: str | None = None
+    columns: dict[str, str] = {}
+    extra_columns: list[str] = []
+    flatten: bool = False
+
+    def shape(self, plan: Plan, schema: OutputSchema | None = None) -> RecordShape:
+        """The shape of the run's records; ``schema`` reads its answers in place of the plan's own."""
+        structured = plan.generation.structured
+        return record_shape(
+            renames=[f"{ours}={theirs}" for ours, theirs in self.columns.items()],
+            extra=self.extra_columns,
+            schema=schema or (structured.schema if structured else None),
+            flatten=self.flatten,
+            num_generations=plan.generation.num_generations,
+        )
+
+
+def _ledger_path(out: str | None, ledger: str | Path | None) -> tuple[Path, bool]:
+    """Where a run remembers, and whether that is only for now."""
+    if ledger is not None:
+        return Path(ledger), False
+    if out is not None and out != "-":
+        return Path(f"{out}.ledger"), False
+    return Path(tempfile.mkdtemp(prefix="mistill-")) / "run.ledger", True

@@ -1,0 +1,209 @@
+"""The run loop: rows not yet done → prompt → answer → outcome into the ledger."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from msgspec import Struct
+
+from mistill.api.client import Answer
+from mistill.api.errors import InputError, LedgerError, MistillError
+from mistill.delivery.dispatcher import Crew
+from mistill.delivery.retry import classify
+from mistill.llms.types import Completion, Outcome
+from mistill.llms.types import Usage as Tokens
+from mistill.runs.answers import fitting_completions
+from mistill.runs.feed import Feed, OnUnknown, Task
+from mistill.runs.ledger import Attempt, Ledger, Usage
+from mistill.runs.plan import Plan
+from mistill.runs.sources import Source
+from mistill.runs.summary import Progress
+
+
+class RowOutcome(Struct, frozen=True):
+    """A row that ended. ``position`` is its place in the input, from 0; ``record`` is the row itself."""
+
+    position: int
+    record: dict[str, Any]
+    completions: list[Completion | None]
+    error: MistillError | None
+
+
+Tell = Callable[[RowOutcome], Awaitable[None]]
+
+
+class Runner:
+    """One start of a run, on one event loop.
+
+    Args:
+        size: rows under way at once.
+        grace_s: how long requests in flight are waited for once the run is stopped.
+        tell: is given every outcome once it is on disk.
+    """
+
+    def __init__(
+        self,
+        plan: Plan,
+        source: Source,
+        ledger: Ledger,
+        progress: Progress,
+        *,
+        size: int,
+        reserved: frozenset[str],
+        retry_failed: bool = True,
+        on_unknown: OnUnknown = "retry",
+        dedupe: bool = False,
+        grace_s: float = 30.0,
+        tell: Tell | None = None,
+    ) -> None:
+        self.stopped: MistillError | None = None
+        self.ledger = ledger
+        self.price = plan.generation.server.price
+        self._plan = plan
+        self._source = source
+        self._progress = progress
+        self._size = size
+        self._reserved = reserved
+        self._retry_failed = retry_failed
+        self._on_unknown: OnUnknown = on_unknown
+        self._dedupe = dedupe
+        self._grace_s = grace_s
+        self._tell = tell
+        self._under_way: dict[asyncio.Task[Any], RowJournal] = {}
+        self._feed: Feed | None = None
+        self._crew: Crew[Task] | None = None
+
+    async def run(self) -> None:
+        """Works through the input. ``stopped`` says why, if it ended early.
+
+        Raises:
+            InputError: the first row cannot be rendered (nothing was sent), or the input breaks off.
+            LedgerError: the ledger cannot be written; what was committed is in it.
+        """
+        matcher = await self.ledger.match_input(dedupe=self._dedupe)
+        self._feed = Feed(
+            self._source,
+            self._plan,
+            matcher,
+            self._progress,
+            reserved=self._reserved,
+            retry_failed=self._retry_failed,
+            on_unknown=self._on_unknown,
+        )
+        self._crew = Crew(self._feed, self._answer, size=self._size)
+        if self.stopped is None:
+            await self._crew.run()
+        if self._feed.error is not None:
+            raise self._feed.error
+        if self._feed.read_to_end:
+            await matcher.finish()
+        await self.ledger.flush()
+
+    def stop(self, reason: MistillError) -> None:
+        """Sends nothing more; what is in flight is waited for, at most ``grace_s``. Call it on the run's own loop."""
+        if self.stopped is not None:
+            return
+        self.stopped = reason
+        if self._feed is None or self._crew is None:
+            return
+        self._feed.close()
+        self._crew.stop()
+        for task, journal in self._under_way.items():
+            if not journal.in_flight:
+                task.cancel()
+        asyncio.get_running_loop().call_later(self._grace_s, self.abandon)
+
+    def abandon(self) -> None:
+        """Waits for nothing: requests in flight are cut off, and marked as maybe billed."""
+        for task in self._under_way:
+            task.cancel()
+
+    # --- one row ----------------------------------------------------------------------------------------------------
+
+    async def _answer(self, task: Task, crew: Crew[Task]) -> None:
+        if isinstance(task.prompt, InputError):
+            await self._keep(task, Outcome(completions=[], error=task.prompt), [])
+            return
+        journal = RowJournal(self, task.state.row)
+        me = asyncio.current_task()
+        assert me is not None
+        self._under_way[me] = journal
+        try:
+            outcome = await self._paid_before(task, journal) or await task.prompt.answer(journal, crew)
+        except MistillError as error:
+            if isinstance(error, LedgerError) or not classify(error).fatal:
+                raise
+            self.stop(error)
+            return
+        finally:
+            del self._under_way[me]
+        await self._keep(task, outcome, journal.answers_of(outcome.completions))
+
+    async def _paid_before(self, task: Task, journal: RowJournal) -> Outcome | None:
+        """The outcome that answers from before a crash already give, if they do."""
+        if not task.state.has_answers or isinstance(task.prompt, InputError):
+            return None
+        generation = task.prompt.generation
+        paid = await self.ledger.paid_answers(task.state.row)
+        schema = generation.structured.schema if generation.structured else None
+        completions = fitting_completions([answer.body for answer in paid], schema)
+        if len(completions) < generation.num_generations:
+            return None
+        journal.answered_before([(answer.attempt, answer.body) for answer in paid])
+        usage = Tokens(sum(one.input_tokens for one in paid), sum(one.output_tokens for one in paid))
+        return Outcome(completions=list(completions[: generation.num_generations]), usage=usage)
+
+    async def _keep(self, task: Task, outcome: Outcome, answers: list[Attempt]) -> None:
+        row, parameters = task.state.row, task.state.parameters
+        usage = Usage(outcome.usage.input_tokens, outcome.usage.output_tokens, outcome.cost)
+        if outcome.error is not None:
+            await self.ledger.fail(row, outcome.error, usage=usage, parameters=parameters)
+        else:
+            reason = next((one.finish_reason for one in outcome.completions if one), None)
+            await self.ledger.complete(row, answers, finish_reason=reason, usage=usage, parameters=parameters)
+        self._progress.add(outcome)
+        if self._tell is not None:
+            await self._tell(RowOutcome(task.row.index, task.row.record, outcome.completions, outcome.error))
+
+
+class RowJournal:
+    """Writes the attempts of one row into the ledger, and keeps them apart from the answers that came."""
+
+    def __init__(self, runner: Runner, row: int) -> None:
+        self.in_flight = 0
+        self._runner = runner
+        self._row = row
+        self._answers: list[tuple[Attempt, bytes]] = []
+
+    async def sending(self) -> Attempt:
+        if self._runner.stopped is not None:
+            raise self._runner.stopped
+        attempt = await self._runner.ledger.begin_attempt(self._row)
+        self.in_flight += 1
+        return attempt
+
+    def answered(self, attempt: Attempt, answer: Answer) -> None:
+        self.in_flight -= 1
+        self._answers.append((attempt, answer.raw))
+        usage = answer.response.usage
+        tokens = Tokens(usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else Tokens()
+        self._runner.ledger.answer(attempt, answer.raw, Usage(tokens.input_tokens, tokens.output_tokens))
+
+    def ended(self, attempt: Attempt, error: MistillError) -> None:
+        self.in_flight -= 1
+        maybe_billed = getattr(error, "maybe_billed", False)
+        self._runner.ledger.end_attempt(attempt, "maybe_billed" if maybe_billed else "failed", error)
+
+    def answered_before(self, answers: list[tuple[Attempt, bytes]]) -> None:
+        self._answers.extend(answers)
+
+    def answers_of(self, completions: list[Completion | None]) -> list[Attempt]:
+        """The attempts whose answers the completions are, in order, each once."""
+        found: list[Attempt] = []
+        for completion in completions:
+            for attempt, raw in self._answers:
+                if completion is not None and completion.raw is raw and attempt not in found:
+                    found.append(attempt)
+        return found
