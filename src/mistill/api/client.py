@@ -6,6 +6,7 @@ finds it cut out of the error text.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from datetime import timedelta
@@ -24,6 +25,7 @@ from pyreqwest.exceptions import (
 )
 from pyreqwest.http import Url
 from pyreqwest.response import Response
+from pyreqwest.runtime import runtime_worker_threads
 
 from mistill.api.chat import ChatChunk, ChatResponse, decode_chunk, decode_response
 from mistill.api.errors import (
@@ -120,6 +122,27 @@ def normalise_endpoint(endpoint: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
+class _Runtime:
+    """Which of pyreqwest's two runtimes clients are built on: the single-threaded one, if that can be.
+
+    A fork leaves the threads of a runtime that had started behind, and it cannot start again; the other one still can.
+    Source: https://github.com/MarkusSintonen/pyreqwest/issues/51
+    """
+
+    started = False
+    multithreaded = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        if cls.started:
+            cls.multithreaded = True
+            runtime_worker_threads(1)
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Runtime.after_fork)
+
+
 class MistralClient:
     """One endpoint and one key. Safe to share by threads and event loops; connections are pooled for all of them.
 
@@ -134,6 +157,7 @@ class MistralClient:
         self.timeout_s = timeout_s
         self._secret = api_key
         self._chat_url = Url(endpoint + CHAT_PATH)
+        _Runtime.started = True
         try:
             self._http: Client = (
                 ClientBuilder()
@@ -141,6 +165,7 @@ class MistralClient:
                 .user_agent("mistill")
                 .timeout(timedelta(seconds=timeout_s))
                 .follow_redirects(False)
+                .runtime_multithreaded(_Runtime.multithreaded)
                 .build()
             )
         except (BuilderError, ValueError) as error:
