@@ -387,7 +387,8 @@ class Governor:
             return True
         else:
             is_beyond = permit.is_beyond
-            self._pacing.refused(permit, limits, now_s)
+            is_straggler = trouble.is_straggler(permit.sequence)
+            self._pacing.refused(permit, limits, now_s, is_straggler=is_straggler)
             if is_beyond and not permit.is_probe:
                 return False  # it was sent to find out, and it did: no trouble
             is_new = trouble.refused(permit.sequence, newest, now_s, probe_after=True)

@@ -13,6 +13,7 @@ QuotaCause = Literal["quota_requests", "quota_tokens"]
 LimitSource = Literal["user", "server", "inferred"]
 
 _BURST = 8
+_BURST_OF_RATE = 1
 _BURST_SHARE = 0.05
 """A window's whole quota leaves over a twentieth of the window, `_BURST` requests ahead: as early as the quota allows
 at little cost in time, and gentle to servers that also limit by the second."""
@@ -49,8 +50,10 @@ class Pacing:
         self._users: tuple[float | None, float | None] = (None, None)
         self._told: tuple[float | None, float | None] = (None, None)
         self._told_by = 0
+        self._burst = _BURST
         self._spacing_s = 0.0
         self._next_s = -math.inf
+        self._last_s = -math.inf
         self._is_beyond = False
 
     # --- limits -----------------------------------------------------------------------------------------------
@@ -87,7 +90,10 @@ class Pacing:
             else:  # it has been found too low, up to the limit that is known
                 self.inferred = InferredLimit(self.window_s)
         limit = self.requests.limit
-        self._spacing_s = 0.0 if limit is None else _BURST_SHARE * self.window_s / limit
+        is_rate = self.inferred.limit is not None and self.inferred.is_rate
+        self._burst, share = (_BURST_OF_RATE, 1.0) if is_rate else (_BURST, _BURST_SHARE)
+        self._spacing_s = 0.0 if limit is None else share * self.window_s / limit
+        self._next_s = min(self._next_s, self._last_s + self._spacing_s)
         self._is_beyond = False
 
     # --- the way of one request -------------------------------------------------------------------------------
@@ -99,13 +105,15 @@ class Pacing:
         """
         requests = self.requests
         if requests.limit is not None:
+            spaced_s = self._next_s - self._burst * self._spacing_s
             self._is_beyond = requests.room(now_s) < 1
-            if self._is_beyond and now_s < self.inferred.probe_at_s:
-                self.cause = "quota_requests"
-                return min(requests.next_change_s(now_s), self.inferred.probe_at_s)
-            if self._next_s - now_s > _BURST * self._spacing_s:
-                self.cause = "quota_requests"
-                return self._next_s - _BURST * self._spacing_s
+            until_s = requests.next_change_s(now_s) if self._is_beyond else spaced_s
+            if until_s > now_s:
+                probe_at_s = self.inferred.probe_at_s
+                if now_s < probe_at_s:
+                    self.cause = "quota_requests"
+                    return min(until_s, probe_at_s)
+                self._is_beyond = True
         limit = self.tokens.limit
         # A request above the whole quota leaves when nothing else is in it, or it would wait for ever.
         if limit is not None and self.tokens.room(now_s) < min(tokens, limit):
@@ -125,6 +133,7 @@ class Pacing:
             self.inferred.probe_left()
         if self._spacing_s:
             self._next_s = max(self._next_s, now_s) + self._spacing_s
+        self._last_s = now_s
 
     def leave(self, entry: Entry, now_s: float, *, tokens: int, is_answer: bool) -> None:
         """The request cost ``tokens``. ``is_answer``: an answer, so it was accepted; else it failed on the way."""
@@ -145,14 +154,14 @@ class Pacing:
         if entry.is_beyond:
             self.inferred.probe_lost(now_s)
 
-    def refused(self, entry: Entry, limits: RateLimits | None, now_s: float) -> None:
+    def refused(self, entry: Entry, limits: RateLimits | None, now_s: float, *, is_straggler: bool) -> None:
         """The server refused the request for lack of quota, and told ``limits`` with that."""
         self.tokens.reserved -= entry.tokens
         self.requests.take_back(entry.cell, 1)
         if entry.is_beyond:
             self.inferred.probe_refused(now_s)
         if not _explains_refusal(limits, entry.tokens):
-            self.inferred.refused(self.requests.used, now_s)
+            self.inferred.refused(self.requests.used, now_s, is_straggler=is_straggler)
             self._apply_limits()
 
     def learn(self, entry: Entry, sequence: int, limits: RateLimits, now_s: float) -> None:

@@ -110,9 +110,13 @@ class Trouble:
         self._is_probing = True
         self._refused_at = newest
 
+    def is_straggler(self, sequence: int) -> bool:
+        """The request of this sequence had left before the last refusal was known."""
+        return sequence <= self._refused_at
+
     def refused(self, sequence: int, newest: int, now_s: float, *, probe_after: bool) -> bool:
         """A 429. True if it began a cool-down or made it longer, as those that had left before it do not."""
-        if sequence <= self._refused_at:
+        if self.is_straggler(sequence):
             return False
         self._begin(now_s)
         self._refused_at = newest
