@@ -39,7 +39,7 @@ class Delivered(Struct, frozen=True):
 class Journal(Protocol):
     """Where attempts are written down. ``sending`` returns the journal's own name for the attempt."""
 
-    async def sending(self) -> Any:
+    async def sending(self, request: Request) -> Any:
         """An attempt is about to leave; returns when that is safe on disk. What it raises keeps it from leaving."""
         ...
 
@@ -96,7 +96,7 @@ class Dispatcher:
             attempt: Any = None
             try:
                 if journal is not None:
-                    attempt = await journal.sending()
+                    attempt = await journal.sending(request)
                 answer = await self.client.chat(request.body)
             except MistillError as error:
                 limits = error.limits if isinstance(error, APIError) else None

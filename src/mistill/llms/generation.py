@@ -13,6 +13,7 @@ from msgspec import Struct
 from mistill.api.chat import AnswerMessage, ChatParameters, ChatResponse, Message, RequestTemplate
 from mistill.api.dialects import Dialect
 from mistill.api.errors import BadRequest, InputError, InvalidOutput, MistillError
+from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Crew, Delivered, Dispatcher, Journal, Request
 from mistill.delivery.retry import classify
 from mistill.llms.messages import check_messages
@@ -28,7 +29,7 @@ class Server(Struct):
 
     model: str
     dialect: Dialect
-    price: Any = None
+    price: Price | None = None
     refuses_n: bool = False
 
 
@@ -193,7 +194,10 @@ class Generation:
     # --- requests and answers ---------------------------------------------------------------------------------------
 
     def _request(self, template: RequestTemplate, messages: Sequence[Message]) -> Request:
-        return Request(template.encode(messages), template.parameters.max_tokens)
+        most = template.parameters.max_tokens
+        if most is not None and template.parameters.n is not None:
+            most *= template.parameters.n
+        return Request(template.encode(messages), most)
 
     def _template_of(self, *, n: int, seed_offset: int) -> RequestTemplate:
         template = self._templates.get((n, seed_offset))
@@ -216,7 +220,7 @@ class Generation:
     def _completions(self, delivered: Delivered) -> list[Completion]:
         answer = delivered.answer
         response = answer.response
-        usage = _usage(response)
+        usage = usage_of(response)
         completions: list[Completion] = []
         for choice in response.choices:
             text, thinking = split_content(choice.message)
@@ -314,7 +318,8 @@ async def _together(work: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcom
             task.cancel()
 
 
-def _usage(response: ChatResponse) -> Usage:
+def usage_of(response: ChatResponse) -> Usage:
+    """The tokens that a response tells of; none where it tells nothing."""
     told = response.usage
     if told is None:
         return _NO_USAGE

@@ -12,6 +12,7 @@ from pydantic import Field, PrivateAttr, SecretStr, field_validator
 from mistill.api.client import MistralClient, ModelCard, normalise_endpoint
 from mistill.api.dialects import DIALECTS, DialectName
 from mistill.api.errors import InputError
+from mistill.api.prices import Price, load_prices, price_of
 from mistill.delivery.dispatcher import Dispatcher
 from mistill.delivery.governor import Lane, governor_for
 from mistill.delivery.retry import BACKOFF_BASE_S
@@ -47,6 +48,7 @@ class MistralLLM(AsyncLLM):
         max_concurrent_requests: requests in flight, over all calls, threads and event loops that use this object.
         structured_output: ``{"schema": …}``: what answers must fit, see docs/structured-output.md.
         requests_per_minute, tokens_per_minute: the quota, where it is known; else it is learned.
+        prices: your own table of prices, as a path of a TOML file or a dict; goes before the shipped one.
         dialect: ``"mistral"``, or ``"openai"`` for servers with OpenAI's names (vLLM, llama.cpp, gateways).
 
     Example:
@@ -82,6 +84,7 @@ class MistralLLM(AsyncLLM):
         default=None, description="The quota of tokens; learned where it is not given."
     )
     dialect: DialectName = "mistral"
+    prices: str | dict[str, Any] | None = None
 
     _api_key_env_var: str = PrivateAttr(default=_API_KEY_ENV_VAR)
     _aclient: MistralClient | None = PrivateAttr(default=None)
@@ -106,6 +109,13 @@ class MistralLLM(AsyncLLM):
     def _check_generation_kwargs(cls, arguments: dict[str, Any]) -> dict[str, Any]:
         check_parameters(arguments)
         return arguments
+
+    @field_validator("prices")
+    @classmethod
+    def _check_prices(cls, prices: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if prices is not None:
+            load_prices(prices)
+        return prices
 
     @property
     def model_name(self) -> str:
@@ -156,7 +166,12 @@ class MistralLLM(AsyncLLM):
         dispatcher = Dispatcher(
             client, governor, self._lane, max_retries=self.max_retries, backoff_base_s=self._backoff_base_s
         )
-        return _Session(settings, client, dispatcher, Server(self.model, DIALECTS[self.dialect]))
+        return _Session(
+            settings, client, dispatcher, Server(self.model, DIALECTS[self.dialect], self._price())
+        )
+
+    def _price(self) -> Price | None:
+        return price_of(self.model, None if self.prices is None else load_prices(self.prices))
 
     # --- generating -------------------------------------------------------------------------------------------------
 

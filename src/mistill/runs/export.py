@@ -115,9 +115,11 @@ def export(
         LedgerError: the run is not finished, and ``partial`` is not wanted.
     """
     with LedgerReader(ledger) as reader:
-        if not partial and (pending := reader.counts().pending):
+        counts = reader.counts()
+        if not partial and not counts.is_finished:
+            missing = f"{counts.pending} rows have" if counts.pending else "rows that were not read yet have"
             raise LedgerError(
-                f"{pending} rows have no outcome yet",
+                f"{missing} no outcome",
                 hint="start the run again to finish it, or export what there is with --partial",
             )
         rows = (row for row in reader.rows(selection) if row.state != "pending")

@@ -40,6 +40,7 @@ class Feed:
         reserved: names of the output's own columns, which no row may have.
         retry_failed: whether rows that failed before are asked again.
         on_unknown: what becomes of rows that were in flight when a run died.
+        limit: gives out no more tasks than this.
     """
 
     def __init__(
@@ -52,6 +53,7 @@ class Feed:
         reserved: frozenset[str],
         retry_failed: bool,
         on_unknown: OnUnknown,
+        limit: int | None = None,
     ) -> None:
         self._rows: Iterator[Row] = iter(source)
         self._plan = plan
@@ -62,6 +64,7 @@ class Feed:
         self._on_unknown = on_unknown
         self._ready: deque[Task] = deque()
         self._filling = asyncio.Lock()
+        self._left = limit
         self._closed = False
         self.read_to_end = False
         self.error: InputError | None = None
@@ -76,6 +79,10 @@ class Feed:
                     await self._fill()
             if not self._ready and (self._closed or self.read_to_end):
                 raise StopAsyncIteration
+        if self._left is not None:
+            if not self._left:
+                raise StopAsyncIteration
+            self._left -= 1
         return self._ready.popleft()
 
     def close(self) -> None:

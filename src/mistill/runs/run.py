@@ -16,12 +16,15 @@ import msgspec
 from msgspec import Struct
 
 from mistill._version import __version__
-from mistill.api.errors import MistillError, Stopped
+from mistill.api.errors import InputError, MistillError, Stopped
+from mistill.api.prices import shipped_prices
+from mistill.delivery.budget import Budget
 from mistill.delivery.slowness import Snapshot, advice
 from mistill.llms import MistralLLM
 from mistill.llms.event_loop import background
 from mistill.runs.export import RecordShape, export, record_shape
 from mistill.runs.feed import OnUnknown
+from mistill.runs.forecast import Forecast, forecast
 from mistill.runs.ledger import Ledger, LedgerReader, Selection
 from mistill.runs.ledger_rows import LedgerRows
 from mistill.runs.plan import Plan, make_plan
@@ -63,6 +66,10 @@ class Run:
         on_unknown: ``"retry"`` or ``"hold"`` rows that were in flight when a run died, and may be on the bill.
         dedupe: ask identical requests once, and copy the answer.
         grace: seconds that requests in flight are waited for when the run is stopped.
+        max_cost: US dollars that the whole run may cost, all its starts together.
+        max_tokens_total: tokens, input and output, that the whole run may take.
+        deadline: seconds that this start may take.
+        sample: ask only so many rows in this start, then forecast the rest (`Summary.forecast`). Answers are kept.
 
     Raises:
         InputError: anything above is wrong. Nothing was sent.
@@ -90,6 +97,10 @@ class Run:
         on_unknown: OnUnknown = "retry",
         dedupe: bool = False,
         grace: float = 30.0,
+        max_cost: float | None = None,
+        max_tokens_total: int | None = None,
+        deadline: float | None = None,
+        sample: int | None = None,
     ) -> None:
         plan = make_plan(
             llm,
@@ -113,8 +124,17 @@ class Run:
         self.out = None if out is None else str(out)
         self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, ledger)
         self._options = _Options(
-            fresh=fresh, retry_failed=retry_failed, on_unknown=on_unknown, dedupe=dedupe, grace_s=grace
+            fresh=fresh,
+            retry_failed=retry_failed,
+            on_unknown=on_unknown,
+            dedupe=dedupe,
+            grace_s=grace,
+            max_cost=max_cost,
+            max_tokens=max_tokens_total,
+            deadline_s=deadline,
+            sample=sample,
         )
+        self._new_budget(0, 0.0)  # a wrong limit is refused now
 
     def _begin(self, plan: Plan, source: Source, shape: RecordShape, llm: MistralLLM) -> None:
         self.plan = plan
@@ -194,6 +214,8 @@ class Run:
                 self._source,
                 ledger,
                 self.progress,
+                self._new_budget(*self._spent_before()),
+                sample=options.sample,
                 size=self._llm.max_concurrent_requests,
                 reserved=frozenset(self._shape.columns),
                 retry_failed=options.retry_failed,
@@ -211,6 +233,24 @@ class Run:
             written = await asyncio.to_thread(self._export)
         return self._summary(runner.stopped, before, written=written)
 
+    def _spent_before(self) -> tuple[int, float]:
+        with LedgerReader(self.ledger_path) as reader:
+            counts = reader.counts()
+        return counts.input_tokens + counts.output_tokens, counts.cost
+
+    def _new_budget(self, tokens: int, cost: float) -> Budget:
+        options, server = self._options, self.plan.generation.server
+        if options.max_cost is not None and server.price is None:
+            raise InputError(f"max_cost: {shipped_prices().unknown(server.model)}")
+        return Budget(
+            max_cost=options.max_cost,
+            max_tokens=options.max_tokens,
+            deadline_s=options.deadline_s,
+            price=server.price,
+            spent_tokens=tokens,
+            spent_cost=cost,
+        )
+
     async def _tell(self, outcome: RowOutcome) -> None:
         unread = self._unread
         while unread is not None and unread.qsize() >= _MOST_UNREAD_OUTCOMES:
@@ -223,7 +263,7 @@ class Run:
 
     def _export(self) -> bool:
         with LedgerReader(self.ledger_path) as reader:
-            if reader.counts().pending:
+            if not reader.counts().is_finished:
                 return False
         assert self.out is not None
         export(self.ledger_path, self.out, self._shape, format=self._output.format)
@@ -250,6 +290,7 @@ class Run:
             output_tokens=counts.output_tokens,
             cost=counts.cost if self.plan.generation.server.price else None,
             causes=causes,
+            forecast=self._forecast(now) if self._options.sample is not None else None,
             stopped=stopped,
             output=self.out if written else None,
             ledger=str(self.ledger_path),
@@ -260,6 +301,21 @@ class Run:
             shutil.rmtree(self.ledger_path.parent)
             summary = msgspec.structs.replace(summary, ledger=None)
         return summary
+
+    def _forecast(self, limits: Snapshot) -> Forecast | None:
+        progress = self.progress
+        answered = Selection.parse("state=completion")
+        at_once = self._llm.max_concurrent_requests
+        with LedgerReader(self.ledger_path) as reader:
+            done = reader.counts().completions
+            rows_left = (self._source.total or sum(1 for _ in self._source)) - progress.done
+            return forecast(
+                reader.rows(answered),
+                max(0, rows_left),
+                seconds_each=progress.busy_s / max(1, done),
+                at_once=at_once,
+                limits=limits,
+            )
 
     # --- triage -----------------------------------------------------------------------------------------------------
 
@@ -323,6 +379,10 @@ class _Options(Struct, frozen=True, kw_only=True):
     on_unknown: OnUnknown = "retry"
     dedupe: bool = False
     grace_s: float = 30.0
+    max_cost: float | None = None
+    max_tokens: int | None = None
+    deadline_s: float | None = None
+    sample: int | None = None
     again: tuple[Selection, dict[str, Any]] | None = None
 
 

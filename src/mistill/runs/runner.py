@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from msgspec import Struct
 
 from mistill.api.client import Answer
-from mistill.api.errors import InputError, LedgerError, MistillError
-from mistill.delivery.dispatcher import Crew
+from mistill.api.errors import InputError, LedgerError, MistillError, Stopped
+from mistill.delivery.budget import Budget, Reservation
+from mistill.delivery.dispatcher import Crew, Request
 from mistill.delivery.retry import classify
+from mistill.llms.generation import usage_of
 from mistill.llms.types import Completion, Outcome
 from mistill.llms.types import Usage as Tokens
 from mistill.runs.answers import fitting_completions
@@ -40,6 +43,7 @@ class Runner:
     Args:
         size: rows under way at once.
         grace_s: how long requests in flight are waited for once the run is stopped.
+        sample: no more rows than this are asked.
         tell: is given every outcome once it is on disk.
     """
 
@@ -49,8 +53,10 @@ class Runner:
         source: Source,
         ledger: Ledger,
         progress: Progress,
+        budget: Budget,
         *,
         size: int,
+        sample: int | None = None,
         reserved: frozenset[str],
         retry_failed: bool = True,
         on_unknown: OnUnknown = "retry",
@@ -60,11 +66,13 @@ class Runner:
     ) -> None:
         self.stopped: MistillError | None = None
         self.ledger = ledger
+        self.budget = budget
         self.price = plan.generation.server.price
         self._plan = plan
         self._source = source
         self._progress = progress
         self._size = size
+        self._sample = sample
         self._reserved = reserved
         self._retry_failed = retry_failed
         self._on_unknown: OnUnknown = on_unknown
@@ -91,8 +99,12 @@ class Runner:
             reserved=self._reserved,
             retry_failed=self._retry_failed,
             on_unknown=self._on_unknown,
+            limit=self._sample,
         )
         self._crew = Crew(self._feed, self._answer, size=self._size)
+        time_left_s = self.budget.time_left_s()
+        if time_left_s < math.inf:
+            asyncio.get_running_loop().call_later(time_left_s, self._pass_deadline)
         if self.stopped is None:
             await self._crew.run()
         if self._feed.error is not None:
@@ -119,6 +131,9 @@ class Runner:
         """Waits for nothing: requests in flight are cut off, and marked as maybe billed."""
         for task in self._under_way:
             task.cancel()
+
+    def _pass_deadline(self) -> None:
+        self.stop(Stopped("budget: the deadline has passed", hint="run again to go on with the rest"))
 
     # --- one row ----------------------------------------------------------------------------------------------------
 
@@ -168,6 +183,11 @@ class Runner:
             await self._tell(RowOutcome(task.row.index, task.row.record, outcome.completions, outcome.error))
 
 
+class _Sent(Struct, frozen=True):
+    attempt: Attempt
+    reservation: Reservation
+
+
 class RowJournal:
     """Writes the attempts of one row into the ledger, and keeps them apart from the answers that came."""
 
@@ -177,24 +197,38 @@ class RowJournal:
         self._row = row
         self._answers: list[tuple[Attempt, bytes]] = []
 
-    async def sending(self) -> Attempt:
-        if self._runner.stopped is not None:
-            raise self._runner.stopped
-        attempt = await self._runner.ledger.begin_attempt(self._row)
+    async def sending(self, request: Request) -> _Sent:
+        runner = self._runner
+        if runner.stopped is not None:
+            raise runner.stopped
+        reservation = await runner.budget.reserve(len(request.body), request.max_output_tokens)
+        try:
+            attempt = await runner.ledger.begin_attempt(self._row)
+        except BaseException:
+            runner.budget.refund(reservation)
+            raise
         self.in_flight += 1
-        return attempt
+        return _Sent(attempt, reservation)
 
-    def answered(self, attempt: Attempt, answer: Answer) -> None:
+    def answered(self, attempt: _Sent, answer: Answer) -> None:
         self.in_flight -= 1
-        self._answers.append((attempt, answer.raw))
-        usage = answer.response.usage
-        tokens = Tokens(usage.prompt_tokens or 0, usage.completion_tokens or 0) if usage else Tokens()
-        self._runner.ledger.answer(attempt, answer.raw, Usage(tokens.input_tokens, tokens.output_tokens))
+        self._answers.append((attempt.attempt, answer.raw))
+        usage = usage_of(answer.response)
+        self._runner.budget.settle(attempt.reservation, usage)
+        price = self._runner.price
+        cost = price.cost(usage) if price else None
+        self._runner.ledger.answer(
+            attempt.attempt, answer.raw, Usage(usage.input_tokens, usage.output_tokens, cost)
+        )
 
-    def ended(self, attempt: Attempt, error: MistillError) -> None:
+    def ended(self, attempt: _Sent, error: MistillError) -> None:
         self.in_flight -= 1
-        maybe_billed = getattr(error, "maybe_billed", False)
-        self._runner.ledger.end_attempt(attempt, "maybe_billed" if maybe_billed else "failed", error)
+        if getattr(error, "maybe_billed", False):
+            self._runner.budget.settle(attempt.reservation, None)
+            self._runner.ledger.end_attempt(attempt.attempt, "maybe_billed", error)
+        else:
+            self._runner.budget.refund(attempt.reservation)
+            self._runner.ledger.end_attempt(attempt.attempt, "failed", error)
 
     def answered_before(self, answers: list[tuple[Attempt, bytes]]) -> None:
         self._answers.extend(answers)

@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from mistill.api.errors import MistillError
 from mistill.llms.types import Outcome, Usage
+from mistill.runs.forecast import Forecast
 
 
 class Progress(Struct):
@@ -32,6 +33,7 @@ class Progress(Struct):
     usage: Usage = Usage()
     cost: float | None = None
     started_at_s: float = 0.0
+    busy_s: float = 0.0
 
     @property
     def done(self) -> int:
@@ -59,6 +61,7 @@ class Progress(Struct):
             self.failures += 1
         self.attempts += outcome.attempts
         self.usage = self.usage + outcome.usage
+        self.busy_s += sum(one.latency_s for one in outcome.completions if one)
         if outcome.cost is not None:
             self.cost = (self.cost or 0.0) + outcome.cost
 
@@ -74,6 +77,7 @@ class Summary(Struct, frozen=True, kw_only=True):
             where the model has no known price.
         causes: failures by kind of error: how many, the first row that has it (from 0), its error.
         stopped: why the run ended early; ``None`` where the input was worked through.
+        forecast: of the rows that are left, after a sample.
         output: where the records are, if they were written. ``ledger``: where the run's memory is.
         slowness: how many of the rows' seconds went where; ``advice``: the one setting that would help.
     """
@@ -92,6 +96,7 @@ class Summary(Struct, frozen=True, kw_only=True):
     stopped: MistillError | None = None
     output: str | None = None
     ledger: str | None = None
+    forecast: Forecast | None = None
     slowness: dict[str, float] = {}
     advice: str | None = None
 
@@ -100,5 +105,6 @@ class Summary(Struct, frozen=True, kw_only=True):
         fields = {name: getattr(self, name) for name in self.__struct_fields__}
         stopped = self.stopped
         return fields | {
-            "stopped": None if stopped is None else {"kind": stopped.kind, "message": str(stopped)}
+            "forecast": msgspec.to_builtins(self.forecast),
+            "stopped": None if stopped is None else {"kind": stopped.kind, "message": str(stopped)},
         }

@@ -61,6 +61,11 @@ class Counts(msgspec.Struct, frozen=True):
     cost: float
     input_was_read_to_its_end: bool
 
+    @property
+    def is_finished(self) -> bool:
+        """Every row of the input has an outcome."""
+        return self.input_was_read_to_its_end and not self.pending
+
 
 class Cause(msgspec.Struct, frozen=True):
     """Failures of one kind: how many, and the first row that has one, with its error."""

@@ -1,0 +1,106 @@
+"""What the rest of a run will cost and how long it will take, from the rows that were answered already."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from msgspec import Struct
+
+from mistill.delivery.slowness import Snapshot
+from mistill.runs.ledger import LedgerRow
+
+_Z_95 = 1.96
+
+
+class Range(Struct, frozen=True):
+    """An estimate and its 95% interval."""
+
+    low: float
+    expected: float
+    high: float
+
+
+class Forecast(Struct, frozen=True, kw_only=True):
+    """The rows that are left, forecast from a sample.
+
+    The interval is that of a sum of ``rows_left`` draws whose mean is itself an estimate from ``sample`` rows: variance
+    r·s² + r²·s²/n. It assumes that the rows left are like those of the sample.
+
+    Attributes:
+        sample, rows_left: rows answered, rows to go.
+        input_tokens, output_tokens: of the rows left.
+        cost: US dollars, ``None`` where the model has no known price.
+        seconds: at the quota that is known and the latency that was seen, whichever is slower.
+    """
+
+    sample: int
+    rows_left: int
+    input_tokens: Range
+    output_tokens: Range
+    cost: Range | None
+    seconds: Range
+
+
+def forecast(
+    answered: Iterable[LedgerRow], rows_left: int, *, seconds_each: float, at_once: int, limits: Snapshot
+) -> Forecast | None:
+    """The forecast, or ``None`` where no row is answered yet.
+
+    Args:
+        seconds_each: mean seconds that a row of the sample took. ``at_once``: rows that may be under way together.
+        limits: tells the quota, where one is known.
+    """
+    inputs, outputs, costs = _Sample(), _Sample(), _Sample()
+    for row in answered:
+        inputs.add(row.input_tokens)
+        outputs.add(row.output_tokens)
+        if row.cost is not None:
+            costs.add(row.cost)
+    if not inputs.count:
+        return None
+    input_tokens, output_tokens = inputs.total_of(rows_left), outputs.total_of(rows_left)
+    return Forecast(
+        sample=inputs.count,
+        rows_left=rows_left,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cost=costs.total_of(rows_left) if costs.count else None,
+        seconds=_seconds(input_tokens, output_tokens, rows_left, seconds_each / at_once, limits),
+    )
+
+
+def _seconds(
+    input_tokens: Range, output_tokens: Range, rows: int, seconds_each: float, limits: Snapshot
+) -> Range:
+    def slowest(tokens: float) -> float:
+        by_requests = rows / limits.requests_per_minute * 60 if limits.requests_per_minute else 0.0
+        by_tokens = tokens / limits.tokens_per_minute * 60 if limits.tokens_per_minute else 0.0
+        return max(by_requests, by_tokens, rows * seconds_each)
+
+    return Range(
+        slowest(input_tokens.low + output_tokens.low),
+        slowest(input_tokens.expected + output_tokens.expected),
+        slowest(input_tokens.high + output_tokens.high),
+    )
+
+
+class _Sample:
+    """Mean and variance in one pass (Welford, 1962)."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._mean = 0.0
+        self._squares = 0.0
+
+    def add(self, value: float) -> None:
+        self.count += 1
+        step = value - self._mean
+        self._mean += step / self.count
+        self._squares += step * (value - self._mean)
+
+    def total_of(self, rows: int) -> Range:
+        variance = self._squares / (self.count - 1) if self.count > 1 else self._mean**2
+        spread = _Z_95 * math.sqrt(rows * variance + rows**2 * variance / self.count)
+        expected = rows * self._mean
+        return Range(max(0.0, expected - spread), expected, expected + spread)
