@@ -69,7 +69,7 @@ class Generation:
         self.num_generations = num_generations
         self._extra_body = extra_body
         self._templates: dict[tuple[int, int], RequestTemplate] = {}
-        self._with_schema: dict[int, tuple[Any, Generation]] = {}
+        self._with_schema: dict[StructuredOutputPlan, Generation] = {}
         self._template = self._template_of(n=1, seed_offset=0)
 
     # --- inputs -----------------------------------------------------------------------------------------------------
@@ -92,14 +92,13 @@ class Generation:
         return Prompt(messages, generation)
 
     def _variant(self, setting: Any, index: int | None) -> Generation:
-        """These settings with a row's own schema. Rows that share a setting share the variant."""
-        known = self._with_schema.get(id(setting))
-        if known is not None:
-            return known[1]
+        """These settings with a row's own schema. Rows that share a schema share the variant."""
         try:
             structured = compile_structured_output(setting)
         except InputError as error:
             raise InputError(f"input {index}: {error.message}", hint=error.hint, index=index) from error
+        if known := self._with_schema.get(structured):
+            return known
         variant = Generation(
             self.dispatcher,
             self.server,
@@ -108,7 +107,7 @@ class Generation:
             structured=structured,
             num_generations=self.num_generations,
         )
-        self._with_schema[id(setting)] = (setting, variant)  # the setting is kept, so its id stays its own
+        self._with_schema[structured] = variant
         return variant
 
     # --- outcomes ---------------------------------------------------------------------------------------------------
@@ -170,6 +169,8 @@ class Generation:
         self, messages: Sequence[Message], seed_offset: int, journal: Journal | None, crew: Crew[Any] | None
     ) -> Outcome:
         """One generation by requests of its own: re-asked until it fits its schema, where there is one."""
+        if self.structured is not None and self.structured.uses_instructor:
+            return await self._answer_by_instructor(self.structured, messages, seed_offset, journal, crew)
         template = self._template_of(n=1, seed_offset=seed_offset)
         spent = _Spent()
         asked = messages
@@ -191,6 +192,39 @@ class Generation:
         except MistillError as error:
             return spent.failed(error)
 
+    async def _answer_by_instructor(
+        self,
+        plan: StructuredOutputPlan,
+        messages: Sequence[Message],
+        seed_offset: int,
+        journal: Journal | None,
+        crew: Crew[Any] | None,
+    ) -> Outcome:
+        """One generation asked for in the ways of the ``instructor`` package, over our own requests."""
+        from mistill.structured.instructor import ask  # costs half a second, and only these modes need it
+
+        spent = _Spent()
+        last: list[Completion] = []
+
+        async def send(asked: Sequence[dict[str, Any]], fields: dict[str, Any]) -> ChatResponse:
+            template = self._encoder(msgspec.convert(fields, ChatParameters))
+            delivered = await self.dispatcher.send(
+                self._request(template, check_messages(asked)), journal, crew
+            )
+            last[:] = self._completions(delivered)[:1]
+            spent.add(last[0], delivered.attempts)
+            return delivered.answer.response
+
+        fields = msgspec.to_builtins(self._template_of(n=1, seed_offset=seed_offset).parameters)
+        fields.pop("response_format", None)  # each mode has its own way to tell the schema
+        try:
+            parsed = await ask(plan, msgspec.to_builtins(messages), fields, send)
+        except MistillError as error:
+            return spent.failed(error)
+        return spent.outcome(
+            msgspec.structs.replace(last[0], text=parsed.text, value=parsed.value, tool_calls=[])
+        )
+
     # --- requests and answers ---------------------------------------------------------------------------------------
 
     def _request(self, template: RequestTemplate, messages: Sequence[Message]) -> Request:
@@ -198,6 +232,11 @@ class Generation:
         if most is not None and template.parameters.n is not None:
             most *= template.parameters.n
         return Request(template.encode(messages), most)
+
+    def _encoder(self, parameters: ChatParameters) -> RequestTemplate:
+        return RequestTemplate(
+            self.server.model, parameters, extra_body=self._extra_body, dialect=self.server.dialect
+        )
 
     def _template_of(self, *, n: int, seed_offset: int) -> RequestTemplate:
         template = self._templates.get((n, seed_offset))
@@ -211,9 +250,7 @@ class Generation:
                 if self.structured
                 else self.parameters.response_format,
             )
-            template = RequestTemplate(
-                self.server.model, parameters, extra_body=self._extra_body, dialect=self.server.dialect
-            )
+            template = self._encoder(parameters)
             self._templates[n, seed_offset] = template
         return template
 
