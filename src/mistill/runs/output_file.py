@@ -91,9 +91,10 @@ def open_output(target: str | Path) -> Generator[OutputFile]:
     """The place ``target`` for writing: a path, or ``-`` for stdout.
 
     A regular file appears, or is replaced, when the block ends well; until then, and if it ends badly, the
-    old one stays as it was. Devices and pipes (``/dev/null``) are written to as they are. Raises
-    ``InputError`` for a place where nothing can be written, ``MistillError`` when writing fails later (a
-    full disk).
+    old one stays as it was. Meanwhile the new one is ``NAME.xxxxxxxx.partial`` beside it, which only a
+    process that was killed leaves behind. Devices and pipes (``/dev/null``) are written to as they are.
+    Raises ``InputError`` for a place where nothing can be written, ``MistillError`` when writing fails
+    later (a full disk).
     """
     if str(target) == "-":
         yield from _stdout()

@@ -12,7 +12,8 @@ from mistill.runs.sources.files import File
 from mistill.runs.sources.row import Part, Row
 
 _MOST_ROWS = 1024
-_BATCH_BYTES = 8 << 20
+_BATCH_BYTES = 8 << 20  # as Arrow data
+_SLICE_BYTES = 1 << 20  # as Python objects, which take several times as much
 _READ_BYTES = 1 << 20
 
 
@@ -47,7 +48,7 @@ class ParquetFile(ArrowFile):
             self._total: int = opened.metadata.num_rows
             groups = (opened.metadata.row_group(i) for i in range(opened.metadata.num_row_groups))
             stored_bytes = sum(group.total_byte_size for group in groups)
-        self._batch_rows = max(1, min(_MOST_ROWS, _BATCH_BYTES * self._total // max(1, stored_bytes)))
+        self._batch_rows = _rows_within(_BATCH_BYTES, self._total, stored_bytes)
 
     def columns(self) -> tuple[str, ...]:
         return self._columns
@@ -155,16 +156,22 @@ def rows_of_batch(batch: Any, part: Part, first_index: int, first_place: int) ->
 
     Structs become objects, lists lists, maps lists of [key, value] pairs; the rest as ``encode_record`` says.
     """
-    for start in range(0, batch.num_rows, _MOST_ROWS):
+    step = _rows_within(_SLICE_BYTES, batch.num_rows, batch.nbytes)
+    for start in range(0, batch.num_rows, step):
         try:
-            records: list[dict[str, Any]] = batch.slice(start, _MOST_ROWS).to_pylist()
+            records: list[dict[str, Any]] = batch.slice(start, step).to_pylist()
         except ValueError as error:  # times below 1 µs, for which pyarrow wants pandas
-            rows = f"rows {first_place + start + 1} to {first_place + start + _MOST_ROWS}"
+            rows = f"rows {first_place + start + 1} to {first_place + start + len(batch.slice(start, step))}"
             raise InputError(f"{part.name}, {rows}: {error}") from error
         for offset, record in enumerate(records, start):
             place = first_place + offset + 1
             index = first_index + offset
             yield Row(index, encode_row(record, part.where(place), index), part, place)
+
+
+def _rows_within(limit_bytes: int, rows: int, size_bytes: int) -> int:
+    """How many rows of ``size_bytes / rows`` each make about ``limit_bytes``."""
+    return max(1, min(_MOST_ROWS, limit_bytes * rows // max(1, size_bytes)))
 
 
 def check_columns_once(names: list[str], where: str) -> tuple[str, ...]:

@@ -75,7 +75,8 @@ class CsvTable:
 
     def _lines(self) -> Iterator[str]:
         for _, block in text_blocks(self._file.chunks(), self.name):
-            yield from io.StringIO(block.decode(), newline="\n")
+            for line in io.BytesIO(block):
+                yield line.decode()
 
     def _check_header(self, header: list[str]) -> None:
         repeated = next((name for place, name in enumerate(header) if name in header[:place]), None)

@@ -137,7 +137,8 @@ class _Scanner:
         self._decode = json_decoder().raw_decode
         self._text = ""
         self._at = 0
-        self._lines_before = 0
+        self._lines_before = 0  # where the text at hand begins in the document
+        self._columns_before = 0
 
     def peek(self) -> str:
         """The next character that is no blank, "" at the end. It is not taken."""
@@ -206,7 +207,7 @@ class _Scanner:
     def _refill(self) -> bool:
         """Drop what was taken and read on: at least as much as is held, so that one long item costs linear
         time."""
-        self._lines_before += self._text.count("\n", 0, self._at)
+        self._lines_before, self._columns_before = self._place(self._at)
         kept = self._text[self._at :]
         pieces = [kept]
         wanted = max(len(kept), 1)
@@ -218,10 +219,13 @@ class _Scanner:
 
     def refusal(self, problem: str, at: int | None = None) -> InputError:
         at = self._at if at is None else at
-        line = 1 + self._lines_before + self._text.count("\n", 0, at)
-        column = (
-            at - self._text.rfind("\n", 0, at) if "\n" in self._text[:at] or not self._lines_before else None
-        )
-        place = f"line {line}" + (f" column {column}" if column else "")
+        line, column = self._place(at)
         hint = "the file is still being written, or was cut" if at >= len(self._text.rstrip()) else None
-        return InputError(f"{self._name} {place}: not JSON: {problem}", hint=hint)
+        return InputError(f"{self._name} line {line + 1} column {column + 1}: not JSON: {problem}", hint=hint)
+
+    def _place(self, at: int) -> tuple[int, int]:
+        """Lines and columns before ``at``, from the start of the document."""
+        lines = self._text.count("\n", 0, at)
+        if lines:
+            return self._lines_before + lines, at - self._text.rindex("\n", 0, at) - 1
+        return self._lines_before, self._columns_before + at
