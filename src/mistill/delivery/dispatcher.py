@@ -94,14 +94,18 @@ class Dispatcher:
                 permit = await governor.admit(self._lane, tokens)
             attempts += 1
             attempt: Any = None
-            try:
-                if journal is not None:
+            if journal is not None:
+                try:
                     attempt = await journal.sending(request)
+                except BaseException:
+                    governor.refund(permit)
+                    raise
+            try:
                 answer = await self.client.chat(request.body)
             except MistillError as error:
                 limits = error.limits if isinstance(error, APIError) else None
                 charged += governor.settle(permit, limits=limits, error=error, row=row)
-                if attempt is not None and journal is not None:
+                if journal is not None:
                     journal.ended(attempt, error)
                 decision = classify(error)
                 if not decision.retry or charged > self._max_retries:
@@ -112,7 +116,7 @@ class Dispatcher:
                 # Cancelled on the way: the quota has counted it, but it teaches the governor nothing.
                 cancelled = Stopped("cancelled while in flight")
                 governor.settle(permit, error=cancelled)
-                if attempt is not None and journal is not None:
+                if journal is not None:
                     journal.ended(attempt, cancelled)
                 raise
             else:

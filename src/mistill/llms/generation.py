@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -17,6 +17,7 @@ from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Crew, Delivered, Dispatcher, Journal, Request
 from mistill.delivery.retry import classify
 from mistill.llms.messages import check_messages
+from mistill.llms.parameters import check_parameters, wire_name
 from mistill.llms.types import Completion, Outcome, Usage
 from mistill.structured.repair import Parsed, judge, read_answer
 from mistill.structured.settings import StructuredOutputPlan, compile_structured_output
@@ -70,7 +71,32 @@ class Generation:
         self._extra_body = extra_body
         self._templates: dict[tuple[int, int], RequestTemplate] = {}
         self._with_schema: dict[StructuredOutputPlan, Generation] = {}
+        self._with_parameters: dict[bytes, Generation] = {}
         self._template = self._template_of(n=1, seed_offset=0)
+
+    def with_parameters(self, changes: Mapping[str, Any]) -> Generation:
+        """These settings with some parameters changed, by the names of `PARAMETERS`; the same ones, the same object.
+
+        Raises:
+            InputError: an unknown name, a wrong type or a value out of its range.
+        """
+        key = msgspec.json.encode(changes, order="sorted")
+        if known := self._with_parameters.get(key):
+            return known
+        changed = msgspec.structs.asdict(check_parameters(changes))
+        wire_names = {wire_name(name) for name, value in changes.items() if value is not None}
+        variant = Generation(
+            self.dispatcher,
+            self.server,
+            msgspec.structs.replace(
+                self.parameters, **{name: changed[name] for name in wire_names & changed.keys()}
+            ),
+            extra_body=changes.get("extra_body") or self._extra_body,
+            structured=self.structured,
+            num_generations=self.num_generations,
+        )
+        self._with_parameters[key] = variant
+        return variant
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 

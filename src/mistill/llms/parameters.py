@@ -92,6 +92,11 @@ def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
         raise InputError(_told_in_our_names(str(error), arguments)) from error
 
 
+def wire_name(name: str) -> str:
+    """What a parameter is called in a request."""
+    return _WIRE_NAMES.get(name, name)
+
+
 def _told_in_our_names(text: str, arguments: Mapping[str, Any]) -> str:
     """``Expected `float` <= 1.5 - at `$.temperature``` → ``temperature=2.0: expected `float` <= 1.5``."""
     reason, _, place = text.partition(" - at `$.")
