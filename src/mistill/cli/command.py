@@ -1,0 +1,140 @@
+"""What every command has: help that teaches, options in groups, errors in one or two plain lines."""
+
+from __future__ import annotations
+
+import errno
+import traceback
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import click
+from pydantic import ValidationError
+
+from mistill.api.errors import (
+    APIError,
+    InputError,
+    InvalidOutput,
+    MalformedAnswer,
+    MistillError,
+    PlanChanged,
+    TransportError,
+)
+from mistill.cli.exits import Exit
+from mistill.cli.program import say_error, write_examples
+from mistill.delivery.retry import classify
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+OTHER = "Other"
+
+
+class Option(click.Option):
+    """An option that knows its group in the help.
+
+    Args:
+        in_settings: whether a settings file may have it.
+    """
+
+    def __init__(self, *args: Any, group: str = OTHER, in_settings: bool = True, **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self.group = group
+        self.in_settings = in_settings
+
+
+class Failure(click.ClickException):
+    """An error as the user sees it."""
+
+    def __init__(self, message: str, *, hint: str | None, exit_code: int) -> None:
+        super().__init__(message)
+        self.hint = hint
+        self.exit_code = exit_code  # pyright: ignore[reportAttributeAccessIssue]  click reads it from the instance
+
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  click's signature
+        say_error(self.message, self.hint)
+
+
+class Command(click.Command):
+    def __init__(self, *args: Any, examples: str = "", **settings: Any) -> None:
+        super().__init__(*args, **settings)
+        self._examples = examples
+        self.params.append(
+            Option(
+                ["--debug"],
+                is_flag=True,
+                expose_value=False,
+                in_settings=False,
+                callback=_keep_debug,
+                help="Show the traceback of an error.",
+            )
+        )
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt:
+            return Exit.INTERRUPTED
+        except (MistillError, ValidationError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.EPIPE:
+                raise
+            if ctx.meta.get("mistill.debug"):
+                traceback.print_exc()
+            raise failure_of(error) from error
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_help_text(ctx, formatter)
+        if self._examples:
+            write_examples(formatter, self._examples)
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for param in self.get_params(ctx):
+            record = param.get_help_record(ctx)
+            if isinstance(param, click.Option) and record is not None:
+                group = param.group if isinstance(param, Option) else OTHER
+                groups.setdefault(group, []).append(record)
+        last = groups.pop(OTHER, [])
+        for name, records in [*groups.items(), (OTHER, last)]:
+            with formatter.section(name):
+                formatter.write_dl(records, col_max=32)
+
+
+def command(name: str, *, examples: str = "", **settings: Any) -> Callable[[Callable[..., Any]], Command]:
+    """As ``click.command``. The function returns the exit code."""
+    return click.command(name, cls=Command, examples=examples, **settings)
+
+
+def option(*names: str, group: str, **settings: Any) -> Callable[[F], F]:
+    """As ``click.option``, in a group of the help."""
+    return click.option(*names, cls=Option, group=group, **settings)
+
+
+def failure_of(error: MistillError | ValidationError | OSError) -> Failure:
+    """An error of the library, in words for the command line, with the exit code that it means."""
+    if isinstance(error, ValidationError):
+        return Failure(_told_plainly(error), hint=None, exit_code=Exit.USAGE)
+    if isinstance(error, OSError):
+        return Failure(str(error), hint=None, exit_code=Exit.STOPPED)
+    hint = error.hint
+    message = str(error).removesuffix(f" ({hint})") if hint else str(error)
+    return Failure(message, hint=hint, exit_code=_exit_code_of(error))
+
+
+def _exit_code_of(error: MistillError) -> Exit:
+    if isinstance(error, InputError | PlanChanged):
+        return Exit.USAGE
+    of_one_request = isinstance(error, APIError | TransportError | MalformedAnswer | InvalidOutput)
+    return Exit.SOME_FAILED if of_one_request and not classify(error).fatal else Exit.STOPPED
+
+
+def _told_plainly(error: ValidationError) -> str:
+    """The first mistake, under the option's name. Its value is not shown, since it may be a key."""
+    first = error.errors()[0]
+    cause = first.get("ctx", {}).get("error")
+    if isinstance(cause, InputError):
+        return str(cause)
+    name = str(first["loc"][0]) if first["loc"] else error.title
+    return f"--{name.replace('_', '-')}: {first['msg'][0].lower()}{first['msg'][1:]}"
+
+
+def _keep_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
+    ctx.meta["mistill.debug"] = value
