@@ -131,6 +131,8 @@ class Governor:
             MistillError: the server's last error, when it has failed for longer than ``patience_s``.
         """
         with LOCK:
+            if not self._waiting:
+                self._trouble.somebody_comes(self._clock())
             self._sequence += 1
             waiter = Waiter(lane, tokens, self._sequence)
             self._waiting.add(waiter)
@@ -177,6 +179,7 @@ class Governor:
             share (an outage, a cool-down), which is not the row's fault.
         """
         with LOCK:
+            _end(permit)
             now_s = self._clock()
             is_charged = False
             if error is None:
@@ -192,6 +195,7 @@ class Governor:
     def refund(self, permit: Permit) -> None:
         """The attempt never left: everything is given back."""
         with LOCK:
+            _end(permit)
             self._pacing.cancel(permit, self._clock())
             self._release(permit)
 
@@ -270,9 +274,6 @@ class Governor:
         return permit
 
     def _release(self, permit: Permit) -> None:
-        if permit.is_settled:
-            raise AssertionError("a permit is settled or refunded once")
-        permit.is_settled = True
         if permit.is_probe:
             self._trouble.probe_ended()
         self.in_flight -= 1
@@ -415,6 +416,12 @@ class Governor:
 
     def _is_out_of_patience(self, now_s: float) -> bool:
         return now_s >= self._trouble.gives_up_at_s(self.patience_s)
+
+
+def _end(permit: Permit) -> None:
+    if permit.is_settled:
+        raise AssertionError("a permit is settled or refunded once")
+    permit.is_settled = True
 
 
 _governors: weakref.WeakValueDictionary[tuple[str, bytes, str], Governor] = weakref.WeakValueDictionary()

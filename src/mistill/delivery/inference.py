@@ -37,6 +37,8 @@ class InferredLimit:
         """
         self._step = 1
         if self.limit is None:
+            if not accepted:
+                return  # what was used up was used by others, or before us: it says nothing of the quota
             self.limit = accepted
             self.probe_at_s = now_s + self._interval_s
         elif not self.is_rate:

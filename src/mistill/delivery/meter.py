@@ -110,7 +110,7 @@ class Meter:
         entered since and what is on its way.
         """
         own = self.used + self.reserved
-        if self.limit is not None and 2 * max(own, server_used) < self.limit:
+        if self.limit is not None and 2 * max(own + self._others, server_used) < self.limit:
             return  # far from the limit by either count: nothing that matters now
         self._expire(now_s)
         own = self.used + self.reserved

@@ -17,7 +17,7 @@ _LONGEST_COOL_DOWN_S = 15.0
 _PROBE_INTERVAL_S = 0.25
 _LONGEST_PROBE_INTERVAL_S = 5.0
 _FORGOTTEN_AFTER_S = 120.0
-"""Trouble that nobody has met for so long counts from anew when somebody comes: it says nothing of today's server."""
+"""Trouble that nobody has met for so long is counted from anew when somebody comes."""
 _PRESUMED_ACCEPTED_S = 1.0
 """In a cool-down, a probe that has not been refused for this long was accepted: refusals come at once."""
 
@@ -63,10 +63,14 @@ class Trouble:
         self._is_probing = False
         return 0.0
 
-    def entered(self, now_s: float) -> bool:
-        """A request leaves now; True if it is the probe."""
+    def somebody_comes(self, now_s: float) -> None:
+        """A request comes while nobody waits. Trouble of long ago does not use up its patience."""
         if self._since_s != math.inf and now_s - self._last_left_s > _FORGOTTEN_AFTER_S:
             self._since_s = now_s
+
+    def entered(self, now_s: float) -> bool:
+        """A request leaves now; True if it is the probe."""
+        self.somebody_comes(now_s)
         self._last_left_s = now_s
         if self._is_probing:
             self._probe_left_s = now_s

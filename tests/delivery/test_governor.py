@@ -1,0 +1,454 @@
+"""The governor's behaviours one by one, in fake time."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Coroutine
+from typing import Any
+
+import pytest
+from tests.delivery.fake_clock import run_in_fake_time
+
+from mistill.api.errors import (
+    AttemptTimeout,
+    BadRequest,
+    CapacityExceeded,
+    MistillError,
+    RateLimited,
+    ServerError,
+    Stopped,
+)
+from mistill.api.limits import RateLimits
+from mistill.delivery.governor import Governor, Lane, Permit, governor_for
+from mistill.delivery.slowness import advice
+
+UNAVAILABLE = ServerError("unavailable", status=503)
+REFUSED = RateLimited("slow down", status=429, code="1300")
+
+
+class Caller:
+    """A governor with one lane, and the clock of the running loop."""
+
+    def __init__(self, slots: int = 64, **settings: Any) -> None:
+        self.clock = asyncio.get_running_loop().time
+        self.governor = Governor(clock=self.clock, **settings)
+        self.lane = Lane(slots)
+
+    def take(self, tokens: int = 1) -> Permit:
+        permit = self.governor.try_admit(self.lane, tokens)
+        assert permit is not None
+        return permit
+
+    def is_blocked(self, tokens: int = 1) -> bool:
+        permit = self.governor.try_admit(self.lane, tokens)
+        if permit is not None:
+            self.governor.refund(permit)
+        return permit is None
+
+    def wait(self, tokens: int = 1, **keywords: Any) -> asyncio.Task[Permit]:
+        return asyncio.ensure_future(self.governor.admit(self.lane, tokens, **keywords))
+
+    def answer(self, limits: RateLimits | None = None, tokens: int = 1) -> None:
+        self.governor.settle(self.take(tokens), limits=limits, tokens=tokens)
+
+    def fail(self, error: MistillError, row: object = None) -> bool:
+        return self.governor.settle(self.take(), error=error, row=row)
+
+
+def in_fake_time(test: Any) -> Any:
+    def run(*arguments: Any, **keywords: Any) -> None:
+        main: Coroutine[Any, Any, None] = test(*arguments, **keywords)
+        run_in_fake_time(main)
+
+    run.__name__ = test.__name__
+    return run
+
+
+# --- quotas -------------------------------------------------------------------------------------------------------
+
+
+@in_fake_time
+async def test_a_users_quota_is_available_at_once_then_by_the_minute() -> None:
+    caller = Caller(requests_per_minute=5)
+    for _ in range(5):
+        caller.answer()
+    waiting = [caller.wait() for _ in range(6)]
+    await asyncio.sleep(59)
+    assert not any(task.done() for task in waiting)
+    await asyncio.sleep(16)
+    assert [task.done() for task in waiting] == [True] * 5 + [False]
+    waiting[5].cancel()
+
+
+@in_fake_time
+async def test_the_users_quota_comes_before_the_headers() -> None:
+    caller = Caller()
+    caller.governor.set_quota(3, None)
+    for _ in range(3):
+        caller.answer(RateLimits(1_000, 900))
+    assert caller.is_blocked()
+    snapshot = caller.governor.snapshot()
+    assert (snapshot.requests_per_minute, snapshot.requests_source) == (3, "user")
+    caller.governor.set_quota(None, None)
+    assert not caller.is_blocked()
+    assert caller.governor.snapshot().requests_source == "server"
+
+
+@in_fake_time
+async def test_what_others_have_used_is_obeyed() -> None:
+    caller = Caller()
+    caller.answer(RateLimits(100, 0))  # 99 of 100 went to others
+    assert caller.is_blocked()
+    permit = await caller.wait()
+    assert 0 < caller.clock() < 3  # theirs leave the window too
+    caller.governor.settle(permit, limits=RateLimits(100, 80))
+    assert not caller.is_blocked()
+
+
+@in_fake_time
+async def test_answers_out_of_order_do_not_bring_back_an_old_quota() -> None:
+    caller = Caller()
+    old, new = caller.take(), caller.take()
+    caller.governor.settle(new, limits=RateLimits(10, 8))
+    caller.governor.settle(old, limits=RateLimits(500, 499))
+    assert caller.governor.snapshot().requests_per_minute == 10
+
+
+@in_fake_time
+async def test_tokens_are_estimated_before_and_settled_after() -> None:
+    caller = Caller(tokens_per_minute=1_000)
+    permit = caller.take(900)
+    assert caller.is_blocked(200)
+    caller.governor.settle(permit, tokens=100)
+    assert not caller.is_blocked(900)
+    assert caller.is_blocked(901)
+
+
+@in_fake_time
+async def test_a_request_above_the_whole_quota_leaves_when_nothing_else_is_in_it() -> None:
+    caller = Caller(tokens_per_minute=1_000)
+    caller.answer(tokens=10)
+    assert caller.is_blocked(5_000)
+    permit = await caller.wait(5_000)
+    assert 60 <= caller.clock() <= 62
+    caller.governor.settle(permit, tokens=5_000)
+
+
+@in_fake_time
+async def test_a_limit_of_zero_fails_all_who_wait_at_once() -> None:
+    caller = Caller(slots=1)
+    permit = caller.take()
+    waiting = [caller.wait() for _ in range(3)]
+    await asyncio.sleep(1)
+    error = RateLimited("no", status=429, limits=RateLimits(0, 0))
+    assert error.limit_is_zero
+    caller.governor.settle(permit, error=error)
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in ended] == [RateLimited] * 3
+    assert len({id(each) for each in ended}) == 3  # each its own, since a traceback grows
+    assert caller.clock() == 1
+
+
+# --- refusals -----------------------------------------------------------------------------------------------------
+
+
+@in_fake_time
+async def test_retry_after_is_obeyed_and_then_one_leaves_before_the_rest() -> None:
+    caller = Caller()
+    caller.fail(RateLimited("slow down", status=429, code="1300", retry_after_s=20))
+    waiting = [caller.wait() for _ in range(5)]
+    await asyncio.sleep(19.9)
+    assert not any(task.done() for task in waiting)
+    await asyncio.sleep(0.2)
+    assert [task.done() for task in waiting] == [True, False, False, False, False]
+    caller.governor.settle(waiting[0].result())
+    await asyncio.sleep(15)
+    assert all(task.done() for task in waiting)
+
+
+@in_fake_time
+async def test_only_the_first_refusal_of_a_stretch_is_charged_to_its_row() -> None:
+    caller = Caller()
+    permits = [caller.take() for _ in range(8)]
+    assert [caller.governor.settle(permit, error=REFUSED) for permit in permits] == [True] + [False] * 7
+    for _ in range(5):  # probes
+        assert caller.governor.settle(await caller.wait(), error=REFUSED) is False
+
+
+@in_fake_time
+async def test_a_server_that_refuses_for_longer_than_patience_fails_even_a_single_row() -> None:
+    caller = Caller(patience_s=30)
+    caller.fail(REFUSED)
+
+    async def try_for_ever() -> None:
+        while True:
+            assert caller.governor.settle(await caller.wait(), error=REFUSED) is False
+
+    with pytest.raises(RateLimited):
+        await try_for_ever()
+    assert 30 <= caller.clock() <= 30 + 20
+    permit = await caller.wait()  # whoever comes now has patience anew
+    caller.governor.settle(permit)
+
+
+@in_fake_time
+async def test_a_full_server_gets_fewer_at_once_and_one_cut_counts_for_all_stragglers() -> None:
+    caller = Caller()
+    permits = [caller.take() for _ in range(8)]
+    before = caller.governor.snapshot().concurrency_limit
+    full = CapacityExceeded("full", status=429, code="3505")
+    assert [caller.governor.settle(permit, error=full) for permit in permits] == [True] + [False] * 7
+    assert caller.governor.snapshot().concurrency_limit == int(0.8 * before)
+
+
+# --- outages ------------------------------------------------------------------------------------------------------
+
+
+@in_fake_time
+async def test_an_outage_is_not_charged_and_ends_with_the_first_good_probe() -> None:
+    caller = Caller()
+    caller.answer()
+    assert [caller.fail(UNAVAILABLE, row) for row in "abc"] == [True, True, False]
+    waiting = [caller.wait() for _ in range(20)]
+    for _ in range(4):
+        await asyncio.sleep(6)
+        (probe,) = [task for task in waiting if task.done()]
+        waiting.remove(probe)
+        assert caller.governor.settle(probe.result(), error=UNAVAILABLE) is False
+    await asyncio.sleep(6)
+    (probe,) = [task for task in waiting if task.done()]
+    waiting.remove(probe)
+    caller.governor.settle(probe.result())
+    await asyncio.sleep(0)
+    assert 1 <= sum(task.done() for task in waiting) <= 12  # not all at once
+    for task in waiting:
+        caller.governor.settle(await task)
+    assert caller.governor.snapshot().seconds["outage"] == pytest.approx(30)
+
+
+@in_fake_time
+async def test_one_rows_own_failures_are_no_outage() -> None:
+    caller = Caller()
+    caller.answer()
+    assert all(caller.fail(UNAVAILABLE, "poison") for _ in range(10))
+
+
+@in_fake_time
+async def test_a_server_that_never_answered_is_no_outage() -> None:
+    caller = Caller()
+    assert all(caller.fail(UNAVAILABLE, row) for row in range(10))
+
+
+@in_fake_time
+async def test_a_good_answer_to_a_later_request_ends_a_false_alarm() -> None:
+    caller = Caller()
+    caller.answer()
+    slow = [caller.take() for _ in range(3)]
+    quick = caller.take()
+    timeout = AttemptTimeout("no answer within 120 s")
+    for row, permit in enumerate(slow):
+        caller.governor.settle(permit, error=timeout, row=row)
+    assert caller.is_blocked()
+    caller.governor.settle(quick)
+    assert not caller.is_blocked()
+
+
+@in_fake_time
+async def test_a_refused_request_shows_that_the_server_is_well() -> None:
+    caller = Caller()
+    caller.answer()
+    for row in range(2):
+        caller.fail(UNAVAILABLE, row)
+    assert caller.fail(BadRequest("no", status=400), "bad") is True
+    assert caller.fail(UNAVAILABLE, "c") is True  # the first of a new stretch
+
+
+@in_fake_time
+async def test_an_outage_beyond_patience_fails_those_who_wait_with_the_servers_error() -> None:
+    caller = Caller(patience_s=50)
+    caller.answer()
+    for row in range(3):
+        caller.fail(UNAVAILABLE, row)
+    waiting = [caller.wait() for _ in range(3)]
+    hanging = await waiting.pop(0)  # the probe gets no answer at all
+    ended = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(each) for each in ended] == [ServerError] * 2
+    assert caller.clock() == pytest.approx(50)
+    caller.governor.settle(hanging)
+    assert not caller.is_blocked()
+
+
+@in_fake_time
+async def test_old_trouble_does_not_fail_the_next_run() -> None:
+    caller = Caller()
+    caller.fail(REFUSED)
+    await asyncio.sleep(3_600)
+    probe, later = caller.take(), caller.wait()
+    await asyncio.sleep(0.1)
+    assert not later.done()
+    caller.governor.settle(probe)
+    caller.governor.settle(await later)
+
+
+@in_fake_time
+async def test_a_lost_probe_makes_way_for_another() -> None:
+    caller = Caller()
+    caller.answer()
+    for row in range(3):
+        caller.fail(UNAVAILABLE, row)
+    caller.governor.refund(await caller.wait())
+    caller.governor.settle(await caller.wait(), error=Stopped("cancelled"))
+    caller.governor.settle(await caller.wait())
+    assert not caller.is_blocked()
+
+
+# --- waiting ------------------------------------------------------------------------------------------------------
+
+
+@in_fake_time
+async def test_past_its_deadline_a_request_stops_waiting() -> None:
+    caller = Caller(requests_per_minute=1)
+    caller.answer()
+    with pytest.raises(Stopped, match=r"deadline: .* within 10 s"):
+        await caller.wait(deadline_s=10)
+    assert caller.clock() == 10
+    assert caller.governor.snapshot().waiting == 0
+
+
+@in_fake_time
+async def test_a_full_lane_does_not_hold_back_another() -> None:
+    caller = Caller(slots=1)
+    permit = caller.take()
+    behind = caller.wait()
+    await asyncio.sleep(1)
+    assert caller.governor.try_admit(Lane(1), 1) is not None
+    caller.governor.settle(permit)
+    await behind
+
+
+@in_fake_time
+async def test_nobody_overtakes_those_who_wait_for_the_quota() -> None:
+    caller = Caller(requests_per_minute=1)
+    caller.answer()
+    waiting = caller.wait()
+    await asyncio.sleep(1)
+    assert caller.governor.try_admit(Lane(1), 1) is None
+    waiting.cancel()
+
+
+@in_fake_time
+async def test_a_lanes_slots_count_over_all_governors() -> None:
+    caller = Caller(slots=1)
+    other = Governor(clock=caller.clock)
+    permit = caller.take()
+    waiting = asyncio.ensure_future(other.admit(caller.lane, 1))
+    await asyncio.sleep(1)
+    assert not waiting.done()
+    caller.governor.settle(permit)
+    await asyncio.sleep(0)
+    other.settle(await waiting)
+    assert caller.lane.in_flight == 0
+
+
+@in_fake_time
+async def test_more_slots_are_used_at_once() -> None:
+    caller = Caller(slots=1)
+    caller.take()
+    waiting = caller.wait()
+    await asyncio.sleep(1)
+    caller.lane.limit = 2
+    await waiting
+    assert caller.clock() == 1
+
+
+@in_fake_time
+async def test_when_the_next_in_line_is_cancelled_the_others_are_still_woken() -> None:
+    caller = Caller(requests_per_minute=1)
+    caller.answer()
+    first, second = caller.wait(), caller.wait()
+    await asyncio.sleep(1)
+    first.cancel()
+    await second
+    assert 60 <= caller.clock() <= 62
+
+
+@in_fake_time
+async def test_ten_thousand_wait_and_leave() -> None:
+    caller = Caller(slots=100)
+    permits = [caller.take() for _ in range(8)]
+    waiting = [caller.wait() for _ in range(10_000)]
+    await asyncio.sleep(0)
+    assert caller.governor.snapshot().waiting == 10_000
+    for task in waiting[::2]:
+        task.cancel()
+    for permit in permits:
+        caller.governor.settle(permit)
+    for task in waiting[1::2]:
+        caller.governor.settle(await task)
+    assert caller.governor.snapshot().waiting == 0
+
+
+# --- one governor per quota -----------------------------------------------------------------------------------------
+
+
+def test_a_quota_has_one_governor_while_somebody_holds_it() -> None:
+    governor = governor_for("https://a", "secret", "m")
+    assert governor_for("https://a", "secret", "m") is governor
+    others = [
+        governor_for(*identity)
+        for identity in (
+            ("https://b", "secret", "m"),
+            ("https://a", "key", "m"),
+            ("https://a", "secret", "n"),
+        )
+    ]
+    assert len({id(each) for each in [governor, *others]}) == 4
+    gone = weakref.ref(governor)
+    del governor
+    gc.collect()
+    assert gone() is None
+
+
+# --- why it is slow -------------------------------------------------------------------------------------------------
+
+
+@in_fake_time
+async def test_the_time_is_split_and_the_setting_that_helps_is_named() -> None:
+    caller = Caller(slots=1, requests_per_minute=2)
+    for _ in range(2):
+        permit = caller.take()
+        behind = caller.wait()
+        await asyncio.sleep(5)  # the slot
+        behind.cancel()
+        await asyncio.gather(behind, return_exceptions=True)
+        caller.governor.settle(permit)
+    caller.governor.settle(await caller.wait())
+    seconds = caller.governor.snapshot().seconds
+    assert seconds["concurrency"] == pytest.approx(10)
+    assert seconds["quota_requests"] == pytest.approx(51, abs=1)
+    text = advice(caller.governor.snapshot(), max_concurrent_requests=1)
+    assert text is not None
+    assert "raise requests_per_minute" in text
+    assert "84%" in text
+
+
+@in_fake_time
+async def test_advice_for_a_run_looks_at_that_run_only() -> None:
+    caller = Caller(slots=1, requests_per_minute=1)
+    caller.answer()
+    permit = await caller.wait()
+    earlier = caller.governor.snapshot()
+    behind = caller.wait()
+    await asyncio.sleep(7)
+    behind.cancel()
+    await asyncio.gather(behind, return_exceptions=True)
+    text = advice(caller.governor.snapshot(), max_concurrent_requests=1, earlier=earlier)
+    assert text is not None
+    assert "raise max_concurrent_requests" in text
+    caller.governor.settle(permit)
+
+
+def test_nothing_slow_no_advice() -> None:
+    assert advice(Governor().snapshot(), max_concurrent_requests=64) is None

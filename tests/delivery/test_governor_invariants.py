@@ -1,0 +1,163 @@
+"""What holds for every order of events: Hypothesis drives the governor in fake time."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.delivery.fake_clock import run_in_fake_time
+
+from mistill.api.errors import CapacityExceeded, ConnectFailed, MistillError, RateLimited, ServerError
+from mistill.delivery.governor import Governor, Lane
+
+ERRORS: tuple[MistillError | None, ...] = (
+    None,
+    None,
+    None,
+    RateLimited("slow down", status=429, code="1300"),
+    CapacityExceeded("full", status=429, code="3505"),
+    ServerError("unavailable", status=503),
+    ConnectFailed("refused", maybe_billed=False),
+)
+
+
+def assert_at_rest(governor: Governor, *lanes: Lane) -> None:
+    snapshot = governor.snapshot()
+    assert (snapshot.in_flight, snapshot.waiting) == (0, 0)
+    assert [lane.in_flight for lane in lanes] == [0] * len(lanes)
+    assert governor._pacing.tokens.reserved == 0
+    assert all(not lane.waiting_at for lane in lanes)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    requests=st.integers(1, 40),
+    tokens=st.integers(1, 3_000),
+    slots=st.integers(1, 20),
+    rows=st.integers(1, 150),
+)
+def test_a_known_quota_is_never_exceeded_in_any_window(
+    seed: int, requests: int, tokens: int, slots: int, rows: int
+) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+        clock = asyncio.get_running_loop().time
+        governor = Governor(clock=clock, requests_per_minute=requests, tokens_per_minute=tokens)
+        lane = Lane(slots)
+        sent: list[float] = []
+        counted: list[tuple[float, int]] = []
+        in_flight = 0
+
+        async def send() -> None:
+            nonlocal in_flight
+            await asyncio.sleep(rng.random() * 100)
+            size = rng.randint(1, 400)
+            permit = governor.try_admit(lane, size) or await governor.admit(lane, size)
+            now_s = clock()
+            sent.append(now_s)
+            assert lane.in_flight <= slots
+            # By brute force, over the 60 s that end now:
+            assert sum(now_s - 60 < each for each in sent) <= requests
+            used = in_flight + sum(amount for at_s, amount in counted if now_s - 60 < at_s)
+            assert used + size <= tokens or (used == 0 and size > tokens)
+            in_flight += size
+            await asyncio.sleep(rng.random() * 20)
+            actual = rng.randint(1, size)
+            in_flight -= size
+            counted.append((clock(), actual))
+            governor.settle(permit, tokens=actual)
+
+        await asyncio.gather(*(send() for _ in range(rows)))
+        assert len(sent) == rows
+        assert_at_rest(governor, lane)
+
+    run_in_fake_time(main())
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    slots=st.lists(st.integers(1, 5), min_size=1, max_size=3),
+    rows=st.integers(1, 120),
+)
+def test_whoever_waits_longest_is_next(seed: int, slots: list[int], rows: int) -> None:
+    async def main() -> None:
+        rng = random.Random(seed)
+        clock = asyncio.get_running_loop().time
+        governor = Governor(clock=clock, requests_per_minute=rng.choice([None, 10, 100]))
+        lanes = [Lane(limit) for limit in slots]
+        came: dict[Lane, list[int]] = {lane: [] for lane in lanes}
+        admitted: dict[Lane, list[int]] = {lane: [] for lane in lanes}
+
+        async def send(row: int) -> None:
+            await asyncio.sleep(rng.random() * 10)
+            lane = rng.choice(lanes)
+            came[lane].append(row)
+            permit = governor.try_admit(lane, 1) or await governor.admit(lane, 1)
+            admitted[lane].append(row)
+            assert all(each.in_flight <= each.limit for each in lanes)
+            await asyncio.sleep(rng.random() * 5)
+            governor.settle(permit)
+
+        await asyncio.gather(*(send(row) for row in range(rows)))
+        assert admitted == came
+        assert_at_rest(governor, *lanes)
+
+    run_in_fake_time(main())
+
+
+@settings(max_examples=200, deadline=None)
+@given(seed=st.integers(0, 2**32), rows=st.integers(1, 80), quota=st.sampled_from([None, 5, 100]))
+def test_cancelled_at_any_point_nothing_leaks(seed: int, rows: int, quota: int | None) -> None:
+    """Whatever ends the attempts, and whenever they are cancelled, all slots and tokens come back."""
+
+    async def main() -> None:
+        rng = random.Random(seed)
+        clock = asyncio.get_running_loop().time
+        governor = Governor(
+            clock=clock, requests_per_minute=quota, tokens_per_minute=rng.choice([None, 500]), patience_s=100
+        )
+        lanes = [Lane(rng.randint(1, 4)) for _ in range(2)]
+
+        async def send() -> None:
+            lane = rng.choice(lanes)
+            deadline_s = rng.choice([None, rng.random() * 50])
+            permit = governor.try_admit(lane, 20) or await governor.admit(lane, 20, deadline_s=deadline_s)
+            try:
+                await asyncio.sleep(rng.random() * 5)
+            except asyncio.CancelledError:
+                governor.refund(permit)
+                raise
+            governor.settle(permit, error=rng.choice(ERRORS))
+
+        tasks = [asyncio.ensure_future(send()) for _ in range(rows)]
+        for task in tasks:
+            if rng.random() < 0.5:
+                await asyncio.sleep(rng.random())
+                task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+        for each in ended:
+            assert each is None or isinstance(each, MistillError | asyncio.CancelledError)
+        assert_at_rest(governor, *lanes)
+        await asyncio.sleep(200)  # and later, when the trouble is forgotten, it still works
+        permit = governor.try_admit(lanes[0], 1) or await governor.admit(lanes[0], 1)
+        governor.settle(permit)
+
+    run_in_fake_time(main())
+
+
+@pytest.mark.parametrize("first", ["settle", "refund"])
+@pytest.mark.parametrize("second", ["settle", "refund"])
+def test_a_permit_is_given_back_once(first: str, second: str) -> None:
+    governor, lane = Governor(), Lane(1)
+    permit: Any = governor.try_admit(lane, 1)
+    getattr(governor, first)(permit)
+    with pytest.raises(AssertionError):
+        getattr(governor, second)(permit)
+    assert lane.in_flight == 0
+    assert governor._pacing.tokens.reserved == 0

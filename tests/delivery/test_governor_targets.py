@@ -1,0 +1,177 @@
+"""How near the governor comes to the ideal time, against a model of the server, in fake time: exact and repeatable.
+
+Ideal: a whole quota at once, the next one 60 s later, and so on, each as fast as the slots let it through. The same
+targets are measured over real sockets by ``python -m benchmarks.governor``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from tests.delivery.fake_clock import run_in_fake_time
+from tests.delivery.model_server import ModelServer, Passage, send_rows
+
+from mistill.delivery.governor import Governor, Snapshot
+
+Event = Callable[[ModelServer], Awaitable[None]]
+
+
+def simulate(
+    rows: int,
+    *,
+    event: Event | None = None,
+    server_kind: type[ModelServer] = ModelServer,
+    processes: int = 1,
+    max_concurrent_requests: int = 64,
+    **server_settings: Any,
+) -> tuple[Passage, Snapshot]:
+    """All rows through as many governors as there are processes; the slowest passage, and the first's snapshot."""
+
+    async def main() -> tuple[Passage, Snapshot]:
+        loop = asyncio.get_running_loop()
+        server = server_kind(loop.time, **server_settings)
+        governors = [Governor(clock=loop.time) for _ in range(processes)]
+        happening = loop.create_task(event(server)) if event is not None else None
+        passages = await asyncio.gather(
+            *(
+                send_rows(
+                    server,
+                    governor,
+                    rows // processes,
+                    max_concurrent_requests=max_concurrent_requests,
+                    seed=seed,
+                )
+                for seed, governor in enumerate(governors)
+            )
+        )
+        if happening is not None:
+            await happening
+        slowest = max(passages, key=lambda passage: passage.took_s)
+        slowest.lost = sum(passage.lost for passage in passages)
+        return slowest, governors[0].snapshot()
+
+    return run_in_fake_time(main())
+
+
+def ideal_s(quota: int, windows: int, slots: int, latency_s: float) -> float:
+    return 60 * (windows - 1) + latency_s * max(1, quota / slots)
+
+
+@pytest.mark.parametrize("latency_s", [0.1, 1.0])
+@pytest.mark.parametrize(
+    ("quota", "windows", "slots"), [(60, 3, 64), (60, 5, 64), (600, 3, 64), (6_000, 2, 1_024)]
+)
+def test_a_quota_told_in_headers(quota: int, windows: int, slots: int, latency_s: float) -> None:
+    rows = quota * windows
+    passage, _ = simulate(rows, requests_per_minute=quota, latency_s=latency_s, max_concurrent_requests=slots)
+    assert passage.lost == 0
+    assert passage.took_s <= 1.10 * ideal_s(quota, windows, slots, latency_s)
+    assert passage.refused <= 0.02 * rows
+
+
+@pytest.mark.parametrize("latency_s", [0.1, 1.0])
+@pytest.mark.parametrize(
+    ("quota", "windows", "slots"), [(60, 3, 64), (60, 5, 64), (600, 3, 64), (6_000, 2, 1_024)]
+)
+def test_a_quota_that_no_header_tells(quota: int, windows: int, slots: int, latency_s: float) -> None:
+    rows = quota * windows
+    passage, _ = simulate(
+        rows,
+        requests_per_minute=quota,
+        tells_limits=False,
+        latency_s=latency_s,
+        max_concurrent_requests=slots,
+    )
+    assert passage.lost == 0
+    assert passage.took_s <= 1.25 * ideal_s(quota, windows, slots, latency_s)
+    assert passage.refused <= 0.10 * rows
+
+
+@pytest.mark.parametrize(("tells_limits", "slack"), [(True, 1.10), (False, 1.25)])
+def test_a_token_quota_that_binds_first(tells_limits: bool, slack: float) -> None:
+    passage, snapshot = simulate(
+        600, requests_per_minute=6_000, tokens_per_minute=15_000, tokens=100, tells_limits=tells_limits
+    )
+    assert passage.lost == 0
+    assert passage.took_s <= slack * 180
+    assert passage.refused <= (0.02 if tells_limits else 0.10) * 600
+    if tells_limits:
+        assert snapshot.tokens_per_minute == 15_000
+        assert max(snapshot.seconds, key=lambda cause: snapshot.seconds[cause]) == "quota_tokens"
+
+
+@pytest.mark.parametrize("tells_limits", [True, False])
+def test_a_quota_halved_then_doubled_is_followed(tells_limits: bool) -> None:
+    async def change(server: ModelServer) -> None:
+        await asyncio.sleep(70)
+        server.requests_per_minute = 300
+        await asyncio.sleep(150)
+        server.requests_per_minute = 1_200
+
+    passage, snapshot = simulate(3_000, requests_per_minute=600, event=change, tells_limits=tells_limits)
+    assert passage.lost == 0
+    assert passage.refused <= 0.02 * 3_000
+    # 1,200 rows by 60 s, 600 more by 210 s, 1,200 after the raise: two more windows at the new rate.
+    assert passage.took_s <= 220 + 60 * (1.10 if tells_limits else 1.25)
+    assert snapshot.requests_per_minute is not None
+    assert snapshot.requests_per_minute > 1_000
+
+
+def test_an_outage_loses_no_row_and_little_time() -> None:
+    without, _ = simulate(4_000, latency_s=1)
+    through, snapshot = simulate(4_000, latency_s=1, outage_from_s=20, outage_until_s=50)
+    assert through.lost == 0
+    assert through.took_s <= without.took_s + 30 + 10
+    assert through.charged <= 20  # of 64 in flight when it began; nobody after that
+    assert through.failed <= 64 + 30  # and few probes
+    assert 28 <= snapshot.seconds["outage"] <= 30 + 8
+
+
+def test_a_full_server_is_kept_nearly_full() -> None:
+    passage, snapshot = simulate(2_000, capacity=20, latency_s=1)
+    assert passage.lost == 0
+    assert passage.took_s <= 1.25 * 100
+    assert passage.refused <= 0.02 * 2_000
+    assert snapshot.concurrency_limit <= 25
+
+
+def test_three_processes_share_a_quota() -> None:
+    passage, _ = simulate(1_500, requests_per_minute=300, processes=3)
+    assert passage.lost == 0
+    assert passage.took_s <= 1.25 * 240
+
+
+class LimitedBySecond(ModelServer):
+    """Refuses above five requests a second, whatever its headers tell."""
+
+    _level = 5.0
+    _at_s = 0.0
+
+    def _is_used_up(self) -> bool:
+        self._level = min(5.0, self._level + 5 * (self.clock() - self._at_s))
+        self._at_s = self.clock()
+        if self._level < 1 or super()._is_used_up():
+            return True
+        self._level -= 1
+        return False
+
+
+@pytest.mark.parametrize("tells_limits", [True, False])
+def test_a_hidden_limit_by_the_second_is_found(tells_limits: bool) -> None:
+    passage, _ = simulate(
+        1_500, server_kind=LimitedBySecond, requests_per_minute=6_000, tells_limits=tells_limits
+    )
+    assert passage.lost == 0
+    assert passage.took_s <= 1.25 * 300
+    assert passage.refused <= 0.10 * 1_500
+
+
+def test_a_server_without_limits_gets_all_slots_within_seconds() -> None:
+    passage, snapshot = simulate(64, latency_s=5)
+    assert passage.took_s <= 7.5 + 3  # the slowest answer, and the ramp
+    many, _ = simulate(10_000, latency_s=0.01, max_concurrent_requests=1_024)
+    assert many.took_s <= 5
+    assert snapshot.requests_per_minute is None
