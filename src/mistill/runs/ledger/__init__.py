@@ -1,7 +1,7 @@
 """A run's memory: rows, attempts, answers and outcomes in one SQLite file, which survives ``kill -9``."""
 
 from mistill.runs.ledger.matching import InputMatcher, InputRow, RowState
-from mistill.runs.ledger.reader import Cause, Counts, LedgerReader, LedgerRow
+from mistill.runs.ledger.reader import Cause, Counts, EarlierOutcome, LedgerReader, LedgerRow
 from mistill.runs.ledger.selection import EVERYTHING, Selection
 from mistill.runs.ledger.writer import NO_USAGE, Attempt, Ledger, PaidAnswer, Usage, describe
 
@@ -11,6 +11,7 @@ __all__ = [
     "Attempt",
     "Cause",
     "Counts",
+    "EarlierOutcome",
     "InputMatcher",
     "InputRow",
     "Ledger",

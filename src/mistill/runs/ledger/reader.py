@@ -43,6 +43,20 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     copied: bool
 
 
+class EarlierOutcome(msgspec.Struct, frozen=True):
+    """An outcome that a later one replaced; fields as in ``LedgerRow``."""
+
+    state: Literal["completion", "failure"]
+    answers: tuple[bytes, ...]
+    finish_reason: str | None
+    error: str | None
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    ended_at: float
+    parameters: str | None
+
+
 class Counts(msgspec.Struct, frozen=True):
     """Rows of the current input by state (``rows`` is their sum), and the attempts of all rows ever.
 
@@ -121,6 +135,20 @@ class LedgerReader:
             ):
                 yield self._row(values, more_answers)
 
+    def earlier_outcomes(self, row: int) -> list[EarlierOutcome]:
+        """How a row (``LedgerRow.row``) ended before it was asked again or tried again, the oldest first."""
+        with schema.explained(self.path):
+            found = self._connection.execute(
+                """SELECT state, answer, more_answers, finish_reason, error, input_tokens, output_tokens, cost,
+                       ended_at, parameters
+                   FROM earlier_outcomes WHERE row = ? ORDER BY rowid""",
+                (row,),
+            ).fetchall()
+            return [
+                EarlierOutcome(state, self._bodies(answer, more_answers), *rest)
+                for state, answer, more_answers, *rest in found
+            ]
+
     def counts(self) -> Counts:
         """How far the run is. Reads every row's state: about 0.5 s for a million."""
         with schema.explained(self.path):
@@ -153,6 +181,10 @@ class LedgerReader:
             row, position, record, state, answers, finish_reason, error, input_tokens, output_tokens, cost,
             ended_at, parameters, next_parameters, bool(maybe_billed), bool(asked_again), copied,
         )  # fmt: skip
+
+    def _bodies(self, answer: int | None, more_answers: str | None) -> tuple[bytes, ...]:
+        attempts = [] if answer is None else [answer, *json.loads(more_answers or "[]")]
+        return tuple(self._body(attempt) for attempt in attempts)
 
     def _body(self, attempt: int) -> bytes:
         return self._connection.execute("SELECT body FROM answers WHERE attempt = ?", (attempt,)).fetchone()[

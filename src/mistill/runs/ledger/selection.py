@@ -10,6 +10,7 @@ Each term is a field, a comparison and a value; a comma or ``and`` joins them. F
 from __future__ import annotations
 
 import difflib
+import math
 import re
 from typing import Any, NamedTuple
 
@@ -82,7 +83,9 @@ def _number(field: str, value: str) -> float:
     try:
         number = float(value)
     except ValueError:
-        raise InputError(f"{field} is a number, {value!r} is not", hint=f"write it like {field}=17") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{field} is a number, {value!r} is not", hint=f"write it like {field}=17")
     return int(number) if number.is_integer() else number
 
 

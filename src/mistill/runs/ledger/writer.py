@@ -45,16 +45,6 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     sent_at: float
 
 
-class PaidAnswer(msgspec.Struct, frozen=True, gc=False):
-    """An answer that is in the ledger though its row had no outcome yet when the last run ended."""
-
-    attempt: Attempt
-    body: bytes
-    input_tokens: int
-    output_tokens: int
-    cost: float | None
-
-
 class Usage(msgspec.Struct, frozen=True, gc=False):
     """What answers took: tokens, and US dollars where the price is known."""
 
@@ -64,6 +54,16 @@ class Usage(msgspec.Struct, frozen=True, gc=False):
 
 
 NO_USAGE = Usage()
+
+
+class PaidAnswer(msgspec.Struct, frozen=True, gc=False):
+    """An answer that is in the ledger though its row had no outcome yet when the last run ended."""
+
+    attempt: Attempt
+    body: bytes
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
 
 
 class Ledger:
@@ -103,7 +103,7 @@ class Ledger:
     ) -> Self:
         """The ledger of this plan, to resume from or new.
 
-        ``details`` are kept beside the plan for whoever reads the ledger; unlike the plan, they may change between starts.
+        ``details`` are kept beside the plan for whoever reads the ledger; unlike it, they may change between starts.
 
         ``fresh`` puts an old ledger aside, whatever is in it, and ``backup`` says where: paid answers are not
         deleted. Attempts that were in flight when the last run died are marked maybe billed here, and
