@@ -246,3 +246,15 @@ def test_embeddings_refuse_chat_models_and_oversized_batches(simulate, ask):
     assert _embed(ask, simulator, "one", model="mistral-small-latest").json["type"] == "invalid_model"
     assert _embed(ask, simulator, ["x" * 20, "x" * 24]).json["code"] == "3210"
     assert _embed(ask, simulator, "one", encoding_format="base64").status == 400
+
+
+@pytest.mark.parametrize("fenced", [False, True])
+def test_a_schema_told_in_the_system_message_is_answered_by_an_instance(simulator, ask, fenced):
+    schema = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
+    told = f"Answer in JSON. It must be valid for this JSON schema:\n{json.dumps(schema)}"
+    asked = "count, within a ```json codeblock" if fenced else "count"
+    messages = [{"role": "system", "content": told}, {"role": "user", "content": asked}]
+    fields = {} if fenced else {"response_format": {"type": "json_object"}}
+    text = ask(simulator, body={"model": "mistral-small-latest", "messages": messages, **fields}).content
+    assert text.startswith("```json\n") is fenced
+    assert isinstance(json.loads(text.removeprefix("```json").removesuffix("```"))["n"], int)

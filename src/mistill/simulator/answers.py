@@ -1,9 +1,10 @@
 """What the simulated model says: a pure function of the request and the seed.
 
 A text is answered with ``Echo: `` and the last user message; choice k > 0 of ``n`` begins with ``Echo k+1: ``.
-With ``response_format`` the answer is JSON: ``{"echo": <that message>}`` for json_object, a sampled instance for
-json_schema. ``<<answer: TEXT>>`` in the last user message makes TEXT, up to the last ``>>``, the answer, or the
-arguments of a tool call that was asked for.
+With ``response_format`` the answer is JSON: a sampled instance for json_schema, and for json_object too where the
+system message tells a JSON schema; else ``{"echo": <that message>}``. A schema told in a prompt that asks for a code
+block gets its instance in one. ``<<answer: TEXT>>`` in the last user message makes TEXT, up to the last ``>>``, the
+answer, or the arguments of a tool call that was asked for.
 
 One token is four characters, or what is left of them at the end. Each message of a prompt costs four tokens
 more, and each of its chunks that is no text 64.
@@ -11,6 +12,7 @@ more, and each of its chunks that is no text 64.
 
 from __future__ import annotations
 
+import json
 import random
 import re
 from dataclasses import dataclass, field
@@ -18,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from mistill.api.chat import AssistantMessage
+from mistill.api.chat import AssistantMessage, SystemMessage
 from mistill.simulator import refusals
 from mistill.simulator.requests import ChatRequest, content_text, last_user_text
 from mistill.simulator.sampler import sample
@@ -30,6 +32,8 @@ TOKEN_CHARS = 4
 MESSAGE_TOKENS = 4
 CHUNK_TOKENS = 64
 _FILLER = " lorem ipsum dolor sit amet"
+_TOLD = re.compile(r"json.schema:\s*(\{.*)", re.DOTALL | re.IGNORECASE)
+_decoder = json.JSONDecoder()
 _DIRECTIVE = re.compile(r"<<answer: ?(.*)>>", re.DOTALL)
 
 
@@ -114,16 +118,30 @@ def _reasons(request: ChatRequest) -> bool:
 
 def _text(request: ChatRequest, settings: Settings, asked: str, k: int) -> str:
     form = request.response_format
-    if form is None or form.type == "text":
+    schema = form.json_schema.schema if form and form.json_schema else _told_schema(request)
+    is_text = form is None or form.type == "text"
+    if schema is not None and (not is_text or "```json" in asked):
+        try:
+            instance = sample(schema, _rng(request, settings, asked, k))
+        except Unsatisfiable as error:
+            message = f"Invalid schema in response_format: {error}"
+            raise refusals.bad_request(message, param="response_format") from error
+        text = msgspec.json.encode(instance).decode()
+        return f"```json\n{text}\n```" if is_text else text
+    if is_text:
         return _echo(asked, settings.answer_tokens, k)
-    if form.json_schema is None:
-        return msgspec.json.encode({"echo": asked} if k == 0 else {"echo": asked, "choice": k + 1}).decode()
-    try:
-        instance = sample(form.json_schema.schema, _rng(request, settings, asked, k))
-    except Unsatisfiable as error:
-        message = f"Invalid schema in response_format: {error}"
-        raise refusals.bad_request(message, param="response_format") from error
-    return msgspec.json.encode(instance).decode()
+    return msgspec.json.encode({"echo": asked} if k == 0 else {"echo": asked, "choice": k + 1}).decode()
+
+
+def _told_schema(request: ChatRequest) -> dict[str, Any] | None:
+    """The JSON schema that the system message tells in words, as clients do for JSON mode."""
+    for message in request.messages:
+        if isinstance(message, SystemMessage) and (told := _TOLD.search(content_text(message.content))):
+            try:
+                return _decoder.raw_decode(told[1])[0]  # it begins with a brace, so it is a dict
+            except ValueError:
+                return None
+    return None
 
 
 def _rng(request: ChatRequest, settings: Settings, asked: str, k: int) -> random.Random:
