@@ -62,7 +62,7 @@ class View(Struct, frozen=True):
         return text if self.progress.cost is None else f"{text}, {money(self.progress.cost)}"
 
     def waiting(self) -> str:
-        return f"{self.in_flight} in flight, waiting for {wait(self.cause)}"
+        return f"{self.in_flight} in flight, waiting for: {wait(self.cause)}"
 
 
 class Watch:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
 import click
 from pydantic import SecretStr
 
-from mistill.api.dialects import DIALECTS
+from mistill.api.dialects import DialectName
 from mistill.api.errors import InputError
 from mistill.cli.command import option
 from mistill.cli.values import Json, TextOrJson
@@ -54,8 +54,9 @@ connection_options = _all(
     option(
         "--dialect",
         group=_MODEL,
-        type=click.Choice(list(DIALECTS)),
-        help="'openai' for vLLM, llama.cpp and gateways with OpenAI's names.  [default: mistral]",
+        type=click.Choice(get_args(DialectName)),
+        help="'openai' for vLLM, llama.cpp and gateways with OpenAI's names. "
+        f" [default: {MistralLLM.model_fields['dialect'].default}]",
     ),
     option(
         "--local",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import click
@@ -45,9 +45,10 @@ def tell(summary: Summary, out: str) -> None:
     say(f"in all: {summary.input_tokens:,} tokens in, {summary.output_tokens:,} out, {money(summary.cost)}")
     if summary.maybe_billed:
         say(f"maybe billed: {count(summary.maybe_billed, 'request')} cut off before the answer came")
-    tell_causes(summary.causes)
+    for line in cause_lines(summary.causes):
+        say(line)
     if summary.slowness:
-        say(f"time waited for: {time_split(summary.slowness)}")
+        say(f"time: {time_split(summary.slowness)}")
     if summary.advice:
         say(f"advice: {summary.advice}")
     if summary.forecast is not None:
@@ -55,17 +56,16 @@ def tell(summary: Summary, out: str) -> None:
     _tell_where(summary, out)
 
 
-def tell_causes(causes: Iterable[Mapping[str, Any]]) -> None:
-    """Failures by cause: how many, one of them, and what to do."""
-    causes = list(causes)
-    if not causes:
-        return
-    say("failed:")
-    for cause in causes:
+def cause_lines(causes: Iterable[Mapping[str, Any]]) -> Iterator[str]:
+    """Failures by cause: how many, one of them, and what to do. ``row`` counts from 0, as ``--where row=…`` does."""
+    for place, cause in enumerate(causes):
+        if place == 0:
+            yield "failed:"
         error = cause["error"]
-        say(f"  {cause['count']:>6,}  {cause['kind']}, for example row {cause['row']}: {error['message']}")
+        row = cause.get("row", cause.get("position"))
+        yield f"  {cause['count']:>6,}  {cause['kind']}, for example row {row}: {error['message']}"
         if error.get("hint"):
-            say(f"          hint: {error['hint']}")
+            yield f"          hint: {error['hint']}"
 
 
 def _tell_forecast(forecast: Forecast) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,13 +11,13 @@ import click
 _SHARE_SHOWN = 0.01
 
 _WAITS = {
-    "quota_requests": "the quota of requests",
-    "quota_tokens": "the quota of tokens",
-    "cool_down": "a cool-down after refusals",
-    "outage": "a failing server",
-    "concurrency": "the server (all slots in use)",
-    "ramp": "the server's pace to be found",
-    "server": "the server",
+    "quota_requests": "quota of requests",
+    "quota_tokens": "quota of tokens",
+    "cool_down": "cool-down after refusals",
+    "outage": "failing server",
+    "concurrency": "server, all slots in use",
+    "ramp": "finding the server's pace",
+    "server": "server",
     "idle": "this machine",
 }
 
@@ -34,10 +35,12 @@ def seconds(value: float) -> str:
 
 
 def money(dollars: float | None) -> str:
-    """``$12.34``; small sums keep two digits that count."""
+    """``$12.34``; small sums keep two digits that count: ``$0.0042``."""
     if dollars is None:
         return "no known price"
-    return f"${dollars:,.2f}" if dollars >= 1 or dollars == 0 else f"${dollars:.4f}"
+    if dollars >= 1 or dollars <= 0:
+        return f"${dollars:,.2f}"
+    return f"${dollars:.{min(9, 1 - math.floor(math.log10(dollars)))}f}"
 
 
 def count(number: int, one: str, several: str | None = None) -> str:
@@ -51,7 +54,7 @@ def wait(cause: str) -> str:
 
 
 def time_split(spent: Mapping[Any, float]) -> str:
-    """``62% the quota of requests, 30% the server``: where the time went, most first."""
+    """``62% quota of requests, 30% server``: where the time went, most first."""
     total = sum(spent.values())
     if total <= 0:
         return ""

@@ -1,0 +1,100 @@
+"""``mistill export``: the records of a run again, in another shape, for free."""
+
+from __future__ import annotations
+
+import click
+
+from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
+from mistill.cli.exits import Exit
+from mistill.cli.ledgers import find_ledger, ledger_option, selection_of, shape_of, where_option
+from mistill.cli.model_options import schema_named
+from mistill.cli.values import Pair
+from mistill.cli.wording import count, say
+from mistill.runs.export import EXTRA_COLUMNS, export
+from mistill.runs.ledger import LedgerReader
+from mistill.structured.schema import compile_schema
+
+_OUTPUT = "Output"
+
+
+@cli_command(
+    "export",
+    examples="""
+mistill export answers.jsonl --to answers.parquet
+mistill export profiles.jsonl --to profiles.csv --schema models:UserV2 --flatten
+mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
+""",
+)
+@click.argument("out")
+@option(
+    "--to",
+    group=_OUTPUT,
+    required=True,
+    metavar="FILE",
+    help="JSONL, JSON, CSV, TSV, Parquet or Arrow by suffix; - for stdout.",
+)
+@option("--output-format", group=_OUTPUT, metavar="FORMAT", help="Where the suffix does not tell.")
+@option(
+    "--schema",
+    group=_OUTPUT,
+    metavar="SCHEMA",
+    help="Read the answers by this schema in place of the run's: a .json file, or module:Name.",
+)
+@option(
+    "--flatten/--no-flatten",
+    group=_OUTPUT,
+    default=None,
+    help="Fields of a structured answer become columns.",
+)
+@option(
+    "--column",
+    group=_OUTPUT,
+    multiple=True,
+    type=Pair("OURS=NAME"),
+    metavar="OURS=NAME",
+    help="Rename a column of ours. Repeatable.",
+)
+@option(
+    "--extra-column",
+    group=_OUTPUT,
+    multiple=True,
+    type=click.Choice(EXTRA_COLUMNS),
+    help="A further column. Repeatable.",
+)
+@option(
+    "--partial",
+    group="Run",
+    is_flag=True,
+    help="Leave rows out that have no outcome yet, instead of refusing.",
+)
+@where_option
+@ledger_option
+def command(
+    out: str,
+    to: str,
+    output_format: str | None,
+    schema: str | None,
+    flatten: bool | None,
+    column: tuple[tuple[str, str], ...],
+    extra_column: tuple[str, ...],
+    partial: bool,
+    where: str | None,
+    ledger: str | None,
+) -> Exit:
+    """Writes the records of the run that writes OUT once more: another format, other columns, another schema.
+
+    The raw answers are in the ledger, so nothing is sent and nothing is paid. The file is complete or not there at all.
+    """
+    path = find_ledger(out, ledger)
+    with LedgerReader(path) as reader:
+        shape = shape_of(
+            reader,
+            columns=dict(column),
+            extra_columns=extra_column,
+            flatten=flatten,
+            schema=None if schema is None else compile_schema(schema_named(schema)),
+        )
+    written = export(path, to, shape, format=output_format, selection=selection_of(where), partial=partial)
+    say(f"{count(written, 'record')} to {'stdout' if to == '-' else to}")
+    return Exit.ANSWERED
