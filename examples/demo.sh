@@ -17,15 +17,15 @@ echo "1. Plain text: one sentence about each review"
 mistill run examples/prompts.jsonl --local --fresh --out "$out/answers.jsonl" \
     --system "You answer in one short sentence." \
     --prompt "What does this customer think of the {{ product }}? {{ review }}" \
-    --max-new-tokens 40 --temperature 0.2
+    --max-new-tokens 32 --temperature 0.2
 head -n 3 "$out/answers.jsonl"
 
 echo
-echo "2. Structured: every answer fits examples/review.schema.json"
+echo "2. Structured: every answer fits examples/review.schema.json, its fields as columns"
 mistill run examples/prompts.jsonl --local --fresh --out "$out/structured.jsonl" \
     --prompt "Rate this review of a {{ product }}: {{ review }}" \
-    --schema examples/review.schema.json \
-    --max-new-tokens 120 --temperature 0.2
+    --schema examples/review.schema.json --flatten \
+    --max-new-tokens 160 --temperature 0.2
 head -n 3 "$out/structured.jsonl"
 
 cat <<TEXT
