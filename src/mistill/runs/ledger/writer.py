@@ -15,25 +15,36 @@ import msgspec
 
 from mistill.api.errors import MistillError
 from mistill.runs.ledger import schema
-from mistill.runs.ledger.commits import CommitQueue, Insert, Update, Values
+from mistill.runs.ledger.commits import CommitQueue, Insert, Update
 from mistill.runs.ledger.lock import LedgerLock
 from mistill.runs.ledger.matching import InputMatcher
 from mistill.runs.ledger.selection import Selection
 
-_ATTEMPTS = Insert("INSERT OR REPLACE INTO attempts", 9)  # begun, then replaced by the same attempt, ended
-_ANSWERS = Insert("INSERT INTO answers", 2)
+# An attempt that was cancelled as it began may be in one group with its own end, so neither minds the other.
+_BEGUN = Insert("INSERT OR IGNORE INTO attempts (id, row, sent_at)", "(?, ?, ?)")
+_ANSWERED = Insert(
+    "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, input_tokens, output_tokens, cost)",
+    "(?, ?, ?, ?, 'answered', ?, ?, ?)",
+)
+_UNANSWERED = Insert(
+    "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, error)", "(?, ?, ?, ?, ?, ?)"
+)
+_ANSWERS = Insert("INSERT INTO answers", "(?, ?)")
 # A completion is replaced only where the row was asked again, and then only by another completion.
-_OUTCOMES = Insert(
-    "INSERT INTO outcomes",
-    12,
-    """ON CONFLICT (row) DO UPDATE SET
+_REPLACING = """ON CONFLICT (row) DO UPDATE SET
         state = excluded.state, answer = excluded.answer, more_answers = excluded.more_answers,
         finish_reason = excluded.finish_reason, error_kind = excluded.error_kind, error = excluded.error,
         input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, cost = excluded.cost,
         ended_at = excluded.ended_at, parameters = excluded.parameters
     WHERE outcomes.state = 'failure' OR (
-        excluded.state = 'completion' AND (SELECT asked_again FROM rows WHERE id = excluded.row))""",
+        excluded.state = 'completion' AND (SELECT asked_again FROM rows WHERE id = excluded.row))"""
+_OUTCOMES = Insert("INSERT INTO outcomes", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _REPLACING)
+_PLAIN_COMPLETIONS = Insert(
+    "INSERT INTO outcomes (row, state, answer, finish_reason, input_tokens, output_tokens, cost, ended_at)",
+    "(?, 'completion', ?, ?, ?, ?, ?, ?)",
+    _REPLACING,
 )
+_MAYBE_BILLED = Update("UPDATE rows SET maybe_billed = 1 WHERE id = ?")
 _NOT_ASKED_AGAIN = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND asked_again")
 
 
@@ -156,9 +167,7 @@ class Ledger:
         attempt = Attempt(self._next_attempt, row, time.time())
         self._next_attempt += 1
         try:
-            return await self._commits.commit(
-                attempt, (_ATTEMPTS, [(attempt.id, row, attempt.sent_at, None, None, None, None, None, None)])
-            )
+            return await self._commits.commit(attempt, (_BEGUN, [(attempt.id, row, attempt.sent_at)]))
         except asyncio.CancelledError:
             if not self._commits.closed:
                 self.end_attempt(attempt, "not_sent")
@@ -166,8 +175,9 @@ class Ledger:
 
     def answer(self, attempt: Attempt, body: bytes, usage: Usage) -> None:
         """The attempt was answered and paid for: keep the answer as it came, whether or not it will do."""
-        ended = _ended(attempt, "answered", None, usage)
-        self._commits.put((_ATTEMPTS, [ended]), (_ANSWERS, [(attempt.id, body)]))
+        took = (usage.input_tokens, usage.output_tokens, usage.cost)
+        ended = (attempt.id, attempt.row, attempt.sent_at, time.time(), *took)
+        self._commits.put((_ANSWERED, [ended]), (_ANSWERS, [(attempt.id, bytearray(body))]))
 
     def end_attempt(
         self,
@@ -176,7 +186,12 @@ class Ledger:
         error: MistillError | None = None,
     ) -> None:
         """The attempt ended with no answer. ``maybe_billed``: it had left, so it may cost money anyway."""
-        self._commits.put((_ATTEMPTS, [_ended(attempt, status, error, None)]))
+        text = None if error is None else describe(error)
+        ended = (_UNANSWERED, [(attempt.id, attempt.row, attempt.sent_at, time.time(), status, text)])
+        if status == "maybe_billed":
+            self._commits.put(ended, (_MAYBE_BILLED, [(attempt.row,)]))
+        else:
+            self._commits.put(ended)
 
     def complete(
         self,
@@ -194,11 +209,12 @@ class Ledger:
         ``parameters``: the JSON that it was asked again with, from ``RowState.parameters``.
         """
         ids = [attempt.id for attempt in answers]
+        took = (usage.input_tokens, usage.output_tokens, usage.cost, time.time())
+        if len(ids) == 1 and parameters is None:
+            return self._commits.commit(None, (_PLAIN_COMPLETIONS, [(row, ids[0], finish_reason, *took)]))
         more = json.dumps(ids[1:]) if len(ids) > 1 else None
-        values = (
-            row, "completion", ids[0] if ids else None, more, finish_reason, None, None,
-            usage.input_tokens, usage.output_tokens, usage.cost, time.time(), parameters,
-        )  # fmt: skip
+        first = ids[0] if ids else None
+        values = (row, "completion", first, more, finish_reason, None, None, *took, parameters)
         return self._commits.commit(None, (_OUTCOMES, [values]))
 
     def fail(
@@ -236,12 +252,6 @@ class Ledger:
         first = self._next_row
         self._next_row += count
         return first
-
-
-def _ended(attempt: Attempt, status: str, error: MistillError | None, usage: Usage | None) -> Values:
-    took = (None, None, None) if usage is None else (usage.input_tokens, usage.output_tokens, usage.cost)
-    text = None if error is None else describe(error)
-    return (attempt.id, attempt.row, attempt.sent_at, time.time(), status, text, *took)
 
 
 def describe(error: MistillError) -> str:
