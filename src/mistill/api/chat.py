@@ -14,7 +14,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mistill.api.dialects import MISTRAL, Dialect
-from mistill.api.errors import InputError
+from mistill.api.errors import InputError, InvalidOutput
 
 # --- content chunks (out) -------------------------------------------------------------------------------------------
 
@@ -217,17 +217,26 @@ class RequestTemplate:
         if stream:
             fields |= {"stream": True} | dialect.stream_fields
         for name, value in (extra_body or {}).items():
-            if name in fields or name in _OWN_FIELDS:
+            if name in fields or name in OWN_FIELDS:
                 raise InputError(f"extra_body has {name!r}, which has an argument of its own")
             fields[name] = value
+        self._has_prefix = dialect.has_prefix
         self._head = b'{"model":' + msgspec.json.encode(model) + b',"messages":'
         self._tail = b"," + msgspec.json.encode(fields)[1:] if fields else b"}"
 
     def encode(self, messages: Sequence[Message]) -> bytes:
+        if not self._has_prefix:
+            messages = [_without_prefix(message) for message in messages]
         return self._head + _encode(messages) + self._tail
 
 
-_OWN_FIELDS = frozenset((*ChatParameters.__struct_fields__, "model", "messages", "stream"))
+def _without_prefix(message: Message) -> Message:
+    if isinstance(message, AssistantMessage) and message.prefix:
+        return msgspec.structs.replace(message, prefix=False)
+    return message
+
+
+OWN_FIELDS = frozenset((*ChatParameters.__struct_fields__, "model", "messages", "stream"))
 _encode = msgspec.json.Encoder().encode
 
 
@@ -253,10 +262,33 @@ class AnsweredFunction(Struct, frozen=True):
 
 
 class AnsweredToolCall(Struct, frozen=True):
+    """A call that the model wants made. ``function.arguments`` are as they came: a JSON text or an object."""
+
     function: AnsweredFunction
     id: str | None = None
     type: str | None = "function"
     index: int | None = 0
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The arguments as a dict, in whichever form they came; no text at all is no arguments.
+
+        Raises:
+            InvalidOutput: they are no JSON object.
+        """
+        given = self.function.arguments
+        if isinstance(given, dict):
+            return given
+        try:
+            return _decode_object(given) if given.strip() else {}
+        except msgspec.DecodeError as error:
+            raise InvalidOutput(
+                f"the arguments of the call of {self.name} are no JSON object: {error}", text=given
+            ) from error
 
 
 class AnswerMessage(Struct, frozen=True):
@@ -280,9 +312,22 @@ class ChatResponse(Struct, frozen=True):
     usage: Usage | None = None
 
 
+class DeltaFunction(Struct, frozen=True):
+    name: str | None = None
+    arguments: str | dict[str, Any] | None = None
+
+
+class DeltaToolCall(Struct, frozen=True):
+    """A call, or a piece of one: Mistral sends calls whole, others their arguments bit by bit under one ``index``."""
+
+    function: DeltaFunction
+    id: str | None = None
+    index: int | None = None
+
+
 class Delta(Struct, frozen=True):
     content: str | list[dict[str, Any]] | None = None
-    tool_calls: list[AnsweredToolCall] | None = None
+    tool_calls: list[DeltaToolCall] | None = None
     role: str | None = None
     reasoning_content: str | None = None
 
@@ -302,5 +347,6 @@ class ChatChunk(Struct, frozen=True):
     usage: Usage | None = None
 
 
+_decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 decode_response = msgspec.json.Decoder(ChatResponse).decode
 decode_chunk = msgspec.json.Decoder(ChatChunk).decode

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from datetime import timedelta
-from typing import Any, NoReturn, TypeVar, cast
+from typing import Any, Generic, NoReturn, Protocol, cast
 from urllib.parse import urlsplit, urlunsplit
 
 import msgspec
@@ -26,8 +27,9 @@ from pyreqwest.exceptions import (
 from pyreqwest.http import Url
 from pyreqwest.response import Response
 from pyreqwest.runtime import runtime_worker_threads
+from typing_extensions import TypeVar
 
-from mistill.api.chat import ChatChunk, ChatResponse, decode_chunk, decode_response
+from mistill.api.chat import ChatChunk, ChatResponse, Usage, decode_chunk, decode_response
 from mistill.api.errors import (
     APIError,
     AttemptTimeout,
@@ -55,10 +57,19 @@ _CAPACITY_CODES = {"3505"}
 _CAPACITY_TYPE = "service_tier_capacity_exceeded"
 
 
-class Answer(Struct, frozen=True):
-    """A good HTTP answer to a chat request. ``raw`` is its body as it came."""
+class Answered(Protocol):
+    @property
+    def usage(self) -> Usage | None: ...
 
-    response: ChatResponse
+
+# What a good answer holds: that of a chat unless it says otherwise.
+R = TypeVar("R", bound=Answered, default=ChatResponse)
+
+
+class Answer(Struct, Generic[R], frozen=True):
+    """A good HTTP answer. ``raw`` is its body as it came."""
+
+    response: R
     raw: bytes
     limits: RateLimits | None
     correlation_id: str | None
@@ -71,8 +82,8 @@ class ModelCard(Struct, frozen=True):
     id: str
     description: str | None = None
     max_context_length: int | None = None
-    aliases: list[str] = []
-    capabilities: dict[str, Any] = {}
+    aliases: list[str] | None = None
+    capabilities: Any = None
     deprecation: str | None = None
     owned_by: str | None = None
 
@@ -86,16 +97,11 @@ class Embedding(Struct, frozen=True):
     index: int | None = 0
 
 
-class _EmbeddingUsage(Struct, frozen=True):
-    prompt_tokens: int | None = 0
-    total_tokens: int | None = 0
-
-
 class EmbeddingResponse(Struct, frozen=True):
     data: list[Embedding]
     id: str | None = None
     model: str | None = None
-    usage: _EmbeddingUsage | None = None
+    usage: Usage | None = None
 
 
 _decode_models = msgspec.json.Decoder(_ModelList).decode
@@ -143,6 +149,28 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_Runtime.after_fork)
 
 
+class ChatStream:
+    """The chunks of a streamed completion, as they come; ``limits`` and ``correlation_id`` from its headers.
+
+    Iterating raises `Disconnected` when the stream ends before ``[DONE]``.
+    """
+
+    def __init__(self, http: Response, decode: Callable[..., ChatChunk]) -> None:
+        self.limits = parse_limits(http.get_header)
+        self.correlation_id = _correlation_id(http)
+        self._http = http
+        self._decode = decode
+
+    async def __aiter__(self) -> AsyncIterator[ChatChunk]:
+        parser = EventParser()
+        while (piece := await self._http.body_reader.read_chunk()) is not None:
+            for event in parser.feed(piece.to_bytes()):
+                if event == DONE:
+                    return
+                yield self._decode(decode_chunk, self._http, event)
+        raise Disconnected("the stream ended before [DONE]")
+
+
 class MistralClient:
     """One endpoint and one key. Safe to share by threads and event loops; connections are pooled for all of them.
 
@@ -180,14 +208,11 @@ class MistralClient:
     async def close(self) -> None:
         await self._http.close()
 
-    async def chat(self, body: bytes, timeout_s: float | None = None) -> Answer:
+    async def chat(self, body: bytes) -> Answer:
         """One attempt at a chat completion. ``body`` is the request as JSON."""
         sent_at = time.perf_counter()
-        request = self._http.post(self._chat_url).body_bytes(body)
-        if timeout_s is not None:
-            request = request.timeout(timedelta(seconds=timeout_s))
         try:
-            http = await request.build().send()
+            http = await self._http.post(self._chat_url).body_bytes(body).build().send()
             raw = (await http.bytes()).to_bytes()
         except PyreqwestError as error:
             self._raise_transport(error)
@@ -199,37 +224,32 @@ class MistralClient:
         latency_s = time.perf_counter() - sent_at
         return Answer(response, raw, parse_limits(http.get_header), _correlation_id(http), latency_s)
 
-    async def stream(self, body: bytes, timeout_s: float | None = None) -> AsyncIterator[ChatChunk]:
-        """One attempt at a streamed completion (``body`` has ``"stream": true``), chunk by chunk.
+    @asynccontextmanager
+    async def stream(self, body: bytes) -> AsyncGenerator[ChatStream]:
+        """One attempt at a streamed completion (``body`` has ``"stream": true``).
 
-        Raises `Disconnected` when the stream ends before ``[DONE]``; closing the iterator closes the connection.
+        Entered when the answer's headers are there; leaving it before the stream's end closes the connection.
         """
-        request = self._http.post(self._chat_url).body_bytes(body)
-        if timeout_s is not None:
-            request = request.timeout(timedelta(seconds=timeout_s))
-        parser = EventParser()
         try:
-            async with request.build_streamed() as http:
+            async with self._http.post(self._chat_url).body_bytes(body).build_streamed() as http:
                 if http.status != 200:
                     self._raise_status(http, (await http.bytes()).to_bytes())
-                while (piece := await http.body_reader.read_chunk()) is not None:
-                    for event in parser.feed(piece.to_bytes()):
-                        if event == DONE:
-                            return
-                        yield self._decode(decode_chunk, http, event)
+                yield ChatStream(http, self._decode)
         except PyreqwestError as error:
             self._raise_transport(error)
-        raise Disconnected("the stream ended before [DONE]")
 
     async def models(self) -> list[ModelCard]:
         """What the endpoint serves: ``GET /v1/models``."""
         http, raw = await self._exchange("GET", "/v1/models", None)
         return self._decode(_decode_models, http, raw).data
 
-    async def embeddings(self, body: bytes) -> tuple[EmbeddingResponse, bytes, RateLimits | None]:
-        """One attempt at ``POST /v1/embeddings``: the answer, its raw body, and the limits told beside it."""
+    async def embeddings(self, body: bytes) -> Answer[EmbeddingResponse]:
+        """One attempt at ``POST /v1/embeddings``. ``body`` is the request as JSON."""
+        sent_at = time.perf_counter()
         http, raw = await self._exchange("POST", "/v1/embeddings", body)
-        return self._decode(_decode_embeddings, http, raw), raw, parse_limits(http.get_header)
+        response = self._decode(_decode_embeddings, http, raw)
+        latency_s = time.perf_counter() - sent_at
+        return Answer(response, raw, parse_limits(http.get_header), _correlation_id(http), latency_s)
 
     async def _exchange(self, method: str, path: str, body: bytes | None) -> tuple[Response, bytes]:
         request = self._http.request(method, self.endpoint + path)
@@ -328,9 +348,10 @@ def _error_body(text: str) -> _ErrorBody:
         body = msgspec.json.decode(text, type=_ErrorBody)
     except msgspec.DecodeError:
         return _ErrorBody()
-    if isinstance(body.error, dict):
+    nested: Any = body.error
+    if isinstance(nested, dict):
         try:
-            return msgspec.convert(cast("dict[str, Any]", body.error), _ErrorBody)
+            return msgspec.convert(cast("dict[str, Any]", nested), _ErrorBody)
         except msgspec.ValidationError:
             return body
     return body
@@ -352,7 +373,8 @@ def _validation_detail(item: Any) -> str:
     if not isinstance(item, dict):
         return str(item)
     detail = cast("dict[str, Any]", item)
-    place = ".".join(str(step) for step in detail.get("loc") or [])
+    steps: list[Any] = detail.get("loc") or []
+    place = ".".join(str(step) for step in steps)
     reason = str(detail.get("msg", detail))
     return f"{place}: {reason}" if place else reason
 

@@ -1,25 +1,34 @@
 """What servers that speak this API call its fields, and which of Mistral's they refuse.
 
-Mistral refuses OpenAI's names, the others ignore or refuse Mistral's. A dialect is a table and nothing else.
+Mistral refuses OpenAI's names, the others ignore or refuse Mistral's. A dialect is a table and nothing else; what each
+entry does is told in docs/chat-api.md.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-DialectName: TypeAlias = Literal["mistral", "openai"]
+DialectName: TypeAlias = Literal["mistral", "openai", "auto"]
 
 
 class Dialect(Struct, frozen=True):
-    """``renamed``: our field → theirs. ``refused``: fields that this server does not take, left out of the body."""
+    """What a server calls Mistral's fields.
+
+    Attributes:
+        renamed: our field → theirs.
+        refused: fields that this server does not take, left out of the body.
+        stream_fields: what a streamed request has besides.
+        has_prefix: whether an assistant message may have ``prefix``; else it is left out of the message.
+    """
 
     name: DialectName
     renamed: Mapping[str, str] = {}
     refused: frozenset[str] = frozenset()
     stream_fields: dict[str, Any] = {}
+    has_prefix: bool = True
 
     def translate(self, fields: dict[str, Any]) -> dict[str, Any]:
         """The body's fields in this dialect."""
@@ -36,6 +45,21 @@ OPENAI = Dialect(
     renamed={"random_seed": "seed"},
     refused=frozenset({"safe_prompt", "prompt_mode", "guardrails", "prompt_cache_key", "prediction"}),
     stream_fields={"stream_options": {"include_usage": True}},
+    has_prefix=False,
 )
 
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (MISTRAL, OPENAI)}
+
+
+class _Model(Protocol):
+    @property
+    def capabilities(self) -> Any: ...
+
+
+def dialect_of(models: Sequence[_Model]) -> Dialect:
+    """The dialect of a server, by its list of models: Mistral's alone tells which of them complete chats."""
+    return MISTRAL if any(_completes_chats(model.capabilities) for model in models) else OPENAI
+
+
+def _completes_chats(capabilities: Any) -> bool:
+    return isinstance(capabilities, dict) and "completion_chat" in capabilities

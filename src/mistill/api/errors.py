@@ -42,6 +42,9 @@ class MistillError(Exception):
     kind: ClassVar[str] = "error"
     retryable: ClassVar[bool] = False
 
+    partial: Any = None
+    """The `Completion` as far as it came, where the answer was streamed and broke off."""
+
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Generator, Iterable
 from contextlib import contextmanager
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 from msgspec import Struct
 
-from mistill.api.client import Answer, MistralClient
+from mistill.api.chat import ChatChunk
+from mistill.api.client import Answer, MistralClient, R
 from mistill.api.errors import APIError, MistillError, Stopped
 from mistill.delivery.governor import Governor, Lane, Permit
 from mistill.delivery.retry import BACKOFF_BASE_S, backoff_s, classify
@@ -29,10 +30,10 @@ class Request(Struct, frozen=True):
     max_output_tokens: int | None = None
 
 
-class Delivered(Struct, frozen=True):
+class Delivered(Struct, Generic[R], frozen=True):
     """A good answer, and the attempts that it took."""
 
-    answer: Answer
+    answer: Answer[R]
     attempts: int
 
 
@@ -43,7 +44,7 @@ class Journal(Protocol):
         """An attempt is about to leave; returns when that is safe on disk. What it raises keeps it from leaving."""
         ...
 
-    def answered(self, attempt: Any, answer: Answer) -> None:
+    def answered(self, attempt: Any, answer: Answer[Any]) -> None:
         """It was answered."""
         ...
 
@@ -52,10 +53,11 @@ class Journal(Protocol):
         ...
 
 
-class Dispatcher:
+class Dispatcher(Generic[R]):
     """The one owner of retries.
 
     Args:
+        exchange: one attempt with a body: the client's method for the kind of request that is sent here.
         max_retries: tries after the first, for failures that are this row's own (`Governor.settle` tells).
         backoff_base_s: ceiling of the first pause; each further failure doubles it.
     """
@@ -66,10 +68,12 @@ class Dispatcher:
         governor: Governor,
         lane: Lane,
         *,
+        exchange: Callable[[bytes], Awaitable[Answer[R]]],
         max_retries: int,
         backoff_base_s: float = BACKOFF_BASE_S,
     ) -> None:
         self.client = client
+        self._exchange = exchange
         self.governor = governor
         self._lane = lane
         self._max_retries = max_retries
@@ -78,7 +82,7 @@ class Dispatcher:
 
     async def send(
         self, request: Request, journal: Journal | None = None, crew: Crew[T] | None = None
-    ) -> Delivered:
+    ) -> Delivered[R]:
         """Attempts until one is answered.
 
         Raises:
@@ -101,7 +105,7 @@ class Dispatcher:
                     governor.refund(permit)
                     raise
             try:
-                answer = await self.client.chat(request.body)
+                answer = await self._exchange(request.body)
             except MistillError as error:
                 limits = error.limits if isinstance(error, APIError) else None
                 charged += governor.settle(permit, limits=limits, error=error, row=row)
@@ -125,6 +129,45 @@ class Dispatcher:
                     journal.answered(attempt, answer)
                 return Delivered(answer, attempts)
 
+    async def stream(self, request: Request) -> AsyncGenerator[ChatChunk]:
+        """The chunks of one streamed answer. Its slot is held until the last, or until this is closed.
+
+        Attempts are repeated as in `send` until the first chunk has come; from then on a failure is raised at once,
+        since a second answer would begin differently.
+
+        Raises:
+            MistillError: of the last attempt, when no retry can help or none is left, or the stream broke off.
+        """
+        governor = self.governor
+        tokens = self._estimate(request)
+        attempts = charged = 0
+        while True:
+            permit = await governor.admit(self._lane, tokens)
+            attempts += 1
+            has_begun = False
+            total_tokens: int | None = None
+            try:
+                async with self.client.stream(request.body) as stream:
+                    async for chunk in stream:
+                        has_begun = True
+                        if chunk.usage is not None:
+                            total_tokens = chunk.usage.total_tokens or None
+                        yield chunk
+                    limits = stream.limits
+            except MistillError as error:
+                charged += governor.settle(permit, error=error, row=id(request))
+                decision = classify(error)
+                if has_begun or not decision.retry or charged > self._max_retries:
+                    raise
+                if decision.wait == "backoff":
+                    await self._rest(error, attempts, None)
+            except BaseException:
+                governor.settle(permit, error=Stopped("the stream was closed before its end"))
+                raise
+            else:
+                governor.settle(permit, limits=limits, tokens=total_tokens)
+                return
+
     async def _rest(self, error: MistillError, failures: int, crew: Crew[T] | None) -> None:
         """Sleeps outside the slot, so that a cooling row does not block others."""
         retry_after_s = error.retry_after_s if isinstance(error, APIError) else None
@@ -135,7 +178,7 @@ class Dispatcher:
         with crew.resting():
             await asyncio.sleep(pause_s)
 
-    def _settle(self, permit: Permit, answer: Answer) -> None:
+    def _settle(self, permit: Permit, answer: Answer[R]) -> None:
         usage = answer.response.usage
         if usage is None:
             self.governor.settle(permit, limits=answer.limits)

@@ -1,15 +1,13 @@
-"""What every LLM of this library is to its user: settings that can be saved, and lists in, lists out, in order."""
+"""What every LLM of this library is to its user: lists in, lists out, in order, and nothing that was answered lost."""
 
 from __future__ import annotations
 
-import importlib
-import json
-from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import Any, ClassVar, Literal, Self, TypeVar, cast
+from abc import abstractmethod
+from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Any, Literal, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from mistill.api.errors import InputError, MistillError, Stopped
 from mistill.delivery.dispatcher import Crew, Each
@@ -17,47 +15,22 @@ from mistill.delivery.retry import classify
 from mistill.llms.errors import GenerationError
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Prompt
-from mistill.llms.runtime_parameters import RuntimeParameter, RuntimeParametersMixin
+from mistill.llms.runtime_parameters import RuntimeParameter
+from mistill.llms.settings import Settings
+from mistill.llms.streaming import StreamChunk
 from mistill.llms.types import Completion, FormattedInput, GenerateOutput, Outcome
 
 T = TypeVar("T")
 OnError = Literal["raise", "none"]
 
 
-class LLM(RuntimeParametersMixin, BaseModel, ABC):
-    """A model that answers prompts. Attributes are checked when set; an unknown one is an error."""
-
-    model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, validate_default=True, protected_namespaces=()
-    )
-
-    _secrets: ClassVar[frozenset[str]] = frozenset()
-    """Attributes that no dump ever holds."""
+class LLM(Settings):
+    """A model that answers prompts."""
 
     generation_kwargs: RuntimeParameter[dict[str, Any]] = Field(
         default_factory=dict[str, Any],
         description="Arguments of every generation, unless a call says otherwise.",
     )
-
-    @property
-    @abstractmethod
-    def model_name(self) -> str:
-        """The name of the model that answers."""
-
-    @abstractmethod
-    def load(self) -> None:
-        """Makes ready to answer. The first use does it too."""
-
-    @abstractmethod
-    def unload(self) -> None:
-        """Lets go of connections. The next use loads again."""
-
-    def __enter__(self) -> Self:
-        self.load()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.unload()
 
     @abstractmethod
     def generate(
@@ -70,56 +43,6 @@ class LLM(RuntimeParametersMixin, BaseModel, ABC):
     ) -> list[list[str | None]]:
         """One list of ``num_generations`` texts for each input, in the order of ``inputs``."""
 
-    # --- saving -----------------------------------------------------------------------------------------------------
-
-    def dump(self) -> dict[str, Any]:
-        """Class and attributes as plain JSON values, secrets left out. `from_dict` makes an equal object of it."""
-        attributes = {
-            name: self.dump_attribute(name, getattr(self, name))
-            for name in type(self).model_fields
-            if name not in self._secrets
-        }
-        return {"type": f"{type(self).__module__}:{type(self).__qualname__}"} | attributes
-
-    @classmethod
-    def from_dict(cls, dumped: Mapping[str, Any]) -> Self:
-        """The object that ``dump`` wrote down, secrets taken from where a new object takes them.
-
-        Raises:
-            InputError: ``type`` names another class.
-            pydantic.ValidationError: an attribute is unknown or has a value that does not fit.
-        """
-        attributes = dict(dumped)
-        wanted = _class_named(str(attributes.pop("type", f"{cls.__module__}:{cls.__qualname__}")))
-        if not (isinstance(wanted, type) and issubclass(wanted, cls)):
-            raise InputError(f"the dump is of {wanted}, which is no {cls.__name__}")
-        return wanted(**{name: wanted.restore_attribute(name, value) for name, value in attributes.items()})
-
-    def save(self, path: str | Path) -> None:
-        """Writes `dump` to ``path``: YAML for ``.yaml`` and ``.yml``, else JSON."""
-        path = Path(path)
-        text = (
-            _yaml().safe_dump(self.dump(), sort_keys=False)
-            if _is_yaml(path)
-            else json.dumps(self.dump(), indent=2)
-        )
-        path.write_text(text, encoding="utf-8")
-
-    @classmethod
-    def from_file(cls, path: str | Path) -> Self:
-        """The object that `save` wrote to ``path``."""
-        text = Path(path).read_text(encoding="utf-8")
-        return cls.from_dict(_yaml().safe_load(text) if _is_yaml(Path(path)) else json.loads(text))
-
-    def dump_attribute(self, name: str, value: Any) -> Any:  # noqa: ARG002  subclasses know their names
-        """One attribute as a JSON value; a subclass overrides it for what is none."""
-        return value
-
-    @classmethod
-    def restore_attribute(cls, name: str, value: Any) -> Any:  # noqa: ARG003  subclasses know their names
-        """The attribute that `dump_attribute` wrote down."""
-        return value
-
 
 class AsyncLLM(LLM):
     """An LLM that answers many prompts at once, never more than it may.
@@ -129,6 +52,10 @@ class AsyncLLM(LLM):
     ``on_error="none"`` returns instead, with ``None`` for each failed row. What no row can survive (a refused key) ends
     the call at once and is always raised.
     """
+
+    async def _ready(self) -> object:
+        """What must be found out before the first request, is."""
+        return self
 
     @abstractmethod
     async def agenerate(self, input: FormattedInput) -> list[str | None]:  # noqa: A002  the seed's name
@@ -222,10 +149,38 @@ class AsyncLLM(LLM):
         **generation_kwargs: Any,
     ) -> list[Completion]:
         """The completions of one input. Raises the row's own error."""
+        await self._ready()
         outcome = await self.generation(num_generations, **generation_kwargs).check(input).answer()
         if outcome.error is not None:
             raise outcome.error
         return _completions(outcome)
+
+    async def astream(
+        self,
+        input: FormattedInput,  # noqa: A002  the seed's name
+        **generation_kwargs: Any,
+    ) -> AsyncGenerator[StreamChunk]:
+        """One answer, piece by piece, as it is written. Close it, or end its task, and the connection is closed.
+
+        Until the first piece, failures are retried as everywhere; after it a failure is raised at once, and its
+        ``partial`` is the `Completion` as far as it came.
+
+        Raises:
+            InputError: the input or an argument is wrong; nothing was sent.
+            MistillError: no retry could help, none was left, or the stream was cut before its end.
+        """
+        await self._ready()
+        async with aclosing(self.generation(**generation_kwargs).check(input).stream()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+
+    def stream(
+        self,
+        input: FormattedInput,  # noqa: A002  the seed's name
+        **generation_kwargs: Any,
+    ) -> Generator[StreamChunk]:
+        """As `astream`, for code without an event loop."""
+        return background.iterate(self.astream(input, **generation_kwargs))
 
     # --- many rows --------------------------------------------------------------------------------------------------
 
@@ -305,23 +260,3 @@ def _output(outcome: Outcome) -> GenerateOutput:
 
 def _completions(outcome: Outcome) -> list[Completion]:
     return [completion for completion in outcome.completions if completion is not None]
-
-
-def _class_named(name: str) -> Any:
-    module, _, qualname = name.partition(":")
-    if module.split(".")[0] != "mistill" and not qualname:
-        raise InputError(f"{name!r} names no class", hint="module:ClassName")
-    found: Any = importlib.import_module(module)
-    for part in qualname.split("."):
-        found = getattr(found, part)
-    return found
-
-
-def _is_yaml(path: Path) -> bool:
-    return path.suffix.lower() in (".yaml", ".yml")
-
-
-def _yaml() -> Any:
-    import yaml
-
-    return yaml

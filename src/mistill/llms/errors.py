@@ -31,7 +31,7 @@ class GenerationError(ExceptionGroup[MistillError]):
         group.failures = dict(failures)
         return group
 
-    def derive(self, excs: Sequence[E], /) -> ExceptionGroup[E]:
+    def derive(self, excs: Sequence[E], /) -> ExceptionGroup[E]:  # pyright: ignore[reportIncompatibleMethodOverride]  only errors get in
         return ExceptionGroup(self.message, excs)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -10,7 +10,7 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
 from concurrent.futures import Future
 from typing import Any, TypeVar
 
@@ -34,7 +34,7 @@ class BackgroundLoop:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
 
-    def run(self, work: Coroutine[Any, Any, T]) -> T:
+    def run(self, work: Awaitable[T]) -> T:
         """Runs ``work`` to its end and returns its result. Ctrl-C cancels it and waits until it has ended."""
         ended = threading.Event()
         future = self.submit(_told(work, ended))
@@ -50,8 +50,25 @@ class BackgroundLoop:
         """Starts ``work`` and returns at once."""
         if threading.current_thread() is self._thread:
             work.close()
-            raise RuntimeError("a blocking call inside mistill's own event loop would wait for itself; await instead")
+            raise RuntimeError(
+                "a blocking call inside mistill's own event loop would wait for itself; await instead"
+            )
         return asyncio.run_coroutine_threadsafe(work, self._running_loop())
+
+    def iterate(self, items: AsyncGenerator[T]) -> Generator[T]:
+        """What ``items`` yields, each made on the loop when it is asked for; closed when this is closed."""
+        try:
+            while True:
+                try:
+                    item = self.run(anext(items))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            if threading.current_thread() is self._thread:  # the garbage collector runs anywhere
+                self.call(lambda: asyncio.ensure_future(items.aclose()))
+            else:
+                self.run(items.aclose())
 
     def call(self, function: Callable[[], object]) -> None:
         """Calls ``function`` on the loop, soon, from any thread."""
@@ -82,7 +99,7 @@ class BackgroundLoop:
         self.__init__()
 
 
-async def _told(work: Coroutine[Any, Any, T], ended: threading.Event) -> T:
+async def _told(work: Awaitable[T], ended: threading.Event) -> T:
     try:
         return await work
     finally:

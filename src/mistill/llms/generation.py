@@ -4,25 +4,30 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import AsyncGenerator, Coroutine, Hashable, Mapping, Sequence
 from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
 
-from mistill.api.chat import AnswerMessage, ChatParameters, ChatResponse, Message, RequestTemplate
+from mistill.api.chat import ChatParameters, ChatResponse, Message, RequestTemplate
 from mistill.api.dialects import Dialect
 from mistill.api.errors import BadRequest, InputError, InvalidOutput, MistillError
 from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Crew, Delivered, Dispatcher, Journal, Request
 from mistill.delivery.retry import classify
+from mistill.llms.answers import split_content, usage_of
 from mistill.llms.messages import check_messages
-from mistill.llms.parameters import check_parameters, wire_name
+from mistill.llms.parameters import check_parameters
+from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.types import Completion, Outcome, Usage
 from mistill.structured.repair import Parsed, judge, read_answer
 from mistill.structured.settings import StructuredOutputPlan, compile_structured_output
 
 _log = logging.getLogger("mistill")
+
+_VARIANTS_KEPT = 256
+"""Rows that share parameters or a schema share a variant; rows that all differ must not fill the memory."""
 
 
 class Server(Struct):
@@ -43,6 +48,9 @@ class Prompt(Struct, frozen=True):
     async def answer(self, journal: Journal | None = None, crew: Crew[Any] | None = None) -> Outcome:
         return await self.generation.answer(self.messages, journal, crew)
 
+    def stream(self) -> AsyncGenerator[StreamChunk]:
+        return self.generation.stream(self.messages)
+
 
 class Generation:
     """Everything of a call but its rows. Safe to share by tasks and threads.
@@ -55,7 +63,7 @@ class Generation:
 
     def __init__(
         self,
-        dispatcher: Dispatcher,
+        dispatcher: Dispatcher[ChatResponse],
         server: Server,
         parameters: ChatParameters,
         *,
@@ -70,33 +78,8 @@ class Generation:
         self.num_generations = num_generations
         self._extra_body = extra_body
         self._templates: dict[tuple[int, int], RequestTemplate] = {}
-        self._with_schema: dict[StructuredOutputPlan, Generation] = {}
-        self._with_parameters: dict[bytes, Generation] = {}
+        self._variants: dict[Hashable, Generation] = {}
         self._template = self._template_of(n=1, seed_offset=0)
-
-    def with_parameters(self, changes: Mapping[str, Any]) -> Generation:
-        """These settings with some parameters changed, by the names of `PARAMETERS`; the same ones, the same object.
-
-        Raises:
-            InputError: an unknown name, a wrong type or a value out of its range.
-        """
-        key = msgspec.json.encode(changes, order="sorted")
-        if known := self._with_parameters.get(key):
-            return known
-        changed = msgspec.structs.asdict(check_parameters(changes))
-        wire_names = {wire_name(name) for name, value in changes.items() if value is not None}
-        variant = Generation(
-            self.dispatcher,
-            self.server,
-            msgspec.structs.replace(
-                self.parameters, **{name: changed[name] for name in wire_names & changed.keys()}
-            ),
-            extra_body=changes.get("extra_body") or self._extra_body,
-            structured=self.structured,
-            num_generations=self.num_generations,
-        )
-        self._with_parameters[key] = variant
-        return variant
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -110,30 +93,56 @@ class Generation:
         if isinstance(given, tuple):
             given, setting = _pair(cast("tuple[Any, ...]", given), index)
             if setting is not None:
-                generation = self._variant(setting, index)
+                generation = self._with_schema(setting, index)
         messages = check_messages(given, index)
         if generation.structured is not None and generation.structured.mode == "json_object":
             told = generation.structured.messages(msgspec.to_builtins(messages))
             messages = check_messages(told, index)
         return Prompt(messages, generation)
 
-    def _variant(self, setting: Any, index: int | None) -> Generation:
-        """These settings with a row's own schema. Rows that share a schema share the variant."""
+    def with_parameters(self, given: Mapping[str, Any]) -> Generation:
+        """These settings with a row's own parameters over them; ``None`` leaves what is set. Equal ones are shared.
+
+        Raises:
+            InputError: an unknown name, a wrong type or a value out of its range.
+        """
+        own = check_parameters(given)
+        changes = {name: value for name, value in msgspec.structs.asdict(own).items() if value is not None}
+        more: dict[str, Any] = given.get("extra_body") or {}
+        extra_body = (self._extra_body or {}) | more or None
+        if not changes and extra_body == self._extra_body:
+            return self
+        key = msgspec.json.encode((own, extra_body), order="sorted")
+        parameters = msgspec.structs.replace(self.parameters, **changes)
+        return self._variant(key, parameters, extra_body, self.structured)
+
+    def _with_schema(self, setting: Any, index: int | None) -> Generation:
+        """These settings with a row's own schema."""
         try:
             structured = compile_structured_output(setting)
         except InputError as error:
             raise InputError(f"input {index}: {error.message}", hint=error.hint, index=index) from error
-        if known := self._with_schema.get(structured):
+        return self._variant(structured, self.parameters, self._extra_body, structured)
+
+    def _variant(
+        self,
+        key: Hashable,
+        parameters: ChatParameters,
+        extra_body: dict[str, Any] | None,
+        structured: StructuredOutputPlan | None,
+    ) -> Generation:
+        if known := self._variants.get(key):
             return known
-        variant = Generation(
+        if len(self._variants) >= _VARIANTS_KEPT:
+            self._variants.clear()
+        variant = self._variants[key] = Generation(
             self.dispatcher,
             self.server,
-            self.parameters,
-            extra_body=self._extra_body,
+            parameters,
+            extra_body=extra_body,
             structured=structured,
             num_generations=self.num_generations,
         )
-        self._with_schema[structured] = variant
         return variant
 
     # --- outcomes ---------------------------------------------------------------------------------------------------
@@ -251,6 +260,16 @@ class Generation:
             msgspec.structs.replace(last[0], text=parsed.text, value=parsed.value, tool_calls=[])
         )
 
+    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[StreamChunk]:
+        """One answer, piece by piece. Closing the generator closes the connection."""
+        if self.num_generations != 1:
+            raise InputError("a stream is of one generation")
+        if self.structured is not None and self.structured.uses_instructor:
+            raise InputError(f"structured_output mode {self.structured.mode!r} cannot be streamed")
+        template = self._encoder(self._template.parameters, stream=True)
+        async for chunk in read_stream(self.dispatcher.stream(self._request(template, messages))):
+            yield chunk
+
     # --- requests and answers ---------------------------------------------------------------------------------------
 
     def _request(self, template: RequestTemplate, messages: Sequence[Message]) -> Request:
@@ -259,9 +278,13 @@ class Generation:
             most *= template.parameters.n
         return Request(template.encode(messages), most)
 
-    def _encoder(self, parameters: ChatParameters) -> RequestTemplate:
+    def _encoder(self, parameters: ChatParameters, *, stream: bool = False) -> RequestTemplate:
         return RequestTemplate(
-            self.server.model, parameters, extra_body=self._extra_body, dialect=self.server.dialect
+            self.server.model,
+            parameters,
+            stream=stream,
+            extra_body=self._extra_body,
+            dialect=self.server.dialect,
         )
 
     def _template_of(self, *, n: int, seed_offset: int) -> RequestTemplate:
@@ -338,24 +361,6 @@ class _Spent:
         )
 
 
-def split_content(message: AnswerMessage) -> tuple[str | None, str | None]:
-    """An answer's content → (text, thinking); either is ``None`` where there is none of it."""
-    content = message.content
-    if not isinstance(content, list):
-        return content, message.reasoning_content
-    text = [str(chunk.get("text", "")) for chunk in content if chunk.get("type") == "text"]
-    thinking = [_thought(chunk.get("thinking")) for chunk in content if chunk.get("type") == "thinking"]
-    return "".join(text) if text else None, "".join(thinking) or message.reasoning_content
-
-
-def _thought(thinking: Any) -> str:
-    if isinstance(thinking, str):
-        return thinking
-    chunks = cast("list[Any]", thinking if isinstance(thinking, list) else [])
-    dicts = [cast("dict[str, Any]", chunk) for chunk in chunks if isinstance(chunk, dict)]
-    return "".join(str(chunk.get("text", "")) for chunk in dicts)
-
-
 def _judge(
     plan: StructuredOutputPlan, messages: Sequence[Message], completion: Completion, asks_left: int
 ) -> Any:
@@ -379,19 +384,6 @@ async def _together(work: Sequence[Coroutine[Any, Any, Outcome]]) -> list[Outcom
     finally:
         for task in tasks:
             task.cancel()
-
-
-def usage_of(response: ChatResponse) -> Usage:
-    """The tokens that a response tells of; none where it tells nothing."""
-    told = response.usage
-    if told is None:
-        return _NO_USAGE
-    details = told.prompt_tokens_details
-    return Usage(
-        told.prompt_tokens or 0,
-        told.completion_tokens or 0,
-        (details.cached_tokens or 0) if details else 0,
-    )
 
 
 def _pair(given: tuple[Any, ...], index: int | None) -> tuple[Any, Any]:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Final, TypedDict
+from typing import Any, Final, TypedDict, cast
 
 import msgspec
 
-from mistill.api.chat import ChatParameters
+from mistill.api.chat import OWN_FIELDS, ChatParameters
 from mistill.api.errors import InputError
 from mistill.llms.runtime_parameters import nearest
+from mistill.llms.tools import tool_choice_of, tools_of
 
 
 class GenerationParameters(TypedDict, total=False):
@@ -48,7 +49,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "presence_penalty": "from −2 to 2: above 0 discourages words that have already come",
     "frequency_penalty": "from −2 to 2: above 0 discourages words the more often they have come",
     "tools": "functions that the model may call: dicts, pydantic models or typed functions",
-    "tool_choice": "auto, none, any, required, or the name of one function",
+    "tool_choice": "auto, none, any, required, or the one function that must be called, by its name",
     "parallel_tool_calls": "whether one answer may hold several calls",
     "response_format": "Mistral's own response_format, as it is; structured_output is the checked way",
     "prediction": "text that the answer is expected to repeat in part: {'type': 'content', 'content': …}",
@@ -86,15 +87,39 @@ def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
         for name, value in arguments.items()
         if value is not None and name not in _NOT_ON_THE_WIRE
     }
+    if "tools" in fields or "tool_choice" in fields:
+        tools = tools_of(fields.get("tools") or [])
+        if "tools" in fields:
+            fields["tools"] = tools
+        if "tool_choice" in fields:
+            fields["tool_choice"] = tool_choice_of(fields["tool_choice"], tools)
+    _check_extra_body(arguments.get("extra_body"))
     try:
         return msgspec.convert(fields, ChatParameters)
     except msgspec.ValidationError as error:
         raise InputError(_told_in_our_names(str(error), arguments)) from error
 
 
-def wire_name(name: str) -> str:
-    """What a parameter is called in a request."""
-    return _WIRE_NAMES.get(name, name)
+def describe_parameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Arguments of a generation as JSON values: tools in the form of the wire, the rest as it is."""
+    described = dict(arguments)
+    for name in ("tools", "tool_choice"):
+        if described.get(name) is not None:
+            checked = getattr(check_parameters(arguments), name)
+            described[name] = msgspec.to_builtins(checked)
+    return described
+
+
+def _check_extra_body(given: Any) -> None:
+    if given is None:
+        return
+    if not isinstance(given, dict):
+        raise InputError(f"extra_body={given!r}: a dict of fields is needed")
+    for name in cast("dict[Any, Any]", given):
+        if not isinstance(name, str):
+            raise InputError(f"extra_body has {name!r}, which names no field")
+        if name in OWN_FIELDS:
+            raise InputError(f"extra_body has {name!r}, which has an argument of its own")
 
 
 def _told_in_our_names(text: str, arguments: Mapping[str, Any]) -> str:

@@ -1,0 +1,208 @@
+"""What every model behind an endpoint has: its address, its key, its limits, and the session that they make."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Awaitable, Callable
+from copy import copy, deepcopy
+from typing import Annotated, Any, ClassVar, Self
+
+from msgspec import Struct
+from pydantic import Field, PrivateAttr, SecretStr, field_validator
+
+from mistill.api.client import Answer, MistralClient, ModelCard, normalise_endpoint
+from mistill.api.dialects import DIALECTS, MISTRAL, Dialect, DialectName, dialect_of
+from mistill.api.errors import InputError, MalformedAnswer, NotFound
+from mistill.api.prices import load_prices, price_of
+from mistill.delivery.dispatcher import Dispatcher
+from mistill.delivery.governor import Lane, governor_for
+from mistill.delivery.retry import BACKOFF_BASE_S
+from mistill.llms.event_loop import background
+from mistill.llms.generation import Server
+from mistill.llms.runtime_parameters import RuntimeParameter
+from mistill.llms.settings import Settings
+
+_API_KEY_ENV_VAR = "MISTRAL_API_KEY"
+
+
+class Session(Struct):
+    """What a set of settings needs at work. A change of one of them makes another session at the next call."""
+
+    settings: tuple[Any, ...]
+    client: MistralClient
+    dispatcher: Dispatcher[Any]
+    server: Server
+    is_dialect_known: bool
+
+
+class Connection(Settings):
+    """A model behind an endpoint.
+
+    Args:
+        model: such as ``"mistral-small-latest"``; ``mistill models`` lists what an endpoint has.
+        endpoint: base URL; a trailing slash or ``/v1`` is understood.
+        api_key: from the environment variable ``MISTRAL_API_KEY`` unless given; in no repr, dump, log or error.
+        max_retries: tries after the first, for failures that are a row's own.
+        timeout: seconds for one attempt, from connecting to the last byte.
+        max_concurrent_requests: requests in flight, over all calls, threads and event loops that use this object.
+        requests_per_minute, tokens_per_minute: the quota, where it is known; else it is learned.
+        prices: your own table of prices, as a path of a TOML file or a dict; goes before the shipped one.
+        dialect: ``"mistral"``; ``"openai"`` for servers with OpenAI's names (vLLM, llama.cpp, gateways); ``"auto"`` to
+            ask the endpoint for its models at the first call, and tell by them.
+    """
+
+    _secrets: ClassVar[frozenset[str]] = frozenset({"api_key"})
+
+    model: Annotated[str, Field(min_length=1)]
+    endpoint: str = "https://api.mistral.ai"
+    api_key: RuntimeParameter[SecretStr | None] = Field(
+        default_factory=lambda: _key_of_environment(),
+        description="The key of Mistral's API; from the environment variable MISTRAL_API_KEY unless given.",
+    )
+    max_retries: RuntimeParameter[Annotated[int, Field(ge=0)]] = Field(
+        default=5, description="Tries after the first, for failures that are a row's own."
+    )
+    timeout: RuntimeParameter[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+        default=120, description="Seconds for one attempt, from connecting to the last byte."
+    )
+    max_concurrent_requests: RuntimeParameter[Annotated[int, Field(ge=1)]] = Field(
+        default=64, description="Requests in flight, over all calls that use this object."
+    )
+    requests_per_minute: RuntimeParameter[Annotated[float, Field(gt=0)] | None] = Field(
+        default=None, description="The quota of requests; learned where it is not given."
+    )
+    tokens_per_minute: RuntimeParameter[Annotated[float, Field(gt=0)] | None] = Field(
+        default=None, description="The quota of tokens; learned where it is not given."
+    )
+    dialect: DialectName = "mistral"
+    prices: str | dict[str, Any] | None = None
+
+    _api_key_env_var: str = PrivateAttr(default=_API_KEY_ENV_VAR)
+    _aclient: MistralClient | None = PrivateAttr(default=None)
+    _session: Session | None = PrivateAttr(default=None)
+    _lane: Lane = PrivateAttr(default_factory=lambda: Lane(1))
+    _backoff_base_s: float = PrivateAttr(default=BACKOFF_BASE_S)
+
+    @field_validator("endpoint")
+    @classmethod
+    def _check_endpoint(cls, endpoint: str) -> str:
+        return normalise_endpoint(endpoint)
+
+    @field_validator("prices")
+    @classmethod
+    def _check_prices(cls, prices: str | dict[str, Any] | None) -> str | dict[str, Any] | None:
+        if prices is not None:
+            load_prices(prices)
+        return prices
+
+    @property
+    def model_name(self) -> str:
+        return self.model
+
+    # --- loading ----------------------------------------------------------------------------------------------------
+
+    def load(self) -> None:
+        """Makes the client. Needs a key, but no network and no event loop.
+
+        Raises:
+            ValueError: there is no key.
+        """
+        self._open()
+
+    def unload(self) -> None:
+        """Closes idle connections and forgets the client."""
+        client, self._aclient, self._session = self._aclient, None, None
+        if client is not None:
+            background.run(client.close())
+
+    async def amodels(self) -> list[ModelCard]:
+        """What the endpoint has."""
+        return await self._open().client.models()
+
+    def models(self) -> list[ModelCard]:
+        """What the endpoint has."""
+        return background.run(self.amodels())
+
+    def _open(self) -> Session:
+        """The session of the settings as they are now."""
+        key = self.api_key or _key_of_environment(self._api_key_env_var)
+        if key is None or not key.get_secret_value():
+            raise InputError(
+                f"{type(self).__name__} has no api_key",
+                hint=f"set the environment variable {self._api_key_env_var}, or pass api_key=…",
+            )
+        quota = (self.requests_per_minute, self.tokens_per_minute)
+        settings = (self.endpoint, key, self.timeout, self.model, self.max_retries, quota, self.dialect)
+        session = self._session
+        if session is None or session.settings != settings:
+            session = self._session = self._new_session(settings, key.get_secret_value())
+            self._aclient = session.client
+        if self._lane.limit != self.max_concurrent_requests:
+            self._lane.limit = self.max_concurrent_requests
+        return session
+
+    def _new_session(self, settings: tuple[Any, ...], key: str) -> Session:
+        client = MistralClient(self.endpoint, key, self.timeout)
+        governor = governor_for(self.endpoint, key, self.model)
+        if self.requests_per_minute is not None or self.tokens_per_minute is not None:
+            governor.set_quota(self.requests_per_minute, self.tokens_per_minute)
+        dispatcher = Dispatcher(
+            client,
+            governor,
+            self._lane,
+            exchange=self._exchange(client),
+            max_retries=self.max_retries,
+            backoff_base_s=self._backoff_base_s,
+        )
+        dialect = DIALECTS.get(self.dialect)
+        price = price_of(self.model, None if self.prices is None else load_prices(self.prices))
+        server = Server(self.model, dialect or MISTRAL, price)
+        return Session(settings, client, dispatcher, server, dialect is not None)
+
+    def _exchange(self, client: MistralClient) -> Callable[[bytes], Awaitable[Answer[Any]]]:
+        """The one kind of request that this model answers."""
+        raise NotImplementedError
+
+    async def _ready(self) -> Session:
+        """The session, its dialect found out where that is left to us."""
+        session = self._open()
+        if not session.is_dialect_known:
+            session.server.dialect = await _dialect_behind(session.client)
+            session.is_dialect_known = True
+        return session
+
+    # --- copies -----------------------------------------------------------------------------------------------------
+
+    def __getstate__(self) -> dict[Any, Any]:
+        """Settings only: a copy, here or in another process, opens connections of its own."""
+        state = super().__getstate__()
+        private = dict(state["__pydantic_private__"] or {})
+        private |= {"_aclient": None, "_session": None, "_lane": None}
+        return state | {"__pydantic_private__": private}
+
+    def __setstate__(self, state: dict[Any, Any]) -> None:
+        super().__setstate__(state)
+        self._lane = Lane(1)
+
+    def __copy__(self) -> Self:
+        return self._copied({name: copy(value) for name, value in self.__getstate__().items()})
+
+    def __deepcopy__(self, memo: dict[int, Any] | None = None) -> Self:
+        return self._copied(deepcopy(self.__getstate__(), memo))
+
+    def _copied(self, state: dict[Any, Any]) -> Self:
+        made = type(self).__new__(type(self))
+        made.__setstate__(state)
+        return made
+
+
+async def _dialect_behind(client: MistralClient) -> Dialect:
+    try:
+        return dialect_of(await client.models())
+    except (NotFound, MalformedAnswer):
+        return DIALECTS["openai"]  # Mistral's API lists its models; whatever else this is
+
+
+def _key_of_environment(variable: str = _API_KEY_ENV_VAR) -> SecretStr | None:
+    key = os.environ.get(variable)
+    return SecretStr(key) if key else None

@@ -1,0 +1,149 @@
+"""Content chunks of messages from what is at hand: a file, bytes, or a URL.
+
+What is on this machine is put into the request as a ``data:`` URL (base64), its type known by its first bytes, never by
+its name; a URL is passed on, for the server to fetch. Formats are Mistral's (https://docs.mistral.ai, "Vision", "Document
+QnA", "Audio"); the bounds on sizes are ours, so that no body is built that a server would refuse for its length.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+from mistill.api.errors import InputError
+
+Source: TypeAlias = str | Path | bytes
+"""A path, the bytes themselves, or an ``http(s)://`` or ``data:`` URL."""
+
+Chunk: TypeAlias = dict[str, Any]
+
+_MIB = 1024 * 1024
+MAX_IMAGE_BYTES = 10 * _MIB
+MAX_DOCUMENT_BYTES = 50 * _MIB
+MAX_AUDIO_BYTES = 20 * _MIB
+
+_IMAGES = ("image/png", "image/jpeg", "image/webp", "image/gif")
+_AUDIO = ("audio/mpeg", "audio/wav", "audio/flac", "audio/ogg", "audio/mp4", "audio/webm")
+_LONGEST_SIGNATURE = 16
+
+
+def text(content: str) -> Chunk:
+    return {"type": "text", "text": content}
+
+
+def image(
+    source: Source, *, detail: Literal["low", "auto", "high"] | None = None, max_bytes: int = MAX_IMAGE_BYTES
+) -> Chunk:
+    """An image: PNG, JPEG, WebP or GIF.
+
+    Raises:
+        InputError: it cannot be read, is no such image, or is larger than ``max_bytes``.
+    """
+    url = _url(source, "image", _IMAGES, max_bytes)
+    return {
+        "type": "image_url",
+        "image_url": {"url": url} if detail is None else {"url": url, "detail": detail},
+    }
+
+
+def document(source: Source, *, name: str | None = None, max_bytes: int = MAX_DOCUMENT_BYTES) -> Chunk:
+    """A document: a PDF file, or the URL of any document that the server can read.
+
+    Raises:
+        InputError: it cannot be read, is no PDF, or is larger than ``max_bytes``.
+    """
+    chunk: Chunk = {
+        "type": "document_url",
+        "document_url": _url(source, "document", ("application/pdf",), max_bytes),
+    }
+    if name is None and isinstance(source, Path):
+        name = source.name
+    return chunk if name is None else chunk | {"document_name": name}
+
+
+def audio(source: Source, *, max_bytes: int = MAX_AUDIO_BYTES) -> Chunk:
+    """Speech or sound: MP3, WAV, FLAC, Ogg, M4A or WebM.
+
+    Raises:
+        InputError: it cannot be read, is no such sound, or is larger than ``max_bytes``.
+    """
+    url = _url(source, "audio", _AUDIO, max_bytes)
+    # Base64 without a data: URL around it is what this chunk takes.
+    return {"type": "input_audio", "input_audio": url.partition(",")[2] if url.startswith("data:") else url}
+
+
+def _url(source: Source, what: str, kinds: tuple[str, ...], max_bytes: int) -> str:
+    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+        return source
+    if isinstance(source, str) and source.lower().startswith("data:"):
+        data = _decoded(source, what)
+    elif isinstance(source, str | Path):
+        data = _read(Path(source), what, max_bytes)
+    elif isinstance(source, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
+        data = source
+    else:
+        raise InputError(f"{what}: {type(source).__name__} is no path, bytes or URL")
+    if len(data) > max_bytes:
+        raise _too_large(what, len(data), max_bytes)
+    kind = mime_type(data)
+    if kind not in kinds:
+        names = ", ".join(kind.partition("/")[2] for kind in kinds)
+        raise InputError(
+            f"{what}: its bytes are {kind or 'of no known type'}", hint=f"what is taken: {names}"
+        )
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def _read(path: Path, what: str, max_bytes: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > max_bytes:
+            raise _too_large(what, size, max_bytes)
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(f"{what}: {path} cannot be read: {error.strerror or error}") from error
+
+
+def _decoded(url: str, what: str) -> bytes:
+    head, comma, data = url.partition(",")
+    if not comma or not head.lower().endswith(";base64"):
+        raise InputError(f"{what}: a data: URL must be base64", hint="data:TYPE;base64,…")
+    try:
+        return base64.b64decode(data, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise InputError(f"{what}: the data: URL is not base64: {error}") from error
+
+
+def _too_large(what: str, size: int, max_bytes: int) -> InputError:
+    return InputError(
+        f"{what}: {size / _MIB:.1f} MiB are more than {max_bytes / _MIB:g} MiB",
+        hint="make it smaller, or give a URL",
+    )
+
+
+def mime_type(data: bytes) -> str | None:
+    """By the first bytes; ``None`` for what is none of the formats above."""
+    head = data[:_LONGEST_SIGNATURE]
+    if head[:4] == b"RIFF":
+        return {b"WEBP": "image/webp", b"WAVE": "audio/wav"}.get(head[8:12])
+    if head[4:8] == b"ftyp":
+        return "audio/mp4" if head[8:11] in (b"M4A", b"M4B", b"mp4", b"iso") else None
+    return next((kind for signature, kind in _SIGNATURES.items() if head.startswith(signature)), None)
+
+
+_SIGNATURES = {
+    b"\x89PNG\r\n\x1a\n": "image/png",
+    b"\xff\xd8\xff": "image/jpeg",
+    b"GIF87a": "image/gif",
+    b"GIF89a": "image/gif",
+    b"%PDF-": "application/pdf",
+    b"ID3": "audio/mpeg",
+    b"\xff\xfb": "audio/mpeg",
+    b"\xff\xf3": "audio/mpeg",
+    b"\xff\xf2": "audio/mpeg",
+    b"fLaC": "audio/flac",
+    b"OggS": "audio/ogg",
+    b"\x1a\x45\xdf\xa3": "audio/webm",
+}

@@ -1,0 +1,133 @@
+"""Streamed answers: the chunks of the wire → chunks of text, thinking and whole tool calls."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator
+
+from msgspec import Struct, field
+
+from mistill.api.chat import (
+    AnsweredFunction,
+    AnsweredToolCall,
+    AnswerMessage,
+    ChatChunk,
+    ChunkChoice,
+    Delta,
+    DeltaToolCall,
+)
+from mistill.api.errors import MistillError
+from mistill.llms.answers import split_content, usage_of
+from mistill.llms.types import Completion, Usage
+
+
+class StreamChunk(Struct, frozen=True, kw_only=True):
+    """A piece of a streamed answer.
+
+    Attributes:
+        text, thinking: what is new of each; ``""`` where there is none.
+        tool_calls: calls that are whole now; those whose arguments come bit by bit wait for their end.
+        finish_reason, usage: with the last chunk, as a rule.
+        model, id: as the server says them.
+    """
+
+    text: str = ""
+    thinking: str = ""
+    tool_calls: list[AnsweredToolCall] = field(default_factory=list[AnsweredToolCall])
+    finish_reason: str | None = None
+    usage: Usage | None = None
+    model: str | None = None
+    id: str | None = None
+
+
+async def read_stream(chunks: AsyncGenerator[ChatChunk]) -> AsyncGenerator[StreamChunk]:
+    """The chunks of one choice's answer, as they come.
+
+    Raises:
+        MistillError: the stream broke off; ``partial`` is what had come until then.
+    """
+    came = _Came()
+    try:
+        async for chunk in chunks:
+            yield came.add(chunk)
+        if came.calls:  # a server that gives no finish reason
+            yield StreamChunk(tool_calls=came.take_calls())
+    except MistillError as error:
+        error.partial = came.completion()
+        raise
+    finally:
+        await chunks.aclose()
+
+
+class _Call(Struct):
+    name: str
+    arguments: str | dict[str, object]
+    id: str | None
+    index: int
+
+
+class _Came:
+    """What has come so far."""
+
+    def __init__(self) -> None:
+        self.calls: list[_Call] = []
+        self._whole: list[AnsweredToolCall] = []
+        self._text: list[str] = []
+        self._thinking: list[str] = []
+        self._finish_reason: str | None = None
+        self._last = StreamChunk()
+        self._usage = Usage()
+
+    def add(self, chunk: ChatChunk) -> StreamChunk:
+        choice = next(iter(chunk.choices), None) or ChunkChoice(Delta())
+        delta = choice.delta
+        text, thinking = split_content(
+            AnswerMessage(content=delta.content, reasoning_content=delta.reasoning_content)
+        )
+        for piece in delta.tool_calls or ():
+            self._add_call(piece)
+        usage = usage_of(chunk) if chunk.usage is not None else None
+        self._usage = usage or self._usage
+        self._text.append(text or "")
+        self._thinking.append(thinking or "")
+        told = StreamChunk(
+            text=text or "",
+            thinking=thinking or "",
+            tool_calls=self.take_calls() if choice.finish_reason else [],
+            finish_reason=choice.finish_reason,
+            usage=usage,
+            model=chunk.model,
+            id=chunk.id,
+        )
+        self._last = told
+        self._finish_reason = told.finish_reason or self._finish_reason
+        return told
+
+    def _add_call(self, piece: DeltaToolCall) -> None:
+        name, arguments = piece.function.name, piece.function.arguments
+        same = [call for call in self.calls if piece.index is None or call.index == piece.index]
+        if same and not name and isinstance(same[-1].arguments, str):
+            same[-1].arguments += arguments if isinstance(arguments, str) else ""
+            return
+        index = piece.index if piece.index is not None else len(self.calls)
+        self.calls.append(_Call(name or "", arguments or "", piece.id, index))
+
+    def take_calls(self) -> list[AnsweredToolCall]:
+        """The calls that have gathered, now whole."""
+        whole = [
+            AnsweredToolCall(AnsweredFunction(call.name, call.arguments), id=call.id, index=call.index)
+            for call in self.calls
+        ]
+        self.calls.clear()
+        self._whole += whole
+        return whole
+
+    def completion(self) -> Completion:
+        return Completion(
+            text="".join(self._text),
+            thinking="".join(self._thinking) or None,
+            tool_calls=self._whole + self.take_calls(),
+            finish_reason=self._finish_reason,
+            usage=self._usage,
+            model=self._last.model,
+            id=self._last.id,
+        )

@@ -1,0 +1,34 @@
+"""``make_llm``: a MistralLLM on the test's simulator, whose pauses after failures are too short to be felt."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from mistill.delivery import ramp, trouble
+from mistill.llms import MistralLLM
+from mistill.simulator import Simulator
+
+
+@pytest.fixture
+def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the governor waits after refusals and in outages, in hundredths of what it is."""
+    for module, names in (
+        (trouble, ("_COOL_DOWN_S", "_LONGEST_COOL_DOWN_S", "_PROBE_INTERVAL_S", "_LONGEST_PROBE_INTERVAL_S")),
+        (trouble, ("_PRESUMED_ACCEPTED_S",)),
+        (ramp, ("_QUIET_AFTER_ERROR_S",)),
+    ):
+        for name in names:
+            monkeypatch.setattr(module, name, getattr(module, name) / 100)
+
+
+@pytest.fixture
+def make_llm(simulator: Simulator, short_pauses: None) -> Callable[..., MistralLLM]:
+    def make(**attributes: Any) -> MistralLLM:
+        llm = MistralLLM(**{"model": "mistral-small-latest", "endpoint": simulator.url} | attributes)
+        llm._backoff_base_s = 0.001
+        return llm
+
+    return make
