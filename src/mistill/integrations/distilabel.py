@@ -46,7 +46,7 @@ except ImportError as error:
         "mistill.integrations.distilabel needs distilabel: pip install 'mistill[distilabel]'"
     ) from error
 
-from mistill.integrations.distilabel_tables import let_tables_begin_with_failures
+from mistill.integrations.distilabel_tables import mend_tables
 
 _KEY_CHECK_S = 10.0
 
@@ -65,7 +65,7 @@ _SHARED = (
     "dialect",
 )
 
-let_tables_begin_with_failures()
+mend_tables()
 
 
 def _as_ours(name: str) -> Any:
