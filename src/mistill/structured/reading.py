@@ -115,13 +115,8 @@ def json_schema_reader(schema: dict[str, Any], label: str) -> Reader:
 
 
 def _validator(schema: dict[str, Any]) -> Any:
-    try:
-        import jsonschema_rs
-    except ImportError as error:
-        raise InputError(
-            "a JSON schema needs the package jsonschema-rs to check answers",
-            hint="pip install 'mistill[schema]', or pass a Python type",
-        ) from error
+    import jsonschema_rs  # only schemas given as JSON Schema need it
+
     try:
         jsonschema_rs.meta.validate(schema)
         return jsonschema_rs.validator_for(
