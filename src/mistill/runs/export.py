@@ -12,6 +12,7 @@ from msgspec import Struct
 from mistill.api.errors import InputError, InvalidOutput, LedgerError
 from mistill.llms.types import Completion
 from mistill.runs.answers import completions_of
+from mistill.runs.formats import format_of
 from mistill.runs.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.runs.records import OUTPUT_COLUMNS, column_names, make_line, make_record
 from mistill.runs.writers import open_writer
@@ -122,13 +123,26 @@ def export(
                 f"{missing} no outcome",
                 hint="start the run again to finish it, or export what there is with --partial",
             )
-        rows = (row for row in reader.rows(selection) if row.state != "pending")
-        columns = _all_columns(reader, shape) if _needs_columns(str(out), format) else None
-        written = 0
+    return write_records(ledger, out, shape, format=format, selection=selection)
+
+
+def write_records(
+    ledger: str | Path,
+    out: str | Path,
+    shape: RecordShape,
+    *,
+    format: str | None = None,  # noqa: A002  the public name
+    selection: Selection = EVERYTHING,
+) -> int:
+    """As `export`, for rows that have an outcome, whether or not others still have none."""
+    written = 0
+    with LedgerReader(ledger) as reader:
+        columns = _all_columns(reader, shape) if format_of(str(out), format).kind in ("csv", "tsv") else None
         with open_writer(out, format=format, columns=columns) as writer:
-            for row in rows:
-                writer.write_raw(record_line(row, shape))
-                written += 1
+            for row in reader.rows(selection):
+                if row.state != "pending":
+                    writer.write_raw(record_line(row, shape))
+                    written += 1
     return written
 
 
@@ -191,11 +205,6 @@ def _error_text(error: str | None) -> str | None:
     told = msgspec.json.decode(error)
     hint = f" ({told['hint']})" if told.get("hint") else ""
     return f"{told['kind']}: {told['message']}{hint}"
-
-
-def _needs_columns(out: str, format: str | None) -> bool:  # noqa: A002
-    name = format or out
-    return "csv" in name or "tsv" in name
 
 
 def _all_columns(reader: LedgerReader, shape: RecordShape) -> list[str]:

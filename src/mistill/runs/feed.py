@@ -5,24 +5,30 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Iterator
-from itertools import islice
-from typing import Literal, Self
+from collections.abc import Sequence
+from typing import Literal, Protocol, Self
 
 import msgspec
 from msgspec import Struct
 
 from mistill.api.errors import InputError
 from mistill.llms.generation import Prompt
-from mistill.runs.ledger import InputMatcher, InputRow, RowState
+from mistill.runs.ledger import InputRow, RowState
 from mistill.runs.plan import Plan
+from mistill.runs.reading import Windows
 from mistill.runs.records import check_columns
-from mistill.runs.sources import Row, Source
+from mistill.runs.sources import Row
 from mistill.runs.summary import Progress
 
-_WINDOW_ROWS = 512
-
 OnUnknown = Literal["retry", "hold"]
+
+
+class Matcher(Protocol):
+    """Which row of the ledger a row of the input is; see `InputMatcher`."""
+
+    async def known(self, digests: Sequence[bytes]) -> list[RowState | None]: ...
+    async def claim(self, rows: Sequence[InputRow]) -> list[RowState]: ...
+    async def finish(self) -> int: ...
 
 
 class Task(Struct, frozen=True):
@@ -36,6 +42,8 @@ class Task(Struct, frozen=True):
 class Feed:
     """An asynchronous iterator of tasks, for many workers. At most one window of rows is in memory.
 
+    Where the input breaks off it ends, with ``error`` set: the rows before were read, and are asked in a later start.
+
     Args:
         reserved: names of the output's own columns, which no row may have.
         retry_failed: whether rows that failed before are asked again.
@@ -45,9 +53,9 @@ class Feed:
 
     def __init__(
         self,
-        source: Source,
+        windows: Windows,
         plan: Plan,
-        matcher: InputMatcher,
+        matcher: Matcher,
         progress: Progress,
         *,
         reserved: frozenset[str],
@@ -55,7 +63,7 @@ class Feed:
         on_unknown: OnUnknown,
         limit: int | None = None,
     ) -> None:
-        self._rows: Iterator[Row] = iter(source)
+        self._windows = windows
         self._plan = plan
         self._matcher = matcher
         self._progress = progress
@@ -66,32 +74,54 @@ class Feed:
         self._filling = asyncio.Lock()
         self._left = limit
         self._closed = False
-        self.read_to_end = False
-        self.error: InputError | None = None
+        self.rows_read = 0
+
+    @property
+    def read_to_end(self) -> bool:
+        return self._windows.ended
+
+    @property
+    def error(self) -> Exception | None:
+        return self._windows.error
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> Task:
         while not self._ready:
-            async with self._filling:
-                if not self._ready and not (self._closed or self.read_to_end):
-                    await self._fill()
-            if not self._ready and (self._closed or self.read_to_end):
+            if self._left == 0 or self._is_over:
                 raise StopAsyncIteration
+            async with self._filling:
+                if not self._ready and not self._is_over:
+                    await self._fill()
         if self._left is not None:
             if not self._left:
                 raise StopAsyncIteration
             self._left -= 1
         return self._ready.popleft()
 
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self.read_to_end or self.error is not None
+
     def close(self) -> None:
         """Gives out nothing more."""
         self._closed = True
         self._ready.clear()
+        self._windows.close()
+
+    async def count_rest(self) -> int:
+        """Reads the input to its end, asking nothing. Returns how many rows it has in all."""
+        while not (self.read_to_end or self.error):
+            self.rows_read += len(await self._windows.next())
+            await asyncio.sleep(0)  # others on this loop have work to do
+        return self.rows_read
 
     async def _fill(self) -> None:
-        rows = self._read_window()
+        rows = await self._windows.next()
+        if self._closed:
+            return  # nothing of them is in the ledger yet, so a later start meets them again
+        self.rows_read += len(rows)
         digests = [_digest(row.raw) for row in rows]
         states = await self._matcher.known(digests)
         prompts = {place: self._prompt_of(rows[place]) for place, state in enumerate(states) if state is None}
@@ -103,25 +133,13 @@ class Feed:
         )
         for place, state in zip(prompts, claimed, strict=True):
             states[place] = state
+        if self._closed or self.error is not None:
+            return
         for place, state in enumerate(states):
             assert state is not None
             if self._is_due(state):
                 prompt = prompts.get(place) or self._prompt_of(rows[place])
                 self._ready.append(Task(state, rows[place], self._with_parameters(prompt, state)))
-        if self._closed:
-            self._ready.clear()
-
-    def _read_window(self) -> list[Row]:
-        rows: list[Row] = []
-        try:
-            for row in islice(self._rows, _WINDOW_ROWS):
-                rows.append(row)  # noqa: PERF402  what was read before an error counts
-        except InputError as error:
-            self.error = error
-            self._closed = True
-        else:
-            self.read_to_end = len(rows) < _WINDOW_ROWS
-        return rows
 
     def _is_due(self, state: RowState) -> bool:
         """Whether the row is to be asked in this start; counts it where it is not."""

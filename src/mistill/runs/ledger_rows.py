@@ -1,21 +1,30 @@
-"""A run's own rows as an input: what a retry goes over, so that the input file is not needed again."""
+"""Rows that stand in a ledger already, as an input of their own: what a retry asks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
-from mistill.runs.ledger import LedgerReader, Selection
+from mistill.runs.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selection
 from mistill.runs.sources import Row
 
 _PAGE_ROWS = 1000
 
 
-class LedgerRows:
-    """The rows of a ledger's current input, in order. Read a page at a time: a long read would keep its log growing."""
+class AskedAgain:
+    """The rows of a ledger that are to be asked again, in the order of the input.
+
+    It is both the source and the matcher of a run: each row is met just as it stands in the ledger, and the input as a
+    whole is not touched, read to its end or not.
+    """
 
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
+        self._states: deque[RowState] = deque()
+
+    # --- as a source ------------------------------------------------------------------------------------------------
 
     @property
     def name(self) -> str:
@@ -29,20 +38,35 @@ class LedgerRows:
         return None
 
     def total(self) -> int | None:
-        with LedgerReader(self._ledger) as reader:
-            return reader.counts().rows
+        return None
 
     def rows(self, first_index: int) -> Iterator[Row]:
-        start = 0
-        with LedgerReader(self._ledger) as reader:
-            while True:
-                page = Selection("position >= ? AND position < ?", (start, start + _PAGE_ROWS))
-                found = list(reader.rows(page))
-                for row in found:
-                    yield Row(first_index + row.position, row.record, self, row.position)
-                if not found:
-                    return
-                start += _PAGE_ROWS
+        self._states.clear()
+        for row in self._pages():
+            self._states.append(RowState(row.row, row.position, parameters=row.next_parameters))
+            yield Row(first_index + row.position, row.record, self, row.position)
 
     def where(self, place: int) -> str:
         return f"{self._ledger} row {place}"
+
+    def _pages(self) -> Iterator[LedgerRow]:
+        # A page at a time, since a read that goes on keeps SQLite from folding its log into the file.
+        start = 0
+        with LedgerReader(self._ledger) as reader:
+            while page := list(
+                islice(reader.rows(Selection("asked_again AND position >= ?", (start,))), _PAGE_ROWS)
+            ):
+                yield from page
+                start = page[-1].position + 1
+
+    # --- as a matcher -----------------------------------------------------------------------------------------------
+
+    async def known(self, digests: Sequence[bytes]) -> list[RowState | None]:
+        return [self._states.popleft() for _ in digests]
+
+    async def claim(self, rows: Sequence[InputRow]) -> list[RowState]:
+        assert not rows, "every row is known"
+        return []
+
+    async def finish(self) -> int:
+        return 0

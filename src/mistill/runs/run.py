@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import shutil
 import tempfile
 import time
@@ -16,17 +17,18 @@ import msgspec
 from msgspec import Struct
 
 from mistill._version import __version__
-from mistill.api.errors import InputError, MistillError, Stopped
+from mistill.api.errors import InputError, Stopped
 from mistill.api.prices import shipped_prices
 from mistill.delivery.budget import Budget
+from mistill.delivery.governor import Governor
 from mistill.delivery.slowness import Snapshot, advice
 from mistill.llms import MistralLLM
 from mistill.llms.event_loop import background
-from mistill.runs.export import RecordShape, export, record_shape
+from mistill.runs.export import RecordShape, record_shape, write_records
 from mistill.runs.feed import OnUnknown
 from mistill.runs.forecast import Forecast, forecast
-from mistill.runs.ledger import Ledger, LedgerReader, Selection
-from mistill.runs.ledger_rows import LedgerRows
+from mistill.runs.ledger import Counts, Ledger, LedgerReader, Selection
+from mistill.runs.ledger_rows import AskedAgain
 from mistill.runs.plan import Plan, make_plan
 from mistill.runs.prompts import Prompt
 from mistill.runs.records import check_columns
@@ -139,10 +141,12 @@ class Run:
     def _begin(self, plan: Plan, source: Source, shape: RecordShape, llm: MistralLLM) -> None:
         self.plan = plan
         self.progress = Progress()
+        self.summary: Summary | None = None
         self._source = source
         self._shape = shape
         self._llm = llm
         self._runner: Runner | None = None
+        self._again: AskedAgain | None = None
         self._unread: SimpleQueue[RowOutcome | None] | None = None
 
     # --- running ----------------------------------------------------------------------------------------------------
@@ -156,29 +160,39 @@ class Run:
         Raises:
             InputError: the first row cannot be rendered, or the input breaks off.
             LedgerError: the ledger is in use, of other settings, damaged, or cannot be written.
+            MistillError: the output cannot be written; every answer is in the ledger.
         """
-        return self._wait(background.submit(self._run()))
+        before = self._governor.snapshot()
+        with self._open_ledger() as ledger:
+            runner = self._new_runner(ledger)
+            self._wait(background.submit(self._work(runner)))
+        return self._end(runner, before)
 
     def __iter__(self) -> Iterator[RowOutcome]:
-        """Starts the run and gives each outcome as it completes. Leaving the loop stops the run."""
-        self._unread = SimpleQueue()
-        future = background.submit(self._run())
-        future.add_done_callback(lambda _: self._unread and self._unread.put(None))
-        try:
-            while (outcome := self._unread.get()) is not None:
-                yield outcome
-        finally:
-            self.stop()
-            self._unread = None
-            self._wait(future)
+        """Starts the run and gives each outcome as it completes, then sets ``summary``. Leaving the loop stops it."""
+        unread: SimpleQueue[RowOutcome | None] = SimpleQueue()
+        before = self._governor.snapshot()
+        with self._open_ledger() as ledger:
+            self._unread = unread
+            runner = self._new_runner(ledger)
+            future = background.submit(self._work(runner))
+            future.add_done_callback(lambda _: unread.put(None))
+            try:
+                while (outcome := unread.get()) is not None:
+                    yield outcome
+            finally:
+                self._unread = None
+                self.stop()
+                self._wait(future)
+        self._end(runner, before)
 
     def stop(self, reason: str = "stopped") -> None:
         """Sends nothing more; what is in flight is waited for, at most ``grace`` seconds. From any thread."""
         runner = self._runner
         if runner is not None:
-            background.call(lambda: runner.stop(Stopped(reason)))
+            background.call(lambda: runner.stop(Stopped(reason, hint="start the same run again to go on")))
 
-    def _wait(self, future: Future[Summary]) -> Summary:
+    def _wait(self, future: Future[None]) -> None:
         interrupts = 0
         while True:
             try:
@@ -187,53 +201,63 @@ class Run:
                 interrupts += 1
                 runner = self._runner
                 if runner is None:
-                    future.cancel()
-                    raise
+                    continue  # it is just ending
                 if interrupts == 1:
                     self.stop("interrupted")
                 else:
                     background.call(runner.abandon)
 
-    async def _run(self) -> Summary:
-        self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
-        before = self.plan.generation.dispatcher.governor.snapshot()
+    def _open_ledger(self) -> Ledger:
         options = self._options
-        with Ledger.open(
+        if self._ledger_is_temporary:
+            self.ledger_path.parent.mkdir(mode=0o700, exist_ok=True)
+        ledger = Ledger.open(
             self.ledger_path,
             self.plan.fingerprint,
             self.plan.settings,
             details={"llm": self.plan.llm, "output": msgspec.to_builtins(self._output)},
             fresh=options.fresh,
             version=__version__,
-        ) as ledger:
-            if options.again is not None:
-                selection, parameters = options.again
-                await ledger.reopen(selection, parameters)
-            self._runner = runner = Runner(
-                self.plan,
-                self._source,
-                ledger,
-                self.progress,
-                self._new_budget(*self._spent_before()),
-                sample=options.sample,
-                size=self._llm.max_concurrent_requests,
-                reserved=frozenset(self._shape.columns),
-                retry_failed=options.retry_failed,
-                on_unknown=options.on_unknown,
-                dedupe=options.dedupe,
-                grace_s=options.grace_s,
-                tell=None if self._unread is None else self._tell,
-            )
-            try:
-                await runner.run()
-            finally:
-                self._runner = None
-        written = False
-        if self.out is not None and runner.stopped is None:
-            written = await asyncio.to_thread(self._export)
-        return self._summary(runner.stopped, before, written=written)
+        )
+        # For this start only: the next one goes on.
+        self._options = msgspec.structs.replace(options, fresh=False)
+        return ledger
+
+    def _new_runner(self, ledger: Ledger) -> Runner:
+        options = self._options
+        self.summary = None
+        self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
+        self._runner = Runner(
+            self.plan,
+            self._source,
+            ledger,
+            self.progress,
+            self._new_budget(*self._spent_before()),
+            sample=options.sample,
+            size=self._llm.max_concurrent_requests,
+            reserved=frozenset(self._shape.columns),
+            retry_failed=options.retry_failed,
+            on_unknown=options.on_unknown,
+            dedupe=options.dedupe,
+            grace_s=options.grace_s,
+            matcher=self._again,
+            tell=None if self._unread is None else self._tell,
+        )
+        return self._runner
+
+    async def _work(self, runner: Runner) -> None:
+        try:
+            if self._options.again is not None:
+                selection, parameters = self._options.again
+                self.progress.total = await runner.ledger.reopen(selection, parameters)
+                self._options = msgspec.structs.replace(self._options, again=None)
+            await runner.run()
+        finally:
+            self._runner = None
 
     def _spent_before(self) -> tuple[int, float]:
+        if self._options.max_cost is None and self._options.max_tokens is None:
+            return 0, 0.0  # nobody asks, and counting takes time
         with LedgerReader(self.ledger_path) as reader:
             counts = reader.counts()
         return counts.input_tokens + counts.output_tokens, counts.cost
@@ -261,24 +285,19 @@ class Run:
 
     # --- what is left when it ends ----------------------------------------------------------------------------------
 
-    def _export(self) -> bool:
+    def _end(self, runner: Runner, before: Snapshot) -> Summary:
         with LedgerReader(self.ledger_path) as reader:
-            if not reader.counts().is_finished:
-                return False
-        assert self.out is not None
-        export(self.ledger_path, self.out, self._shape, format=self._output.format)
-        return True
-
-    def _summary(self, stopped: MistillError | None, before: Snapshot, *, written: bool) -> Summary:
-        governor = self.plan.generation.dispatcher.governor
-        now = governor.snapshot()
-        with LedgerReader(self.ledger_path) as reader:
-            counts = reader.counts()
-            causes = [
-                {"kind": cause.kind, "count": cause.count, "row": cause.position, "error": cause.error}
-                for cause in reader.failures()
-            ]
-        summary = Summary(
+            counts, causes = reader.counts(), reader.failures()
+            expected = self._forecast(reader, counts, runner.input_rows)
+        written = self.out is not None and runner.stopped is None and counts.is_finished
+        if written:
+            assert self.out is not None
+            write_records(self.ledger_path, self.out, self._shape, format=self._output.format)
+        now = self._governor.snapshot()
+        is_kept = not (self._ledger_is_temporary and counts.is_finished and runner.stopped is None)
+        if not is_kept:
+            shutil.rmtree(self.ledger_path.parent)
+        self.summary = Summary(
             rows=counts.rows,
             completions=counts.completions,
             failures=counts.failures,
@@ -289,33 +308,33 @@ class Run:
             input_tokens=counts.input_tokens,
             output_tokens=counts.output_tokens,
             cost=counts.cost if self.plan.generation.server.price else None,
-            causes=causes,
-            forecast=self._forecast(now) if self._options.sample is not None else None,
-            stopped=stopped,
+            causes=[
+                {"kind": cause.kind, "count": cause.count, "row": cause.position, "error": cause.error}
+                for cause in causes
+            ],
+            forecast=expected,
+            stopped=runner.stopped,
             output=self.out if written else None,
-            ledger=str(self.ledger_path),
+            ledger=str(self.ledger_path) if is_kept else None,
             slowness={cause: round(seconds, 3) for cause, seconds in now.since(before).items()},
             advice=advice(now, max_concurrent_requests=self._llm.max_concurrent_requests, earlier=before),
         )
-        if self._ledger_is_temporary and stopped is None and not counts.pending:
-            shutil.rmtree(self.ledger_path.parent)
-            summary = msgspec.structs.replace(summary, ledger=None)
-        return summary
+        return self.summary
 
-    def _forecast(self, limits: Snapshot) -> Forecast | None:
-        progress = self.progress
-        answered = Selection.parse("state=completion")
-        at_once = self._llm.max_concurrent_requests
-        with LedgerReader(self.ledger_path) as reader:
-            done = reader.counts().completions
-            rows_left = (self._source.total or sum(1 for _ in self._source)) - progress.done
-            return forecast(
-                reader.rows(answered),
-                max(0, rows_left),
-                seconds_each=progress.busy_s / max(1, done),
-                at_once=at_once,
-                limits=limits,
-            )
+    def _forecast(self, reader: LedgerReader, counts: Counts, input_rows: int | None) -> Forecast | None:
+        if input_rows is None:
+            return None
+        return forecast(
+            reader.rows(Selection.parse("state=completion")),
+            max(0, input_rows - counts.completions - counts.failures),
+            seconds_each=self.progress.busy_s / max(1, self.progress.completions),
+            at_once=self._llm.max_concurrent_requests,
+            limits=self._governor.snapshot(),
+        )
+
+    @property
+    def _governor(self) -> Governor:
+        return self.plan.generation.dispatcher.governor
 
     # --- triage -----------------------------------------------------------------------------------------------------
 
@@ -350,8 +369,9 @@ class Run:
         with LedgerReader(path) as reader:
             settings, details = reader.plan(), reader.details()
         output = details["output"]
+        rows = AskedAgain(path)
         run = cls(
-            Source([LedgerRows(path)], None),
+            Source([rows], None),
             llm=MistralLLM.from_dict(details["llm"] | dict(llm or {})),
             out=out,
             prompt=settings["prompt"]["prompt"],
@@ -368,6 +388,7 @@ class Run:
         again = (selection, dict(parameters or {}))
         run.plan.generation.with_parameters(again[1])  # a wrong one is refused now, not at the first row
         run._options = msgspec.structs.replace(run._options, again=again)
+        run._again = rows
         return run
 
 
@@ -412,4 +433,4 @@ def _ledger_path(out: str | None, ledger: str | Path | None) -> tuple[Path, bool
         return Path(ledger), False
     if out is not None and out != "-":
         return Path(f"{out}.ledger"), False
-    return Path(tempfile.mkdtemp(prefix="mistill-")) / "run.ledger", True
+    return Path(tempfile.gettempdir(), f"mistill-{secrets.token_hex(8)}", "run.ledger"), True

@@ -18,9 +18,10 @@ from mistill.llms.generation import usage_of
 from mistill.llms.types import Completion, Outcome
 from mistill.llms.types import Usage as Tokens
 from mistill.runs.answers import fitting_completions
-from mistill.runs.feed import Feed, OnUnknown, Task
+from mistill.runs.feed import Feed, Matcher, OnUnknown, Task
 from mistill.runs.ledger import Attempt, Ledger, Usage
 from mistill.runs.plan import Plan
+from mistill.runs.reading import open_windows
 from mistill.runs.sources import Source
 from mistill.runs.summary import Progress
 
@@ -44,6 +45,7 @@ class Runner:
         size: rows under way at once.
         grace_s: how long requests in flight are waited for once the run is stopped.
         sample: no more rows than this are asked.
+        matcher: in place of the ledger's own, see `AskedAgain`.
         tell: is given every outcome once it is on disk.
     """
 
@@ -62,9 +64,11 @@ class Runner:
         on_unknown: OnUnknown = "retry",
         dedupe: bool = False,
         grace_s: float = 30.0,
+        matcher: Matcher | None = None,
         tell: Tell | None = None,
     ) -> None:
         self.stopped: MistillError | None = None
+        self.input_rows: int | None = None
         self.ledger = ledger
         self.budget = budget
         self.price = plan.generation.server.price
@@ -78,21 +82,24 @@ class Runner:
         self._on_unknown: OnUnknown = on_unknown
         self._dedupe = dedupe
         self._grace_s = grace_s
+        self._matcher = matcher
         self._tell = tell
         self._under_way: dict[asyncio.Task[Any], RowJournal] = {}
         self._feed: Feed | None = None
         self._crew: Crew[Task] | None = None
+        self._timers: list[asyncio.TimerHandle] = []
 
     async def run(self) -> None:
-        """Works through the input. ``stopped`` says why, if it ended early.
+        """Works through the input. ``stopped`` says why, if it ended early; ``input_rows``, after a sample, how many
+        rows the input has.
 
         Raises:
             InputError: the first row cannot be rendered (nothing was sent), or the input breaks off.
             LedgerError: the ledger cannot be written; what was committed is in it.
         """
-        matcher = await self.ledger.match_input(dedupe=self._dedupe)
-        self._feed = Feed(
-            self._source,
+        matcher = self._matcher or await self.ledger.match_input(dedupe=self._dedupe)
+        self._feed = feed = Feed(
+            open_windows(self._source),
             self._plan,
             matcher,
             self._progress,
@@ -101,17 +108,22 @@ class Runner:
             on_unknown=self._on_unknown,
             limit=self._sample,
         )
-        self._crew = Crew(self._feed, self._answer, size=self._size)
-        time_left_s = self.budget.time_left_s()
-        if time_left_s < math.inf:
-            asyncio.get_running_loop().call_later(time_left_s, self._pass_deadline)
-        if self.stopped is None:
-            await self._crew.run()
-        if self._feed.error is not None:
-            raise self._feed.error
-        if self._feed.read_to_end:
-            await matcher.finish()
-        await self.ledger.flush()
+        self._crew = Crew(feed, self._answer, size=self._size)
+        self._call_later(self.budget.time_left_s(), self._pass_deadline)
+        try:
+            if self.stopped is None:
+                await self._crew.run()
+            if feed.read_to_end:
+                await matcher.finish()
+            await self.ledger.flush()
+            if self._sample is not None and self.stopped is None:
+                self.input_rows = self._source.total or await feed.count_rest()
+        finally:
+            feed.close()
+            for timer in self._timers:
+                timer.cancel()
+        if feed.error is not None:
+            raise feed.error
 
     def stop(self, reason: MistillError) -> None:
         """Sends nothing more; what is in flight is waited for, at most ``grace_s``. Call it on the run's own loop."""
@@ -122,18 +134,30 @@ class Runner:
             return
         self._feed.close()
         self._crew.stop()
-        for task, journal in self._under_way.items():
-            if not journal.in_flight:
-                task.cancel()
-        asyncio.get_running_loop().call_later(self._grace_s, self.abandon)
+        for task in list(self._under_way):
+            self.leave_if_idle(task)
+        self._call_later(self._grace_s, self.abandon)
 
     def abandon(self) -> None:
         """Waits for nothing: requests in flight are cut off, and marked as maybe billed."""
         for task in self._under_way:
             task.cancel()
 
+    def leave_if_idle(self, task: asyncio.Task[Any]) -> None:
+        """Ends a row that would only send another request, now that nothing may be sent."""
+        journal = self._under_way.get(task)
+        if self.stopped is not None and journal is not None and not journal.in_flight:
+            task.cancel()
+
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
+        if seconds < math.inf:
+            self._timers.append(asyncio.get_running_loop().call_later(seconds, function))
+
     def _pass_deadline(self) -> None:
         self.stop(Stopped("budget: the deadline has passed", hint="run again to go on with the rest"))
+
+    def count_attempt(self) -> None:
+        self._progress.attempts += 1
 
     # --- one row ----------------------------------------------------------------------------------------------------
 
@@ -141,10 +165,9 @@ class Runner:
         if isinstance(task.prompt, InputError):
             await self._keep(task, Outcome(completions=[], error=task.prompt), [])
             return
-        journal = RowJournal(self, task.state.row)
         me = asyncio.current_task()
         assert me is not None
-        self._under_way[me] = journal
+        self._under_way[me] = journal = RowJournal(self, task.state.row, me)
         try:
             outcome = await self._paid_before(task, journal) or await task.prompt.answer(journal, crew)
         except MistillError as error:
@@ -167,8 +190,12 @@ class Runner:
         if len(completions) < generation.num_generations:
             return None
         journal.answered_before([(answer.attempt, answer.body) for answer in paid])
-        usage = Tokens(sum(one.input_tokens for one in paid), sum(one.output_tokens for one in paid))
-        return Outcome(completions=list(completions[: generation.num_generations]), usage=usage)
+        costs = [one.cost for one in paid if one.cost is not None]
+        return Outcome(
+            completions=list(completions[: generation.num_generations]),
+            usage=Tokens(sum(one.input_tokens for one in paid), sum(one.output_tokens for one in paid)),
+            cost=sum(costs) if costs else None,
+        )
 
     async def _keep(self, task: Task, outcome: Outcome, answers: list[Attempt]) -> None:
         row, parameters = task.state.row, task.state.parameters
@@ -191,10 +218,11 @@ class _Sent(Struct, frozen=True):
 class RowJournal:
     """Writes the attempts of one row into the ledger, and keeps them apart from the answers that came."""
 
-    def __init__(self, runner: Runner, row: int) -> None:
+    def __init__(self, runner: Runner, row: int, task: asyncio.Task[Any]) -> None:
         self.in_flight = 0
         self._runner = runner
         self._row = row
+        self._task = task
         self._answers: list[tuple[Attempt, bytes]] = []
 
     async def sending(self, request: Request) -> _Sent:
@@ -208,6 +236,7 @@ class RowJournal:
             runner.budget.refund(reservation)
             raise
         self.in_flight += 1
+        runner.count_attempt()
         return _Sent(attempt, reservation)
 
     def answered(self, attempt: _Sent, answer: Answer) -> None:
@@ -223,12 +252,17 @@ class RowJournal:
 
     def ended(self, attempt: _Sent, error: MistillError) -> None:
         self.in_flight -= 1
-        if getattr(error, "maybe_billed", False):
-            self._runner.budget.settle(attempt.reservation, None)
-            self._runner.ledger.end_attempt(attempt.attempt, "maybe_billed", error)
+        runner = self._runner
+        # One that we cut off ourselves had left too.
+        if isinstance(error, Stopped) or getattr(error, "maybe_billed", False):
+            runner.budget.settle(attempt.reservation, None)
+            runner.ledger.end_attempt(attempt.attempt, "maybe_billed", error)
         else:
-            self._runner.budget.refund(attempt.reservation)
-            self._runner.ledger.end_attempt(attempt.attempt, "failed", error)
+            runner.budget.refund(attempt.reservation)
+            runner.ledger.end_attempt(attempt.attempt, "failed", error)
+        if runner.stopped is not None:
+            # Soon, not now: a row that gives up on this very error has its outcome by then.
+            asyncio.get_running_loop().call_soon(runner.leave_if_idle, self._task)
 
     def answered_before(self, answers: list[tuple[Attempt, bytes]]) -> None:
         self._answers.extend(answers)

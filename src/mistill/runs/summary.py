@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from mistill.api.errors import MistillError
@@ -59,7 +60,6 @@ class Progress(Struct):
             self.completions += 1
         else:
             self.failures += 1
-        self.attempts += outcome.attempts
         self.usage = self.usage + outcome.usage
         self.busy_s += sum(one.latency_s for one in outcome.completions if one)
         if outcome.cost is not None:
