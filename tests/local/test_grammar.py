@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import BaseModel, Field, TypeAdapter
 
-from mistill.local.grammar import llguidance_grammar
+from mistill.api.grammar import llguidance_grammar
 
 Post = Callable[..., tuple[int, str]]
 

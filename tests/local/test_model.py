@@ -17,7 +17,6 @@ import pytest
 from mistill.api.errors import InputError
 from mistill.llms import MistralLLM
 from mistill.local import LocalModel, LocalModelError
-from mistill.local.grammar import llguidance_grammar
 from mistill.local.weights import SMOLLM2
 
 from .conftest import needs_xllamacpp
@@ -204,17 +203,23 @@ def test_serve_says_where_and_ends_cleanly_at_ctrl_c(given_key: str | None) -> N
 
 
 def test_a_model_class_uses_it_like_any_other_server(local: LocalModel) -> None:
-    llm = MistralLLM(model=local.model, endpoint=local.endpoint, api_key=local.api_key, dialect="openai")
+    llm = MistralLLM(model=local.model, endpoint=local.endpoint, api_key=local.api_key, dialect="local")
     outputs = llm.generate(["Hello", "Good day"], num_generations=2, max_new_tokens=4, random_seed=1)
     assert [[type(text) for text in texts] for texts in outputs] == [[str, str]] * 2
 
 
-def test_a_model_class_can_send_it_a_grammar(local: LocalModel) -> None:
-    llm = MistralLLM(
-        model=local.model,
-        endpoint=local.endpoint,
-        api_key=local.api_key,
-        dialect="openai",
-        generation_kwargs={"extra_body": {"grammar": llguidance_grammar({"type": "integer", "minimum": 10})}},
-    )
-    assert int(llm.generate(["How many?"])[0][0] or "") >= 10
+def test_a_model_class_holds_it_to_a_schema(local: LocalModel) -> None:
+    llm = MistralLLM(model=local.model, endpoint=local.endpoint, api_key=local.api_key, dialect="local")
+    schema = {"type": "integer", "minimum": 10, "maximum": 12}
+    [[completion]] = llm.complete(["How many?"], structured_output={"schema": schema, "max_retries": 0})
+    assert completion.value in (10, 11, 12)
+
+
+def test_a_model_class_refuses_what_it_cannot_do(local: LocalModel) -> None:
+    llm = MistralLLM(model=local.model, endpoint=local.endpoint, api_key=local.api_key, dialect="local")
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    with pytest.raises(InputError, match="knows no tools"):
+        llm.generate(["Hello"], tools=[tool])
+    image = {"type": "image_url", "image_url": "https://example.com/a.png"}
+    with pytest.raises(InputError, match="reads text only"):
+        llm.generate([[{"role": "user", "content": [image]}]])

@@ -11,7 +11,10 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-DialectName: TypeAlias = Literal["mistral", "openai", "auto"]
+from mistill.api.errors import InputError
+from mistill.api.grammar import llguidance_grammar
+
+DialectName: TypeAlias = Literal["mistral", "openai", "local", "auto"]
 
 
 class Dialect(Struct, frozen=True):
@@ -21,17 +24,33 @@ class Dialect(Struct, frozen=True):
         renamed: our field → theirs.
         refused: fields that this server does not take, left out of the body.
         stream_fields: what a streamed request has besides.
+        unsupported: fields whose absence would change what is asked; a request with one is refused before it leaves.
         has_prefix: whether an assistant message may have ``prefix``; else it is left out of the message.
+        has_n: whether ``n`` gives several answers that are counted right; else each generation is a request.
+        text_only: whether other content chunks than text are refused before the request leaves.
+        takes_grammar: whether schemas go out as llguidance grammars, not as ``response_format``.
     """
 
     name: DialectName
     renamed: Mapping[str, str] = {}
     refused: frozenset[str] = frozenset()
     stream_fields: dict[str, Any] = {}
+    unsupported: frozenset[str] = frozenset()
     has_prefix: bool = True
+    has_n: bool = True
+    text_only: bool = False
+    takes_grammar: bool = False
 
     def translate(self, fields: dict[str, Any]) -> dict[str, Any]:
-        """The body's fields in this dialect."""
+        """The body's fields in this dialect.
+
+        Raises:
+            InputError: one of them is unsupported.
+        """
+        if missing := self.unsupported.intersection(fields):
+            raise InputError(f"this server knows no {min(missing)}", hint="use a Mistral model for it")
+        if self.takes_grammar:
+            fields = _with_grammar(fields)
         if fields.get("tool_choice") == "any" and self.name == "openai":
             fields = fields | {"tool_choice": "required"}
         return {
@@ -48,7 +67,28 @@ OPENAI = Dialect(
     has_prefix=False,
 )
 
-DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (MISTRAL, OPENAI)}
+# What the demo model's server does with each field was tried, see docs/local-model.md.
+LOCAL = Dialect(
+    "local",
+    renamed={"random_seed": "seed"},
+    refused=OPENAI.refused
+    | {"min_tokens", "repetition_penalty", "reasoning_effort", "metadata", "service_tier"},
+    stream_fields=OPENAI.stream_fields,
+    unsupported=frozenset({"tools", "tool_choice"}),
+    has_n=False,
+    text_only=True,
+    takes_grammar=True,
+)
+
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (MISTRAL, OPENAI, LOCAL)}
+
+
+def _with_grammar(fields: dict[str, Any]) -> dict[str, Any]:
+    form = fields.get("response_format")
+    if form is None or form["type"] != "json_schema":
+        return fields
+    rest = {name: value for name, value in fields.items() if name != "response_format"}
+    return rest | {"grammar": llguidance_grammar(form["json_schema"]["schema"])}
 
 
 class _Model(Protocol):

@@ -156,7 +156,7 @@ def served(
             "model": model.model,
             "endpoint": model.endpoint,
             "api_key": model.api_key,
-            "dialect": "openai",
+            "dialect": "local",
         }
 
 

@@ -17,7 +17,7 @@ from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Crew, Delivered, Dispatcher, Journal, Request
 from mistill.delivery.retry import classify
 from mistill.llms.answers import split_content, usage_of
-from mistill.llms.messages import check_messages
+from mistill.llms.messages import check_messages, check_text_only
 from mistill.llms.parameters import check_parameters
 from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.types import Completion, Outcome, Usage
@@ -98,6 +98,8 @@ class Generation:
         if generation.structured is not None and generation.structured.mode == "json_object":
             told = generation.structured.messages(msgspec.to_builtins(messages))
             messages = check_messages(told, index)
+        if self.server.dialect.text_only:
+            check_text_only(messages, index)
         return Prompt(messages, generation)
 
     def with_parameters(self, given: Mapping[str, Any]) -> Generation:
@@ -171,7 +173,7 @@ class Generation:
         self, messages: Sequence[Message], journal: Journal | None, crew: Crew[Any] | None
     ) -> Outcome:
         """Several generations by one request with ``n``, whose input is billed once; else one by one."""
-        if self.server.refuses_n:
+        if self.server.refuses_n or not self.server.dialect.has_n:
             return await self._answer_each(messages, journal, crew)
         template = self._template_of(n=self.num_generations, seed_offset=0)
         try:

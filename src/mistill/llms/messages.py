@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from mistill.api.chat import AssistantMessage, Message, SystemMessage, ToolMessage, UserMessage
+from mistill.api.chat import AssistantMessage, Message, SystemMessage, TextChunk, ToolMessage, UserMessage
 from mistill.api.errors import InputError
 
 
@@ -40,6 +40,19 @@ def check_messages(messages: Any, index: int | None = None) -> list[Message]:
     if problem := order_problem(checked):
         raise InputError(f"{_input(index)}: {problem}", index=index)
     return checked
+
+
+def check_text_only(messages: Sequence[Message], index: int | None = None) -> None:
+    """``InputError`` if a message holds anything but text, for a server that reads nothing else."""
+    for message in messages:
+        if isinstance(message.content, list) and not all(
+            isinstance(chunk, TextChunk) for chunk in message.content
+        ):
+            raise InputError(
+                f"{_input(index)}: this server reads text only",
+                hint="use a Mistral model for images, documents and audio",
+                index=index,
+            )
 
 
 def order_problem(messages: Sequence[Message]) -> str | None:
