@@ -73,8 +73,10 @@ async def test_who_is_told_can_read_it(ledger: Ledger) -> None:
 
 async def test_a_cancelled_attempt_was_not_sent(ledger: Ledger) -> None:
     (row,) = await rows_of(ledger, 1)
+    failing = await ledger.begin_attempt(row)
     gate = threading.Event()
     held = ledger._commits.run(lambda _: gate.wait())
+    ledger.end_attempt(failing, "failed")
     beginning = asyncio.create_task(ledger.begin_attempt(row))
     await asyncio.sleep(0)  # it waits for its commit now
     beginning.cancel()

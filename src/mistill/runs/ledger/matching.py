@@ -162,7 +162,8 @@ class InputMatcher:
             state = old[0] if old else RowState(self._take_rows(1), row.position)
             state = msgspec.structs.replace(state, position=row.position)
             if self._dedupe and state.state != "completion":
-                state = _following(state, _leader(connection, row.fingerprint, self._end))
+                leader = _leader(connection, row.fingerprint, self._end)
+                state = msgspec.structs.replace(state, same_as=leader)
             _write_claimed(
                 connection, state, row, is_new=old is None, changed=old is not None and old[1] != row.digest
             )
@@ -234,12 +235,6 @@ def _leader(connection: sqlite3.Connection, fingerprint: bytes, before: int) -> 
         (fingerprint, before),
     ).fetchone()
     return None if found is None else found[0]
-
-
-def _following(state: RowState, leader: int | None) -> RowState:
-    if leader is None and state.same_as is not None:  # the one it followed is gone: it must be asked itself
-        return msgspec.structs.replace(state, same_as=None, state="pending")
-    return msgspec.structs.replace(state, same_as=leader)
 
 
 def _write_claimed(
