@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from copy import copy, deepcopy
 from typing import Annotated, Any, ClassVar, Self
 
@@ -18,7 +18,7 @@ from mistill.delivery.dispatcher import Dispatcher
 from mistill.delivery.governor import Lane, governor_for
 from mistill.delivery.retry import BACKOFF_BASE_S
 from mistill.llms.event_loop import background
-from mistill.llms.generation import Server
+from mistill.llms.generation import Generation, Server
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.settings import Settings
 
@@ -33,6 +33,7 @@ class Session(Struct):
     dispatcher: Dispatcher[Any]
     server: Server
     is_dialect_known: bool
+    plain: dict[Hashable, Generation] = {}  # generations without a schema, by their arguments: resolved once
 
 
 class Connection(Settings):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Hashable, Sequence
 from typing import Any, Literal, TypeVar, Unpack, cast, overload
 
 from pydantic import Field, field_validator
@@ -20,6 +20,8 @@ from mistill.structured.references import describe_schema, restore_schema
 from mistill.structured.settings import compile_structured_output
 
 T = TypeVar("T")
+
+_MOST_KNOWN = 64
 
 
 class MistralLLM(Connection, AsyncLLM):
@@ -175,7 +177,10 @@ class MistralLLM(Connection, AsyncLLM):
         session = self._open()
         if not session.is_dialect_known:
             background.run(self._ready())
-        return Generation(
+        key = _key_of(num_generations, arguments) if setting is None else None
+        if key is not None and (known := session.plain.get(key)):
+            return known
+        made = Generation(
             session.dispatcher,
             session.server,
             check_parameters(arguments),
@@ -183,6 +188,9 @@ class MistralLLM(Connection, AsyncLLM):
             structured=compile_structured_output(setting) if setting is not None else None,
             num_generations=num_generations,
         )
+        if key is not None and len(session.plain) < _MOST_KNOWN:
+            session.plain[key] = made
+        return made
 
     def _exchange(self, client: MistralClient) -> Callable[[bytes], Awaitable[Answer]]:
         return client.chat
@@ -193,6 +201,15 @@ class MistralLLM(Connection, AsyncLLM):
 
     def _generation_arguments(self) -> dict[str, tuple[bool, str | None]]:
         return {name: (True, description) for name, description in PARAMETERS.items()}
+
+
+def _key_of(num_generations: int, arguments: dict[str, Any]) -> Hashable | None:
+    key = (num_generations, *arguments.items())
+    try:
+        hash(key)
+    except TypeError:  # a list or a dict among the arguments
+        return None
+    return key
 
 
 def _value(outcome: Outcome) -> Any:
