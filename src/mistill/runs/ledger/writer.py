@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgspec
 
-from mistill.api.errors import MistillError
+from mistill.api.errors import LedgerError, MistillError
 from mistill.runs.ledger import schema
 from mistill.runs.ledger.commits import CommitQueue, Insert, Update
 from mistill.runs.ledger.lock import LedgerLock
@@ -97,7 +99,10 @@ class Ledger:
         with schema.explained(path):
             self.maybe_billed_at_open = _mark_interrupted(connection)
             self._unfinished = _unfinished_answers(connection)
-            self._next_attempt = _first(connection, "SELECT coalesce(max(id), 0) + 1 FROM attempts")
+            # A count, because loops in several threads take from it.
+            self._attempt_ids = itertools.count(
+                _first(connection, "SELECT coalesce(max(id), 0) + 1 FROM attempts")
+            )
             self._next_row = _first(connection, "SELECT coalesce(max(id), 0) + 1 FROM rows")
         self._commits = CommitQueue(path, connection)
 
@@ -123,9 +128,8 @@ class Ledger:
         Raises:
             LedgerInUse: another run holds it.
             PlanChanged: it belongs to other settings; says which.
-            LedgerError: it is damaged, of another format, no ledger at all, or cannot be written; it is left
-            as
-                it was.
+            LedgerError: it is damaged, of another format, no ledger at all, or cannot be written; it is
+                left as it was.
         """
         path = Path(path)
         lock = LedgerLock(path)
@@ -164,12 +168,11 @@ class Ledger:
 
     async def begin_attempt(self, row: int) -> Attempt:
         """Leave to send: the attempt is on disk. When this is cancelled, it counts as not sent."""
-        attempt = Attempt(self._next_attempt, row, time.time())
-        self._next_attempt += 1
+        attempt = Attempt(next(self._attempt_ids), row, time.time())
         try:
             return await self._commits.commit(attempt, (_BEGUN, [(attempt.id, row, attempt.sent_at)]))
         except asyncio.CancelledError:
-            if not self._commits.closed:
+            with suppress(LedgerError):  # closed or broken: the cancellation is what the task must see
                 self.end_attempt(attempt, "not_sent")
             raise
 
@@ -204,9 +207,8 @@ class Ledger:
     ) -> asyncio.Future[None]:
         """The row is done.
 
-        ``answers``: the attempts whose answers are its generations, in order. ``usage``: all that the row
-        took.
-        ``parameters``: the JSON that it was asked again with, from ``RowState.parameters``.
+        ``answers``: the attempts whose answers are its generations, in order. ``usage``: all that it
+        took. ``parameters``: the JSON that it was asked again with, from ``RowState.parameters``.
         """
         ids = [attempt.id for attempt in answers]
         took = (usage.input_tokens, usage.output_tokens, usage.cost, time.time())
