@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import errno
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import click
@@ -62,23 +63,23 @@ class Command(click.Command):
                 ["--debug"],
                 is_flag=True,
                 expose_value=False,
+                is_eager=True,
                 in_settings=False,
                 callback=_keep_debug,
                 help="Show the traceback of an error.",
             )
         )
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        with _errors_told(ctx):
+            return super().parse_args(ctx, args)
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            return super().invoke(ctx)
+            with _errors_told(ctx):
+                return super().invoke(ctx)
         except KeyboardInterrupt:
             return Exit.INTERRUPTED
-        except (MistillError, ValidationError, OSError) as error:
-            if isinstance(error, OSError) and error.errno == errno.EPIPE:
-                raise
-            if ctx.meta.get("mistill.debug"):
-                traceback.print_exc()
-            raise failure_of(error) from error
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
@@ -106,6 +107,19 @@ def command(name: str, *, examples: str = "", **settings: Any) -> Callable[[Call
 def option(*names: str, group: str, **settings: Any) -> Callable[[F], F]:
     """As ``click.option``, in a group of the help."""
     return click.option(*names, cls=Option, group=group, **settings)
+
+
+@contextmanager
+def _errors_told(ctx: click.Context) -> Generator[None]:
+    """Errors that the library raises on purpose, and those of the disk, become lines for the user."""
+    try:
+        yield
+    except (MistillError, ValidationError, OSError) as error:
+        if isinstance(error, OSError) and error.errno == errno.EPIPE:
+            raise
+        if ctx.meta.get("mistill.debug"):
+            traceback.print_exc()
+        raise failure_of(error) from error
 
 
 def failure_of(error: MistillError | ValidationError | OSError) -> Failure:

@@ -5,11 +5,13 @@ A thread draws. It only reads what the run counts anyway, so it never slows the 
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 from types import FrameType
 from typing import Any, Protocol
@@ -24,6 +26,7 @@ from mistill.runs.summary import Progress
 _LINE_EVERY_S = 10.0
 _DRAW_EVERY_S = 0.25
 _CHUNK_BYTES = 1 << 20
+_BAR_WIDTH = 30
 
 
 class View(Struct, frozen=True):
@@ -69,11 +72,12 @@ class Watch:
     """Looks at a run from the outside.
 
     Args:
-        sources: what was given as input: JSON lines are counted, for a total.
+        sources: what was given as input: JSON lines are counted, for a total. At most ``limit`` are wanted.
     """
 
-    def __init__(self, run: Run, sources: Sequence[str]) -> None:
+    def __init__(self, run: Run, sources: Sequence[str], limit: int | None = None) -> None:
         self._run = run
+        self._limit = limit
         self._begin = self._last = self._snapshot()
         self._lines: int | None = None
         self._cause = "idle"
@@ -99,14 +103,15 @@ class Watch:
 
     def _count(self, sources: list[str]) -> None:
         try:
-            self._lines = count_lines(sources)
+            lines = count_lines(sources)
         except OSError:
             return  # a total would have been nice; the run itself says what is wrong with its input
+        self._lines = lines if lines is None or self._limit is None else min(lines, self._limit)
 
 
 def count_lines(sources: Sequence[str]) -> int | None:
     """The lines of plain JSONL files, which are their rows; ``None`` where an input is anything else."""
-    paths = [Path(source) for source in sources]
+    paths = [Path(path) for source in sources for path in glob(source) or [source]]  # noqa: PTH207  Path.glob takes no absolute pattern
     if not all(path.suffix in (".jsonl", ".ndjson") and path.is_file() for path in paths):
         return None
     lines = 0
@@ -157,24 +162,29 @@ class Bar:
     def show(self, view: View) -> None:
         from rich.console import Group
         from rich.progress_bar import ProgressBar
+        from rich.table import Table
         from rich.text import Text
 
-        texts = [f"{view.rows()} · {view.speed()}", f"{view.spending()} · {view.waiting()}"]
+        head = Table.grid(padding=(0, 1))
+        done: Any = Text(f"{view.rows()} · {view.speed()}", no_wrap=True, overflow="ellipsis")
+        if view.total:
+            completed = min(view.progress.done, view.total)
+            head.add_row(ProgressBar(total=view.total, completed=completed, width=_BAR_WIDTH), done)
+        else:
+            head.add_row(done)
+        texts = [f"{view.spending()} · {view.waiting()}"]
         if split := time_split(view.spent):
             texts.append(f"time: {split}")
-        lines: list[Any] = [Text(text, no_wrap=True, overflow="ellipsis") for text in texts]
-        if view.total:
-            lines.insert(0, ProgressBar(total=view.total, completed=min(view.progress.done, view.total)))
-        self._live.update(Group(*lines), refresh=True)
+        lines = [Text(text, no_wrap=True, overflow="ellipsis") for text in texts]
+        self._live.update(Group(head, *lines), refresh=True)
 
     def close(self) -> None:
         self._live.stop()
 
 
 @contextmanager
-def shown(run: Run, sources: Sequence[str], *, quiet: bool, grace_s: float) -> Generator[None]:
+def shown(watch: Watch, *, quiet: bool, grace_s: float) -> Generator[None]:
     """Shows the run for as long as the block lasts, and says what Ctrl-C does when it is pressed."""
-    watch = Watch(run, sources)
     with _interrupts_told(watch, grace_s):
         if quiet:
             yield
@@ -204,29 +214,36 @@ def _drawn(screen: Screen, watch: Watch) -> Generator[None]:
 
 @contextmanager
 def _interrupts_told(watch: Watch, grace_s: float) -> Generator[None]:
-    presses = 0
+    """Tells it from a thread: what is printed inside a signal handler may meet itself half printed."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    pressed = threading.Event()
+    ended = False
 
-    def tell(number: int, frame: FrameType | None) -> Any:
-        nonlocal presses
-        presses += 1
-        if presses == 1:
+    def tell() -> None:
+        pressed.wait()
+        if not ended:
             flying = count(watch.in_flight, "request")
             say(
                 f"stopping: waiting up to {seconds(grace_s)} for {flying} in flight; Ctrl-C again cuts them off"
             )
+
+    def press(number: int, frame: FrameType | None) -> Any:
+        pressed.set()
         return signal.default_int_handler(number, frame)
 
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    before: Callable[[int, FrameType | None], Any] | int | None = signal.signal(signal.SIGINT, tell)
+    thread = threading.Thread(target=tell, name="mistill-interrupts", daemon=True)
+    thread.start()
+    before = signal.signal(signal.SIGINT, press)
     try:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+        ended = True
+        pressed.set()
+        thread.join()
 
 
 def _can_move_cursor() -> bool:
-    import os
-
     return os.environ.get("TERM") != "dumb"

@@ -277,11 +277,8 @@ def structured_output_of(given: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"schema": schema_named(given["schema"]), **found}
 
 
-def schema_named(reference: Any) -> Any:
-    """What ``--schema`` names; ``module:Name`` is found in the working directory too. A settings file may hold the
-    schema itself."""
-    if not isinstance(reference, str):
-        return reference
+def schema_named(reference: str) -> Any:
+    """What ``--schema`` names; ``module:Name`` is found in the working directory too."""
     here = os.getcwd()  # noqa: PTH109  sys.path holds strings
     if here not in sys.path:
         sys.path.append(here)  # last, so that a file here hides no module that the program needs

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from mistill.api.errors import Stopped
 from mistill.cli.exits import Exit
 from mistill.cli.wording import count, money, say, seconds, time_split
 from mistill.runs.forecast import Forecast, Range
@@ -94,7 +95,10 @@ def _tell_where(summary: Summary, out: str) -> None:
         say(f"ledger: {summary.ledger}")
     if summary.stopped is not None:
         told = summary.stopped
-        say(click.style("stopped: ", fg="yellow") + str(told))
+        # What to do after a stop on purpose stands in the next line.
+        say(
+            click.style("stopped: ", fg="yellow") + (told.message if isinstance(told, Stopped) else str(told))
+        )
     again = _again(summary, out)
     if again:
         say(again)

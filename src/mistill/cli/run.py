@@ -11,6 +11,7 @@ from mistill.api.errors import InputError
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exits import Exit
+from mistill.cli.live import Watch
 from mistill.cli.model_options import (
     attributes_of,
     choose_one,
@@ -186,7 +187,7 @@ def command(ctx: click.Context, **given: Any) -> Exit:
         return start(
             run,
             out=given["out"],
-            sources=given["source"] if given["limit"] is None else (),
+            watch=Watch(run, given["source"], given["limit"]),
             grace_s=given["grace"],
             as_json=given["as_json"],
             quiet=given["quiet"],
@@ -195,7 +196,8 @@ def command(ctx: click.Context, **given: Any) -> Exit:
 
 
 def _template(text: str | None, path: str | None) -> str | None:
-    return text if path is None else read_text(path)
+    """The template; the newline with which an editor ends a file is not part of it."""
+    return text if path is None else read_text(path).removesuffix("\n")
 
 
 def _renames(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import tomllib
 from typing import Any, cast
 
 import click
 
 from mistill.api.errors import InputError
-from mistill.cli.command import OTHER, Option, failure_of, option
+from mistill.cli.command import OTHER, Option, option
 from mistill.cli.values import Json, TextOrJson, read_text
 from mistill.llms.runtime_parameters import nearest
 
 
 def _load(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
-    if path is None:
-        return
-    try:
+    if path is not None:
         ctx.default_map = options_of(read_settings(path), ctx.command, path)
-    except InputError as error:
-        raise failure_of(error) from error
 
 
 settings_option = option(
@@ -100,8 +97,10 @@ def _names(command: click.Command) -> dict[str, click.Parameter]:
 
 def _value(value: Any, param: click.Parameter, where: str) -> Any:
     """The value as the command line would give it, since click checks text and trusts the rest."""
-    if isinstance(param.type, Json | TextOrJson) or param.name == "schema":
+    if isinstance(param.type, Json | TextOrJson):
         return value
+    if param.name == "schema" and isinstance(value, dict):
+        return json.dumps(value)
     if param.multiple or param.nargs == -1:
         if isinstance(value, dict):
             return [f"{name}={one}" for name, one in cast("dict[str, Any]", value).items()]

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
-from typing import TypeVar
 
 from mistill.cli.command import OTHER, option
 from mistill.cli.exits import Exit
-from mistill.cli.live import shown
+from mistill.cli.live import Watch, shown
+from mistill.cli.program import say_error
 from mistill.cli.report import exit_code_of, tell, tell_as_json
 from mistill.runs.run import Run
-
-F = TypeVar("F", bound=Callable[..., object])
 
 json_option = option(
     "--json",
@@ -37,14 +34,14 @@ def start(
     run: Run,
     *,
     out: str,
-    sources: Sequence[str] = (),
+    watch: Watch | None = None,
     grace_s: float,
     as_json: bool,
     quiet: bool,
     is_sample: bool = False,
 ) -> Exit:
     """Starts the run, shows it, tells how it ended, and gives the exit code."""
-    with _warnings_once(), shown(run, sources, quiet=quiet, grace_s=grace_s):
+    with _warnings_once(), shown(watch or Watch(run, ()), quiet=quiet, grace_s=grace_s):
         summary = run.start()
     code = exit_code_of(summary, is_sample=is_sample)
     if as_json:
@@ -52,8 +49,6 @@ def start(
     elif not quiet:
         tell(summary, out)
     elif summary.stopped is not None:
-        from mistill.cli.program import say_error
-
         say_error(str(summary.stopped))
     return code
 

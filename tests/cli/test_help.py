@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import click
+import pytest
+
+from mistill.cli.command import OTHER, Option
+from mistill.cli.program import program
+from mistill.llms import MistralLLM
+from mistill.llms.parameters import PARAMETERS
+
+COMMANDS = [("run",), ("status",), ("rows",), ("retry",), ("export",), ("models",), ("chat",), ("simulate",)]
+COMMANDS += [("local", "serve")]
+
+NOT_AN_OPTION = {
+    "api_key",  # from an environment variable: arguments can be read by every user of the machine
+    "structured_output",  # --schema, --schema-mode, --schema-retries
+    "generation_kwargs",  # an option for each
+}
+
+
+def command_of(*names: str) -> Any:
+    command: Any = program
+    for name in names:
+        command = command.get_command(click.Context(command), name)
+    return command
+
+
+def test_the_help_of_the_program_loads_nothing_heavy():
+    code = (
+        "import json, sys; from mistill.cli import main; main(['--help']);"
+        "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = set(json.loads(ended.stderr))
+    assert "click" in loaded
+    heavy = {"rich", "pyarrow", "jinja2", "mistill.runs", "mistill.llms", "pyreqwest", "pydantic", "aiohttp"}
+    assert not heavy & loaded
+
+
+def test_the_help_of_the_program_names_every_command(mistill):
+    ended = mistill("--help")
+    assert ended.code == 0
+    for names in COMMANDS:
+        assert f"  {names[0]} " in ended.stdout
+
+
+def test_without_arguments_the_help_is_shown(mistill):
+    assert mistill() == mistill("--help")
+    assert mistill("local") == mistill("local", "--help")
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_the_help_of_a_command_teaches_with_examples(mistill, names):
+    ended = mistill(*names, "--help")
+    assert ended.code == 0
+    assert f"Examples:\n  mistill {' '.join(names)}" in ended.stdout.replace("cat prompts.jsonl | ", "")
+
+
+@pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
+def test_every_option_has_a_group_and_a_text(names):
+    for param in command_of(*names).params:
+        if not isinstance(param, click.Option):
+            continue
+        assert isinstance(param, Option), param.name
+        assert param.group != OTHER or param.name in ("as_json", "quiet", "debug", "settings"), param.name
+        assert param.help or names == ("simulate",), param.name
+
+
+@pytest.mark.parametrize("command", ["run", "retry", "chat"])
+def test_every_generation_parameter_is_an_option(command):
+    assert set(PARAMETERS) <= {param.name for param in command_of(command).params}
+
+
+def test_every_attribute_of_the_model_is_an_option():
+    assert set(MistralLLM.model_fields) - NOT_AN_OPTION <= {param.name for param in command_of("run").params}
+
+
+def test_a_wrong_name_is_answered_with_the_nearest_one(mistill):
+    ended = mistill("rum")
+    assert (ended.code, ended.stdout) == (2, "")
+    assert ended.stderr.splitlines() == [
+        "error: there is no command 'rum': did you mean 'run'?",
+        "hint: mistill --help",
+    ]
+    ended = mistill("run", "x.jsonl", "--modle", "m")
+    assert ended.code == 2
+    assert "--model" in ended.stderr
+    assert ended.stderr.splitlines()[1] == "hint: mistill run --help"
+
+
+def test_the_version_is_told(mistill):
+    assert mistill("--version").stdout.startswith("mistill 0.")

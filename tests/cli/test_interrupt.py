@@ -1,0 +1,51 @@
+"""Ctrl-C, by the signal that a terminal sends for it."""
+
+from __future__ import annotations
+
+import json
+import signal
+
+from mistill.simulator import Fault
+
+
+def first_line_about(process, text):
+    for line in process.stderr:
+        if text in line:
+            return line
+    raise AssertionError(f"the program ended without telling {text!r}")
+
+
+def test_once_waits_for_what_is_in_flight(mistill, spawn, run_of, simulate, answers):
+    slow = simulate(latency_s=1.0)
+    arguments = run_of(30, "--max-concurrent-requests", "4", at=slow)
+    process = spawn(*arguments)
+    slow.wait_until(lambda: slow.in_flight == 4, timeout_s=60)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate()
+    assert process.returncode == 130
+    assert "stopping: waiting up to 30 s for" in told
+    assert "to go on: the same command again" in told
+    status = mistill("status", "answers.jsonl", "--json").json
+    assert (status["completions"], status["maybe_billed"]) == (slow.answered, 0)
+    assert 0 < status["completions"] < 30
+    slow.change(latency_s=0)
+    assert mistill(*arguments).code == 0
+    assert slow.answered == 30  # so none was paid twice
+    assert len(answers()) == 30
+
+
+def test_twice_ends_at_once_and_says_what_may_be_billed(mistill, spawn, run_of, simulate):
+    stuck = simulate()
+    stuck.script([Fault.stall()])
+    arguments = run_of(3, "--max-concurrent-requests", "1", at=stuck)
+    process = spawn(*arguments, "--json")
+    stuck.wait_until(lambda: stuck.in_flight == 1, timeout_s=60)
+    process.send_signal(signal.SIGINT)
+    first_line_about(process, "Ctrl-C again cuts them off")
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 130
+    summary = json.loads(process.stdout.read())
+    assert (summary["exit_code"], summary["maybe_billed"]) == (130, 1)
+    held = mistill(*arguments, "--on-unknown", "hold", "--json")
+    assert (held.code, held.json["completions"], held.json["pending"]) == (1, 2, 1)
+    assert mistill(*arguments).code == 0

@@ -1,0 +1,143 @@
+"""``models``, ``chat``, ``simulate``, ``local serve``."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import signal
+from importlib.util import find_spec
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import click
+import pytest
+
+from mistill.cli.program import program
+from mistill.simulator import Fault, Settings
+
+# --- models ---------------------------------------------------------------------------------------------------------
+
+
+def test_models_are_listed_with_their_prices(mistill, simulator):
+    ended = mistill("models", "--endpoint", simulator.url)
+    assert ended.code == 0
+    rows = {line.split("\t")[0]: line.split("\t") for line in ended.stdout.splitlines()}
+    assert rows["mistral-small-4"][1:3] == ["131,072", "0.15 / 0.6"]
+    assert list(rows) == sorted(rows)
+
+
+def test_models_are_json_where_it_is_wanted(mistill, simulator):
+    Path("prices.toml").write_text('[models."open-mistral-7b"]\ninput = 1\noutput = 2\n')
+    cards = mistill("models", "--endpoint", simulator.url, "--json", "--prices", "prices.toml").json
+    card = next(card for card in cards if card["id"] == "open-mistral-7b")
+    assert card["usd_per_million_tokens"] == {"input": 1.0, "output": 2.0}
+
+
+def test_a_refused_key_is_told(mistill, simulate):
+    ended = mistill("models", "--endpoint", simulate(api_keys={"other"}).url)
+    assert ended.code == 3
+    assert "MISTRAL_API_KEY" in ended.stderr
+
+
+# --- chat -----------------------------------------------------------------------------------------------------------
+
+
+def test_chat_streams_the_answer(mistill, simulator):
+    ended = mistill(
+        "chat", "Hello", "--endpoint", simulator.url, "--system", "Be kind.", "--temperature", "0.2"
+    )
+    assert (ended.code, ended.stdout, ended.stderr) == (0, "Echo: Hello\n", "")
+    body = simulator.requests[0].body
+    assert (body["stream"], body["temperature"], body["model"]) == (True, 0.2, "mistral-small-latest")
+    assert body["messages"][0] == {"role": "system", "content": "Be kind."}
+
+
+def test_chat_reads_stdin(spawn, simulator):
+    process = spawn("chat", "-", "--endpoint", simulator.url)
+    out, _ = process.communicate("from a pipe")
+    assert out == "Echo: from a pipe\n"
+
+
+def test_chat_checks_an_answer_that_must_fit(mistill, simulator):
+    simulator.script(["nonsense", '{"name": "Ada"}'])
+    schema = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
+    ended = mistill("chat", "Who?", "--endpoint", simulator.url, "--schema", schema)
+    assert ended.code == 0
+    assert json.loads(ended.stdout) == {"name": "Ada"}
+
+
+def test_chat_says_when_an_answer_was_cut(mistill, simulator):
+    ended = mistill("chat", "one two three four five", "--endpoint", simulator.url, "--max-new-tokens", "2")
+    assert ended.code == 0
+    assert "raise --max-new-tokens" in ended.stderr
+
+
+def test_a_stream_that_breaks_off_is_an_error(mistill, simulator):
+    simulator.script([Fault.cut_stream()])
+    ended = mistill("chat", "Hello", "--endpoint", simulator.url)
+    assert ended.code == 1
+    assert ended.stderr.startswith("error: ")
+
+
+def test_a_blank_prompt_is_refused(mistill, simulator):
+    assert mistill("chat", " ", "--endpoint", simulator.url).code == 2
+    assert simulator.requests == []
+
+
+# --- simulate -------------------------------------------------------------------------------------------------------
+
+
+def test_the_simulator_tells_its_address_and_ends_with_ctrl_c(mistill, spawn):
+    process = spawn("simulate", "--port", "0", "--poison", "word 1", "--fault", "503=0.2", "--seed", "1")
+    url = process.stdout.readline().split()[-1]
+    assert mistill("chat", "Hello", "--endpoint", url).stdout == "Echo: Hello\n"
+    assert mistill("chat", "word 1", "--endpoint", url).code == 1
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 0
+    assert f"--endpoint {url}" in process.stderr.read()
+
+
+def test_every_setting_of_one_word_or_number_is_an_option():
+    command = program.get_command(click.Context(program), "simulate")
+    names = {param.name for param in command.params}
+    assert set(Settings.model_fields) - names == {"api_keys", "models", "faults"}
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--fault", "503"], "not of the form NAME=RATE"),
+        (["--fault", "503=often"], "'often' is not a number"),
+        (["--fault", "503=0.9", "--fault", "500=0.9"], "add up to 1.8"),
+        (["--fault", "404=0.1"], "--faults"),
+        (["--latency-s", "-1"], "--latency-s: input should be greater than or equal to 0"),
+        (["--outage", "partly"], "'partly' is not one of"),
+    ],
+)
+def test_what_cannot_be_simulated_is_told(mistill, given, told):
+    ended = mistill("simulate", "--port", "0", *given)
+    assert ended.code == 2
+    assert told in ended.stderr
+
+
+def test_a_port_that_is_taken_is_told(mistill, simulator):
+    ended = mistill("simulate", "--port", str(urlsplit(simulator.url).port))
+    assert ended.code == 3
+    assert "in use" in ended.stderr
+
+
+# --- local ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    find_spec("xllamacpp") is None, reason="the local model needs pip install 'mistill[local]'"
+)
+def test_the_demo_model_is_served_until_ctrl_c(spawn):
+    process = spawn("local", "serve", "--slots", "1")
+    url = next(line for line in process.stdout if " answers at " in line).split()[-1]
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
+    connection.request("GET", "/health")
+    assert connection.getresponse().status == 200
+    connection.close()
+    process.send_signal(signal.SIGINT)
+    assert process.wait() == 0

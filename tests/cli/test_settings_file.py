@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+TOML = """
+model = "mistral-small-latest"
+prompt = "From TOML: {{ text }}"
+max-new-tokens = 3
+temperature = 1
+stop = ["x", "y"]
+safe-prompt = true
+metadata = { job = "nightly" }
+column = { generation = "answer" }
+"""
+
+YAML = """
+model: mistral-small-latest
+prompt: "From YAML: {{ text }}"
+max_new_tokens: 3
+stop: x
+random-seed:
+"""
+
+
+@pytest.fixture
+def settled(mistill, rows, simulator):
+    """Runs two rows with a settings file: ``settled("run.toml", text, …)``."""
+
+    def run(name, text, *more):
+        Path(name).write_text(text)
+        return mistill(
+            "run", rows(2), "--out", "answers.jsonl", "--endpoint", simulator.url, "--settings", name, *more
+        )
+
+    return run
+
+
+def test_toml_holds_any_option(settled, simulator, answers):
+    assert settled("run.toml", TOML).code == 0
+    body = simulator.requests[0].body
+    assert body["messages"][0]["content"] == "From TOML: word 0"
+    assert (body["max_tokens"], body["temperature"], body["stop"]) == (3, 1, ["x", "y"])
+    assert (body["safe_prompt"], body["metadata"]) == (True, {"job": "nightly"})
+    assert "answer" in answers()[0]
+
+
+def test_yaml_does_too_and_null_means_not_given(settled, simulator):
+    assert settled("run.yaml", YAML).code == 0
+    body = simulator.requests[0].body
+    assert (body["max_tokens"], body["stop"]) == (3, ["x"])
+    assert "random_seed" not in body
+
+
+def test_the_command_line_goes_before_it(settled, simulator):
+    Path("p.txt").write_text("From the file: {{ text }}")
+    assert (
+        settled("run.toml", TOML, "--max-new-tokens", "4", "--prompt-file", "p.txt", "--no-safe-prompt").code
+        == 0
+    )
+    body = simulator.requests[0].body
+    assert body["max_tokens"] == 4
+    assert body["messages"][0]["content"] == "From the file: word 0"
+    assert body["safe_prompt"] is False
+
+
+def test_source_and_out_can_be_in_it(mistill, rows, simulator, answers):
+    Path("run.toml").write_text(
+        f'source = ["{rows(1)}"]\nout = "answers.jsonl"\nmodel = "mistral-small-latest"\n'
+        f'endpoint = "{simulator.url}"\nprompt = "{{{{ text }}}}"\n'
+    )
+    assert mistill("run", "--settings", "run.toml").code == 0
+    assert len(answers()) == 1
+
+
+def test_a_schema_can_be_written_out(settled, answers):
+    text = """
+model = "mistral-small-latest"
+prompt = "A profile for {{ text }}"
+flatten = true
+[schema]
+type = "object"
+required = ["name"]
+properties = { name = { type = "string" } }
+"""
+    assert settled("run.toml", text).code == 0
+    assert isinstance(answers()[0]["name"], str)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "told"),
+    [
+        ("run.toml", "temprature = 1", "did you mean 'temperature'?"),
+        ("run.toml", "fresh = true", "'fresh' is for the command line only"),
+        ("run.toml", "max-new-tokens = 3.5", "'3.5' is not a valid int"),
+        ("run.toml", "model = ['a', 'b']", "model takes one value, not a list"),
+        ("run.toml", "model =", "run.toml is not TOML"),
+        ("run.yaml", "a: b: c", "run.yaml is not YAML"),
+        ("run.yaml", "- a", "run.yaml holds no settings"),
+        ("run.ini", "", "settings are TOML or YAML"),
+    ],
+)
+def test_what_is_wrong_with_it_is_told(settled, simulator, name, text, told):
+    ended = settled(name, text)
+    assert ended.code == 2
+    assert told in ended.stderr
+    assert len(ended.stderr.splitlines()) <= 2
+    assert simulator.requests == []
+
+
+def test_it_must_be_there(mistill, rows):
+    ended = mistill("run", rows(1), "--out", "-", "--settings", "missing.toml")
+    assert ended.code == 2
+    assert "missing.toml cannot be read" in ended.stderr

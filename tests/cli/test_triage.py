@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture
+def failed_run(mistill, run_of, simulate):
+    """Six rows, of which one was refused; its simulator."""
+    picky = simulate(poison="word 4")
+    assert mistill(*run_of(6, at=picky)).code == 1
+    return picky
+
+
+def test_status_tells_counts_and_causes(mistill, failed_run):
+    ended = mistill("status", "answers.jsonl")
+    assert ended.code == 1
+    lines = ended.stdout.splitlines()
+    assert lines[0] == "answers.jsonl by mistral-small-latest: 6 rows"
+    assert lines[1] == "5 answered (83%), 1 failed, 0 to go"
+    assert "1  bad_request, for example row 4: " in ended.stdout
+    assert mistill("status", "answers.jsonl.ledger") == ended
+
+
+def test_status_is_json_where_it_is_wanted(mistill, failed_run):
+    told = mistill("status", "answers.jsonl", "--json").json
+    assert (told["rows"], told["completions"], told["failures"], told["pending"]) == (6, 5, 1, 0)
+    assert told["model"] == "mistral-small-latest"
+    assert [(cause["kind"], cause["count"], cause["position"]) for cause in told["causes"]] == [
+        ("bad_request", 1, 4)
+    ]
+
+
+def test_a_run_is_seen_while_it_goes_on(mistill, spawn, run_of, simulate):
+    quick, holding = simulate(), simulate(latency_s=60)
+    assert mistill(*run_of(3, "--limit", "2", at=quick)).code == 0
+    arguments = run_of(3, "--grace", "0", at=holding)
+    process = spawn(*arguments)
+    holding.wait_until(lambda: holding.in_flight == 1, timeout_s=60)
+    status = mistill("status", "answers.jsonl", "--json").json
+    assert (status["completions"], status["pending"]) == (2, 1)
+    assert [record["text"] for record in mistill("rows", "answers.jsonl").records] == ["word 0", "word 1"]
+    pending = mistill("rows", "answers.jsonl", "--where", "state=pending").records
+    assert [record["text"] for record in pending] == ["word 2"]
+    second = mistill(*arguments)
+    assert second.code == 3
+    assert f"in use by process {process.pid}" in second.stderr
+
+
+def test_rows_are_chosen(mistill, failed_run):
+    def texts(*chosen):
+        return [record["text"] for record in mistill("rows", "answers.jsonl", *chosen).records]
+
+    assert texts() == [f"word {place}" for place in range(6)]
+    assert texts("--failed") == ["word 4"]
+    assert texts("--where", "row>=2, state=completion") == ["word 2", "word 3", "word 5"]
+    assert texts("--failed", "--where", "row<3") == []
+    assert texts("--limit", "2") == ["word 0", "word 1"]
+    ended = mistill("rows", "answers.jsonl", "--where", "finish_raeson=length")
+    assert ended.code == 2
+    assert "did you mean finish_reason" in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["status"], ["rows"], ["export", "--to", "-"], ["retry", "--where", "row=0"]]
+)
+def test_a_run_that_is_not_there_is_told(mistill, command):
+    ended = mistill(command[0], "nothing.jsonl", *command[1:])
+    assert ended.code == 2
+    assert "nothing.jsonl.ledger" in ended.stderr
+
+
+def test_records_are_exported_for_free(mistill, failed_run):
+    chosen = ["--column", "generation=answer", "--extra-column", "model", "--where", "state=completion"]
+    ended = mistill("export", "answers.jsonl", "--to", "answers.csv", *chosen)
+    assert ended.code == 0
+    assert "5 records to answers.csv" in ended.stderr
+    with Path("answers.csv").open(newline="") as file:
+        records = list(csv.DictReader(file))
+    assert records[4]["answer"] == "Echo: Say word 5"
+    assert records[0]["model"] == "mistral-small-latest"
+    assert len(failed_run.requests) == 6
+
+
+def test_another_schema_reads_paid_answers(mistill, run_of, simulator):
+    wide = {
+        "type": "object",
+        "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
+        "required": ["a"],
+    }
+    simulator.script(['{"a": 1, "b": 2}', '{"a": 3}'])
+    Path("wide.json").write_text(json.dumps(wide))
+    Path("narrow.json").write_text(json.dumps(wide | {"required": ["a", "b"]}))
+    assert mistill(*run_of(2, "--schema", "wide.json", "--max-concurrent-requests", "1")).code == 0
+    ended = mistill("export", "answers.jsonl", "--to", "-", "--schema", "narrow.json", "--flatten")
+    assert ended.code == 0
+    first, second = ended.records
+    assert (first["a"], first["b"], first["error"]) == (1, 2, None)
+    assert second["error"].startswith("invalid_output: ")
+    assert len(simulator.requests) == 2
+
+
+def test_an_unfinished_run_is_exported_in_part_only_if_wanted(mistill, run_of):
+    assert mistill(*run_of(9, "--dry-run", "4")).code == 0
+    refused = mistill("export", "answers.jsonl", "--to", "part.jsonl")
+    assert refused.code == 3
+    assert "--partial" in refused.stderr
+    assert not Path("part.jsonl").exists()
+    assert mistill("export", "answers.jsonl", "--to", "part.jsonl", "--partial").code == 0
+    assert len(Path("part.jsonl").read_text().splitlines()) == 4
+
+
+def test_a_selection_is_asked_again_with_other_parameters(mistill, run_of, simulator, answers):
+    assert mistill(*run_of(4, "--max-new-tokens", "1")).code == 0
+    chosen = ["--where", "finish_reason=length, row<2", "--max-new-tokens", "50"]
+    ended = mistill("retry", "answers.jsonl", *chosen, "--json")
+    assert ended.code == 0
+    assert ended.json["sent"] == 2
+    assert [record["finish_reason"] for record in answers()] == ["stop", "stop", "length", "length"]
+    assert simulator.requests[-1].body["max_tokens"] == 50
+
+
+def test_a_retry_that_could_not_work_sends_nothing(mistill, run_of, simulator):
+    mistill(*run_of(2))
+    assert mistill("retry", "answers.jsonl", "--where", "row=0", "--temperature", "7").code == 2
+    assert mistill("retry", "answers.jsonl", "--where", "nonsense", "--temperature", "1").code == 2
+    assert len(simulator.requests) == 2
