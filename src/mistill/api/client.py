@@ -51,6 +51,10 @@ from mistill.api.stream import DONE, EventParser
 
 T = TypeVar("T")
 
+_LIMITS_EVERY_S = 0.01
+"""Limits are read from one good answer in so much time: at thousands of answers a second, each tells what the last did,
+and reading them all would cost more than the rest of the answer. Errors always tell theirs."""
+
 CHAT_PATH = "/v1/chat/completions"
 _QUOTA_CODES = {"1300"}
 _CAPACITY_CODES = {"3505"}
@@ -67,7 +71,7 @@ R = TypeVar("R", bound=Answered, default=ChatResponse)
 
 
 class Answer(Struct, Generic[R], frozen=True):
-    """A good HTTP answer. ``raw`` is its body as it came."""
+    """A good HTTP answer. ``raw`` is its body as it came; ``limits`` is what its headers told, if they were read."""
 
     response: R
     raw: bytes
@@ -185,6 +189,7 @@ class MistralClient:
         self.timeout_s = timeout_s
         self._secret = api_key
         self._chat_url = Url(endpoint + CHAT_PATH)
+        self._limits_due_at = 0.0
         _Runtime.started = True
         try:
             self._http: Client = (
@@ -221,8 +226,12 @@ class MistralClient:
         response = self._decode(decode_response, http, raw)
         if not response.choices:
             raise MalformedAnswer("the answer has no choices", correlation_id=_correlation_id(http))
-        latency_s = time.perf_counter() - sent_at
-        return Answer(response, raw, parse_limits(http.get_header), _correlation_id(http), latency_s)
+        answered_at = time.perf_counter()
+        limits = None
+        if answered_at >= self._limits_due_at:
+            limits = parse_limits(http.get_header)
+            self._limits_due_at = answered_at + _LIMITS_EVERY_S
+        return Answer(response, raw, limits, _correlation_id(http), answered_at - sent_at)
 
     @asynccontextmanager
     async def stream(self, body: bytes) -> AsyncGenerator[ChatStream]:
