@@ -101,6 +101,7 @@ CASES = (
         "600 a minute, halved at 40 s, doubled at 110 s",
         rows=1_800,
         quotas=((0.0, 600), (40.0, 300), (110.0, 1_200)),
+        slack=1.25,  # a raise is seen with the next answer, and until 120 s none is due
         simulator={"requests_per_minute": 600},
     ),
     Case("an outage of 30 s (503)", rows=2_000, slack=math.inf, most_late_s=10, simulator=_OUTAGE),
@@ -124,7 +125,7 @@ def measure(case: Case) -> dict[str, Any]:
         if "tokens_per_minute" in case.simulator:
             usage = llm.complete(["hello"])[0][0].usage
             fits = case.simulator["tokens_per_minute"] // (usage.input_tokens + usage.output_tokens)
-            rows, ideal_s = 3 * fits, 120.0 + _LATENCY_S
+            rows, ideal_s = int(2.9 * fits), 120.0 + _LATENCY_S  # nine tenths of the third: one was used to look
         for from_s, quota in case.quotas[1:]:
             timer = threading.Timer(from_s, simulator.change, kwargs={"requests_per_minute": quota})
             timer.daemon = True

@@ -7,6 +7,7 @@ targets are measured over real sockets by ``python -m benchmarks.governor``.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 from tests.delivery.fake_clock import run_in_fake_time
 from tests.delivery.model_server import ModelServer, Passage, send_rows
 
+from mistill.api.limits import RateLimits
 from mistill.delivery.governor import Governor, Snapshot
 
 Event = Callable[[ModelServer], Awaitable[None]]
@@ -175,3 +177,25 @@ def test_a_server_without_limits_gets_all_slots_within_seconds() -> None:
     many, _ = simulate(10_000, latency_s=0.01, max_concurrent_requests=1_024)
     assert many.took_s <= 5
     assert snapshot.requests_per_minute is None
+
+
+class BusyMachine(ModelServer):
+    """The first burst reaches the server up to two seconds late, and out of order; later ones do not."""
+
+    async def answer(self, rng: random.Random) -> RateLimits | None:
+        if self.clock() < 10:
+            await asyncio.sleep(rng.uniform(0.8, 2.0))
+        return await super().answer(rng)
+
+
+def test_requests_that_reach_the_server_late_are_not_taken_for_somebody_elses() -> None:
+    passage, _ = simulate(
+        1_800,
+        server_kind=BusyMachine,
+        requests_per_minute=600,
+        latency_s=0.2,
+        max_concurrent_requests=1_024,
+    )
+    assert passage.lost == 0
+    assert passage.took_s <= 1.10 * 120
+    assert passage.refused <= 0.02 * 1_800

@@ -12,23 +12,28 @@ from collections import deque
 
 _CELLS = 600
 _MARGIN = 0.01
-"""An entry counts a hundredth of the window longer here than there: requests reach the server with changing delays,
-and one that arrives too early costs more than one that leaves a little late."""
+_MOST_MARGIN = 0.06
+_MARGIN_DECAY = 1 / 1000
+"""An entry counts a little longer here than there: a hundredth of the window, since requests reach the server with
+changing delays, and one that arrives too early costs more than one that leaves a little late. Where the server is
+seen to count what has just left the window here (a busy machine delays bursts), the margin grows to that, and shrinks
+slowly."""
 
 
 class Cell:
     """What entered the window in one short stretch of time."""
 
-    __slots__ = ("amount", "ends_s", "leaves_s")
+    __slots__ = ("amount", "ends_s", "is_gone")
 
-    def __init__(self, ends_s: float, leaves_s: float) -> None:
+    def __init__(self, ends_s: float) -> None:
         self.ends_s = ends_s
-        self.leaves_s = leaves_s
         self.amount = 0
+        self.is_gone = False
 
 
-Mark = tuple[int, int]
-"""A meter's totals (entered, expired) when a request left: what came later may be unknown to its answer."""
+Mark = tuple[int, int, int]
+"""A meter when a request left: its totals (entered, expired), and what had entered but was not answered yet. What came
+later, or was still on its way, may be unknown to the request's answer."""
 
 
 class Meter:
@@ -36,6 +41,8 @@ class Meter:
 
     __slots__ = (
         "_cells",
+        "_doubtful",
+        "_hold_s",
         "_newest",
         "_others",
         "_others_at_s",
@@ -56,16 +63,17 @@ class Meter:
         self.expired = 0
         self._others = 0.0
         self._others_at_s = 0.0
+        self._hold_s = window_s * (1 + _MARGIN)
         self._cells: deque[Cell] = deque()
-        self._newest = Cell(-math.inf, -math.inf)
+        self._doubtful: deque[Cell] = deque()  # gone from the window, but the server may count them still
+        self._newest = Cell(-math.inf)
 
     def add(self, amount: int, now_s: float) -> Cell:
         """Counts ``amount`` from now on; returns the cell to `take_back` from."""
         cell = self._newest
         if now_s >= cell.ends_s:
             self._expire(now_s)  # here too, so that an unlimited meter forgets as well
-            ends_s = now_s + self.window_s / _CELLS
-            cell = self._newest = Cell(ends_s, ends_s + self.window_s * (1 + _MARGIN))
+            cell = self._newest = Cell(now_s + self.window_s / _CELLS)
             self._cells.append(cell)
         cell.amount += amount
         self.used += amount
@@ -73,10 +81,11 @@ class Meter:
         return cell
 
     def take_back(self, cell: Cell, amount: int) -> None:
-        """The server did not count this. What has left the window already stays as it is."""
+        """The server did not count this."""
         amount = min(amount, cell.amount)
         cell.amount -= amount
-        self.used -= amount
+        if not cell.is_gone:
+            self.used -= amount
 
     def room(self, now_s: float) -> float:
         """What may still be used now; infinite while no limit is known."""
@@ -87,7 +96,7 @@ class Meter:
 
     def next_change_s(self, now_s: float) -> float:
         """The next moment at which time alone makes room; infinite if only an answer can."""
-        moment = self._cells[0].leaves_s if self._cells else math.inf
+        moment = self._cells[0].ends_s + self._hold_s if self._cells else math.inf
         if self.others(now_s) > 0:
             moment = min(moment, now_s + max(self.window_s / self._others, self.window_s / _CELLS))
         return moment
@@ -107,18 +116,21 @@ class Meter:
 
         Answers come in any order, and say nothing of what left after their request. So ``server_used`` is only a
         lower and an upper bound of what the server counts by now: less what has expired since, and more by what has
-        entered since and what is on its way.
+        entered since or was still on its way.
         """
         own = self.used + self.reserved
         if self.limit is not None and 2 * max(own + self._others, server_used) < self.limit:
             return  # far from the limit by either count: nothing that matters now
         self._expire(now_s)
         own = self.used + self.reserved
-        at_least = server_used - (self.expired - mark[1]) - own
-        if at_least > self.others(now_s):
-            self._others, self._others_at_s = at_least, now_s
+        others = self.others(now_s)
+        missing = server_used - (self.expired - mark[1]) - own - others
+        if missing > 0:
+            missing = self._restore(missing, now_s)
+            if missing > 0:
+                self._others, self._others_at_s = others + missing, now_s
         elif is_newest:
-            at_most = server_used + (self.entered - mark[0]) + self.reserved
+            at_most = server_used + (self.entered - mark[0]) + mark[2] + self.reserved
             self._forget(own + self.others(now_s) - at_most, now_s)
 
     def _forget(self, surplus: float, now_s: float) -> None:
@@ -139,10 +151,25 @@ class Meter:
                 break
             self._cells.popleft()
 
+    def _restore(self, missing: float, now_s: float) -> float:
+        """The server counts more than we do: first of all what has just left the window here. Returns the rest."""
+        while missing > 0 and self._doubtful:
+            cell = self._doubtful.pop()
+            cell.is_gone = False
+            self._cells.appendleft(cell)
+            self.used += cell.amount
+            missing -= cell.amount
+            self._hold_s = max(self._hold_s, now_s - cell.ends_s + self.window_s / _CELLS)
+        return missing
+
     def _expire(self, now_s: float) -> None:
-        cells = self._cells
-        while cells and cells[0].leaves_s <= now_s:
+        cells, doubtful = self._cells, self._doubtful
+        while cells and cells[0].ends_s + self._hold_s <= now_s:
             gone = cells.popleft()
+            gone.is_gone = True
             self.used -= gone.amount
             self.expired += gone.amount
-            gone.amount = 0
+            doubtful.append(gone)
+            self._hold_s -= (self._hold_s - self.window_s * (1 + _MARGIN)) * _MARGIN_DECAY
+        while doubtful and doubtful[0].ends_s + self.window_s * (1 + _MOST_MARGIN) <= now_s:
+            doubtful.popleft()

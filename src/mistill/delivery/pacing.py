@@ -50,6 +50,7 @@ class Pacing:
         self._users: tuple[float | None, float | None] = (None, None)
         self._told: tuple[float | None, float | None] = (None, None)
         self._told_by = 0
+        self._in_flight = 0
         self._burst = _BURST
         self._spacing_s = 0.0
         self._next_s = -math.inf
@@ -125,8 +126,9 @@ class Pacing:
         """The request leaves now; `blocked_until_s` has just allowed it."""
         requests, tokens = self.requests, self.tokens
         entry.cell = requests.add(1, now_s)
-        entry.requests_mark = (requests.entered, requests.expired)
-        entry.tokens_mark = (tokens.entered, tokens.expired)
+        entry.requests_mark = (requests.entered, requests.expired, self._in_flight)
+        entry.tokens_mark = (tokens.entered, tokens.expired, 0)
+        self._in_flight += 1
         tokens.reserved += entry.tokens
         entry.is_beyond = self._is_beyond
         if self._is_beyond:
@@ -137,6 +139,7 @@ class Pacing:
 
     def leave(self, entry: Entry, now_s: float, *, tokens: int, is_answer: bool) -> None:
         """The request cost ``tokens``. ``is_answer``: an answer, so it was accepted; else it failed on the way."""
+        self._in_flight -= 1
         self.tokens.reserved -= entry.tokens
         if tokens:
             self.tokens.add(tokens, now_s)
@@ -149,6 +152,7 @@ class Pacing:
 
     def cancel(self, entry: Entry, now_s: float) -> None:
         """The request never reached the server, so the server has not counted it."""
+        self._in_flight -= 1
         self.tokens.reserved -= entry.tokens
         self.requests.take_back(entry.cell, 1)
         if entry.is_beyond:
@@ -156,6 +160,7 @@ class Pacing:
 
     def refused(self, entry: Entry, limits: RateLimits | None, now_s: float, *, is_straggler: bool) -> None:
         """The server refused the request for lack of quota, and told ``limits`` with that."""
+        self._in_flight -= 1
         self.tokens.reserved -= entry.tokens
         self.requests.take_back(entry.cell, 1)
         if entry.is_beyond:
