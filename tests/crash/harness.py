@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from contextlib import closing
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from mistill.simulator import Settings, Simulator
@@ -95,7 +96,7 @@ class CrashRun:
             lost=len(set(range(len(self._texts))) - set(ids)),
             twice=len(ids) - len(set(ids)),
             wrong=sum(record["generation"] != f"Echo: {self._texts[record['id']]}" for record in records),
-            out_of_order=sum(one > other for one, other in zip(ids, ids[1:], strict=False)),
+            out_of_order=sum(one > other for one, other in pairwise(ids)),
             answered=answered,
             paid_twice=sum((answered_by_text - wanted).values()),
             in_flight=in_flight,

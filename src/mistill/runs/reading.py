@@ -61,7 +61,7 @@ class StreamedWindows(Windows):
                 rows = list(self._read)
                 self._read.clear()
                 self._changed.notify_all()
-                if rows or self._has_ended:
+                if rows or self._has_ended or self._closed:
                     self.ended = self._has_ended and self.error is None
                     return rows
                 arrived = loop.create_future()

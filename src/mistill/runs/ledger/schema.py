@@ -138,6 +138,8 @@ def open_to_write(
                 _create(connection, plan_fingerprint, plan, version)
             else:
                 check(path, connection)
+                if not _is_of(connection, plan_fingerprint) and not _has_attempts(connection):
+                    _start_over(connection, plan_fingerprint, plan)
                 _check_plan(path, connection, plan_fingerprint, plan)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
@@ -247,10 +249,32 @@ def _create(
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
-    write_meta(connection, "plan", json.dumps(plan, ensure_ascii=False))
-    write_meta(connection, "plan_fingerprint", plan_fingerprint)
+    _write_plan(connection, plan_fingerprint, plan)
     write_meta(connection, "created_at", str(time.time()))
     write_meta(connection, "mistill_version", version)
+    connection.execute("COMMIT")
+
+
+def _write_plan(connection: sqlite3.Connection, plan_fingerprint: str, plan: Mapping[str, Any]) -> None:
+    write_meta(connection, "plan", json.dumps(plan, ensure_ascii=False))
+    write_meta(connection, "plan_fingerprint", plan_fingerprint)
+
+
+def _is_of(connection: sqlite3.Connection, plan_fingerprint: str) -> bool:
+    return read_meta(connection, "plan_fingerprint") == plan_fingerprint
+
+
+def _has_attempts(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM attempts LIMIT 1").fetchone() is not None
+
+
+def _start_over(connection: sqlite3.Connection, plan_fingerprint: str, plan: Mapping[str, Any]) -> None:
+    """A run that never sent anything had perhaps a wrong template: nothing is lost with its settings."""
+    connection.execute("BEGIN IMMEDIATE")
+    for table in ("rows", "records", "outcomes", "earlier_outcomes"):
+        connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
+    connection.execute("DELETE FROM meta WHERE key = 'input_rows'")
+    _write_plan(connection, plan_fingerprint, plan)
     connection.execute("COMMIT")
 
 
@@ -267,7 +291,7 @@ def _statements(script: str) -> Iterator[str]:
 def _check_plan(
     path: Path, connection: sqlite3.Connection, plan_fingerprint: str, plan: Mapping[str, Any]
 ) -> None:
-    if read_meta(connection, "plan_fingerprint") == plan_fingerprint:
+    if _is_of(connection, plan_fingerprint):
         return
     before = _flat(json.loads(read_meta(connection, "plan") or "{}"))
     now = _flat(json.loads(json.dumps(plan)))

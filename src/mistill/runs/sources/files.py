@@ -8,7 +8,7 @@ import sys
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, Self, cast
 
 from mistill.api.errors import InputError
 from mistill.runs.formats import Compression, arrow_module
@@ -76,17 +76,18 @@ class File:
         stdin = cast("Any", sys.stdin)
         if stdin is None:
             raise InputError("stdin is closed", hint="name a file instead of -")
-        return stdin.buffer
+        # Without its buffer, whose lock a thread that waits for input would hold when Python ends, and abort it.
+        return getattr(stdin.buffer, "raw", stdin.buffer)
 
 
 class _Borrowed:
     """stdin, which stays open after us."""
 
-    def __init__(self, stream: Any) -> None:
-        self._stream = stream
+    def __init__(self, stream: IO[bytes]) -> None:
+        self.read1 = stream.read
 
-    def __enter__(self) -> Any:
-        return self._stream
+    def __enter__(self) -> Self:
+        return self
 
     def __exit__(self, *_: object) -> None:
         pass

@@ -1,0 +1,268 @@
+"""Runs that end early: by a person, a budget, a deadline, a reader who has enough. All of them go on later."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runs.conftest import MODEL, Place, echoes
+
+from mistill.api.errors import InputError, Stopped
+from mistill.runs.ledger import LedgerReader
+from mistill.simulator import Fault, Simulator
+
+TEXTS = [f"row {number}" for number in range(40)]
+FOUR = {"max_concurrent_requests": 4}
+NEVER_S = 3600.0
+
+
+def in_thread(work: Any) -> tuple[threading.Thread, list[Any]]:
+    results: list[Any] = []
+    thread = threading.Thread(target=lambda: results.append(work()))
+    thread.start()
+    return thread, results
+
+
+def test_stop_waits_for_what_is_in_flight(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=0.3)
+    run = place.run(llm_settings=FOUR)
+    thread, results = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.in_flight > 0)
+    run.stop("enough")
+    thread.join()
+    (summary,) = results
+    assert str(summary.stopped).startswith("enough")
+    assert summary.maybe_billed == 0
+    assert 0 < summary.completions == simulator.answered < 40
+    assert summary.output is None
+    simulator.change(latency_s=0)
+    place.run().start()
+    assert simulator.answered == 40
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_after_the_grace_what_is_in_flight_is_cut_off_and_counted(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=NEVER_S)
+    run = place.run(llm_settings=FOUR, grace=0.05)
+    thread, results = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.in_flight > 0)
+    run.stop()
+    thread.join()
+    (summary,) = results
+    assert summary.maybe_billed == summary.sent > 0
+    simulator.change(latency_s=0)
+    held = place.run(on_unknown="hold").start()
+    assert held.pending == summary.maybe_billed
+    assert place.run().start().sent == held.pending
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_a_row_that_cools_down_does_not_hold_up_a_stop(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:1])
+    simulator.script([Fault.status(503, headers={"Retry-After": "3000"})])
+    run = place.run(grace=NEVER_S)
+    thread, results = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.counts_by_status[503] == 1)
+    run.stop()
+    thread.join()
+    assert results[0].pending == 1
+
+
+def test_a_row_that_is_refused_while_the_run_stops_is_not_tried_again(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS[:1])
+    simulator.change(faults={"503": 1.0}, latency_s=0.3)
+    run = place.run(grace=NEVER_S)
+    thread, results = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.in_flight == 1)
+    run.stop()
+    thread.join()
+    assert results[0].sent == len(simulator.requests) == results[0].pending == 1
+
+
+CHILD = """
+import sys
+from mistill import MistralLLM, Run
+llm = MistralLLM(model=sys.argv[3], endpoint=sys.argv[2])
+run = Run(sys.argv[1] + "/in.jsonl", out=sys.argv[1] + "/out.jsonl", llm=llm, prompt="{{ text }}", grace=3600)
+summary = run.start()
+print(summary.stopped.message, summary.sent, summary.maybe_billed)
+"""
+
+
+def child(place: Place) -> subprocess.Popen[str]:
+    command = [sys.executable, "-W", "error", "-c", CHILD, place.input.parent, place.endpoint, MODEL]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_one_interrupt_waits_for_what_is_in_flight(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=0.5)
+    process = child(place)
+    simulator.wait_until(lambda: simulator.in_flight > 0)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert out.split()[0] == "interrupted", err
+    assert out.split()[2] == "0"
+    with LedgerReader(place.ledger) as reader:
+        assert reader.counts().completions == simulator.answered == int(out.split()[1])
+
+
+def test_a_second_interrupt_waits_for_nothing(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=NEVER_S)
+    process = child(place)
+    simulator.wait_until(lambda: simulator.in_flight > 0)
+    process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        process.wait(0.3)  # it waits, as it should, for as long as the grace says
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert out.split()[0] == "interrupted", err
+    assert int(out.split()[1]) == int(out.split()[2]) > 0
+
+
+def test_outcomes_are_given_as_they_complete(place: Place) -> None:
+    place.write(TEXTS)
+    run = place.run()
+    outcomes = list(run)
+    assert sorted(outcome.position for outcome in outcomes) == list(range(40))
+    for outcome in outcomes:
+        (completion,) = outcome.completions
+        assert completion is not None
+        assert completion.text == f"Echo: {outcome.record['text']}"
+    assert place.answers() == echoes(TEXTS)
+    assert run.summary is not None
+    assert run.summary.completions == 40
+    assert list(place.run()) == []  # all done
+
+
+def test_leaving_the_loop_stops_the_run(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    for taken, _ in enumerate(place.run(llm_settings=FOUR), 1):
+        if taken == 3:
+            break
+    answered = simulator.answered
+    assert 3 <= answered < 40
+    assert place.run().start().sent == 40 - answered
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_a_reader_who_is_slow_holds_the_run_back(place: Place, simulator: Simulator) -> None:
+    texts = [f"row {number}" for number in range(3000)]
+    place.write(texts)
+    outcomes = iter(place.run())
+    next(outcomes)
+    simulator.wait_until(lambda: simulator.answered >= 1024, timeout_s=60)
+    outcomes.close()
+    assert simulator.answered < 1300  # those unread, those under way, and no more
+
+
+async def test_it_runs_inside_a_running_event_loop(place: Place) -> None:
+    place.write(TEXTS)
+    assert place.run().start().completions == 40
+    assert asyncio.get_running_loop().is_running()
+
+
+def test_several_runs_in_threads(place: Place) -> None:
+    place.write(TEXTS)
+    runs = [place.run(out=place.out.with_name(f"{number}.jsonl")) for number in range(4)]
+    threads = [in_thread(run.start) for run in runs]
+    for thread, results in threads:
+        thread.join()
+        assert results[0].completions == 40
+    for run in runs:
+        place.out = Path(str(run.out))
+        assert place.answers() == echoes(TEXTS)
+
+
+# --- budgets --------------------------------------------------------------------------------------------------------
+
+
+def test_a_budget_of_tokens_is_kept_over_all_starts(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    first = place.run(max_tokens_total=100, parameters={"max_new_tokens": 10}).start()
+    assert isinstance(first.stopped, Stopped)
+    spent = first.input_tokens + first.output_tokens
+    assert 100 <= spent < 100 + 20  # over by less than one answer
+    again = place.run(max_tokens_total=100, parameters={"max_new_tokens": 10}).start()
+    assert again.sent == 0
+    assert again.stopped is not None
+    rest = place.run(max_tokens_total=10_000, parameters={"max_new_tokens": 10}).start()
+    assert rest.stopped is None
+    assert simulator.answered == 40
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_a_budget_of_money(place: Place) -> None:
+    place.write(TEXTS)
+    summary = place.run(max_cost=0.00002).start()
+    assert "budget" in str(summary.stopped)
+    assert summary.cost == pytest.approx(0.00002, abs=0.000005)
+    assert place.run(max_cost=1).start().completions == 40
+
+
+def test_a_budget_of_money_needs_a_price(place: Place) -> None:
+    place.write(TEXTS)
+    llm = place.llm()
+    llm.model = "a-model-of-my-own"
+    with pytest.raises(InputError, match="max_cost"):
+        place.run(llm=llm, max_cost=1)
+
+
+@pytest.mark.parametrize("limit", ["max_cost", "max_tokens_total", "deadline"])
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf])
+def test_a_limit_must_be_a_number_above_nothing(place: Place, limit: str, value: float) -> None:
+    place.write(TEXTS)
+    with pytest.raises(InputError, match="positive"):
+        place.run(**{limit: value})
+
+
+def test_a_deadline_is_a_clean_stop(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=0.5)
+    summary = place.run(llm_settings=FOUR, deadline=0.3).start()
+    assert "deadline" in str(summary.stopped)
+    assert summary.maybe_billed == 0
+    assert summary.completions == summary.sent < 40
+    simulator.change(latency_s=0)
+    assert place.run(deadline=3600).start().completions == 40
+
+
+def test_a_sample_is_kept_and_becomes_the_run(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    run = place.run(sample=10)
+    summary = run.start()
+    forecast = summary.forecast
+    assert forecast is not None
+    assert (summary.sent, summary.output, summary.stopped) == (10, None, None)
+    assert (forecast.sample, forecast.rows_left) == (10, 30)
+    assert forecast.input_tokens.low <= forecast.input_tokens.expected <= forecast.input_tokens.high
+    second = place.run(sample=5).start().forecast
+    assert second is not None
+    assert (second.sample, second.rows_left) == (15, 25)
+    whole = place.run().start()
+    assert (whole.sent, whole.forecast) == (25, None)
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_a_sample_of_what_can_be_read_once_counts_the_rest(place: Place, simulator: Simulator) -> None:
+    def rows() -> Iterator[dict[str, str]]:
+        for number in range(2000):
+            yield {"text": f"row {number}"}
+
+    summary = place.run(rows(), sample=5).start()
+    assert summary.forecast is not None
+    assert summary.forecast.rows_left == 1995
+    assert simulator.answered == 5
