@@ -1,0 +1,174 @@
+"""The output is derived: made again in any format, by any schema, for free, whole or not at all."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas
+import pyarrow.parquet
+import pytest
+from pydantic import BaseModel
+from tests.runs.conftest import Place, echoes
+
+from mistill.api.errors import InputError, LedgerError
+from mistill.runs.export import EXTRA_COLUMNS, export, record_shape
+from mistill.runs.ledger import Selection
+from mistill.runs.sources import open_source
+from mistill.simulator import Simulator
+from mistill.structured.schema import compile_schema
+
+TEXTS = [f"row {number}" for number in range(8)]
+
+
+class User(BaseModel):
+    name: str
+    age: int
+
+
+class Aged(BaseModel):
+    age: float
+
+
+@pytest.fixture
+def finished(place: Place) -> Place:
+    place.write(TEXTS, tags=["a", "b"])
+    place.run().start()
+    return place
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv.gz", "parquet", "arrow", "jsonl.zst"])
+def test_every_format_holds_the_same_records(finished: Place, simulator: Simulator, suffix: str) -> None:
+    out = finished.out.with_name(f"other.{suffix}")
+    assert export(finished.ledger, out, record_shape()) == 8
+    records = [row.record for row in open_source(out)]
+    assert [record["generation"] for record in records] == echoes(TEXTS)
+    assert [int(record["input_tokens"]) for record in records] == [6] * 8
+    assert simulator.answered == 8
+
+
+def test_an_unfinished_run_is_exported_only_if_one_says_so(place: Place) -> None:
+    place.write(TEXTS)
+    place.run(sample=3).start()
+    with pytest.raises(LedgerError, match="5 rows have no outcome"):
+        export(place.ledger, place.out, record_shape())
+    assert not place.out.exists()
+    assert export(place.ledger, place.out, record_shape(), partial=True) == 3
+    assert place.answers() == echoes(TEXTS[:3])
+
+
+def test_a_selection_is_exported_in_order(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(poison="row 4")
+    place.run().start()
+    out = place.out.with_name("failed.jsonl")
+    assert export(place.ledger, out, record_shape(), selection=Selection.parse("state=failure")) == 1
+    assert json.loads(out.read_text())["text"] == "row 4"
+
+
+def test_columns_are_renamed_and_added(finished: Place) -> None:
+    shape = record_shape(renames=["generation=answer"], extra=EXTRA_COLUMNS)
+    export(finished.ledger, finished.out, shape)
+    record = finished.records()[0]
+    assert (record["answer"], record["model"], record["thinking"]) == (
+        "Echo: row 0",
+        "mistral-small-latest",
+        None,
+    )
+    assert record["cost"] == pytest.approx((6 * 0.15 + 3 * 0.60) / 1e6)
+    assert "generation" not in record
+
+
+def test_csv_has_every_column_that_any_row_has(place: Place) -> None:
+    place.write_rows([{"text": "a"}, {"text": "b", "late": 1}])
+    place.run(out=place.out.with_suffix(".csv")).start()
+    with place.out.with_suffix(".csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["late"], row["generation"]) for row in rows] == [("", "Echo: a"), ("1", "Echo: b")]
+
+
+def test_parquet_has_types(place: Place) -> None:
+    place.write(TEXTS)
+    out = place.out.with_suffix(".parquet")
+    place.run(out=out).start()
+    table = pyarrow.parquet.read_table(out)
+    assert table.schema.field("input_tokens").type == "int64"
+    assert pandas.read_parquet(out)["generation"].tolist() == echoes(TEXTS)
+
+
+# --- structured answers ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def structured(place: Place, simulator: Simulator) -> Place:
+    place.write(TEXTS[:3])
+    simulator.script([f'{{"name": "user {number}", "age": {number}}}' for number in range(3)])
+    settings = {"structured_output": {"schema": User}, "max_concurrent_requests": 1}
+    place.run(llm_settings=settings).start()
+    return place
+
+
+def test_fields_become_columns(structured: Place) -> None:
+    export(structured.ledger, structured.out, record_shape(schema=compile_schema(User), flatten=True))
+    assert structured.records()[2] == {
+        "text": "row 2",
+        "name": "user 2",
+        "age": 2,
+        "finish_reason": "stop",
+        "input_tokens": 6,
+        "output_tokens": 7,
+        "error": None,
+    }
+
+
+def test_another_schema_reads_paid_answers_again(structured: Place, simulator: Simulator) -> None:
+    answered = simulator.answered
+    export(structured.ledger, structured.out, record_shape(schema=compile_schema(Aged), flatten=True))
+    assert [record["age"] for record in structured.records()] == [0, 1, 2]
+    assert "name" not in structured.records()[0]
+    strict = compile_schema({"type": "object", "properties": {"age": {"minimum": 1}}, "required": ["age"]})
+    export(structured.ledger, structured.out, record_shape(schema=strict))
+    errors = [record["error"] for record in structured.records()]
+    assert errors[0].startswith("invalid_output: ")
+    assert errors[1:] == [None, None]
+    assert simulator.answered == answered
+
+
+def test_a_failed_row_has_empty_columns(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:2])
+    simulator.change(poison="row 1")
+    place.run(llm_settings={"structured_output": {"schema": User}}, flatten=True).start()
+    record = place.records()[1]
+    assert (record["name"], record["age"]) == (None, None)
+    assert record["error"].startswith("bad_request: ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        ({"flatten": True}, "known fields"),
+        ({"schema": compile_schema(list[int]), "flatten": True}, "known fields"),
+        ({"schema": compile_schema(User), "flatten": True, "num_generations": 2}, "several generations"),
+        ({"extra": ["thoughts"]}, "no extra column 'thoughts'"),
+        ({"renames": ["generation=error"]}, "two output columns"),
+        ({"renames": ["generation"]}, "cannot rename"),
+        ({"schema": compile_schema(User), "flatten": True, "renames": ["error=name"]}, "'name'"),
+    ],
+)
+def test_a_shape_that_cannot_be_is_refused(arguments: dict[str, Any], told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        record_shape(**arguments)
+
+
+def test_an_output_is_replaced_whole(finished: Place) -> None:
+    before = finished.out.read_bytes()
+    link = finished.out.with_name("link.jsonl")
+    link.symlink_to(finished.out)
+    export(finished.ledger, link, record_shape())
+    assert link.is_symlink()
+    assert finished.out.read_bytes() == before
+    assert not list(finished.out.parent.glob("*.partial"))
+    with pytest.raises(InputError, match="is a directory"):
+        export(finished.ledger, Path(finished.out.parent), record_shape(), format="jsonl")
