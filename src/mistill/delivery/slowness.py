@@ -116,6 +116,8 @@ def _advice_for(cause: Cause, snapshot: Snapshot, max_concurrent_requests: int) 
                 "if it can answer more at once"
             )
         case "ramp":
+            if not snapshot.refused:
+                return None  # it still grew: short runs end before it is done
             return (
                 f"was held at {snapshot.concurrency_limit} requests in flight, found by trying: "
                 "a server that says it is full (code 3505) is less so at another hour or with another model"
