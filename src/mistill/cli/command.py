@@ -115,8 +115,8 @@ def _errors_told(ctx: click.Context) -> Generator[None]:
     try:
         yield
     except (MistillError, ValidationError, OSError) as error:
-        if isinstance(error, OSError) and error.errno == errno.EPIPE:
-            raise
+        if isinstance(error.__cause__ or error, BrokenPipeError):
+            raise BrokenPipeError(errno.EPIPE, "whoever read our stdout has left") from error
         if ctx.meta.get("mistill.debug"):
             traceback.print_exc()
         raise failure_of(error) from error

@@ -27,7 +27,7 @@ from mistill.cli.model_options import (
 )
 from mistill.cli.settings_file import settings_option
 from mistill.cli.start import grace_option, json_option, quiet_option, start
-from mistill.cli.values import Duration, Pair, read_text
+from mistill.cli.values import Duration, Pair, SampleSize, read_text
 from mistill.cli.wording import say
 from mistill.runs.export import EXTRA_COLUMNS
 from mistill.runs.run import Run
@@ -120,7 +120,7 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --dry-run     
     group=_BUDGET,
     is_flag=False,
     flag_value=str(_SAMPLE_ROWS),
-    type=click.IntRange(min=1),
+    type=SampleSize(),
     metavar="[N]",
     in_settings=False,
     help=f"Ask N rows ({_SAMPLE_ROWS}), then forecast cost and time of the rest. The answers are kept.",

@@ -58,6 +58,17 @@ class Duration(_Type):
         return float(found[1]) * _SECONDS_OF[found[2]]
 
 
+class SampleSize(_Type):
+    """A number of rows, for an option whose value may be left out."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is no number of rows; write --dry-run=20, or put it last", param, ctx)
+        return int(value)
+
+
 class Pair(_Type):
     """``NAME=VALUE`` → ``(name, value)``, the value converted by ``of``."""
 
