@@ -7,19 +7,21 @@ from typing import Any
 
 import pytest
 
-from mistill.delivery import ramp, trouble
+from mistill.delivery import inference, ramp, trouble
 from mistill.llms import MistralLLM
 from mistill.simulator import Simulator
+
+_PAUSES = {
+    trouble: ("_COOL_DOWN_S", "_LONGEST_COOL_DOWN_S", "_PROBE_INTERVAL_S", "_LONGEST_PROBE_INTERVAL_S"),
+    inference: ("_FIRST_INTERVAL_S", "_AFTER_SUCCESS_S"),
+    ramp: ("_QUIET_AFTER_ERROR_S",),
+}
 
 
 @pytest.fixture
 def short_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """What the governor waits after refusals and in outages, in hundredths of what it is."""
-    for module, names in (
-        (trouble, ("_COOL_DOWN_S", "_LONGEST_COOL_DOWN_S", "_PROBE_INTERVAL_S", "_LONGEST_PROBE_INTERVAL_S")),
-        (trouble, ("_PRESUMED_ACCEPTED_S",)),
-        (ramp, ("_QUIET_AFTER_ERROR_S",)),
-    ):
+    for module, names in _PAUSES.items():
         for name in names:
             monkeypatch.setattr(module, name, getattr(module, name) / 100)
 

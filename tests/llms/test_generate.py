@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mistill.api.errors import InputError
-from mistill.llms import AsyncLLM, LLM, MistralLLM
+from mistill.llms import LLM, AsyncLLM, MistralLLM
 from mistill.simulator import Fault, Simulator
 
 MakeLLM = Callable[..., MistralLLM]
@@ -110,7 +110,7 @@ def test_an_input_may_be_a_string_messages_or_a_pair(simulator: Simulator, make_
         ([], "Conversation must have at least one message"),
         ([{"role": "assistant", "content": "x"}], "Expected last role User or Tool"),
         (("x", {"schema": {}}, "y"), "tuple must be"),
-        (("x", {"schem": {}}), 'no key "?\'?schem'),
+        (("x", {"schem": {}}), "no key \"?'?schem"),
     ],
 )
 def test_every_input_is_checked_before_the_first_request(

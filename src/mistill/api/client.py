@@ -39,6 +39,7 @@ from mistill.api.errors import (
     Disconnected,
     Forbidden,
     InputError,
+    InvalidModel,
     MalformedAnswer,
     NotFound,
     RateLimited,
@@ -59,6 +60,8 @@ CHAT_PATH = "/v1/chat/completions"
 _QUOTA_CODES = {"1300"}
 _CAPACITY_CODES = {"3505"}
 _CAPACITY_TYPE = "service_tier_capacity_exceeded"
+_MODEL_CODE = "1500"
+_MODEL_TYPE = "invalid_model"
 
 
 class Answered(Protocol):
@@ -239,8 +242,10 @@ class MistralClient:
 
         Entered when the answer's headers are there; leaving it before the stream's end closes the connection.
         """
+        # Otherwise the first piece would wait for 64 KiB of answer, which most streams never reach.
+        request = self._http.post(self._chat_url).body_bytes(body).streamed_read_buffer_limit(1)
         try:
-            async with self._http.post(self._chat_url).body_bytes(body).build_streamed() as http:
+            async with request.build_streamed() as http:
                 if http.status != 200:
                     self._raise_status(http, (await http.bytes()).to_bytes())
                 yield ChatStream(http, self._decode)
@@ -406,6 +411,8 @@ def _kind_of_status(status: int, code: str | None, error_type: str | None) -> ty
         and (code in _CAPACITY_CODES or error_type == _CAPACITY_TYPE)
     ):
         return CapacityExceeded
+    if status == 400 and (code == _MODEL_CODE or error_type == _MODEL_TYPE):
+        return InvalidModel
     return _KIND_OF_STATUS.get(status) or (ServerError if status >= 500 else BadRequest)
 
 
@@ -416,7 +423,7 @@ def _hint(status: int, code: str | None, error_type: str | None) -> str | None:
         return "the account has no balance or no plan"
     if status == 404:
         return "is the endpoint right? `mistill models` lists what it serves"
-    if code == "1500" or error_type == "invalid_model":
+    if code == _MODEL_CODE or error_type == _MODEL_TYPE:
         return "`mistill models` lists the models of this endpoint"
     if 300 <= status < 400:
         return "the endpoint redirects: give its final URL"

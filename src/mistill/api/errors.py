@@ -4,6 +4,7 @@
     ├── InputError (ValueError)       refused before anything was sent: a row, a message, an argument, a setting
     ├── APIError                      the server answered with an error: status, code, kind, correlation_id
     │   ├── BadRequest                400, 422: this request, permanently
+    │   │   └── InvalidModel          400, code 1500: no such model, so the whole run
     │   ├── Unauthorized              401: the key, so the whole run
     │   ├── Forbidden                 403: guardrail, region or rights
     │   ├── NotFound                  404: no such model or path
@@ -112,6 +113,12 @@ class APIError(MistillError):
 
 class BadRequest(APIError):
     kind = "bad_request"
+
+
+class InvalidModel(BadRequest):
+    """There is no such model at this endpoint: no row of the call can be answered."""
+
+    kind = "invalid_model"
 
 
 class Unauthorized(APIError):

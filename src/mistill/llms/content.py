@@ -1,7 +1,7 @@
 """Content chunks of messages from what is at hand: a file, bytes, or a URL.
 
 What is on this machine is put into the request as a ``data:`` URL (base64), its type known by its first bytes, never by
-its name; a URL is passed on, for the server to fetch. Formats are Mistral's (https://docs.mistral.ai, "Vision", "Document
+its name; a URL is passed on, for the server to fetch. Formats are those of https://docs.mistral.ai ("Vision", "Document
 QnA", "Audio"); the bounds on sizes are ours, so that no body is built that a server would refuse for its length.
 """
 

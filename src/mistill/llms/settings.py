@@ -38,6 +38,12 @@ class Settings(RuntimeParametersMixin, ABC):
     def unload(self) -> None:
         """Lets go of connections. The next use loads again."""
 
+    def __eq__(self, other: object) -> bool:
+        """Equal settings are equal, whatever connections they have open."""
+        return type(self) is type(other) and self.__dict__ == other.__dict__
+
+    __hash__ = None  # pyright: ignore[reportAssignmentType]  they can be changed
+
     def __enter__(self) -> Self:
         self.load()
         return self

@@ -1,0 +1,126 @@
+"""Failures: one row's loses no other's answer, what can be retried is, and what no row survives ends the call."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Callable
+
+import pytest
+
+from mistill.api.errors import (
+    AttemptTimeout,
+    BadRequest,
+    MistillError,
+    RateLimited,
+    Stopped,
+    Unauthorized,
+)
+from mistill.llms import GenerationError, MistralLLM
+from mistill.simulator import Fault, Simulator
+
+MakeLLM = Callable[..., MistralLLM]
+
+
+def test_a_poisoned_row_leaves_the_other_40_answered(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.change(poison="poison")
+    inputs = [f"row {number}" if number != 17 else "poison" for number in range(41)]
+    with pytest.raises(GenerationError, match="1 of 41 rows failed; the first is row 17") as caught:
+        make_llm().generate(inputs)
+    assert isinstance(caught.value, ExceptionGroup)
+    assert caught.value.outputs == [[f"Echo: {text}"] if text != "poison" else None for text in inputs]
+    assert list(caught.value.failures) == [17]
+    error = caught.value.failures[17]
+    assert isinstance(error, BadRequest)
+    assert error.status == 400
+    assert error.correlation_id
+    assert simulator.counts_by_status == {200: 40, 400: 1}
+
+
+def test_on_error_none_returns_instead(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.change(poison="poison")
+    assert make_llm().generate(["a", "poison", "b"], on_error="none") == [["Echo: a"], None, ["Echo: b"]]
+
+
+def test_a_generation_error_survives_pickling(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.change(poison="poison")
+    with pytest.raises(GenerationError) as caught:
+        make_llm().generate(["a", "poison"])
+    copy = pickle.loads(pickle.dumps(caught.value))
+    assert copy.outputs == [["Echo: a"], None]
+    assert copy.failures[1].correlation_id == caught.value.failures[1].correlation_id
+
+
+def test_a_mix_of_faults_at_40_percent_loses_nothing(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.change(faults={"429": 0.1, "503": 0.1, "disconnect": 0.1, "truncate": 0.1})
+    inputs = [f"row {number}" for number in range(200)]
+    assert make_llm(max_retries=20).generate(inputs) == [[f"Echo: {text}"] for text in inputs]
+    assert simulator.counts_by_status[429]
+    assert simulator.counts_by_status[503]
+
+
+@pytest.mark.parametrize("form", ["detail", "message"])
+def test_a_refused_key_stops_the_call_at_once(simulator: Simulator, make_llm: MakeLLM, form: str) -> None:
+    simulator.change(api_keys=frozenset({"another"}), unauthorized_form=form)
+    llm = make_llm(max_concurrent_requests=2)
+    with pytest.raises(GenerationError) as caught:
+        llm.generate([f"row {number}" for number in range(100)], on_error="none")
+    assert isinstance(caught.value.failures[0], Unauthorized)
+    assert isinstance(caught.value.failures[99], Stopped)
+    assert isinstance(caught.value.failures[99].__cause__, Unauthorized)
+    assert len(caught.value.failures) == 100
+    assert len(simulator.requests) <= 2
+
+
+def test_a_key_that_may_never_use_the_model_stops_the_call(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.change(requests_per_minute=0)
+    with pytest.raises(GenerationError, match="may not use it") as caught:
+        make_llm(max_concurrent_requests=2).generate(["row"] * 20)
+    assert isinstance(caught.value.failures[0], RateLimited)
+    assert len(simulator.requests) <= 2
+
+
+def test_retries_end_at_max_retries(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.script([Fault.status(503)] * 10)
+    with pytest.raises(GenerationError, match="503"):
+        make_llm(max_retries=2).generate(["Hello"])
+    assert len(simulator.requests) == 3
+
+
+def test_no_retries_are_no_retries(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.script([Fault.disconnect()])
+    with pytest.raises(GenerationError):
+        make_llm(max_retries=0).generate(["Hello"])
+    assert len(simulator.requests) == 1
+
+
+def test_a_timeout_of_half_a_second_is_kept(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.script([Fault.delay(30), Fault.stall(), "late but whole"])
+    assert make_llm(timeout=0.5).generate(["Hello"]) == [["late but whole"]]
+    assert [request.status for request in simulator.requests] == [0, 0, 200]
+
+
+def test_a_timeout_says_what_to_do(simulator: Simulator, make_llm: MakeLLM) -> None:
+    simulator.script([Fault.delay(30)])
+    with pytest.raises(GenerationError) as caught:
+        make_llm(timeout=0.2, max_retries=0).generate(["Hello"])
+    error = caught.value.failures[0]
+    assert isinstance(error, AttemptTimeout)
+    assert "no answer within 0.2 s (raise timeout" in str(error)
+
+
+def test_nobody_listening_is_told_with_the_address(make_llm: MakeLLM, unused_tcp_port: int) -> None:
+    endpoint = f"http://127.0.0.1:{unused_tcp_port}"
+    with pytest.raises(GenerationError, match=f"cannot connect to {endpoint}"):
+        make_llm(endpoint=endpoint, max_retries=1).generate(["Hello"])
+
+
+async def test_an_error_names_no_key(simulator: Simulator, make_llm: MakeLLM) -> None:
+    echo = {"message": "the key a-key-for-tests is not known", "type": "auth"}
+    simulator.script([Fault.status(401, echo)])
+    with pytest.raises(MistillError) as caught:
+        await make_llm().agenerate("Hello")
+    assert "[api key] is not known" in str(caught.value)
+    error: BaseException | None = caught.value
+    while error is not None:
+        assert "a-key-for-tests" not in f"{error!r} {error} {vars(error)}"
+        error = error.__cause__ or error.__context__
