@@ -27,7 +27,7 @@ _NEWEST = 1 / 32  # weight of one request in that share
 class Ramp:
     """The adaptive limit of requests in flight."""
 
-    __slots__ = ("_cut_at", "_failing", "_held_before", "_grow_from_s", "_threshold", "limit")
+    __slots__ = ("_cut_at", "_failing", "_grow_from_s", "_held_before", "_threshold", "limit")
 
     def __init__(self) -> None:
         self.limit = float(_FIRST_LIMIT)

@@ -15,6 +15,7 @@ from mistill.api.errors import (
     BadRequest,
     CapacityExceeded,
     Forbidden,
+    InvalidModel,
     InvalidOutput,
     LedgerError,
     MalformedAnswer,
@@ -45,6 +46,7 @@ _BACK_OFF = Decision(retry=True, wait="backoff")
 _ASK_GOVERNOR = Decision(retry=True, wait="governor")
 
 _TABLE: tuple[tuple[type[MistillError], Decision], ...] = (
+    (InvalidModel, _STOP_ALL),
     (BadRequest, _GIVE_UP),
     (Unauthorized, _STOP_ALL),
     (Forbidden, _GIVE_UP),
