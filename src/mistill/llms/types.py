@@ -75,6 +75,24 @@ class Completion(Struct, frozen=True, kw_only=True):
     cost: float | None = None
     raw: bytes = b""
 
+    def as_message(self) -> dict[str, Any]:
+        """The answer as an assistant message, thinking and tool calls in it, to go on with the conversation."""
+        content: Any = self.text
+        if self.thinking is not None:
+            thought = {"type": "thinking", "thinking": [{"type": "text", "text": self.thinking}]}
+            content = [thought, {"type": "text", "text": self.text or ""}]
+        message = {"role": "assistant", "content": content}
+        if self.tool_calls:
+            message["tool_calls"] = [
+                {
+                    "id": call.id or "null",
+                    "type": "function",
+                    "function": {"name": call.name, "arguments": call.function.arguments},
+                }
+                for call in self.tool_calls
+            ]
+        return message
+
 
 class Outcome(Struct, frozen=True, kw_only=True):
     """A row's end: its completions, or the error that ended it. What was paid on the way is counted either way.
