@@ -85,6 +85,11 @@ class Budget:
         self._lock = Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether money or tokens are; if not, nothing need be reserved."""
+        return self.max_cost is not None or self.max_tokens is not None
+
     def time_left_s(self) -> float:
         """Seconds until the deadline, 0 at the least; infinite without one."""
         return max(0.0, self._ends_s - self._clock())

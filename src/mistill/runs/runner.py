@@ -14,7 +14,8 @@ from mistill.api.errors import InputError, LedgerError, MistillError, Stopped
 from mistill.delivery.budget import Budget, Reservation
 from mistill.delivery.dispatcher import Crew, Request
 from mistill.delivery.retry import classify
-from mistill.llms.generation import usage_of
+from mistill.llms.answers import usage_of
+from mistill.llms.generation import Prompt
 from mistill.llms.types import Completion, Outcome
 from mistill.llms.types import Usage as Tokens
 from mistill.runs.answers import fitting_completions
@@ -163,13 +164,15 @@ class Runner:
 
     async def _answer(self, task: Task, crew: Crew[Task]) -> None:
         if isinstance(task.prompt, InputError):
-            await self._keep(task, Outcome(completions=[], error=task.prompt), [])
+            await self._end(task, Outcome(completions=[], error=task.prompt), [])
             return
         me = asyncio.current_task()
         assert me is not None
         self._under_way[me] = journal = RowJournal(self, task.state.row, me)
         try:
-            outcome = await self._paid_before(task, journal) or await task.prompt.answer(journal, crew)
+            outcome = await self._paid_before(task, task.prompt, journal) if task.state.has_answers else None
+            if outcome is None:
+                outcome = await task.prompt.answer(journal, crew)
         except MistillError as error:
             if isinstance(error, LedgerError) or not classify(error).fatal:
                 raise
@@ -177,13 +180,11 @@ class Runner:
             return
         finally:
             del self._under_way[me]
-        await self._keep(task, outcome, journal.answers_of(outcome.completions))
+        await self._end(task, outcome, journal.answers_of(outcome.completions))
 
-    async def _paid_before(self, task: Task, journal: RowJournal) -> Outcome | None:
+    async def _paid_before(self, task: Task, prompt: Prompt, journal: RowJournal) -> Outcome | None:
         """The outcome that answers from before a crash already give, if they do."""
-        if not task.state.has_answers or isinstance(task.prompt, InputError):
-            return None
-        generation = task.prompt.generation
+        generation = prompt.generation
         paid = await self.ledger.paid_answers(task.state.row)
         schema = generation.structured.schema if generation.structured else None
         completions = fitting_completions([answer.body for answer in paid], schema)
@@ -197,22 +198,32 @@ class Runner:
             cost=sum(costs) if costs else None,
         )
 
-    async def _keep(self, task: Task, outcome: Outcome, answers: list[Attempt]) -> None:
+    async def _end(self, task: Task, outcome: Outcome, answers: list[Attempt]) -> None:
+        written = self._write(task, outcome, answers)
+        if self._tell is None:
+            # The next attempt waits for the disk anyway, so this worker need not do it twice a row.
+            written.add_done_callback(lambda done: self._count(done, outcome))
+            return
+        await written
+        self._progress.add(outcome)
+        await self._tell(RowOutcome(task.row.index, task.row.record, outcome.completions, outcome.error))
+
+    def _write(self, task: Task, outcome: Outcome, answers: list[Attempt]) -> asyncio.Future[None]:
         row, parameters = task.state.row, task.state.parameters
         usage = Usage(outcome.usage.input_tokens, outcome.usage.output_tokens, outcome.cost)
         if outcome.error is not None:
-            await self.ledger.fail(row, outcome.error, usage=usage, parameters=parameters)
-        else:
-            reason = next((one.finish_reason for one in outcome.completions if one), None)
-            await self.ledger.complete(row, answers, finish_reason=reason, usage=usage, parameters=parameters)
-        self._progress.add(outcome)
-        if self._tell is not None:
-            await self._tell(RowOutcome(task.row.index, task.row.record, outcome.completions, outcome.error))
+            return self.ledger.fail(row, outcome.error, usage=usage, parameters=parameters)
+        reason = next((one.finish_reason for one in outcome.completions if one), None)
+        return self.ledger.complete(row, answers, finish_reason=reason, usage=usage, parameters=parameters)
+
+    def _count(self, written: asyncio.Future[None], outcome: Outcome) -> None:
+        if written.exception() is None:  # else the next attempt raises it
+            self._progress.add(outcome)
 
 
 class _Sent(Struct, frozen=True):
     attempt: Attempt
-    reservation: Reservation
+    reservation: Reservation | None
 
 
 class RowJournal:
@@ -229,24 +240,32 @@ class RowJournal:
         runner = self._runner
         if runner.stopped is not None:
             raise runner.stopped
-        reservation = await runner.budget.reserve(len(request.body), request.max_output_tokens)
+        reservation = await self._reserve(request)
         try:
             attempt = await runner.ledger.begin_attempt(self._row)
         except BaseException:
-            runner.budget.refund(reservation)
+            if reservation is not None:
+                runner.budget.refund(reservation)
             raise
         self.in_flight += 1
         runner.count_attempt()
         return _Sent(attempt, reservation)
 
+    async def _reserve(self, request: Request) -> Reservation | None:
+        budget = self._runner.budget
+        if not budget.is_limited:
+            return None
+        return await budget.reserve(len(request.body), request.max_output_tokens)
+
     def answered(self, attempt: _Sent, answer: Answer) -> None:
         self.in_flight -= 1
         self._answers.append((attempt.attempt, answer.raw))
+        runner = self._runner
         usage = usage_of(answer.response)
-        self._runner.budget.settle(attempt.reservation, usage)
-        price = self._runner.price
-        cost = price.cost(usage) if price else None
-        self._runner.ledger.answer(
+        if attempt.reservation is not None:
+            runner.budget.settle(attempt.reservation, usage)
+        cost = runner.price.cost(usage) if runner.price else None
+        runner.ledger.answer(
             attempt.attempt, answer.raw, Usage(usage.input_tokens, usage.output_tokens, cost)
         )
 
@@ -254,12 +273,13 @@ class RowJournal:
         self.in_flight -= 1
         runner = self._runner
         # One that we cut off ourselves had left too.
-        if isinstance(error, Stopped) or getattr(error, "maybe_billed", False):
-            runner.budget.settle(attempt.reservation, None)
-            runner.ledger.end_attempt(attempt.attempt, "maybe_billed", error)
-        else:
-            runner.budget.refund(attempt.reservation)
-            runner.ledger.end_attempt(attempt.attempt, "failed", error)
+        maybe_billed = isinstance(error, Stopped) or getattr(error, "maybe_billed", False)
+        if attempt.reservation is not None:
+            if maybe_billed:
+                runner.budget.settle(attempt.reservation, None)
+            else:
+                runner.budget.refund(attempt.reservation)
+        runner.ledger.end_attempt(attempt.attempt, "maybe_billed" if maybe_billed else "failed", error)
         if runner.stopped is not None:
             # Soon, not now: a row that gives up on this very error has its outcome by then.
             asyncio.get_running_loop().call_soon(runner.leave_if_idle, self._task)
