@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -295,3 +298,18 @@ def test_what_the_cache_has_is_not_asked_again(cache: Path, simulator: Simulator
     changed = run("Be long.")
     assert len(prompts_of(simulator)) == 6, "only the step that changed asks"
     assert [row["instruction"] for row in changed] == [row["instruction"] for row in once]
+
+
+def test_the_example_runs(cache: Path, simulator: Simulator) -> None:
+    example = Path(__file__).parents[2] / "examples" / "distilabel_pipeline.py"
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", str(example), simulator.url],
+        env=os.environ | {"HF_HOME": str(cache), "DISTILABEL_CACHE_DIR": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.count("ratings: [") == 3, ended.stdout
+    assert len(prompts_of(simulator)) == 3 * 2 + 3
