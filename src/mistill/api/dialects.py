@@ -26,6 +26,7 @@ class Dialect(Struct, frozen=True):
         stream_fields: what a streamed request has besides.
         unsupported: fields whose absence would change what is asked; a request with one is refused before it leaves.
         has_prefix: whether an assistant message may have ``prefix``; else it is left out of the message.
+        has_order: whether Mistral's rules for the order of messages hold.
         has_n: whether ``n`` gives several answers that are counted right; else each generation is a request.
         text_only: whether other content chunks than text are refused before the request leaves.
         takes_grammar: whether schemas go out as llguidance grammars, not as ``response_format``.
@@ -37,6 +38,7 @@ class Dialect(Struct, frozen=True):
     stream_fields: dict[str, Any] = {}
     unsupported: frozenset[str] = frozenset()
     has_prefix: bool = True
+    has_order: bool = True
     has_n: bool = True
     text_only: bool = False
     takes_grammar: bool = False
@@ -65,6 +67,7 @@ OPENAI = Dialect(
     refused=frozenset({"safe_prompt", "prompt_mode", "guardrails", "prompt_cache_key", "prediction"}),
     stream_fields={"stream_options": {"include_usage": True}},
     has_prefix=False,
+    has_order=False,
 )
 
 # What the demo model's server does with each field was tried, see docs/local-model.md.

@@ -94,10 +94,10 @@ class Generation:
             given, setting = _pair(cast("tuple[Any, ...]", given), index)
             if setting is not None:
                 generation = self._with_schema(setting, index)
-        messages = check_messages(given, index)
+        messages = check_messages(given, index, in_order=self.server.dialect.has_order)
         if generation.structured is not None and generation.structured.mode == "json_object":
             told = generation.structured.messages(msgspec.to_builtins(messages))
-            messages = check_messages(told, index)
+            messages = check_messages(told, index, in_order=self.server.dialect.has_order)
         if self.server.dialect.text_only:
             check_text_only(messages, index)
         return Prompt(messages, generation)

@@ -18,8 +18,12 @@ class _Messages(Struct):
     messages: list[Message]
 
 
-def check_messages(messages: Any, index: int | None = None) -> list[Message]:
+def check_messages(messages: Any, index: int | None = None, *, in_order: bool = True) -> list[Message]:
     """Messages as the user wrote them → messages of the wire. A string is one user message.
+
+    Args:
+        index: the input's place in its call, for the error.
+        in_order: whether Mistral's rules of order hold.
 
     Raises:
         InputError: an unknown role, key or chunk, a value of the wrong type, or an order that Mistral refuses.
@@ -37,7 +41,7 @@ def check_messages(messages: Any, index: int | None = None) -> list[Message]:
         reason, _, place = str(error).partition(" - at `$.messages")
         where = place.rstrip("`") or ""
         raise InputError(f"{_input(index)}: messages{where}: {reason}", index=index) from error
-    if problem := order_problem(checked):
+    if problem := order_problem(checked) if in_order or not checked else None:
         raise InputError(f"{_input(index)}: {problem}", index=index)
     return checked
 
@@ -56,7 +60,10 @@ def check_text_only(messages: Sequence[Message], index: int | None = None) -> No
 
 
 def order_problem(messages: Sequence[Message]) -> str | None:
-    """What Mistral's API would answer with code 3230 (``invalid_request_message_order``), in its words."""
+    """What Mistral's API would answer with code 3230 (``invalid_request_message_order``), in its words.
+
+    The rules, as seen in its answers: https://github.com/mistralai/client-ts/issues/106 and many like it.
+    """
     if not messages:
         return "Conversation must have at least one message"
     last = messages[-1]
@@ -67,27 +74,33 @@ def order_problem(messages: Sequence[Message]) -> str | None:
             "Expected last role User or Tool (or Assistant with prefix True) for serving but got "
             f"{_role(last)}"
         )
-    for earlier, later in pairwise(messages):
-        if isinstance(later, ToolMessage) and not _may_precede_tool(earlier):
-            return f"Unexpected role 'tool' after role '{_role(earlier)}'"
-        if (
-            isinstance(earlier, AssistantMessage)
-            and earlier.tool_calls
-            and not isinstance(later, ToolMessage)
-        ):
-            return f"Unexpected role '{_role(later)}' after tool calls: each call needs a tool message"
-        if isinstance(earlier, AssistantMessage) and earlier.prefix:
-            return "prefix is only for the last message"
     if isinstance(messages[0], ToolMessage):
-        return "Unexpected role 'tool' at the start of the conversation"
+        return "Unexpected role 'tool' as first message"
+    calls = answers = 0  # of the last assistant message, and how many tool messages have followed it
+    for earlier, later in pairwise(messages):
+        if isinstance(earlier, AssistantMessage):
+            if earlier.prefix:
+                return "prefix True is for the last message only"
+            calls, answers = len(earlier.tool_calls or ()), 0
+        if isinstance(later, ToolMessage):
+            if not calls:
+                return f"Unexpected role 'tool' after role '{_role(earlier)}'"
+            answers += 1
+        elif answers != calls:
+            return _UNANSWERED
+        elif isinstance(earlier, ToolMessage) and not isinstance(later, AssistantMessage):
+            return f"Unexpected role '{_role(later)}' after role 'tool'"
+        else:
+            calls = answers = 0
+    return _UNANSWERED if answers != calls else _empty_among(messages)
+
+
+_UNANSWERED = "Not the same number of function calls and responses"
+
+
+def _empty_among(messages: Sequence[Message]) -> str | None:
     return next(
         (_empty_assistant(number) for number, message in enumerate(messages) if _is_empty(message)), None
-    )
-
-
-def _may_precede_tool(message: Message) -> bool:
-    return isinstance(message, ToolMessage) or (
-        isinstance(message, AssistantMessage) and bool(message.tool_calls)
     )
 
 

@@ -40,7 +40,7 @@ class Settings(RuntimeParametersMixin, ABC):
 
     def __eq__(self, other: object) -> bool:
         """Equal settings are equal, whatever connections they have open."""
-        return type(self) is type(other) and self.__dict__ == other.__dict__
+        return type(self) is type(other) and vars(self) == vars(other)
 
     __hash__ = None  # pyright: ignore[reportAssignmentType]  they can be changed
 
