@@ -319,8 +319,11 @@ class Governor:
         delay_s = max(_SHORTEST_TIMER_S, at_s - now_s)
         if waiter.loop is asyncio._get_running_loop():  # noqa: SLF001  see Waiter.wake
             waiter.loop.call_later(delay_s, self._ring, timer)
-        else:
+            return
+        try:
             waiter.loop.call_soon_threadsafe(waiter.loop.call_later, delay_s, self._ring, timer)
+        except RuntimeError:  # closed in this moment: the next look finds it so, and drops the waiter
+            self._timer = None
 
     def _ring(self, timer: _Timer) -> None:
         with LOCK:
