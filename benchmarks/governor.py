@@ -125,7 +125,8 @@ def measure(case: Case) -> dict[str, Any]:
         if "tokens_per_minute" in case.simulator:
             usage = llm.complete(["hello"])[0][0].usage
             fits = case.simulator["tokens_per_minute"] // (usage.input_tokens + usage.output_tokens)
-            rows, ideal_s = int(2.9 * fits), 120.0 + _LATENCY_S  # nine tenths of the third: one was used to look
+            rows = int(2.9 * fits)  # nine tenths of the third window, since the look above used some
+            ideal_s = 120.0 + _LATENCY_S
         for from_s, quota in case.quotas[1:]:
             timer = threading.Timer(from_s, simulator.change, kwargs={"requests_per_minute": quota})
             timer.daemon = True
