@@ -78,6 +78,7 @@ def backoff_s(failures: int, retry_after_s: float | None = None, base_s: float =
     Never less than the server's ``Retry-After``.
     Formula: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
-    ceiling = min(BACKOFF_CAP_S, base_s * 2.0 ** (failures - 1))
+    doublings = min(failures - 1, 64)  # an outage may take thousands of tries, and 2.0**1024 is no number
+    ceiling = min(BACKOFF_CAP_S, base_s * 2.0**doublings)
     jitter = random.uniform(0.0, ceiling)  # noqa: S311  spreads load, protects nothing
     return jitter if retry_after_s is None else retry_after_s + jitter

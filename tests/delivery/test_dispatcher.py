@@ -1,0 +1,199 @@
+"""The attempts of one request, and bounded fan-out over many."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+
+from mistill.api.client import Answer, MistralClient
+from mistill.api.errors import BadRequest, MistillError, ServerError, Stopped
+from mistill.delivery.dispatcher import Crew, Dispatcher, Each, Request
+from mistill.delivery.governor import Governor, Lane
+from mistill.simulator import Fault, Simulator
+
+BODY = b'{"model":"mistral-small-latest","messages":[{"role":"user","content":"Hello"}]}'
+
+
+def dispatcher_to(simulator: Simulator, *, at_once: int = 8, max_retries: int = 5) -> Dispatcher:
+    client = MistralClient(simulator.url, "k", timeout_s=5)
+    return Dispatcher(
+        client,
+        Governor(),
+        Lane(at_once),
+        exchange=client.chat,
+        max_retries=max_retries,
+        backoff_base_s=0.001,
+    )
+
+
+class Notes:
+    """A journal in memory."""
+
+    def __init__(self) -> None:
+        self.entries: list[tuple[str, int, str]] = []
+        self._attempts = 0
+
+    async def sending(self, request: Request) -> int:
+        self._attempts += 1
+        self.entries.append(("sending", self._attempts, ""))
+        return self._attempts
+
+    def answered(self, attempt: int, answer: Answer[Any]) -> None:
+        self.entries.append(("answered", attempt, ""))
+
+    def ended(self, attempt: int, error: MistillError) -> None:
+        self.entries.append(("ended", attempt, error.kind))
+
+
+async def test_every_attempt_is_in_the_journal_before_it_leaves(simulator: Simulator) -> None:
+    simulator.script([Fault.status(503), Fault.truncate()])
+    notes = Notes()
+    delivered = await dispatcher_to(simulator).send(Request(BODY), notes)
+    assert delivered.attempts == 3
+    assert notes.entries == [
+        ("sending", 1, ""),
+        ("ended", 1, "server_error"),
+        ("sending", 2, ""),
+        ("ended", 2, "disconnected"),
+        ("sending", 3, ""),
+        ("answered", 3, ""),
+    ]
+
+
+async def test_what_the_journal_raises_keeps_the_attempt_from_leaving(simulator: Simulator) -> None:
+    class Full(Notes):
+        async def sending(self, request: Request) -> int:
+            raise Stopped("the disk is full")
+
+    with pytest.raises(Stopped, match="disk is full"):
+        await dispatcher_to(simulator).send(Request(BODY), Full())
+    assert simulator.requests == []
+
+
+async def test_a_cancelled_attempt_is_in_the_journal_and_gives_its_slot_back(simulator: Simulator) -> None:
+    simulator.script([Fault.delay(30)])
+    dispatcher, notes = dispatcher_to(simulator, at_once=1), Notes()
+    task = asyncio.create_task(dispatcher.send(Request(BODY), notes))
+    while not simulator.in_flight:  # noqa: ASYNC110  another thread's counter
+        await asyncio.sleep(0.001)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert notes.entries[-1] == ("ended", 1, "stopped")
+    assert (await dispatcher.send(Request(BODY))).attempts == 1
+
+
+@pytest.mark.parametrize("max_retries", [0, 1, 4])
+async def test_tries_after_the_first_are_counted(simulator: Simulator, max_retries: int) -> None:
+    simulator.script([Fault.status(503)] * 10)
+    with pytest.raises(ServerError):
+        await dispatcher_to(simulator, max_retries=max_retries).send(Request(BODY))
+    assert len(simulator.requests) == 1 + max_retries
+
+
+async def test_what_no_retry_can_help_is_not_retried(simulator: Simulator) -> None:
+    simulator.script([Fault.status(400)])
+    with pytest.raises(BadRequest):
+        await dispatcher_to(simulator).send(Request(BODY))
+    assert len(simulator.requests) == 1
+
+
+@pytest.mark.parametrize("status", [429, 503])
+async def test_retry_after_is_obeyed(simulator: Simulator, status: int) -> None:
+    simulator.script([Fault.status(status, None, {"retry-after-ms": "300"})])
+    await dispatcher_to(simulator).send(Request(BODY))
+    first, second = (request.received_at for request in simulator.requests)
+    assert second - first >= 0.3
+
+
+async def test_a_row_that_rests_holds_no_slot(simulator: Simulator) -> None:
+    dispatcher = dispatcher_to(simulator, at_once=1)
+    dispatcher._backoff_base_s = 1000.0
+    simulator.script([Fault.status(503)])
+    resting = asyncio.create_task(dispatcher.send(Request(BODY)))
+    while simulator.counts_by_status[503] == 0:  # noqa: ASYNC110  another thread's counter
+        await asyncio.sleep(0.001)
+    assert (await dispatcher.send(Request(BODY))).attempts == 1
+    resting.cancel()
+
+
+# --- the crew ---------------------------------------------------------------------------------------------------------
+
+
+async def test_a_crew_does_each_row_once_and_never_more_than_its_size_at_a_time() -> None:
+    done: list[int] = []
+    at_work = most = 0
+
+    async def work(row: int, crew: Crew[int]) -> None:
+        nonlocal at_work, most
+        at_work += 1
+        most = max(most, at_work)
+        for _ in range(row % 3):
+            await asyncio.sleep(0)
+        at_work -= 1
+        done.append(row)
+
+    await Crew(Each(range(100)), work, size=7).run()
+    assert sorted(done) == list(range(100))
+    assert most == 7
+
+
+async def test_rows_that_rest_are_stood_in_for() -> None:
+    """All but the last row rest until the last is done: without stand-ins nobody would ever get to it."""
+    woken = asyncio.Event()
+
+    async def work(row: int, crew: Crew[int]) -> None:
+        if row == 3:
+            woken.set()
+        else:
+            with crew.resting():
+                await woken.wait()
+
+    async with asyncio.timeout(5):
+        await Crew(Each(range(4)), work, size=1).run()
+
+
+async def test_the_first_error_ends_the_crew_and_leaves_no_task() -> None:
+    async def work(row: int, crew: Crew[int]) -> None:
+        if row == 2:
+            raise Stopped("enough")
+        await asyncio.Event().wait()
+
+    with pytest.raises(Stopped, match="enough"):
+        await Crew(Each(range(10)), work, size=3).run()
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_cancelled_crew_leaves_no_task() -> None:
+    begun = asyncio.Event()
+
+    async def work(row: int, crew: Crew[int]) -> None:
+        begun.set()
+        await asyncio.Event().wait()
+
+    task = asyncio.create_task(Crew(Each(range(10)), work, size=3).run())
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert asyncio.all_tasks() == {asyncio.current_task()}
+
+
+async def test_a_stopped_crew_finishes_what_it_began() -> None:
+    done: list[int] = []
+
+    async def rows() -> AsyncIterator[int]:
+        for row in range(100):
+            yield row
+
+    async def work(row: int, crew: Crew[int]) -> None:
+        if row == 0:
+            crew.stop()
+        await asyncio.sleep(0)
+        done.append(row)
+
+    await Crew(rows(), work, size=1).run()
+    assert done == [0]
