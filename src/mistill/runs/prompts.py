@@ -114,6 +114,7 @@ class _RowTemplate:
         environment.globals.clear()
         self._template, self._names = _compile(environment, source, role)
         self._globals = {name: value for name, value in kept.items() if name in self._names}
+        self._template.globals = {}  # they come with the row's values; jinja would go through them for each row
 
     def render(self, row: Row) -> str:
         # Imported by then: `_compile` did it.
