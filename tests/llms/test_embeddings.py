@@ -96,6 +96,12 @@ def test_a_refused_key_stops_the_call(simulator: Simulator, make_embeddings: Mak
     assert len(simulator.requests) <= 2
 
 
+def test_a_wrong_model_stops_the_call(simulator: Simulator, make_embeddings: MakeEmbeddings) -> None:
+    with pytest.raises(GenerationError, match="Invalid model"):
+        make_embeddings(model="mistral-small-4").embed(["a"] * 64)
+    assert len(simulator.requests) == 1
+
+
 def test_the_limit_of_requests_at_once_is_kept(simulator: Simulator, make_embeddings: MakeEmbeddings) -> None:
     simulator.change(latency_s=0.02)
     make_embeddings(max_batch_tokens=1, max_concurrent_requests=3).embed(["a"] * 12)

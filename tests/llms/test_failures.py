@@ -71,6 +71,16 @@ def test_a_refused_key_stops_the_call_at_once(simulator: Simulator, make_llm: Ma
     assert len(simulator.requests) <= 2
 
 
+@pytest.mark.parametrize("num_generations", [1, 2])
+def test_a_wrong_model_stops_the_call_at_once(
+    simulator: Simulator, make_llm: MakeLLM, num_generations: int
+) -> None:
+    llm = make_llm(model="mistral-smal-latest", max_concurrent_requests=2)
+    with pytest.raises(GenerationError, match=r"Invalid model: mistral-smal-latest.*mistill models"):
+        llm.generate(["row"] * 50, num_generations, on_error="none")
+    assert len(simulator.requests) <= 2
+
+
 def test_a_key_that_may_never_use_the_model_stops_the_call(simulator: Simulator, make_llm: MakeLLM) -> None:
     simulator.change(requests_per_minute=0)
     with pytest.raises(GenerationError, match="may not use it") as caught:

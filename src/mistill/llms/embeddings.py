@@ -120,16 +120,15 @@ class _Work:
             delivered = await self._session.dispatcher.send(Request(body, 0), crew=crew)
             response: EmbeddingResponse = delivered.answer.response
             _check_count(response, len(batch))
-        except BadRequest as error:
-            if len(batch) == 1:
-                self._failures[batch[0]] = error
-                return
-            middle = len(batch) // 2
-            await self.embed(batch[:middle], crew)
-            await self.embed(batch[middle:], crew)
         except MistillError as error:
+            is_fatal = classify(error).fatal
+            if isinstance(error, BadRequest) and len(batch) > 1 and not is_fatal:
+                middle = len(batch) // 2
+                await self.embed(batch[:middle], crew)
+                await self.embed(batch[middle:], crew)
+                return
             self._failures |= dict.fromkeys(batch, error)
-            if classify(error).fatal:
+            if is_fatal:
                 raise
         else:
             self._attempts += delivered.attempts

@@ -178,7 +178,9 @@ class Generation:
         template = self._template_of(n=self.num_generations, seed_offset=0)
         try:
             delivered = await self.dispatcher.send(self._request(template, messages), journal, crew)
-        except BadRequest:
+        except BadRequest as error:
+            if classify(error).fatal:
+                raise
             outcome = await self._answer_each(messages, journal, crew)
             # Only an answer without n proves that n was the trouble, not the row.
             self.server.refuses_n = self.server.refuses_n or outcome.error is None

@@ -1,0 +1,63 @@
+"""Every ```python block of README.md and docs/*.md runs, against the simulator.
+
+The blocks of one file run one after the other in one namespace, in which ``endpoint`` is the simulator's address. A
+block that names no endpoint reaches the simulator too, since the class's default is put there meanwhile: so what README
+shows is what runs, letter by letter.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+
+from mistill.llms import MistralEmbeddings, MistralLLM
+from mistill.simulator import Simulator
+
+ROOT = Path(__file__).parents[1]
+FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+NEEDS = {"local-model.md": "xllamacpp", "distilabel.md": "distilabel"}
+
+_BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def endpoint(simulator: Simulator) -> Iterator[str]:
+    fields = [kind.model_fields["endpoint"] for kind in (MistralLLM, MistralEmbeddings)]
+    defaults = [field.default for field in fields]
+    try:
+        _set_defaults([simulator.url] * len(fields))
+        yield simulator.url
+    finally:
+        _set_defaults(defaults)
+
+
+def _set_defaults(endpoints: list[str]) -> None:
+    for kind, endpoint in zip((MistralLLM, MistralEmbeddings), endpoints, strict=True):
+        kind.model_fields["endpoint"].default = endpoint
+        kind.model_rebuild(force=True)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
+def test_the_examples_run(path: Path, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = list(_BLOCK.finditer(path.read_text("utf-8")))
+    if not blocks:
+        pytest.skip("no python in it")
+    if (package := NEEDS.get(path.name)) and find_spec(package) is None:
+        pytest.skip(f"needs {package}")
+    monkeypatch.chdir(tmp_path)
+    namespace = {"endpoint": endpoint, "__name__": path.stem}
+    for block in blocks:
+        line = path.read_text("utf-8")[: block.start()].count("\n") + 1
+        code = compile("\n" * line + block[1], str(path), "exec")
+        exec(code, namespace)
+
+
+def test_links_between_documents_lead_somewhere() -> None:
+    for path in FILES:
+        for target in re.findall(r"\]\(([^)#\s]+\.md)", path.read_text("utf-8")):
+            if not target.startswith("http"):
+                assert (path.parent / target).exists(), f"{path.name} links to {target}"

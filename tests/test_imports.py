@@ -1,0 +1,98 @@
+"""Imports go down only, and importing the library loads nothing heavy."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import mistill
+
+SOURCE = Path(mistill.__file__).parent
+
+MAY_IMPORT = {
+    "api": set[str](),
+    "delivery": {"api"},
+    "structured": {"api"},
+    "llms": {"api", "delivery", "structured"},
+    "runs": {"api", "delivery", "structured", "llms"},
+    "simulator": {"api"},
+    "local": {"api"},
+    "integrations": {"api", "delivery", "structured", "llms"},
+    "cli": {"api", "delivery", "structured", "llms", "runs", "simulator", "local"},
+}
+HEAVY = (
+    "pyarrow",
+    "jinja2",
+    "rich",
+    "instructor",
+    "aiohttp",
+    "xllamacpp",
+    "openai",
+    "mistralai",
+    "yaml",
+    "click",
+)
+
+
+def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
+    """Line and name of each room of ours that a module imports, at its top or in a function."""
+    package = path.relative_to(SOURCE.parent).with_suffix("").parts[:-1]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            origin = (
+                ".".join((*package[: len(package) - node.level + 1], node.module or ""))
+                if node.level
+                else None
+            )
+            module = origin.rstrip(".") if origin is not None else node.module or ""
+            names = [module, *(f"{module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            parts = name.split(".")
+            if parts[0] == "mistill" and len(parts) > 1 and (SOURCE / parts[1]).is_dir():
+                yield node.lineno, parts[1]
+
+
+@pytest.mark.parametrize(
+    "room", sorted(path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists())
+)
+def test_imports_go_down_only(room: str) -> None:
+    up = [
+        f"{path.relative_to(SOURCE)}:{line} imports {imported}"
+        for path in sorted((SOURCE / room).rglob("*.py"))
+        for line, imported in imported_rooms(path)
+        if imported != room and imported not in MAY_IMPORT[room]
+    ]
+    assert up == []
+
+
+def test_pyreqwest_has_one_importer() -> None:
+    importers = {
+        str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if "pyreqwest" in _imports(path)
+    }
+    assert importers == {"api/client.py"}
+
+
+def _imports(path: Path) -> set[str]:
+    nodes = list(ast.walk(ast.parse(path.read_text("utf-8"))))
+    plain = {alias.name for node in nodes if isinstance(node, ast.Import) for alias in node.names}
+    origins = {node.module or "" for node in nodes if isinstance(node, ast.ImportFrom)}
+    return {name.split(".")[0] for name in plain | origins}
+
+
+@pytest.mark.parametrize("module", ["mistill", "mistill.llms"])
+def test_importing_loads_nothing_heavy(module: str) -> None:
+    code = f"import sys, {module}; print(*sys.modules)"
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], check=True, capture_output=True, text=True
+    ).stdout.split()
+    assert module in loaded
+    assert [name for name in HEAVY if name in loaded] == []
+    assert [name for name in loaded if name.startswith(("mistill.local", "mistill.simulator"))] == []
