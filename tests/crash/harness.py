@@ -15,6 +15,7 @@ from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from mistill.simulator import Settings, Simulator
 
@@ -72,11 +73,12 @@ class CrashRun:
     def __call__(self) -> Result:
         began_s = time.monotonic()
         thresholds = sorted(self._rng.uniform(0.0, len(self._texts)) for _ in range(self._kills))
-        in_flight = early = 0
+        early = 0
+        in_flight: set[int] = set()  # a start that is killed before it marks them leaves them for the next
         for threshold in thresholds:
             was_running = self._start_and_kill(threshold)
             early += was_running
-            in_flight += self._open_attempts()
+            in_flight |= self._open_attempts()
             assert not self._out.exists() or not was_running, "an output before the end"
         self._finish()
         records = [json.loads(line) for line in self._out.read_text().splitlines()]
@@ -99,8 +101,8 @@ class CrashRun:
             out_of_order=sum(one > other for one, other in pairwise(ids)),
             answered=answered,
             paid_twice=sum((answered_by_text - wanted).values()),
-            in_flight=in_flight,
-            marked_maybe_billed=self._count("SELECT count(*) FROM attempts WHERE status = 'maybe_billed'"),
+            in_flight=len(in_flight),
+            marked_maybe_billed=len(self._query("SELECT id FROM attempts WHERE status = 'maybe_billed'")),
             sent_by_a_further_start=self._simulator.answered - answered,
             seconds=time.monotonic() - began_s,
         )
@@ -139,17 +141,17 @@ class CrashRun:
             [*command, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
         )
 
-    def _open_attempts(self) -> int:
+    def _open_attempts(self) -> set[int]:
         if not self._ledger.exists():
-            return 0
-        assert self._count("PRAGMA integrity_check") == "ok"
-        if not self._count("SELECT count(*) FROM sqlite_master WHERE name = 'attempts'"):
-            return 0
-        return self._count("SELECT count(*) FROM attempts WHERE status IS NULL")
+            return set()
+        assert self._query("PRAGMA integrity_check") == [("ok",)]
+        if not self._query("SELECT 1 FROM sqlite_master WHERE name = 'attempts'"):
+            return set()
+        return {attempt for (attempt,) in self._query("SELECT id FROM attempts WHERE status IS NULL")}
 
-    def _count(self, query: str) -> int:
+    def _query(self, query: str) -> list[Any]:
         with closing(sqlite3.connect(f"{self._ledger.as_uri()}?mode=ro", uri=True)) as connection:
-            return connection.execute(query).fetchone()[0]
+            return connection.execute(query).fetchall()
 
 
 def crash(directory: Path, *, rows: int, kills: int, seed: int) -> Result:

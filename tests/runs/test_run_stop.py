@@ -150,11 +150,15 @@ def test_outcomes_are_given_as_they_complete(place: Place) -> None:
 
 def test_leaving_the_loop_stops_the_run(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS)
-    for taken, _ in enumerate(place.run(llm_settings=FOUR), 1):
+    run = place.run(llm_settings=FOUR)
+    for taken, _ in enumerate(run, 1):
         if taken == 3:
             break
     answered = simulator.answered
     assert 3 <= answered < 40
+    assert run.summary is not None
+    assert isinstance(run.summary.stopped, Stopped)
+    assert (run.summary.completions, run.summary.maybe_billed) == (answered, 0)
     assert place.run().start().sent == 40 - answered
     assert place.answers() == echoes(TEXTS)
 
@@ -196,6 +200,7 @@ def test_a_budget_of_tokens_is_kept_over_all_starts(place: Place, simulator: Sim
     assert isinstance(first.stopped, Stopped)
     spent = first.input_tokens + first.output_tokens
     assert 100 <= spent < 100 + 20  # over by less than one answer
+    assert place.llm().generation().dispatcher.governor.in_flight == 0  # what never left holds no place
     again = place.run(max_tokens_total=100, parameters={"max_new_tokens": 10}).start()
     assert again.sent == 0
     assert again.stopped is not None

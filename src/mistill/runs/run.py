@@ -169,7 +169,7 @@ class Run:
         return self._end(runner, before)
 
     def __iter__(self) -> Iterator[RowOutcome]:
-        """Starts the run and gives each outcome as it completes, then sets ``summary``. Leaving the loop stops it."""
+        """Starts the run, gives each outcome as it completes, then sets ``summary``. Leaving the loop stops the run."""
         unread: SimpleQueue[RowOutcome | None] = SimpleQueue()
         before = self._governor.snapshot()
         with self._open_ledger() as ledger:
@@ -180,6 +180,8 @@ class Run:
             try:
                 while (outcome := unread.get()) is not None:
                     yield outcome
+            except GeneratorExit:
+                pass  # the reader has enough: a stop like any other, with a summary
             finally:
                 self._unread = None
                 self.stop()
