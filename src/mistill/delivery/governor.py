@@ -37,10 +37,10 @@ from mistill.api.errors import (
     TransportError,
 )
 from mistill.api.limits import RateLimits
-from mistill.delivery.pacing import Pacing
+from mistill.delivery.pacing import Pacing, explains_refusal
 from mistill.delivery.ramp import Ramp
 from mistill.delivery.slowness import Cause, Clock, Snapshot
-from mistill.delivery.trouble import Trouble
+from mistill.delivery.trouble import Suspicion, Trouble
 from mistill.delivery.waiting import LOCK, Lane, Permit, Waiter, WaitingRoom
 
 __all__ = ["Governor", "Lane", "Permit", "Snapshot", "governor_for"]
@@ -89,6 +89,7 @@ class Governor:
         self._pacing = Pacing(window_s)
         self._ramp = Ramp()
         self._trouble = Trouble()
+        self._suspicion: Suspicion | None = None
         self._spent = Clock(clock())
         self._cause: Cause = "server"
         self._timer: _Timer | None = None
@@ -249,6 +250,12 @@ class Governor:
 
     def _blocked_until_s(self, tokens: int, now_s: float) -> float:
         """0 if nothing but a lane could hold back a request; else when to look again, with the cause noted."""
+        suspicion = self._suspicion
+        if suspicion is not None:
+            if now_s < suspicion.decides_at_s:
+                self._cause = "cool_down"
+                return suspicion.decides_at_s
+            self._settle_suspicion(suspicion, now_s)
         until_s = self._trouble.blocked_until_s(now_s)
         if until_s:
             self._cause = self._trouble.cause
@@ -391,13 +398,38 @@ class Governor:
             return True
         else:
             is_beyond = permit.is_beyond
-            is_straggler = trouble.is_straggler(permit.sequence)
-            self._pacing.refused(permit, limits, now_s, is_straggler=is_straggler)
+            self._pacing.refused(permit, now_s)
+            if not explains_refusal(limits, permit.tokens):
+                is_suspected, is_new = self._suspects(permit, now_s)
+                if is_suspected:
+                    trouble.last_error = error
+                    return is_new
+                self._pacing.infer(now_s, is_straggler=trouble.is_straggler(permit.sequence))
             if is_beyond and not permit.is_probe:
                 return False  # it was sent to find out, and it did: no trouble
             is_new = trouble.refused(permit.sequence, newest, now_s, probe_after=True)
         trouble.last_error = error
         return (is_new and not permit.is_probe) or self._is_out_of_patience(now_s)
+
+    def _suspects(self, permit: Permit, now_s: float) -> tuple[bool, bool]:
+        """Whether it is still to be seen if this refusal tells of a quota, and whether it is the first of those."""
+        suspicion = self._suspicion
+        if suspicion is not None:
+            if permit.sequence > suspicion.newest:
+                return False, False
+            suspicion.refused()
+            return True, False
+        later = self._pacing.left_since(permit)
+        if later < Suspicion.LEAST_LATER or permit.is_probe or permit.is_beyond or self._trouble.is_on:
+            return False, False
+        self._suspicion = Suspicion(self._sequence, later, now_s)
+        return True, True
+
+    def _settle_suspicion(self, suspicion: Suspicion, now_s: float) -> None:
+        self._suspicion = None
+        if suspicion.is_confirmed:
+            self._pacing.infer(now_s, is_straggler=False)
+            self._trouble.refused(suspicion.newest, suspicion.newest, now_s, probe_after=True)
 
     def _settle_failure(self, permit: Permit, error: MistillError, row: Hashable, now_s: float) -> bool:
         if isinstance(error, TransportError) and not error.maybe_billed:

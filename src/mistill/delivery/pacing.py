@@ -158,16 +158,22 @@ class Pacing:
         if entry.is_beyond:
             self.inferred.probe_lost(now_s)
 
-    def refused(self, entry: Entry, limits: RateLimits | None, now_s: float, *, is_straggler: bool) -> None:
-        """The server refused the request for lack of quota, and told ``limits`` with that."""
+    def refused(self, entry: Entry, now_s: float) -> None:
+        """The server refused the request for lack of quota."""
         self._in_flight -= 1
         self.tokens.reserved -= entry.tokens
         self.requests.take_back(entry.cell, 1)
         if entry.is_beyond:
             self.inferred.probe_refused(now_s)
-        if not _explains_refusal(limits, entry.tokens):
-            self.inferred.refused(self.requests.used, now_s, is_straggler=is_straggler)
-            self._apply_limits()
+
+    def infer(self, now_s: float, *, is_straggler: bool) -> None:
+        """A refusal that nothing told explains: what was accepted so far is what the window holds."""
+        self.inferred.refused(self.requests.used, now_s, is_straggler=is_straggler)
+        self._apply_limits()
+
+    def left_since(self, entry: Entry) -> int:
+        """How many requests have left after this one."""
+        return self.requests.entered - entry.requests_mark[0]
 
     def learn(self, entry: Entry, sequence: int, limits: RateLimits, now_s: float) -> None:
         """Takes over what an answer told. ``sequence``: its request's place in the order of leaving."""
@@ -190,7 +196,7 @@ class Pacing:
         return max(1, math.floor(per_minute * self.window_s / 60.0))
 
 
-def _explains_refusal(limits: RateLimits | None, tokens: int) -> bool:
+def explains_refusal(limits: RateLimits | None, tokens: int) -> bool:
     """The quota that the refusal tells of is used up, so there is no other, hidden one to infer."""
     if limits is None:
         return False

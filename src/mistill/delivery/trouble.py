@@ -22,6 +22,33 @@ _PRESUMED_ACCEPTED_S = 1.0
 """In a cool-down, a probe that has not been refused for this long was accepted: refusals come at once."""
 
 
+class Suspicion:
+    """A refusal with many requests sent after it: is the quota used up, or was this one refused alone?
+
+    A quota that is used up refuses what was sent later too, and refusals come at once. So the later ones are given a
+    moment; only if at least half of them are refused as well is there a quota to infer.
+    """
+
+    __slots__ = ("_later", "_refused", "decides_at_s", "newest")
+
+    WAIT_S = 0.15
+    LEAST_LATER = 4
+
+    def __init__(self, newest: int, later: int, now_s: float) -> None:
+        self.newest = newest
+        self.decides_at_s = now_s + self.WAIT_S
+        self._later = later
+        self._refused = 0
+
+    def refused(self) -> None:
+        """Another of those that had left by then was refused."""
+        self._refused += 1
+
+    @property
+    def is_confirmed(self) -> bool:
+        return 2 * self._refused >= self._later
+
+
 class Trouble:
     """Cool-downs after refusals (429) and the breaker for outages.
 
@@ -113,6 +140,11 @@ class Trouble:
         self._until_s = max(self._until_s, now_s + retry_after_s)
         self._is_probing = True
         self._refused_at = newest
+
+    @property
+    def is_on(self) -> bool:
+        """There is a cool-down or an outage."""
+        return self._since_s != math.inf
 
     def is_straggler(self, sequence: int) -> bool:
         """The request of this sequence had left before the last refusal was known."""
