@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
+import sys
 from collections.abc import Callable
+from types import FrameType
 
 import pytest
 from pydantic import BaseModel, ValidationError
 
+from mistill.api.client import Answer
 from mistill.api.errors import InputError
 from mistill.llms import LLM, AsyncLLM, MistralLLM
 from mistill.simulator import Fault, Simulator
@@ -205,6 +209,37 @@ async def test_acomplete_raises_the_rows_own_error(simulator: Simulator, make_ll
     simulator.change(poison="poison")
     with pytest.raises(Exception, match="refused for its content"):
         await make_llm().acomplete("poison")
+
+
+# --- the way to the wire ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("way", ["generate", "agenerate"])
+def test_at_most_five_frames_of_ours_are_on_the_stack_when_a_request_leaves(
+    make_llm: MakeLLM, way: str
+) -> None:
+    llm = make_llm()
+    client = llm._open().client
+    seen: list[list[str]] = []
+
+    async def transport(body: bytes) -> Answer:
+        """What stands here for `MistralClient.chat`, and so counts as one of the five."""
+        frame: FrameType | None = sys._getframe()
+        names: list[str] = []
+        while frame is not None:
+            if "mistill/" in frame.f_code.co_filename or frame.f_code.co_name == "transport":
+                names.append(frame.f_code.co_qualname)
+            frame = frame.f_back
+        seen.append(names)
+        return await client.chat(body)
+
+    llm._open().dispatcher._exchange = transport
+    if way == "generate":
+        llm.generate(["Hello"])
+    else:
+        asyncio.run(llm.agenerate("Hello"))
+    (names,) = seen
+    assert len(names) <= 5, names
 
 
 # --- several generations ----------------------------------------------------------------------------------------------

@@ -45,8 +45,11 @@ class Prompt(Struct, frozen=True):
     messages: Sequence[Message]
     generation: Generation
 
-    async def answer(self, journal: Journal | None = None, crew: Crew[Any] | None = None) -> Outcome:
-        return await self.generation.answer(self.messages, journal, crew)
+    def answer(
+        self, journal: Journal | None = None, crew: Crew[Any] | None = None
+    ) -> Coroutine[Any, Any, Outcome]:
+        """See `Generation.answer`."""
+        return self.generation.answer(self.messages, journal, crew)
 
     def stream(self) -> AsyncGenerator[StreamChunk]:
         return self.generation.stream(self.messages)
