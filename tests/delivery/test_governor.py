@@ -203,6 +203,46 @@ async def test_a_full_server_gets_fewer_at_once_and_one_cut_counts_for_all_strag
     assert caller.governor.snapshot().concurrency_limit == int(0.8 * before)
 
 
+@in_fake_time
+async def test_a_refusal_among_accepted_ones_tells_of_no_quota() -> None:
+    caller = Caller()
+    permits = [caller.take() for _ in range(8)]
+    assert caller.governor.settle(permits[0], error=REFUSED) is True
+    assert caller.is_blocked()  # for a moment: do the later ones fare alike?
+    await asyncio.sleep(0.2)
+    assert not caller.is_blocked()
+    for permit in permits[1:]:
+        caller.governor.settle(permit)
+    assert caller.governor.snapshot().requests_per_minute is None
+
+
+@in_fake_time
+async def test_refusals_of_most_that_left_later_tell_of_a_quota() -> None:
+    caller = Caller()
+    permits = [caller.take() for _ in range(8)]
+    assert [caller.governor.settle(permit, error=REFUSED) for permit in permits[2:]] == [True] + [False] * 5
+    for permit in permits[:2]:
+        caller.governor.settle(permit)
+    waiting = caller.wait()
+    await asyncio.sleep(0.2)
+    assert not waiting.done()
+    assert caller.governor.snapshot().requests_per_minute == 2
+    waiting.cancel()
+
+
+@in_fake_time
+async def test_scattered_failures_do_not_keep_the_limit_from_growing() -> None:
+    caller = Caller()
+    for number in range(400):
+        permits = [caller.take() for _ in range(int(caller.governor.snapshot().concurrency_limit))]
+        caller.governor.settle(permits.pop(), error=UNAVAILABLE, row=number)
+        for permit in permits:
+            caller.governor.settle(permit)
+        if caller.governor.snapshot().concurrency_limit >= 64:
+            return
+    pytest.fail("it did not grow")
+
+
 # --- outages ------------------------------------------------------------------------------------------------------
 
 
@@ -210,7 +250,7 @@ async def test_a_full_server_gets_fewer_at_once_and_one_cut_counts_for_all_strag
 async def test_an_outage_is_not_charged_and_ends_with_the_first_good_probe() -> None:
     caller = Caller()
     caller.answer()
-    assert [caller.fail(UNAVAILABLE, row) for row in "abc"] == [True, True, False]
+    assert [caller.fail(UNAVAILABLE, row) for row in "abcde"] == [True] * 4 + [False]
     waiting = [caller.wait() for _ in range(20)]
     for _ in range(4):
         await asyncio.sleep(6)
@@ -245,7 +285,7 @@ async def test_a_server_that_never_answered_is_no_outage() -> None:
 async def test_a_good_answer_to_a_later_request_ends_a_false_alarm() -> None:
     caller = Caller()
     caller.answer()
-    slow = [caller.take() for _ in range(3)]
+    slow = [caller.take() for _ in range(5)]
     quick = caller.take()
     timeout = AttemptTimeout("no answer within 120 s")
     for row, permit in enumerate(slow):
@@ -259,7 +299,7 @@ async def test_a_good_answer_to_a_later_request_ends_a_false_alarm() -> None:
 async def test_a_refused_request_shows_that_the_server_is_well() -> None:
     caller = Caller()
     caller.answer()
-    for row in range(2):
+    for row in range(4):
         caller.fail(UNAVAILABLE, row)
     assert caller.fail(BadRequest("no", status=400), "bad") is True
     assert caller.fail(UNAVAILABLE, "c") is True  # the first of a new stretch
@@ -269,7 +309,7 @@ async def test_a_refused_request_shows_that_the_server_is_well() -> None:
 async def test_an_outage_beyond_patience_fails_those_who_wait_with_the_servers_error() -> None:
     caller = Caller(patience_s=50)
     caller.answer()
-    for row in range(3):
+    for row in range(5):
         caller.fail(UNAVAILABLE, row)
     waiting = [caller.wait() for _ in range(3)]
     hanging = await waiting.pop(0)  # the probe gets no answer at all
@@ -296,7 +336,7 @@ async def test_old_trouble_does_not_fail_the_next_run() -> None:
 async def test_a_lost_probe_makes_way_for_another() -> None:
     caller = Caller()
     caller.answer()
-    for row in range(3):
+    for row in range(5):
         caller.fail(UNAVAILABLE, row)
     caller.governor.refund(await caller.wait())
     caller.governor.settle(await caller.wait(), error=Stopped("cancelled"))

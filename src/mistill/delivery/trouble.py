@@ -11,7 +11,7 @@ from mistill.api.errors import MistillError
 
 TroubleCause = Literal["cool_down", "outage"]
 
-_ROWS_OF_AN_OUTAGE = 3
+_ROWS_OF_AN_OUTAGE = 5
 _COOL_DOWN_S = 0.5
 _LONGEST_COOL_DOWN_S = 15.0
 _PROBE_INTERVAL_S = 0.25
@@ -53,7 +53,7 @@ class Trouble:
     """Cool-downs after refusals (429) and the breaker for outages.
 
     While there is trouble, nothing leaves until the pause ends; then one request leaves as a probe, and its end
-    decides: good, and all is well; bad, and the next pause is longer. An outage is a stretch in which three different
+    decides: good, and all is well; bad, and the next pause is longer. An outage is a stretch in which five different
     rows failed and none was answered, of a server that had answered before.
     """
 
