@@ -44,6 +44,18 @@ async def test_rows_before_a_broken_one_are_given(streamed: bool) -> None:
     assert not windows.ended
 
 
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_long_rows_make_short_windows(streamed: bool) -> None:
+    items = [{"number": number, "long": "x" * 10_000_000} for number in range(5)]
+    windows = open_windows(open_source(iter(items) if streamed else items))
+    numbers: list[int] = []
+    while not windows.ended:
+        window = await windows.next()
+        assert len(window) <= 2
+        numbers += [row.record["number"] for row in window]
+    assert numbers == [0, 1, 2, 3, 4]
+
+
 async def test_a_stream_is_read_no_further_than_one_window_ahead() -> None:
     taken = 0
 

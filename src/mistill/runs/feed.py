@@ -31,7 +31,7 @@ class Matcher(Protocol):
     async def finish(self) -> int: ...
 
 
-class Task(Struct, frozen=True):
+class Task(Struct, frozen=True, gc=False):
     """A row that is to be asked. ``prompt`` is an error where the row cannot be: its outcome, which costs nothing."""
 
     state: RowState

@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
-from itertools import islice
 
 from mistill.runs.sources import Row, Source
 
 WINDOW_ROWS = 512
+_WINDOW_BYTES = 16 << 20  # rows can be long: one of 50 MB is a window of its own
 
 
 class Windows:
@@ -27,12 +27,16 @@ class Windows:
     async def next(self) -> list[Row]:
         """At least one row, unless the input has ended or broken off."""
         rows: list[Row] = []
+        size_bytes = 0
         try:
-            for row in islice(self._rows, WINDOW_ROWS):
-                rows.append(row)  # noqa: PERF402  what was read before an error counts
+            for row in self._rows:
+                rows.append(row)
+                size_bytes += len(row.raw)
+                if len(rows) >= WINDOW_ROWS or size_bytes >= _WINDOW_BYTES:
+                    return rows
+            self.ended = True
         except Exception as error:  # kept until those in flight are answered
             self.error = error
-        self.ended = self.error is None and len(rows) < WINDOW_ROWS
         return rows
 
     def close(self) -> None:
@@ -46,6 +50,7 @@ class StreamedWindows(Windows):
         super().__init__(source)
         self._changed = threading.Condition()
         self._read: deque[Row] = deque()
+        self._read_bytes = 0
         self._has_ended = False
         self._closed = False
         self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
@@ -60,6 +65,7 @@ class StreamedWindows(Windows):
             with self._changed:
                 rows = list(self._read)
                 self._read.clear()
+                self._read_bytes = 0
                 self._changed.notify_all()
                 if rows or self._has_ended or self._closed:
                     self.ended = self._has_ended and self.error is None
@@ -79,8 +85,9 @@ class StreamedWindows(Windows):
             for row in self._rows:
                 with self._changed:
                     self._read.append(row)
+                    self._read_bytes += len(row.raw)
                     self._wake()
-                    self._changed.wait_for(lambda: self._closed or len(self._read) < WINDOW_ROWS)
+                    self._changed.wait_for(self._has_room)
                     if self._closed:
                         return
         except Exception as error:
@@ -89,6 +96,9 @@ class StreamedWindows(Windows):
             with self._changed:
                 self._has_ended = True
                 self._wake()
+
+    def _has_room(self) -> bool:
+        return self._closed or (len(self._read) < WINDOW_ROWS and self._read_bytes < _WINDOW_BYTES)
 
     def _wake(self) -> None:
         waiter, self._waiter = self._waiter, None

@@ -221,7 +221,7 @@ class Runner:
             self._progress.add(outcome)
 
 
-class _Sent(Struct, frozen=True):
+class _Sent(Struct, frozen=True, gc=False):
     attempt: Attempt
     reservation: Reservation | None
 
