@@ -45,6 +45,9 @@ class Budget:
         spent_cost, spent_tokens: what was spent before, for a run that goes on.
         clock: seconds that never go back.
 
+    Attributes:
+        is_limited: whether money or tokens are; if not, nothing need be reserved.
+
     Raises:
         InputError: a limit is not a positive number, or ``max_cost`` comes without a price.
     """
@@ -70,6 +73,7 @@ class Budget:
             )
         self.max_cost = max_cost
         self.max_tokens = max_tokens
+        self.is_limited = max_cost is not None or max_tokens is not None
         self.spent_cost = spent_cost
         self.spent_tokens = spent_tokens
         self._price = price
@@ -84,11 +88,6 @@ class Budget:
         self._longest_output = 0
         self._lock = Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
-
-    @property
-    def is_limited(self) -> bool:
-        """Whether money or tokens are; if not, nothing need be reserved."""
-        return self.max_cost is not None or self.max_tokens is not None
 
     def time_left_s(self) -> float:
         """Seconds until the deadline, 0 at the least; infinite without one."""

@@ -240,22 +240,19 @@ class RowJournal:
         runner = self._runner
         if runner.stopped is not None:
             raise runner.stopped
-        reservation = await self._reserve(request)
+        budget = runner.budget
+        reservation = None
+        if budget.is_limited:
+            reservation = await budget.reserve(len(request.body), request.max_output_tokens)
         try:
             attempt = await runner.ledger.begin_attempt(self._row)
         except BaseException:
             if reservation is not None:
-                runner.budget.refund(reservation)
+                budget.refund(reservation)
             raise
         self.in_flight += 1
         runner.count_attempt()
         return _Sent(attempt, reservation)
-
-    async def _reserve(self, request: Request) -> Reservation | None:
-        budget = self._runner.budget
-        if not budget.is_limited:
-            return None
-        return await budget.reserve(len(request.body), request.max_output_tokens)
 
     def answered(self, attempt: _Sent, answer: Answer) -> None:
         self.in_flight -= 1

@@ -61,7 +61,9 @@ class Progress(Struct):
         else:
             self.failures += 1
         self.usage = self.usage + outcome.usage
-        self.busy_s += sum(one.latency_s for one in outcome.completions if one)
+        for completion in outcome.completions:
+            if completion is not None:
+                self.busy_s += completion.latency_s
         if outcome.cost is not None:
             self.cost = (self.cost or 0.0) + outcome.cost
 
