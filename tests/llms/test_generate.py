@@ -144,6 +144,8 @@ def test_inputs_that_are_no_list_are_refused(make_llm: MakeLLM, inputs: object) 
         ({"top_p": 0}, "top_p=0: expected `float` > 0"),
         ({"random_seed": -1}, "random_seed=-1"),
         ({"presence_penalty": 2.5}, "presence_penalty=2.5"),
+        ({"repetition_penalty": float("inf")}, "repetition_penalty=inf: expected `float` <="),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty=nan: expected `float`"),
         ({"reasoning_effort": "huge"}, "reasoning_effort='huge'"),
         ({"extra_body": {"temperature": 1}}, "extra_body has 'temperature'"),
         ({"extra_body": ["x"]}, "extra_body"),

@@ -124,6 +124,35 @@ def test_one_function_can_be_demanded(simulator: Simulator, make_llm: MakeLLM, c
     assert simulator.requests[0].body["tool_choice"] == {"type": "function", "function": {"name": "convert"}}
 
 
+BUILT_IN: list[dict[str, Any]] = [
+    *(
+        {"type": kind}
+        for kind in ("web_search", "web_search_premium", "code_interpreter", "image_generation")
+    ),
+    {"type": "document_library", "library_ids": ["7"], "tool_configuration": {"include": ["search"]}},
+    {"type": "connector", "connector_id": "mine", "tool_configuration": {"requires_confirmation": ["send"]}},
+]
+
+
+@pytest.mark.parametrize("tool", BUILT_IN, ids=lambda tool: str(tool["type"]))
+def test_tools_that_mistral_runs_pass_through(
+    simulator: Simulator, make_llm: MakeLLM, tool: dict[str, Any]
+) -> None:
+    llm = make_llm(generation_kwargs={"tools": [tool, Weather]})
+    ((completion,),) = llm.complete(["Hello"], tool_choice="Weather")
+    assert [call.name for call in completion.tool_calls] == ["Weather"]
+    assert simulator.requests[0].body["tools"] == [tool, WEATHER]
+    assert MistralLLM.from_dict(llm.dump()).generate(["Hello"]) == [["Echo: Hello"]]
+    assert simulator.requests[1].body["tools"] == [tool, WEATHER]
+
+
+@pytest.mark.parametrize("dialect", ["openai", "local"])
+def test_other_servers_run_no_tools(simulator: Simulator, make_llm: MakeLLM, dialect: str) -> None:
+    with pytest.raises(InputError, match="this server"):
+        make_llm(dialect=dialect).generate(["Hello"], tools=[{"type": "web_search"}])
+    assert simulator.requests == []
+
+
 def untyped(a, b: int) -> None: ...  # type: ignore[no-untyped-def]
 def variadic(*numbers: int) -> None: ...
 def unspeakable(a: Callable[[], int]) -> None: ...
@@ -135,6 +164,11 @@ def unspeakable(a: Callable[[], int]) -> None: ...
         ({"tools": Weather}, r"for one tool write \[tool\]"),
         ({"tools": [3]}, "not a tool: 3"),
         ({"tools": [{"name": "x"}]}, "not a tool: .*unknown field `name`"),
+        ({"tools": [{"type": "web_serch"}]}, "not a tool: Invalid value 'web_serch'"),
+        ({"tools": [{"type": "web_search", "depth": 3}]}, "not a tool: .*unknown field `depth`"),
+        ({"tools": [{"type": "document_library"}]}, "not a tool: .*`library_ids`"),
+        ({"tools": [{"type": "connector", "connector_id": "x", "authorization": {}}]}, "is a secret"),
+        ({"tools": [{"type": "web_search"}], "tool_choice": "web_search"}, "none of the tools"),
         ({"tools": [untyped]}, "the tool untyped: its parameter a has no type"),
         ({"tools": [variadic]}, "the tool variadic: a model cannot give"),
         ({"tools": [unspeakable]}, "the tool unspeakable has no JSON schema"),
@@ -156,13 +190,16 @@ def test_what_is_no_tool_is_refused(make_llm: MakeLLM, arguments: dict[str, Any]
         ("Weather", '{"town": "Nice", "days": 9}', r"\$.days: Input should be less than or equal to 7"),
         ("Weather", '{"town": ', "no JSON object"),
         ("Weather", "[1]", "no JSON object"),
+        ("web_search", "{}", "which it was not given"),
         ("Wether", "{}", "'Wether', which it was not given"),
         ("convert", '{"amount": 1, "from": "GBP"}', r"\$.from: Extra inputs"),
     ],
 )
 def test_arguments_that_do_not_fit_say_where(name: str, arguments: str, words: str) -> None:
     with pytest.raises(InvalidOutput, match=words) as caught:
-        read_call(AnsweredToolCall(AnsweredFunction(name, arguments)), [Weather, convert])
+        read_call(
+            AnsweredToolCall(AnsweredFunction(name, arguments)), [{"type": "web_search"}, Weather, convert]
+        )
     assert caught.value.text
 
 

@@ -81,6 +81,16 @@ def test_nothing_is_sent_that_was_not_asked_for(simulator: Simulator) -> None:
             {"tools": [TOWN_TOOL], "parallel_tool_calls": False},
         ),
         (
+            {"tools": [{"type": "web_search"}, {"type": "document_library", "library_ids": ["a"]}, town]},
+            {
+                "tools": [
+                    {"type": "web_search"},
+                    {"type": "document_library", "library_ids": ["a"]},
+                    TOWN_TOOL,
+                ]
+            },
+        ),
+        (
             {"prediction": {"type": "content", "content": "Hel"}},
             {"prediction": {"type": "content", "content": "Hel"}},
         ),

@@ -7,6 +7,7 @@ add fields, leave some out and send null for others.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
@@ -143,9 +144,58 @@ class Function(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=Tr
     strict: bool = False
 
 
-class Tool(Struct, forbid_unknown_fields=True, frozen=True):
+class _Tool(Struct, tag_field="type", forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    pass
+
+
+class Tool(_Tool, tag="function", frozen=True):
     function: Function
-    type: Literal["function"] = "function"
+
+
+class ToolConfiguration(Struct, forbid_unknown_fields=True, omit_defaults=True, frozen=True):
+    exclude: list[str] | None = None
+    include: list[str] | None = None
+    requires_confirmation: list[str] | None = None
+
+
+class WebSearchTool(_Tool, tag="web_search", frozen=True):
+    tool_configuration: ToolConfiguration | None = None
+
+
+class WebSearchPremiumTool(_Tool, tag="web_search_premium", frozen=True):
+    tool_configuration: ToolConfiguration | None = None
+
+
+class CodeInterpreterTool(_Tool, tag="code_interpreter", frozen=True):
+    tool_configuration: ToolConfiguration | None = None
+
+
+class ImageGenerationTool(_Tool, tag="image_generation", frozen=True):
+    tool_configuration: ToolConfiguration | None = None
+
+
+class DocumentLibraryTool(_Tool, tag="document_library", frozen=True):
+    library_ids: Annotated[list[str], Meta(min_length=1)]
+    tool_configuration: ToolConfiguration | None = None
+
+
+class ConnectorTool(_Tool, tag="connector", frozen=True):
+    """Without the specification's ``authorization``: a secret, which dumps and ledgers would then hold."""
+
+    connector_id: str
+    tool_configuration: ToolConfiguration | None = None
+
+
+AnyTool = (
+    Tool
+    | WebSearchTool
+    | WebSearchPremiumTool
+    | CodeInterpreterTool
+    | ImageGenerationTool
+    | DocumentLibraryTool
+    | ConnectorTool
+)
+"""A function of the caller's, or what Mistral runs itself."""
 
 
 class Prediction(Struct, forbid_unknown_fields=True, frozen=True):
@@ -175,7 +225,7 @@ class ChatParameters(Struct, forbid_unknown_fields=True, omit_defaults=True, fro
     presence_penalty: Penalty | None = None
     frequency_penalty: Penalty | None = None
     response_format: ResponseFormat | None = None
-    tools: list[Tool] | None = None
+    tools: list[AnyTool] | None = None
     tool_choice: Literal["auto", "none", "any", "required"] | ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     prediction: Prediction | None = None
@@ -188,7 +238,9 @@ class ChatParameters(Struct, forbid_unknown_fields=True, omit_defaults=True, fro
     service_tier: Literal["auto", "standard_only"] | None = None
     min_tokens: NonNegative | None = None
     top_k: Positive | None = None
-    repetition_penalty: Annotated[float, Meta(gt=0)] | None = None
+    repetition_penalty: Annotated[float, Meta(gt=0, le=sys.float_info.max)] | None = (
+        None  # infinity is no JSON
+    )
     logprobs: bool | None = None
     top_logprobs: NonNegative | None = None
 

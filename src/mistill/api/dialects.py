@@ -28,6 +28,7 @@ class Dialect(Struct, frozen=True):
         has_prefix: whether an assistant message may have ``prefix``; else it is left out of the message.
         has_order: whether Mistral's rules for the order of messages hold.
         has_n: whether ``n`` gives several answers that are counted right; else each generation is a request.
+        has_built_in_tools: whether the server runs tools of its own, such as ``web_search``.
         text_only: whether other content chunks than text are refused before the request leaves.
         takes_grammar: whether schemas go out as llguidance grammars, not as ``response_format``.
     """
@@ -40,6 +41,7 @@ class Dialect(Struct, frozen=True):
     has_prefix: bool = True
     has_order: bool = True
     has_n: bool = True
+    has_built_in_tools: bool = True
     text_only: bool = False
     takes_grammar: bool = False
 
@@ -51,6 +53,8 @@ class Dialect(Struct, frozen=True):
         """
         if missing := self.unsupported.intersection(fields):
             raise InputError(f"this server knows no {min(missing)}", hint="use a Mistral model for it")
+        if not self.has_built_in_tools:
+            _refuse_built_in_tools(fields.get("tools") or ())
         if self.takes_grammar:
             fields = _with_grammar(fields)
         if fields.get("tool_choice") == "any" and self.name == "openai":
@@ -68,6 +72,7 @@ OPENAI = Dialect(
     stream_fields={"stream_options": {"include_usage": True}},
     has_prefix=False,
     has_order=False,
+    has_built_in_tools=False,
 )
 
 # What the demo model's server does with each field was tried, see docs/local-model.md.
@@ -84,6 +89,12 @@ LOCAL = Dialect(
 )
 
 DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (MISTRAL, OPENAI, LOCAL)}
+
+
+def _refuse_built_in_tools(tools: Sequence[dict[str, Any]]) -> None:
+    kind = next((tool["type"] for tool in tools if tool["type"] != "function"), None)
+    if kind is not None:
+        raise InputError(f"this server has no tool {kind!r} of its own", hint="use a Mistral model for it")
 
 
 def _with_grammar(fields: dict[str, Any]) -> dict[str, Any]:

@@ -79,7 +79,7 @@ class Generation:
         self.parameters = parameters
         self.structured = structured
         self.num_generations = num_generations
-        self._extra_body = extra_body
+        self.extra_body = extra_body
         self._templates: dict[tuple[int, int], RequestTemplate] = {}
         self._variants: dict[Hashable, Generation] = {}
         self._template = self._template_of(n=1, seed_offset=0)
@@ -111,15 +111,22 @@ class Generation:
         Raises:
             InputError: an unknown name, a wrong type or a value out of its range.
         """
-        own = check_parameters(given)
+        given = {name: value for name, value in given.items() if value is not None}
+        own = check_parameters(self._tools_beside(given) | given)
         changes = {name: value for name, value in msgspec.structs.asdict(own).items() if value is not None}
         more: dict[str, Any] = given.get("extra_body") or {}
-        extra_body = (self._extra_body or {}) | more or None
-        if not changes and extra_body == self._extra_body:
+        extra_body = (self.extra_body or {}) | more or None
+        if not changes and extra_body == self.extra_body:
             return self
         key = msgspec.json.encode((own, extra_body), order="sorted")
         parameters = msgspec.structs.replace(self.parameters, **changes)
         return self._variant(key, parameters, extra_body, self.structured)
+
+    def _tools_beside(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """The tools, or the choice among them, that are set already and must go with what is given of the two."""
+        if "tools" not in given and "tool_choice" not in given:
+            return {}
+        return {"tools": self.parameters.tools, "tool_choice": self.parameters.tool_choice}
 
     def _with_schema(self, setting: Any, index: int | None) -> Generation:
         """These settings with a row's own schema."""
@@ -127,7 +134,7 @@ class Generation:
             structured = compile_structured_output(setting)
         except InputError as error:
             raise InputError(f"input {index}: {error.message}", hint=error.hint, index=index) from error
-        return self._variant(structured, self.parameters, self._extra_body, structured)
+        return self._variant(structured, self.parameters, self.extra_body, structured)
 
     def _variant(
         self,
@@ -290,7 +297,7 @@ class Generation:
             self.server.model,
             parameters,
             stream=stream,
-            extra_body=self._extra_body,
+            extra_body=self.extra_body,
             dialect=self.server.dialect,
         )
 

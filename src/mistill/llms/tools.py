@@ -6,7 +6,7 @@ No function is ever called here: what the model asks for is for the caller to do
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TypeAlias, cast, get_type_hints
 
@@ -14,41 +14,55 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
-from mistill.api.chat import AnsweredToolCall, Function, FunctionName, Tool, ToolChoice
+from mistill.api.chat import AnsweredToolCall, AnyTool, Function, FunctionName, Tool, ToolChoice
 from mistill.api.errors import InputError, InvalidOutput
 from mistill.llms.runtime_parameters import nearest
 
-ToolLike: TypeAlias = Mapping[str, Any] | type[BaseModel] | Callable[..., Any] | Tool
+ToolLike: TypeAlias = Mapping[str, Any] | type[BaseModel] | Callable[..., Any] | AnyTool
 """The wire's own form, a pydantic model class, or a function whose parameters are annotated."""
 
 _MODES = ("auto", "none", "any", "required")
 
 
-def tool_of(given: ToolLike) -> Tool:
+def tool_of(given: ToolLike) -> AnyTool:
     """The tool as it goes on the wire.
 
-    A model class gives its name, docstring and JSON schema; a function its name, docstring and the JSON schema of its
-    parameters.
+    A dict may be one of Mistral's own tools too: ``{"type": "web_search"}``. A model class gives its name, docstring and
+    JSON schema; a function its name, docstring and the JSON schema of its parameters.
 
     Raises:
         InputError: it is none of these, or one of its parameters has no type, or one that no JSON schema can tell.
     """
-    if isinstance(given, Tool):
+    if isinstance(given, AnyTool):
         return given
     if isinstance(given, Mapping):
-        try:
-            return msgspec.convert(dict(cast("Mapping[str, Any]", given)), Tool)
-        except msgspec.ValidationError as error:
-            raise InputError(
-                f"not a tool: {error}",
-                hint="the form is {'type': 'function', 'function': {'name': …, 'parameters': JSON schema}}",
-            ) from error
+        return _tool_of_dict({"type": "function", **cast("Mapping[str, Any]", given)})
     if callable(given):
         return _tool_of_code(given)
     raise InputError(f"not a tool: {given!r}", hint="a dict, a pydantic model class or a typed function")
 
 
-def tools_of(given: Any) -> list[Tool]:
+def _tool_of_dict(given: dict[str, Any]) -> AnyTool:
+    if given["type"] == "connector" and "authorization" in given:
+        raise InputError(
+            "not a tool: a connector's authorization is a secret, and dumps and ledgers hold tools as they are",
+            hint="let Mistral keep it with the connector",
+        )
+    try:
+        return msgspec.convert(given, AnyTool)
+    except msgspec.ValidationError as error:
+        raise InputError(
+            f"not a tool: {error}",
+            hint="the form is {'type': 'function', 'function': {'name': …, 'parameters': JSON schema}}, "
+            "or {'type': 'web_search'} and its like",
+        ) from error
+
+
+def _function_names(tools: Iterable[AnyTool]) -> list[str]:
+    return [tool.function.name for tool in tools if isinstance(tool, Tool)]
+
+
+def tools_of(given: Any) -> list[AnyTool]:
     """All tools of a request.
 
     Raises:
@@ -57,13 +71,13 @@ def tools_of(given: Any) -> list[Tool]:
     if isinstance(given, str | Mapping) or not isinstance(given, Sequence):
         raise InputError("tools must be a list", hint="for one tool write [tool]")
     tools = [tool_of(one) for one in cast("Sequence[ToolLike]", given)]
-    names = [tool.function.name for tool in tools]
+    names = _function_names(tools)
     if twice := next((name for name in names if names.count(name) > 1), None):
         raise InputError(f"two tools have the name {twice!r}")
     return tools
 
 
-def tool_choice_of(given: Any, tools: Sequence[Tool]) -> str | ToolChoice:
+def tool_choice_of(given: Any, tools: Sequence[AnyTool]) -> str | ToolChoice:
     """A mode, or the one function that must be called: by its name, by the tool itself, or as the wire has it.
 
     Raises:
@@ -83,8 +97,8 @@ def tool_choice_of(given: Any, tools: Sequence[Tool]) -> str | ToolChoice:
     elif isinstance(given, ToolChoice):
         name = given.function.name
     else:
-        name = tool_of(given).function.name
-    names = [tool.function.name for tool in tools]
+        name = next(iter(_function_names([tool_of(given)])), repr(given))
+    names = _function_names(tools)
     if name not in names:
         raise InputError(f"tool_choice={name!r} is none of the tools", hint=nearest(name, [*_MODES, *names]))
     return ToolChoice(FunctionName(name))
@@ -101,10 +115,10 @@ def read_call(call: AnsweredToolCall, tools: Sequence[ToolLike]) -> Any:
         InvalidOutput: the model called a tool that it was not given, or the arguments do not fit.
     """
     arguments = call.arguments
-    tool = next((tool for tool in tools if tool_of(tool).function.name == call.name), None)
+    tool = next((tool for tool in tools if call.name in _function_names([tool_of(tool)])), None)
     if tool is None:
         raise InvalidOutput(f"the model called {call.name!r}, which it was not given", text=call.name)
-    if isinstance(tool, Mapping | Tool):
+    if isinstance(tool, Mapping | AnyTool):
         return arguments
     try:
         value = _model_of(tool).model_validate(arguments)

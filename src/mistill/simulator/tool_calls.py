@@ -14,7 +14,7 @@ from typing import Any
 
 import msgspec
 
-from mistill.api.chat import Function, ToolChoice, UserMessage
+from mistill.api.chat import Function, Tool, ToolChoice, UserMessage
 from mistill.simulator import refusals
 from mistill.simulator.requests import ChatRequest
 from mistill.simulator.sampler import sample
@@ -25,7 +25,7 @@ _ID_CHARS = string.ascii_letters + string.digits
 
 def chosen_tools(request: ChatRequest, asked: str) -> list[Function]:
     """The functions to call; none: answer in text."""
-    functions = [tool.function for tool in request.tools or ()]
+    functions = [tool.function for tool in request.tools or () if isinstance(tool, Tool)]
     choice = request.tool_choice or "auto"
     if isinstance(choice, ToolChoice):
         named = [function for function in functions if function.name == choice.function.name]
