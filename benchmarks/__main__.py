@@ -156,7 +156,7 @@ def main() -> None:
     print(table(cases))
     if not given.quick:
         folder = Path("benchmarks/results")
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
         folder.joinpath("clients.json").write_text(json.dumps(results, indent=1))
         draw(results, Path("docs/clients.svg"))
 

@@ -98,15 +98,15 @@ def pyreqwest_loop(job: Job) -> None:
 
     async def main() -> None:
         headers = {"authorization": f"Bearer {KEY}", "content-type": "application/json"}
-        client = ClientBuilder().default_headers(headers).build()
         url = job.url + "/v1/chat/completions"
+        async with ClientBuilder().default_headers(headers).build() as client:
 
-        async def send(messages: list[dict[str, str]]) -> str:
-            body = orjson.dumps({"model": MODEL, "messages": messages})
-            response = await client.post(url).body_bytes(body).build().send()
-            return orjson.loads(memoryview(await response.bytes()))["choices"][0]["message"]["content"]
+            async def send(messages: list[dict[str, str]]) -> str:
+                body = orjson.dumps({"model": MODEL, "messages": messages})
+                response = await client.post(url).body_bytes(body).build().send()
+                return orjson.loads(memoryview(await response.bytes()))["choices"][0]["message"]["content"]
 
-        await _workers(job, send)
+            await _workers(job, send)
 
     _run(job, main)
 

@@ -168,7 +168,7 @@ def main() -> None:
             results["export"] = _measure("export", folder, sizes[-1], port)
         with server(latency_s=10.0) as port:
             results["in_flight"] = _measure("in_flight", folder, 10_000, port)
-    Path("benchmarks/results").mkdir(exist_ok=True)
+    Path("benchmarks/results").mkdir(parents=True, exist_ok=True)
     Path("benchmarks/results/scale.json").write_text(json.dumps(results, indent=1))
 
 
