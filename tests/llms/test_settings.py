@@ -6,6 +6,7 @@ import copy
 import json
 import logging
 import pickle
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
@@ -140,6 +141,18 @@ def test_the_key_is_shown_nowhere(make_llm: MakeLLM, caplog: pytest.LogCaptureFi
     shown += [repr(llm._session), repr(llm._aclient), repr(vars(llm)), caplog.text]
     assert "s3cret" not in "".join(shown)
     assert "api_key" not in llm.dump()
+
+
+@pytest.mark.parametrize(
+    "attributes",
+    [{"apikey": "s3cret"}, {"api_key": ["s3cret"]}, {"endpoint": "https://user:s3cret@host"}],
+    ids=["misspelt", "wrong type", "in a URL"],
+)
+def test_a_refused_attribute_does_not_show_the_key(attributes: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError) as caught:
+        MistralLLM(**{"model": "m"} | attributes)
+    assert next(iter(attributes)) in str(caught.value)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
 
 # --- runtime parameters -----------------------------------------------------------------------------------------------

@@ -19,7 +19,11 @@ class Settings(RuntimeParametersMixin, ABC):
     """A model as its attributes describe it. They are checked whenever they are set; an unknown one is an error."""
 
     model_config = ConfigDict(
-        extra="forbid", validate_assignment=True, validate_default=True, protected_namespaces=()
+        extra="forbid",
+        validate_assignment=True,
+        validate_default=True,
+        protected_namespaces=(),
+        hide_input_in_errors=True,  # it may be the key: under a misspelt name, of a wrong type, in a URL
     )
 
     _secrets: ClassVar[frozenset[str]] = frozenset()
