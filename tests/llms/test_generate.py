@@ -113,6 +113,8 @@ def test_an_input_may_be_a_string_messages_or_a_pair(simulator: Simulator, make_
         ([{"role": "user", "content": [{"type": "text", "txt": "x"}]}], r"messages\[0\].content\[0\]"),
         ([], "Conversation must have at least one message"),
         ([{"role": "assistant", "content": "x"}], "Expected last role User or Tool"),
+        ("x\ud800", "holds a lone surrogate"),
+        ([{"role": "user", "content": [{"type": "text", "text": "x\ud800"}]}], "holds a lone surrogate"),
         (("x", {"schema": {}}, "y"), "tuple must be"),
         (("x", {"schem": {}}), "no key \"?'?schem"),
     ],

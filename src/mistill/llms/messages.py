@@ -26,10 +26,11 @@ def check_messages(messages: Any, index: int | None = None, *, in_order: bool = 
         in_order: whether Mistral's rules of order hold.
 
     Raises:
-        InputError: an unknown role, key or chunk, a value of the wrong type, or an order that Mistral refuses.
+        InputError: an unknown role, key or chunk, a value of the wrong type, text that UTF-8 cannot carry, or an order
+            that Mistral refuses.
     """
     if isinstance(messages, str):
-        return [UserMessage(messages)]
+        return _encodable([UserMessage(messages)], index)
     if not isinstance(messages, list | tuple):
         raise InputError(
             f"{_input(index)} is {type(messages).__name__}, not a list of messages or a string", index=index
@@ -43,7 +44,17 @@ def check_messages(messages: Any, index: int | None = None, *, in_order: bool = 
         raise InputError(f"{_input(index)}: messages{where}: {reason}", index=index) from error
     if problem := order_problem(checked) if in_order or not checked else None:
         raise InputError(f"{_input(index)}: {problem}", index=index)
-    return checked
+    return _encodable(checked, index)
+
+
+def _encodable(messages: list[Message], index: int | None) -> list[Message]:
+    try:
+        msgspec.json.encode(messages)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{_input(index)} holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry", index=index
+        ) from error
+    return messages
 
 
 def check_text_only(messages: Sequence[Message], index: int | None = None) -> None:
