@@ -170,6 +170,17 @@ sys.exit(7)
 # --- what is wrong with the input -----------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("source", ["in.jsonl", "./link.jsonl", "*.jsonl"])
+def test_an_output_that_is_an_input_is_refused(place: Place, simulator: Simulator, source: str) -> None:
+    place.write(TEXTS)
+    before = place.input.read_bytes()
+    place.input.with_name("link.jsonl").symlink_to(place.input)
+    with pytest.raises(InputError, match=r"in\.jsonl is an input of this run"):
+        place.run(str(place.input.parent / source), out=place.input)
+    assert place.input.read_bytes() == before
+    assert simulator.requests == []
+
+
 @pytest.mark.parametrize("column", ["generation", "error"])
 def test_a_column_of_the_name_of_ours_is_refused(place: Place, simulator: Simulator, column: str) -> None:
     place.write(TEXTS, **{column: "mine"})

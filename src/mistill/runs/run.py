@@ -118,10 +118,15 @@ class Run:
         )
         shape = self._output.shape(plan)
         rows = source if isinstance(source, Source) else open_source(source, format=input_format, limit=limit)
-        if rows.columns is not None:
-            check_columns(rows.columns, shape.columns)
         if out is not None:
             check_target(out, output_format)
+            if rows.reads(out):
+                raise InputError(
+                    f"{out} is an input of this run, and its output would replace it",
+                    hint="give the output another name, or a glob that does not match it",
+                )
+        if rows.columns is not None:
+            check_columns(rows.columns, shape.columns)
         self._begin(plan, rows, shape, llm)
         self.out = None if out is None else str(out)
         self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, ledger)

@@ -36,12 +36,17 @@ class Source:
     cannot.
     """
 
-    def __init__(self, parts: Sequence[Part], limit: int | None) -> None:
+    def __init__(self, parts: Sequence[Part], limit: int | None, paths: Sequence[str] = ()) -> None:
         self._parts = parts
         self._limit = limit
+        self._paths = paths
         self._waiting: Iterator[Row] | None = None
         self.name = ", ".join(part.name for part in parts[:3]) + (" …" if len(parts) > 3 else "")
         self.repeatable = all(part.repeatable for part in parts)
+
+    def reads(self, path: str | Path) -> bool:
+        """Whether the file ``path`` is one of the inputs, under whatever name."""
+        return any(_is_same_file(path, read) for read in self._paths)
 
     @property
     def total(self) -> int | None:
@@ -126,7 +131,14 @@ def open_source(source: Any, *, format: str | None = None, limit: int | None = N
         raise InputError("a format can be given for files only", hint="leave it out")
     else:
         return Source([part_of(source)], limit)
-    return Source([_file_part(path, format) for path in paths], limit)
+    return Source([_file_part(path, format) for path in paths], limit, paths)
+
+
+def _is_same_file(path: str | Path, other: str) -> bool:
+    try:
+        return Path(path).is_file() and Path(path).samefile(other)
+    except OSError:  # "-", or a file that is not there yet
+        return False
 
 
 def _is_paths(source: Any) -> bool:
