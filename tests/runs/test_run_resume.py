@@ -39,6 +39,14 @@ def test_rows_come_out_in_order_with_their_own_columns(place: Place) -> None:
     json.dumps(summary.describe())
 
 
+def test_a_finished_run_leaves_one_file_beside_its_output(place: Place) -> None:
+    place.write(["a", "b"])
+    place.run().start()
+    with LedgerReader(place.ledger) as reader:
+        assert reader.counts().completions == 2
+    assert {path.name for path in place.out.parent.iterdir()} == {"in.jsonl", "out.jsonl", "out.jsonl.ledger"}
+
+
 def test_a_finished_run_sends_nothing(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS)
     place.run().start()

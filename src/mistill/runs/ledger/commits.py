@@ -133,9 +133,12 @@ class CommitQueue:
             if failed:
                 assert self._broken is not None
                 _tell(_waiters_of(group), self._broken)
-        with suppress(
-            sqlite3.Error
-        ):  # on a full disk the last checkpoint fails; the log stays, and it has all
+        # On a full disk the last checkpoint fails; the log stays, and it has all.
+        with suppress(sqlite3.Error):
+            # Out of WAL mode, the ledger is one file again, and a reader makes none beside it. Not while one reads.
+            self._connection.execute("PRAGMA busy_timeout = 0")
+            self._connection.execute("PRAGMA journal_mode = DELETE")
+        with suppress(sqlite3.Error):
             self._connection.close()
 
     def _gather(self, linger_s: float) -> tuple[list[_Write | _Task], bool]:
