@@ -174,10 +174,33 @@ def test_generation_parameters_arrive_as_they_were_given(mistill, run_of, simula
     assert {name: body.get(name) for name in wanted} == wanted
 
 
+def test_a_column_can_hold_a_parameter_of_each_row(mistill, run_of, simulator):
+    arguments = run_of(
+        1, "--temperature", "0.5", "--param", "temperature=temp", "--param", "max_new_tokens=most"
+    )
+    Path("prompts.jsonl").write_text('{"text": "a", "temp": 0.1, "most": 3}\n{"text": "b"}\n')
+    assert mistill(*arguments).code == 0
+    asked = {body["messages"][0]["content"]: body for body in bodies(simulator)}
+    assert [asked["Say a"][name] for name in ("temperature", "max_tokens")] == [0.1, 3]
+    assert asked["Say b"]["temperature"] == 0.5
+    assert "max_tokens" not in asked["Say b"]
+
+
+def test_columns_of_parameters_can_stand_in_a_settings_file(mistill, run_of, simulator):
+    Path("run.toml").write_text('[param]\ntemperature = "temp"\n')
+    arguments = run_of(1, "--settings", "run.toml")
+    Path("prompts.jsonl").write_text('{"text": "a", "temp": 0.1}\n')
+    assert mistill(*arguments).code == 0
+    assert bodies(simulator)[0]["temperature"] == 0.1
+
+
 @pytest.mark.parametrize(
     ("given", "told"),
     [
         (["--temperature", "9"], "temperature=9.0"),
+        (["--param", "temp=temperature"], "did you mean 'temperature'?"),
+        (["--param", "temperature"], "not of the form NAME=COLUMN"),
+        (["--param", "temperature=a", "--param", "temperature=b"], "--param sets 'temperature' twice"),
         (["--temperature", "warm"], "'warm' is not a valid float"),
         (["--tools", "[1"], "not JSON"),
         (["--metadata", "missing.json"], "missing.json cannot be read"),

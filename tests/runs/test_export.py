@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from tests.runs.conftest import Place, echoes
 
 from mistill.api.errors import InputError, LedgerError
-from mistill.runs.export import EXTRA_COLUMNS, export, record_shape
+from mistill.runs.export import EXTRA_COLUMNS, export, export_run, record_shape
 from mistill.runs.ledger import Selection
 from mistill.runs.sources import open_source
 from mistill.simulator import Simulator
@@ -134,6 +134,32 @@ def test_another_schema_reads_paid_answers_again(structured: Place, simulator: S
     assert errors[0].startswith("invalid_output: ")
     assert errors[1:] == [None, None]
     assert simulator.answered == answered
+
+
+def test_a_run_is_exported_in_its_own_shape_unless_told_and_without_a_key(
+    structured: Place, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("MISTRAL_API_KEY")
+    own = [record["generation"] for record in structured.records()]
+    to = tmp_path / "again.jsonl"
+
+    def exported(**settings: Any) -> list[dict[str, Any]]:
+        count = export_run(structured.out, to, **settings)
+        records = [json.loads(line) for line in to.read_text().splitlines()]
+        assert count == len(records)
+        return records
+
+    assert [record["generation"] for record in exported()] == own
+    assert exported(where="row=1", columns={"generation": "answer"})[0]["answer"] == own[1]
+    assert exported(flatten=True)[0]["name"] == json.loads(own[0])["name"]
+    aged = exported(schema=Aged, flatten=True, extra_columns=["model"])[0]
+    assert aged["age"] == json.loads(own[0])["age"]
+    assert "name" not in aged
+    assert aged["model"]
+    structured.out.unlink()
+    assert len(exported(ledger=structured.ledger)) == len(own)
+    with pytest.raises(LedgerError, match=r"other\.jsonl\.ledger"):
+        export_run(structured.out.with_name("other.jsonl"), to)
 
 
 def test_a_failed_row_has_empty_columns(place: Place, simulator: Simulator) -> None:

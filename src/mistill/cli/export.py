@@ -7,13 +7,11 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exits import Exit
-from mistill.cli.ledgers import find_ledger, ledger_option, selection_of, shape_of, where_option
+from mistill.cli.ledgers import find_ledger, ledger_option, where_option
 from mistill.cli.model_options import schema_named
 from mistill.cli.values import Pair
 from mistill.cli.wording import count, say
-from mistill.runs.export import EXTRA_COLUMNS, export
-from mistill.runs.ledger import LedgerReader
-from mistill.structured.schema import compile_schema
+from mistill.runs.export import EXTRA_COLUMNS, export_run
 
 _OUTPUT = "Output"
 
@@ -86,15 +84,17 @@ def command(
 
     The raw answers are in the ledger, so nothing is sent and nothing is paid. The file is complete or not there at all.
     """
-    path = find_ledger(out, ledger)
-    with LedgerReader(path) as reader:
-        shape = shape_of(
-            reader,
-            columns=dict(column),
-            extra_columns=extra_column,
-            flatten=flatten,
-            schema=None if schema is None else compile_schema(schema_named(schema)),
-        )
-    written = export(path, to, shape, format=output_format, selection=selection_of(where), partial=partial)
+    written = export_run(
+        out,
+        to,
+        ledger=find_ledger(out, ledger),
+        format=output_format,
+        where=where,
+        columns=dict(column),
+        extra_columns=extra_column,
+        flatten=flatten,
+        schema=None if schema is None else schema_named(schema),
+        partial=partial,
+    )
     say(f"{count(written, 'record')} to {'stdout' if to == '-' else to}")
     return Exit.ANSWERED

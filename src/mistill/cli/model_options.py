@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from types import UnionType
-from typing import Any, TypeVar, cast, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import click
 from pydantic import SecretStr
@@ -17,7 +17,7 @@ from mistill.api.errors import InputError
 from mistill.cli.command import option
 from mistill.cli.values import Json, TextOrJson
 from mistill.llms import MistralLLM
-from mistill.llms.parameters import PARAMETERS, GenerationParameters
+from mistill.llms.parameters import PARAMETER_TYPES, PARAMETERS
 from mistill.structured import load_schema
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -217,11 +217,8 @@ def _generation_option(name: str, description: str, annotation: Any) -> Callable
     return option(names, name, group=_GENERATION, help=description + repeatable, **settings)
 
 
-_FIRST_PARAMETERS = {"max_new_tokens": int, "temperature": float, "top_p": float}
-_PARAMETER_TYPES = _FIRST_PARAMETERS | get_type_hints(GenerationParameters)
-
 generation_options = _all(
-    *(_generation_option(name, text, _PARAMETER_TYPES[name]) for name, text in PARAMETERS.items())
+    *(_generation_option(name, text, PARAMETER_TYPES[name]) for name, text in PARAMETERS.items())
 )
 
 

@@ -107,6 +107,15 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --dry-run     
 @option("--dedupe", group=_INPUT, is_flag=True, help="Ask identical requests once, and copy the answer.")
 @structured_options
 @generation_options
+@option(
+    "--param",
+    group="Generation",
+    multiple=True,
+    type=Pair("NAME=COLUMN"),
+    metavar="NAME=COLUMN",
+    help="Each row's own value of a parameter above, from its column: temperature=temp. Where that is null or "
+    "missing, the option's holds. Repeatable.",
+)
 @pace_options
 @option(
     "--max-cost", group=_BUDGET, type=float, metavar="USD", help="What the run may cost, all starts together."
@@ -167,11 +176,12 @@ def command(ctx: click.Context, **given: Any) -> Exit:
             prompt=_template(given["prompt"], given["prompt_file"]),
             system=_template(given["system"], given["system_file"]),
             num_generations=given["num_generations"],
+            row_parameters=_once_each(given["param"], "--param sets"),
             ledger=given["ledger"],
             limit=given["limit"],
             input_format=given["input_format"],
             output_format=given["output_format"],
-            columns=_renames(given["column"]),
+            columns=_once_each(given["column"], "--column renames"),
             extra_columns=given["extra_column"],
             flatten=given["flatten"],
             fresh=given["fresh"],
@@ -200,10 +210,10 @@ def _template(text: str | None, path: str | None) -> str | None:
     return text if path is None else read_text(path).removesuffix("\n")
 
 
-def _renames(pairs: Iterable[tuple[str, str]]) -> dict[str, str]:
-    renames: dict[str, str] = {}
-    for ours, name in pairs:
-        if ours in renames:
-            raise InputError(f"--column renames {ours!r} twice")
-        renames[ours] = name
-    return renames
+def _once_each(pairs: Iterable[tuple[str, str]], does: str) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for name, value in pairs:
+        if name in found:
+            raise InputError(f"{does} {name!r} twice")
+        found[name] = value
+    return found

@@ -12,10 +12,10 @@ import msgspec
 
 from mistill.cli.command import command, option
 from mistill.cli.exits import Exit
-from mistill.cli.ledgers import find_ledger, ledger_option, output_of, selection_of, shape_of, where_option
+from mistill.cli.ledgers import find_ledger, ledger_option, output_of, selection_of, where_option
 from mistill.cli.report import cause_lines
 from mistill.cli.wording import count, money
-from mistill.runs.export import record_line
+from mistill.runs.export import record_line, shape_of
 from mistill.runs.ledger import Cause, Counts, LedgerReader
 
 

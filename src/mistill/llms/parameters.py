@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Final, TypedDict, cast
+from collections.abc import Iterable, Mapping
+from typing import Any, Final, TypedDict, cast, get_type_hints
 
 import msgspec
 
@@ -68,6 +68,14 @@ PARAMETERS: Final[dict[str, str]] = {
     "extra_body": "fields of the request that this library does not know yet",
 }
 
+PARAMETER_TYPES: Final[dict[str, Any]] = {
+    "max_new_tokens": int | None,
+    "temperature": float | None,
+    "top_p": float | None,
+    **get_type_hints(GenerationParameters),
+}
+"""The type of each of `PARAMETERS`, as an annotation."""
+
 _WIRE_NAMES = {"max_new_tokens": "max_tokens"}
 _NOT_ON_THE_WIRE = {"extra_body"}
 
@@ -78,10 +86,7 @@ def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
     Raises:
         InputError: an unknown name, a wrong type or a value out of its range.
     """
-    for name in arguments:
-        if name not in PARAMETERS:
-            hint = "num_generations sets how many" if name == "n" else nearest(name, PARAMETERS)
-            raise InputError(f"unknown generation parameter {name!r}", hint=hint)
+    check_parameter_names(arguments)
     fields = {
         _WIRE_NAMES.get(name, name): value
         for name, value in arguments.items()
@@ -100,13 +105,27 @@ def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
         raise InputError(_told_in_our_names(str(error), arguments)) from error
 
 
-def describe_parameters(arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Arguments of a generation as JSON values: tools in the form of the wire, the rest as it is."""
+def check_parameter_names(names: Iterable[str]) -> None:
+    """``InputError`` for a name that is none of `PARAMETERS`, with the nearest that is."""
+    for name in names:
+        if name not in PARAMETERS:
+            hint = "num_generations sets how many" if name == "n" else nearest(name, PARAMETERS)
+            raise InputError(f"unknown generation parameter {name!r}", hint=hint)
+
+
+def describe_parameters(
+    arguments: Mapping[str, Any], checked: ChatParameters | None = None
+) -> dict[str, Any]:
+    """Arguments of a generation as JSON values: tools in the form of the wire, the rest as it is.
+
+    Args:
+        checked: the fields that came of the arguments, where that is known.
+    """
     described = dict(arguments)
     for name in ("tools", "tool_choice"):
         if described.get(name) is not None:
-            checked = getattr(check_parameters(arguments), name)
-            described[name] = msgspec.to_builtins(checked)
+            checked = checked or check_parameters(arguments)
+            described[name] = msgspec.to_builtins(getattr(checked, name))
     return described
 
 

@@ -27,8 +27,8 @@ _MODES = ("auto", "none", "any", "required")
 def tool_of(given: ToolLike) -> AnyTool:
     """The tool as it goes on the wire.
 
-    A dict may be one of Mistral's own tools too: ``{"type": "web_search"}``. A model class gives its name, docstring and
-    JSON schema; a function its name, docstring and the JSON schema of its parameters.
+    A dict may be one of Mistral's own tools too: ``{"type": "web_search"}``. A model class gives its name, docstring
+    and JSON schema; a function its name, docstring and the JSON schema of its parameters.
 
     Raises:
         InputError: it is none of these, or one of its parameters has no type, or one that no JSON schema can tell.

@@ -10,13 +10,15 @@ import msgspec
 from msgspec import Struct
 
 from mistill.api.errors import InputError, InvalidOutput, LedgerError
+from mistill.llms import MistralLLM
 from mistill.llms.types import Completion
 from mistill.runs.answers import completions_of
 from mistill.runs.formats import format_of
 from mistill.runs.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.runs.records import OUTPUT_COLUMNS, column_names, make_line, make_record
 from mistill.runs.writers import open_writer
-from mistill.structured.schema import OutputSchema
+from mistill.structured.schema import OutputSchema, compile_schema
+from mistill.structured.settings import compile_structured_output
 
 EXTRA_COLUMNS = ("thinking", "tool_calls", "cost", "model")
 """Columns that a record has only if they are asked for."""
@@ -87,6 +89,59 @@ def record_shape(
     return shape
 
 
+class Output(Struct, frozen=True, kw_only=True):
+    """What a run's output looks like. The ledger keeps it, for a later export or retry."""
+
+    format: str | None = None
+    columns: dict[str, str] = {}
+    extra_columns: list[str] = []
+    flatten: bool = False
+
+    def shape(self, schema: OutputSchema | None, num_generations: int) -> RecordShape:
+        """The shape of records whose answers are read by ``schema``."""
+        return record_shape(
+            renames=[f"{ours}={theirs}" for ours, theirs in self.columns.items()],
+            extra=self.extra_columns,
+            schema=schema,
+            flatten=self.flatten,
+            num_generations=num_generations,
+        )
+
+
+def shape_of(
+    reader: LedgerReader,
+    *,
+    columns: Mapping[str, str] | None = None,
+    extra_columns: Iterable[str] = (),
+    flatten: bool | None = None,
+    schema: Any = None,
+) -> RecordShape:
+    """The shape of a run's own records, as its ledger has it, changed where something is given. No key is needed.
+
+    Raises:
+        InputError: the run never read a row, or the change is impossible.
+    """
+    details = reader.details()
+    if "output" not in details:
+        raise InputError(f"{reader.path} has no row yet: its run never got that far", hint="start the run")
+    own = msgspec.convert(details["output"], Output)
+    output = Output(
+        columns=own.columns | dict(columns or {}),
+        extra_columns=list(dict.fromkeys([*own.extra_columns, *extra_columns])),
+        flatten=own.flatten if flatten is None else flatten,
+    )
+    read_by = _own_schema(details["llm"]) if schema is None else compile_schema(schema)
+    return output.shape(read_by, reader.plan()["num_generations"])
+
+
+def _own_schema(llm: Mapping[str, Any]) -> OutputSchema | None:
+    """The schema that the run asked its answers to fit."""
+    setting = llm.get("structured_output")
+    if setting is None:
+        return None
+    return compile_structured_output(MistralLLM.restore_attribute("structured_output", setting)).schema
+
+
 def _known_extras(extra: Iterable[str]) -> list[str]:
     chosen = list(extra)
     for column in chosen:
@@ -95,6 +150,43 @@ def _known_extras(extra: Iterable[str]) -> list[str]:
                 f"there is no extra column {column!r}", hint=f"there are {', '.join(EXTRA_COLUMNS)}"
             )
     return chosen
+
+
+def export_run(
+    out: str | Path,
+    to: str | Path,
+    *,
+    ledger: str | Path | None = None,
+    format: str | None = None,  # noqa: A002  the public name
+    where: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    extra_columns: Iterable[str] = (),
+    flatten: bool | None = None,
+    schema: Any = None,
+    partial: bool = False,
+) -> int:
+    """Writes the records of the run that writes ``out`` once more, in another shape. Returns how many.
+
+    Nothing is sent and no key is needed: the answers are in the ledger. What is not given is as the run has it.
+
+    Args:
+        out: the run's output; it need not be there any more.
+        to: the new file, whose suffix says the format; ``"-"`` for stdout.
+        ledger: where the run remembers, if not beside ``out``.
+        where: which rows, such as ``"finish_reason=stop"``; all unless given.
+        columns, extra_columns, flatten: as for `Run`.
+        schema: reads the answers in place of the run's own: a pydantic model class, any type, or a JSON schema.
+        partial: rows without an outcome yet are left out, instead of refused.
+
+    Raises:
+        InputError: something given is wrong.
+        LedgerError: there is no such run, or it is not finished and ``partial`` is not wanted.
+    """
+    path = Path(ledger) if ledger is not None else Path(f"{out}.ledger")
+    selection = EVERYTHING if where is None else Selection.parse(where)
+    with LedgerReader(path) as reader:
+        shape = shape_of(reader, columns=columns, extra_columns=extra_columns, flatten=flatten, schema=schema)
+    return export(path, to, shape, format=format, selection=selection, partial=partial)
 
 
 def export(

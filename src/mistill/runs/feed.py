@@ -6,7 +6,7 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Sequence
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self, TypeGuard
 
 import msgspec
 from msgspec import Struct
@@ -17,6 +17,7 @@ from mistill.runs.ledger import InputRow, RowState
 from mistill.runs.plan import Plan
 from mistill.runs.reading import Windows
 from mistill.runs.records import check_columns
+from mistill.runs.row_parameters import WrongParameter
 from mistill.runs.sources import Row
 from mistill.runs.summary import Progress
 
@@ -125,11 +126,10 @@ class Feed:
         digests = [_digest(row.raw) for row in rows]
         states = await self._matcher.known(digests)
         prompts = {place: self._prompt_of(rows[place]) for place, state in enumerate(states) if state is None}
-        if prompts and rows[0].index == 0 and isinstance(first := prompts.get(0), InputError):
-            # A first row that cannot be rendered means a wrong template or wrong names: nothing is sent.
+        if prompts and rows[0].index == 0 and _is_of_all_rows(first := prompts.get(0)):
             raise first
         claimed = await self._matcher.claim(
-            [_input_row(rows[place], digests[place], prompt) for place, prompt in prompts.items()]
+            [self._input_row(rows[place], digests[place], prompt) for place, prompt in prompts.items()]
         )
         for place, state in zip(prompts, claimed, strict=True):
             states[place] = state
@@ -158,7 +158,10 @@ class Feed:
         try:
             if not self._reserved.isdisjoint(row.record):
                 check_columns(row.record, self._reserved, row.where)
-            return self._plan.generation.check(self._plan.prompt.render(row))
+            generation = self._plan.generation
+            if self._plan.row_parameters:
+                generation = self._plan.row_parameters.apply(generation, row)
+            return generation.check(self._plan.prompt.render(row))
         except InputError as error:
             if not error.message.startswith(row.where):
                 error = InputError(f"{row.where}: {error.message}", hint=error.hint, index=row.index)
@@ -171,12 +174,28 @@ class Feed:
         changed = prompt.generation.with_parameters(msgspec.json.decode(state.parameters))
         return Prompt(prompt.messages, changed)
 
+    def _input_row(self, row: Row, digest: bytes, prompt: Prompt | InputError) -> InputRow:
+        if isinstance(prompt, InputError):
+            fingerprint = digest  # a row that cannot be asked is known by its own bytes
+        elif self._plan.row_parameters:
+            fingerprint = _digest(_encode_sorted(_asked_with(prompt)))
+        else:
+            fingerprint = _digest(msgspec.json.encode(prompt.messages))
+        return InputRow(row.index, digest, fingerprint, row.raw)
+
+
+def _asked_with(prompt: Prompt) -> tuple[Any, ...]:
+    """What tells a row's request from another's in the same run."""
+    return prompt.messages, prompt.generation.parameters, prompt.generation.extra_body
+
+
+def _is_of_all_rows(first: Prompt | InputError | None) -> TypeGuard[InputError]:
+    """A first row that cannot be rendered means a wrong template or wrong names: nothing is sent."""
+    return isinstance(first, InputError) and not isinstance(first, WrongParameter)
+
 
 def _digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def _input_row(row: Row, digest: bytes, prompt: Prompt | InputError) -> InputRow:
-    # A row that cannot be asked is known by its own bytes.
-    fingerprint = digest if isinstance(prompt, InputError) else _digest(msgspec.json.encode(prompt.messages))
-    return InputRow(row.index, digest, fingerprint, row.raw)
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from typing import Any
 
 import msgspec
@@ -10,20 +11,24 @@ from msgspec import Struct
 
 from mistill.llms import MistralLLM
 from mistill.llms.generation import Generation
+from mistill.llms.parameters import describe_parameters
 from mistill.runs.prompts import Prompt
+from mistill.runs.row_parameters import RowParameters
 
 
 class Plan(Struct, frozen=True):
     """A run's settings, resolved.
 
     Attributes:
-        settings: what decides the answers: model, prompt, parameters, schema, number of generations. JSON values.
+        settings: what decides the answers: model, prompt, parameters, the columns of rows' own, schema, number of
+            generations. JSON values.
         llm: the LLM as dumped, to make it again for a retry; no secret is in it. It has the endpoint, which is not
             among ``settings``: another host of the same model answers the same rows.
     """
 
     prompt: Prompt
     generation: Generation
+    row_parameters: RowParameters
     settings: dict[str, Any]
     llm: dict[str, Any]
 
@@ -34,12 +39,18 @@ class Plan(Struct, frozen=True):
 
 
 def make_plan(
-    llm: MistralLLM, prompt: Prompt, *, num_generations: int = 1, parameters: dict[str, Any] | None = None
+    llm: MistralLLM,
+    prompt: Prompt,
+    *,
+    num_generations: int = 1,
+    parameters: dict[str, Any] | None = None,
+    row_parameters: Mapping[str, str] | None = None,
 ) -> Plan:
     """The plan of a run, everything in it checked.
 
     Args:
         parameters: generation parameters over the LLM's own ``generation_kwargs``.
+        row_parameters: generation parameter → the column that has each row's own, over those.
 
     Raises:
         InputError: a parameter or a schema is wrong, or there is no key.
@@ -47,14 +58,16 @@ def make_plan(
     given = llm.generation_kwargs | (parameters or {})
     generation = llm.generation(num_generations, **given)
     structured = generation.structured
+    of_rows = RowParameters(row_parameters or {})
     settings = {
         "model": llm.model,
         "prompt": prompt.describe(),
         "parameters": msgspec.to_builtins(generation.parameters),
         "extra_body": given.get("extra_body"),
+        "row_parameters": of_rows.columns,
         "schema": None if structured is None else structured.schema.fingerprint(),
         "schema_mode": None if structured is None else structured.mode,
         "num_generations": num_generations,
     }
-    dumped = llm.dump() | {"generation_kwargs": msgspec.to_builtins(given)}
-    return Plan(prompt, generation, settings, dumped)
+    dumped = llm.dump() | {"generation_kwargs": describe_parameters(given, generation.parameters)}
+    return Plan(prompt, generation, of_rows, settings, dumped)

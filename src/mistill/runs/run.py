@@ -24,7 +24,8 @@ from mistill.delivery.governor import Governor
 from mistill.delivery.slowness import Snapshot, advice
 from mistill.llms import MistralLLM
 from mistill.llms.event_loop import background
-from mistill.runs.export import RecordShape, record_shape, write_records
+from mistill.llms.parameters import describe_parameters
+from mistill.runs.export import Output, RecordShape, write_records
 from mistill.runs.feed import OnUnknown
 from mistill.runs.forecast import Forecast, forecast
 from mistill.runs.ledger import Counts, Ledger, LedgerReader, Selection
@@ -36,7 +37,6 @@ from mistill.runs.runner import RowOutcome, Runner
 from mistill.runs.sources import Source, open_source
 from mistill.runs.summary import Progress, Summary
 from mistill.runs.writers import check_target
-from mistill.structured.schema import OutputSchema
 
 _MOST_UNREAD_OUTCOMES = 1024
 
@@ -56,6 +56,8 @@ class Run:
             column is sent.
         num_generations: completions for each row.
         parameters: generation parameters, over the LLM's own.
+        row_parameters: generation parameters that rows bring themselves, ``{"temperature": "temp"}`` from their column
+            ``temp``. Where it is null or missing, the run's own holds; a wrong value fails its row, unsent.
         ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
             temporary one, deleted when the run is finished.
         limit: at most so many rows of the input.
@@ -87,6 +89,7 @@ class Run:
         system: str | None = None,
         num_generations: int = 1,
         parameters: Mapping[str, Any] | None = None,
+        row_parameters: Mapping[str, str] | None = None,
         ledger: str | Path | None = None,
         limit: int | None = None,
         input_format: str | None = None,
@@ -109,6 +112,7 @@ class Run:
             Prompt(prompt=prompt, system=system),
             num_generations=num_generations,
             parameters=dict(parameters or {}),
+            row_parameters=row_parameters,
         )
         self._output = Output(
             format=output_format,
@@ -116,7 +120,8 @@ class Run:
             extra_columns=list(extra_columns),
             flatten=flatten,
         )
-        shape = self._output.shape(plan)
+        structured = plan.generation.structured
+        shape = self._output.shape(structured.schema if structured else None, num_generations)
         rows = source if isinstance(source, Source) else open_source(source, format=input_format, limit=limit)
         if out is not None:
             check_target(out, output_format)
@@ -127,6 +132,8 @@ class Run:
                 )
         if rows.columns is not None:
             check_columns(rows.columns, shape.columns)
+        if rows.header is not None:
+            plan.row_parameters.check_columns(rows.header)
         self._begin(plan, rows, shape, llm)
         self.out = None if out is None else str(out)
         self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, ledger)
@@ -384,6 +391,7 @@ class Run:
             prompt=settings["prompt"]["prompt"],
             system=settings["prompt"]["system"],
             num_generations=settings["num_generations"],
+            row_parameters=settings.get("row_parameters"),
             ledger=path,
             output_format=output["format"],
             columns=output["columns"],
@@ -392,8 +400,10 @@ class Run:
             retry_failed=False,
             grace=grace,
         )
-        again = (selection, dict(parameters or {}))
-        run.plan.generation.with_parameters(again[1])  # a wrong one is refused now, not at the first row
+        given = dict(parameters or {})
+        # A wrong one is refused now, not at the first row.
+        changed = run.plan.generation.with_parameters(given)
+        again = (selection, describe_parameters(given, changed.parameters))
         run._options = msgspec.structs.replace(run._options, again=again)
         run._again = rows
         return run
@@ -412,26 +422,6 @@ class _Options(Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     sample: int | None = None
     again: tuple[Selection, dict[str, Any]] | None = None
-
-
-class Output(Struct, frozen=True, kw_only=True):
-    """What a run's output looks like. The ledger keeps it, for a later export or retry."""
-
-    format: str | None = None
-    columns: dict[str, str] = {}
-    extra_columns: list[str] = []
-    flatten: bool = False
-
-    def shape(self, plan: Plan, schema: OutputSchema | None = None) -> RecordShape:
-        """The shape of the run's records; ``schema`` reads its answers in place of the plan's own."""
-        structured = plan.generation.structured
-        return record_shape(
-            renames=[f"{ours}={theirs}" for ours, theirs in self.columns.items()],
-            extra=self.extra_columns,
-            schema=schema or (structured.schema if structured else None),
-            flatten=self.flatten,
-            num_generations=plan.generation.num_generations,
-        )
 
 
 def _ledger_path(out: str | None, ledger: str | Path | None) -> tuple[Path, bool]:

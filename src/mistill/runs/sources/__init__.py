@@ -76,6 +76,17 @@ class Source:
             found.update(dict.fromkeys(first.record if first else ()))
         return tuple(found) or None
 
+    @property
+    def header(self) -> tuple[str, ...] | None:
+        """Column names of all inputs together, where each has a header or schema: no row has another one."""
+        found: dict[str, None] = {}
+        for part in self._parts:
+            names = part.columns()
+            if names is None:
+                return None
+            found.update(dict.fromkeys(names))
+        return tuple(found)
+
     def __iter__(self) -> Iterator[Row]:
         if self._waiting is not None:
             rows, self._waiting = self._waiting, None
