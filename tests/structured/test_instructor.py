@@ -190,6 +190,15 @@ async def test_a_model_that_talks_instead_of_calling_the_tool_is_asked_again_the
     assert len(script.requests) == 2
 
 
+@pytest.mark.parametrize("mode", MODES)
+async def test_an_empty_answer_is_asked_again_without_showing_it(mode: str) -> None:
+    script = Script("", GOOD, as_tools=False)
+    assert (await ask(plan(mode), PROMPT, {}, script.send)).text == GOOD
+    again, _ = script.requests[1]
+    assert "assistant" not in {message["role"] for message in again}, "the API refuses an empty one"
+    assert len(again) > len(script.requests[0][0])
+
+
 async def test_arguments_may_be_an_object() -> None:
     async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> ChatResponse:
         calls = [{"id": None, "function": {"name": "User", "arguments": json.loads(GOOD)}}]

@@ -115,6 +115,8 @@ class _Exchange:
         if not attempts:
             return self._prompt
         last = max(index for index, message in enumerate(attempts) if message["role"] == "assistant")
+        if not attempts[last].get("content") and not attempts[last].get("tool_calls"):
+            last += 1  # an empty answer, as when all a model did was think; the API refuses to be shown it
         prefixed = self._prompt[-1]["role"] == "assistant"
         return [*(self._prompt[:-1] if prefixed else self._prompt), *attempts[last:]]
 
