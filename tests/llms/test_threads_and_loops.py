@@ -104,8 +104,10 @@ INTERRUPTED = """
     from mistill.llms import MistralLLM
     from mistill.llms.event_loop import background
     llm = MistralLLM(model="mistral-small-latest", endpoint=sys.argv[1])
-    try:
+    async def in_a_running_loop():
         llm.generate(["slow"] * 50)
+    try:
+        asyncio.run(in_a_running_loop()) if "loop" in sys.argv else llm.generate(["slow"] * 50)
     except KeyboardInterrupt as error:
         interrupted_at = time.monotonic()
     async def others():
@@ -115,11 +117,12 @@ INTERRUPTED = """
 """
 
 
-def test_ctrl_c_ends_a_call_and_leaves_no_stray_tasks(simulator: Simulator) -> None:
+@pytest.mark.parametrize("where", ["script", "loop"])
+def test_ctrl_c_ends_a_call_and_leaves_no_stray_tasks(simulator: Simulator, where: str) -> None:
     simulator.change(latency_s=60)
     code = textwrap.dedent(INTERRUPTED)
     process = subprocess.Popen(
-        [sys.executable, "-c", code, simulator.url], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [sys.executable, "-c", code, simulator.url, where], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     while simulator.in_flight < 2:
         assert process.poll() is None, process.communicate()

@@ -11,12 +11,13 @@ import atexit
 import os
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 
 _UNWIND_S = 1.0
+_LOOK_S = 0.1
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -39,7 +40,7 @@ class BackgroundLoop:
         ended = threading.Event()
         future = self.submit(_told(work, ended))
         try:
-            return future.result()
+            return _result(future)
         except KeyboardInterrupt:
             future.cancel()
             # A cancelled future counts as done before its task has unwound, hence the event.
@@ -97,6 +98,27 @@ class BackgroundLoop:
     def forget(self) -> None:
         """After a fork the thread is gone, so its loop is of no use."""
         self.__init__()
+
+
+def _result(future: Future[T]) -> T:
+    """The result, once it is there. ``asyncio.run`` answers Ctrl-C by cancelling its task and no more, which a task
+    that waits here, and blocks its loop, would notice only at the end; so look now and then.
+    """
+    task = _caller()
+    if task is None:
+        return future.result()
+    cancelled_before = task.cancelling()
+    while not wait([future], timeout=_LOOK_S).done:
+        if task.cancelling() > cancelled_before:
+            raise KeyboardInterrupt
+    return future.result()
+
+
+def _caller() -> asyncio.Task[Any] | None:
+    try:
+        return asyncio.current_task()
+    except RuntimeError:  # no loop runs in this thread
+        return None
 
 
 async def _told(work: Awaitable[T], ended: threading.Event) -> T:
