@@ -46,6 +46,9 @@ class MistillError(Exception):
     partial: Any = None
     """The `Completion` as far as it came, where the answer was streamed and broke off."""
 
+    attempts: int = 0
+    """How many HTTP attempts ended in this error, the last included."""
+
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message

@@ -107,6 +107,7 @@ class Dispatcher(Generic[R]):
             try:
                 answer = await self._exchange(request.body)
             except MistillError as error:
+                error.attempts = attempts
                 limits = error.limits if isinstance(error, APIError) else None
                 charged += governor.settle(permit, limits=limits, error=error, row=row)
                 if journal is not None:

@@ -238,7 +238,7 @@ class AsyncLLM(LLM):
 
 
 def _unsent(fatal: MistillError | None) -> Stopped:
-    error = Stopped("not sent, since the call was ended by another row's error")
+    error = Stopped("not answered, since the call was ended by another row's error")
     error.__cause__ = fatal
     return error
 

@@ -370,9 +370,8 @@ class _Spent:
     def failed(self, error: MistillError) -> Outcome:
         if classify(error).fatal:
             raise error
-        return Outcome(
-            completions=[None], error=error, usage=self.usage, attempts=self.attempts, cost=self.cost
-        )
+        attempts = self.attempts + error.attempts
+        return Outcome(completions=[None], error=error, usage=self.usage, attempts=attempts, cost=self.cost)
 
 
 def _judge(
@@ -409,7 +408,7 @@ def _pair(given: tuple[Any, ...], index: int | None) -> tuple[Any, Any]:
 def _failed(error: MistillError) -> Outcome:
     if classify(error).fatal:
         raise error
-    return Outcome(completions=[None], error=error)
+    return Outcome(completions=[None], error=error, attempts=error.attempts)
 
 
 def _answered(completions: list[Completion], attempts: int) -> Outcome:
