@@ -11,6 +11,7 @@ import pytest
 
 from mistill.api.errors import InputError
 from mistill.llms import MistralLLM, content
+from mistill.llms.content import check_image_url
 from mistill.simulator import Simulator
 
 PNG = b"\x89PNG\r\n\x1a\n" + b"0" * 20
@@ -98,6 +99,34 @@ def test_the_size_is_bounded(tmp_path: Path) -> None:
     for source in (path, path.read_bytes()):
         with pytest.raises(InputError, match=r"1\.9 MiB are more than 1 MiB"):
             content.image(source, max_bytes=1024 * 1024)
+
+
+@pytest.mark.parametrize(
+    ("url", "words"),
+    [
+        ("data:image/png;base64," + b64(b"%PDF-1.7 and more"), "its bytes are application/pdf"),
+        ("data:text/plain;base64," + b64(b"Hello, I am a text."), "of no known type"),
+        ("data:image/png;base64,", "of no known type"),
+        ("data:image/png,abc", "must be base64"),
+        ("data:nonsense", "must be base64"),
+        ("DATA:image/png;base64," + b64(PNG) + "A" * 14_000_000, "are more than 10 MiB"),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_an_image_in_a_message_is_checked_too(
+    simulator: Simulator, make_llm: Callable[..., MistralLLM], url: str, words: str, nested: bool
+) -> None:
+    chunk = {"type": "image_url", "image_url": {"url": url} if nested else url}
+    bad = [{"role": "user", "content": [{"type": "text", "text": "?"}, chunk]}]
+    with pytest.raises(InputError, match=words) as caught:
+        make_llm(model="pixtral-12b").generate(["good", bad])
+    assert str(caught.value).startswith("input 1: messages[0]: image: ")
+    assert simulator.requests == []
+
+
+@pytest.mark.parametrize("length", range(len(PNG), len(PNG) + 40))
+def test_a_good_image_of_any_length_passes(length: int) -> None:
+    check_image_url("data:image/png;base64," + b64(PNG.ljust(length, b"0")))
 
 
 def test_chunks_go_out_as_they_are(simulator: Simulator, make_llm: Callable[..., MistralLLM]) -> None:

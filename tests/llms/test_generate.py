@@ -151,6 +151,11 @@ def test_inputs_that_are_no_list_are_refused(make_llm: MakeLLM, inputs: object) 
         ({"reasoning_effort": "huge"}, "reasoning_effort='huge'"),
         ({"extra_body": {"temperature": 1}}, "extra_body has 'temperature'"),
         ({"extra_body": ["x"]}, "extra_body"),
+        ({"extra_body": {"x": object()}}, "extra_body is no JSON: .*type object"),
+        ({"metadata": {"x": float("nan")}}, "metadata is no JSON"),
+        ({"metadata": {1: 2}}, r"metadata=\{1: 2\}: expected `str`, got `int`"),
+        ({"guardrails": [{"x": object()}]}, "guardrails is no JSON"),
+        ({"response_format": {"type": "json_schema"}}, "go together"),
     ],
 )
 def test_bad_arguments_are_refused_before_anything_is_sent(

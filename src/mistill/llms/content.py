@@ -88,12 +88,32 @@ def _url(source: Source, what: str, kinds: tuple[str, ...], max_bytes: int) -> s
     if len(data) > max_bytes:
         raise _too_large(what, len(data), max_bytes)
     kind = mime_type(data)
+    _check_kind(kind, what, kinds)
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+
+
+def check_image_url(url: str, max_bytes: int = MAX_IMAGE_BYTES) -> None:
+    """As `image`, for a ``data:`` URL that stands in a message already; its first bytes alone are decoded.
+
+    Raises:
+        InputError: it is no such image, or is larger than ``max_bytes``.
+    """
+    if url[:5].lower() != "data:":
+        return
+    comma = url.find(",")
+    size = (len(url) - comma - 1) * 3 // 4
+    if size > max_bytes:
+        raise _too_large("image", size, max_bytes)
+    start = url[: comma + 1 + _LONGEST_SIGNATURE * 2]  # a multiple of four, as base64 needs it
+    _check_kind(mime_type(_decoded(start, "image")), "image", _IMAGES)
+
+
+def _check_kind(kind: str | None, what: str, kinds: tuple[str, ...]) -> None:
     if kind not in kinds:
         names = ", ".join(kind.partition("/")[2] for kind in kinds)
         raise InputError(
             f"{what}: its bytes are {kind or 'of no known type'}", hint=f"what is taken: {names}"
         )
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def _read(path: Path, what: str, max_bytes: int) -> bytes:

@@ -9,8 +9,17 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from mistill.api.chat import AssistantMessage, Message, SystemMessage, TextChunk, ToolMessage, UserMessage
+from mistill.api.chat import (
+    AssistantMessage,
+    ImageURLChunk,
+    Message,
+    SystemMessage,
+    TextChunk,
+    ToolMessage,
+    UserMessage,
+)
 from mistill.api.errors import InputError
+from mistill.llms.content import check_image_url
 
 
 class _Messages(Struct):
@@ -23,7 +32,7 @@ def check_messages(messages: Any, index: int | None = None, *, in_order: bool = 
 
     Args:
         index: the input's place in its call, for the error.
-        in_order: whether Mistral's rules of order hold.
+        in_order: whether Mistral's rules hold, of order and of images.
 
     Raises:
         InputError: an unknown role, key or chunk, a value of the wrong type, text that UTF-8 cannot carry, or an order
@@ -44,7 +53,23 @@ def check_messages(messages: Any, index: int | None = None, *, in_order: bool = 
         raise InputError(f"{_input(index)}: messages{where}: {reason}", index=index) from error
     if problem := order_problem(checked) if in_order or not checked else None:
         raise InputError(f"{_input(index)}: {problem}", index=index)
+    if in_order:
+        _check_images(checked, index)
     return _encodable(checked, index)
+
+
+def _check_images(messages: Sequence[Message], index: int | None) -> None:
+    for number, message in enumerate(messages):
+        if not isinstance(message.content, list):
+            continue
+        for chunk in message.content:
+            if isinstance(chunk, ImageURLChunk):
+                url = chunk.image_url
+                try:
+                    check_image_url(url if isinstance(url, str) else url.url)
+                except InputError as error:
+                    where = f"{_input(index)}: messages[{number}]"
+                    raise InputError(f"{where}: {error.message}", hint=error.hint, index=index) from error
 
 
 def _encodable(messages: list[Message], index: int | None) -> list[Message]:

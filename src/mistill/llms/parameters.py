@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, TypedDict, cast, get_type_hints
 
@@ -78,6 +79,7 @@ PARAMETER_TYPES: Final[dict[str, Any]] = {
 
 _WIRE_NAMES = {"max_new_tokens": "max_tokens"}
 _NOT_ON_THE_WIRE = {"extra_body"}
+_FREE_FORM = ("extra_body", "metadata", "guardrails", "response_format")
 
 
 def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
@@ -99,10 +101,17 @@ def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
         if "tool_choice" in fields:
             fields["tool_choice"] = tool_choice_of(fields["tool_choice"], tools)
     _check_extra_body(arguments.get("extra_body"))
+    for name in _FREE_FORM:
+        if arguments.get(name) is not None:
+            _check_json(name, arguments[name])
     try:
-        return msgspec.convert(fields, ChatParameters)
+        parameters = msgspec.convert(fields, ChatParameters)
     except msgspec.ValidationError as error:
         raise InputError(_told_in_our_names(str(error), arguments)) from error
+    form = parameters.response_format
+    if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
+        raise InputError("response_format: type json_schema and the field json_schema go together")
+    return parameters
 
 
 def check_parameter_names(names: Iterable[str]) -> None:
@@ -141,10 +150,17 @@ def _check_extra_body(given: Any) -> None:
             raise InputError(f"extra_body has {name!r}, which has an argument of its own")
 
 
+def _check_json(name: str, given: Any) -> None:
+    try:
+        json.dumps(given, allow_nan=False, default=msgspec.to_builtins)  # msgspec would write null for NaN
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(f"{name} is no JSON: {error}") from error
+
+
 def _told_in_our_names(text: str, arguments: Mapping[str, Any]) -> str:
     """``Expected `float` <= 1.5 - at `$.temperature``` → ``temperature=2.0: expected `float` <= 1.5``."""
-    reason, _, place = text.partition(" - at `$.")
-    path = place.rstrip("`")
+    reason, _, place = text.partition(" - at ")
+    path = place[place.find("$") + 2 :].rstrip("`")  # of a wrong key: `key` in `$.metadata`
     field = path.split(".")[0].split("[")[0]
     name = next((ours for ours, wire in _WIRE_NAMES.items() if wire == field), field)
     return f"{name}={arguments.get(name)!r}: {reason[0].lower()}{reason[1:]} at {name}{path[len(field) :]}"

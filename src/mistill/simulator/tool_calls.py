@@ -35,7 +35,7 @@ def chosen_tools(request: ChatRequest, asked: str) -> list[Function]:
             )
         return named
     if not functions or choice == "none":
-        if choice in ("any", "required"):
+        if choice in ("any", "required") and not request.tools:
             raise refusals.bad_request(f"Tool choice {choice} needs tools", param="tool_choice")
         return []
     mentioned = [function for function in functions if function.name in asked]
