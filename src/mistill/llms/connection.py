@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Awaitable, Callable, Hashable
 from copy import copy, deepcopy
 from typing import Annotated, Any, ClassVar, Self
@@ -160,9 +161,9 @@ class Connection(Settings):
         server = Server(self.model, dialect or MISTRAL, price)
         return Session(settings, client, dispatcher, server, dialect is not None)
 
+    @abstractmethod
     def _exchange(self, client: MistralClient) -> Callable[[bytes], Awaitable[Answer[Any]]]:
         """The one kind of request that this model answers."""
-        raise NotImplementedError
 
     async def _ready(self) -> Session:
         """The session, its dialect found out where that is left to us."""
