@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pyarrow
+import pyarrow.parquet
 import pytest
 from tests.runs.conftest import MODEL, Place, sent
 
@@ -161,6 +163,17 @@ def test_tools_that_are_code_survive_a_retry(place: Place, simulator: Simulator)
     assert simulator.requests[-1].body["tools"] == simulator.requests[0].body["tools"]
     assert simulator.requests[-1].body["tool_choice"]["function"] == {"name": "weather"}
     assert Run.retry(place.out, "row=1", parameters={"tools": [weather]}).start().sent == 1
+
+
+def test_tools_may_come_from_a_columnar_file(place: Place, tmp_path: Path, simulator: Simulator) -> None:
+    parameters = {"type": "object", "properties": {"town": {"type": "string"}}}
+    function = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
+    library = {"type": "document_library", "library_ids": ["7"]}
+    rows = [{"text": "a", "tools": [function, library]}, {"text": "b", "tools": [library]}, {"text": "c"}]
+    path = tmp_path / "in.parquet"
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    assert place.run(str(path), row_parameters={"tools": "tools"}).start().completions == 3
+    assert fields(simulator, "tools") == {"a": ([function, library],), "b": ([library],), "c": (None,)}
 
 
 def test_a_servers_dialect_can_refuse_a_row(place: Place, simulator: Simulator) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import msgspec
 
@@ -13,6 +13,9 @@ from mistill.llms.generation import Generation
 from mistill.llms.parameters import PARAMETER_TYPES, check_parameter_names, check_parameters
 from mistill.llms.runtime_parameters import nearest
 from mistill.runs.sources import Row
+
+_STRUCTURED = ("tools", "tool_choice", "response_format", "prediction")
+"""Parameters in which null says no more than absence does."""
 
 
 class WrongParameter(InputError):
@@ -69,7 +72,7 @@ class RowParameters:
             value = _read(value, takes_text=str in kinds)
         if isinstance(value, float) and float not in kinds and value.is_integer():
             return int(value)  # tables make floats of a column of integers with nulls in it
-        return value
+        return _without_nulls(value) if name in _STRUCTURED else value
 
     def _refusal(self, values: Mapping[str, Any], row: Row, error: InputError) -> WrongParameter:
         column = next((self.columns[name] for name, value in values.items() if _is_wrong(name, value)), None)
@@ -92,6 +95,16 @@ def _read(text: str, *, takes_text: bool) -> Any:
         return msgspec.json.decode(text) if text.strip() else None
     except msgspec.DecodeError:
         return text
+
+
+def _without_nulls(value: Any) -> Any:
+    """Columnar files give every struct of a column the keys that any has, null where it had none."""
+    if isinstance(value, dict):
+        items = cast("dict[str, Any]", value).items()
+        return {key: _without_nulls(one) for key, one in items if one is not None}
+    if isinstance(value, list):
+        return [_without_nulls(one) for one in cast("list[Any]", value)]
+    return value
 
 
 def _is_wrong(name: str, value: Any) -> bool:
