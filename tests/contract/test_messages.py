@@ -79,6 +79,30 @@ def spoilt(draw: st.DrawFn) -> dict[str, Any]:
     return made
 
 
+tool = st.fixed_dictionaries(
+    {
+        "type": st.sampled_from(
+            ["function", "web_search", "code_interpreter", "document_library", "connector", "oven"]
+        )
+    },
+    optional={
+        "function": st.fixed_dictionaries(
+            {"name": words, "parameters": st.just({"type": "object"})},
+            optional={"description": words, "strict": st.booleans()},
+        ),
+        "library_ids": st.lists(words, max_size=2),
+        "connector_id": words,
+        "tool_configuration": st.fixed_dictionaries(
+            {}, optional=dict.fromkeys(("include", "exclude", "requires_confirmation", "more"), NOISE)
+        ),
+    },
+)
+tools = st.lists(tool, max_size=2) | st.sampled_from(
+    [
+        [{"type": "document_library", "library_ids": ["7"], "tool_configuration": {"include": []}}],
+        [{"type": "connector", "connector_id": "7"}, {"type": "image_generation"}],
+    ]
+)
 user = fixed(role=st.just("user"), content=content)
 parameters = st.fixed_dictionaries(
     {},
@@ -90,6 +114,8 @@ parameters = st.fixed_dictionaries(
         "random_seed": st.integers(-2, 5) | NOISE,
         "presence_penalty": st.floats(-3, 3) | NOISE,
         "frequency_penalty": st.floats(-3, 3) | st.just(float("nan")) | NOISE,
+        "tools": tools | NOISE,
+        "tool_choice": st.sampled_from(["auto", "any", "required"]) | NOISE,
         "parallel_tool_calls": NOISE,
         "reasoning_effort": st.sampled_from(["none", "low", "xhigh", "huge"]) | NOISE,
         "prompt_mode": st.just("reasoning") | NOISE,
