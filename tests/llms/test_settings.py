@@ -241,6 +241,12 @@ def test_a_schema_of_json_comes_back_as_json() -> None:
     assert restored.structured_output == {"schema": schema}
 
 
+def test_a_schema_named_without_its_json_schema_is_refused_rather_than_taken_for_one() -> None:
+    named = {"schema": {"module": "models", "name": "User"}}
+    with pytest.raises(InputError, match="not a saved schema"):
+        MistralLLM.from_dict({"model": "m", "structured_output": named})
+
+
 def test_a_dump_may_be_written_by_hand() -> None:
     assert MistralLLM.from_dict({"model": "m", "timeout": 3}).timeout == 3
 

@@ -59,7 +59,7 @@ class MistralLLM(Connection, AsyncLLM):
         if name != "structured_output" or value is None:
             return value
         schema = value.get("schema")
-        described = isinstance(schema, dict) and "json_schema" in schema
+        described = isinstance(schema, dict) and not schema.keys().isdisjoint({"module", "json_schema"})
         return value | {"schema": restore_schema(cast("dict[str, Any]", schema))} if described else value
 
     @field_validator("generation_kwargs")
