@@ -492,3 +492,29 @@ async def test_advice_for_a_run_looks_at_that_run_only() -> None:
 
 def test_nothing_slow_no_advice() -> None:
     assert advice(Governor().snapshot(), max_concurrent_requests=64) is None
+
+
+@in_fake_time
+async def test_a_refusal_is_no_rows_own_while_others_are_answered() -> None:
+    caller = Caller()
+    caller.answer()
+    assert caller.fail(REFUSED, "a") is False
+    silent = Caller()
+    silent.answer()
+    await asyncio.sleep(100)  # no answer for longer than a window
+    assert silent.fail(REFUSED, "a") is True
+
+
+@in_fake_time
+async def test_a_first_refusal_tells_of_no_quota_until_the_probe_is_refused_too() -> None:
+    caller = Caller()
+    for _ in range(5):
+        caller.answer()
+    caller.fail(REFUSED)
+    await asyncio.sleep(1)
+    caller.answer()  # the probe
+    assert caller.governor.snapshot().requests_per_minute is None
+    caller.fail(REFUSED)
+    await asyncio.sleep(1)
+    caller.fail(REFUSED)  # the probe
+    assert caller.governor.snapshot().requests_per_minute == 6

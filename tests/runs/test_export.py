@@ -198,3 +198,37 @@ def test_an_output_is_replaced_whole(finished: Place) -> None:
     assert not list(finished.out.parent.glob("*.partial"))
     with pytest.raises(InputError, match="is a directory"):
         export(finished.ledger, Path(finished.out.parent), record_shape(), format="jsonl")
+
+
+def test_flattened_fields_are_as_validated(place: Place, simulator: Simulator) -> None:
+    class Part(BaseModel):
+        a: int
+        b: str = "none"
+
+    place.write(["x"])
+    simulator.script(['{"a": "1"}'])
+    llm = place.llm(structured_output={"schema": Part})
+    place.run(llm=llm, flatten=True).start()
+    (record,) = place.records()
+    assert (record["a"], record["b"]) == (1, "none")
+
+
+def test_a_cut_answer_says_so_in_its_record(place: Place, simulator: Simulator) -> None:
+    place.write(["x"])
+    simulator.script(['{"name": "a long name'])
+    llm = place.llm(structured_output={"schema": {"type": "object", "required": ["name"]}})
+    place.run(llm=llm, parameters={"max_new_tokens": 3}).start()
+    (record,) = place.records()
+    assert record["finish_reason"] == "length"
+    assert record["error"].startswith("invalid_output: the answer was cut short")
+
+
+def test_an_output_that_is_no_runs_is_not_replaced(place: Place, simulator: Simulator) -> None:
+    place.write(["x"])
+    place.out.write_text("dear to somebody\n")
+    with pytest.raises(InputError, match="is no output of this run"):
+        place.run().start()
+    assert place.out.read_text() == "dear to somebody\n"
+    assert not simulator.requests
+    place.run(fresh=True).start()
+    assert place.answers() == ["Echo: x"]

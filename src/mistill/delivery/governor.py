@@ -45,6 +45,8 @@ from mistill.delivery.waiting import LOCK, Lane, Permit, Waiter, WaitingRoom
 
 __all__ = ["Governor", "Lane", "Permit", "Snapshot", "governor_for"]
 
+_ANSWERS_FOR_S = 60.0
+"""A server that gave a good answer this lately is answering; one quota window."""
 _SHORTEST_TIMER_S = (
     0.001  # timers may ring a little early; without a floor one would then be set for almost 0 s
 )
@@ -84,6 +86,7 @@ class Governor:
         self._clock = clock
         self._sequence = 0
         self._answered = 0
+        self._answered_at_s = -math.inf
         self._refused = 0
         self._waiting = WaitingRoom(self)
         self._pacing = Pacing(window_s)
@@ -344,6 +347,7 @@ class Governor:
         self, permit: Permit, limits: RateLimits | None, tokens: int | None, now_s: float
     ) -> None:
         self._answered += 1
+        self._answered_at_s = now_s
         if tokens is None:
             tokens = permit.tokens if limits is None else limits.query_cost or permit.tokens
         pacing = self._pacing
@@ -403,13 +407,20 @@ class Governor:
                 is_suspected, is_new = self._suspects(permit, now_s)
                 if is_suspected:
                     trouble.last_error = error
-                    return is_new
-                self._pacing.infer(now_s, is_straggler=trouble.is_straggler(permit.sequence))
+                    return is_new and not self._answers_others(now_s)
+                if trouble.is_on or is_beyond or self._pacing.has_inferred:
+                    self._pacing.infer(now_s, is_straggler=trouble.is_straggler(permit.sequence))
+                # Else a first refusal with little sent after it: the probe will tell whether it stands alone.
             if is_beyond and not permit.is_probe:
                 return False  # it was sent to find out, and it did: no trouble
             is_new = trouble.refused(permit.sequence, newest, now_s, probe_after=True)
         trouble.last_error = error
-        return (is_new and not permit.is_probe) or self._is_out_of_patience(now_s)
+        is_own = is_new and not permit.is_probe and not self._answers_others(now_s)
+        return is_own or self._is_out_of_patience(now_s)
+
+    def _answers_others(self, now_s: float) -> bool:
+        """The server answers: then a refusal is for the governor to deal with, and no row's own failure."""
+        return now_s - self._answered_at_s < _ANSWERS_FOR_S
 
     def _suspects(self, permit: Permit, now_s: float) -> tuple[bool, bool]:
         """Whether it is still to be seen if this refusal tells of a quota, and whether it is the first of those."""

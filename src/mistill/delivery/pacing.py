@@ -69,6 +69,11 @@ class Pacing:
         return self._users[0] is not None or self._told[0] is not None
 
     @property
+    def has_inferred(self) -> bool:
+        """Refusals have told of a quota before."""
+        return self.inferred.limit is not None
+
+    @property
     def requests_source(self) -> LimitSource | None:
         if self.inferred.limit is not None and self.requests.limit == self.inferred.limit:
             return "inferred"

@@ -356,10 +356,12 @@ class _Spent:
         self.usage = _NO_USAGE
         self.attempts = 0
         self.cost: float | None = None
+        self.finish_reason: str | None = None
 
     def add(self, completion: Completion, attempts: int) -> None:
         self.usage = self.usage + completion.usage
         self.attempts += attempts
+        self.finish_reason = completion.finish_reason
         if completion.cost is not None:
             self.cost = (self.cost or 0.0) + completion.cost
 
@@ -370,8 +372,14 @@ class _Spent:
     def failed(self, error: MistillError) -> Outcome:
         if classify(error).fatal:
             raise error
-        attempts = self.attempts + error.attempts
-        return Outcome(completions=[None], error=error, usage=self.usage, attempts=attempts, cost=self.cost)
+        return Outcome(
+            completions=[None],
+            error=error,
+            finish_reason=self.finish_reason,
+            usage=self.usage,
+            attempts=self.attempts + error.attempts,
+            cost=self.cost,
+        )
 
 
 def _judge(
@@ -423,9 +431,11 @@ def _joined(outcomes: Sequence[Outcome]) -> Outcome:
         usage = usage + outcome.usage
         if outcome.cost is not None:
             cost = (cost or 0.0) + outcome.cost
+    failed = next((outcome for outcome in outcomes if outcome.error), None)
     return Outcome(
         completions=[completion for outcome in outcomes for completion in outcome.completions],
-        error=next((outcome.error for outcome in outcomes if outcome.error), None),
+        error=failed.error if failed else None,
+        finish_reason=failed.finish_reason if failed else None,
         usage=usage,
         attempts=sum(outcome.attempts for outcome in outcomes),
         cost=cost,

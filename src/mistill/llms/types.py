@@ -100,6 +100,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
     Attributes:
         completions: one for each generation; ``None`` in the place of one that failed.
         error: why the row failed; ``None`` where every generation was answered.
+        finish_reason: of the last answer of a row that failed, where it had one that did not fit.
         usage: tokens of all answers of this row, the useless ones included.
         attempts: HTTP attempts, failed ones included.
         cost: US dollars, or ``None`` where the model has no known price.
@@ -107,6 +108,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
 
     completions: list[Completion | None]
     error: MistillError | None = None
+    finish_reason: str | None = None
     usage: Usage = Usage()
     attempts: int = 0
     cost: float | None = None

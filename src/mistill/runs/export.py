@@ -8,6 +8,7 @@ from typing import Any, cast
 
 import msgspec
 from msgspec import Struct
+from pydantic_core import to_jsonable_python
 
 from mistill.api.errors import InputError, InvalidOutput, LedgerError
 from mistill.llms import MistralLLM
@@ -261,7 +262,7 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
         "cost": row.cost,
     }
     if row.state != "completion":
-        return fields | {"error": _error_text(row.error)}
+        return fields | {"finish_reason": row.finish_reason, "error": _error_text(row.error)}
     try:
         completions = completions_of(row.answers, shape.schema)
     except InvalidOutput as error:
@@ -271,7 +272,8 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     if len(shape.names) > len(OUTPUT_COLUMNS):
         fields |= _extras(completions, several=shape.several)
     if shape.flatten:
-        fields["value"] = msgspec.json.decode(completions[0].text or "null")
+        # As validated, so defaults and coercions count; not as the model wrote it.
+        fields["value"] = to_jsonable_python(completions[0].value, by_alias=True)
     return fields
 
 

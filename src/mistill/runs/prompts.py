@@ -109,6 +109,10 @@ class _RowTemplate:
         self._role = role
         if not source.strip():
             raise InputError(f"the {role} template is blank")
+        try:
+            source.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(f"the {role} template is not UTF-8 text: {error.reason}") from error
         environment = _environment()
         kept = {name: environment.globals[name] for name in _KEPT_GLOBALS}
         environment.globals.clear()

@@ -225,6 +225,8 @@ class Run:
         options = self._options
         if self._ledger_is_temporary:
             self.ledger_path.parent.mkdir(mode=0o700, exist_ok=True)
+        if self.out is not None and not options.fresh:
+            _refuse_foreign(self.out, self.ledger_path)
         ledger = Ledger.open(
             self.ledger_path,
             self.plan.fingerprint,
@@ -422,6 +424,15 @@ class _Options(Struct, frozen=True, kw_only=True):
     deadline_s: float | None = None
     sample: int | None = None
     again: tuple[Selection, dict[str, Any]] | None = None
+
+
+def _refuse_foreign(out: str, ledger: Path) -> None:
+    """``InputError`` if the output exists and no run is known that made it: it may be dear to somebody."""
+    if Path(out).is_file() and Path(out).stat().st_size and not ledger.exists():
+        raise InputError(
+            f"{out} exists, and {ledger} does not, so it is no output of this run",
+            hint="choose another output, or replace it with --fresh",
+        )
 
 
 def _ledger_path(out: str | None, ledger: str | Path | None) -> tuple[Path, bool]:

@@ -212,7 +212,9 @@ class Runner:
         row, parameters = task.state.row, task.state.parameters
         usage = Usage(outcome.usage.input_tokens, outcome.usage.output_tokens, outcome.cost)
         if outcome.error is not None:
-            return self.ledger.fail(row, outcome.error, usage=usage, parameters=parameters)
+            return self.ledger.fail(
+                row, outcome.error, finish_reason=outcome.finish_reason, usage=usage, parameters=parameters
+            )
         reason = next((one.finish_reason for one in outcome.completions if one), None)
         return self.ledger.complete(row, answers, finish_reason=reason, usage=usage, parameters=parameters)
 

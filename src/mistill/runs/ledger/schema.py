@@ -92,7 +92,7 @@ CREATE VIEW row_states AS
 FINGERPRINT_INDEX = "CREATE INDEX IF NOT EXISTS rows_fingerprint ON rows (fingerprint, position)"
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT})
 _FORBIDDEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
 
@@ -104,9 +104,14 @@ def explain(path: Path, error: sqlite3.Error) -> LedgerError:
             f"cannot write the ledger {path}: {error}",
             hint="make room on the disk and start the same command again: what was committed is kept",
         )
+    if code == sqlite3.SQLITE_NOTADB:
+        return LedgerError(
+            f"{path} is not a ledger: {error}",
+            hint="nothing was changed; give another path for the ledger or output",
+        )
     if code in _DAMAGED:
         return LedgerError(
-            f"{path} is not a ledger, or it is damaged: {error}",
+            f"the ledger {path} is damaged: {error}",
             hint="nothing was changed; restore it from a copy, choose another output, "
             "or start over with --fresh, which keeps this file under another name",
         )

@@ -220,11 +220,20 @@ class Ledger:
         return self._commits.commit(None, (_OUTCOMES, [values]))
 
     def fail(
-        self, row: int, error: MistillError, *, usage: Usage = NO_USAGE, parameters: str | None = None
+        self,
+        row: int,
+        error: MistillError,
+        *,
+        finish_reason: str | None = None,
+        usage: Usage = NO_USAGE,
+        parameters: str | None = None,
     ) -> asyncio.Future[None]:
-        """The row is given up for this run. A later one tries it again, unless the user says otherwise."""
+        """The row is given up for this run. A later one tries it again, unless the user says otherwise.
+
+        ``finish_reason``: of its last answer, where it had one that did not do.
+        """
         values = (
-            row, "failure", None, None, None, error.kind, describe(error),
+            row, "failure", None, None, finish_reason, error.kind, describe(error),
             usage.input_tokens, usage.output_tokens, usage.cost, time.time(), parameters,
         )  # fmt: skip
         return self._commits.commit(None, (_NOT_ASKED_AGAIN, [(row,)]), (_OUTCOMES, [values]))
