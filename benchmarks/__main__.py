@@ -58,7 +58,7 @@ def measure(client: str, port: int, requests: int, concurrency: int, loop: str) 
 
 def _requests(client: str, concurrency: int, *, quick: bool) -> int:
     if client in _SLOW:
-        return 100 if concurrency == 1 else 400 if quick else 2 * max(200, concurrency)
+        return 100 if concurrency == 1 else 400 if quick else max(400, concurrency)
     return (1_000 if concurrency == 1 else 4_000) if quick else (3_000 if concurrency == 1 else 20_000)
 
 
