@@ -108,8 +108,7 @@ class Dispatcher(Generic[R]):
                 answer = await self._exchange(request.body)
             except MistillError as error:
                 error.attempts = attempts
-                limits = error.limits if isinstance(error, APIError) else None
-                charged += governor.settle(permit, limits=limits, error=error, row=row)
+                charged += governor.settle(permit, error=error, row=row)
                 if journal is not None:
                     journal.ended(attempt, error)
                 decision = classify(error)

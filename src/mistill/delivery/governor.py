@@ -387,7 +387,10 @@ class Governor:
         row: Hashable,
         now_s: float,
     ) -> bool:
-        """A 429. The first of a stretch is the row's own; probes, and what had left before it, are not."""
+        """A 429. True, and so the row's own, for the first of a stretch while the server answers nobody.
+
+        Probes, and what had left before that first one, are never the row's own.
+        """
         self._refused += 1
         trouble, newest = self._trouble, self._sequence
         if isinstance(error, CapacityExceeded):
