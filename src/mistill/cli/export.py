@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import click
 
+from mistill.cli.columns import column_option, extra_column_option
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exits import Exit
 from mistill.cli.ledgers import find_ledger, ledger_option, where_option
 from mistill.cli.model_options import schema_named
-from mistill.cli.values import Pair
 from mistill.cli.wording import count, say
-from mistill.runs.export import EXTRA_COLUMNS, export_run
+from mistill.runs.export import export_run
 
 _OUTPUT = "Output"
 
@@ -45,21 +45,8 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     default=None,
     help="Fields of a structured answer become columns.",
 )
-@option(
-    "--column",
-    group=_OUTPUT,
-    multiple=True,
-    type=Pair("OURS=NAME"),
-    metavar="OURS=NAME",
-    help="Rename a column of ours. Repeatable.",
-)
-@option(
-    "--extra-column",
-    group=_OUTPUT,
-    multiple=True,
-    type=click.Choice(EXTRA_COLUMNS),
-    help="A further column. Repeatable.",
-)
+@column_option
+@extra_column_option
 @option(
     "--partial",
     group="Run",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from mistill.api.errors import InputError
+from mistill.cli.columns import column_option, extra_column_option
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exits import Exit
@@ -29,7 +30,6 @@ from mistill.cli.settings_file import settings_option
 from mistill.cli.start import grace_option, json_option, quiet_option, start
 from mistill.cli.values import Duration, Pair, SampleSize, read_text
 from mistill.cli.wording import say
-from mistill.runs.export import EXTRA_COLUMNS
 from mistill.runs.run import Run
 
 _PROMPT, _INPUT, _OUTPUT, _DURABILITY, _BUDGET = "Prompt", "Input", "Output", "Durability", "Budget"
@@ -84,21 +84,8 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --dry-run     
     metavar="FORMAT",
     help="Where the suffix does not tell: jsonl, csv.gz, …",
 )
-@option(
-    "--column",
-    group=_OUTPUT,
-    multiple=True,
-    type=Pair("OURS=NAME"),
-    metavar="OURS=NAME",
-    help="Rename a column of ours, such as generation=answer. Repeatable.",
-)
-@option(
-    "--extra-column",
-    group=_OUTPUT,
-    multiple=True,
-    type=click.Choice(EXTRA_COLUMNS),
-    help="A further column. Repeatable.",
-)
+@column_option
+@extra_column_option
 @option("--flatten", group=_OUTPUT, is_flag=True, help="Fields of a structured answer become columns.")
 @option("--limit", group=_INPUT, type=click.IntRange(min=0), metavar="N", help="At most so many rows.")
 @option(
