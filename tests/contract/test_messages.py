@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mistill.api.chat import ChatParameters, RequestTemplate
 from mistill.api.errors import InputError
-from mistill.llms.messages import check_messages
+from mistill.llms.messages import check_messages, encode_messages
 from mistill.llms.parameters import check_parameters
 
 words = st.text(max_size=8)
@@ -137,7 +137,7 @@ def test_accepted_messages_are_valid(chat_request_validator: Any, messages: list
         checked = check_messages([*messages, last])
     except InputError:
         return
-    body = msgspec.json.decode(RequestTemplate("m", ChatParameters()).encode(checked))
+    body = msgspec.json.decode(RequestTemplate("m", ChatParameters()).encode(encode_messages(checked)))
     assert [str(error) for error in chat_request_validator.iter_errors(body)] == []
     assert len(body["messages"]) == len(messages) + 1
 
@@ -150,5 +150,5 @@ def test_accepted_parameters_are_valid(chat_request_validator: Any, given_parame
     except InputError:
         return
     template = RequestTemplate("m", checked)
-    body = msgspec.json.decode(template.encode(check_messages("x")))
+    body = msgspec.json.decode(template.encode(encode_messages(check_messages("x"))))
     assert [str(error) for error in chat_request_validator.iter_errors(body)] == []

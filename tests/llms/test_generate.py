@@ -203,7 +203,7 @@ def test_a_completion_tells_all_that_is_known(simulator: Simulator, make_llm: Ma
     assert completion.text == "Echo: Hello"
     assert completion.value is None
     assert completion.thinking is None
-    assert completion.tool_calls == []
+    assert completion.tool_calls == ()
     assert completion.finish_reason == "stop"
     usage = completion.usage
     assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (6, 3, 3)

@@ -248,7 +248,9 @@ class ChatParameters(Struct, forbid_unknown_fields=True, omit_defaults=True, fro
 class RequestTemplate:
     """A chat request but for its messages, encoded once for many rows.
 
-    ``encode(messages)`` is the body: a pure function of model, parameters, extra fields and messages.
+    ``encode(messages)`` is the body, around messages that are JSON already.
+
+    ``max_output_tokens`` bounds all its answers together, where the caller set a bound.
 
     Args:
         extra_body: fields that this library does not know, put into the body as they are. A field that it does know is
@@ -265,6 +267,8 @@ class RequestTemplate:
         dialect: Dialect = MISTRAL,
     ) -> None:
         self.parameters = parameters
+        most = parameters.max_tokens
+        self.max_output_tokens = None if most is None else most * (parameters.n or 1)
         fields = dialect.translate(msgspec.to_builtins(parameters))
         if stream:
             fields |= {"stream": True} | dialect.stream_fields
@@ -272,34 +276,31 @@ class RequestTemplate:
             if name in fields or name in OWN_FIELDS:
                 raise InputError(f"extra_body has {name!r}, which has an argument of its own")
             fields[name] = value
-        self._has_prefix = dialect.has_prefix
         self._head = b'{"model":' + msgspec.json.encode(model) + b',"messages":'
         self._tail = b"," + msgspec.json.encode(fields)[1:] if fields else b"}"
 
-    def encode(self, messages: Sequence[Message]) -> bytes:
-        if not self._has_prefix:
-            messages = [_without_prefix(message) for message in messages]
-        return self._head + _encode(messages) + self._tail
+    def encode(self, messages: bytes) -> bytes:
+        return self._head + messages + self._tail
 
 
-def _without_prefix(message: Message) -> Message:
-    if isinstance(message, AssistantMessage) and message.prefix:
-        return msgspec.structs.replace(message, prefix=False)
-    return message
+def without_prefix(messages: Sequence[Message]) -> list[Message]:
+    """The messages for a server that does not know ``prefix``."""
+    return [
+        msgspec.structs.replace(message, prefix=False) if isinstance(message, AssistantMessage) else message
+        for message in messages
+    ]
 
 
 OWN_FIELDS = frozenset((*ChatParameters.__struct_fields__, "model", "messages", "stream"))
-_encode = msgspec.json.Encoder().encode
-
 
 # --- the answer (in) ------------------------------------------------------------------------------------------------
 
 
-class CachedTokens(Struct, frozen=True):
+class CachedTokens(Struct, frozen=True, gc=False):
     cached_tokens: int | None = None
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """Tokens as the server counted them; 0 where it told nothing."""
 
     prompt_tokens: int | None = 0
@@ -308,12 +309,12 @@ class Usage(Struct, frozen=True):
     prompt_tokens_details: CachedTokens | None = None
 
 
-class AnsweredFunction(Struct, frozen=True):
+class AnsweredFunction(Struct, frozen=True, gc=False):
     name: str
     arguments: str | dict[str, Any] = ""
 
 
-class AnsweredToolCall(Struct, frozen=True):
+class AnsweredToolCall(Struct, frozen=True, gc=False):
     """A call that the model wants made. ``function.arguments`` are as they came: a JSON text or an object."""
 
     function: AnsweredFunction
@@ -343,20 +344,20 @@ class AnsweredToolCall(Struct, frozen=True):
             ) from error
 
 
-class AnswerMessage(Struct, frozen=True):
+class AnswerMessage(Struct, frozen=True, gc=False):
     content: str | list[dict[str, Any]] | None = None
-    tool_calls: list[AnsweredToolCall] | None = None
+    tool_calls: tuple[AnsweredToolCall, ...] | None = None
     role: str | None = "assistant"
     reasoning_content: str | None = None  # vLLM and llama.cpp put the thinking here
 
 
-class Choice(Struct, frozen=True):
+class Choice(Struct, frozen=True, gc=False):
     message: AnswerMessage
     index: int = 0
     finish_reason: str | None = None
 
 
-class ChatResponse(Struct, frozen=True):
+class ChatResponse(Struct, frozen=True, gc=False):
     choices: list[Choice]
     id: str | None = None
     model: str | None = None
@@ -364,12 +365,12 @@ class ChatResponse(Struct, frozen=True):
     usage: Usage | None = None
 
 
-class DeltaFunction(Struct, frozen=True):
+class DeltaFunction(Struct, frozen=True, gc=False):
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
 
 
-class DeltaToolCall(Struct, frozen=True):
+class DeltaToolCall(Struct, frozen=True, gc=False):
     """A call, or a piece of one: Mistral sends calls whole, others their arguments bit by bit under one ``index``."""
 
     function: DeltaFunction
@@ -377,20 +378,20 @@ class DeltaToolCall(Struct, frozen=True):
     index: int | None = None
 
 
-class Delta(Struct, frozen=True):
+class Delta(Struct, frozen=True, gc=False):
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[DeltaToolCall] | None = None
     role: str | None = None
     reasoning_content: str | None = None
 
 
-class ChunkChoice(Struct, frozen=True):
+class ChunkChoice(Struct, frozen=True, gc=False):
     delta: Delta
     index: int = 0
     finish_reason: str | None = None
 
 
-class ChatChunk(Struct, frozen=True):
+class ChatChunk(Struct, frozen=True, gc=False):
     """One ``data:`` line of a stream."""
 
     choices: list[ChunkChoice]

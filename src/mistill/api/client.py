@@ -73,7 +73,7 @@ class Answered(Protocol):
 R = TypeVar("R", bound=Answered, default=ChatResponse)
 
 
-class Answer(Struct, Generic[R], frozen=True):
+class Answer(Struct, Generic[R], frozen=True, gc=False):
     """A good HTTP answer. ``raw`` is its body as it came; ``limits`` is what its headers told, if they were read."""
 
     response: R

@@ -31,7 +31,7 @@ from mistill.llms import MistralLLM
 
 _MODEL = "mistral-small-latest"
 
-Pieces = Iterator[tuple[str, str, list[AnsweredToolCall], str | None]]
+Pieces = Iterator[tuple[str, str, tuple[AnsweredToolCall, ...], str | None]]
 
 
 @cli_command(

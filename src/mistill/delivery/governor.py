@@ -115,7 +115,7 @@ class Governor:
             if lane.in_flight >= lane.slots:
                 return None
             waiting = self._waiting
-            if waiting and (lane in waiting or waiting.oldest_with_room() is not None):
+            if waiting.lanes and (lane in waiting.lanes or waiting.oldest_with_room() is not None):
                 return None
             now_s = self._clock()
             if self._blocked_until_s(tokens, now_s):
@@ -135,7 +135,7 @@ class Governor:
             MistillError: the server's last error, when it has failed for longer than ``patience_s``.
         """
         with LOCK:
-            if not self._waiting:
+            if not self._waiting.lanes:
                 self._trouble.somebody_comes(self._clock())
             self._sequence += 1
             waiter = Waiter(lane, tokens, self._sequence)
@@ -227,12 +227,12 @@ class Governor:
     def pump(self) -> None:
         """Admits whoever may leave now, oldest first."""
         with LOCK:
-            if not self._waiting:
+            if not self._waiting.lanes:
                 self._turn_if_nobody_waits()
                 return
             now_s = self._clock()
             self._fail_if_out_of_patience(now_s)
-            while self._waiting:
+            while self._waiting.lanes:
                 waiter = self._waiting.oldest_with_room()
                 if waiter is None:
                     self._spent.turn("concurrency", now_s)
@@ -259,26 +259,28 @@ class Governor:
                 self._cause = "cool_down"
                 return suspicion.decides_at_s
             self._settle_suspicion(suspicion, now_s)
-        until_s = self._trouble.blocked_until_s(now_s)
-        if until_s:
-            self._cause = self._trouble.cause
+        trouble = self._trouble
+        if trouble.is_on and (until_s := trouble.blocked_until_s(now_s)):
+            self._cause = trouble.cause
             return until_s
-        until_s = self._pacing.blocked_until_s(tokens, now_s)
-        if until_s:
-            self._cause = self._pacing.cause
+        pacing = self._pacing
+        if until_s := pacing.blocked_until_s(tokens, now_s):
+            self._cause = pacing.cause
             return until_s
+        if self.in_flight < self._ramp.limit:
+            return 0.0
         until_s = self._ramp.blocked_until_s(self.in_flight, now_s)
         if until_s:
             self._cause = "ramp"
         return until_s
 
     def _grant(self, lane: Lane, tokens: int, now_s: float) -> Permit:
-        if not self.in_flight and not self._waiting:
+        if not self.in_flight and not self._waiting.lanes:
             self._spent.turn("server", now_s)
         self._sequence += 1
         self.in_flight += 1
         lane.in_flight += 1
-        permit = Permit(lane, tokens, self._sequence)
+        permit = Permit(lane, self._sequence, tokens=tokens)
         permit.is_probe = self._trouble.entered(now_s)
         self._pacing.enter(permit, now_s)
         return permit
@@ -289,7 +291,7 @@ class Governor:
         self.in_flight -= 1
         lane = permit.lane
         lane.in_flight -= 1
-        if self._waiting or not self.in_flight:
+        if self._waiting.lanes or not self.in_flight:
             self.pump()
         if lane.waiting_at:
             for governor in tuple(lane.waiting_at):
@@ -317,7 +319,7 @@ class Governor:
             waiter.wake()
 
     def _turn_if_nobody_waits(self) -> None:
-        if not self._waiting:
+        if not self._waiting.lanes:
             self._spent.turn("server" if self.in_flight else "idle", self._clock())
 
     def _ring_at(self, at_s: float, waiter: Waiter, now_s: float) -> None:

@@ -31,9 +31,11 @@ class Cell:
         self.is_gone = False
 
 
+NO_CELL = Cell(-math.inf)
 Mark = tuple[int, int, int]
 """A meter when a request left: its totals (entered, expired), and what had entered but was not answered yet. What came
 later, or was still on its way, may be unknown to the request's answer."""
+NO_MARK: Mark = (0, 0, 0)
 
 
 class Meter:
@@ -93,6 +95,15 @@ class Meter:
             return math.inf
         self._expire(now_s)
         return self.limit - self.used - self.reserved - self.others(now_s)
+
+    def has_room(self, amount: float, now_s: float) -> bool:
+        """Whether ``amount`` may still be used now."""
+        if self.limit is None:
+            return True
+        # What has left the window since the last look only makes more room, so where there is enough, nobody looks.
+        if self.limit - self.used - self.reserved - self._others >= amount:
+            return True
+        return self.room(now_s) >= amount
 
     def next_change_s(self, now_s: float) -> float:
         """The next moment at which time alone makes room; infinite if only an answer can."""

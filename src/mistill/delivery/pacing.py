@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from typing import Literal
 
+from msgspec import Struct
+
 from mistill.api.limits import RateLimits
 from mistill.delivery.inference import InferredLimit
-from mistill.delivery.meter import Cell, Mark, Meter
+from mistill.delivery.meter import NO_CELL, NO_MARK, Cell, Mark, Meter
 
 QuotaCause = Literal["quota_requests", "quota_tokens"]
 LimitSource = Literal["user", "server", "inferred"]
@@ -19,19 +21,18 @@ _BURST_SHARE = 0.05
 at little cost in time, and gentle to servers that also limit by the second."""
 
 
-class Entry:
-    """What one request holds of the quotas, from when it leaves until it is settled."""
+class Entry(Struct, eq=False, gc=False, kw_only=True):
+    """What one request holds of the quotas, from when it leaves until it is settled.
 
-    __slots__ = ("cell", "is_beyond", "requests_mark", "tokens", "tokens_mark")
+    Attributes:
+        is_beyond: it left beyond the inferred limit, to find out whether that limit is right.
+    """
 
-    cell: Cell
-    requests_mark: Mark
-    tokens_mark: Mark
-    is_beyond: bool
-    """It left beyond the inferred limit, to find out whether that limit is right."""
-
-    def __init__(self, tokens: int) -> None:
-        self.tokens = tokens
+    tokens: int
+    cell: Cell = NO_CELL
+    requests_mark: Mark = NO_MARK
+    tokens_mark: Mark = NO_MARK
+    is_beyond: bool = False
 
 
 class Pacing:
@@ -112,7 +113,7 @@ class Pacing:
         requests = self.requests
         if requests.limit is not None:
             spaced_s = self._next_s - self._burst * self._spacing_s
-            self._is_beyond = requests.room(now_s) < 1
+            self._is_beyond = not requests.has_room(1, now_s)
             until_s = requests.next_change_s(now_s) if self._is_beyond else spaced_s
             if until_s > now_s:
                 probe_at_s = self.inferred.probe_at_s
@@ -122,7 +123,7 @@ class Pacing:
                 self._is_beyond = True
         limit = self.tokens.limit
         # A request above the whole quota leaves when nothing else is in it, or it would wait for ever.
-        if limit is not None and self.tokens.room(now_s) < min(tokens, limit):
+        if limit is not None and not self.tokens.has_room(min(tokens, limit), now_s):
             self.cause = "quota_tokens"
             return self.tokens.next_change_s(now_s)
         return 0.0

@@ -61,6 +61,8 @@ class Trouble:
         self.cause: TroubleCause = "cool_down"
         self.last_error: MistillError | None = None
         self.is_outage = False
+        self.is_on = False
+        """There is a cool-down or an outage."""
         self._seen_good = False
         self._failed_rows: set[Hashable] = set()
         self._since_s = math.inf
@@ -78,6 +80,8 @@ class Trouble:
 
     def blocked_until_s(self, now_s: float) -> float:
         """0 if a request may leave; else when to look again; infinite: not before the probe has ended."""
+        if not self.is_on:
+            return 0.0
         if now_s < self._until_s:
             return self._until_s
         if not self._is_probing or self._probe_left_s is None:
@@ -92,12 +96,13 @@ class Trouble:
 
     def somebody_comes(self, now_s: float) -> None:
         """A request comes while nobody waits. Trouble of long ago does not use up its patience."""
-        if self._since_s != math.inf and now_s - self._last_left_s > _FORGOTTEN_AFTER_S:
+        if self.is_on and now_s - self._last_left_s > _FORGOTTEN_AFTER_S:
             self._since_s = now_s
 
     def entered(self, now_s: float) -> bool:
         """A request leaves now; True if it is the probe."""
-        self.somebody_comes(now_s)
+        if self.is_on:
+            self.somebody_comes(now_s)
         self._last_left_s = now_s
         if self._is_probing:
             self._probe_left_s = now_s
@@ -120,13 +125,13 @@ class Trouble:
     def answered(self, sequence: int, *, is_probe: bool) -> None:
         """The server gave a sane answer to the request of this sequence."""
         self._seen_good = True
-        if self._since_s == math.inf:
+        if not self.is_on:
             if self._failed_rows:
                 self._failed_rows.clear()
             return
         if not is_probe and sequence <= (self._failed_at if self.is_outage else self._refused_at):
             return
-        self.is_outage = False
+        self.is_outage = self.is_on = False
         self._failed_rows.clear()
         self._since_s = math.inf
         self._until_s = -math.inf
@@ -140,11 +145,6 @@ class Trouble:
         self._until_s = max(self._until_s, now_s + retry_after_s)
         self._is_probing = True
         self._refused_at = newest
-
-    @property
-    def is_on(self) -> bool:
-        """There is a cool-down or an outage."""
-        return self._since_s != math.inf
 
     def is_straggler(self, sequence: int) -> bool:
         """The request of this sequence had left before the last refusal was known."""
@@ -187,7 +187,8 @@ class Trouble:
         self._until_s = max(self._until_s, now_s + self._interval_s * _jitter())
 
     def _begin(self, now_s: float) -> None:
-        if self._since_s == math.inf:
+        if not self.is_on:
+            self.is_on = True
             self._since_s = now_s
             self.cause = "cool_down"
 

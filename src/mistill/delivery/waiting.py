@@ -49,17 +49,13 @@ class Lane:
                 governor.pump()
 
 
-class Permit(Entry):
+class Permit(Entry, eq=False, gc=False):
     """The right to send one attempt. It is given back exactly once: settled or refunded."""
 
-    __slots__ = ("is_probe", "is_settled", "lane", "sequence")
-
-    def __init__(self, lane: Lane, tokens: int, sequence: int) -> None:
-        self.tokens = tokens
-        self.lane = lane
-        self.sequence = sequence
-        self.is_probe = False
-        self.is_settled = False
+    lane: Lane
+    sequence: int
+    is_probe: bool = False
+    is_settled: bool = False
 
 
 class Waiter:
@@ -105,15 +101,11 @@ class WaitingRoom:
         self._governor = governor
         # Not plain dicts: their first key gets slow to find when many before it were deleted.
         self._queues: dict[Lane, OrderedDict[Waiter, None]] = {}
-
-    def __bool__(self) -> bool:
-        return bool(self._queues)
+        self.lanes = self._queues.keys()
+        """The lanes in which anybody waits."""
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
-
-    def __contains__(self, lane: Lane) -> bool:
-        return lane in self._queues
 
     def add(self, waiter: Waiter) -> None:
         queue = self._queues.get(waiter.lane)

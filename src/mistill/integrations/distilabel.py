@@ -192,7 +192,7 @@ class MistralLLM(AsyncLLM):
         completions = await self._current().acomplete(
             _input_in_our_words(input), num_generations, **generation_kwargs
         )
-        return _output(Outcome(completions=list(completions)), num_generations)
+        return _output(Outcome(completions=tuple(completions)), num_generations)
 
     def get_generation_kwargs(self) -> dict[str, Any]:
         return self.generation_kwargs or {}
@@ -263,7 +263,7 @@ def _without_nulls(value: Any) -> Any:
 
 
 def _output(outcome: Outcome, num_generations: int) -> GenerateOutput:
-    completions = (outcome.completions + [None] * num_generations)[:num_generations]
+    completions = (outcome.completions + (None,) * num_generations)[:num_generations]
     usages = [completion.usage if completion else llms.Usage() for completion in completions]
     if None in completions:
         # What a failed generation has cost is in no completion; with it, the sum is what was billed.

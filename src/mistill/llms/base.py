@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import AsyncGenerator, Callable, Generator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing
 from typing import Any, Literal, TypeVar, cast
 
@@ -129,18 +129,22 @@ class AsyncLLM(LLM):
             InputError: an argument is wrong; nothing was sent.
         """
         generation = self.generation(num_generations, **generation_kwargs)
-        ends: dict[int, Outcome | None] = {}
+        ends: dict[int, Outcome] = {}
         prompts: dict[int, Prompt] = {}
         for index, given in enumerate(inputs):
             try:
                 prompts[index] = generation.check(given, index)
             except InputError as error:
-                ends[index] = Outcome(completions=[], error=error)
-        ends |= dict(zip(prompts, background.run(self._answer_all(list(prompts.values()))), strict=True))
-        errors = [end.error for end in ends.values() if end and end.error]
-        fatal = next((error for error in errors if classify(error).fatal), None)
-        unsent = Outcome(completions=[], error=_unsent(fatal))
-        return [ends[index] or unsent for index in range(len(inputs))]
+                ends[index] = Outcome(completions=(), error=error)
+        places = list(prompts)
+
+        def keep(place: int, outcome: Outcome) -> None:
+            ends[places[place]] = outcome
+
+        background.run(self._answer_all(list(prompts.values()), keep))
+        fatal = _fatal_among(end.error for end in ends.values())
+        unsent = Outcome(completions=(), error=_unsent(fatal))
+        return [ends.get(index, unsent) for index in range(len(inputs))]
 
     async def acomplete(
         self,
@@ -198,21 +202,41 @@ class AsyncLLM(LLM):
             raise InputError("inputs must be a list of inputs", hint="for one input write [input]")
         generation = self.generation(num_generations, **generation_kwargs)
         prompts = [generation.check(given, index) for index, given in enumerate(inputs)]
-        return self._shaped(background.run(self._answer_all(prompts)), on_error, shape)
+        outputs: list[T | None] = [None] * len(prompts)
+        failures: dict[int, MistillError] = {}
 
-    async def _answer_all(self, prompts: Sequence[Prompt]) -> list[Outcome | None]:
-        """An outcome for each prompt; ``None`` for those that another row's fatal error kept from leaving."""
-        outcomes: list[Outcome | None] = [None] * len(prompts)
+        def keep(index: int, outcome: Outcome) -> None:
+            # Shaped at once: a whole completion for each of a million rows would stay in memory else.
+            if any(outcome.completions):
+                outputs[index] = shape(outcome)
+            if outcome.error is not None:
+                failures[index] = outcome.error
+
+        background.run(self._answer_all(prompts, keep))
+        fatal = _fatal_among(failures.values())
+        if fatal is not None:
+            unanswered = (index for index, output in enumerate(outputs) if output is None)
+            failures = {index: _unsent(fatal) for index in unanswered} | failures
+        if failures and (on_error == "raise" or fatal is not None):
+            raise GenerationError.of(outputs, dict(sorted(failures.items())))
+        return cast("list[T]", outputs)
+
+    async def _answer_all(self, prompts: Sequence[Prompt], keep: Callable[[int, Outcome], None]) -> None:
+        """Answers every prompt; ``keep`` is given each outcome as it comes, with its prompt's place.
+
+        After a fatal error, the prompts that had not left yet have none.
+        """
         if not prompts:
-            return outcomes
+            return
 
         async def answer(index: int, crew: Crew[int]) -> None:
             prompt = prompts[index]
             try:
-                outcomes[index] = await prompt.generation.answer(prompt.messages, None, crew)
+                outcome = await prompt.generation.answer(prompt.messages, None, crew)
             except MistillError as error:
-                outcomes[index] = Outcome(completions=[], error=error)
+                keep(index, Outcome(completions=(), error=error))
                 raise
+            keep(index, outcome)
 
         crew = Crew(Each(range(len(prompts))), answer, size=min(self._most_at_once, len(prompts)))
         try:
@@ -220,21 +244,10 @@ class AsyncLLM(LLM):
         except MistillError as error:
             if not classify(error).fatal:
                 raise
-        return outcomes
 
-    def _shaped(
-        self, outcomes: list[Outcome | None], on_error: OnError, shape: Callable[[Outcome], T]
-    ) -> list[T]:
-        failures = {
-            index: outcome.error for index, outcome in enumerate(outcomes) if outcome and outcome.error
-        }
-        fatal = next((error for error in failures.values() if classify(error).fatal), None)
-        if fatal is not None:
-            failures |= {index: _unsent(fatal) for index, outcome in enumerate(outcomes) if outcome is None}
-        outputs = [shape(outcome) if outcome and any(outcome.completions) else None for outcome in outcomes]
-        if failures and (on_error == "raise" or fatal is not None):
-            raise GenerationError.of(outputs, failures)
-        return cast("list[T]", outputs)
+
+def _fatal_among(errors: Iterable[MistillError | None]) -> MistillError | None:
+    return next((error for error in errors if error and classify(error).fatal), None)
 
 
 def _unsent(fatal: MistillError | None) -> Stopped:

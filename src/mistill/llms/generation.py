@@ -10,18 +10,18 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-from mistill.api.chat import ChatParameters, ChatResponse, Message, RequestTemplate
+from mistill.api.chat import ChatParameters, ChatResponse, RequestTemplate, without_prefix
 from mistill.api.dialects import Dialect
 from mistill.api.errors import BadRequest, InputError, InvalidOutput, MistillError
 from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Crew, Delivered, Dispatcher, Journal, Request
 from mistill.delivery.retry import classify
 from mistill.llms.answers import split_content, usage_of
-from mistill.llms.messages import check_messages, check_text_only
+from mistill.llms.messages import check_messages, check_text_only, encode_messages
 from mistill.llms.parameters import check_parameters
 from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.types import Completion, Outcome, Usage
-from mistill.structured.repair import Parsed, judge, read_answer
+from mistill.structured.repair import Parsed, Reask, judge, read_answer
 from mistill.structured.settings import StructuredOutputPlan, compile_structured_output
 
 _log = logging.getLogger("mistill")
@@ -39,10 +39,10 @@ class Server(Struct):
     refuses_n: bool = False
 
 
-class Prompt(Struct, frozen=True):
-    """Checked messages, and the settings to send them with."""
+class Prompt(Struct, frozen=True, gc=False):
+    """Checked messages as the JSON that goes out, and the settings to send them with."""
 
-    messages: Sequence[Message]
+    messages: bytes
     generation: Generation
 
     def answer(
@@ -97,13 +97,20 @@ class Generation:
             given, setting = _pair(cast("tuple[Any, ...]", given), index)
             if setting is not None:
                 generation = self._with_schema(setting, index)
-        messages = check_messages(given, index, in_order=self.server.dialect.has_order)
-        if generation.structured is not None and generation.structured.mode == "json_object":
-            told = generation.structured.messages(msgspec.to_builtins(messages))
-            messages = check_messages(told, index, in_order=self.server.dialect.has_order)
-        if self.server.dialect.text_only:
-            check_text_only(messages, index)
-        return Prompt(messages, generation)
+        structured = generation.structured
+        if structured is not None and structured.mode == "json_object":
+            checked = check_messages(given, index, in_order=self.server.dialect.has_order)
+            given = structured.messages(msgspec.to_builtins(checked))
+        return Prompt(self._encoded(given, index), generation)
+
+    def _encoded(self, messages: Any, index: int | None = None) -> bytes:
+        dialect = self.server.dialect
+        checked = check_messages(messages, index, in_order=dialect.has_order)
+        if dialect.text_only:
+            check_text_only(checked, index)
+        if not dialect.has_prefix:
+            checked = without_prefix(checked)
+        return encode_messages(checked, index)
 
     def with_parameters(self, given: Mapping[str, Any]) -> Generation:
         """These settings with a row's own parameters over them; ``None`` leaves what is set. Equal ones are shared.
@@ -160,34 +167,38 @@ class Generation:
     # --- outcomes ---------------------------------------------------------------------------------------------------
 
     async def answer(
-        self, messages: Sequence[Message], journal: Journal | None = None, crew: Crew[Any] | None = None
+        self, messages: bytes, journal: Journal | None = None, crew: Crew[Any] | None = None
     ) -> Outcome:
-        """One row, answered or failed. Raises only what ends the whole call: a refused key, a stop, a broken ledger."""
-        if self.structured is not None:
-            return await self._answer_each(messages, journal, crew)
+        """One row, answered or failed. Raises only what ends the whole call: a refused key, a stop, a broken ledger.
+
+        Args:
+            messages: of a `Prompt` that this generation has checked.
+        """
         if self.num_generations > 1:
-            return await self._answer_together(messages, journal, crew)
+            return await self._answer_several(messages, journal, crew)
+        if self.structured is not None:
+            return await self._answer_one(messages, 0, journal, crew)
         try:
-            delivered = await self.dispatcher.send(self._request(self._template, messages), journal, crew)
+            delivered = await self.dispatcher.send(_request(self._template, messages), journal, crew)
         except MistillError as error:
             return _failed(error)
         completion = self._completions(delivered)[0]
         return Outcome(
-            completions=[completion],
+            completions=(completion,),
             usage=completion.usage,
             attempts=delivered.attempts,
             cost=completion.cost,
         )
 
-    async def _answer_together(
-        self, messages: Sequence[Message], journal: Journal | None, crew: Crew[Any] | None
+    async def _answer_several(
+        self, messages: bytes, journal: Journal | None, crew: Crew[Any] | None
     ) -> Outcome:
         """Several generations by one request with ``n``, whose input is billed once; else one by one."""
-        if self.server.refuses_n or not self.server.dialect.has_n:
+        if self.structured is not None or self.server.refuses_n or not self.server.dialect.has_n:
             return await self._answer_each(messages, journal, crew)
         template = self._template_of(n=self.num_generations, seed_offset=0)
         try:
-            delivered = await self.dispatcher.send(self._request(template, messages), journal, crew)
+            delivered = await self.dispatcher.send(_request(template, messages), journal, crew)
         except BadRequest as error:
             if classify(error).fatal:
                 raise
@@ -206,45 +217,40 @@ class Generation:
             return _joined([_answered(completions, delivered.attempts), *await _together(rest)])
         return _answered(completions, delivered.attempts)
 
-    async def _answer_each(
-        self, messages: Sequence[Message], journal: Journal | None, crew: Crew[Any] | None
-    ) -> Outcome:
-        if self.num_generations == 1:
-            return await self._answer_one(messages, 0, journal, crew)
+    async def _answer_each(self, messages: bytes, journal: Journal | None, crew: Crew[Any] | None) -> Outcome:
         each = [self._answer_one(messages, offset, journal, crew) for offset in range(self.num_generations)]
         return _joined(await _together(each))
 
     async def _answer_one(
-        self, messages: Sequence[Message], seed_offset: int, journal: Journal | None, crew: Crew[Any] | None
+        self, messages: bytes, seed_offset: int, journal: Journal | None, crew: Crew[Any] | None
     ) -> Outcome:
         """One generation by requests of its own: re-asked until it fits its schema, where there is one."""
-        if self.structured is not None and self.structured.uses_instructor:
-            return await self._answer_by_instructor(self.structured, messages, seed_offset, journal, crew)
+        plan = self.structured
+        if plan is not None and plan.uses_instructor:
+            return await self._answer_by_instructor(plan, messages, seed_offset, journal, crew)
         template = self._template_of(n=1, seed_offset=seed_offset)
         spent = _Spent()
         asked = messages
-        asks_left = self.structured.max_retries if self.structured else 0
+        asks_left = plan.max_retries if plan else 0
         try:
             while True:
-                delivered = await self.dispatcher.send(self._request(template, asked), journal, crew)
+                delivered = await self.dispatcher.send(_request(template, asked), journal, crew)
                 completion = self._completions(delivered)[0]
-                spent.add(completion, delivered.attempts)
-                if self.structured is None:
+                spent.add(completion)
+                if plan is None:
                     return spent.outcome(completion)
-                verdict = _judge(self.structured, messages, completion, asks_left)
+                verdict = _judge(plan, messages, completion, asks_left)
                 if isinstance(verdict, Parsed):
-                    return spent.outcome(
-                        msgspec.structs.replace(completion, text=verdict.text, value=verdict.value)
-                    )
+                    return spent.outcome(completion, verdict)
                 asks_left -= 1
-                asked = check_messages(verdict.messages)
+                asked = self._encoded(verdict.messages)
         except MistillError as error:
             return spent.failed(error)
 
     async def _answer_by_instructor(
         self,
         plan: StructuredOutputPlan,
-        messages: Sequence[Message],
+        messages: bytes,
         seed_offset: int,
         journal: Journal | None,
         crew: Crew[Any] | None,
@@ -257,40 +263,30 @@ class Generation:
 
         async def send(asked: Sequence[dict[str, Any]], fields: dict[str, Any]) -> ChatResponse:
             template = self._encoder(msgspec.convert(fields, ChatParameters))
-            delivered = await self.dispatcher.send(
-                self._request(template, check_messages(asked)), journal, crew
-            )
+            delivered = await self.dispatcher.send(_request(template, self._encoded(asked)), journal, crew)
             last[:] = self._completions(delivered)[:1]
-            spent.add(last[0], delivered.attempts)
+            spent.add(last[0])
             return delivered.answer.response
 
         fields = msgspec.to_builtins(self._template_of(n=1, seed_offset=seed_offset).parameters)
         fields.pop("response_format", None)  # each mode has its own way to tell the schema
         try:
-            parsed = await ask(plan, msgspec.to_builtins(messages), fields, send)
+            parsed = await ask(plan, msgspec.json.decode(messages), fields, send)
         except MistillError as error:
             return spent.failed(error)
-        return spent.outcome(
-            msgspec.structs.replace(last[0], text=parsed.text, value=parsed.value, tool_calls=[])
-        )
+        return spent.outcome(msgspec.structs.replace(last[0], tool_calls=()), parsed)
 
-    async def stream(self, messages: Sequence[Message]) -> AsyncGenerator[StreamChunk]:
+    async def stream(self, messages: bytes) -> AsyncGenerator[StreamChunk]:
         """One answer, piece by piece. Closing the generator closes the connection."""
         if self.num_generations != 1:
             raise InputError("a stream is of one generation")
         if self.structured is not None and self.structured.uses_instructor:
             raise InputError(f"structured_output mode {self.structured.mode!r} cannot be streamed")
         template = self._encoder(self._template.parameters, stream=True)
-        async for chunk in read_stream(self.dispatcher.stream(self._request(template, messages))):
+        async for chunk in read_stream(self.dispatcher.stream(_request(template, messages))):
             yield chunk
 
     # --- requests and answers ---------------------------------------------------------------------------------------
-
-    def _request(self, template: RequestTemplate, messages: Sequence[Message]) -> Request:
-        most = template.parameters.max_tokens
-        if most is not None and template.parameters.n is not None:
-            most *= template.parameters.n
-        return Request(template.encode(messages), most)
 
     def _encoder(self, parameters: ChatParameters, *, stream: bool = False) -> RequestTemplate:
         return RequestTemplate(
@@ -321,6 +317,7 @@ class Generation:
         answer = delivered.answer
         response = answer.response
         usage = usage_of(response)
+        price = self.server.price
         completions: list[Completion] = []
         for choice in response.choices:
             text, thinking = split_content(choice.message)
@@ -330,7 +327,7 @@ class Generation:
                 Completion(
                     text=text,
                     thinking=thinking,
-                    tool_calls=choice.message.tool_calls or [],
+                    tool_calls=choice.message.tool_calls or (),
                     finish_reason=choice.finish_reason,
                     usage=usage,
                     model=response.model,
@@ -338,7 +335,7 @@ class Generation:
                     correlation_id=answer.correlation_id,
                     latency_s=answer.latency_s,
                     attempts=delivered.attempts,
-                    cost=self.server.price.cost(usage) if self.server.price else None,
+                    cost=price.cost(usage) if price else None,
                     raw=answer.raw,
                 )
             )
@@ -349,8 +346,14 @@ class Generation:
 _NO_USAGE = Usage()
 
 
+def _request(template: RequestTemplate, messages: bytes) -> Request:
+    return Request(template.encode(messages), template.max_output_tokens)
+
+
 class _Spent:
     """What one generation has cost so far, useless answers included."""
+
+    __slots__ = ("attempts", "cost", "finish_reason", "usage")
 
     def __init__(self) -> None:
         self.usage = _NO_USAGE
@@ -358,22 +361,26 @@ class _Spent:
         self.cost: float | None = None
         self.finish_reason: str | None = None
 
-    def add(self, completion: Completion, attempts: int) -> None:
-        self.usage = self.usage + completion.usage
-        self.attempts += attempts
+    def add(self, completion: Completion) -> None:
+        self.usage = self.usage + completion.usage if self.attempts else completion.usage
+        self.attempts += completion.attempts
         self.finish_reason = completion.finish_reason
         if completion.cost is not None:
             self.cost = (self.cost or 0.0) + completion.cost
 
-    def outcome(self, completion: Completion) -> Outcome:
-        whole = msgspec.structs.replace(completion, usage=self.usage, attempts=self.attempts, cost=self.cost)
-        return Outcome(completions=[whole], usage=self.usage, attempts=self.attempts, cost=self.cost)
+    def outcome(self, completion: Completion, parsed: Parsed | None = None) -> Outcome:
+        """``completion`` was the last answer, and a good one; ``parsed`` is what was read in it."""
+        changes: dict[str, Any] = {} if parsed is None else {"text": parsed.text, "value": parsed.value}
+        if self.attempts > completion.attempts:
+            changes |= {"usage": self.usage, "attempts": self.attempts, "cost": self.cost}
+        whole = msgspec.structs.replace(completion, **changes)
+        return Outcome(completions=(whole,), usage=self.usage, attempts=self.attempts, cost=self.cost)
 
     def failed(self, error: MistillError) -> Outcome:
         if classify(error).fatal:
             raise error
         return Outcome(
-            completions=[None],
+            completions=(None,),
             error=error,
             finish_reason=self.finish_reason,
             usage=self.usage,
@@ -383,14 +390,14 @@ class _Spent:
 
 
 def _judge(
-    plan: StructuredOutputPlan, messages: Sequence[Message], completion: Completion, asks_left: int
-) -> Any:
+    plan: StructuredOutputPlan, messages: bytes, completion: Completion, asks_left: int
+) -> Parsed | Reask:
     try:
         return read_answer(plan.schema, completion.text or "")
     except InvalidOutput:
         return judge(
             plan,
-            msgspec.to_builtins(messages),
+            msgspec.json.decode(messages),
             completion.text,
             finish_reason=completion.finish_reason,
             asks_left=asks_left,
@@ -416,12 +423,12 @@ def _pair(given: tuple[Any, ...], index: int | None) -> tuple[Any, Any]:
 def _failed(error: MistillError) -> Outcome:
     if classify(error).fatal:
         raise error
-    return Outcome(completions=[None], error=error, attempts=error.attempts)
+    return Outcome(completions=(None,), error=error, attempts=error.attempts)
 
 
 def _answered(completions: list[Completion], attempts: int) -> Outcome:
     first = completions[0]
-    return Outcome(completions=list(completions), usage=first.usage, attempts=attempts, cost=first.cost)
+    return Outcome(completions=tuple(completions), usage=first.usage, attempts=attempts, cost=first.cost)
 
 
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:
@@ -433,7 +440,7 @@ def _joined(outcomes: Sequence[Outcome]) -> Outcome:
             cost = (cost or 0.0) + outcome.cost
     failed = next((outcome for outcome in outcomes if outcome.error), None)
     return Outcome(
-        completions=[completion for outcome in outcomes for completion in outcome.completions],
+        completions=tuple(completion for outcome in outcomes for completion in outcome.completions),
         error=failed.error if failed else None,
         finish_reason=failed.finish_reason if failed else None,
         usage=usage,

@@ -30,16 +30,17 @@ class _Messages(Struct):
 def check_messages(messages: Any, index: int | None = None, *, in_order: bool = True) -> list[Message]:
     """Messages as the user wrote them → messages of the wire. A string is one user message.
 
+    `encode_messages` is the next step.
+
     Args:
         index: the input's place in its call, for the error.
         in_order: whether Mistral's rules hold, of order and of images.
 
     Raises:
-        InputError: an unknown role, key or chunk, a value of the wrong type, text that UTF-8 cannot carry, or an order
-            that Mistral refuses.
+        InputError: an unknown role, key or chunk, a value of the wrong type, or an order that Mistral refuses.
     """
     if isinstance(messages, str):
-        return _encodable([UserMessage(messages)], index)
+        return [UserMessage(messages)]
     if not isinstance(messages, list | tuple):
         raise InputError(
             f"{_input(index)} is {type(messages).__name__}, not a list of messages or a string", index=index
@@ -55,7 +56,24 @@ def check_messages(messages: Any, index: int | None = None, *, in_order: bool = 
         raise InputError(f"{_input(index)}: {problem}", index=index)
     if in_order:
         _check_images(checked, index)
-    return _encodable(checked, index)
+    return checked
+
+
+def encode_messages(messages: Sequence[Message], index: int | None = None) -> bytes:
+    """Checked messages → their JSON, as a request has it.
+
+    Raises:
+        InputError: text that UTF-8 cannot carry.
+    """
+    try:
+        return _encode(messages)
+    except UnicodeEncodeError as error:
+        raise InputError(
+            f"{_input(index)} holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry", index=index
+        ) from error
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def _check_images(messages: Sequence[Message], index: int | None) -> None:
@@ -70,16 +88,6 @@ def _check_images(messages: Sequence[Message], index: int | None) -> None:
                 except InputError as error:
                     where = f"{_input(index)}: messages[{number}]"
                     raise InputError(f"{where}: {error.message}", hint=error.hint, index=index) from error
-
-
-def _encodable(messages: list[Message], index: int | None) -> list[Message]:
-    try:
-        msgspec.json.encode(messages)
-    except UnicodeEncodeError as error:
-        raise InputError(
-            f"{_input(index)} holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry", index=index
-        ) from error
-    return messages
 
 
 def check_text_only(messages: Sequence[Message], index: int | None = None) -> None:
@@ -103,6 +111,8 @@ def order_problem(messages: Sequence[Message]) -> str | None:
     if not messages:
         return "Conversation must have at least one message"
     last = messages[-1]
+    if isinstance(last, UserMessage) and {type(message) for message in messages} <= _IN_ANY_ORDER:
+        return None
     if not isinstance(last, UserMessage | ToolMessage) and not (
         isinstance(last, AssistantMessage) and last.prefix
     ):
@@ -131,6 +141,7 @@ def order_problem(messages: Sequence[Message]) -> str | None:
     return _UNANSWERED if answers != calls else _empty_among(messages)
 
 
+_IN_ANY_ORDER = {SystemMessage, UserMessage}
 _UNANSWERED = "Not the same number of function calls and responses"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from mistill.api.chat import (
     AnsweredFunction,
@@ -32,7 +32,7 @@ class StreamChunk(Struct, frozen=True, kw_only=True):
 
     text: str = ""
     thinking: str = ""
-    tool_calls: list[AnsweredToolCall] = field(default_factory=list[AnsweredToolCall])
+    tool_calls: tuple[AnsweredToolCall, ...] = ()
     finish_reason: str | None = None
     usage: Usage | None = None
     model: str | None = None
@@ -70,7 +70,7 @@ class _Came:
 
     def __init__(self) -> None:
         self.calls: list[_Call] = []
-        self._whole: list[AnsweredToolCall] = []
+        self._whole: tuple[AnsweredToolCall, ...] = ()
         self._text: list[str] = []
         self._thinking: list[str] = []
         self._finish_reason: str | None = None
@@ -92,7 +92,7 @@ class _Came:
         told = StreamChunk(
             text=text or "",
             thinking=thinking or "",
-            tool_calls=self.take_calls() if choice.finish_reason else [],
+            tool_calls=self.take_calls() if choice.finish_reason else (),
             finish_reason=choice.finish_reason,
             usage=usage,
             model=chunk.model,
@@ -111,12 +111,12 @@ class _Came:
         index = piece.index if piece.index is not None else len(self.calls)
         self.calls.append(_Call(name or "", arguments or "", piece.id, index))
 
-    def take_calls(self) -> list[AnsweredToolCall]:
+    def take_calls(self) -> tuple[AnsweredToolCall, ...]:
         """The calls that have gathered, now whole."""
-        whole = [
+        whole = tuple(
             AnsweredToolCall(AnsweredFunction(call.name, call.arguments), id=call.id, index=call.index)
             for call in self.calls
-        ]
+        )
         self.calls.clear()
         self._whole += whole
         return whole

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, TypeAlias, TypedDict
 
-from msgspec import Struct, field
+from msgspec import Struct
 
 from mistill.api.chat import AnsweredToolCall
 from mistill.api.errors import MistillError
@@ -29,7 +29,7 @@ class GenerateOutput(TypedDict):
     statistics: LLMStatistics
 
 
-class Usage(Struct, frozen=True):
+class Usage(Struct, frozen=True, gc=False):
     """Tokens billed. Where one request gave several completions, the first carries its input tokens."""
 
     input_tokens: int = 0
@@ -44,7 +44,7 @@ class Usage(Struct, frozen=True):
         )
 
 
-class Completion(Struct, frozen=True, kw_only=True):
+class Completion(Struct, frozen=True, kw_only=True, gc=False):
     """A good answer.
 
     Attributes:
@@ -64,7 +64,7 @@ class Completion(Struct, frozen=True, kw_only=True):
     text: str | None
     value: Any = None
     thinking: str | None = None
-    tool_calls: list[AnsweredToolCall] = field(default_factory=list[AnsweredToolCall])
+    tool_calls: tuple[AnsweredToolCall, ...] = ()
     finish_reason: str | None = None
     usage: Usage = Usage()
     model: str | None = None
@@ -106,7 +106,7 @@ class Outcome(Struct, frozen=True, kw_only=True):
         cost: US dollars, or ``None`` where the model has no known price.
     """
 
-    completions: list[Completion | None]
+    completions: tuple[Completion | None, ...]
     error: MistillError | None = None
     finish_reason: str | None = None
     usage: Usage = Usage()

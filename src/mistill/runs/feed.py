@@ -180,13 +180,13 @@ class Feed:
         elif self._plan.row_parameters:
             fingerprint = _digest(_encode_sorted(_asked_with(prompt)))
         else:
-            fingerprint = _digest(msgspec.json.encode(prompt.messages))
+            fingerprint = _digest(prompt.messages)
         return InputRow(row.index, digest, fingerprint, row.raw)
 
 
 def _asked_with(prompt: Prompt) -> tuple[Any, ...]:
     """What tells a row's request from another's in the same run."""
-    return prompt.messages, prompt.generation.parameters, prompt.generation.extra_body
+    return msgspec.Raw(prompt.messages), prompt.generation.parameters, prompt.generation.extra_body
 
 
 def _is_of_all_rows(first: Prompt | InputError | None) -> TypeGuard[InputError]:

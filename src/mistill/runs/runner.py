@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from msgspec import Struct
@@ -32,7 +32,7 @@ class RowOutcome(Struct, frozen=True):
 
     position: int
     record: dict[str, Any]
-    completions: list[Completion | None]
+    completions: tuple[Completion | None, ...]
     error: MistillError | None
 
 
@@ -164,7 +164,7 @@ class Runner:
 
     async def _answer(self, task: Task, crew: Crew[Task]) -> None:
         if isinstance(task.prompt, InputError):
-            await self._end(task, Outcome(completions=[], error=task.prompt), [])
+            await self._end(task, Outcome(completions=(), error=task.prompt), [])
             return
         me = asyncio.current_task()
         assert me is not None
@@ -193,7 +193,7 @@ class Runner:
         journal.answered_before([(answer.attempt, answer.body) for answer in paid])
         costs = [one.cost for one in paid if one.cost is not None]
         return Outcome(
-            completions=list(completions[: generation.num_generations]),
+            completions=tuple(completions[: generation.num_generations]),
             usage=Tokens(sum(one.input_tokens for one in paid), sum(one.output_tokens for one in paid)),
             cost=sum(costs) if costs else None,
         )
@@ -286,7 +286,7 @@ class RowJournal:
     def answered_before(self, answers: list[tuple[Attempt, bytes]]) -> None:
         self._answers.extend(answers)
 
-    def answers_of(self, completions: list[Completion | None]) -> list[Attempt]:
+    def answers_of(self, completions: Sequence[Completion | None]) -> list[Attempt]:
         """The attempts whose answers the completions are, in order, each once."""
         found: list[Attempt] = []
         for completion in completions:
