@@ -21,7 +21,7 @@ from mistill.llms.messages import check_messages, check_text_only, encode_messag
 from mistill.llms.parameters import check_parameters
 from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.types import Completion, Outcome, Usage
-from mistill.structured.repair import Parsed, Reask, judge, read_answer
+from mistill.structured.repair import Parsed, judge, read_answer
 from mistill.structured.settings import StructuredOutputPlan, compile_structured_output
 
 _log = logging.getLogger("mistill")
@@ -166,29 +166,17 @@ class Generation:
 
     # --- outcomes ---------------------------------------------------------------------------------------------------
 
-    async def answer(
+    def answer(
         self, messages: bytes, journal: Journal | None = None, crew: Crew[Any] | None = None
-    ) -> Outcome:
+    ) -> Coroutine[Any, Any, Outcome]:
         """One row, answered or failed. Raises only what ends the whole call: a refused key, a stop, a broken ledger.
 
         Args:
             messages: of a `Prompt` that this generation has checked.
         """
         if self.num_generations > 1:
-            return await self._answer_several(messages, journal, crew)
-        if self.structured is not None:
-            return await self._answer_one(messages, 0, journal, crew)
-        try:
-            delivered = await self.dispatcher.send(_request(self._template, messages), journal, crew)
-        except MistillError as error:
-            return _failed(error)
-        completion = self._completions(delivered)[0]
-        return Outcome(
-            completions=(completion,),
-            usage=completion.usage,
-            attempts=delivered.attempts,
-            cost=completion.cost,
-        )
+            return self._answer_several(messages, journal, crew)
+        return self._answer_one(messages, 0, journal, crew)
 
     async def _answer_several(
         self, messages: bytes, journal: Journal | None, crew: Crew[Any] | None
@@ -228,22 +216,48 @@ class Generation:
         plan = self.structured
         if plan is not None and plan.uses_instructor:
             return await self._answer_by_instructor(plan, messages, seed_offset, journal, crew)
-        template = self._template_of(n=1, seed_offset=seed_offset)
-        spent = _Spent()
-        asked = messages
-        asks_left = plan.max_retries if plan else 0
+        template = self._template_of(n=1, seed_offset=seed_offset) if seed_offset else self._template
+        try:
+            delivered = await self.dispatcher.send(_request(template, messages), journal, crew)
+        except MistillError as error:
+            return _failed(error)
+        completion = self._completions(delivered)[0]
+        if plan is not None:
+            try:
+                parsed = read_answer(plan.schema, completion.text or "")
+            except InvalidOutput:
+                return await self._ask_again(plan, template, messages, completion, journal, crew)
+            completion = msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)
+        return _answered((completion,), delivered.attempts)
+
+    async def _ask_again(
+        self,
+        plan: StructuredOutputPlan,
+        template: RequestTemplate,
+        messages: bytes,
+        completion: Completion,
+        journal: Journal | None,
+        crew: Crew[Any] | None,
+    ) -> Outcome:
+        """After an answer that does not fit: until one does, or no more may be asked for."""
+        spent = _Spent(completion)
+        asks_left = plan.max_retries
         try:
             while True:
-                delivered = await self.dispatcher.send(_request(template, asked), journal, crew)
-                completion = self._completions(delivered)[0]
-                spent.add(completion)
-                if plan is None:
-                    return spent.outcome(completion)
-                verdict = _judge(plan, messages, completion, asks_left)
+                verdict = judge(
+                    plan,
+                    msgspec.json.decode(messages),
+                    completion.text,
+                    finish_reason=completion.finish_reason,
+                    asks_left=asks_left,
+                )
                 if isinstance(verdict, Parsed):
                     return spent.outcome(completion, verdict)
                 asks_left -= 1
                 asked = self._encoded(verdict.messages)
+                delivered = await self.dispatcher.send(_request(template, asked), journal, crew)
+                completion = self._completions(delivered)[0]
+                spent.add(completion)
         except MistillError as error:
             return spent.failed(error)
 
@@ -353,28 +367,32 @@ def _request(template: RequestTemplate, messages: bytes) -> Request:
 class _Spent:
     """What one generation has cost so far, useless answers included."""
 
-    __slots__ = ("attempts", "cost", "finish_reason", "usage")
-
-    def __init__(self) -> None:
+    def __init__(self, *completions: Completion) -> None:
         self.usage = _NO_USAGE
         self.attempts = 0
         self.cost: float | None = None
         self.finish_reason: str | None = None
+        for completion in completions:
+            self.add(completion)
 
     def add(self, completion: Completion) -> None:
-        self.usage = self.usage + completion.usage if self.attempts else completion.usage
+        self.usage = self.usage + completion.usage
         self.attempts += completion.attempts
         self.finish_reason = completion.finish_reason
         if completion.cost is not None:
             self.cost = (self.cost or 0.0) + completion.cost
 
-    def outcome(self, completion: Completion, parsed: Parsed | None = None) -> Outcome:
-        """``completion`` was the last answer, and a good one; ``parsed`` is what was read in it."""
-        changes: dict[str, Any] = {} if parsed is None else {"text": parsed.text, "value": parsed.value}
-        if self.attempts > completion.attempts:
-            changes |= {"usage": self.usage, "attempts": self.attempts, "cost": self.cost}
-        whole = msgspec.structs.replace(completion, **changes)
-        return Outcome(completions=(whole,), usage=self.usage, attempts=self.attempts, cost=self.cost)
+    def outcome(self, completion: Completion, parsed: Parsed) -> Outcome:
+        """``completion`` was the last answer, and ``parsed`` is what was read in it."""
+        whole = msgspec.structs.replace(
+            completion,
+            text=parsed.text,
+            value=parsed.value,
+            usage=self.usage,
+            attempts=self.attempts,
+            cost=self.cost,
+        )
+        return _answered((whole,), self.attempts)
 
     def failed(self, error: MistillError) -> Outcome:
         if classify(error).fatal:
@@ -386,21 +404,6 @@ class _Spent:
             usage=self.usage,
             attempts=self.attempts + error.attempts,
             cost=self.cost,
-        )
-
-
-def _judge(
-    plan: StructuredOutputPlan, messages: bytes, completion: Completion, asks_left: int
-) -> Parsed | Reask:
-    try:
-        return read_answer(plan.schema, completion.text or "")
-    except InvalidOutput:
-        return judge(
-            plan,
-            msgspec.json.decode(messages),
-            completion.text,
-            finish_reason=completion.finish_reason,
-            asks_left=asks_left,
         )
 
 
@@ -426,7 +429,7 @@ def _failed(error: MistillError) -> Outcome:
     return Outcome(completions=(None,), error=error, attempts=error.attempts)
 
 
-def _answered(completions: list[Completion], attempts: int) -> Outcome:
+def _answered(completions: Sequence[Completion], attempts: int) -> Outcome:
     first = completions[0]
     return Outcome(completions=tuple(completions), usage=first.usage, attempts=attempts, cost=first.cost)
 
