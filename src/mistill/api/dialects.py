@@ -12,7 +12,6 @@ from typing import Any, Literal, Protocol, TypeAlias
 from msgspec import Struct
 
 from mistill.api.errors import InputError
-from mistill.api.grammar import llguidance_grammar
 
 DialectName: TypeAlias = Literal["mistral", "openai", "local", "auto"]
 
@@ -101,6 +100,8 @@ def _with_grammar(fields: dict[str, Any]) -> dict[str, Any]:
     form = fields.get("response_format")
     if form is None or form["type"] != "json_schema":
         return fields
+    from mistill.api.grammar import llguidance_grammar  # only the demo model's server takes one
+
     rest = {name: value for name, value in fields.items() if name != "response_format"}
     return rest | {"grammar": llguidance_grammar(form["json_schema"]["schema"])}
 

@@ -5,7 +5,6 @@ An unknown model has no price. It is never guessed: a cost is then ``None``, and
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from datetime import date
 from difflib import get_close_matches
@@ -135,6 +134,8 @@ def price_of(model: str, prices: Prices | None = None) -> Price | None:
 
 
 def _read(text: str, name: str) -> Prices:
+    import tomllib  # 4 ms, which importing this package need not cost
+
     try:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
