@@ -21,7 +21,7 @@ from mistill.delivery.dispatcher import Delivered
 from mistill.delivery.governor import Governor, Lane
 from mistill.llms.messages import check_messages
 from mistill.runs.ledger import InputRow, Ledger, Usage
-from mistill.runs.prompts import Prompt
+from mistill.runs.prompts import PromptTemplate
 from mistill.runs.sources import open_source
 
 ROUNDS = 30_000
@@ -78,7 +78,7 @@ async def _ledger(folder: str) -> None:
 
         async def work() -> None:
             for n in each:
-                attempt = await ledger.begin_attempt(states[n])
+                (attempt,) = await ledger.begin_attempts([states[n]])
                 ledger.answer(attempt, ANSWER, Usage(16, 24, 0.001))
                 await ledger.complete(states[n], [attempt], finish_reason="stop", usage=Usage(16, 24, 0.001))
 
@@ -118,7 +118,7 @@ def _rows(folder: str) -> None:
     started_at = time.perf_counter()
     rows = list(open_source(path))
     print(f"{(time.perf_counter() - started_at) / ROUNDS * 1e6:7.2f} µs  read a row of JSONL")
-    prompt = Prompt(prompt="Say hello to {{ name }}.")
+    prompt = PromptTemplate(prompt="Say hello to {{ name }}.")
     started_at = time.perf_counter()
     for row in rows:
         prompt.render(row)

@@ -51,7 +51,7 @@ def part_resume(folder: Path, rows: int, port: int) -> dict[str, float]:
     run = _run_of(folder, rows, port)
     started_at = time.perf_counter()
     sent_after_s: list[float] = []
-    governor = run.plan.generation.dispatcher.governor
+    governor = run.plan.work.governor
 
     def watch() -> None:
         while not governor.in_flight and not run.progress.attempts:

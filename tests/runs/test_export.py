@@ -14,7 +14,8 @@ from pydantic import BaseModel
 from tests.runs.conftest import Place, echoes
 
 from mistill.api.errors import InputError, LedgerError
-from mistill.runs.export import EXTRA_COLUMNS, export, export_run, record_shape
+from mistill.runs.answers import ChatReader
+from mistill.runs.export import export, export_run, record_shape
 from mistill.runs.ledger import Selection
 from mistill.runs.sources import open_source
 from mistill.simulator import Simulator
@@ -69,7 +70,7 @@ def test_a_selection_is_exported_in_order(place: Place, simulator: Simulator) ->
 
 
 def test_columns_are_renamed_and_added(finished: Place) -> None:
-    shape = record_shape(renames=["generation=answer"], extra=EXTRA_COLUMNS)
+    shape = record_shape(renames=["generation=answer"], extra=ChatReader.extra_columns)
     export(finished.ledger, finished.out, shape)
     record = finished.records()[0]
     assert (record["answer"], record["model"], record["thinking"]) == (
@@ -111,7 +112,11 @@ def structured(place: Place, simulator: Simulator) -> Place:
 
 
 def test_fields_become_columns(structured: Place) -> None:
-    export(structured.ledger, structured.out, record_shape(schema=compile_schema(User), flatten=True))
+    export(
+        structured.ledger,
+        structured.out,
+        record_shape(answers=ChatReader(compile_schema(User)), flatten=True),
+    )
     assert structured.records()[2] == {
         "text": "row 2",
         "name": "user 2",
@@ -125,11 +130,15 @@ def test_fields_become_columns(structured: Place) -> None:
 
 def test_another_schema_reads_paid_answers_again(structured: Place, simulator: Simulator) -> None:
     answered = simulator.answered
-    export(structured.ledger, structured.out, record_shape(schema=compile_schema(Aged), flatten=True))
+    export(
+        structured.ledger,
+        structured.out,
+        record_shape(answers=ChatReader(compile_schema(Aged)), flatten=True),
+    )
     assert [record["age"] for record in structured.records()] == [0, 1, 2]
     assert "name" not in structured.records()[0]
     strict = compile_schema({"type": "object", "properties": {"age": {"minimum": 1}}, "required": ["age"]})
-    export(structured.ledger, structured.out, record_shape(schema=strict))
+    export(structured.ledger, structured.out, record_shape(answers=ChatReader(strict)))
     errors = [record["error"] for record in structured.records()]
     assert errors[0].startswith("invalid_output: ")
     assert errors[1:] == [None, None]
@@ -175,12 +184,15 @@ def test_a_failed_row_has_empty_columns(place: Place, simulator: Simulator) -> N
     ("arguments", "told"),
     [
         ({"flatten": True}, "known fields"),
-        ({"schema": compile_schema(list[int]), "flatten": True}, "known fields"),
-        ({"schema": compile_schema(User), "flatten": True, "num_generations": 2}, "several generations"),
+        ({"answers": ChatReader(compile_schema(list[int])), "flatten": True}, "known fields"),
+        (
+            {"answers": ChatReader(compile_schema(User)), "flatten": True, "num_generations": 2},
+            "several generations",
+        ),
         ({"extra": ["thoughts"]}, "no extra column 'thoughts'"),
         ({"renames": ["generation=error"]}, "two output columns"),
         ({"renames": ["generation"]}, "cannot rename"),
-        ({"schema": compile_schema(User), "flatten": True, "renames": ["error=name"]}, "'name'"),
+        ({"answers": ChatReader(compile_schema(User)), "flatten": True, "renames": ["error=name"]}, "'name'"),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(arguments: dict[str, Any], told: str) -> None:

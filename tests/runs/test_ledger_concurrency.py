@@ -29,7 +29,7 @@ async def rows_of(ledger: Ledger, count: int) -> list[int]:
 
 
 async def ask(ledger: Ledger, row: int) -> None:
-    attempt = await ledger.begin_attempt(row)
+    (attempt,) = await ledger.begin_attempts([row])
     ledger.answer(attempt, b"to %d" % row, Usage(1, 1))
     await ledger.complete(row, [attempt], finish_reason="stop", usage=Usage(1, 1))
 
@@ -64,7 +64,7 @@ async def test_who_is_told_can_read_it(ledger: Ledger) -> None:
     (row, other) = await rows_of(ledger, 2)
     with LedgerReader(ledger.path) as reader:
         for n in range(20):
-            attempts = [ledger.begin_attempt(row), ledger.begin_attempt(other)]
+            attempts = [ledger.begin_attempts([row]), ledger.begin_attempts([other])]
             await asyncio.gather(*attempts)
             assert reader.counts().attempts == 2 * n + 2
         await ask(ledger, row)
@@ -73,11 +73,11 @@ async def test_who_is_told_can_read_it(ledger: Ledger) -> None:
 
 async def test_a_cancelled_attempt_was_not_sent(ledger: Ledger) -> None:
     (row,) = await rows_of(ledger, 1)
-    failing = await ledger.begin_attempt(row)
+    (failing,) = await ledger.begin_attempts([row])
     gate = threading.Event()
     held = ledger._commits.run(lambda _: gate.wait())
     ledger.end_attempt(failing, "failed")
-    beginning = asyncio.create_task(ledger.begin_attempt(row))
+    beginning = asyncio.create_task(ledger.begin_attempts([row]))
     await asyncio.sleep(0)  # it waits for its commit now
     beginning.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -104,7 +104,7 @@ async def test_closing_commits_what_was_asked_for_and_ends_the_thread(tmp_path: 
     before = threading.active_count()
     ledger = Ledger.open(tmp_path / "out.ledger", "plan", {})
     (row,) = await rows_of(ledger, 1)
-    attempt = await ledger.begin_attempt(row)
+    (attempt,) = await ledger.begin_attempts([row])
     ledger.answer(attempt, b"paid", Usage())
     done = ledger.complete(row, [attempt], finish_reason="stop", usage=Usage())
     ledger.close()
@@ -114,7 +114,7 @@ async def test_closing_commits_what_was_asked_for_and_ends_the_thread(tmp_path: 
     with LedgerReader(ledger.path) as reader:
         assert [row.answers for row in reader.rows()] == [(b"paid",)]
     with pytest.raises(LedgerError, match="closed"):
-        await ledger.begin_attempt(row)
+        await ledger.begin_attempts([row])
 
 
 async def test_a_job_that_fails_is_told_to_everyone_and_nothing_of_its_group_is_written(
@@ -126,7 +126,7 @@ async def test_a_job_that_fails_is_told_to_everyone_and_nothing_of_its_group_is_
         gate, reached = threading.Event(), threading.Event()
         held = ledger._commits.run(lambda _: (reached.set(), gate.wait()))
         reached.wait()  # what follows is in the next group
-        waiting = [asyncio.create_task(ledger.begin_attempt(row)) for _ in range(3)]
+        waiting = [asyncio.create_task(ledger.begin_attempts([row])) for _ in range(3)]
         await asyncio.sleep(0)
         broken = ledger._commits.run(lambda connection: connection.execute("SELECT nonsense"))
         gate.set()

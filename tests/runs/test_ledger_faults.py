@@ -32,7 +32,7 @@ async def main():
     resource.setrlimit(resource.RLIMIT_FSIZE, (400_000, 400_000))
 
     async def ask(state):
-        attempt = await ledger.begin_attempt(state.row)
+        (attempt,) = await ledger.begin_attempts([state.row])
         ledger.answer(attempt, b"x" * 20_000, Usage())
         await ledger.complete(state.row, [attempt], finish_reason="stop", usage=Usage())
         print(state.position, flush=True)
@@ -42,7 +42,7 @@ async def main():
         ends = await asyncio.gather(*(ask(state) for state in states_now), return_exceptions=True)
         assert all(type(end) is LedgerError for end in ends if end is not None), ends
     try:
-        await ledger.begin_attempt(1)
+        await ledger.begin_attempts([1])
     except LedgerError as error:
         print(error, file=sys.stderr)
     ledger.close()
@@ -67,7 +67,7 @@ async def answer_one_in(ledger: Ledger) -> None:
     await matcher.known([b"digest"])
     (state,) = await matcher.claim([InputRow(0, b"digest", b"fingerprint", b"{}")])
     await matcher.finish()
-    attempt = await ledger.begin_attempt(state.row)
+    (attempt,) = await ledger.begin_attempts([state.row])
     ledger.answer(attempt, b"an answer", Usage(1, 2, 0.5))
     await ledger.complete(state.row, [attempt], finish_reason="stop", usage=Usage(1, 2, 0.5))
 

@@ -113,7 +113,7 @@ class LedgerMachine(RuleBasedStateMachine):
     def ask(self, ends: list[str], skipped: int) -> None:
         unanswered = [s.row for s in self.states if self._expected_state(s.row) != "completion"]
         for row, end in zip(unanswered[skipped:] + unanswered[:skipped], ends, strict=False):
-            attempt = self.runner.run(self.ledger.begin_attempt(row))
+            (attempt,) = self.runner.run(self.ledger.begin_attempts([row]))
             self.attempts += 1
             self.in_flight.append(attempt)
             if end != "nothing":
@@ -193,7 +193,7 @@ class LedgerMachine(RuleBasedStateMachine):
         async def leave_uncommitted() -> None:
             held = self.ledger._commits.run(hold)
             reached.wait()
-            begun = [asyncio.ensure_future(self.ledger.begin_attempt(1)) for _ in range(writes)]
+            begun = [asyncio.ensure_future(self.ledger.begin_attempts([1])) for _ in range(writes)]
             for attempt in self.in_flight[:writes]:
                 self.ledger.answer(attempt, b"lost", PAID)
                 begun.append(self.ledger.complete(attempt.row, [attempt], finish_reason="stop", usage=PAID))

@@ -43,13 +43,13 @@ async def match(ledger: Ledger, rows: str, *, window: int = 4, dedupe: bool = Fa
 
 async def complete(ledger: Ledger, *rows: int) -> None:
     for row in rows:
-        attempt = await ledger.begin_attempt(row)
+        (attempt,) = await ledger.begin_attempts([row])
         ledger.answer(attempt, b"to %d" % row, PAID)
         await ledger.complete(row, [attempt], finish_reason="stop", usage=PAID)
 
 
 async def fail(ledger: Ledger, row: int) -> None:
-    attempt = await ledger.begin_attempt(row)
+    (attempt,) = await ledger.begin_attempts([row])
     error = ServerError("no", status=500)
     ledger.end_attempt(attempt, "failed", error)
     await ledger.fail(row, error)

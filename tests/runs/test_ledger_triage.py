@@ -36,7 +36,7 @@ async def complete(
     ledger: Ledger, state: RowState, finish_reason: str, tokens: int, body: bytes = b"{}"
 ) -> None:
     usage = Usage(10, tokens, 0.25)
-    attempt = await ledger.begin_attempt(state.row)
+    (attempt,) = await ledger.begin_attempts([state.row])
     ledger.answer(attempt, body, usage)
     await ledger.complete(
         state.row, [attempt], finish_reason=finish_reason, usage=usage, parameters=state.parameters
@@ -154,7 +154,7 @@ async def test_a_row_is_completed_once(ledger: Ledger) -> None:
 
 async def test_several_generations_come_back_in_their_order(ledger: Ledger) -> None:
     (state,) = await rows_of(ledger, 1)
-    attempts = [await ledger.begin_attempt(state.row) for _ in range(3)]
+    attempts = [(await ledger.begin_attempts([state.row]))[0] for _ in range(3)]
     for attempt in attempts:
         ledger.answer(attempt, b"%d" % attempt.id, Usage(1, 1, None))
     await ledger.complete(
@@ -168,7 +168,7 @@ async def test_several_generations_come_back_in_their_order(ledger: Ledger) -> N
 async def test_answers_paid_before_a_stop_are_there_for_the_next_run(tmp_path: Path) -> None:
     with Ledger.open(tmp_path / "out.ledger", "plan", {}) as ledger:
         (state,) = await rows_of(ledger, 1)
-        paid, lost = [await ledger.begin_attempt(state.row) for _ in range(2)]
+        paid, lost = [(await ledger.begin_attempts([state.row]))[0] for _ in range(2)]
         ledger.answer(paid, b"one of two", Usage(1, 2, 0.5))
     with Ledger.open(tmp_path / "out.ledger", "plan", {}) as ledger:
         (state,) = await rows_of(ledger, 1)

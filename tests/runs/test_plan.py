@@ -13,7 +13,7 @@ from pydantic import BaseModel
 from mistill import MistralLLM
 from mistill.api.errors import InputError
 from mistill.runs.plan import make_plan
-from mistill.runs.prompts import Prompt
+from mistill.runs.prompts import PromptTemplate
 
 MODEL = "mistral-small-latest"
 
@@ -29,7 +29,7 @@ class Named(BaseModel):
 
 def fingerprint(prompt: str = "{{ text }}", *, parameters: dict[str, Any] | None = None, **llm: Any) -> str:
     made = MistralLLM(**({"model": MODEL} | llm))
-    return make_plan(made, Prompt(prompt=prompt), parameters=parameters).fingerprint
+    return make_plan(made, PromptTemplate(prompt=prompt), parameters=parameters).fingerprint
 
 
 @pytest.mark.parametrize(
@@ -92,7 +92,7 @@ def test_it_is_the_same_in_every_process() -> None:
 
 def test_no_secret_is_in_a_plan() -> None:
     made = MistralLLM(model=MODEL, api_key="a-secret-of-mine")  # type: ignore[arg-type]
-    plan = make_plan(made, Prompt(prompt="{{ text }}"))
+    plan = make_plan(made, PromptTemplate(prompt="{{ text }}"))
     assert "a-secret-of-mine" not in f"{plan.settings} {plan.llm} {plan}"
 
 
@@ -100,4 +100,4 @@ def test_wrong_settings_are_refused_while_planning() -> None:
     with pytest.raises(InputError, match="temperature"):
         fingerprint(parameters={"temperature": 3})
     with pytest.raises(InputError, match="num_generations"):
-        make_plan(MistralLLM(model=MODEL), Prompt(prompt="x"), num_generations=0)
+        make_plan(MistralLLM(model=MODEL), PromptTemplate(prompt="x"), num_generations=0)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistill.api.errors import InputError
-from mistill.runs.prompts import Prompt
+from mistill.runs.prompts import PromptTemplate
 from mistill.runs.sources import open_source
 
 SYSTEM = {"role": "system", "content": "Be brief."}
@@ -19,7 +19,7 @@ HELLO = [{"role": "user", "content": "hello"}]
 
 def render(record: dict[str, Any], **options: Any) -> list[dict[str, Any]]:
     (row,) = open_source([record])
-    return Prompt(**options).render(row)
+    return PromptTemplate(**options).render(row)
 
 
 # --- templates ------------------------------------------------------------------------------------------------------
@@ -77,7 +77,7 @@ def test_a_value_arrives_as_it_is(record: dict[str, str]) -> None:
 
 def test_rendering_leaves_the_record_alone() -> None:
     (row,) = open_source([{"items": [1], "text": "a"}])
-    prompt = Prompt(prompt="{% set text = 'b' %}{{ text }}{{ row.text }}")
+    prompt = PromptTemplate(prompt="{% set text = 'b' %}{{ text }}{{ row.text }}")
     assert [prompt.render(row)[0]["content"] for _ in range(2)] == ["ba", "ba"]
     assert row.record == {"items": [1], "text": "a"}
 
@@ -116,7 +116,7 @@ def test_a_row_that_the_template_does_not_fit(template: str, message: str) -> No
 def test_the_error_names_the_row_in_the_file(tmp_path: Any) -> None:
     path = tmp_path / "in.jsonl"
     path.write_text('{"a": "x"}\n\n{"b": "y"}\n')
-    prompt = Prompt(prompt="{{ a }}")
+    prompt = PromptTemplate(prompt="{{ a }}")
     first, second = open_source(path)
     assert prompt.render(first)[0]["content"] == "x"
     with pytest.raises(
@@ -142,9 +142,9 @@ def test_of_many_columns_the_error_shows_some() -> None:
 )
 def test_a_template_that_does_not_compile_is_refused_at_once(template: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        Prompt(prompt=template)
+        PromptTemplate(prompt=template)
     with pytest.raises(InputError, match=message.replace("prompt", "system")):
-        Prompt(prompt="x", system=template)
+        PromptTemplate(prompt="x", system=template)
 
 
 # --- columns --------------------------------------------------------------------------------------------------------
@@ -222,9 +222,9 @@ def test_two_system_prompts_are_refused() -> None:
 def test_the_description_has_what_the_messages_depend_on() -> None:
     columns = {"messages_column": "messages", "prompt_column": "prompt"}
     nothing = dict.fromkeys(columns)
-    assert Prompt().describe() == {"prompt": None, "system": None, **columns}
-    assert Prompt(system="s").describe() == {"prompt": None, "system": "s", **columns}
-    assert Prompt(prompt="{{ a }}", messages_column="x").describe() == {
+    assert PromptTemplate().describe() == {"prompt": None, "system": None, **columns}
+    assert PromptTemplate(system="s").describe() == {"prompt": None, "system": "s", **columns}
+    assert PromptTemplate(prompt="{{ a }}", messages_column="x").describe() == {
         "prompt": "{{ a }}",
         "system": None,
         **nothing,
@@ -233,8 +233,8 @@ def test_the_description_has_what_the_messages_depend_on() -> None:
 
 def test_jinja_is_loaded_for_templates_only() -> None:
     code = (
-        "import sys; from mistill.runs.prompts import Prompt; from mistill.runs.sources import open_source\n"
-        "Prompt().render(next(iter(open_source([{'prompt': 'x'}]))))\n"
+        "import sys; from mistill.runs.prompts import PromptTemplate; from mistill.runs.sources import open_source\n"
+        "PromptTemplate().render(next(iter(open_source([{'prompt': 'x'}]))))\n"
         "print([name for name in ('jinja2', 'pyarrow', 'pandas', 'polars') if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -19,6 +19,7 @@ from msgspec import Struct
 from typing_extensions import TypeVar
 
 from mistill.api.chat import ChatChunk, ChatResponse, Usage, decode_chunk, decode_response
+from mistill.api.embeddings import EmbeddingResponse, decode_embeddings
 from mistill.api.errors import (
     APIError,
     AttemptTimeout,
@@ -116,20 +117,7 @@ class _ModelList(Struct, frozen=True):
     data: list[ModelCard]
 
 
-class Embedding(Struct, frozen=True):
-    embedding: list[float]
-    index: int | None = 0
-
-
-class EmbeddingResponse(Struct, frozen=True):
-    data: list[Embedding]
-    id: str | None = None
-    model: str | None = None
-    usage: Usage | None = None
-
-
 _decode_models = msgspec.json.Decoder(_ModelList).decode
-_decode_embeddings = msgspec.json.Decoder(EmbeddingResponse).decode
 
 
 def normalise_endpoint(endpoint: str) -> str:
@@ -278,7 +266,7 @@ class MistralClient:
         """One attempt at ``POST /v1/embeddings``. ``body`` is the request as JSON."""
         sent_at = time.perf_counter()
         http, raw = await self._exchange("POST", "/v1/embeddings", body)
-        response = self._decode(_decode_embeddings, http, raw)
+        response = self._decode(decode_embeddings, http, raw)
         latency_s = time.perf_counter() - sent_at
         return Answer(response, raw, parse_limits(http.get_header), _correlation_id(http), latency_s)
 

@@ -6,7 +6,7 @@ import click
 
 from mistill.cli.command import option
 from mistill.cli.values import Pair
-from mistill.runs.export import EXTRA_COLUMNS
+from mistill.runs.answers import ChatReader
 
 column_option = option(
     "--column",
@@ -21,6 +21,6 @@ extra_column_option = option(
     "--extra-column",
     group="Output",
     multiple=True,
-    type=click.Choice(EXTRA_COLUMNS),
+    type=click.Choice(ChatReader.extra_columns),
     help="A further column. Repeatable.",
 )

@@ -99,7 +99,7 @@ class Watch:
         return self._snapshot().in_flight
 
     def _snapshot(self) -> Snapshot:
-        return self._run.plan.generation.dispatcher.governor.snapshot()
+        return self._run.plan.work.governor.snapshot()
 
     def _count(self, sources: list[str]) -> None:
         try:

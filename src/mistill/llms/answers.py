@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, cast
 
-from mistill.api.chat import AnswerMessage, ChatChunk, ChatResponse
+from mistill.api.chat import AnswerMessage
+from mistill.api.client import Answered
 from mistill.llms.types import Usage
 
 
@@ -26,7 +27,7 @@ def _thought(thinking: Any) -> str:
     return "".join(str(chunk.get("text", "")) for chunk in dicts)
 
 
-def usage_of(response: ChatResponse | ChatChunk) -> Usage:
+def usage_of(response: Answered) -> Usage:
     """The tokens that a response tells of; none where it tells nothing."""
     told = response.usage
     if told is None:

@@ -2,27 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from typing import Annotated, Any, Final
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from itertools import accumulate, islice, pairwise
+from typing import Annotated, Any, Protocol
 
 import msgspec
 from msgspec import Struct
 from pydantic import Field
 
-from mistill.api.client import Answer, EmbeddingResponse, MistralClient
+from mistill.api.client import Answer, MistralClient
+from mistill.api.embeddings import (
+    MOST_TEXTS,
+    MOST_TOKENS,
+    Dtype,
+    EmbeddingParameters,
+    EmbeddingResponse,
+    EmbeddingTemplate,
+    StoredEmbedding,
+    decode_stored,
+    decode_vector,
+    encode_stored,
+)
 from mistill.api.errors import BadRequest, InputError, MalformedAnswer, MistillError, Stopped
-from mistill.delivery.dispatcher import Crew, Each, Request
+from mistill.delivery.dispatcher import Crew, Dispatcher, Each, Request
 from mistill.delivery.retry import classify
+from mistill.llms.answers import usage_of
 from mistill.llms.base import OnError
-from mistill.llms.connection import Connection, Session
+from mistill.llms.connection import Connection
 from mistill.llms.errors import GenerationError
 from mistill.llms.event_loop import background
+from mistill.llms.generation import Server
 from mistill.llms.runtime_parameters import RuntimeParameter
-from mistill.llms.types import Usage
+from mistill.llms.types import Completion, Outcome, Usage
 
-MOST_TOKENS_AT_ONCE: Final = 16_384
-"""What one request to Mistral may hold in all; more is refused with code 3210."""
-_MOST_TEXTS_AT_ONCE = 512
 _BYTES_PER_TOKEN = 3  # on the safe side for English; a batch that the server still finds too large is halved
 
 
@@ -47,14 +59,16 @@ class MistralEmbeddings(Connection):
 
     Args:
         output_dimension: length of the vectors, for models that let one choose.
+        output_dtype: ``float``, or ``int8``, ``uint8``, ``binary``, ``ubinary`` for models that give integers.
         max_batch_tokens: most tokens of one request, as estimated from the length of its texts.
         the others: as `Connection` says.
     """
 
     model: Annotated[str, Field(min_length=1)] = "mistral-embed"
     output_dimension: Annotated[int, Field(ge=1)] | None = None
+    output_dtype: Dtype | None = None
     max_batch_tokens: RuntimeParameter[Annotated[int, Field(ge=1)]] = Field(
-        default=MOST_TOKENS_AT_ONCE, description="Most tokens of one request."
+        default=MOST_TOKENS, description="Most tokens of one request."
     )
 
     def embed(self, texts: Sequence[str], *, on_error: OnError = "raise") -> list[list[float]]:
@@ -83,69 +97,238 @@ class MistralEmbeddings(Connection):
         """As `embed_outputs`."""
         if on_error not in ("raise", "none"):
             raise InputError(f"on_error is {on_error!r}", hint="'raise' or 'none'")
-        _check(texts)
-        work = _Work(self._open(), texts, self.output_dimension)
-        batches = list(_batches(texts, self.max_batch_tokens))
-        size = min(self.max_concurrent_requests, len(batches))
+        if isinstance(texts, str) or not isinstance(texts, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
+            raise InputError("texts must be a list of texts", hint="for one text write [text]")
+        embedder = self.embedder()
+        for index, text in enumerate(texts):
+            embedder.check(text, index)
+        result = _Result(len(texts))
+
+        async def embed(batch: range, crew: Crew[range]) -> None:
+            try:
+                outcomes = await embedder.answer([texts[index] for index in batch], crew=crew)
+            except MistillError as error:
+                result.add(batch, [Outcome(completions=(None,), error=error) for _ in batch])
+                raise
+            result.add(batch, outcomes)
+
+        batches = list(embedder.batches(texts))
         fatal: MistillError | None = None
         if batches:
             try:
-                await Crew(Each(batches), work.embed, size=size).run()
+                await Crew(Each(batches), embed, size=min(self.max_concurrent_requests, len(batches))).run()
             except MistillError as error:
                 fatal = error
-        return work.result(fatal, on_error)
+        return result.embedded(fatal, on_error)
+
+    def embedder(self) -> Embedder:
+        """The settings of a call, checked and resolved, to embed any number of texts with."""
+        session = self._open()
+        parameters = EmbeddingParameters(self.output_dimension, self.output_dtype)
+        return Embedder(session.dispatcher, session.server, parameters, self.max_batch_tokens)
 
     def _exchange(self, client: MistralClient) -> Callable[[bytes], Awaitable[Answer[EmbeddingResponse]]]:
         return client.embeddings
 
 
-class _Work:
-    """One call: its texts, and what has become of them."""
+class BatchJournal(Protocol):
+    """Where the attempts of texts that are sent together are written down; see `Journal`."""
 
-    def __init__(self, session: Session, texts: Sequence[str], output_dimension: int | None) -> None:
-        self._session = session
-        self._texts = texts
-        self._fields: dict[str, Any] = {"model": session.server.model}
-        if output_dimension is not None:
-            self._fields["output_dimension"] = output_dimension
-        self._vectors: list[list[float] | None] = [None] * len(texts)
+    async def sending(self, request: Request, places: Sequence[int]) -> Any:
+        """An attempt with the texts at ``places`` is about to leave; returns when that is safe on disk."""
+        ...
+
+    def answered(self, attempt: Any, answer: Answer[Any], completions: Sequence[Completion | None]) -> None:
+        """It was answered; ``completions`` are those of its texts, ``None`` where the answer has no vector."""
+        ...
+
+    def ended(self, attempt: Any, error: MistillError) -> None:
+        """It ended with no answer."""
+        ...
+
+
+class Embedder:
+    """Everything of a call but its texts. Safe to share by tasks and threads."""
+
+    def __init__(
+        self,
+        dispatcher: Dispatcher[EmbeddingResponse],
+        server: Server,
+        parameters: EmbeddingParameters,
+        max_batch_tokens: int,
+    ) -> None:
+        self.dispatcher = dispatcher
+        self.server = server
+        self.parameters = parameters
+        self._max_batch_tokens = max_batch_tokens
+        self._template = EmbeddingTemplate(server.model, parameters)
+
+    def check(self, text: Any, index: int | None = None) -> str:
+        """The text, if it may be sent.
+
+        Raises:
+            InputError: it is no string, is empty, or holds what UTF-8 cannot carry.
+        """
+        name = "the text" if index is None else f"text {index}"
+        if not isinstance(text, str):
+            raise InputError(f"{name} is {type(text).__name__}, not a string", index=index)
+        if not text:
+            raise InputError(f"{name} is empty", index=index)
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{name} holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry", index=index
+            ) from error
+        return text
+
+    def batch_size(self, texts: Iterable[str]) -> int:
+        """How many of the first texts fit one request; a text that does not fit stands alone."""
+        tokens = size = 0
+        for text in islice(texts, MOST_TEXTS):
+            tokens += _estimate(text)
+            if size and tokens > self._max_batch_tokens:
+                break
+            size += 1
+        return size
+
+    def batches(self, texts: Sequence[str]) -> Iterator[range]:
+        """Consecutive texts, as many a request as fit."""
+        start = 0
+        while start < len(texts):
+            size = self.batch_size(texts[index] for index in range(start, len(texts)))
+            yield range(start, start + size)
+            start += size
+
+    async def answer(
+        self,
+        texts: Sequence[str],
+        journal: BatchJournal | None = None,
+        crew: Crew[Any] | None = None,
+    ) -> list[Outcome]:
+        """One outcome for each of the texts, which are sent together; a refused request in halves, until what is
+        refused stands alone. A request's attempts are told with its first text.
+
+        Raises only what ends the whole call: a refused key, a stop, a broken ledger.
+        """
+        outcomes: list[Outcome] = []
+        refused = 0
+        parts = [range(len(texts))]
+        while parts:
+            places = parts.pop()
+            part = _Part(self, texts, places, journal)
+            try:
+                delivered = await self.dispatcher.send(
+                    Request(self._template.encode(part.texts), 0), part, crew
+                )
+            except MistillError as error:
+                if classify(error).fatal:
+                    raise
+                if isinstance(error, BadRequest) and len(places) > 1:
+                    refused += error.attempts
+                    middle = len(places) // 2
+                    parts += [places[middle:], places[:middle]]
+                    continue
+                outcomes += part.failed(error, refused + error.attempts)
+            else:
+                outcomes += part.outcomes(refused + delivered.attempts)
+            refused = 0
+        return outcomes
+
+    def completions_of(
+        self, answer: Answer[EmbeddingResponse], texts: Sequence[str]
+    ) -> list[Completion | None]:
+        """What an answer has for each of its texts. Its tokens are shared out by the length of the texts."""
+        response = answer.response
+        usages = _shares(usage_of(response), [_estimate(text) for text in texts])
+        return [
+            None
+            if vector is None
+            else self._completion(StoredEmbedding(vector, response.model, response.id), usage, answer)
+            for vector, usage in zip(response.in_order(len(texts)), usages, strict=True)
+        ]
+
+    def _completion(
+        self, stored: StoredEmbedding, usage: Usage, answer: Answer[EmbeddingResponse]
+    ) -> Completion | None:
+        try:
+            completion = read_embedding(encode_stored(stored), self.parameters.output_dtype)
+        except MalformedAnswer:
+            return None
+        return msgspec.structs.replace(
+            completion,
+            usage=usage,
+            correlation_id=answer.correlation_id,
+            latency_s=answer.latency_s,
+            cost=self.server.price.cost(usage) if self.server.price else None,
+        )
+
+
+class _Part:
+    """Some of the texts of a batch, on their way in one request: the dispatcher's journal of it."""
+
+    def __init__(
+        self, embedder: Embedder, texts: Sequence[str], places: range, journal: BatchJournal | None
+    ) -> None:
+        self.texts = [texts[place] for place in places]
+        self._embedder = embedder
+        self._places = places
+        self._journal = journal
+        self._completions: list[Completion | None] = []
+
+    async def sending(self, request: Request) -> Any:
+        return None if self._journal is None else await self._journal.sending(request, self._places)
+
+    def answered(self, attempt: Any, answer: Answer[EmbeddingResponse]) -> None:
+        self._completions = self._embedder.completions_of(answer, self.texts)
+        if self._journal is not None:
+            self._journal.answered(attempt, answer, self._completions)
+
+    def ended(self, attempt: Any, error: MistillError) -> None:
+        if self._journal is not None:
+            self._journal.ended(attempt, error)
+
+    def outcomes(self, attempts: int) -> Iterator[Outcome]:
+        for place, completion in enumerate(self._completions):
+            told = 0 if place else attempts
+            if completion is None:
+                yield Outcome(completions=(None,), error=no_vector(len(self.texts)), attempts=told)
+            else:
+                yield Outcome(
+                    completions=(msgspec.structs.replace(completion, attempts=attempts),),
+                    usage=completion.usage,
+                    attempts=told,
+                    cost=completion.cost,
+                )
+
+    def failed(self, error: MistillError, attempts: int) -> Iterator[Outcome]:
+        for place in range(len(self.texts)):
+            yield Outcome(completions=(None,), error=error, attempts=0 if place else attempts)
+
+
+class _Result:
+    """One call of `MistralEmbeddings`: what has become of its texts."""
+
+    def __init__(self, count: int) -> None:
+        self._vectors: list[list[float] | None] = [None] * count
         self._failures: dict[int, MistillError] = {}
         self._usage = Usage()
+        self._cost: float | None = None
         self._attempts = 0
 
-    async def embed(self, batch: range, crew: Crew[range]) -> None:
-        """A batch; a refused one in halves, until what is refused stands alone."""
-        body = msgspec.json.encode(self._fields | {"input": [self._texts[index] for index in batch]})
-        try:
-            delivered = await self._session.dispatcher.send(Request(body, 0), crew=crew)
-            response: EmbeddingResponse = delivered.answer.response
-            _check_count(response, len(batch))
-        except MistillError as error:
-            is_fatal = classify(error).fatal
-            if isinstance(error, BadRequest) and len(batch) > 1 and not is_fatal:
-                middle = len(batch) // 2
-                await self.embed(batch[:middle], crew)
-                await self.embed(batch[middle:], crew)
-                return
-            self._failures |= dict.fromkeys(batch, error)
-            if is_fatal:
-                raise
-        else:
-            self._attempts += delivered.attempts
-            if response.usage is not None:
-                self._usage += Usage(response.usage.prompt_tokens or 0)
-            for place, embedding in enumerate(response.data):
-                index = embedding.index if embedding.index is not None else place
-                self._vectors[batch[index]] = embedding.embedding
+    def add(self, batch: range, outcomes: Sequence[Outcome]) -> None:
+        for index, outcome in zip(batch, outcomes, strict=True):
+            (completion,) = outcome.completions
+            if completion is not None:
+                self._vectors[index] = completion.value
+            if outcome.error is not None:
+                self._failures[index] = outcome.error
+            self._usage += outcome.usage
+            self._attempts += outcome.attempts
+            if outcome.cost is not None:
+                self._cost = (self._cost or 0.0) + outcome.cost
 
-    def result(self, fatal: MistillError | None, on_error: OnError) -> Embedded:
-        price = self._session.server.price
-        embedded = Embedded(
-            vectors=self._vectors,
-            usage=self._usage,
-            cost=price.cost(self._usage) if price else None,
-            attempts=self._attempts,
-        )
+    def embedded(self, fatal: MistillError | None, on_error: OnError) -> Embedded:
         if fatal is not None:
             unsent = Stopped("not sent, since the call was ended by another text's error")
             unsent.__cause__ = fatal
@@ -153,33 +336,36 @@ class _Work:
                 if vector is None:
                     self._failures.setdefault(index, unsent)
         if self._failures and (on_error == "raise" or fatal is not None):
-            raise GenerationError.of(self._vectors, self._failures)
-        return embedded
+            raise GenerationError.of(self._vectors, dict(sorted(self._failures.items())))
+        return Embedded(vectors=self._vectors, usage=self._usage, cost=self._cost, attempts=self._attempts)
 
 
-def _check(texts: Sequence[str]) -> None:
-    if isinstance(texts, str) or not isinstance(texts, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
-        raise InputError("texts must be a list of texts", hint="for one text write [text]")
-    for index, text in enumerate(texts):
-        if not isinstance(text, str):  # pyright: ignore[reportUnnecessaryIsInstance]  as above
-            raise InputError(f"text {index} is {type(text).__name__}, not a string", index=index)
-        if not text:
-            raise InputError(f"text {index} is empty", index=index)
+def read_embedding(body: bytes, dtype: Dtype | None = None) -> Completion:
+    """A vector as a ledger keeps it → the completion whose value it is.
+
+    Raises:
+        MalformedAnswer: there is no vector in it, or not one of such numbers.
+    """
+    try:
+        stored = decode_stored(body)
+        vector = decode_vector(stored.embedding, dtype)
+    except msgspec.DecodeError as error:
+        raise MalformedAnswer(f"what came is no vector: {error}") from error
+    return Completion(text=None, value=vector, model=stored.model, id=stored.id, raw=body)
 
 
-def _batches(texts: Sequence[str], max_tokens: int) -> Iterator[range]:
-    """Consecutive texts whose estimated tokens fit one request; a text that does not fit stands alone."""
-    start = tokens = 0
-    for index, text in enumerate(texts):
-        cost = len(text.encode()) // _BYTES_PER_TOKEN + 1
-        if index > start and (tokens + cost > max_tokens or index - start >= _MOST_TEXTS_AT_ONCE):
-            yield range(start, index)
-            start, tokens = index, 0
-        tokens += cost
-    if start < len(texts):
-        yield range(start, len(texts))
+def no_vector(texts: int) -> MalformedAnswer:
+    """The error of a text for which an answer had no vector."""
+    return MalformedAnswer(f"the answer for {texts} texts has no vector for this one")
 
 
-def _check_count(response: EmbeddingResponse, wanted: int) -> None:
-    if len(response.data) != wanted:
-        raise MalformedAnswer(f"{len(response.data)} vectors came for {wanted} texts")
+def _estimate(text: str) -> int:
+    """The tokens of a text, at most, as a rule."""
+    return len(text.encode()) // _BYTES_PER_TOKEN + 1
+
+
+def _shares(usage: Usage, weights: Sequence[int]) -> list[Usage]:
+    """The input tokens of one request shared out by weight, so that their sum is what was billed."""
+    total = sum(weights)
+    ends = [usage.input_tokens * end // total for end in accumulate(weights, initial=0)]
+    return [Usage(end - start) for start, end in pairwise(ends)]

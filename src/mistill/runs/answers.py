@@ -2,29 +2,77 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import msgspec
 
 from mistill.api.chat import Choice, decode_response
-from mistill.api.errors import InvalidOutput
-from mistill.llms.generation import split_content
+from mistill.api.embeddings import Dtype, decode_stored
+from mistill.api.errors import MistillError
+from mistill.llms.answers import split_content
+from mistill.llms.embeddings import read_embedding
 from mistill.llms.types import Completion
 from mistill.structured.repair import read_answer
 from mistill.structured.schema import OutputSchema
 
 
-def completions_of(bodies: Sequence[bytes], schema: OutputSchema | None = None) -> list[Completion]:
-    """The completions that raw bodies of answers hold, in order; with a schema, each with its value.
+class AnswerReader(ABC):
+    """Reads the raw bodies of answers. Token counts and cost are the ledger's to tell, so they are left at nothing.
 
-    Token counts and cost are the ledger's to tell, so they are left at nothing here.
-
-    Raises:
-        InvalidOutput: an answer does not fit ``schema``.
+    Attributes:
+        columns: what a record has of an answer and its row's end, in order, by our own names.
+        extra_columns: what it has besides, where that is asked for.
+        schema: what answers must fit, where they must.
     """
-    completions: list[Completion] = []
-    for body in bodies:
+
+    columns: ClassVar[tuple[str, ...]]
+    extra_columns: ClassVar[tuple[str, ...]]
+    schema: OutputSchema | None = None
+
+    @abstractmethod
+    def read(self, body: bytes) -> list[Completion]:
+        """The completions in one body.
+
+        Raises:
+            MistillError: what is in it does not fit.
+        """
+
+    @abstractmethod
+    def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
+        """What the bodies of one row give to its record: columns of ours, and ``value``, the value of the first.
+
+        Args:
+            several: a column has a list, since each row has several generations.
+
+        Raises:
+            MistillError: what is in a body does not fit.
+        """
+
+    def read_fitting(self, bodies: Sequence[bytes]) -> list[Completion]:
+        """The completions in the bodies, without the answers that do not fit: those were asked again."""
+        fitting: list[Completion] = []
+        for body in bodies:
+            try:
+                fitting.extend(self.read(body))
+            except MistillError:
+                continue
+        return fitting
+
+
+class ChatReader(AnswerReader):
+    """Reads chat completions; with a schema, each with its value. ``InvalidOutput`` where one does not fit."""
+
+    columns = ("generation", "finish_reason", "input_tokens", "output_tokens", "error")
+    extra_columns = ("thinking", "tool_calls", "cost", "model")
+
+    def __init__(self, schema: OutputSchema | None = None) -> None:
+        self.schema = schema
+
+    def read(self, body: bytes) -> list[Completion]:
         response = decode_response(body)
+        completions: list[Completion] = []
         for choice in response.choices:
             text, thinking = split_content(choice.message)
             completion = Completion(
@@ -36,19 +84,46 @@ def completions_of(bodies: Sequence[bytes], schema: OutputSchema | None = None) 
                 id=response.id,
                 raw=body,
             )
+            schema = self.schema
             completions.append(completion if schema is None else _typed(completion, choice, schema))
-    return completions
+        return completions
+
+    def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
+        completions = [completion for body in bodies for completion in self.read(body)]
+        if several:
+            return {
+                "generation": [one.text for one in completions],
+                "thinking": [one.thinking for one in completions],
+                "tool_calls": [one.tool_calls or None for one in completions],
+                "model": completions[0].model if completions else None,
+            }
+        if not completions:
+            return {}
+        first = completions[0]
+        return {
+            "generation": first.text,
+            "thinking": first.thinking,
+            "tool_calls": first.tool_calls or None,
+            "model": first.model,
+            "value": first.value,
+        }
 
 
-def fitting_completions(bodies: Sequence[bytes], schema: OutputSchema | None) -> list[Completion]:
-    """As `completions_of`, without the answers that do not fit: those were asked again."""
-    fitting: list[Completion] = []
-    for body in bodies:
-        try:
-            fitting.extend(completions_of([body], schema))
-        except InvalidOutput:
-            continue
-    return fitting
+class EmbeddingReader(AnswerReader):
+    """Reads vectors, one a body. ``MalformedAnswer`` where one is none."""
+
+    columns = ("embedding", "input_tokens", "error")
+    extra_columns = ("cost", "model")
+
+    def __init__(self, dtype: Dtype | None = None) -> None:
+        self._dtype: Dtype | None = dtype
+
+    def read(self, body: bytes) -> list[Completion]:
+        return [read_embedding(body, self._dtype)]
+
+    def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:  # noqa: ARG002  a row has one
+        stored = decode_stored(bodies[0])  # its numbers were read when it came
+        return {"embedding": stored.embedding, "model": stored.model}
 
 
 def _typed(completion: Completion, choice: Choice, schema: OutputSchema) -> Completion:

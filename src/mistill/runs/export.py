@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -10,19 +10,15 @@ import msgspec
 from msgspec import Struct
 from pydantic_core import to_jsonable_python
 
-from mistill.api.errors import InputError, InvalidOutput, LedgerError
+from mistill.api.errors import InputError, LedgerError, MistillError
 from mistill.llms import MistralLLM
-from mistill.llms.types import Completion
-from mistill.runs.answers import completions_of
+from mistill.runs.answers import AnswerReader, ChatReader, EmbeddingReader
 from mistill.runs.formats import format_of
 from mistill.runs.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
-from mistill.runs.records import OUTPUT_COLUMNS, column_names, make_line, make_record
+from mistill.runs.records import column_names, make_line, make_record
 from mistill.runs.writers import open_writer
 from mistill.structured.schema import OutputSchema, compile_schema
 from mistill.structured.settings import compile_structured_output
-
-EXTRA_COLUMNS = ("thinking", "tool_calls", "cost", "model")
-"""Columns that a record has only if they are asked for."""
 
 
 class RecordShape(Struct, frozen=True, kw_only=True):
@@ -30,13 +26,13 @@ class RecordShape(Struct, frozen=True, kw_only=True):
 
     Attributes:
         names: our columns → their names in the output.
-        schema: what answers are read by; the run's own, or another.
+        answers: what reads the answers; by the run's own schema, or another.
         flatten: the fields of a structured answer become columns of their own, in place of ``generation``.
         several: ``generation`` is a list, since each row has several.
     """
 
     names: Mapping[str, str]
-    schema: OutputSchema | None = None
+    answers: AnswerReader
     flatten: bool = False
     several: bool = False
 
@@ -51,7 +47,8 @@ class RecordShape(Struct, frozen=True, kw_only=True):
     @property
     def fields(self) -> list[str]:
         """The fields that `flatten` makes columns of."""
-        properties = self.schema.json_schema.get("properties") if self.schema else None
+        schema = self.answers.schema
+        properties = schema.json_schema.get("properties") if schema else None
         if not isinstance(properties, dict) or not properties:
             raise InputError(
                 "only answers that are objects with known fields can be flattened",
@@ -64,7 +61,7 @@ def record_shape(
     *,
     renames: Iterable[str] = (),
     extra: Iterable[str] = (),
-    schema: OutputSchema | None = None,
+    answers: AnswerReader | None = None,
     flatten: bool = False,
     num_generations: int = 1,
 ) -> RecordShape:
@@ -72,13 +69,15 @@ def record_shape(
 
     Args:
         renames: ``generation=answer``, …
-        extra: some of `EXTRA_COLUMNS`.
+        extra: some of the extra columns of ``answers``.
+        answers: what reads the answers; plain text unless given.
 
     Raises:
         InputError: an unknown or doubled column, or answers that cannot be flattened.
     """
-    names = column_names(renames, (*OUTPUT_COLUMNS, *_known_extras(extra)))
-    shape = RecordShape(names=names, schema=schema, flatten=flatten, several=num_generations > 1)
+    answers = answers or ChatReader()
+    names = column_names(renames, (*answers.columns, *_known_extras(extra, answers)))
+    shape = RecordShape(names=names, answers=answers, flatten=flatten, several=num_generations > 1)
     if flatten and num_generations > 1:
         raise InputError(
             "several generations a row cannot be flattened", hint="leave one of the two options out"
@@ -98,12 +97,12 @@ class Output(Struct, frozen=True, kw_only=True):
     extra_columns: list[str] = []
     flatten: bool = False
 
-    def shape(self, schema: OutputSchema | None, num_generations: int) -> RecordShape:
-        """The shape of records whose answers are read by ``schema``."""
+    def shape(self, answers: AnswerReader, num_generations: int) -> RecordShape:
+        """The shape of records whose answers ``answers`` reads."""
         return record_shape(
             renames=[f"{ours}={theirs}" for ours, theirs in self.columns.items()],
             extra=self.extra_columns,
-            schema=schema,
+            answers=answers,
             flatten=self.flatten,
             num_generations=num_generations,
         )
@@ -131,8 +130,17 @@ def shape_of(
         extra_columns=list(dict.fromkeys([*own.extra_columns, *extra_columns])),
         flatten=own.flatten if flatten is None else flatten,
     )
-    read_by = _own_schema(details["llm"]) if schema is None else compile_schema(schema)
-    return output.shape(read_by, reader.plan()["num_generations"])
+    plan = reader.plan()
+    return output.shape(_reader_of(plan, details["llm"], schema), plan.get("num_generations", 1))
+
+
+def _reader_of(plan: Mapping[str, Any], llm: Mapping[str, Any], schema: Any) -> AnswerReader:
+    """What reads the answers of the run with this plan, by another schema if one is given."""
+    if "embeddings" not in plan:
+        return ChatReader(_own_schema(llm) if schema is None else compile_schema(schema))
+    if schema is not None:
+        raise InputError("this run's answers are vectors, which no schema reads", hint="leave the schema out")
+    return EmbeddingReader(plan["embeddings"]["output_dtype"])
 
 
 def _own_schema(llm: Mapping[str, Any]) -> OutputSchema | None:
@@ -143,12 +151,12 @@ def _own_schema(llm: Mapping[str, Any]) -> OutputSchema | None:
     return compile_structured_output(MistralLLM.restore_attribute("structured_output", setting)).schema
 
 
-def _known_extras(extra: Iterable[str]) -> list[str]:
+def _known_extras(extra: Iterable[str], answers: AnswerReader) -> list[str]:
     chosen = list(extra)
     for column in chosen:
-        if column not in EXTRA_COLUMNS:
+        if column not in answers.extra_columns:
             raise InputError(
-                f"there is no extra column {column!r}", hint=f"there are {', '.join(EXTRA_COLUMNS)}"
+                f"there is no extra column {column!r}", hint=f"there are {', '.join(answers.extra_columns)}"
             )
     return chosen
 
@@ -260,36 +268,18 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
         "cost": row.cost,
+        "finish_reason": row.finish_reason,
     }
     if row.state != "completion":
-        return fields | {"finish_reason": row.finish_reason, "error": _error_text(row.error)}
+        return fields | {"error": _error_text(row.error)}
     try:
-        completions = completions_of(row.answers, shape.schema)
-    except InvalidOutput as error:
-        return fields | {"finish_reason": row.finish_reason, "error": f"{error.kind}: {error}"}
-    fields["finish_reason"] = row.finish_reason
-    fields["generation"] = _one_or_all([one.text for one in completions], several=shape.several)
-    if len(shape.names) > len(OUTPUT_COLUMNS):
-        fields |= _extras(completions, several=shape.several)
+        fields |= shape.answers.fields(row.answers, several=shape.several)
+    except MistillError as error:
+        return fields | {"error": f"{error.kind}: {error}"}
     if shape.flatten:
         # As validated, so defaults and coercions count; not as the model wrote it.
-        fields["value"] = to_jsonable_python(completions[0].value, by_alias=True)
+        fields["value"] = to_jsonable_python(fields["value"], by_alias=True)
     return fields
-
-
-def _extras(completions: Sequence[Completion], *, several: bool) -> dict[str, Any]:
-    calls = [msgspec.to_builtins(one.tool_calls) or None for one in completions]
-    return {
-        "thinking": _one_or_all([one.thinking for one in completions], several=several),
-        "tool_calls": _one_or_all(calls, several=several),
-        "model": completions[0].model if completions else None,
-    }
-
-
-def _one_or_all(values: list[Any], *, several: bool) -> Any:
-    if several:
-        return values
-    return values[0] if values else None
 
 
 def _error_text(error: str | None) -> str | None:

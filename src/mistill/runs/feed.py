@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol, Self, TypeGuard
 
 import msgspec
-from msgspec import Struct
 
 from mistill.api.errors import InputError
-from mistill.llms.generation import Prompt
 from mistill.runs.ledger import InputRow, RowState
-from mistill.runs.plan import Plan
 from mistill.runs.reading import Windows
 from mistill.runs.records import check_columns
 from mistill.runs.row_parameters import WrongParameter
 from mistill.runs.sources import Row
 from mistill.runs.summary import Progress
+from mistill.runs.work import Task, Work, digest
 
 OnUnknown = Literal["retry", "hold"]
 
@@ -32,16 +29,9 @@ class Matcher(Protocol):
     async def finish(self) -> int: ...
 
 
-class Task(Struct, frozen=True, gc=False):
-    """A row that is to be asked. ``prompt`` is an error where the row cannot be: its outcome, which costs nothing."""
-
-    state: RowState
-    row: Row
-    prompt: Prompt | InputError
-
-
 class Feed:
-    """An asynchronous iterator of tasks, for many workers. At most one window of rows is in memory.
+    """An asynchronous iterator for many workers, of the tasks that one request asks. At most a window of rows, and what
+    one request takes, is in memory.
 
     Where the input breaks off it ends, with ``error`` set: the rows before were read, and are asked in a later start.
 
@@ -49,13 +39,13 @@ class Feed:
         reserved: names of the output's own columns, which no row may have.
         retry_failed: whether rows that failed before are asked again.
         on_unknown: what becomes of rows that were in flight when a run died.
-        limit: gives out no more tasks than this.
+        limit: asks no more rows than this.
     """
 
     def __init__(
         self,
         windows: Windows,
-        plan: Plan,
+        work: Work[Any],
         matcher: Matcher,
         progress: Progress,
         *,
@@ -65,7 +55,7 @@ class Feed:
         limit: int | None = None,
     ) -> None:
         self._windows = windows
-        self._plan = plan
+        self._work = work
         self._matcher = matcher
         self._progress = progress
         self._reserved = reserved
@@ -88,22 +78,23 @@ class Feed:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> Task:
-        while not self._ready:
-            if self._left == 0 or self._is_over:
-                raise StopAsyncIteration
+    async def __anext__(self) -> list[Task]:
+        while self._is_short and not self._is_over:
             async with self._filling:
-                if not self._ready and not self._is_over:
+                if self._is_short and not self._is_over:
                     await self._fill()
-        if self._left is not None:
-            if not self._left:
-                raise StopAsyncIteration
-            self._left -= 1
-        return self._ready.popleft()
+        if not self._ready:
+            raise StopAsyncIteration
+        return self._work.take(self._ready)
+
+    @property
+    def _is_short(self) -> bool:
+        """Another window is needed, for a whole request. What comes when it likes is not waited for."""
+        return not self._ready or (len(self._ready) < self._work.most_together and not self._windows.may_wait)
 
     @property
     def _is_over(self) -> bool:
-        return self._closed or self.read_to_end or self.error is not None
+        return self._closed or self._left == 0 or self.read_to_end or self.error is not None
 
     def close(self) -> None:
         """Gives out nothing more."""
@@ -123,23 +114,26 @@ class Feed:
         if self._closed:
             return  # nothing of them is in the ledger yet, so a later start meets them again
         self.rows_read += len(rows)
-        digests = [_digest(row.raw) for row in rows]
+        digests = [digest(row.raw) for row in rows]
         states = await self._matcher.known(digests)
-        prompts = {place: self._prompt_of(rows[place]) for place, state in enumerate(states) if state is None}
-        if prompts and rows[0].index == 0 and _is_of_all_rows(first := prompts.get(0)):
+        asked = {place: self._asked_of(rows[place]) for place, state in enumerate(states) if state is None}
+        if asked and rows[0].index == 0 and _is_of_all_rows(first := asked.get(0)):
             raise first
         claimed = await self._matcher.claim(
-            [self._input_row(rows[place], digests[place], prompt) for place, prompt in prompts.items()]
+            [self._input_row(rows[place], digests[place], one) for place, one in asked.items()]
         )
-        for place, state in zip(prompts, claimed, strict=True):
+        for place, state in zip(asked, claimed, strict=True):
             states[place] = state
         if self._closed or self.error is not None:
             return
         for place, state in enumerate(states):
             assert state is not None
-            if self._is_due(state):
-                prompt = prompts.get(place) or self._prompt_of(rows[place])
-                self._ready.append(Task(state, rows[place], self._with_parameters(prompt, state)))
+            if not self._is_due(state) or self._left == 0:
+                continue
+            one = asked[place] if place in asked else self._asked_of(rows[place])
+            self._ready.append(Task(state, rows[place], self._with_parameters(one, state)))
+            if self._left is not None:
+                self._left -= 1
 
     def _is_due(self, state: RowState) -> bool:
         """Whether the row is to be asked in this start; counts it where it is not."""
@@ -154,48 +148,29 @@ class Feed:
             return False
         return True
 
-    def _prompt_of(self, row: Row) -> Prompt | InputError:
+    def _asked_of(self, row: Row) -> Any:
+        """What is asked of the row, or why it cannot be."""
         try:
             if not self._reserved.isdisjoint(row.record):
                 check_columns(row.record, self._reserved, row.where)
-            generation = self._plan.generation
-            if self._plan.row_parameters:
-                generation = self._plan.row_parameters.apply(generation, row)
-            return generation.check(self._plan.prompt.render(row))
+            return self._work.prepare(row)
         except InputError as error:
             if not error.message.startswith(row.where):
                 error = InputError(f"{row.where}: {error.message}", hint=error.hint, index=row.index)
             return error
 
-    def _with_parameters(self, prompt: Prompt | InputError, state: RowState) -> Prompt | InputError:
-        """The prompt with what this row is asked again with, where it is a retry."""
-        if state.parameters is None or isinstance(prompt, InputError):
-            return prompt
-        changed = prompt.generation.with_parameters(msgspec.json.decode(state.parameters))
-        return Prompt(prompt.messages, changed)
+    def _with_parameters(self, asked: Any, state: RowState) -> Any:
+        """The same with what this row is asked again with, where it is a retry."""
+        if state.parameters is None or isinstance(asked, InputError):
+            return asked
+        return self._work.with_parameters(asked, msgspec.json.decode(state.parameters))
 
-    def _input_row(self, row: Row, digest: bytes, prompt: Prompt | InputError) -> InputRow:
-        if isinstance(prompt, InputError):
-            fingerprint = digest  # a row that cannot be asked is known by its own bytes
-        elif self._plan.row_parameters:
-            fingerprint = _digest(_encode_sorted(_asked_with(prompt)))
-        else:
-            fingerprint = _digest(prompt.messages)
-        return InputRow(row.index, digest, fingerprint, row.raw)
+    def _input_row(self, row: Row, own_digest: bytes, asked: Any) -> InputRow:
+        # A row that cannot be asked is known by its own bytes.
+        fingerprint = own_digest if isinstance(asked, InputError) else self._work.fingerprint(asked)
+        return InputRow(row.index, own_digest, fingerprint, row.raw)
 
 
-def _asked_with(prompt: Prompt) -> tuple[Any, ...]:
-    """What tells a row's request from another's in the same run."""
-    return msgspec.Raw(prompt.messages), prompt.generation.parameters, prompt.generation.extra_body
-
-
-def _is_of_all_rows(first: Prompt | InputError | None) -> TypeGuard[InputError]:
+def _is_of_all_rows(first: Any) -> TypeGuard[InputError]:
     """A first row that cannot be rendered means a wrong template or wrong names: nothing is sent."""
     return isinstance(first, InputError) and not isinstance(first, WrongParameter)
-
-
-def _digest(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).digest()
-
-
-_encode_sorted = msgspec.json.Encoder(order="sorted").encode

@@ -9,26 +9,27 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from mistill.llms import MistralLLM
-from mistill.llms.generation import Generation
+from mistill.api.embeddings import MOST_TEXTS
+from mistill.api.errors import InputError
+from mistill.llms import MistralEmbeddings, MistralLLM
 from mistill.llms.parameters import describe_parameters
-from mistill.runs.prompts import Prompt
+from mistill.runs.prompts import PromptTemplate, TextTemplate
 from mistill.runs.row_parameters import RowParameters
+from mistill.runs.work import ChatWork, EmbeddingWork, Work
 
 
 class Plan(Struct, frozen=True):
     """A run's settings, resolved.
 
     Attributes:
+        work: the settings at work.
         settings: what decides the answers: model, prompt, parameters, the columns of rows' own, schema, number of
-            generations. JSON values.
-        llm: the LLM as dumped, to make it again for a retry; no secret is in it. It has the endpoint, which is not
+            generations; of vectors, their dimension and dtype. JSON values.
+        llm: the model as dumped, to make it again for a retry; no secret is in it. It has the endpoint, which is not
             among ``settings``: another host of the same model answers the same rows.
     """
 
-    prompt: Prompt
-    generation: Generation
-    row_parameters: RowParameters
+    work: Work[Any]
     settings: dict[str, Any]
     llm: dict[str, Any]
 
@@ -40,13 +41,13 @@ class Plan(Struct, frozen=True):
 
 def make_plan(
     llm: MistralLLM,
-    prompt: Prompt,
+    template: PromptTemplate,
     *,
     num_generations: int = 1,
     parameters: dict[str, Any] | None = None,
     row_parameters: Mapping[str, str] | None = None,
 ) -> Plan:
-    """The plan of a run, everything in it checked.
+    """The plan of a run that wants completions, everything in it checked.
 
     Args:
         parameters: generation parameters over the LLM's own ``generation_kwargs``.
@@ -61,7 +62,7 @@ def make_plan(
     of_rows = RowParameters(row_parameters or {})
     settings = {
         "model": llm.model,
-        "prompt": prompt.describe(),
+        "prompt": template.describe(),
         "parameters": msgspec.to_builtins(generation.parameters),
         "extra_body": given.get("extra_body"),
         "row_parameters": of_rows.columns,
@@ -70,4 +71,25 @@ def make_plan(
         "num_generations": num_generations,
     }
     dumped = llm.dump() | {"generation_kwargs": describe_parameters(given, generation.parameters)}
-    return Plan(prompt, generation, of_rows, settings, dumped)
+    return Plan(ChatWork(generation, template, of_rows), settings, dumped)
+
+
+def make_embedding_plan(embeddings: MistralEmbeddings, template: TextTemplate, **of_completions: Any) -> Plan:
+    """The plan of a run that wants vectors.
+
+    Args:
+        of_completions: settings that only completions have, by their name; none may be set.
+
+    Raises:
+        InputError: one of them is, or there is no key.
+    """
+    for name, value in of_completions.items():
+        if value:
+            raise InputError(f"{name}={value!r}: embeddings have no such setting", hint="leave it out")
+    embedder = embeddings.embedder()
+    settings = {
+        "model": embeddings.model,
+        "prompt": template.describe(),
+        "embeddings": msgspec.structs.asdict(embedder.parameters),
+    }
+    return Plan(EmbeddingWork(embedder, template, MOST_TEXTS), settings, embeddings.dump())

@@ -1,4 +1,4 @@
-"""Rows to chat messages: Jinja2 templates, or a ``messages`` or ``prompt`` column of the row."""
+"""Rows to what is asked of them: Jinja2 templates, or a column of the row that holds it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _KEPT_GLOBALS = ("namespace", "range")
 _MOST_COLUMNS_SHOWN = 20
 
 
-class Prompt:
-    """What is asked of each row.
+class PromptTemplate:
+    """Rows to chat messages.
 
     ``prompt`` and ``system`` are Jinja2 templates over the row's columns, sandboxed. ``row`` is the whole
     record, for columns whose name is no identifier: ``{{ row["unit price"] }}``. Without ``prompt`` the
@@ -68,13 +68,9 @@ class Prompt:
         if (messages := record.get(self._messages_column)) is not None:
             return self._with_system(_read_messages(messages, row, self._messages_column), row)
         if (text := record.get(self._prompt_column)) is not None:
-            if not isinstance(text, str):
-                problem = f"the column {self._prompt_column!r} is not a string but {name_of_json(text)}"
-                raise _refusal(row, problem)
-            if not text.strip():
-                raise _refusal(row, f"the column {self._prompt_column!r} is blank")
+            text = _text_of(row, self._prompt_column, text)
             return self._with_system([{"role": "user", "content": text}], row)
-        raise self._nothing_to_ask(row)
+        raise _nothing_in(row, (self._messages_column, self._prompt_column))
 
     def _with_system(self, messages: Messages, row: Row) -> Messages:
         if self._system is None:
@@ -87,18 +83,33 @@ class Prompt:
             )
         return [{"role": "system", "content": self._system.render(row)}, *messages]
 
-    def _nothing_to_ask(self, row: Row) -> InputError:
-        wanted = (self._messages_column, self._prompt_column)
-        nulls = [column for column in wanted if column in row.record]
-        if nulls:
-            return _refusal(row, f"the column {nulls[0]!r} is null")
-        column = next(iter(row.record), "text")
-        taken = column if column.isidentifier() else f'row["{column}"]'
-        return _refusal(
-            row,
-            f"no column {wanted[0]!r} or {wanted[1]!r}; it has {_list_columns(row.record)}",
-            hint=f"give a prompt template, for example '{{{{ {taken} }}}}'",
-        )
+
+class TextTemplate:
+    """Rows to texts, to be embedded: ``template`` over the row's columns, as for `PromptTemplate`, or else its
+    ``text_column``.
+
+    Raises ``InputError`` for a template that does not compile.
+    """
+
+    def __init__(self, template: str | None = None, *, text_column: str = "text") -> None:
+        self._template = None if template is None else _RowTemplate(template, "prompt")
+        self._text_column = text_column
+
+    def describe(self) -> dict[str, str | None]:
+        """What a row's text depends on besides the row, as JSON."""
+        return {
+            "prompt": self._template.source if self._template else None,
+            "text_column": None if self._template else self._text_column,
+        }
+
+    def render(self, row: Row) -> str:
+        """The text of ``row``. ``InputError``, naming the row, where it gives none or a blank one."""
+        if self._template is not None:
+            return self._template.render(row)
+        text = row.record.get(self._text_column)
+        if text is None:
+            raise _nothing_in(row, (self._text_column,))
+        return _text_of(row, self._text_column, text)
 
 
 class _RowTemplate:
@@ -254,7 +265,29 @@ def _in_lists(value: Any) -> Any:
     return value
 
 
+def _text_of(row: Row, column: str, text: object) -> str:
+    if not isinstance(text, str):
+        raise _refusal(row, f"the column {column!r} is not a string but {name_of_json(text)}")
+    if not text.strip():
+        raise _refusal(row, f"the column {column!r} is blank")
+    return text
+
+
 # --- words for errors ---------------------------------------------------------------------------------------
+
+
+def _nothing_in(row: Row, wanted: tuple[str, ...]) -> InputError:
+    nulls = [column for column in wanted if column in row.record]
+    if nulls:
+        return _refusal(row, f"the column {nulls[0]!r} is null")
+    column = next(iter(row.record), "text")
+    taken = column if column.isidentifier() else f'row["{column}"]'
+    named = " or ".join(repr(name) for name in wanted)
+    return _refusal(
+        row,
+        f"no column {named}; it has {_list_columns(row.record)}",
+        hint=f"give a prompt template, for example '{{{{ {taken} }}}}'",
+    )
 
 
 def _refusal(row: Row, problem: str, hint: str | None = None) -> InputError:

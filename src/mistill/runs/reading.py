@@ -17,7 +17,11 @@ _WINDOW_BYTES = 16 << 20  # rows can be long: one of 50 MB is a window of its ow
 
 
 class Windows:
-    """``ended``: the input was read to its end. ``error``: it broke off, by its own fault or that of who made it."""
+    """``ended``: the input was read to its end. ``error``: it broke off, by its own fault or that of who made it.
+    ``may_wait``: the next window may be long in coming.
+    """
+
+    may_wait = False
 
     def __init__(self, source: Source) -> None:
         self.ended = False
@@ -45,6 +49,8 @@ class Windows:
 
 class StreamedWindows(Windows):
     """Reads ahead, at most one window, in a thread that ends with the input or with the process."""
+
+    may_wait = True
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)

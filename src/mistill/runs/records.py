@@ -10,11 +10,9 @@ import msgspec
 
 from mistill.api.errors import InputError
 
-OUTPUT_COLUMNS = ("generation", "finish_reason", "input_tokens", "output_tokens", "error")
 
-
-def column_names(renames: Iterable[str] = (), columns: Sequence[str] = OUTPUT_COLUMNS) -> dict[str, str]:
-    """Our columns to the names they have in the output; ``renames`` as on the command line:
+def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
+    """``columns`` of ours to the names they have in the output; ``renames`` as on the command line:
     ``generation=answer``.
 
     Raises ``InputError`` for a column we do not have, and for names that are empty or not all different.

@@ -22,16 +22,16 @@ from mistill.api.prices import shipped_prices
 from mistill.delivery.budget import Budget
 from mistill.delivery.governor import Governor
 from mistill.delivery.slowness import Snapshot, advice
-from mistill.llms import MistralLLM
+from mistill.llms import MistralEmbeddings, MistralLLM
+from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
-from mistill.llms.parameters import describe_parameters
 from mistill.runs.export import Output, RecordShape, write_records
 from mistill.runs.feed import OnUnknown
 from mistill.runs.forecast import Forecast, forecast
 from mistill.runs.ledger import Counts, Ledger, LedgerReader, Selection
 from mistill.runs.ledger_rows import AskedAgain
-from mistill.runs.plan import Plan, make_plan
-from mistill.runs.prompts import Prompt
+from mistill.runs.plan import Plan, make_embedding_plan, make_plan
+from mistill.runs.prompts import PromptTemplate, TextTemplate
 from mistill.runs.records import check_columns
 from mistill.runs.runner import RowOutcome, Runner
 from mistill.runs.sources import Source, open_source
@@ -83,7 +83,7 @@ class Run:
         self,
         source: Any,
         *,
-        llm: MistralLLM,
+        llm: MistralLLM | MistralEmbeddings,
         out: str | Path | None = None,
         prompt: str | None = None,
         system: str | None = None,
@@ -107,21 +107,31 @@ class Run:
         deadline: float | None = None,
         sample: int | None = None,
     ) -> None:
-        plan = make_plan(
-            llm,
-            Prompt(prompt=prompt, system=system),
-            num_generations=num_generations,
-            parameters=dict(parameters or {}),
-            row_parameters=row_parameters,
-        )
+        if isinstance(llm, MistralEmbeddings):
+            plan = make_embedding_plan(
+                llm,
+                TextTemplate(prompt),
+                system=system,
+                num_generations=None if num_generations == 1 else num_generations,
+                parameters=parameters,
+                row_parameters=row_parameters,
+                flatten=flatten,
+            )
+        else:
+            plan = make_plan(
+                llm,
+                PromptTemplate(prompt=prompt, system=system),
+                num_generations=num_generations,
+                parameters=dict(parameters or {}),
+                row_parameters=row_parameters,
+            )
         self._output = Output(
             format=output_format,
             columns=dict(columns or {}),
             extra_columns=list(extra_columns),
             flatten=flatten,
         )
-        structured = plan.generation.structured
-        shape = self._output.shape(structured.schema if structured else None, num_generations)
+        shape = self._output.shape(plan.work.reader, num_generations)
         rows = source if isinstance(source, Source) else open_source(source, format=input_format, limit=limit)
         if out is not None:
             check_target(out, output_format)
@@ -133,7 +143,7 @@ class Run:
         if rows.columns is not None:
             check_columns(rows.columns, shape.columns)
         if rows.header is not None:
-            plan.row_parameters.check_columns(rows.header)
+            plan.work.row_parameters.check_columns(rows.header)
         self._begin(plan, rows, shape, llm)
         self.out = None if out is None else str(out)
         self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, ledger)
@@ -150,7 +160,9 @@ class Run:
         )
         self._new_budget(0, 0.0)  # a wrong limit is refused now
 
-    def _begin(self, plan: Plan, source: Source, shape: RecordShape, llm: MistralLLM) -> None:
+    def _begin(
+        self, plan: Plan, source: Source, shape: RecordShape, llm: MistralLLM | MistralEmbeddings
+    ) -> None:
         self.plan = plan
         self.progress = Progress()
         self.summary: Summary | None = None
@@ -244,7 +256,7 @@ class Run:
         self.summary = None
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
         self._runner = Runner(
-            self.plan,
+            self.plan.work,
             self._source,
             ledger,
             self.progress,
@@ -279,7 +291,7 @@ class Run:
         return counts.input_tokens + counts.output_tokens, counts.cost
 
     def _new_budget(self, tokens: int, cost: float) -> Budget:
-        options, server = self._options, self.plan.generation.server
+        options, server = self._options, self.plan.work.server
         if options.max_cost is not None and server.price is None:
             raise InputError(f"max_cost: {shipped_prices().unknown(server.model)}")
         return Budget(
@@ -323,7 +335,7 @@ class Run:
             maybe_billed=counts.maybe_billed,
             input_tokens=counts.input_tokens,
             output_tokens=counts.output_tokens,
-            cost=counts.cost if self.plan.generation.server.price else None,
+            cost=counts.cost if self.plan.work.server.price else None,
             causes=[
                 {"kind": cause.kind, "count": cause.count, "row": cause.position, "error": cause.error}
                 for cause in causes
@@ -350,7 +362,7 @@ class Run:
 
     @property
     def _governor(self) -> Governor:
-        return self.plan.generation.dispatcher.governor
+        return self.plan.work.governor
 
     # --- triage -----------------------------------------------------------------------------------------------------
 
@@ -388,11 +400,11 @@ class Run:
         rows = AskedAgain(path)
         run = cls(
             Source([rows], None),
-            llm=MistralLLM.from_dict(details["llm"] | dict(llm or {})),
+            llm=_restored(details["llm"] | dict(llm or {})),
             out=out,
             prompt=settings["prompt"]["prompt"],
-            system=settings["prompt"]["system"],
-            num_generations=settings["num_generations"],
+            system=settings["prompt"].get("system"),
+            num_generations=settings.get("num_generations", 1),
             row_parameters=settings.get("row_parameters"),
             ledger=path,
             output_format=output["format"],
@@ -402,13 +414,17 @@ class Run:
             retry_failed=False,
             grace=grace,
         )
-        given = dict(parameters or {})
         # A wrong one is refused now, not at the first row.
-        changed = run.plan.generation.with_parameters(given)
-        again = (selection, describe_parameters(given, changed.parameters))
+        again = (selection, run.plan.work.check_parameters(parameters or {}))
         run._options = msgspec.structs.replace(run._options, again=again)
         run._again = rows
         return run
+
+
+def _restored(dumped: Mapping[str, Any]) -> MistralLLM | MistralEmbeddings:
+    restored = Connection.from_dict(dumped)
+    assert isinstance(restored, MistralLLM | MistralEmbeddings)
+    return restored
 
 
 class _Options(Struct, frozen=True, kw_only=True):

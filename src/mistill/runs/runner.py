@@ -9,22 +9,19 @@ from typing import Any
 
 from msgspec import Struct
 
-from mistill.api.client import Answer
 from mistill.api.errors import InputError, LedgerError, MistillError, Stopped
-from mistill.delivery.budget import Budget, Reservation
-from mistill.delivery.dispatcher import Crew, Request
+from mistill.delivery.budget import Budget
+from mistill.delivery.dispatcher import Crew
 from mistill.delivery.retry import classify
-from mistill.llms.answers import usage_of
-from mistill.llms.generation import Prompt
 from mistill.llms.types import Completion, Outcome
 from mistill.llms.types import Usage as Tokens
-from mistill.runs.answers import fitting_completions
-from mistill.runs.feed import Feed, Matcher, OnUnknown, Task
+from mistill.runs.feed import Feed, Matcher, OnUnknown
+from mistill.runs.journal import RowJournal
 from mistill.runs.ledger import Attempt, Ledger, Usage
-from mistill.runs.plan import Plan
 from mistill.runs.reading import open_windows
 from mistill.runs.sources import Source
 from mistill.runs.summary import Progress
+from mistill.runs.work import Task, Work
 
 
 class RowOutcome(Struct, frozen=True):
@@ -52,7 +49,7 @@ class Runner:
 
     def __init__(
         self,
-        plan: Plan,
+        work: Work[Any],
         source: Source,
         ledger: Ledger,
         progress: Progress,
@@ -72,8 +69,8 @@ class Runner:
         self.input_rows: int | None = None
         self.ledger = ledger
         self.budget = budget
-        self.price = plan.generation.server.price
-        self._plan = plan
+        self.price = work.server.price
+        self._work = work
         self._source = source
         self._progress = progress
         self._size = size
@@ -87,7 +84,7 @@ class Runner:
         self._tell = tell
         self._under_way: dict[asyncio.Task[Any], RowJournal] = {}
         self._feed: Feed | None = None
-        self._crew: Crew[Task] | None = None
+        self._crew: Crew[list[Task]] | None = None
         self._timers: list[asyncio.TimerHandle] = []
 
     async def run(self) -> None:
@@ -101,7 +98,7 @@ class Runner:
         matcher = self._matcher or await self.ledger.match_input(dedupe=self._dedupe)
         self._feed = feed = Feed(
             open_windows(self._source),
-            self._plan,
+            self._work,
             matcher,
             self._progress,
             reserved=self._reserved,
@@ -160,19 +157,17 @@ class Runner:
     def count_attempt(self) -> None:
         self._progress.attempts += 1
 
-    # --- one row ----------------------------------------------------------------------------------------------------
+    # --- the rows of one request ------------------------------------------------------------------------------------
 
-    async def _answer(self, task: Task, crew: Crew[Task]) -> None:
-        if isinstance(task.prompt, InputError):
-            await self._end(task, Outcome(completions=(), error=task.prompt), [])
+    async def _answer(self, tasks: list[Task], crew: Crew[list[Task]]) -> None:
+        if isinstance(tasks[0].asked, InputError):  # which stands alone
+            await self._end(tasks[0], Outcome(completions=(), error=tasks[0].asked), [])
             return
         me = asyncio.current_task()
         assert me is not None
-        self._under_way[me] = journal = RowJournal(self, task.state.row, me)
+        self._under_way[me] = journal = RowJournal(self, [task.state.row for task in tasks], me)
         try:
-            outcome = await self._paid_before(task, task.prompt, journal) if task.state.has_answers else None
-            if outcome is None:
-                outcome = await task.prompt.answer(journal, crew)
+            outcomes = await self._outcomes(tasks, journal, crew)
         except MistillError as error:
             if isinstance(error, LedgerError) or not classify(error).fatal:
                 raise
@@ -180,20 +175,30 @@ class Runner:
             return
         finally:
             del self._under_way[me]
-        await self._end(task, outcome, journal.answers_of(outcome.completions))
+        for task, outcome in zip(tasks, outcomes, strict=True):
+            await self._end(task, outcome, journal.answers_of(outcome.completions))
 
-    async def _paid_before(self, task: Task, prompt: Prompt, journal: RowJournal) -> Outcome | None:
+    async def _outcomes(
+        self, tasks: list[Task], journal: RowJournal, crew: Crew[list[Task]]
+    ) -> Sequence[Outcome]:
+        if tasks[0].state.has_answers:  # which stands alone too
+            paid = await self._paid_before(tasks[0], journal)
+            if paid is not None:
+                return (paid,)
+        return await self._work.answer([task.asked for task in tasks], journal, crew)
+
+    async def _paid_before(self, task: Task, journal: RowJournal) -> Outcome | None:
         """The outcome that answers from before a crash already give, if they do."""
-        generation = prompt.generation
+        wanted = self._work.num_generations
         paid = await self.ledger.paid_answers(task.state.row)
-        schema = generation.structured.schema if generation.structured else None
-        completions = fitting_completions([answer.body for answer in paid], schema)
-        if len(completions) < generation.num_generations:
+        completions = self._work.reader.read_fitting([answer.body for answer in paid])
+        if len(completions) < wanted:
             return None
-        journal.answered_before([(answer.attempt, answer.body) for answer in paid])
+        for answer in paid:
+            journal.answered_before(answer.attempt, answer.body)
         costs = [one.cost for one in paid if one.cost is not None]
         return Outcome(
-            completions=tuple(completions[: generation.num_generations]),
+            completions=tuple(completions[:wanted]),
             usage=Tokens(sum(one.input_tokens for one in paid), sum(one.output_tokens for one in paid)),
             cost=sum(costs) if costs else None,
         )
@@ -221,76 +226,3 @@ class Runner:
     def _count(self, written: asyncio.Future[None], outcome: Outcome) -> None:
         if written.exception() is None:  # else the next attempt raises it
             self._progress.add(outcome)
-
-
-class _Sent(Struct, frozen=True, gc=False):
-    attempt: Attempt
-    reservation: Reservation | None
-
-
-class RowJournal:
-    """Writes the attempts of one row into the ledger, and keeps them apart from the answers that came."""
-
-    def __init__(self, runner: Runner, row: int, task: asyncio.Task[Any]) -> None:
-        self.in_flight = 0
-        self._runner = runner
-        self._row = row
-        self._task = task
-        self._answers: list[tuple[Attempt, bytes]] = []
-
-    async def sending(self, request: Request) -> _Sent:
-        runner = self._runner
-        if runner.stopped is not None:
-            raise runner.stopped
-        budget = runner.budget
-        reservation = None
-        if budget.is_limited:
-            reservation = await budget.reserve(len(request.body), request.max_output_tokens)
-        try:
-            attempt = await runner.ledger.begin_attempt(self._row)
-        except BaseException:
-            if reservation is not None:
-                budget.refund(reservation)
-            raise
-        self.in_flight += 1
-        runner.count_attempt()
-        return _Sent(attempt, reservation)
-
-    def answered(self, attempt: _Sent, answer: Answer) -> None:
-        self.in_flight -= 1
-        self._answers.append((attempt.attempt, answer.raw))
-        runner = self._runner
-        usage = usage_of(answer.response)
-        if attempt.reservation is not None:
-            runner.budget.settle(attempt.reservation, usage)
-        cost = runner.price.cost(usage) if runner.price else None
-        runner.ledger.answer(
-            attempt.attempt, answer.raw, Usage(usage.input_tokens, usage.output_tokens, cost)
-        )
-
-    def ended(self, attempt: _Sent, error: MistillError) -> None:
-        self.in_flight -= 1
-        runner = self._runner
-        # One that we cut off ourselves had left too.
-        maybe_billed = isinstance(error, Stopped) or getattr(error, "maybe_billed", False)
-        if attempt.reservation is not None:
-            if maybe_billed:
-                runner.budget.settle(attempt.reservation, None)
-            else:
-                runner.budget.refund(attempt.reservation)
-        runner.ledger.end_attempt(attempt.attempt, "maybe_billed" if maybe_billed else "failed", error)
-        if runner.stopped is not None:
-            # Soon, not now: a row that gives up on this very error has its outcome by then.
-            asyncio.get_running_loop().call_soon(runner.leave_if_idle, self._task)
-
-    def answered_before(self, answers: list[tuple[Attempt, bytes]]) -> None:
-        self._answers.extend(answers)
-
-    def answers_of(self, completions: Sequence[Completion | None]) -> list[Attempt]:
-        """The attempts whose answers the completions are, in order, each once."""
-        found: list[Attempt] = []
-        for completion in completions:
-            for attempt, raw in self._answers:
-                if completion is not None and completion.raw is raw and attempt not in found:
-                    found.append(attempt)
-        return found

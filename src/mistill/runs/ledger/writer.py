@@ -166,14 +166,20 @@ class Ledger:
         """Begin a pass over the input. ``dedupe``: identical requests are asked once and share an outcome."""
         return await InputMatcher.begin(self._commits, self._take_rows, set(self._unfinished), dedupe=dedupe)
 
-    async def begin_attempt(self, row: int) -> Attempt:
-        """Leave to send: the attempt is on disk. When this is cancelled, it counts as not sent."""
-        attempt = Attempt(next(self._attempt_ids), row, time.time())
+    async def begin_attempts(self, rows: Sequence[int]) -> list[Attempt]:
+        """Leave to send: an attempt for each of the rows, which go out in one request, is on disk.
+
+        When this is cancelled, they count as not sent.
+        """
+        sent_at = time.time()
+        attempts = [Attempt(next(self._attempt_ids), row, sent_at) for row in rows]
+        begun = [(attempt.id, attempt.row, sent_at) for attempt in attempts]
         try:
-            return await self._commits.commit(attempt, (_BEGUN, [(attempt.id, row, attempt.sent_at)]))
+            return await self._commits.commit(attempts, (_BEGUN, begun))
         except asyncio.CancelledError:
             with suppress(LedgerError):  # closed or broken: the cancellation is what the task must see
-                self.end_attempt(attempt, "not_sent")
+                for attempt in attempts:
+                    self.end_attempt(attempt, "not_sent")
             raise
 
     def answer(self, attempt: Attempt, body: bytes, usage: Usage) -> None:

@@ -1,0 +1,86 @@
+"""Wire structs of Mistral's embeddings: what goes out, what comes back. Pure data, no network.
+
+A vector is kept as the JSON that came: a run stores it so, and reading a thousand numbers costs more than all the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import msgspec
+from msgspec import Raw, Struct
+
+from mistill.api.chat import Usage
+
+Dtype: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
+
+MOST_TEXTS = 256
+"""What one request to Mistral may hold; more is refused, as is more than `MOST_TOKENS`. Source: the client rig-core,
+which tried it (https://docs.rs/rig-core, ``providers::mistral::embedding``)."""
+MOST_TOKENS = 16_384
+
+
+class EmbeddingParameters(Struct, frozen=True, omit_defaults=True):
+    """Everything of a request but the model and the texts. ``None`` leaves the server's default."""
+
+    output_dimension: int | None = None
+    output_dtype: Dtype | None = None
+
+
+class Embedding(Struct, frozen=True, gc=False):
+    """One vector, as JSON. ``index``: which text it is of; where there is none, the order tells."""
+
+    embedding: Raw
+    index: int | None = None
+
+
+class EmbeddingResponse(Struct, frozen=True, gc=False):
+    data: list[Embedding]
+    id: str | None = None
+    model: str | None = None
+    usage: Usage | None = None
+
+    def in_order(self, count: int) -> list[Raw | None]:
+        """The vectors of ``count`` texts, in their order; ``None`` where none came."""
+        found: list[Raw | None] = [None] * count
+        for place, one in enumerate(self.data):
+            index = place if one.index is None else one.index
+            if 0 <= index < count:
+                found[index] = one.embedding
+        return found
+
+
+class StoredEmbedding(Struct, frozen=True, gc=False, omit_defaults=True):
+    """What of an answer concerns one text: what a ledger keeps of it."""
+
+    embedding: Raw
+    model: str | None = None
+    id: str | None = None
+
+
+class EmbeddingTemplate:
+    """A request for embeddings but for its texts, encoded once. ``encode(texts)`` is the body."""
+
+    def __init__(self, model: str, parameters: EmbeddingParameters) -> None:
+        fields: dict[str, Any] = {"model": model} | msgspec.to_builtins(parameters)
+        self._head = msgspec.json.encode(fields)[:-1] + b',"input":'
+
+    def encode(self, texts: Sequence[str]) -> bytes:
+        return self._head + msgspec.json.encode(texts) + b"}"
+
+
+decode_embeddings = msgspec.json.Decoder(EmbeddingResponse).decode
+decode_stored = msgspec.json.Decoder(StoredEmbedding).decode
+encode_stored = msgspec.json.Encoder().encode
+_decode_floats = msgspec.json.Decoder(list[float]).decode
+_decode_integers: Callable[[Raw], Any] = msgspec.json.Decoder(list[int]).decode
+
+
+def decode_vector(raw: Raw, dtype: Dtype | None) -> list[float]:
+    """The numbers of a vector: integers where the dtype is one of integers.
+
+    Raises:
+        msgspec.DecodeError: it is no list of such numbers.
+    """
+    return _decode_floats(raw) if dtype in (None, "float") else _decode_integers(raw)
