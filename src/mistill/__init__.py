@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING, Any
 from mistill._version import __version__
 
 if TYPE_CHECKING:
-    from mistill.llms import MistralLLM
+    from mistill.llms import MistralEmbeddings, MistralLLM
     from mistill.runs.run import Run
 
-__all__ = ["MistralLLM", "Run", "__version__"]
+__all__ = ["MistralEmbeddings", "MistralLLM", "Run", "__version__"]
 
-_HOMES = {"MistralLLM": "mistill.llms", "Run": "mistill.runs.run"}
+_HOMES = {"MistralEmbeddings": "mistill.llms", "MistralLLM": "mistill.llms", "Run": "mistill.runs.run"}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,17 @@ from mistill.cli.program import program
 from mistill.llms import MistralLLM
 from mistill.llms.parameters import PARAMETERS
 
-COMMANDS = [("run",), ("status",), ("rows",), ("retry",), ("export",), ("models",), ("chat",), ("simulate",)]
+COMMANDS = [
+    ("run",),
+    ("embed",),
+    ("status",),
+    ("rows",),
+    ("retry",),
+    ("export",),
+    ("models",),
+    ("chat",),
+    ("simulate",),
+]
 COMMANDS += [("local", "serve")]
 
 NOT_AN_OPTION = {

@@ -442,7 +442,7 @@ def test_what_was_cut_off_and_never_answered_is_told(mistill, run_of, simulator)
     simulator.script([Fault.disconnect()])
     ended = mistill(*run_of(1))
     assert ended.code == 0
-    assert "maybe billed: 1 request cut off before the answer came" in ended.stderr
+    assert "maybe billed: 1 attempt cut off before the answer came" in ended.stderr
 
 
 # --- the demo model -------------------------------------------------------------------------------------------------

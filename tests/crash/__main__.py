@@ -1,4 +1,4 @@
-"""``python -m tests.crash [--rounds 10] [--rows 3000] [--kills 20] [--seed 0]``: the long form, printed."""
+"""``python -m tests.crash [--vectors] [--rounds 10] [--rows 3000] [--kills 20] [--seed 0]``: the long form, printed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.crash.harness import crash
+from tests.crash.harness import COMPLETIONS, VECTORS, crash
 
 _COLUMNS = {
     "seed": 6,
@@ -27,12 +27,14 @@ def main() -> int:
     options = argparse.ArgumentParser(prog="python -m tests.crash", description=__doc__)
     for name, default in (("rounds", 10), ("rows", 3000), ("kills", 20), ("seed", 0)):
         options.add_argument(f"--{name}", type=int, default=default)
+    options.add_argument("--vectors", action="store_true", help="of mistill embed, in place of mistill run")
     chosen = options.parse_args()
+    kind = VECTORS if chosen.vectors else COMPLETIONS
     print("".join(name.rjust(width) for name, width in _COLUMNS.items()))
     broken = 0
     for seed in range(chosen.seed, chosen.seed + chosen.rounds):
         with tempfile.TemporaryDirectory() as directory:
-            result = crash(Path(directory), rows=chosen.rows, kills=chosen.kills, seed=seed)
+            result = crash(kind, Path(directory), rows=chosen.rows, kills=chosen.kills, seed=seed)
         values = (
             seed, result.rows, result.kills_before_the_end, result.in_flight, result.paid_twice, result.lost,
             result.twice, result.wrong, result.sent_by_a_further_start, f"{result.seconds:.1f}",

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,10 +19,35 @@ from pathlib import Path
 from typing import Any
 
 from mistill.simulator import Settings, Simulator
+from mistill.simulator.catalogue import vector
 
-MODEL = "mistral-small-latest"
+_DIMENSION = 4
 _SHARE_OF_DUPLICATES = 0.2
 _LONGEST_WAIT_S = 120.0
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is asked for: ``command`` of the program; what a request asks and what a record should be."""
+
+    command: tuple[str, ...]
+    texts_a_request: int
+    texts_of: Callable[[Any], list[str]]
+    is_right: Callable[[Any, str], bool]
+
+
+COMPLETIONS = Kind(
+    ("run", "--model", "mistral-small-latest", "--prompt", "{{ text }}"),
+    1,
+    lambda body: [body["messages"][-1]["content"]],
+    lambda record, text: record["generation"] == f"Echo: {text}",
+)
+VECTORS = Kind(
+    ("embed", "--max-batch-tokens", "60"),  # a text is taken for three tokens or four
+    15,
+    lambda body: body["input"],
+    lambda record, text: record["embedding"] == vector(text, _DIMENSION),
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +85,10 @@ class Result:
 class CrashRun:
     """One dataset, one simulator with faults, one command that is killed again and again."""
 
-    def __init__(self, directory: Path, simulator: Simulator, *, rows: int, kills: int, seed: int) -> None:
+    def __init__(
+        self, kind: Kind, directory: Path, simulator: Simulator, *, rows: int, kills: int, seed: int
+    ) -> None:
+        self._kind = kind
         self._rng = random.Random(seed)
         self._simulator = simulator
         self._kills = kills
@@ -72,7 +101,8 @@ class CrashRun:
 
     def __call__(self) -> Result:
         began_s = time.monotonic()
-        thresholds = sorted(self._rng.uniform(0.0, len(self._texts)) for _ in range(self._kills))
+        requests = len(self._texts) / self._kind.texts_a_request
+        thresholds = sorted(self._rng.uniform(0.0, requests) for _ in range(self._kills))
         early = 0
         in_flight: set[int] = set()  # a start that is killed before it marks them leaves them for the next
         for threshold in thresholds:
@@ -84,9 +114,10 @@ class CrashRun:
         records = [json.loads(line) for line in self._out.read_text().splitlines()]
         answered = self._simulator.answered
         answered_by_text = Counter(
-            request.body["messages"][-1]["content"]
+            text
             for request in self._simulator.requests
             if request.status == 200
+            for text in self._kind.texts_of(request.body)
         )
         self._finish()
         wanted = Counter(self._texts)
@@ -97,7 +128,7 @@ class CrashRun:
             kills_before_the_end=early,
             lost=len(set(range(len(self._texts))) - set(ids)),
             twice=len(ids) - len(set(ids)),
-            wrong=sum(record["generation"] != f"Echo: {self._texts[record['id']]}" for record in records),
+            wrong=sum(not self._kind.is_right(record, self._texts[record["id"]]) for record in records),
             out_of_order=sum(one > other for one, other in pairwise(ids)),
             answered=answered,
             paid_twice=sum((answered_by_text - wanted).values()),
@@ -134,8 +165,8 @@ class CrashRun:
         assert child.wait(_LONGEST_WAIT_S) == 0, "the last start did not answer every row"
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        command = [sys.executable, "-m", "mistill", "run", self._input, "--out", self._out, "--model", MODEL]
-        options = ["--prompt", "{{ text }}", "--endpoint", self._simulator.url]
+        command = [sys.executable, "-m", "mistill", *self._kind.command, str(self._input)]
+        options = ["--out", str(self._out), "--endpoint", self._simulator.url]
         environment = os.environ | {"MISTRAL_API_KEY": "a-key-for-tests"}
         return subprocess.Popen(
             [*command, *options], env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
@@ -154,7 +185,7 @@ class CrashRun:
             return connection.execute(query).fetchall()
 
 
-def crash(directory: Path, *, rows: int, kills: int, seed: int) -> Result:
+def crash(kind: Kind, directory: Path, *, rows: int, kills: int, seed: int) -> Result:
     """A run of ``rows`` rows with faults and duplicates, killed ``kills`` times."""
     settings = Settings(
         seed=seed,
@@ -162,6 +193,7 @@ def crash(directory: Path, *, rows: int, kills: int, seed: int) -> Result:
         latency_distribution="lognormal",
         faults={"503": 0.02, "disconnect": 0.01, "truncate": 0.01, "missing_usage": 0.01},
         requests_kept=10 * rows,
+        embedding_dimension=_DIMENSION,
     )
     with Simulator(settings) as simulator:
-        return CrashRun(directory, simulator, rows=rows, kills=kills, seed=seed)()
+        return CrashRun(kind, directory, simulator, rows=rows, kills=kills, seed=seed)()

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.crash.harness import crash
+import pytest
+from tests.crash.harness import COMPLETIONS, VECTORS, Kind, crash
 
 
-def test_a_run_killed_again_and_again_is_as_good_as_one_that_was_not(tmp_path: Path) -> None:
-    result = crash(tmp_path, rows=3000, kills=8, seed=20261122)
+@pytest.mark.parametrize(
+    ("kind", "rows", "kills"),
+    [pytest.param(COMPLETIONS, 3000, 8, id="completions"), pytest.param(VECTORS, 20_000, 4, id="vectors")],
+)
+def test_a_run_killed_again_and_again_is_as_good_as_one_that_was_not(
+    kind: Kind, rows: int, kills: int, tmp_path: Path
+) -> None:
+    result = crash(kind, tmp_path, rows=rows, kills=kills, seed=20261122)
     assert not result.problems(), result
-    assert result.kills_before_the_end >= 8
+    assert result.kills_before_the_end >= kills
     assert result.in_flight > 0  # else the kills proved nothing

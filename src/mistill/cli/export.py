@@ -11,6 +11,7 @@ from mistill.cli.exits import Exit
 from mistill.cli.ledgers import find_ledger, ledger_option, where_option
 from mistill.cli.model_options import schema_named
 from mistill.cli.wording import count, say
+from mistill.runs.answers import ChatReader, EmbeddingReader
 from mistill.runs.export import export_run
 
 _OUTPUT = "Output"
@@ -46,7 +47,7 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     help="Fields of a structured answer become columns.",
 )
 @column_option
-@extra_column_option
+@extra_column_option(ChatReader, EmbeddingReader)
 @option(
     "--partial",
     group="Run",

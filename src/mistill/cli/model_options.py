@@ -26,7 +26,7 @@ _MODEL, _PACE, _GENERATION, _SCHEMA = "Model", "Pace", "Generation", "Structured
 _KEY_VARIABLE = "MISTRAL_API_KEY"
 
 
-def _all(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+def all_of(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     """Several decorators as one; their options stand in the help in this order."""
 
     def decorate(function: F) -> F:
@@ -43,7 +43,7 @@ model_name_option = option(
     "--model", group=_MODEL, metavar="NAME", help="For example mistral-small-latest; see 'mistill models'."
 )
 
-connection_options = _all(
+endpoint_options = all_of(
     option("--endpoint", group=_MODEL, metavar="URL", help="Base URL.  [default: https://api.mistral.ai]"),
     option(
         "--api-key-env",
@@ -51,6 +51,10 @@ connection_options = _all(
         metavar="NAME",
         help=f"Environment variable that has the key.  [default: {_KEY_VARIABLE}]",
     ),
+)
+
+connection_options = all_of(
+    endpoint_options,
     option(
         "--dialect",
         group=_MODEL,
@@ -62,7 +66,8 @@ connection_options = _all(
         "--local",
         group=_MODEL,
         is_flag=True,
-        help="Start the demo model on this machine and use it: no key, no cost, a toy in quality.",
+        help="Start the demo model on this machine and use it: no key, no cost, a toy in quality. "
+        "Unless told otherwise, as many requests are in flight as it has slots.",
     ),
 )
 
@@ -70,13 +75,13 @@ prices_option = option(
     "--prices", group=_MODEL, metavar="FILE", help="Your own table of prices (TOML), before the shipped one."
 )
 
-pace_options = _all(
+pace_options = all_of(
     option(
         "--max-concurrent-requests",
         group=_PACE,
         type=int,
         metavar="N",
-        help="Most requests in flight.  [default: 64; with --local, its slots]",
+        help="Most requests in flight.  [default: 64]",
     ),
     option(
         "--requests-per-minute",
@@ -217,7 +222,7 @@ def _generation_option(name: str, description: str, annotation: Any) -> Callable
     return option(names, name, group=_GENERATION, help=description + repeatable, **settings)
 
 
-generation_options = _all(
+generation_options = all_of(
     *(_generation_option(name, text, PARAMETER_TYPES[name]) for name, text in PARAMETERS.items())
 )
 
@@ -241,7 +246,7 @@ schema_option = option(
     help="What answers must fit: a .json file with a JSON schema, or module:Name.",
 )
 
-structured_options = _all(
+structured_options = all_of(
     schema_option,
     option(
         "--schema-mode",

@@ -85,6 +85,7 @@ mistill status answers.jsonl                           # how far it is, and what
         "run": Lazy(
             "mistill.cli.run:command", "Answer every row of a dataset; the same command again goes on."
         ),
+        "embed": Lazy("mistill.cli.embed:command", "The vector of every row of a dataset, in the same way."),
         "status": Lazy("mistill.cli.triage:status", "How far a run is, and what failed, by cause."),
         "rows": Lazy("mistill.cli.triage:rows", "Rows of a run as JSONL, while it runs or after."),
         "retry": Lazy("mistill.cli.retry:command", "Ask some rows of a run again, with other parameters."),

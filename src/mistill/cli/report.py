@@ -45,7 +45,7 @@ def tell(summary: Summary, out: str) -> None:
     say(f"sent now: {count(summary.sent, 'request')} in {seconds(summary.seconds)}")
     say(f"in all: {summary.input_tokens:,} tokens in, {summary.output_tokens:,} out, {money(summary.cost)}")
     if summary.maybe_billed:
-        say(f"maybe billed: {count(summary.maybe_billed, 'request')} cut off before the answer came")
+        say(f"maybe billed: {count(summary.maybe_billed, 'attempt')} cut off before the answer came")
     for line in cause_lines(summary.causes):
         say(line)
     if summary.slowness:

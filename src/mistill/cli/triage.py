@@ -56,9 +56,9 @@ def _tell(out: str, path: Path, model: str, counts: Counts, causes: list[Cause])
     )
     tokens = f"{counts.input_tokens:,} tokens in, {counts.output_tokens:,} out"
     cost = f", {money(counts.cost)}" if counts.cost else ""
-    click.echo(f"{tokens}{cost}, {count(counts.attempts, 'request')}")
+    click.echo(f"{tokens}{cost}, {count(counts.attempts, 'attempt')}")
     if counts.maybe_billed:
-        click.echo(f"maybe billed: {count(counts.maybe_billed, 'request')} cut off before the answer came")
+        click.echo(f"maybe billed: {count(counts.maybe_billed, 'attempt')} cut off before the answer came")
     if counts.no_longer_in_input:
         click.echo(f"no longer in the input, and kept: {count(counts.no_longer_in_input, 'row')}")
     for line in cause_lines([msgspec.to_builtins(cause) for cause in causes]):

@@ -51,9 +51,10 @@ class Run:
         source: a path, a glob, ``"-"``, several of these, an iterable of dicts, an Arrow table, a pandas or polars
             frame, or a Hugging Face dataset.
         out: path of the output, whose suffix says the format; ``"-"`` for stdout; ``None`` for no output.
-        llm: the model. Its ``max_concurrent_requests`` is the number of rows under way.
+        llm: the model: a `MistralLLM` for completions, or `MistralEmbeddings` for vectors, with which nothing below
+            may be set that is about completions. Its ``max_concurrent_requests`` is the number of requests in flight.
         prompt, system: Jinja2 templates over a row's columns. Without ``prompt``, a row's ``messages`` or ``prompt``
-            column is sent.
+            column is sent; with embeddings, its ``text`` column.
         num_generations: completions for each row.
         parameters: generation parameters, over the LLM's own.
         row_parameters: generation parameters that rows bring themselves, ``{"temperature": "temp"}`` from their column
@@ -63,7 +64,8 @@ class Run:
         limit: at most so many rows of the input.
         input_format, output_format: where the suffix does not tell.
         columns: renames of the output's columns, ``{"generation": "answer"}``.
-        extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``.
+        extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``; of the last two with
+            embeddings.
         flatten: fields of a structured answer become columns of their own.
         fresh: put an earlier ledger aside and start over.
         retry_failed: ask rows again that failed in an earlier start.

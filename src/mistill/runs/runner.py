@@ -1,4 +1,4 @@
-"""The run loop: rows not yet done → prompt → answer → outcome into the ledger."""
+"""The run loop: rows not yet done → what is asked of them → answer → outcome into the ledger."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class Runner:
     """One start of a run, on one event loop.
 
     Args:
-        size: rows under way at once.
+        size: requests under way at once, of one row each as a rule.
         grace_s: how long requests in flight are waited for once the run is stopped.
         sample: no more rows than this are asked.
         matcher: in place of the ledger's own, see `AskedAgain`.

@@ -61,9 +61,8 @@ class Progress(Struct):
         else:
             self.failures += 1
         self.usage = self.usage + outcome.usage
-        for completion in outcome.completions:
-            if completion is not None:
-                self.busy_s += completion.latency_s
+        if outcome.attempts:  # of texts that go out together, the first counts for all
+            self.busy_s += max((one.latency_s for one in outcome.completions if one), default=0.0)
         if outcome.cost is not None:
             self.cost = (self.cost or 0.0) + outcome.cost
 

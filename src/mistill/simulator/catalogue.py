@@ -63,25 +63,28 @@ def model_card(model: str, max_context_tokens: int) -> Json:
 
 
 def embeddings(request: EmbeddingRequest, settings: Settings) -> Json:
-    """One unit vector for each text, the same for the same text. Raises ``Refusal`` for too many tokens."""
+    """One unit vector for each text, the same for the same text. ``Refusal`` for too many, or too many tokens."""
     texts = [request.input] if isinstance(request.input, str) else request.input
     dimension = request.output_dimension or settings.embedding_dimension
     tokens = sum(count_tokens(text) for text in texts)
-    if tokens > settings.embedding_batch_tokens:
+    if len(texts) > settings.embedding_batch_texts:
         raise refusals.too_many_inputs()
+    if tokens > settings.embedding_batch_tokens:
+        raise refusals.too_many_tokens()
     return {
         "id": secrets.token_hex(16),
         "object": "list",
         "model": request.model,
         "data": [
-            {"object": "embedding", "embedding": _vector(text, dimension), "index": index}
+            {"object": "embedding", "embedding": vector(text, dimension), "index": index}
             for index, text in enumerate(texts)
         ],
         "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
     }
 
 
-def _vector(text: str, dimension: int) -> list[float]:
+def vector(text: str, dimension: int) -> list[float]:
+    """The unit vector of a text."""
     values = [_CENTRED[byte] for byte in hashlib.shake_128(text.encode()).digest(dimension)]
     length = math.sqrt(sum(value * value for value in values))
     return [round(value / length, 8) for value in values]

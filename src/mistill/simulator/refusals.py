@@ -63,8 +63,15 @@ def too_long(prompt_tokens: int, max_context_tokens: int) -> Refusal:
     return Refusal(400, error_body(message, "invalid_request_prompt", "3051"))
 
 
+def too_many_tokens() -> Refusal:
+    return _batch_too_large("Too many tokens overall, split into more batches.")
+
+
 def too_many_inputs() -> Refusal:
-    message = "Too many tokens overall, split into more batches."
+    return _batch_too_large("Too many inputs in request, split into more batches.")
+
+
+def _batch_too_large(message: str) -> Refusal:
     return Refusal(400, error_body(message, "invalid_request_prompt", "3210"))
 
 

@@ -117,6 +117,8 @@ class Settings(BaseModel):
     embedding_dimension: Annotated[int, Field(ge=1)] = 1024
     embedding_batch_tokens: Annotated[int, Field(ge=1)] = 16_384
     """Inputs of one request for embeddings that hold more tokens than this in all are refused with 400."""
+    embedding_batch_texts: Annotated[int, Field(ge=1)] = 256
+    """More inputs in one request are refused with 400."""
     requests_kept: Count = 10_000
     """How many of the newest requests ``Simulator.requests`` remembers."""
 

@@ -1,0 +1,73 @@
+"""``mistill embed``: vectors of a dataset from the command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from mistill.simulator import Simulator
+from mistill.simulator.catalogue import vector
+
+
+@pytest.fixture(autouse=True)
+def _short_vectors(simulator: Simulator) -> None:
+    simulator.change(embedding_dimension=4)
+
+
+def test_a_dataset_is_embedded_and_the_same_command_goes_on(mistill, rows, simulator, answers):
+    command = ["embed", rows(30), "--out", "vectors.jsonl", "--endpoint", simulator.url]
+    ended = mistill(*command)
+    assert ended.code == 0
+    assert "30 rows: 30 answered" in ended.stderr
+    assert "sent now: 1 request" in ended.stderr
+    assert [record["embedding"] for record in answers("vectors.jsonl")] == [
+        vector(f"word {place}", 4) for place in range(30)
+    ]
+    rows(31)
+    assert "sent now: 1 request" in mistill(*command).stderr
+    assert simulator.requests[1].body == {"model": "mistral-embed", "input": ["word 30"]}
+
+
+def test_its_options_reach_the_request(mistill, rows, simulator):
+    Path("run.toml").write_text('model = "codestral-embed"\nprompt = "code: {{ text }}"\n')
+    options = ["--output-dimension", "3", "--max-batch-tokens", "10", "--settings", "run.toml"]
+    ended = mistill("embed", rows(4), "-o", "v.jsonl", "--endpoint", simulator.url, *options)
+    assert ended.code == 0
+    assert sorted(request.body["input"] for request in simulator.requests) == [
+        ["code: word 0", "code: word 1"],
+        ["code: word 2", "code: word 3"],
+    ]
+    assert {request.body["model"] for request in simulator.requests} == {"codestral-embed"}
+    assert {request.body["output_dimension"] for request in simulator.requests} == {3}
+
+
+def test_the_other_commands_know_its_runs(mistill, rows, simulator, answers):
+    simulator.change(poison="word 2")
+    assert mistill("embed", rows(4), "-o", "v.jsonl", "--endpoint", simulator.url).code == 1
+    told = mistill("status", "v.jsonl")
+    assert "v.jsonl by mistral-embed: 4 rows" in told.stdout
+    assert "3 answered (75%), 1 failed" in told.stdout
+    (failed,) = mistill("rows", "v.jsonl", "--failed").records
+    assert (failed["text"], failed["embedding"]) == ("word 2", None)
+    assert mistill("export", "v.jsonl", "--to", "v.parquet", "--where", "state=completion").code == 0
+    simulator.change(poison=None)
+    assert mistill("retry", "v.jsonl", "--where", "state=failure").code == 0
+    assert answers("v.jsonl")[2]["embedding"] == vector("word 2", 4)
+
+
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        (["--prompt", "{{ missing }}"], "needs a column 'missing'"),
+        (["--output-dimension", "0"], "output-dimension"),
+        (["--output-dtype", "int7"], "int8"),
+        (["--max-cost", "1"], "no price is known for 'mistral-embed'"),
+        (["--extra-column", "thinking"], "cost"),
+    ],
+)
+def test_mistakes_are_told_and_nothing_is_sent(mistill, rows, simulator, options, told):
+    ended = mistill("embed", rows(3), "-o", "v.jsonl", "--endpoint", simulator.url, *options)
+    assert ended.code == 2
+    assert told in ended.stderr
+    assert simulator.requests == []

@@ -1,0 +1,281 @@
+"""Vectors of a dataset: many rows a request, each with a ledger entry of its own."""
+
+from __future__ import annotations
+
+import csv
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.parquet
+import pytest
+from tests.runs.conftest import Place
+
+from mistill import MistralEmbeddings, MistralLLM, Run
+from mistill.api.errors import InputError, PlanChanged
+from mistill.runs.export import export_run
+from mistill.runs.ledger import LedgerReader
+from mistill.simulator import Fault, Simulator
+from mistill.simulator.answers import count_tokens
+from mistill.simulator.catalogue import vector
+
+TEXTS = [f"text {number}" for number in range(40)]
+PRICES = {"models": {"mistral-embed": {"input": 0.1, "output": 0}}}
+
+
+@pytest.fixture(autouse=True)
+def _short_vectors(simulator: Simulator) -> None:
+    simulator.change(embedding_dimension=4)
+
+
+def embeddings(place: Place, **settings: Any) -> MistralEmbeddings:
+    made = MistralEmbeddings(endpoint=place.endpoint, **settings)
+    made._backoff_base_s = 0.01
+    return made
+
+
+def run(place: Place, source: Any = None, **settings: Any) -> Run:
+    llm = embeddings(place, **settings.pop("llm_settings", {}))
+    given = {"out": place.out, "grace": 5.0} | settings
+    return Run(place.input if source is None else source, llm=llm, **given)
+
+
+def test_every_row_gets_its_vector_in_few_requests(place: Place, simulator: Simulator) -> None:
+    texts = [f"text {number}" for number in range(600)]
+    place.write(texts)
+    summary = run(place).start()
+    assert (summary.completions, summary.sent) == (600, 3)  # 256 texts a request, across windows of rows
+    assert [record["embedding"] for record in place.records()] == [vector(text, 4) for text in texts]
+    assert list(place.records()[0]) == ["text", "embedding", "input_tokens", "error"]
+
+
+def test_the_tokens_of_a_request_are_shared_out_and_none_is_lost(place: Place, simulator: Simulator) -> None:
+    place.write(["short", "a text that is a good deal longer than the first", *TEXTS])
+    summary = run(place, llm_settings={"prices": PRICES}, extra_columns=["cost", "model"]).start()
+    records = place.records()
+    assert sum(record["input_tokens"] for record in records) == summary.input_tokens
+    assert summary.input_tokens == simulator_tokens(simulator)
+    assert records[1]["input_tokens"] > records[0]["input_tokens"]
+    assert sum(record["cost"] for record in records) == pytest.approx(summary.input_tokens * 0.1 / 1e6)
+    assert {record["model"] for record in records} == {"mistral-embed"}
+
+
+def simulator_tokens(simulator: Simulator) -> int:
+    return sum(count_tokens(text) for request in simulator.requests for text in request.body["input"])
+
+
+def test_a_template_makes_the_text(place: Place, simulator: Simulator) -> None:
+    run(place, [{"title": "A", "body": "b"}], prompt="{{ title }}: {{ body }}").start()
+    assert simulator.requests[0].body == {"model": "mistral-embed", "input": ["A: b"]}
+
+
+def test_only_the_difference_is_sent(place: Place, simulator: Simulator) -> None:
+    run(place, [{"text": text} for text in TEXTS]).start()
+    assert run(place, [{"text": text} for text in reversed(TEXTS)]).start().sent == 0
+    run(place, [{"text": text} for text in ["new", *TEXTS[:7]]]).start()
+    assert [request.body["input"] for request in simulator.requests[1:]] == [["new"]]
+    assert [record["embedding"] for record in place.records()] == [
+        vector(text, 4) for text in ["new", *TEXTS[:7]]
+    ]
+
+
+def test_identical_texts_can_share_a_vector(place: Place, simulator: Simulator) -> None:
+    summary = run(place, [{"id": number, "text": "same"} for number in range(30)], dedupe=True).start()
+    assert (summary.completions, simulator.requests[0].body["input"]) == (30, ["same"])
+    assert [record["embedding"] for record in place.records()] == [vector("same", 4)] * 30
+
+
+@pytest.mark.parametrize("wrong", [{"text": None}, {"text": "  "}, {"text": 7}, {"other": "x"}])
+def test_a_row_without_a_text_fails_alone(place: Place, wrong: dict[str, Any], simulator: Simulator) -> None:
+    place.write_rows([{"text": "a"}, wrong, {"text": "b"}])
+    summary = run(place).start()
+    assert (summary.completions, summary.failures) == (2, 1)
+    assert place.records()[1]["error"].startswith("invalid_input: ")
+    assert place.records()[1]["embedding"] is None
+    # With the wrong row first, nothing is sent: the template or the column must be wrong.
+    with pytest.raises(InputError, match="row 1"):
+        run(place, [wrong, {"text": "a"}], out=None).start()
+
+
+def test_a_refused_text_fails_alone(place: Place, simulator: Simulator) -> None:
+    simulator.change(poison="text 17")
+    place.write(TEXTS)
+    summary = run(place).start()
+    assert (summary.completions, summary.failures, summary.pending) == (39, 1, 0)
+    assert [record["text"] for record in place.records() if record["error"]] == ["text 17"]
+    assert summary.sent == simulator.counts_by_status[200] + simulator.counts_by_status[400]
+    # Failed rows are asked again, and no other.
+    simulator.change(poison=None)
+    assert run(place).start().sent == 1
+    assert simulator.requests[-1].body["input"] == ["text 17"]
+
+
+def test_a_text_that_the_answer_leaves_out_fails_and_the_others_are_kept(
+    place: Place, simulator: Simulator
+) -> None:
+    data = [{"object": "embedding", "embedding": [1.0], "index": index} for index in (2, 0)]
+    simulator.script([Fault.status(200, {"data": data, "usage": {"prompt_tokens": 9}})])
+    summary = run(place, [{"text": text} for text in "abc"]).start()
+    assert (summary.completions, summary.failures, summary.input_tokens) == (2, 1, 6)
+    assert [record["embedding"] for record in place.records()] == [[1.0], None, [1.0]]
+    assert place.records()[1]["error"].startswith("malformed_answer: the answer for 3 texts has no vector")
+
+
+@pytest.mark.parametrize("vector_", ["text", None, [1.0, "x"], {}])
+def test_what_is_no_vector_fails_its_row(place: Place, simulator: Simulator, vector_: Any) -> None:
+    simulator.script([Fault.status(200, {"data": [{"embedding": vector_, "index": 0}]})])
+    assert run(place, [{"text": "a"}]).start().failures == 1
+    assert place.records()[0]["error"].startswith("malformed_answer: ")
+
+
+def test_failures_of_the_server_are_retried(place: Place, simulator: Simulator) -> None:
+    simulator.script([Fault.status(503), Fault.truncate(), Fault.disconnect()])
+    place.write(TEXTS)
+    summary = run(place).start()
+    assert (summary.completions, summary.sent) == (40, 4)
+    # A text is what may have been billed twice, so each is counted.
+    assert summary.maybe_billed == 80
+    with LedgerReader(place.ledger) as reader:
+        assert reader.counts().attempts == 160
+
+
+def test_rows_that_come_one_by_one_are_not_waited_for(place: Place, simulator: Simulator) -> None:
+    answered = threading.Event()
+
+    def slowly() -> Iterator[dict[str, str]]:
+        yield {"text": "first"}
+        assert answered.wait(20), "the first row waited for a whole batch"
+        yield {"text": "second"}
+
+    for outcome in run(place, slowly()):
+        assert outcome.completions[0] is not None
+        assert outcome.completions[0].value == vector(outcome.record["text"], 4)
+        answered.set()
+
+
+def test_tokens_bound_a_batch(place: Place, simulator: Simulator) -> None:
+    simulator.change(embedding_batch_tokens=1000)
+    place.write(["word " * 100] * 50)
+    run(place, llm_settings={"max_batch_tokens": 1000}).start()
+    assert simulator.counts_by_status[400] == 0
+    assert max(len(request.body["input"]) for request in simulator.requests) == 5
+
+
+def test_a_sample_forecasts_the_rest(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    summary = run(place, sample=10, llm_settings={"prices": PRICES}).start()
+    assert len(simulator.requests[0].body["input"]) == 10
+    assert summary.forecast is not None
+    assert summary.forecast.rows_left == 30
+    assert summary.forecast.cost is not None
+    assert run(place).start().completions == 40
+    assert len(simulator.requests[1].body["input"]) == 30
+
+
+def test_a_budget_stops_it_and_the_rest_goes_on(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    settings = {"max_batch_tokens": 20, "max_concurrent_requests": 1}
+    summary = run(place, max_tokens_total=30, llm_settings=settings).start()
+    assert summary.stopped is not None
+    assert 0 < summary.completions < 40
+    assert summary.input_tokens < 30 + 20
+    run(place).start()
+    assert sorted(text for request in simulator.requests for text in request.body["input"]) == sorted(TEXTS)
+
+
+def test_a_refused_key_stops_it(place: Place, simulator: Simulator) -> None:
+    simulator.change(api_keys=frozenset({"another"}))
+    place.write(TEXTS)
+    summary = run(place).start()
+    assert (summary.pending, summary.failures) == (40, 0)
+    assert "Unauthorized" in str(summary.stopped)
+
+
+# --- the output -----------------------------------------------------------------------------------------------------
+
+
+def test_other_formats(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:3])
+    out = place.out.with_suffix(".parquet")
+    run(place, out=out, columns={"embedding": "vector"}).start()
+    table = pyarrow.parquet.read_table(out)
+    assert str(table.schema.field("vector").type) == "list<element: double>"
+    assert table["vector"].to_pylist() == [vector(text, 4) for text in TEXTS[:3]]
+    assert export_run(out, place.out.with_suffix(".csv"), extra_columns=["model"]) == 3
+    with place.out.with_suffix(".csv").open(newline="") as file:
+        (first, *_) = csv.DictReader(file)
+    assert (json.loads(first["vector"]), first["model"]) == (vector("text 0", 4), "mistral-embed")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"schema": {"type": "object"}}, "vectors, which no schema reads"),
+        ({"flatten": True}, "known fields"),
+        ({"extra_columns": ["thinking"]}, "no extra column 'thinking'"),
+        ({"columns": {"generation": "x"}}, "no output column 'generation'"),
+    ],
+)
+def test_an_export_that_cannot_be_is_refused(place: Place, change: dict[str, Any], words: str) -> None:
+    run(place, [{"text": "a"}]).start()
+    with pytest.raises(InputError, match=words):
+        export_run(place.out, place.out.with_name("other.jsonl"), **change)
+
+
+def test_a_column_of_the_output_is_reserved(place: Place) -> None:
+    with pytest.raises(InputError, match="'embedding'"):
+        run(place, [{"text": "a", "embedding": [1]}])
+    run(place, [{"text": "a", "generation": "of an earlier run"}]).start()
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"system": "Be brief."},
+        {"num_generations": 2},
+        {"parameters": {"temperature": 0}},
+        {"row_parameters": {"temperature": "temp"}},
+        {"flatten": True},
+    ],
+)
+def test_settings_of_completions_are_refused(place: Place, setting: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=next(iter(setting))):
+        run(place, [{"text": "a"}], **setting)
+
+
+def test_another_dimension_is_another_run(place: Place, simulator: Simulator) -> None:
+    run(place, [{"text": "a"}]).start()
+    with pytest.raises(PlanChanged, match=r"output_dimension: null → 3"):
+        run(place, [{"text": "a"}], llm_settings={"output_dimension": 3}).start()
+    run(place, [{"text": "a"}], llm_settings={"output_dimension": 3}, fresh=True).start()
+    assert place.records()[0]["embedding"] == vector("a", 3)
+    with pytest.raises(PlanChanged):
+        place.run([{"text": "a"}], llm=MistralLLM(model="mistral-embed", endpoint=place.endpoint)).start()
+
+
+def test_integers_stay_integers(place: Place, simulator: Simulator) -> None:
+    answer = {"data": [{"embedding": [1, -128], "index": 0}]}
+    simulator.script([Fault.status(200, answer), Fault.status(200, answer)])
+    (outcome,) = run(place, [{"text": "a"}], llm_settings={"output_dtype": "int8"})
+    assert simulator.requests[0].body["output_dtype"] == "int8"
+    assert outcome.completions[0] is not None
+    assert json.dumps(outcome.completions[0].value) == "[1, -128]"
+    assert '"embedding":[1,-128]' in place.out.read_text()
+    assert json.dumps(embeddings(place, output_dtype="int8").embed(["a"])) == "[[1, -128]]"
+
+
+def test_rows_are_retried_from_the_ledger(place: Place, simulator: Simulator) -> None:
+    simulator.change(poison="text 3")
+    place.write(TEXTS[:5])
+    run(place).start()
+    simulator.change(poison=None)
+    place.input.unlink()
+    summary = Run.retry(place.out, "state=failure").start()
+    assert (summary.sent, summary.completions, summary.failures) == (1, 5, 0)
+    assert place.records()[3]["embedding"] == vector("text 3", 4)
+    with pytest.raises(InputError, match="no generation parameters, such as temperature"):
+        Run.retry(place.out, "row=1", parameters={"temperature": 0})
