@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from typing import Any
 
 from msgspec import Struct
@@ -160,14 +161,19 @@ class Runner:
     # --- the rows of one request ------------------------------------------------------------------------------------
 
     async def _answer(self, tasks: list[Task], crew: Crew[list[Task]]) -> None:
-        if isinstance(tasks[0].asked, InputError):  # which stands alone
-            await self._end(tasks[0], Outcome(completions=(), error=tasks[0].asked), [])
-            return
         me = asyncio.current_task()
         assert me is not None
-        self._under_way[me] = journal = RowJournal(self, [task.state.row for task in tasks], me)
+        first = tasks[0]
+        journal = RowJournal(self, [task.state.row for task in tasks], me)
+        outcomes: Sequence[Outcome] | None = None
+        self._under_way[me] = journal
         try:
-            outcomes = await self._outcomes(tasks, journal, crew)
+            if isinstance(first.asked, InputError):  # it stands alone
+                outcomes = (Outcome(completions=(), error=first.asked),)
+            elif first.state.has_answers:  # and so does this
+                outcomes = await self._paid_before(first, journal)
+            if outcomes is None:
+                outcomes = await self._work.answer([task.asked for task in tasks], journal, crew)
         except MistillError as error:
             if isinstance(error, LedgerError) or not classify(error).fatal:
                 raise
@@ -175,19 +181,9 @@ class Runner:
             return
         finally:
             del self._under_way[me]
-        for task, outcome in zip(tasks, outcomes, strict=True):
-            await self._end(task, outcome, journal.answers_of(outcome.completions))
+        await self._end(tasks, outcomes, journal)
 
-    async def _outcomes(
-        self, tasks: list[Task], journal: RowJournal, crew: Crew[list[Task]]
-    ) -> Sequence[Outcome]:
-        if tasks[0].state.has_answers:  # which stands alone too
-            paid = await self._paid_before(tasks[0], journal)
-            if paid is not None:
-                return (paid,)
-        return await self._work.answer([task.asked for task in tasks], journal, crew)
-
-    async def _paid_before(self, task: Task, journal: RowJournal) -> Outcome | None:
+    async def _paid_before(self, task: Task, journal: RowJournal) -> Sequence[Outcome] | None:
         """The outcome that answers from before a crash already give, if they do."""
         wanted = self._work.num_generations
         paid = await self.ledger.paid_answers(task.state.row)
@@ -197,21 +193,26 @@ class Runner:
         for answer in paid:
             journal.answered_before(answer.attempt, answer.body)
         costs = [one.cost for one in paid if one.cost is not None]
-        return Outcome(
+        outcome = Outcome(
             completions=tuple(completions[:wanted]),
             usage=Tokens(sum(one.input_tokens for one in paid), sum(one.output_tokens for one in paid)),
             cost=sum(costs) if costs else None,
         )
+        return (outcome,)
 
-    async def _end(self, task: Task, outcome: Outcome, answers: list[Attempt]) -> None:
-        written = self._write(task, outcome, answers)
-        if self._tell is None:
-            # The next attempt waits for the disk anyway, so this worker need not do it twice a row.
-            written.add_done_callback(lambda done: self._count(done, outcome))
-            return
-        await written
-        self._progress.add(outcome)
-        await self._tell(RowOutcome(task.row.index, task.row.record, outcome.completions, outcome.error))
+    async def _end(self, tasks: list[Task], outcomes: Sequence[Outcome], journal: RowJournal) -> None:
+        ends = [
+            (task, outcome, self._write(task, outcome, journal.answers_of(outcome.completions)))
+            for task, outcome in zip(tasks, outcomes, strict=True)
+        ]
+        for task, outcome, written in ends:
+            if self._tell is None:
+                # The next attempt waits for the disk anyway, so this worker need not do it twice a row.
+                written.add_done_callback(partial(self._count, outcome))
+                continue
+            await written
+            self._progress.add(outcome)
+            await self._tell(RowOutcome(task.row.index, task.row.record, outcome.completions, outcome.error))
 
     def _write(self, task: Task, outcome: Outcome, answers: list[Attempt]) -> asyncio.Future[None]:
         row, parameters = task.state.row, task.state.parameters
@@ -223,6 +224,6 @@ class Runner:
         reason = next((one.finish_reason for one in outcome.completions if one), None)
         return self.ledger.complete(row, answers, finish_reason=reason, usage=usage, parameters=parameters)
 
-    def _count(self, written: asyncio.Future[None], outcome: Outcome) -> None:
+    def _count(self, outcome: Outcome, written: asyncio.Future[None]) -> None:
         if written.exception() is None:  # else the next attempt raises it
             self._progress.add(outcome)
