@@ -79,6 +79,8 @@ class Feed:
         return self
 
     async def __anext__(self) -> list[Task]:
+        if len(self._ready) >= self._work.most_together:
+            return self._work.take(self._ready)
         while self._is_short and not self._is_over:
             async with self._filling:
                 if self._is_short and not self._is_over:

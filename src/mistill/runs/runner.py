@@ -221,7 +221,8 @@ class Runner:
             return self.ledger.fail(
                 row, outcome.error, finish_reason=outcome.finish_reason, usage=usage, parameters=parameters
             )
-        reason = next((one.finish_reason for one in outcome.completions if one), None)
+        first = outcome.completions[0]
+        reason = None if first is None else first.finish_reason
         return self.ledger.complete(row, answers, finish_reason=reason, usage=usage, parameters=parameters)
 
     def _count(self, outcome: Outcome, written: asyncio.Future[None]) -> None:

@@ -62,7 +62,11 @@ class Progress(Struct):
             self.failures += 1
         self.usage = self.usage + outcome.usage
         if outcome.attempts:  # of texts that go out together, the first counts for all
-            self.busy_s += max((one.latency_s for one in outcome.completions if one), default=0.0)
+            longest_s = 0.0
+            for completion in outcome.completions:
+                if completion is not None and completion.latency_s > longest_s:
+                    longest_s = completion.latency_s
+            self.busy_s += longest_s
         if outcome.cost is not None:
             self.cost = (self.cost or 0.0) + outcome.cost
 

@@ -107,6 +107,7 @@ class ChatWork(Work[Prompt]):
         self.row_parameters = row_parameters
         self.num_generations = generation.num_generations
         self.reader = ChatReader(generation.structured.schema if generation.structured else None)
+        self._rows_have_parameters = bool(row_parameters)
         self._template = template
 
     @property
@@ -119,12 +120,12 @@ class ChatWork(Work[Prompt]):
 
     def prepare(self, row: Row) -> Prompt:
         generation = self.generation
-        if self.row_parameters:
+        if self._rows_have_parameters:
             generation = self.row_parameters.apply(generation, row)
         return generation.check(self._template.render(row))
 
     def fingerprint(self, asked: Prompt) -> bytes:
-        if not self.row_parameters:
+        if not self._rows_have_parameters:
             return digest(asked.messages)
         own = asked.generation
         return digest(_encode_sorted((msgspec.Raw(asked.messages), own.parameters, own.extra_body)))
