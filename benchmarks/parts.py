@@ -19,7 +19,6 @@ from mistill.api.client import Answer
 from mistill.api.limits import parse_limits
 from mistill.delivery.dispatcher import Delivered
 from mistill.delivery.governor import Governor, Lane
-from mistill.llms.messages import check_messages
 from mistill.runs.ledger import InputRow, Ledger, Usage
 from mistill.runs.prompts import PromptTemplate
 from mistill.runs.sources import open_source
@@ -94,10 +93,11 @@ async def _ledger(folder: str) -> None:
 async def _parts() -> None:
     llm = MistralLLM(model="mistral-small-latest", api_key="benchmark")
     plain, typed = llm.generation(), llm.generation(structured_output={"schema": User})
-    checked = check_messages(_MESSAGES)
-    _timed("check the messages of one input", lambda: check_messages(_MESSAGES))
-    _timed("encode the request", lambda: plain._template.encode(checked))  # noqa: SLF001  the part itself
+    messages = plain.check(_MESSAGES).messages
+    _timed("check the messages of one input, and encode them", lambda: plain.check(_MESSAGES))
+    _timed("put them into the request", lambda: plain._template.encode(messages))  # noqa: SLF001  the part itself
     governor, lane = Governor(), Lane(64)
+    governor.try_admit(lane, 40)  # another request is always in flight
 
     def admit() -> None:
         permit = governor.try_admit(lane, 40)
@@ -108,8 +108,8 @@ async def _parts() -> None:
     _timed("read the rate-limit headers (at most 100 times a second)", lambda: parse_limits(_HEADERS.get))
     _timed("decode the answer", lambda: decode_response(ANSWER))
     plain.dispatcher = typed.dispatcher = Answered()  # type: ignore[assignment]
-    await _timed_async("a row without governor and transport, plain", lambda: plain.answer(checked))
-    await _timed_async("a row without governor and transport, structured", lambda: typed.answer(checked))
+    await _timed_async("a row without governor and transport, plain", lambda: plain.answer(messages))
+    await _timed_async("a row without governor and transport, structured", lambda: typed.answer(messages))
 
 
 def _rows(folder: str) -> None:
