@@ -86,7 +86,7 @@ def make_embedding_plan(embeddings: MistralEmbeddings, template: TextTemplate, *
     for name, value in of_completions.items():
         if value:
             raise InputError(f"{name}={value!r}: embeddings have no such setting", hint="leave it out")
-    embedder = embeddings.embedder()
+    embedder = embeddings.embedder(keeps_values=False)
     settings = {
         "model": embeddings.model,
         "prompt": template.describe(),

@@ -212,7 +212,8 @@ class Runner:
                 continue
             await written
             self._progress.add(outcome)
-            await self._tell(RowOutcome(task.row.index, task.row.record, outcome.completions, outcome.error))
+            completions = self._work.told(outcome)
+            await self._tell(RowOutcome(task.row.index, task.row.record, completions, outcome.error))
 
     def _write(self, task: Task, outcome: Outcome, answers: list[Attempt]) -> asyncio.Future[None]:
         row, parameters = task.state.row, task.state.parameters

@@ -18,7 +18,7 @@ from mistill.delivery.governor import Governor
 from mistill.llms.embeddings import Embedder
 from mistill.llms.generation import Generation, Prompt, Server
 from mistill.llms.parameters import describe_parameters
-from mistill.llms.types import Outcome
+from mistill.llms.types import Completion, Outcome
 from mistill.runs.answers import AnswerReader, ChatReader, EmbeddingReader
 from mistill.runs.journal import RowJournal
 from mistill.runs.ledger import RowState
@@ -95,6 +95,10 @@ class Work(ABC, Generic[A]):
     @abstractmethod
     async def answer(self, asked: Sequence[A], journal: RowJournal, crew: Crew[Any]) -> Sequence[Outcome]:
         """One outcome for each. Raises only what ends the whole run."""
+
+    def told(self, outcome: Outcome) -> tuple[Completion | None, ...]:
+        """The completions of an outcome as whoever iterates over the run is given them."""
+        return outcome.completions
 
 
 class ChatWork(Work[Prompt]):
@@ -185,6 +189,13 @@ class EmbeddingWork(Work[str]):
 
     async def answer(self, asked: Sequence[str], journal: RowJournal, crew: Crew[Any]) -> Sequence[Outcome]:
         return await self.embedder.answer(asked, journal, crew)
+
+    def told(self, outcome: Outcome) -> tuple[Completion | None, ...]:
+        return tuple(one and self._with_value(one) for one in outcome.completions)
+
+    def _with_value(self, completion: Completion) -> Completion:
+        (read,) = self.reader.read(completion.raw)
+        return msgspec.structs.replace(completion, value=read.value)
 
 
 def _stands_alone(task: Task) -> bool:
