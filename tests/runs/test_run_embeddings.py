@@ -117,7 +117,7 @@ def test_a_text_that_the_answer_leaves_out_fails_and_the_others_are_kept(
     data = [{"object": "embedding", "embedding": [1.0], "index": index} for index in (2, 0)]
     simulator.script([Fault.status(200, {"data": data, "usage": {"prompt_tokens": 9}})])
     summary = run(place, [{"text": text} for text in "abc"]).start()
-    assert (summary.completions, summary.failures, summary.input_tokens) == (2, 1, 6)
+    assert (summary.completions, summary.failures, summary.input_tokens) == (2, 1, 9)
     assert [record["embedding"] for record in place.records()] == [[1.0], None, [1.0]]
     assert place.records()[1]["error"].startswith("malformed_answer: the answer for 3 texts has no vector")
 

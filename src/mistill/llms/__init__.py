@@ -1,8 +1,9 @@
 """What a user instantiates: LLMs, their settings, and what they return."""
 
+from typing import TYPE_CHECKING, Any
+
 from mistill.llms import content
 from mistill.llms.base import LLM, AsyncLLM
-from mistill.llms.embeddings import Embedded, MistralEmbeddings
 from mistill.llms.errors import GenerationError
 from mistill.llms.mistral import MistralLLM
 from mistill.llms.runtime_parameters import RuntimeParameter
@@ -17,6 +18,9 @@ from mistill.llms.types import (
     StructuredOutput,
     Usage,
 )
+
+if TYPE_CHECKING:
+    from mistill.llms.embeddings import Embedded, MistralEmbeddings
 
 __all__ = [
     "LLM",
@@ -37,3 +41,12 @@ __all__ = [
     "content",
     "read_call",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    # Most have no use for embeddings, which cost a tenth of what importing this costs.
+    if name not in ("Embedded", "MistralEmbeddings"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from mistill.llms import embeddings
+
+    return getattr(embeddings, name)

@@ -7,7 +7,7 @@ from itertools import accumulate, islice, pairwise
 from typing import Annotated, Any, Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Raw, Struct
 from pydantic import Field
 
 from mistill.api.client import Answer, MistralClient
@@ -248,30 +248,33 @@ class Embedder:
     def completions_of(
         self, answer: Answer[EmbeddingResponse], texts: Sequence[str]
     ) -> list[Completion | None]:
-        """What an answer has for each of its texts. Its tokens are shared out by the length of the texts."""
-        response = answer.response
-        usages = _shares(usage_of(response), [_estimate(text) for text in texts])
+        """What an answer has for each of its texts, ``None`` where it has no vector.
+
+        Its tokens are shared out by the length of the texts.
+        """
+        read = [self._read(vector, answer) for vector in answer.response.in_order(len(texts))]
+        weights = [_estimate(text) if one else 0 for one, text in zip(read, texts, strict=True)]
+        usages = _shares(usage_of(answer.response), weights)
+        price = self.server.price
         return [
-            None
-            if vector is None
-            else self._completion(StoredEmbedding(vector, response.model, response.id), usage, answer)
-            for vector, usage in zip(response.in_order(len(texts)), usages, strict=True)
+            one and msgspec.structs.replace(one, usage=usage, cost=price.cost(usage) if price else None)
+            for one, usage in zip(read, usages, strict=True)
         ]
 
-    def _completion(
-        self, stored: StoredEmbedding, usage: Usage, answer: Answer[EmbeddingResponse]
-    ) -> Completion | None:
+    def _read(self, vector: Raw | None, answer: Answer[EmbeddingResponse]) -> Completion | None:
+        if vector is None:
+            return None
+        response = answer.response
+        body = encode_stored(StoredEmbedding(vector, response.model, response.id))
         try:
-            completion = read_embedding(encode_stored(stored), self.parameters.output_dtype)
+            completion = read_embedding(body, self.parameters.output_dtype)
         except MalformedAnswer:
             return None
         return msgspec.structs.replace(
             completion,
             value=completion.value if self._keeps_values else None,
-            usage=usage,
             correlation_id=answer.correlation_id,
             latency_s=answer.latency_s,
-            cost=self.server.price.cost(usage) if self.server.price else None,
         )
 
 
@@ -377,6 +380,6 @@ def _estimate(text: str) -> int:
 
 def _shares(usage: Usage, weights: Sequence[int]) -> list[Usage]:
     """The input tokens of one request shared out by weight, so that their sum is what was billed."""
-    total = sum(weights)
+    total = sum(weights) or 1  # no text, no share
     ends = [usage.input_tokens * end // total for end in accumulate(weights, initial=0)]
     return [Usage(end - start) for start, end in pairwise(ends)]
