@@ -9,22 +9,23 @@ from __future__ import annotations
 import argparse
 import json
 import resource
+import signal
 import statistics
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import machine, server
 
 _ROWS = (10_000, 100_000, 1_000_000)
-_ROUNDS = {10_000: 9, 100_000: 3}
-"""Runs of seconds are repeated before, between and after the long one, and their median taken: the speed of a shared
-machine drifts within minutes, of which a long run has the mean."""
+_SLICE_S = 10.0
+_BETWEEN = (10_000, 10_000, 10_000, 100_000)
 
 
 def _run_of(folder: Path, rows: int, port: int) -> Any:
@@ -37,7 +38,9 @@ def _run_of(folder: Path, rows: int, port: int) -> Any:
 
 
 def part_run(folder: Path, rows: int, port: int) -> dict[str, float]:
-    """A durable run over ``rows`` rows, export included."""
+    """A durable run over ``rows`` rows, from opening its ledger to its output. Start-up is measured by itself."""
+    import mistill.runs.run  # noqa: F401
+
     with Path(folder, f"{rows}.jsonl").open("w") as file:
         file.writelines(f'{{"n": {n}, "name": "number {n}"}}\n' for n in range(rows))
     started_at, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_SELF)
@@ -117,29 +120,69 @@ PARTS: dict[str, Callable[[Path, int, int], dict[str, float]]] = {
 }
 
 
-def _measure_runs(folder: Path, sizes: list[int], port: int) -> dict[int, dict[str, float]]:
-    """Runs of each size, the small ones several times over; the median of each figure."""
+def _measure_runs(folder: Path, sizes: Sequence[int], port: int) -> dict[int, dict[str, float]]:
+    """Runs of all sizes at the same time, in slices: the longest is halted every 10 s while a shorter one runs.
+
+    So the drift of a shared machine, whose speed moves by half within minutes, reaches all of them alike. Of the
+    shorter ones the mean counts, as it does of the long one's slices.
+    """
     samples: dict[int, list[dict[str, float]]] = {rows: [] for rows in sizes}
-    for third in range(3):
-        for rows in sizes:
-            times = _ROUNDS.get(rows, 0) // 3 or int(third == 1)
-            for _ in range(times):
-                for left in folder.glob(f"{rows}.*"):
-                    left.unlink()
-                samples[rows].append(_measure("run", folder, rows, port))
-    return {
-        rows: {name: statistics.median(one[name] for one in found) for name in found[0]}
-        for rows, found in samples.items()
+    if len(sizes) > 1:
+        between = cycle([rows for rows in _BETWEEN if rows < sizes[-1]])
+        long = _start("run", folder, sizes[-1], port)
+        halted_s = 0.0
+        while _is_running_after(long, _SLICE_S):
+            rows = next(between)
+            halted_at = time.perf_counter()
+            long.send_signal(signal.SIGSTOP)
+            for left in folder.glob(f"{rows}.*"):
+                left.unlink()
+            samples[rows].append(_measure("run", folder, rows, port))
+            long.send_signal(signal.SIGCONT)
+            halted_s += time.perf_counter() - halted_at
+        found = _result_of(long)
+        found["us_per_row"] -= halted_s / sizes[-1] * 1e6
+        samples[sizes[-1]].append(found)
+    for rows, several in samples.items():
+        if not several:
+            several.append(_measure("run", folder, rows, port))
+    means = {
+        rows: {name: statistics.mean(one[name] for one in several) for name in several[0]}
+        for rows, several in samples.items()
     }
+    for rows, mean in means.items():
+        _tell(f"run, mean of {len(samples[rows])}", rows, mean)
+    return means
+
+
+def _is_running_after(process: subprocess.Popen[str], seconds: float) -> bool:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return True
+    return False
+
+
+def _start(part: str, folder: Path, rows: int, port: int) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "benchmarks.scale", "--part", part, str(folder), str(rows), str(port)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def _result_of(process: subprocess.Popen[str]) -> dict[str, float]:
+    told, _ = process.communicate()
+    assert process.returncode == 0, told
+    return json.loads(told)
 
 
 def _measure(part: str, folder: Path, rows: int, port: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.scale", "--part", part, str(folder), str(rows), str(port)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout)
-    told = ", ".join(f"{name} {value:,.2f}" for name, value in found.items())
-    print(f"{part:10} {rows:>9,}  {told}", flush=True)
+    found = _result_of(_start(part, folder, rows, port))
+    _tell(part, rows, found)
     return found
+
+
+def _tell(part: str, rows: int, found: dict[str, float]) -> None:
+    told = ", ".join(f"{name} {value:,.2f}" for name, value in found.items())
+    print(f"{part:15} {rows:>9,}  {told}", flush=True)
 
 
 def _start_up() -> dict[str, float]:
