@@ -11,7 +11,6 @@ from mistill.cli.columns import column_option, extra_column_option
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exits import Exit
-from mistill.cli.live import Watch
 from mistill.cli.model_options import attributes_of, choose_one, endpoint_options, pace_options, prices_option
 from mistill.cli.run_options import (
     budget_options,
@@ -19,10 +18,10 @@ from mistill.cli.run_options import (
     input_options,
     out_options,
     run_settings_of,
+    start_given,
+    telling_options,
     template_of,
 )
-from mistill.cli.settings_file import settings_option
-from mistill.cli.start import json_option, quiet_option, start
 from mistill.llms import MistralEmbeddings
 from mistill.runs.answers import EmbeddingReader
 from mistill.runs.run import Run
@@ -79,9 +78,7 @@ mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-
 @pace_options
 @budget_options
 @durability_options
-@settings_option
-@json_option
-@quiet_option
+@telling_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:
     """Embeds every row of SOURCE (files, globs, or - for stdin) and writes the rows with their vectors to --out.
@@ -100,12 +97,4 @@ def command(ctx: click.Context, **given: Any) -> Exit:
         prompt=template_of(given["prompt"], given["prompt_file"]),
         **run_settings_of(given),
     )
-    return start(
-        run,
-        out=given["out"],
-        watch=Watch(run, given["source"], given["limit"]),
-        grace_s=given["grace"],
-        as_json=given["as_json"],
-        quiet=given["quiet"],
-        is_sample=given["dry_run"] is not None,
-    )
+    return start_given(run, given)

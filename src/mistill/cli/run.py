@@ -10,7 +10,6 @@ from mistill.cli.columns import column_option, extra_column_option
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exits import Exit
-from mistill.cli.live import Watch
 from mistill.cli.model_options import (
     attributes_of,
     choose_one,
@@ -32,10 +31,10 @@ from mistill.cli.run_options import (
     once_each,
     out_options,
     run_settings_of,
+    start_given,
+    telling_options,
     template_of,
 )
-from mistill.cli.settings_file import settings_option
-from mistill.cli.start import json_option, quiet_option, start
 from mistill.cli.values import Pair
 from mistill.cli.wording import say
 from mistill.runs.answers import ChatReader
@@ -97,9 +96,7 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --dry-run     
 @pace_options
 @budget_options
 @durability_options
-@settings_option
-@json_option
-@quiet_option
+@telling_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:
     """Answers every row of SOURCE (files, globs, or - for stdin) and writes the rows with their answers to --out.
@@ -124,12 +121,4 @@ def command(ctx: click.Context, **given: Any) -> Exit:
             flatten=given["flatten"],
             **run_settings_of(given),
         )
-        return start(
-            run,
-            out=given["out"],
-            watch=Watch(run, given["source"], given["limit"]),
-            grace_s=given["grace"],
-            as_json=given["as_json"],
-            quiet=given["quiet"],
-            is_sample=given["dry_run"] is not None,
-        )
+        return start_given(run, given)

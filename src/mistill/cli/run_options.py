@@ -9,9 +9,13 @@ import click
 
 from mistill.api.errors import InputError
 from mistill.cli.command import option
+from mistill.cli.exits import Exit
+from mistill.cli.live import Watch
 from mistill.cli.model_options import all_of
-from mistill.cli.start import grace_option
+from mistill.cli.settings_file import settings_option
+from mistill.cli.start import grace_option, json_option, quiet_option, start
 from mistill.cli.values import Duration, SampleSize, read_text
+from mistill.runs.run import Run
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -95,6 +99,9 @@ durability_options = all_of(
 )
 
 
+telling_options = all_of(settings_option, json_option, quiet_option)
+
+
 def run_settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
     """What these options and those of columns say, as arguments of `Run`.
 
@@ -119,6 +126,19 @@ def run_settings_of(given: Mapping[str, Any]) -> dict[str, Any]:
         "deadline": given["deadline"],
         "sample": given["dry_run"],
     }
+
+
+def start_given(run: Run, given: Mapping[str, Any]) -> Exit:
+    """Starts the run, and shows it as these options say."""
+    return start(
+        run,
+        out=given["out"],
+        watch=Watch(run, given["source"], given["limit"]),
+        grace_s=given["grace"],
+        as_json=given["as_json"],
+        quiet=given["quiet"],
+        is_sample=given["dry_run"] is not None,
+    )
 
 
 def once_each(pairs: Iterable[tuple[str, str]], does: str) -> dict[str, str]:

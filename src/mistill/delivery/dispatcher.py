@@ -29,7 +29,7 @@ _HASTE_S = 0.001  # where rows end as close together as this
 _LINGER_S = 0.0002
 """Where answers come by the thousand a second, the transport's thread would wake the event loop for each of them, and
 fight it for the interpreter's lock. So the loop lies still for a moment now and then, a thousandth of what a model
-takes to answer, and finds several at once: half the context switches, a fifth less CPU, more answers a second."""
+takes to answer, and finds several at once: less CPU, more answers a second. `benchmarks.gathering` measures it."""
 
 
 class Request(Struct, frozen=True, gc=False):

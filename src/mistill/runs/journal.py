@@ -4,21 +4,36 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from msgspec import Struct
 
 from mistill.api.client import Answer
 from mistill.api.errors import MistillError, Stopped
-from mistill.delivery.budget import Reservation
+from mistill.api.prices import Price
+from mistill.delivery.budget import Budget, Reservation
 from mistill.delivery.dispatcher import Request
 from mistill.llms.answers import usage_of
 from mistill.llms.embeddings import no_vector
 from mistill.llms.types import Completion
-from mistill.runs.ledger import Attempt, Usage
+from mistill.runs.ledger import Attempt, Ledger, Usage
 
-if TYPE_CHECKING:
-    from mistill.runs.runner import Runner
+
+class Start(Protocol):
+    """What a journal needs of the start of a run: where to write, what may be spent, and whether it goes on."""
+
+    ledger: Ledger
+    budget: Budget
+    price: Price | None
+    stopped: MistillError | None
+
+    def count_attempt(self) -> None:
+        """A request leaves."""
+        ...
+
+    def leave_if_idle(self, task: asyncio.Task[Any]) -> None:
+        """Ends rows that would only send another request, once nothing may be sent."""
+        ...
 
 
 class _Sent(Struct, frozen=True, gc=False):
@@ -34,65 +49,65 @@ class RowJournal:
     It is a `Journal` for one row, and a `BatchJournal` for several.
     """
 
-    def __init__(self, runner: Runner, rows: Sequence[int], task: asyncio.Task[Any]) -> None:
+    def __init__(self, start: Start, rows: Sequence[int], task: asyncio.Task[Any]) -> None:
         self.in_flight = 0
-        self._runner = runner
+        self._start = start
         self._rows = rows
         self._task = task
         self._answers: dict[int, tuple[Attempt, bytes]] = {}  # by the identity of what came
 
     async def sending(self, request: Request, places: Sequence[int] = (0,)) -> _Sent:
-        runner = self._runner
-        if runner.stopped is not None:
-            raise runner.stopped
-        budget = runner.budget
+        start = self._start
+        if start.stopped is not None:
+            raise start.stopped
+        budget = start.budget
         reservation = None
         if budget.is_limited:
             reservation = await budget.reserve(len(request.body), request.max_output_tokens)
         try:
-            attempts = await runner.ledger.begin_attempts([self._rows[place] for place in places])
+            attempts = await start.ledger.begin_attempts([self._rows[place] for place in places])
         except BaseException:
             if reservation is not None:
                 budget.refund(reservation)
             raise
         self.in_flight += 1
-        runner.count_attempt()
+        start.count_attempt()
         return _Sent(attempts, reservation)
 
     def answered(
         self, attempt: _Sent, answer: Answer[Any], completions: Sequence[Completion | None] | None = None
     ) -> None:
         self.in_flight -= 1
-        runner = self._runner
+        start = self._start
         usage = usage_of(answer.response)
         if attempt.reservation is not None:
-            runner.budget.settle(attempt.reservation, usage)
+            start.budget.settle(attempt.reservation, usage)
         if completions is None:
-            cost = runner.price.cost(usage) if runner.price else None
+            cost = start.price.cost(usage) if start.price else None
             self._keep(attempt.attempts[0], answer.raw, Usage(usage.input_tokens, usage.output_tokens, cost))
             return
         for one, completion in zip(attempt.attempts, completions, strict=True):
             if completion is None:
-                runner.ledger.end_attempt(one, "failed", no_vector(len(completions)))
+                start.ledger.end_attempt(one, "failed", no_vector(len(completions)))
             else:
                 took = Usage(completion.usage.input_tokens, completion.usage.output_tokens, completion.cost)
                 self._keep(one, completion.raw, took)
 
     def ended(self, attempt: _Sent, error: MistillError) -> None:
         self.in_flight -= 1
-        runner = self._runner
+        start = self._start
         # One that we cut off ourselves had left too.
         maybe_billed = isinstance(error, Stopped) or getattr(error, "maybe_billed", False)
         if attempt.reservation is not None:
             if maybe_billed:
-                runner.budget.settle(attempt.reservation, None)
+                start.budget.settle(attempt.reservation, None)
             else:
-                runner.budget.refund(attempt.reservation)
+                start.budget.refund(attempt.reservation)
         for one in attempt.attempts:
-            runner.ledger.end_attempt(one, "maybe_billed" if maybe_billed else "failed", error)
-        if runner.stopped is not None:
+            start.ledger.end_attempt(one, "maybe_billed" if maybe_billed else "failed", error)
+        if start.stopped is not None:
             # Soon, not now: a row that gives up on this very error has its outcome by then.
-            asyncio.get_running_loop().call_soon(runner.leave_if_idle, self._task)
+            asyncio.get_running_loop().call_soon(start.leave_if_idle, self._task)
 
     def answered_before(self, attempt: Attempt, body: bytes) -> None:
         """An answer that an earlier start has kept."""
@@ -109,4 +124,4 @@ class RowJournal:
 
     def _keep(self, attempt: Attempt, body: bytes, took: Usage) -> None:
         self._answers[id(body)] = attempt, body
-        self._runner.ledger.answer(attempt, body, took)
+        self._start.ledger.answer(attempt, body, took)
