@@ -1,6 +1,6 @@
 """``python -m benchmarks``: every client against one fast local server, in one run; a table, JSON and a plot.
 
-    python -m benchmarks            all of it, about twenty minutes on two cores
+    python -m benchmarks            all of it, about 15 minutes on two cores
     python -m benchmarks --quick    one round, fewer requests: for a look, not for a figure to quote
 
 Each measurement is a process of its own. A shared machine's speed drifts by half within minutes, so each client but the

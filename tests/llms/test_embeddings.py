@@ -10,6 +10,7 @@ import pytest
 from mistill.api.errors import BadRequest, InputError, Stopped, Unauthorized
 from mistill.llms import GenerationError, MistralEmbeddings
 from mistill.simulator import Fault, Simulator
+from mistill.simulator.catalogue import vector
 
 MakeEmbeddings = Callable[..., MistralEmbeddings]
 
@@ -94,6 +95,18 @@ def test_a_refused_key_stops_the_call(simulator: Simulator, make_embeddings: Mak
     assert isinstance(caught.value.failures[0], Unauthorized)
     assert isinstance(caught.value.failures[49], Stopped)
     assert len(simulator.requests) <= 2
+
+
+def test_what_was_answered_before_the_call_ended_is_kept(
+    simulator: Simulator, make_embeddings: MakeEmbeddings
+) -> None:
+    # Refused, so sent again in halves: the first is answered, the second meets a revoked key.
+    simulator.script([Fault.status(400), Fault.delay(0.001), Fault.status(401)])
+    with pytest.raises(GenerationError) as caught:
+        make_embeddings().embed(["a", "b"])
+    assert caught.value.outputs == [vector("a", 4), None]
+    assert isinstance(caught.value.failures[1], Unauthorized)
+    assert list(caught.value.failures) == [1]
 
 
 def test_a_wrong_model_stops_the_call(simulator: Simulator, make_embeddings: MakeEmbeddings) -> None:

@@ -80,8 +80,6 @@ class Trouble:
 
     def blocked_until_s(self, now_s: float) -> float:
         """0 if a request may leave; else when to look again; infinite: not before the probe has ended."""
-        if not self.is_on:
-            return 0.0
         if now_s < self._until_s:
             return self._until_s
         if not self._is_probing or self._probe_left_s is None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise
 from typing import Annotated, Any, Protocol
 
@@ -32,6 +32,7 @@ from mistill.llms.connection import Connection
 from mistill.llms.errors import GenerationError
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Server
+from mistill.llms.messages import not_utf8
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.types import Completion, Outcome, Usage
 
@@ -106,11 +107,11 @@ class MistralEmbeddings(Connection):
 
         async def embed(batch: range, crew: Crew[range]) -> None:
             try:
-                outcomes = await embedder.answer([texts[index] for index in batch], crew=crew)
+                async for places, outcomes in embedder.parts([texts[index] for index in batch], crew=crew):
+                    result.add(batch[places.start : places.stop], outcomes)
             except MistillError as error:
-                result.add(batch, [Outcome(completions=(None,), error=error) for _ in batch])
+                result.fail_rest(batch, error)
                 raise
-            result.add(batch, outcomes)
 
         batches = list(embedder.batches(texts))
         fatal: MistillError | None = None
@@ -187,9 +188,7 @@ class Embedder:
         try:
             text.encode()
         except UnicodeEncodeError as error:
-            raise InputError(
-                f"{name} holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry", index=index
-            ) from error
+            raise not_utf8(name, index) from error
         return text
 
     def batch_size(self, texts: Iterable[str]) -> int:
@@ -216,12 +215,25 @@ class Embedder:
         journal: BatchJournal | None = None,
         crew: Crew[Any] | None = None,
     ) -> list[Outcome]:
-        """One outcome for each of the texts, which are sent together; a refused request in halves, until what is
-        refused stands alone. A request's attempts are told with its first text.
+        """One outcome for each of the texts, see `parts`."""
+        found: list[Outcome] = []
+        async for _, outcomes in self.parts(texts, journal, crew):
+            found += outcomes
+        return found
+
+    async def parts(
+        self,
+        texts: Sequence[str],
+        journal: BatchJournal | None = None,
+        crew: Crew[Any] | None = None,
+    ) -> AsyncGenerator[tuple[range, list[Outcome]]]:
+        """The outcomes of texts that are sent together, with their places, in order and as they come.
+
+        A refused request is sent again in halves, until what is refused stands alone. A request's attempts are told
+        with its first text.
 
         Raises only what ends the whole call: a refused key, a stop, a broken ledger.
         """
-        outcomes: list[Outcome] = []
         refused = 0
         parts = [range(len(texts))]
         while parts:
@@ -239,11 +251,11 @@ class Embedder:
                     middle = len(places) // 2
                     parts += [places[middle:], places[:middle]]
                     continue
-                outcomes += part.failed(error, refused + error.attempts)
+                outcomes = list(part.failed(error, refused + error.attempts))
             else:
-                outcomes += part.outcomes(refused + delivered.attempts)
+                outcomes = list(part.outcomes(refused + delivered.attempts))
             refused = 0
-        return outcomes
+            yield places, outcomes
 
     def completions_of(
         self, answer: Answer[EmbeddingResponse], texts: Sequence[str]
@@ -341,6 +353,12 @@ class _Result:
             self._attempts += outcome.attempts
             if outcome.cost is not None:
                 self._cost = (self._cost or 0.0) + outcome.cost
+
+    def fail_rest(self, batch: range, error: MistillError) -> None:
+        """What of a batch has no end yet, ends with the error."""
+        for index in batch:
+            if self._vectors[index] is None:
+                self._failures.setdefault(index, error)
 
     def embedded(self, fatal: MistillError | None, on_error: OnError) -> Embedded:
         if fatal is not None:

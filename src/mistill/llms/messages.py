@@ -68,9 +68,14 @@ def encode_messages(messages: Sequence[Message], index: int | None = None) -> by
     try:
         return _encode(messages)
     except UnicodeEncodeError as error:
-        raise InputError(
-            f"{_input(index)} holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry", index=index
-        ) from error
+        raise not_utf8(_input(index), index) from error
+
+
+def not_utf8(name: str, index: int | None) -> InputError:
+    """The error of a text that JSON cannot carry; ``name`` says which."""
+    return InputError(
+        f"{name} holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry", index=index
+    )
 
 
 _encode = msgspec.json.Encoder().encode

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from mistill.api.embeddings import MOST_TEXTS
 from mistill.api.errors import InputError
 from mistill.llms import MistralEmbeddings, MistralLLM
 from mistill.llms.parameters import describe_parameters
@@ -92,4 +91,4 @@ def make_embedding_plan(embeddings: MistralEmbeddings, template: TextTemplate, *
         "prompt": template.describe(),
         "embeddings": msgspec.structs.asdict(embedder.parameters),
     }
-    return Plan(EmbeddingWork(embedder, template, MOST_TEXTS), settings, embeddings.dump())
+    return Plan(EmbeddingWork(embedder, template), settings, embeddings.dump())

@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 import msgspec
 from msgspec import Struct
 
+from mistill.api.embeddings import MOST_TEXTS
 from mistill.api.errors import InputError
 from mistill.delivery.dispatcher import Crew
 from mistill.delivery.governor import Governor
@@ -150,10 +151,11 @@ class ChatWork(Work[Prompt]):
 class EmbeddingWork(Work[str]):
     """A text for each row, a vector for each text; as many together as one request takes."""
 
-    def __init__(self, embedder: Embedder, template: TextTemplate, most_together: int) -> None:
+    most_together = MOST_TEXTS
+
+    def __init__(self, embedder: Embedder, template: TextTemplate) -> None:
         self.embedder = embedder
         self.row_parameters = RowParameters({})
-        self.most_together = most_together
         self.reader = EmbeddingReader(embedder.parameters.output_dtype)
         self._template = template
 
