@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gathering``: what it gives that a crew lets answers gather (`_LINGER_S` in the dispatcher).
+"""``python -m benchmarks.gathering``: what it gives that a pool lets answers gather (`_LINGER_S` in the dispatcher).
 
 A bare loop of 64 workers, and `generate`, with pauses of different lengths, in turn within one process, so that a
 machine whose speed drifts is unfair to none: CPU and time for each request, and the context switches of the process.

@@ -157,10 +157,10 @@ def measure(case: Case) -> dict[str, Any]:
 
 def measure_budgets(budgets: int = 1_000) -> dict[str, Any]:
     """Random budgets, sizes, concurrency and answer times; the worst overrun in answers (1.0: one whole answer)."""
-    from mistill.api.errors import Stopped
     from mistill.api.prices import Price
-    from mistill.delivery.budget import Budget
+    from mistill.errors import Stopped
     from mistill.llms.types import Usage
+    from mistill.runs.budget import Budget
 
     rng = random.Random(20260801)
     price = Price(input=1.0, output=4.0, cached_input=0.1)

@@ -17,11 +17,11 @@ from mistill import MistralLLM
 from mistill.api.chat import decode_response
 from mistill.api.client import Answer
 from mistill.api.limits import parse_limits
+from mistill.datasets.sources import open_source
 from mistill.delivery.dispatcher import Delivered
-from mistill.delivery.governor import Governor, Lane
-from mistill.runs.ledger import InputRow, Ledger, Usage
+from mistill.delivery.governor import ConcurrencyLimit, Governor
+from mistill.ledger import InputRow, Ledger, Usage
 from mistill.runs.prompts import PromptTemplate
-from mistill.runs.sources import open_source
 
 ROUNDS = 30_000
 _MESSAGES = [{"role": "user", "content": "Say hello to number 12345."}]
@@ -96,11 +96,11 @@ async def _parts() -> None:
     messages = plain.check(_MESSAGES).messages
     _timed("check the messages of one input, and encode them", lambda: plain.check(_MESSAGES))
     _timed("put them into the request", lambda: plain._template.encode(messages))  # noqa: SLF001  the part itself
-    governor, lane = Governor(), Lane(64)
-    governor.try_admit(lane, 40)  # another request is always in flight
+    governor, concurrency = Governor(), ConcurrencyLimit(64)
+    governor.try_admit(concurrency, 40)  # another request is always in flight
 
     def admit() -> None:
-        permit = governor.try_admit(lane, 40)
+        permit = governor.try_admit(concurrency, 40)
         assert permit is not None
         governor.settle(permit, tokens=40)
 

@@ -1,4 +1,4 @@
-"""Imports go down only, and importing the library loads nothing heavy."""
+"""Imports go down only, rooms are of a size, and importing the library loads nothing heavy."""
 
 from __future__ import annotations
 
@@ -15,16 +15,20 @@ import mistill
 SOURCE = Path(mistill.__file__).parent
 
 MAY_IMPORT = {
+    "ledger": set[str](),
+    "datasets": set[str](),
     "api": set[str](),
     "delivery": {"api"},
     "structured": {"api"},
     "llms": {"api", "delivery", "structured"},
-    "runs": {"api", "delivery", "structured", "llms"},
+    "runs": {"api", "delivery", "structured", "llms", "ledger", "datasets"},
     "simulator": {"api"},
     "local": {"api"},
     "integrations": {"api", "delivery", "structured", "llms"},
-    "cli": {"api", "delivery", "structured", "llms", "runs", "simulator", "local"},
+    "cli": {"api", "delivery", "structured", "llms", "ledger", "datasets", "runs", "simulator", "local"},
 }
+"""Beside the ground: ``mistill.errors``, which every room may know and which knows none of them."""
+
 HEAVY = (
     "pyarrow",
     "jinja2",

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistill.api.limits import RateLimits, parse_limits
+from mistill.api.limits import parse_limits
+from mistill.errors import RateLimits
 
 NEWEST = {
     "x-ratelimit-limit-req-minute": "60",

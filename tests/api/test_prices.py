@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from msgspec import Struct
 
-from mistill.api.errors import InputError
 from mistill.api.prices import Price, load_prices, price_of, shipped_prices
+from mistill.errors import InputError
 
 
 class Tokens(Struct, frozen=True):

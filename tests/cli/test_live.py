@@ -8,15 +8,19 @@ from pathlib import Path
 
 import pytest
 
-from mistill.cli.live import View, count_lines
-from mistill.cli.wording import money, seconds, time_split
+from mistill.cli.terminal.formatting import money, seconds, time_split
+from mistill.cli.terminal.live import View, count_lines
 from mistill.llms.types import Usage
 from mistill.runs.summary import Progress
 
 
 def view_of(total, **progress):
     return View(
-        Progress(usage=Usage(1000, 200), **progress), total, 8, {"server": 3.0, "ramp": 1.0}, "server"
+        Progress(usage=Usage(1000, 200), **progress),
+        total,
+        8,
+        {"server": 3.0, "adaptive_limit": 1.0},
+        "server",
     )
 
 

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mistill.api.chat import ChatParameters, RequestTemplate
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms.messages import check_messages, encode_messages
 from mistill.llms.parameters import check_parameters
 

@@ -9,9 +9,8 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from mistill.api.errors import CapacityExceeded, MistillError, RateLimited, ServerError
-from mistill.api.limits import RateLimits
-from mistill.delivery.governor import Governor, Lane
+from mistill.delivery.governor import ConcurrencyLimit, Governor
+from mistill.errors import CapacityExceeded, MistillError, RateLimited, RateLimits, ServerError
 
 
 @dataclass
@@ -117,7 +116,7 @@ async def send_rows(
     clock = server.clock
     start_s = clock()
     rng = random.Random(seed)
-    lane = Lane(max_concurrent_requests)
+    concurrency = ConcurrencyLimit(max_concurrent_requests)
     numbers = iter(range(rows))
     passage = Passage(0.0, 0, 0, 0, 0, [])
 
@@ -125,7 +124,9 @@ async def send_rows(
         for row in numbers:
             charged = 0
             for attempt in itertools.count():
-                permit = governor.try_admit(lane, server.tokens) or await governor.admit(lane, server.tokens)
+                permit = governor.try_admit(concurrency, server.tokens) or await governor.admit(
+                    concurrency, server.tokens
+                )
                 try:
                     limits = await server.answer(rng)
                 except MistillError as error:
@@ -147,5 +148,5 @@ async def send_rows(
     passage.took_s = clock() - start_s
     passage.refused = server.refused
     passage.failed = server.failed
-    assert lane.in_flight == governor.in_flight == 0
+    assert concurrency.in_flight == governor.in_flight == 0
     return passage

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from mistill.api.client import Answer, MistralClient
-from mistill.api.errors import BadRequest, MistillError, ServerError, Stopped
-from mistill.delivery.dispatcher import Crew, Dispatcher, Each, Request
-from mistill.delivery.governor import Governor, Lane
+from mistill.delivery.dispatcher import Dispatcher, Request
+from mistill.delivery.governor import ConcurrencyLimit, Governor
+from mistill.delivery.worker_pool import SharedIterator, WorkerPool
+from mistill.errors import BadRequest, MistillError, ServerError, Stopped
 from mistill.simulator import Fault, Simulator
 
 BODY = b'{"model":"mistral-small-latest","messages":[{"role":"user","content":"Hello"}]}'
@@ -22,7 +23,7 @@ def dispatcher_to(simulator: Simulator, *, at_once: int = 8, max_retries: int = 
     return Dispatcher(
         client,
         Governor(),
-        Lane(at_once),
+        ConcurrencyLimit(at_once),
         exchange=client.chat,
         max_retries=max_retries,
         backoff_base_s=0.001,
@@ -120,14 +121,14 @@ async def test_a_row_that_rests_holds_no_slot(simulator: Simulator) -> None:
     resting.cancel()
 
 
-# --- the crew ---------------------------------------------------------------------------------------------------------
+# --- the pool ---------------------------------------------------------------------------------------------------------
 
 
 async def test_a_crew_does_each_row_once_and_never_more_than_its_size_at_a_time() -> None:
     done: list[int] = []
     at_work = most = 0
 
-    async def work(row: int, crew: Crew[int]) -> None:
+    async def work(row: int, pool: WorkerPool[int]) -> None:
         nonlocal at_work, most
         at_work += 1
         most = max(most, at_work)
@@ -136,7 +137,7 @@ async def test_a_crew_does_each_row_once_and_never_more_than_its_size_at_a_time(
         at_work -= 1
         done.append(row)
 
-    await Crew(Each(range(100)), work, size=7).run()
+    await WorkerPool(SharedIterator(range(100)), work, size=7).run()
     assert sorted(done) == list(range(100))
     assert most == 7
 
@@ -145,36 +146,36 @@ async def test_rows_that_rest_are_stood_in_for() -> None:
     """All but the last row rest until the last is done: without stand-ins nobody would ever get to it."""
     woken = asyncio.Event()
 
-    async def work(row: int, crew: Crew[int]) -> None:
+    async def work(row: int, pool: WorkerPool[int]) -> None:
         if row == 3:
             woken.set()
         else:
-            with crew.resting():
+            with pool.resting():
                 await woken.wait()
 
     async with asyncio.timeout(5):
-        await Crew(Each(range(4)), work, size=1).run()
+        await WorkerPool(SharedIterator(range(4)), work, size=1).run()
 
 
 async def test_the_first_error_ends_the_crew_and_leaves_no_task() -> None:
-    async def work(row: int, crew: Crew[int]) -> None:
+    async def work(row: int, pool: WorkerPool[int]) -> None:
         if row == 2:
             raise Stopped("enough")
         await asyncio.Event().wait()
 
     with pytest.raises(Stopped, match="enough"):
-        await Crew(Each(range(10)), work, size=3).run()
+        await WorkerPool(SharedIterator(range(10)), work, size=3).run()
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
 async def test_a_cancelled_crew_leaves_no_task() -> None:
     begun = asyncio.Event()
 
-    async def work(row: int, crew: Crew[int]) -> None:
+    async def work(row: int, pool: WorkerPool[int]) -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(Crew(Each(range(10)), work, size=3).run())
+    task = asyncio.create_task(WorkerPool(SharedIterator(range(10)), work, size=3).run())
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -189,11 +190,11 @@ async def test_a_stopped_crew_finishes_what_it_began() -> None:
         for row in range(100):
             yield row
 
-    async def work(row: int, crew: Crew[int]) -> None:
+    async def work(row: int, pool: WorkerPool[int]) -> None:
         if row == 0:
-            crew.stop()
+            pool.stop()
         await asyncio.sleep(0)
         done.append(row)
 
-    await Crew(rows(), work, size=1).run()
+    await WorkerPool(rows(), work, size=1).run()
     assert done == [0]

@@ -11,44 +11,44 @@ from typing import Any
 import pytest
 from tests.delivery.fake_clock import run_in_fake_time
 
-from mistill.api.errors import (
+from mistill.delivery.diagnostics import advice
+from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit, governor_for
+from mistill.errors import (
     AttemptTimeout,
     BadRequest,
     CapacityExceeded,
     MistillError,
     RateLimited,
+    RateLimits,
     ServerError,
     Stopped,
 )
-from mistill.api.limits import RateLimits
-from mistill.delivery.governor import Governor, Lane, Permit, governor_for
-from mistill.delivery.slowness import advice
 
 UNAVAILABLE = ServerError("unavailable", status=503)
 REFUSED = RateLimited("slow down", status=429, code="1300")
 
 
 class Caller:
-    """A governor with one lane, and the clock of the running loop."""
+    """A governor with one concurrency, and the clock of the running loop."""
 
     def __init__(self, slots: int = 64, **settings: Any) -> None:
         self.clock = asyncio.get_running_loop().time
         self.governor = Governor(clock=self.clock, **settings)
-        self.lane = Lane(slots)
+        self.concurrency = ConcurrencyLimit(slots)
 
     def take(self, tokens: int = 1) -> Permit:
-        permit = self.governor.try_admit(self.lane, tokens)
+        permit = self.governor.try_admit(self.concurrency, tokens)
         assert permit is not None
         return permit
 
     def is_blocked(self, tokens: int = 1) -> bool:
-        permit = self.governor.try_admit(self.lane, tokens)
+        permit = self.governor.try_admit(self.concurrency, tokens)
         if permit is not None:
             self.governor.refund(permit)
         return permit is None
 
     def wait(self, tokens: int = 1, **keywords: Any) -> asyncio.Task[Permit]:
-        return asyncio.ensure_future(self.governor.admit(self.lane, tokens, **keywords))
+        return asyncio.ensure_future(self.governor.admit(self.concurrency, tokens, **keywords))
 
     def answer(self, limits: RateLimits | None = None, tokens: int = 1) -> None:
         self.governor.settle(self.take(tokens), limits=limits, tokens=tokens)
@@ -363,7 +363,7 @@ async def test_a_full_lane_does_not_hold_back_another() -> None:
     permit = caller.take()
     behind = caller.wait()
     await asyncio.sleep(1)
-    assert caller.governor.try_admit(Lane(1), 1) is not None
+    assert caller.governor.try_admit(ConcurrencyLimit(1), 1) is not None
     caller.governor.settle(permit)
     await behind
 
@@ -374,7 +374,7 @@ async def test_nobody_overtakes_those_who_wait_for_the_quota() -> None:
     caller.answer()
     waiting = caller.wait()
     await asyncio.sleep(1)
-    assert caller.governor.try_admit(Lane(1), 1) is None
+    assert caller.governor.try_admit(ConcurrencyLimit(1), 1) is None
     waiting.cancel()
 
 
@@ -383,13 +383,13 @@ async def test_a_lanes_slots_count_over_all_governors() -> None:
     caller = Caller(slots=1)
     other = Governor(clock=caller.clock)
     permit = caller.take()
-    waiting = asyncio.ensure_future(other.admit(caller.lane, 1))
+    waiting = asyncio.ensure_future(other.admit(caller.concurrency, 1))
     await asyncio.sleep(1)
     assert not waiting.done()
     caller.governor.settle(permit)
     await asyncio.sleep(0)
     other.settle(await waiting)
-    assert caller.lane.in_flight == 0
+    assert caller.concurrency.in_flight == 0
 
 
 @in_fake_time
@@ -398,7 +398,7 @@ async def test_more_slots_are_used_at_once() -> None:
     caller.take()
     waiting = caller.wait()
     await asyncio.sleep(1)
-    caller.lane.limit = 2
+    caller.concurrency.limit = 2
     await waiting
     assert caller.clock() == 1
 

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.delivery.fake_clock import run_in_fake_time
 
-from mistill.api.errors import CapacityExceeded, ConnectFailed, MistillError, RateLimited, ServerError
-from mistill.delivery.governor import Governor, Lane
+from mistill.delivery.governor import ConcurrencyLimit, Governor
+from mistill.errors import CapacityExceeded, ConnectFailed, MistillError, RateLimited, ServerError
 
 ERRORS: tuple[MistillError | None, ...] = (
     None,
@@ -25,12 +25,12 @@ ERRORS: tuple[MistillError | None, ...] = (
 )
 
 
-def assert_at_rest(governor: Governor, *lanes: Lane) -> None:
+def assert_at_rest(governor: Governor, *lanes: ConcurrencyLimit) -> None:
     snapshot = governor.snapshot()
     assert (snapshot.in_flight, snapshot.waiting) == (0, 0)
-    assert [lane.in_flight for lane in lanes] == [0] * len(lanes)
-    assert governor._pacing.tokens.reserved == 0
-    assert all(not lane.waiting_at for lane in lanes)
+    assert [concurrency.in_flight for concurrency in lanes] == [0] * len(lanes)
+    assert governor._quotas.tokens.reserved == 0
+    assert all(not concurrency.waiting_at for concurrency in lanes)
 
 
 @settings(max_examples=100, deadline=None)
@@ -48,7 +48,7 @@ def test_a_known_quota_is_never_exceeded_in_any_window(
         rng = random.Random(seed)
         clock = asyncio.get_running_loop().time
         governor = Governor(clock=clock, requests_per_minute=requests, tokens_per_minute=tokens)
-        lane = Lane(slots)
+        concurrency = ConcurrencyLimit(slots)
         sent: list[float] = []
         counted: list[tuple[float, int]] = []
         in_flight = 0
@@ -57,10 +57,10 @@ def test_a_known_quota_is_never_exceeded_in_any_window(
             nonlocal in_flight
             await asyncio.sleep(rng.random() * 100)
             size = rng.randint(1, 400)
-            permit = governor.try_admit(lane, size) or await governor.admit(lane, size)
+            permit = governor.try_admit(concurrency, size) or await governor.admit(concurrency, size)
             now_s = clock()
             sent.append(now_s)
-            assert lane.in_flight <= slots
+            assert concurrency.in_flight <= slots
             # By brute force, over the 60 s that end now:
             assert sum(now_s - 60 < each for each in sent) <= requests
             used = in_flight + sum(amount for at_s, amount in counted if now_s - 60 < at_s)
@@ -74,7 +74,7 @@ def test_a_known_quota_is_never_exceeded_in_any_window(
 
         await asyncio.gather(*(send() for _ in range(rows)))
         assert len(sent) == rows
-        assert_at_rest(governor, lane)
+        assert_at_rest(governor, concurrency)
 
     run_in_fake_time(main())
 
@@ -90,16 +90,16 @@ def test_whoever_waits_longest_is_next(seed: int, slots: list[int], rows: int) -
         rng = random.Random(seed)
         clock = asyncio.get_running_loop().time
         governor = Governor(clock=clock, requests_per_minute=rng.choice([None, 10, 100]))
-        lanes = [Lane(limit) for limit in slots]
-        came: dict[Lane, list[int]] = {lane: [] for lane in lanes}
-        admitted: dict[Lane, list[int]] = {lane: [] for lane in lanes}
+        lanes = [ConcurrencyLimit(limit) for limit in slots]
+        came: dict[ConcurrencyLimit, list[int]] = {concurrency: [] for concurrency in lanes}
+        admitted: dict[ConcurrencyLimit, list[int]] = {concurrency: [] for concurrency in lanes}
 
         async def send(row: int) -> None:
             await asyncio.sleep(rng.random() * 10)
-            lane = rng.choice(lanes)
-            came[lane].append(row)
-            permit = governor.try_admit(lane, 1) or await governor.admit(lane, 1)
-            admitted[lane].append(row)
+            concurrency = rng.choice(lanes)
+            came[concurrency].append(row)
+            permit = governor.try_admit(concurrency, 1) or await governor.admit(concurrency, 1)
+            admitted[concurrency].append(row)
             assert all(each.in_flight <= each.limit for each in lanes)
             await asyncio.sleep(rng.random() * 5)
             governor.settle(permit)
@@ -122,12 +122,14 @@ def test_cancelled_at_any_point_nothing_leaks(seed: int, rows: int, quota: int |
         governor = Governor(
             clock=clock, requests_per_minute=quota, tokens_per_minute=rng.choice([None, 500]), patience_s=100
         )
-        lanes = [Lane(rng.randint(1, 4)) for _ in range(2)]
+        lanes = [ConcurrencyLimit(rng.randint(1, 4)) for _ in range(2)]
 
         async def send() -> None:
-            lane = rng.choice(lanes)
+            concurrency = rng.choice(lanes)
             deadline_s = rng.choice([None, rng.random() * 50])
-            permit = governor.try_admit(lane, 20) or await governor.admit(lane, 20, deadline_s=deadline_s)
+            permit = governor.try_admit(concurrency, 20) or await governor.admit(
+                concurrency, 20, deadline_s=deadline_s
+            )
             try:
                 await asyncio.sleep(rng.random() * 5)
             except asyncio.CancelledError:
@@ -154,10 +156,10 @@ def test_cancelled_at_any_point_nothing_leaks(seed: int, rows: int, quota: int |
 @pytest.mark.parametrize("first", ["settle", "refund"])
 @pytest.mark.parametrize("second", ["settle", "refund"])
 def test_a_permit_is_given_back_once(first: str, second: str) -> None:
-    governor, lane = Governor(), Lane(1)
-    permit: Any = governor.try_admit(lane, 1)
+    governor, concurrency = Governor(), ConcurrencyLimit(1)
+    permit: Any = governor.try_admit(concurrency, 1)
     getattr(governor, first)(permit)
     with pytest.raises(AssertionError):
         getattr(governor, second)(permit)
-    assert lane.in_flight == 0
-    assert governor._pacing.tokens.reserved == 0
+    assert concurrency.in_flight == 0
+    assert governor._quotas.tokens.reserved == 0

@@ -15,8 +15,8 @@ import pytest
 from tests.delivery.fake_clock import run_in_fake_time
 from tests.delivery.model_server import ModelServer, Passage, send_rows
 
-from mistill.api.limits import RateLimits
 from mistill.delivery.governor import Governor, Snapshot
+from mistill.errors import RateLimits
 
 Event = Callable[[ModelServer], Awaitable[None]]
 

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from mistill.api.client import MistralClient
-from mistill.api.errors import (
+from mistill.delivery.retry import BACKOFF_CAP_S, Decision, backoff_s, classify
+from mistill.errors import (
     AttemptTimeout,
     BadRequest,
     CapacityExceeded,
@@ -25,7 +26,6 @@ from mistill.api.errors import (
     Stopped,
     Unauthorized,
 )
-from mistill.delivery.retry import BACKOFF_CAP_S, Decision, backoff_s, classify
 from mistill.simulator import Fault, Simulator
 
 GIVE_UP = Decision(retry=False)

@@ -15,9 +15,10 @@ import pytest
 
 with warnings.catch_warnings(), contextlib.suppress(ImportError):
     warnings.simplefilter("ignore")
-    import datasets
     import distilabel.pipeline
     import distilabel.steps.tasks
+
+    import datasets
 
     # Its class has the framework's annotations, which pydantic warns of.
     import mistill.integrations.distilabel  # noqa: F401

@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from mistill import llms
-from mistill.api.errors import InputError, Unauthorized
+from mistill.errors import InputError, Unauthorized
 from mistill.simulator import Fault, Simulator
 
 pytest.importorskip("distilabel", reason="distilabel is an extra: pip install 'mistill[distilabel]'")

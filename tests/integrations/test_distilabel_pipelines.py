@@ -13,16 +13,16 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from mistill.api.errors import Unauthorized
+from mistill.errors import Unauthorized
 from mistill.simulator import Simulator
 
 pytest.importorskip("distilabel", reason="distilabel is an extra: pip install 'mistill[distilabel]'")
 
-from datasets import Dataset
 from distilabel.pipeline import Pipeline, sample_n_steps
 from distilabel.steps import GroupColumns, LoadDataFromDicts
 from distilabel.steps.tasks import EvolInstruct, StructuredGeneration, TextGeneration, UltraFeedback
 
+from datasets import Dataset
 from mistill.integrations.distilabel import MistralLLM
 
 # The framework, and what it uses, warn of much that is theirs to mend; a warning of our own is still an error.

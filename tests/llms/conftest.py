@@ -7,14 +7,19 @@ from typing import Any
 
 import pytest
 
-from mistill.delivery import inference, ramp, trouble
+from mistill.delivery import adaptive_limit, circuit_breaker, quota_estimate
 from mistill.llms import MistralLLM
 from mistill.simulator import Simulator
 
 _PAUSES = {
-    trouble: ("_COOL_DOWN_S", "_LONGEST_COOL_DOWN_S", "_PROBE_INTERVAL_S", "_LONGEST_PROBE_INTERVAL_S"),
-    inference: ("_FIRST_INTERVAL_S", "_AFTER_SUCCESS_S"),
-    ramp: ("_QUIET_AFTER_ERROR_S",),
+    circuit_breaker: (
+        "_COOL_DOWN_S",
+        "_LONGEST_COOL_DOWN_S",
+        "_PROBE_INTERVAL_S",
+        "_LONGEST_PROBE_INTERVAL_S",
+    ),
+    quota_estimate: ("_FIRST_INTERVAL_S", "_AFTER_SUCCESS_S"),
+    adaptive_limit: ("_QUIET_AFTER_ERROR_S",),
 }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms import MistralLLM, content
 from mistill.llms.content import check_image_url
 from mistill.simulator import Simulator

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mistill.api.errors import BadRequest, InputError, Stopped, Unauthorized
+from mistill.errors import BadRequest, InputError, Stopped, Unauthorized
 from mistill.llms import GenerationError, MistralEmbeddings
 from mistill.simulator import Fault, Simulator
 from mistill.simulator.catalogue import vector

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from mistill.api.errors import (
+from mistill.errors import (
     AttemptTimeout,
     BadRequest,
     Disconnected,

@@ -13,7 +13,7 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from mistill.api.client import Answer
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms import LLM, AsyncLLM, MistralLLM
 from mistill.simulator import Fault, Simulator
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms import MistralLLM
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation

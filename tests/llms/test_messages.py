@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms.messages import check_messages
 
 USER = {"role": "user", "content": "x"}

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from mistill.api.errors import BadRequest, InputError, InvalidOutput
+from mistill.errors import BadRequest, InputError, InvalidOutput
 from mistill.llms import GenerationError, MistralLLM
 from mistill.simulator import Fault, Simulator
 

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from mistill.api.errors import AttemptTimeout, Disconnected, InputError, ServerError, Unauthorized
+from mistill.errors import AttemptTimeout, Disconnected, InputError, ServerError, Unauthorized
 from mistill.llms import MistralLLM, StreamChunk
 from mistill.simulator import Fault, Simulator
 

@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from mistill.api.chat import AnsweredFunction, AnsweredToolCall
-from mistill.api.errors import InputError, InvalidOutput
+from mistill.errors import InputError, InvalidOutput
 from mistill.llms import MistralLLM, read_call
 from mistill.llms.tools import tool_of
 from mistill.simulator import Simulator

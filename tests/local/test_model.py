@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms import MistralLLM
 from mistill.local import LocalModel, LocalModelError
 from mistill.local.weights import SMOLLM2

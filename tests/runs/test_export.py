@@ -13,11 +13,11 @@ import pytest
 from pydantic import BaseModel
 from tests.runs.conftest import Place, echoes
 
-from mistill.api.errors import InputError, LedgerError
+from mistill.datasets.sources import open_source
+from mistill.errors import InputError, LedgerError
+from mistill.ledger import Selection
 from mistill.runs.answers import ChatReader
 from mistill.runs.export import export, export_run, record_shape
-from mistill.runs.ledger import Selection
-from mistill.runs.sources import open_source
 from mistill.simulator import Simulator
 from mistill.structured.schema import compile_schema
 

@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from mistill.delivery.slowness import Snapshot
+from mistill.delivery.diagnostics import Snapshot
+from mistill.ledger import LedgerRow
 from mistill.runs.forecast import Forecast, forecast
-from mistill.runs.ledger import LedgerRow
 
 
 def row(input_tokens: int, output_tokens: int, cost: float | None = None) -> LedgerRow:

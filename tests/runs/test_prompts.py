@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistill.api.errors import InputError
+from mistill.datasets.sources import open_source
+from mistill.errors import InputError
 from mistill.runs.prompts import PromptTemplate
-from mistill.runs.sources import open_source
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HELLO = [{"role": "user", "content": "hello"}]
@@ -233,7 +233,7 @@ def test_the_description_has_what_the_messages_depend_on() -> None:
 
 def test_jinja_is_loaded_for_templates_only() -> None:
     code = (
-        "import sys; from mistill.runs.prompts import PromptTemplate; from mistill.runs.sources import open_source\n"
+        "import sys\nfrom mistill.runs.prompts import PromptTemplate\nfrom mistill.datasets.sources import open_source\n"
         "PromptTemplate().render(next(iter(open_source([{'prompt': 'x'}]))))\n"
         "print([name for name in ('jinja2', 'pyarrow', 'pandas', 'polars') if name in sys.modules])"
     )

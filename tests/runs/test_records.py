@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.runs.answers import ChatReader
 from mistill.runs.records import check_columns, column_names, make_line, make_record
 

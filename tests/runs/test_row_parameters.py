@@ -12,8 +12,8 @@ import pytest
 from tests.runs.conftest import MODEL, Place, sent
 
 from mistill import MistralLLM, Run
-from mistill.api.errors import InputError, PlanChanged
-from mistill.runs.ledger import LedgerReader
+from mistill.errors import InputError, PlanChanged
+from mistill.ledger import LedgerReader
 from mistill.simulator import Simulator
 
 

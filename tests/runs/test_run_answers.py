@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from tests.runs.conftest import Place, echoes
 
 from mistill import MistralLLM, Run
-from mistill.api.errors import InputError, LedgerError
-from mistill.runs.ledger import LedgerReader
+from mistill.errors import InputError, LedgerError
+from mistill.ledger import LedgerReader
 from mistill.simulator import Fault, Simulator
 
 TEXTS = [f"row {number}" for number in range(12)]

@@ -13,12 +13,12 @@ import pytest
 from tests.runs.conftest import Place
 
 from mistill import MistralEmbeddings, MistralLLM, Run
-from mistill.api.errors import InputError, PlanChanged
+from mistill.errors import InputError, PlanChanged
+from mistill.ledger import LedgerReader
 from mistill.runs.export import export_run
-from mistill.runs.ledger import LedgerReader
 from mistill.simulator import Fault, Simulator
-from mistill.simulator.answers import count_tokens
 from mistill.simulator.catalogue import vector
+from mistill.simulator.drafts import count_tokens
 
 TEXTS = [f"text {number}" for number in range(40)]
 PRICES = {"models": {"mistral-embed": {"input": 0.1, "output": 0}}}

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 from tests.runs.conftest import MODEL, Place, echoes, sent
 
-from mistill.api.errors import InputError, LedgerError, LedgerInUse, PlanChanged, Unauthorized
-from mistill.runs.ledger import LedgerReader
+from mistill.errors import InputError, LedgerError, LedgerInUse, PlanChanged, Unauthorized
+from mistill.ledger import LedgerReader
 from mistill.simulator import Fault, Simulator
 
 TEXTS = [f"row {number}" for number in range(30)]

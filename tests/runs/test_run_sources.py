@@ -20,8 +20,8 @@ import pyarrow.parquet
 import pytest
 from tests.runs.conftest import MODEL, Place, echoes, sent
 
-from mistill.api.errors import InputError
-from mistill.runs.ledger import LedgerReader
+from mistill.errors import InputError
+from mistill.ledger import LedgerReader
 from mistill.simulator import Simulator
 
 TEXTS = [f"row {number}" for number in range(12)]

@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from tests.runs.conftest import MODEL, Place, echoes
 
-from mistill.api.errors import InputError, Stopped
-from mistill.runs.ledger import LedgerReader
+from mistill.errors import InputError, Stopped
+from mistill.ledger import LedgerReader
 from mistill.simulator import Fault, Simulator
 
 TEXTS = [f"row {number}" for number in range(40)]

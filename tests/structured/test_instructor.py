@@ -11,7 +11,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from mistill.api.chat import ChatParameters, ChatResponse, Message, decode_response
-from mistill.api.errors import InvalidOutput, RateLimited
+from mistill.errors import InvalidOutput, RateLimited
 from mistill.structured import Parsed, compile_structured_output
 
 pytest.importorskip("instructor")

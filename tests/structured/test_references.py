@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from pydantic import BaseModel
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.structured import compile_schema, describe_schema, load_schema, restore_schema
 
 MODULE = """

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from mistill.api.errors import InvalidOutput
+from mistill.errors import InvalidOutput
 from mistill.structured import Parsed, Reask, compile_schema, compile_structured_output, judge, read_answer
 from mistill.structured.repair import json_candidates, reask_messages
 

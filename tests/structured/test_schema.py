@@ -20,7 +20,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, Field, TypeAdapter, create_model, field_validator
 
-from mistill.api.errors import InputError, InvalidOutput
+from mistill.errors import InputError, InvalidOutput
 from mistill.structured import OutputSchema, compile_schema
 
 

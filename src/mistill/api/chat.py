@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mistill.api.dialects import MISTRAL, Dialect
-from mistill.api.errors import InputError, InvalidOutput
+from mistill.errors import InputError, InvalidOutput
 
 # --- content chunks (out) -------------------------------------------------------------------------------------------
 

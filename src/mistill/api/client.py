@@ -1,6 +1,6 @@
 """Mistral's HTTP API, one attempt a call: no retries, no pacing, no policy. The only importer of pyreqwest.
 
-An attempt either returns an answer or raises one error of ``mistill.api.errors``. A server that echoes the key back
+An attempt either returns an answer or raises one error of ``mistill.errors``. A server that echoes the key back
 finds it cut out of the error text.
 """
 
@@ -20,7 +20,9 @@ from typing_extensions import TypeVar
 
 from mistill.api.chat import ChatChunk, ChatResponse, Usage, decode_chunk, decode_response
 from mistill.api.embeddings import EmbeddingResponse, decode_embeddings
-from mistill.api.errors import (
+from mistill.api.limits import parse_limits
+from mistill.api.stream import DONE, EventParser
+from mistill.errors import (
     APIError,
     AttemptTimeout,
     BadRequest,
@@ -33,12 +35,11 @@ from mistill.api.errors import (
     MalformedAnswer,
     NotFound,
     RateLimited,
+    RateLimits,
     ServerError,
     TransportError,
     Unauthorized,
 )
-from mistill.api.limits import RateLimits, parse_limits
-from mistill.api.stream import DONE, EventParser
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 
 DialectName: TypeAlias = Literal["mistral", "openai", "local", "auto"]
 

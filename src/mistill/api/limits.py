@@ -13,28 +13,10 @@ from email.utils import parsedate_to_datetime
 
 from msgspec import Struct
 
+from mistill.errors import RateLimits
+
 GetHeader = Callable[[str], str | None]
 """Case-insensitive lookup of one header; it is asked for names in lower case."""
-
-
-class RateLimits(Struct, frozen=True):
-    """Requests and tokens a minute as the server told them with one answer; None where it told nothing.
-
-    ``query_cost`` is the number of tokens that the server counted for this request; ``retry_after_s`` is how
-    many seconds it wants us to wait.
-    """
-
-    requests_limit: int | None = None
-    requests_remaining: int | None = None
-    tokens_limit: int | None = None
-    tokens_remaining: int | None = None
-    query_cost: int | None = None
-    retry_after_s: float | None = None
-
-    @property
-    def limit_is_zero(self) -> bool:
-        """This key may never use this model, so waiting cannot help."""
-        return self.requests_limit == 0 or self.tokens_limit == 0
 
 
 class _Generation(Struct, frozen=True):

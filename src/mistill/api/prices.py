@@ -16,7 +16,7 @@ from typing import Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta, Struct
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 
 _MILLION = 1_000_000
 

@@ -11,7 +11,10 @@ from typing import Any, TypeVar
 import click
 from pydantic import ValidationError
 
-from mistill.api.errors import (
+from mistill.cli.exit_codes import Exit
+from mistill.cli.program import say_error, write_examples
+from mistill.delivery.retry import classify
+from mistill.errors import (
     APIError,
     InputError,
     InvalidOutput,
@@ -20,9 +23,6 @@ from mistill.api.errors import (
     PlanChanged,
     TransportError,
 )
-from mistill.cli.exits import Exit
-from mistill.cli.program import say_error, write_examples
-from mistill.delivery.retry import classify
 
 F = TypeVar("F", bound=Callable[..., Any])
 

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import click
 
 from mistill._version import __version__
-from mistill.cli.exits import Exit
+from mistill.cli.exit_codes import Exit
 
 
 class Lazy(NamedTuple):
@@ -83,21 +83,27 @@ mistill status answers.jsonl                           # how far it is, and what
     "'mistill COMMAND --help' tells more of a command.",
     lazy={
         "run": Lazy(
-            "mistill.cli.run:command", "Answer every row of a dataset; the same command again goes on."
+            "mistill.cli.commands.run:command",
+            "Answer every row of a dataset; the same command again goes on.",
         ),
-        "embed": Lazy("mistill.cli.embed:command", "The vector of every row of a dataset, in the same way."),
-        "status": Lazy("mistill.cli.triage:status", "How far a run is, and what failed, by cause."),
-        "rows": Lazy("mistill.cli.triage:rows", "Rows of a run as JSONL, while it runs or after."),
-        "retry": Lazy("mistill.cli.retry:command", "Ask some rows of a run again, with other parameters."),
+        "embed": Lazy(
+            "mistill.cli.commands.embed:command", "The vector of every row of a dataset, in the same way."
+        ),
+        "status": Lazy("mistill.cli.commands.status:status", "How far a run is, and what failed, by cause."),
+        "rows": Lazy("mistill.cli.commands.status:rows", "Rows of a run as JSONL, while it runs or after."),
+        "retry": Lazy(
+            "mistill.cli.commands.retry:command", "Ask some rows of a run again, with other parameters."
+        ),
         "export": Lazy(
-            "mistill.cli.export:command", "A run's answers in another format or schema, for free."
+            "mistill.cli.commands.export:command", "A run's answers in another format or schema, for free."
         ),
-        "models": Lazy("mistill.cli.models:command", "What the endpoint serves."),
-        "chat": Lazy("mistill.cli.chat:command", "Answer one prompt."),
+        "models": Lazy("mistill.cli.commands.models:command", "What the endpoint serves."),
+        "chat": Lazy("mistill.cli.commands.chat:command", "Answer one prompt."),
         "simulate": Lazy(
-            "mistill.cli.simulate:command", "A fake Mistral API on this machine, to rehearse against."
+            "mistill.cli.commands.simulate:command",
+            "A fake Mistral API on this machine, to rehearse against.",
         ),
-        "local": Lazy("mistill.cli.local:group", "The small demo model on this machine."),
+        "local": Lazy("mistill.cli.commands.local:group", "The small demo model on this machine."),
     },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )

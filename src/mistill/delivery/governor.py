@@ -1,10 +1,10 @@
 """The governor: it decides when the next attempt may leave.
 
 One `Governor` stands for one quota: an (endpoint, key, model), shared by all objects, threads and event loops of the
-process. One `Lane` stands for one object's ``max_concurrent_requests``. An attempt is admitted (`Governor.try_admit`,
-else ``await`` `Governor.admit`), sent, then settled or refunded exactly once:
+process. One `ConcurrencyLimit` stands for one object's ``max_concurrent_requests``. An attempt is admitted
+(`Governor.try_admit`, else ``await`` `Governor.admit`), sent, then settled or refunded exactly once:
 
-    permit = governor.try_admit(lane, tokens) or await governor.admit(lane, tokens)
+    permit = governor.try_admit(concurrency, tokens) or await governor.admit(concurrency, tokens)
     try:
         answer = ...                                            # one HTTP attempt
     except MistillError as error:
@@ -12,7 +12,7 @@ else ``await`` `Governor.admit`), sent, then settled or refunded exactly once:
     else:
         governor.settle(permit, limits=answer.limits, tokens=answer.total_tokens)
 
-What may hold a request back, each in its own module: its lane (`waiting`), refusals and outages (`trouble`), the
+What may hold a request back, each in its own module: its concurrency (`waiting`), refusals and outages (`trouble`), the
 adaptive limit of requests in flight (`ramp`), the quotas of requests and tokens (`pacing`).
 """
 
@@ -26,24 +26,24 @@ import weakref
 from collections.abc import Callable, Hashable
 from copy import copy
 
-from mistill.api.errors import (
+from mistill.delivery.adaptive_limit import AdaptiveLimit
+from mistill.delivery.admission_queue import LOCK, AdmissionQueue, ConcurrencyLimit, Permit, Waiter
+from mistill.delivery.circuit_breaker import CircuitBreaker, QuotaHypothesis
+from mistill.delivery.diagnostics import Cause, Clock, Snapshot
+from mistill.delivery.quotas import Quotas, explains_refusal
+from mistill.errors import (
     APIError,
     CapacityExceeded,
     MalformedAnswer,
     MistillError,
     RateLimited,
+    RateLimits,
     ServerError,
     Stopped,
     TransportError,
 )
-from mistill.api.limits import RateLimits
-from mistill.delivery.pacing import Pacing, explains_refusal
-from mistill.delivery.ramp import Ramp
-from mistill.delivery.slowness import Cause, Clock, Snapshot
-from mistill.delivery.trouble import Suspicion, Trouble
-from mistill.delivery.waiting import LOCK, Lane, Permit, Waiter, WaitingRoom
 
-__all__ = ["Governor", "Lane", "Permit", "Snapshot", "governor_for"]
+__all__ = ["ConcurrencyLimit", "Governor", "Permit", "Snapshot", "governor_for"]
 
 _ANSWERS_FOR_S = 60.0
 """A server that gave a good answer this lately is answering; one quota window."""
@@ -88,11 +88,11 @@ class Governor:
         self._answered = 0
         self._answered_at_s = -math.inf
         self._refused = 0
-        self._waiting = WaitingRoom(self)
-        self._pacing = Pacing(window_s)
-        self._ramp = Ramp()
-        self._trouble = Trouble()
-        self._suspicion: Suspicion | None = None
+        self._waiting = AdmissionQueue(self)
+        self._quotas = Quotas(window_s)
+        self._adaptive_limit = AdaptiveLimit()
+        self._breaker = CircuitBreaker()
+        self._hypothesis: QuotaHypothesis | None = None
         self._spent = Clock(clock())
         self._cause: Cause = "server"
         self._timer: _Timer | None = None
@@ -101,28 +101,32 @@ class Governor:
     def set_quota(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         """The user's own limits, used in place of what headers tell. None: learn it."""
         with LOCK:
-            self._pacing.set_users(requests_per_minute, tokens_per_minute)
+            self._quotas.set_users(requests_per_minute, tokens_per_minute)
             self.pump()
 
     # --- before an attempt ------------------------------------------------------------------------------------
 
-    def try_admit(self, lane: Lane, tokens: int) -> Permit | None:
+    def try_admit(self, concurrency: ConcurrencyLimit, tokens: int) -> Permit | None:
         """A permit if one is free now and nobody waits before; else None, and `admit` is the way.
 
         ``tokens``: the estimated cost of the attempt, input and output.
         """
         with LOCK:
-            if lane.in_flight >= lane.slots:
+            if concurrency.in_flight >= concurrency.slots:
                 return None
             waiting = self._waiting
-            if waiting.lanes and (lane in waiting.lanes or waiting.oldest_with_room() is not None):
+            if waiting.limits_waited_at and (
+                concurrency in waiting.limits_waited_at or waiting.oldest_with_room() is not None
+            ):
                 return None
             now_s = self._clock()
             if self._blocked_until_s(tokens, now_s):
                 return None
-            return self._grant(lane, tokens, now_s)
+            return self._grant(concurrency, tokens, now_s)
 
-    async def admit(self, lane: Lane, tokens: int, *, deadline_s: float | None = None) -> Permit:
+    async def admit(
+        self, concurrency: ConcurrencyLimit, tokens: int, *, deadline_s: float | None = None
+    ) -> Permit:
         """A permit, first in first out. Safe to cancel; while it waits it holds no slot.
 
         Args:
@@ -135,10 +139,10 @@ class Governor:
             MistillError: the server's last error, when it has failed for longer than ``patience_s``.
         """
         with LOCK:
-            if not self._waiting.lanes:
-                self._trouble.somebody_comes(self._clock())
+            if not self._waiting.limits_waited_at:
+                self._breaker.somebody_comes(self._clock())
             self._sequence += 1
-            waiter = Waiter(lane, tokens, self._sequence)
+            waiter = Waiter(concurrency, tokens, self._sequence)
             self._waiting.add(waiter)
             self.pump()
         try:
@@ -200,23 +204,23 @@ class Governor:
         """The attempt never left: everything is given back."""
         with LOCK:
             _end(permit)
-            self._pacing.cancel(permit, self._clock())
+            self._quotas.cancel(permit, self._clock())
             self._release(permit)
 
     def snapshot(self) -> Snapshot:
         """What goes on, and where the time went."""
         with LOCK:
-            pacing = self._pacing
-            minutes = pacing.window_s / 60
-            requests, tokens = pacing.requests.limit, pacing.tokens.limit
+            quotas = self._quotas
+            minutes = quotas.window_s / 60
+            requests, tokens = quotas.requests.limit, quotas.tokens.limit
             return Snapshot(
                 waiting=len(self._waiting),
                 in_flight=self.in_flight,
-                concurrency_limit=int(self._ramp.limit),
+                concurrency_limit=int(self._adaptive_limit.limit),
                 requests_per_minute=None if requests is None else requests / minutes,
-                requests_source=pacing.requests_source,
+                requests_source=quotas.requests_source,
                 tokens_per_minute=None if tokens is None else tokens / minutes,
-                tokens_source=pacing.tokens_source,
+                tokens_source=quotas.tokens_source,
                 answered=self._answered,
                 refused=self._refused,
                 seconds=self._spent.split(self._clock()),
@@ -227,12 +231,12 @@ class Governor:
     def pump(self) -> None:
         """Admits whoever may leave now, oldest first."""
         with LOCK:
-            if not self._waiting.lanes:
+            if not self._waiting.limits_waited_at:
                 self._turn_if_nobody_waits()
                 return
             now_s = self._clock()
             self._fail_if_out_of_patience(now_s)
-            while self._waiting.lanes:
+            while self._waiting.limits_waited_at:
                 waiter = self._waiting.oldest_with_room()
                 if waiter is None:
                     self._spent.turn("concurrency", now_s)
@@ -243,58 +247,58 @@ class Governor:
                 until_s = self._blocked_until_s(waiter.tokens, now_s)
                 if until_s:
                     self._spent.turn(self._cause, now_s)
-                    self._ring_at(min(until_s, self._trouble.gives_up_at_s(self.patience_s)), waiter, now_s)
+                    self._ring_at(min(until_s, self._breaker.gives_up_at_s(self.patience_s)), waiter, now_s)
                     return
                 self._waiting.remove(waiter)
-                waiter.permit = self._grant(waiter.lane, waiter.tokens, now_s)
+                waiter.permit = self._grant(waiter.concurrency, waiter.tokens, now_s)
                 if not waiter.wake():
                     self.refund(waiter.permit)
             self._turn_if_nobody_waits()
 
     def _blocked_until_s(self, tokens: int, now_s: float) -> float:
-        """0 if nothing but a lane could hold back a request; else when to look again, with the cause noted."""
-        suspicion = self._suspicion
-        if suspicion is not None:
-            if now_s < suspicion.decides_at_s:
+        """0 if nothing but a concurrency could hold back a request; else when to look again, with the cause noted."""
+        hypothesis = self._hypothesis
+        if hypothesis is not None:
+            if now_s < hypothesis.decides_at_s:
                 self._cause = "cool_down"
-                return suspicion.decides_at_s
-            self._settle_suspicion(suspicion, now_s)
-        trouble = self._trouble
-        if trouble.is_on and (until_s := trouble.blocked_until_s(now_s)):
-            self._cause = trouble.cause
+                return hypothesis.decides_at_s
+            self._settle_suspicion(hypothesis, now_s)
+        breaker = self._breaker
+        if breaker.is_on and (until_s := breaker.blocked_until_s(now_s)):
+            self._cause = breaker.cause
             return until_s
-        pacing = self._pacing
-        if until_s := pacing.blocked_until_s(tokens, now_s):
-            self._cause = pacing.cause
+        quotas = self._quotas
+        if until_s := quotas.blocked_until_s(tokens, now_s):
+            self._cause = quotas.cause
             return until_s
-        if self.in_flight < self._ramp.limit:
+        if self.in_flight < self._adaptive_limit.limit:
             return 0.0
-        until_s = self._ramp.blocked_until_s(self.in_flight, now_s)
+        until_s = self._adaptive_limit.blocked_until_s(self.in_flight, now_s)
         if until_s:
-            self._cause = "ramp"
+            self._cause = "adaptive_limit"
         return until_s
 
-    def _grant(self, lane: Lane, tokens: int, now_s: float) -> Permit:
-        if not self.in_flight and not self._waiting.lanes:
+    def _grant(self, concurrency: ConcurrencyLimit, tokens: int, now_s: float) -> Permit:
+        if not self.in_flight and not self._waiting.limits_waited_at:
             self._spent.turn("server", now_s)
         self._sequence += 1
         self.in_flight += 1
-        lane.in_flight += 1
-        permit = Permit(lane, self._sequence, tokens=tokens)
-        permit.is_probe = self._trouble.entered(now_s)
-        self._pacing.enter(permit, now_s)
+        concurrency.in_flight += 1
+        permit = Permit(concurrency, self._sequence, tokens=tokens)
+        permit.is_probe = self._breaker.entered(now_s)
+        self._quotas.enter(permit, now_s)
         return permit
 
     def _release(self, permit: Permit) -> None:
         if permit.is_probe:
-            self._trouble.probe_ended()
+            self._breaker.probe_ended()
         self.in_flight -= 1
-        lane = permit.lane
-        lane.in_flight -= 1
-        if self._waiting.lanes or not self.in_flight:
+        concurrency = permit.concurrency
+        concurrency.in_flight -= 1
+        if self._waiting.limits_waited_at or not self.in_flight:
             self.pump()
-        if lane.waiting_at:
-            for governor in tuple(lane.waiting_at):
+        if concurrency.waiting_at:
+            for governor in tuple(concurrency.waiting_at):
                 if governor is not self:
                     governor.pump()
 
@@ -307,10 +311,10 @@ class Governor:
             self.pump()  # the timer may have been on its event loop
 
     def _fail_if_out_of_patience(self, now_s: float) -> None:
-        error = self._trouble.last_error
-        if error is None or now_s < self._trouble.gives_up_at_s(self.patience_s):
+        error = self._breaker.last_error
+        if error is None or now_s < self._breaker.gives_up_at_s(self.patience_s):
             return
-        self._trouble.give_up(now_s)
+        self._breaker.give_up(now_s)
         self._fail_all(error)
 
     def _fail_all(self, error: MistillError) -> None:
@@ -319,7 +323,7 @@ class Governor:
             waiter.wake()
 
     def _turn_if_nobody_waits(self) -> None:
-        if not self._waiting.lanes:
+        if not self._waiting.limits_waited_at:
             self._spent.turn("server" if self.in_flight else "idle", self._clock())
 
     def _ring_at(self, at_s: float, waiter: Waiter, now_s: float) -> None:
@@ -352,12 +356,12 @@ class Governor:
         self._answered_at_s = now_s
         if tokens is None:
             tokens = permit.tokens if limits is None else limits.query_cost or permit.tokens
-        pacing = self._pacing
-        pacing.leave(permit, now_s, tokens=tokens, is_answer=True)
+        quotas = self._quotas
+        quotas.leave(permit, now_s, tokens=tokens, is_answer=True)
         if limits is not None:
-            pacing.learn(permit, permit.sequence, limits, now_s)
-        self._ramp.answered(self.in_flight, now_s, quota_is_known=pacing.is_known)
-        self._trouble.answered(permit.sequence, is_probe=permit.is_probe)
+            quotas.learn(permit, permit.sequence, limits, now_s)
+        self._adaptive_limit.answered(self.in_flight, now_s, quota_is_known=quotas.is_known)
+        self._breaker.answered(permit.sequence, is_probe=permit.is_probe)
 
     def _settle_error(
         self, permit: Permit, limits: RateLimits | None, error: MistillError, row: Hashable, now_s: float
@@ -370,15 +374,15 @@ class Governor:
         else:
             # A sane refusal of this one request shows that the server is well; a `Stopped` shows nothing.
             is_answer = isinstance(error, APIError)
-            self._pacing.leave(permit, now_s, tokens=0, is_answer=is_answer)
+            self._quotas.leave(permit, now_s, tokens=0, is_answer=is_answer)
             if is_answer:
-                self._trouble.answered(permit.sequence, is_probe=permit.is_probe)
+                self._breaker.answered(permit.sequence, is_probe=permit.is_probe)
             is_charged = True
         if limits is not None:
-            self._pacing.learn(permit, permit.sequence, limits, now_s)
+            self._quotas.learn(permit, permit.sequence, limits, now_s)
         if isinstance(error, APIError) and error.retry_after_s:
-            self._trouble.wait_for(error.retry_after_s, self._sequence, now_s)
-            self._ramp.restart()
+            self._breaker.wait_for(error.retry_after_s, self._sequence, now_s)
+            self._adaptive_limit.restart()
         return is_charged
 
     def _settle_refusal(
@@ -394,32 +398,32 @@ class Governor:
         Probes, and what had left before that first one, are never the row's own.
         """
         self._refused += 1
-        trouble, newest = self._trouble, self._sequence
+        breaker, newest = self._breaker, self._sequence
         if isinstance(error, CapacityExceeded):
-            self._pacing.cancel(permit, now_s)
-            self._ramp.cut(permit.sequence, newest, self.in_flight, now_s)
-            is_new = trouble.refused(permit.sequence, newest, now_s, probe_after=False)
+            self._quotas.cancel(permit, now_s)
+            self._adaptive_limit.cut(permit.sequence, newest, self.in_flight, now_s)
+            is_new = breaker.refused(permit.sequence, newest, now_s, probe_after=False)
             if is_new and self._fails(permit, row, now_s):
                 is_new = False
         elif error.limit_is_zero:
-            self._pacing.cancel(permit, now_s)
+            self._quotas.cancel(permit, now_s)
             self._fail_all(error)
             return True
         else:
             is_beyond = permit.is_beyond
-            self._pacing.refused(permit, now_s)
+            self._quotas.refused(permit, now_s)
             if not explains_refusal(limits, permit.tokens):
                 is_suspected, is_new = self._suspects(permit, now_s)
                 if is_suspected:
-                    trouble.last_error = error
+                    breaker.last_error = error
                     return is_new and not self._answers_others(now_s)
-                if trouble.is_on or is_beyond or self._pacing.has_inferred:
-                    self._pacing.infer(now_s, is_straggler=trouble.is_straggler(permit.sequence))
+                if breaker.is_on or is_beyond or self._quotas.has_inferred:
+                    self._quotas.infer(now_s, is_straggler=breaker.is_straggler(permit.sequence))
                 # Else a first refusal with little sent after it: the probe will tell whether it stands alone.
             if is_beyond and not permit.is_probe:
                 return False  # it was sent to find out, and it did: no trouble
-            is_new = trouble.refused(permit.sequence, newest, now_s, probe_after=True)
-        trouble.last_error = error
+            is_new = breaker.refused(permit.sequence, newest, now_s, probe_after=True)
+        breaker.last_error = error
         is_own = is_new and not permit.is_probe and not self._answers_others(now_s)
         return is_own or self._is_out_of_patience(now_s)
 
@@ -429,44 +433,44 @@ class Governor:
 
     def _suspects(self, permit: Permit, now_s: float) -> tuple[bool, bool]:
         """Whether it is still to be seen if this refusal tells of a quota, and whether it is the first of those."""
-        suspicion = self._suspicion
-        if suspicion is not None:
-            if permit.sequence > suspicion.newest:
+        hypothesis = self._hypothesis
+        if hypothesis is not None:
+            if permit.sequence > hypothesis.newest:
                 return False, False
-            suspicion.refused()
+            hypothesis.refused()
             return True, False
-        later = self._pacing.left_since(permit)
-        if later < Suspicion.LEAST_LATER or permit.is_probe or permit.is_beyond or self._trouble.is_on:
+        later = self._quotas.left_since(permit)
+        if later < QuotaHypothesis.LEAST_LATER or permit.is_probe or permit.is_beyond or self._breaker.is_on:
             return False, False
-        self._suspicion = Suspicion(self._sequence, later, now_s)
+        self._hypothesis = QuotaHypothesis(self._sequence, later, now_s)
         return True, True
 
-    def _settle_suspicion(self, suspicion: Suspicion, now_s: float) -> None:
-        self._suspicion = None
-        if suspicion.is_confirmed:
-            self._pacing.infer(now_s, is_straggler=False)
-            self._trouble.refused(suspicion.newest, suspicion.newest, now_s, probe_after=True)
+    def _settle_suspicion(self, hypothesis: QuotaHypothesis, now_s: float) -> None:
+        self._hypothesis = None
+        if hypothesis.is_confirmed:
+            self._quotas.infer(now_s, is_straggler=False)
+            self._breaker.refused(hypothesis.newest, hypothesis.newest, now_s, probe_after=True)
 
     def _settle_failure(self, permit: Permit, error: MistillError, row: Hashable, now_s: float) -> bool:
         if isinstance(error, TransportError) and not error.maybe_billed:
-            self._pacing.cancel(permit, now_s)
+            self._quotas.cancel(permit, now_s)
         else:
             tokens = 0 if isinstance(error, ServerError) else permit.tokens
-            self._pacing.leave(permit, now_s, tokens=tokens, is_answer=False)
-        self._ramp.failed(now_s)
-        self._trouble.last_error = error
+            self._quotas.leave(permit, now_s, tokens=tokens, is_answer=False)
+        self._adaptive_limit.failed(now_s)
+        self._breaker.last_error = error
         return not self._fails(permit, row, now_s) or self._is_out_of_patience(now_s)
 
     def _fails(self, permit: Permit, row: Hashable, now_s: float) -> bool:
         """Notes the failure; True if it is an outage."""
-        was_outage = self._trouble.is_outage
-        is_outage = self._trouble.failed(row, permit.sequence, now_s, is_probe=permit.is_probe)
+        was_outage = self._breaker.is_outage
+        is_outage = self._breaker.failed(row, permit.sequence, now_s, is_probe=permit.is_probe)
         if is_outage and not was_outage:
-            self._ramp.restart()
+            self._adaptive_limit.restart()
         return is_outage
 
     def _is_out_of_patience(self, now_s: float) -> bool:
-        return now_s >= self._trouble.gives_up_at_s(self.patience_s)
+        return now_s >= self._breaker.gives_up_at_s(self.patience_s)
 
 
 def _end(permit: Permit) -> None:

@@ -1,6 +1,6 @@
 """What to do about a failed attempt: a table, and nothing that has state.
 
-The order of the table is the order of the tree in ``mistill.api.errors``. A 429 is retried without a delay of its own:
+The order of the table is the order of the tree in ``mistill.errors``. A 429 is retried without a delay of its own:
 the governor, which sees every row's 429, decides when the next attempt may leave.
 """
 
@@ -11,7 +11,7 @@ from typing import Final, Literal
 
 from msgspec import Struct
 
-from mistill.api.errors import (
+from mistill.errors import (
     BadRequest,
     CapacityExceeded,
     Forbidden,

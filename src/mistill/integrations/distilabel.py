@@ -30,8 +30,8 @@ from pydantic import (
 
 from mistill import llms
 from mistill.api.dialects import DialectName
-from mistill.api.errors import MistillError
 from mistill.delivery.retry import classify
+from mistill.errors import MistillError
 from mistill.llms.event_loop import background
 from mistill.llms.parameters import PARAMETERS
 from mistill.llms.types import Outcome

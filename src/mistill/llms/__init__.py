@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING, Any
 
+from mistill.errors import GenerationError
 from mistill.llms import content
 from mistill.llms.base import LLM, AsyncLLM
-from mistill.llms.errors import GenerationError
 from mistill.llms.mistral import MistralLLM
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.streaming import StreamChunk

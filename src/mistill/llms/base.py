@@ -9,14 +9,13 @@ from typing import Any, Literal, TypeVar, cast
 
 from pydantic import Field
 
-from mistill.api.errors import InputError, MistillError, Stopped
-from mistill.delivery.dispatcher import Crew, Each
 from mistill.delivery.retry import classify
-from mistill.llms.errors import GenerationError
+from mistill.delivery.worker_pool import SharedIterator, WorkerPool
+from mistill.errors import GenerationError, InputError, MistillError, Stopped
+from mistill.llms.configurable import Settings
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Prompt
 from mistill.llms.runtime_parameters import RuntimeParameter
-from mistill.llms.settings import Settings
 from mistill.llms.streaming import StreamChunk
 from mistill.llms.types import Completion, FormattedInput, GenerateOutput, Outcome
 
@@ -229,18 +228,20 @@ class AsyncLLM(LLM):
         if not prompts:
             return
 
-        async def answer(index: int, crew: Crew[int]) -> None:
+        async def answer(index: int, pool: WorkerPool[int]) -> None:
             prompt = prompts[index]
             try:
-                outcome = await prompt.generation.answer(prompt.messages, None, crew)
+                outcome = await prompt.generation.answer(prompt.messages, None, pool)
             except MistillError as error:
                 keep(index, Outcome(completions=(), error=error))
                 raise
             keep(index, outcome)
 
-        crew = Crew(Each(range(len(prompts))), answer, size=min(self._most_at_once, len(prompts)))
+        pool = WorkerPool(
+            SharedIterator(range(len(prompts))), answer, size=min(self._most_at_once, len(prompts))
+        )
         try:
-            await crew.run()
+            await pool.run()
         except MistillError as error:
             if not classify(error).fatal:
                 raise

@@ -13,15 +13,15 @@ from pydantic import Field, PrivateAttr, SecretStr, field_validator
 
 from mistill.api.client import Answer, MistralClient, ModelCard, normalise_endpoint
 from mistill.api.dialects import DIALECTS, MISTRAL, Dialect, DialectName, dialect_of
-from mistill.api.errors import InputError, MalformedAnswer, NotFound
 from mistill.api.prices import load_prices, price_of
 from mistill.delivery.dispatcher import Dispatcher
-from mistill.delivery.governor import Lane, governor_for
+from mistill.delivery.governor import ConcurrencyLimit, governor_for
 from mistill.delivery.retry import BACKOFF_BASE_S
+from mistill.errors import InputError, MalformedAnswer, NotFound
+from mistill.llms.configurable import Settings
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Server
 from mistill.llms.runtime_parameters import RuntimeParameter
-from mistill.llms.settings import Settings
 
 _API_KEY_ENV_VAR = "MISTRAL_API_KEY"
 
@@ -82,7 +82,7 @@ class Connection(Settings):
     _api_key_env_var: str = PrivateAttr(default=_API_KEY_ENV_VAR)
     _aclient: MistralClient | None = PrivateAttr(default=None)
     _session: Session | None = PrivateAttr(default=None)
-    _lane: Lane = PrivateAttr(default_factory=lambda: Lane(1))
+    _concurrency: ConcurrencyLimit = PrivateAttr(default_factory=lambda: ConcurrencyLimit(1))
     _backoff_base_s: float = PrivateAttr(default=BACKOFF_BASE_S)
 
     @field_validator("endpoint")
@@ -139,8 +139,8 @@ class Connection(Settings):
         if session is None or session.settings != settings:
             session = self._session = self._new_session(settings, key.get_secret_value())
             self._aclient = session.client
-        if self._lane.limit != self.max_concurrent_requests:
-            self._lane.limit = self.max_concurrent_requests
+        if self._concurrency.limit != self.max_concurrent_requests:
+            self._concurrency.limit = self.max_concurrent_requests
         return session
 
     def _new_session(self, settings: tuple[Any, ...], key: str) -> Session:
@@ -151,7 +151,7 @@ class Connection(Settings):
         dispatcher = Dispatcher(
             client,
             governor,
-            self._lane,
+            self._concurrency,
             exchange=self._exchange(client),
             max_retries=self.max_retries,
             backoff_base_s=self._backoff_base_s,
@@ -179,12 +179,12 @@ class Connection(Settings):
         """Settings only: a copy, here or in another process, opens connections of its own."""
         state = super().__getstate__()
         private = dict(state["__pydantic_private__"] or {})
-        private |= {"_aclient": None, "_session": None, "_lane": None}
+        private |= {"_aclient": None, "_session": None, "_concurrency": None}
         return state | {"__pydantic_private__": private}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
-        self._lane = Lane(1)
+        self._concurrency = ConcurrencyLimit(1)
 
     def __copy__(self) -> Self:
         return self._copied({name: copy(value) for name, value in self.__getstate__().items()})

@@ -12,7 +12,7 @@ import binascii
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 
 Source: TypeAlias = str | Path | bytes
 """A path, the bytes themselves, or an ``http(s)://`` or ``data:`` URL."""

@@ -23,13 +23,13 @@ from mistill.api.embeddings import (
     decode_vector,
     encode_stored,
 )
-from mistill.api.errors import BadRequest, InputError, MalformedAnswer, MistillError, Stopped
-from mistill.delivery.dispatcher import Crew, Dispatcher, Each, Request
+from mistill.delivery.dispatcher import Dispatcher, Request
 from mistill.delivery.retry import classify
-from mistill.llms.answers import usage_of
+from mistill.delivery.worker_pool import SharedIterator, WorkerPool
+from mistill.errors import BadRequest, GenerationError, InputError, MalformedAnswer, MistillError, Stopped
 from mistill.llms.base import OnError
+from mistill.llms.completions import usage_of
 from mistill.llms.connection import Connection
-from mistill.llms.errors import GenerationError
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Server
 from mistill.llms.messages import not_utf8
@@ -105,9 +105,9 @@ class MistralEmbeddings(Connection):
             embedder.check(text, index)
         result = _Result(len(texts))
 
-        async def embed(batch: range, crew: Crew[range]) -> None:
+        async def embed(batch: range, pool: WorkerPool[range]) -> None:
             try:
-                async for places, outcomes in embedder.parts([texts[index] for index in batch], crew=crew):
+                async for places, outcomes in embedder.parts([texts[index] for index in batch], pool=pool):
                     result.add(batch[places.start : places.stop], outcomes)
             except MistillError as error:
                 result.fail_rest(batch, error)
@@ -117,7 +117,9 @@ class MistralEmbeddings(Connection):
         fatal: MistillError | None = None
         if batches:
             try:
-                await Crew(Each(batches), embed, size=min(self.max_concurrent_requests, len(batches))).run()
+                await WorkerPool(
+                    SharedIterator(batches), embed, size=min(self.max_concurrent_requests, len(batches))
+                ).run()
             except MistillError as error:
                 fatal = error
         return result.embedded(fatal, on_error)
@@ -213,11 +215,11 @@ class Embedder:
         self,
         texts: Sequence[str],
         journal: BatchJournal | None = None,
-        crew: Crew[Any] | None = None,
+        pool: WorkerPool[Any] | None = None,
     ) -> list[Outcome]:
         """One outcome for each of the texts, see `parts`."""
         found: list[Outcome] = []
-        async for _, outcomes in self.parts(texts, journal, crew):
+        async for _, outcomes in self.parts(texts, journal, pool):
             found += outcomes
         return found
 
@@ -225,7 +227,7 @@ class Embedder:
         self,
         texts: Sequence[str],
         journal: BatchJournal | None = None,
-        crew: Crew[Any] | None = None,
+        pool: WorkerPool[Any] | None = None,
     ) -> AsyncGenerator[tuple[range, list[Outcome]]]:
         """The outcomes of texts that are sent together, with their places, in order and as they come.
 
@@ -241,7 +243,7 @@ class Embedder:
             part = _Part(self, texts, places, journal)
             try:
                 delivered = await self.dispatcher.send(
-                    Request(self._template.encode(part.texts), 0), part, crew
+                    Request(self._template.encode(part.texts), 0), part, pool
                 )
             except MistillError as error:
                 if classify(error).fatal:

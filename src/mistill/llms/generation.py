@@ -12,17 +12,18 @@ from msgspec import Struct
 
 from mistill.api.chat import ChatParameters, ChatResponse, RequestTemplate, without_prefix
 from mistill.api.dialects import Dialect
-from mistill.api.errors import BadRequest, InputError, InvalidOutput, MistillError
 from mistill.api.prices import Price
-from mistill.delivery.dispatcher import Crew, Delivered, Dispatcher, Journal, Request
+from mistill.delivery.dispatcher import Delivered, Dispatcher, Journal, Request
 from mistill.delivery.retry import classify
-from mistill.llms.answers import split_content, usage_of
+from mistill.delivery.worker_pool import WorkerPool
+from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
+from mistill.llms.completions import split_content, usage_of
 from mistill.llms.messages import check_messages, check_text_only, encode_messages
 from mistill.llms.parameters import check_parameters
 from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.types import Completion, Outcome, Usage
 from mistill.structured.repair import Parsed, judge, read_answer
-from mistill.structured.settings import StructuredOutputPlan, compile_structured_output
+from mistill.structured.structured_output import StructuredOutputPlan, compile_structured_output
 
 _log = logging.getLogger("mistill")
 
@@ -46,10 +47,10 @@ class Prompt(Struct, frozen=True, gc=False):
     generation: Generation
 
     def answer(
-        self, journal: Journal | None = None, crew: Crew[Any] | None = None
+        self, journal: Journal | None = None, pool: WorkerPool[Any] | None = None
     ) -> Coroutine[Any, Any, Outcome]:
         """See `Generation.answer`."""
-        return self.generation.answer(self.messages, journal, crew)
+        return self.generation.answer(self.messages, journal, pool)
 
     def stream(self) -> AsyncGenerator[StreamChunk]:
         return self.generation.stream(self.messages)
@@ -167,7 +168,7 @@ class Generation:
     # --- outcomes ---------------------------------------------------------------------------------------------------
 
     def answer(
-        self, messages: bytes, journal: Journal | None = None, crew: Crew[Any] | None = None
+        self, messages: bytes, journal: Journal | None = None, pool: WorkerPool[Any] | None = None
     ) -> Coroutine[Any, Any, Outcome]:
         """One row, answered or failed. Raises only what ends the whole call: a refused key, a stop, a broken ledger.
 
@@ -175,22 +176,22 @@ class Generation:
             messages: of a `Prompt` that this generation has checked.
         """
         if self.num_generations > 1:
-            return self._answer_several(messages, journal, crew)
-        return self._answer_one(messages, 0, journal, crew)
+            return self._answer_several(messages, journal, pool)
+        return self._answer_one(messages, 0, journal, pool)
 
     async def _answer_several(
-        self, messages: bytes, journal: Journal | None, crew: Crew[Any] | None
+        self, messages: bytes, journal: Journal | None, pool: WorkerPool[Any] | None
     ) -> Outcome:
         """Several generations by one request with ``n``, whose input is billed once; else one by one."""
         if self.structured is not None or self.server.refuses_n or not self.server.dialect.has_n:
-            return await self._answer_each(messages, journal, crew)
+            return await self._answer_each(messages, journal, pool)
         template = self._template_of(n=self.num_generations, seed_offset=0)
         try:
-            delivered = await self.dispatcher.send(_request(template, messages), journal, crew)
+            delivered = await self.dispatcher.send(_request(template, messages), journal, pool)
         except BadRequest as error:
             if classify(error).fatal:
                 raise
-            outcome = await self._answer_each(messages, journal, crew)
+            outcome = await self._answer_each(messages, journal, pool)
             # Only an answer without n proves that n was the trouble, not the row.
             self.server.refuses_n = self.server.refuses_n or outcome.error is None
             return outcome
@@ -201,24 +202,26 @@ class Generation:
         if missing > 0:  # a server that ignores n
             self.server.refuses_n = True
             offsets = range(len(completions), self.num_generations)
-            rest = [self._answer_one(messages, offset, journal, crew) for offset in offsets]
+            rest = [self._answer_one(messages, offset, journal, pool) for offset in offsets]
             return _joined([_answered(completions, delivered.attempts), *await _together(rest)])
         return _answered(completions, delivered.attempts)
 
-    async def _answer_each(self, messages: bytes, journal: Journal | None, crew: Crew[Any] | None) -> Outcome:
-        each = [self._answer_one(messages, offset, journal, crew) for offset in range(self.num_generations)]
+    async def _answer_each(
+        self, messages: bytes, journal: Journal | None, pool: WorkerPool[Any] | None
+    ) -> Outcome:
+        each = [self._answer_one(messages, offset, journal, pool) for offset in range(self.num_generations)]
         return _joined(await _together(each))
 
     async def _answer_one(
-        self, messages: bytes, seed_offset: int, journal: Journal | None, crew: Crew[Any] | None
+        self, messages: bytes, seed_offset: int, journal: Journal | None, pool: WorkerPool[Any] | None
     ) -> Outcome:
         """One generation by requests of its own: re-asked until it fits its schema, where there is one."""
         plan = self.structured
         if plan is not None and plan.uses_instructor:
-            return await self._answer_by_instructor(plan, messages, seed_offset, journal, crew)
+            return await self._answer_by_instructor(plan, messages, seed_offset, journal, pool)
         template = self._template_of(n=1, seed_offset=seed_offset) if seed_offset else self._template
         try:
-            delivered = await self.dispatcher.send(_request(template, messages), journal, crew)
+            delivered = await self.dispatcher.send(_request(template, messages), journal, pool)
         except MistillError as error:
             return _failed(error)
         completion = self._completions(delivered)[0]
@@ -226,7 +229,7 @@ class Generation:
             try:
                 parsed = read_answer(plan.schema, completion.text or "")
             except InvalidOutput:
-                return await self._ask_again(plan, template, messages, completion, journal, crew)
+                return await self._ask_again(plan, template, messages, completion, journal, pool)
             completion = msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)
         return _answered((completion,), delivered.attempts)
 
@@ -237,7 +240,7 @@ class Generation:
         messages: bytes,
         completion: Completion,
         journal: Journal | None,
-        crew: Crew[Any] | None,
+        pool: WorkerPool[Any] | None,
     ) -> Outcome:
         """After an answer that does not fit: until one does, or no more may be asked for."""
         spent = _Spent(completion)
@@ -255,7 +258,7 @@ class Generation:
                     return spent.outcome(completion, verdict)
                 asks_left -= 1
                 asked = self._encoded(verdict.messages)
-                delivered = await self.dispatcher.send(_request(template, asked), journal, crew)
+                delivered = await self.dispatcher.send(_request(template, asked), journal, pool)
                 completion = self._completions(delivered)[0]
                 spent.add(completion)
         except MistillError as error:
@@ -267,7 +270,7 @@ class Generation:
         messages: bytes,
         seed_offset: int,
         journal: Journal | None,
-        crew: Crew[Any] | None,
+        pool: WorkerPool[Any] | None,
     ) -> Outcome:
         """One generation asked for in the ways of the ``instructor`` package, over our own requests."""
         from mistill.structured.instructor import ask  # costs half a second, and only these modes need it
@@ -277,7 +280,7 @@ class Generation:
 
         async def send(asked: Sequence[dict[str, Any]], fields: dict[str, Any]) -> ChatResponse:
             template = self._encoder(msgspec.convert(fields, ChatParameters))
-            delivered = await self.dispatcher.send(_request(template, self._encoded(asked)), journal, crew)
+            delivered = await self.dispatcher.send(_request(template, self._encoded(asked)), journal, pool)
             last[:] = self._completions(delivered)[:1]
             spent.add(last[0])
             return delivered.answer.response

@@ -18,7 +18,7 @@ from mistill.api.chat import (
     ToolMessage,
     UserMessage,
 )
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms.content import check_image_url
 
 

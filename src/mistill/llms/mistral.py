@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, Unpack, cast, overload
 from pydantic import Field, field_validator
 
 from mistill.api.client import Answer, MistralClient
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms.base import AsyncLLM, OnError
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
@@ -17,7 +17,7 @@ from mistill.llms.parameters import PARAMETERS, GenerationParameters, check_para
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.types import FormattedInput, Outcome
 from mistill.structured.references import describe_schema, restore_schema
-from mistill.structured.settings import compile_structured_output
+from mistill.structured.structured_output import compile_structured_output
 
 T = TypeVar("T")
 

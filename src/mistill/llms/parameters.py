@@ -9,7 +9,7 @@ from typing import Any, Final, TypedDict, cast, get_type_hints
 import msgspec
 
 from mistill.api.chat import OWN_FIELDS, ChatParameters
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.llms.runtime_parameters import nearest
 from mistill.llms.tools import tool_choice_of, tools_of
 

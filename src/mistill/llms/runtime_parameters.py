@@ -8,7 +8,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ from mistill.api.chat import (
     Delta,
     DeltaToolCall,
 )
-from mistill.api.errors import MistillError
-from mistill.llms.answers import split_content, usage_of
+from mistill.errors import MistillError
+from mistill.llms.completions import split_content, usage_of
 from mistill.llms.types import Completion, Usage
 
 

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
 from mistill.api.chat import AnsweredToolCall, AnyTool, Function, FunctionName, Tool, ToolChoice
-from mistill.api.errors import InputError, InvalidOutput
+from mistill.errors import InputError, InvalidOutput
 from mistill.llms.runtime_parameters import nearest
 
 ToolLike: TypeAlias = Mapping[str, Any] | type[BaseModel] | Callable[..., Any] | AnyTool

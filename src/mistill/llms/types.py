@@ -7,8 +7,8 @@ from typing import Any, TypeAlias, TypedDict
 from msgspec import Struct
 
 from mistill.api.chat import AnsweredToolCall
-from mistill.api.errors import MistillError
-from mistill.structured.settings import StructuredOutput
+from mistill.errors import MistillError
+from mistill.structured.structured_output import StructuredOutput
 
 StandardInput: TypeAlias = list[dict[str, Any]]
 """A list of messages."""

@@ -6,7 +6,7 @@ OpenAI's dialect; ``serve`` runs it in the foreground. Nothing here is imported 
 
 from __future__ import annotations
 
-from mistill.local.errors import LocalModelError
+from mistill.errors import LocalModelError
 from mistill.local.model import MODEL, LocalModel, serve
 
 __all__ = ["MODEL", "LocalModel", "LocalModelError", "serve"]

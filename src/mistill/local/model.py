@@ -20,13 +20,12 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
-from mistill.api.errors import InputError
-from mistill.local.errors import LocalModelError
+from mistill.errors import InputError, LocalModelError
 from mistill.local.weights import ensure_weights
 
 MODEL = "smollm2-135m-instruct"
 API_KEY_ENV_VAR = "MISTILL_LOCAL_API_KEY"
-_CHILD = Path(__file__).with_name("child.py")
+_CHILD = Path(__file__).with_name("model_process.py")
 _STDERR_LINES = 20
 _HTTP_THREADS = 136  # 128 connections, and a few for /health and /v1/models
 _START_TIMEOUT_S = 120.0  # 2 s on an idle machine; a cold disk and busy cores are allowed for

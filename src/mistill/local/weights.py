@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from mistill.local.errors import LocalModelError
+from mistill.errors import LocalModelError
 
 _CHUNK_BYTES = 1 << 20
 

@@ -10,8 +10,8 @@ import msgspec
 
 from mistill.api.chat import Choice, decode_response
 from mistill.api.embeddings import Dtype, decode_stored
-from mistill.api.errors import MistillError
-from mistill.llms.answers import split_content
+from mistill.errors import MistillError
+from mistill.llms.completions import split_content
 from mistill.llms.embeddings import read_embedding
 from mistill.llms.types import Completion
 from mistill.structured.repair import read_answer

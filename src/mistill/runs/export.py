@@ -10,15 +10,15 @@ import msgspec
 from msgspec import Struct
 from pydantic_core import to_jsonable_python
 
-from mistill.api.errors import InputError, LedgerError, MistillError
+from mistill.datasets.formats import format_of
+from mistill.datasets.writers import open_writer
+from mistill.errors import InputError, LedgerError, MistillError
+from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.llms import MistralLLM
 from mistill.runs.answers import AnswerReader, ChatReader, EmbeddingReader
-from mistill.runs.formats import format_of
-from mistill.runs.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.runs.records import column_names, make_line, make_record
-from mistill.runs.writers import open_writer
 from mistill.structured.schema import OutputSchema, compile_schema
-from mistill.structured.settings import compile_structured_output
+from mistill.structured.structured_output import compile_structured_output
 
 
 class RecordShape(Struct, frozen=True, kw_only=True):

@@ -7,8 +7,8 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from mistill.delivery.slowness import Snapshot
-from mistill.runs.ledger import LedgerRow
+from mistill.delivery.diagnostics import Snapshot
+from mistill.ledger import LedgerRow
 
 _Z_95 = 1.96
 

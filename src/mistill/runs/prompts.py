@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
-from mistill.api.errors import InputError
-from mistill.runs.sources import Row
-from mistill.runs.sources.json_problems import name_of_json
+from mistill.datasets.sources import Row
+from mistill.datasets.sources.json_problems import name_of_json
+from mistill.errors import InputError
 
 if TYPE_CHECKING:
     from jinja2 import Template

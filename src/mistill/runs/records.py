@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 
 
 def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, str]:

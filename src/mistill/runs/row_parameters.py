@@ -8,18 +8,14 @@ from typing import Any, cast, get_args
 
 import msgspec
 
-from mistill.api.errors import InputError
+from mistill.datasets.sources import Row
+from mistill.errors import InputError, WrongParameter
 from mistill.llms.generation import Generation
 from mistill.llms.parameters import PARAMETER_TYPES, check_parameter_names, check_parameters
 from mistill.llms.runtime_parameters import nearest
-from mistill.runs.sources import Row
 
 _STRUCTURED = ("tools", "tool_choice", "response_format", "prediction")
 """Parameters in which null says no more than absence does."""
-
-
-class WrongParameter(InputError):
-    """A row's own value of a generation parameter is wrong: that row's failure alone, even if it is the first."""
 
 
 class RowParameters:

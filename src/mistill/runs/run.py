@@ -17,26 +17,26 @@ import msgspec
 from msgspec import Struct
 
 from mistill._version import __version__
-from mistill.api.errors import InputError, Stopped
 from mistill.api.prices import shipped_prices
-from mistill.delivery.budget import Budget
+from mistill.datasets.sources import Source, open_source
+from mistill.datasets.writers import check_target
+from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
-from mistill.delivery.slowness import Snapshot, advice
+from mistill.errors import InputError, Stopped
+from mistill.ledger import Counts, Ledger, LedgerReader, Selection
 from mistill.llms import MistralEmbeddings, MistralLLM
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
+from mistill.runs.budget import Budget
 from mistill.runs.export import Output, RecordShape, write_records
-from mistill.runs.feed import OnUnknown
 from mistill.runs.forecast import Forecast, forecast
-from mistill.runs.ledger import Counts, Ledger, LedgerReader, Selection
-from mistill.runs.ledger_rows import AskedAgain
-from mistill.runs.plan import Plan, make_embedding_plan, make_plan
+from mistill.runs.manifest import Plan, make_embedding_plan, make_plan
+from mistill.runs.pending_rows import OnUnknown
 from mistill.runs.prompts import PromptTemplate, TextTemplate
 from mistill.runs.records import check_columns
+from mistill.runs.retried_rows import AskedAgain
 from mistill.runs.runner import RowOutcome, Runner
-from mistill.runs.sources import Source, open_source
 from mistill.runs.summary import Progress, Summary
-from mistill.runs.writers import check_target
 
 _MOST_UNREAD_OUTCOMES = 1024
 

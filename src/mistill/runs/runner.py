@@ -10,17 +10,17 @@ from typing import Any
 
 from msgspec import Struct
 
-from mistill.api.errors import InputError, LedgerError, MistillError, Stopped
-from mistill.delivery.budget import Budget
-from mistill.delivery.dispatcher import Crew
+from mistill.datasets.prefetch import open_windows
+from mistill.datasets.sources import Source
 from mistill.delivery.retry import classify
+from mistill.delivery.worker_pool import WorkerPool
+from mistill.errors import InputError, LedgerError, MistillError, Stopped
+from mistill.ledger import Attempt, Ledger, Usage
 from mistill.llms.types import Completion, Outcome
 from mistill.llms.types import Usage as Tokens
-from mistill.runs.feed import Feed, Matcher, OnUnknown
-from mistill.runs.journal import RowJournal
-from mistill.runs.ledger import Attempt, Ledger, Usage
-from mistill.runs.reading import open_windows
-from mistill.runs.sources import Source
+from mistill.runs.attempt_recorder import RowJournal
+from mistill.runs.budget import Budget
+from mistill.runs.pending_rows import Feed, Matcher, OnUnknown
 from mistill.runs.summary import Progress
 from mistill.runs.work import Task, Work
 
@@ -85,7 +85,7 @@ class Runner:
         self._tell = tell
         self._under_way: dict[asyncio.Task[Any], RowJournal] = {}
         self._feed: Feed | None = None
-        self._crew: Crew[list[Task]] | None = None
+        self._crew: WorkerPool[list[Task]] | None = None
         self._timers: list[asyncio.TimerHandle] = []
 
     async def run(self) -> None:
@@ -107,7 +107,7 @@ class Runner:
             on_unknown=self._on_unknown,
             limit=self._sample,
         )
-        self._crew = Crew(feed, self._answer, size=self._size)
+        self._crew = WorkerPool(feed, self._answer, size=self._size)
         self._call_later(self.budget.time_left_s(), self._pass_deadline)
         try:
             if self.stopped is None:
@@ -160,7 +160,7 @@ class Runner:
 
     # --- the rows of one request ------------------------------------------------------------------------------------
 
-    async def _answer(self, tasks: list[Task], crew: Crew[list[Task]]) -> None:
+    async def _answer(self, tasks: list[Task], pool: WorkerPool[list[Task]]) -> None:
         me = asyncio.current_task()
         assert me is not None
         first = tasks[0]
@@ -173,7 +173,7 @@ class Runner:
             elif first.state.has_answers:  # and so does this
                 outcomes = await self._paid_before(first, journal)
             if outcomes is None:
-                outcomes = await self._work.answer([task.asked for task in tasks], journal, crew)
+                outcomes = await self._work.answer([task.asked for task in tasks], journal, pool)
         except MistillError as error:
             if isinstance(error, LedgerError) or not classify(error).fatal:
                 raise

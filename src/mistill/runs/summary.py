@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from mistill.api.errors import MistillError
+from mistill.errors import MistillError
 from mistill.llms.types import Outcome, Usage
 from mistill.runs.forecast import Forecast
 

@@ -13,19 +13,19 @@ import msgspec
 from msgspec import Struct
 
 from mistill.api.embeddings import MOST_TEXTS
-from mistill.api.errors import InputError
-from mistill.delivery.dispatcher import Crew
+from mistill.datasets.sources import Row
 from mistill.delivery.governor import Governor
+from mistill.delivery.worker_pool import WorkerPool
+from mistill.errors import InputError
+from mistill.ledger import RowState
 from mistill.llms.embeddings import Embedder
 from mistill.llms.generation import Generation, Prompt, Server
 from mistill.llms.parameters import describe_parameters
 from mistill.llms.types import Completion, Outcome
 from mistill.runs.answers import AnswerReader, ChatReader, EmbeddingReader
-from mistill.runs.journal import RowJournal
-from mistill.runs.ledger import RowState
+from mistill.runs.attempt_recorder import RowJournal
 from mistill.runs.prompts import PromptTemplate, TextTemplate
 from mistill.runs.row_parameters import RowParameters
-from mistill.runs.sources import Row
 
 A = TypeVar("A")
 
@@ -94,7 +94,9 @@ class Work(ABC, Generic[A]):
         return [ready.popleft()]
 
     @abstractmethod
-    async def answer(self, asked: Sequence[A], journal: RowJournal, crew: Crew[Any]) -> Sequence[Outcome]:
+    async def answer(
+        self, asked: Sequence[A], journal: RowJournal, pool: WorkerPool[Any]
+    ) -> Sequence[Outcome]:
         """One outcome for each. Raises only what ends the whole run."""
 
     def told(self, outcome: Outcome) -> tuple[Completion | None, ...]:
@@ -142,10 +144,10 @@ class ChatWork(Work[Prompt]):
         return Prompt(asked.messages, asked.generation.with_parameters(parameters))
 
     async def answer(
-        self, asked: Sequence[Prompt], journal: RowJournal, crew: Crew[Any]
+        self, asked: Sequence[Prompt], journal: RowJournal, pool: WorkerPool[Any]
     ) -> Sequence[Outcome]:
         (prompt,) = asked
-        return (await prompt.answer(journal, crew),)
+        return (await prompt.answer(journal, pool),)
 
 
 class EmbeddingWork(Work[str]):
@@ -189,8 +191,10 @@ class EmbeddingWork(Work[str]):
         together = takewhile(lambda task: not _stands_alone(task), ready)
         return [ready.popleft() for _ in range(self.embedder.batch_size(task.asked for task in together))]
 
-    async def answer(self, asked: Sequence[str], journal: RowJournal, crew: Crew[Any]) -> Sequence[Outcome]:
-        return await self.embedder.answer(asked, journal, crew)
+    async def answer(
+        self, asked: Sequence[str], journal: RowJournal, pool: WorkerPool[Any]
+    ) -> Sequence[Outcome]:
+        return await self.embedder.answer(asked, journal, pool)
 
     def told(self, outcome: Outcome) -> tuple[Completion | None, ...]:
         return tuple(one and self._with_value(one) for one in outcome.completions)

@@ -7,7 +7,7 @@
         ...  # any client, with endpoint=simulator.url
 
 It answers chat completions (whole and streamed), embeddings and the list of models over a real socket, and is
-no model: its answers are made up by rule (see ``mistill.simulator.answers``).
+no model: its answers are made up by rule (see ``mistill.simulator.drafts``).
 """
 
 from __future__ import annotations

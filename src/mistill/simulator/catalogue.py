@@ -9,7 +9,7 @@ from functools import cache
 from typing import Any
 
 from mistill.simulator import refusals
-from mistill.simulator.answers import count_tokens
+from mistill.simulator.drafts import count_tokens
 from mistill.simulator.requests import EmbeddingRequest
 from mistill.simulator.settings import Settings
 

@@ -29,7 +29,7 @@ class SimulatorProcess:
         return self._child().pid
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "mistill.simulator.child"]
+        command = [sys.executable, "-m", "mistill.simulator.process_entry"]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  our own module
         try:
             self.url = self._ask(_plain(self._settings))["url"]

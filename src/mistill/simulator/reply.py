@@ -9,7 +9,7 @@ from typing import Any
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from mistill.simulator import wire
+from mistill.simulator import payloads
 from mistill.simulator.faults import Fault
 from mistill.simulator.refusals import Refusal
 from mistill.simulator.traffic import NO_WHOLE_ANSWER, Received, Traffic
@@ -30,12 +30,12 @@ class Reply:
         self.correlation_id = correlation_id
 
     def whole(self, answer: Any, headers: Headers) -> web.Response:
-        return self._response(200, wire.encode(answer), _JSON, headers)
+        return self._response(200, payloads.encode(answer), _JSON, headers)
 
     def refuse(self, refusal: Refusal) -> web.Response:
         if isinstance(refusal.payload, str):
             return self._response(refusal.status, refusal.payload.encode(), "text/plain", refusal.headers)
-        return self._response(refusal.status, wire.encode(refusal.payload), _JSON, refusal.headers)
+        return self._response(refusal.status, payloads.encode(refusal.payload), _JSON, refusal.headers)
 
     def html(self, page: str) -> web.Response:
         return self._response(200, page.encode(), "text/html", {})
@@ -49,7 +49,7 @@ class Reply:
     async def whole_or_broken(self, answer: Any, headers: Headers, fault: Fault | None) -> web.StreamResponse:
         if fault is None or fault.name not in ("truncate", "stall", "cut_stream"):
             return self.whole(answer, headers)
-        body = wire.encode(answer)
+        body = payloads.encode(answer)
         response = web.StreamResponse(headers=self._headers(_JSON, headers))
         response.content_length = len(body)
         await response.prepare(self._request)
@@ -57,13 +57,13 @@ class Reply:
         return await self._break_off(response, fault)
 
     async def stream(
-        self, events: Iterator[wire.Json], headers: Headers, fault: Fault | None, token_time_s: float
+        self, events: Iterator[payloads.Json], headers: Headers, fault: Fault | None, token_time_s: float
     ) -> web.StreamResponse:
         """Server-sent events up to ``[DONE]``, ``token_time_s`` apart; faults of delivery strike half-way."""
         response = web.StreamResponse(headers=self._headers("text/event-stream; charset=utf-8", headers))
         response.enable_chunked_encoding()
         await response.prepare(self._request)
-        lines = [wire.sse(event) for event in events]
+        lines = [payloads.sse(event) for event in events]
         broken = fault is not None and fault.name in ("truncate", "stall", "cut_stream")
         for line in lines[: (len(lines) + 1) // 2] if broken else lines:
             await response.write(line)
@@ -73,7 +73,7 @@ class Reply:
             assert fault is not None
             return await self._break_off(response, fault)
         self._leave(200)
-        await response.write(wire.DONE)
+        await response.write(payloads.DONE)
         await response.write_eof()
         return response
 

@@ -11,13 +11,14 @@ import time
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
-from mistill.simulator import answers, catalogue, refusals, requests, wire
+from mistill.simulator import catalogue, payloads, refusals, requests
+from mistill.simulator.draft_faults import reshape
+from mistill.simulator.drafts import compose, count_prompt_tokens
 from mistill.simulator.faults import Answer, Fault, FaultDice, Script
-from mistill.simulator.ratelimits import RateLimits
+from mistill.simulator.rate_limiter import RateLimits
 from mistill.simulator.refusals import Refusal
 from mistill.simulator.reply import Reply
 from mistill.simulator.settings import Settings
-from mistill.simulator.shaping import reshape
 from mistill.simulator.traffic import NO_WHOLE_ANSWER, Received, Traffic
 
 _HTML = (
@@ -93,11 +94,11 @@ class Service:
         if early is not None:
             return early
         request = requests.decode_chat(raw, settings)
-        prompt_tokens = answers.count_prompt_tokens(request)
+        prompt_tokens = count_prompt_tokens(request)
         if prompt_tokens > settings.max_context_tokens:
             raise refusals.too_long(prompt_tokens, settings.max_context_tokens)
         self._admit(key, request.model, settings)
-        drafts = answers.compose(request, settings, prompt_tokens, scripted.text if scripted else None)
+        drafts = compose(request, settings, prompt_tokens, scripted.text if scripted else None)
         if fault:
             drafts = reshape(drafts, fault.name)
         completion_tokens = sum(draft.completion_tokens for draft in drafts)
@@ -105,12 +106,12 @@ class Service:
         headers = self._rate_limits.settle(key, request.model, settings, prompt_tokens + completion_tokens)
         usage = None
         if not (fault and fault.name == "missing_usage"):
-            usage = wire.usage_of(prompt_tokens, completion_tokens, settings.cached_share)
+            usage = payloads.usage_of(prompt_tokens, completion_tokens, settings.cached_share)
         answer_id = secrets.token_hex(16)
         if request.stream:
-            events = wire.stream_events(answer_id, request.model, drafts, usage)
+            events = payloads.stream_events(answer_id, request.model, drafts, usage)
             return await reply.stream(events, headers, fault, settings.token_time_s)
-        answer = wire.whole_answer(answer_id, request.model, drafts, usage)
+        answer = payloads.whole_answer(answer_id, request.model, drafts, usage)
         return await reply.whole_or_broken(answer, headers, fault)
 
     async def _embeddings(self, raw: bytes, key: int, received: Received, reply: Reply) -> web.StreamResponse:

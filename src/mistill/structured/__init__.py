@@ -8,7 +8,11 @@ from __future__ import annotations
 from mistill.structured.references import describe_schema, load_schema, restore_schema
 from mistill.structured.repair import Reask, judge, read_answer
 from mistill.structured.schema import OutputSchema, Parsed, compile_schema
-from mistill.structured.settings import StructuredOutput, StructuredOutputPlan, compile_structured_output
+from mistill.structured.structured_output import (
+    StructuredOutput,
+    StructuredOutputPlan,
+    compile_structured_output,
+)
 
 __all__ = [
     "OutputSchema",

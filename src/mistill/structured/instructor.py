@@ -19,10 +19,10 @@ from typing import Any
 import msgspec
 
 from mistill.api.chat import AnsweredToolCall, ChatResponse
-from mistill.api.errors import InputError, InvalidOutput
+from mistill.errors import InputError, InvalidOutput
 from mistill.structured.repair import CUT_SHORT, cut_short, read_answer
 from mistill.structured.schema import OutputSchema, Parsed
-from mistill.structured.settings import Message, StructuredOutputPlan
+from mistill.structured.structured_output import Message, StructuredOutputPlan
 
 Send = Callable[[list[Message], dict[str, Any]], Awaitable[ChatResponse]]
 

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, cast
 
-from mistill.api.errors import InputError
+from mistill.errors import InputError
 from mistill.structured.schema import compile_schema
 
 

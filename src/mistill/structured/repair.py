@@ -7,9 +7,9 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from mistill.api.errors import InvalidOutput
+from mistill.errors import InvalidOutput
 from mistill.structured.schema import OutputSchema, Parsed
-from mistill.structured.settings import Message, StructuredOutputPlan
+from mistill.structured.structured_output import Message, StructuredOutputPlan
 
 # A bracket that may begin JSON; in prose, "[note]" and "{name}" do not.
 _OPENING = re.compile(r"""\{\s*["}]|\[\s*(?:[\[\]{"]|-?\d|(?:true|false|null)\b)""")

@@ -24,10 +24,10 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from mistill.api.chat import JsonSchema, ResponseFormat
-from mistill.api.errors import InputError, InvalidOutput
-from mistill.structured.reading import Reader, json_path, json_schema_reader, type_reader
+from mistill.errors import InputError, InvalidOutput
+from mistill.structured.readers import Reader, json_path, json_schema_reader, type_reader
+from mistill.structured.response_schema import WRAPPER_KEY, has_object_root, inline_root, wire_name, wrap
 from mistill.structured.typeddicts import with_modern_typeddicts
-from mistill.structured.wire import WRAPPER_KEY, has_object_root, inline_root, wire_name, wrap
 
 _MEMO_SIZE = 512
 _UNNAMED = "its schema"

@@ -1,0 +1,88 @@
+"""``mistill export``: the records of a run again, in another shape, for free."""
+
+from __future__ import annotations
+
+import click
+
+from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
+from mistill.cli.exit_codes import Exit
+from mistill.cli.options.columns import column_option, extra_column_option
+from mistill.cli.options.ledger import find_ledger, ledger_option, where_option
+from mistill.cli.options.model import schema_named
+from mistill.cli.terminal.formatting import count, say
+from mistill.runs.answers import ChatReader, EmbeddingReader
+from mistill.runs.export import export_run
+
+_OUTPUT = "Output"
+
+
+@cli_command(
+    "export",
+    examples="""
+mistill export answers.jsonl --to answers.parquet
+mistill export profiles.jsonl --to profiles.csv --schema models:UserV2 --flatten
+mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
+""",
+)
+@click.argument("out")
+@option(
+    "--to",
+    group=_OUTPUT,
+    required=True,
+    metavar="FILE",
+    help="JSONL, JSON, CSV, TSV, Parquet or Arrow by suffix; - for stdout.",
+)
+@option("--output-format", group=_OUTPUT, metavar="FORMAT", help="Where the suffix does not tell.")
+@option(
+    "--schema",
+    group=_OUTPUT,
+    metavar="SCHEMA",
+    help="Read the answers by this schema in place of the run's: a .json file, or module:Name.",
+)
+@option(
+    "--flatten/--no-flatten",
+    group=_OUTPUT,
+    default=None,
+    help="Fields of a structured answer become columns.",
+)
+@column_option
+@extra_column_option(ChatReader, EmbeddingReader)
+@option(
+    "--partial",
+    group="Run",
+    is_flag=True,
+    help="Leave rows out that have no outcome yet, instead of refusing.",
+)
+@where_option
+@ledger_option
+def command(
+    out: str,
+    to: str,
+    output_format: str | None,
+    schema: str | None,
+    flatten: bool | None,
+    column: tuple[tuple[str, str], ...],
+    extra_column: tuple[str, ...],
+    partial: bool,
+    where: str | None,
+    ledger: str | None,
+) -> Exit:
+    """Writes the records of the run that writes OUT once more: another format, other columns, another schema.
+
+    The raw answers are in the ledger, so nothing is sent and nothing is paid. The file is complete or not there at all.
+    """
+    written = export_run(
+        out,
+        to,
+        ledger=find_ledger(out, ledger),
+        format=output_format,
+        where=where,
+        columns=dict(column),
+        extra_columns=extra_column,
+        flatten=flatten,
+        schema=None if schema is None else schema_named(schema),
+        partial=partial,
+    )
+    say(f"{count(written, 'record')} to {'stdout' if to == '-' else to}")
+    return Exit.ANSWERED

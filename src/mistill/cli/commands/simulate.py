@@ -1,0 +1,120 @@
+"""``mistill simulate``: a fake Mistral API on this machine. Its options are made from the simulator's settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from types import NoneType
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
+from mistill.cli.exit_codes import Exit
+from mistill.cli.options.param_types import Pair
+from mistill.cli.terminal.formatting import say
+from mistill.errors import InputError
+from mistill.simulator.settings import FaultName, Settings
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_GROUPS = {
+    "Latency": ("latency_s", "latency_distribution", "latency_spread", "token_time_s"),
+    "Quota": (
+        "requests_per_minute",
+        "tokens_per_minute",
+        "quota_window_s",
+        "quota_headers",
+        "quota_counts_refusals",
+        "retry_after",
+        "max_in_flight",
+    ),
+    "Faults": ("outage", "outage_after_s", "outage_for_s", "poison"),
+}
+_METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+def _scalar_of(annotation: Any) -> Any:
+    """``Annotated[float, …] | None`` → ``float``; ``None`` where it is no scalar."""
+    if get_origin(annotation) is Annotated:
+        return _scalar_of(get_args(annotation)[0])
+    if get_origin(annotation) is Literal:
+        return annotation
+    kinds = [kind for kind in get_args(annotation) if kind is not NoneType]
+    if len(kinds) == 1 and NoneType in get_args(annotation):
+        return _scalar_of(kinds[0])
+    return annotation if annotation in (bool, int, float, str) else None
+
+
+def _setting_options(function: F) -> F:
+    """An option for each setting that is one word or number."""
+    for name, field in reversed(Settings.model_fields.items()):
+        scalar = _scalar_of(field.annotation)
+        if scalar is not None:
+            function = _setting_option(name, field, scalar)(function)
+    return function
+
+
+def _setting_option(name: str, field: FieldInfo, scalar: Any) -> Callable[[F], F]:
+    group = next((group for group, names in _GROUPS.items() if name in names), "Server")
+    default = "" if field.default in (None, False) else f"[default: {field.default}]"
+    settings: dict[str, Any] = {"group": group, "help": " ".join([*_sentences(field.description), default])}
+    if scalar is bool:
+        settings |= {"is_flag": True, "default": None}
+    elif get_origin(scalar) is Literal:
+        settings |= {"type": click.Choice(get_args(scalar))}
+    else:
+        settings |= {"type": scalar, "metavar": _METAVARS[scalar]}
+    return option(f"--{name.replace('_', '-')}", **settings)
+
+
+def _sentences(description: str | None) -> list[str]:
+    return [" ".join(description.replace("``", "").split())] if description else []
+
+
+@cli_command(
+    "simulate",
+    examples="""
+mistill simulate --port 8080 --latency-s 0.2
+mistill simulate --requests-per-minute 600 --fault 503=0.05 --fault disconnect=0.01
+mistill run prompts.jsonl --out trial.jsonl --model mistral-small-latest \\
+    --endpoint http://127.0.0.1:8080 --prompt "Summarise: {{ text }}"      # in another terminal
+""",
+)
+@option(
+    "--port",
+    group="Server",
+    type=click.IntRange(0, 65535),
+    default=8080,
+    help="0 takes a free one.  [default: 8080]",
+)
+@option("--host", group="Server", default="127.0.0.1", metavar="HOST", help="[default: 127.0.0.1]")
+@option(
+    "--fault",
+    group="Faults",
+    multiple=True,
+    type=Pair("NAME=RATE", float),
+    metavar="NAME=RATE",
+    help=f"Share of requests that meet it, such as 503=0.1. Repeatable. Faults: {', '.join(get_args(FaultName))}.",
+)
+@_setting_options
+def command(port: int, host: str, fault: tuple[tuple[str, float], ...], **settings: Any) -> Exit:
+    """A fake Mistral API with the latency, quotas and faults that you choose, to rehearse runs for free.
+
+    Its answers follow rules; no model is behind them. docs/simulator.md says which.
+    """
+    if find_spec("aiohttp") is None:
+        raise InputError("the simulator needs the package aiohttp", hint="pip install 'mistill[simulator]'")
+    from mistill.simulator import serve
+
+    given = {name: value for name, value in settings.items() if value is not None}
+    serve(Settings(**given, faults=dict(fault)), host, port, on_ready=_tell)  # pyright: ignore[reportArgumentType]  pydantic checks the names
+    return Exit.ANSWERED
+
+
+def _tell(url: str) -> None:
+    click.echo(f"simulating Mistral's API at {url}")
+    say(f"point a run at it:  MISTRAL_API_KEY=any mistill run … --endpoint {url}")
+    say("Ctrl-C ends it")

@@ -1,0 +1,302 @@
+"""Options of the model and of its generations, and the `MistralLLM` that they describe."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable, Generator, Mapping
+from contextlib import contextmanager
+from types import UnionType
+from typing import Any, TypeVar, cast, get_args, get_origin
+
+import click
+from pydantic import SecretStr
+
+from mistill.api.dialects import DialectName
+from mistill.cli.command import option
+from mistill.cli.options.param_types import Json, TextOrJson
+from mistill.errors import InputError
+from mistill.llms import MistralLLM
+from mistill.llms.parameters import PARAMETER_TYPES, PARAMETERS
+from mistill.structured import load_schema
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_MODEL, _PACE, _GENERATION, _SCHEMA = "Model", "Pace", "Generation", "Structured output"
+_KEY_VARIABLE = "MISTRAL_API_KEY"
+
+
+def all_of(*decorators: Callable[[F], F]) -> Callable[[F], F]:
+    """Several decorators as one; their options stand in the help in this order."""
+
+    def decorate(function: F) -> F:
+        for decorator in reversed(decorators):
+            function = decorator(function)
+        return function
+
+    return decorate
+
+
+# --- the model ------------------------------------------------------------------------------------------------------
+
+model_name_option = option(
+    "--model", group=_MODEL, metavar="NAME", help="For example mistral-small-latest; see 'mistill models'."
+)
+
+endpoint_options = all_of(
+    option("--endpoint", group=_MODEL, metavar="URL", help="Base URL.  [default: https://api.mistral.ai]"),
+    option(
+        "--api-key-env",
+        group=_MODEL,
+        metavar="NAME",
+        help=f"Environment variable that has the key.  [default: {_KEY_VARIABLE}]",
+    ),
+)
+
+connection_options = all_of(
+    endpoint_options,
+    option(
+        "--dialect",
+        group=_MODEL,
+        type=click.Choice(get_args(DialectName)),
+        help="'openai' for vLLM, llama.cpp and gateways with OpenAI's names. "
+        f" [default: {MistralLLM.model_fields['dialect'].default}]",
+    ),
+    option(
+        "--local",
+        group=_MODEL,
+        is_flag=True,
+        help="Start the demo model on this machine and use it: no key, no cost, a toy in quality. "
+        "Unless told otherwise, as many requests are in flight as it has slots.",
+    ),
+)
+
+prices_option = option(
+    "--prices", group=_MODEL, metavar="FILE", help="Your own table of prices (TOML), before the shipped one."
+)
+
+pace_options = all_of(
+    option(
+        "--max-concurrent-requests",
+        group=_PACE,
+        type=int,
+        metavar="N",
+        help="Most requests in flight.  [default: 64]",
+    ),
+    option(
+        "--requests-per-minute",
+        group=_PACE,
+        type=float,
+        metavar="N",
+        help="Your quota of requests; learned from the answers unless given.",
+    ),
+    option(
+        "--tokens-per-minute",
+        group=_PACE,
+        type=float,
+        metavar="N",
+        help="Your quota of tokens; learned from the answers unless given.",
+    ),
+    option(
+        "--timeout",
+        group=_PACE,
+        type=float,
+        metavar="SECONDS",
+        help="For one attempt, in all.  [default: 120]",
+    ),
+    option(
+        "--max-retries",
+        group=_PACE,
+        type=int,
+        metavar="N",
+        help="Tries after the first, for failures that are a row's own.  [default: 5]",
+    ),
+)
+
+_ATTRIBUTES = (
+    "model",
+    "endpoint",
+    "dialect",
+    "prices",
+    "max_concurrent_requests",
+    "requests_per_minute",
+    "tokens_per_minute",
+    "timeout",
+    "max_retries",
+)
+
+
+def attributes_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The attributes of `MistralLLM` that were given, the key among them where ``--api-key-env`` names it.
+
+    Raises:
+        InputError: there is no such environment variable.
+    """
+    attributes = {name: value for name in _ATTRIBUTES if (value := given.get(name)) is not None}
+    variable = given.get("api_key_env")
+    if variable is not None:
+        key = os.environ.get(variable)
+        if not key:
+            raise InputError(
+                f"the environment variable {variable} is not set", hint="it should have the API key"
+            )
+        attributes["api_key"] = SecretStr(key)
+    return attributes
+
+
+@contextmanager
+def served(
+    attributes: dict[str, Any], *, local: bool, say: Callable[[str], object]
+) -> Generator[dict[str, Any]]:
+    """``attributes``, with those of a local model while it runs, where it is wanted."""
+    if not local:
+        yield attributes
+        return
+    from mistill.local import LocalModel
+
+    with LocalModel(say=say) as model:
+        yield {
+            "max_concurrent_requests": model.slots,
+            **attributes,
+            "model": model.model,
+            "endpoint": model.endpoint,
+            "api_key": model.api_key,
+            "dialect": "local",
+        }
+
+
+def refuse_beside_local(ctx: click.Context, given: dict[str, Any]) -> None:
+    """``--local`` says which model answers, so nothing else may. A settings file gives way to the command line.
+
+    Raises:
+        click.UsageError: both were given in the same place.
+    """
+    for name in ("model", "endpoint", "api_key_env", "dialect"):
+        choose_one(ctx, given, "local", name)
+
+
+def choose_one(ctx: click.Context, given: dict[str, Any], one: str, other: str) -> None:
+    """Leaves one of two options that exclude each other: that of the command line before that of a settings file.
+
+    Raises:
+        click.UsageError: both were given in the same place.
+    """
+    if not given.get(one) or not given.get(other):
+        return
+    places = {name: ctx.get_parameter_source(name) for name in (one, other)}
+    if places[one] is places[other]:
+        raise click.UsageError(f"{_flag(one)} and {_flag(other)} exclude each other", ctx)
+    loser = one if places[other] is click.core.ParameterSource.COMMANDLINE else other
+    given[loser] = None
+
+
+def _flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+# --- generations ----------------------------------------------------------------------------------------------------
+
+
+def _click_type(annotation: Any) -> dict[str, Any]:
+    """The annotation of a generation parameter → settings of its option."""
+    kinds = [kind for kind in _union_of(annotation) if kind is not type(None)]
+    plain = [get_origin(kind) or kind for kind in kinds]
+    if plain == [bool]:
+        return {"is_flag": True, "default": None}
+    if len(plain) == 1 and plain[0] in (int, float, str):
+        return {"type": plain[0], "metavar": {int: "N", float: "X", str: "TEXT"}[plain[0]]}
+    if set(plain) == {str, list}:
+        return {"multiple": True, "metavar": "TEXT"}
+    return {"type": TextOrJson() if str in plain else Json()}
+
+
+def _union_of(annotation: Any) -> tuple[Any, ...]:
+    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+
+
+def _generation_option(name: str, description: str, annotation: Any) -> Callable[[F], F]:
+    settings = _click_type(annotation)
+    flag = _flag(name)
+    names = f"{flag}/--no-{flag[2:]}" if settings.get("is_flag") else flag
+    repeatable = "; repeatable" if settings.get("multiple") else ""
+    return option(names, name, group=_GENERATION, help=description + repeatable, **settings)
+
+
+generation_options = all_of(
+    *(_generation_option(name, text, PARAMETER_TYPES[name]) for name, text in PARAMETERS.items())
+)
+
+
+def parameters_of(given: Mapping[str, Any]) -> dict[str, Any]:
+    """The generation parameters that were given."""
+    found = {name: given.get(name) for name in PARAMETERS}
+    return {name: _listed(value) for name, value in found.items() if value not in (None, ())}
+
+
+def _listed(value: Any) -> Any:
+    return list(cast("tuple[Any, ...]", value)) if isinstance(value, tuple) else value
+
+
+# --- structured output ----------------------------------------------------------------------------------------------
+
+schema_option = option(
+    "--schema",
+    group=_SCHEMA,
+    metavar="SCHEMA",
+    help="What answers must fit: a .json file with a JSON schema, or module:Name.",
+)
+
+structured_options = all_of(
+    schema_option,
+    option(
+        "--schema-mode",
+        group=_SCHEMA,
+        metavar="MODE",
+        help="How the server is told: left out for its own json_schema; json_object, tools, md_json, …",
+    ),
+    option(
+        "--schema-retries",
+        group=_SCHEMA,
+        type=int,
+        metavar="N",
+        help="How often a model is asked again whose answer does not fit.  [default: 1]",
+    ),
+)
+
+
+def structured_output_of(given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The LLM's ``structured_output``.
+
+    Raises:
+        InputError: the schema cannot be found, or there is none for the other options.
+    """
+    details = {"mode": given.get("schema_mode"), "max_retries": given.get("schema_retries")}
+    found = {name: value for name, value in details.items() if value is not None}
+    if given.get("schema") is None:
+        if found:
+            raise InputError("there is no schema", hint="give one with --schema")
+        return None
+    return {"schema": schema_named(given["schema"]), **found}
+
+
+def schema_named(reference: str) -> Any:
+    """What ``--schema`` names; ``module:Name`` is found in the working directory too."""
+    here = os.getcwd()  # noqa: PTH109  sys.path holds strings
+    if here not in sys.path:
+        sys.path.append(here)  # last, so that a file here hides no module that the program needs
+    return load_schema(reference)
+
+
+def make_llm(attributes: Mapping[str, Any], given: Mapping[str, Any]) -> MistralLLM:
+    """The LLM of a run or a chat.
+
+    Raises:
+        InputError: no model is named, or a schema is wrong.
+    """
+    if "model" not in attributes:
+        raise InputError(
+            "no model is named", hint="--model mistral-small-latest, or --local for the demo model"
+        )
+    return MistralLLM(
+        **attributes, structured_output=structured_output_of(given), generation_kwargs=parameters_of(given)
+    )

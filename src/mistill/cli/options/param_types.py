@@ -1,0 +1,104 @@
+"""Values of options that click has no type for."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+
+from mistill.errors import InputError
+
+if TYPE_CHECKING:
+    _Type = click.ParamType[Any]
+else:
+    _Type = click.ParamType  # older versions of click have it without a parameter
+
+_SECONDS_OF = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+
+
+class Json(_Type):
+    """JSON, or the path of a ``.json`` file. A settings file gives the value itself."""
+
+    name = "JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not isinstance(value, str):
+            return value
+        text = read_text(value) if value.endswith(".json") else value
+        try:
+            return json.loads(text)
+        except ValueError as error:
+            self.fail(f"not JSON: {error}", param, ctx)
+
+
+class TextOrJson(_Type):
+    """A word, or a JSON object."""
+
+    name = "TEXT|JSON"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if isinstance(value, str) and value.lstrip().startswith("{"):
+            return Json().convert(value, param, ctx)
+        return value
+
+
+class Duration(_Type):
+    """``90``, ``90s``, ``30m``, ``2h``, ``1d`` → seconds."""
+
+    name = "DURATION"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
+        if found is None or found[2] not in _SECONDS_OF:
+            self.fail(f"{value!r} is no time: write 90, 90s, 30m, 2h or 1d", param, ctx)
+        return float(found[1]) * _SECONDS_OF[found[2]]
+
+
+class SampleSize(_Type):
+    """A number of rows, for an option whose value may be left out."""
+
+    name = "N"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        if not str(value).isdecimal() or int(value) < 1:
+            self.fail(f"{value!r} is no number of rows; write --dry-run=20, or put it last", param, ctx)
+        return int(value)
+
+
+class Pair(_Type):
+    """``NAME=VALUE`` → ``(name, value)``, the value converted by ``of``."""
+
+    def __init__(self, name: str, of: Callable[[str], Any] = str) -> None:
+        self.name = name
+        self._of = of
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, Any]:
+        if isinstance(value, tuple):  # click converts a default again
+            return cast("tuple[str, Any]", value)
+        name, equals, text = str(value).partition("=")
+        if not equals or not name.strip() or not text.strip():
+            self.fail(f"{value!r} is not of the form {self.name}", param, ctx)
+        try:
+            return name.strip(), self._of(text.strip())
+        except ValueError:
+            self.fail(f"{text.strip()!r} is not a number", param, ctx)
+
+
+def read_text(path: str) -> str:
+    """The text of a UTF-8 file.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        return Path(path).read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8") from error
+    except OSError as error:
+        raise InputError(f"{path} cannot be read: {error.strerror}") from error

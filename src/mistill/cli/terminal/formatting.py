@@ -1,0 +1,67 @@
+"""Numbers in words for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+_SHARE_SHOWN = 0.01
+
+_WAITS = {
+    "quota_requests": "quota of requests",
+    "quota_tokens": "quota of tokens",
+    "cool_down": "cool-down after refusals",
+    "outage": "failing server",
+    "concurrency": "server, all slots in use",
+    "adaptive_limit": "finding the server's pace",
+    "server": "server",
+    "idle": "this machine",
+}
+
+
+def seconds(value: float) -> str:
+    """``0.4 s``, ``12 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if value < 10:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def money(dollars: float | None) -> str:
+    """``$12.34``; small sums keep two digits that count: ``$0.0042``."""
+    if dollars is None:
+        return "no known price"
+    if dollars >= 1 or dollars <= 0:
+        return f"${dollars:,.2f}"
+    return f"${dollars:.{min(9, 1 - math.floor(math.log10(dollars)))}f}"
+
+
+def count(number: int, one: str, several: str | None = None) -> str:
+    """``1 row``, ``2,000 rows``."""
+    return f"{number:,} {one if number == 1 else several or one + 's'}"
+
+
+def wait(cause: str) -> str:
+    """What is waited for."""
+    return _WAITS.get(cause, cause)
+
+
+def time_split(spent: Mapping[Any, float]) -> str:
+    """``62% quota of requests, 30% server``: where the time went, most first."""
+    total = sum(spent.values())
+    if total <= 0:
+        return ""
+    shares = sorted(((value / total, str(cause)) for cause, value in spent.items()), reverse=True)
+    return ", ".join(f"{share:.0%} {wait(cause)}" for share, cause in shares if share >= _SHARE_SHOWN)
+
+
+def say(text: str = "") -> None:
+    """A line for a person, on stderr: stdout is for records."""
+    click.echo(text, err=True)

@@ -1,0 +1,82 @@
+"""A row, and what every kind of input has in common."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import msgspec
+
+from mistill.datasets.sources.json_problems import explain_json
+from mistill.errors import InputError
+
+
+class Part(Protocol):
+    """One input among those read in a row: a file, a frame, an iterable."""
+
+    @property
+    def name(self) -> str:
+        """For messages: a path as the user wrote it, or what kind of object it is."""
+        ...
+
+    @property
+    def repeatable(self) -> bool:
+        """Whether ``rows`` can be called again."""
+        ...
+
+    def columns(self) -> tuple[str, ...] | None:
+        """Column names where they stand in a header or schema; None where only the rows tell."""
+        ...
+
+    def total(self) -> int | None:
+        """How many rows, where that is known without reading them."""
+        ...
+
+    def rows(self, first_index: int) -> Iterator[Row]:
+        """The rows, numbered on from ``first_index``. Each is a JSON object by then; else ``InputError``."""
+        ...
+
+    def where(self, place: int) -> str:
+        """``place`` (a line or row number, from 1) in words: "prompts.jsonl line 17"."""
+        ...
+
+
+class Row(msgspec.Struct, eq=False):
+    """One record in.
+
+    ``index`` counts from 0 over all inputs together. ``raw`` is the row as JSON: of a JSONL file the line
+    itself without surrounding blanks, of anything else its compact encoding (see
+    ``encoding.encode_record``).
+    """
+
+    index: int
+    raw: bytes
+    part: Part
+    place: int
+    _record: dict[str, Any] | None = None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """The row as a dict of JSON values, decoded at first use. Treat it as read-only: it is shared."""
+        if self._record is None:
+            try:
+                self._record = _decode(self.raw)
+            except (msgspec.MsgspecError, RecursionError) as error:
+                raise InputError(
+                    f"{self.where}: {explain_json(self.raw).message}", index=self.index
+                ) from error
+        return self._record
+
+    @property
+    def where(self) -> str:
+        """Where the row came from, for messages: "prompts.jsonl line 17"."""
+        return self.part.where(self.place)
+
+
+class _AnyObject(msgspec.Struct):
+    """Decoding into a struct without fields checks a whole object and builds nothing: half the cost of a
+    dict."""
+
+
+_decode = msgspec.json.Decoder(dict[str, Any]).decode
+check_object = msgspec.json.Decoder(_AnyObject).decode

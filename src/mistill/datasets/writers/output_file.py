@@ -1,0 +1,236 @@
+"""A file that is there whole or not at all: written beside its place, synced, then renamed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+import tempfile
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import IO, Any, cast
+
+from mistill.errors import InputError, MistillError
+
+_FLUSH_BYTES = 1 << 20
+
+
+class OutputFile:
+    """Bytes on their way out, in pieces of about 1 MiB. As much of a file object as gzip and pyarrow ask for.
+
+    A failure to write raises ``MistillError`` once. What is written after it is dropped: gzip and pyarrow
+    write their trailers when they are collected, and must find somebody there.
+    """
+
+    closed = False
+
+    def __init__(self, name: str, emit: Callable[[bytes], object]) -> None:
+        self.name = name
+        self._emit = emit
+        self._pending: list[bytes] = []
+        self._pending_bytes = 0
+        self._emitted_bytes = 0
+        self._discarded = False
+
+    def write(self, data: bytes) -> int:
+        size = len(data)
+        if size >= _FLUSH_BYTES:  # as it is: a column of Arrow data is one piece of tens of megabytes
+            self.emit_pending()
+            self._send(data)
+            return size
+        self._pending.append(bytes(data))
+        self._pending_bytes += size
+        if self._pending_bytes >= _FLUSH_BYTES:
+            self.emit_pending()
+        return size
+
+    def emit_pending(self) -> None:
+        """Hand everything on to the operating system. ``flush`` is no name for it: gzip calls that too often."""
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_bytes = 0
+        self._send(data)
+
+    def _send(self, data: bytes) -> None:
+        self._emitted_bytes += len(data)
+        if self._discarded:
+            return
+        try:
+            self._emit(data)
+        except OSError as error:
+            self._discarded = True
+            raise write_failure(self.name, error) from error
+
+    def discard(self) -> None:
+        self._discarded = True
+
+    def tell(self) -> int:
+        return self._emitted_bytes + self._pending_bytes
+
+    def flush(self) -> None:
+        pass
+
+    def close(self) -> None:
+        """Nothing: who opened it decides whether what was written counts."""
+
+    def writable(self) -> bool:
+        return True
+
+    def readable(self) -> bool:
+        return False
+
+    def seekable(self) -> bool:
+        return False
+
+
+@contextmanager
+def open_output(target: str | Path) -> Generator[OutputFile]:
+    """The place ``target`` for writing: a path, or ``-`` for stdout.
+
+    A regular file appears, or is replaced, when the block ends well; until then, and if it ends badly, the
+    old one stays as it was. Meanwhile the new one is ``NAME.xxxxxxxx.partial`` beside it, which only a
+    process that was killed leaves behind. Devices and pipes (``/dev/null``) are written to as they are.
+    Raises ``InputError`` for a place where nothing can be written, ``MistillError`` when writing fails
+    later (a full disk).
+    """
+    if str(target) == "-":
+        yield from _stdout()
+        return
+    path = Path(os.path.realpath(target))  # the file a link names is replaced, not the link
+    if is_replaceable(path):
+        yield from _beside(path, str(target))
+    else:
+        yield from _device(path, str(target))
+
+
+def is_replaceable(path: Path) -> bool:
+    """Whether ``path`` is, or can become, a regular file; else it is a device, a pipe, a directory, or
+    stdout.
+    """
+    return str(path) != "-" and (path.is_file() or not path.exists())
+
+
+class Spool:
+    """Lines on disk, written first and then read as often as needed. The file has no name and dies with the
+    process.
+    """
+
+    def __init__(self, file: IO[bytes], name: str) -> None:
+        self._file = file
+        # Past the file's own buffer, so that on a full disk nothing is left in it to fail again at the end.
+        self._out = OutputFile(f"{name} (its temporary copy)", partial(_write_all, file.fileno()))
+
+    def append(self, line: bytes) -> None:
+        self._out.write(line + b"\n")
+
+    def lines(self) -> Iterator[bytes]:
+        """All lines, from the first."""
+        self._out.emit_pending()
+        self._file.seek(0)
+        return iter(self._file)
+
+
+@contextmanager
+def open_spool(directory: Path | None, name: str) -> Generator[Spool]:
+    """A spool in ``directory`` (None: the system's) for the output ``name``."""
+    with tempfile.TemporaryFile(dir=directory) as file:
+        yield Spool(file, name)
+
+
+def check_place(target: str | Path) -> None:
+    """``InputError`` if nothing can be written at ``target``, as far as can be told without writing."""
+    if str(target) == "-":
+        return
+    path = Path(os.path.realpath(target))
+    if path.is_dir():
+        raise InputError(f"{target} is a directory", hint="name a file in it")
+    if not path.parent.is_dir():
+        raise InputError(f"{target}: there is no directory {path.parent}", hint=f"mkdir -p '{path.parent}'")
+    place = path.parent if is_replaceable(path) else path
+    if not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+        raise InputError(
+            f"{target}: the directory cannot be written to", hint="name another place for the output"
+        )
+
+
+def write_failure(name: str, error: OSError) -> MistillError:
+    reason = error.strerror or str(error)
+    return MistillError(
+        f"{name} could not be written: {reason}",
+        hint="no answer is lost, the ledger has them; make room or name another place, and export again",
+    )
+
+
+def _stdout() -> Generator[OutputFile]:
+    stdout = cast("Any", sys.stdout)
+    if stdout is None:
+        raise InputError("stdout is closed", hint="name a file instead of -")
+    stdout.flush()
+    output = OutputFile("stdout", stdout.buffer.write)
+    yield output
+    output.emit_pending()
+    stdout.buffer.flush()
+
+
+def _device(path: Path, name: str) -> Generator[OutputFile]:
+    check_place(path)
+    with path.open("wb", buffering=0) as raw:
+        output = OutputFile(name, partial(_write_all, raw.fileno()))
+        yield output
+        output.emit_pending()
+
+
+def _beside(path: Path, name: str) -> Generator[OutputFile]:
+    check_place(path)
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        descriptor = os.open(
+            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
+        )
+    except OSError as error:
+        raise InputError(f"{name}: cannot be written: {error.strerror}") from error
+    output = OutputFile(name, partial(_write_all, descriptor))
+    try:
+        try:
+            yield output
+            output.emit_pending()
+            _commit(descriptor, temporary, path, name)
+        finally:
+            os.close(descriptor)
+        _replace(temporary, path, name)
+    except BaseException:
+        output.discard()
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _commit(descriptor: int, temporary: Path, path: Path, name: str) -> None:
+    try:
+        if path.exists():
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+        os.fsync(descriptor)
+    except OSError as error:
+        raise write_failure(name, error) from error
+
+
+def _replace(temporary: Path, path: Path, name: str) -> None:
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        raise write_failure(name, error) from error
+    with suppress(OSError):  # a directory cannot be synced everywhere, and the file's content already is
+        directory = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    rest = memoryview(data)
+    while rest:
+        rest = rest[os.write(descriptor, rest) :]

@@ -1,0 +1,135 @@
+"""Why it is slow: where a governor's time went, and the one setting that would help."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from msgspec import Struct
+
+from mistill.delivery.quotas import LimitSource
+
+Cause = Literal[
+    "quota_requests", "quota_tokens", "cool_down", "outage", "concurrency", "adaptive_limit", "server", "idle"
+]
+"""What the oldest waiting request waits for; with none waiting, ``server`` while any is in flight, else ``idle``.
+
+``concurrency``: all slots of ``max_concurrent_requests`` are in use. ``ramp``: the adaptive limit of requests in
+flight holds them back, since it still grows, or since the server said that it is full.
+"""
+
+
+class Clock:
+    """Splits wall time by cause."""
+
+    __slots__ = ("_cause", "_seconds", "_since_s")
+
+    def __init__(self, now_s: float) -> None:
+        self._cause: Cause = "idle"
+        self._since_s = now_s
+        self._seconds: dict[Cause, float] = {}
+
+    def turn(self, cause: Cause, now_s: float) -> None:
+        """From now on, time is spent on ``cause``."""
+        if cause == self._cause:
+            return
+        self._seconds[self._cause] = self._seconds.get(self._cause, 0.0) + now_s - self._since_s
+        self._cause = cause
+        self._since_s = now_s
+
+    def split(self, now_s: float) -> dict[Cause, float]:
+        """Seconds by cause, up to now."""
+        seconds = dict(self._seconds)
+        seconds[self._cause] = seconds.get(self._cause, 0.0) + now_s - self._since_s
+        return seconds
+
+
+class Snapshot(Struct, frozen=True):
+    """A governor at one moment. ``seconds`` is wall time by cause since the governor was made.
+
+    ``refused`` counts 429s, ``answered`` good answers. A limit is None while none is known; its source says who set it.
+    """
+
+    waiting: int
+    in_flight: int
+    concurrency_limit: int
+    requests_per_minute: float | None
+    requests_source: LimitSource | None
+    tokens_per_minute: float | None
+    tokens_source: LimitSource | None
+    answered: int
+    refused: int
+    seconds: dict[Cause, float]
+
+    def since(self, earlier: Snapshot) -> dict[Cause, float]:
+        """Seconds by cause between an earlier snapshot and this one: how one run's time was spent."""
+        return {
+            cause: spent
+            for cause, seconds in self.seconds.items()
+            if (spent := seconds - earlier.seconds.get(cause, 0.0)) > 0
+        }
+
+
+_NOTABLE_SHARE = 0.2
+
+
+def advice(
+    snapshot: Snapshot, *, max_concurrent_requests: int, earlier: Snapshot | None = None
+) -> str | None:
+    """The one setting that would help most, or None if nothing in the user's hands slows it notably.
+
+    Args:
+        snapshot: the governor now.
+        max_concurrent_requests: the object's own setting, for the text.
+        earlier: the governor when the run began; without it, its whole life counts.
+    """
+    spent = dict(snapshot.seconds if earlier is None else snapshot.since(earlier))
+    spent.pop("idle", None)
+    total = sum(spent.values())
+    if total <= 0:
+        return None
+    cause = max(spent, key=lambda each: spent[each])
+    share = spent[cause] / total
+    if share < _NOTABLE_SHARE:
+        return None
+    text = _advice_for(cause, snapshot, max_concurrent_requests)
+    return None if text is None else f"{share:.0%} of the time {text}"
+
+
+def _advice_for(cause: Cause, snapshot: Snapshot, max_concurrent_requests: int) -> str | None:
+    match cause:
+        case "quota_requests":
+            return _quota_advice("requests", snapshot.requests_per_minute, snapshot.requests_source)
+        case "quota_tokens":
+            return _quota_advice("tokens", snapshot.tokens_per_minute, snapshot.tokens_source)
+        case "cool_down":
+            rate = snapshot.requests_per_minute
+            value = "" if rate is None else f" (about {math.floor(rate)} was accepted)"
+            return f"went into cool-downs after refusals (HTTP 429): set requests_per_minute to your quota{value}"
+        case "outage":
+            return (
+                "the server was failing: no setting helps, and the work went on by itself when it came back"
+            )
+        case "concurrency":
+            return (
+                f"all {max_concurrent_requests} slots waited for the server: raise max_concurrent_requests "
+                "if it can answer more at once"
+            )
+        case "adaptive_limit":
+            if not snapshot.refused:
+                return None  # it still grew: short runs end before it is done
+            return (
+                f"was held at {snapshot.concurrency_limit} requests in flight, found by trying: "
+                "a server that says it is full (code 3505) is less so at another hour or with another model"
+            )
+        case "server" | "idle":
+            return None
+
+
+def _quota_advice(what: str, per_minute: float | None, source: LimitSource | None) -> str:
+    amount = "" if per_minute is None else f" of {per_minute:,.0f} {what} a minute"
+    if source == "user":
+        return f"waited for your own limit{amount}: raise {what}_per_minute if your quota allows more"
+    shorter = ", or set a lower max_new_tokens" if what == "tokens" else ""
+    found = "your quota" if source == "server" else "a quota"
+    return f"waited for {found}{amount}: ask Mistral to raise it, or use a model with a larger one{shorter}"

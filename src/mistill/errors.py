@@ -1,0 +1,300 @@
+"""The error tree: what went wrong, whether a retry can help, and what to do next.
+
+    MistillError                      message, hint, retryable
+    ├── InputError (ValueError)       refused before anything was sent: a row, a message, an argument, a setting
+    │   └── WrongParameter            a row's own value of a generation parameter: this row alone
+    ├── APIError                      the server answered with an error: status, code, kind, correlation_id
+    │   ├── BadRequest                400, 422: this request, permanently
+    │   │   └── InvalidModel          400, code 1500: no such model, so the whole run
+    │   ├── Unauthorized              401: the key, so the whole run
+    │   ├── Forbidden                 403: guardrail, region or rights
+    │   ├── NotFound                  404: no such model or path
+    │   ├── RateLimited               429, code 1300: your quota          retry_after_s, limit_is_zero
+    │   ├── CapacityExceeded          429, code 3505: their capacity      retry_after_s
+    │   └── ServerError               5xx                                 retry_after_s
+    ├── TransportError                no whole answer came               maybe_billed
+    │   ├── ConnectFailed             the request never left              (maybe_billed is False)
+    │   ├── Disconnected              the connection ended before the answer did
+    │   └── AttemptTimeout            no answer within `timeout`
+    ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
+    ├── InvalidOutput                 a paid answer that does not fit its schema
+    ├── Stopped                       a budget, a deadline or an interrupt ended the work
+    ├── LedgerError                   a run's record on disk cannot be read or written
+    │   ├── LedgerInUse               another process is running on it
+    │   └── PlanChanged               it belongs to a run with other settings      changes
+    └── LocalModelError               the demo model cannot run
+
+    GenerationError (ExceptionGroup)  some rows of a call failed: their errors, and every good answer
+
+Every error is raised ``from`` its cause. None holds a request header, so no key can leak through one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Self, TypeVar
+
+from msgspec import Struct
+
+_BODY_EXCERPT_CHARS = 500
+
+E = TypeVar("E", bound=Exception)
+
+
+class RateLimits(Struct, frozen=True):
+    """Requests and tokens a minute as the server told them with one answer; None where it told nothing.
+
+    ``query_cost`` is the number of tokens that the server counted for this request; ``retry_after_s`` is how
+    many seconds it wants us to wait.
+    """
+
+    requests_limit: int | None = None
+    requests_remaining: int | None = None
+    tokens_limit: int | None = None
+    tokens_remaining: int | None = None
+    query_cost: int | None = None
+    retry_after_s: float | None = None
+
+    @property
+    def limit_is_zero(self) -> bool:
+        """This key may never use this model, so waiting cannot help."""
+        return self.requests_limit == 0 or self.tokens_limit == 0
+
+
+class MistillError(Exception):
+    """Base of every error that mistill raises on purpose.
+
+    ``kind`` is the stable, machine-readable name (snake_case) that records, ledgers and summaries show.
+    """
+
+    kind: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    partial: Any = None
+    """The `Completion` as far as it came, where the answer was streamed and broke off."""
+
+    attempts: int = 0
+    """How many HTTP attempts ended in this error, the last included."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # The default reduce calls cls(*args), which keyword-only attributes do not survive.
+        return (_rebuild, (type(self), self.args, self.__dict__.copy()))
+
+
+def _rebuild(cls: type[MistillError], args: tuple[Any, ...], state: dict[str, Any]) -> MistillError:
+    error = cls.__new__(cls, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
+
+
+class InputError(MistillError, ValueError):
+    """Input that was refused before a request left. ``index`` is the row's place in its call, from 0."""
+
+    kind = "invalid_input"
+
+    def __init__(self, message: str, *, hint: str | None = None, index: int | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.index = index
+
+
+class WrongParameter(InputError):
+    """A row's own value of a generation parameter is wrong: that row's failure alone, even if it is the first."""
+
+
+class APIError(MistillError):
+    """An HTTP answer that says no. ``code`` and ``error_type`` are Mistral's own, where it gave them."""
+
+    kind = "api_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int,
+        code: str | None = None,
+        error_type: str | None = None,
+        correlation_id: str | None = None,
+        retry_after_s: float | None = None,
+        limits: RateLimits | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message[:_BODY_EXCERPT_CHARS], hint=hint)
+        self.status = status
+        self.code = code
+        self.error_type = error_type
+        self.correlation_id = correlation_id
+        self.retry_after_s = retry_after_s
+        self.limits = limits
+
+    def __str__(self) -> str:
+        parts = [f"HTTP {self.status}"]
+        if self.code:
+            parts.append(f"code {self.code}")
+        if self.correlation_id:
+            parts.append(f"correlation id {self.correlation_id}")
+        text = f"{self.message} [{', '.join(parts)}]"
+        return f"{text} ({self.hint})" if self.hint else text
+
+
+class BadRequest(APIError):
+    kind = "bad_request"
+
+
+class InvalidModel(BadRequest):
+    """There is no such model at this endpoint: no row of the call can be answered."""
+
+    kind = "invalid_model"
+
+
+class Unauthorized(APIError):
+    kind = "unauthorized"
+
+
+class Forbidden(APIError):
+    kind = "forbidden"
+
+
+class NotFound(APIError):
+    kind = "not_found"
+
+
+class RateLimited(APIError):
+    """429 with code 1300: your own quota. ``limit_is_zero``: this key may never use this model."""
+
+    kind = "rate_limited"
+    retryable = True
+
+    @property
+    def limit_is_zero(self) -> bool:
+        return self.limits is not None and self.limits.limit_is_zero
+
+
+class CapacityExceeded(APIError):
+    """429 with code 3505: the server's capacity, whatever your quota says."""
+
+    kind = "capacity_exceeded"
+    retryable = True
+
+
+class ServerError(APIError):
+    kind = "server_error"
+    retryable = True
+
+
+class TransportError(MistillError):
+    """No whole answer came. ``maybe_billed``: the request had left, so it may cost money all the same."""
+
+    kind = "transport_error"
+    retryable = True
+
+    def __init__(self, message: str, *, maybe_billed: bool = True, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.maybe_billed = maybe_billed
+
+
+class ConnectFailed(TransportError):
+    kind = "connect_failed"
+
+
+class Disconnected(TransportError):
+    kind = "disconnected"
+
+
+class AttemptTimeout(TransportError):
+    kind = "timeout"
+
+
+class MalformedAnswer(MistillError):
+    """A success status whose body is no answer: HTML, cut JSON, no choices."""
+
+    kind = "malformed_answer"
+    retryable = True
+
+    def __init__(self, message: str, *, correlation_id: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.correlation_id = correlation_id
+        self.maybe_billed = True
+
+
+class InvalidOutput(MistillError):
+    """A paid answer that does not fit its schema. ``text`` is the raw answer; ``path`` is where it fails."""
+
+    kind = "invalid_output"
+
+    def __init__(self, message: str, *, text: str | None, path: str = "$", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.text = text
+        self.path = path
+
+
+class Stopped(MistillError):
+    """The work was ended on purpose before this row was done; nothing is wrong with the row itself."""
+
+    kind = "stopped"
+
+
+class LedgerError(MistillError):
+    """A run's ledger cannot be read or written. What was committed before is still in it."""
+
+    kind = "ledger_error"
+
+
+class LedgerInUse(LedgerError):
+    """Another process is running on this ledger."""
+
+    kind = "ledger_in_use"
+
+
+class PlanChanged(LedgerError):
+    """The ledger belongs to a run with other settings. ``changes``: setting -> (in the ledger, now)."""
+
+    kind = "plan_changed"
+
+    def __init__(
+        self, message: str, *, changes: dict[str, tuple[object, object]], hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.changes = changes
+
+
+class LocalModelError(MistillError):
+    """The demo model cannot run: its extra, its weights or its process is missing or broken."""
+
+    kind = "local_model"
+
+
+class GenerationError(ExceptionGroup[MistillError]):
+    """Some rows of a call failed; the others were answered, and are here.
+
+    Attributes:
+        outputs: what the call would have returned, with ``None`` for each failed row.
+        failures: the error of each failed row, by the row's index.
+    """
+
+    outputs: list[Any]
+    failures: dict[int, MistillError]
+
+    @classmethod
+    def of(cls, outputs: Sequence[Any], failures: Mapping[int, MistillError]) -> Self:
+        """The error of a call, from what it would have returned and what went wrong."""
+        index, first = min(failures.items())
+        message = f"{len(failures)} of {len(outputs)} rows failed; the first is row {index}: {first}"
+        group = cls(message, list(failures.values()))
+        group.outputs = list(outputs)
+        group.failures = dict(failures)
+        return group
+
+    def derive(self, excs: Sequence[E], /) -> ExceptionGroup[E]:  # pyright: ignore[reportIncompatibleMethodOverride]  only errors get in
+        return ExceptionGroup(self.message, excs)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self).of, (self.outputs, self.failures))

@@ -1,0 +1,333 @@
+"""The writing side of a ledger: what a run promises to remember, and when it is on disk."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import sqlite3
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import msgspec
+
+from mistill.errors import LedgerError, MistillError
+from mistill.ledger import database
+from mistill.ledger.commits import CommitQueue, Insert, Update
+from mistill.ledger.lock import LedgerLock
+from mistill.ledger.matching import InputMatcher
+from mistill.ledger.selection import Selection
+
+# An attempt that was cancelled as it began may be in one group with its own end, so neither minds the other.
+_BEGUN = Insert("INSERT OR IGNORE INTO attempts (id, row, sent_at)", "(?, ?, ?)")
+_ANSWERED = Insert(
+    "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, input_tokens, output_tokens, cost)",
+    "(?, ?, ?, ?, 'answered', ?, ?, ?)",
+)
+_UNANSWERED = Insert(
+    "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, error)", "(?, ?, ?, ?, ?, ?)"
+)
+_ANSWERS = Insert("INSERT INTO answers", "(?, ?)")
+# A completion is replaced only where the row was asked again, and then only by another completion.
+_REPLACING = """ON CONFLICT (row) DO UPDATE SET
+        state = excluded.state, answer = excluded.answer, more_answers = excluded.more_answers,
+        finish_reason = excluded.finish_reason, error_kind = excluded.error_kind, error = excluded.error,
+        input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, cost = excluded.cost,
+        ended_at = excluded.ended_at, parameters = excluded.parameters
+    WHERE outcomes.state = 'failure' OR (
+        excluded.state = 'completion' AND (SELECT asked_again FROM rows WHERE id = excluded.row))"""
+_OUTCOMES = Insert("INSERT INTO outcomes", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _REPLACING)
+_PLAIN_COMPLETIONS = Insert(
+    "INSERT INTO outcomes (row, state, answer, finish_reason, input_tokens, output_tokens, cost, ended_at)",
+    "(?, 'completion', ?, ?, ?, ?, ?, ?)",
+    _REPLACING,
+)
+_MAYBE_BILLED = Update("UPDATE rows SET maybe_billed = 1 WHERE id = ?")
+_NOT_ASKED_AGAIN = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND asked_again")
+
+
+class Attempt(msgspec.Struct, frozen=True, gc=False):
+    """One HTTP try of a row that is on disk, and so may be sent. ``sent_at``: unix seconds."""
+
+    id: int
+    row: int
+    sent_at: float
+
+
+class Usage(msgspec.Struct, frozen=True, gc=False):
+    """What answers took: tokens, and US dollars where the price is known."""
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cost: float | None = None
+
+
+NO_USAGE = Usage()
+
+
+class PaidAnswer(msgspec.Struct, frozen=True, gc=False):
+    """An answer that is in the ledger though its row had no outcome yet when the last run ended."""
+
+    attempt: Attempt
+    body: bytes
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+
+
+class Ledger:
+    """A run's memory on disk. Open one with ``Ledger.open``; one run at a time may.
+
+    Methods that give a future have put their write in the queue when they return; the future is done once it
+    is on disk. What the methods that give nothing write is on disk before the next such future is done. Call
+    them on a running event loop; several loops may share a ledger.
+
+    After a failed write (a full disk) every waiter and every later call gets the same ``LedgerError``; what
+    was committed before stays, and a later run resumes from it.
+    """
+
+    def __init__(
+        self, path: Path, connection: sqlite3.Connection, lock: LedgerLock, backup: Path | None
+    ) -> None:
+        self.path = path
+        self.backup = backup
+        self._lock = lock
+        with database.explained(path):
+            self.maybe_billed_at_open = _mark_interrupted(connection)
+            self._unfinished = _unfinished_answers(connection)
+            # A count, because loops in several threads take from it.
+            self._attempt_ids = itertools.count(
+                _first(connection, "SELECT coalesce(max(id), 0) + 1 FROM attempts")
+            )
+            self._next_row = _first(connection, "SELECT coalesce(max(id), 0) + 1 FROM rows")
+        self._commits = CommitQueue(path, connection)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path | str,
+        plan_fingerprint: str,
+        plan: Mapping[str, Any],
+        *,
+        details: Mapping[str, Any] | None = None,
+        fresh: bool = False,
+        version: str = "",
+    ) -> Self:
+        """The ledger of this plan, to resume from or new.
+
+        ``details`` are kept beside the plan for whoever reads the ledger; unlike it, they may change between starts.
+
+        ``fresh`` puts an old ledger aside, whatever is in it, and ``backup`` says where: paid answers are not
+        deleted. Attempts that were in flight when the last run died are marked maybe billed here, and
+        ``maybe_billed_at_open`` counts them.
+
+        Raises:
+            LedgerInUse: another run holds it.
+            PlanChanged: it belongs to other settings; says which.
+            LedgerError: it is damaged, of another format, no ledger at all, or cannot be written; it is
+                left as it was.
+        """
+        path = Path(path)
+        lock = LedgerLock(path)
+        try:
+            backup = database.set_aside(path) if fresh else None
+            connection = database.open_to_write(path, plan_fingerprint, plan, version)
+            try:
+                if details is not None:
+                    with database.explained(path):
+                        database.write_meta(connection, "details", json.dumps(details, ensure_ascii=False))
+                return cls(path, connection, lock, backup)
+            except BaseException:
+                connection.close()
+                raise
+        except BaseException:
+            lock.release()
+            raise
+
+    def close(self) -> None:
+        """Commit what was asked for, end the writer thread, let go of the lock. Waits for the disk."""
+        if not self._commits.closed:
+            self._commits.close()
+            self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    async def match_input(self, *, dedupe: bool = False) -> InputMatcher:
+        """Begin a pass over the input. ``dedupe``: identical requests are asked once and share an outcome."""
+        return await InputMatcher.begin(self._commits, self._take_rows, set(self._unfinished), dedupe=dedupe)
+
+    async def begin_attempts(self, rows: Sequence[int]) -> list[Attempt]:
+        """Leave to send: an attempt for each of the rows, which go out in one request, is on disk.
+
+        When this is cancelled, they count as not sent.
+        """
+        sent_at = time.time()
+        attempts = [Attempt(next(self._attempt_ids), row, sent_at) for row in rows]
+        begun = [(attempt.id, attempt.row, sent_at) for attempt in attempts]
+        try:
+            return await self._commits.commit(attempts, (_BEGUN, begun))
+        except asyncio.CancelledError:
+            with suppress(LedgerError):  # closed or broken: the cancellation is what the task must see
+                for attempt in attempts:
+                    self.end_attempt(attempt, "not_sent")
+            raise
+
+    def answer(self, attempt: Attempt, body: bytes, usage: Usage) -> None:
+        """The attempt was answered and paid for: keep the answer as it came, whether or not it will do."""
+        took = (usage.input_tokens, usage.output_tokens, usage.cost)
+        ended = (attempt.id, attempt.row, attempt.sent_at, time.time(), *took)
+        self._commits.put((_ANSWERED, [ended]), (_ANSWERS, [(attempt.id, bytearray(body))]))
+
+    def end_attempt(
+        self,
+        attempt: Attempt,
+        status: Literal["failed", "maybe_billed", "not_sent"],
+        error: MistillError | None = None,
+    ) -> None:
+        """The attempt ended with no answer. ``maybe_billed``: it had left, so it may cost money anyway."""
+        text = None if error is None else describe(error)
+        ended = (_UNANSWERED, [(attempt.id, attempt.row, attempt.sent_at, time.time(), status, text)])
+        if status == "maybe_billed":
+            self._commits.put(ended, (_MAYBE_BILLED, [(attempt.row,)]))
+        else:
+            self._commits.put(ended)
+
+    def complete(
+        self,
+        row: int,
+        answers: Sequence[Attempt],
+        *,
+        finish_reason: str | None,
+        usage: Usage,
+        parameters: str | None = None,
+    ) -> asyncio.Future[None]:
+        """The row is done.
+
+        ``answers``: the attempts whose answers are its generations, in order. ``usage``: all that it
+        took. ``parameters``: the JSON that it was asked again with, from ``RowState.parameters``.
+        """
+        ids = [attempt.id for attempt in answers]
+        took = (usage.input_tokens, usage.output_tokens, usage.cost, time.time())
+        if len(ids) == 1 and parameters is None:
+            return self._commits.commit(None, (_PLAIN_COMPLETIONS, [(row, ids[0], finish_reason, *took)]))
+        more = json.dumps(ids[1:]) if len(ids) > 1 else None
+        first = ids[0] if ids else None
+        values = (row, "completion", first, more, finish_reason, None, None, *took, parameters)
+        return self._commits.commit(None, (_OUTCOMES, [values]))
+
+    def fail(
+        self,
+        row: int,
+        error: MistillError,
+        *,
+        finish_reason: str | None = None,
+        usage: Usage = NO_USAGE,
+        parameters: str | None = None,
+    ) -> asyncio.Future[None]:
+        """The row is given up for this run. A later one tries it again, unless the user says otherwise.
+
+        ``finish_reason``: of its last answer, where it had one that did not do.
+        """
+        values = (
+            row, "failure", None, None, finish_reason, error.kind, describe(error),
+            usage.input_tokens, usage.output_tokens, usage.cost, time.time(), parameters,
+        )  # fmt: skip
+        return self._commits.commit(None, (_NOT_ASKED_AGAIN, [(row,)]), (_OUTCOMES, [values]))
+
+    async def paid_answers(self, row: int) -> list[PaidAnswer]:
+        """What was already answered for a row that the last run left without an outcome, oldest first."""
+        attempts = self._unfinished.get(row)
+        if not attempts:
+            return []
+        return await self._commits.run(lambda connection: _read_paid(connection, attempts))
+
+    async def reopen(self, selection: Selection, parameters: Mapping[str, Any] | None = None) -> int:
+        """Make the selected rows pending again, to be asked with ``parameters`` over the run's own.
+
+        Returns how many.
+        Their outcomes stay in the output until better ones replace them, and in the lineage after that.
+        """
+        text = json.dumps(parameters, ensure_ascii=False) if parameters else None
+        return await self._commits.run(lambda connection: _reopen(connection, selection, text))
+
+    async def flush(self) -> None:
+        """Returns once all that was asked for before is on disk."""
+        await self._commits.run(lambda _: None)
+
+    def _take_rows(self, count: int) -> int:
+        """Reserve ``count`` row ids; returns the first."""
+        first = self._next_row
+        self._next_row += count
+        return first
+
+
+def describe(error: MistillError) -> str:
+    """An error as JSON: kind, message, hint, retryable, and those of its particulars that it has."""
+    particulars = ("status", "code", "error_type", "correlation_id", "path", "maybe_billed")
+    known = {name: getattr(error, name, None) for name in particulars}
+    return json.dumps(
+        {
+            "kind": error.kind,
+            "message": error.message,
+            "hint": error.hint,
+            "retryable": error.retryable,
+            **{name: value for name, value in known.items() if value is not None},
+        }
+    )
+
+
+def _mark_interrupted(connection: sqlite3.Connection) -> int:
+    """Attempts that nothing ended were in flight when the process died: sent, perhaps answered and billed."""
+    connection.execute("BEGIN IMMEDIATE")
+    connection.execute(
+        "UPDATE rows SET maybe_billed = 1 WHERE id IN (SELECT row FROM attempts WHERE status IS NULL)"
+    )
+    marked = connection.execute("UPDATE attempts SET status = 'maybe_billed' WHERE status IS NULL").rowcount
+    connection.execute("COMMIT")
+    return marked
+
+
+def _unfinished_answers(connection: sqlite3.Connection) -> dict[int, list[int]]:
+    """Row -> answered attempts, of rows with no outcome: few, what was under way when the last run ended."""
+    found: dict[int, list[int]] = {}
+    for row, attempt in connection.execute(
+        """SELECT a.row, a.id FROM attempts AS a LEFT JOIN outcomes AS o ON o.row = a.row
+           WHERE o.row IS NULL AND a.status = 'answered' ORDER BY a.id"""
+    ):
+        found.setdefault(row, []).append(attempt)
+    return found
+
+
+def _read_paid(connection: sqlite3.Connection, attempts: list[int]) -> list[PaidAnswer]:
+    found: list[PaidAnswer] = []
+    for attempt in attempts:
+        row, sent_at, input_tokens, output_tokens, cost, body = connection.execute(
+            """SELECT row, sent_at, input_tokens, output_tokens, cost, body
+               FROM attempts JOIN answers ON attempt = id WHERE id = ?""",
+            (attempt,),
+        ).fetchone()
+        found.append(PaidAnswer(Attempt(attempt, row, sent_at), body, input_tokens, output_tokens, cost))
+    return found
+
+
+def _reopen(connection: sqlite3.Connection, selection: Selection, parameters: str | None) -> int:
+    return connection.execute(
+        f"""UPDATE rows SET asked_again = 1, parameters = ? WHERE id IN (
+            SELECT coalesce(same_as, id) FROM row_states
+            WHERE position IS NOT NULL AND {selection.sql})""",  # noqa: S608 - our own words
+        (parameters, *selection.values),
+    ).rowcount
+
+
+def _first(connection: sqlite3.Connection, query: str) -> int:
+    return connection.execute(query).fetchone()[0]

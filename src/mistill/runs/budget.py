@@ -1,0 +1,200 @@
+"""Limits on what a run may spend: money, tokens, time.
+
+The rule that keeps them: another request may leave only while everything in flight, at its worst, still fits in what
+is left. Only the one that leaves now may then overrun, so the overrun is less than one answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Callable
+from threading import Lock
+
+from mistill.api.prices import Price, TokenCounts
+from mistill.errors import InputError, Stopped
+
+_LONGEST_ANSWER_TOKENS = 131_072
+"""What an answer may take at its worst, while nothing is known: the context length of Mistral's large models."""
+_ANSWERS_TO_TRUST = 20
+_TRUST = 2
+"""Once so many answers have been seen, one of unlimited length is taken to be at most twice the longest of them."""
+
+
+class Reservation:
+    """What one attempt may cost at its worst. Given back exactly once: settled or refunded."""
+
+    __slots__ = ("cost", "input_tokens", "is_settled", "tokens")
+
+    def __init__(self, input_tokens: int, tokens: int, cost: float) -> None:
+        self.input_tokens = input_tokens
+        self.tokens = tokens
+        self.cost = cost
+        self.is_settled = False
+
+
+class Budget:
+    """Money, tokens and time that a run may use; reaching one is a clean stop. Thread-safe.
+
+    Args:
+        max_cost: US dollars.
+        max_tokens: input and output together.
+        deadline_s: seconds from now.
+        price: of the model; needed with ``max_cost``.
+        spent_cost, spent_tokens: what was spent before, for a run that goes on.
+        clock: seconds that never go back.
+
+    Attributes:
+        is_limited: whether money or tokens are; if not, nothing need be reserved.
+
+    Raises:
+        InputError: a limit is not a positive number, or ``max_cost`` comes without a price.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_cost: float | None = None,
+        max_tokens: int | None = None,
+        deadline_s: float | None = None,
+        price: Price | None = None,
+        spent_cost: float = 0.0,
+        spent_tokens: int = 0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        for name, limit in (("max_cost", max_cost), ("max_tokens", max_tokens), ("deadline_s", deadline_s)):
+            if limit is not None and not 0 < limit < math.inf:
+                raise InputError(f"{name} must be a positive number, not {limit}")
+        if max_cost is not None and price is None:
+            raise InputError(
+                "max_cost needs the price of the model, and none is known",
+                hint="give your own table of prices, or use max_tokens",
+            )
+        self.max_cost = max_cost
+        self.max_tokens = max_tokens
+        self.is_limited = max_cost is not None or max_tokens is not None
+        self.spent_cost = spent_cost
+        self.spent_tokens = spent_tokens
+        self._price = price
+        self._clock = clock
+        self._deadline_s = deadline_s
+        self._ends_s = math.inf if deadline_s is None else clock() + deadline_s
+        self._in_flight = 0
+        self._reserved_cost = 0.0
+        self._reserved_tokens = 0
+        self._answers = 0
+        self._output_tokens = 0
+        self._longest_output = 0
+        self._lock = Lock()
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+
+    def time_left_s(self) -> float:
+        """Seconds until the deadline, 0 at the least; infinite without one."""
+        return max(0.0, self._ends_s - self._clock())
+
+    def try_reserve(self, input_tokens: int, max_output_tokens: int | None) -> Reservation | None:
+        """Before an attempt: its reservation, or None while what is in flight might already use up the rest.
+
+        Args:
+            input_tokens: no fewer than it will have; the bytes of the request are such a number.
+            max_output_tokens: what bounds the output of all its completions together; None: nothing does.
+
+        Raises:
+            Stopped: a limit has been reached.
+        """
+        with self._lock:
+            self._raise_if_reached()
+            if not self._in_flight_fits():
+                return None
+            tokens = input_tokens + self._longest(max_output_tokens)
+            cost = self._cost(input_tokens, tokens - input_tokens)
+            self._in_flight += 1
+            self._reserved_tokens += tokens
+            self._reserved_cost += cost
+            return Reservation(input_tokens, tokens, cost)
+
+    async def reserve(self, input_tokens: int, max_output_tokens: int | None) -> Reservation:
+        """As `try_reserve`, but waits until the request may leave. Safe to cancel."""
+        while (reservation := self.try_reserve(input_tokens, max_output_tokens)) is None:
+            loop = asyncio.get_running_loop()
+            settled = loop.create_future()
+            with self._lock:
+                if self._in_flight_fits():  # something has been settled in between
+                    continue
+                self._waiting.append((loop, settled))
+            await settled
+        return reservation
+
+    def settle(self, reservation: Reservation, usage: TokenCounts | None, cost: float | None = None) -> None:
+        """The attempt was answered, and billed so.
+
+        Args:
+            usage: None: the server told nothing, or may have billed an answer that never came; the mean is taken.
+            cost: US dollars, where they are known otherwise than from tokens.
+        """
+        with self._lock:
+            self._release(reservation)
+            if usage is None:
+                output = round(self._output_tokens / self._answers) if self._answers else 0
+                self.spent_tokens += reservation.input_tokens + output
+                self.spent_cost += self._cost(reservation.input_tokens, output) if cost is None else cost
+                return
+            self._answers += 1
+            self._output_tokens += usage.output_tokens
+            self._longest_output = max(self._longest_output, usage.output_tokens)
+            self.spent_tokens += usage.input_tokens + usage.output_tokens
+            if cost is None:
+                cost = 0.0 if self._price is None else self._price.cost(usage)
+            self.spent_cost += cost
+
+    def refund(self, reservation: Reservation) -> None:
+        """The attempt was not billed: never sent, or refused."""
+        with self._lock:
+            self._release(reservation)
+
+    def _raise_if_reached(self) -> None:
+        reached = None
+        if self.max_cost is not None and self.spent_cost >= self.max_cost:
+            reached = f"max_cost of ${self.max_cost:g} is spent (${self.spent_cost:.4f})"
+        elif self.max_tokens is not None and self.spent_tokens >= self.max_tokens:
+            reached = f"max_tokens of {self.max_tokens:,} are used ({self.spent_tokens:,})"
+        elif self._clock() >= self._ends_s:
+            reached = f"the deadline of {self._deadline_s:g} s has passed"
+        if reached is not None:
+            raise Stopped(f"budget: {reached}", hint="run again with a larger one to go on with the rest")
+
+    def _in_flight_fits(self) -> bool:
+        """What is in flight, at its worst, still fits in what is left."""
+        if not self._in_flight:
+            return True  # exactly: sums of floats may leave a speck reserved
+        if self.max_tokens is not None and self.spent_tokens + self._reserved_tokens > self.max_tokens:
+            return False
+        return self.max_cost is None or self.spent_cost + self._reserved_cost <= self.max_cost
+
+    def _longest(self, max_output_tokens: int | None) -> int:
+        if max_output_tokens is not None:
+            return max_output_tokens
+        if self._answers < _ANSWERS_TO_TRUST:
+            return _LONGEST_ANSWER_TOKENS
+        return min(_LONGEST_ANSWER_TOKENS, _TRUST * self._longest_output)
+
+    def _cost(self, input_tokens: int, output_tokens: int) -> float:
+        return 0.0 if self._price is None else self._price.most(input_tokens, output_tokens)
+
+    def _release(self, reservation: Reservation) -> None:
+        if reservation.is_settled:
+            raise AssertionError("a reservation is settled or refunded once")
+        reservation.is_settled = True
+        self._in_flight -= 1
+        self._reserved_tokens -= reservation.tokens
+        self._reserved_cost -= reservation.cost
+        waiting, self._waiting = self._waiting, []
+        for loop, settled in waiting:
+            if not loop.is_closed():
+                loop.call_soon_threadsafe(_set_done, settled)
+
+
+def _set_done(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)

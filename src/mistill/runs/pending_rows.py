@@ -1,0 +1,177 @@
+"""Rows of the input that are still to be asked: read, matched with the ledger, rendered, a window at a time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol, Self, TypeGuard
+
+import msgspec
+
+from mistill.datasets.prefetch import Windows
+from mistill.datasets.sources import Row
+from mistill.errors import InputError, WrongParameter
+from mistill.ledger import InputRow, RowState
+from mistill.runs.records import check_columns
+from mistill.runs.summary import Progress
+from mistill.runs.work import Task, Work, digest
+
+OnUnknown = Literal["retry", "hold"]
+
+
+class Matcher(Protocol):
+    """Which row of the ledger a row of the input is; see `InputMatcher`."""
+
+    async def known(self, digests: Sequence[bytes]) -> list[RowState | None]: ...
+    async def claim(self, rows: Sequence[InputRow]) -> list[RowState]: ...
+    async def finish(self) -> int: ...
+
+
+class Feed:
+    """An asynchronous iterator for many workers, of the tasks that one request asks. At most a window of rows, and what
+    one request takes, is in memory.
+
+    Where the input breaks off it ends, with ``error`` set: the rows before were read, and are asked in a later start.
+
+    Args:
+        reserved: names of the output's own columns, which no row may have.
+        retry_failed: whether rows that failed before are asked again.
+        on_unknown: what becomes of rows that were in flight when a run died.
+        limit: asks no more rows than this.
+    """
+
+    def __init__(
+        self,
+        windows: Windows,
+        work: Work[Any],
+        matcher: Matcher,
+        progress: Progress,
+        *,
+        reserved: frozenset[str],
+        retry_failed: bool,
+        on_unknown: OnUnknown,
+        limit: int | None = None,
+    ) -> None:
+        self._windows = windows
+        self._work = work
+        self._matcher = matcher
+        self._progress = progress
+        self._reserved = reserved
+        self._retry_failed = retry_failed
+        self._on_unknown = on_unknown
+        self._ready: deque[Task] = deque()
+        self._filling = asyncio.Lock()
+        self._left = limit
+        self._closed = False
+        self.rows_read = 0
+
+    @property
+    def read_to_end(self) -> bool:
+        return self._windows.ended
+
+    @property
+    def error(self) -> Exception | None:
+        return self._windows.error
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[Task]:
+        if len(self._ready) >= self._work.most_together:
+            return self._work.take(self._ready)
+        while self._is_short and not self._is_over:
+            async with self._filling:
+                if self._is_short and not self._is_over:
+                    await self._fill()
+        if not self._ready:
+            raise StopAsyncIteration
+        return self._work.take(self._ready)
+
+    @property
+    def _is_short(self) -> bool:
+        """Another window is needed, for a whole request. What comes when it likes is not waited for."""
+        return not self._ready or (len(self._ready) < self._work.most_together and not self._windows.may_wait)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self._left == 0 or self.read_to_end or self.error is not None
+
+    def close(self) -> None:
+        """Gives out nothing more."""
+        self._closed = True
+        self._ready.clear()
+        self._windows.close()
+
+    async def count_rest(self) -> int:
+        """Reads the input to its end, asking nothing. Returns how many rows it has in all."""
+        while not (self.read_to_end or self.error):
+            self.rows_read += len(await self._windows.next())
+            await asyncio.sleep(0)  # others on this loop have work to do
+        return self.rows_read
+
+    async def _fill(self) -> None:
+        rows = await self._windows.next()
+        if self._closed:
+            return  # nothing of them is in the ledger yet, so a later start meets them again
+        self.rows_read += len(rows)
+        digests = [digest(row.raw) for row in rows]
+        states = await self._matcher.known(digests)
+        asked = {place: self._asked_of(rows[place]) for place, state in enumerate(states) if state is None}
+        if asked and rows[0].index == 0 and _is_of_all_rows(first := asked.get(0)):
+            raise first
+        claimed = await self._matcher.claim(
+            [self._input_row(rows[place], digests[place], one) for place, one in asked.items()]
+        )
+        for place, state in zip(asked, claimed, strict=True):
+            states[place] = state
+        if self._closed or self.error is not None:
+            return
+        for place, state in enumerate(states):
+            assert state is not None
+            if not self._is_due(state) or self._left == 0:
+                continue
+            one = asked[place] if place in asked else self._asked_of(rows[place])
+            self._ready.append(Task(state, rows[place], self._with_parameters(one, state)))
+            if self._left is not None:
+                self._left -= 1
+
+    def _is_due(self, state: RowState) -> bool:
+        """Whether the row is to be asked in this start; counts it where it is not."""
+        if state.same_as is not None or state.state == "completion":
+            self._progress.known += 1
+            return False
+        if state.state == "failure" and not self._retry_failed:
+            self._progress.known += 1
+            return False
+        if state.state == "pending" and state.maybe_billed and self._on_unknown == "hold":
+            self._progress.held += 1
+            return False
+        return True
+
+    def _asked_of(self, row: Row) -> Any:
+        """What is asked of the row, or why it cannot be."""
+        try:
+            if not self._reserved.isdisjoint(row.record):
+                check_columns(row.record, self._reserved, row.where)
+            return self._work.prepare(row)
+        except InputError as error:
+            if not error.message.startswith(row.where):
+                error = InputError(f"{row.where}: {error.message}", hint=error.hint, index=row.index)
+            return error
+
+    def _with_parameters(self, asked: Any, state: RowState) -> Any:
+        """The same with what this row is asked again with, where it is a retry."""
+        if state.parameters is None or isinstance(asked, InputError):
+            return asked
+        return self._work.with_parameters(asked, msgspec.json.decode(state.parameters))
+
+    def _input_row(self, row: Row, own_digest: bytes, asked: Any) -> InputRow:
+        # A row that cannot be asked is known by its own bytes.
+        fingerprint = own_digest if isinstance(asked, InputError) else self._work.fingerprint(asked)
+        return InputRow(row.index, own_digest, fingerprint, row.raw)
+
+
+def _is_of_all_rows(first: Any) -> TypeGuard[InputError]:
+    """A first row that cannot be rendered means a wrong template or wrong names: nothing is sent."""
+    return isinstance(first, InputError) and not isinstance(first, WrongParameter)

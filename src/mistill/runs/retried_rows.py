@@ -1,0 +1,72 @@
+"""Rows that stand in a ledger already, as an input of their own: what a retry asks."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+from mistill.datasets.sources import Row
+from mistill.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selection
+
+_PAGE_ROWS = 1000
+
+
+class AskedAgain:
+    """The rows of a ledger that are to be asked again, in the order of the input.
+
+    It is both the source and the matcher of a run: each row is met just as it stands in the ledger, and the input as a
+    whole is not touched, read to its end or not.
+    """
+
+    def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
+        self._states: deque[RowState] = deque()
+
+    # --- as a source ------------------------------------------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        return str(self._ledger)
+
+    @property
+    def repeatable(self) -> bool:
+        return True
+
+    def columns(self) -> tuple[str, ...] | None:
+        return None
+
+    def total(self) -> int | None:
+        return None
+
+    def rows(self, first_index: int) -> Iterator[Row]:
+        self._states.clear()
+        for row in self._pages():
+            self._states.append(RowState(row.row, row.position, parameters=row.next_parameters))
+            yield Row(first_index + row.position, row.record, self, row.position)
+
+    def where(self, place: int) -> str:
+        return f"{self._ledger} row {place}"
+
+    def _pages(self) -> Iterator[LedgerRow]:
+        # A page at a time, since a read that goes on keeps SQLite from folding its log into the file.
+        start = 0
+        with LedgerReader(self._ledger) as reader:
+            while page := list(
+                islice(reader.rows(Selection("asked_again AND position >= ?", (start,))), _PAGE_ROWS)
+            ):
+                yield from page
+                start = page[-1].position + 1
+
+    # --- as a matcher -----------------------------------------------------------------------------------------------
+
+    async def known(self, digests: Sequence[bytes]) -> list[RowState | None]:
+        return [self._states.popleft() for _ in digests]
+
+    async def claim(self, rows: Sequence[InputRow]) -> list[RowState]:
+        assert not rows, "every row is known"
+        return []
+
+    async def finish(self) -> int:
+        return 0

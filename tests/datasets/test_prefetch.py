@@ -1,0 +1,104 @@
+"""Windows of rows: bounded, in order, and told apart where an input ends, breaks off or is not wanted any more."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import pytest
+
+from mistill.datasets.prefetch import WINDOW_ROWS, StreamedWindows, Windows, open_windows
+from mistill.datasets.sources import open_source
+
+
+def rows(count: int) -> list[dict[str, int]]:
+    return [{"number": number} for number in range(count)]
+
+
+async def read_all(windows: Windows) -> list[int]:
+    found: list[int] = []
+    while not (windows.ended or windows.error):
+        window = await windows.next()
+        assert len(window) <= WINDOW_ROWS
+        found += [row.record["number"] for row in window]
+    return found
+
+
+@pytest.mark.parametrize("count", [0, 1, WINDOW_ROWS - 1, WINDOW_ROWS, WINDOW_ROWS + 1, 5 * WINDOW_ROWS])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_every_row_comes_once_and_in_order(count: int, streamed: bool) -> None:
+    source = open_source(iter(rows(count)) if streamed else rows(count))
+    windows = open_windows(source)
+    assert isinstance(windows, StreamedWindows) is streamed
+    assert await read_all(windows) == list(range(count))
+    assert windows.error is None
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_rows_before_a_broken_one_are_given(streamed: bool) -> None:
+    items = [*rows(3), 17, *rows(3)]
+    windows = open_windows(open_source(iter(items) if streamed else items))
+    assert await read_all(windows) == [0, 1, 2]
+    assert "row 4" in str(windows.error)
+    assert not windows.ended
+
+
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_long_rows_make_short_windows(streamed: bool) -> None:
+    items = [{"number": number, "long": "x" * 10_000_000} for number in range(5)]
+    windows = open_windows(open_source(iter(items) if streamed else items))
+    numbers: list[int] = []
+    while not windows.ended:
+        window = await windows.next()
+        assert len(window) <= 2
+        numbers += [row.record["number"] for row in window]
+    assert numbers == [0, 1, 2, 3, 4]
+
+
+async def test_a_stream_is_read_no_further_than_one_window_ahead() -> None:
+    taken = 0
+
+    def endless() -> Iterator[dict[str, int]]:
+        nonlocal taken
+        while True:
+            taken += 1
+            yield {"number": taken}
+
+    windows = open_windows(open_source(endless()))
+    for _ in range(5):
+        before = taken
+        given = len(await windows.next())
+        assert taken <= before + given + WINDOW_ROWS + 1
+    windows.close()
+
+
+async def test_the_loop_goes_on_while_a_stream_has_nothing() -> None:
+    go_on = threading.Event()
+
+    def slow() -> Iterator[dict[str, int]]:
+        assert go_on.wait(30)
+        yield {"number": 0}
+
+    windows = open_windows(open_source(slow()))
+    window = asyncio.create_task(windows.next())
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not window.done()
+    go_on.set()
+    assert [row.record for row in await window] == [{"number": 0}]
+
+
+async def test_closing_wakes_who_waits() -> None:
+    never = threading.Event()
+
+    def stuck() -> Iterator[dict[str, int]]:
+        never.wait(30)
+        yield {"number": 0}
+
+    windows = open_windows(open_source(stuck()))
+    window = asyncio.create_task(windows.next())
+    await asyncio.sleep(0)
+    windows.close()
+    assert await window == []
+    never.set()

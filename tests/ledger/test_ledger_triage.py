@@ -1,0 +1,184 @@
+"""What a ledger tells about a run, and rows that are asked again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mistill.errors import BadRequest, InputError, InvalidOutput, RateLimited
+from mistill.ledger import InputRow, Ledger, LedgerReader, RowState, Selection, Usage
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(tmp_path / "out.ledger", "plan", {"model": "m"}) as ledger:
+        yield ledger
+
+
+async def rows_of(ledger: Ledger, count: int) -> list[RowState]:
+    matcher = await ledger.match_input()
+    digests = [n.to_bytes(16, "big") for n in range(count)]
+    known = await matcher.known(digests)
+    new = [
+        InputRow(n, digests[n], digests[n], json.dumps({"n": n}).encode())
+        for n in range(count)
+        if not known[n]
+    ]
+    claimed = iter(await matcher.claim(new))
+    await matcher.finish()
+    return [state or next(claimed) for state in known]
+
+
+async def complete(
+    ledger: Ledger, state: RowState, finish_reason: str, tokens: int, body: bytes = b"{}"
+) -> None:
+    usage = Usage(10, tokens, 0.25)
+    (attempt,) = await ledger.begin_attempts([state.row])
+    ledger.answer(attempt, body, usage)
+    await ledger.complete(
+        state.row, [attempt], finish_reason=finish_reason, usage=usage, parameters=state.parameters
+    )
+
+
+async def test_failures_are_grouped_by_cause_with_an_example_and_its_hint(ledger: Ledger) -> None:
+    states = await rows_of(ledger, 5)
+    limited = RateLimited("slow down", status=429, code="1300", correlation_id="abc", hint="lower the rate")
+    for state in (states[3], states[1]):
+        await ledger.fail(state.row, limited)
+    await ledger.fail(states[2].row, InvalidOutput("no number", text="raw", path="$.n"))
+    with LedgerReader(ledger.path) as reader:
+        first, second = reader.failures()
+        counts = reader.counts()
+    assert (first.kind, first.count, first.position) == ("rate_limited", 2, 1)
+    assert first.error == {
+        "kind": "rate_limited", "message": "slow down", "hint": "lower the rate", "retryable": True,
+        "status": 429, "code": "1300", "correlation_id": "abc",
+    }  # fmt: skip
+    assert (second.kind, second.error["path"]) == ("invalid_output", "$.n")
+    assert (counts.rows, counts.failures, counts.pending) == (5, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("where", "positions"),
+    [
+        ("state=completion", [0, 1]),
+        ("state=pending", [3]),
+        ("state!=completion", [2, 3]),
+        ("error=bad_request", [2]),
+        ("error != bad_request", [0, 1, 3]),
+        ("finish_reason=length", [1]),
+        ("output_tokens>=20", [1]),
+        ("output_tokens > 1, output_tokens<20", [0]),
+        ("state=completion and row>0", [1]),
+        ("cost=0.25 AND finish_reason=stop", [0]),
+        ("row=17", []),
+        ("finish_reason=' OR 1=1 --", []),
+    ],
+)
+async def test_where(ledger: Ledger, where: str, positions: list[int]) -> None:
+    states = await rows_of(ledger, 4)
+    await complete(ledger, states[0], "stop", 5)
+    await complete(ledger, states[1], "length", 20)
+    await ledger.fail(states[2].row, BadRequest("no", status=400))
+    with LedgerReader(ledger.path) as reader:
+        assert [row.position for row in reader.rows(Selection.parse(where))] == positions
+
+
+@pytest.mark.parametrize(
+    ("where", "message", "hint"),
+    [
+        ("finish_reson=length", "no field 'finish_reson'", "finish_reason"),
+        ("1=1", "cannot read '1=1'", "error=rate_limited"),
+        ("", "cannot read ''", "error=rate_limited"),
+        ("row=first", "row is a number", "row=17"),
+        ("cost=nan", "cost is a number", "cost=17"),
+        ("state=failed", "no state 'failed'", "failure"),
+        ("error>rate_limited", "error is text", "error=…"),
+    ],
+)
+def test_where_refuses_what_it_does_not_know(where: str, message: str, hint: str) -> None:
+    with pytest.raises(InputError) as refused:
+        Selection.parse(where)
+    assert message in refused.value.message
+    assert hint in (refused.value.hint or "")
+
+
+async def test_rows_asked_again_keep_their_outcome_until_a_better_one_comes(ledger: Ledger) -> None:
+    await complete(ledger, (await rows_of(ledger, 2))[0], "length", 20, b"cut")
+    assert await ledger.reopen(Selection.parse("finish_reason=length"), {"max_tokens": 99}) == 1
+
+    state, untouched = await rows_of(ledger, 2)
+    assert (state.state, json.loads(state.parameters or "")) == ("pending", {"max_tokens": 99})
+    assert untouched.parameters is None
+    with LedgerReader(ledger.path) as reader:
+        (before, _) = reader.rows()
+        assert reader.counts().pending == 2
+    assert (before.state, before.asked_again, before.answers) == ("completion", True, (b"cut",))
+
+    await complete(ledger, state, "stop", 50, b"whole")
+    with LedgerReader(ledger.path) as reader:
+        (after, _) = reader.rows()
+        earlier = reader.earlier_outcomes(after.row)
+        counts = reader.counts()
+    assert (after.asked_again, after.answers, after.finish_reason) == (False, (b"whole",), "stop")
+    assert json.loads(after.parameters or "") == {"max_tokens": 99}
+    assert [(outcome.finish_reason, outcome.answers, outcome.parameters) for outcome in earlier] == [
+        ("length", (b"cut",), None)
+    ]
+    assert counts.cost == 0.5
+
+
+async def test_a_retry_that_fails_does_not_take_the_answer_away(ledger: Ledger) -> None:
+    await complete(ledger, (await rows_of(ledger, 1))[0], "length", 20, b"cut")
+    await ledger.reopen(Selection.parse("row=0"))
+    await ledger.fail(1, BadRequest("too many tokens", status=400))
+    (state,) = await rows_of(ledger, 1)
+    with LedgerReader(ledger.path) as reader:
+        (row,) = reader.rows()
+    assert state.state == row.state == "completion"
+    assert row.answers == (b"cut",)
+
+
+async def test_a_row_is_completed_once(ledger: Ledger) -> None:
+    (state,) = await rows_of(ledger, 1)
+    await complete(ledger, state, "stop", 1, b"first")
+    await complete(ledger, state, "stop", 1, b"second")
+    with LedgerReader(ledger.path) as reader:
+        (row,) = reader.rows()
+        assert row.answers == (b"first",)
+        assert reader.counts().cost == 0.5  # both were paid
+
+
+async def test_several_generations_come_back_in_their_order(ledger: Ledger) -> None:
+    (state,) = await rows_of(ledger, 1)
+    attempts = [(await ledger.begin_attempts([state.row]))[0] for _ in range(3)]
+    for attempt in attempts:
+        ledger.answer(attempt, b"%d" % attempt.id, Usage(1, 1, None))
+    await ledger.complete(
+        state.row, [attempts[2], attempts[0], attempts[1]], finish_reason="stop", usage=Usage(3, 3)
+    )
+    with LedgerReader(ledger.path) as reader:
+        (row,) = reader.rows()
+    assert row.answers == (b"3", b"1", b"2")
+
+
+async def test_answers_paid_before_a_stop_are_there_for_the_next_run(tmp_path: Path) -> None:
+    with Ledger.open(tmp_path / "out.ledger", "plan", {}) as ledger:
+        (state,) = await rows_of(ledger, 1)
+        paid, lost = [(await ledger.begin_attempts([state.row]))[0] for _ in range(2)]
+        ledger.answer(paid, b"one of two", Usage(1, 2, 0.5))
+    with Ledger.open(tmp_path / "out.ledger", "plan", {}) as ledger:
+        (state,) = await rows_of(ledger, 1)
+        assert (state.state, state.has_answers, state.maybe_billed) == ("pending", True, True)
+        assert ledger.maybe_billed_at_open == 1
+        (answer,) = await ledger.paid_answers(state.row)
+        assert (answer.attempt, answer.body) == (paid, b"one of two")
+        usage = Usage(answer.input_tokens, answer.output_tokens, answer.cost)
+        assert usage == Usage(1, 2, 0.5)
+        assert lost.id != answer.attempt.id
+        await ledger.complete(state.row, [answer.attempt], finish_reason="stop", usage=usage)
+    with LedgerReader(tmp_path / "out.ledger") as reader:
+        assert [row.answers for row in reader.rows()] == [(b"one of two",)]

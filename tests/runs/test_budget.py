@@ -1,0 +1,164 @@
+from __future__ import annotations
+
+import asyncio
+import math
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec import Struct
+from tests.delivery.fake_clock import run_in_fake_time
+
+from mistill.api.prices import Price
+from mistill.errors import InputError, Stopped
+from mistill.runs.budget import Budget
+
+PRICE = Price(input=1.0, output=4.0, cached_input=0.1)
+
+
+class Tokens(Struct, frozen=True):
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+
+
+async def spend(
+    budget: Budget, rng: random.Random, workers: int, most_output: int | None, rows: int
+) -> list[Tokens]:
+    """Fake workers over rows of random size and time; returns what was billed, in order of settling."""
+    left = iter(range(rows))
+    billed: list[Tokens] = []
+
+    async def work() -> None:
+        for _ in left:
+            size = rng.randint(1, 400)
+            try:
+                reservation = await budget.reserve(size, most_output)
+            except Stopped:
+                return
+            await asyncio.sleep(rng.random() * 5)
+            if rng.random() < 0.1:
+                budget.refund(reservation)
+                continue
+            usage = Tokens(rng.randint(1, size), rng.randint(0, most_output or 2_000))
+            budget.settle(reservation, usage)
+            billed.append(usage)
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(workers):
+            group.create_task(work())
+    return billed
+
+
+@settings(max_examples=1_000, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    workers=st.integers(1, 40),
+    most_output=st.integers(1, 2_000),
+    max_tokens=st.integers(1, 60_000) | st.none(),
+    max_cost=st.floats(1e-6, 0.2) | st.none(),
+)
+def test_no_budget_is_overrun_by_more_than_one_answer(
+    seed: int, workers: int, most_output: int, max_tokens: int | None, max_cost: float | None
+) -> None:
+    budget = Budget(max_tokens=max_tokens, max_cost=max_cost, price=PRICE)
+    billed = run_in_fake_time(spend(budget, random.Random(seed), workers, most_output, rows=60))
+    if not billed:
+        return
+    tokens = [each.input_tokens + each.output_tokens for each in billed]
+    assert budget.spent_tokens == sum(tokens)
+    assert sum(tokens) - (max_tokens or math.inf) < max(tokens)
+    costs = [PRICE.cost(each) for each in billed]
+    assert sum(costs) - (max_cost or math.inf) < max(costs) + 1e-12
+
+
+def test_a_budget_is_used_up_before_it_stops() -> None:
+    budget = Budget(max_tokens=20_000)
+    billed = run_in_fake_time(spend(budget, random.Random(1), 16, 500, rows=10_000))
+    assert sum(each.input_tokens + each.output_tokens for each in billed) >= 20_000
+
+
+def test_answers_of_unknown_length_are_few_at_first_and_many_once_their_lengths_are_known() -> None:
+    budget = Budget(max_tokens=400_000)
+    in_flight = []
+    while (reservation := budget.try_reserve(10, None)) is not None:
+        in_flight.append(reservation)
+    assert len(in_flight) == 4  # at 131,072 tokens each, the fifth could already be too many
+    for reservation in in_flight:
+        budget.settle(reservation, Tokens(10, 100))
+    for _ in range(16):
+        reservation = budget.try_reserve(10, None)
+        assert reservation is not None
+        budget.settle(reservation, Tokens(10, 100))
+    assert all(budget.try_reserve(10, None) for _ in range(500))
+
+
+def test_an_answer_without_usage_counts_as_the_mean() -> None:
+    budget = Budget(max_cost=1.0, price=PRICE)
+    first = budget.try_reserve(100, 1000)
+    assert first is not None
+    budget.settle(first, Tokens(50, 200))
+    second = budget.try_reserve(100, 1000)
+    assert second is not None
+    budget.settle(second, None)
+    assert budget.spent_tokens == 250 + 100 + 200
+    assert budget.spent_cost == pytest.approx((50 + 100 + 2 * 200 * 4) / 1e6)
+
+
+def test_spent_before_counts() -> None:
+    budget = Budget(max_tokens=100, spent_tokens=100)
+    with pytest.raises(Stopped, match="max_tokens of 100"):
+        budget.try_reserve(1, 1)
+
+
+def test_the_deadline_stops_what_comes_later() -> None:
+    async def main() -> None:
+        clock = asyncio.get_running_loop().time
+        budget = Budget(deadline_s=10, clock=clock)
+        reservation = await budget.reserve(1, 1)
+        await asyncio.sleep(9)
+        assert budget.time_left_s() == 1
+        await asyncio.sleep(1)
+        with pytest.raises(Stopped, match="deadline of 10 s"):
+            await budget.reserve(1, 1)
+        budget.settle(reservation, Tokens(1, 1))  # what was sent in time is still counted
+        assert budget.spent_tokens == 2
+
+    run_in_fake_time(main())
+
+
+def test_a_cancelled_wait_leaves_nothing_behind() -> None:
+    async def main() -> None:
+        budget = Budget(max_tokens=100)
+        first = await budget.reserve(10, 100)
+        waiting = asyncio.ensure_future(budget.reserve(10, 100))
+        await asyncio.sleep(1)
+        waiting.cancel()
+        await asyncio.gather(waiting, return_exceptions=True)
+        budget.refund(first)
+        assert budget.try_reserve(10, 100) is not None
+
+    run_in_fake_time(main())
+
+
+@pytest.mark.parametrize(
+    "limits", [{"max_cost": 0.0}, {"max_tokens": -1}, {"deadline_s": math.inf}, {"max_cost": math.nan}]
+)
+def test_a_limit_must_be_a_positive_number(limits: dict[str, float]) -> None:
+    with pytest.raises(InputError, match=next(iter(limits))):
+        Budget(**limits, price=PRICE)  # type: ignore[arg-type]
+
+
+def test_a_limit_on_cost_needs_a_price() -> None:
+    with pytest.raises(InputError, match="price"):
+        Budget(max_cost=1.0)
+
+
+def test_a_reservation_is_given_back_once() -> None:
+    budget = Budget(max_tokens=100)
+    reservation = budget.try_reserve(1, 1)
+    assert reservation is not None
+    budget.refund(reservation)
+    with pytest.raises(AssertionError):
+        budget.settle(reservation, None)
