@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test coverage lint hooks wheel bench clean
 
 # A stamp per extra: pip runs again only when the project's own metadata changed.
 $(VENV)/.installed-%: pyproject.toml
@@ -13,16 +13,29 @@ $(VENV)/.installed-%: pyproject.toml
 demo: $(VENV)/.installed-local
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
-test: $(VENV)/.installed-test
+test: $(VENV)/.installed-test-all
 	$(BIN)/python -m pytest
+
+# The processes that tests start are measured too, so each writes a file of its own; they are put together at the end.
+coverage: $(VENV)/.installed-coverage
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report
 
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+hooks: $(VENV)/.installed-lint
+	$(BIN)/pre-commit install
+
+wheel:
+	PYTHON="$(PYTHON)" bash .ci/wheel
+
 bench: $(VENV)/.installed-bench
 	$(BIN)/python -m benchmarks
 
 clean:
-	rm -rf $(VENV) demo
+	rm -rf $(VENV) demo .coverage .coverage.*

@@ -2,10 +2,11 @@
 
     python -m benchmarks.governor                 all cases, with real windows of 60 s: about ten minutes
     python -m benchmarks.governor --only outage   the cases whose name contains this
+    python -m benchmarks.governor --tune cool_down_s=1 --tune outage_rows=3     with other constants of delivery
 
 Each case is a process of its own with a simulator in another. Ideal is the time in which the quota lets so many rows
 through: a whole quota at once, then each row as soon as 60 s have passed since one before it, plus one answer's time.
-Writes benchmarks/results/governor.json. Ends with 1 if a target is missed.
+Writes benchmarks/results/governor.json, if all cases were measured as they are. Ends with 1 if a target is missed.
 """
 
 from __future__ import annotations
@@ -23,8 +24,13 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
+
+import msgspec
+
+from mistill.delivery.tuning import Tuning, use_tuning
 
 _RESULTS = Path(__file__).parent / "results" / "governor.json"
 _LATENCY_S = 0.2
@@ -69,15 +75,15 @@ def quota_time_s(rows: int, quotas: tuple[tuple[float, float], ...]) -> float:
     return now_s
 
 
-def _quota_case(quota: int, *, is_told: bool) -> Case:
+def _quota_case(quota: int, *, is_reported: bool) -> Case:
     return Case(
-        f"{quota} requests a minute, {'told in headers' if is_told else 'not told'}",
+        f"{quota} requests a minute, {'reported in headers' if is_reported else 'not reported'}",
         rows=3 * quota,
         quotas=((0.0, quota),),
-        slack=1.10 if is_told else 1.25,
-        most_refused=0.02 if is_told else 0.10,
+        slack=1.10 if is_reported else 1.25,
+        most_refused=0.02 if is_reported else 0.10,
         slots=64 if quota < 6_000 else 1_024,
-        simulator={"requests_per_minute": quota, "quota_headers": "2026" if is_told else "none"},
+        simulator={"requests_per_minute": quota, "quota_headers": "2026" if is_reported else "none"},
     )
 
 
@@ -86,8 +92,8 @@ _OUTAGE = {"latency_s": 1.0, "outage": "503", "outage_after_s": 15.0, "outage_fo
 _REFUSING = _OUTAGE | {"outage": "refuse"}
 
 CASES = (
-    *(_quota_case(quota, is_told=True) for quota in (60, 600, 6_000)),
-    *(_quota_case(quota, is_told=False) for quota in (60, 600, 6_000)),
+    *(_quota_case(quota, is_reported=True) for quota in (60, 600, 6_000)),
+    *(_quota_case(quota, is_reported=False) for quota in (60, 600, 6_000)),
     Case(
         "a token quota that binds first",
         rows=0,  # set by `measure`, from what an answer takes
@@ -159,7 +165,7 @@ def measure_budgets(budgets: int = 1_000) -> dict[str, Any]:
     """Random budgets, sizes, concurrency and answer times; the worst overrun in answers (1.0: one whole answer)."""
     from mistill.api.prices import Price
     from mistill.errors import Stopped
-    from mistill.llms.types import Usage
+    from mistill.llms import Usage
     from mistill.runs.budget import Budget
 
     rng = random.Random(20260801)
@@ -206,8 +212,17 @@ MEASUREMENTS: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 
-def _in_its_own_process(name: str) -> dict[str, Any]:
+def tuned(settings: list[str]) -> Tuning:
+    """The constants of delivery with these in place of their defaults: ``name=value`` each."""
+    try:
+        return msgspec.convert(dict(setting.split("=", 1) for setting in settings), Tuning, strict=False)
+    except (ValueError, msgspec.ValidationError) as error:
+        raise SystemExit(f"--tune takes NAME=VALUE, the name of a field of Tuning: {error}") from error
+
+
+def _in_its_own_process(name: str, tune: list[str]) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.governor", "--measure", name]
+    command += [word for setting in tune for word in ("--tune", setting)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_TIMEOUT_S, check=False)
     if done.returncode:
         return {
@@ -238,18 +253,27 @@ def main() -> int:
     )
     parser.add_argument("--only", default="", help="only cases whose name contains this")
     parser.add_argument("--at-once", type=int, default=2, help="cases measured at the same time")
+    parser.add_argument(
+        "--tune",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="another value of a field of mistill.delivery.tuning.Tuning",
+    )
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    tuning = tuned(options.tune)
     if options.measure:
-        print(json.dumps(MEASUREMENTS[options.measure]()))
+        with use_tuning(tuning):
+            print(json.dumps(MEASUREMENTS[options.measure]()))
         return 0
     names = [name for name in MEASUREMENTS if options.only in name]
     results: list[dict[str, Any]] = []
     with ThreadPoolExecutor(options.at_once) as pool:
-        for result in pool.map(_in_its_own_process, names):
+        for result in pool.map(partial(_in_its_own_process, tune=options.tune), names):
             results.append(result)
             print(_line(result), flush=True)
-    if not options.only:
+    if not options.only and not options.tune:
         _RESULTS.parent.mkdir(exist_ok=True)
         _RESULTS.write_text(
             json.dumps({"date": time.strftime("%Y-%m-%d"), "results": results}, indent=2) + "\n"

@@ -15,12 +15,13 @@ from benchmarks.clients import User
 from benchmarks.server import ANSWER
 from mistill import MistralLLM
 from mistill.api.chat import decode_response
-from mistill.api.client import Answer
+from mistill.api.client import HTTPAnswer
 from mistill.api.limits import parse_limits
 from mistill.datasets.sources import open_source
 from mistill.delivery.dispatcher import Delivered
 from mistill.delivery.governor import ConcurrencyLimit, Governor
-from mistill.ledger import InputRow, Ledger, Usage
+from mistill.ledger import InputRow, Ledger
+from mistill.api.usage import Usage
 from mistill.runs.prompts import PromptTemplate
 
 ROUNDS = 30_000
@@ -37,7 +38,7 @@ class Answered:
     """A dispatcher whose every request is answered at once."""
 
     async def send(self, *_: object) -> Delivered:
-        return Delivered(Answer(decode_response(ANSWER), ANSWER, None, "id", 0.1), 1)
+        return Delivered(HTTPAnswer(decode_response(ANSWER), ANSWER, None, "id", 0.1), 1)
 
 
 def _timed(name: str, work: Callable[[], object]) -> None:
@@ -62,7 +63,7 @@ async def _timed_async(name: str, work: Callable[[], Awaitable[object]]) -> None
 async def _ledger(folder: str) -> None:
     """CPU of the process for each row: inserted, attempted, answered, completed; 64 at once, fully durable."""
     rows = 20_000
-    with Ledger.open(Path(folder, "ledger"), "plan", {}) as ledger:
+    with Ledger.open(Path(folder, "ledger"), {}) as ledger:
         matcher = await ledger.match_input()
         each = iter(range(rows))
         states = {}
@@ -78,8 +79,8 @@ async def _ledger(folder: str) -> None:
         async def work() -> None:
             for n in each:
                 (attempt,) = await ledger.begin_attempts([states[n]])
-                ledger.answer(attempt, ANSWER, Usage(16, 24, 0.001))
-                await ledger.complete(states[n], [attempt], finish_reason="stop", usage=Usage(16, 24, 0.001))
+                ledger.answer(attempt, ANSWER, Usage(16, 24), 0.001)
+                await ledger.complete(states[n], [attempt.id], finish_reason="stop", tokens=Usage(16, 24), cost=0.001)
 
         before, started_at = time.process_time(), time.perf_counter()
         await asyncio.gather(*(work() for _ in range(64)))

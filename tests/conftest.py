@@ -3,9 +3,11 @@
 ``simulator``  a running ``mistill.simulator.Simulator`` with plain settings
 ``simulate``   makes more of them: ``simulate(latency_s=0.05, faults={"503": 0.1})``; all end with the test
 
-Every chat request that a simulator here was sent by our client and did not refuse is checked against Mistral's OpenAPI
-specification when its test ends, where that file is at hand. Tests that go beyond it on purpose have the marker
+Every request that a simulator here was sent by our client and did not refuse is checked against the table of Mistral's
+fields (``tests/contract/fields.py``) when its test ends. Tests that go beyond it on purpose have the marker
 ``beyond_the_spec("why")``.
+
+The simulator is an extra: where aiohttp is missing, the tests that need it are skipped, and say so.
 
 Every test runs with MISTRAL_API_KEY=``API_KEY`` and with no other MISTRAL_*, OPENAI_* or MISTILL_* variable.
 """
@@ -15,20 +17,17 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from functools import cache
-from itertools import islice
-from pathlib import Path
 from typing import Any
 
-import jsonschema_rs
 import pytest
-import yaml
+from tests.contract.fields import problems_of_request
+from tests.libraries import library
 
-from mistill.api.client import CHAT_PATH
 from mistill.simulator import Settings, Simulator
 
 API_KEY = "a-key-for-tests"
-SPEC = Path(__file__).parents[2] / "shared" / "openapi" / "mistral-2026-08.yaml"
+
+Simulate = Callable[..., Simulator]
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +39,8 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def simulate(request: pytest.FixtureRequest) -> Iterator[Callable[..., Simulator]]:
+def simulate(request: pytest.FixtureRequest) -> Iterator[Simulate]:
+    library("aiohttp")
     started: list[Simulator] = []
     with ExitStack() as running:
 
@@ -49,40 +49,18 @@ def simulate(request: pytest.FixtureRequest) -> Iterator[Callable[..., Simulator
             return started[-1]
 
         yield start
-    if SPEC.exists() and request.node.get_closest_marker("beyond_the_spec") is None:
-        for simulator in started:
-            _check_requests(simulator)
+    if request.node.get_closest_marker("beyond_the_spec") is None:
+        for received in (received for simulator in started for received in simulator.requests):
+            problems = problems_of_request(received)
+            assert not problems, f"beyond the specification: {problems[:3]}\n{received.body}"
 
 
-def _check_requests(simulator: Simulator) -> None:
-    for received in simulator.requests:
-        is_ours = received.headers.get("user-agent") == "mistill" and received.path == CHAT_PATH
-        if is_ours and received.status not in (400, 404, 422):
-            errors = list(islice(_validator().iter_errors(received.body), 3))
-            assert not errors, f"beyond the specification: {errors}\n{received.body}"
-
-
-@pytest.fixture(scope="session")
-def chat_request_validator() -> Any:
-    """A validator of the specification's ``ChatCompletionRequest``."""
-    if not SPEC.exists():
-        pytest.skip(f"the specification is not at {SPEC}")
-    return _validator()
-
-
-@cache
-def _validator() -> Any:
-    components = yaml.safe_load(SPEC.read_text("utf-8"))["components"]
-    schema = {"$ref": "#/components/schemas/ChatCompletionRequest", "components": components}
-    return jsonschema_rs.validator_for(schema, validate_formats=False)
+@pytest.fixture
+def simulator(simulate: Simulate) -> Simulator:
+    return simulate()
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "beyond_the_spec(why): its requests are not checked against the specification"
     )
-
-
-@pytest.fixture
-def simulator(simulate: Callable[..., Simulator]) -> Simulator:
-    return simulate()

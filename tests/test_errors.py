@@ -16,7 +16,7 @@ from mistill.errors import (
     InvalidOutput,
     MalformedAnswer,
     MistillError,
-    PlanChanged,
+    ManifestChanged,
     TransportError,
 )
 
@@ -29,7 +29,7 @@ def make(kind: type[MistillError]) -> MistillError:
         more = {"status": 418, "code": "7", "correlation_id": "c", "retry_after_s": 2.0}
     elif issubclass(kind, InvalidOutput):
         more = {"text": "raw", "path": "$.a"}
-    elif issubclass(kind, PlanChanged):
+    elif issubclass(kind, ManifestChanged):
         more = {"changes": {"model": ("a", "b")}}
     return kind("what happened", hint="what to do", **more)
 

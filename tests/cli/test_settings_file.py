@@ -3,6 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Answers, Ended, Mistill, Rows
+
+from mistill.simulator import Simulator
 
 TOML = """
 model = "mistral-small-latest"
@@ -25,10 +28,10 @@ random-seed:
 
 
 @pytest.fixture
-def settled(mistill, rows, simulator):
+def settled(mistill: Mistill, rows: Rows, simulator: Simulator) -> Mistill:
     """Runs two rows with a settings file: ``settled("run.toml", text, …)``."""
 
-    def run(name, text, *more):
+    def run(name: str, text: str, *more: str) -> Ended:
         Path(name).write_text(text)
         return mistill(
             "run", rows(2), "--out", "answers.jsonl", "--endpoint", simulator.url, "--settings", name, *more
@@ -37,7 +40,7 @@ def settled(mistill, rows, simulator):
     return run
 
 
-def test_toml_holds_any_option(settled, simulator, answers):
+def test_toml_holds_any_option(settled: Mistill, simulator: Simulator, answers: Answers) -> None:
     assert settled("run.toml", TOML).code == 0
     body = simulator.requests[0].body
     assert body["messages"][0]["content"] == "From TOML: word 0"
@@ -46,14 +49,14 @@ def test_toml_holds_any_option(settled, simulator, answers):
     assert "answer" in answers()[0]
 
 
-def test_yaml_does_too_and_null_means_not_given(settled, simulator):
+def test_yaml_does_too_and_null_means_not_given(settled: Mistill, simulator: Simulator) -> None:
     assert settled("run.yaml", YAML).code == 0
     body = simulator.requests[0].body
     assert (body["max_tokens"], body["stop"]) == (3, ["x"])
     assert "random_seed" not in body
 
 
-def test_the_command_line_goes_before_it(settled, simulator):
+def test_the_command_line_goes_before_it(settled: Mistill, simulator: Simulator) -> None:
     Path("p.txt").write_text("From the file: {{ text }}")
     assert (
         settled("run.toml", TOML, "--max-new-tokens", "4", "--prompt-file", "p.txt", "--no-safe-prompt").code
@@ -65,7 +68,9 @@ def test_the_command_line_goes_before_it(settled, simulator):
     assert body["safe_prompt"] is False
 
 
-def test_source_and_out_can_be_in_it(mistill, rows, simulator, answers):
+def test_source_and_out_can_be_in_it(
+    mistill: Mistill, rows: Rows, simulator: Simulator, answers: Answers
+) -> None:
     Path("run.toml").write_text(
         f'source = ["{rows(1)}"]\nout = "answers.jsonl"\nmodel = "mistral-small-latest"\n'
         f'endpoint = "{simulator.url}"\nprompt = "{{{{ text }}}}"\n'
@@ -74,7 +79,7 @@ def test_source_and_out_can_be_in_it(mistill, rows, simulator, answers):
     assert len(answers()) == 1
 
 
-def test_a_schema_can_be_written_out(settled, answers):
+def test_a_schema_can_be_written_out(settled: Mistill, answers: Answers) -> None:
     text = """
 model = "mistral-small-latest"
 prompt = "A profile for {{ text }}"
@@ -101,7 +106,9 @@ properties = { name = { type = "string" } }
         ("run.ini", "", "settings are TOML or YAML"),
     ],
 )
-def test_what_is_wrong_with_it_is_told(settled, simulator, name, text, told):
+def test_what_is_wrong_with_it_is_told(
+    settled: Mistill, simulator: Simulator, name: str, text: str, told: str
+) -> None:
     ended = settled(name, text)
     assert ended.code == 2
     assert told in ended.stderr
@@ -109,7 +116,7 @@ def test_what_is_wrong_with_it_is_told(settled, simulator, name, text, told):
     assert simulator.requests == []
 
 
-def test_it_must_be_there(mistill, rows):
+def test_it_must_be_there(mistill: Mistill, rows: Rows) -> None:
     ended = mistill("run", rows(1), "--out", "-", "--settings", "missing.toml")
     assert ended.code == 2
     assert "missing.toml cannot be read" in ended.stderr

@@ -5,17 +5,21 @@ import json
 from pathlib import Path
 
 import pytest
+from tests.cli.conftest import Answers, Mistill, RunOf, Spawn
+from tests.conftest import Simulate
+
+from mistill.simulator import Simulator
 
 
 @pytest.fixture
-def failed_run(mistill, run_of, simulate):
+def failed_run(mistill: Mistill, run_of: RunOf, simulate: Simulate) -> Simulator:
     """Six rows, of which one was refused; its simulator."""
     picky = simulate(poison="word 4")
     assert mistill(*run_of(6, at=picky)).code == 1
     return picky
 
 
-def test_status_tells_counts_and_causes(mistill, failed_run):
+def test_status_tells_counts_and_causes(mistill: Mistill, failed_run: Simulator) -> None:
     ended = mistill("status", "answers.jsonl")
     assert ended.code == 1
     lines = ended.stdout.splitlines()
@@ -25,16 +29,18 @@ def test_status_tells_counts_and_causes(mistill, failed_run):
     assert mistill("status", "answers.jsonl.ledger") == ended
 
 
-def test_status_is_json_where_it_is_wanted(mistill, failed_run):
+def test_status_is_json_where_it_is_wanted(mistill: Mistill, failed_run: Simulator) -> None:
     told = mistill("status", "answers.jsonl", "--json").json
     assert (told["rows"], told["completions"], told["failures"], told["pending"]) == (6, 5, 1, 0)
     assert told["model"] == "mistral-small-latest"
-    assert [(cause["kind"], cause["count"], cause["position"]) for cause in told["causes"]] == [
+    assert [(cause["kind"], cause["count"], cause["row"]) for cause in told["causes"]] == [
         ("bad_request", 1, 4)
     ]
 
 
-def test_a_run_is_seen_while_it_goes_on(mistill, spawn, run_of, simulate):
+def test_a_run_is_seen_while_it_goes_on(
+    mistill: Mistill, spawn: Spawn, run_of: RunOf, simulate: Simulate
+) -> None:
     quick, holding = simulate(), simulate(latency_s=60)
     assert mistill(*run_of(3, "--limit", "2", at=quick)).code == 0
     arguments = run_of(3, "--grace", "0", at=holding)
@@ -50,8 +56,8 @@ def test_a_run_is_seen_while_it_goes_on(mistill, spawn, run_of, simulate):
     assert f"in use by process {process.pid}" in second.stderr
 
 
-def test_rows_are_chosen(mistill, failed_run):
-    def texts(*chosen):
+def test_rows_are_chosen(mistill: Mistill, failed_run: Simulator) -> None:
+    def texts(*chosen: str) -> list[str]:
         return [record["text"] for record in mistill("rows", "answers.jsonl", *chosen).records]
 
     assert texts() == [f"word {place}" for place in range(6)]
@@ -61,19 +67,19 @@ def test_rows_are_chosen(mistill, failed_run):
     assert texts("--limit", "2") == ["word 0", "word 1"]
     ended = mistill("rows", "answers.jsonl", "--where", "finish_raeson=length")
     assert ended.code == 2
-    assert "did you mean finish_reason" in ended.stderr
+    assert "did you mean 'finish_reason'" in ended.stderr
 
 
 @pytest.mark.parametrize(
     "command", [["status"], ["rows"], ["export", "--to", "-"], ["retry", "--where", "row=0"]]
 )
-def test_a_run_that_is_not_there_is_told(mistill, command):
+def test_a_run_that_is_not_there_is_told(mistill: Mistill, command: list[str]) -> None:
     ended = mistill(command[0], "nothing.jsonl", *command[1:])
     assert ended.code == 2
     assert "nothing.jsonl.ledger" in ended.stderr
 
 
-def test_records_are_exported_for_free(mistill, failed_run):
+def test_records_are_exported_for_free(mistill: Mistill, failed_run: Simulator) -> None:
     chosen = ["--column", "generation=answer", "--extra-column", "model", "--where", "state=completion"]
     ended = mistill("export", "answers.jsonl", "--to", "answers.csv", *chosen)
     assert ended.code == 0
@@ -85,7 +91,7 @@ def test_records_are_exported_for_free(mistill, failed_run):
     assert len(failed_run.requests) == 6
 
 
-def test_another_schema_reads_paid_answers(mistill, run_of, simulator):
+def test_another_schema_reads_paid_answers(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
     wide = {
         "type": "object",
         "properties": {"a": {"type": "integer"}, "b": {"type": "integer"}},
@@ -103,7 +109,7 @@ def test_another_schema_reads_paid_answers(mistill, run_of, simulator):
     assert len(simulator.requests) == 2
 
 
-def test_an_unfinished_run_is_exported_in_part_only_if_wanted(mistill, run_of):
+def test_an_unfinished_run_is_exported_in_part_only_if_wanted(mistill: Mistill, run_of: RunOf) -> None:
     assert mistill(*run_of(9, "--dry-run", "4")).code == 0
     refused = mistill("export", "answers.jsonl", "--to", "part.jsonl")
     assert refused.code == 3
@@ -113,7 +119,9 @@ def test_an_unfinished_run_is_exported_in_part_only_if_wanted(mistill, run_of):
     assert len(Path("part.jsonl").read_text().splitlines()) == 4
 
 
-def test_a_selection_is_asked_again_with_other_parameters(mistill, run_of, simulator, answers):
+def test_a_selection_is_asked_again_with_other_parameters(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator, answers: Answers
+) -> None:
     assert mistill(*run_of(4, "--max-new-tokens", "1")).code == 0
     chosen = ["--where", "finish_reason=length, row<2", "--max-new-tokens", "50"]
     ended = mistill("retry", "answers.jsonl", *chosen, "--json")
@@ -123,7 +131,9 @@ def test_a_selection_is_asked_again_with_other_parameters(mistill, run_of, simul
     assert simulator.requests[-1].body["max_tokens"] == 50
 
 
-def test_a_retry_that_could_not_work_sends_nothing(mistill, run_of, simulator):
+def test_a_retry_that_could_not_work_sends_nothing(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
     mistill(*run_of(2))
     assert mistill("retry", "answers.jsonl", "--where", "row=0", "--temperature", "7").code == 2
     assert mistill("retry", "answers.jsonl", "--where", "nonsense", "--temperature", "1").code == 2

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.harness import COMPLETIONS, VECTORS, Kind, crash
+from tests.libraries import library
 
 
 @pytest.mark.parametrize(
@@ -15,6 +16,7 @@ from tests.crash.harness import COMPLETIONS, VECTORS, Kind, crash
 def test_a_run_killed_again_and_again_is_as_good_as_one_that_was_not(
     kind: Kind, rows: int, kills: int, tmp_path: Path
 ) -> None:
+    library("aiohttp")
     result = crash(kind, tmp_path, rows=rows, kills=kills, seed=20261122)
     assert not result.problems(), result
     assert result.kills_before_the_end >= kills

@@ -10,18 +10,17 @@ import stat
 import tempfile
 import tracemalloc
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tests.libraries import library, need_library_of
 
 from mistill.datasets.sources import open_source
-from mistill.datasets.writers import check_target, open_writer
+from mistill.datasets.writers import Writer, check_target, open_writer
 from mistill.errors import InputError, MistillError
 
 ROWS = [{"id": 1, "text": "grüß", "error": None}, {"id": 2, "text": 'a "b",\nc', "error": None}]
@@ -50,8 +49,13 @@ names = st.text(max_size=4)
 records = st.lists(st.dictionaries(names, values, min_size=1, max_size=4), max_size=6)
 
 
+def opened(target: Path | str, **options: Any) -> AbstractContextManager[Writer]:
+    need_library_of(options.get("format") or str(target))
+    return open_writer(target, **options)
+
+
 def write(target: Path | str, rows: Iterable[dict[str, Any]], **options: Any) -> None:
-    with open_writer(target, **options) as writer:
+    with opened(target, **options) as writer:
         for row in rows:
             writer.write(row)
 
@@ -77,7 +81,7 @@ def test_every_format_is_read_back(tmp_path: Path, suffix: str) -> None:
 @pytest.mark.parametrize("suffix", FORMATS)
 def test_lines_of_json_give_the_same_bytes_as_records(tmp_path: Path, suffix: str) -> None:
     write(tmp_path / f"records.{suffix}", ROWS)
-    with open_writer(tmp_path / f"lines.{suffix}") as writer:
+    with opened(tmp_path / f"lines.{suffix}") as writer:
         for row in ROWS:
             writer.write_raw(json.dumps(row, ensure_ascii=False, separators=(",", ":")).encode())
     assert (tmp_path / f"lines.{suffix}").read_bytes() == (tmp_path / f"records.{suffix}").read_bytes()
@@ -150,7 +154,7 @@ def same(got: Any, wanted: Any) -> bool:
 @example(rows=[{"a": {"": 1}}, {"": []}], batch_rows=8192)
 def test_columnar_round_trip(suffix: str, rows: list[dict[str, Any]], batch_rows: int) -> None:
     with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mistill.datasets.writers.arrow_table._BATCH_ROWS", batch_rows)
+        patch.setattr("mistill.datasets.writers.arrow_writer._BATCH_ROWS", batch_rows)
         path = Path(directory) / f"out.{suffix}"
         write(path, rows)
         back = read(path)
@@ -171,7 +175,7 @@ def parsed(got: Any) -> Any:
 
 def types_of(path: Path, rows: list[dict[str, Any]], **options: Any) -> dict[str, str]:
     write(path, rows, **options)
-    return {field.name: str(field.type) for field in pq.read_schema(path)}
+    return {field.name: str(field.type) for field in library("pyarrow.parquet").read_schema(path)}
 
 
 @pytest.mark.parametrize(
@@ -199,7 +203,7 @@ def types_of(path: Path, rows: list[dict[str, Any]], **options: Any) -> dict[str
 def test_the_type_of_a_column(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: list[Any], expected: str, batch_rows: int
 ) -> None:
-    monkeypatch.setattr("mistill.datasets.writers.arrow_table._BATCH_ROWS", batch_rows)
+    monkeypatch.setattr("mistill.datasets.writers.arrow_writer._BATCH_ROWS", batch_rows)
     for values in (column, column[::-1]):
         found = types_of(tmp_path / "a.parquet", [{"c": value} for value in values])
         if expected.startswith("struct"):
@@ -238,7 +242,7 @@ def test_columns_come_in_the_order_given(tmp_path: Path) -> None:
 
 def test_records_gather_into_large_row_groups(tmp_path: Path) -> None:
     write(tmp_path / "a.parquet", [{"n": n} for n in range(70_000)])
-    assert pq.ParquetFile(tmp_path / "a.parquet").num_row_groups == 2
+    assert library("pyarrow.parquet").ParquetFile(tmp_path / "a.parquet").num_row_groups == 2
 
 
 # --- CSV ------------------------------------------------------------------------------------------------------------
@@ -279,7 +283,7 @@ def test_other_readers_of_csv_see_the_same(cell: str) -> None:
 def test_a_file_appears_when_it_is_whole(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"out.{suffix}"
     path.write_bytes(b"the old one")
-    with open_writer(path) as writer:
+    with opened(path) as writer:
         for n in range(2000):
             writer.write({"n": n, "t": os.urandom(500).hex()})
         assert path.read_bytes() == b"the old one"
@@ -435,7 +439,8 @@ def test_stdout(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_binary_formats_go_to_pipes_and_not_to_terminals(monkeypatch: pytest.MonkeyPatch) -> None:
     stdout = fake_stdout(monkeypatch)
     write("-", ROWS, format="parquet")
-    assert pq.read_table(pa.BufferReader(stdout.buffer.getvalue())).to_pylist() == ROWS  # type: ignore[attr-defined]
+    written = library("pyarrow").BufferReader(stdout.buffer.getvalue())  # type: ignore[attr-defined]
+    assert library("pyarrow.parquet").read_table(written).to_pylist() == ROWS
     stdout.terminal = True
     for format_name in ("parquet", "arrow", "jsonl.gz", "csv.zst"):
         with pytest.raises(InputError, match="garble the terminal"):
@@ -449,7 +454,7 @@ def test_binary_formats_go_to_pipes_and_not_to_terminals(monkeypatch: pytest.Mon
 def test_memory_does_not_grow_with_the_output(tmp_path: Path, suffix: str) -> None:
     tracemalloc.start()
     try:
-        with open_writer(tmp_path / f"a.{suffix}") as writer:
+        with opened(tmp_path / f"a.{suffix}") as writer:
             for n in range(5_000):  # 30 MB
                 writer.write({"n": n, "t": "x" * 6000})
         peak = tracemalloc.get_traced_memory()[1]

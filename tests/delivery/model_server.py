@@ -20,7 +20,7 @@ class ModelServer:
     clock: Callable[[], float]
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
-    tells_limits: bool = True
+    reports_limits: bool = True
     capacity: int | None = None
     latency_s: float = 0.5
     refusal_s: float = 0.02
@@ -76,7 +76,7 @@ class ModelServer:
         )
 
     def _limits(self) -> RateLimits | None:
-        if not self.tells_limits:
+        if not self.reports_limits:
             return None
         requests, tokens = self.used()
         return RateLimits(
@@ -116,7 +116,7 @@ async def send_rows(
     clock = server.clock
     start_s = clock()
     rng = random.Random(seed)
-    concurrency = ConcurrencyLimit(max_concurrent_requests)
+    limit = ConcurrencyLimit(max_concurrent_requests)
     numbers = iter(range(rows))
     passage = Passage(0.0, 0, 0, 0, 0, [])
 
@@ -124,8 +124,8 @@ async def send_rows(
         for row in numbers:
             charged = 0
             for attempt in itertools.count():
-                permit = governor.try_admit(concurrency, server.tokens) or await governor.admit(
-                    concurrency, server.tokens
+                permit = governor.try_admit(limit, server.tokens) or await governor.admit(
+                    limit, server.tokens
                 )
                 try:
                     limits = await server.answer(rng)
@@ -148,5 +148,5 @@ async def send_rows(
     passage.took_s = clock() - start_s
     passage.refused = server.refused
     passage.failed = server.failed
-    assert concurrency.in_flight == governor.in_flight == 0
+    assert limit.in_flight == governor.in_flight == 0
     return passage

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NamedTuple
 
 import pytest
+from msgspec.structs import replace
 
-from mistill.api.client import Answer, MistralClient
-from mistill.delivery.dispatcher import Dispatcher, Request
+from mistill.api.chat import CHAT, ChatResponse
+from mistill.api.client import MistralClient
+from mistill.delivery.dispatcher import Delivered, Dispatcher, Request
 from mistill.delivery.governor import ConcurrencyLimit, Governor
+from mistill.delivery.tuning import Tuning
 from mistill.delivery.worker_pool import SharedIterator, WorkerPool
 from mistill.errors import BadRequest, MistillError, ServerError, Stopped
 from mistill.simulator import Fault, Simulator
@@ -18,41 +21,48 @@ from mistill.simulator import Fault, Simulator
 BODY = b'{"model":"mistral-small-latest","messages":[{"role":"user","content":"Hello"}]}'
 
 
-def dispatcher_to(simulator: Simulator, *, at_once: int = 8, max_retries: int = 5) -> Dispatcher:
+def dispatcher_to(
+    simulator: Simulator, *, at_once: int = 8, max_retries: int = 5, backoff_base_s: float = 0.001
+) -> Dispatcher[ChatResponse]:
     client = MistralClient(simulator.url, "k", timeout_s=5)
     return Dispatcher(
         client,
         Governor(),
         ConcurrencyLimit(at_once),
-        exchange=client.chat,
+        endpoint=CHAT,
         max_retries=max_retries,
-        backoff_base_s=0.001,
+        tuning=replace(Tuning(), backoff_base_s=backoff_base_s),
     )
 
 
+class Numbered(NamedTuple):
+    id: int
+
+
 class Notes:
-    """A journal in memory."""
+    """An observer of attempts, in memory."""
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, int, str]] = []
         self._attempts = 0
 
-    async def sending(self, request: Request) -> int:
+    async def sending(self, request: Request) -> Sequence[Numbered]:
         self._attempts += 1
         self.entries.append(("sending", self._attempts, ""))
-        return self._attempts
+        return [Numbered(self._attempts)]
 
-    def answered(self, attempt: int, answer: Answer[Any]) -> None:
-        self.entries.append(("answered", attempt, ""))
+    def answered(self, recorded: Sequence[Numbered], delivered: Delivered[Any]) -> None:
+        assert delivered.recorded == recorded
+        self.entries.append(("answered", recorded[0].id, ""))
 
-    def ended(self, attempt: int, error: MistillError) -> None:
-        self.entries.append(("ended", attempt, error.kind))
+    def ended(self, recorded: Sequence[Numbered], error: MistillError) -> None:
+        self.entries.append(("ended", recorded[0].id, error.kind))
 
 
-async def test_every_attempt_is_in_the_journal_before_it_leaves(simulator: Simulator) -> None:
+async def test_every_attempt_is_observed_before_it_leaves(simulator: Simulator) -> None:
     simulator.script([Fault.status(503), Fault.truncate()])
     notes = Notes()
-    delivered = await dispatcher_to(simulator).send(Request(BODY), notes)
+    delivered = await dispatcher_to(simulator).send(Request(BODY), observer=notes)
     assert delivered.attempts == 3
     assert notes.entries == [
         ("sending", 1, ""),
@@ -64,20 +74,20 @@ async def test_every_attempt_is_in_the_journal_before_it_leaves(simulator: Simul
     ]
 
 
-async def test_what_the_journal_raises_keeps_the_attempt_from_leaving(simulator: Simulator) -> None:
+async def test_what_the_observer_raises_keeps_the_attempt_from_leaving(simulator: Simulator) -> None:
     class Full(Notes):
-        async def sending(self, request: Request) -> int:
+        async def sending(self, request: Request) -> Sequence[Numbered]:
             raise Stopped("the disk is full")
 
     with pytest.raises(Stopped, match="disk is full"):
-        await dispatcher_to(simulator).send(Request(BODY), Full())
+        await dispatcher_to(simulator).send(Request(BODY), observer=Full())
     assert simulator.requests == []
 
 
-async def test_a_cancelled_attempt_is_in_the_journal_and_gives_its_slot_back(simulator: Simulator) -> None:
+async def test_a_cancelled_attempt_is_observed_and_gives_its_slot_back(simulator: Simulator) -> None:
     simulator.script([Fault.delay(30)])
     dispatcher, notes = dispatcher_to(simulator, at_once=1), Notes()
-    task = asyncio.create_task(dispatcher.send(Request(BODY), notes))
+    task = asyncio.create_task(dispatcher.send(Request(BODY), observer=notes))
     while not simulator.in_flight:  # noqa: ASYNC110  another thread's counter
         await asyncio.sleep(0.001)
     task.cancel()
@@ -111,8 +121,7 @@ async def test_retry_after_is_obeyed(simulator: Simulator, status: int) -> None:
 
 
 async def test_a_row_that_rests_holds_no_slot(simulator: Simulator) -> None:
-    dispatcher = dispatcher_to(simulator, at_once=1)
-    dispatcher._backoff_base_s = 1000.0
+    dispatcher = dispatcher_to(simulator, at_once=1, backoff_base_s=1000.0)
     simulator.script([Fault.status(503)])
     resting = asyncio.create_task(dispatcher.send(Request(BODY)))
     while simulator.counts_by_status[503] == 0:  # noqa: ASYNC110  another thread's counter
@@ -124,11 +133,11 @@ async def test_a_row_that_rests_holds_no_slot(simulator: Simulator) -> None:
 # --- the pool ---------------------------------------------------------------------------------------------------------
 
 
-async def test_a_crew_does_each_row_once_and_never_more_than_its_size_at_a_time() -> None:
+async def test_a_pool_does_each_row_once_and_never_more_than_its_size_at_a_time() -> None:
     done: list[int] = []
     at_work = most = 0
 
-    async def work(row: int, pool: WorkerPool[int]) -> None:
+    async def work(row: int) -> None:
         nonlocal at_work, most
         at_work += 1
         most = max(most, at_work)
@@ -137,7 +146,7 @@ async def test_a_crew_does_each_row_once_and_never_more_than_its_size_at_a_time(
         at_work -= 1
         done.append(row)
 
-    await WorkerPool(SharedIterator(range(100)), work, size=7).run()
+    await WorkerPool(SharedIterator(range(100)), size=7).run(work)
     assert sorted(done) == list(range(100))
     assert most == 7
 
@@ -145,8 +154,9 @@ async def test_a_crew_does_each_row_once_and_never_more_than_its_size_at_a_time(
 async def test_rows_that_rest_are_stood_in_for() -> None:
     """All but the last row rest until the last is done: without stand-ins nobody would ever get to it."""
     woken = asyncio.Event()
+    pool = WorkerPool(SharedIterator(range(4)), size=1)
 
-    async def work(row: int, pool: WorkerPool[int]) -> None:
+    async def work(row: int) -> None:
         if row == 3:
             woken.set()
         else:
@@ -154,28 +164,28 @@ async def test_rows_that_rest_are_stood_in_for() -> None:
                 await woken.wait()
 
     async with asyncio.timeout(5):
-        await WorkerPool(SharedIterator(range(4)), work, size=1).run()
+        await pool.run(work)
 
 
-async def test_the_first_error_ends_the_crew_and_leaves_no_task() -> None:
-    async def work(row: int, pool: WorkerPool[int]) -> None:
+async def test_the_first_error_ends_the_pool_and_leaves_no_task() -> None:
+    async def work(row: int) -> None:
         if row == 2:
             raise Stopped("enough")
         await asyncio.Event().wait()
 
     with pytest.raises(Stopped, match="enough"):
-        await WorkerPool(SharedIterator(range(10)), work, size=3).run()
+        await WorkerPool(SharedIterator(range(10)), size=3).run(work)
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_cancelled_crew_leaves_no_task() -> None:
+async def test_a_cancelled_pool_leaves_no_task() -> None:
     begun = asyncio.Event()
 
-    async def work(row: int, pool: WorkerPool[int]) -> None:
+    async def work(row: int) -> None:
         begun.set()
         await asyncio.Event().wait()
 
-    task = asyncio.create_task(WorkerPool(SharedIterator(range(10)), work, size=3).run())
+    task = asyncio.create_task(WorkerPool(SharedIterator(range(10)), size=3).run(work))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -183,18 +193,20 @@ async def test_a_cancelled_crew_leaves_no_task() -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}
 
 
-async def test_a_stopped_crew_finishes_what_it_began() -> None:
+async def test_a_stopped_pool_finishes_what_it_began() -> None:
     done: list[int] = []
 
     async def rows() -> AsyncIterator[int]:
         for row in range(100):
             yield row
 
-    async def work(row: int, pool: WorkerPool[int]) -> None:
+    pool = WorkerPool(rows(), size=1)
+
+    async def work(row: int) -> None:
         if row == 0:
             pool.stop()
         await asyncio.sleep(0)
         done.append(row)
 
-    await WorkerPool(rows(), work, size=1).run()
+    await pool.run(work)
     assert done == [0]

@@ -13,6 +13,7 @@ from tests.delivery.fake_clock import run_in_fake_time
 
 from mistill.delivery.diagnostics import advice
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit, governor_for
+from mistill.delivery.tuning import Tuning
 from mistill.errors import (
     AttemptTimeout,
     BadRequest,
@@ -29,26 +30,26 @@ REFUSED = RateLimited("slow down", status=429, code="1300")
 
 
 class Caller:
-    """A governor with one concurrency, and the clock of the running loop."""
+    """A governor, one object's concurrency limit, and the clock of the running loop."""
 
     def __init__(self, slots: int = 64, **settings: Any) -> None:
         self.clock = asyncio.get_running_loop().time
         self.governor = Governor(clock=self.clock, **settings)
-        self.concurrency = ConcurrencyLimit(slots)
+        self.concurrency_limit = ConcurrencyLimit(slots)
 
     def take(self, tokens: int = 1) -> Permit:
-        permit = self.governor.try_admit(self.concurrency, tokens)
+        permit = self.governor.try_admit(self.concurrency_limit, tokens)
         assert permit is not None
         return permit
 
     def is_blocked(self, tokens: int = 1) -> bool:
-        permit = self.governor.try_admit(self.concurrency, tokens)
+        permit = self.governor.try_admit(self.concurrency_limit, tokens)
         if permit is not None:
             self.governor.refund(permit)
         return permit is None
 
     def wait(self, tokens: int = 1, **keywords: Any) -> asyncio.Task[Permit]:
-        return asyncio.ensure_future(self.governor.admit(self.concurrency, tokens, **keywords))
+        return asyncio.ensure_future(self.governor.admit(self.concurrency_limit, tokens, **keywords))
 
     def answer(self, limits: RateLimits | None = None, tokens: int = 1) -> None:
         self.governor.settle(self.take(tokens), limits=limits, tokens=tokens)
@@ -179,7 +180,7 @@ async def test_only_the_first_refusal_of_a_stretch_is_charged_to_its_row() -> No
 
 @in_fake_time
 async def test_a_server_that_refuses_for_longer_than_patience_fails_even_a_single_row() -> None:
-    caller = Caller(patience_s=30)
+    caller = Caller(tuning=Tuning(patience_s=30))
     caller.fail(REFUSED)
 
     async def try_for_ever() -> None:
@@ -194,17 +195,29 @@ async def test_a_server_that_refuses_for_longer_than_patience_fails_even_a_singl
 
 
 @in_fake_time
-async def test_a_full_server_gets_fewer_at_once_and_one_cut_counts_for_all_stragglers() -> None:
-    caller = Caller()
-    permits = [caller.take() for _ in range(8)]
-    before = caller.governor.snapshot().concurrency_limit
-    full = CapacityExceeded("full", status=429, code="3505")
-    assert [caller.governor.settle(permit, error=full) for permit in permits] == [True] + [False] * 7
-    assert caller.governor.snapshot().concurrency_limit == int(0.8 * before)
+async def test_cool_downs_grow_to_a_quarter_of_a_minute_however_long_the_server_refuses() -> None:
+    caller = Caller(tuning=Tuning(patience_s=1e9))
+    pauses = []
+    for _ in range(1_100):  # some four hours
+        since_s = caller.clock()
+        caller.governor.settle(await caller.wait(), error=REFUSED)
+        pauses.append(caller.clock() - since_s)
+    assert pauses[1] < 1
+    assert all(0.8 * 15 - 0.01 <= pause <= 1.2 * 15 + 0.01 for pause in pauses[10:])
 
 
 @in_fake_time
-async def test_a_refusal_among_accepted_ones_tells_of_no_quota() -> None:
+async def test_a_full_server_gets_fewer_at_once_and_one_cut_counts_for_all_stragglers() -> None:
+    caller = Caller()
+    permits = [caller.take() for _ in range(8)]
+    before = caller.governor.snapshot().adaptive_limit
+    full = CapacityExceeded("full", status=429, code="3505")
+    assert [caller.governor.settle(permit, error=full) for permit in permits] == [True] + [False] * 7
+    assert caller.governor.snapshot().adaptive_limit == int(0.8 * before)
+
+
+@in_fake_time
+async def test_a_refusal_among_accepted_ones_is_no_sign_of_a_quota() -> None:
     caller = Caller()
     permits = [caller.take() for _ in range(8)]
     assert caller.governor.settle(permits[0], error=REFUSED) is True
@@ -234,11 +247,11 @@ async def test_refusals_of_most_that_left_later_tell_of_a_quota() -> None:
 async def test_scattered_failures_do_not_keep_the_limit_from_growing() -> None:
     caller = Caller()
     for number in range(400):
-        permits = [caller.take() for _ in range(int(caller.governor.snapshot().concurrency_limit))]
+        permits = [caller.take() for _ in range(int(caller.governor.snapshot().adaptive_limit))]
         caller.governor.settle(permits.pop(), error=UNAVAILABLE, row=number)
         for permit in permits:
             caller.governor.settle(permit)
-        if caller.governor.snapshot().concurrency_limit >= 64:
+        if caller.governor.snapshot().adaptive_limit >= 64:
             return
     pytest.fail("it did not grow")
 
@@ -307,7 +320,7 @@ async def test_a_refused_request_shows_that_the_server_is_well() -> None:
 
 @in_fake_time
 async def test_an_outage_beyond_patience_fails_those_who_wait_with_the_servers_error() -> None:
-    caller = Caller(patience_s=50)
+    caller = Caller(tuning=Tuning(patience_s=50))
     caller.answer()
     for row in range(5):
         caller.fail(UNAVAILABLE, row)
@@ -321,7 +334,7 @@ async def test_an_outage_beyond_patience_fails_those_who_wait_with_the_servers_e
 
 
 @in_fake_time
-async def test_old_trouble_does_not_fail_the_next_run() -> None:
+async def test_a_cool_down_of_long_ago_does_not_fail_the_next_run() -> None:
     caller = Caller()
     caller.fail(REFUSED)
     await asyncio.sleep(3_600)
@@ -358,7 +371,7 @@ async def test_past_its_deadline_a_request_stops_waiting() -> None:
 
 
 @in_fake_time
-async def test_a_full_lane_does_not_hold_back_another() -> None:
+async def test_a_limit_without_a_free_slot_does_not_hold_back_another() -> None:
     caller = Caller(slots=1)
     permit = caller.take()
     behind = caller.wait()
@@ -379,17 +392,17 @@ async def test_nobody_overtakes_those_who_wait_for_the_quota() -> None:
 
 
 @in_fake_time
-async def test_a_lanes_slots_count_over_all_governors() -> None:
+async def test_an_objects_slots_count_over_all_governors() -> None:
     caller = Caller(slots=1)
     other = Governor(clock=caller.clock)
     permit = caller.take()
-    waiting = asyncio.ensure_future(other.admit(caller.concurrency, 1))
+    waiting = asyncio.ensure_future(other.admit(caller.concurrency_limit, 1))
     await asyncio.sleep(1)
     assert not waiting.done()
     caller.governor.settle(permit)
     await asyncio.sleep(0)
     other.settle(await waiting)
-    assert caller.concurrency.in_flight == 0
+    assert caller.concurrency_limit.in_flight == 0
 
 
 @in_fake_time
@@ -398,7 +411,7 @@ async def test_more_slots_are_used_at_once() -> None:
     caller.take()
     waiting = caller.wait()
     await asyncio.sleep(1)
-    caller.concurrency.limit = 2
+    caller.concurrency_limit.limit = 2
     await waiting
     assert caller.clock() == 1
 
@@ -506,7 +519,7 @@ async def test_a_refusal_is_no_rows_own_while_others_are_answered() -> None:
 
 
 @in_fake_time
-async def test_a_first_refusal_tells_of_no_quota_until_the_probe_is_refused_too() -> None:
+async def test_a_first_refusal_is_no_sign_of_a_quota_until_the_probe_is_refused_too() -> None:
     caller = Caller()
     for _ in range(5):
         caller.answer()

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.delivery.fake_clock import run_in_fake_time
 
 from mistill.delivery.governor import ConcurrencyLimit, Governor
+from mistill.delivery.tuning import Tuning
 from mistill.errors import CapacityExceeded, ConnectFailed, MistillError, RateLimited, ServerError
 
 ERRORS: tuple[MistillError | None, ...] = (
@@ -25,12 +26,12 @@ ERRORS: tuple[MistillError | None, ...] = (
 )
 
 
-def assert_at_rest(governor: Governor, *lanes: ConcurrencyLimit) -> None:
+def assert_at_rest(governor: Governor, *limits: ConcurrencyLimit) -> None:
     snapshot = governor.snapshot()
     assert (snapshot.in_flight, snapshot.waiting) == (0, 0)
-    assert [concurrency.in_flight for concurrency in lanes] == [0] * len(lanes)
+    assert [limit.in_flight for limit in limits] == [0] * len(limits)
     assert governor._quotas.tokens.reserved == 0
-    assert all(not concurrency.waiting_at for concurrency in lanes)
+    assert all(not limit.waiting_at for limit in limits)
 
 
 @settings(max_examples=100, deadline=None)
@@ -48,7 +49,7 @@ def test_a_known_quota_is_never_exceeded_in_any_window(
         rng = random.Random(seed)
         clock = asyncio.get_running_loop().time
         governor = Governor(clock=clock, requests_per_minute=requests, tokens_per_minute=tokens)
-        concurrency = ConcurrencyLimit(slots)
+        limit = ConcurrencyLimit(slots)
         sent: list[float] = []
         counted: list[tuple[float, int]] = []
         in_flight = 0
@@ -57,10 +58,10 @@ def test_a_known_quota_is_never_exceeded_in_any_window(
             nonlocal in_flight
             await asyncio.sleep(rng.random() * 100)
             size = rng.randint(1, 400)
-            permit = governor.try_admit(concurrency, size) or await governor.admit(concurrency, size)
+            permit = governor.try_admit(limit, size) or await governor.admit(limit, size)
             now_s = clock()
             sent.append(now_s)
-            assert concurrency.in_flight <= slots
+            assert limit.in_flight <= slots
             # By brute force, over the 60 s that end now:
             assert sum(now_s - 60 < each for each in sent) <= requests
             used = in_flight + sum(amount for at_s, amount in counted if now_s - 60 < at_s)
@@ -74,7 +75,7 @@ def test_a_known_quota_is_never_exceeded_in_any_window(
 
         await asyncio.gather(*(send() for _ in range(rows)))
         assert len(sent) == rows
-        assert_at_rest(governor, concurrency)
+        assert_at_rest(governor, limit)
 
     run_in_fake_time(main())
 
@@ -90,23 +91,23 @@ def test_whoever_waits_longest_is_next(seed: int, slots: list[int], rows: int) -
         rng = random.Random(seed)
         clock = asyncio.get_running_loop().time
         governor = Governor(clock=clock, requests_per_minute=rng.choice([None, 10, 100]))
-        lanes = [ConcurrencyLimit(limit) for limit in slots]
-        came: dict[ConcurrencyLimit, list[int]] = {concurrency: [] for concurrency in lanes}
-        admitted: dict[ConcurrencyLimit, list[int]] = {concurrency: [] for concurrency in lanes}
+        limits = [ConcurrencyLimit(each) for each in slots]
+        came: dict[ConcurrencyLimit, list[int]] = {limit: [] for limit in limits}
+        admitted: dict[ConcurrencyLimit, list[int]] = {limit: [] for limit in limits}
 
         async def send(row: int) -> None:
             await asyncio.sleep(rng.random() * 10)
-            concurrency = rng.choice(lanes)
-            came[concurrency].append(row)
-            permit = governor.try_admit(concurrency, 1) or await governor.admit(concurrency, 1)
-            admitted[concurrency].append(row)
-            assert all(each.in_flight <= each.limit for each in lanes)
+            limit = rng.choice(limits)
+            came[limit].append(row)
+            permit = governor.try_admit(limit, 1) or await governor.admit(limit, 1)
+            admitted[limit].append(row)
+            assert all(each.in_flight <= each.limit for each in limits)
             await asyncio.sleep(rng.random() * 5)
             governor.settle(permit)
 
         await asyncio.gather(*(send(row) for row in range(rows)))
         assert admitted == came
-        assert_at_rest(governor, *lanes)
+        assert_at_rest(governor, *limits)
 
     run_in_fake_time(main())
 
@@ -120,16 +121,17 @@ def test_cancelled_at_any_point_nothing_leaks(seed: int, rows: int, quota: int |
         rng = random.Random(seed)
         clock = asyncio.get_running_loop().time
         governor = Governor(
-            clock=clock, requests_per_minute=quota, tokens_per_minute=rng.choice([None, 500]), patience_s=100
+            clock=clock,
+            requests_per_minute=quota,
+            tokens_per_minute=rng.choice([None, 500]),
+            tuning=Tuning(patience_s=100),
         )
-        lanes = [ConcurrencyLimit(rng.randint(1, 4)) for _ in range(2)]
+        limits = [ConcurrencyLimit(rng.randint(1, 4)) for _ in range(2)]
 
         async def send() -> None:
-            concurrency = rng.choice(lanes)
+            limit = rng.choice(limits)
             deadline_s = rng.choice([None, rng.random() * 50])
-            permit = governor.try_admit(concurrency, 20) or await governor.admit(
-                concurrency, 20, deadline_s=deadline_s
-            )
+            permit = governor.try_admit(limit, 20) or await governor.admit(limit, 20, deadline_s=deadline_s)
             try:
                 await asyncio.sleep(rng.random() * 5)
             except asyncio.CancelledError:
@@ -145,9 +147,9 @@ def test_cancelled_at_any_point_nothing_leaks(seed: int, rows: int, quota: int |
         ended = await asyncio.gather(*tasks, return_exceptions=True)
         for each in ended:
             assert each is None or isinstance(each, MistillError | asyncio.CancelledError)
-        assert_at_rest(governor, *lanes)
-        await asyncio.sleep(200)  # and later, when the trouble is forgotten, it still works
-        permit = governor.try_admit(lanes[0], 1) or await governor.admit(lanes[0], 1)
+        assert_at_rest(governor, *limits)
+        await asyncio.sleep(200)  # and later, when all is forgotten, it still works
+        permit = governor.try_admit(limits[0], 1) or await governor.admit(limits[0], 1)
         governor.settle(permit)
 
     run_in_fake_time(main())
@@ -156,10 +158,10 @@ def test_cancelled_at_any_point_nothing_leaks(seed: int, rows: int, quota: int |
 @pytest.mark.parametrize("first", ["settle", "refund"])
 @pytest.mark.parametrize("second", ["settle", "refund"])
 def test_a_permit_is_given_back_once(first: str, second: str) -> None:
-    governor, concurrency = Governor(), ConcurrencyLimit(1)
-    permit: Any = governor.try_admit(concurrency, 1)
+    governor, limit = Governor(), ConcurrencyLimit(1)
+    permit: Any = governor.try_admit(limit, 1)
     getattr(governor, first)(permit)
     with pytest.raises(AssertionError):
         getattr(governor, second)(permit)
-    assert concurrency.in_flight == 0
+    assert limit.in_flight == 0
     assert governor._quotas.tokens.reserved == 0

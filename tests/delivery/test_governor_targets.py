@@ -66,7 +66,7 @@ def ideal_s(quota: int, windows: int, slots: int, latency_s: float) -> float:
 @pytest.mark.parametrize(
     ("quota", "windows", "slots"), [(60, 3, 64), (60, 5, 64), (600, 3, 64), (6_000, 2, 1_024)]
 )
-def test_a_quota_told_in_headers(quota: int, windows: int, slots: int, latency_s: float) -> None:
+def test_a_quota_reported_in_headers(quota: int, windows: int, slots: int, latency_s: float) -> None:
     rows = quota * windows
     passage, _ = simulate(rows, requests_per_minute=quota, latency_s=latency_s, max_concurrent_requests=slots)
     assert passage.lost == 0
@@ -78,12 +78,12 @@ def test_a_quota_told_in_headers(quota: int, windows: int, slots: int, latency_s
 @pytest.mark.parametrize(
     ("quota", "windows", "slots"), [(60, 3, 64), (60, 5, 64), (600, 3, 64), (6_000, 2, 1_024)]
 )
-def test_a_quota_that_no_header_tells(quota: int, windows: int, slots: int, latency_s: float) -> None:
+def test_a_quota_that_no_header_reports(quota: int, windows: int, slots: int, latency_s: float) -> None:
     rows = quota * windows
     passage, _ = simulate(
         rows,
         requests_per_minute=quota,
-        tells_limits=False,
+        reports_limits=False,
         latency_s=latency_s,
         max_concurrent_requests=slots,
     )
@@ -92,32 +92,32 @@ def test_a_quota_that_no_header_tells(quota: int, windows: int, slots: int, late
     assert passage.refused <= 0.10 * rows
 
 
-@pytest.mark.parametrize(("tells_limits", "slack"), [(True, 1.10), (False, 1.25)])
-def test_a_token_quota_that_binds_first(tells_limits: bool, slack: float) -> None:
+@pytest.mark.parametrize(("reports_limits", "slack"), [(True, 1.10), (False, 1.25)])
+def test_a_token_quota_that_binds_first(reports_limits: bool, slack: float) -> None:
     passage, snapshot = simulate(
-        600, requests_per_minute=6_000, tokens_per_minute=15_000, tokens=100, tells_limits=tells_limits
+        600, requests_per_minute=6_000, tokens_per_minute=15_000, tokens=100, reports_limits=reports_limits
     )
     assert passage.lost == 0
     assert passage.took_s <= slack * 180
-    assert passage.refused <= (0.02 if tells_limits else 0.10) * 600
-    if tells_limits:
+    assert passage.refused <= (0.02 if reports_limits else 0.10) * 600
+    if reports_limits:
         assert snapshot.tokens_per_minute == 15_000
         assert max(snapshot.seconds, key=lambda cause: snapshot.seconds[cause]) == "quota_tokens"
 
 
-@pytest.mark.parametrize("tells_limits", [True, False])
-def test_a_quota_halved_then_doubled_is_followed(tells_limits: bool) -> None:
+@pytest.mark.parametrize("reports_limits", [True, False])
+def test_a_quota_halved_then_doubled_is_followed(reports_limits: bool) -> None:
     async def change(server: ModelServer) -> None:
         await asyncio.sleep(70)
         server.requests_per_minute = 300
         await asyncio.sleep(150)
         server.requests_per_minute = 1_200
 
-    passage, snapshot = simulate(3_000, requests_per_minute=600, event=change, tells_limits=tells_limits)
+    passage, snapshot = simulate(3_000, requests_per_minute=600, event=change, reports_limits=reports_limits)
     assert passage.lost == 0
     assert passage.refused <= 0.02 * 3_000
     # 1,200 rows by 60 s, 600 more by 210 s, 1,200 after the raise: two more windows at the new rate.
-    assert passage.took_s <= 220 + 60 * (1.10 if tells_limits else 1.25)
+    assert passage.took_s <= 220 + 60 * (1.10 if reports_limits else 1.25)
     assert snapshot.requests_per_minute is not None
     assert snapshot.requests_per_minute > 1_000
 
@@ -137,7 +137,7 @@ def test_a_full_server_is_kept_nearly_full() -> None:
     assert passage.lost == 0
     assert passage.took_s <= 1.25 * 100
     assert passage.refused <= 0.02 * 2_000
-    assert snapshot.concurrency_limit <= 25
+    assert snapshot.adaptive_limit <= 25
 
 
 def test_three_processes_share_a_quota() -> None:
@@ -161,10 +161,10 @@ class LimitedBySecond(ModelServer):
         return False
 
 
-@pytest.mark.parametrize("tells_limits", [True, False])
-def test_a_hidden_limit_by_the_second_is_found(tells_limits: bool) -> None:
+@pytest.mark.parametrize("reports_limits", [True, False])
+def test_a_hidden_limit_by_the_second_is_found(reports_limits: bool) -> None:
     passage, _ = simulate(
-        1_500, server_kind=LimitedBySecond, requests_per_minute=6_000, tells_limits=tells_limits
+        1_500, server_kind=LimitedBySecond, requests_per_minute=6_000, reports_limits=reports_limits
     )
     assert passage.lost == 0
     assert passage.took_s <= 1.25 * 300
@@ -173,7 +173,7 @@ def test_a_hidden_limit_by_the_second_is_found(tells_limits: bool) -> None:
 
 def test_a_server_without_limits_gets_all_slots_within_seconds() -> None:
     passage, snapshot = simulate(64, latency_s=5)
-    assert passage.took_s <= 7.5 + 3  # the slowest answer, and the ramp
+    assert passage.took_s <= 7.5 + 3  # the slowest answer, and the slow start
     many, _ = simulate(10_000, latency_s=0.01, max_concurrent_requests=1_024)
     assert many.took_s <= 5
     assert snapshot.requests_per_minute is None

@@ -6,8 +6,12 @@ from typing import Any
 
 import pytest
 
+from mistill.api.chat import CHAT
 from mistill.api.client import MistralClient
-from mistill.delivery.retry import BACKOFF_CAP_S, Decision, backoff_s, classify
+from mistill.delivery.dispatcher import Dispatcher, Request
+from mistill.delivery.governor import ConcurrencyLimit, Governor
+from mistill.delivery.retry import Decision, backoff_s, classify
+from mistill.delivery.tuning import Tuning
 from mistill.errors import (
     AttemptTimeout,
     BadRequest,
@@ -94,16 +98,17 @@ async def test_what_a_server_does(
     simulator.script([fault])
     client = MistralClient(simulator.url, KEY, timeout_s=0.3)
     with pytest.raises(MistillError) as caught:
-        await client.chat(BODY)
+        await client.exchange(CHAT, BODY)
     assert type(caught.value) is kind
+    assert not caught.value.retryable  # nobody has decided yet
     assert classify(caught.value) == decision
-    assert caught.value.retryable is decision.retry or decision == STOP_ALL
+    assert caught.value.retryable is decision.retry
     assert words in str(caught.value)
 
 
 async def test_nobody_listening_is_known_to_cost_nothing(unused_tcp_port: int) -> None:
     with pytest.raises(ConnectFailed) as caught:
-        await MistralClient(f"http://127.0.0.1:{unused_tcp_port}", KEY, timeout_s=1).chat(BODY)
+        await MistralClient(f"http://127.0.0.1:{unused_tcp_port}", KEY, timeout_s=1).exchange(CHAT, BODY)
     assert not caught.value.maybe_billed
     assert classify(caught.value) == BACK_OFF
 
@@ -112,7 +117,7 @@ async def test_nobody_listening_is_known_to_cost_nothing(unused_tcp_port: int) -
 async def test_what_had_left_may_be_billed(simulator: Simulator, fault: Fault) -> None:
     simulator.script([fault])
     with pytest.raises(MistillError) as caught:
-        await MistralClient(simulator.url, KEY, timeout_s=0.3).chat(BODY)
+        await MistralClient(simulator.url, KEY, timeout_s=0.3).exchange(CHAT, BODY)
     assert caught.value.maybe_billed  # type: ignore[attr-defined]
 
 
@@ -120,7 +125,7 @@ async def test_what_had_left_may_be_billed(simulator: Simulator, fault: Fault) -
 async def test_the_correlation_id_is_on_every_error(simulator: Simulator, status: int) -> None:
     simulator.script([Fault.status(status)])
     with pytest.raises(MistillError, match=r"correlation id [0-9a-f-]{36}"):
-        await MistralClient(simulator.url, KEY, timeout_s=5).chat(BODY)
+        await MistralClient(simulator.url, KEY, timeout_s=5).exchange(CHAT, BODY)
 
 
 @pytest.mark.parametrize(
@@ -137,6 +142,26 @@ def test_what_is_no_servers_doing(given: MistillError, decision: Decision) -> No
 
 
 @pytest.mark.parametrize(
+    ("fault", "could_help"),
+    [
+        (Fault.status(503), True),
+        (Fault.status(429), True),
+        (Fault.status(429, None, NEVER), False),
+        (Fault.status(400), False),
+    ],
+)
+async def test_a_sent_requests_error_says_whether_another_attempt_could_help(
+    simulator: Simulator, fault: Fault, could_help: bool
+) -> None:
+    simulator.script([fault])
+    client = MistralClient(simulator.url, KEY, timeout_s=5)
+    dispatcher = Dispatcher(client, Governor(), ConcurrencyLimit(1), endpoint=CHAT, max_retries=0)
+    with pytest.raises(MistillError) as caught:
+        await dispatcher.send(Request(BODY))
+    assert caught.value.retryable is could_help
+
+
+@pytest.mark.parametrize(
     ("headers", "seconds"), [({"Retry-After": "7"}, 7), ({"retry-after-ms": "250"}, 0.25), ({}, None)]
 )
 @pytest.mark.parametrize("status", [429, 503])
@@ -145,16 +170,23 @@ async def test_retry_after_is_read(
 ) -> None:
     simulator.script([Fault.status(status, None, headers)])
     with pytest.raises(MistillError) as caught:
-        await MistralClient(simulator.url, KEY, timeout_s=5).chat(BODY)
+        await MistralClient(simulator.url, KEY, timeout_s=5).exchange(CHAT, BODY)
     assert caught.value.retry_after_s == seconds  # type: ignore[attr-defined]
 
 
 def test_pauses_grow_twofold_with_full_jitter_to_a_cap() -> None:
-    for failures, ceiling in ((1, 0.5), (2, 1.0), (3, 2.0), (7, BACKOFF_CAP_S), (5000, BACKOFF_CAP_S)):
+    for failures, ceiling in ((1, 0.5), (2, 1.0), (3, 2.0), (7, 30.0), (5000, 30.0)):
         pauses = [backoff_s(failures) for _ in range(300)]
         assert all(0 <= pause <= ceiling for pause in pauses)
         assert max(pauses) > 0.8 * ceiling
         assert min(pauses) < 0.2 * ceiling
+
+
+def test_its_base_and_its_cap_can_be_tuned() -> None:
+    tuning = Tuning(backoff_base_s=10.0, max_backoff_s=15.0)
+    for failures, ceiling in ((1, 10.0), (2, 15.0), (9, 15.0)):
+        pauses = [backoff_s(failures, tuning=tuning) for _ in range(300)]
+        assert 0.8 * ceiling < max(pauses) <= ceiling
 
 
 def test_a_pause_is_never_shorter_than_retry_after() -> None:

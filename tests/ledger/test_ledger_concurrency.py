@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
+from mistill.api.usage import Usage
 from mistill.errors import LedgerError
-from mistill.ledger import InputRow, Ledger, LedgerReader, Usage
+from mistill.ledger import InputRow, Ledger, LedgerReader
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(tmp_path / "out.ledger", "plan", {}) as ledger:
+    with Ledger.open(tmp_path / "out.ledger", {}) as ledger:
         yield ledger
 
 
@@ -30,8 +31,8 @@ async def rows_of(ledger: Ledger, count: int) -> list[int]:
 
 async def ask(ledger: Ledger, row: int) -> None:
     (attempt,) = await ledger.begin_attempts([row])
-    ledger.answer(attempt, b"to %d" % row, Usage(1, 1))
-    await ledger.complete(row, [attempt], finish_reason="stop", usage=Usage(1, 1))
+    ledger.answer(attempt, b"to %d" % row, Usage(1, 1), None)
+    await ledger.complete(row, [attempt.id], finish_reason="stop", tokens=Usage(1, 1), cost=None)
 
 
 async def test_many_tasks_at_once(ledger: Ledger) -> None:
@@ -86,7 +87,7 @@ async def test_a_cancelled_attempt_was_not_sent(ledger: Ledger) -> None:
     await held
     path = ledger.path
     ledger.close()
-    with Ledger.open(path, "plan", {}) as again:
+    with Ledger.open(path, {}) as again:
         assert again.maybe_billed_at_open == 0
 
 
@@ -102,11 +103,11 @@ async def test_reading_goes_on_while_a_run_writes(ledger: Ledger) -> None:
 
 async def test_closing_commits_what_was_asked_for_and_ends_the_thread(tmp_path: Path) -> None:
     before = threading.active_count()
-    ledger = Ledger.open(tmp_path / "out.ledger", "plan", {})
+    ledger = Ledger.open(tmp_path / "out.ledger", {})
     (row,) = await rows_of(ledger, 1)
     (attempt,) = await ledger.begin_attempts([row])
-    ledger.answer(attempt, b"paid", Usage())
-    done = ledger.complete(row, [attempt], finish_reason="stop", usage=Usage())
+    ledger.answer(attempt, b"paid", Usage(), None)
+    done = ledger.complete(row, [attempt.id], finish_reason="stop", tokens=Usage(), cost=None)
     ledger.close()
     ledger.close()
     assert threading.active_count() == before
@@ -121,7 +122,7 @@ async def test_a_job_that_fails_is_told_to_everyone_and_nothing_of_its_group_is_
     tmp_path: Path,
 ) -> None:
     path = tmp_path / "out.ledger"
-    with Ledger.open(path, "plan", {}) as ledger:
+    with Ledger.open(path, {}) as ledger:
         (row,) = await rows_of(ledger, 1)
         gate, reached = threading.Event(), threading.Event()
         held = ledger._commits.run(lambda _: (reached.set(), gate.wait()))

@@ -12,16 +12,18 @@ from pathlib import Path
 
 import pytest
 
-from mistill.errors import LedgerError, LedgerInUse, PlanChanged
-from mistill.ledger import InputRow, Ledger, LedgerReader, Usage
+from mistill.api.usage import Usage
+from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
+from mistill.ledger import InputRow, Ledger, LedgerReader
 
 FILL_THE_DISK = """
 import asyncio, resource, signal, sys
 from mistill.errors import LedgerError
-from mistill.ledger import InputRow, Ledger, Usage
+from mistill.ledger import InputRow, Ledger
+from mistill.api.usage import Usage
 
 async def main():
-    ledger = Ledger.open(sys.argv[1], "plan", {})
+    ledger = Ledger.open(sys.argv[1], {})
     matcher = await ledger.match_input()
     digests = [n.to_bytes(16, "big") for n in range(100)]
     known = await matcher.known(digests)
@@ -33,8 +35,8 @@ async def main():
 
     async def ask(state):
         (attempt,) = await ledger.begin_attempts([state.row])
-        ledger.answer(attempt, b"x" * 20_000, Usage())
-        await ledger.complete(state.row, [attempt], finish_reason="stop", usage=Usage())
+        ledger.answer(attempt, b"x" * 20_000, Usage(), None)
+        await ledger.complete(state.row, [attempt.id], finish_reason="stop", tokens=Usage(), cost=None)
         print(state.position, flush=True)
 
     for five in range(0, 100, 5):
@@ -58,7 +60,7 @@ def path(tmp_path: Path) -> Path:
 
 
 async def answer_one(path: Path) -> None:
-    with Ledger.open(path, "plan", {"model": "a"}) as ledger:
+    with Ledger.open(path, {"model": "a"}) as ledger:
         await answer_one_in(ledger)
 
 
@@ -68,8 +70,8 @@ async def answer_one_in(ledger: Ledger) -> None:
     (state,) = await matcher.claim([InputRow(0, b"digest", b"fingerprint", b"{}")])
     await matcher.finish()
     (attempt,) = await ledger.begin_attempts([state.row])
-    ledger.answer(attempt, b"an answer", Usage(1, 2, 0.5))
-    await ledger.complete(state.row, [attempt], finish_reason="stop", usage=Usage(1, 2, 0.5))
+    ledger.answer(attempt, b"an answer", Usage(1, 2), 0.5)
+    await ledger.complete(state.row, [attempt.id], finish_reason="stop", tokens=Usage(1, 2), cost=0.5)
 
 
 def answers_in(path: Path) -> list[tuple[bytes, ...]]:
@@ -102,7 +104,7 @@ async def test_a_read_only_directory_cannot_be_run_in_but_can_be_read(path: Path
     path.parent.chmod(0o500)
     try:
         with pytest.raises(LedgerError, match="may write"):
-            Ledger.open(path, "plan", {"model": "a"})
+            Ledger.open(path, {"model": "a"})
         assert answers_in(path) == [(b"an answer",)]
     finally:
         path.parent.chmod(0o700)
@@ -110,7 +112,7 @@ async def test_a_read_only_directory_cannot_be_run_in_but_can_be_read(path: Path
 
 def test_a_missing_directory(path: Path) -> None:
     with pytest.raises(LedgerError, match="directory exists"):
-        Ledger.open(path.parent / "none" / "out.ledger", "plan", {})
+        Ledger.open(path.parent / "none" / "out.ledger", {})
     with pytest.raises(LedgerError, match="no ledger at"):
         LedgerReader(path)
 
@@ -120,7 +122,7 @@ def test_a_missing_directory(path: Path) -> None:
 )
 def test_a_file_that_is_no_ledger_is_refused_and_left_alone(path: Path, content: bytes) -> None:
     path.write_bytes(content)
-    for opened in (lambda: Ledger.open(path, "plan", {}), lambda: LedgerReader(path)):
+    for opened in (lambda: Ledger.open(path, {}), lambda: LedgerReader(path)):
         with pytest.raises(LedgerError, match="not a ledger"):
             opened()
     assert path.read_bytes() == content
@@ -133,7 +135,7 @@ def test_another_sqlite_file_is_refused_and_left_alone(path: Path) -> None:
     connection.close()
     before = path.read_bytes()
     with pytest.raises(LedgerError, match="not a ledger"):
-        Ledger.open(path, "plan", {})
+        Ledger.open(path, {})
     assert path.read_bytes() == before
 
 
@@ -142,7 +144,7 @@ async def test_another_format_is_refused_and_left_alone(path: Path) -> None:
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 99")
     connection.close()
-    for opened in (lambda: Ledger.open(path, "plan", {"model": "a"}), lambda: LedgerReader(path)):
+    for opened in (lambda: Ledger.open(path, {"model": "a"}), lambda: LedgerReader(path)):
         with pytest.raises(LedgerError, match="format 99"):
             opened()
 
@@ -151,7 +153,7 @@ def test_a_file_that_lost_its_end_is_refused(path: Path) -> None:
     asyncio.run(answer_one(path))
     whole = path.read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    for opened in (lambda: Ledger.open(path, "plan", {"model": "a"}), lambda: LedgerReader(path)):
+    for opened in (lambda: Ledger.open(path, {"model": "a"}), lambda: LedgerReader(path)):
         with pytest.raises(LedgerError, match="damaged"):
             opened()
     assert path.read_bytes() == whole[: len(whole) // 2]
@@ -164,43 +166,43 @@ def test_damage_inside_is_told_when_it_is_met(path: Path) -> None:
     with pytest.raises(LedgerError, match="damaged"):
         answers_in(path)
     with pytest.raises(LedgerError, match="damaged"):
-        Ledger.open(path, "plan", {"model": "a"})
+        Ledger.open(path, {"model": "a"})
 
 
 def test_an_empty_file_is_a_ledger_that_was_about_to_be_made(path: Path) -> None:
     path.touch()
-    Ledger.open(path, "plan", {}).close()
+    Ledger.open(path, {}).close()
 
 
 async def test_one_run_at_a_time(path: Path) -> None:
-    with Ledger.open(path, "plan", {}) as ledger:
+    with Ledger.open(path, {}) as ledger:
         with pytest.raises(LedgerInUse, match=f"process {os.getpid()}"):
-            Ledger.open(path, "plan", {})
+            Ledger.open(path, {})
         with pytest.raises(LedgerInUse):
-            Ledger.open(path, "plan", {}, fresh=True)
+            Ledger.open(path, {}, fresh=True)
         await ledger.flush()
-    Ledger.open(path, "plan", {}).close()
+    Ledger.open(path, {}).close()
     assert [p.name for p in path.parent.iterdir()] == [path.name]
 
 
 def test_the_lock_of_a_killed_run_is_free(path: Path) -> None:
     script = (
         "import sys, time; from mistill.ledger import Ledger;"
-        "held = Ledger.open(sys.argv[1], 'plan', {}); print('open', flush=True); time.sleep(60)"
+        "held = Ledger.open(sys.argv[1], {}); print('open', flush=True); time.sleep(60)"
     )
     with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE) as child:
         assert child.stdout is not None
         assert child.stdout.readline() == b"open\n"
         with pytest.raises(LedgerInUse, match=f"process {child.pid}"):
-            Ledger.open(path, "plan", {})
+            Ledger.open(path, {})
         child.kill()
-    Ledger.open(path, "plan", {}).close()
+    Ledger.open(path, {}).close()
 
 
 async def test_other_settings_are_refused_and_named(path: Path) -> None:
     await answer_one(path)
-    with pytest.raises(PlanChanged, match=r'model: "a" → "b"; parameters\.top_p: null → 0\.5') as refused:
-        Ledger.open(path, "another plan", {"model": "b", "parameters": {"top_p": 0.5}})
+    with pytest.raises(ManifestChanged, match=r'model: "a" → "b"; parameters\.top_p: null → 0\.5') as refused:
+        Ledger.open(path, {"model": "b", "parameters": {"top_p": 0.5}})
     assert refused.value.changes == {"model": ("a", "b"), "parameters.top_p": (None, 0.5)}
     assert "--fresh" in str(refused.value)
     assert answers_in(path) == [(b"an answer",)]
@@ -210,7 +212,7 @@ async def test_fresh_keeps_the_old_ledger_under_another_name(path: Path) -> None
     await answer_one(path)
     names: set[Path] = set()
     for n in range(2):
-        with Ledger.open(path, f"plan {n}", {}, fresh=True) as ledger:
+        with Ledger.open(path, {"n": n}, fresh=True) as ledger:
             assert ledger.backup is not None
             names.add(ledger.backup)
         assert answers_in(path) == []
@@ -221,17 +223,17 @@ async def test_fresh_keeps_the_old_ledger_under_another_name(path: Path) -> None
 async def test_fresh_takes_along_what_a_killed_run_left_in_the_log(path: Path, tmp_path: Path) -> None:
     killed = tmp_path / "killed" / "out.ledger"
     killed.parent.mkdir()
-    with Ledger.open(path, "plan", {}) as ledger:
+    with Ledger.open(path, {}) as ledger:
         await answer_one_in(ledger)
         for name in ("out.ledger", "out.ledger-wal"):
             shutil.copy(path.with_name(name), killed.parent)
-    with Ledger.open(killed, "plan", {}, fresh=True) as ledger:
+    with Ledger.open(killed, {}, fresh=True) as ledger:
         assert ledger.backup is not None
     assert answers_in(ledger.backup) == [(b"an answer",)]
 
 
 def test_fresh_over_something_that_is_no_ledger_keeps_it_too(path: Path) -> None:
     path.write_bytes(b"precious")
-    with Ledger.open(path, "plan", {}, fresh=True) as ledger:
+    with Ledger.open(path, {}, fresh=True) as ledger:
         assert ledger.backup is not None
         assert ledger.backup.read_bytes() == b"precious"

@@ -15,6 +15,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from mistill.api.usage import Usage
 from mistill.errors import ServerError
 from mistill.ledger import (
     Attempt,
@@ -24,7 +25,6 @@ from mistill.ledger import (
     LedgerRow,
     RowState,
     Selection,
-    Usage,
 )
 
 Row = tuple[int, int]  # what the request shows, and what only the record has
@@ -38,7 +38,8 @@ EDITS = st.lists(
     max_size=3,
 )
 ENDS = st.sampled_from(["complete", "complete", "complete", "fail", "answer", "nothing"])
-PAID = Usage(input_tokens=3, output_tokens=5, cost=0.5)
+PAID = Usage(input_tokens=3, output_tokens=5)
+COST = 0.5
 
 
 def digest(*parts: object) -> bytes:
@@ -87,7 +88,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @initialize(rows=st.lists(ROWS, min_size=2, max_size=6))
     def start(self, rows: list[Row]) -> None:
         self.input = rows
-        self.ledger = Ledger.open(self.path, "plan", {"model": "m"})
+        self.ledger = Ledger.open(self.path, {"model": "m"})
 
     # A run, over the input as people edited it since the last.
 
@@ -156,11 +157,13 @@ class LedgerMachine(RuleBasedStateMachine):
         if end == "fail":
             error = ServerError("no", status=500)
             self.ledger.end_attempt(attempt, "failed", error)
-            await self.ledger.fail(attempt.row, error)
+            await self.ledger.fail(attempt.row, error, tokens=Usage())
             return
-        self.ledger.answer(attempt, self._body(attempt), PAID)
+        self.ledger.answer(attempt, self._body(attempt), PAID, COST)
         if end == "complete":
-            await self.ledger.complete(attempt.row, [attempt], finish_reason="stop", usage=PAID)
+            await self.ledger.complete(
+                attempt.row, [attempt.id], finish_reason="stop", tokens=PAID, cost=COST
+            )
         else:
             await self.ledger.flush()
 
@@ -195,8 +198,12 @@ class LedgerMachine(RuleBasedStateMachine):
             reached.wait()
             begun = [asyncio.ensure_future(self.ledger.begin_attempts([1])) for _ in range(writes)]
             for attempt in self.in_flight[:writes]:
-                self.ledger.answer(attempt, b"lost", PAID)
-                begun.append(self.ledger.complete(attempt.row, [attempt], finish_reason="stop", usage=PAID))
+                self.ledger.answer(attempt, b"lost", PAID, COST)
+                begun.append(
+                    self.ledger.complete(
+                        attempt.row, [attempt.id], finish_reason="stop", tokens=PAID, cost=COST
+                    )
+                )
             matching = asyncio.ensure_future(match(self.ledger, self.input + rows, 2, whole=True))
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -216,7 +223,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.directories.insert(0, directory)
 
     def _open(self) -> None:
-        self.ledger = Ledger.open(self.path, "plan", {"model": "m"})
+        self.ledger = Ledger.open(self.path, {"model": "m"})
         assert self.ledger.maybe_billed_at_open == len(self.in_flight)
         self.maybe_billed += len(self.in_flight)
         self.in_flight = []

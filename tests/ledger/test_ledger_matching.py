@@ -8,15 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from mistill.api.usage import Usage
 from mistill.errors import ServerError
-from mistill.ledger import InputRow, Ledger, LedgerReader, RowState, Usage
+from mistill.ledger import InputRow, Ledger, LedgerReader, RowState
 
-PAID = Usage(input_tokens=3, output_tokens=5, cost=0.5)
+PAID = Usage(input_tokens=3, output_tokens=5)
+COST = 0.5
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(tmp_path / "out.ledger", "plan", {}) as ledger:
+    with Ledger.open(tmp_path / "out.ledger", {}) as ledger:
         yield ledger
 
 
@@ -44,15 +46,15 @@ async def match(ledger: Ledger, rows: str, *, window: int = 4, dedupe: bool = Fa
 async def complete(ledger: Ledger, *rows: int) -> None:
     for row in rows:
         (attempt,) = await ledger.begin_attempts([row])
-        ledger.answer(attempt, b"to %d" % row, PAID)
-        await ledger.complete(row, [attempt], finish_reason="stop", usage=PAID)
+        ledger.answer(attempt, b"to %d" % row, PAID, COST)
+        await ledger.complete(row, [attempt.id], finish_reason="stop", tokens=PAID, cost=COST)
 
 
 async def fail(ledger: Ledger, row: int) -> None:
     (attempt,) = await ledger.begin_attempts([row])
     error = ServerError("no", status=500)
     ledger.end_attempt(attempt, "failed", error)
-    await ledger.fail(row, error)
+    await ledger.fail(row, error, tokens=Usage())
 
 
 def pending(states: list[RowState]) -> list[int]:

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import pytest
 
+from mistill.api.usage import Usage
 from mistill.errors import BadRequest, InputError, InvalidOutput, RateLimited
-from mistill.ledger import InputRow, Ledger, LedgerReader, RowState, Selection, Usage
+from mistill.ledger import ErrorRecord, InputRow, Ledger, LedgerReader, RowState, Selection
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(tmp_path / "out.ledger", "plan", {"model": "m"}) as ledger:
+    with Ledger.open(tmp_path / "out.ledger", {"model": "m"}) as ledger:
         yield ledger
 
 
@@ -35,29 +36,34 @@ async def rows_of(ledger: Ledger, count: int) -> list[RowState]:
 async def complete(
     ledger: Ledger, state: RowState, finish_reason: str, tokens: int, body: bytes = b"{}"
 ) -> None:
-    usage = Usage(10, tokens, 0.25)
     (attempt,) = await ledger.begin_attempts([state.row])
-    ledger.answer(attempt, body, usage)
+    ledger.answer(attempt, body, Usage(10, tokens), 0.25)
     await ledger.complete(
-        state.row, [attempt], finish_reason=finish_reason, usage=usage, parameters=state.parameters
+        state.row,
+        [attempt.id],
+        finish_reason=finish_reason,
+        tokens=Usage(10, tokens),
+        cost=0.25,
+        parameters=state.parameters,
     )
 
 
 async def test_failures_are_grouped_by_cause_with_an_example_and_its_hint(ledger: Ledger) -> None:
     states = await rows_of(ledger, 5)
     limited = RateLimited("slow down", status=429, code="1300", correlation_id="abc", hint="lower the rate")
+    limited.retryable = True  # delivery decides that
     for state in (states[3], states[1]):
-        await ledger.fail(state.row, limited)
-    await ledger.fail(states[2].row, InvalidOutput("no number", text="raw", path="$.n"))
+        await ledger.fail(state.row, limited, tokens=Usage())
+    await ledger.fail(states[2].row, InvalidOutput("no number", text="raw", path="$.n"), tokens=Usage())
     with LedgerReader(ledger.path) as reader:
         first, second = reader.failures()
         counts = reader.counts()
-    assert (first.kind, first.count, first.position) == ("rate_limited", 2, 1)
-    assert first.error == {
-        "kind": "rate_limited", "message": "slow down", "hint": "lower the rate", "retryable": True,
-        "status": 429, "code": "1300", "correlation_id": "abc",
-    }  # fmt: skip
-    assert (second.kind, second.error["path"]) == ("invalid_output", "$.n")
+    assert (first.kind, first.count, first.row) == ("rate_limited", 2, 1)
+    assert first.error == ErrorRecord(
+        kind="rate_limited", message="slow down", hint="lower the rate", retryable=True,
+        status=429, code="1300", correlation_id="abc",
+    )  # fmt: skip
+    assert (second.kind, second.error.path) == ("invalid_output", "$.n")
     assert (counts.rows, counts.failures, counts.pending) == (5, 3, 2)
 
 
@@ -82,7 +88,7 @@ async def test_where(ledger: Ledger, where: str, positions: list[int]) -> None:
     states = await rows_of(ledger, 4)
     await complete(ledger, states[0], "stop", 5)
     await complete(ledger, states[1], "length", 20)
-    await ledger.fail(states[2].row, BadRequest("no", status=400))
+    await ledger.fail(states[2].row, BadRequest("no", status=400), tokens=Usage())
     with LedgerReader(ledger.path) as reader:
         assert [row.position for row in reader.rows(Selection.parse(where))] == positions
 
@@ -134,7 +140,7 @@ async def test_rows_asked_again_keep_their_outcome_until_a_better_one_comes(ledg
 async def test_a_retry_that_fails_does_not_take_the_answer_away(ledger: Ledger) -> None:
     await complete(ledger, (await rows_of(ledger, 1))[0], "length", 20, b"cut")
     await ledger.reopen(Selection.parse("row=0"))
-    await ledger.fail(1, BadRequest("too many tokens", status=400))
+    await ledger.fail(1, BadRequest("too many tokens", status=400), tokens=Usage())
     (state,) = await rows_of(ledger, 1)
     with LedgerReader(ledger.path) as reader:
         (row,) = reader.rows()
@@ -156,9 +162,13 @@ async def test_several_generations_come_back_in_their_order(ledger: Ledger) -> N
     (state,) = await rows_of(ledger, 1)
     attempts = [(await ledger.begin_attempts([state.row]))[0] for _ in range(3)]
     for attempt in attempts:
-        ledger.answer(attempt, b"%d" % attempt.id, Usage(1, 1, None))
+        ledger.answer(attempt, b"%d" % attempt.id, Usage(1, 1), None)
     await ledger.complete(
-        state.row, [attempts[2], attempts[0], attempts[1]], finish_reason="stop", usage=Usage(3, 3)
+        state.row,
+        [attempts[place].id for place in (2, 0, 1)],
+        finish_reason="stop",
+        tokens=Usage(3, 3),
+        cost=None,
     )
     with LedgerReader(ledger.path) as reader:
         (row,) = reader.rows()
@@ -166,19 +176,21 @@ async def test_several_generations_come_back_in_their_order(ledger: Ledger) -> N
 
 
 async def test_answers_paid_before_a_stop_are_there_for_the_next_run(tmp_path: Path) -> None:
-    with Ledger.open(tmp_path / "out.ledger", "plan", {}) as ledger:
+    with Ledger.open(tmp_path / "out.ledger", {}) as ledger:
         (state,) = await rows_of(ledger, 1)
         paid, lost = [(await ledger.begin_attempts([state.row]))[0] for _ in range(2)]
-        ledger.answer(paid, b"one of two", Usage(1, 2, 0.5))
-    with Ledger.open(tmp_path / "out.ledger", "plan", {}) as ledger:
+        ledger.answer(paid, b"one of two", Usage(1, 2), 0.5)
+    with Ledger.open(tmp_path / "out.ledger", {}) as ledger:
         (state,) = await rows_of(ledger, 1)
         assert (state.state, state.has_answers, state.maybe_billed) == ("pending", True, True)
         assert ledger.maybe_billed_at_open == 1
         (answer,) = await ledger.paid_answers(state.row)
         assert (answer.attempt, answer.body) == (paid, b"one of two")
-        usage = Usage(answer.input_tokens, answer.output_tokens, answer.cost)
-        assert usage == Usage(1, 2, 0.5)
+        usage = Usage(answer.input_tokens, answer.output_tokens)
+        assert (usage, answer.cost) == (Usage(1, 2), 0.5)
         assert lost.id != answer.attempt.id
-        await ledger.complete(state.row, [answer.attempt], finish_reason="stop", usage=usage)
+        await ledger.complete(
+            state.row, [answer.attempt.id], finish_reason="stop", tokens=usage, cost=answer.cost
+        )
     with LedgerReader(tmp_path / "out.ledger") as reader:
         assert [row.answers for row in reader.rows()] == [(b"one of two",)]

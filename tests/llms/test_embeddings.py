@@ -20,9 +20,7 @@ def make_embeddings(simulator: Simulator, short_pauses: None) -> MakeEmbeddings:
     simulator.change(embedding_dimension=4)
 
     def make(**attributes: Any) -> MistralEmbeddings:
-        embeddings = MistralEmbeddings(**({"endpoint": simulator.url} | attributes))
-        embeddings._backoff_base_s = 0.001
-        return embeddings
+        return MistralEmbeddings(**({"endpoint": simulator.url} | attributes))
 
     return make
 

@@ -17,7 +17,7 @@ MakeLLM = Callable[..., MistralLLM]
 
 
 def sent(simulator: Simulator, generation: Generation) -> dict[str, Any]:
-    outcome = background.run(generation.check("Hello").answer())
+    outcome = background.run(generation.check("Hello").answer(generation.dispatcher.send))
     assert outcome.error is None
     return {
         name: value
@@ -66,7 +66,7 @@ def test_wrong_parameters_of_a_row_are_refused(make_llm: MakeLLM, changes: dict[
 @pytest.mark.beyond_the_spec("extra_body")
 def test_a_rows_extra_fields_join_the_calls(simulator: Simulator, make_llm: MakeLLM) -> None:
     generation = make_llm().generation(extra_body={"a": 1, "b": 1}).with_parameters({"extra_body": {"b": 2}})
-    background.run(generation.check("Hello").answer())
+    background.run(generation.check("Hello").answer(generation.dispatcher.send))
     assert {name: simulator.requests[-1].body[name] for name in "ab"} == {"a": 1, "b": 2}
 
 

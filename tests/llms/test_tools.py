@@ -153,7 +153,7 @@ def test_other_servers_run_no_tools(simulator: Simulator, make_llm: MakeLLM, dia
     assert simulator.requests == []
 
 
-def untyped(a, b: int) -> None: ...  # type: ignore[no-untyped-def]
+def untyped(a, b: int) -> None: ...  # type: ignore[no-untyped-def]  # noqa: ANN001
 def variadic(*numbers: int) -> None: ...
 def unspeakable(a: Callable[[], int]) -> None: ...
 

@@ -26,7 +26,7 @@ from mistill.simulator import Simulator
 
 ROWS = 400
 _OURS = str(Path(mistill.__file__).parent)
-_LEFT_OUT = tuple(str(Path(_OURS, name)) for name in ("simulator", "runs/ledger/commits.py"))
+_LEFT_OUT = tuple(str(Path(_OURS, name)) for name in ("simulator", "ledger/commits.py"))
 
 
 class Answer(BaseModel):

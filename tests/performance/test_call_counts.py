@@ -10,10 +10,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.libraries import library
+
 FOLDER = Path(__file__).parent
 
 
 def test_a_request_makes_no_more_calls_than_before() -> None:
+    library("aiohttp")
     counted = subprocess.run(
         [sys.executable, FOLDER / "count_calls.py"], capture_output=True, text=True, check=True, timeout=120
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 
 from mistill import MistralLLM, Run
 from mistill.simulator import Simulator
+from mistill.testing import without_waiting
 
 MODEL = "mistral-small-latest"
 
@@ -25,9 +27,7 @@ class Place:
         self.endpoint = endpoint
 
     def llm(self, **settings: Any) -> MistralLLM:
-        llm = MistralLLM(model=MODEL, endpoint=self.endpoint, **settings)
-        llm._backoff_base_s = 0.01  # tests wait for nobody
-        return llm
+        return MistralLLM(model=MODEL, endpoint=self.endpoint, **settings)
 
     def write(self, texts: list[str], **columns: Any) -> None:
         self.write_rows([{"text": text} | columns for text in texts])
@@ -48,8 +48,9 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, simulator: Simulator) -> Place:
-    return Place(tmp_path, simulator.url)
+def place(tmp_path: Path, simulator: Simulator) -> Iterator[Place]:
+    with without_waiting():
+        yield Place(tmp_path, simulator.url)
 
 
 def echoes(texts: list[str]) -> list[str]:

@@ -7,28 +7,22 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import Struct
 from tests.delivery.fake_clock import run_in_fake_time
 
 from mistill.api.prices import Price
+from mistill.api.usage import Usage
 from mistill.errors import InputError, Stopped
 from mistill.runs.budget import Budget
 
 PRICE = Price(input=1.0, output=4.0, cached_input=0.1)
 
 
-class Tokens(Struct, frozen=True):
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int = 0
-
-
 async def spend(
     budget: Budget, rng: random.Random, workers: int, most_output: int | None, rows: int
-) -> list[Tokens]:
+) -> list[Usage]:
     """Fake workers over rows of random size and time; returns what was billed, in order of settling."""
     left = iter(range(rows))
-    billed: list[Tokens] = []
+    billed: list[Usage] = []
 
     async def work() -> None:
         for _ in left:
@@ -41,7 +35,7 @@ async def spend(
             if rng.random() < 0.1:
                 budget.refund(reservation)
                 continue
-            usage = Tokens(rng.randint(1, size), rng.randint(0, most_output or 2_000))
+            usage = Usage(rng.randint(1, size), rng.randint(0, most_output or 2_000))
             budget.settle(reservation, usage)
             billed.append(usage)
 
@@ -86,11 +80,11 @@ def test_answers_of_unknown_length_are_few_at_first_and_many_once_their_lengths_
         in_flight.append(reservation)
     assert len(in_flight) == 4  # at 131,072 tokens each, the fifth could already be too many
     for reservation in in_flight:
-        budget.settle(reservation, Tokens(10, 100))
+        budget.settle(reservation, Usage(10, 100))
     for _ in range(16):
         reservation = budget.try_reserve(10, None)
         assert reservation is not None
-        budget.settle(reservation, Tokens(10, 100))
+        budget.settle(reservation, Usage(10, 100))
     assert all(budget.try_reserve(10, None) for _ in range(500))
 
 
@@ -98,7 +92,7 @@ def test_an_answer_without_usage_counts_as_the_mean() -> None:
     budget = Budget(max_cost=1.0, price=PRICE)
     first = budget.try_reserve(100, 1000)
     assert first is not None
-    budget.settle(first, Tokens(50, 200))
+    budget.settle(first, Usage(50, 200))
     second = budget.try_reserve(100, 1000)
     assert second is not None
     budget.settle(second, None)
@@ -108,8 +102,9 @@ def test_an_answer_without_usage_counts_as_the_mean() -> None:
 
 def test_spent_before_counts() -> None:
     budget = Budget(max_tokens=100, spent_tokens=100)
-    with pytest.raises(Stopped, match="max_tokens of 100"):
+    with pytest.raises(Stopped, match="max_tokens of 100") as stopped:
         budget.try_reserve(1, 1)
+    assert stopped.value.reason == "budget"
 
 
 def test_the_deadline_stops_what_comes_later() -> None:
@@ -120,9 +115,10 @@ def test_the_deadline_stops_what_comes_later() -> None:
         await asyncio.sleep(9)
         assert budget.time_left_s() == 1
         await asyncio.sleep(1)
-        with pytest.raises(Stopped, match="deadline of 10 s"):
+        with pytest.raises(Stopped, match="deadline of 10 s") as stopped:
             await budget.reserve(1, 1)
-        budget.settle(reservation, Tokens(1, 1))  # what was sent in time is still counted
+        assert stopped.value.reason == "deadline"
+        budget.settle(reservation, Usage(1, 1))  # what was sent in time is still counted
         assert budget.spent_tokens == 2
 
     run_in_fake_time(main())

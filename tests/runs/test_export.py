@@ -7,17 +7,16 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pandas
-import pyarrow.parquet
 import pytest
 from pydantic import BaseModel
+from tests.libraries import library
 from tests.runs.conftest import Place, echoes
 
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError, LedgerError
 from mistill.ledger import Selection
-from mistill.runs.answers import ChatReader
 from mistill.runs.export import export, export_run, record_shape
+from mistill.runs.kinds.chat import ChatKind, ChatReader
 from mistill.simulator import Simulator
 from mistill.structured.schema import compile_schema
 
@@ -70,7 +69,7 @@ def test_a_selection_is_exported_in_order(place: Place, simulator: Simulator) ->
 
 
 def test_columns_are_renamed_and_added(finished: Place) -> None:
-    shape = record_shape(renames=["generation=answer"], extra=ChatReader.extra_columns)
+    shape = record_shape(renames=["generation=answer"], extra=ChatKind.extra_columns)
     export(finished.ledger, finished.out, shape)
     record = finished.records()[0]
     assert (record["answer"], record["model"], record["thinking"]) == (
@@ -94,9 +93,9 @@ def test_parquet_has_types(place: Place) -> None:
     place.write(TEXTS)
     out = place.out.with_suffix(".parquet")
     place.run(out=out).start()
-    table = pyarrow.parquet.read_table(out)
+    table = library("pyarrow.parquet").read_table(out)
     assert table.schema.field("input_tokens").type == "int64"
-    assert pandas.read_parquet(out)["generation"].tolist() == echoes(TEXTS)
+    assert library("pandas").read_parquet(out)["generation"].tolist() == echoes(TEXTS)
 
 
 # --- structured answers ---------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ def row(input_tokens: int, output_tokens: int, cost: float | None = None) -> Led
 
 def limits(*, requests: float | None = None, tokens: float | None = None) -> Snapshot:
     return Snapshot(
-        waiting=0, in_flight=0, concurrency_limit=8, requests_per_minute=requests, requests_source=None,
+        waiting=0, in_flight=0, adaptive_limit=8, requests_per_minute=requests, requests_source=None,
         tokens_per_minute=tokens, tokens_source=None, answered=0, refused=0, seconds={},
     )  # fmt: skip
 

@@ -7,13 +7,14 @@ import subprocess
 import sys
 from typing import Any
 
+import msgspec
 import pytest
 from pydantic import BaseModel
 
 from mistill import MistralLLM
 from mistill.errors import InputError
-from mistill.runs.manifest import make_plan
-from mistill.runs.prompts import PromptTemplate
+from mistill.runs.kinds.chat import ChatKind
+from mistill.runs.options import RunOptions
 
 MODEL = "mistral-small-latest"
 
@@ -29,7 +30,8 @@ class Named(BaseModel):
 
 def fingerprint(prompt: str = "{{ text }}", *, parameters: dict[str, Any] | None = None, **llm: Any) -> str:
     made = MistralLLM(**({"model": MODEL} | llm))
-    return make_plan(made, PromptTemplate(prompt=prompt), parameters=parameters).fingerprint
+    manifest = ChatKind(made, RunOptions(prompt=prompt, parameters=parameters or {})).manifest
+    return msgspec.json.encode(manifest, order="sorted").decode()
 
 
 @pytest.mark.parametrize(
@@ -76,7 +78,7 @@ def test_a_parameter_counts_the_same_wherever_it_is_given() -> None:
 
 
 def test_it_is_the_same_in_every_process() -> None:
-    script = "from tests.runs.test_plan import *; print(fingerprint(structured_output={'schema': Named}))"
+    script = "from tests.runs.test_manifest import *; print(fingerprint(structured_output={'schema': Named}))"
     found = {
         subprocess.run(
             [sys.executable, "-c", script],
@@ -92,12 +94,12 @@ def test_it_is_the_same_in_every_process() -> None:
 
 def test_no_secret_is_in_a_plan() -> None:
     made = MistralLLM(model=MODEL, api_key="a-secret-of-mine")  # type: ignore[arg-type]
-    plan = make_plan(made, PromptTemplate(prompt="{{ text }}"))
-    assert "a-secret-of-mine" not in f"{plan.settings} {plan.llm} {plan}"
+    kind = ChatKind(made, RunOptions(prompt="{{ text }}"))
+    assert "a-secret-of-mine" not in f"{kind.manifest.values()} {kind.llm_settings} {kind.manifest} {kind}"
 
 
 def test_wrong_settings_are_refused_while_planning() -> None:
     with pytest.raises(InputError, match="temperature"):
         fingerprint(parameters={"temperature": 3})
     with pytest.raises(InputError, match="num_generations"):
-        make_plan(MistralLLM(model=MODEL), PromptTemplate(prompt="x"), num_generations=0)
+        ChatKind(MistralLLM(model=MODEL), RunOptions.of({"prompt": "x", "num_generations": 0}))

@@ -233,7 +233,9 @@ def test_the_description_has_what_the_messages_depend_on() -> None:
 
 def test_jinja_is_loaded_for_templates_only() -> None:
     code = (
-        "import sys\nfrom mistill.runs.prompts import PromptTemplate\nfrom mistill.datasets.sources import open_source\n"
+        "import sys\n"
+        "from mistill.datasets.sources import open_source\n"
+        "from mistill.runs.prompts import PromptTemplate\n"
         "PromptTemplate().render(next(iter(open_source([{'prompt': 'x'}]))))\n"
         "print([name for name in ('jinja2', 'pyarrow', 'pandas', 'polars') if name in sys.modules])"
     )

@@ -6,13 +6,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import pyarrow
-import pyarrow.parquet
 import pytest
 from tests.runs.conftest import MODEL, Place, sent
 
 from mistill import MistralLLM, Run
-from mistill.errors import InputError, PlanChanged
+from mistill.errors import InputError, ManifestChanged
 from mistill.ledger import LedgerReader
 from mistill.simulator import Simulator
 
@@ -113,7 +111,7 @@ def test_a_value_counts_as_part_of_the_request(place: Place, simulator: Simulato
 def test_which_columns_they_are_is_part_of_the_run(place: Place) -> None:
     place.write(["a"], temp=0.1, other=0.2)
     place.run(row_parameters={"temperature": "temp"}).start()
-    with pytest.raises(PlanChanged, match="row_parameters"):
+    with pytest.raises(ManifestChanged, match="row_parameters"):
         place.run(row_parameters={"temperature": "other"}).start()
 
 
@@ -153,7 +151,7 @@ def test_tools_may_be_code(place: Place, simulator: Simulator, given: str) -> No
     assert [bool(record["tool_calls"]) for record in place.records()] == [False, True, True]
     assert place.run(**settings).start().sent == 0
     with LedgerReader(place.ledger) as reader:
-        assert json.loads(json.dumps(reader.plan()))["parameters"]["tool_choice"] == named
+        assert json.loads(reader.manifest())["parameters"]["tool_choice"] == named
 
 
 def test_tools_that_are_code_survive_a_retry(place: Place, simulator: Simulator) -> None:
@@ -171,7 +169,7 @@ def test_tools_may_come_from_a_columnar_file(place: Place, tmp_path: Path, simul
     library = {"type": "document_library", "library_ids": ["7"]}
     rows = [{"text": "a", "tools": [function, library]}, {"text": "b", "tools": [library]}, {"text": "c"}]
     path = tmp_path / "in.parquet"
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    library("pyarrow.parquet").write_table(library("pyarrow").Table.from_pylist(rows), path)
     assert place.run(str(path), row_parameters={"tools": "tools"}).start().completions == 3
     assert fields(simulator, "tools") == {"a": ([function, library],), "b": ([library],), "c": (None,)}
 

@@ -94,7 +94,7 @@ def test_an_answer_that_never_fits_is_a_failure_that_keeps_its_tokens(
     place.write(TEXTS[:1])
     simulator.script(["no JSON", "no JSON either"])
     summary = place.run(llm_settings=SCHEMA).start()
-    assert [cause["kind"] for cause in summary.causes] == ["invalid_output"]
+    assert [cause.kind for cause in summary.causes] == ["invalid_output"]
     assert summary.output_tokens > 0
     assert place.records()[0]["output_tokens"] == summary.output_tokens
     with LedgerReader(place.ledger) as reader:

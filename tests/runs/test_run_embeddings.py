@@ -8,12 +8,12 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import pyarrow.parquet
 import pytest
+from tests.libraries import library
 from tests.runs.conftest import Place
 
 from mistill import MistralEmbeddings, MistralLLM, Run
-from mistill.errors import InputError, PlanChanged
+from mistill.errors import InputError, ManifestChanged
 from mistill.ledger import LedgerReader
 from mistill.runs.export import export_run
 from mistill.simulator import Fault, Simulator
@@ -30,9 +30,7 @@ def _short_vectors(simulator: Simulator) -> None:
 
 
 def embeddings(place: Place, **settings: Any) -> MistralEmbeddings:
-    made = MistralEmbeddings(endpoint=place.endpoint, **settings)
-    made._backoff_base_s = 0.01
-    return made
+    return MistralEmbeddings(endpoint=place.endpoint, **settings)
 
 
 def run(place: Place, source: Any = None, **settings: Any) -> Run:
@@ -199,7 +197,7 @@ def test_other_formats(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS[:3])
     out = place.out.with_suffix(".parquet")
     run(place, out=out, columns={"embedding": "vector"}).start()
-    table = pyarrow.parquet.read_table(out)
+    table = library("pyarrow.parquet").read_table(out)
     assert str(table.schema.field("vector").type) == "list<element: double>"
     assert table["vector"].to_pylist() == [vector(text, 4) for text in TEXTS[:3]]
     assert export_run(out, place.out.with_suffix(".csv"), extra_columns=["model"]) == 3
@@ -249,11 +247,11 @@ def test_settings_of_completions_are_refused(place: Place, setting: dict[str, An
 
 def test_another_dimension_is_another_run(place: Place, simulator: Simulator) -> None:
     run(place, [{"text": "a"}]).start()
-    with pytest.raises(PlanChanged, match=r"output_dimension: null → 3"):
+    with pytest.raises(ManifestChanged, match=r"output_dimension: null → 3"):
         run(place, [{"text": "a"}], llm_settings={"output_dimension": 3}).start()
     run(place, [{"text": "a"}], llm_settings={"output_dimension": 3}, fresh=True).start()
     assert place.records()[0]["embedding"] == vector("a", 3)
-    with pytest.raises(PlanChanged):
+    with pytest.raises(ManifestChanged):
         place.run([{"text": "a"}], llm=MistralLLM(model="mistral-embed", endpoint=place.endpoint)).start()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from tests.runs.conftest import MODEL, Place, echoes, sent
 
-from mistill.errors import InputError, LedgerError, LedgerInUse, PlanChanged, Unauthorized
+from mistill.errors import InputError, LedgerError, LedgerInUse, ManifestChanged, Unauthorized
 from mistill.ledger import LedgerReader
 from mistill.simulator import Fault, Simulator
 
@@ -78,7 +78,7 @@ def test_failed_rows_are_tried_again(place: Place, simulator: Simulator) -> None
     summary = place.run().start()
     assert (summary.completions, summary.failures) == (29, 1)
     (cause,) = summary.causes
-    assert (cause["kind"], cause["count"], cause["row"]) == ("bad_request", 1, 7)
+    assert (cause.kind, cause.count, cause.row) == ("bad_request", 1, 7)
     record = place.records()[7]
     assert record["generation"] is None
     assert record["error"].startswith("bad_request: ")
@@ -93,7 +93,7 @@ def test_a_row_whose_retries_are_used_up_counts_every_attempt(place: Place, simu
     simulator.script([Fault.html()] * 3)
     summary = place.run(llm_settings={"max_retries": 2}).start()
     assert (summary.failures, summary.sent, summary.maybe_billed) == (1, 3, 3)
-    assert summary.causes[0]["kind"] == "malformed_answer"
+    assert summary.causes[0].kind == "malformed_answer"
 
 
 @pytest.mark.parametrize(
@@ -149,7 +149,7 @@ def test_other_settings_are_another_run(
 ) -> None:
     place.write(TEXTS)
     place.run().start()
-    with pytest.raises(PlanChanged) as raised:
+    with pytest.raises(ManifestChanged) as raised:
         place.run(llm_settings=llm, **settings).start()
     assert key in raised.value.changes
     assert key in str(raised.value)
@@ -162,7 +162,7 @@ def test_another_model_is_another_run_and_another_host_or_pace_is_not(place: Pla
     place.run().start()
     other = place.llm()
     other.model = "mistral-large-latest"
-    with pytest.raises(PlanChanged, match="model"):
+    with pytest.raises(ManifestChanged, match="model"):
         place.run(llm=other).start()
     place.endpoint = place.endpoint.replace("127.0.0.1", "localhost")
     assert place.run(llm_settings={"timeout": 7, "max_concurrent_requests": 3}).start().sent == 0

@@ -13,11 +13,8 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import pandas
-import polars
-import pyarrow
-import pyarrow.parquet
 import pytest
+from tests.libraries import library
 from tests.runs.conftest import MODEL, Place, echoes, sent
 
 from mistill.errors import InputError
@@ -28,9 +25,13 @@ TEXTS = [f"row {number}" for number in range(12)]
 ROWS = [{"text": text} for text in TEXTS]
 
 
+def arrow_table() -> Any:
+    return library("pyarrow").Table.from_pylist(ROWS)
+
+
 def parquet(place: Place) -> Path:
     path = place.input.with_suffix(".parquet")
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(ROWS), path)
+    library("pyarrow.parquet").write_table(arrow_table(), path)
     return path
 
 
@@ -43,7 +44,7 @@ def several_files(place: Place) -> str:
 
 def hugging_face_dataset(place: Place) -> Any:
     """As a ``datasets.Dataset`` is used: that library is too large to install for one test."""
-    table = pyarrow.Table.from_pylist(ROWS)
+    table = arrow_table()
     batches = SimpleNamespace(iter=lambda batch_size: iter([table.slice(0, 5), table.slice(5)]))
     members = {
         "column_names": ["text"],
@@ -57,9 +58,9 @@ def hugging_face_dataset(place: Place) -> Any:
 SOURCES: dict[str, Callable[[Place], Any]] = {
     "list": lambda _: ROWS,
     "generator": lambda _: iter(ROWS),
-    "arrow": lambda _: pyarrow.Table.from_pylist(ROWS),
-    "pandas": lambda _: pandas.DataFrame(ROWS),
-    "polars": lambda _: polars.DataFrame(ROWS),
+    "arrow": lambda _: arrow_table(),
+    "pandas": lambda _: library("pandas").DataFrame(ROWS),
+    "polars": lambda _: library("polars").DataFrame(ROWS),
     "hugging face": hugging_face_dataset,
     "parquet": parquet,
     "glob": several_files,
@@ -205,8 +206,8 @@ def test_a_later_row_that_cannot_be_asked_fails_alone_and_costs_nothing(
     place.write_rows([*ROWS[:5], {"other": 1}, {"text": None}, {"text": " "}, *ROWS[5:]])
     summary = place.run().start()
     assert (summary.sent, summary.completions, summary.failures) == (12, 12, 3)
-    assert [cause["kind"] for cause in summary.causes] == ["invalid_input"]
-    assert summary.causes[0]["row"] == 5
+    assert [cause.kind for cause in summary.causes] == ["invalid_input"]
+    assert summary.causes[0].row == 5
     assert place.answers() == [*echoes(TEXTS[:5]), None, None, None, *echoes(TEXTS[5:])]
     record = place.records()[5]
     assert record["error"].startswith(f"invalid_input: {place.input} line 6: ")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
+from tests.libraries import library
 
 from mistill.simulator import Simulator
 
@@ -34,6 +35,9 @@ class Got:
         """The JSON of each ``data:`` line but ``[DONE]``."""
         lines = [line.removeprefix("data: ") for line in self.text.split("\n") if line]
         return [json.loads(line) for line in lines if line != "[DONE]"]
+
+
+Ask = Callable[..., Got]
 
 
 def ask_simulator(
@@ -65,5 +69,6 @@ def ask_simulator(
 
 
 @pytest.fixture
-def ask() -> Callable[..., Got]:
+def ask() -> Ask:
+    library("aiohttp")
     return ask_simulator

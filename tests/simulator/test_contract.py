@@ -1,20 +1,17 @@
-"""The simulator against Mistral's own words: the OpenAPI specification, and the official SDK run unchanged."""
+"""What the simulator answers is what Mistral would: by the table of its API's fields."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
-import jsonschema
 import pytest
-import yaml
-from mistralai.client import Mistral
-from mistralai.client.errors import HTTPValidationError, SDKError
 from pydantic import BaseModel, Field
+from tests.conftest import Simulate
+from tests.contract.fields import problems
+from tests.simulator.conftest import Ask
 
-from mistill.simulator import Fault
+from mistill.simulator import Fault, FaultName, Simulator
 
-SPEC = Path(__file__).parents[3] / "shared" / "openapi" / "mistral-2026-08.yaml"
 TOOLS: list[Any] = [
     {
         "type": "function",
@@ -51,31 +48,19 @@ CHATS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.fixture(scope="module")
-def components() -> Any:
-    if not SPEC.exists():
-        pytest.skip(f"the specification is not at {SPEC}")
-    return yaml.safe_load(SPEC.read_text())["components"]
-
-
-@pytest.fixture
-def check(components):
-    def validate(name: str, value: Any) -> None:
-        schema = {"$ref": f"#/components/schemas/{name}", "components": components}
-        jsonschema.Draft202012Validator(schema).validate(value)
-
-    return validate
+def check(name: str, value: Any) -> None:
+    assert problems(name, value) == []
 
 
 @pytest.mark.parametrize("fields", CHATS.values(), ids=CHATS.keys())
-def test_whole_answers_fit_the_specification(simulator, ask, check, fields):
+def test_whole_answers_fit_the_specification(simulator: Simulator, ask: Ask, fields: dict[str, Any]) -> None:
     got = ask(simulator, "hello", **fields)
     assert got.status == 200
     check("ChatCompletionResponse", got.json)
 
 
 @pytest.mark.parametrize("fields", CHATS.values(), ids=CHATS.keys())
-def test_chunks_fit_the_specification(simulator, ask, check, fields):
+def test_chunks_fit_the_specification(simulator: Simulator, ask: Ask, fields: dict[str, Any]) -> None:
     events = ask(simulator, "hello", stream=True, **fields).events
     assert len(events) > 1
     for event in events:
@@ -83,16 +68,16 @@ def test_chunks_fit_the_specification(simulator, ask, check, fields):
 
 
 @pytest.mark.parametrize("fault", ["null_content", "chunked_content", "length", "wrong_json"])
-def test_unusual_answers_fit_it_too(simulator, ask, check, fault):
+def test_unusual_answers_fit_it_too(simulator: Simulator, ask: Ask, fault: FaultName) -> None:
     simulator.script([Fault.named(fault)])
     check("ChatCompletionResponse", ask(simulator).json)
 
 
-def test_object_arguments_fit_it(simulate, ask, check):
+def test_object_arguments_fit_it(simulate: Simulate, ask: Ask) -> None:
     check("ChatCompletionResponse", ask(simulate(arguments_form="object"), **CHATS["tools"]).json)
 
 
-def test_models_fit_the_specification(simulator, ask, check):
+def test_models_fit_the_specification(simulator: Simulator, ask: Ask) -> None:
     listed = ask(simulator, path="/v1/models", method="GET").json
     check("ModelList", listed)
     for card in listed["data"]:
@@ -100,91 +85,9 @@ def test_models_fit_the_specification(simulator, ask, check):
 
 
 @pytest.mark.parametrize("fields", [{"seed": 1}, {"messages": [{}]}, {"temperature": 9}, {"messages": 1}])
-def test_validation_errors_fit_the_specification(simulator, ask, check, fields):
+def test_validation_errors_fit_the_specification(
+    simulator: Simulator, ask: Ask, fields: dict[str, Any]
+) -> None:
     got = ask(simulator, **fields)
     assert got.status == 422
     check("HTTPValidationError", got.json)
-
-
-# --- the official SDK -------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def sdk(simulator):
-    with Mistral(api_key="any", server_url=simulator.url) as client:
-        yield client
-
-
-MESSAGES: list[Any] = [{"role": "user", "content": "Hello"}]
-
-
-def test_sdk_completes(sdk):
-    answer = sdk.chat.complete(model="mistral-small-latest", messages=MESSAGES, n=2, random_seed=1)
-    assert [choice.message.content for choice in answer.choices] == ["Echo: Hello", "Echo 2: Hello"]
-    assert answer.usage.total_tokens == 6 + 3 + 4
-    assert answer.choices[0].finish_reason == "stop"
-
-
-def test_sdk_streams(sdk):
-    with sdk.chat.stream(model="mistral-small-latest", messages=MESSAGES) as stream:
-        chunks = [event.data for event in stream]
-    assert "".join(chunk.choices[0].delta.content for chunk in chunks) == "Echo: Hello"
-    assert chunks[-1].choices[0].finish_reason == "stop"
-    assert chunks[-1].usage.completion_tokens == 3
-
-
-async def test_sdk_completes_asynchronously(simulator):
-    async with Mistral(api_key="any", server_url=simulator.url) as client:
-        answer = await client.chat.complete_async(model="mistral-small-latest", messages=MESSAGES)
-    assert answer.choices[0].message.content == "Echo: Hello"
-
-
-def test_sdk_parses_structured_answers(sdk):
-    answer = sdk.chat.parse(User, model="mistral-small-latest", messages=MESSAGES)
-    assert isinstance(answer.choices[0].message.parsed, User)
-
-
-def test_sdk_calls_tools_and_sends_their_results(sdk):
-    first = sdk.chat.complete(model="mistral-small-latest", messages=MESSAGES, tools=TOOLS, tool_choice="any")
-    message = first.choices[0].message
-    (call,) = message.tool_calls
-    assert call.function.name == "weather"
-    result = {"role": "tool", "content": "rain", "tool_call_id": call.id, "name": "weather"}
-    second = sdk.chat.complete(
-        model="mistral-small-latest", messages=[*MESSAGES, message, result], tools=TOOLS
-    )
-    assert second.choices[0].message.content == "Echo: Hello"
-
-
-def test_sdk_reads_thinking(sdk):
-    answer = sdk.chat.complete(model="magistral-small-latest", messages=MESSAGES)
-    thinking, text = answer.choices[0].message.content
-    assert thinking.thinking[0].text == "The user says: Hello"
-    assert text.text == "Echo: Hello"
-
-
-def test_sdk_lists_and_shows_models(sdk):
-    listed = sdk.models.list().data
-    assert "open-mixtral-8x22b" in [card.id for card in listed]
-    assert sdk.models.retrieve(model_id="mistral-embed").id == "mistral-embed"
-
-
-def test_sdk_embeds(sdk):
-    answer = sdk.embeddings.create(model="mistral-embed", inputs=["a", "b"])
-    assert [entry.index for entry in answer.data] == [0, 1]
-    assert len(answer.data[0].embedding) == 1024
-
-
-def test_sdk_understands_the_errors(sdk, simulator):
-    with pytest.raises(SDKError) as refused:
-        sdk.chat.complete(model="no-such-model", messages=MESSAGES)
-    assert refused.value.status_code == 400
-    assert "1500" in refused.value.body
-    with pytest.raises(HTTPValidationError) as invalid:
-        sdk.chat.complete(model="mistral-small-latest", messages=MESSAGES, temperature=9)
-    assert invalid.value.data.detail[0].loc == ["body", "temperature"]
-    simulator.script([Fault.status(429), Fault.status(503)])
-    for status in (429, 503):
-        with pytest.raises(SDKError) as busy:
-            sdk.chat.complete(model="mistral-small-latest", messages=MESSAGES)
-        assert busy.value.status_code == status

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
+from tests.conftest import Simulate
+from tests.simulator.conftest import Ask, Got
+
+from mistill.simulator import Simulator
 
 
-def test_echoes_the_last_user_message(simulator, ask):
+def test_echoes_the_last_user_message(simulator: Simulator, ask: Ask) -> None:
     messages = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "one"},
@@ -22,12 +27,14 @@ def test_echoes_the_last_user_message(simulator, ask):
     assert got.json["choices"][0]["finish_reason"] == "stop"
 
 
-def test_usage_counts_four_characters_a_token_and_four_tokens_a_message(simulator, ask):
+def test_usage_counts_four_characters_a_token_and_four_tokens_a_message(
+    simulator: Simulator, ask: Ask
+) -> None:
     got = ask(simulator, "x" * 10)  # the answer: "Echo: " + 10 characters = 16
     assert got.json["usage"] == {"prompt_tokens": 3 + 4, "completion_tokens": 4, "total_tokens": 11}
 
 
-def test_a_chunk_that_is_no_text_costs_64_tokens(simulator, ask):
+def test_a_chunk_that_is_no_text_costs_64_tokens(simulator: Simulator, ask: Ask) -> None:
     content = [
         {"type": "text", "text": "abcd"},
         {"type": "image_url", "image_url": "https://example.com/a.png"},
@@ -35,24 +42,24 @@ def test_a_chunk_that_is_no_text_costs_64_tokens(simulator, ask):
     assert ask(simulator, content).json["usage"]["prompt_tokens"] == 4 + 1 + 64
 
 
-def test_cached_tokens_are_reported_when_asked_for(simulate, ask):
+def test_cached_tokens_are_reported_when_asked_for(simulate: Simulate, ask: Ask) -> None:
     usage = ask(simulate(cached_share=0.5), "x" * 24).json["usage"]
     assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
 
 
-def test_max_tokens_cuts_the_answer(simulator, ask):
+def test_max_tokens_cuts_the_answer(simulator: Simulator, ask: Ask) -> None:
     got = ask(simulator, "a long message", max_tokens=2)
     assert got.content == "Echo: a "
     assert got.json["choices"][0]["finish_reason"] == "length"
     assert got.json["usage"]["completion_tokens"] == 2
 
 
-def test_an_answer_of_just_max_tokens_is_whole(simulator, ask):
+def test_an_answer_of_just_max_tokens_is_whole(simulator: Simulator, ask: Ask) -> None:
     got = ask(simulator, "ab", max_tokens=2)
     assert (got.content, got.json["choices"][0]["finish_reason"]) == ("Echo: ab", "stop")
 
 
-def test_the_context_ends_the_answer_or_refuses_the_prompt(simulate, ask):
+def test_the_context_ends_the_answer_or_refuses_the_prompt(simulate: Simulate, ask: Ask) -> None:
     small = simulate(max_context_tokens=10)
     assert ask(small, "x" * 20).json["choices"][0]["finish_reason"] == "model_length"
     refused = ask(small, "x" * 40)
@@ -61,12 +68,12 @@ def test_the_context_ends_the_answer_or_refuses_the_prompt(simulate, ask):
 
 
 @pytest.mark.parametrize("stop", ["STOP", ["nothing", "STOP"]])
-def test_stop_sequences_end_the_answer(simulator, ask, stop):
+def test_stop_sequences_end_the_answer(simulator: Simulator, ask: Ask, stop: str | list[str]) -> None:
     got = ask(simulator, "before STOP after", stop=stop)
     assert (got.content, got.json["choices"][0]["finish_reason"]) == ("Echo: before ", "stop")
 
 
-def test_n_gives_distinct_choices_and_bills_the_prompt_once(simulator, ask):
+def test_n_gives_distinct_choices_and_bills_the_prompt_once(simulator: Simulator, ask: Ask) -> None:
     got = ask(simulator, "ab", n=3).json
     assert [choice["message"]["content"] for choice in got["choices"]] == [
         "Echo: ab",
@@ -77,18 +84,18 @@ def test_n_gives_distinct_choices_and_bills_the_prompt_once(simulator, ask):
     assert got["usage"] == {"prompt_tokens": 5, "completion_tokens": 2 + 3 + 3, "total_tokens": 13}
 
 
-def test_answer_tokens_fills_short_answers_up(simulate, ask):
+def test_answer_tokens_fills_short_answers_up(simulate: Simulate, ask: Ask) -> None:
     got = ask(simulate(answer_tokens=50), "Hi")
     assert got.content.startswith("Echo: Hi lorem ipsum")
     assert got.json["usage"]["completion_tokens"] == 50
 
 
 @pytest.mark.parametrize("text", ["", "plain", "two\nlines", "a >> b", '{"a": [[1]]}'])
-def test_a_directive_dictates_the_answer(simulator, ask, text):
+def test_a_directive_dictates_the_answer(simulator: Simulator, ask: Ask, text: str) -> None:
     assert ask(simulator, f"Please <<answer: {text}>> now").content == text
 
 
-def test_the_answer_begins_with_an_assistant_prefix(simulator, ask):
+def test_the_answer_begins_with_an_assistant_prefix(simulator: Simulator, ask: Ask) -> None:
     messages = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Sure: ", "prefix": True}]
     got = ask(simulator, body={"model": "mistral-small-latest", "messages": messages})
     assert got.content == "Sure: Echo: Hi"
@@ -99,23 +106,25 @@ def test_the_answer_begins_with_an_assistant_prefix(simulator, ask):
     "fields",
     [{"model": "magistral-small-latest"}, {"prompt_mode": "reasoning"}, {"reasoning_effort": "high"}],
 )
-def test_reasoning_comes_as_chunks_with_the_thinking_first(simulator, ask, fields):
+def test_reasoning_comes_as_chunks_with_the_thinking_first(
+    simulator: Simulator, ask: Ask, fields: dict[str, Any]
+) -> None:
     thinking, text = ask(simulator, "Hi", **fields).content
     assert thinking == {"type": "thinking", "thinking": [{"type": "text", "text": "The user says: Hi"}]}
     assert text == {"type": "text", "text": "Echo: Hi"}
 
 
-def test_reasoning_effort_none_turns_thinking_off(simulator, ask):
+def test_reasoning_effort_none_turns_thinking_off(simulator: Simulator, ask: Ask) -> None:
     assert ask(simulator, "Hi", model="magistral-small-latest", reasoning_effort="none").content == "Echo: Hi"
 
 
-def test_max_tokens_takes_from_the_thinking_first(simulator, ask):
+def test_max_tokens_takes_from_the_thinking_first(simulator: Simulator, ask: Ask) -> None:
     thinking, text = ask(simulator, "Hi", prompt_mode="reasoning", max_tokens=2).content
     assert thinking["thinking"][0]["text"] == "The user"
     assert text["text"] == ""
 
 
-def test_json_object_holds_the_echo(simulator, ask):
+def test_json_object_holds_the_echo(simulator: Simulator, ask: Ask) -> None:
     got = ask(simulator, "Hi", response_format={"type": "json_object"}, n=2)
     texts = [json.loads(choice["message"]["content"]) for choice in got.json["choices"]]
     assert texts == [{"echo": "Hi"}, {"echo": "Hi", "choice": 2}]
@@ -129,25 +138,27 @@ SCHEMA = {
 }
 
 
-def _format(schema):
+def _format(schema: dict[str, Any]) -> dict[str, Any]:
     return {"type": "json_schema", "json_schema": {"name": "user", "schema": schema, "strict": True}}
 
 
-def test_json_schema_is_answered_with_an_instance_the_same_each_time(simulator, ask):
+def test_json_schema_is_answered_with_an_instance_the_same_each_time(simulator: Simulator, ask: Ask) -> None:
     first, again = (ask(simulator, "Hi", response_format=_format(SCHEMA)).content for _ in range(2))
     assert set(json.loads(first)) == {"name", "id"}
     assert json.loads(first)["id"] in (3, 4, 5)
     assert first == again
 
 
-def test_random_seed_and_seed_change_what_is_sampled(simulator, simulate, ask):
+def test_random_seed_and_seed_change_what_is_sampled(
+    simulator: Simulator, simulate: Simulate, ask: Ask
+) -> None:
     schema = _format({"type": "integer", "minimum": 0, "maximum": 10**12})
     plain = ask(simulator, "Hi", response_format=schema).content
     assert ask(simulator, "Hi", response_format=schema, random_seed=7).content != plain
     assert ask(simulate(seed=1), "Hi", response_format=schema).content != plain
 
 
-def test_a_schema_without_an_instance_is_refused(simulator, ask):
+def test_a_schema_without_an_instance_is_refused(simulator: Simulator, ask: Ask) -> None:
     got = ask(simulator, response_format=_format({"type": "integer", "minimum": 2, "maximum": 1}))
     assert got.status == 400
     assert "response_format" in got.json["message"]
@@ -162,7 +173,9 @@ TOOLS = [
 @pytest.mark.parametrize(
     "choice", ["any", "required", {"type": "function", "function": {"name": "find_user"}}]
 )
-def test_a_forced_tool_is_called_with_fitting_arguments(simulator, ask, choice):
+def test_a_forced_tool_is_called_with_fitting_arguments(
+    simulator: Simulator, ask: Ask, choice: str | dict[str, Any]
+) -> None:
     (choice_got,) = ask(simulator, "Hi", tools=TOOLS, tool_choice=choice).json["choices"]
     assert choice_got["finish_reason"] == "tool_calls"
     assert choice_got["message"]["content"] == ""
@@ -172,11 +185,11 @@ def test_a_forced_tool_is_called_with_fitting_arguments(simulator, ask, choice):
     assert len(call["id"]) == 9
 
 
-def _called(got):
+def _called(got: Got) -> list[str]:
     return [call["function"]["name"] for call in got.json["choices"][0]["message"]["tool_calls"] or []]
 
 
-def test_auto_calls_the_tools_that_the_user_names(simulator, ask):
+def test_auto_calls_the_tools_that_the_user_names(simulator: Simulator, ask: Ask) -> None:
     both = "use find_user and drop_user"
     assert _called(ask(simulator, "Hi", tools=TOOLS)) == []
     assert _called(ask(simulator, both, tools=TOOLS)) == ["find_user", "drop_user"]
@@ -184,7 +197,7 @@ def test_auto_calls_the_tools_that_the_user_names(simulator, ask):
     assert _called(ask(simulator, both, tools=TOOLS, tool_choice="none")) == []
 
 
-def test_the_result_of_a_tool_is_answered_in_text(simulator, ask):
+def test_the_result_of_a_tool_is_answered_in_text(simulator: Simulator, ask: Ask) -> None:
     call = {"id": "abcdefghi", "type": "function", "function": {"name": "find_user", "arguments": "{}"}}
     messages = [
         {"role": "user", "content": "use find_user"},
@@ -195,23 +208,23 @@ def test_the_result_of_a_tool_is_answered_in_text(simulator, ask):
     assert got.content == "Echo: use find_user"
 
 
-def test_a_directive_dictates_the_arguments_of_a_forced_call(simulator, ask):
+def test_a_directive_dictates_the_arguments_of_a_forced_call(simulator: Simulator, ask: Ask) -> None:
     got = ask(simulator, '<<answer: {"id": 4}>>', tools=TOOLS, tool_choice="any")
     assert got.json["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"] == '{"id": 4}'
 
 
-def test_arguments_may_come_as_an_object(simulate, ask):
+def test_arguments_may_come_as_an_object(simulate: Simulate, ask: Ask) -> None:
     got = ask(simulate(arguments_form="object"), tools=TOOLS, tool_choice="any")
     assert isinstance(got.json["choices"][0]["message"]["tool_calls"][0]["function"]["arguments"], dict)
 
 
-def test_a_choice_of_an_unknown_tool_is_refused(simulator, ask):
+def test_a_choice_of_an_unknown_tool_is_refused(simulator: Simulator, ask: Ask) -> None:
     choice = {"type": "function", "function": {"name": "nope"}}
     assert ask(simulator, tools=TOOLS, tool_choice=choice).status == 400
     assert ask(simulator, tool_choice="any").status == 400
 
 
-def test_models_are_listed_and_shown(simulate, ask):
+def test_models_are_listed_and_shown(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(models=("mistral-small-latest", "mistral-embed"))
     listed = ask(simulator, path="/v1/models", method="GET").json
     assert [card["id"] for card in listed["data"]] == ["mistral-small-latest", "mistral-embed"]
@@ -221,11 +234,11 @@ def test_models_are_listed_and_shown(simulate, ask):
     assert ask(simulator, path="/v1/models/nope", method="GET").status == 404
 
 
-def _embed(ask, simulator, texts, **fields):
+def _embed(ask: Ask, simulator: Simulator, texts: str | list[str], **fields: Any) -> Got:
     return ask(simulator, path="/v1/embeddings", body={"model": "mistral-embed", "input": texts, **fields})
 
 
-def test_embeddings_are_unit_vectors_the_same_for_the_same_text(simulator, ask):
+def test_embeddings_are_unit_vectors_the_same_for_the_same_text(simulator: Simulator, ask: Ask) -> None:
     got = _embed(ask, simulator, ["one", "two", "one"]).json
     first, second, third = (entry["embedding"] for entry in got["data"])
     assert [entry["index"] for entry in got["data"]] == [0, 1, 2]
@@ -235,13 +248,13 @@ def test_embeddings_are_unit_vectors_the_same_for_the_same_text(simulator, ask):
     assert got["usage"] == {"prompt_tokens": 3, "completion_tokens": 0, "total_tokens": 3}
 
 
-def test_one_text_is_one_embedding(simulator, ask):
+def test_one_text_is_one_embedding(simulator: Simulator, ask: Ask) -> None:
     got = _embed(ask, simulator, "one", output_dimension=8).json
     assert len(got["data"]) == 1
     assert len(got["data"][0]["embedding"]) == 8
 
 
-def test_embeddings_refuse_chat_models_and_oversized_batches(simulate, ask):
+def test_embeddings_refuse_chat_models_and_oversized_batches(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(embedding_batch_tokens=10)
     assert _embed(ask, simulator, "one", model="mistral-small-latest").json["type"] == "invalid_model"
     assert _embed(ask, simulator, ["x" * 20, "x" * 24]).json["code"] == "3210"
@@ -249,7 +262,9 @@ def test_embeddings_refuse_chat_models_and_oversized_batches(simulate, ask):
 
 
 @pytest.mark.parametrize("fenced", [False, True])
-def test_a_schema_told_in_the_system_message_is_answered_by_an_instance(simulator, ask, fenced):
+def test_a_schema_told_in_the_system_message_is_answered_by_an_instance(
+    simulator: Simulator, ask: Ask, fenced: bool
+) -> None:
     schema = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
     told = f"Answer in JSON. It must be valid for this JSON schema:\n{json.dumps(schema)}"
     asked = "count, within a ```json codeblock" if fenced else "count"

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import http.client
 import json
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
+from tests.conftest import Simulate
+from tests.simulator.conftest import Ask
 
-from mistill.simulator import Answer, Fault, Settings
+from mistill.simulator import Answer, Fault, Settings, Simulator
 
 JSON_MODE = {"response_format": {"type": "json_object"}}
 
@@ -17,26 +20,28 @@ JSON_MODE = {"response_format": {"type": "json_object"}}
     ("name", "status", "code"),
     [("429", 429, "1300"), ("capacity", 429, "3505"), ("500", 500, "3000"), ("503", 503, "3000")],
 )
-def test_error_statuses_have_mistrals_bodies(simulate, ask, name, status, code):
+def test_error_statuses_have_mistrals_bodies(
+    simulate: Simulate, ask: Ask, name: str, status: int, code: str
+) -> None:
     got = ask(simulate(faults={name: 1}))
     assert (got.status, got.json["code"]) == (status, code)
     assert got.headers["mistral-correlation-id"]
 
 
-def test_plain_text_503(simulate, ask):
+def test_plain_text_503(simulate: Simulate, ask: Ask) -> None:
     got = ask(simulate(faults={"503_text": 1}))
     assert got.status == 503
     assert got.headers["content-type"] == "text/plain"
     assert got.text.startswith("upstream connect error")
 
 
-def test_html_with_status_200(simulate, ask):
+def test_html_with_status_200(simulate: Simulate, ask: Ask) -> None:
     got = ask(simulate(faults={"html": 1}))
     assert (got.status, got.headers["content-type"]) == (200, "text/html")
     assert got.text.startswith("<!DOCTYPE html>")
 
 
-def test_disconnect_before_the_answer(simulate, ask):
+def test_disconnect_before_the_answer(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(faults={"disconnect": 1})
     with pytest.raises(http.client.RemoteDisconnected):
         ask(simulator)
@@ -45,7 +50,7 @@ def test_disconnect_before_the_answer(simulate, ask):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_truncated_body(simulate, ask, stream):
+def test_truncated_body(simulate: Simulate, ask: Ask, stream: bool) -> None:
     simulator = simulate(faults={"truncate": 1})
     with pytest.raises(http.client.IncompleteRead):
         ask(simulator, stream=stream)
@@ -53,13 +58,13 @@ def test_truncated_body(simulate, ask, stream):
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_stalled_body(simulate, ask, stream):
+def test_stalled_body(simulate: Simulate, ask: Ask, stream: bool) -> None:
     simulator = simulate(faults={"stall": 1})
     with pytest.raises(TimeoutError):
         ask(simulator, stream=stream, timeout_s=0.2)
 
 
-def test_a_cut_stream_ends_cleanly_before_done(simulate, ask):
+def test_a_cut_stream_ends_cleanly_before_done(simulate: Simulate, ask: Ask) -> None:
     got = ask(simulate(faults={"cut_stream": 1}), "a message of some length", stream=True)
     assert got.status == 200
     assert got.events
@@ -67,7 +72,7 @@ def test_a_cut_stream_ends_cleanly_before_done(simulate, ask):
     assert all(event["choices"][0]["finish_reason"] is None for event in got.events)
 
 
-def test_answers_bent_out_of_shape(simulate, ask):
+def test_answers_bent_out_of_shape(simulate: Simulate, ask: Ask) -> None:
     assert ask(simulate(faults={"empty_choices": 1})).json["choices"] == []
     assert ask(simulate(faults={"null_content": 1})).content is None
     assert "usage" not in ask(simulate(faults={"missing_usage": 1})).json
@@ -78,7 +83,7 @@ def test_answers_bent_out_of_shape(simulate, ask):
     assert (cut["finish_reason"], cut["message"]["content"]) == ("length", "Echo:")
 
 
-def test_bent_streams(simulate, ask):
+def test_bent_streams(simulate: Simulate, ask: Ask) -> None:
     (only,) = ask(simulate(faults={"empty_choices": 1}), stream=True).events
     assert only["choices"] == []
     assert all(
@@ -86,7 +91,7 @@ def test_bent_streams(simulate, ask):
     )
 
 
-def test_spoilt_json(simulate, ask):
+def test_spoilt_json(simulate: Simulate, ask: Ask) -> None:
     with pytest.raises(json.JSONDecodeError):
         json.loads(ask(simulate(faults={"invalid_json": 1}), **JSON_MODE).content)
     assert json.loads(ask(simulate(faults={"wrong_json": 1}), **JSON_MODE).content) == {"unexpected": True}
@@ -94,7 +99,7 @@ def test_spoilt_json(simulate, ask):
     assert fenced == 'Here it is:\n```json\n{"echo":"Hello"}\n```\n'
 
 
-def test_spoilt_json_leaves_plain_text_alone_and_reaches_tool_arguments(simulate, ask):
+def test_spoilt_json_leaves_plain_text_alone_and_reaches_tool_arguments(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(faults={"invalid_json": 1})
     assert ask(simulator).content == "Echo: Hello"
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}]
@@ -102,7 +107,7 @@ def test_spoilt_json_leaves_plain_text_alone_and_reaches_tool_arguments(simulate
     assert message["tool_calls"][0]["function"]["arguments"] == "{"
 
 
-def test_rates_are_met_and_repeat_with_the_seed(simulate, ask):
+def test_rates_are_met_and_repeat_with_the_seed(simulate: Simulate, ask: Ask) -> None:
     settings = {"faults": {"503": 0.3, "429": 0.2}, "seed": 4}
     first, again = simulate(**settings), simulate(**settings)
     statuses = [ask(first).status for _ in range(200)]
@@ -112,7 +117,7 @@ def test_rates_are_met_and_repeat_with_the_seed(simulate, ask):
     assert statuses.count(200) == 200 - statuses.count(503) - statuses.count(429)
 
 
-def test_settings_refuse_what_cannot_be():
+def test_settings_refuse_what_cannot_be() -> None:
     for settings in (
         {"faults": {"503": 0.7, "429": 0.7}},
         {"faults": {"nonsense": 0.1}},
@@ -125,7 +130,7 @@ def test_settings_refuse_what_cannot_be():
             Settings.model_validate(settings)
 
 
-def test_a_script_is_followed_in_order_then_forgotten(simulator, ask):
+def test_a_script_is_followed_in_order_then_forgotten(simulator: Simulator, ask: Ask) -> None:
     simulator.script(
         [Fault.status(503), Answer("first"), "second", Fault.status(429, headers={"Retry-After": "3"})]
     )
@@ -137,21 +142,21 @@ def test_a_script_is_followed_in_order_then_forgotten(simulator, ask):
     assert simulator.script_left == 0
 
 
-def test_a_script_for_some_requests_only(simulator, ask):
-    def about_fish(body):
+def test_a_script_for_some_requests_only(simulator: Simulator, ask: Ask) -> None:
+    def about_fish(body: dict[str, Any]) -> bool:
         return "fish" in body["messages"][-1]["content"]
 
     simulator.script([Fault.status(500)], when=about_fish)
     assert [ask(simulator, text).status for text in ("meat", "fish", "fish")] == [200, 500, 200]
 
 
-def test_a_cleared_script_is_gone(simulator, ask):
+def test_a_cleared_script_is_gone(simulator: Simulator, ask: Ask) -> None:
     simulator.script([Fault.status(500)])
     simulator.clear_script()
     assert ask(simulator).status == 200
 
 
-def test_scripted_statuses_with_a_body_of_ones_own(simulator, ask):
+def test_scripted_statuses_with_a_body_of_ones_own(simulator: Simulator, ask: Ask) -> None:
     simulator.script(
         [Fault.status(418, "short and stout"), Fault.status(403, {"detail": "no"}), Fault.status(404)]
     )
@@ -161,14 +166,14 @@ def test_scripted_statuses_with_a_body_of_ones_own(simulator, ask):
     assert third.json == {"detail": "Not Found"}
 
 
-def test_a_scripted_delay_is_longer_than_an_impatient_client_waits(simulator, ask):
+def test_a_scripted_delay_is_longer_than_an_impatient_client_waits(simulator: Simulator, ask: Ask) -> None:
     simulator.script([Fault.delay(30)])
     with pytest.raises(TimeoutError):
         ask(simulator, timeout_s=0.1)
     assert ask(simulator).status == 200
 
 
-def test_a_scripted_fault_beats_the_dice_but_not_the_key(simulate, ask):
+def test_a_scripted_fault_beats_the_dice_but_not_the_key(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(faults={"503": 1})
     simulator.script(["spoken"])
     assert ask(simulator, key=None).status == 401
@@ -176,7 +181,7 @@ def test_a_scripted_fault_beats_the_dice_but_not_the_key(simulate, ask):
     assert ask(simulator).status == 503
 
 
-def test_embeddings_have_faults_too(simulator, ask):
+def test_embeddings_have_faults_too(simulator: Simulator, ask: Ask) -> None:
     simulator.script([Fault.status(503), Fault.truncate()])
     body = {"model": "mistral-embed", "input": "a"}
     assert ask(simulator, path="/v1/embeddings", body=body).status == 503
@@ -185,7 +190,7 @@ def test_embeddings_have_faults_too(simulator, ask):
     assert ask(simulator, path="/v1/embeddings", body=body).status == 200
 
 
-def test_outages_begin_and_end_with_a_change(simulator, ask):
+def test_outages_begin_and_end_with_a_change(simulator: Simulator, ask: Ask) -> None:
     for _ in range(5):
         simulator.change(outage="refuse")
         with pytest.raises(ConnectionRefusedError):
@@ -199,7 +204,7 @@ def test_outages_begin_and_end_with_a_change(simulator, ask):
         assert ask(simulator).status == 200
 
 
-def test_an_outage_ends_by_itself(simulator, ask):
+def test_an_outage_ends_by_itself(simulator: Simulator, ask: Ask) -> None:
     simulator.change(outage="refuse", outage_for_s=0.2)
     with pytest.raises(ConnectionRefusedError):
         ask(simulator)
@@ -207,7 +212,7 @@ def test_an_outage_ends_by_itself(simulator, ask):
     assert ask(simulator).status == 200
 
 
-def test_an_outage_begins_by_itself_and_other_changes_leave_it_alone(simulator, ask):
+def test_an_outage_begins_by_itself_and_other_changes_leave_it_alone(simulator: Simulator, ask: Ask) -> None:
     simulator.change(outage="503", outage_after_s=0.1)
     simulator.wait_until(lambda: simulator.outage_is_on, timeout_s=5)
     simulator.change(latency_s=0.001)

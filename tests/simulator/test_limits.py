@@ -5,9 +5,13 @@ from __future__ import annotations
 import threading
 
 import pytest
+from tests.conftest import Simulate
+from tests.simulator.conftest import Ask
+
+from mistill.simulator import Simulator
 
 
-def test_more_than_the_quota_is_429_code_1300(simulate, ask):
+def test_more_than_the_quota_is_429_code_1300(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_per_minute=2)
     got = [ask(simulator) for _ in range(3)]
     assert [each.status for each in got] == [200, 200, 429]
@@ -23,7 +27,7 @@ def test_more_than_the_quota_is_429_code_1300(simulate, ask):
     assert "retry-after" not in got[2].headers
 
 
-def test_tokens_bind_once_they_are_used_up(simulate, ask):
+def test_tokens_bind_once_they_are_used_up(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(tokens_per_minute=20)
     got = [
         ask(simulator, "x" * 10) for _ in range(3)
@@ -33,7 +37,7 @@ def test_tokens_bind_once_they_are_used_up(simulate, ask):
     assert [each.headers["x-ratelimit-tokens-query-cost"] for each in got] == ["11", "11", "0"]
 
 
-def test_each_key_and_model_has_a_quota_of_its_own(simulate, ask):
+def test_each_key_and_model_has_a_quota_of_its_own(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_per_minute=1)
     assert [ask(simulator).status, ask(simulator).status] == [200, 429]
     assert ask(simulator, key="another").status == 200
@@ -43,7 +47,7 @@ def test_each_key_and_model_has_a_quota_of_its_own(simulate, ask):
     assert statuses == [200, 429]
 
 
-def test_a_limit_of_zero_refuses_always_and_promises_nothing(simulate, ask):
+def test_a_limit_of_zero_refuses_always_and_promises_nothing(simulate: Simulate, ask: Ask) -> None:
     got = ask(simulate(requests_per_minute=0, retry_after="seconds"))
     assert got.status == 429
     assert got.headers["x-ratelimit-limit-req-minute"] == "0"
@@ -54,13 +58,15 @@ def test_a_limit_of_zero_refuses_always_and_promises_nothing(simulate, ask):
     ("form", "header", "low", "high"),
     [("seconds", "retry-after", 1, 60), ("milliseconds", "retry-after-ms", 1_000, 60_000)],
 )
-def test_retry_after_says_when_there_is_room_again(simulate, ask, form, header, low, high):
+def test_retry_after_says_when_there_is_room_again(
+    simulate: Simulate, ask: Ask, form: str, header: str, low: int, high: int
+) -> None:
     simulator = simulate(requests_per_minute=1, retry_after=form)
     assert header not in ask(simulator).headers
     assert low <= int(ask(simulator).headers[header]) <= high
 
 
-def test_the_window_slides(simulate, ask):
+def test_the_window_slides(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_per_minute=600, quota_window_s=0.1)  # one request each tenth of a second
     statuses = []
     while statuses.count(200) < 3:
@@ -68,7 +74,7 @@ def test_the_window_slides(simulate, ask):
     assert 429 in statuses
 
 
-def test_older_headers_count_tokens(simulate, ask):
+def test_older_headers_count_tokens(simulate: Simulate, ask: Ask) -> None:
     headers = ask(simulate(tokens_per_minute=100, quota_headers="older"), "x" * 10).headers
     assert headers["ratelimitbysize-limit"] == "100"
     assert headers["ratelimitbysize-remaining"] == "89"
@@ -78,17 +84,17 @@ def test_older_headers_count_tokens(simulate, ask):
     assert not [name for name in headers if name.startswith("x-ratelimit-")]
 
 
-def test_headers_can_be_left_out(simulate, ask):
+def test_headers_can_be_left_out(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_per_minute=1, quota_headers="none")
     for got in (ask(simulator), ask(simulator)):
         assert not [name for name in got.headers if "ratelimit" in name]
 
 
-def test_no_quota_no_headers(simulator, ask):
+def test_no_quota_no_headers(simulator: Simulator, ask: Ask) -> None:
     assert not [name for name in ask(simulator).headers if "ratelimit" in name]
 
 
-def test_a_changed_quota_holds_at_once(simulate, ask):
+def test_a_changed_quota_holds_at_once(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_per_minute=1)
     assert [ask(simulator).status, ask(simulator).status] == [200, 429]
     simulator.change(requests_per_minute=3)
@@ -97,7 +103,7 @@ def test_a_changed_quota_holds_at_once(simulate, ask):
     assert ask(simulator).status == 200
 
 
-def test_refusals_use_the_quota_up_where_that_is_asked_for(simulate, ask):
+def test_refusals_use_the_quota_up_where_that_is_asked_for(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_per_minute=1, quota_counts_refusals=True)
     for _ in range(4):
         ask(simulator)
@@ -107,7 +113,7 @@ def test_refusals_use_the_quota_up_where_that_is_asked_for(simulate, ask):
     assert ask(simulator).status == 200
 
 
-def test_what_is_refused_or_fails_uses_nothing_up(simulate, ask):
+def test_what_is_refused_or_fails_uses_nothing_up(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_per_minute=1, poison="arsenic", faults={"503": 1})
     assert ask(simulator, model="x").status == 503  # a fault of the server comes before it reads the request
     simulator.change(faults={})
@@ -115,7 +121,7 @@ def test_what_is_refused_or_fails_uses_nothing_up(simulate, ask):
     assert ask(simulator).headers["x-ratelimit-remaining-req-minute"] == "0"
 
 
-def test_too_many_at_once_is_429_code_3505(simulate, ask):
+def test_too_many_at_once_is_429_code_3505(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(max_in_flight=1, latency_s=60)
     busy = threading.Thread(target=_ask_in_vain, args=(ask, simulator))
     busy.start()
@@ -127,6 +133,6 @@ def test_too_many_at_once_is_429_code_3505(simulate, ask):
     busy.join()
 
 
-def _ask_in_vain(ask, simulator):
+def _ask_in_vain(ask: Ask, simulator: Simulator) -> None:
     with pytest.raises(OSError):
         ask(simulator)

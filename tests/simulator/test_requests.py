@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
+from tests.conftest import Simulate
+from tests.simulator.conftest import Ask
+
+from mistill.simulator import Simulator
 
 
 @pytest.mark.parametrize("key", [None, "", "   "])
-def test_without_a_key_there_is_no_answer(simulator, ask, key):
+def test_without_a_key_there_is_no_answer(simulator: Simulator, ask: Ask, key: str | None) -> None:
     got = ask(simulator, key=key)
     assert (got.status, got.json) == (401, {"detail": "Unauthorized"})
 
 
-def test_only_the_accepted_keys_are_accepted(simulate, ask):
+def test_only_the_accepted_keys_are_accepted(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(api_keys=["right"], unauthorized_form="message")
     assert ask(simulator, key="right").status == 200
     got = ask(simulator, key="wrong")
@@ -19,7 +25,9 @@ def test_only_the_accepted_keys_are_accepted(simulate, ask):
     assert got.json == {"message": "Unauthorized", "request_id": got.headers["mistral-correlation-id"]}
 
 
-def test_an_unknown_model_is_refused_as_mistral_does(simulator, simulate, ask):
+def test_an_unknown_model_is_refused_as_mistral_does(
+    simulator: Simulator, simulate: Simulate, ask: Ask
+) -> None:
     got = ask(simulator, model="x")
     assert got.status == 400
     assert got.json == {
@@ -36,7 +44,7 @@ def test_an_unknown_model_is_refused_as_mistral_does(simulator, simulate, ask):
 @pytest.mark.parametrize(
     "field", ["seed", "max_completion_tokens", "stream_options", "store", "logit_bias", "user", "functions"]
 )
-def test_fields_of_other_apis_are_refused(simulator, ask, field):
+def test_fields_of_other_apis_are_refused(simulator: Simulator, ask: Ask, field: str) -> None:
     got = ask(simulator, **{field: 1})
     assert got.status == 422
     assert got.json == {
@@ -51,7 +59,7 @@ def test_fields_of_other_apis_are_refused(simulator, ask, field):
     }
 
 
-def test_the_three_forms_of_422(simulate, ask):
+def test_the_three_forms_of_422(simulate: Simulate, ask: Ask) -> None:
     detail = [
         {
             "type": "extra_forbidden",
@@ -94,13 +102,15 @@ def test_the_three_forms_of_422(simulate, ask):
         ({"model": 7}, ["model"]),
     ],
 )
-def test_what_is_out_of_range_or_form_is_named_with_its_place(simulator, ask, fields, loc):
+def test_what_is_out_of_range_or_form_is_named_with_its_place(
+    simulator: Simulator, ask: Ask, fields: dict[str, Any], loc: list[Any]
+) -> None:
     got = ask(simulator, **fields)
     assert got.status == 422
     assert got.json["detail"][0]["loc"] == ["body", *loc]
 
 
-def test_the_ends_of_the_ranges_are_accepted(simulator, ask):
+def test_the_ends_of_the_ranges_are_accepted(simulator: Simulator, ask: Ask) -> None:
     for fields in (
         {"temperature": 0, "top_p": 1, "presence_penalty": -2, "frequency_penalty": 2, "random_seed": 0},
         {
@@ -117,7 +127,7 @@ def test_the_ends_of_the_ranges_are_accepted(simulator, ask):
 
 
 @pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"{}"])
-def test_a_body_that_is_no_request_is_422(simulator, ask, raw):
+def test_a_body_that_is_no_request_is_422(simulator: Simulator, ask: Ask, raw: bytes) -> None:
     got = ask(simulator, raw=raw)
     assert got.status == 422
     assert got.json["detail"][0]["loc"][0] == "body"
@@ -142,40 +152,42 @@ CALL = {"id": "abcdefghi", "type": "function", "function": {"name": "f", "argume
         ([{"role": "tool", "content": "b", "tool_call_id": "c"}], "Unexpected role 'tool' as first message"),
     ],
 )
-def test_the_order_of_messages_is_kept(simulator, ask, messages, said):
+def test_the_order_of_messages_is_kept(
+    simulator: Simulator, ask: Ask, messages: list[dict[str, Any]], said: str
+) -> None:
     got = ask(simulator, body={"model": "mistral-small-latest", "messages": messages})
     assert got.status == 400
     assert (got.json["type"], got.json["code"]) == ("invalid_request_message_order", "3230")
     assert said in got.json["message"]
 
 
-def test_an_assistant_message_must_say_or_call_something(simulator, ask):
+def test_an_assistant_message_must_say_or_call_something(simulator: Simulator, ask: Ask) -> None:
     messages = [{"role": "assistant", "content": ""}, {"role": "user", "content": "a"}]
     got = ask(simulator, body={"model": "mistral-small-latest", "messages": messages})
     assert (got.status, got.json["code"]) == (400, "3240")
 
 
-def test_n_is_refused_where_mistral_refuses_it(simulator, ask):
+def test_n_is_refused_where_mistral_refuses_it(simulator: Simulator, ask: Ask) -> None:
     prediction = {"type": "content", "content": "a"}
     assert ask(simulator, model="mistral-large-2512", n=2).json["param"] == "n"
     assert ask(simulator, prediction=prediction, n=2).json["param"] == "n"
     assert ask(simulator, model="mistral-large-2512", n=1).status == 200
 
 
-def test_a_poisoned_prompt_is_refused_always(simulate, ask):
+def test_a_poisoned_prompt_is_refused_always(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(poison="arsenic")
     assert [ask(simulator, "with arsenic").status for _ in range(3)] == [400, 400, 400]
     assert ask(simulator, "with sugar").status == 200
 
 
-def test_other_paths_and_methods(simulator, ask):
+def test_other_paths_and_methods(simulator: Simulator, ask: Ask) -> None:
     assert ask(simulator, path="/v1/nothing").status == 404
     assert ask(simulator, path="/v1/nothing", method="GET").json == {"detail": "Not Found: /v1/nothing"}
     got = ask(simulator, method="GET")
     assert (got.status, got.headers["allow"]) == (405, "POST")
 
 
-def test_every_answer_has_its_own_correlation_id(simulator, ask):
+def test_every_answer_has_its_own_correlation_id(simulator: Simulator, ask: Ask) -> None:
     answers = [ask(simulator), ask(simulator), ask(simulator, model="x"), ask(simulator, key=None)]
     answers += [ask(simulator, stream=True), ask(simulator, path="/v1/models", method="GET")]
     assert len({got.headers["mistral-correlation-id"] for got in answers}) == len(answers)

@@ -14,11 +14,14 @@ from typing import get_args
 
 import pytest
 from pydantic import SecretStr
+from tests.conftest import Simulate
+from tests.libraries import library
+from tests.simulator.conftest import Ask
 
 from mistill.simulator import FaultName, Settings, Simulator, SimulatorProcess
 
 
-def test_requests_are_remembered_without_the_key(simulator, ask):
+def test_requests_are_remembered_without_the_key(simulator: Simulator, ask: Ask) -> None:
     ask(simulator, "Hi", key="a-very-secret-key")
     ask(simulator, key=None, raw=b"{broken")
     first, second = simulator.requests
@@ -33,12 +36,12 @@ def test_requests_are_remembered_without_the_key(simulator, ask):
     assert "secret" not in repr(vars(simulator)) + repr(simulator.requests) + repr(first.headers)
 
 
-def test_accepted_keys_are_in_no_repr():
+def test_accepted_keys_are_in_no_repr() -> None:
     settings = Settings(api_keys=frozenset({SecretStr("a-very-secret-key")}))
     assert "secret-key" not in repr(settings) + str(settings.model_dump())
 
 
-def test_only_the_newest_requests_are_kept(simulate, ask):
+def test_only_the_newest_requests_are_kept(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_kept=2)
     for text in ("a", "b", "c"):
         ask(simulator, text)
@@ -48,7 +51,7 @@ def test_only_the_newest_requests_are_kept(simulate, ask):
     assert simulator.answered == 3
 
 
-def test_requests_in_flight_are_counted_at_once_and_at_most(simulate, ask):
+def test_requests_in_flight_are_counted_at_once_and_at_most(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(latency_s=0.05)
     with ThreadPoolExecutor(8) as pool:
         statuses = list(pool.map(lambda _: ask(simulator).status, range(24)))
@@ -58,7 +61,7 @@ def test_requests_in_flight_are_counted_at_once_and_at_most(simulate, ask):
     assert simulator.counts_by_status == {200: 24}
 
 
-def test_the_peak_of_one_connection_is_one(simulator):
+def test_the_peak_of_one_connection_is_one(simulator: Simulator) -> None:
     """An answered request has left the count before its client can send the next."""
     connection = http.client.HTTPConnection(simulator.url.removeprefix("http://"))
     raw = b'{"model":"mistral-small-latest","stream":true,"messages":[{"role":"user","content":"a"}]}'
@@ -69,7 +72,7 @@ def test_the_peak_of_one_connection_is_one(simulator):
     assert simulator.peak_in_flight == 1
 
 
-def test_a_client_that_gives_up_is_no_longer_in_flight(simulate, ask):
+def test_a_client_that_gives_up_is_no_longer_in_flight(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(latency_s=60)
     with pytest.raises(TimeoutError):
         ask(simulator, timeout_s=0.1)
@@ -78,12 +81,12 @@ def test_a_client_that_gives_up_is_no_longer_in_flight(simulate, ask):
 
 
 @pytest.mark.parametrize("distribution", ["fixed", "uniform", "lognormal"])
-def test_latency_is_drawn_around_its_setting(simulate, ask, distribution):
+def test_latency_is_drawn_around_its_setting(simulate: Simulate, ask: Ask, distribution: str) -> None:
     simulator = simulate(latency_s=0.002, latency_distribution=distribution, latency_spread=0.5)
     assert [ask(simulator).status for _ in range(5)] == [200] * 5
 
 
-def test_changes_are_checked_and_leave_the_rest_alone(simulate):
+def test_changes_are_checked_and_leave_the_rest_alone(simulate: Simulate) -> None:
     simulator = simulate(seed=3, latency_s=0.1)
     changed = simulator.change(latency_s=0.2)
     assert (changed.seed, changed.latency_s) == (3, 0.2)
@@ -93,7 +96,7 @@ def test_changes_are_checked_and_leave_the_rest_alone(simulate):
     assert simulator.settings == changed
 
 
-def test_changes_from_many_threads_all_arrive(simulator, ask):
+def test_changes_from_many_threads_all_arrive(simulator: Simulator, ask: Ask) -> None:
     threads = [
         threading.Thread(target=lambda: [simulator.change(latency_s=0.001), ask(simulator)]) for _ in range(8)
     ]
@@ -105,7 +108,7 @@ def test_changes_from_many_threads_all_arrive(simulator, ask):
     assert simulator.answered == 8
 
 
-def test_it_ends_with_requests_in_flight_and_twice(simulate, ask):
+def test_it_ends_with_requests_in_flight_and_twice(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(latency_s=60)
     waiting = threading.Thread(target=_ask_in_vain, args=(ask, simulator))
     waiting.start()
@@ -116,22 +119,25 @@ def test_it_ends_with_requests_in_flight_and_twice(simulate, ask):
     assert not waiting.is_alive()
 
 
-def _ask_in_vain(ask, simulator):
+def _ask_in_vain(ask: Ask, simulator: Simulator) -> None:
     with pytest.raises(OSError):
         ask(simulator)
 
 
-def test_outside_its_block_it_has_no_url():
+def test_outside_its_block_it_has_no_url() -> None:
+    library("aiohttp")
     with pytest.raises(RuntimeError, match="with"):
         _ = Simulator().url
 
 
-def test_waiting_for_what_does_not_come_is_an_error(simulator):
+def test_waiting_for_what_does_not_come_is_an_error(simulator: Simulator) -> None:
     with pytest.raises(TimeoutError):
         simulator.wait_until(lambda: False, timeout_s=0.01)
 
 
-def test_the_plain_event_loop_serves_too(simulate, ask, monkeypatch):
+def test_the_plain_event_loop_serves_too(
+    simulate: Simulate, ask: Ask, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setitem(sys.modules, "uvloop", None)  # importing it fails, as where it is not installed
     simulator = simulate()
     assert ask(simulator).content == "Echo: Hello"
@@ -143,7 +149,7 @@ def test_the_plain_event_loop_serves_too(simulate, ask, monkeypatch):
     assert ask(simulator).status == 200
 
 
-def test_a_process_of_its_own(ask):
+def test_a_process_of_its_own(ask: Ask) -> None:
     with SimulatorProcess(Settings(api_keys=frozenset({SecretStr("right")}))) as process:
         assert ask(process, key="wrong").status == 401
         assert ask(process, key="right").status == 200
@@ -158,7 +164,7 @@ def test_a_process_of_its_own(ask):
         process.stats()
 
 
-def test_the_manual_names_every_setting_and_fault():
+def test_the_manual_names_every_setting_and_fault() -> None:
     manual = (Path(__file__).parents[2] / "docs" / "simulator.md").read_text()
     named = set(re.findall(r"`([^`\n]+)`", manual))
     assert set(Settings.model_fields) <= named
@@ -173,7 +179,7 @@ print("ended cleanly")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_serving_in_the_foreground_ends_with_a_signal(ask, number):
+def test_serving_in_the_foreground_ends_with_a_signal(ask: Ask, number: int) -> None:
     class Served:
         url: str
 

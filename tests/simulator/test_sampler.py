@@ -122,7 +122,7 @@ SCHEMAS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
-def test_instances_fit_the_schema(schema):
+def test_instances_fit_the_schema(schema: Any) -> None:
     validator = _Validator(schema, format_checker=_Validator.FORMAT_CHECKER)
     for seed in range(40):
         validator.validate(sample(schema, random.Random(seed)))
@@ -149,7 +149,7 @@ def test_instances_fit_the_schema(schema):
         {"anyOf": []},
     ],
 )
-def test_what_has_no_instance_is_said_to_have_none(schema):
+def test_what_has_no_instance_is_said_to_have_none(schema: Any) -> None:
     with pytest.raises(Unsatisfiable):
         sample(schema, random.Random(0))
 
@@ -201,7 +201,7 @@ class Everything(BaseModel):
 
 
 @given(st.integers())
-def test_pydantic_takes_what_is_sampled_from_its_schema(seed: int):
+def test_pydantic_takes_what_is_sampled_from_its_schema(seed: int) -> None:
     Everything.model_validate_json(json.dumps(sample(Everything.model_json_schema(), random.Random(seed))))
 
 
@@ -239,7 +239,7 @@ def _containers(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
 
 
 @given(st.recursive(scalars, _containers, max_leaves=8), st.integers(0, 2**32))
-def test_instances_fit_generated_schemas(schema: Any, seed: int):
+def test_instances_fit_generated_schemas(schema: Any, seed: int) -> None:
     _Validator(schema).validate(sample(schema, random.Random(seed)))
 
 
@@ -259,11 +259,11 @@ def test_instances_fit_generated_schemas(schema: Any, seed: int):
         r"",
     ],
 )
-def test_sampled_strings_match_their_pattern(pattern):
+def test_sampled_strings_match_their_pattern(pattern: str) -> None:
     for seed in range(30):
         assert re.search(pattern, sample_match(pattern, random.Random(seed)))
 
 
-def test_a_pattern_that_nothing_matches_is_an_error():
+def test_a_pattern_that_nothing_matches_is_an_error() -> None:
     with pytest.raises(NoMatch):
         sample_match(r"^a\bb$", random.Random(0))

@@ -14,7 +14,10 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from mistill.api.decoding import Incoming, tolerant_decoder
 from mistill.api.dialects import MISTRAL, Dialect
+from mistill.api.endpoint import Endpoint
+from mistill.api.usage import UsageInfo
 from mistill.errors import InputError, InvalidOutput
 
 # --- content chunks (out) -------------------------------------------------------------------------------------------
@@ -254,7 +257,7 @@ class RequestTemplate:
 
     Args:
         extra_body: fields that this library does not know, put into the body as they are. A field that it does know is
-            refused, so that no value is ever told in two places.
+            refused, so that no value has two places.
     """
 
     def __init__(
@@ -296,25 +299,14 @@ OWN_FIELDS = frozenset((*ChatParameters.__struct_fields__, "model", "messages", 
 # --- the answer (in) ------------------------------------------------------------------------------------------------
 
 
-class CachedTokens(Struct, frozen=True, gc=False):
-    cached_tokens: int | None = None
+class AnsweredFunction(Incoming, frozen=True, gc=False):
+    ESSENTIAL = frozenset({"arguments"})
 
-
-class Usage(Struct, frozen=True, gc=False):
-    """Tokens as the server counted them; 0 where it told nothing."""
-
-    prompt_tokens: int | None = 0
-    completion_tokens: int | None = 0
-    total_tokens: int | None = 0
-    prompt_tokens_details: CachedTokens | None = None
-
-
-class AnsweredFunction(Struct, frozen=True, gc=False):
     name: str
     arguments: str | dict[str, Any] = ""
 
 
-class AnsweredToolCall(Struct, frozen=True, gc=False):
+class AnsweredToolCall(Incoming, frozen=True, gc=False):
     """A call that the model wants made. ``function.arguments`` are as they came: a JSON text or an object."""
 
     function: AnsweredFunction
@@ -328,7 +320,7 @@ class AnsweredToolCall(Struct, frozen=True, gc=False):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """The arguments as a dict, in whichever form they came; no text at all is no arguments.
+        """The arguments as a dict, in whichever form they came; no text at all, or null, is no arguments.
 
         Raises:
             InvalidOutput: they are no JSON object.
@@ -337,69 +329,92 @@ class AnsweredToolCall(Struct, frozen=True, gc=False):
         if isinstance(given, dict):
             return given
         try:
-            return _decode_object(given) if given.strip() else {}
+            return _decode_object(given) if given.strip() not in ("", "null") else {}
         except msgspec.DecodeError as error:
             raise InvalidOutput(
                 f"the arguments of the call of {self.name} are no JSON object: {error}", text=given
             ) from error
 
 
-class AnswerMessage(Struct, frozen=True, gc=False):
+class AnswerMessage(Incoming, frozen=True, gc=False):
+    """What the model says. Its thinking is in ``content``, or in one of the other two, or nowhere."""
+
+    ESSENTIAL = frozenset({"content", "tool_calls"})
+
     content: str | list[dict[str, Any]] | None = None
     tool_calls: tuple[AnsweredToolCall, ...] | None = None
     role: str | None = "assistant"
-    reasoning_content: str | None = None  # vLLM and llama.cpp put the thinking here
+    reasoning_content: str | None = None  # llama.cpp, and vLLM until 2025
+    reasoning: str | None = None  # vLLM since then, and OpenRouter
 
 
-class Choice(Struct, frozen=True, gc=False):
+class Choice(Incoming, frozen=True, gc=False):
     message: AnswerMessage
     index: int = 0
     finish_reason: str | None = None
 
 
-class ChatResponse(Struct, frozen=True, gc=False):
+class ChatResponse(Incoming, frozen=True, gc=False):
     choices: list[Choice]
     id: str | None = None
     model: str | None = None
-    created: float | None = None
-    usage: Usage | None = None
+    usage: UsageInfo | None = None
 
 
-class DeltaFunction(Struct, frozen=True, gc=False):
+class DeltaFunction(Incoming, frozen=True, gc=False):
+    ESSENTIAL = frozenset({"name", "arguments"})
+
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
 
 
-class DeltaToolCall(Struct, frozen=True, gc=False):
+class DeltaToolCall(Incoming, frozen=True, gc=False):
     """A call, or a piece of one: Mistral sends calls whole, others their arguments bit by bit under one ``index``."""
 
-    function: DeltaFunction
+    ESSENTIAL = frozenset({"function"})
+
+    function: DeltaFunction = DeltaFunction()
     id: str | None = None
     index: int | None = None
 
 
-class Delta(Struct, frozen=True, gc=False):
+class Delta(Incoming, frozen=True, gc=False):
+    ESSENTIAL = frozenset({"content", "tool_calls"})
+
     content: str | list[dict[str, Any]] | None = None
     tool_calls: list[DeltaToolCall] | None = None
     role: str | None = None
     reasoning_content: str | None = None
+    reasoning: str | None = None
 
 
-class ChunkChoice(Struct, frozen=True, gc=False):
-    delta: Delta
+class ChunkChoice(Incoming, frozen=True, gc=False):
+    ESSENTIAL = frozenset({"delta"})
+
+    delta: Delta = Delta()
     index: int = 0
     finish_reason: str | None = None
 
 
-class ChatChunk(Struct, frozen=True, gc=False):
-    """One ``data:`` line of a stream."""
+class ChatChunk(Incoming, frozen=True, gc=False):
+    """One event of a stream. Some have no choices: the usage at the end, a sign of life, an ``error``."""
 
-    choices: list[ChunkChoice]
+    ESSENTIAL = frozenset({"choices"})
+
+    choices: tuple[ChunkChoice, ...] = ()
     id: str | None = None
     model: str | None = None
-    usage: Usage | None = None
+    usage: UsageInfo | None = None
+    error: Any = None
 
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
-decode_response = msgspec.json.Decoder(ChatResponse).decode
-decode_chunk = msgspec.json.Decoder(ChatChunk).decode
+decode_response = tolerant_decoder(ChatResponse)
+decode_chunk = tolerant_decoder(ChatChunk)
+
+
+def _missing(response: ChatResponse) -> str | None:
+    return None if response.choices else "the answer has no choices"
+
+
+CHAT = Endpoint("/v1/chat/completions", decode_response, _missing)

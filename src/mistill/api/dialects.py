@@ -1,7 +1,7 @@
 """What servers that speak this API call its fields, and which of Mistral's they refuse.
 
-Mistral refuses OpenAI's names, the others ignore or refuse Mistral's. A dialect is a table and nothing else; what each
-entry does is told in docs/chat-api.md.
+Mistral refuses OpenAI's names, the others ignore or refuse Mistral's. A dialect is a table and nothing else; docs/chat-api.md says
+what each entry does.
 """
 
 from __future__ import annotations
@@ -112,7 +112,7 @@ class _Model(Protocol):
 
 
 def dialect_of(models: Sequence[_Model]) -> Dialect:
-    """The dialect of a server, by its list of models: Mistral's alone tells which of them complete chats."""
+    """The dialect of a server, by its list of models: Mistral's alone says which of them complete chats."""
     return MISTRAL if any(_completes_chats(model.capabilities) for model in models) else OPENAI
 
 

@@ -11,14 +11,17 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from mistill.api.chat import Usage
+from mistill.api.decoding import Incoming, tolerant_decoder
+from mistill.api.endpoint import Endpoint
+from mistill.api.usage import UsageInfo
 
 Dtype: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
 
-MOST_TEXTS = 256
-"""What one request to Mistral may hold; more is refused, as is more than `MOST_TOKENS`. Source: the client rig-core,
+MAX_TEXTS = 256
+"""What one request to Mistral may hold; more is refused, as is more than `MAX_TOKENS`. Source: the client rig-core,
 which tried it (https://docs.rs/rig-core, ``providers::mistral::embedding``)."""
-MOST_TOKENS = 16_384
+MAX_TOKENS = 16_384
+MOST_TEXTS, MOST_TOKENS = MAX_TEXTS, MAX_TOKENS  # TEMPORARY, until llms/, runs/ and cli/ have moved
 
 
 class EmbeddingParameters(Struct, frozen=True, omit_defaults=True):
@@ -28,18 +31,18 @@ class EmbeddingParameters(Struct, frozen=True, omit_defaults=True):
     output_dtype: Dtype | None = None
 
 
-class Embedding(Struct, frozen=True, gc=False):
-    """One vector, as JSON. ``index``: which text it is of; where there is none, the order tells."""
+class Embedding(Incoming, frozen=True, gc=False):
+    """One vector, as JSON. ``index``: which text it is of; where there is none, the order says it."""
 
     embedding: Raw
     index: int | None = None
 
 
-class EmbeddingResponse(Struct, frozen=True, gc=False):
+class EmbeddingResponse(Incoming, frozen=True, gc=False):
     data: list[Embedding]
     id: str | None = None
     model: str | None = None
-    usage: Usage | None = None
+    usage: UsageInfo | None = None
 
     def in_order(self, count: int) -> list[Raw | None]:
         """The vectors of ``count`` texts, in their order; ``None`` where none came."""
@@ -70,7 +73,16 @@ class EmbeddingTemplate:
         return self._head + msgspec.json.encode(texts) + b"}"
 
 
-decode_embeddings = msgspec.json.Decoder(EmbeddingResponse).decode
+decode_embeddings = tolerant_decoder(EmbeddingResponse)
+
+
+def _missing(response: EmbeddingResponse) -> str | None:
+    return None if response.data else "the answer has no vectors"
+
+
+# 256 vectors of 3,072 numbers, each written with all its digits, are 17 MB.
+EMBEDDINGS = Endpoint("/v1/embeddings", decode_embeddings, _missing, max_bytes=64 * 2**20)
+
 decode_stored = msgspec.json.Decoder(StoredEmbedding).decode
 encode_stored = msgspec.json.Encoder().encode
 _decode_floats = msgspec.json.Decoder(list[float]).decode

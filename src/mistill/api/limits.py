@@ -1,4 +1,4 @@
-"""What an answer's headers tell of the quota and of waiting: parsing only, no policy.
+"""The quota and the wait in an answer's headers: parsing only, no policy.
 
 Header names: Mistral's of 2026 (``x-ratelimit-limit-req-minute`` …), its older ones
 (``x-ratelimitbysize-*-minute``, ``ratelimitbysize-*``: "size" is tokens), and those of OpenAI-like gateways
@@ -57,7 +57,7 @@ _GENERATIONS = (
 
 
 def parse_limits(get_header: GetHeader) -> RateLimits | None:
-    """The quota and the wait that the headers tell, or None if they tell neither.
+    """The quota and the wait in the headers, or None if they have neither.
 
     A value that is not a number of its kind counts as absent. The newest generation of names that is present
     wins.
@@ -108,7 +108,7 @@ def _retry_after_s(get_header: GetHeader) -> float | None:
     moment = _http_date(text)
     if moment is None:
         return None
-    # The server's own clock, where it tells it: ours may be off by more than the wait.
+    # The server's own clock, where it gives it: ours may be off by more than the wait.
     now = _http_date(get_header("date") or "") or datetime.now(UTC)
     return max(0.0, (moment - now).total_seconds())
 
@@ -116,6 +116,11 @@ def _retry_after_s(get_header: GetHeader) -> float | None:
 def _http_date(text: str) -> datetime | None:
     try:
         moment = parsedate_to_datetime(text)
-    except ValueError:
+        return moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (
+        ValueError,
+        OverflowError,
+        TypeError,
+        IndexError,
+    ):  # what email.utils and datetime raise for odd dates
         return None
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -11,11 +11,12 @@ from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
+from mistill.api.usage import Usage
 from mistill.errors import InputError
 
 _MILLION = 1_000_000
@@ -23,15 +24,7 @@ _MILLION = 1_000_000
 Dollars = Annotated[float, Meta(ge=0)]
 
 
-class TokenCounts(Protocol):
-    """Tokens as billed. ``cached_tokens`` are those of ``input_tokens`` that the server had cached."""
-
-    @property
-    def input_tokens(self) -> int: ...
-    @property
-    def output_tokens(self) -> int: ...
-    @property
-    def cached_tokens(self) -> int: ...
+TokenCounts = Usage  # TEMPORARY, until runs/ has moved
 
 
 class Factors(Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,7 +44,7 @@ class Price(Struct, frozen=True):
     cached_input: float
     date: date | None = None
 
-    def cost(self, usage: TokenCounts) -> float:
+    def cost(self, usage: Usage) -> float:
         """US dollars for these tokens."""
         fresh = usage.input_tokens - usage.cached_tokens
         return (
@@ -96,7 +89,7 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
         return Price(entry.input, entry.output, cached, self.date)
 
     def unknown(self, model: str) -> str:
-        """What to tell the user of a model that has no price here."""
+        """The words for a user whose model has no price here."""
         names = [*self.models, *(alias for each in self.models.values() for alias in each.aliases)]
         near = get_close_matches(model, names, n=1)
         meant = f"; did you mean {near[0]!r}?" if near else ""

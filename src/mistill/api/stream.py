@@ -1,33 +1,178 @@
-"""Server-sent events: bytes of a stream in, the payloads of its ``data:`` fields out. Pure, no network.
+"""Streamed answers: the bytes of a stream → server-sent events → chunks of a chat completion. Pure, no network.
 
-Follows the event stream format of the WHATWG HTML standard (section 9.2) as far as chat completions use it: lines end
-with LF, CRLF or CR; several ``data`` lines of one event are joined by LF; comments and other fields are passed over.
+Events follow the event stream format of the WHATWG HTML standard (section 9.2) as far as chat completions use it: lines
+end with LF, CRLF or CR; several ``data`` lines of one event are joined by LF; comments and other fields are passed
+over.
 """
 
 from __future__ import annotations
 
-DONE = b"[DONE]"
+from collections.abc import Iterator
+
+from mistill.api.chat import ChatChunk, decode_chunk
+from mistill.api.endpoint import MAX_BYTES
+from mistill.api.error_bodies import error_in_answer
+from mistill.errors import Disconnected, MalformedAnswer, MistillError, ServerError
+
+_DONE = b"[DONE]"
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_DATA_FIELDS = (b"data:", b"error:")  # llama.cpp had a field of its own for errors
+_EXCERPT_BYTES = 4096
+PROXY_HINT = "is the endpoint Mistral's API, or a proxy's error page?"
 
 
 class EventParser:
-    """Cuts a byte stream into events, however the network cut it into pieces."""
+    """Cuts a byte stream into events, however the network cut it into pieces.
 
-    def __init__(self) -> None:
-        self._rest = b""
+    Args:
+        max_bytes: of one event, which is held until its end has come.
+    """
+
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
+        self._max_bytes = max_bytes
+        self._rest = bytearray()
         self._data: list[bytes] = []
+        self._data_bytes = 0
+        self._is_first_line = True
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The payloads of the events that this piece completes, in order."""
-        text = self._rest + piece
+        """The payloads of the events that this piece completes, in order.
+
+        Raises:
+            MalformedAnswer: an event is larger than any can be.
+        """
         # A CR at the end may be half of a CRLF: it waits for the next piece.
+        may_end_a_line = b"\n" in piece or b"\r" in piece or self._rest.endswith(b"\r")
+        self._rest += piece
+        events = self._take_events() if may_end_a_line else []
+        if len(self._rest) + self._data_bytes > self._max_bytes:
+            raise MalformedAnswer(f"an event of the stream is larger than {self._max_bytes:,} bytes")
+        return events
+
+    def finish(self) -> list[bytes]:
+        """The event that stood at the stream's end without an empty line after it, if any."""
+        return self.feed(b"\n\n")
+
+    def _take_events(self) -> list[bytes]:
+        text = bytes(self._rest)
         held = b"\r" if text.endswith(b"\r") else b""
         lines = text[: len(text) - len(held)].replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
-        self._rest = lines.pop() + held
+        self._rest = bytearray(lines.pop() + held)
+        if lines and self._is_first_line:
+            lines[0] = lines[0].removeprefix(_BYTE_ORDER_MARK)
+            self._is_first_line = False
         events: list[bytes] = []
         for line in lines:
-            if line.startswith(b"data:"):
-                self._data.append(line[5:].removeprefix(b" "))
+            if line.startswith(_DATA_FIELDS):
+                self._data.append(line.partition(b":")[2].removeprefix(b" "))
+                self._data_bytes += len(line)
             elif not line and self._data:
-                events.append(b"\n".join(self._data))
+                if event := b"\n".join(self._data):
+                    events.append(event)
                 self._data = []
+                self._data_bytes = 0
         return events
+
+
+class ChunkReader:
+    """The chunks of one streamed completion. A stream that failed never ends as if it were whole.
+
+    Attributes:
+        is_done: nothing more will come: ``[DONE]`` has.
+        has_finished: a finish reason has come, so that all of the answer has.
+    """
+
+    def __init__(self, correlation_id: str | None = None, max_bytes: int = MAX_BYTES) -> None:
+        self.is_done = False
+        self.has_finished = False
+        self._correlation_id = correlation_id
+        self._parser = EventParser(max_bytes)
+        self._has_choices = False
+        self._has_failed = False
+        self._head: bytes | None = b""
+        """What came before the first event; ``None`` from then on."""
+
+    def feed(self, piece: bytes) -> Iterator[ChatChunk]:
+        """The chunks that this piece completes.
+
+        Raises:
+            APIError: the server says that it failed.
+            MalformedAnswer: an event is no chunk, or the end has come and there was no answer.
+        """
+        events = self._parser.feed(piece)
+        if events:
+            self._head = None
+        elif self._head is not None and len(self._head) < _EXCERPT_BYTES:
+            self._head += piece[:_EXCERPT_BYTES]
+        yield from self._chunks(events)
+
+    def finish(self) -> Iterator[ChatChunk]:
+        """The stream has ended: what is left of it counts too.
+
+        Raises:
+            Disconnected: it ended before its answer did.
+            MistillError: as `feed` does.
+        """
+        if self.is_done:
+            return
+        try:
+            yield from self._chunks(self._parser.finish())
+        except MalformedAnswer as error:
+            if self.is_done:
+                raise
+            if not self.has_finished:
+                raise Disconnected("the stream ended in the middle of an event") from error
+        if not self.is_done and not self.has_finished:
+            raise self._broken_off()
+        if not self.is_done:
+            self._end()
+
+    def _broken_off(self) -> MistillError:
+        head = (self._head or b"").lstrip()
+        if failure := error_in_answer(head, self._correlation_id):
+            return failure
+        if head.startswith((b"{", b"<")):
+            return MalformedAnswer(
+                f"the answer is no stream of events: {head[:200].decode('utf-8', 'replace')!r}",
+                correlation_id=self._correlation_id,
+                hint=PROXY_HINT,
+            )
+        return Disconnected("the stream ended before [DONE]")
+
+    def _chunks(self, events: list[bytes]) -> Iterator[ChatChunk]:
+        for event in events:
+            if event.strip() == _DONE:
+                self.is_done = True
+                self._end()
+                return
+            if event.strip():
+                yield self._chunk(event)
+
+    def _chunk(self, event: bytes) -> ChatChunk:
+        try:
+            chunk = decode_chunk(event)
+        except (ValueError, RecursionError) as error:
+            if failure := error_in_answer(event, self._correlation_id):
+                raise failure from error
+            excerpt = event[:200].decode("utf-8", "replace")
+            raise MalformedAnswer(
+                f"an event of the stream is no chunk of an answer: {error}: {excerpt!r}",
+                correlation_id=self._correlation_id,
+            ) from error
+        if (chunk.error or not chunk.choices) and (failure := error_in_answer(event, self._correlation_id)):
+            raise failure
+        for choice in chunk.choices:
+            self._has_choices = True
+            self.has_finished |= bool(choice.finish_reason)
+            self._has_failed |= choice.finish_reason == "error"
+        return chunk
+
+    def _end(self) -> None:
+        if self._has_failed:
+            raise ServerError(
+                'the server gave up in the middle of its answer: finish reason "error"',
+                status=500,
+                correlation_id=self._correlation_id,
+            )
+        if not self._has_choices:
+            raise MalformedAnswer("the stream held no answer", correlation_id=self._correlation_id)

@@ -19,8 +19,8 @@ from mistill.errors import (
     InputError,
     InvalidOutput,
     MalformedAnswer,
+    ManifestChanged,
     MistillError,
-    PlanChanged,
     TransportError,
 )
 
@@ -134,7 +134,7 @@ def failure_of(error: MistillError | ValidationError | OSError) -> Failure:
 
 
 def _exit_code_of(error: MistillError) -> Exit:
-    if isinstance(error, InputError | PlanChanged):
+    if isinstance(error, InputError | ManifestChanged):
         return Exit.USAGE
     of_one_request = isinstance(error, APIError | TransportError | MalformedAnswer | InvalidOutput)
     return Exit.SOME_FAILED if of_one_request and not classify(error).fatal else Exit.STOPPED

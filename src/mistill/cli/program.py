@@ -1,47 +1,35 @@
 """The program ``mistill``: finds the command, loads that one only, and ends with its exit code.
 
-Commands live in modules of their own, imported when they are called, so that ``mistill --help`` costs next to nothing.
+A command is a file in ``commands/`` with a ``command`` in it, whose name is the file's. It is imported when it is
+called, so that ``mistill --help`` costs next to nothing: what it shows is the first line of each file.
 """
 
 from __future__ import annotations
 
+import ast
 import os
+import pkgutil
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from importlib import import_module
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any
 
 import click
 
 from mistill._version import __version__
+from mistill.cli import commands
 from mistill.cli.exit_codes import Exit
+from mistill.errors import did_you_mean
 
 
-class Lazy(NamedTuple):
-    """``home``: ``module:attribute`` of a command; ``about`` its one line in the list of commands."""
+class Group(click.Group):
+    """A group of commands: without one it shows its help, and a wrong name is answered with the nearest."""
 
-    home: str
-    about: str
-
-
-class LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
-
-    def __init__(self, *, lazy: Mapping[str, Lazy], examples: str = "", **settings: Any) -> None:
-        super().__init__(**settings)
-        self._lazy = lazy
+    def __init__(self, *args: Any, examples: str = "", **settings: Any) -> None:
+        super().__init__(*args, **settings)
         self._examples = examples
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
-        return list(self._lazy)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  click's signature
-        if cmd_name not in self._lazy:
-            return None
-        module, _, attribute = self._lazy[cmd_name].home.partition(":")
-        return getattr(import_module(module), attribute)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, args or ["--help"])
@@ -49,18 +37,38 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        name = args[0]
-        if name not in self._lazy and not name.startswith("-"):
-            near = get_close_matches(name, self._lazy, n=1)
-            meant = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(self._lazy)}"
-            raise click.UsageError(f"there is no command {name!r}: {meant}", ctx)
+        name, known = args[0], self.list_commands(ctx)
+        if name not in known and not name.startswith("-"):
+            raise click.UsageError(f"there is no command {name!r}: {did_you_mean(name, known)}", ctx)
         return super().resolve_command(ctx, args)
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  click's signature
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         if self._examples:
             write_examples(formatter, self._examples)
         with formatter.section("Commands"):
-            formatter.write_dl([(name, lazy.about) for name, lazy in self._lazy.items()])
+            formatter.write_dl([(name, self.about(name)) for name in self.list_commands(ctx)])
+
+    def about(self, name: str) -> str:
+        """One line on a command."""
+        return self.commands[name].get_short_help_str(100)
+
+
+class Program(Group):
+    """The commands in ``commands/``, each imported when it is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002  click's signature
+        return sorted(module.name for module in pkgutil.iter_modules(commands.__path__))
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        return import_module(f"{commands.__name__}.{cmd_name}").command
+
+    def about(self, name: str) -> str:
+        source = Path(commands.__path__[0], f"{name}.py").read_text("utf-8")
+        line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
+        text = line.partition(": ")[2]
+        return text[:1].upper() + text[1:]
 
 
 def write_examples(formatter: click.HelpFormatter, examples: str) -> None:
@@ -70,7 +78,7 @@ def write_examples(formatter: click.HelpFormatter, examples: str) -> None:
             formatter.write(f"{'':>{formatter.current_indent}}{line}\n" if line else "\n")
 
 
-program = LazyGroup(
+program = Program(
     name="mistill",
     help="A Mistral model over a dataset: as fast as the quota allows, nothing lost, nothing paid twice.",
     examples="""
@@ -81,30 +89,6 @@ mistill status answers.jsonl                           # how far it is, and what
 """,
     epilog="The key is read from the environment variable MISTRAL_API_KEY. "
     "'mistill COMMAND --help' tells more of a command.",
-    lazy={
-        "run": Lazy(
-            "mistill.cli.commands.run:command",
-            "Answer every row of a dataset; the same command again goes on.",
-        ),
-        "embed": Lazy(
-            "mistill.cli.commands.embed:command", "The vector of every row of a dataset, in the same way."
-        ),
-        "status": Lazy("mistill.cli.commands.status:status", "How far a run is, and what failed, by cause."),
-        "rows": Lazy("mistill.cli.commands.status:rows", "Rows of a run as JSONL, while it runs or after."),
-        "retry": Lazy(
-            "mistill.cli.commands.retry:command", "Ask some rows of a run again, with other parameters."
-        ),
-        "export": Lazy(
-            "mistill.cli.commands.export:command", "A run's answers in another format or schema, for free."
-        ),
-        "models": Lazy("mistill.cli.commands.models:command", "What the endpoint serves."),
-        "chat": Lazy("mistill.cli.commands.chat:command", "Answer one prompt."),
-        "simulate": Lazy(
-            "mistill.cli.commands.simulate:command",
-            "A fake Mistral API on this machine, to rehearse against.",
-        ),
-        "local": Lazy("mistill.cli.commands.local:group", "The small demo model on this machine."),
-    },
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 click.version_option(__version__, prog_name="mistill", message="%(prog)s %(version)s")(program)

@@ -9,23 +9,57 @@ from typing import Any, cast
 
 import msgspec
 
+from mistill.datasets.iso_dates import iso_duration, with_signed_year
 from mistill.errors import InputError
+
+_TICKS_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
+_DAY_S = 86_400
+
+_TEXT_TYPES = (bytes, datetime.datetime, datetime.date, datetime.time, datetime.timedelta, Decimal)
+"""Types that JSON has not, and that msgspec writes as the text that we want."""
 
 
 def encode_record(record: Mapping[Any, Any]) -> bytes:
     """Any mapping as one line of JSON.
 
-    What JSON has no type for becomes: dates, times and durations ISO 8601 text; ``Decimal`` a number with
-    all its digits; bytes base64 text; sets and tuples lists; numpy scalars and arrays, tensors and series
-    plain values and lists; pydantic models and dataclasses objects; NaN, infinities, ``NaT`` and
-    ``pandas.NA`` null. Raises TypeError or ValueError for anything else.
+    What JSON has no type for becomes: dates, times and durations ISO 8601 text; ``Decimal`` a number with all its
+    digits; bytes base64 text; sets and tuples lists; numpy scalars and arrays, tensors and series plain values and
+    lists; pydantic models and dataclasses objects; NaN, infinities, ``NaT`` and ``pandas.NA`` null; a lone surrogate,
+    which UTF-8 cannot carry, U+FFFD.
+
+    Raises:
+        TypeError: it holds something else.
+        ValueError: a value has no form in JSON.
     """
     plain = cast("dict[Any, Any]", record) if type(record) is dict else dict(record)
-    raw = _encode(plain)
-    if b"NaN" in raw or b"Infinity" in raw:
-        # Of all types only Decimal writes its NaN as it is, which is no JSON.
-        raw = _encode(_without_nan_decimals(plain))
-    return raw
+    try:
+        raw = _encode(plain)
+    except (UnicodeEncodeError, TypeError):
+        return _encode(_normalize(plain))
+    # Of all types only Decimal writes its NaN as it is, which is no JSON. The words may as well stand in a text.
+    return _encode(_normalize(plain)) if b"NaN" in raw or b"Infinity" in raw else raw
+
+
+def encode_row(record: Mapping[Any, Any], where: str, index: int) -> bytes:
+    """``encode_record``, with an ``InputError`` that names the row and the column."""
+    try:
+        return encode_record(record)
+    except Exception as error:  # a value's own tolist or model_dump may raise anything
+        raise InputError(f"{where}: {_explain(record, error)}", index=index) from error
+
+
+def replace_lone_surrogates(text: str) -> str:
+    """``text`` as UTF-8 can carry it: half of a character becomes U+FFFD; two halves side by side become one."""
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def _explain(record: Mapping[Any, Any], error: Exception) -> str:
+    for column, value in record.items():
+        try:
+            encode_record({column: value})
+        except Exception as cause:
+            return f"column {column!r} holds what JSON cannot carry: {cause}; convert it before the run"
+    return str(error)
 
 
 def _to_plain(value: Any) -> Any:
@@ -34,14 +68,11 @@ def _to_plain(value: Any) -> Any:
     if kind in ("NaTType", "NAType"):
         return None
     if kind in ("datetime64", "timedelta64"):
-        return None if str(value) == "NaT" else str(value)
-    if isinstance(
-        value, datetime.datetime
-    ):  # pandas.Timestamp: the digits below 1 µs are kept if there are any
-        exact = getattr(value, "nanosecond", 0) == 0
-        return cast("Any", value).to_pydatetime() if exact else value.isoformat()
+        return _numpy_time(value)
+    if isinstance(value, datetime.datetime):
+        return _pandas_timestamp(value)
     if isinstance(value, datetime.timedelta):
-        return datetime.timedelta(value.days, value.seconds, value.microseconds)
+        return _pandas_timedelta(value)
     if isinstance(value, Mapping):
         return dict(cast("Mapping[Any, Any]", value))
     for method in ("tolist", "to_list", "model_dump"):
@@ -56,31 +87,54 @@ def _to_plain(value: Any) -> Any:
 _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_to_plain).encode
 
 
-def _without_nan_decimals(value: Any) -> Any:
+def _numpy_time(value: Any) -> Any:
+    if str(value) == "NaT":
+        return None
+    if value.dtype.kind == "M":
+        return with_signed_year(str(value))
+    item = value.item()  # an integer where Python's own type is too coarse, or too small
+    unit = str(value.dtype).removeprefix("timedelta64[").removesuffix("]")
+    if isinstance(item, datetime.timedelta):
+        return item
+    return iso_duration(item, _TICKS_PER_S[unit]) if unit in _TICKS_PER_S else str(value)
+
+
+def _pandas_timestamp(value: Any) -> Any:
+    """Python's own type, unless that is too coarse or too small."""
+    if getattr(value, "nanosecond", 0) == 0 and datetime.MINYEAR <= value.year <= datetime.MAXYEAR:
+        return value.to_pydatetime()
+    return with_signed_year(value.isoformat())
+
+
+def _pandas_timedelta(value: Any) -> Any:
+    """Python's own type, unless that is too coarse or too small."""
+    if getattr(value, "nanoseconds", 0):
+        return iso_duration(value.value, _TICKS_PER_S["ns"])
+    try:
+        return datetime.timedelta(value.days, value.seconds, value.microseconds)
+    except OverflowError:
+        return iso_duration(value.days * _DAY_S + value.seconds, 1)
+
+
+def _normalize(value: Any) -> Any:
+    """``value`` in types that msgspec writes by itself: with plain keys, without lone surrogates, without NaN."""
+    return _normalize_builtin(msgspec.to_builtins(value, builtin_types=_TEXT_TYPES, enc_hook=_to_plain))
+
+
+def _normalize_builtin(value: Any) -> Any:
+    if isinstance(value, str):
+        return replace_lone_surrogates(value)
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value).items()
+        return {_normalize_key(key): _normalize_builtin(item) for key, item in items}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_normalize_builtin(item) for item in cast("list[Any]", value)]
     if isinstance(value, Decimal):
         return value if value.is_finite() else None
-    if isinstance(value, Mapping):
-        items = cast("Mapping[Any, Any]", value).items()
-        return {key: _without_nan_decimals(item) for key, item in items}
-    if isinstance(value, (list, tuple, set, frozenset)):
-        return [_without_nan_decimals(item) for item in cast("list[Any]", value)]
     return value
 
 
-def encode_row(record: Mapping[Any, Any], where: str, index: int) -> bytes:
-    """``encode_record``, with an ``InputError`` that names the row and the column."""
-    try:
-        return encode_record(record)
-    except (TypeError, ValueError, RecursionError, OverflowError) as error:
-        raise InputError(f"{where}: {_misfit(record, error)}", index=index) from error
-
-
-def _misfit(record: Mapping[Any, Any], error: Exception) -> str:
-    for column, value in record.items():
-        try:
-            encode_record({column: value})
-        except UnicodeEncodeError:
-            return f"column {column!r} holds a lone surrogate, which UTF-8 cannot carry"
-        except (TypeError, ValueError, RecursionError, OverflowError) as cause:
-            return f"column {column!r} holds what JSON cannot carry: {cause}; convert it before the run"
-    return str(error)
+def _normalize_key(key: Any) -> Any:
+    if hasattr(key, "tolist"):  # of numpy
+        return _normalize_key(key.tolist())
+    return replace_lone_surrogates(key) if isinstance(key, str) else key

@@ -1,58 +1,157 @@
-"""File formats, by suffix: which there are, and the optional libraries behind some of them.
+"""The one table of file formats: what each is called, what reads and writes it, and what it needs.
 
-A format is written as a suffix without its dot: ``jsonl``, ``csv.gz``, ``parquet``. The same words are file
-suffixes, the ``--format`` of the command line and the ``format=`` of Python.
+A format is written as a suffix without its dot: ``jsonl``, ``csv.gz``, ``parquet``. The same words are file suffixes,
+the ``--format`` of the command line and the ``format=`` of Python.
+
+To add a format, add an entry to ``FORMATS`` and write the classes that it names: an ``Input`` that is made from an
+``InputFile``, and a ``Writer`` that is made from a ``Destination``. They are loaded when the first file of the format
+is opened, so they may import what they need at their top.
 """
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
+from collections.abc import Callable
 from pathlib import PurePath
-from typing import Any, Literal, NamedTuple
+from typing import TYPE_CHECKING
 
+import msgspec
+from msgspec import Struct
+
+from mistill.datasets.compression import COMPRESSIONS, Compression
+from mistill.datasets.optional_library import PYARROW, OptionalLibrary
 from mistill.errors import InputError
 
-Kind = Literal["jsonl", "json", "csv", "tsv", "parquet", "arrow"]
-Compression = Literal["", "gz", "zst"]
-
-_KINDS: dict[str, Kind] = {
-    "jsonl": "jsonl",
-    "ndjson": "jsonl",
-    "json": "json",
-    "csv": "csv",
-    "tsv": "tsv",
-    "parquet": "parquet",
-    "arrow": "arrow",
-    "feather": "arrow",
-}
-_COMPRESSIONS: dict[str, Compression] = {"gz": "gz", "zst": "zst"}
-
-KNOWN_FORMATS = "jsonl, ndjson, json, csv, tsv (each also with .gz or .zst), parquet, arrow, feather"
+if TYPE_CHECKING:
+    from mistill.datasets.sources.input_file import InputFile
+    from mistill.datasets.sources.row import Input
+    from mistill.datasets.writers.destination import Destination, Writer
 
 
-class Format(NamedTuple):
-    """What the bytes of a file mean. Parquet and Arrow compress inside, so they have no ``compression``."""
+class FileFormat(Struct, frozen=True, kw_only=True):
+    """What the bytes of a file mean.
 
-    kind: Kind
-    compression: Compression = ""
+    Attributes:
+        name: its suffix and what it is called.
+        aliases: other suffixes of the same format.
+        reader: ``module:class`` of its ``Input``.
+        writer: ``module:class`` of its ``Writer``.
+        needs_header: all columns must be known before the first record is written.
+        is_binary: no text: it is not for a terminal, and takes no compression, since it compresses inside.
+        library: what reader and writer need.
+        compression: how this file is compressed around its format.
+    """
+
+    name: str
+    aliases: tuple[str, ...] = ()
+    reader: str
+    writer: str
+    needs_header: bool = False
+    is_binary: bool = False
+    library: OptionalLibrary | None = None
+    compression: Compression | None = None
+
+    def open_reader(self, file: InputFile) -> Input:
+        """The rows of ``file``.
+
+        Raises:
+            InputError: a library is missing, or the file cannot be read.
+        """
+        self.load_libraries(f"reading {file.name}")
+        reader: Callable[[InputFile], Input] = pkgutil.resolve_name(self.reader)
+        return reader(file)
+
+    def open_writer(self, destination: Destination) -> Writer:
+        """A writer of records to ``destination``."""
+        writer: Callable[[Destination], Writer] = pkgutil.resolve_name(self.writer)
+        return writer(destination)
+
+    def load_libraries(self, purpose: str) -> None:
+        """``InputError`` if a library is missing. ``purpose``: what for, in the words of the error."""
+        if self.library is not None:
+            self.library.load(purpose)
+        if self.compression is not None and self.compression.library is not None:
+            self.compression.library.load(f"{purpose} (.{self.compression.suffix})")
 
 
-def parse_format(text: str) -> Format | None:
+_SOURCES = "mistill.datasets.sources"
+_WRITERS = "mistill.datasets.writers"
+
+FORMATS = (
+    FileFormat(
+        name="jsonl",
+        aliases=("ndjson",),
+        reader=f"{_SOURCES}.jsonl_reader:JsonLinesReader",
+        writer=f"{_WRITERS}.json_writer:JsonLinesWriter",
+    ),
+    FileFormat(
+        name="json",
+        reader=f"{_SOURCES}.json_reader:JsonDocumentReader",
+        writer=f"{_WRITERS}.json_writer:JsonArrayWriter",
+    ),
+    FileFormat(
+        name="csv",
+        reader=f"{_SOURCES}.csv_reader:CsvReader",
+        writer=f"{_WRITERS}.csv_writer:CsvWriter",
+        needs_header=True,
+    ),
+    FileFormat(
+        name="tsv",
+        reader=f"{_SOURCES}.csv_reader:TsvReader",
+        writer=f"{_WRITERS}.csv_writer:TsvWriter",
+        needs_header=True,
+    ),
+    FileFormat(
+        name="parquet",
+        reader=f"{_SOURCES}.arrow_reader:ParquetReader",
+        writer=f"{_WRITERS}.arrow_writer:ParquetWriter",
+        is_binary=True,
+        library=PYARROW,
+    ),
+    FileFormat(
+        name="arrow",
+        aliases=("feather",),
+        reader=f"{_SOURCES}.arrow_reader:ArrowIpcReader",
+        writer=f"{_WRITERS}.arrow_writer:ArrowIpcWriter",
+        is_binary=True,
+        library=PYARROW,
+    ),
+)
+
+_BY_SUFFIX = {suffix: found for found in FORMATS for suffix in (found.name, *found.aliases)}
+_COMPRESSION_BY_SUFFIX = {compression.suffix: compression for compression in COMPRESSIONS}
+
+
+def _list_formats() -> str:
+    text = ", ".join(suffix for suffix, found in _BY_SUFFIX.items() if not found.is_binary)
+    binary = ", ".join(suffix for suffix, found in _BY_SUFFIX.items() if found.is_binary)
+    compressions = " or ".join(f".{suffix}" for suffix in _COMPRESSION_BY_SUFFIX)
+    return f"{text} (each also with {compressions}), {binary}"
+
+
+KNOWN_FORMATS = _list_formats()
+"""All formats in words, for messages and help."""
+
+
+def parse_format(text: str) -> FileFormat | None:
     """``"csv.gz"`` or ``".csv.gz"`` to a format; None where it names none."""
-    kind_name, _, compression_name = text.lower().removeprefix(".").partition(".")
-    kind = _KINDS.get(kind_name)
-    if kind is None or (compression_name and compression_name not in _COMPRESSIONS):
+    name, dot, suffix = text.lower().removeprefix(".").partition(".")
+    found = _BY_SUFFIX.get(name)
+    if found is None or not dot:
+        return found
+    compression = _COMPRESSION_BY_SUFFIX.get(suffix)
+    if compression is None or found.is_binary:
         return None
-    compression = _COMPRESSIONS.get(compression_name, "")
-    if compression and kind in ("parquet", "arrow"):
-        return None
-    return Format(kind, compression)
+    return msgspec.structs.replace(found, compression=compression)
 
 
-def format_of(name: str, override: str | None = None) -> Format:
+def format_of(name: str, override: str | None = None) -> FileFormat:
     """The format of the file ``name``: ``override`` where given, else what its suffixes say.
 
-    Raises ``InputError`` where neither names a format. ``-`` (stdin, stdout) is JSONL unless told otherwise.
+    ``-`` (stdin, stdout) is JSON Lines unless ``override`` names another.
+
+    Raises:
+        InputError: neither names a format.
     """
     if override is not None:
         chosen = parse_format(override)
@@ -60,7 +159,7 @@ def format_of(name: str, override: str | None = None) -> Format:
             raise InputError(f"unknown format {override!r}", hint=f"known formats: {KNOWN_FORMATS}")
         return chosen
     if name == "-":
-        return Format("jsonl")
+        return _BY_SUFFIX["jsonl"]
     suffixes = PurePath(name).suffixes
     for count in (2, 1):
         found = parse_format("".join(suffixes[-count:])) if len(suffixes) >= count else None
@@ -70,11 +169,3 @@ def format_of(name: str, override: str | None = None) -> Format:
         f"{name}: its suffix names no known format",
         hint=f"pass the format, one of: {KNOWN_FORMATS}",
     )
-
-
-def arrow_module(name: str, purpose: str) -> Any:
-    """Import ``pyarrow`` or a module of it; ``purpose`` says in the error what it is wanted for."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"{purpose} needs pyarrow", hint="pip install 'mistill[arrow]'") from error

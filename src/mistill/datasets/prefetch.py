@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from contextlib import suppress
 
 from mistill.datasets.sources import Row, Source
 
@@ -17,8 +18,12 @@ _WINDOW_BYTES = 16 << 20  # rows can be long: one of 50 MB is a window of its ow
 
 
 class Windows:
-    """``ended``: the input was read to its end. ``error``: it broke off, by its own fault or that of who made it.
-    ``may_wait``: the next window may be long in coming.
+    """The rows of a source, in order, a window at a time.
+
+    Attributes:
+        ended: the input was read to its end.
+        error: why it broke off, by its own fault or that of who made it.
+        may_wait: the next window may be long in coming.
     """
 
     may_wait = False
@@ -48,74 +53,75 @@ class Windows:
 
 
 class StreamedWindows(Windows):
-    """Reads ahead, at most one window, in a thread that ends with the input or with the process."""
+    """Windows of a source that a thread reads ahead: by one window at most, until the input or the process ends.
+
+    Only one task may wait for the next window at a time.
+    """
 
     may_wait = True
 
     def __init__(self, source: Source) -> None:
         super().__init__(source)
-        self._changed = threading.Condition()
-        self._read: deque[Row] = deque()
-        self._read_bytes = 0
-        self._has_ended = False
+        self._condition = threading.Condition()
+        self._buffer: deque[Row] = deque()
+        self._buffer_bytes = 0
+        self._exhausted = False
         self._closed = False
-        self._waiter: tuple[asyncio.AbstractEventLoop, asyncio.Future[None]] | None = None
+        self._wakeup = asyncio.Event()
+        self._waiting_loop: asyncio.AbstractEventLoop | None = None
         # A daemon: it may wait for a row that never comes.
-        self._thread = threading.Thread(target=self._work, name=f"reading {source.name}", daemon=True)
+        self._reader = threading.Thread(target=self._read_ahead, name=f"reading {source.name}", daemon=True)
 
     async def next(self) -> list[Row]:
-        if self._thread.ident is None:
-            self._thread.start()
+        if self._reader.ident is None:
+            self._reader.start()
         while True:
-            loop = asyncio.get_running_loop()
-            with self._changed:
-                rows = list(self._read)
-                self._read.clear()
-                self._read_bytes = 0
-                self._changed.notify_all()
-                if rows or self._has_ended or self._closed:
-                    self.ended = self._has_ended and self.error is None
+            with self._condition:
+                rows = list(self._buffer)
+                self._buffer.clear()
+                self._buffer_bytes = 0
+                self._condition.notify_all()
+                if rows or self._exhausted or self._closed:
+                    self.ended = self._exhausted and self.error is None
                     return rows
-                arrived = loop.create_future()
-                self._waiter = loop, arrived
-            await arrived
+                self._wakeup.clear()
+                self._waiting_loop = asyncio.get_running_loop()
+            await self._wakeup.wait()
 
     def close(self) -> None:
-        with self._changed:
+        with self._condition:
             self._closed = True
-            self._changed.notify_all()
-            self._wake()
+            self._condition.notify_all()
+            self._wake_loop()
 
-    def _work(self) -> None:
+    def _read_ahead(self) -> None:
         try:
             for row in self._rows:
-                with self._changed:
-                    self._read.append(row)
-                    self._read_bytes += len(row.raw)
-                    self._wake()
-                    self._changed.wait_for(self._has_room)
+                with self._condition:
+                    self._buffer.append(row)
+                    self._buffer_bytes += len(row.raw)
+                    self._wake_loop()
+                    self._condition.wait_for(self._has_room)
                     if self._closed:
                         return
         except Exception as error:
             self.error = error
         finally:
-            with self._changed:
-                self._has_ended = True
-                self._wake()
+            with self._condition:
+                self._exhausted = True
+                self._wake_loop()
 
     def _has_room(self) -> bool:
-        return self._closed or (len(self._read) < WINDOW_ROWS and self._read_bytes < _WINDOW_BYTES)
+        return self._closed or (len(self._buffer) < WINDOW_ROWS and self._buffer_bytes < _WINDOW_BYTES)
 
-    def _wake(self) -> None:
-        waiter, self._waiter = self._waiter, None
-        if waiter is not None and not waiter[0].is_closed():
-            waiter[0].call_soon_threadsafe(_tell, waiter[1])
-
-
-def _tell(arrived: asyncio.Future[None]) -> None:
-    if not arrived.done():
-        arrived.set_result(None)
+    def _wake_loop(self) -> None:
+        """Called with the condition held, by whichever thread."""
+        loop, self._waiting_loop = self._waiting_loop, None
+        if loop is not None:
+            with suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+                loop.call_soon_threadsafe(self._wakeup.set)
 
 
 def open_windows(source: Source) -> Windows:
+    """The windows of ``source``; read in place if that cannot take long, else by a thread."""
     return Windows(source) if source.repeatable else StreamedWindows(source)

@@ -1,4 +1,4 @@
-"""Who waits for admission: first in first out, over limits_waited_at, threads and event loops."""
+"""Who waits for admission: first in first out, over concurrency limits, threads and event loops."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections import OrderedDict
 from typing import Protocol
 
-from mistill.delivery.quotas import Entry
+from mistill.delivery.quotas import QuotaUse
 from mistill.errors import MistillError
 
 # One lock for all governors and concurrency limits: a limit may hold at several governors, and sections take
@@ -16,16 +16,21 @@ from mistill.errors import MistillError
 LOCK = threading.RLock()
 
 
-class Pumped(Protocol):
-    """What admits waiting requests when something became free."""
+class Admitter(Protocol):
+    """What admits waiting requests when something became free: a governor."""
 
-    def pump(self) -> None: ...
+    def admit_waiting(self) -> None: ...
 
 
 class ConcurrencyLimit:
     """One object's own limit of requests in flight, kept over all its calls, threads and event loops.
 
     ``limit`` may be changed at any time; under a lower one, what is in flight finishes.
+
+    Attributes:
+        slots: ``limit``, for readers that read it with every request.
+        in_flight: requests that have a slot now.
+        waiting_at: the governors at which requests wait under this limit: one or none, usually.
     """
 
     __slots__ = ("in_flight", "slots", "waiting_at")
@@ -33,9 +38,7 @@ class ConcurrencyLimit:
     def __init__(self, limit: int) -> None:
         self.slots = limit
         self.in_flight = 0
-        self.waiting_at: set[Pumped] = (
-            set()
-        )  # the governors where requests of this concurrency wait: one or none, usually
+        self.waiting_at: set[Admitter] = set()
 
     @property
     def limit(self) -> int:
@@ -47,13 +50,20 @@ class ConcurrencyLimit:
         with LOCK:
             self.slots = limit
             for governor in tuple(self.waiting_at):
-                governor.pump()
+                governor.admit_waiting()
 
 
-class Permit(Entry, eq=False, gc=False):
-    """The right to send one attempt. It is given back exactly once: settled or refunded."""
+class Permit(QuotaUse, eq=False, gc=False):
+    """The right to send one attempt. It is given back exactly once: settled or refunded.
 
-    concurrency: ConcurrencyLimit
+    Attributes:
+        concurrency_limit: whose slot it takes.
+        sequence: its place in the order of sending.
+        is_probe: the circuit breaker sends it to find out whether the server accepts requests again.
+        is_settled: it has been given back.
+    """
+
+    concurrency_limit: ConcurrencyLimit
     sequence: int
     is_probe: bool = False
     is_settled: bool = False
@@ -62,10 +72,10 @@ class Permit(Entry, eq=False, gc=False):
 class Waiter:
     """One request that waits, and where to wake it."""
 
-    __slots__ = ("_future", "concurrency", "error", "loop", "permit", "sequence", "tokens")
+    __slots__ = ("_future", "concurrency_limit", "error", "loop", "permit", "sequence", "tokens")
 
-    def __init__(self, concurrency: ConcurrencyLimit, tokens: int, sequence: int) -> None:
-        self.concurrency = concurrency
+    def __init__(self, concurrency_limit: ConcurrencyLimit, tokens: int, sequence: int) -> None:
+        self.concurrency_limit = concurrency_limit
         self.tokens = tokens
         self.sequence = sequence
         self.loop = asyncio.get_running_loop()
@@ -91,53 +101,60 @@ class Waiter:
 
 
 def _set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
+    if not future.done():  # cancelled in between
         future.set_result(None)
 
 
 class AdmissionQueue:
-    """The waiting requests of one governor. Every operation is O(1) in their number, O(limits) at the most."""
+    """The waiting requests of one governor, in a queue for each concurrency limit.
 
-    def __init__(self, governor: Pumped) -> None:
+    Every operation is O(1) in the number of requests, O(limits) at the most.
+
+    Attributes:
+        limits: those under which anybody waits: empty, and so false, when nobody does.
+    """
+
+    def __init__(self, governor: Admitter) -> None:
         self._governor = governor
         # Not plain dicts: their first key gets slow to find when many before it were deleted.
         self._queues: dict[ConcurrencyLimit, OrderedDict[Waiter, None]] = {}
-        self.limits_waited_at = self._queues.keys()
-        """The limits_waited_at in which anybody waits."""
+        self.limits = self._queues.keys()
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
 
     def add(self, waiter: Waiter) -> None:
-        queue = self._queues.get(waiter.concurrency)
+        """Behind all that wait."""
+        queue = self._queues.get(waiter.concurrency_limit)
         if queue is None:
-            queue = self._queues[waiter.concurrency] = OrderedDict()
-            waiter.concurrency.waiting_at.add(self._governor)
+            queue = self._queues[waiter.concurrency_limit] = OrderedDict()
+            waiter.concurrency_limit.waiting_at.add(self._governor)
         queue[waiter] = None
 
     def remove(self, waiter: Waiter) -> None:
-        queue = self._queues.get(waiter.concurrency)
+        """It waits no longer; nothing happens if it did not wait."""
+        queue = self._queues.get(waiter.concurrency_limit)
         if queue is None or waiter not in queue:
             return
         del queue[waiter]
         if not queue:
-            del self._queues[waiter.concurrency]
-            waiter.concurrency.waiting_at.discard(self._governor)
+            del self._queues[waiter.concurrency_limit]
+            waiter.concurrency_limit.waiting_at.discard(self._governor)
 
-    def oldest_with_room(self) -> Waiter | None:
-        """The request that is next, of all whose concurrency has a free slot."""
+    def oldest_with_slot(self) -> Waiter | None:
+        """The request that is next, of all whose concurrency limit has a free slot."""
         oldest: Waiter | None = None
-        for concurrency, queue in self._queues.items():
-            if concurrency.in_flight < concurrency.slots:
+        for limit, queue in self._queues.items():
+            if limit.in_flight < limit.slots:
                 head = next(iter(queue))
                 if oldest is None or head.sequence < oldest.sequence:
                     oldest = head
         return oldest
 
     def take_all(self) -> list[Waiter]:
-        """Empties the room."""
+        """Empties the queue."""
         waiters = [waiter for queue in self._queues.values() for waiter in queue]
-        for concurrency in self._queues:
-            concurrency.waiting_at.discard(self._governor)
+        for limit in self._queues:
+            limit.waiting_at.discard(self._governor)
         self._queues.clear()
         return waiters

@@ -7,189 +7,164 @@ import random
 from collections.abc import Hashable
 from typing import Literal
 
+from mistill.delivery.tuning import Tuning
 from mistill.errors import MistillError
 
 BreakerCause = Literal["cool_down", "outage"]
 
-_ROWS_OF_AN_OUTAGE = 5
-_COOL_DOWN_S = 0.5
-_LONGEST_COOL_DOWN_S = 15.0
-_PROBE_INTERVAL_S = 0.25
-_LONGEST_PROBE_INTERVAL_S = 5.0
-_FORGOTTEN_AFTER_S = 120.0
-"""Trouble that nobody has met for so long is counted from anew when somebody comes."""
-_PRESUMED_ACCEPTED_S = 1.0
-"""In a cool-down, a probe that has not been refused for this long was accepted: refusals come at once."""
-
-
-class QuotaHypothesis:
-    """A refusal with many requests sent after it: is the quota used up, or was this one refused alone?
-
-    A quota that is used up refuses what was sent later too, and refusals come at once. So the later ones are given a
-    moment; only if at least half of them are refused as well is there a quota to infer.
-    """
-
-    __slots__ = ("_later", "_refused", "decides_at_s", "newest")
-
-    WAIT_S = 0.15
-    LEAST_LATER = 4
-
-    def __init__(self, newest: int, later: int, now_s: float) -> None:
-        self.newest = newest
-        self.decides_at_s = now_s + self.WAIT_S
-        self._later = later
-        self._refused = 0
-
-    def refused(self) -> None:
-        """Another of those that had left by then was refused."""
-        self._refused += 1
-
-    @property
-    def is_confirmed(self) -> bool:
-        return 2 * self._refused >= self._later
-
 
 class CircuitBreaker:
-    """Cool-downs after refusals (429) and the breaker for outages.
+    """Cool-downs after refusals (429), and the breaker for outages.
 
-    While there is trouble, nothing leaves until the pause ends; then one request leaves as a probe, and its end
-    decides: good, and all is well; bad, and the next pause is longer. An outage is a stretch in which five different
-    rows failed and none was answered, of a server that had answered before.
+    Once tripped, it is open until the pause ends, so that nothing is sent; then half-open: one request is sent as a
+    probe, and its end decides. Good, and it closes; bad, and the next pause is longer. An outage is a stretch in which
+    `Tuning.outage_rows` different rows failed and none was answered, of a server that had answered before.
+
+    Attributes:
+        is_tripped: there is a cool-down or an outage: it is open, or half-open.
+        is_outage: it is an outage. ``cause``: which of both it is, or was last.
+        last_error: what the server answered last, for those who wait when patience ends.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, tuning: Tuning) -> None:
         self.cause: BreakerCause = "cool_down"
         self.last_error: MistillError | None = None
         self.is_outage = False
-        self.is_on = False
-        """There is a cool-down or an outage."""
-        self._seen_good = False
+        self.is_tripped = False
+        self._tuning = tuning
+        self._has_answered = False
         self._failed_rows: set[Hashable] = set()
-        self._since_s = math.inf
-        self._until_s = -math.inf
-        self._last_left_s = -math.inf
-        self._is_probing = False
-        self._probe_left_s: float | None = None
-        self._refusals = 0
-        self._interval_s = _PROBE_INTERVAL_S
-        # Sequences of requests: an answer to one that left before the trouble says nothing about it.
-        self._refused_at = 0
-        self._failed_at = 0
+        self._patience_from_s = math.inf
+        self._open_until_s = -math.inf
+        self._last_sent_s = -math.inf
+        self._is_half_open = False  # from the end of the pause on
+        self._probe_sent_s: float | None = None
+        self._cool_down_s = tuning.cool_down_s
+        self._probe_interval_s = tuning.probe_interval_s
+        # Sequences of requests: an answer to one that was sent before the breaker tripped says nothing about it.
+        self._refused_sequence = 0
+        self._failed_sequence = 0
 
     # --- before a request -------------------------------------------------------------------------------------
 
     def blocked_until_s(self, now_s: float) -> float:
         """0 if a request may leave; else when to look again; infinite: not before the probe has ended."""
-        if now_s < self._until_s:
-            return self._until_s
-        if not self._is_probing or self._probe_left_s is None:
+        if now_s < self._open_until_s:
+            return self._open_until_s
+        if not self._is_half_open or self._probe_sent_s is None:
             return 0.0
         if self.is_outage:
             return math.inf
-        presumed_s = self._probe_left_s + _PRESUMED_ACCEPTED_S
-        if now_s < presumed_s:
-            return presumed_s
-        self._is_probing = False
+        accepted_s = self._probe_sent_s + self._tuning.probe_accepted_after_s
+        if now_s < accepted_s:
+            return accepted_s
+        self._is_half_open = False
         return 0.0
 
-    def somebody_comes(self, now_s: float) -> None:
-        """A request comes while nobody waits. Trouble of long ago does not use up its patience."""
-        if self.is_on and now_s - self._last_left_s > _FORGOTTEN_AFTER_S:
-            self._since_s = now_s
+    def forget_if_old(self, now_s: float) -> None:
+        """A request comes while nobody waits. A cool-down or an outage of long ago does not use up its patience."""
+        if self.is_tripped and now_s - self._last_sent_s > self._tuning.forget_after_s:
+            self._patience_from_s = now_s
 
-    def entered(self, now_s: float) -> bool:
-        """A request leaves now; True if it is the probe."""
-        if self.is_on:
-            self.somebody_comes(now_s)
-        self._last_left_s = now_s
-        if self._is_probing:
-            self._probe_left_s = now_s
-        return self._is_probing
+    def sent(self, now_s: float) -> bool:
+        """A request is sent now; True if it is the probe."""
+        if self.is_tripped:
+            self.forget_if_old(now_s)
+        self._last_sent_s = now_s
+        if self._is_half_open:
+            self._probe_sent_s = now_s
+        return self._is_half_open
 
-    def gives_up_at_s(self, patience_s: float) -> float:
-        """When the trouble will have lasted so long that waiting rows should fail; infinite if there is none."""
-        return max(self._since_s + patience_s, self._until_s)
+    def patience_ends_s(self) -> float:
+        """When it will have been tripped for so long that waiting rows should fail; infinite if it is not."""
+        return max(self._patience_from_s + self._tuning.patience_s, self._open_until_s)
 
     def give_up(self, now_s: float) -> None:
         """The waiting rows have been failed; those that come from now on have patience anew."""
-        self._since_s = now_s
+        self._patience_from_s = now_s
 
     # --- after a request --------------------------------------------------------------------------------------
 
     def probe_ended(self) -> None:
-        """A probe was settled or refunded: another may leave, unless its end brings the next pause."""
-        self._probe_left_s = None
+        """A probe was settled or refunded: another may be sent, unless its end brings the next pause."""
+        self._probe_sent_s = None
 
     def answered(self, sequence: int, *, is_probe: bool) -> None:
         """The server gave a sane answer to the request of this sequence."""
-        self._seen_good = True
-        if not self.is_on:
+        self._has_answered = True
+        if not self.is_tripped:
             if self._failed_rows:
                 self._failed_rows.clear()
             return
-        if not is_probe and sequence <= (self._failed_at if self.is_outage else self._refused_at):
+        if not is_probe and sequence <= (self._failed_sequence if self.is_outage else self._refused_sequence):
             return
-        self.is_outage = self.is_on = False
+        self.is_outage = self.is_tripped = False
         self._failed_rows.clear()
-        self._since_s = math.inf
-        self._until_s = -math.inf
-        self._is_probing = False
-        self._refusals = 0
-        self._interval_s = _PROBE_INTERVAL_S
+        self._patience_from_s = math.inf
+        self._open_until_s = -math.inf
+        self._is_half_open = False
+        self._cool_down_s = self._tuning.cool_down_s
+        self._probe_interval_s = self._tuning.probe_interval_s
 
-    def wait_for(self, retry_after_s: float, newest: int, now_s: float) -> None:
+    def pause(self, retry_after_s: float, newest: int, now_s: float) -> None:
         """The server asked to be left alone for so long. ``newest``: the last sequence that was given out."""
-        self._begin(now_s)
-        self._until_s = max(self._until_s, now_s + retry_after_s)
-        self._is_probing = True
-        self._refused_at = newest
+        self._trip(now_s)
+        self._open_until_s = max(self._open_until_s, now_s + retry_after_s)
+        self._is_half_open = True
+        self._refused_sequence = newest
 
     def is_straggler(self, sequence: int) -> bool:
-        """The request of this sequence had left before the last refusal was known."""
-        return sequence <= self._refused_at
+        """The request of this sequence had been sent before the last refusal was known."""
+        return sequence <= self._refused_sequence
 
     def refused(self, sequence: int, newest: int, now_s: float, *, probe_after: bool) -> bool:
-        """A 429. True if it began a cool-down or made it longer, as those that had left before it do not."""
+        """A 429. True if it began a cool-down or made it longer, as stragglers do not.
+
+        Args:
+            sequence: of the refused request; ``newest``: the last one that was given out.
+            probe_after: one request is to be sent as a probe before the rest.
+        """
         if self.is_straggler(sequence):
             return False
-        self._begin(now_s)
-        self._refused_at = newest
-        pause_s = min(_LONGEST_COOL_DOWN_S, _COOL_DOWN_S * 2.0**self._refusals) * _jitter()
-        self._refusals += 1
-        self._until_s = max(self._until_s, now_s + pause_s)
+        self._trip(now_s)
+        self._refused_sequence = newest
+        self._open_until_s = max(self._open_until_s, now_s + self._jittered(self._cool_down_s))
+        self._cool_down_s = min(self._tuning.max_cool_down_s, self._tuning.pause_growth * self._cool_down_s)
         if probe_after:
-            self._is_probing = True
-            self._probe_left_s = None
+            self._is_half_open = True
+            self._probe_sent_s = None
         return True
 
     def failed(self, row: Hashable, sequence: int, now_s: float, *, is_probe: bool) -> bool:
         """The server failed a request. True if it is an outage, and so not the row's fault."""
-        self._failed_at = max(self._failed_at, sequence)
+        tuning = self._tuning
+        self._failed_sequence = max(self._failed_sequence, sequence)
         if self.is_outage:
             if is_probe:
-                self._interval_s = min(_LONGEST_PROBE_INTERVAL_S, 2 * self._interval_s)
-                self._pause_for_probe(now_s)
+                longer_s = tuning.pause_growth * self._probe_interval_s
+                self._probe_interval_s = min(tuning.max_probe_interval_s, longer_s)
+                self._pause_before_probe(now_s)
             return True
         self._failed_rows.add(row)
-        if not self._seen_good or len(self._failed_rows) < _ROWS_OF_AN_OUTAGE:
+        if not self._has_answered or len(self._failed_rows) < tuning.outage_rows:
             return False
-        self._begin(now_s)
+        self._trip(now_s)
         self.is_outage = True
         self.cause = "outage"
-        self._is_probing = True
-        self._probe_left_s = None
-        self._pause_for_probe(now_s)
+        self._is_half_open = True
+        self._probe_sent_s = None
+        self._pause_before_probe(now_s)
         return True
 
-    def _pause_for_probe(self, now_s: float) -> None:
-        self._until_s = max(self._until_s, now_s + self._interval_s * _jitter())
+    def _pause_before_probe(self, now_s: float) -> None:
+        self._open_until_s = max(self._open_until_s, now_s + self._jittered(self._probe_interval_s))
 
-    def _begin(self, now_s: float) -> None:
-        if not self.is_on:
-            self.is_on = True
-            self._since_s = now_s
+    def _trip(self, now_s: float) -> None:
+        if not self.is_tripped:
+            self.is_tripped = True
+            self._patience_from_s = now_s
             self.cause = "cool_down"
 
-
-def _jitter() -> float:
-    return random.uniform(0.8, 1.2)  # noqa: S311  spreads load, protects nothing
+    def _jittered(self, pause_s: float) -> float:
+        jitter = self._tuning.pause_jitter
+        return pause_s * random.uniform(1 - jitter, 1 + jitter)  # noqa: S311  spreads load, protects nothing

@@ -8,19 +8,20 @@ from typing import Literal
 from msgspec import Struct
 
 from mistill.delivery.quotas import LimitSource
+from mistill.delivery.tuning import Tuning, current_tuning
 
 Cause = Literal[
     "quota_requests", "quota_tokens", "cool_down", "outage", "concurrency", "adaptive_limit", "server", "idle"
 ]
 """What the oldest waiting request waits for; with none waiting, ``server`` while any is in flight, else ``idle``.
 
-``concurrency``: all slots of ``max_concurrent_requests`` are in use. ``ramp``: the adaptive limit of requests in
-flight holds them back, since it still grows, or since the server said that it is full.
+``concurrency``: all slots of ``max_concurrent_requests`` are in use. ``adaptive_limit``: the limit of requests in
+flight that is found by trying holds them back, since it still grows, or since the server said that it is full.
 """
 
 
-class Clock:
-    """Splits wall time by cause."""
+class TimeByCause:
+    """Splits wall time by cause: one is in force at any moment."""
 
     __slots__ = ("_cause", "_seconds", "_since_s")
 
@@ -29,7 +30,7 @@ class Clock:
         self._since_s = now_s
         self._seconds: dict[Cause, float] = {}
 
-    def turn(self, cause: Cause, now_s: float) -> None:
+    def switch(self, cause: Cause, now_s: float) -> None:
         """From now on, time is spent on ``cause``."""
         if cause == self._cause:
             return
@@ -37,22 +38,28 @@ class Clock:
         self._cause = cause
         self._since_s = now_s
 
-    def split(self, now_s: float) -> dict[Cause, float]:
-        """Seconds by cause, up to now."""
+    def seconds(self, now_s: float) -> dict[Cause, float]:
+        """By cause, up to now."""
         seconds = dict(self._seconds)
         seconds[self._cause] = seconds.get(self._cause, 0.0) + now_s - self._since_s
         return seconds
 
 
 class Snapshot(Struct, frozen=True):
-    """A governor at one moment. ``seconds`` is wall time by cause since the governor was made.
+    """A governor at one moment.
 
-    ``refused`` counts 429s, ``answered`` good answers. A limit is None while none is known; its source says who set it.
+    Attributes:
+        waiting, in_flight: requests, over all objects that use it.
+        adaptive_limit: the requests in flight that it allows by now, whatever slots the objects have.
+        requests_per_minute, tokens_per_minute: the quotas; None while none is known.
+        requests_source, tokens_source: who set them.
+        answered, refused: good answers and 429s, since the governor was made.
+        seconds: wall time by cause, since the governor was made.
     """
 
     waiting: int
     in_flight: int
-    concurrency_limit: int
+    adaptive_limit: int
     requests_per_minute: float | None
     requests_source: LimitSource | None
     tokens_per_minute: float | None
@@ -70,11 +77,12 @@ class Snapshot(Struct, frozen=True):
         }
 
 
-_NOTABLE_SHARE = 0.2
-
-
 def advice(
-    snapshot: Snapshot, *, max_concurrent_requests: int, earlier: Snapshot | None = None
+    snapshot: Snapshot,
+    *,
+    max_concurrent_requests: int,
+    earlier: Snapshot | None = None,
+    tuning: Tuning | None = None,
 ) -> str | None:
     """The one setting that would help most, or None if nothing in the user's hands slows it notably.
 
@@ -82,6 +90,7 @@ def advice(
         snapshot: the governor now.
         max_concurrent_requests: the object's own setting, for the text.
         earlier: the governor when the run began; without it, its whole life counts.
+        tuning: the constants of delivery; those in force unless given.
     """
     spent = dict(snapshot.seconds if earlier is None else snapshot.since(earlier))
     spent.pop("idle", None)
@@ -90,7 +99,7 @@ def advice(
         return None
     cause = max(spent, key=lambda each: spent[each])
     share = spent[cause] / total
-    if share < _NOTABLE_SHARE:
+    if share < (tuning or current_tuning()).notable_share:
         return None
     text = _advice_for(cause, snapshot, max_concurrent_requests)
     return None if text is None else f"{share:.0%} of the time {text}"
@@ -119,7 +128,7 @@ def _advice_for(cause: Cause, snapshot: Snapshot, max_concurrent_requests: int) 
             if not snapshot.refused:
                 return None  # it still grew: short runs end before it is done
             return (
-                f"was held at {snapshot.concurrency_limit} requests in flight, found by trying: "
+                f"was held at {snapshot.adaptive_limit} requests in flight, found by trying: "
                 "a server that says it is full (code 3505) is less so at another hour or with another model"
             )
         case "server" | "idle":

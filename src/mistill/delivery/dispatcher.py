@@ -3,51 +3,103 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
-from typing import Any, Generic, Protocol, TypeVar
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from functools import partial
+from typing import Any, Generic, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from mistill.api.chat import ChatChunk
-from mistill.api.client import Answer, MistralClient, R
+from mistill.api.client import HTTPAnswer, MistralClient, R
+from mistill.api.endpoint import Endpoint
+from mistill.api.prices import Price
+from mistill.api.usage import Usage, usage_of
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
-from mistill.delivery.retry import BACKOFF_BASE_S, backoff_s, classify
+from mistill.delivery.retry import backoff_s, classify
+from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.delivery.worker_pool import WorkerPool
 from mistill.errors import APIError, MistillError, Stopped
 
-T = TypeVar("T")
 
-_BYTES_PER_TOKEN = 4  # a rule of thumb for English text; the real usage settles it afterwards
-_FIRST_GUESS_OUTPUT_TOKENS = 256.0
-_OUTPUT_SMOOTHING = 0.05
+class AnswerPart(Struct, frozen=True, gc=False):
+    """What of an answer concerns one of several rows that one request asked.
+
+    Attributes:
+        body: what a ledger keeps of it.
+        usage, cost: the row's share of what the answer took.
+        value: what the body holds, where that has been read already.
+    """
+
+    body: bytes
+    usage: Usage
+    cost: float | None
+    value: Any = None
+
+
+Split: TypeAlias = Callable[[HTTPAnswer[Any], Usage], "list[AnswerPart | MistillError]"]
+"""An answer and its usage → a part for each row that the request asked, or why there is none for the row."""
 
 
 class Request(Struct, frozen=True, gc=False):
-    """What is sent. ``max_output_tokens`` bounds the answer where the caller set a bound."""
+    """What is sent.
+
+    Attributes:
+        body: the request as JSON.
+        max_output_tokens: bounds the answer, where the caller set a bound.
+        places: which of the rows that are answered together it asks.
+        split: how an answer is shared out among several rows; ``None``: all of it is the one row's.
+    """
 
     body: bytes
     max_output_tokens: int | None = None
+    places: Sequence[int] = (0,)
+    split: Split | None = None
+
+
+class RecordedAttempt(Protocol):
+    """An attempt as its observer has written it down."""
+
+    @property
+    def id(self) -> int: ...
 
 
 class Delivered(Struct, Generic[R], frozen=True, gc=False):
-    """A good answer, and the attempts that it took."""
+    """A good answer with all that belongs to its attempt, worked out once.
 
-    answer: Answer[R]
+    Attributes:
+        answer: what came, decoded and raw.
+        usage: tokens billed for it. ``cost``: US dollars, or ``None`` where the model has no known price.
+        attempts: how many HTTP attempts it took.
+        recorded: the attempt as the observer wrote it down, once for each row asked; empty where nobody observes.
+        parts: each row's own part or why it has none, where the request says how to split the answer.
+    """
+
+    answer: HTTPAnswer[R]
+    usage: Usage
+    cost: float | None
     attempts: int
+    recorded: Sequence[RecordedAttempt] = ()
+    parts: Sequence[AnswerPart | MistillError] = ()
 
 
-class Journal(Protocol):
-    """Where attempts are written down. ``sending`` returns the journal's own name for the attempt."""
+class Send(Protocol[R]):
+    """Sends the requests of a row: whoever observes its attempts, and the pool it works in, are bound already."""
 
-    async def sending(self, request: Request) -> Any:
+    def __call__(self, request: Request, /) -> Coroutine[Any, Any, Delivered[R]]: ...
+
+
+class AttemptObserver(Protocol):
+    """Sees every attempt of a row: before it leaves, and how it ended."""
+
+    async def sending(self, request: Request) -> Sequence[RecordedAttempt]:
         """An attempt is about to leave; returns when that is safe on disk. What it raises keeps it from leaving."""
         ...
 
-    def answered(self, attempt: Any, answer: Answer[Any]) -> None:
+    def answered(self, recorded: Sequence[Any], delivered: Delivered[Any]) -> None:
         """It was answered."""
         ...
 
-    def ended(self, attempt: Any, error: MistillError) -> None:
+    def ended(self, recorded: Sequence[Any], error: MistillError) -> None:
         """It ended with no answer."""
         ...
 
@@ -56,9 +108,12 @@ class Dispatcher(Generic[R]):
     """The one owner of retries.
 
     Args:
-        exchange: one attempt with a body: the client's method for the kind of request that is sent here.
-        max_retries: tries after the first, for failures that are this row's own (`Governor.settle` tells).
-        backoff_base_s: ceiling of the first pause; each further failure doubles it.
+        client: what attempts go through.
+        governor: decides when each may leave. ``concurrency``: one object's own limit of requests in flight.
+        endpoint: what kind of request is sent here.
+        price: of the model, where it is known.
+        max_retries: tries after the first, for failures that are this row's own (`Governor.settle` decides).
+        tuning: the constants of delivery; those in force unless given.
     """
 
     def __init__(
@@ -67,20 +122,32 @@ class Dispatcher(Generic[R]):
         governor: Governor,
         concurrency: ConcurrencyLimit,
         *,
-        exchange: Callable[[bytes], Awaitable[Answer[R]]],
+        endpoint: Endpoint[R],
+        price: Price | None = None,
         max_retries: int,
-        backoff_base_s: float = BACKOFF_BASE_S,
+        tuning: Tuning | None = None,
     ) -> None:
         self.client = client
-        self._exchange = exchange
         self.governor = governor
+        self._endpoint = endpoint
+        self._price = price
         self._concurrency = concurrency
         self._max_retries = max_retries
-        self._backoff_base_s = backoff_base_s
-        self._mean_output_tokens = _FIRST_GUESS_OUTPUT_TOKENS
+        self._tuning = tuning = tuning or current_tuning()
+        self._bytes_per_token = tuning.bytes_per_token
+        self._output_smoothing = tuning.output_smoothing
+        self._mean_output_tokens = tuning.first_guess_output_tokens
+
+    def sender(self, observer: AttemptObserver | None = None, pool: WorkerPool[Any] | None = None) -> Send[R]:
+        """`send`, for the requests of a row whose attempts ``observer`` sees, and that is worked on in ``pool``."""
+        return partial(self.send, observer=observer, pool=pool)
 
     async def send(
-        self, request: Request, journal: Journal | None = None, pool: WorkerPool[T] | None = None
+        self,
+        request: Request,
+        *,
+        observer: AttemptObserver | None = None,
+        pool: WorkerPool[Any] | None = None,
     ) -> Delivered[R]:
         """Attempts until one is answered.
 
@@ -96,37 +163,41 @@ class Dispatcher(Generic[R]):
             if permit is None:
                 permit = await governor.admit(self._concurrency, tokens)
             attempts += 1
-            attempt: Any = None
-            if journal is not None:
+            recorded: Sequence[RecordedAttempt] = ()
+            if observer is not None:
                 try:
-                    attempt = await journal.sending(request)
+                    recorded = await observer.sending(request)
                 except BaseException:
                     governor.refund(permit)
                     raise
             try:
-                answer = await self._exchange(request.body)
+                answer = await self.client.exchange(self._endpoint, request.body)
             except MistillError as error:
                 error.attempts = attempts
                 charged += governor.settle(permit, error=error, row=row)
-                if journal is not None:
-                    journal.ended(attempt, error)
                 decision = classify(error)
+                if observer is not None:
+                    observer.ended(recorded, error)
                 if not decision.retry or charged > self._max_retries:
                     raise
                 if decision.wait == "backoff":
                     await self._rest(error, attempts, pool)
             except BaseException:
                 # Cancelled on the way: the quota has counted it, but it teaches the governor nothing.
-                cancelled = Stopped("cancelled while in flight")
+                cancelled = Stopped("cancelled while in flight", reason="cancelled")
                 governor.settle(permit, error=cancelled)
-                if journal is not None:
-                    journal.ended(attempt, cancelled)
+                if observer is not None:
+                    observer.ended(recorded, cancelled)
                 raise
             else:
-                self._settle(permit, answer)
-                if journal is not None:
-                    journal.answered(attempt, answer)
-                return Delivered(answer, attempts)
+                usage = usage_of(answer.response)
+                self._settle(permit, answer, usage)
+                cost = None if self._price is None else self._price.cost(usage)
+                parts = () if request.split is None else request.split(answer, usage)
+                delivered = Delivered(answer, usage, cost, attempts, recorded, parts)
+                if observer is not None:
+                    observer.answered(recorded, delivered)
+                return delivered
 
     async def stream(self, request: Request) -> AsyncGenerator[ChatChunk]:
         """The chunks of one streamed answer. Its slot is held until the last, or until this is closed.
@@ -161,33 +232,33 @@ class Dispatcher(Generic[R]):
                 if decision.wait == "backoff":
                     await self._rest(error, attempts, None)
             except BaseException:
-                governor.settle(permit, error=Stopped("the stream was closed before its end"))
+                closed = Stopped("the stream was closed before its end", reason="cancelled")
+                governor.settle(permit, error=closed)
                 raise
             else:
                 governor.settle(permit, limits=limits, tokens=total_tokens)
                 return
 
-    async def _rest(self, error: MistillError, failures: int, pool: WorkerPool[T] | None) -> None:
+    async def _rest(self, error: MistillError, failures: int, pool: WorkerPool[Any] | None) -> None:
         """Sleeps outside the slot, so that a cooling row does not block others."""
         retry_after_s = error.retry_after_s if isinstance(error, APIError) else None
-        pause_s = backoff_s(failures, retry_after_s, self._backoff_base_s)
+        pause_s = backoff_s(failures, retry_after_s, tuning=self._tuning)
         if pool is None:
             await asyncio.sleep(pause_s)
             return
         with pool.resting():
             await asyncio.sleep(pause_s)
 
-    def _settle(self, permit: Permit, answer: Answer[R]) -> None:
-        usage = answer.response.usage
-        if usage is None:
+    def _settle(self, permit: Permit, answer: HTTPAnswer[R], usage: Usage) -> None:
+        wire = answer.response.usage
+        if wire is None:
             self.governor.settle(permit, limits=answer.limits)
             return
-        output = usage.completion_tokens or 0
-        self._mean_output_tokens += _OUTPUT_SMOOTHING * (output - self._mean_output_tokens)
-        self.governor.settle(permit, limits=answer.limits, tokens=usage.total_tokens or None)
+        self._mean_output_tokens += self._output_smoothing * (usage.output_tokens - self._mean_output_tokens)
+        self.governor.settle(permit, limits=answer.limits, tokens=wire.total_tokens or None)
 
     def _estimate(self, request: Request) -> int:
         output = self._mean_output_tokens
         if request.max_output_tokens is not None:
             output = min(output, request.max_output_tokens)
-        return len(request.body) // _BYTES_PER_TOKEN + int(output)
+        return len(request.body) // self._bytes_per_token + int(output)

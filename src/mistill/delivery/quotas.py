@@ -1,4 +1,4 @@
-"""When quota allows the next request: limits set by the user, told by headers, or inferred from refusals."""
+"""When quota allows the next request: limits set by the user, reported in headers, or inferred from refusals."""
 
 from __future__ import annotations
 
@@ -8,100 +8,113 @@ from typing import Literal
 from msgspec import Struct
 
 from mistill.delivery.quota_estimate import QuotaEstimate
-from mistill.delivery.sliding_window import NO_CELL, NO_MARK, Cell, Mark, SlidingWindow
+from mistill.delivery.sliding_window import NO_BUCKET, NO_MARK, Bucket, Mark, SlidingWindow
+from mistill.delivery.tuning import Tuning
 from mistill.errors import RateLimits
 
 QuotaCause = Literal["quota_requests", "quota_tokens"]
 LimitSource = Literal["user", "server", "inferred"]
 
-_BURST = 8
-_BURST_OF_RATE = 1
-_BURST_SHARE = 0.05
-"""A window's whole quota leaves over a twentieth of the window, `_BURST` requests ahead: as early as the quota allows
-at little cost in time, and gentle to servers that also limit by the second."""
 
-
-class Entry(Struct, eq=False, gc=False, kw_only=True):
-    """What one request holds of the quotas, from when it leaves until it is settled.
+class QuotaUse(Struct, eq=False, gc=False, kw_only=True):
+    """What one request holds of the quotas, from when it is sent until it is settled.
 
     Attributes:
-        is_beyond: it left beyond the inferred limit, to find out whether that limit is right.
+        tokens: as estimated.
+        bucket: where it counts as a request.
+        requests_mark, tokens_mark: both windows when it was sent.
+        exceeds_estimate: it was sent although the estimated quota is used up, to find out whether that is right.
     """
 
     tokens: int
-    cell: Cell = NO_CELL
+    bucket: Bucket = NO_BUCKET
     requests_mark: Mark = NO_MARK
     tokens_mark: Mark = NO_MARK
-    is_beyond: bool = False
+    exceeds_estimate: bool = False
 
 
 class Quotas:
     """The request quota and the token quota of one (endpoint, key, model).
 
-    A request counts from when it leaves; its tokens are reserved as estimated until it is answered, then counted as
+    A request counts from when it is sent; its tokens are reserved as estimated until it is answered, then counted as
     they were from that moment, as the server counts them.
+
+    Attributes:
+        window_s: the window over which the server counts.
+        requests, tokens: the use of each quota, and its limit.
+        estimate: of the request quota, where only refusals show one.
+        cause: the quota that held back the last request.
     """
 
-    def __init__(self, window_s: float = 60.0) -> None:
+    def __init__(self, window_s: float, tuning: Tuning) -> None:
         self.window_s = window_s
-        self.requests = SlidingWindow(window_s)
-        self.tokens = SlidingWindow(window_s)
-        self.inferred = QuotaEstimate(window_s)
+        self.requests = SlidingWindow(window_s, tuning)
+        self.tokens = SlidingWindow(window_s, tuning)
+        self.estimate = QuotaEstimate(window_s, tuning)
         self.cause: QuotaCause = "quota_requests"
-        self._users: tuple[float | None, float | None] = (None, None)
-        self._told: tuple[float | None, float | None] = (None, None)
-        self._told_by = 0
+        self._tuning = tuning
+        # A minute's limits, as the user set them and as headers last reported them.
+        self._user_requests: float | None = None
+        self._user_tokens: float | None = None
+        self._server_requests: float | None = None
+        self._server_tokens: float | None = None
+        self._reported_by = 0  # the sequence of the request whose answer reported them
         self._in_flight = 0
-        self._burst = _BURST
+        self._burst = tuning.burst_requests
         self._spacing_s = 0.0
         self._next_s = -math.inf
         self._last_s = -math.inf
-        self._is_beyond = False
+        self._exceeds_estimate = False
 
     # --- limits -----------------------------------------------------------------------------------------------
 
-    def set_users(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
-        self._users = (requests_per_minute, tokens_per_minute)
+    def set_by_user(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+        """The user's own limits, in place of those that headers report; None: no own limit."""
+        self._user_requests, self._user_tokens = requests_per_minute, tokens_per_minute
         self._apply_limits()
 
     @property
     def is_known(self) -> bool:
         """The request quota is known, from the user or the server: no need to find it by trying."""
-        return self._users[0] is not None or self._told[0] is not None
+        return self._user_requests is not None or self._server_requests is not None
 
     @property
-    def has_inferred(self) -> bool:
-        """Refusals have told of a quota before."""
-        return self.inferred.limit is not None
+    def has_estimate(self) -> bool:
+        """Refusals have shown a quota before."""
+        return self.estimate.limit is not None
 
     @property
     def requests_source(self) -> LimitSource | None:
-        if self.inferred.limit is not None and self.requests.limit == self.inferred.limit:
+        """Who set the limit of requests that holds."""
+        if self.estimate.limit is not None and self.requests.limit == self.estimate.limit:
             return "inferred"
-        return _source(self._users[0], self._told[0])
+        return _source(self._user_requests, self._server_requests)
 
     @property
     def tokens_source(self) -> LimitSource | None:
-        return _source(self._users[1], self._told[1])
+        """Who set the limit of tokens that holds."""
+        return _source(self._user_tokens, self._server_tokens)
 
     def _apply_limits(self) -> None:
-        requests, tokens = (
-            user if user is not None else told for user, told in zip(self._users, self._told, strict=True)
-        )
-        self.tokens.limit = None if tokens is None else self._share(tokens)
-        self.requests.limit = None if requests is None else self._share(requests)
-        limit, inferred = self.requests.limit, self.inferred.limit
-        if inferred is not None:
-            if limit is None or inferred < limit:
-                self.requests.limit = inferred
+        requests = self._server_requests if self._user_requests is None else self._user_requests
+        tokens = self._server_tokens if self._user_tokens is None else self._user_tokens
+        self.tokens.limit = None if tokens is None else self._of_window(tokens)
+        limit = None if requests is None else self._of_window(requests)
+        estimated = self.estimate.limit
+        if estimated is not None:
+            if limit is None or estimated < limit:
+                limit = estimated
             else:  # it has been found too low, up to the limit that is known
-                self.inferred = QuotaEstimate(self.window_s)
-        limit = self.requests.limit
-        is_rate = self.inferred.limit is not None and self.inferred.is_rate
-        self._burst, share = (_BURST_OF_RATE, 1.0) if is_rate else (_BURST, _BURST_SHARE)
+                self.estimate = QuotaEstimate(self.window_s, self._tuning)
+        self.requests.limit = limit
+        tuning = self._tuning
+        if self.estimate.limit is not None and self.estimate.is_rate:
+            self._burst, share = tuning.rate_burst_requests, 1.0
+        else:
+            self._burst, share = tuning.burst_requests, tuning.burst_window_share
         self._spacing_s = 0.0 if limit is None else share * self.window_s / limit
         self._next_s = min(self._next_s, self._last_s + self._spacing_s)
-        self._is_beyond = False
+        self._exceeds_estimate = False
 
     # --- the way of one request -------------------------------------------------------------------------------
 
@@ -113,14 +126,14 @@ class Quotas:
         requests = self.requests
         if requests.limit is not None:
             spaced_s = self._next_s - self._burst * self._spacing_s
-            self._is_beyond = not requests.has_room(1, now_s)
-            until_s = requests.next_change_s(now_s) if self._is_beyond else spaced_s
+            self._exceeds_estimate = not requests.has_room(1, now_s)
+            until_s = requests.next_change_s(now_s) if self._exceeds_estimate else spaced_s
             if until_s > now_s:
-                probe_at_s = self.inferred.probe_at_s
+                probe_at_s = self.estimate.probe_at_s
                 if now_s < probe_at_s:
                     self.cause = "quota_requests"
                     return min(until_s, probe_at_s)
-                self._is_beyond = True
+                self._exceeds_estimate = True
         limit = self.tokens.limit
         # A request above the whole quota leaves when nothing else is in it, or it would wait for ever.
         if limit is not None and not self.tokens.has_room(min(tokens, limit), now_s):
@@ -128,82 +141,85 @@ class Quotas:
             return self.tokens.next_change_s(now_s)
         return 0.0
 
-    def enter(self, entry: Entry, now_s: float) -> None:
-        """The request leaves now; `blocked_until_s` has just allowed it."""
+    def sent(self, use: QuotaUse, now_s: float) -> None:
+        """The request is sent now; `blocked_until_s` has just allowed it."""
         requests, tokens = self.requests, self.tokens
-        entry.cell = requests.add(1, now_s)
-        entry.requests_mark = (requests.entered, requests.expired, self._in_flight)
-        entry.tokens_mark = (tokens.entered, tokens.expired, 0)
+        use.bucket = requests.add(1, now_s)
+        use.requests_mark = (requests.entered, requests.expired, self._in_flight)
+        use.tokens_mark = (tokens.entered, tokens.expired, 0)
         self._in_flight += 1
-        tokens.reserved += entry.tokens
-        entry.is_beyond = self._is_beyond
-        if self._is_beyond:
-            self.inferred.probe_left()
+        tokens.reserved += use.tokens
+        use.exceeds_estimate = self._exceeds_estimate
+        if self._exceeds_estimate:
+            self.estimate.probe_sent()
         if self._spacing_s:
             self._next_s = max(self._next_s, now_s) + self._spacing_s
         self._last_s = now_s
 
-    def leave(self, entry: Entry, now_s: float, *, tokens: int, is_answer: bool) -> None:
+    def ended(self, use: QuotaUse, now_s: float, *, tokens: int, is_answer: bool) -> None:
         """The request cost ``tokens``. ``is_answer``: an answer, so it was accepted; else it failed on the way."""
         self._in_flight -= 1
-        self.tokens.reserved -= entry.tokens
+        self.tokens.reserved -= use.tokens
         if tokens:
             self.tokens.add(tokens, now_s)
-        if entry.is_beyond:
+        if use.exceeds_estimate:
             if is_answer:
-                self.inferred.probe_accepted(now_s)
+                self.estimate.probe_accepted(now_s)
                 self._apply_limits()
             else:
-                self.inferred.probe_lost(now_s)
+                self.estimate.probe_lost(now_s)
 
-    def cancel(self, entry: Entry, now_s: float) -> None:
-        """The request never reached the server, so the server has not counted it."""
-        self._in_flight -= 1
-        self.tokens.reserved -= entry.tokens
-        self.requests.take_back(entry.cell, 1)
-        if entry.is_beyond:
-            self.inferred.probe_lost(now_s)
+    def cancelled(self, use: QuotaUse, now_s: float) -> None:
+        """The request never reached the server, or the server has not counted it."""
+        self._take_back(use)
+        if use.exceeds_estimate:
+            self.estimate.probe_lost(now_s)
 
-    def refused(self, entry: Entry, now_s: float) -> None:
+    def refused(self, use: QuotaUse, now_s: float) -> None:
         """The server refused the request for lack of quota."""
-        self._in_flight -= 1
-        self.tokens.reserved -= entry.tokens
-        self.requests.take_back(entry.cell, 1)
-        if entry.is_beyond:
-            self.inferred.probe_refused(now_s)
+        self._take_back(use)
+        if use.exceeds_estimate:
+            self.estimate.probe_refused(now_s)
 
     def infer(self, now_s: float, *, is_straggler: bool) -> None:
-        """A refusal that nothing told explains: what was accepted so far is what the window holds."""
-        self.inferred.refused(self.requests.used, now_s, is_straggler=is_straggler)
+        """A refusal that no header explains: what was accepted so far is what the window holds."""
+        self.estimate.refused(self.requests.used, now_s, is_straggler=is_straggler)
         self._apply_limits()
 
-    def left_since(self, entry: Entry) -> int:
-        """How many requests have left after this one."""
-        return self.requests.entered - entry.requests_mark[0]
+    def sent_since(self, use: QuotaUse) -> int:
+        """How many requests have been sent after this one."""
+        entered_then, _, _ = use.requests_mark
+        return self.requests.entered - entered_then
 
-    def learn(self, entry: Entry, sequence: int, limits: RateLimits, now_s: float) -> None:
-        """Takes over what an answer told. ``sequence``: its request's place in the order of leaving."""
-        is_newest = sequence >= self._told_by
+    def learn(self, use: QuotaUse, sequence: int, limits: RateLimits, now_s: float) -> None:
+        """Takes over what an answer reported. ``sequence``: its request's place in the order of sending."""
+        is_newest = sequence >= self._reported_by
         if is_newest:
-            self._told_by = sequence
-            told = (limits.requests_limit or self._told[0], limits.tokens_limit or self._told[1])
-            if told != self._told:
-                self._told = told
+            self._reported_by = sequence
+            requests = limits.requests_limit or self._server_requests
+            tokens = limits.tokens_limit or self._server_tokens
+            if requests != self._server_requests or tokens != self._server_tokens:
+                self._server_requests, self._server_tokens = requests, tokens
                 self._apply_limits()
-        if self._users[0] is None and limits.requests_limit and limits.requests_remaining is not None:
-            used = self._share(limits.requests_limit) - limits.requests_remaining
-            self.requests.learn(used, entry.requests_mark, now_s, is_newest=is_newest)
-        if self._users[1] is None and limits.tokens_limit and limits.tokens_remaining is not None:
-            used = self._share(limits.tokens_limit) - limits.tokens_remaining
-            self.tokens.learn(used, entry.tokens_mark, now_s, is_newest=is_newest)
+        if self._user_requests is None and limits.requests_limit and limits.requests_remaining is not None:
+            used = self._of_window(limits.requests_limit) - limits.requests_remaining
+            self.requests.learn(used, use.requests_mark, now_s, is_newest=is_newest)
+        if self._user_tokens is None and limits.tokens_limit and limits.tokens_remaining is not None:
+            used = self._of_window(limits.tokens_limit) - limits.tokens_remaining
+            self.tokens.learn(used, use.tokens_mark, now_s, is_newest=is_newest)
 
-    def _share(self, per_minute: float) -> float:
+    def _take_back(self, use: QuotaUse) -> None:
+        self._in_flight -= 1
+        self.tokens.reserved -= use.tokens
+        self.requests.take_back(use.bucket, 1)
+
+    def _of_window(self, per_minute: float) -> float:
         """What one window holds."""
         return max(1, math.floor(per_minute * self.window_s / 60.0))
 
 
 def explains_refusal(limits: RateLimits | None, tokens: int) -> bool:
-    """The quota that the refusal tells of is used up, so there is no other, hidden one to infer."""
+    """The quota that the refusal reports is used up, so there is no other, hidden one to infer."""
     if limits is None:
         return False
     if limits.requests_remaining is not None and limits.requests_remaining < 1:
@@ -211,7 +227,7 @@ def explains_refusal(limits: RateLimits | None, tokens: int) -> bool:
     return limits.tokens_remaining is not None and limits.tokens_remaining < max(1, tokens)
 
 
-def _source(user: float | None, told: float | None) -> LimitSource | None:
+def _source(user: float | None, server: float | None) -> LimitSource | None:
     if user is not None:
         return "user"
-    return None if told is None else "server"
+    return None if server is None else "server"

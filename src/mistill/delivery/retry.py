@@ -7,10 +7,11 @@ the governor, which sees every row's 429, decides when the next attempt may leav
 from __future__ import annotations
 
 import random
-from typing import Final, Literal
+from typing import Literal
 
 from msgspec import Struct
 
+from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
     BadRequest,
     CapacityExceeded,
@@ -27,9 +28,6 @@ from mistill.errors import (
     TransportError,
     Unauthorized,
 )
-
-BACKOFF_BASE_S: Final = 0.5
-BACKOFF_CAP_S: Final = 30.0
 
 
 class Decision(Struct, frozen=True):
@@ -63,7 +61,13 @@ _TABLE: tuple[tuple[type[MistillError], Decision], ...] = (
 
 
 def classify(error: MistillError) -> Decision:
-    """The decision for one failed attempt, from the error alone."""
+    """The decision for one failed attempt, from the error alone. It is noted as ``error.retryable``."""
+    decision = _decision_for(error)
+    error.retryable = decision.retry
+    return decision
+
+
+def _decision_for(error: MistillError) -> Decision:
     if isinstance(error, RateLimited) and error.limit_is_zero:
         return _STOP_ALL
     for kind, decision in _TABLE:
@@ -72,13 +76,14 @@ def classify(error: MistillError) -> Decision:
     return _GIVE_UP
 
 
-def backoff_s(failures: int, retry_after_s: float | None = None, base_s: float = BACKOFF_BASE_S) -> float:
+def backoff_s(failures: int, retry_after_s: float | None = None, *, tuning: Tuning | None = None) -> float:
     """Seconds to wait after the ``failures``-th failure in a row (from 1): exponential with full jitter.
 
     Never less than the server's ``Retry-After``.
     Formula: "Exponential Backoff And Jitter", AWS Architecture Blog, 2015.
     """
+    tuning = tuning or current_tuning()
     doublings = min(failures - 1, 64)  # an outage may take thousands of tries, and 2.0**1024 is no number
-    ceiling = min(BACKOFF_CAP_S, base_s * 2.0**doublings)
+    ceiling = min(tuning.max_backoff_s, tuning.backoff_base_s * 2.0**doublings)
     jitter = random.uniform(0.0, ceiling)  # noqa: S311  spreads load, protects nothing
     return jitter if retry_after_s is None else retry_after_s + jitter

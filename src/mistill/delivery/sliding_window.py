@@ -1,8 +1,8 @@
 """How much of one quota (requests, or tokens) is used, by us and by others, in the window that slides.
 
-The server counts what it accepted during the last 60 s. We keep the same count from our side, in cells of a 600th of
+The server counts what it accepted during the last 60 s. We keep the same count from our side, in buckets of a 600th of
 the window, so that memory does not grow with the rate. What others use of the same quota (other processes, other
-machines) is only seen in the remaining that answers tell.
+machines) is only seen in the remaining quota that answers report.
 """
 
 from __future__ import annotations
@@ -10,41 +10,48 @@ from __future__ import annotations
 import math
 from collections import deque
 
-_CELLS = 600
-_MARGIN = 0.01
-_MOST_MARGIN = 0.06
-_MARGIN_DECAY = 1 / 1000
-"""An entry counts a little longer here than there: a hundredth of the window, since requests reach the server with
-changing delays, and one that arrives too early costs more than one that leaves a little late. Where the server is
-seen to count what has just left the window here (a busy machine delays bursts), the margin grows to that, and shrinks
-slowly."""
+from mistill.delivery.tuning import Tuning
 
 
-class Cell:
+class Bucket:
     """What entered the window in one short stretch of time."""
 
-    __slots__ = ("amount", "ends_s", "is_gone")
+    __slots__ = ("amount", "ends_s", "is_expired")
 
     def __init__(self, ends_s: float) -> None:
         self.ends_s = ends_s
         self.amount = 0
-        self.is_gone = False
+        self.is_expired = False
 
 
-NO_CELL = Cell(-math.inf)
+NO_BUCKET = Bucket(-math.inf)
 Mark = tuple[int, int, int]
-"""A meter when a request left: its totals (entered, expired), and what had entered but was not answered yet. What came
-later, or was still on its way, may be unknown to the request's answer."""
+"""A window when a request was sent: its totals (entered, expired), and what had entered but was not answered yet. What
+came later, or was still on its way, may be unknown to the request's answer."""
 NO_MARK: Mark = (0, 0, 0)
 
 
 class SlidingWindow:
-    """One quota's use. Amounts are requests or tokens; ``limit`` is what one window may hold, None while unknown."""
+    """One quota's use. Amounts are requests or tokens.
+
+    An amount counts a little longer here than there, by a margin that grows where the server is seen to count what has
+    just expired here (`Tuning.window_margin_share`).
+
+    Attributes:
+        window_s: its length.
+        limit: what one window may hold; None while unknown.
+        used: what is in it now. ``reserved``: what is on its way, and will be used when it is answered.
+        entered, expired: totals since the beginning.
+    """
 
     __slots__ = (
-        "_cells",
-        "_doubtful",
+        "_bucket_s",
+        "_buckets",
         "_hold_s",
+        "_lately_expired",
+        "_margin_decay",
+        "_max_hold_s",
+        "_min_hold_s",
         "_newest",
         "_others",
         "_others_at_s",
@@ -56,7 +63,7 @@ class SlidingWindow:
         "window_s",
     )
 
-    def __init__(self, window_s: float) -> None:
+    def __init__(self, window_s: float, tuning: Tuning) -> None:
         self.window_s = window_s
         self.limit: float | None = None
         self.used = 0
@@ -65,28 +72,31 @@ class SlidingWindow:
         self.expired = 0
         self._others = 0.0
         self._others_at_s = 0.0
-        self._hold_s = window_s * (1 + _MARGIN)
-        self._cells: deque[Cell] = deque()
-        self._doubtful: deque[Cell] = deque()  # gone from the window, but the server may count them still
-        self._newest = Cell(-math.inf)
+        self._bucket_s = window_s / tuning.window_buckets
+        self._min_hold_s = self._hold_s = window_s * (1 + tuning.window_margin_share)
+        self._max_hold_s = window_s * (1 + tuning.max_window_margin_share)
+        self._margin_decay = tuning.window_margin_decay
+        self._buckets: deque[Bucket] = deque()
+        self._lately_expired: deque[Bucket] = deque()  # the server may count them still
+        self._newest = Bucket(-math.inf)
 
-    def add(self, amount: int, now_s: float) -> Cell:
-        """Counts ``amount`` from now on; returns the cell to `take_back` from."""
-        cell = self._newest
-        if now_s >= cell.ends_s:
-            self._expire(now_s)  # here too, so that an unlimited meter forgets as well
-            cell = self._newest = Cell(now_s + self.window_s / _CELLS)
-            self._cells.append(cell)
-        cell.amount += amount
+    def add(self, amount: int, now_s: float) -> Bucket:
+        """Counts ``amount`` from now on; returns the bucket to `take_back` from."""
+        bucket = self._newest
+        if now_s >= bucket.ends_s:
+            self._expire(now_s)  # here too, so that an unlimited window forgets as well
+            bucket = self._newest = Bucket(now_s + self._bucket_s)
+            self._buckets.append(bucket)
+        bucket.amount += amount
         self.used += amount
         self.entered += amount
-        return cell
+        return bucket
 
-    def take_back(self, cell: Cell, amount: int) -> None:
+    def take_back(self, bucket: Bucket, amount: int) -> None:
         """The server did not count this."""
-        amount = min(amount, cell.amount)
-        cell.amount -= amount
-        if not cell.is_gone:
+        amount = min(amount, bucket.amount)
+        bucket.amount -= amount
+        if not bucket.is_expired:
             self.used -= amount
 
     def room(self, now_s: float) -> float:
@@ -107,9 +117,9 @@ class SlidingWindow:
 
     def next_change_s(self, now_s: float) -> float:
         """The next moment at which time alone makes room; infinite if only an answer can."""
-        moment = self._cells[0].ends_s + self._hold_s if self._cells else math.inf
+        moment = self._buckets[0].ends_s + self._hold_s if self._buckets else math.inf
         if self.others(now_s) > 0:
-            moment = min(moment, now_s + max(self.window_s / self._others, self.window_s / _CELLS))
+            moment = min(moment, now_s + max(self.window_s / self._others, self._bucket_s))
         return moment
 
     def others(self, now_s: float) -> float:
@@ -123,9 +133,9 @@ class SlidingWindow:
         return self._others * share_left
 
     def learn(self, server_used: float, mark: Mark, now_s: float, *, is_newest: bool) -> None:
-        """Corrects the count by what an answer told; its request left at ``mark``.
+        """Corrects the count by what an answer reported; its request was sent at ``mark``.
 
-        Answers come in any order, and say nothing of what left after their request. So ``server_used`` is only a
+        Answers come in any order, and say nothing of what was sent after their request. So ``server_used`` is only a
         lower and an upper bound of what the server counts by now: less what has expired since, and more by what has
         entered since or was still on its way.
         """
@@ -135,16 +145,17 @@ class SlidingWindow:
         self._expire(now_s)
         own = self.used + self.reserved
         others = self.others(now_s)
-        missing = server_used - (self.expired - mark[1]) - own - others
+        entered_then, expired_then, unanswered_then = mark
+        missing = server_used - (self.expired - expired_then) - own - others
         if missing > 0:
             missing = self._restore(missing, now_s)
             if missing > 0:
                 self._others, self._others_at_s = others + missing, now_s
         elif is_newest:
-            at_most = server_used + (self.entered - mark[0]) + mark[2] + self.reserved
-            self._forget(own + self.others(now_s) - at_most, now_s)
+            at_most = server_used + (self.entered - entered_then) + unanswered_then + self.reserved
+            self._drop(own + self.others(now_s) - at_most, now_s)
 
-    def _forget(self, surplus: float, now_s: float) -> None:
+    def _drop(self, surplus: float, now_s: float) -> None:
         """The server counts less than we do: what others used goes first, then our oldest."""
         others = self.others(now_s)
         if surplus <= 0:
@@ -152,35 +163,35 @@ class SlidingWindow:
         if others > 0:
             self._others, self._others_at_s = max(0.0, others - surplus), now_s
             surplus -= others
-        while surplus >= 1 and self._cells:
-            oldest = self._cells[0]
+        while surplus >= 1 and self._buckets:
+            oldest = self._buckets[0]
             dropped = min(oldest.amount, int(surplus))
             oldest.amount -= dropped
             self.used -= dropped
             surplus -= dropped
             if oldest.amount or oldest is self._newest:
                 break
-            self._cells.popleft()
+            self._buckets.popleft()
 
     def _restore(self, missing: float, now_s: float) -> float:
-        """The server counts more than we do: first of all what has just left the window here. Returns the rest."""
-        while missing > 0 and self._doubtful:
-            cell = self._doubtful.pop()
-            cell.is_gone = False
-            self._cells.appendleft(cell)
-            self.used += cell.amount
-            missing -= cell.amount
-            self._hold_s = max(self._hold_s, now_s - cell.ends_s + self.window_s / _CELLS)
+        """The server counts more than we do: first of all what has just expired here. Returns the rest."""
+        while missing > 0 and self._lately_expired:
+            bucket = self._lately_expired.pop()
+            bucket.is_expired = False
+            self._buckets.appendleft(bucket)
+            self.used += bucket.amount
+            missing -= bucket.amount
+            self._hold_s = max(self._hold_s, now_s - bucket.ends_s + self._bucket_s)
         return missing
 
     def _expire(self, now_s: float) -> None:
-        cells, doubtful = self._cells, self._doubtful
-        while cells and cells[0].ends_s + self._hold_s <= now_s:
-            gone = cells.popleft()
-            gone.is_gone = True
-            self.used -= gone.amount
-            self.expired += gone.amount
-            doubtful.append(gone)
-            self._hold_s -= (self._hold_s - self.window_s * (1 + _MARGIN)) * _MARGIN_DECAY
-        while doubtful and doubtful[0].ends_s + self.window_s * (1 + _MOST_MARGIN) <= now_s:
-            doubtful.popleft()
+        buckets, lately_expired = self._buckets, self._lately_expired
+        while buckets and buckets[0].ends_s + self._hold_s <= now_s:
+            expired = buckets.popleft()
+            expired.is_expired = True
+            self.used -= expired.amount
+            self.expired += expired.amount
+            lately_expired.append(expired)
+            self._hold_s -= (self._hold_s - self._min_hold_s) * self._margin_decay
+        while lately_expired and lately_expired[0].ends_s + self._max_hold_s <= now_s:
+            lately_expired.popleft()

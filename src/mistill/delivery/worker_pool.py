@@ -9,16 +9,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import contextmanager
 from typing import Generic, Self, TypeVar
 
+from mistill.delivery.tuning import Tuning, current_tuning
+
 T = TypeVar("T")
-
-_MAX_STAND_INS = 4
-
-_CROWD = 16  # a pool of so many workers lingers
-_HASTE_S = 0.001  # where rows end as close together as this
-_LINGER_S = 0.0002
-"""Where answers come by the thousand a second, the transport's thread would wake the event loop for each of them, and
-fight it for the interpreter's lock. So the loop lies still for a moment now and then, a thousandth of what a model
-takes to answer, and finds several at once: less CPU, more answers a second. `benchmarks.gathering` measures it."""
 
 
 class SharedIterator(Generic[T]):
@@ -39,36 +32,43 @@ class SharedIterator(Generic[T]):
 class WorkerPool(Generic[T]):
     """Workers that share one stream of rows: never more than ``size`` at work, however many rows there are.
 
-    Where rows end by the thousand a second, a pool of many lingers: it lets answers gather (`_LINGER_S`).
+    Where rows end by the thousand a second, a pool of many lingers: it lets answers gather (`Tuning.linger_s`).
 
-    A worker that rests (a row cooling down between attempts) is stood in for by another, up to four times ``size``
-    in all, so that a few cooling rows do not hold back the rest.
+    A worker that rests (a row cooling down between attempts) is stood in for by another, up to a multiple of ``size``
+    in all (`Tuning.max_workers_each`), so that a few cooling rows do not hold back the rest.
 
     Args:
         rows: taken one by one, as workers become free.
-        work: does one row; what it raises ends the whole pool.
+        size: rows at work at once.
+        tuning: the constants of delivery; those in force unless given.
     """
 
-    def __init__(
-        self, rows: AsyncIterator[T], work: Callable[[T, WorkerPool[T]], Awaitable[None]], *, size: int
-    ) -> None:
+    def __init__(self, rows: AsyncIterator[T], *, size: int, tuning: Tuning | None = None) -> None:
         self._rows = rows
-        self._work = work
         self._size = size
+        tuning = tuning or current_tuning()
+        self._max_workers = tuning.max_workers_each * size
+        self._haste_s = tuning.haste_s
+        self._linger_s = tuning.linger_s
         self._tasks: set[asyncio.Task[None]] = set()
         self._resting = 0
         self._stopped = False
+        self._work: Callable[[T], Awaitable[None]]
         self._ended: asyncio.Future[None]
         self._loop: asyncio.AbstractEventLoop
         self._row_ended_s = -math.inf
-        self._may_linger = size >= _CROWD
+        self._may_linger = size >= tuning.linger_from_workers
 
-    async def run(self) -> None:
-        """Returns when every row is done; raises the first error of a worker, after all others have ended."""
+    async def run(self, work: Callable[[T], Awaitable[None]]) -> None:
+        """Returns when ``work`` is done with every row.
+
+        Raises the first error of a worker, after all others have ended.
+        """
+        self._work = work
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
         for _ in range(self._size):
-            self._hire()
+            self._start_worker()
         try:
             await self._ended
         finally:
@@ -86,19 +86,19 @@ class WorkerPool(Generic[T]):
     def resting(self) -> Generator[None]:
         """Marks the calling worker as resting, so that another may take its place."""
         self._resting += 1
-        if len(self._tasks) - self._resting < self._size and len(self._tasks) < _MAX_STAND_INS * self._size:
-            self._hire()
+        if len(self._tasks) - self._resting < self._size and len(self._tasks) < self._max_workers:
+            self._start_worker()
         try:
             yield
         finally:
             self._resting -= 1
 
-    def _hire(self) -> None:
-        task = asyncio.get_running_loop().create_task(self._labour())
+    def _start_worker(self) -> None:
+        task = asyncio.get_running_loop().create_task(self._run_worker(self._work))
         self._tasks.add(task)
-        task.add_done_callback(self._leave)
+        task.add_done_callback(self._worker_ended)
 
-    def _leave(self, task: asyncio.Task[None]) -> None:
+    def _worker_ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         if self._ended.done():
@@ -108,9 +108,9 @@ class WorkerPool(Generic[T]):
         elif not self._tasks:
             self._ended.set_result(None)
 
-    async def _labour(self) -> None:
+    async def _run_worker(self, work: Callable[[T], Awaitable[None]]) -> None:
         async for row in self._rows:
-            await self._work(row, self)
+            await work(row)
             if self._may_linger:
                 self._linger_in_haste()
             # Stand-ins leave once the rested are back.
@@ -121,10 +121,10 @@ class WorkerPool(Generic[T]):
         now_s = time.perf_counter()
         since_s = now_s - self._row_ended_s
         self._row_ended_s = now_s
-        if since_s < _HASTE_S:
+        if since_s < self._haste_s:
             self._may_linger = False
             self._loop.call_soon(self._linger)
 
     def _linger(self) -> None:
-        time.sleep(_LINGER_S)
+        time.sleep(self._linger_s)
         self._may_linger = True

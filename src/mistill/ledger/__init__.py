@@ -1,17 +1,18 @@
-"""A run's memory: rows, attempts, answers and outcomes in one SQLite file, which survives ``kill -9``."""
+"""A run's memory: rows, attempts, answers, outcomes and starts in one SQLite file, which survives ``kill -9``."""
 
+from mistill.ledger.error_record import ErrorRecord
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
-from mistill.ledger.reader import Cause, Counts, EarlierOutcome, LedgerReader, LedgerRow
+from mistill.ledger.reader import Cause, Counts, EarlierOutcome, LedgerReader, LedgerRow, Start
 from mistill.ledger.selection import EVERYTHING, Selection
-from mistill.ledger.writer import NO_USAGE, Attempt, Ledger, PaidAnswer, Usage, describe
+from mistill.ledger.writer import Attempt, Ledger, PaidAnswer, Tokens
 
 __all__ = [
     "EVERYTHING",
-    "NO_USAGE",
     "Attempt",
     "Cause",
     "Counts",
     "EarlierOutcome",
+    "ErrorRecord",
     "InputMatcher",
     "InputRow",
     "Ledger",
@@ -20,6 +21,6 @@ __all__ = [
     "PaidAnswer",
     "RowState",
     "Selection",
-    "Usage",
-    "describe",
+    "Start",
+    "Tokens",
 ]

@@ -1,95 +1,19 @@
-"""The ledger's file: its tables, how one is made, and what is refused at the door.
-
-Thin tables (rows, attempts, outcomes) are apart from fat ones (records, answers), so that a resume or a
-count over a million rows reads tens of megabytes, not the dataset.
-"""
+"""The ledger's file: how one is made, opened and put aside, and what is refused at the door."""
 
 from __future__ import annotations
 
 import json
 import sqlite3
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mistill.errors import LedgerError, PlanChanged
-
-APPLICATION_ID = 0x4D53544C  # "MSTL": tells a ledger from any other SQLite file
-FORMAT = 1
-
-# A row is in the current input when it has a position; a row that was removed keeps what was paid for it.
-# A copied row (same_as) shows its leader's outcome: that is derived, so the two cannot differ.
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE rows (
-    id INTEGER PRIMARY KEY,
-    position INTEGER,
-    fingerprint BLOB NOT NULL,
-    digest BLOB NOT NULL,
-    asked_again INTEGER NOT NULL DEFAULT 0,
-    maybe_billed INTEGER NOT NULL DEFAULT 0,
-    same_as INTEGER,
-    parameters TEXT
-);
-CREATE UNIQUE INDEX rows_position ON rows (position);
-CREATE TABLE records (row INTEGER PRIMARY KEY, record BLOB NOT NULL);
-CREATE TABLE attempts (
-    id INTEGER PRIMARY KEY,
-    row INTEGER NOT NULL,
-    sent_at REAL NOT NULL,
-    ended_at REAL,
-    status TEXT CHECK (status IN ('answered', 'failed', 'maybe_billed', 'not_sent')),
-    error TEXT,
-    input_tokens INTEGER,
-    output_tokens INTEGER,
-    cost REAL
-);
-CREATE TABLE answers (attempt INTEGER PRIMARY KEY, body BLOB NOT NULL);
-CREATE TABLE outcomes (
-    row INTEGER PRIMARY KEY,
-    state TEXT NOT NULL CHECK (state IN ('completion', 'failure')),
-    answer INTEGER,
-    more_answers TEXT,
-    finish_reason TEXT,
-    error_kind TEXT,
-    error TEXT,
-    input_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    cost REAL,
-    ended_at REAL NOT NULL,
-    parameters TEXT
-);
-CREATE TABLE earlier_outcomes (
-    row INTEGER NOT NULL,
-    state TEXT NOT NULL,
-    answer INTEGER,
-    more_answers TEXT,
-    finish_reason TEXT,
-    error_kind TEXT,
-    error TEXT,
-    input_tokens INTEGER NOT NULL,
-    output_tokens INTEGER NOT NULL,
-    cost REAL,
-    ended_at REAL NOT NULL,
-    parameters TEXT
-);
-CREATE TRIGGER outcome_replaced BEFORE UPDATE ON outcomes BEGIN
-    INSERT INTO earlier_outcomes SELECT * FROM outcomes WHERE row = old.row;
-    UPDATE rows SET asked_again = 0 WHERE id = old.row;
-END;
-CREATE VIEW row_states AS
-    SELECT r.id, r.position, r.digest, r.asked_again, r.maybe_billed, r.same_as, r.parameters AS
-    next_parameters,
-        coalesce(o.state, 'pending') AS state, o.answer, o.more_answers, o.finish_reason, o.error_kind,
-        o.error, o.input_tokens, o.output_tokens, o.cost, o.ended_at, o.parameters
-    FROM rows AS r LEFT JOIN outcomes AS o ON o.row = coalesce(r.same_as, r.id);
-"""
-
-# Made when a pass first has to look a row up by its content: kept out of a first pass, where a random index
-# would cost a page of log for each row.
-FINGERPRINT_INDEX = "CREATE INDEX IF NOT EXISTS rows_fingerprint ON rows (fingerprint, position)"
+from mistill.errors import LedgerError, ManifestChanged
+from mistill.ledger.lock import LedgerLock
+from mistill.ledger.migrations import STEPS, migrate
+from mistill.ledger.tables import APPLICATION_ID, FORMAT, SCHEMA, statements
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT})
@@ -132,20 +56,21 @@ def explained(path: Path) -> Generator[None]:
         raise explain(path, error) from error
 
 
-def open_to_write(
-    path: Path, plan_fingerprint: str, plan: Mapping[str, Any], version: str
-) -> sqlite3.Connection:
-    """A connection to the ledger of this very plan, made if there was none. Leaves anything else as it is."""
+def open_to_write(path: Path, manifest: Mapping[str, Any], version: str) -> sqlite3.Connection:
+    """A connection to the ledger of this very run, made if there was none. Leaves anything else as it is.
+
+    The caller has the ledger's lock. A ledger of an older format is migrated.
+    """
     with explained(path):
         connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
         try:
             if _is_empty(connection):
-                _create(connection, plan_fingerprint, plan, version)
+                _create(connection, manifest, version)
             else:
-                check(path, connection)
-                if not _is_of(connection, plan_fingerprint) and not _has_attempts(connection):
-                    _start_over(connection, plan_fingerprint, plan)
-                _check_plan(path, connection, plan_fingerprint, plan)
+                found = check(path, connection)
+                if found < FORMAT:
+                    migrate(connection, found)
+                _check_manifest(path, connection, manifest)
             connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("PRAGMA synchronous = FULL")
         except BaseException:
@@ -160,38 +85,54 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         raise LedgerError(
             f"there is no ledger at {path}", hint="check the output's name; a run makes the ledger"
         )
-    uri = path.absolute().as_uri()
     with explained(path):
-        connection = sqlite3.connect(
-            f"{uri}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-        )
+        connection = _connect_to_read(path)
         try:
             try:
-                check(path, connection)
+                found = check(path, connection)
             except sqlite3.OperationalError:
                 # WAL needs a writable directory for its index, unless nothing is in the log.
                 log = path.with_name(path.name + "-wal")
                 if log.exists() and log.stat().st_size:
                     raise
                 connection.close()
-                connection = sqlite3.connect(
-                    f"{uri}?immutable=1", uri=True, isolation_level=None, check_same_thread=False
-                )
-                check(path, connection)
+                connection = _connect_to_read(path, immutable=True)
+                found = check(path, connection)
         except BaseException:
             connection.close()
             raise
-        return connection
+        if found == FORMAT:
+            return connection
+        connection.close()
+        _migrate_file(path)
+        return _connect_to_read(path)
 
 
-def check(path: Path, connection: sqlite3.Connection) -> None:
-    """Refuse a file that is no ledger, is of another format, or lost its end."""
+def _connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
+    uri = f"{path.absolute().as_uri()}?{'immutable=1' if immutable else 'mode=ro'}"
+    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+
+
+def _migrate_file(path: Path) -> None:
+    """Brings a ledger of an older format to the newest, for a reader. Refused while a run is on it."""
+    lock = LedgerLock(path)
+    try:
+        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            found = check(path, connection)
+            if found < FORMAT:  # else somebody was faster
+                migrate(connection, found)
+    finally:
+        lock.release()
+
+
+def check(path: Path, connection: sqlite3.Connection) -> int:
+    """Refuse a file that is no ledger, is of a format that is not known here, or lost its end. Returns its format."""
     if _pragma(connection, "application_id") != APPLICATION_ID:
         raise LedgerError(f"{path} is not a ledger", hint="nothing was changed; choose another output")
     found = _pragma(connection, "user_version")
-    if found != FORMAT:
+    if found != FORMAT and found not in STEPS:
         raise LedgerError(
-            f"{path} has ledger format {found}; this version of mistill reads format {FORMAT}",
+            f"{path} has ledger format {found}; this version of mistill reads formats up to {FORMAT}",
             hint="nothing was changed; use the version that wrote it, choose another output, "
             "or start over with --fresh, which keeps this file under another name",
         )
@@ -204,6 +145,7 @@ def check(path: Path, connection: sqlite3.Connection) -> None:
                 hint="nothing was changed; restore it from a copy, or start over with --fresh, "
                 "which keeps this file under another name",
             )
+    return found
 
 
 def set_aside(path: Path) -> Path | None:
@@ -242,72 +184,56 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
-def _create(
-    connection: sqlite3.Connection, plan_fingerprint: str, plan: Mapping[str, Any], version: str
-) -> None:
+def _create(connection: sqlite3.Connection, manifest: Mapping[str, Any], version: str) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(
         "BEGIN IMMEDIATE"
-    )  # all or nothing: a kill in here leaves an empty file, which is made again
-    for statement in _statements(SCHEMA):
+    )  # all or nothing: a kill in here leaves an empty file, made again then
+    for statement in statements(SCHEMA):
         connection.execute(statement)
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
-    _write_plan(connection, plan_fingerprint, plan)
+    _write_manifest(connection, manifest)
     write_meta(connection, "created_at", str(time.time()))
     write_meta(connection, "mistill_version", version)
     connection.execute("COMMIT")
 
 
-def _write_plan(connection: sqlite3.Connection, plan_fingerprint: str, plan: Mapping[str, Any]) -> None:
-    write_meta(connection, "plan", json.dumps(plan, ensure_ascii=False))
-    write_meta(connection, "plan_fingerprint", plan_fingerprint)
-
-
-def _is_of(connection: sqlite3.Connection, plan_fingerprint: str) -> bool:
-    return read_meta(connection, "plan_fingerprint") == plan_fingerprint
+def _write_manifest(connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> None:
+    write_meta(connection, "manifest", json.dumps(manifest, ensure_ascii=False))
 
 
 def _has_attempts(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM attempts LIMIT 1").fetchone() is not None
 
 
-def _start_over(connection: sqlite3.Connection, plan_fingerprint: str, plan: Mapping[str, Any]) -> None:
+def _start_over(connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> None:
     """A run that never sent anything had perhaps a wrong template: nothing is lost with its settings."""
     connection.execute("BEGIN IMMEDIATE")
-    for table in ("rows", "records", "outcomes", "earlier_outcomes"):
+    for table in ("rows", "records", "outcomes", "earlier_outcomes", "starts"):
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
     connection.execute("DELETE FROM meta WHERE key = 'input_rows'")
-    _write_plan(connection, plan_fingerprint, plan)
+    _write_manifest(connection, manifest)
     connection.execute("COMMIT")
 
 
-def _statements(script: str) -> Iterator[str]:
-    # executescript() would commit first, and the whole of it must be one transaction.
-    statement = ""
-    for line in script.splitlines(keepends=True):
-        statement += line
-        if sqlite3.complete_statement(statement):
-            yield statement
-            statement = ""
-
-
-def _check_plan(
-    path: Path, connection: sqlite3.Connection, plan_fingerprint: str, plan: Mapping[str, Any]
-) -> None:
-    if _is_of(connection, plan_fingerprint):
-        return
-    before = _flat(json.loads(read_meta(connection, "plan") or "{}"))
-    now = _flat(json.loads(json.dumps(plan)))
+def _check_manifest(path: Path, connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> None:
+    before = _flat(json.loads(read_meta(connection, "manifest") or "{}"))
+    now = _flat(json.loads(json.dumps(manifest)))
     changes: dict[str, tuple[object, object]] = {
         key: (before.get(key), now.get(key))
         for key in sorted(before.keys() | now.keys())
         if before.get(key) != now.get(key)
     }
+    if not changes:
+        return
+    if not _has_attempts(connection):
+        _start_over(connection, manifest)
+        return
     shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, (old, new) in changes.items())
-    raise PlanChanged(
-        f"{path} belongs to a run with other settings: {shown or 'its fingerprint differs'}",
+    raise ManifestChanged(
+        f"{path} belongs to a run with other settings: {shown}",
         changes=changes,
         hint="go back to those settings to resume, choose another output, "
         "or start over with --fresh, which keeps the old ledger under another name",
@@ -315,12 +241,13 @@ def _check_plan(
 
 
 def _flat(value: Any, key: str = "") -> dict[str, Any]:
-    if isinstance(value, dict) and value:
+    """``{"prompt": {"system": "…"}}`` → ``{"prompt.system": "…"}``. What is null or empty is as good as not there."""
+    if isinstance(value, dict):
         parts: dict[str, Any] = {}
         for name, part in value.items():  # pyright: ignore[reportUnknownVariableType] - JSON
             parts |= _flat(part, f"{key}.{name}" if key else str(name))  # pyright: ignore[reportUnknownArgumentType] - JSON
         return parts
-    return {key: value}
+    return {} if value is None else {key: value}
 
 
 def _short(value: object) -> str:

@@ -24,6 +24,7 @@ import msgspec
 
 from mistill.ledger import database
 from mistill.ledger.commits import CommitQueue, Insert
+from mistill.ledger.tables import FINGERPRINT_INDEX
 
 _ROWS = Insert("INSERT INTO rows (id, position, fingerprint, digest)", "(?, ?, ?, ?)")
 _RECORDS = Insert("INSERT INTO records", "(?, ?)")
@@ -148,7 +149,7 @@ class InputMatcher:
     def _look_up(
         self, connection: sqlite3.Connection, rows: Sequence[InputRow]
     ) -> tuple[list[RowState], int]:
-        connection.execute(database.FINGERPRINT_INDEX)
+        connection.execute(FINGERPRINT_INDEX)
         # Whoever stood at these positions has been passed by, and may be claimed here or further on.
         connection.executemany(
             "UPDATE rows SET position = NULL WHERE position = ?", [(row.position,) for row in rows]
@@ -213,7 +214,7 @@ class InputMatcher:
 
 def _begin(connection: sqlite3.Connection, *, dedupe: bool) -> int:
     if dedupe:
-        connection.execute(database.FINGERPRINT_INDEX)
+        connection.execute(FINGERPRINT_INDEX)
         database.write_meta(connection, "dedupe", "1")
     elif database.read_meta(connection, "dedupe") == "1":
         # Copies of an earlier pass that did deduplicate are rows of their own again.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -12,6 +13,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from mistill.ledger import database
+from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.selection import EVERYTHING, Selection
 
 
@@ -19,7 +21,7 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     """A row of the current input with its outcome.
 
     ``record``: the row of the input, JSON; ``answers``: the raw bodies of its generations; ``error``: the
-    JSON of ``describe``; ``parameters``: JSON of what the outcome was asked with over the run's own;
+    JSON of an `ErrorRecord`; ``parameters``: JSON of what the outcome was asked with over the run's own;
     ``asked_again``: a retry of it is due, with ``next_parameters``, and this is still the earlier outcome;
     ``copied``: it shares the outcome of an identical row, and cost nothing; ``ended_at``: unix seconds;
     ``cost``: US dollars.
@@ -57,10 +59,12 @@ class EarlierOutcome(msgspec.Struct, frozen=True):
     parameters: str | None
 
 
-class Counts(msgspec.Struct, frozen=True):
+class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the current input by state (``rows`` is their sum), and the attempts of all rows ever.
 
-    Rows that are to be asked again count as pending. ``cost``: US dollars, of attempts whose price is known.
+    Rows that are to be asked again count as pending. ``cached_tokens`` are some of ``input_tokens``. ``cost``: US
+    dollars, of attempts whose price is known; ``None`` where there are answers and none has
+    one.
     """
 
     rows: int
@@ -72,7 +76,8 @@ class Counts(msgspec.Struct, frozen=True):
     maybe_billed: int
     input_tokens: int
     output_tokens: int
-    cost: float
+    cached_tokens: int
+    cost: float | None
     input_was_read_to_its_end: bool
 
     @property
@@ -82,12 +87,25 @@ class Counts(msgspec.Struct, frozen=True):
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """Failures of one kind: how many, and the first row that has one, with its error."""
+    """Failures of one kind: how many, and the first row that has one, with its error. Rows count from 0."""
 
     kind: str
     count: int
-    position: int
-    error: dict[str, Any]
+    row: int
+    error: ErrorRecord
+
+
+class Start(msgspec.Struct, frozen=True):
+    """One start of the run: a process that worked on it. Times in unix seconds.
+
+    ``ended_at`` is ``None`` while it goes on, and for ever where it was killed. ``record`` is what it said of itself,
+    as JSON.
+    """
+
+    number: int
+    started_at: float
+    ended_at: float | None
+    record: bytes
 
 
 class LedgerReader:
@@ -112,15 +130,51 @@ class LedgerReader:
     ) -> None:
         self.close()
 
-    def plan(self) -> dict[str, Any]:
-        """The settings of the run, as ``Ledger.open`` was given them."""
-        with database.explained(self.path):
-            return json.loads(database.read_meta(self._connection, "plan") or "{}")
+    def manifest(self) -> bytes:
+        """What makes it the same run, as JSON, as ``Ledger.open`` was given it."""
+        return self._meta("manifest")
 
-    def details(self) -> dict[str, Any]:
-        """What the last start told of itself beside the plan, as ``Ledger.open`` was given it."""
+    def settings(self) -> bytes:
+        """What the last start was set to beside the manifest, as JSON, as ``Ledger.open`` was given it."""
+        return self._meta("settings")
+
+    def _meta(self, key: str) -> bytes:
         with database.explained(self.path):
-            return json.loads(database.read_meta(self._connection, "details") or "{}")
+            return (database.read_meta(self._connection, key) or "{}").encode()
+
+    def starts(self) -> list[Start]:
+        """The starts of the run, the oldest first. Those of before format 2 are not known."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                "SELECT id, started_at, ended_at, record FROM starts ORDER BY id"
+            ).fetchall()
+        return [Start(number, started, ended, record.encode()) for number, started, ended, record in found]
+
+    def finish_reasons(self) -> dict[str, int]:
+        """Why answers ended → how many answered rows of the current input, the most frequent first."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                """SELECT finish_reason, count(*) AS rows FROM row_states
+                   WHERE position IS NOT NULL AND state = 'completion' AND finish_reason IS NOT NULL
+                   GROUP BY finish_reason ORDER BY rows DESC, finish_reason"""
+            ).fetchall()
+        return dict(found)
+
+    def latencies_s(self, shares: Sequence[float]) -> list[float]:
+        """Seconds within which such shares (0 to 1) of all answers came; empty where there is no answer yet."""
+        with database.explained(self.path):
+            answers = self._connection.execute(
+                "SELECT count(*) FROM attempts WHERE status = 'answered'"
+            ).fetchone()[0]
+            if not answers:
+                return []
+            places = [max(0, math.ceil(share * answers) - 1) for share in shares]
+            sorted_s = self._connection.execute(
+                "SELECT ended_at - sent_at AS s FROM attempts WHERE status = 'answered' ORDER BY s"
+            )
+            wanted = set(places)
+            found = {place: max(0.0, s) for place, (s,) in enumerate(sorted_s) if place in wanted}
+        return [found[place] for place in places]
 
     def rows(self, selection: Selection = EVERYTHING) -> Iterator[LedgerRow]:
         """The selected rows of the current input, in its order, one in memory at a time."""
@@ -164,7 +218,7 @@ class LedgerReader:
                    FROM row_states WHERE position IS NOT NULL AND state = 'failure'
                    GROUP BY error_kind ORDER BY failed DESC, error_kind"""
             ).fetchall()
-        return [Cause(kind, failed, position, json.loads(error)) for kind, failed, position, error in found]
+        return [Cause(kind, failed, row, decode_error(error)) for kind, failed, row, error in found]
 
     def _row(self, values: list[Any], more_answers: str | None) -> LedgerRow:
         (
@@ -203,12 +257,25 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
     ).fetchone()
     every = connection.execute("SELECT count(*) FROM rows").fetchone()[0]
     took = connection.execute(
-        """SELECT count(*), coalesce(sum(status = 'maybe_billed'), 0), coalesce(sum(input_tokens), 0),
-               coalesce(sum(output_tokens), 0), coalesce(sum(cost), 0.0)
+        # total(), since sum() fails on integers that overflow.
+        """SELECT count(*), coalesce(sum(status = 'maybe_billed'), 0), CAST(total(input_tokens) AS INTEGER),
+               CAST(total(output_tokens) AS INTEGER), CAST(total(cached_tokens) AS INTEGER),
+               CASE WHEN count(cost) OR NOT count(input_tokens) THEN total(cost) END
            FROM attempts"""
     ).fetchone()
     total = database.read_meta(connection, "input_rows")
+    attempts, maybe_billed, input_tokens, output_tokens, cached_tokens, cost = took
     return Counts(
-        rows, completions, failures, rows - completions - failures, every - rows, *took,
+        rows=rows,
+        completions=completions,
+        failures=failures,
+        pending=rows - completions - failures,
+        no_longer_in_input=every - rows,
+        attempts=attempts,
+        maybe_billed=maybe_billed,
+        input_tokens=input_tokens,
+        output_tokens=output_tokens,
+        cached_tokens=cached_tokens,
+        cost=cost,
         input_was_read_to_its_end=total is not None and int(total) == rows,
-    )  # fmt: skip
+    )

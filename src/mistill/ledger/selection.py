@@ -9,12 +9,11 @@ Each term is a field, a comparison and a value; a comma or ``and`` joins them. F
 
 from __future__ import annotations
 
-import difflib
 import math
 import re
 from typing import Any, NamedTuple
 
-from mistill.errors import InputError
+from mistill.errors import InputError, did_you_mean
 
 _TEXT = {
     "state": "state",
@@ -39,6 +38,8 @@ class Selection(NamedTuple):
 
     sql: str
     values: tuple[str | float, ...]
+    wants_pending: bool = False
+    """It asks for rows without an outcome, in so many words."""
 
     @classmethod
     def parse(cls, text: str) -> Selection:
@@ -51,7 +52,7 @@ class Selection(NamedTuple):
             condition, value = _parse_term(term)
             conditions.append(condition)
             values.append(value)
-        return cls(" AND ".join(conditions), tuple(values))
+        return cls(" AND ".join(conditions), tuple(values), wants_pending="pending" in values)
 
 
 EVERYTHING = Selection("1", ())
@@ -68,13 +69,13 @@ def _parse_term(term: str) -> tuple[str, str | float]:
     if field in _NUMBER:
         return f"{_NUMBER[field]} {comparison} ?", _number(field, value)
     if field not in _TEXT:
-        raise InputError(f"there is no field {field!r}", hint=_nearest(field, FIELDS))
+        raise InputError(f"there is no field {field!r}", hint=did_you_mean(field, FIELDS))
     if comparison not in ("=", "!="):
         raise InputError(
             f"{field} is text: {comparison} cannot compare it", hint=f"write {field}=… or {field}!=…"
         )
     if field == "state" and value not in _STATES:
-        raise InputError(f"there is no state {value!r}", hint=_nearest(value, _STATES))
+        raise InputError(f"there is no state {value!r}", hint=did_you_mean(value, _STATES))
     # IS NOT, because a row with no error also has an error that is not rate_limited.
     return f"{_TEXT[field]} {'IS' if comparison == '=' else 'IS NOT'} ?", value
 
@@ -87,9 +88,3 @@ def _number(field: str, value: str) -> float:
     if not math.isfinite(number):
         raise InputError(f"{field} is a number, {value!r} is not", hint=f"write it like {field}=17")
     return int(number) if number.is_integer() else number
-
-
-def _nearest(name: str, known: tuple[str, ...]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    every = ", ".join(known)
-    return f"did you mean {near[0]}? There are: {every}" if near else f"there are: {every}"

@@ -11,13 +11,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
 from mistill.errors import LedgerError, MistillError
 from mistill.ledger import database
 from mistill.ledger.commits import CommitQueue, Insert, Update
+from mistill.ledger.error_record import encode_error
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
 from mistill.ledger.selection import Selection
@@ -25,8 +26,9 @@ from mistill.ledger.selection import Selection
 # An attempt that was cancelled as it began may be in one group with its own end, so neither minds the other.
 _BEGUN = Insert("INSERT OR IGNORE INTO attempts (id, row, sent_at)", "(?, ?, ?)")
 _ANSWERED = Insert(
-    "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, input_tokens, output_tokens, cost)",
-    "(?, ?, ?, ?, 'answered', ?, ?, ?)",
+    "INSERT OR REPLACE INTO attempts "
+    "(id, row, sent_at, ended_at, status, input_tokens, output_tokens, cost, cached_tokens)",
+    "(?, ?, ?, ?, 'answered', ?, ?, ?, ?)",
 )
 _UNANSWERED = Insert(
     "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, error)", "(?, ?, ?, ?, ?, ?)"
@@ -58,15 +60,15 @@ class Attempt(msgspec.Struct, frozen=True, gc=False):
     sent_at: float
 
 
-class Usage(msgspec.Struct, frozen=True, gc=False):
-    """What answers took: tokens, and US dollars where the price is known."""
+class Tokens(Protocol):
+    """What answers took, in tokens."""
 
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cost: float | None = None
-
-
-NO_USAGE = Usage()
+    @property
+    def input_tokens(self) -> int: ...
+    @property
+    def output_tokens(self) -> int: ...
+    @property
+    def cached_tokens(self) -> int: ...
 
 
 class PaidAnswer(msgspec.Struct, frozen=True, gc=False):
@@ -76,6 +78,7 @@ class PaidAnswer(msgspec.Struct, frozen=True, gc=False):
     body: bytes
     input_tokens: int
     output_tokens: int
+    cached_tokens: int
     cost: float | None
 
 
@@ -110,16 +113,16 @@ class Ledger:
     def open(
         cls,
         path: Path | str,
-        plan_fingerprint: str,
-        plan: Mapping[str, Any],
+        manifest: Mapping[str, Any],
         *,
-        details: Mapping[str, Any] | None = None,
+        settings: Mapping[str, Any] | None = None,
         fresh: bool = False,
         version: str = "",
     ) -> Self:
-        """The ledger of this plan, to resume from or new.
+        """The ledger of the run with this manifest, to resume from or new.
 
-        ``details`` are kept beside the plan for whoever reads the ledger; unlike it, they may change between starts.
+        ``settings`` are kept beside it for whoever reads the ledger; unlike the manifest, they may change between
+        starts.
 
         ``fresh`` puts an old ledger aside, whatever is in it, and ``backup`` says where: paid answers are not
         deleted. Attempts that were in flight when the last run died are marked maybe billed here, and
@@ -127,7 +130,7 @@ class Ledger:
 
         Raises:
             LedgerInUse: another run holds it.
-            PlanChanged: it belongs to other settings; says which.
+            ManifestChanged: it belongs to other settings; says which.
             LedgerError: it is damaged, of another format, no ledger at all, or cannot be written; it is
                 left as it was.
         """
@@ -135,11 +138,11 @@ class Ledger:
         lock = LedgerLock(path)
         try:
             backup = database.set_aside(path) if fresh else None
-            connection = database.open_to_write(path, plan_fingerprint, plan, version)
+            connection = database.open_to_write(path, manifest, version)
             try:
-                if details is not None:
+                if settings is not None:
                     with database.explained(path):
-                        database.write_meta(connection, "details", json.dumps(details, ensure_ascii=False))
+                        database.write_meta(connection, "settings", json.dumps(settings, ensure_ascii=False))
                 return cls(path, connection, lock, backup)
             except BaseException:
                 connection.close()
@@ -182,9 +185,12 @@ class Ledger:
                     self.end_attempt(attempt, "not_sent")
             raise
 
-    def answer(self, attempt: Attempt, body: bytes, usage: Usage) -> None:
-        """The attempt was answered and paid for: keep the answer as it came, whether or not it will do."""
-        took = (usage.input_tokens, usage.output_tokens, usage.cost)
+    def answer(self, attempt: Attempt, body: bytes, tokens: Tokens, cost: float | None) -> None:
+        """The attempt was answered and paid for: keep the answer as it came, whether or not it will do.
+
+        ``cost``: US dollars, where the price is known.
+        """
+        took = (tokens.input_tokens, tokens.output_tokens, cost, tokens.cached_tokens)
         ended = (attempt.id, attempt.row, attempt.sent_at, time.time(), *took)
         self._commits.put((_ANSWERED, [ended]), (_ANSWERS, [(attempt.id, bytearray(body))]))
 
@@ -195,7 +201,7 @@ class Ledger:
         error: MistillError | None = None,
     ) -> None:
         """The attempt ended with no answer. ``maybe_billed``: it had left, so it may cost money anyway."""
-        text = None if error is None else describe(error)
+        text = None if error is None else encode_error(error)
         ended = (_UNANSWERED, [(attempt.id, attempt.row, attempt.sent_at, time.time(), status, text)])
         if status == "maybe_billed":
             self._commits.put(ended, (_MAYBE_BILLED, [(attempt.row,)]))
@@ -205,23 +211,25 @@ class Ledger:
     def complete(
         self,
         row: int,
-        answers: Sequence[Attempt],
+        attempts: Sequence[int],
         *,
         finish_reason: str | None,
-        usage: Usage,
+        tokens: Tokens,
+        cost: float | None,
         parameters: str | None = None,
     ) -> asyncio.Future[None]:
         """The row is done.
 
-        ``answers``: the attempts whose answers are its generations, in order. ``usage``: all that it
+        ``attempts``: those whose answers are its generations, in order, each once. ``tokens``, ``cost``: all that it
         took. ``parameters``: the JSON that it was asked again with, from ``RowState.parameters``.
         """
-        ids = [attempt.id for attempt in answers]
-        took = (usage.input_tokens, usage.output_tokens, usage.cost, time.time())
-        if len(ids) == 1 and parameters is None:
-            return self._commits.commit(None, (_PLAIN_COMPLETIONS, [(row, ids[0], finish_reason, *took)]))
-        more = json.dumps(ids[1:]) if len(ids) > 1 else None
-        first = ids[0] if ids else None
+        took = (tokens.input_tokens, tokens.output_tokens, cost, time.time())
+        if len(attempts) == 1 and parameters is None:
+            return self._commits.commit(
+                None, (_PLAIN_COMPLETIONS, [(row, attempts[0], finish_reason, *took)])
+            )
+        first = attempts[0] if attempts else None
+        more = json.dumps(list(attempts[1:])) if len(attempts) > 1 else None
         values = (row, "completion", first, more, finish_reason, None, None, *took, parameters)
         return self._commits.commit(None, (_OUTCOMES, [values]))
 
@@ -231,7 +239,8 @@ class Ledger:
         error: MistillError,
         *,
         finish_reason: str | None = None,
-        usage: Usage = NO_USAGE,
+        tokens: Tokens,
+        cost: float | None = None,
         parameters: str | None = None,
     ) -> asyncio.Future[None]:
         """The row is given up for this run. A later one tries it again, unless the user says otherwise.
@@ -239,10 +248,29 @@ class Ledger:
         ``finish_reason``: of its last answer, where it had one that did not do.
         """
         values = (
-            row, "failure", None, None, finish_reason, error.kind, describe(error),
-            usage.input_tokens, usage.output_tokens, usage.cost, time.time(), parameters,
+            row, "failure", None, None, finish_reason, error.kind, encode_error(error),
+            tokens.input_tokens, tokens.output_tokens, cost, time.time(), parameters,
         )  # fmt: skip
         return self._commits.commit(None, (_NOT_ASKED_AGAIN, [(row,)]), (_OUTCOMES, [values]))
+
+    async def begin_start(self, record: bytes) -> int:
+        """A start begins; ``record`` is what is known of it, as JSON. Returns its number, from 1."""
+        values = (time.time(), record.decode())
+        return await self._commits.run(
+            lambda connection: (
+                connection.execute("INSERT INTO starts (started_at, record) VALUES (?, ?)", values).lastrowid
+                or 0
+            )
+        )
+
+    async def end_start(self, number: int, record: bytes) -> None:
+        """The start has ended, and ``record`` is how."""
+        values = (time.time(), record.decode(), number)
+        await self._commits.run(
+            lambda connection: connection.execute(
+                "UPDATE starts SET ended_at = ?, record = ? WHERE id = ?", values
+            )
+        )
 
     async def paid_answers(self, row: int) -> list[PaidAnswer]:
         """What was already answered for a row that the last run left without an outcome, oldest first."""
@@ -271,21 +299,6 @@ class Ledger:
         return first
 
 
-def describe(error: MistillError) -> str:
-    """An error as JSON: kind, message, hint, retryable, and those of its particulars that it has."""
-    particulars = ("status", "code", "error_type", "correlation_id", "path", "maybe_billed")
-    known = {name: getattr(error, name, None) for name in particulars}
-    return json.dumps(
-        {
-            "kind": error.kind,
-            "message": error.message,
-            "hint": error.hint,
-            "retryable": error.retryable,
-            **{name: value for name, value in known.items() if value is not None},
-        }
-    )
-
-
 def _mark_interrupted(connection: sqlite3.Connection) -> int:
     """Attempts that nothing ended were in flight when the process died: sent, perhaps answered and billed."""
     connection.execute("BEGIN IMMEDIATE")
@@ -311,12 +324,12 @@ def _unfinished_answers(connection: sqlite3.Connection) -> dict[int, list[int]]:
 def _read_paid(connection: sqlite3.Connection, attempts: list[int]) -> list[PaidAnswer]:
     found: list[PaidAnswer] = []
     for attempt in attempts:
-        row, sent_at, input_tokens, output_tokens, cost, body = connection.execute(
-            """SELECT row, sent_at, input_tokens, output_tokens, cost, body
+        row, sent_at, *took, body = connection.execute(
+            """SELECT row, sent_at, input_tokens, output_tokens, coalesce(cached_tokens, 0), cost, body
                FROM attempts JOIN answers ON attempt = id WHERE id = ?""",
             (attempt,),
         ).fetchone()
-        found.append(PaidAnswer(Attempt(attempt, row, sent_at), body, input_tokens, output_tokens, cost))
+        found.append(PaidAnswer(Attempt(attempt, row, sent_at), body, *took))
     return found
 
 

@@ -12,7 +12,7 @@ from pydantic import Field
 from mistill.delivery.retry import classify
 from mistill.delivery.worker_pool import SharedIterator, WorkerPool
 from mistill.errors import GenerationError, InputError, MistillError, Stopped
-from mistill.llms.configurable import Settings
+from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Prompt
 from mistill.llms.runtime_parameters import RuntimeParameter
@@ -23,7 +23,7 @@ T = TypeVar("T")
 OnError = Literal["raise", "none"]
 
 
-class LLM(Settings):
+class LLM(Configurable):
     """A model that answers prompts."""
 
     generation_kwargs: RuntimeParameter[dict[str, Any]] = Field(
@@ -57,7 +57,7 @@ class AsyncLLM(LLM):
         return self
 
     @abstractmethod
-    async def agenerate(self, input: FormattedInput) -> list[str | None]:  # noqa: A002  the seed's name
+    async def agenerate(self, input: FormattedInput) -> list[str | None]:  # noqa: A002  the public name
         """The texts for one input."""
 
     @abstractmethod
@@ -66,7 +66,7 @@ class AsyncLLM(LLM):
 
     @property
     @abstractmethod
-    def _most_at_once(self) -> int:
+    def _max_at_once(self) -> int:
         """How many rows may be under way at the same time."""
 
     def generate(
@@ -147,20 +147,21 @@ class AsyncLLM(LLM):
 
     async def acomplete(
         self,
-        input: FormattedInput,  # noqa: A002  the seed's name
+        input: FormattedInput,  # noqa: A002  the public name
         num_generations: int = 1,
         **generation_kwargs: Any,
     ) -> list[Completion]:
         """The completions of one input. Raises the row's own error."""
         await self._ready()
-        outcome = await self.generation(num_generations, **generation_kwargs).check(input).answer()
+        generation = self.generation(num_generations, **generation_kwargs)
+        outcome = await generation.check(input).answer(generation.dispatcher.send)
         if outcome.error is not None:
             raise outcome.error
         return _completions(outcome)
 
     async def astream(
         self,
-        input: FormattedInput,  # noqa: A002  the seed's name
+        input: FormattedInput,  # noqa: A002  the public name
         **generation_kwargs: Any,
     ) -> AsyncGenerator[StreamChunk]:
         """One answer, piece by piece, as it is written. Close it, or end its task, and the connection is closed.
@@ -179,7 +180,7 @@ class AsyncLLM(LLM):
 
     def stream(
         self,
-        input: FormattedInput,  # noqa: A002  the seed's name
+        input: FormattedInput,  # noqa: A002  the public name
         **generation_kwargs: Any,
     ) -> Generator[StreamChunk]:
         """As `astream`, for code without an event loop."""
@@ -228,20 +229,20 @@ class AsyncLLM(LLM):
         if not prompts:
             return
 
-        async def answer(index: int, pool: WorkerPool[int]) -> None:
+        pool = WorkerPool(SharedIterator(range(len(prompts))), size=min(self._max_at_once, len(prompts)))
+        send = prompts[0].generation.dispatcher.sender(pool=pool)  # one for all: they are of one call
+
+        async def answer(index: int) -> None:
             prompt = prompts[index]
             try:
-                outcome = await prompt.generation.answer(prompt.messages, None, pool)
+                outcome = await prompt.generation.answer(prompt.messages, send)
             except MistillError as error:
                 keep(index, Outcome(completions=(), error=error))
                 raise
             keep(index, outcome)
 
-        pool = WorkerPool(
-            SharedIterator(range(len(prompts))), answer, size=min(self._most_at_once, len(prompts))
-        )
         try:
-            await pool.run()
+            await pool.run(answer)
         except MistillError as error:
             if not classify(error).fatal:
                 raise

@@ -1,12 +1,111 @@
-"""What is in an answer: its text, its thinking, its tokens."""
+"""Decoded answers → completions: the one place where they are made, for calls, streams, runs and kept answers."""
 
 from __future__ import annotations
 
 from typing import Any, cast
 
-from mistill.api.chat import AnswerMessage
-from mistill.api.client import Answered
-from mistill.llms.types import Usage
+import msgspec
+
+from mistill.api.chat import AnswerMessage, ChatResponse, decode_response
+from mistill.api.client import HTTPAnswer
+from mistill.api.embeddings import Dtype, EmbeddingResponse, decode_stored, decode_vector
+from mistill.api.usage import Usage
+from mistill.delivery.dispatcher import Delivered
+from mistill.errors import MalformedAnswer, MistillError
+from mistill.llms.types import Completion
+
+NO_USAGE = Usage()
+
+
+def chat_completions(delivered: Delivered[ChatResponse]) -> list[Completion]:
+    """A completion for each choice of a chat answer, with all that belongs to the attempt that brought it.
+
+    The first carries the tokens and the cost of the whole answer, so that sums are what was billed.
+    """
+    answer, recorded = delivered.answer, delivered.recorded
+    usage, cost = delivered.usage, delivered.cost
+    response = answer.response
+    completions: list[Completion] = []
+    for choice in response.choices:
+        text, thinking = split_content(choice.message)
+        completions.append(
+            Completion(
+                text=text,
+                thinking=thinking,
+                tool_calls=choice.message.tool_calls or (),
+                finish_reason=choice.finish_reason,
+                usage=usage,
+                model=response.model,
+                id=response.id,
+                correlation_id=answer.correlation_id,
+                latency_s=answer.latency_s,
+                attempts=delivered.attempts,
+                cost=cost,
+                raw=answer.raw,
+                attempt_id=recorded[0].id if recorded else None,
+            )
+        )
+        usage, cost = NO_USAGE, None if cost is None else 0.0
+    return completions
+
+
+def kept_completions(body: bytes) -> list[Completion]:
+    """The completions in the body of a chat answer that a ledger has kept; it counts their tokens and cost itself.
+
+    Raises:
+        msgspec.DecodeError: the body is no answer.
+    """
+    return _completions_without_attempt(decode_response(body), body)
+
+
+def streamed_completion(response: ChatResponse, usage: Usage) -> Completion:
+    """The completion of a stream, from the response that its chunks make together."""
+    (completion,) = _completions_without_attempt(response, b"", usage)
+    return completion
+
+
+def _completions_without_attempt(
+    response: ChatResponse, raw: bytes, usage: Usage = NO_USAGE
+) -> list[Completion]:
+    return chat_completions(Delivered(HTTPAnswer(response, raw, None, None, 0.0), usage, None, attempts=1))
+
+
+def embedding_completions(delivered: Delivered[EmbeddingResponse]) -> list[Completion | MistillError]:
+    """A completion for each text of an answer for several, or why there is none for the text."""
+    answer, recorded = delivered.answer, delivered.recorded
+    response = answer.response
+    return [
+        part
+        if isinstance(part, MistillError)
+        else Completion(
+            text=None,
+            value=part.value,
+            usage=part.usage,
+            model=response.model,
+            id=response.id,
+            correlation_id=answer.correlation_id,
+            latency_s=answer.latency_s,
+            attempts=delivered.attempts,
+            cost=part.cost,
+            raw=part.body,
+            attempt_id=recorded[place].id if recorded else None,
+        )
+        for place, part in enumerate(delivered.parts)
+    ]
+
+
+def kept_embedding(body: bytes, dtype: Dtype | None = None) -> Completion:
+    """The vector in a body that a ledger has kept: the completion whose value it is.
+
+    Raises:
+        MalformedAnswer: there is no vector in it, or not one of such numbers.
+    """
+    try:
+        stored = decode_stored(body)
+        vector = decode_vector(stored.embedding, dtype)
+    except msgspec.DecodeError as error:
+        raise MalformedAnswer(f"what came is no vector: {error}") from error
+    return Completion(text=None, value=vector, model=stored.model, id=stored.id, raw=body)
 
 
 def split_content(message: AnswerMessage) -> tuple[str | None, str | None]:
@@ -25,16 +124,3 @@ def _thought(thinking: Any) -> str:
     chunks = cast("list[Any]", thinking if isinstance(thinking, list) else [])
     dicts = [cast("dict[str, Any]", chunk) for chunk in chunks if isinstance(chunk, dict)]
     return "".join(str(chunk.get("text", "")) for chunk in dicts)
-
-
-def usage_of(response: Answered) -> Usage:
-    """The tokens that a response tells of; none where it tells nothing."""
-    told = response.usage
-    if told is None:
-        return Usage()
-    details = told.prompt_tokens_details
-    return Usage(
-        told.prompt_tokens or 0,
-        told.completion_tokens or 0,
-        (details.cached_tokens or 0) if details else 0,
-    )

@@ -15,7 +15,7 @@ from mistill.errors import InputError
 from mistill.llms.runtime_parameters import RuntimeParametersMixin
 
 
-class Settings(RuntimeParametersMixin, ABC):
+class Configurable(RuntimeParametersMixin, ABC):
     """A model as its attributes describe it. They are checked whenever they are set; an unknown one is an error."""
 
     model_config = ConfigDict(

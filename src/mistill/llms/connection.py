@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import os
 from abc import abstractmethod
-from collections.abc import Awaitable, Callable, Hashable
+from collections.abc import Hashable
 from copy import copy, deepcopy
 from typing import Annotated, Any, ClassVar, Self
 
 from msgspec import Struct
 from pydantic import Field, PrivateAttr, SecretStr, field_validator
 
-from mistill.api.client import Answer, MistralClient, ModelCard, normalise_endpoint
+from mistill.api.client import MistralClient, normalise_endpoint
 from mistill.api.dialects import DIALECTS, MISTRAL, Dialect, DialectName, dialect_of
+from mistill.api.endpoint import Endpoint
+from mistill.api.models import ModelCard
 from mistill.api.prices import load_prices, price_of
 from mistill.delivery.dispatcher import Dispatcher
 from mistill.delivery.governor import ConcurrencyLimit, governor_for
-from mistill.delivery.retry import BACKOFF_BASE_S
 from mistill.errors import InputError, MalformedAnswer, NotFound
-from mistill.llms.configurable import Settings
+from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Server
 from mistill.llms.runtime_parameters import RuntimeParameter
@@ -37,7 +38,7 @@ class Session(Struct):
     plain: dict[Hashable, Generation] = {}  # generations without a schema, by their arguments: resolved once
 
 
-class Connection(Settings):
+class Connection(Configurable):
     """A model behind an endpoint.
 
     Args:
@@ -53,6 +54,8 @@ class Connection(Settings):
             ask the endpoint for its models at the first call, and tell by them.
     """
 
+    kind: ClassVar[str]
+    """Of which kind a run is that this model answers; see ``mistill.runs.kinds``."""
     _secrets: ClassVar[frozenset[str]] = frozenset({"api_key"})
 
     model: Annotated[str, Field(min_length=1)]
@@ -83,7 +86,6 @@ class Connection(Settings):
     _aclient: MistralClient | None = PrivateAttr(default=None)
     _session: Session | None = PrivateAttr(default=None)
     _concurrency: ConcurrencyLimit = PrivateAttr(default_factory=lambda: ConcurrencyLimit(1))
-    _backoff_base_s: float = PrivateAttr(default=BACKOFF_BASE_S)
 
     @field_validator("endpoint")
     @classmethod
@@ -148,22 +150,23 @@ class Connection(Settings):
         governor = governor_for(self.endpoint, key, self.model)
         if self.requests_per_minute is not None or self.tokens_per_minute is not None:
             governor.set_quota(self.requests_per_minute, self.tokens_per_minute)
+        price = price_of(self.model, None if self.prices is None else load_prices(self.prices))
         dispatcher = Dispatcher(
             client,
             governor,
             self._concurrency,
-            exchange=self._exchange(client),
+            endpoint=self._endpoint,
+            price=price,
             max_retries=self.max_retries,
-            backoff_base_s=self._backoff_base_s,
         )
         dialect = DIALECTS.get(self.dialect)
-        price = price_of(self.model, None if self.prices is None else load_prices(self.prices))
         server = Server(self.model, dialect or MISTRAL, price)
         return Session(settings, client, dispatcher, server, dialect is not None)
 
+    @property
     @abstractmethod
-    def _exchange(self, client: MistralClient) -> Callable[[bytes], Awaitable[Answer[Any]]]:
-        """The one kind of request that this model answers."""
+    def _endpoint(self) -> Endpoint[Any]:
+        """Where this model's requests go."""
 
     async def _ready(self) -> Session:
         """The session, its dialect found out where that is left to us."""

@@ -2,39 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise
-from typing import Annotated, Any, Protocol
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 from msgspec import Raw, Struct
 from pydantic import Field
 
-from mistill.api.client import Answer, MistralClient
+from mistill.api.client import HTTPAnswer
 from mistill.api.embeddings import (
-    MOST_TEXTS,
-    MOST_TOKENS,
+    EMBEDDINGS,
+    MAX_TEXTS,
+    MAX_TOKENS,
     Dtype,
     EmbeddingParameters,
     EmbeddingResponse,
     EmbeddingTemplate,
     StoredEmbedding,
-    decode_stored,
     decode_vector,
     encode_stored,
 )
-from mistill.delivery.dispatcher import Dispatcher, Request
+from mistill.api.endpoint import Endpoint
+from mistill.api.usage import Usage
+from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Request, Send
 from mistill.delivery.retry import classify
 from mistill.delivery.worker_pool import SharedIterator, WorkerPool
 from mistill.errors import BadRequest, GenerationError, InputError, MalformedAnswer, MistillError, Stopped
 from mistill.llms.base import OnError
-from mistill.llms.completions import usage_of
+from mistill.llms.completions import embedding_completions
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Server
 from mistill.llms.messages import not_utf8
 from mistill.llms.runtime_parameters import RuntimeParameter
-from mistill.llms.types import Completion, Outcome, Usage
+from mistill.llms.types import Outcome
 
 _BYTES_PER_TOKEN = 3  # on the safe side for English; a batch that the server still finds too large is halved
 
@@ -65,11 +67,13 @@ class MistralEmbeddings(Connection):
         the others: as `Connection` says.
     """
 
+    kind: ClassVar[str] = "embedding"
+
     model: Annotated[str, Field(min_length=1)] = "mistral-embed"
     output_dimension: Annotated[int, Field(ge=1)] | None = None
     output_dtype: Dtype | None = None
     max_batch_tokens: RuntimeParameter[Annotated[int, Field(ge=1)]] = Field(
-        default=MOST_TOKENS, description="Most tokens of one request."
+        default=MAX_TOKENS, description="Most tokens of one request."
     )
 
     def embed(self, texts: Sequence[str], *, on_error: OnError = "raise") -> list[list[float]]:
@@ -105,21 +109,22 @@ class MistralEmbeddings(Connection):
             embedder.check(text, index)
         result = _Result(len(texts))
 
-        async def embed(batch: range, pool: WorkerPool[range]) -> None:
+        batches = list(embedder.batches(texts))
+        pool = WorkerPool(SharedIterator(batches), size=min(self.max_concurrent_requests, len(batches)))
+        send = embedder.dispatcher.sender(pool=pool)
+
+        async def embed(batch: range) -> None:
             try:
-                async for places, outcomes in embedder.parts([texts[index] for index in batch], pool=pool):
+                async for places, outcomes in embedder.parts([texts[index] for index in batch], send):
                     result.add(batch[places.start : places.stop], outcomes)
             except MistillError as error:
                 result.fail_rest(batch, error)
                 raise
 
-        batches = list(embedder.batches(texts))
         fatal: MistillError | None = None
         if batches:
             try:
-                await WorkerPool(
-                    SharedIterator(batches), embed, size=min(self.max_concurrent_requests, len(batches))
-                ).run()
+                await pool.run(embed)
             except MistillError as error:
                 fatal = error
         return result.embedded(fatal, on_error)
@@ -129,7 +134,7 @@ class MistralEmbeddings(Connection):
 
         Args:
             keeps_values: completions have their vectors as numbers, which take twice the memory of their JSON; else
-                ``value`` is ``None``, and `read_embedding` makes them of ``raw``.
+                ``value`` is ``None``, and can be read in ``raw``.
         """
         session = self._open()
         parameters = EmbeddingParameters(self.output_dimension, self.output_dtype)
@@ -137,24 +142,9 @@ class MistralEmbeddings(Connection):
             session.dispatcher, session.server, parameters, self.max_batch_tokens, keeps_values=keeps_values
         )
 
-    def _exchange(self, client: MistralClient) -> Callable[[bytes], Awaitable[Answer[EmbeddingResponse]]]:
-        return client.embeddings
-
-
-class BatchJournal(Protocol):
-    """Where the attempts of texts that are sent together are written down; see `Journal`."""
-
-    async def sending(self, request: Request, places: Sequence[int]) -> Any:
-        """An attempt with the texts at ``places`` is about to leave; returns when that is safe on disk."""
-        ...
-
-    def answered(self, attempt: Any, answer: Answer[Any], completions: Sequence[Completion | None]) -> None:
-        """It was answered; ``completions`` are those of its texts, ``None`` where the answer has no vector."""
-        ...
-
-    def ended(self, attempt: Any, error: MistillError) -> None:
-        """It ended with no answer."""
-        ...
+    @property
+    def _endpoint(self) -> Endpoint[EmbeddingResponse]:
+        return EMBEDDINGS
 
 
 class Embedder:
@@ -196,7 +186,7 @@ class Embedder:
     def batch_size(self, texts: Iterable[str]) -> int:
         """How many of the first texts fit one request; a text that does not fit stands alone."""
         tokens = size = 0
-        for text in islice(texts, MOST_TEXTS):
+        for text in islice(texts, MAX_TEXTS):
             tokens += _estimate(text)
             if size and tokens > self._max_batch_tokens:
                 break
@@ -211,27 +201,19 @@ class Embedder:
             yield range(start, start + size)
             start += size
 
-    async def answer(
-        self,
-        texts: Sequence[str],
-        journal: BatchJournal | None = None,
-        pool: WorkerPool[Any] | None = None,
-    ) -> list[Outcome]:
+    async def answer(self, texts: Sequence[str], send: Send[EmbeddingResponse]) -> list[Outcome]:
         """One outcome for each of the texts, see `parts`."""
         found: list[Outcome] = []
-        async for _, outcomes in self.parts(texts, journal, pool):
+        async for _, outcomes in self.parts(texts, send):
             found += outcomes
         return found
 
     async def parts(
-        self,
-        texts: Sequence[str],
-        journal: BatchJournal | None = None,
-        pool: WorkerPool[Any] | None = None,
+        self, texts: Sequence[str], send: Send[EmbeddingResponse]
     ) -> AsyncGenerator[tuple[range, list[Outcome]]]:
         """The outcomes of texts that are sent together, with their places, in order and as they come.
 
-        A refused request is sent again in halves, until what is refused stands alone. A request's attempts are told
+        A refused request is sent again in halves, until what is refused stands alone. A request's attempts are counted
         with its first text.
 
         Raises only what ends the whole call: a refused key, a stop, a broken ledger.
@@ -240,11 +222,8 @@ class Embedder:
         parts = [range(len(texts))]
         while parts:
             places = parts.pop()
-            part = _Part(self, texts, places, journal)
             try:
-                delivered = await self.dispatcher.send(
-                    Request(self._template.encode(part.texts), 0), part, pool
-                )
+                delivered = await send(self._request([texts[place] for place in places], places))
             except MistillError as error:
                 if classify(error).fatal:
                     raise
@@ -253,85 +232,70 @@ class Embedder:
                     middle = len(places) // 2
                     parts += [places[middle:], places[:middle]]
                     continue
-                outcomes = list(part.failed(error, refused + error.attempts))
+                outcomes = _failures(error, len(places), refused + error.attempts)
             else:
-                outcomes = list(part.outcomes(refused + delivered.attempts))
+                outcomes = self._outcomes(delivered, refused + delivered.attempts)
             refused = 0
             yield places, outcomes
 
-    def completions_of(
-        self, answer: Answer[EmbeddingResponse], texts: Sequence[str]
-    ) -> list[Completion | None]:
-        """What an answer has for each of its texts, ``None`` where it has no vector.
+    def _request(self, texts: Sequence[str], places: Sequence[int]) -> Request:
+        def split(answer: HTTPAnswer[EmbeddingResponse], usage: Usage) -> list[AnswerPart | MistillError]:
+            return self.split(answer, usage, texts)
+
+        return Request(self._template.encode(texts), 0, places, split)
+
+    def split(
+        self, answer: HTTPAnswer[EmbeddingResponse], usage: Usage, texts: Sequence[str]
+    ) -> list[AnswerPart | MistillError]:
+        """What an answer has for each of its texts, or the error of one for which it has no vector.
 
         Its tokens are shared out by the length of the texts.
         """
-        read = [self._read(vector, answer) for vector in answer.response.in_order(len(texts))]
-        weights = [_estimate(text) if one else 0 for one, text in zip(read, texts, strict=True)]
-        usages = _shares(usage_of(answer.response), weights)
-        price = self.server.price
-        return [
-            one and msgspec.structs.replace(one, usage=usage, cost=price.cost(usage) if price else None)
-            for one, usage in zip(read, usages, strict=True)
-        ]
-
-    def _read(self, vector: Raw | None, answer: Answer[EmbeddingResponse]) -> Completion | None:
-        if vector is None:
-            return None
         response = answer.response
-        body = encode_stored(StoredEmbedding(vector, response.model, response.id))
+        vectors = [self._vector(raw) for raw in response.in_order(len(texts))]
+        weights = [_estimate(text) if raw else 0 for (raw, _), text in zip(vectors, texts, strict=True)]
+        price = self.server.price
+        parts: list[AnswerPart | MistillError] = []
+        for (raw, value), share in zip(vectors, _shares(usage, weights), strict=True):
+            if raw is None:
+                parts.append(MalformedAnswer(f"the answer for {len(texts)} texts has no vector for this one"))
+                continue
+            body = encode_stored(StoredEmbedding(raw, response.model, response.id))
+            parts.append(AnswerPart(body, share, price.cost(share) if price else None, value))
+        return parts
+
+    def _vector(self, raw: Raw | None) -> tuple[Raw | None, list[float] | None]:
+        """A vector as JSON, and its numbers if they are kept; ``None`` in place of what is no vector."""
+        if raw is None:
+            return None, None
         try:
-            completion = read_embedding(body, self.parameters.output_dtype)
-        except MalformedAnswer:
-            return None
-        return msgspec.structs.replace(
-            completion,
-            value=completion.value if self._keeps_values else None,
-            correlation_id=answer.correlation_id,
-            latency_s=answer.latency_s,
-        )
+            value = decode_vector(raw, self.parameters.output_dtype)
+        except msgspec.DecodeError:
+            return None, None
+        return raw, value if self._keeps_values else None
 
-
-class _Part:
-    """Some of the texts of a batch, on their way in one request: the dispatcher's journal of it."""
-
-    def __init__(
-        self, embedder: Embedder, texts: Sequence[str], places: range, journal: BatchJournal | None
-    ) -> None:
-        self.texts = [texts[place] for place in places]
-        self._embedder = embedder
-        self._places = places
-        self._journal = journal
-        self._completions: list[Completion | None] = []
-
-    async def sending(self, request: Request) -> Any:
-        return None if self._journal is None else await self._journal.sending(request, self._places)
-
-    def answered(self, attempt: Any, answer: Answer[EmbeddingResponse]) -> None:
-        self._completions = self._embedder.completions_of(answer, self.texts)
-        if self._journal is not None:
-            self._journal.answered(attempt, answer, self._completions)
-
-    def ended(self, attempt: Any, error: MistillError) -> None:
-        if self._journal is not None:
-            self._journal.ended(attempt, error)
-
-    def outcomes(self, attempts: int) -> Iterator[Outcome]:
-        for place, completion in enumerate(self._completions):
-            told = 0 if place else attempts
-            if completion is None:
-                yield Outcome(completions=(None,), error=no_vector(len(self.texts)), attempts=told)
-            else:
-                yield Outcome(
-                    completions=(msgspec.structs.replace(completion, attempts=attempts),),
+    def _outcomes(self, delivered: Delivered[EmbeddingResponse], attempts: int) -> list[Outcome]:
+        outcomes: list[Outcome] = []
+        for place, completion in enumerate(embedding_completions(delivered)):
+            counted = 0 if place else attempts
+            if isinstance(completion, MistillError):
+                outcomes.append(Outcome(completions=(None,), error=completion, attempts=counted))
+                continue
+            outcomes.append(
+                Outcome(
+                    completions=(completion,),
                     usage=completion.usage,
-                    attempts=told,
+                    attempts=counted,
                     cost=completion.cost,
                 )
+            )
+        return outcomes
 
-    def failed(self, error: MistillError, attempts: int) -> Iterator[Outcome]:
-        for place in range(len(self.texts)):
-            yield Outcome(completions=(None,), error=error, attempts=0 if place else attempts)
+
+def _failures(error: MistillError, texts: int, attempts: int) -> list[Outcome]:
+    return [
+        Outcome(completions=(None,), error=error, attempts=0 if place else attempts) for place in range(texts)
+    ]
 
 
 class _Result:
@@ -372,25 +336,6 @@ class _Result:
         if self._failures and (on_error == "raise" or fatal is not None):
             raise GenerationError.of(self._vectors, dict(sorted(self._failures.items())))
         return Embedded(vectors=self._vectors, usage=self._usage, cost=self._cost, attempts=self._attempts)
-
-
-def read_embedding(body: bytes, dtype: Dtype | None = None) -> Completion:
-    """A vector as a ledger keeps it → the completion whose value it is.
-
-    Raises:
-        MalformedAnswer: there is no vector in it, or not one of such numbers.
-    """
-    try:
-        stored = decode_stored(body)
-        vector = decode_vector(stored.embedding, dtype)
-    except msgspec.DecodeError as error:
-        raise MalformedAnswer(f"what came is no vector: {error}") from error
-    return Completion(text=None, value=vector, model=stored.model, id=stored.id, raw=body)
-
-
-def no_vector(texts: int) -> MalformedAnswer:
-    """The error of a text for which an answer had no vector."""
-    return MalformedAnswer(f"the answer for {texts} texts has no vector for this one")
 
 
 def _estimate(text: str) -> int:

@@ -13,15 +13,14 @@ from msgspec import Struct
 from mistill.api.chat import ChatParameters, ChatResponse, RequestTemplate, without_prefix
 from mistill.api.dialects import Dialect
 from mistill.api.prices import Price
-from mistill.delivery.dispatcher import Delivered, Dispatcher, Journal, Request
+from mistill.delivery.dispatcher import Dispatcher, Request, Send
 from mistill.delivery.retry import classify
-from mistill.delivery.worker_pool import WorkerPool
 from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
-from mistill.llms.completions import split_content, usage_of
+from mistill.llms.completions import NO_USAGE, chat_completions
 from mistill.llms.messages import check_messages, check_text_only, encode_messages
 from mistill.llms.parameters import check_parameters
 from mistill.llms.streaming import StreamChunk, read_stream
-from mistill.llms.types import Completion, Outcome, Usage
+from mistill.llms.types import Completion, Outcome
 from mistill.structured.repair import Parsed, judge, read_answer
 from mistill.structured.structured_output import StructuredOutputPlan, compile_structured_output
 
@@ -46,11 +45,9 @@ class Prompt(Struct, frozen=True, gc=False):
     messages: bytes
     generation: Generation
 
-    def answer(
-        self, journal: Journal | None = None, pool: WorkerPool[Any] | None = None
-    ) -> Coroutine[Any, Any, Outcome]:
+    def answer(self, send: Send[ChatResponse]) -> Coroutine[Any, Any, Outcome]:
         """See `Generation.answer`."""
-        return self.generation.answer(self.messages, journal, pool)
+        return self.generation.answer(self.messages, send)
 
     def stream(self) -> AsyncGenerator[StreamChunk]:
         return self.generation.stream(self.messages)
@@ -167,69 +164,66 @@ class Generation:
 
     # --- outcomes ---------------------------------------------------------------------------------------------------
 
-    def answer(
-        self, messages: bytes, journal: Journal | None = None, pool: WorkerPool[Any] | None = None
-    ) -> Coroutine[Any, Any, Outcome]:
+    def answer(self, messages: bytes, send: Send[ChatResponse]) -> Coroutine[Any, Any, Outcome]:
         """One row, answered or failed. Raises only what ends the whole call: a refused key, a stop, a broken ledger.
 
         Args:
             messages: of a `Prompt` that this generation has checked.
+            send: sends the row's requests: a `Dispatcher.sender`, or what stands in for one.
         """
         if self.num_generations > 1:
-            return self._answer_several(messages, journal, pool)
-        return self._answer_one(messages, 0, journal, pool)
+            return self._answer_several(messages, send)
+        return self._answer_one(messages, 0, send)
 
-    async def _answer_several(
-        self, messages: bytes, journal: Journal | None, pool: WorkerPool[Any] | None
-    ) -> Outcome:
+    async def _answer_several(self, messages: bytes, send: Send[ChatResponse]) -> Outcome:
         """Several generations by one request with ``n``, whose input is billed once; else one by one."""
         if self.structured is not None or self.server.refuses_n or not self.server.dialect.has_n:
-            return await self._answer_each(messages, journal, pool)
+            return await self._answer_each(messages, send)
         template = self._template_of(n=self.num_generations, seed_offset=0)
         try:
-            delivered = await self.dispatcher.send(_request(template, messages), journal, pool)
+            delivered = await send(_request(template, messages))
         except BadRequest as error:
             if classify(error).fatal:
                 raise
-            outcome = await self._answer_each(messages, journal, pool)
+            outcome = await self._answer_each(messages, send)
             # Only an answer without n proves that n was the trouble, not the row.
             self.server.refuses_n = self.server.refuses_n or outcome.error is None
             return outcome
         except MistillError as error:
             return _failed(error)
-        completions = self._completions(delivered)
+        completions = chat_completions(delivered)
+        for completion in completions:
+            self._warn_if_empty(completion)
         missing = self.num_generations - len(completions)
         if missing > 0:  # a server that ignores n
             self.server.refuses_n = True
             offsets = range(len(completions), self.num_generations)
-            rest = [self._answer_one(messages, offset, journal, pool) for offset in offsets]
+            rest = [self._answer_one(messages, offset, send) for offset in offsets]
             return _joined([_answered(completions, delivered.attempts), *await _together(rest)])
         return _answered(completions, delivered.attempts)
 
-    async def _answer_each(
-        self, messages: bytes, journal: Journal | None, pool: WorkerPool[Any] | None
-    ) -> Outcome:
-        each = [self._answer_one(messages, offset, journal, pool) for offset in range(self.num_generations)]
+    async def _answer_each(self, messages: bytes, send: Send[ChatResponse]) -> Outcome:
+        each = [self._answer_one(messages, offset, send) for offset in range(self.num_generations)]
         return _joined(await _together(each))
 
-    async def _answer_one(
-        self, messages: bytes, seed_offset: int, journal: Journal | None, pool: WorkerPool[Any] | None
-    ) -> Outcome:
+    async def _answer_one(self, messages: bytes, seed_offset: int, send: Send[ChatResponse]) -> Outcome:
         """One generation by requests of its own: re-asked until it fits its schema, where there is one."""
         plan = self.structured
         if plan is not None and plan.uses_instructor:
-            return await self._answer_by_instructor(plan, messages, seed_offset, journal, pool)
+            return await self._answer_by_instructor(plan, messages, seed_offset, send)
         template = self._template_of(n=1, seed_offset=seed_offset) if seed_offset else self._template
         try:
-            delivered = await self.dispatcher.send(_request(template, messages), journal, pool)
+            delivered = await send(_request(template, messages))
         except MistillError as error:
             return _failed(error)
-        completion = self._completions(delivered)[0]
+        completion = chat_completions(delivered)[0]
+        if completion.text is None:
+            self._warn_if_empty(completion)
         if plan is not None:
             try:
                 parsed = read_answer(plan.schema, completion.text or "")
             except InvalidOutput:
-                return await self._ask_again(plan, template, messages, completion, journal, pool)
+                return await self._ask_again(plan, template, messages, completion, send)
             completion = msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)
         return _answered((completion,), delivered.attempts)
 
@@ -239,8 +233,7 @@ class Generation:
         template: RequestTemplate,
         messages: bytes,
         completion: Completion,
-        journal: Journal | None,
-        pool: WorkerPool[Any] | None,
+        send: Send[ChatResponse],
     ) -> Outcome:
         """After an answer that does not fit: until one does, or no more may be asked for."""
         spent = _Spent(completion)
@@ -258,8 +251,8 @@ class Generation:
                     return spent.outcome(completion, verdict)
                 asks_left -= 1
                 asked = self._encoded(verdict.messages)
-                delivered = await self.dispatcher.send(_request(template, asked), journal, pool)
-                completion = self._completions(delivered)[0]
+                delivered = await send(_request(template, asked))
+                completion = chat_completions(delivered)[0]
                 spent.add(completion)
         except MistillError as error:
             return spent.failed(error)
@@ -269,8 +262,7 @@ class Generation:
         plan: StructuredOutputPlan,
         messages: bytes,
         seed_offset: int,
-        journal: Journal | None,
-        pool: WorkerPool[Any] | None,
+        send: Send[ChatResponse],
     ) -> Outcome:
         """One generation asked for in the ways of the ``instructor`` package, over our own requests."""
         from mistill.structured.instructor import ask  # costs half a second, and only these modes need it
@@ -278,17 +270,17 @@ class Generation:
         spent = _Spent()
         last: list[Completion] = []
 
-        async def send(asked: Sequence[dict[str, Any]], fields: dict[str, Any]) -> ChatResponse:
+        async def ask_model(asked: Sequence[dict[str, Any]], fields: dict[str, Any]) -> ChatResponse:
             template = self._encoder(msgspec.convert(fields, ChatParameters))
-            delivered = await self.dispatcher.send(_request(template, self._encoded(asked)), journal, pool)
-            last[:] = self._completions(delivered)[:1]
+            delivered = await send(_request(template, self._encoded(asked)))
+            last[:] = chat_completions(delivered)[:1]
             spent.add(last[0])
             return delivered.answer.response
 
         fields = msgspec.to_builtins(self._template_of(n=1, seed_offset=seed_offset).parameters)
         fields.pop("response_format", None)  # each mode has its own way to tell the schema
         try:
-            parsed = await ask(plan, msgspec.json.decode(messages), fields, send)
+            parsed = await ask(plan, msgspec.json.decode(messages), fields, ask_model)
         except MistillError as error:
             return spent.failed(error)
         return spent.outcome(msgspec.structs.replace(last[0], tool_calls=()), parsed)
@@ -330,37 +322,9 @@ class Generation:
             self._templates[n, seed_offset] = template
         return template
 
-    def _completions(self, delivered: Delivered) -> list[Completion]:
-        answer = delivered.answer
-        response = answer.response
-        usage = usage_of(response)
-        price = self.server.price
-        completions: list[Completion] = []
-        for choice in response.choices:
-            text, thinking = split_content(choice.message)
-            if text is None and not choice.message.tool_calls:
-                _log.warning("%s gave no content; finish reason: %s", self.server.model, choice.finish_reason)
-            completions.append(
-                Completion(
-                    text=text,
-                    thinking=thinking,
-                    tool_calls=choice.message.tool_calls or (),
-                    finish_reason=choice.finish_reason,
-                    usage=usage,
-                    model=response.model,
-                    id=response.id,
-                    correlation_id=answer.correlation_id,
-                    latency_s=answer.latency_s,
-                    attempts=delivered.attempts,
-                    cost=price.cost(usage) if price else None,
-                    raw=answer.raw,
-                )
-            )
-            usage = _NO_USAGE  # the first carries the request's tokens, so that sums are what was billed
-        return completions
-
-
-_NO_USAGE = Usage()
+    def _warn_if_empty(self, completion: Completion) -> None:
+        if completion.text is None and not completion.tool_calls:
+            _log.warning("%s gave no content; finish reason: %s", self.server.model, completion.finish_reason)
 
 
 def _request(template: RequestTemplate, messages: bytes) -> Request:
@@ -371,7 +335,7 @@ class _Spent:
     """What one generation has cost so far, useless answers included."""
 
     def __init__(self, *completions: Completion) -> None:
-        self.usage = _NO_USAGE
+        self.usage = NO_USAGE
         self.attempts = 0
         self.cost: float | None = None
         self.finish_reason: str | None = None
@@ -438,7 +402,7 @@ def _answered(completions: Sequence[Completion], attempts: int) -> Outcome:
 
 
 def _joined(outcomes: Sequence[Outcome]) -> Outcome:
-    usage = _NO_USAGE
+    usage = NO_USAGE
     cost: float | None = None
     for outcome in outcomes:
         usage = usage + outcome.usage

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Hashable, Sequence
-from typing import Any, Literal, TypeVar, Unpack, cast, overload
+from collections.abc import Hashable, Sequence
+from typing import Any, ClassVar, Literal, TypeVar, Unpack, cast, overload
 
 from pydantic import Field, field_validator
 
-from mistill.api.client import Answer, MistralClient
+from mistill.api.chat import CHAT, ChatResponse
+from mistill.api.endpoint import Endpoint
 from mistill.errors import InputError
 from mistill.llms.base import AsyncLLM, OnError
 from mistill.llms.connection import Connection
@@ -21,7 +22,7 @@ from mistill.structured.structured_output import compile_structured_output
 
 T = TypeVar("T")
 
-_MOST_KNOWN = 64
+_MAX_KNOWN = 64
 
 
 class MistralLLM(Connection, AsyncLLM):
@@ -37,6 +38,8 @@ class MistralLLM(Connection, AsyncLLM):
         >>> llm.generate(inputs=[[{"role": "user", "content": "Hello world!"}]])  # doctest: +SKIP
         [['Hello! How can I help you today?']]
     """
+
+    kind: ClassVar[str] = "chat"
 
     structured_output: RuntimeParameter[dict[str, Any] | None] = Field(
         default=None, description="What answers must fit: schema, and if wanted mode and max_retries."
@@ -72,7 +75,7 @@ class MistralLLM(Connection, AsyncLLM):
 
     async def agenerate(
         self,
-        input: FormattedInput,  # noqa: A002  the seed's name
+        input: FormattedInput,  # noqa: A002  the public name
         max_new_tokens: int | None = None,
         temperature: float | None = None,
         top_p: float | None = None,
@@ -155,7 +158,7 @@ class MistralLLM(Connection, AsyncLLM):
 
     async def aparse(
         self,
-        input: FormattedInput,  # noqa: A002  the seed's name
+        input: FormattedInput,  # noqa: A002  the public name
         schema: Any,
         **generation_kwargs: Any,
     ) -> Any:
@@ -188,15 +191,16 @@ class MistralLLM(Connection, AsyncLLM):
             structured=compile_structured_output(setting) if setting is not None else None,
             num_generations=num_generations,
         )
-        if key is not None and len(session.plain) < _MOST_KNOWN:
+        if key is not None and len(session.plain) < _MAX_KNOWN:
             session.plain[key] = made
         return made
 
-    def _exchange(self, client: MistralClient) -> Callable[[bytes], Awaitable[Answer]]:
-        return client.chat
+    @property
+    def _endpoint(self) -> Endpoint[ChatResponse]:
+        return CHAT
 
     @property
-    def _most_at_once(self) -> int:
+    def _max_at_once(self) -> int:
         return self.max_concurrent_requests
 
     def _generation_arguments(self) -> dict[str, tuple[bool, str | None]]:

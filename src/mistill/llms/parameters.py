@@ -9,8 +9,7 @@ from typing import Any, Final, TypedDict, cast, get_type_hints
 import msgspec
 
 from mistill.api.chat import OWN_FIELDS, ChatParameters
-from mistill.errors import InputError
-from mistill.llms.runtime_parameters import nearest
+from mistill.errors import InputError, did_you_mean
 from mistill.llms.tools import tool_choice_of, tools_of
 
 
@@ -118,7 +117,7 @@ def check_parameter_names(names: Iterable[str]) -> None:
     """``InputError`` for a name that is none of `PARAMETERS`, with the nearest that is."""
     for name in names:
         if name not in PARAMETERS:
-            hint = "num_generations sets how many" if name == "n" else nearest(name, PARAMETERS)
+            hint = "num_generations sets how many" if name == "n" else did_you_mean(name, PARAMETERS)
             raise InputError(f"unknown generation parameter {name!r}", hint=hint)
 
 

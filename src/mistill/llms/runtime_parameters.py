@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel
 
-from mistill.errors import InputError
+from mistill.errors import InputError, did_you_mean
 
 T = TypeVar("T")
 
@@ -24,13 +23,6 @@ RuntimeParameter = Annotated[T, _MARK]
 """``max_retries: RuntimeParameter[int] = 5`` marks an attribute that `set_runtime_parameters` may change."""
 
 _NOT_GENERATION = ("input", "inputs", "num_generations")
-
-
-def nearest(name: str, known: Iterable[str]) -> str:
-    """``"did you mean 'timeout'?"``, or the list of all that is known."""
-    names = list(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    return f"did you mean {close[0]!r}?" if close else f"known are {', '.join(names)}"
 
 
 class RuntimeParametersMixin(BaseModel):
@@ -78,7 +70,7 @@ class RuntimeParametersMixin(BaseModel):
         for name in runtime_parameters:
             if name not in names:
                 raise InputError(
-                    f"{type(self).__name__} has no runtime parameter {name!r}", hint=nearest(name, names)
+                    f"{type(self).__name__} has no runtime parameter {name!r}", hint=did_you_mean(name, names)
                 )
         before = {name: getattr(self, name) for name in runtime_parameters}
         try:

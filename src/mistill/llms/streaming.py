@@ -11,13 +11,16 @@ from mistill.api.chat import (
     AnsweredToolCall,
     AnswerMessage,
     ChatChunk,
+    ChatResponse,
+    Choice,
     ChunkChoice,
     Delta,
     DeltaToolCall,
 )
+from mistill.api.usage import Usage, usage_of
 from mistill.errors import MistillError
-from mistill.llms.completions import split_content, usage_of
-from mistill.llms.types import Completion, Usage
+from mistill.llms.completions import split_content, streamed_completion
+from mistill.llms.types import Completion
 
 
 class StreamChunk(Struct, frozen=True, kw_only=True):
@@ -45,14 +48,14 @@ async def read_stream(chunks: AsyncGenerator[ChatChunk]) -> AsyncGenerator[Strea
     Raises:
         MistillError: the stream broke off; ``partial`` is what had come until then.
     """
-    came = _Came()
+    received = _Received()
     try:
         async for chunk in chunks:
-            yield came.add(chunk)
-        if came.calls:  # a server that gives no finish reason
-            yield StreamChunk(tool_calls=came.take_calls())
+            yield received.add(chunk)
+        if received.calls:  # a server that gives no finish reason
+            yield StreamChunk(tool_calls=received.take_calls())
     except MistillError as error:
-        error.partial = came.completion()
+        error.partial = received.completion()
         raise
     finally:
         await chunks.aclose()
@@ -65,7 +68,7 @@ class _Call(Struct):
     index: int
 
 
-class _Came:
+class _Received:
     """What has come so far."""
 
     def __init__(self) -> None:
@@ -83,13 +86,13 @@ class _Came:
         text, thinking = split_content(
             AnswerMessage(content=delta.content, reasoning_content=delta.reasoning_content)
         )
-        for piece in delta.tool_calls or ():
-            self._add_call(piece)
+        for call in delta.tool_calls or ():
+            self._add_call(call)
         usage = usage_of(chunk) if chunk.usage is not None else None
         self._usage = usage or self._usage
         self._text.append(text or "")
         self._thinking.append(thinking or "")
-        told = StreamChunk(
+        piece = StreamChunk(
             text=text or "",
             thinking=thinking or "",
             tool_calls=self.take_calls() if choice.finish_reason else (),
@@ -98,9 +101,9 @@ class _Came:
             model=chunk.model,
             id=chunk.id,
         )
-        self._last = told
-        self._finish_reason = told.finish_reason or self._finish_reason
-        return told
+        self._last = piece
+        self._finish_reason = piece.finish_reason or self._finish_reason
+        return piece
 
     def _add_call(self, piece: DeltaToolCall) -> None:
         name, arguments = piece.function.name, piece.function.arguments
@@ -122,12 +125,13 @@ class _Came:
         return whole
 
     def completion(self) -> Completion:
-        return Completion(
-            text="".join(self._text),
-            thinking="".join(self._thinking) or None,
+        """The answer as far as it received."""
+        message = AnswerMessage(
+            content="".join(self._text),
+            reasoning_content="".join(self._thinking) or None,
             tool_calls=self._whole + self.take_calls(),
-            finish_reason=self._finish_reason,
-            usage=self._usage,
-            model=self._last.model,
-            id=self._last.id,
+        )
+        choice = Choice(message, finish_reason=self._finish_reason)
+        return streamed_completion(
+            ChatResponse([choice], id=self._last.id, model=self._last.model), self._usage
         )

@@ -15,8 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pydantic.errors import PydanticUserError
 
 from mistill.api.chat import AnsweredToolCall, AnyTool, Function, FunctionName, Tool, ToolChoice
-from mistill.errors import InputError, InvalidOutput
-from mistill.llms.runtime_parameters import nearest
+from mistill.errors import InputError, InvalidOutput, did_you_mean
 
 ToolLike: TypeAlias = Mapping[str, Any] | type[BaseModel] | Callable[..., Any] | AnyTool
 """The wire's own form, a pydantic model class, or a function whose parameters are annotated."""
@@ -100,7 +99,9 @@ def tool_choice_of(given: Any, tools: Sequence[AnyTool]) -> str | ToolChoice:
         name = next(iter(_function_names([tool_of(given)])), repr(given))
     names = _function_names(tools)
     if name not in names:
-        raise InputError(f"tool_choice={name!r} is none of the tools", hint=nearest(name, [*_MODES, *names]))
+        raise InputError(
+            f"tool_choice={name!r} is none of the tools", hint=did_you_mean(name, [*_MODES, *names])
+        )
     return ToolChoice(FunctionName(name))
 
 

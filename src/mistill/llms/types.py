@@ -7,6 +7,7 @@ from typing import Any, TypeAlias, TypedDict
 from msgspec import Struct
 
 from mistill.api.chat import AnsweredToolCall
+from mistill.api.usage import Usage
 from mistill.errors import MistillError
 from mistill.structured.structured_output import StructuredOutput
 
@@ -29,21 +30,6 @@ class GenerateOutput(TypedDict):
     statistics: LLMStatistics
 
 
-class Usage(Struct, frozen=True, gc=False):
-    """Tokens billed. Where one request gave several completions, the first carries its input tokens."""
-
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_tokens: int = 0
-
-    def __add__(self, other: Usage) -> Usage:
-        return Usage(
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens,
-        )
-
-
 class Completion(Struct, frozen=True, kw_only=True, gc=False):
     """A good answer.
 
@@ -59,6 +45,7 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
         attempts: HTTP attempts, failed ones and re-asked ones included.
         cost: US dollars, or ``None`` where the model has no known price.
         raw: the body of the answer as it came.
+        attempt_id: the number of the answered attempt in the run's ledger; ``None`` outside of a run.
     """
 
     text: str | None
@@ -74,6 +61,7 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
     attempts: int = 1
     cost: float | None = None
     raw: bytes = b""
+    attempt_id: int | None = None
 
     def as_message(self) -> dict[str, Any]:
         """The answer as an assistant message, thinking and tool calls in it, to go on with the conversation."""

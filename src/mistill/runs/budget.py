@@ -12,8 +12,9 @@ import time
 from collections.abc import Callable
 from threading import Lock
 
-from mistill.api.prices import Price, TokenCounts
-from mistill.errors import InputError, Stopped
+from mistill.api.prices import Price
+from mistill.api.usage import Usage
+from mistill.errors import InputError, Stopped, StopReason
 
 _LONGEST_ANSWER_TOKENS = 131_072
 """What an answer may take at its worst, while nothing is known: the context length of Mistral's large models."""
@@ -87,7 +88,7 @@ class Budget:
         self._output_tokens = 0
         self._longest_output = 0
         self._lock = Lock()
-        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Future[None]]] = []
+        self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
     def time_left_s(self) -> float:
         """Seconds until the deadline, 0 at the least; infinite without one."""
@@ -117,20 +118,19 @@ class Budget:
     async def reserve(self, input_tokens: int, max_output_tokens: int | None) -> Reservation:
         """As `try_reserve`, but waits until the request may leave. Safe to cancel."""
         while (reservation := self.try_reserve(input_tokens, max_output_tokens)) is None:
-            loop = asyncio.get_running_loop()
-            settled = loop.create_future()
+            settled = asyncio.Event()
             with self._lock:
                 if self._in_flight_fits():  # something has been settled in between
                     continue
-                self._waiting.append((loop, settled))
-            await settled
+                self._waiting.append((asyncio.get_running_loop(), settled))
+            await settled.wait()
         return reservation
 
-    def settle(self, reservation: Reservation, usage: TokenCounts | None, cost: float | None = None) -> None:
+    def settle(self, reservation: Reservation, usage: Usage | None, cost: float | None = None) -> None:
         """The attempt was answered, and billed so.
 
         Args:
-            usage: None: the server told nothing, or may have billed an answer that never came; the mean is taken.
+            usage: None: the server reported nothing, or may have billed an answer that never came; the mean is taken.
             cost: US dollars, where they are known otherwise than from tokens.
         """
         with self._lock:
@@ -154,15 +154,18 @@ class Budget:
             self._release(reservation)
 
     def _raise_if_reached(self) -> None:
-        reached = None
+        reason: StopReason = "budget"
         if self.max_cost is not None and self.spent_cost >= self.max_cost:
             reached = f"max_cost of ${self.max_cost:g} is spent (${self.spent_cost:.4f})"
         elif self.max_tokens is not None and self.spent_tokens >= self.max_tokens:
             reached = f"max_tokens of {self.max_tokens:,} are used ({self.spent_tokens:,})"
         elif self._clock() >= self._ends_s:
             reached = f"the deadline of {self._deadline_s:g} s has passed"
-        if reached is not None:
-            raise Stopped(f"budget: {reached}", hint="run again with a larger one to go on with the rest")
+            reason = "deadline"
+        else:
+            return
+        hint = "run again with a larger one to go on with the rest"
+        raise Stopped(f"budget: {reached}", reason=reason, hint=hint)
 
     def _in_flight_fits(self) -> bool:
         """What is in flight, at its worst, still fits in what is left."""
@@ -192,9 +195,4 @@ class Budget:
         waiting, self._waiting = self._waiting, []
         for loop, settled in waiting:
             if not loop.is_closed():
-                loop.call_soon_threadsafe(_set_done, settled)
-
-
-def _set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+                loop.call_soon_threadsafe(settled.set)

@@ -12,13 +12,14 @@ from pydantic_core import to_jsonable_python
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.writers import open_writer
-from mistill.errors import InputError, LedgerError, MistillError
+from mistill.errors import InputError, LedgerError, MistillError, did_you_mean
 from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
-from mistill.llms import MistralLLM
-from mistill.runs.answers import AnswerReader, ChatReader, EmbeddingReader
+from mistill.ledger.error_record import decode_error
+from mistill.runs.kept_settings import read_settings
+from mistill.runs.kinds.chat import ChatKind, ChatReader
+from mistill.runs.kinds.kind import AnswerReader, Kind
+from mistill.runs.options import RunOptions
 from mistill.runs.records import column_names, make_line, make_record
-from mistill.structured.schema import OutputSchema, compile_schema
-from mistill.structured.structured_output import compile_structured_output
 
 
 class RecordShape(Struct, frozen=True, kw_only=True):
@@ -61,6 +62,7 @@ def record_shape(
     *,
     renames: Iterable[str] = (),
     extra: Iterable[str] = (),
+    kind: type[Kind[Any]] = ChatKind,
     answers: AnswerReader | None = None,
     flatten: bool = False,
     num_generations: int = 1,
@@ -69,15 +71,15 @@ def record_shape(
 
     Args:
         renames: ``generation=answer``, …
-        extra: some of the extra columns of ``answers``.
-        answers: what reads the answers; plain text unless given.
+        extra: some of the extra columns of ``kind``.
+        answers: what reads the answers; as plain text unless given.
 
     Raises:
         InputError: an unknown or doubled column, or answers that cannot be flattened.
     """
-    answers = answers or ChatReader()
-    names = column_names(renames, (*answers.columns, *_known_extras(extra, answers)))
-    shape = RecordShape(names=names, answers=answers, flatten=flatten, several=num_generations > 1)
+    names = column_names(renames, (*kind.columns, *_known_extras(extra, kind)))
+    several = num_generations > 1
+    shape = RecordShape(names=names, answers=answers or ChatReader(), flatten=flatten, several=several)
     if flatten and num_generations > 1:
         raise InputError(
             "several generations a row cannot be flattened", hint="leave one of the two options out"
@@ -89,23 +91,16 @@ def record_shape(
     return shape
 
 
-class Output(Struct, frozen=True, kw_only=True):
-    """What a run's output looks like. The ledger keeps it, for a later export or retry."""
-
-    format: str | None = None
-    columns: dict[str, str] = {}
-    extra_columns: list[str] = []
-    flatten: bool = False
-
-    def shape(self, answers: AnswerReader, num_generations: int) -> RecordShape:
-        """The shape of records whose answers ``answers`` reads."""
-        return record_shape(
-            renames=[f"{ours}={theirs}" for ours, theirs in self.columns.items()],
-            extra=self.extra_columns,
-            answers=answers,
-            flatten=self.flatten,
-            num_generations=num_generations,
-        )
+def shape_for(kind: type[Kind[Any]], answers: AnswerReader, options: RunOptions) -> RecordShape:
+    """The shape of the records of a run of this kind with such options, whose answers ``answers`` reads."""
+    return record_shape(
+        renames=[f"{ours}={theirs}" for ours, theirs in options.columns.items()],
+        extra=options.extra_columns,
+        kind=kind,
+        answers=answers,
+        flatten=options.flatten,
+        num_generations=options.num_generations,
+    )
 
 
 def shape_of(
@@ -121,42 +116,24 @@ def shape_of(
     Raises:
         InputError: the run never read a row, or the change is impossible.
     """
-    details = reader.details()
-    if "output" not in details:
-        raise InputError(f"{reader.path} has no row yet: its run never got that far", hint="start the run")
-    own = msgspec.convert(details["output"], Output)
-    output = Output(
-        columns=own.columns | dict(columns or {}),
-        extra_columns=list(dict.fromkeys([*own.extra_columns, *extra_columns])),
-        flatten=own.flatten if flatten is None else flatten,
-    )
-    plan = reader.plan()
-    return output.shape(_reader_of(plan, details["llm"], schema), plan.get("num_generations", 1))
+    kept = read_settings(reader)
+    own, kind = kept.options, kept.kind
+    changed: dict[str, Any] = {
+        "columns": own.columns | dict(columns or {}),
+        "extra_columns": tuple(dict.fromkeys([*own.extra_columns, *extra_columns])),
+    }
+    if flatten is not None:
+        changed["flatten"] = flatten
+    answers = kind.reader_of(kept.manifest, kept.llm, schema)
+    return shape_for(kind, answers, own.model_copy(update=changed))
 
 
-def _reader_of(plan: Mapping[str, Any], llm: Mapping[str, Any], schema: Any) -> AnswerReader:
-    """What reads the answers of the run with this plan, by another schema if one is given."""
-    if "embeddings" not in plan:
-        return ChatReader(_own_schema(llm) if schema is None else compile_schema(schema))
-    if schema is not None:
-        raise InputError("this run's answers are vectors, which no schema reads", hint="leave the schema out")
-    return EmbeddingReader(plan["embeddings"]["output_dtype"])
-
-
-def _own_schema(llm: Mapping[str, Any]) -> OutputSchema | None:
-    """The schema that the run asked its answers to fit."""
-    setting = llm.get("structured_output")
-    if setting is None:
-        return None
-    return compile_structured_output(MistralLLM.restore_attribute("structured_output", setting)).schema
-
-
-def _known_extras(extra: Iterable[str], answers: AnswerReader) -> list[str]:
+def _known_extras(extra: Iterable[str], kind: type[Kind[Any]]) -> list[str]:
     chosen = list(extra)
     for column in chosen:
-        if column not in answers.extra_columns:
+        if column not in kind.extra_columns:
             raise InputError(
-                f"there is no extra column {column!r}", hint=f"there are {', '.join(answers.extra_columns)}"
+                f"there is no extra column {column!r}", hint=did_you_mean(column, kind.extra_columns)
             )
     return chosen
 
@@ -238,7 +215,7 @@ def write_records(
     """As `export`, for rows that have an outcome, whether or not others still have none."""
     written = 0
     with LedgerReader(ledger) as reader:
-        columns = _all_columns(reader, shape) if format_of(str(out), format).kind in ("csv", "tsv") else None
+        columns = _all_columns(reader, shape) if format_of(str(out), format).needs_header else None
         with open_writer(out, format=format, columns=columns) as writer:
             for row in reader.rows(selection):
                 if row.state != "pending":
@@ -271,7 +248,7 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
         "finish_reason": row.finish_reason,
     }
     if row.state != "completion":
-        return fields | {"error": _error_text(row.error)}
+        return fields | {"error": None if row.error is None else str(decode_error(row.error))}
     try:
         fields |= shape.answers.fields(row.answers, several=shape.several)
     except MistillError as error:
@@ -280,15 +257,6 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
         # As validated, so defaults and coercions count; not as the model wrote it.
         fields["value"] = to_jsonable_python(fields["value"], by_alias=True)
     return fields
-
-
-def _error_text(error: str | None) -> str | None:
-    """``rate_limited: requests exceeded (wait)``: the kind first, for a reader who groups."""
-    if error is None:
-        return None
-    told = msgspec.json.decode(error)
-    hint = f" ({told['hint']})" if told.get("hint") else ""
-    return f"{told['kind']}: {told['message']}{hint}"
 
 
 def _all_columns(reader: LedgerReader, shape: RecordShape) -> list[str]:

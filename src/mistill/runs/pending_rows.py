@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Sequence
-from typing import Any, Literal, Protocol, Self, TypeGuard
+from typing import Any, Protocol, Self, TypeGuard
 
 import msgspec
 
@@ -13,11 +13,10 @@ from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, WrongParameter
 from mistill.ledger import InputRow, RowState
+from mistill.runs.kinds.kind import Kind, PendingRow, digest
+from mistill.runs.options import RunOptions
+from mistill.runs.progress import Progress
 from mistill.runs.records import check_columns
-from mistill.runs.summary import Progress
-from mistill.runs.work import Task, Work, digest
-
-OnUnknown = Literal["retry", "hold"]
 
 
 class Matcher(Protocol):
@@ -28,41 +27,36 @@ class Matcher(Protocol):
     async def finish(self) -> int: ...
 
 
-class Feed:
-    """An asynchronous iterator for many workers, of the tasks that one request asks. At most a window of rows, and what
+class PendingRows:
+    """An asynchronous iterator for many workers, of the rows that one request asks. At most a window of rows, and what
     one request takes, is in memory.
 
     Where the input breaks off it ends, with ``error`` set: the rows before were read, and are asked in a later start.
 
     Args:
+        options: which rows are asked again, and how many at the most.
         reserved: names of the output's own columns, which no row may have.
-        retry_failed: whether rows that failed before are asked again.
-        on_unknown: what becomes of rows that were in flight when a run died.
-        limit: asks no more rows than this.
     """
 
     def __init__(
         self,
         windows: Windows,
-        work: Work[Any],
+        kind: Kind[Any],
         matcher: Matcher,
         progress: Progress,
+        options: RunOptions,
         *,
         reserved: frozenset[str],
-        retry_failed: bool,
-        on_unknown: OnUnknown,
-        limit: int | None = None,
     ) -> None:
         self._windows = windows
-        self._work = work
+        self._kind = kind
         self._matcher = matcher
         self._progress = progress
+        self._options = options
         self._reserved = reserved
-        self._retry_failed = retry_failed
-        self._on_unknown = on_unknown
-        self._ready: deque[Task] = deque()
+        self._ready: deque[PendingRow] = deque()
         self._filling = asyncio.Lock()
-        self._left = limit
+        self._left = options.sample
         self._closed = False
         self.rows_read = 0
 
@@ -77,21 +71,23 @@ class Feed:
     def __aiter__(self) -> Self:
         return self
 
-    async def __anext__(self) -> list[Task]:
-        if len(self._ready) >= self._work.most_together:
-            return self._work.take(self._ready)
+    async def __anext__(self) -> list[PendingRow]:
+        if len(self._ready) >= self._kind.max_rows_together:
+            return self._kind.take(self._ready)
         while self._is_short and not self._is_over:
             async with self._filling:
                 if self._is_short and not self._is_over:
                     await self._fill()
         if not self._ready:
             raise StopAsyncIteration
-        return self._work.take(self._ready)
+        return self._kind.take(self._ready)
 
     @property
     def _is_short(self) -> bool:
         """Another window is needed, for a whole request. What comes when it likes is not waited for."""
-        return not self._ready or (len(self._ready) < self._work.most_together and not self._windows.may_wait)
+        return not self._ready or (
+            len(self._ready) < self._kind.max_rows_together and not self._windows.may_wait
+        )
 
     @property
     def _is_over(self) -> bool:
@@ -117,13 +113,13 @@ class Feed:
         self.rows_read += len(rows)
         digests = [digest(row.raw) for row in rows]
         states = await self._matcher.known(digests)
-        asked = {place: self._asked_of(rows[place]) for place, state in enumerate(states) if state is None}
-        if asked and rows[0].index == 0 and _is_of_all_rows(first := asked.get(0)):
+        prepared = {place: self._prepare(rows[place]) for place, state in enumerate(states) if state is None}
+        if prepared and rows[0].index == 0 and _is_of_all_rows(first := prepared.get(0)):
             raise first
         claimed = await self._matcher.claim(
-            [self._input_row(rows[place], digests[place], one) for place, one in asked.items()]
+            [self._input_row(rows[place], digests[place], one) for place, one in prepared.items()]
         )
-        for place, state in zip(asked, claimed, strict=True):
+        for place, state in zip(prepared, claimed, strict=True):
             states[place] = state
         if self._closed or self.error is not None:
             return
@@ -131,8 +127,8 @@ class Feed:
             assert state is not None
             if not self._is_due(state) or self._left == 0:
                 continue
-            one = asked[place] if place in asked else self._asked_of(rows[place])
-            self._ready.append(Task(state, rows[place], self._with_parameters(one, state)))
+            one = prepared[place] if place in prepared else self._prepare(rows[place])
+            self._ready.append(PendingRow(state, rows[place], self._with_parameters(one, state)))
             if self._left is not None:
                 self._left -= 1
 
@@ -141,34 +137,34 @@ class Feed:
         if state.same_as is not None or state.state == "completion":
             self._progress.known += 1
             return False
-        if state.state == "failure" and not self._retry_failed:
+        if state.state == "failure" and not self._options.retry_failed:
             self._progress.known += 1
             return False
-        if state.state == "pending" and state.maybe_billed and self._on_unknown == "hold":
+        if state.state == "pending" and state.maybe_billed and self._options.on_unknown == "hold":
             self._progress.held += 1
             return False
         return True
 
-    def _asked_of(self, row: Row) -> Any:
-        """What is asked of the row, or why it cannot be."""
+    def _prepare(self, row: Row) -> Any:
+        """The row made ready to be sent, or why it cannot be."""
         try:
             if not self._reserved.isdisjoint(row.record):
-                check_columns(row.record, self._reserved, row.where)
-            return self._work.prepare(row)
+                check_columns(row.record, self._reserved, row.where, row.index)
+            return self._kind.prepare(row)
         except InputError as error:
-            if not error.message.startswith(row.where):
+            if error.index is None:  # it does not name the row yet
                 error = InputError(f"{row.where}: {error.message}", hint=error.hint, index=row.index)
             return error
 
-    def _with_parameters(self, asked: Any, state: RowState) -> Any:
+    def _with_parameters(self, prepared: Any, state: RowState) -> Any:
         """The same with what this row is asked again with, where it is a retry."""
-        if state.parameters is None or isinstance(asked, InputError):
-            return asked
-        return self._work.with_parameters(asked, msgspec.json.decode(state.parameters))
+        if state.parameters is None or isinstance(prepared, InputError):
+            return prepared
+        return self._kind.with_parameters(prepared, msgspec.json.decode(state.parameters))
 
-    def _input_row(self, row: Row, own_digest: bytes, asked: Any) -> InputRow:
+    def _input_row(self, row: Row, own_digest: bytes, prepared: Any) -> InputRow:
         # A row that cannot be asked is known by its own bytes.
-        fingerprint = own_digest if isinstance(asked, InputError) else self._work.fingerprint(asked)
+        fingerprint = own_digest if isinstance(prepared, InputError) else self._kind.fingerprint(prepared)
         return InputRow(row.index, own_digest, fingerprint, row.raw)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import msgspec
 
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.json_problems import name_of_json
-from mistill.errors import InputError
+from mistill.errors import InputError, nearest_name
 
 if TYPE_CHECKING:
     from jinja2 import Template
@@ -22,7 +21,23 @@ Messages = list[dict[str, Any]]
 
 # Jinja's other globals (dict, lipsum …) would stand in, unseen, for a missing column of that name.
 _KEPT_GLOBALS = ("namespace", "range")
-_MOST_COLUMNS_SHOWN = 20
+_MAX_COLUMNS_SHOWN = 20
+
+
+class PromptDescription(TypedDict):
+    """What the messages of a row depend on besides the row."""
+
+    prompt: str | None
+    system: str | None
+    messages_column: str | None
+    prompt_column: str | None
+
+
+class TextDescription(TypedDict):
+    """What the text of a row depends on besides the row."""
+
+    prompt: str | None
+    text_column: str | None
 
 
 class PromptTemplate:
@@ -49,7 +64,7 @@ class PromptTemplate:
         self._messages_column = messages_column
         self._prompt_column = prompt_column
 
-    def describe(self) -> dict[str, str | None]:
+    def describe(self) -> PromptDescription:
         """What the messages of a row depend on besides the row, as JSON: the same description, the same
         messages."""
         by_template = self._prompt is not None
@@ -95,7 +110,7 @@ class TextTemplate:
         self._template = None if template is None else _RowTemplate(template, "prompt")
         self._text_column = text_column
 
-    def describe(self) -> dict[str, str | None]:
+    def describe(self) -> TextDescription:
         """What a row's text depends on besides the row, as JSON."""
         return {
             "prompt": self._template.source if self._template else None,
@@ -158,10 +173,9 @@ class _RowTemplate:
         if found is None or found[1] in row.record:
             return _refusal(row, f"the {self._role} template: {error}")
         missing = found[1]
-        near = difflib.get_close_matches(missing, row.record, n=1)
-        hint = f"did you mean {near[0]!r}?" if near else None
+        near = nearest_name(missing, row.record)
         problem = f"the {self._role} template needs a column {missing!r}; it has {_list_columns(row.record)}"
-        return _refusal(row, problem, hint=hint)
+        return _refusal(row, problem, hint=None if near is None else f"did you mean {near!r}?")
 
     def _null(self, row: Row) -> InputError:
         nulls = [name for name in self._names if name in row.record and row.record[name] is None]
@@ -297,6 +311,6 @@ def _refusal(row: Row, problem: str, hint: str | None = None) -> InputError:
 def _list_columns(record: Mapping[str, object]) -> str:
     if not record:
         return "no columns"
-    shown = ", ".join(repr(name) for name in list(record)[:_MOST_COLUMNS_SHOWN])
-    more = len(record) - _MOST_COLUMNS_SHOWN
+    shown = ", ".join(repr(name) for name in list(record)[:_MAX_COLUMNS_SHOWN])
+    more = len(record) - _MAX_COLUMNS_SHOWN
     return shown + (f" and {more} more" if more > 0 else "")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from mistill.errors import InputError
+from mistill.errors import InputError, nearest_name
 
 
 def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
@@ -23,8 +22,8 @@ def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, st
         if not equals or not name.strip():
             raise InputError(f"cannot rename a column with {rename!r}", hint="for example generation=answer")
         if column not in names:
-            near = difflib.get_close_matches(column, columns, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"ours are {', '.join(columns)}"
+            near = nearest_name(column, columns)
+            hint = f"ours are {', '.join(columns)}" if near is None else f"did you mean {near!r}?"
             raise InputError(f"there is no output column {column!r} to rename", hint=hint)
         names[column] = name
     chosen = list(names.values())
@@ -33,8 +32,10 @@ def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, st
     return names
 
 
-def check_columns(input_columns: Iterable[str], ours: Collection[str], where: str = "the input") -> None:
-    """``InputError`` if a column of the input has the name of one of ours. ``where``: the row, if it is
+def check_columns(
+    input_columns: Iterable[str], ours: Collection[str], where: str = "the input", index: int | None = None
+) -> None:
+    """``InputError`` if a column of the input has the name of one of ours. ``where`` and ``index``: the row, if it is
     about one.
     """
     for name in input_columns:
@@ -42,6 +43,7 @@ def check_columns(input_columns: Iterable[str], ours: Collection[str], where: st
             raise InputError(
                 f"{where}: it has a column {name!r}, and the output adds one of that name",
                 hint=f"rename ours: --column {name}=new_{name}",
+                index=index,
             )
 
 

@@ -13,7 +13,7 @@ from mistill.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selectio
 _PAGE_ROWS = 1000
 
 
-class AskedAgain:
+class RetriedRows:
     """The rows of a ledger that are to be asked again, in the order of the input.
 
     It is both the source and the matcher of a run: each row is met just as it stands in the ledger, and the input as a

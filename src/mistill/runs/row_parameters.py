@@ -9,10 +9,9 @@ from typing import Any, cast, get_args
 import msgspec
 
 from mistill.datasets.sources import Row
-from mistill.errors import InputError, WrongParameter
+from mistill.errors import InputError, WrongParameter, did_you_mean
 from mistill.llms.generation import Generation
 from mistill.llms.parameters import PARAMETER_TYPES, check_parameter_names, check_parameters
-from mistill.llms.runtime_parameters import nearest
 
 _STRUCTURED = ("tools", "tool_choice", "response_format", "prediction")
 """Parameters in which null says no more than absence does."""
@@ -46,7 +45,7 @@ class RowParameters:
             if column not in header:
                 raise InputError(
                     f"row_parameters: {name} is to come from a column {column!r}, which the input has not",
-                    hint=nearest(column, header),
+                    hint=did_you_mean(column, header),
                 )
 
     def apply(self, generation: Generation, row: Row) -> Generation:

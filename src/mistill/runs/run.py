@@ -7,14 +7,14 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, Unpack, cast
 
 import msgspec
-from msgspec import Struct
 
 from mistill._version import __version__
 from mistill.api.prices import shipped_prices
@@ -22,23 +22,23 @@ from mistill.datasets.sources import Source, open_source
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
-from mistill.errors import InputError, Stopped
-from mistill.ledger import Counts, Ledger, LedgerReader, Selection
-from mistill.llms import MistralEmbeddings, MistralLLM
+from mistill.errors import InputError, MistillError, Stopped, StopReason
+from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.runs.budget import Budget
-from mistill.runs.export import Output, RecordShape, write_records
+from mistill.runs.export import shape_for, write_records
 from mistill.runs.forecast import Forecast, forecast
-from mistill.runs.manifest import Plan, make_embedding_plan, make_plan
-from mistill.runs.pending_rows import OnUnknown
-from mistill.runs.prompts import PromptTemplate, TextTemplate
+from mistill.runs.kept_settings import read_settings, settings_to_keep
+from mistill.runs.kinds import KINDS
+from mistill.runs.options import OUTPUT_OPTIONS, RunArguments, RunOptions
+from mistill.runs.progress import Progress
 from mistill.runs.records import check_columns
-from mistill.runs.retried_rows import AskedAgain
+from mistill.runs.report import RunReport, StartRecord, read_report
+from mistill.runs.retried_rows import RetriedRows
 from mistill.runs.runner import RowOutcome, Runner
-from mistill.runs.summary import Progress, Summary
 
-_MOST_UNREAD_OUTCOMES = 1024
+_MAX_UNREAD_OUTCOMES = 1024
 
 
 class Run:
@@ -50,9 +50,10 @@ class Run:
     Args:
         source: a path, a glob, ``"-"``, several of these, an iterable of dicts, an Arrow table, a pandas or polars
             frame, or a Hugging Face dataset.
+        llm: the model: a `MistralLLM` for completions, or `MistralEmbeddings` for vectors, with which no option may be
+            set that is about completions. Its ``max_concurrent_requests`` is the number of requests in flight.
         out: path of the output, whose suffix says the format; ``"-"`` for stdout; ``None`` for no output.
-        llm: the model: a `MistralLLM` for completions, or `MistralEmbeddings` for vectors, with which nothing below
-            may be set that is about completions. Its ``max_concurrent_requests`` is the number of requests in flight.
+        arguments: the options below, as `RunOptions` has them.
         prompt, system: Jinja2 templates over a row's columns. Without ``prompt``, a row's ``messages`` or ``prompt``
             column is sent; with embeddings, its ``text`` column.
         num_generations: completions for each row.
@@ -75,7 +76,12 @@ class Run:
         max_cost: US dollars that the whole run may cost, all its starts together.
         max_tokens_total: tokens, input and output, that the whole run may take.
         deadline: seconds that this start may take.
-        sample: ask only so many rows in this start, then forecast the rest (`Summary.forecast`). Answers are kept.
+        sample: ask only so many rows in this start, then forecast the rest (`RunReport.forecast`). Answers are kept.
+
+    Attributes:
+        options: all of them, as `RunOptions`.
+        progress: counts of the start that goes on, or of the last one.
+        summary: how the last start ended; ``None`` before the first, and while one goes on.
 
     Raises:
         InputError: anything above is wrong. Nothing was sent.
@@ -85,58 +91,17 @@ class Run:
         self,
         source: Any,
         *,
-        llm: MistralLLM | MistralEmbeddings,
+        llm: Connection,
         out: str | Path | None = None,
-        prompt: str | None = None,
-        system: str | None = None,
-        num_generations: int = 1,
-        parameters: Mapping[str, Any] | None = None,
-        row_parameters: Mapping[str, str] | None = None,
-        ledger: str | Path | None = None,
-        limit: int | None = None,
-        input_format: str | None = None,
-        output_format: str | None = None,
-        columns: Mapping[str, str] | None = None,
-        extra_columns: Iterable[str] = (),
-        flatten: bool = False,
-        fresh: bool = False,
-        retry_failed: bool = True,
-        on_unknown: OnUnknown = "retry",
-        dedupe: bool = False,
-        grace: float = 30.0,
-        max_cost: float | None = None,
-        max_tokens_total: int | None = None,
-        deadline: float | None = None,
-        sample: int | None = None,
+        **arguments: Unpack[RunArguments],
     ) -> None:
-        if isinstance(llm, MistralEmbeddings):
-            plan = make_embedding_plan(
-                llm,
-                TextTemplate(prompt),
-                system=system,
-                num_generations=None if num_generations == 1 else num_generations,
-                parameters=parameters,
-                row_parameters=row_parameters,
-                flatten=flatten,
-            )
-        else:
-            plan = make_plan(
-                llm,
-                PromptTemplate(prompt=prompt, system=system),
-                num_generations=num_generations,
-                parameters=dict(parameters or {}),
-                row_parameters=row_parameters,
-            )
-        self._output = Output(
-            format=output_format,
-            columns=dict(columns or {}),
-            extra_columns=list(extra_columns),
-            flatten=flatten,
-        )
-        shape = self._output.shape(plan.work.reader, num_generations)
-        rows = source if isinstance(source, Source) else open_source(source, format=input_format, limit=limit)
+        self.options = options = RunOptions.of(arguments)
+        self.kind = kind = KINDS[llm.kind](llm, options)
+        self._shape = shape = shape_for(type(kind), kind.reader, options)
+        self._llm = llm
+        self._source = rows = _opened(source, options)
         if out is not None:
-            check_target(out, output_format)
+            check_target(out, options.output_format)
             if rows.reads(out):
                 raise InputError(
                     f"{out} is an input of this run, and its output would replace it",
@@ -145,42 +110,23 @@ class Run:
         if rows.columns is not None:
             check_columns(rows.columns, shape.columns)
         if rows.header is not None:
-            plan.work.row_parameters.check_columns(rows.header)
-        self._begin(plan, rows, shape, llm)
+            kind.row_parameters.check_columns(rows.header)
         self.out = None if out is None else str(out)
-        self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, ledger)
-        self._options = _Options(
-            fresh=fresh,
-            retry_failed=retry_failed,
-            on_unknown=on_unknown,
-            dedupe=dedupe,
-            grace_s=grace,
-            max_cost=max_cost,
-            max_tokens=max_tokens_total,
-            deadline_s=deadline,
-            sample=sample,
-        )
-        self._new_budget(0, 0.0)  # a wrong limit is refused now
-
-    def _begin(
-        self, plan: Plan, source: Source, shape: RecordShape, llm: MistralLLM | MistralEmbeddings
-    ) -> None:
-        self.plan = plan
+        self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, options.ledger)
         self.progress = Progress()
-        self.summary: Summary | None = None
-        self._source = source
-        self._shape = shape
-        self._llm = llm
+        self.summary: RunReport | None = None
         self._runner: Runner | None = None
-        self._again: AskedAgain | None = None
+        self._retried: RetriedRows | None = None
+        self._reopen: tuple[Selection, dict[str, Any]] | None = None
         self._unread: SimpleQueue[RowOutcome | None] | None = None
+        self._new_budget(0, 0.0)  # a wrong limit is refused now
 
     # --- running ----------------------------------------------------------------------------------------------------
 
-    def start(self) -> Summary:
+    def start(self) -> RunReport:
         """Works through the input and writes the output.
 
-        Ctrl-C stops it as `stop` does; a second one cuts off what is in flight. Either way this returns a summary, with
+        Ctrl-C stops it as `stop` does; a second one cuts off what is in flight. Either way this returns a report, with
         ``stopped`` set, and the same run started again goes on.
 
         Raises:
@@ -188,19 +134,14 @@ class Run:
             LedgerError: the ledger is in use, of other settings, damaged, or cannot be written.
             MistillError: the output cannot be written; every answer is in the ledger.
         """
-        before = self._governor.snapshot()
-        with self._open_ledger() as ledger:
-            runner = self._new_runner(ledger)
+        with self._started() as runner:
             self._wait(background.submit(self._work(runner)))
-        return self._end(runner, before)
+        return self._report()
 
     def __iter__(self) -> Iterator[RowOutcome]:
         """Starts the run, gives each outcome as it completes, then sets ``summary``. Leaving the loop stops the run."""
-        unread: SimpleQueue[RowOutcome | None] = SimpleQueue()
-        before = self._governor.snapshot()
-        with self._open_ledger() as ledger:
-            self._unread = unread
-            runner = self._new_runner(ledger)
+        self._unread = unread = SimpleQueue[RowOutcome | None]()
+        with self._started() as runner:
             future = background.submit(self._work(runner))
             future.add_done_callback(lambda _: unread.put(None))
             try:
@@ -212,13 +153,17 @@ class Run:
                 self._unread = None
                 self.stop()
                 self._wait(future)
-        self._end(runner, before)
+        self._report()
 
-    def stop(self, reason: str = "stopped") -> None:
+    def stop(self, message: str = "stopped") -> None:
         """Sends nothing more; what is in flight is waited for, at most ``grace`` seconds. From any thread."""
+        self._stop(message, "stopped")
+
+    def _stop(self, message: str, reason: StopReason) -> None:
         runner = self._runner
         if runner is not None:
-            background.call(lambda: runner.stop(Stopped(reason, hint="start the same run again to go on")))
+            stopped = Stopped(message, reason=reason, hint="start the same run again to go on")
+            background.call(lambda: runner.stop(stopped))
 
     def _wait(self, future: Future[None]) -> None:
         interrupts = 0
@@ -231,83 +176,89 @@ class Run:
                 if runner is None:
                     continue  # it is just ending
                 if interrupts == 1:
-                    self.stop("interrupted")
+                    self._stop("interrupted", "interrupted")
                 else:
                     background.call(runner.abandon)
 
     def _open_ledger(self) -> Ledger:
-        options = self._options
+        options = self.options
         if self._ledger_is_temporary:
             self.ledger_path.parent.mkdir(mode=0o700, exist_ok=True)
         if self.out is not None and not options.fresh:
             _refuse_foreign(self.out, self.ledger_path)
         ledger = Ledger.open(
             self.ledger_path,
-            self.plan.fingerprint,
-            self.plan.settings,
-            details={"llm": self.plan.llm, "output": msgspec.to_builtins(self._output)},
+            self.kind.manifest.values(),
+            settings=settings_to_keep(self.kind.llm_settings, options),
             fresh=options.fresh,
             version=__version__,
         )
         # For this start only: the next one goes on.
-        self._options = msgspec.structs.replace(options, fresh=False)
+        self.options = options.model_copy(update={"fresh": False})
         return ledger
 
-    def _new_runner(self, ledger: Ledger) -> Runner:
-        options = self._options
+    @contextmanager
+    def _started(self) -> Generator[Runner]:
+        """A start, from opening the ledger to the output and what the ledger keeps of how it ended."""
         self.summary = None
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
-        self._runner = Runner(
-            self.plan.work,
-            self._source,
-            ledger,
-            self.progress,
-            self._new_budget(*self._spent_before()),
-            sample=options.sample,
-            size=self._llm.max_concurrent_requests,
-            reserved=frozenset(self._shape.columns),
-            retry_failed=options.retry_failed,
-            on_unknown=options.on_unknown,
-            dedupe=options.dedupe,
-            grace_s=options.grace_s,
-            matcher=self._again,
-            tell=None if self._unread is None else self._tell,
-        )
-        return self._runner
+        before = self._governor.snapshot()
+        with self._open_ledger() as ledger:
+            self._runner = runner = Runner(
+                self.kind,
+                self._source,
+                ledger,
+                self.options,
+                self.progress,
+                self._new_budget(*self._spent_before()),
+                size=self._llm.max_concurrent_requests,
+                reserved=frozenset(self._shape.columns),
+                matcher=self._retried,
+                on_outcome=None if self._unread is None else self._hand_over,
+            )
+            number = background.run(ledger.begin_start(self._record().encode()))
+            try:
+                yield runner
+                expected, output = self._finish(runner)
+            except MistillError as error:
+                ended = self._record(before, stopped=error)
+                background.run(ledger.end_start(number, ended.encode()))
+                raise
+            ended = self._record(before, stopped=runner.stopped, forecast=expected, output=output)
+            background.run(ledger.end_start(number, ended.encode()))
 
     async def _work(self, runner: Runner) -> None:
         try:
-            if self._options.again is not None:
-                selection, parameters = self._options.again
-                self.progress.total = await runner.ledger.reopen(selection, parameters)
-                self._options = msgspec.structs.replace(self._options, again=None)
+            if self._reopen is not None:
+                self.progress.total = await runner.ledger.reopen(*self._reopen)
+                self._reopen = None
             await runner.run()
         finally:
             self._runner = None
 
     def _spent_before(self) -> tuple[int, float]:
-        if self._options.max_cost is None and self._options.max_tokens is None:
+        if self.options.max_cost is None and self.options.max_tokens_total is None:
             return 0, 0.0  # nobody asks, and counting takes time
         with LedgerReader(self.ledger_path) as reader:
             counts = reader.counts()
-        return counts.input_tokens + counts.output_tokens, counts.cost
+        return counts.input_tokens + counts.output_tokens, counts.cost or 0.0
 
     def _new_budget(self, tokens: int, cost: float) -> Budget:
-        options, server = self._options, self.plan.work.server
+        options, server = self.options, self.kind.server
         if options.max_cost is not None and server.price is None:
             raise InputError(f"max_cost: {shipped_prices().unknown(server.model)}")
         return Budget(
             max_cost=options.max_cost,
-            max_tokens=options.max_tokens,
-            deadline_s=options.deadline_s,
+            max_tokens=options.max_tokens_total,
+            deadline_s=options.deadline,
             price=server.price,
             spent_tokens=tokens,
             spent_cost=cost,
         )
 
-    async def _tell(self, outcome: RowOutcome) -> None:
+    async def _hand_over(self, outcome: RowOutcome) -> None:
         unread = self._unread
-        while unread is not None and unread.qsize() >= _MOST_UNREAD_OUTCOMES:
+        while unread is not None and unread.qsize() >= _MAX_UNREAD_OUTCOMES:
             await asyncio.sleep(0.01)  # a slow reader slows the run, so that memory stays bounded
             unread = self._unread
         if unread is not None:
@@ -315,41 +266,46 @@ class Run:
 
     # --- what is left when it ends ----------------------------------------------------------------------------------
 
-    def _end(self, runner: Runner, before: Snapshot) -> Summary:
+    def _finish(self, runner: Runner) -> tuple[Forecast | None, str | None]:
+        """The forecast after a sample, and where the output was written, if it was."""
         with LedgerReader(self.ledger_path) as reader:
-            counts, causes = reader.counts(), reader.failures()
+            counts = reader.counts()
             expected = self._forecast(reader, counts, runner.input_rows)
-        written = self.out is not None and runner.stopped is None and counts.is_finished
-        if written:
-            assert self.out is not None
-            write_records(self.ledger_path, self.out, self._shape, format=self._output.format)
+        if self.out is None or runner.stopped is not None or not counts.is_finished:
+            return expected, None
+        write_records(self.ledger_path, self.out, self._shape, format=self.options.output_format)
+        return expected, self.out
+
+    def _record(
+        self,
+        before: Snapshot | None = None,
+        *,
+        stopped: MistillError | None = None,
+        forecast: Forecast | None = None,
+        output: str | None = None,
+    ) -> StartRecord:
+        """What the ledger keeps of this start; ``before``: the governor when it began, if it has ended."""
+        at_once = self._llm.max_concurrent_requests
+        if before is None:
+            return StartRecord(max_concurrent_requests=at_once)
         now = self._governor.snapshot()
-        is_kept = not (self._ledger_is_temporary and counts.is_finished and runner.stopped is None)
-        if not is_kept:
-            shutil.rmtree(self.ledger_path.parent)
-        self.summary = Summary(
-            rows=counts.rows,
-            completions=counts.completions,
-            failures=counts.failures,
-            pending=counts.pending,
+        return StartRecord(
+            max_concurrent_requests=at_once,
             sent=self.progress.attempts,
             seconds=self.progress.elapsed_s,
-            maybe_billed=counts.maybe_billed,
-            input_tokens=counts.input_tokens,
-            output_tokens=counts.output_tokens,
-            cost=counts.cost if self.plan.work.server.price else None,
-            causes=[
-                {"kind": cause.kind, "count": cause.count, "row": cause.position, "error": cause.error}
-                for cause in causes
-            ],
-            forecast=expected,
-            stopped=runner.stopped,
-            output=self.out if written else None,
-            ledger=str(self.ledger_path) if is_kept else None,
-            slowness={cause: round(seconds, 3) for cause, seconds in now.since(before).items()},
-            advice=advice(now, max_concurrent_requests=self._llm.max_concurrent_requests, earlier=before),
+            seconds_by_cause={cause: round(seconds, 3) for cause, seconds in now.since(before).items()},
+            advice=advice(now, max_concurrent_requests=at_once, earlier=before),
+            stopped=None if stopped is None else ErrorRecord.of(stopped),
+            forecast=forecast,
+            output=output,
         )
-        return self.summary
+
+    def _report(self) -> RunReport:
+        self.summary = report = read_report(self.ledger_path)
+        if self._ledger_is_temporary and report.is_finished and report.stopped is None:
+            shutil.rmtree(self.ledger_path.parent)
+            self.summary = report = msgspec.structs.replace(report, ledger=None)
+        return report
 
     def _forecast(self, reader: LedgerReader, counts: Counts, input_rows: int | None) -> Forecast | None:
         if input_rows is None:
@@ -364,9 +320,9 @@ class Run:
 
     @property
     def _governor(self) -> Governor:
-        return self.plan.work.governor
+        return self.kind.dispatcher.governor
 
-    # --- triage -----------------------------------------------------------------------------------------------------
+    # --- retrying -----------------------------------------------------------------------------------------------------
 
     @classmethod
     def retry(
@@ -397,51 +353,22 @@ class Run:
         path, _ = _ledger_path(str(out), ledger)
         selection = Selection.parse(where)
         with LedgerReader(path) as reader:
-            settings, details = reader.plan(), reader.details()
-        output = details["output"]
-        rows = AskedAgain(path)
-        run = cls(
-            Source([rows], None),
-            llm=_restored(details["llm"] | dict(llm or {})),
-            out=out,
-            prompt=settings["prompt"]["prompt"],
-            system=settings["prompt"].get("system"),
-            num_generations=settings.get("num_generations", 1),
-            row_parameters=settings.get("row_parameters"),
-            ledger=path,
-            output_format=output["format"],
-            columns=output["columns"],
-            extra_columns=output["extra_columns"],
-            flatten=output["flatten"],
-            retry_failed=False,
-            grace=grace,
-        )
+            kept = read_settings(reader)
+        rows = RetriedRows(path)
+        own = {name: getattr(kept.options, name) for name in OUTPUT_OPTIONS} | kept.manifest.options()
+        options = own | {"ledger": path, "retry_failed": False, "grace": grace}
+        model = Connection.from_dict(kept.llm | dict(llm or {}))
+        run = cls(Source([rows], None), llm=model, out=out, **cast("RunArguments", options))
         # A wrong one is refused now, not at the first row.
-        again = (selection, run.plan.work.check_parameters(parameters or {}))
-        run._options = msgspec.structs.replace(run._options, again=again)
-        run._again = rows
+        run._reopen = (selection, run.kind.check_parameters(parameters or {}))
+        run._retried = rows
         return run
 
 
-def _restored(dumped: Mapping[str, Any]) -> MistralLLM | MistralEmbeddings:
-    restored = Connection.from_dict(dumped)
-    assert isinstance(restored, MistralLLM | MistralEmbeddings)
-    return restored
-
-
-class _Options(Struct, frozen=True, kw_only=True):
-    """How one start goes about its rows."""
-
-    fresh: bool = False
-    retry_failed: bool = True
-    on_unknown: OnUnknown = "retry"
-    dedupe: bool = False
-    grace_s: float = 30.0
-    max_cost: float | None = None
-    max_tokens: int | None = None
-    deadline_s: float | None = None
-    sample: int | None = None
-    again: tuple[Selection, dict[str, Any]] | None = None
+def _opened(source: Any, options: RunOptions) -> Source:
+    if isinstance(source, Source):
+        return source
+    return open_source(source, format=options.input_format, limit=options.limit)
 
 
 def _refuse_foreign(out: str, ledger: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import math
 import secrets
 from functools import cache
 from typing import Any
@@ -12,11 +10,11 @@ from mistill.simulator import refusals
 from mistill.simulator.drafts import count_tokens
 from mistill.simulator.requests import EmbeddingRequest
 from mistill.simulator.settings import Settings
+from mistill.simulator.vectors import encoded, vector
 
 Json = dict[str, Any]
 
 _CREATED = 1_756_746_619
-_CENTRED = tuple((byte - 127.5) / 127.5 for byte in range(256))
 
 
 def find(path: str, settings: Settings) -> Json | None:
@@ -63,7 +61,7 @@ def model_card(model: str, max_context_tokens: int) -> Json:
 
 
 def embeddings(request: EmbeddingRequest, settings: Settings) -> Json:
-    """One unit vector for each text, the same for the same text. ``Refusal`` for too many, or too many tokens."""
+    """A vector for each text. ``Refusal`` for too many, or too many tokens."""
     texts = [request.input] if isinstance(request.input, str) else request.input
     dimension = request.output_dimension or settings.embedding_dimension
     tokens = sum(count_tokens(text) for text in texts)
@@ -76,15 +74,12 @@ def embeddings(request: EmbeddingRequest, settings: Settings) -> Json:
         "object": "list",
         "model": request.model,
         "data": [
-            {"object": "embedding", "embedding": vector(text, dimension), "index": index}
+            {
+                "object": "embedding",
+                "embedding": encoded(vector(text, dimension), request.output_dtype, request.encoding_format),
+                "index": index,
+            }
             for index, text in enumerate(texts)
         ],
         "usage": {"prompt_tokens": tokens, "completion_tokens": 0, "total_tokens": tokens},
     }
-
-
-def vector(text: str, dimension: int) -> list[float]:
-    """The unit vector of a text."""
-    values = [_CENTRED[byte] for byte in hashlib.shake_128(text.encode()).digest(dimension)]
-    length = math.sqrt(sum(value * value for value in values))
-    return [round(value / length, 8) for value in values]

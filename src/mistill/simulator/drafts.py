@@ -2,8 +2,8 @@
 
 A text is answered with ``Echo: `` and the last user message; choice k > 0 of ``n`` begins with ``Echo k+1: ``.
 With ``response_format`` the answer is JSON: a sampled instance for json_schema, and for json_object too where the
-system message tells a JSON schema; else ``{"echo": <that message>}``. A schema told in a prompt that asks for a code
-block gets its instance in one. ``<<answer: TEXT>>`` in the last user message makes TEXT, up to the last ``>>``, the
+system message has a JSON schema in its text; else ``{"echo": <that message>}``. Such a schema in a prompt that asks
+for a code block gets its instance in one. ``<<answer: TEXT>>`` in the last user message makes TEXT, up to the last ``>>``, the
 answer, or the arguments of a tool call that was asked for.
 
 One token is four characters, or what is left of them at the end. Each message of a prompt costs four tokens
@@ -32,7 +32,7 @@ TOKEN_CHARS = 4
 MESSAGE_TOKENS = 4
 CHUNK_TOKENS = 64
 _FILLER = " lorem ipsum dolor sit amet"
-_TOLD = re.compile(r"json.schema:\s*(\{.*)", re.DOTALL | re.IGNORECASE)
+_SCHEMA_IN_PROMPT = re.compile(r"json.schema:\s*(\{.*)", re.DOTALL | re.IGNORECASE)
 _decoder = json.JSONDecoder()
 _DIRECTIVE = re.compile(r"<<answer: ?(.*)>>", re.DOTALL)
 
@@ -118,7 +118,7 @@ def _reasons(request: ChatRequest) -> bool:
 
 def _text(request: ChatRequest, settings: Settings, asked: str, k: int) -> str:
     form = request.response_format
-    schema = form.json_schema.schema if form and form.json_schema else _told_schema(request)
+    schema = form.json_schema.schema if form and form.json_schema else _schema_in_prompt(request)
     is_text = form is None or form.type == "text"
     if schema is not None and (not is_text or "```json" in asked):
         try:
@@ -133,12 +133,14 @@ def _text(request: ChatRequest, settings: Settings, asked: str, k: int) -> str:
     return msgspec.json.encode({"echo": asked} if k == 0 else {"echo": asked, "choice": k + 1}).decode()
 
 
-def _told_schema(request: ChatRequest) -> dict[str, Any] | None:
-    """The JSON schema that the system message tells in words, as clients do for JSON mode."""
+def _schema_in_prompt(request: ChatRequest) -> dict[str, Any] | None:
+    """The JSON schema in the text of the system message, where clients put it for JSON mode."""
     for message in request.messages:
-        if isinstance(message, SystemMessage) and (told := _TOLD.search(content_text(message.content))):
+        if isinstance(message, SystemMessage) and (
+            found := _SCHEMA_IN_PROMPT.search(content_text(message.content))
+        ):
             try:
-                return _decoder.raw_decode(told[1])[0]  # it begins with a brace, so it is a dict
+                return _decoder.raw_decode(found[1])[0]  # it begins with a brace, so it is a dict
             except ValueError:
                 return None
     return None

@@ -1,4 +1,4 @@
-"""The quotas of a server's (key, model) pairs, and the headers that tell of them."""
+"""The quotas of a server's (key, model) pairs, and the headers that show them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from mistill.simulator.settings import Settings
 Headers = dict[str, str]
 
 
-class RateLimits:
+class RateLimiter:
     """Admits or refuses requests. ``clock`` gives seconds, from anywhere, never back."""
 
     def __init__(self, clock: Callable[[], float]) -> None:

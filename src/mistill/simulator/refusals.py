@@ -47,6 +47,10 @@ def wrong_order(message: str) -> Refusal:
     return Refusal(400, error_body(message, "invalid_request_message_order", "3230"))
 
 
+def bad_tool_call(message: str) -> Refusal:
+    return Refusal(400, error_body(message, "invalid_function_call", "3280"))
+
+
 def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> Refusal:
     return Refusal(400, error_body(message, "invalid_request_error", code, param))
 

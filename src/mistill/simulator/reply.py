@@ -19,7 +19,7 @@ Headers = dict[str, str]
 
 
 class Reply:
-    """The answer to one request. Tells the traffic that the request is over before the last byte leaves."""
+    """The answer to one request. The request counts as over before the last byte leaves."""
 
     def __init__(
         self, request: BaseRequest, traffic: Traffic, received: Received, correlation_id: str

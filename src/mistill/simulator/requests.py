@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import re
-from typing import Any, TypeVar
+from typing import Annotated, Any, Final, TypeVar
 
 import msgspec
+from msgspec import Meta
 
 from mistill.api.chat import AssistantMessage, ChatParameters, Message, ToolMessage, UserMessage
 from mistill.simulator import refusals
 from mistill.simulator.settings import Settings
+from mistill.simulator.vectors import Dtype, Encoding
 
 MODELS_WITHOUT_N = frozenset({"mistral-large-2512"})
+MAX_CHOICES: Final = 128
+MAX_DIMENSION: Final = 8192
 
 _UNKNOWN_FIELD = re.compile(r"unknown field `([^`]*)`")
 _MISSING_FIELD = re.compile(r"missing required field `([^`]*)`")
+_TOOL_CALL_ID = re.compile("[a-zA-Z0-9]{9}")
+_NO_ID = "null"  # as the API's own default has it
 _PATH = re.compile(r" - at `(?:key in )?\$([^`]*)`$")
 _PATH_STEP = re.compile(r"\.([^.\[]+)|\[(\d+)\]")
 
@@ -35,9 +41,9 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, 
     model: str
     input: str | list[str]
     metadata: dict[str, Any] | None = None
-    output_dimension: int | None = None
-    output_dtype: str | None = None
-    encoding_format: str | None = None
+    output_dimension: Annotated[int, Meta(ge=1, le=MAX_DIMENSION)] | None = None
+    output_dtype: Dtype = "float"
+    encoding_format: Encoding = "float"
 
 
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
@@ -49,6 +55,7 @@ def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
     request = _decode(_chat_decoder, raw, settings)
     _check_model(request.model, settings, embeds=False)
     _check_order(request.messages)
+    _check_tool_calls(request.messages)
     _check_choices(request)
     if (fmt := request.response_format) and fmt.type == "json_schema" and fmt.json_schema is None:
         raise refusals.invalid_fields(
@@ -62,8 +69,6 @@ def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
 def decode_embedding(raw: bytes, settings: Settings) -> EmbeddingRequest:
     request = _decode(_embedding_decoder, raw, settings)
     _check_model(request.model, settings, embeds=True)
-    if request.encoding_format not in (None, "float") or request.output_dtype not in (None, "float"):
-        raise refusals.bad_request("The simulator answers with floats only", param="output_dtype")
     texts = [request.input] if isinstance(request.input, str) else request.input
     if settings.poison and any(settings.poison in text for text in texts):
         raise refusals.poisoned()
@@ -128,9 +133,36 @@ def _check_order(messages: list[Message]) -> None:
         before = message
 
 
+def _check_tool_calls(messages: list[Message]) -> None:
+    """Ids have Mistral's form, and results are those of the calls before them."""
+    called: set[str] = set()
+    for message in messages:
+        if isinstance(message, AssistantMessage):
+            called = {call.id for call in message.tool_calls or ()}
+            for call_id in called:
+                if call_id == _NO_ID:
+                    raise refusals.bad_tool_call("Tool call id has to be defined in serving mode.")
+                _check_tool_call_id(call_id)
+        elif isinstance(message, ToolMessage):
+            if message.tool_call_id is None:
+                raise refusals.bad_request("Tool call id has to be defined.")
+            _check_tool_call_id(message.tool_call_id)
+            if message.tool_call_id not in called:
+                raise refusals.wrong_order(f"Unexpected tool call id {message.tool_call_id} in tool results")
+
+
+def _check_tool_call_id(call_id: str) -> None:
+    if not _TOOL_CALL_ID.fullmatch(call_id):
+        raise refusals.bad_tool_call(
+            f"Tool call id was {call_id} but must be a-z, A-Z, 0-9, with a length of 9."
+        )
+
+
 def _check_choices(request: ChatRequest) -> None:
     if request.n is None or request.n == 1:
         return
+    if request.n > MAX_CHOICES:
+        raise refusals.bad_request(f"n must be at most {MAX_CHOICES}", param="n")
     if request.model in MODELS_WITHOUT_N:
         raise refusals.bad_request(f"n > 1 is not supported by model {request.model}", param="n")
     if request.prediction is not None:
@@ -146,7 +178,7 @@ def _decode(decoder: msgspec.json.Decoder[S], raw: bytes, settings: Settings) ->
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise refusals.invalid_fields([_describe(str(error), raw)], settings) from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         detail = _detail("json_invalid", [0], {}) | {"ctx": {"error": str(error)}}
         raise refusals.invalid_fields([detail], settings) from error
 

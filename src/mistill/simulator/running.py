@@ -8,13 +8,18 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any, Self
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any, Self
 
+from mistill.errors import InputError
 from mistill.simulator.faults import Scripted, When
-from mistill.simulator.service import Service
 from mistill.simulator.settings import Settings
-from mistill.simulator.site import Site, run_in_new_loop
 from mistill.simulator.traffic import Received
+
+if TYPE_CHECKING:
+    # Loaded where they are first used: aiohttp is an extra, and without it the names here can still be imported.
+    from mistill.simulator.service import Service
+    from mistill.simulator.site import Site
 
 _START_TIMEOUT_S = 30.0
 _POLL_S = 0.002
@@ -25,10 +30,13 @@ class Simulator:
 
     Listens on 127.0.0.1, on a free port. Every attribute may be read, and every method called, from any
     thread. Changes and scripts hold from the moment when the call returns.
+
+    Raises:
+        InputError: the extra ``simulator`` is not installed.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
-        self._service = Service(settings or Settings())
+        self._service = _make_service(settings or Settings())
         self._thread: threading.Thread | None = None
         self._ready = threading.Event()
         self._failure: BaseException | None = None
@@ -132,6 +140,8 @@ class Simulator:
         return changed
 
     def _run(self) -> None:
+        from mistill.simulator.site import run_in_new_loop
+
         try:
             run_in_new_loop(self._main())
         except BaseException as error:  # __enter__ raises it where it can be seen
@@ -140,6 +150,8 @@ class Simulator:
             self._ready.set()
 
     async def _main(self) -> None:
+        from mistill.simulator.site import Site
+
         site = Site(self._service, "127.0.0.1", 0)
         await site.open()
         self._loop, self._stop, self._site = asyncio.get_running_loop(), asyncio.Event(), site
@@ -156,15 +168,32 @@ def serve(
     port: int = 8080,
     on_ready: Callable[[str], None] | None = None,
 ) -> None:
-    """Serve in the foreground until SIGINT or SIGTERM; then return. ``on_ready`` is told the URL.
+    """Serve in the foreground until SIGINT or SIGTERM; then return. ``on_ready`` is called with the URL.
 
-    Raises ``OSError`` when the port is taken or the host is not ours.
+    Raises:
+        InputError: the extra ``simulator`` is not installed.
+        OSError: the port is taken, or the host is not ours.
     """
-    run_in_new_loop(_serve(settings, host, port, on_ready))
+    service = _make_service(settings)
+
+    from mistill.simulator.site import run_in_new_loop
+
+    run_in_new_loop(_serve(service, host, port, on_ready))
 
 
-async def _serve(settings: Settings, host: str, port: int, on_ready: Callable[[str], None] | None) -> None:
-    site = Site(Service(settings), host, port)
+def _make_service(settings: Settings) -> Service:
+    if find_spec("aiohttp") is None:
+        raise InputError("the simulator needs the package aiohttp", hint="pip install 'mistill[simulator]'")
+
+    from mistill.simulator.service import Service
+
+    return Service(settings)
+
+
+async def _serve(service: Service, host: str, port: int, on_ready: Callable[[str], None] | None) -> None:
+    from mistill.simulator.site import Site
+
+    site = Site(service, host, port)
     await site.open()
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()

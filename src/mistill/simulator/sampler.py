@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import random
 import re
-from typing import Any
+from typing import Any, cast
 
 from mistill.simulator import schema_merge
 from mistill.simulator.patterns import NoMatch, sample_match
@@ -21,6 +21,8 @@ from mistill.simulator.text_formats import FORMATS, words
 _DEEP = 5
 _TOO_DEEP = 60
 _TRIES = 50
+MAX_LENGTH = 100_000
+MAX_ITEMS = 1_000
 _TYPES_BY_KEYWORD = {
     "properties": "object",
     "required": "object",
@@ -39,7 +41,11 @@ _TYPES_BY_KEYWORD = {
 
 def sample(schema: Schema | bool, rng: random.Random) -> Any:
     """One instance of ``schema`` (JSON Schema 2020-12, or 7). Raises ``Unsatisfiable`` if none was found."""
-    return _Sampler(schema, rng).value(schema, 0)
+    try:
+        return _Sampler(schema, rng).value(schema, 0)
+    except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        # A keyword's value is of a type, or a size, that it cannot have.
+        raise Unsatisfiable(f"it is no JSON schema: {error}") from error
 
 
 class _Sampler:
@@ -119,8 +125,8 @@ class _Sampler:
     # --- scalars ------------------------------------------------------------------------------------------
 
     def _string(self, schema: Schema) -> str:
-        least = int(schema.get("minLength", 0))
-        most = schema.get("maxLength")
+        least = _least(schema, "minLength", MAX_LENGTH)
+        most = None if "maxLength" not in schema else int(schema["maxLength"])
         if most is not None and most < least:
             raise Unsatisfiable(f"maxLength {most} is below minLength {least}")
         if pattern := schema.get("pattern"):
@@ -169,10 +175,9 @@ class _Sampler:
     # --- containers ---------------------------------------------------------------------------------------
 
     def _array(self, schema: Schema, depth: int) -> list[Any]:
-        prefix: list[Schema | bool] = schema.get("prefixItems", [])
-        rest: Schema | bool = schema.get("items", True)
-        least = int(schema.get("minItems", 0))
-        most = int(schema.get("maxItems", max(least, len(prefix), 3)))
+        prefix, rest = _items_of(schema)
+        least = _least(schema, "minItems", MAX_ITEMS)
+        most = min(int(schema.get("maxItems", max(least, len(prefix), 3))), MAX_ITEMS)
         if most < least:
             raise Unsatisfiable(f"maxItems {most} is below minItems {least}")
         if rest is False:
@@ -213,7 +218,7 @@ class _Sampler:
 
     def _fill_up(self, schema: Schema, made: dict[str, Any], depth: int) -> None:
         """Properties without a fixed name: of a mapping, or to reach minProperties."""
-        least = int(schema.get("minProperties", 0))
+        least = _least(schema, "minProperties", _TRIES)
         is_mapping = not schema.get("properties") and (
             isinstance(schema.get("additionalProperties"), dict) or "patternProperties" in schema
         )
@@ -243,6 +248,21 @@ class _Sampler:
         if extra is False:
             raise Unsatisfiable("a property is required that additionalProperties forbids")
         return extra
+
+
+def _least(schema: Schema, keyword: str, largest: int) -> int:
+    least = int(schema.get(keyword, 0))
+    if least > largest:
+        raise Unsatisfiable(f"{keyword} {least} is more than this simulator makes up")
+    return least
+
+
+def _items_of(schema: Schema) -> tuple[list[Schema | bool], Schema | bool]:
+    """The schemas of an array's first items and of all others; draft 7 has the first ones under ``items``."""
+    items: Any = schema.get("items", True)
+    if isinstance(items, list):
+        return cast("list[Schema | bool]", items), schema.get("additionalItems", True)
+    return schema.get("prefixItems", []), items
 
 
 def _bounds(schema: Schema) -> tuple[float, float]:

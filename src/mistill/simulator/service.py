@@ -15,7 +15,7 @@ from mistill.simulator import catalogue, payloads, refusals, requests
 from mistill.simulator.draft_faults import reshape
 from mistill.simulator.drafts import compose, count_prompt_tokens
 from mistill.simulator.faults import Answer, Fault, FaultDice, Script
-from mistill.simulator.rate_limiter import RateLimits
+from mistill.simulator.rate_limiter import RateLimiter
 from mistill.simulator.refusals import Refusal
 from mistill.simulator.reply import Reply
 from mistill.simulator.settings import Settings
@@ -35,7 +35,7 @@ class Service:
         self.script = Script()
         self.outage_is_on = False
         self._rng = random.Random(settings.seed)  # noqa: S311  faults must be repeatable, not secret
-        self._rate_limits = RateLimits(time.monotonic)
+        self._rate_limiter = RateLimiter(time.monotonic)
         self.settings = settings
         self.adopt(settings)
 
@@ -103,7 +103,7 @@ class Service:
             drafts = reshape(drafts, fault.name)
         completion_tokens = sum(draft.completion_tokens for draft in drafts)
         await self._wait(0 if request.stream else completion_tokens)
-        headers = self._rate_limits.settle(key, request.model, settings, prompt_tokens + completion_tokens)
+        headers = self._rate_limiter.settle(key, request.model, settings, prompt_tokens + completion_tokens)
         usage = None
         if not (fault and fault.name == "missing_usage"):
             usage = payloads.usage_of(prompt_tokens, completion_tokens, settings.cached_share)
@@ -124,7 +124,7 @@ class Service:
         answer = catalogue.embeddings(request, settings)
         self._admit(key, request.model, settings)
         await self._wait(0)
-        headers = self._rate_limits.settle(key, request.model, settings, answer["usage"]["total_tokens"])
+        headers = self._rate_limiter.settle(key, request.model, settings, answer["usage"]["total_tokens"])
         return await reply.whole_or_broken(answer, headers, fault)
 
     def _what_comes_next(self, received: Received) -> tuple[Answer | None, Fault | None]:
@@ -150,9 +150,9 @@ class Service:
         raise _refusal_of(fault)
 
     def _admit(self, key: int, model: str, settings: Settings) -> None:
-        self._rate_limits.admit(key, model, settings)
+        self._rate_limiter.admit(key, model, settings)
         if settings.max_in_flight is not None and self.traffic.in_flight > settings.max_in_flight:
-            raise refusals.capacity_exceeded(self._rate_limits.headers(key, model, settings, 0))
+            raise refusals.capacity_exceeded(self._rate_limiter.headers(key, model, settings, 0))
 
     def _key_of(self, request: BaseRequest, correlation_id: str) -> int:
         """A number that stands for the key, so that the key itself is held nowhere."""

@@ -94,7 +94,7 @@ class Settings(BaseModel):
     quota_counts_refusals: bool = False
     """Requests refused with 429 use up the request quota too."""
     retry_after: Literal["none", "seconds", "milliseconds"] = "none"
-    """Which header a 429 tells its waiting time in: ``Retry-After`` or ``retry-after-ms``."""
+    """Which header of a 429 has the waiting time: ``Retry-After`` or ``retry-after-ms``."""
     max_in_flight: Annotated[int, Field(ge=1)] | None = None
     """More requests than this at once get 429 code 3505, as when the server is full."""
 

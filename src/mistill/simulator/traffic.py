@@ -35,7 +35,7 @@ class Received:
         """The decoded JSON; ``None`` if there was none, or none that could be read."""
         try:
             return msgspec.json.decode(self._raw)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return None
 
     def __repr__(self) -> str:

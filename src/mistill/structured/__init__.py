@@ -1,12 +1,17 @@
-"""Answers that fit a schema: type or JSON schema -> ``response_format``; text -> value; repair; instructor.
+"""Answers that fit a schema: type or JSON schema → ``response_format``; text → value; repair; instructor.
 
 Pure: no HTTP, no waiting, no state. Whoever calls sends the requests.
 """
 
 from __future__ import annotations
 
-from mistill.structured.references import describe_schema, load_schema, restore_schema
-from mistill.structured.repair import Reask, judge, read_answer
+from mistill.structured.references import (
+    describe_schema,
+    describe_structured_output,
+    load_schema,
+    restore_schema,
+)
+from mistill.structured.repair import Reask, answer_text, judge, read_answer
 from mistill.structured.schema import OutputSchema, Parsed, compile_schema
 from mistill.structured.structured_output import (
     StructuredOutput,
@@ -20,9 +25,11 @@ __all__ = [
     "Reask",
     "StructuredOutput",
     "StructuredOutputPlan",
+    "answer_text",
     "compile_schema",
     "compile_structured_output",
     "describe_schema",
+    "describe_structured_output",
     "judge",
     "load_schema",
     "read_answer",

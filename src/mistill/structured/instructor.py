@@ -1,16 +1,16 @@
 """The ``instructor`` package's way of asking (an extra), over whatever sends our requests.
 
-What instructor decides: how the schema is told (a tool, a ``response_format``, a system message), where in an answer
-the JSON is, and the words in which a model is asked again. What stays ours: the schema and its validation, so that no
-mode drops a constraint; the sending, so that pacing, retries and the count of tokens stay as they are; and the size of
-the context, since instructor by itself sends every earlier attempt again.
+What instructor decides: how the model gets the schema (a tool, a ``response_format``, a system message), and the words
+in which it is asked again. What stays ours: the schema, where in an answer the JSON is and whether it fits, so that no
+mode drops a constraint or takes a part for the whole; the sending, so that pacing, retries and the count of tokens stay
+as they are; and the size of the context, since instructor by itself sends every earlier attempt again.
 """
 
 from __future__ import annotations
 
-import json
 import logging
 from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from types import SimpleNamespace
@@ -18,9 +18,9 @@ from typing import Any
 
 import msgspec
 
-from mistill.api.chat import AnsweredToolCall, ChatResponse
+from mistill.api.chat import AnsweredToolCall, AnswerMessage, ChatResponse
 from mistill.errors import InputError, InvalidOutput
-from mistill.structured.repair import CUT_SHORT, cut_short, read_answer
+from mistill.structured.repair import CUT_SHORT, answer_text, arguments_text, cut_short, read_answer
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import Message, StructuredOutputPlan
 
@@ -76,7 +76,7 @@ class _Exchange:
         self._parameters = parameters
         self._send = send
         self._prompt_size: int | None = None
-        self._text = ""
+        self._texts: set[str] = {""}
         self._was_cut = False
 
     async def complete(self, *, messages: list[Message], **made: Any) -> Any:
@@ -88,20 +88,39 @@ class _Exchange:
             self.sending_failed = error
             raise
         choice = response.choices[0]
-        message = _Message(
-            _plain_text(choice.message.content), [_call(c) for c in choice.message.tool_calls or []]
-        )
-        self._text = message.tool_calls[0].function.arguments if message.tool_calls else message.content
+        message = self._message(choice.message)
+        self._texts = {call.function.arguments for call in message.tool_calls} or {message.content}
         self._was_cut = choice.finish_reason in CUT_SHORT
+        _current.set(self)
         finish_reason = "length" if self._was_cut else choice.finish_reason
         return SimpleNamespace(
             choices=[SimpleNamespace(message=message, finish_reason=finish_reason)], usage=None
         )
 
+    def _message(self, answered: AnswerMessage) -> _Message:
+        """The answer as instructor reads it: with tool calls in the mode that asks for one, else with a text."""
+        text = _plain_text(answered.content)
+        calls = answered.tool_calls or ()
+        if self._plan.mode == "tools":
+            return _Message(text, [_call(call) for call in calls])
+        return _Message(answer_text(text, () if self._parameters.get("tools") else calls), [])
+
+    def read(self) -> Parsed:
+        """The last answer.
+
+        Raises:
+            InvalidOutput: it does not fit, or there are several.
+        """
+        if len(self._texts) > 1:
+            text = "\n".join(sorted(self._texts))
+            raise InvalidOutput(f"the answer is {len(self._texts)} different tool calls, not one", text=text)
+        [text] = self._texts
+        return read_answer(self._plan.schema, text)
+
     def last_answer(self, failure: Exception) -> Parsed:
         """The last answer after all, for what instructor gives up on and we can read; else why it does not fit."""
         try:
-            return read_answer(self._plan.schema, self._text)
+            return self.read()
         except InvalidOutput as error:
             raise (cut_short(error) if self._was_cut else error) from failure
 
@@ -131,7 +150,11 @@ class _Exchange:
         return made
 
 
-# --- an answer, in the form that instructor reads ----------------------------------------------------------------
+_current: ContextVar[_Exchange] = ContextVar("exchange")
+"""The exchange whose answer instructor is looking at: it hands over what it takes for the JSON, which may be a part."""
+
+
+# --- an answer, in the form that instructor reads ---------------------------------------------------------------------
 
 
 @dataclass
@@ -158,9 +181,7 @@ class _Message:
 
 
 def _call(call: AnsweredToolCall) -> _Call:
-    arguments = call.function.arguments
-    text = arguments if isinstance(arguments, str) else json.dumps(arguments, ensure_ascii=False)
-    return _Call(call.id or "000000000", _Function(call.function.name, text))
+    return _Call(call.id or "000000000", _Function(call.function.name, arguments_text(call)))
 
 
 def _plain_text(content: str | list[dict[str, Any]] | None) -> str:
@@ -170,7 +191,7 @@ def _plain_text(content: str | list[dict[str, Any]] | None) -> str:
     return content or ""
 
 
-# --- the package ---------------------------------------------------------------------------------------------
+# --- the package ------------------------------------------------------------------------------------------------------
 
 
 @cache
@@ -198,7 +219,7 @@ def _package() -> Any:
 
 @lru_cache(maxsize=_MEMO_SIZE)
 def _response_model(schema: OutputSchema) -> Any:
-    """A model class whose schema and validation are ``schema``'s own: instructor asks a model for nothing else."""
+    """A model class that has the schema of ``schema`` and reads by it: instructor asks a model for nothing else."""
     from instructor.v2.core.errors import ResponseParsingError
     from instructor.v2.core.function_calls import ResponseSchema
 
@@ -210,9 +231,9 @@ def _response_model(schema: OutputSchema) -> Any:
             return {"title": schema.name, **schema.wire_schema}
 
         @classmethod
-        def model_validate_json(cls, json_data: str | bytes | bytearray, **_: Any) -> Any:
+        def model_validate_json(cls, *_: Any, **__: Any) -> Any:
             try:
-                return cls.model_construct(parsed=read_answer(schema, str(json_data)))
+                return cls.model_construct(parsed=_current.get().read())
             except InvalidOutput as error:
                 raise ResponseParsingError(error.message, mode="json") from error
 

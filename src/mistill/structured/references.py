@@ -1,7 +1,7 @@
 """A schema by name: on the command line (``module:Name``, a ``.json`` file), and in a saved configuration.
 
-Both import the module that they are told, and importing runs its code. So a configuration with schema classes
-in it is trusted as far as the code it names: load one only from where you would take code.
+Both import the module that is named there, and importing runs its code. So a configuration with schema classes in it is
+trusted as far as the code it names: load one only from where you would take code.
 """
 
 from __future__ import annotations
@@ -9,20 +9,21 @@ from __future__ import annotations
 import importlib
 import json
 import sys
-from difflib import get_close_matches
+from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
 from mistill.errors import InputError
 from mistill.structured.schema import compile_schema
+from mistill.structured.structured_output import closest, compile_structured_output
 
 
 def load_schema(reference: str) -> Any:
     """What ``reference`` names, to be given to ``compile_schema``.
 
     Args:
-        reference: the path of a ``.json`` file with a JSON schema; a JSON schema itself (begins with ``{``);
-            or
+        reference: the path of a ``.json`` file with a JSON schema; a JSON schema itself (begins with ``{``); or
             ``module:Name``, where ``Name`` may be dotted.
 
     Raises:
@@ -53,8 +54,7 @@ def load_schema(reference: str) -> Any:
 def describe_schema(schema: Any) -> dict[str, Any]:
     """``schema`` as JSON for a saved configuration; :func:`restore_schema` reads it.
 
-    ``{"module", "name", "json_schema"}`` for a class that can be imported under its name, else
-    ``{"json_schema"}``.
+    ``{"module", "name", "json_schema"}`` for a class that can be imported under its name, else ``{"json_schema"}``.
     """
     compiled = compile_schema(schema)
     description: dict[str, Any] = {"json_schema": compiled.json_schema}
@@ -64,15 +64,26 @@ def describe_schema(schema: Any) -> dict[str, Any]:
     return description
 
 
+def describe_structured_output(setting: Mapping[str, Any]) -> dict[str, Any]:
+    """A ``StructuredOutput`` as JSON for a saved configuration: its schema as :func:`describe_schema` says, its mode by
+    name."""
+    described = {**setting, "schema": describe_schema(setting["schema"])}
+    if isinstance(setting.get("mode"), Enum):
+        described["mode"] = compile_structured_output(setting).mode
+    return described
+
+
 def restore_schema(description: dict[str, Any]) -> Any:
     """The class that ``description`` names if it can still be imported and is a schema, else its JSON schema.
 
-    Imports the named module; nothing in it is called. What the name stands for is taken only if it is a class
-    that compiles as a schema.
+    Imports the named module; nothing in it is called. What the name stands for is taken only if it is a class that
+    compiles as a schema.
 
     Raises:
         InputError: ``description`` is not what :func:`describe_schema` writes.
     """
+    if description.get("type") == "json_schema":
+        return description  # a schema as the field of a request, which has a key "json_schema" too
     json_schema = description.get("json_schema")
     if not isinstance(json_schema, dict) or set(description) - {"module", "name", "json_schema"}:
         raise InputError(
@@ -104,10 +115,10 @@ def _attribute(module: Any, name: str, reference: str) -> Any:
     found = module
     for part in name.split("."):
         if not hasattr(found, part):
-            close = get_close_matches(part, [known for known in dir(found) if not known.startswith("_")], n=1)
+            close = closest(part, (known for known in dir(found) if not known.startswith("_")))
             raise InputError(
                 f"the schema {reference}: there is no {part!r} in {getattr(found, '__name__', found)}",
-                hint=f"did you mean {close[0]!r}?" if close else None,
+                hint=f"did you mean {close!r}?" if close else None,
             )
         found = getattr(found, part)
     return found

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import re
 from typing import Any, cast
+from urllib.parse import unquote
 
-Schema = dict[str, Any]
+from mistill.structured.keywords import Schema, map_subschemas
 
 WRAPPER_KEY = "value"
 
 _NOT_IN_NAME = re.compile(r"[^a-zA-Z0-9_-]+")
 _MAX_NAME_CHARS = 64
 _MAX_REF_HOPS = 32
-
-# Where a subschema may stand (JSON Schema 2020-12 and the drafts before it); everything else is data and
-# stays as it is.
-_ONE = (
-    "additionalItems", "additionalProperties", "contains", "contentSchema", "else", "if", "items", "not",
-    "propertyNames", "then", "unevaluatedItems", "unevaluatedProperties",
-)  # fmt: skip
-_LIST = ("allOf", "anyOf", "items", "oneOf", "prefixItems")
-_MAP = ("$defs", "definitions", "dependencies", "dependentSchemas", "patternProperties", "properties")
+_DEFINITIONS = ("$defs", "definitions")
 
 
 def wire_name(name: str) -> str:
@@ -29,7 +22,7 @@ def wire_name(name: str) -> str:
 
 
 def has_object_root(schema: Schema) -> bool:
-    """Whether every answer that fits ``schema`` is a JSON object."""
+    """Whether ``schema`` may go out as it is: it says that an answer is an object, or names properties of one."""
     root = _follow_ref(schema)
     if "type" in root:
         return root["type"] == "object"
@@ -50,15 +43,19 @@ def inline_root(schema: Schema) -> Schema:
     return {**_follow_ref(schema), "$defs": schema["$defs"]}
 
 
-def wrap(schema: Schema) -> Schema:
-    """An object schema whose one required property ``value`` is ``schema``; every ``$ref`` still resolves."""
+def wrap(schema: Schema, id_keyword: str = "$id") -> Schema:
+    """An object schema whose one required property ``value`` is ``schema``; every ``$ref`` still resolves.
+
+    Args:
+        id_keyword: ``"id"`` in draft 4. A schema that has one is a resource of its own: its references stay inside it.
+    """
     inner = dict(schema)
     hoisted = {key: inner.pop(key) for key in ("$schema",) if key in inner}
-    if "$id" not in inner:  # with an $id it is a resource of its own, and its references stay inside it
-        for key in ("$defs", "definitions"):
-            if key in inner:
-                hoisted[key] = {name: _rebase(sub) for name, sub in inner.pop(key).items()}
-        inner = _rebase(inner)
+    if not isinstance(inner.get(id_keyword), str):
+        for key in _DEFINITIONS:
+            if isinstance(inner.get(key), dict):
+                hoisted[key] = {name: _rebase(one, id_keyword) for name, one in inner.pop(key).items()}
+        inner = _rebase(inner, id_keyword)
     return {
         **hoisted,
         "type": "object",
@@ -68,37 +65,34 @@ def wrap(schema: Schema) -> Schema:
     }
 
 
-def _rebase(schema: Any) -> Any:
+def _rebase(schema: Any, id_keyword: str) -> Any:
+    """``schema`` with its references to places in the whole schema changed to where those stand in the wrapper."""
     if not isinstance(schema, dict):
         return schema
     node = cast("Schema", schema)
-    if "$id" in node:
+    if isinstance(node.get(id_keyword), str):
         return node
-    moved: Schema = {}
-    for key, value in node.items():
-        if key in ("$ref", "$dynamicRef") and isinstance(value, str):
-            moved[key] = _rebase_pointer(value)
-        elif key in _LIST and isinstance(value, list):
-            moved[key] = [_rebase(sub) for sub in cast("list[Any]", value)]
-        elif key in _MAP and isinstance(value, dict):
-            moved[key] = {name: _rebase(sub) for name, sub in cast("Schema", value).items()}
-        elif key in _ONE:
-            moved[key] = _rebase(value)
-        else:
-            moved[key] = value
+    moved = map_subschemas(node, lambda one: _rebase(one, id_keyword))
+    for key in ("$ref", "$dynamicRef", "$recursiveRef"):
+        ref = moved.get(key)
+        if isinstance(ref, str):
+            # A recursive reference can be to the whole only, which is the wrapper now: so it becomes a plain one.
+            del moved[key]
+            moved["$ref" if key == "$recursiveRef" else key] = _rebase_pointer(ref)
     return moved
 
 
 def _rebase_pointer(ref: str) -> str:
-    if ref != "#" and not ref.startswith("#/"):
+    pointer = unquote(ref)
+    if pointer != "#" and not pointer.startswith("#/"):
         return ref  # an anchor or another document
-    if ref.startswith(("#/$defs/", "#/definitions/")):
+    if pointer.startswith(tuple(f"#/{key}/" for key in _DEFINITIONS)):
         return ref  # hoisted to the same place
     return f"#/properties/{WRAPPER_KEY}{ref[1:]}"
 
 
 def _definitions(schema: Schema) -> Schema:
-    return {key: schema[key] for key in ("$defs", "definitions") if key in schema}
+    return {key: schema[key] for key in _DEFINITIONS if key in schema}
 
 
 def _follow_ref(schema: Schema) -> Schema:

@@ -1,12 +1,12 @@
 """A type or a JSON schema, compiled once: what goes out as ``response_format``, and how an answer is read.
 
-What goes out is what was written: every constraint, ``$ref``, recursion and alias, nothing added. Two
-exceptions, both about the root, since servers that constrain an answer by its schema want an object there:
+What goes out is what was written: every constraint, ``$ref``, recursion and alias, nothing added. Two exceptions, both
+about the root, since servers that constrain an answer by its schema want an object there:
 
-- A root that is no object (an enum, a list, a union, a number …) goes out as ``{"value": …}``; the answer is
-  unwrapped again, byte for byte, so that a caller sees JSON of the schema that was asked for.
-- pydantic writes a recursive model as a bare root ``$ref``; what it names is put at the root. A JSON schema
-  of the user's own is never changed so.
+- A root that is no object (an enum, a list, a union, a number …) goes out as ``{"value": …}``; the answer is unwrapped
+  again, byte for byte, so that a caller sees JSON of the schema that was asked for.
+- pydantic writes a recursive model as a bare root ``$ref``; what it names is put at the root. A JSON schema of the
+  user's own is never changed so.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from collections.abc import Hashable
 from dataclasses import dataclass
 from functools import lru_cache
 from types import BuiltinFunctionType, FunctionType, MethodType
-from typing import Any, cast, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
 from pydantic import BaseModel, TypeAdapter
@@ -25,8 +25,10 @@ from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
 
 from mistill.api.chat import JsonSchema, ResponseFormat
 from mistill.errors import InputError, InvalidOutput
-from mistill.structured.readers import Reader, json_path, json_schema_reader, type_reader
+from mistill.structured.json_schemas import compile_validator, decode_schema
+from mistill.structured.readers import Reader, invalid_output, json_schema_reader, type_reader
 from mistill.structured.response_schema import WRAPPER_KEY, has_object_root, inline_root, wire_name, wrap
+from mistill.structured.strict_json import decode_json
 from mistill.structured.typeddicts import with_modern_typeddicts
 
 _MEMO_SIZE = 512
@@ -44,19 +46,34 @@ class Parsed:
 class OutputSchema:
     """A schema that answers must fit. Immutable and safe to share between rows, tasks and threads.
 
-    ``source`` is what it was compiled from; ``json_schema`` is its JSON schema, the one of
-    ``response_format()`` before a root that is no object was wrapped. Do not change either.
+    Attributes:
+        source: what it was compiled from. Not to be changed.
+        json_schema: the one of ``response_format()`` before a root that is no object was wrapped. Not to be changed.
+        name: the one that goes out.
+        is_wrapped: whether it goes out as the ``value`` of an object.
     """
 
-    __slots__ = ("_fingerprint", "_read", "_response_format", "_wrapped", "json_schema", "name", "source")
+    __slots__ = (
+        "_fingerprint",
+        "_label",
+        "_read",
+        "_response_format",
+        "is_wrapped",
+        "json_schema",
+        "name",
+        "source",
+    )
 
-    def __init__(self, source: Any, json_schema: dict[str, Any], name: str, read: Reader) -> None:
+    def __init__(
+        self, source: Any, json_schema: dict[str, Any], name: str, read: Reader, *, id_keyword: str = "$id"
+    ) -> None:
         self.source = source
         self.json_schema = json_schema
         self.name = wire_name(name)
+        self.is_wrapped = not has_object_root(json_schema)
+        self._label = name or _UNNAMED
         self._read = read
-        self._wrapped = not has_object_root(json_schema)
-        schema = wrap(json_schema) if self._wrapped else json_schema
+        schema = wrap(json_schema, id_keyword) if self.is_wrapped else json_schema
         self._response_format = ResponseFormat(
             type="json_schema", json_schema=JsonSchema(name=self.name, schema=schema, strict=True)
         )
@@ -84,37 +101,52 @@ class OutputSchema:
         return self._fingerprint
 
     def parse(self, text: str) -> Any:
-        """The typed value of an answer's text: an instance of the Python type, or decoded JSON for a JSON
-        schema.
+        """The typed value of an answer's text: an instance of the Python type, or decoded JSON for a JSON schema.
 
         Raises:
             InvalidOutput: it does not fit; ``path`` is the first mistake's place, such as ``$.items[2].age``.
         """
         return self.read(text).value
 
-    def read(self, text: str) -> Parsed:
-        """As :meth:`parse`, with the value's JSON beside it: ``text`` itself, or unwrapped from it."""
-        if not self._wrapped:
+    def read(self, text: str, *, bare: bool = True) -> Parsed:
+        """As :meth:`parse`, with the value's JSON beside it: ``text`` itself, or unwrapped from it.
+
+        Args:
+            bare: whether a value may stand without the object that it was asked for in. A model that is told of the
+                schema, not held to it, may leave that out. An object with the wrapper's key is never taken for bare: it
+                may be meant as the wrapper, whatever is wrong with it.
+
+        Raises:
+            InvalidOutput: as :meth:`parse`.
+        """
+        if not self.is_wrapped:
             return Parsed(self._read(text, raw=text), text)
         try:
             inner = bytes(_decode_wrapper(text).value).decode()
-            return Parsed(self._read(inner, raw=text, root=f"$.{WRAPPER_KEY}"), inner)
         except msgspec.ValidationError as error:
-            wrapper_error = InvalidOutput(f"the answer does not fit {_UNNAMED}: $: {error}", text=text)
-        except (msgspec.MsgspecError, RecursionError, UnicodeError):
-            wrapper_error = None
-        except InvalidOutput as error:
-            wrapper_error = error
-        return self._read_bare(text, wrapper_error)
+            return self._read_bare(text, str(error), allowed=bare)
+        except _NOT_JSON as error:
+            raise self._invalid(text, _why_not_json(text, error)) from error
+        return Parsed(self._read(inner, raw=text, root=f"$.{WRAPPER_KEY}"), inner)
 
-    def _read_bare(self, text: str, wrapper_error: InvalidOutput | None) -> Parsed:
-        # A model that is told of the schema, not held to it, may leave the wrapper out: nothing is lost by that.
+    def _read_bare(self, text: str, mistake: str, *, allowed: bool) -> Parsed:
+        """``text``, which is not the wrapper because of ``mistake``, as the value itself."""
         try:
-            return Parsed(self._read(text, raw=text), text)
-        except InvalidOutput:
-            if wrapper_error is None or not text.lstrip().startswith("{"):
-                raise
-        raise wrapper_error
+            keys = _decode_object(text).keys()
+        except msgspec.ValidationError:
+            keys = None  # no object
+        except _NOT_JSON as error:
+            raise self._invalid(text, _why_not_json(text, error)) from error
+        if allowed and (keys is None or WRAPPER_KEY not in keys):
+            try:
+                return Parsed(self._read(text, raw=text), text)
+            except InvalidOutput:
+                if keys is None:
+                    raise
+        raise self._invalid(text, mistake)
+
+    def _invalid(self, text: str, mistake: str) -> InvalidOutput:
+        return invalid_output(self._label, text, [("$", mistake)])
 
 
 class _Wrapper(msgspec.Struct, forbid_unknown_fields=True, gc=False):
@@ -122,16 +154,25 @@ class _Wrapper(msgspec.Struct, forbid_unknown_fields=True, gc=False):
 
 
 _decode_wrapper = msgspec.json.Decoder(_Wrapper).decode
+_decode_object = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_NOT_JSON = (msgspec.DecodeError, RecursionError, UnicodeError)
+
+
+def _why_not_json(text: str, error: Exception) -> str:
+    try:
+        decode_json(text)
+    except ValueError as reason:
+        return str(reason)
+    return f"it is not JSON: {error}"
 
 
 def compile_schema(schema: Any) -> OutputSchema:
     """``schema`` compiled; the same type or the same JSON schema again costs a look-up.
 
     Args:
-        schema: a pydantic model class, dataclass, TypedDict, Enum, ``Literal``, ``list[...]``, a union,
-            anything that
-            ``pydantic.TypeAdapter`` takes; a JSON schema as a dict or as a JSON string; or an
-            :class:`OutputSchema`.
+        schema: a pydantic model class, dataclass, TypedDict, Enum, ``Literal``, ``list[...]``, a union, anything that
+            ``pydantic.TypeAdapter`` takes; a JSON schema as a dict, as a JSON string, or as the field of a request that
+            would hold it; or an :class:`OutputSchema`.
 
     Raises:
         InputError: it is no schema; the message has the path of the mistake.
@@ -140,17 +181,16 @@ def compile_schema(schema: Any) -> OutputSchema:
         return schema
     if isinstance(schema, str):
         return _compile_json(schema)
-    if isinstance(schema, dict):
+    if isinstance(schema, dict | bool):
         try:
-            return _compile_json(json.dumps(schema, ensure_ascii=False, allow_nan=False))
+            text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
         except (TypeError, ValueError, RecursionError) as error:
-            if isinstance(error, InputError):
-                raise
             raise InputError(f"not a JSON schema: it is not JSON: {error}") from error
+        return _compile_json(text)
     return _compile_type(_Key(schema))
 
 
-# --- a Python type ------------------------------------------------------------------------------------------
+# --- a Python type ----------------------------------------------------------------------------------------------------
 
 
 class _Key:
@@ -223,22 +263,14 @@ def _annotations(type_: Any) -> dict[str, Any]:
         return {}
 
 
-# --- a JSON schema ------------------------------------------------------------------------------------------
+# --- a JSON schema ----------------------------------------------------------------------------------------------------
 
 
 @lru_cache(maxsize=_MEMO_SIZE)
 def _compile_json(text: str) -> OutputSchema:
-    try:
-        schema: Any = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(
-            f"not a JSON schema: {error}", hint="a schema given as a string is the JSON of a JSON schema"
-        ) from error
-    if not isinstance(schema, dict):
-        raise InputError(
-            f"not a JSON schema: {json_path([])}: an object is needed, not {type(schema).__name__}"
-        )
-    schema = cast("dict[str, Any]", schema)
+    schema = decode_schema(text)
     title = schema.get("title")
     name = title if isinstance(title, str) else ""
-    return OutputSchema(schema, schema, name, json_schema_reader(schema, name or _UNNAMED))
+    validator, draft = compile_validator(schema)
+    read = json_schema_reader(validator, name or _UNNAMED)
+    return OutputSchema(schema, schema, name, read, id_keyword=draft.id_keyword)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
+from enum import Enum
 from importlib.util import find_spec
 from typing import Any, Literal, NotRequired, cast
 
@@ -16,13 +17,12 @@ from mistill.errors import InputError
 from mistill.structured.schema import OutputSchema, compile_schema
 
 InstructorMode = Literal["tools", "json_schema", "md_json"]
+Mode = Literal["json_object"] | InstructorMode
 Message = dict[str, Any]
 
 DEFAULT_MAX_RETRIES = 1
 
-# The names of instructor's Mistral modes mean the same as its own plain ones, which replace them.
-_MODES: dict[str | None, Literal["json_object"] | InstructorMode | None] = {
-    None: None,
+_MODES: dict[str, Mode] = {
     "json_object": "json_object",
     "tools": "tools",
     "json_schema": "json_schema",
@@ -30,21 +30,38 @@ _MODES: dict[str | None, Literal["json_object"] | InstructorMode | None] = {
     "mistral_tools": "tools",
     "mistral_structured_outputs": "json_schema",
 }
+"""The modes as this package calls them, and instructor's names for them with Mistral, which mean the same."""
+
+_MODES_ELSEWHERE: dict[str, Mode] = {
+    "json": "json_object",
+    "json_mode": "json_object",
+    "json_o1": "json_schema",
+    "json_schema_mode": "json_schema",
+    "markdown_json_mode": "md_json",
+    "tool_call": "tools",
+    "tools_strict": "tools",
+    "functions": "tools",
+    "function_call": "tools",
+}
+"""Names and values of other members of ``instructor.Mode``, as distilabel takes them too. Those of other providers, and
+those for more than one answer, are unknown."""
 
 _JSON_OBJECT = ResponseFormat(type="json_object")
 
 
 class StructuredOutput(TypedDict):
-    """What a user writes: ``schema`` (see ``compile_schema``), and if wanted ``mode`` and ``max_retries``.
+    """What a user writes.
 
-    ``mode``: left out for native ``response_format: json_schema``, strict; ``"json_object"`` for JSON mode
-    with the schema told in the system message; ``"tools"``, ``"json_schema"``, ``"md_json"``,
-    ``"mistral_tools"`` or ``"mistral_structured_outputs"`` for the ``instructor`` package. ``max_retries``:
-    how often a model whose answer does not fit is asked again; default 1.
+    Attributes:
+        schema: see `compile_schema`.
+        mode: left out for native ``response_format: json_schema``, strict; ``"json_object"`` for JSON mode with the
+            schema in the system message; ``"tools"``, ``"json_schema"`` or ``"md_json"`` for the ``instructor``
+            package. Its own names of these, and members of ``instructor.Mode``, are understood.
+        max_retries: how often a model whose answer does not fit is asked again; default 1.
     """
 
     schema: Any
-    mode: NotRequired[str | None]
+    mode: NotRequired[str | Enum | None]
     max_retries: NotRequired[int]
 
 
@@ -53,7 +70,7 @@ class StructuredOutputPlan:
     """A checked ``StructuredOutput``. Immutable; one can serve every row."""
 
     schema: OutputSchema
-    mode: Literal["json_object"] | InstructorMode | None = None
+    mode: Mode | None = None
     max_retries: int = DEFAULT_MAX_RETRIES
 
     @property
@@ -66,14 +83,13 @@ class StructuredOutputPlan:
         return _JSON_OBJECT if self.mode == "json_object" else self.schema.response_format()
 
     def messages(self, messages: Sequence[Message]) -> list[Message]:
-        """The messages to send: as they are, and in JSON mode with the schema told at the end of the system
-        message.
+        """The messages to send: as they are, and in JSON mode with the schema at the end of the system message.
 
         The messages given are not changed.
         """
         if self.mode != "json_object":
             return list(messages)
-        return _told(messages, self.schema.wire_schema)
+        return _with_schema(messages, self.schema.wire_schema)
 
 
 def compile_structured_output(setting: Any) -> StructuredOutputPlan:
@@ -95,18 +111,13 @@ def compile_structured_output(setting: Any) -> StructuredOutputPlan:
             )
     if setting.get("schema") is None:
         raise InputError('structured_output needs a "schema"', hint="a pydantic model class, for example")
-    mode = setting.get("mode")
-    if not isinstance(mode, str | None) or mode not in _MODES:
-        known = ", ".join(f'"{name}"' for name in _MODES if name)
-        raise InputError(
-            f"structured_output has no mode {mode!r}", hint=f"leave it out, or use one of {known}"
-        )
+    mode = _mode(setting.get("mode"))
     max_retries = setting.get("max_retries", DEFAULT_MAX_RETRIES)
     if not isinstance(max_retries, int) or isinstance(max_retries, bool) or max_retries < 0:
         raise InputError(
             f"structured_output: max_retries must be an integer of 0 or more, not {max_retries!r}"
         )
-    plan = StructuredOutputPlan(compile_schema(setting["schema"]), _MODES[mode], max_retries)
+    plan = StructuredOutputPlan(compile_schema(setting["schema"]), mode, max_retries)
     if plan.uses_instructor and find_spec("instructor") is None:
         raise InputError(
             f'structured_output: mode "{mode}" needs the package instructor',
@@ -115,24 +126,43 @@ def compile_structured_output(setting: Any) -> StructuredOutputPlan:
     return plan
 
 
+def _mode(given: Any) -> Mode | None:
+    if given is None:
+        return None
+    # instructor is not imported for this: it takes half a second.
+    name = given.name if isinstance(given, Enum) else given
+    found = (_MODES | _MODES_ELSEWHERE).get(name.lower()) if isinstance(name, str) else None
+    if found is None:
+        known = ", ".join(f'"{name}"' for name in _MODES)
+        raise InputError(
+            f"structured_output has no mode {given!r}", hint=f"leave it out, or use one of {known}"
+        )
+    return found
+
+
 def _nearest(key: Any, known: Mapping[str, Any]) -> str:
     names = ", ".join(f'"{name}"' for name in known)
-    close = get_close_matches(str(key), known, n=1)
-    return f'did you mean "{close[0]}"? It takes {names}' if close else f"it takes {names}"
+    close = closest(str(key), known)
+    return f'did you mean "{close}"? It takes {names}' if close else f"it takes {names}"
 
 
-def _told(messages: Sequence[Message], schema: dict[str, Any]) -> list[Message]:
-    """JSON mode promises JSON only if the prompt asks for it; so the schema is told, in these words."""
-    told = (
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The one of ``known`` that a person may have meant by ``name``."""
+    return next(iter(get_close_matches(name, list(known), n=1)), None)
+
+
+def _with_schema(messages: Sequence[Message], schema: dict[str, Any]) -> list[Message]:
+    """JSON mode gives JSON only if the prompt asks for it; so the schema is in the prompt, in these words."""
+    request = (
         "Answer with one JSON object and nothing else. It must be valid for this JSON schema:\n"
         + msgspec.json.encode(schema).decode()
     )
     if not messages or messages[0].get("role") != "system":
-        return [{"role": "system", "content": told}, *messages]
+        return [{"role": "system", "content": request}, *messages]
     first = messages[0]
     content = first.get("content")
     if isinstance(content, list):
-        joined: Any = [*cast("list[Any]", content), {"type": "text", "text": told}]
+        joined: Any = [*cast("list[Any]", content), {"type": "text", "text": request}]
     else:
-        joined = f"{content}\n\n{told}" if content else told
+        joined = f"{content}\n\n{request}" if content else request
     return [{**first, "content": joined}, *messages[1:]]

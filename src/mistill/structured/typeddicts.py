@@ -20,8 +20,7 @@ import typing_extensions
 
 
 def with_modern_typeddicts(type_: Any) -> Any:
-    """``type_`` with each ``typing.TypedDict`` in it made anew: at its root, in its keys, in ``list[...]``
-    and the like.
+    """``type_`` with each ``typing.TypedDict`` in it made anew: at its root, in its keys, in ``list[...]``, in unions.
 
     One that refers to itself is left, for pydantic to refuse with its own words.
     """

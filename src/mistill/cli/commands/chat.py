@@ -13,7 +13,7 @@ from mistill.api.chat import AnsweredToolCall
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.model import (
+from mistill.cli.options.model_options import (
     attributes_of,
     connection_options,
     generation_options,

@@ -6,27 +6,24 @@ from typing import Any, get_args
 
 import click
 
-from mistill.api.embeddings import MOST_TOKENS, Dtype
+from mistill.api.embeddings import MAX_TOKENS, Dtype
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.columns import column_option, extra_column_option
-from mistill.cli.options.model import attributes_of, choose_one, endpoint_options, pace_options, prices_option
-from mistill.cli.options.run import (
-    budget_options,
-    durability_options,
-    input_options,
-    out_options,
-    run_settings_of,
-    start_given,
-    telling_options,
-    template_of,
+from mistill.cli.options.model_options import (
+    attributes_of,
+    choose_one,
+    endpoint_options,
+    pace_options,
+    prices_option,
 )
+from mistill.cli.options.run_options import options_given, out_option, report_options, run_options
+from mistill.cli.terminal.start import start
 from mistill.llms import MistralEmbeddings
-from mistill.runs.answers import EmbeddingReader
+from mistill.runs.kinds.embedding import EmbeddingKind
 from mistill.runs.run import Run
 
-_TEXT, _VECTORS = "Text", "Vectors"
+_VECTORS = "Vectors"
 _DEFAULT_MODEL = MistralEmbeddings.model_fields["model"].default
 _ATTRIBUTES = ("output_dimension", "output_dtype", "max_batch_tokens")
 
@@ -41,13 +38,7 @@ mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-
 """,
 )
 @click.argument("source", nargs=-1, required=True)
-@option(
-    "--prompt",
-    group=_TEXT,
-    metavar="TEMPLATE",
-    help="Jinja2 over the row's columns; without it a column 'text' is embedded.",
-)
-@option("--prompt-file", group=_TEXT, metavar="FILE", help="The same, from a file.")
+@run_options(EmbeddingKind, groups=("Prompt",))
 @option("--model", group="Model", metavar="NAME", help=f"[default: {_DEFAULT_MODEL}]")
 @endpoint_options
 @prices_option
@@ -69,16 +60,13 @@ mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-
     group=_VECTORS,
     type=int,
     metavar="N",
-    help=f"Most tokens of one request, which holds many rows.  [default: {MOST_TOKENS:,}]",
+    help=f"Most tokens of one request, which holds many rows.  [default: {MAX_TOKENS:,}]",
 )
-@out_options
-@column_option
-@extra_column_option(EmbeddingReader)
-@input_options
+@out_option
+@run_options(EmbeddingKind, groups=("Output", "Input"))
 @pace_options
-@budget_options
-@durability_options
-@telling_options
+@run_options(EmbeddingKind, groups=("Budget", "Durability"))
+@report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:
     """Embeds every row of SOURCE (files, globs, or - for stdin) and writes the rows with their vectors to --out.
@@ -91,10 +79,6 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     """
     choose_one(ctx, given, "prompt", "prompt_file")
     attributes = attributes_of(given) | {name: given[name] for name in _ATTRIBUTES if given[name] is not None}
-    run = Run(
-        list(given["source"]),
-        llm=MistralEmbeddings(**attributes),
-        prompt=template_of(given["prompt"], given["prompt_file"]),
-        **run_settings_of(given),
-    )
-    return start_given(run, given)
+    llm, sources = MistralEmbeddings(**attributes), list(given["source"])
+    run = Run(sources, llm=llm, out=given["out"], **options_given(given))
+    return start(run, given, out=given["out"], sources=sources)

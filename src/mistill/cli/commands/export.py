@@ -7,12 +7,12 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.columns import column_option, extra_column_option
-from mistill.cli.options.ledger import find_ledger, ledger_option, where_option
-from mistill.cli.options.model import schema_named
+from mistill.cli.options.ledger_options import find_ledger, ledger_option, where_option
+from mistill.cli.options.model_options import schema_named
+from mistill.cli.options.run_options import option_of_run, options_given
 from mistill.cli.terminal.formatting import count, say
-from mistill.runs.answers import ChatReader, EmbeddingReader
 from mistill.runs.export import export_run
+from mistill.runs.kinds import KINDS
 
 _OUTPUT = "Output"
 
@@ -33,7 +33,7 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     metavar="FILE",
     help="JSONL, JSON, CSV, TSV, Parquet or Arrow by suffix; - for stdout.",
 )
-@option("--output-format", group=_OUTPUT, metavar="FORMAT", help="Where the suffix does not tell.")
+@option_of_run("output_format", *KINDS.values())
 @option(
     "--schema",
     group=_OUTPUT,
@@ -46,8 +46,8 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     default=None,
     help="Fields of a structured answer become columns.",
 )
-@column_option
-@extra_column_option(ChatReader, EmbeddingReader)
+@option_of_run("columns", *KINDS.values())
+@option_of_run("extra_columns", *KINDS.values())
 @option(
     "--partial",
     group="Run",
@@ -62,8 +62,8 @@ def command(
     output_format: str | None,
     schema: str | None,
     flatten: bool | None,
-    column: tuple[tuple[str, str], ...],
-    extra_column: tuple[str, ...],
+    columns: tuple[tuple[str, str], ...],
+    extra_columns: tuple[str, ...],
     partial: bool,
     where: str | None,
     ledger: str | None,
@@ -78,8 +78,8 @@ def command(
         ledger=find_ledger(out, ledger),
         format=output_format,
         where=where,
-        columns=dict(column),
-        extra_columns=extra_column,
+        columns=options_given({"columns": columns}).get("columns"),
+        extra_columns=extra_columns,
         flatten=flatten,
         schema=None if schema is None else schema_named(schema),
         partial=partial,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import click
 
-from mistill.cli.command import command, option
+from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.program import Lazy, LazyGroup
+from mistill.cli.program import Group
 
 
-@command(
+@cli_command(
     "serve",
     examples="""
 mistill local serve --port 8080
@@ -35,8 +36,8 @@ def serve(port: int, slots: int) -> Exit:
     return Exit.ANSWERED
 
 
-group = LazyGroup(
+command = Group(
     name="local",
     help="The small demo model on this machine: no key, no cost, a toy in quality.",
-    lazy={"serve": Lazy("mistill.cli.commands.local:serve", "Serve it to other programs.")},
+    commands={"serve": serve},
 )

@@ -14,7 +14,7 @@ from mistill.api.prices import Price, Prices, load_prices, price_of
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.model import (
+from mistill.cli.options.model_options import (
     attributes_of,
     connection_options,
     prices_option,

@@ -7,10 +7,14 @@ from typing import Any
 import click
 
 from mistill.cli.command import command as cli_command
-from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.ledger import find_ledger, ledger_option, output_of
-from mistill.cli.options.model import (
+from mistill.cli.options.ledger_options import (
+    find_ledger,
+    ledger_option,
+    output_of,
+    required_where_option,
+)
+from mistill.cli.options.model_options import (
     attributes_of,
     connection_options,
     generation_options,
@@ -20,8 +24,10 @@ from mistill.cli.options.model import (
     refuse_beside_local,
     served,
 )
+from mistill.cli.options.run_options import json_option, option_of_run, quiet_option
 from mistill.cli.terminal.formatting import say
-from mistill.cli.terminal.start import grace_option, json_option, quiet_option, start
+from mistill.cli.terminal.start import start
+from mistill.runs.kinds import KINDS
 from mistill.runs.run import Run
 
 
@@ -34,19 +40,13 @@ mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://
 """,
 )
 @click.argument("out")
-@option(
-    "--where",
-    group="Run",
-    required=True,
-    metavar="CONDITION",
-    help="Which rows: error=rate_limited, finish_reason=length, output_tokens>=500, row<100; a comma means and.",
-)
+@required_where_option
 @ledger_option
 @connection_options
 @prices_option
 @generation_options
 @pace_options
-@grace_option
+@option_of_run("grace", *KINDS.values())
 @json_option
 @quiet_option
 @click.pass_context
@@ -68,4 +68,4 @@ def command(ctx: click.Context, **given: Any) -> Exit:
             ledger=path,
             grace=given["grace"],
         )
-        return start(run, out=out, grace_s=given["grace"], as_json=given["as_json"], quiet=given["quiet"])
+        return start(run, given, out=out)

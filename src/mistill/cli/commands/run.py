@@ -7,10 +7,8 @@ from typing import Any
 import click
 
 from mistill.cli.command import command as cli_command
-from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.columns import column_option, extra_column_option
-from mistill.cli.options.model import (
+from mistill.cli.options.model_options import (
     attributes_of,
     choose_one,
     connection_options,
@@ -23,24 +21,11 @@ from mistill.cli.options.model import (
     served,
     structured_options,
 )
-from mistill.cli.options.param_types import Pair
-from mistill.cli.options.run import (
-    OUTPUT,
-    budget_options,
-    durability_options,
-    input_options,
-    once_each,
-    out_options,
-    run_settings_of,
-    start_given,
-    telling_options,
-    template_of,
-)
+from mistill.cli.options.run_options import options_given, out_option, report_options, run_options
 from mistill.cli.terminal.formatting import say
-from mistill.runs.answers import ChatReader
+from mistill.cli.terminal.start import start
+from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.run import Run
-
-_PROMPT = "Prompt"
 
 
 @cli_command(
@@ -57,46 +42,18 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --dry-run     
 """,
 )
 @click.argument("source", nargs=-1, required=True)
-@option(
-    "--prompt",
-    group=_PROMPT,
-    metavar="TEMPLATE",
-    help="Jinja2 over the row's columns; without it a column 'messages' or 'prompt' is sent.",
-)
-@option("--prompt-file", group=_PROMPT, metavar="FILE", help="The same, from a file.")
-@option("--system", group=_PROMPT, metavar="TEMPLATE", help="System message, a template too.")
-@option("--system-file", group=_PROMPT, metavar="FILE", help="The same, from a file.")
-@option(
-    "--num-generations",
-    group=_PROMPT,
-    type=click.IntRange(min=1),
-    default=1,
-    metavar="N",
-    help="Answers for each row; more than one make 'generation' a list.  [default: 1]",
-)
+@run_options(ChatKind, groups=("Prompt",))
 @model_name_option
 @connection_options
 @prices_option
-@out_options
-@column_option
-@extra_column_option(ChatReader)
-@option("--flatten", group=OUTPUT, is_flag=True, help="Fields of a structured answer become columns.")
-@input_options
+@out_option
+@run_options(ChatKind, groups=("Output", "Input"))
 @structured_options
 @generation_options
-@option(
-    "--param",
-    group="Generation",
-    multiple=True,
-    type=Pair("NAME=COLUMN"),
-    metavar="NAME=COLUMN",
-    help="Each row's own value of a parameter above, from its column: temperature=temp. Where that is null or "
-    "missing, the option's holds. Repeatable.",
-)
+@run_options(ChatKind, groups=("Generation",))
 @pace_options
-@budget_options
-@durability_options
-@telling_options
+@run_options(ChatKind, groups=("Budget", "Durability"))
+@report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:
     """Answers every row of SOURCE (files, globs, or - for stdin) and writes the rows with their answers to --out.
@@ -111,14 +68,6 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     choose_one(ctx, given, "system", "system_file")
     refuse_beside_local(ctx, given)
     with served(attributes_of(given), local=given["local"], say=say) as attributes:
-        run = Run(
-            list(given["source"]),
-            llm=make_llm(attributes, given),
-            prompt=template_of(given["prompt"], given["prompt_file"]),
-            system=template_of(given["system"], given["system_file"]),
-            num_generations=given["num_generations"],
-            row_parameters=once_each(given["param"], "--param sets"),
-            flatten=given["flatten"],
-            **run_settings_of(given),
-        )
-        return start_given(run, given)
+        llm, sources = make_llm(attributes, given), list(given["source"])
+        run = Run(sources, llm=llm, out=given["out"], **options_given(given))
+        return start(run, given, out=given["out"], sources=sources)

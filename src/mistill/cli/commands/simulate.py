@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib.util import find_spec
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -15,8 +14,7 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.param_types import Pair
 from mistill.cli.terminal.formatting import say
-from mistill.errors import InputError
-from mistill.simulator.settings import FaultName, Settings
+from mistill.simulator import FaultName, Settings, serve
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -105,10 +103,6 @@ def command(port: int, host: str, fault: tuple[tuple[str, float], ...], **settin
 
     Its answers follow rules; no model is behind them. docs/simulator.md says which.
     """
-    if find_spec("aiohttp") is None:
-        raise InputError("the simulator needs the package aiohttp", hint="pip install 'mistill[simulator]'")
-    from mistill.simulator import serve
-
     given = {name: value for name, value in settings.items() if value is not None}
     serve(Settings(**given, faults=dict(fault)), host, port, on_ready=_tell)  # pyright: ignore[reportArgumentType]  pydantic checks the names
     return Exit.ANSWERED

@@ -10,8 +10,7 @@ import click
 
 from mistill.cli.command import OTHER, Option, option
 from mistill.cli.options.param_types import Json, TextOrJson, read_text
-from mistill.errors import InputError
-from mistill.llms.runtime_parameters import nearest
+from mistill.errors import InputError, did_you_mean
 
 
 def _load(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
@@ -74,7 +73,7 @@ def options_of(settings: dict[str, Any], command: click.Command, path: str) -> d
         name = str(key).replace("_", "-")
         param = known.get(name)
         if param is None:
-            raise InputError(f"{path}: there is no option {name!r}", hint=nearest(name, known))
+            raise InputError(f"{path}: there is no option {name!r}", hint=did_you_mean(name, known))
         if isinstance(param, Option) and not param.in_settings:
             raise InputError(
                 f"{path}: {name!r} is for the command line only",

@@ -1,55 +1,36 @@
-"""Starting a run, shown and told: what `mistill run` and `mistill retry` have in common."""
+"""Starting a run and showing it: what every command that starts one has in common."""
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from mistill.cli.command import OTHER, option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.program import say_error
-from mistill.cli.terminal.live import Watch, shown
-from mistill.cli.terminal.summary import exit_code_of, tell, tell_as_json
+from mistill.cli.terminal.live_view import Watch, shown
+from mistill.cli.terminal.report_text import exit_code_of, write_json, write_report
 from mistill.runs.run import Run
 
-json_option = option(
-    "--json",
-    "as_json",
-    group=OTHER,
-    is_flag=True,
-    help="Tell the summary as JSON, on stdout (on stderr where stdout has the records).",
-)
-quiet_option = option("--quiet", "-q", group=OTHER, is_flag=True, help="Tell nothing but errors.")
-grace_option = option(
-    "--grace",
-    group="Durability",
-    type=float,
-    default=30.0,
-    show_default=True,
-    metavar="SECONDS",
-    help="How long Ctrl-C waits for what is in flight.",
-)
 
+def start(run: Run, given: Mapping[str, Any], *, out: str, sources: Sequence[str] = ()) -> Exit:
+    """Starts the run, shows it, reports how it ended, and gives the exit code.
 
-def start(
-    run: Run,
-    *,
-    out: str,
-    watch: Watch | None = None,
-    grace_s: float,
-    as_json: bool,
-    quiet: bool,
-    is_sample: bool = False,
-) -> Exit:
-    """Starts the run, shows it, tells how it ended, and gives the exit code."""
-    with _warnings_once(), shown(watch or Watch(run, ()), quiet=quiet, grace_s=grace_s):
-        summary = run.start()
-    code = exit_code_of(summary, is_sample=is_sample)
+    Args:
+        given: what the command was given: ``as_json`` and ``quiet`` of it.
+        sources: the files of the input, to count its rows; none where the run knows how many.
+    """
+    as_json, quiet = given["as_json"], given["quiet"]
+    options = run.options
+    with _warnings_once(), shown(Watch(run, sources, options.limit), quiet=quiet, grace_s=options.grace):
+        report = run.start()
+    code = exit_code_of(report, is_sample=options.sample is not None)
     if as_json:
-        tell_as_json(summary, code, to_stderr=out == "-")
+        write_json(report, code, to_stderr=out == "-")
     elif not quiet:
-        tell(summary, out)
-    elif summary.stopped is not None:
-        say_error(str(summary.stopped))
+        write_report(report, out)
+    elif report.stopped is not None:
+        say_error(str(report.stopped))
     return code
 
 

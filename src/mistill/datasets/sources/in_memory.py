@@ -1,17 +1,17 @@
-"""Rows that are already in this process: iterables of mappings, pandas and polars frames, Hugging Face
-datasets."""
+"""Rows that are in this process: iterables of mappings, Arrow data, pandas and polars frames, Hugging Face datasets."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any, cast
 
-from mistill.datasets.encoding import encode_row
-from mistill.datasets.sources.arrow_table import ArrowData, check_columns_once, rows_of_batch
-from mistill.datasets.sources.row import Part, Row
+from mistill.datasets.encoding import encode_row, replace_lone_surrogates
+from mistill.datasets.optional_library import PYARROW
+from mistill.datasets.sources.arrow_rows import check_columns_once, column_values, rows_of_batch
+from mistill.datasets.sources.row import Input, Row
 from mistill.errors import InputError
 
-_HUGGING_FACE_BATCH = 1000
+_BATCH_ROWS = 1000
 
 _ACCEPTED = (
     "give a path, several paths, an iterable of dicts, an Arrow table, a pandas or polars frame, "
@@ -19,9 +19,12 @@ _ACCEPTED = (
 )
 
 
-def part_of(data: Any) -> Part:
-    """The part that reads ``data``. Libraries are told by the name of the type's module, and not imported
-    for it."""
+def input_of(data: Any) -> Input:
+    """The input that reads ``data``. Libraries are known by the name of the type's module, and not imported for it.
+
+    Raises:
+        InputError: no rows can be read from it.
+    """
     library = type(data).__module__.partition(".")[0]
     kind = f"{library}.{type(data).__name__}"
     if kind == "pandas.DataFrame":
@@ -31,15 +34,22 @@ def part_of(data: Any) -> Part:
     if kind == "polars.LazyFrame":
         raise InputError("a polars LazyFrame has no rows yet", hint="pass frame.collect()")
     if kind == "datasets.Dataset":
-        return HuggingFaceDataset(data)
+        return TransformedDataset(data) if _has_transform(data) else HuggingFaceDataset(data)
     if kind in ("datasets.DatasetDict", "datasets.IterableDatasetDict"):
         splits = ", ".join(repr(split) for split in data)
         raise InputError("a Hugging Face DatasetDict is several datasets", hint=f"pick one of {splits}")
+    if kind in ("pandas.Series", "polars.Series", "pyarrow.ChunkedArray"):
+        raise InputError(f"rows cannot be read from a {kind}, which is one column", hint=_ACCEPTED)
     if hasattr(data, "__arrow_c_stream__") or kind == "pyarrow.RecordBatch":
         return ArrowData(data)
     if isinstance(data, Iterable) and not isinstance(data, (Mapping, bytes, bytearray)):
         return Items(cast("Iterable[object]", data))
     raise InputError(f"rows cannot be read from a {kind.removeprefix('builtins.')}", hint=_ACCEPTED)
+
+
+def _has_transform(dataset: Any) -> bool:
+    """Whether its rows are made by a function as they are read (``set_transform``, ``with_transform``)."""
+    return getattr(dataset, "format", {}).get("type") == "custom"
 
 
 class InMemory:
@@ -87,6 +97,13 @@ class Items(InMemory):
             yield Row(index, encode_row(record, self.where(place), index), self, place)
 
 
+class TransformedDataset(Items):
+    """A ``datasets.Dataset`` whose rows are made by a function: any columns may come of it."""
+
+    def columns(self) -> None:
+        return None
+
+
 class PandasFrame(InMemory):
     """A pandas frame without its index. Missing values (NaN, NaT, NA) are null."""
 
@@ -96,16 +113,30 @@ class PandasFrame(InMemory):
             raise InputError(
                 "the DataFrame's columns have several levels", hint="flatten them to plain names"
             )
-        self._columns = check_columns_once([str(name) for name in frame.columns], self.name)
+        names = [replace_lone_surrogates(str(name)) for name in frame.columns]
+        self._columns = check_columns_once(names, self.name)
 
     def columns(self) -> tuple[str, ...]:
         return self._columns
 
     def rows(self, first_index: int) -> Iterator[Row]:
-        for place, values in enumerate(self._data.itertuples(index=False, name=None), 1):
-            index = first_index + place - 1
-            record = dict(zip(self._columns, values, strict=True))
-            yield Row(index, encode_row(record, self.where(place), index), self, place)
+        for start in range(0, len(self._data), _BATCH_ROWS):
+            part = self._data.iloc[start : start + _BATCH_ROWS]
+            columns = [
+                self._values(part.iloc[:, number], number, first_index, start)
+                for number in range(part.shape[1])
+            ]
+            for place, values in enumerate(zip(*columns, strict=True), start + 1):
+                index = first_index + place - 1
+                record = dict(zip(self._columns, values, strict=True))
+                yield Row(index, encode_row(record, self.where(place), index), self, place)
+
+    def _values(self, column: Any, number: int, first_index: int, start: int) -> list[Any]:
+        try:
+            return list(column)
+        except Exception:  # it has one of Arrow's types, and holds a date that Python has no type for
+            array = PYARROW.load(f"reading {self.name}").array(column.array)
+            return column_values(array, self._columns[number], self, first_index + start, start)
 
 
 class PolarsFrame(InMemory):
@@ -115,20 +146,61 @@ class PolarsFrame(InMemory):
         return tuple(self._data.columns)
 
     def rows(self, first_index: int) -> Iterator[Row]:
-        for place, record in enumerate(self._data.iter_rows(named=True), 1):
-            index = first_index + place - 1
-            yield Row(index, encode_row(record, self.where(place), index), self, place)
+        for start in range(0, len(self._data), _BATCH_ROWS):
+            part = self._data.slice(start, _BATCH_ROWS)
+            try:
+                records = part.rows(named=True)
+            except BaseException as error:
+                # It holds a date that Python has no type for. Polars may even panic at one, which is no Exception.
+                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                    raise
+                PYARROW.load(f"reading {self.name}")
+                yield from rows_of_batch(part.to_arrow(), self, first_index + start, start)
+                continue
+            for place, record in enumerate(records, start + 1):
+                index = first_index + place - 1
+                yield Row(index, encode_row(record, self.where(place), index), self, place)
 
 
 class HuggingFaceDataset(InMemory):
-    """A ``datasets.Dataset``, read as the Arrow data that it is: images and audio are their bytes, not
-    decoded."""
+    """A ``datasets.Dataset``, read as the Arrow data that it is: images and audio are their bytes, not decoded."""
 
     def columns(self) -> tuple[str, ...]:
         return tuple(self._data.column_names)
 
     def rows(self, first_index: int) -> Iterator[Row]:
         place = 0
-        for table in self._data.with_format("arrow").iter(batch_size=_HUGGING_FACE_BATCH):
+        for table in self._data.with_format("arrow").iter(batch_size=_BATCH_ROWS):
             yield from rows_of_batch(table, self, first_index + place, place)
             place += table.num_rows
+
+
+class ArrowData(InMemory):
+    """Anything that exports an Arrow stream (PyCapsule interface): an Arrow table, a reader, a DuckDB relation."""
+
+    def __init__(self, data: Any) -> None:
+        super().__init__(data)
+        pyarrow = PYARROW.load("reading Arrow data")
+        self.repeatable = not isinstance(data, pyarrow.RecordBatchReader)
+        if isinstance(data, pyarrow.RecordBatch):
+            self._data = pyarrow.Table.from_batches([data])
+        names = getattr(getattr(data, "schema", None), "names", None)
+        self._columns = None if names is None else check_columns_once(names, self.name)
+
+    def columns(self) -> tuple[str, ...] | None:
+        return self._columns
+
+    def total(self) -> int | None:
+        total = getattr(self._data, "num_rows", None)
+        return total if isinstance(total, int) else None
+
+    def rows(self, first_index: int) -> Iterator[Row]:
+        pyarrow = PYARROW.load("reading Arrow data")
+        try:
+            batches = pyarrow.RecordBatchReader.from_stream(self._data)
+        except (pyarrow.ArrowException, TypeError) as error:
+            raise InputError(f"rows cannot be read from {self.name}: {error}", hint=_ACCEPTED) from error
+        place = 0
+        for batch in batches:
+            yield from rows_of_batch(batch, self, first_index + place, place)
+            place += batch.num_rows

@@ -3,54 +3,73 @@
 from __future__ import annotations
 
 import json
-import math
+from decimal import Decimal
 
 import msgspec
 
+from mistill.datasets.sources.json_text import json_decoder
+
 
 class JsonProblem(msgspec.Struct):
+    """What keeps a text from being a row.
+
+    Attributes:
+        message: what is wrong, with the column.
+        cut: the text is right as far as it goes: it ends too early.
+        hint: what to do about it.
+    """
+
     message: str
     cut: bool = False
-    """Whether the text is right as far as it goes: it ends too early."""
+    hint: str | None = None
 
 
 def explain_json(raw: bytes) -> JsonProblem:
-    """What is wrong with a line of UTF-8 that is not the JSON object it should be, in words, with the
-    column."""
+    """What is wrong with a line of UTF-8 that is not the JSON object it should be."""
+    text = raw.decode()
+    if "\0" in text:
+        return _explain_nul(text)
     try:
-        value = json.loads(raw, parse_constant=_refuse_constant, parse_float=parse_finite)
+        value = json_decoder().decode(text)
     except json.JSONDecodeError as error:
-        return JsonProblem(f"not JSON: {error.msg}, column {error.colno}", is_cut(error))
+        return _explain_syntax(error)
     except RecursionError:
         return JsonProblem("nested too deep")
     except ValueError as error:
         return JsonProblem(f"not JSON: {error}")
     if not isinstance(value, dict):
         return JsonProblem(f"{name_of_json(value)}, where a row must be an object")
-    return JsonProblem("it holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry")
+    return JsonProblem("it cannot be read as a JSON object")
+
+
+def _explain_nul(text: str) -> JsonProblem:
+    column = text.index("\0") + 1
+    if text[column - 1 :].strip("\0"):
+        return JsonProblem(f"not JSON: a NUL byte, column {column}")
+    return JsonProblem(
+        f"NUL bytes from column {column} on: the file was not written to its end, as after a power failure",
+        hint="remove them, or write the file again",
+    )
+
+
+def _explain_syntax(error: json.JSONDecodeError) -> JsonProblem:
+    before, found = error.doc[: error.pos], error.doc[error.pos : error.pos + 1]
+    if error.msg == "Extra data" and before.endswith("\r"):
+        return JsonProblem(
+            "its lines end with CR alone", hint="end them with LF, for example: tr '\\r' '\\n' < OLD > NEW"
+        )
+    if found == "\ufeff":
+        return JsonProblem(
+            f"not JSON: a byte order mark, column {error.colno}",
+            hint="where files were joined, a line end is missing before it",
+        )
+    return JsonProblem(f"not JSON: {error.msg}, column {error.colno}", is_cut(error))
 
 
 def is_cut(error: json.JSONDecodeError) -> bool:
-    """Whether more text could have repaired it: a string was open, or the trouble lies at the very end."""
+    """Whether more text could have repaired it: a string was open, or what is wrong lies at the very end."""
     longest_token = len("\\ud800\\udc00")
     return error.msg.startswith("Unterminated string") or error.pos + longest_token >= len(error.doc.rstrip())
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is no JSON number; write null")
-
-
-def parse_finite(text: str) -> float:
-    """A JSON number as a float. ValueError for 1e999, which would silently become infinity."""
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"the number {text[:40]} is out of range")
-    return number
-
-
-def json_decoder() -> json.JSONDecoder:
-    """A decoder that refuses what JSON does not have: NaN, infinities."""
-    return json.JSONDecoder(parse_constant=_refuse_constant, parse_float=parse_finite)
 
 
 def name_of_json(value: object) -> str:
@@ -61,6 +80,6 @@ def name_of_json(value: object) -> str:
         return "a boolean"
     if isinstance(value, str):
         return "a string"
-    if isinstance(value, (int, float)):
+    if isinstance(value, (int, float, Decimal)):
         return "a number"
     return "a list" if isinstance(value, list) else "an object"

@@ -11,8 +11,8 @@ from mistill.datasets.sources.json_problems import explain_json
 from mistill.errors import InputError
 
 
-class Part(Protocol):
-    """One input among those read in a row: a file, a frame, an iterable."""
+class Input(Protocol):
+    """One of the inputs of a source: a file, a frame, an iterable."""
 
     @property
     def name(self) -> str:
@@ -44,14 +44,17 @@ class Part(Protocol):
 class Row(msgspec.Struct, eq=False):
     """One record in.
 
-    ``index`` counts from 0 over all inputs together. ``raw`` is the row as JSON: of a JSONL file the line
-    itself without surrounding blanks, of anything else its compact encoding (see
-    ``encoding.encode_record``).
+    Attributes:
+        index: its number over all inputs together, from 0.
+        raw: the row as JSON: of a JSON Lines file the line itself without surrounding blanks, of anything else its
+            compact encoding (see ``encoding.encode_record``).
+        origin: the input that it came from.
+        place: its line or row number there, from 1.
     """
 
     index: int
     raw: bytes
-    part: Part
+    origin: Input
     place: int
     _record: dict[str, Any] | None = None
 
@@ -70,13 +73,7 @@ class Row(msgspec.Struct, eq=False):
     @property
     def where(self) -> str:
         """Where the row came from, for messages: "prompts.jsonl line 17"."""
-        return self.part.where(self.place)
-
-
-class _AnyObject(msgspec.Struct):
-    """Decoding into a struct without fields checks a whole object and builds nothing: half the cost of a
-    dict."""
+        return self.origin.where(self.place)
 
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode
-check_object = msgspec.json.Decoder(_AnyObject).decode

@@ -6,12 +6,11 @@ import os
 import secrets
 import stat
 import sys
-import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from mistill.errors import InputError, MistillError
 
@@ -21,8 +20,8 @@ _FLUSH_BYTES = 1 << 20
 class OutputFile:
     """Bytes on their way out, in pieces of about 1 MiB. As much of a file object as gzip and pyarrow ask for.
 
-    A failure to write raises ``MistillError`` once. What is written after it is dropped: gzip and pyarrow
-    write their trailers when they are collected, and must find somebody there.
+    A failure to write raises ``MistillError`` once. What is written after it is dropped: gzip and pyarrow write their
+    trailers when they are collected, and must find somebody there.
     """
 
     closed = False
@@ -90,11 +89,13 @@ class OutputFile:
 def open_output(target: str | Path) -> Generator[OutputFile]:
     """The place ``target`` for writing: a path, or ``-`` for stdout.
 
-    A regular file appears, or is replaced, when the block ends well; until then, and if it ends badly, the
-    old one stays as it was. Meanwhile the new one is ``NAME.xxxxxxxx.partial`` beside it, which only a
-    process that was killed leaves behind. Devices and pipes (``/dev/null``) are written to as they are.
-    Raises ``InputError`` for a place where nothing can be written, ``MistillError`` when writing fails
-    later (a full disk).
+    A regular file appears, or is replaced, when the block ends well; until then, and if it ends badly, the old one
+    stays as it was. Meanwhile the new one is ``NAME.xxxxxxxx.partial`` beside it, which only a process that was killed
+    leaves behind. Devices and pipes (``/dev/null``) are written to as they are.
+
+    Raises:
+        InputError: nothing can be written at that place.
+        MistillError: writing fails later (a full disk).
     """
     if str(target) == "-":
         yield from _stdout()
@@ -107,37 +108,8 @@ def open_output(target: str | Path) -> Generator[OutputFile]:
 
 
 def is_replaceable(path: Path) -> bool:
-    """Whether ``path`` is, or can become, a regular file; else it is a device, a pipe, a directory, or
-    stdout.
-    """
+    """Whether ``path`` is, or can become, a regular file; else it is a device, a pipe, a directory, or stdout."""
     return str(path) != "-" and (path.is_file() or not path.exists())
-
-
-class Spool:
-    """Lines on disk, written first and then read as often as needed. The file has no name and dies with the
-    process.
-    """
-
-    def __init__(self, file: IO[bytes], name: str) -> None:
-        self._file = file
-        # Past the file's own buffer, so that on a full disk nothing is left in it to fail again at the end.
-        self._out = OutputFile(f"{name} (its temporary copy)", partial(_write_all, file.fileno()))
-
-    def append(self, line: bytes) -> None:
-        self._out.write(line + b"\n")
-
-    def lines(self) -> Iterator[bytes]:
-        """All lines, from the first."""
-        self._out.emit_pending()
-        self._file.seek(0)
-        return iter(self._file)
-
-
-@contextmanager
-def open_spool(directory: Path | None, name: str) -> Generator[Spool]:
-    """A spool in ``directory`` (None: the system's) for the output ``name``."""
-    with tempfile.TemporaryFile(dir=directory) as file:
-        yield Spool(file, name)
 
 
 def check_place(target: str | Path) -> None:
@@ -157,6 +129,7 @@ def check_place(target: str | Path) -> None:
 
 
 def write_failure(name: str, error: OSError) -> MistillError:
+    """What to say of an output that the operating system does not take."""
     reason = error.strerror or str(error)
     return MistillError(
         f"{name} could not be written: {reason}",
@@ -178,7 +151,7 @@ def _stdout() -> Generator[OutputFile]:
 def _device(path: Path, name: str) -> Generator[OutputFile]:
     check_place(path)
     with path.open("wb", buffering=0) as raw:
-        output = OutputFile(name, partial(_write_all, raw.fileno()))
+        output = OutputFile(name, partial(write_all, raw.fileno()))
         yield output
         output.emit_pending()
 
@@ -192,7 +165,7 @@ def _beside(path: Path, name: str) -> Generator[OutputFile]:
         )
     except OSError as error:
         raise InputError(f"{name}: cannot be written: {error.strerror}") from error
-    output = OutputFile(name, partial(_write_all, descriptor))
+    output = OutputFile(name, partial(write_all, descriptor))
     try:
         try:
             yield output
@@ -230,7 +203,8 @@ def _replace(temporary: Path, path: Path, name: str) -> None:
             os.close(directory)
 
 
-def _write_all(descriptor: int, data: bytes) -> None:
+def write_all(descriptor: int, data: bytes) -> None:
+    """Write ``data`` past any buffer of Python's."""
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]

@@ -1,0 +1,33 @@
+"""Wire structs of the list of models: ``GET /v1/models``. Pure data, no network."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistill.api.decoding import Incoming, tolerant_decoder
+
+MODELS_PATH = "/v1/models"
+
+
+class ModelCard(Incoming, frozen=True, gc=False):
+    """What the server says of a model; servers differ in how much."""
+
+    id: str
+    description: str | None = None
+    max_context_length: int | None = None
+    aliases: list[str] | None = None
+    capabilities: Any = None
+    deprecation: str | None = None
+    owned_by: str | None = None
+
+
+class _ModelList(Incoming, frozen=True, gc=False):
+    data: list[ModelCard]
+
+
+_decode = tolerant_decoder(_ModelList)
+
+
+def decode_models(raw: bytes) -> list[ModelCard]:
+    """The body of a list of models → its models."""
+    return _decode(raw).data

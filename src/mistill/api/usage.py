@@ -1,0 +1,71 @@
+"""What an answer says of its tokens, as the wire has it and as the rest of the library counts it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Protocol
+
+from msgspec import Meta, Struct
+
+from mistill.api.decoding import Incoming
+
+MAX_COUNT = 2**32
+"""No answer has so many tokens. What counts more is not counted at all, so that no sum of counts can overflow."""
+
+TokenCount = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
+
+
+class CachedTokens(Incoming, frozen=True, gc=False):
+    cached_tokens: TokenCount | None = None
+
+
+class UsageInfo(Incoming, frozen=True, gc=False):
+    """Tokens as the server counted them; ``None`` where it gave no count, or one that cannot be.
+
+    Cached tokens have three places: the specification names them all, and servers choose.
+    """
+
+    prompt_tokens: TokenCount | None = None
+    completion_tokens: TokenCount | None = None
+    total_tokens: TokenCount | None = None
+    prompt_tokens_details: CachedTokens | None = None
+    prompt_token_details: CachedTokens | None = None
+    num_cached_tokens: TokenCount | None = None
+
+
+class Answered(Protocol):
+    """What every decoded answer has."""
+
+    @property
+    def usage(self) -> UsageInfo | None: ...
+
+
+class Usage(Struct, frozen=True, gc=False):
+    """Tokens billed. Where one request gave several completions, the first carries its input tokens.
+
+    Attributes:
+        cached_tokens: those of ``input_tokens`` that the server had cached.
+    """
+
+    input_tokens: int = 0
+    output_tokens: int = 0
+    cached_tokens: int = 0
+
+    def __add__(self, other: Usage) -> Usage:
+        return Usage(
+            self.input_tokens + other.input_tokens,
+            self.output_tokens + other.output_tokens,
+            self.cached_tokens + other.cached_tokens,
+        )
+
+
+def usage_of(response: Answered) -> Usage:
+    """The tokens that a response was billed with; none where it has no usage."""
+    info = response.usage
+    if info is None:
+        return Usage()
+    cached_tokens = info.num_cached_tokens or 0
+    for details in (info.prompt_tokens_details, info.prompt_token_details):
+        if details is not None:
+            cached_tokens = max(cached_tokens, details.cached_tokens or 0)
+    prompt_tokens = info.prompt_tokens or 0
+    return Usage(prompt_tokens, info.completion_tokens or 0, min(cached_tokens, prompt_tokens))

@@ -1,0 +1,43 @@
+"""``mistill rows``: rows of a run as JSONL, while it runs or after."""
+
+from __future__ import annotations
+
+import sys
+from itertools import islice
+
+import click
+
+from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
+from mistill.cli.exit_codes import Exit
+from mistill.cli.options.ledger_options import find_ledger, ledger_option, selection_of, where_option
+from mistill.ledger import LedgerReader
+from mistill.runs.export import record_line, shape_of
+
+
+@cli_command(
+    "rows",
+    examples="""
+mistill rows answers.jsonl | head
+mistill rows answers.jsonl --failed | jq -r .error
+mistill rows answers.jsonl --where finish_reason=length --limit 10
+""",
+)
+@click.argument("out")
+@option("--failed", group="Run", is_flag=True, help="Failed rows only.")
+@where_option
+@option("--limit", group="Run", type=click.IntRange(min=0), metavar="N", help="At most so many.")
+@ledger_option
+def command(out: str, failed: bool, where: str | None, limit: int | None, ledger: str | None) -> Exit:
+    """Records of the run that writes OUT, as JSONL on stdout, in the order of its input. Works while it runs.
+
+    Rows without an outcome yet are left out, unless --where state=pending asks for them.
+    """
+    selection = selection_of(where, failed=failed)
+    with LedgerReader(find_ledger(out, ledger)) as reader:
+        shape = shape_of(reader)
+        found = (row for row in reader.rows(selection) if selection.wants_pending or row.state != "pending")
+        for row in islice(found, limit):
+            sys.stdout.buffer.write(record_line(row, shape) + b"\n")
+    sys.stdout.buffer.flush()
+    return Exit.ANSWERED

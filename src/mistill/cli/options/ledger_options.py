@@ -1,0 +1,48 @@
+"""A run that was started before, found by its output, and rows of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from mistill.cli.command import option
+from mistill.errors import InputError
+from mistill.ledger import EVERYTHING, Selection
+
+_SUFFIX = ".ledger"
+
+ledger_option = option(
+    "--ledger", group="Run", metavar="FILE", help="Where the run remembers.  [default: OUT.ledger]"
+)
+_WHERE = {
+    "group": "Run",
+    "metavar": "CONDITION",
+    "help": "Which rows: error=rate_limited, finish_reason=length, output_tokens>=500, row<100; a comma means and.",
+}
+where_option = option("--where", **_WHERE)
+required_where_option = option("--where", required=True, **_WHERE)
+
+
+def find_ledger(out: str, ledger: str | None) -> Path:
+    """The ledger of the run that writes ``out``; ``out`` may be the ledger itself.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(ledger or (out if out.endswith(_SUFFIX) else out + _SUFFIX))
+    if not path.is_file():
+        raise InputError(
+            f"no run is known for {out}: there is no file {path}",
+            hint="give the --out of the run, or its --ledger",
+        )
+    return path
+
+
+def output_of(ledger: Path, out: str) -> str:
+    """The output's own name, where the ledger's was given in its place."""
+    return str(ledger).removesuffix(_SUFFIX) if out.endswith(_SUFFIX) else out
+
+
+def selection_of(where: str | None, *, failed: bool = False) -> Selection:
+    """``--where``, and ``--failed`` besides."""
+    terms = [*(["state=failure"] if failed else []), *([where] if where else [])]
+    return Selection.parse(",".join(terms)) if terms else EVERYTHING

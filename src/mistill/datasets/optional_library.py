@@ -1,0 +1,39 @@
+"""Libraries that only some formats need: loaded when they are, and asked for by the name of their extra."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any, NamedTuple
+
+from mistill.errors import InputError
+
+
+class OptionalLibrary(NamedTuple):
+    """A library that mistill does without until a format needs it.
+
+    Attributes:
+        name: what is imported.
+        extra: what to install, as in ``mistill[arrow]``.
+    """
+
+    name: str
+    extra: str
+
+    def load(self, purpose: str, module: str | None = None) -> Any:
+        """The library, or a ``module`` of it.
+
+        Args:
+            purpose: what it is wanted for, for the error: "writing answers.parquet".
+
+        Raises:
+            InputError: it is not installed.
+        """
+        try:
+            return importlib.import_module(module or self.name)
+        except ImportError as error:
+            raise InputError(
+                f"{purpose} needs {self.name}", hint=f"pip install 'mistill[{self.extra}]'"
+            ) from error
+
+
+PYARROW = OptionalLibrary("pyarrow", extra="arrow")

@@ -1,0 +1,120 @@
+"""Parquet and Arrow files. Needs pyarrow (``pip install 'mistill[arrow]'``)."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from mistill.datasets.optional_library import PYARROW
+from mistill.datasets.sources.arrow_rows import check_columns_once, rows_of_batch, rows_within
+from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.row import Row
+from mistill.errors import InputError
+
+_BATCH_BYTES = 8 << 20  # as Arrow data
+_READ_BYTES = 1 << 20
+
+
+class ArrowFile:
+    """Base of files that pyarrow reads. ``where`` counts rows from 1."""
+
+    kind = "Arrow"
+    repeatable = True
+
+    def __init__(self, file: InputFile) -> None:
+        if not file.repeatable:
+            raise InputError(
+                f"{file.name}: {self.kind} cannot be read from a pipe",
+                hint="save it as a file, or send jsonl",
+            )
+        self._path = str(file.path)
+        self.name = file.name
+
+    def where(self, place: int) -> str:
+        return f"{self.name} row {place}"
+
+    @contextmanager
+    def _refusing_damage(self) -> Generator[None]:
+        """Whatever pyarrow makes of a damaged file, by the file's name."""
+        try:
+            yield
+        except InputError:
+            raise
+        except Exception as error:
+            raise InputError(f"{self.name}: cannot be read: {error}") from error
+
+
+class ParquetReader(ArrowFile):
+    """A Parquet file, read in batches of about 8 MiB."""
+
+    kind = "Parquet"
+
+    def __init__(self, file: InputFile) -> None:
+        super().__init__(file)
+        with self._refusing_damage(), self._open() as opened:
+            self._columns = check_columns_once(opened.schema_arrow.names, self.name)
+            self._total: int = opened.metadata.num_rows
+            groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
+        if self._total != sum(group.num_rows for group in groups):
+            raise InputError(f"{self.name}: cannot be read: its footer contradicts itself about its rows")
+        self._batch_rows = rows_within(
+            _BATCH_BYTES, self._total, sum(group.total_byte_size for group in groups)
+        )
+
+    def columns(self) -> tuple[str, ...]:
+        return self._columns
+
+    def total(self) -> int:
+        return self._total
+
+    def rows(self, first_index: int) -> Iterator[Row]:
+        place = 0
+        for batch in self._batches():
+            yield from rows_of_batch(batch, self, first_index + place, place)
+            place += batch.num_rows
+
+    def _batches(self) -> Iterator[Any]:
+        with self._refusing_damage(), self._open() as opened:
+            yield from opened.iter_batches(batch_size=self._batch_rows)
+
+    def _open(self) -> Any:
+        # With a buffer a column is streamed; without, a row group's whole column is in memory.
+        return PYARROW.load(f"reading {self.name}", "pyarrow.parquet").ParquetFile(
+            self._path, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
+        )
+
+
+class ArrowIpcReader(ArrowFile):
+    """An Arrow IPC file (Feather version 2) or stream, read record batch by record batch, as they were written."""
+
+    def __init__(self, file: InputFile) -> None:
+        super().__init__(file)
+        with self._refusing_damage(), self._open() as opened:
+            self._columns = check_columns_once(opened.schema.names, self.name)
+
+    def columns(self) -> tuple[str, ...]:
+        return self._columns
+
+    def total(self) -> None:
+        return None
+
+    def rows(self, first_index: int) -> Iterator[Row]:
+        place = 0
+        for batch in self._batches():
+            yield from rows_of_batch(batch, self, first_index + place, place)
+            place += batch.num_rows
+
+    def _batches(self) -> Iterator[Any]:
+        with self._refusing_damage(), self._open() as opened:
+            if hasattr(opened, "get_batch"):
+                yield from (opened.get_batch(number) for number in range(opened.num_record_batches))
+            else:
+                yield from opened
+
+    def _open(self) -> Any:
+        pyarrow = PYARROW.load(f"reading {self.name}")
+        stream = pyarrow.OSFile(self._path, "rb")
+        is_file = stream.read(6) == b"ARROW1"
+        stream.seek(0)
+        return pyarrow.ipc.open_file(stream) if is_file else pyarrow.ipc.open_stream(stream)

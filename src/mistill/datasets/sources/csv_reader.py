@@ -1,0 +1,124 @@
+"""CSV and TSV: a header, then rows whose values are all strings."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+
+from mistill.datasets.encoding import encode_row
+from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.row import Row
+from mistill.datasets.sources.text_blocks import text_blocks
+from mistill.errors import InputError
+
+# The csv module's own limit is 128 KiB, one for the whole process. This is the most that fits a C long
+# on every platform.
+_MAX_FIELD_CHARS = 2**31 - 1
+
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+class CsvReader:
+    """A CSV file as RFC 4180 has it, in UTF-8, quoted with double quotes. Blank lines are skipped.
+
+    A row with more or fewer fields than the header is refused: it is a stray delimiter or a cut file, and padding it
+    would hide that.
+    """
+
+    delimiter = ","
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self.name = file.name
+        self.repeatable = file.repeatable
+
+    def columns(self) -> tuple[str, ...] | None:
+        if not self.repeatable:
+            return None
+        return tuple(self._header(self._records()))
+
+    def total(self) -> None:
+        return None
+
+    def where(self, place: int) -> str:
+        return f"{self.name} line {place}"
+
+    def rows(self, first_index: int) -> Iterator[Row]:
+        records = self._records()
+        header = self._header(records)
+        for index, (line, fields) in enumerate(records, first_index):
+            if len(fields) != len(header):
+                raise self._wrong_length(line, index, len(fields), header)
+            raw = encode_row(dict(zip(header, fields, strict=True)), self.where(line), index)
+            yield Row(index, raw, self, line)
+
+    def _header(self, records: Iterator[tuple[int, list[str]]]) -> list[str]:
+        first = next(records, None)
+        return [] if first is None else first[1]
+
+    def _records(self) -> Iterator[tuple[int, list[str]]]:
+        """The header, checked, then each record, with the line it begins at."""
+        csv.field_size_limit(_MAX_FIELD_CHARS)
+        reader = csv.reader(self._lines(), delimiter=self.delimiter, strict=True)
+        header: list[str] | None = None
+        line = 1
+        try:
+            for fields in reader:
+                if fields:
+                    if header is None:
+                        header = fields
+                        self._check_header(header)
+                    yield line, fields
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise self._not_well_formed(error, line) from error
+
+    def _lines(self) -> Iterator[str]:
+        for _, block in text_blocks(self._file.chunks(), self.name):
+            for line in io.BytesIO(block):
+                yield line.decode()
+
+    def _check_header(self, header: list[str]) -> None:
+        repeated = next((name for place, name in enumerate(header) if name in header[:place]), None)
+        if repeated is not None:
+            raise InputError(
+                f"{self.name}: the column {repeated!r} stands twice in the header", hint="rename one"
+            )
+
+    def _not_well_formed(self, error: csv.Error, line: int) -> InputError:
+        if str(error).startswith("new-line character seen in unquoted field"):
+            return InputError(
+                f"{self.where(line)}: it holds a CR without LF, outside of quotes",
+                hint="if all lines end so, end them with LF: tr '\\r' '\\n' < OLD > NEW",
+            )
+        return InputError(
+            f"{self.where(line)}: not well-formed: {error}",
+            hint='the record begins at that line; a field with a quote in it is written "like ""this"""',
+        )
+
+    def _wrong_length(self, line: int, index: int, got: int, header: Sequence[str]) -> InputError:
+        hint = "quote a field that holds the delimiter; if it is the last line, the file may be cut"
+        return InputError(
+            f"{self.where(line)}: {got} field{'s' if got != 1 else ''} where the header has {len(header)}",
+            hint=delimiter_hint(header) or hint,
+            index=index,
+        )
+
+
+class TsvReader(CsvReader):
+    """As `CsvReader`, with tabs between fields."""
+
+    delimiter = "\t"
+
+
+def delimiter_hint(columns: Sequence[str]) -> str | None:
+    """What to say of a table whose only column seems to be a whole header; None of any other."""
+    if len(columns) != 1:
+        return None
+    delimiter = next((one for one in _OTHER_DELIMITERS if one in columns[0]), None)
+    if delimiter is None:
+        return None
+    return (
+        f"the fields seem to be separated by {_OTHER_DELIMITERS[delimiter]}; a .csv has commas, a .tsv tabs"
+    )

@@ -1,0 +1,74 @@
+"""Bytes of an input file or of stdin, decompressed, in bounded pieces."""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import IO, Any, cast
+
+from mistill.datasets.compression import Compression
+from mistill.errors import InputError
+
+_CHUNK_BYTES = 1 << 20
+
+
+class InputFile:
+    """One input file, or stdin for ``-``.
+
+    Attributes:
+        name: how the user wrote it.
+        repeatable: it can be read again, as a regular file can; a pipe or stdin cannot.
+    """
+
+    def __init__(self, path: str | Path, compression: Compression | None) -> None:
+        self.name = str(path)
+        self.is_stdin = self.name == "-"
+        self.path = Path(path)
+        self.repeatable = not self.is_stdin and self.path.is_file()
+        self._compression = compression
+        self._started = False
+        if self.is_stdin:
+            self.name = "stdin"
+        else:
+            self._check_exists()
+
+    def _check_exists(self) -> None:
+        if self.path.is_dir():
+            raise InputError(f"{self.name} is a directory", hint=f"name its files: '{self.path / '*.jsonl'}'")
+        if not self.path.exists():
+            raise InputError(f"{self.name}: no such file")
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes in pieces of about 1 MiB, as they come. Raises ``InputError`` for whatever goes wrong."""
+        if self._started and not self.repeatable:
+            raise InputError(f"{self.name} can be read only once")
+        self._started = True
+        try:
+            with ExitStack() as stack:
+                stream = self._open(stack)
+                read = getattr(stream, "read1", stream.read)  # as much as is there, and no more
+                while chunk := read(_CHUNK_BYTES):
+                    yield chunk
+        except EOFError as error:
+            raise InputError(
+                f"{self.name}: the compressed data ends too early", hint="the file was cut; copy it again"
+            ) from error
+        except (OSError, zlib.error) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise InputError(f"{self.name}: cannot be read: {reason}") from error
+
+    def _open(self, stack: ExitStack) -> Any:
+        """A stream of what is in the file, which ``stack`` closes; stdin stays open."""
+        raw = _stdin() if self.is_stdin else stack.enter_context(self.path.open("rb"))
+        return raw if self._compression is None else stack.enter_context(self._compression.open_reader(raw))
+
+
+def _stdin() -> IO[bytes]:
+    stdin = cast("Any", sys.stdin)
+    if stdin is None:
+        raise InputError("stdin is closed", hint="name a file instead of -")
+    # Without its buffer, whose lock a thread that waits for input would hold when Python ends, and abort it.
+    return getattr(stdin.buffer, "raw", stdin.buffer)

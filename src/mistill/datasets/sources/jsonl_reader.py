@@ -1,0 +1,73 @@
+"""JSON Lines: one object a line."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import msgspec
+
+from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.json_problems import explain_json
+from mistill.datasets.sources.json_text import check_object, repair_line
+from mistill.datasets.sources.row import Row
+from mistill.datasets.sources.text_blocks import text_blocks
+from mistill.errors import InputError
+
+
+class JsonLinesReader:
+    """A file of JSON objects, one a line; blank lines are skipped."""
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self.name = file.name
+        self.repeatable = file.repeatable
+
+    def columns(self) -> None:
+        return None
+
+    def total(self) -> None:
+        return None
+
+    def where(self, place: int) -> str:
+        return f"{self.name} line {place}"
+
+    def rows(self, first_index: int) -> Iterator[Row]:
+        return self.rows_of(self._file.chunks(), first_index)
+
+    def rows_of(self, chunks: Iterable[bytes], first_index: int) -> Iterator[Row]:
+        """The rows in ``chunks``, which are this file's bytes."""
+        index = first_index
+        for first_line, block in text_blocks(chunks, self.name):
+            for place, line in enumerate(block.split(b"\n"), first_line):
+                raw = line.strip()
+                if not raw:
+                    continue
+                try:
+                    check_object(raw)
+                except (msgspec.MsgspecError, RecursionError):
+                    raw = repair_line(raw)
+                    if not raw:
+                        continue
+                    torn = not block.endswith(b"\n") and place == first_line + block.count(b"\n")
+                    self._check_again(raw, place, index, torn=torn)
+                yield Row(index, raw, self, place)
+                index += 1
+
+    def _check_again(self, raw: bytes, place: int, index: int, *, torn: bool) -> None:
+        try:
+            check_object(raw)
+        except (msgspec.MsgspecError, RecursionError) as error:
+            raise self._refusal(raw, place, index, torn=torn) from error
+
+    def _refusal(self, raw: bytes, place: int, index: int, *, torn: bool) -> InputError:
+        problem = explain_json(raw)
+        if torn and problem.cut:
+            return InputError(
+                f"{self.where(place)}, the last, has no end: {problem.message}",
+                hint="the file is still being written, or was cut; wait for it, or remove that line",
+                index=index,
+            )
+        hint = problem.hint
+        if place == 1 and raw[:1] in (b"[", b"{") and (problem.cut or raw[:1] == b"["):
+            hint = "if the file is one JSON document, pass the format json"
+        return InputError(f"{self.where(place)}: {problem.message}", hint=hint, index=index)

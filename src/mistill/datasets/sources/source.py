@@ -1,0 +1,167 @@
+"""Several inputs, one after another, as one sequence of rows."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any, cast
+
+from mistill.datasets.formats import format_of
+from mistill.datasets.sources.in_memory import input_of
+from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.row import Input, Row
+from mistill.errors import InputError
+
+_MAX_INPUTS_NAMED = 3
+
+
+class Source:
+    """An iterable of rows over one or several inputs, in order.
+
+    Attributes:
+        name: what the inputs are called, for messages.
+        repeatable: it can be iterated again, as files, lists and frames can; stdin, pipes and generators cannot.
+    """
+
+    def __init__(self, inputs: Sequence[Input], limit: int | None, paths: Sequence[str] = ()) -> None:
+        self._inputs = inputs
+        self._limit = limit
+        self._paths = paths
+        self._unread: Iterator[Row] | None = None
+        names = [one.name for one in inputs[:_MAX_INPUTS_NAMED]]
+        self.name = ", ".join(names) + (" …" if len(inputs) > _MAX_INPUTS_NAMED else "")
+        self.repeatable = all(one.repeatable for one in inputs)
+
+    def reads(self, path: str | Path) -> bool:
+        """Whether the file ``path`` is one of the inputs, under whatever name."""
+        return any(_is_same_file(path, read) for read in self._paths)
+
+    @property
+    def total(self) -> int | None:
+        """How many rows, where that is known without reading them; None for text files and streams."""
+        totals = [one.total() for one in self._inputs]
+        known = [total for total in totals if total is not None]
+        if len(known) < len(totals):
+            return 0 if self._limit == 0 else None
+        return sum(known) if self._limit is None else min(sum(known), self._limit)
+
+    @property
+    def columns(self) -> tuple[str, ...] | None:
+        """Column names of all inputs together: from headers and schemas, else from the first row; None without one.
+
+        JSON needs no two rows to be alike, so later rows may have others.
+        """
+        found: dict[str, None] = {}
+        for one in self._inputs:
+            names = one.columns()
+            if names is None and one.repeatable:
+                first = next(one.rows(0), None)
+                names = () if first is None else first.record
+            found.update(dict.fromkeys(names or ()))
+        if not found and not self.repeatable:
+            first = self._peek()
+            found.update(dict.fromkeys(first.record if first else ()))
+        return tuple(found) or None
+
+    @property
+    def header(self) -> tuple[str, ...] | None:
+        """Column names of all inputs together, where each has a header or schema: no row has another one."""
+        found: dict[str, None] = {}
+        for one in self._inputs:
+            names = one.columns()
+            if names is None:
+                return None
+            found.update(dict.fromkeys(names))
+        return tuple(found)
+
+    def __iter__(self) -> Iterator[Row]:
+        if self._unread is not None:
+            rows, self._unread = self._unread, None
+            return rows
+        return self._rows()
+
+    def _peek(self) -> Row | None:
+        """The first row of what can be read once; it is still the first that iteration gives."""
+        rows = iter(self)
+        first = next(rows, None)
+        self._unread = rows if first is None else chain([first], rows)
+        return first
+
+    def _rows(self) -> Iterator[Row]:
+        rows = chain.from_iterable(self._rows_by_input())
+        return rows if self._limit is None else islice(rows, self._limit)
+
+    def _rows_by_input(self) -> Iterator[Iterator[Row]]:
+        next_index = 0
+
+        def counted(rows: Iterator[Row]) -> Iterator[Row]:
+            nonlocal next_index
+            row = None
+            for row in rows:
+                yield row
+            if row is not None:
+                next_index = row.index + 1
+
+        for one in self._inputs[:-1]:
+            yield counted(one.rows(next_index))
+        if self._inputs:
+            yield self._inputs[-1].rows(next_index)
+
+
+def open_source(source: Any, *, format: str | None = None, limit: int | None = None) -> Source:  # noqa: A002 the public name
+    """The rows of ``source``.
+
+    Args:
+        source: a path, a glob (``"data/*.jsonl"``, sorted), ``"-"`` for stdin, several of these, an iterable of
+            mappings, an Arrow table or whatever exports an Arrow stream, a pandas or polars frame, or a Hugging Face
+            dataset.
+        format: that of the files (see ``formats``), where their suffix does not say it.
+        limit: at most so many rows.
+
+    Raises:
+        InputError: an input is not there or of no known format. Iterating raises it for what is wrong inside.
+    """
+    if limit is not None and limit < 0:
+        raise InputError(f"limit is {limit}, and must be 0 or more")
+    if isinstance(source, (str, os.PathLike)):
+        paths = _expand(cast("str | os.PathLike[str]", source))
+    elif _is_paths(source):
+        paths = list(chain.from_iterable(_expand(path) for path in source))
+    elif format is not None:
+        raise InputError("a format can be given for files only", hint="leave it out")
+    else:
+        return Source([input_of(source)], limit)
+    return Source([_open_file(path, format) for path in paths], limit, paths)
+
+
+def _open_file(path: str, override: str | None) -> Input:
+    chosen = format_of(path, override)
+    return chosen.open_reader(InputFile(path, chosen.compression))
+
+
+def _is_same_file(path: str | Path, other: str) -> bool:
+    try:
+        return Path(path).is_file() and Path(path).samefile(other)
+    except OSError:  # "-", or a file that is not there yet
+        return False
+
+
+def _is_paths(source: Any) -> bool:
+    if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
+        return False
+    items = cast("Sequence[object]", source)
+    return bool(items) and all(isinstance(item, (str, os.PathLike)) for item in items)
+
+
+def _expand(path: str | os.PathLike[str]) -> list[str]:
+    """A glob to the files it matches, sorted; anything else to itself. A file whose own name has a * in it wins."""
+    name = os.fspath(path)
+    if not glob.has_magic(name) or Path(name).exists():
+        return [name]
+    found = sorted(match for match in glob.iglob(name, recursive=True) if not Path(match).is_dir())  # noqa: PTH207 a pattern may be absolute
+    if not found:
+        raise InputError(f"no file matches {name!r}")
+    return found

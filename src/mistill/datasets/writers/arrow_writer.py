@@ -1,0 +1,112 @@
+"""Records to Parquet or Arrow, whose columns need one type each, while JSON promises none.
+
+Records go to a temporary spool first, and only when all are there, so that every value had its say, are types chosen
+(see `column_types`) and the file written. No row is sampled, and none is lost. While it lasts it costs the disk space
+of the records as JSON Lines, in the directory of the output.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from mistill.datasets.encoding import encode_record
+from mistill.datasets.optional_library import PYARROW
+from mistill.datasets.writers.column_types import ColumnTypes
+from mistill.datasets.writers.destination import Destination
+from mistill.datasets.writers.exact_records import decode, decode_exactly
+
+_BATCH_ROWS = 8192
+_BATCH_BYTES = 4 << 20
+_GROUP_ROWS = 1 << 16
+_GROUP_BYTES = 32 << 20
+_PURPOSE = "writing Arrow data"
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+
+
+class ArrowWriter(ABC):
+    """Base of formats that pyarrow writes. Known columns come first, in their order, then others as they appear."""
+
+    def __init__(self, destination: Destination) -> None:
+        self._stream = destination.stream
+        self._types = ColumnTypes(destination.columns or [])
+        self._spool = destination.open_spool()
+
+    @abstractmethod
+    def _open(self, schema: Any) -> Any:
+        """A context manager of pyarrow's own writer, with ``write_table``."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        self._spool.append(encode_record(record))
+
+    def write_raw(self, line: bytes) -> None:
+        self._spool.append(line)
+
+    def finish(self) -> None:
+        for lines in self._batches():
+            self._types.learn([decode_exactly(line) for line in lines])
+        schema, as_text = self._types.schema()
+        self._write_groups(schema, as_text)
+
+    def _batches(self) -> Iterator[list[bytes]]:
+        lines: list[bytes] = []
+        size = 0
+        for line in self._spool.lines():
+            lines.append(line)
+            size += len(line)
+            if len(lines) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+                yield lines
+                lines, size = [], 0
+        if lines:
+            yield lines
+
+    def _write_groups(self, schema: Any, as_text: set[str]) -> None:
+        pyarrow = PYARROW.load(_PURPOSE)
+        with self._open(schema) as file:
+            group: list[Any] = []
+            for lines in self._batches():
+                group.append(_to_batch(pyarrow, lines, schema, as_text))
+                rows = sum(batch.num_rows for batch in group)
+                if rows >= _GROUP_ROWS or sum(batch.nbytes for batch in group) >= _GROUP_BYTES:
+                    file.write_table(pyarrow.Table.from_batches(group))
+                    group = []
+            if group:
+                file.write_table(pyarrow.Table.from_batches(group))
+
+
+class ParquetWriter(ArrowWriter):
+    """Parquet, in row groups of about 32 MiB."""
+
+    def _open(self, schema: Any) -> Any:
+        return PYARROW.load(_PURPOSE, "pyarrow.parquet").ParquetWriter(self._stream, schema)
+
+
+class ArrowIpcWriter(ArrowWriter):
+    """Arrow IPC files (Feather version 2)."""
+
+    def _open(self, schema: Any) -> Any:
+        return PYARROW.load(_PURPOSE).ipc.new_file(self._stream, schema)
+
+
+def _to_batch(pyarrow: Any, lines: list[bytes], schema: Any, as_text: set[str]) -> Any:
+    records = [decode(line) for line in lines]
+    fields = [_decode_fields(line) for line in lines] if as_text else []
+    arrays: list[Any] = []
+    for field in schema:
+        if field.name in as_text:
+            values = [_json_text(one.get(field.name)) for one in fields]
+        else:
+            values = [record.get(field.name) for record in records]
+        arrays.append(pyarrow.array(values, type=field.type))
+    return pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _json_text(value: msgspec.Raw | None) -> str | None:
+    """A value's own JSON, without blanks, to the digit."""
+    if value is None or bytes(value) == b"null":
+        return None
+    return msgspec.json.format(value, indent=-1).decode()

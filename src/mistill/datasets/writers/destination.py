@@ -1,0 +1,40 @@
+"""What a format's writer is made from, and what it must do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from msgspec import Struct
+
+from mistill.datasets.writers.spool import Spool
+
+
+class Writer(Protocol):
+    """Takes records one by one."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """A record of whatever ``encode_record`` takes."""
+        ...
+
+    def write_raw(self, line: bytes) -> None:
+        """A record that is JSON already: one object, without a newline in it. The fast way to JSONL and JSON."""
+        ...
+
+    def finish(self) -> None:
+        """Write what must stand at the end. ``open_writer`` calls it."""
+        ...
+
+
+class Destination(Struct, frozen=True):
+    """Where a writer's records go.
+
+    Attributes:
+        stream: takes bytes by ``write``, and compresses them where that is wanted.
+        columns: all that records can have, in order; None where that is not known.
+        open_spool: makes a temporary file beside the output, which ends with it.
+    """
+
+    stream: Any
+    columns: list[str] | None
+    open_spool: Callable[[], Spool]

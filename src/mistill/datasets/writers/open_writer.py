@@ -1,0 +1,82 @@
+"""Opening a writer: its format, its place, its compression."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Generator, Iterable
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+from mistill.datasets.compression import Compression
+from mistill.datasets.formats import FileFormat, format_of
+from mistill.datasets.writers.destination import Destination, Writer
+from mistill.datasets.writers.output_file import OutputFile, check_place, is_replaceable, open_output
+from mistill.datasets.writers.spool import open_spool
+from mistill.errors import InputError
+
+
+def check_target(target: str | Path, format: str | None = None) -> FileFormat:  # noqa: A002 the public name
+    """What ``open_writer`` would refuse, without writing: for the time before any money is spent.
+
+    Raises:
+        InputError: an unknown format, a place that cannot be written to, a library that is missing.
+    """
+    chosen = format_of(str(target), format)
+    check_place(target)
+    chosen.load_libraries(f"writing {target}")
+    is_binary = chosen.is_binary or chosen.compression is not None
+    if str(target) == "-" and is_binary and sys.stdout.isatty():
+        raise InputError("binary output would garble the terminal", hint="name a file, or pipe it on")
+    return chosen
+
+
+@contextmanager
+def open_writer(
+    target: str | Path,
+    *,
+    format: str | None = None,  # noqa: A002 the public name
+    columns: Iterable[str] | None = None,
+) -> Generator[Writer]:
+    """A writer to ``target``; the file appears when the block ends well, else nothing changes.
+
+    Args:
+        target: a path, or ``-`` for stdout.
+        format: see ``formats``; else the suffix says it.
+        columns: all that records can have, in order. A format that ``needs_header`` wants them if the first record may
+            not have all.
+
+    Raises:
+        InputError: at once what ``check_target`` refuses; later a record that does not fit.
+        MistillError: the disk is full, or fails.
+    """
+    chosen = check_target(target, format)
+    path = Path(target)
+    with ExitStack() as stack:
+        output = stack.enter_context(open_output(target))
+        stream = stack.enter_context(_compressed(output, chosen.compression))
+        spool = open_spool(path.parent if is_replaceable(path) else None, str(target))
+        writer = chosen.open_writer(
+            Destination(
+                stream=stream,
+                columns=None if columns is None else list(columns),
+                open_spool=lambda: stack.enter_context(spool),
+            )
+        )
+        yield writer
+        writer.finish()
+
+
+@contextmanager
+def _compressed(output: OutputFile, compression: Compression | None) -> Generator[Any]:
+    if compression is None:
+        yield output
+        return
+    stream = compression.open_writer(output)
+    try:
+        yield stream
+    except BaseException:
+        output.discard()  # closing the stream writes its trailer, which nobody wants now
+        raise
+    finally:
+        stream.close()

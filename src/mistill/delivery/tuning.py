@@ -1,0 +1,232 @@
+"""Every constant of delivery, in one struct: what it is, in which unit, and why it has the value it has.
+
+`current_tuning` is what governors, dispatchers and pools take where no other is given. `use_tuning` replaces it for the
+whole process, for as long as a ``with`` block lasts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from threading import Lock
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+
+class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Delivery's constants. ``_s`` is seconds, ``_share`` a part of 1; the rest says its unit."""
+
+    # --- adaptive_limit: requests in flight -------------------------------------------------------------------------
+
+    initial_limit: int = 8
+    """Requests in flight at first, and again after each pause. What is in flight when an unknown quota ends is refused,
+    so few; but not one, which would take round trips to grow."""
+
+    growth_unknown_quota: float = 0.25
+    """By how many requests an answer raises the limit in slow start while no quota is known: ×1.25 a round trip. What
+    is in flight when an unknown quota ends is refused, so the growth of one round trip is what the discovery costs."""
+
+    growth_known_quota: float = 1.0
+    """The same where the quota is known, or the limit was higher before a pause: ×2 a round trip, as TCP grows."""
+
+    growth_after_cut: float = 0.05
+    """By how many requests an answer raises the limit after slow start: additive increase."""
+
+    saturated_share: float = 0.8
+    """The limit grows only while this share of it is in flight: an unused limit says nothing about what the server can
+    do."""
+
+    growth_interval_s: float = 0.2
+    """A refusal comes at once, an answer after seconds. So after this long without one, what has left counts as
+    accepted, and slow start goes on without waiting for slow answers."""
+
+    cut_factor: float = 0.8
+    """What a full server (429, code 3505) leaves of the limit. TCP's half left more of the server unused, for the limit
+    is found again in small steps; a request that is refused for capacity costs little."""
+
+    growth_pause_s: float = 2.0
+    """After a cut, or while most requests fail, the limit does not grow for this long."""
+
+    failing_share: float = 0.5
+    """Growth stops while more than this share of the newest requests fail. Fewer are the noise of a long run: a server
+    that drops one in ten would else be asked for ``initial_limit`` at a time for ever."""
+
+    failure_smoothing: float = 1 / 32
+    """Weight of one request in that share: it looks back over some thirty requests."""
+
+    # --- circuit_breaker: refusals and outages ----------------------------------------------------------------------
+
+    cool_down_s: float = 0.5
+    """The pause after the first refusal (429) without ``Retry-After``."""
+
+    max_cool_down_s: float = 15.0
+    """The longest of these pauses. A quota of a minute frees within a minute, and should not be missed by much."""
+
+    outage_rows: int = 5
+    """So many different rows must fail, and none be answered in between, to make an outage. With three, scattered
+    failures were taken for one."""
+
+    probe_interval_s: float = 0.25
+    """The first pause before a request probes whether an outage is over."""
+
+    max_probe_interval_s: float = 5.0
+    """The longest of these pauses: what an outage may cost beyond its own length."""
+
+    pause_growth: float = 2.0
+    """Each further pause of a cool-down or an outage is so many times the one before."""
+
+    pause_jitter: float = 0.2
+    """Pauses vary by this share either way, so that processes that were refused together do not come back together."""
+
+    probe_accepted_after_s: float = 1.0
+    """A cool-down's probe that has not been refused for this long was accepted: refusals come at once."""
+
+    patience_s: float = 300.0
+    """How long the server may refuse or fail everything before waiting rows fail with its last error."""
+
+    forget_after_s: float = 120.0
+    """When nothing has been sent for so long, patience is counted anew from the next request on: an outage that an
+    earlier call met must not fail a later one at once."""
+
+    answering_for_s: float = 60.0
+    """A server that gave a good answer this lately is answering: then a refusal is no row's own failure. One quota
+    window."""
+
+    # --- quota_estimate: is a refusal a quota, and how large is it ----------------------------------------------------
+
+    hypothesis_wait_s: float = 0.15
+    """How long later requests are given to be refused too. Refusals come at once: a round trip with room to spare."""
+
+    hypothesis_min_later: int = 4
+    """So many requests must have left after a refused one to judge by; with fewer, the cool-down's probe decides."""
+
+    hypothesis_refused_share: float = 0.5
+    """A quota is used up if at least this share of the later ones was refused too."""
+
+    estimate_probe_s: float = 2.0
+    """The first request beyond a new estimate leaves so long after it was made."""
+
+    estimate_probe_after_success_s: float = 1.0
+    """The next one after an accepted one: an estimate that is too low is left in seconds."""
+
+    estimate_probe_growth: float = 3.0
+    """After a refused one, the next is so many times as far away, up to one quota window: an estimate that is right
+    then costs one refusal a window."""
+
+    rate_cut_factor: float = 0.8
+    """The most that one refusal takes from an estimate of a rate by the second, where a full window proves nothing."""
+
+    # --- quotas: how a known quota is spent --------------------------------------------------------------------------
+
+    burst_requests: int = 8
+    """So many requests may leave ahead of an even spacing."""
+
+    burst_window_share: float = 0.05
+    """A whole quota leaves spread over this share of the window: as early as the quota allows at little cost in time,
+    and gentle to servers that also limit by the second."""
+
+    rate_burst_requests: int = 1
+    """In place of ``burst_requests`` where the server was found to limit by the second."""
+
+    # --- sliding_window: what the server counts -----------------------------------------------------------------------
+
+    window_buckets: int = 600
+    """A window is counted in so many buckets, so that memory does not grow with the rate. 0.1 s each, of 60."""
+
+    window_margin_share: float = 0.01
+    """A request counts so much longer here than there, as a share of the window: requests reach the server with
+    changing delays, and one that arrives too early costs more than one that leaves a little late."""
+
+    max_window_margin_share: float = 0.06
+    """How far that margin may grow where the server is seen to count what has just left the window here: a busy machine
+    delays bursts."""
+
+    window_margin_decay: float = 0.001
+    """The share of a grown margin that each expired bucket takes back."""
+
+    # --- governor, diagnostics ----------------------------------------------------------------------------------------
+
+    min_timer_s: float = 0.001
+    """Timers may fire a little early; without a floor the next one would then be set for almost no time."""
+
+    notable_share: float = 0.2
+    """A cause that took less of the time than this is not worth advice."""
+
+    # --- retry: pauses of one row -------------------------------------------------------------------------------------
+
+    backoff_base_s: float = 0.5
+    """Ceiling of the random pause after a row's first failure; each further one doubles it."""
+
+    max_backoff_s: float = 30.0
+    """Ceiling of these ceilings."""
+
+    # --- dispatcher: the tokens of a request, before they are known --------------------------------------------------
+
+    bytes_per_token: int = 4
+    """Of a request: a rule of thumb for English text. The real usage settles it afterwards."""
+
+    first_guess_output_tokens: float = 256.0
+    """What an answer is taken to cost before any has come."""
+
+    output_smoothing: float = 0.05
+    """Weight of one answer in the mean of output tokens: it looks back over some twenty answers."""
+
+    # --- worker_pool --------------------------------------------------------------------------------------------------
+
+    max_workers_each: int = 4
+    """Workers for each row at work at once, those that rest between attempts included: a few cooling rows do not hold
+    back the rest, and many do not fill the memory."""
+
+    linger_from_workers: int = 16
+    """Pools of so many workers linger: with fewer, answers do not come by the thousand."""
+
+    haste_s: float = 0.001
+    """Where rows end as close together as this, the pool lingers."""
+
+    linger_s: float = 0.0002
+    """Where answers come by the thousand a second, the transport's thread would wake the event loop for each of them,
+    and fight it for the interpreter's lock. So the loop lies still for a moment now and then, a thousandth of what a
+    model takes to answer, and finds several at once: less CPU, more answers a second. `benchmarks.gathering` measures
+    it."""
+
+    def without_waiting(self) -> Tuning:
+        """The same with pauses of a hundredth and almost no backoff; what it observes is observed for as long."""
+        shorter = {name: getattr(self, name) / 100 for name in _PAUSES}
+        return replace(self, **shorter, backoff_base_s=0.001, max_backoff_s=0.01)
+
+
+_PAUSES = (
+    "growth_pause_s",
+    "cool_down_s",
+    "max_cool_down_s",
+    "probe_interval_s",
+    "max_probe_interval_s",
+    "patience_s",
+    "estimate_probe_s",
+    "estimate_probe_after_success_s",
+)
+
+_lock = Lock()
+_in_use: dict[object, Tuning] = {
+    object(): Tuning()
+}  # a key each: blocks of several threads may end in any order
+
+
+def current_tuning() -> Tuning:
+    """What is in force now, in all threads: the defaults, or what the innermost `use_tuning` set."""
+    with _lock:
+        return next(reversed(_in_use.values()))
+
+
+@contextmanager
+def use_tuning(tuning: Tuning) -> Generator[None]:
+    """Within the block, whatever is made takes ``tuning``, in all threads. What was made before keeps its own."""
+    key = object()
+    with _lock:
+        _in_use[key] = tuning
+    try:
+        yield
+    finally:
+        with _lock:
+            del _in_use[key]

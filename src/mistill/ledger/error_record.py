@@ -1,0 +1,84 @@
+"""An error as the ledger keeps it: data, from which the same error can be made again."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mistill import errors
+from mistill.errors import MistillError, StopReason
+
+
+class ErrorRecord(Struct, frozen=True, kw_only=True):
+    """One error.
+
+    Attributes:
+        kind: its stable name, see ``mistill.errors``.
+        retryable: whether another attempt could have helped.
+        status, code, error_type, correlation_id: of an HTTP answer, where there was one.
+        path: where a paid answer does not fit its schema.
+        maybe_billed: whether it may cost money though no answer came.
+        reason: why work was stopped on purpose.
+    """
+
+    kind: str
+    message: str
+    hint: str | None = None
+    retryable: bool = False
+    status: int | None = None
+    code: str | None = None
+    error_type: str | None = None
+    correlation_id: str | None = None
+    path: str | None = None
+    maybe_billed: bool | None = None
+    reason: StopReason | None = None
+
+    @classmethod
+    def of(cls, error: MistillError) -> ErrorRecord:
+        """The record of an error."""
+        particulars = {name: getattr(error, name, None) for name in _PARTICULARS}
+        return cls(
+            kind=error.kind, message=error.message, hint=error.hint, retryable=error.retryable, **particulars
+        )
+
+    def to_error(self) -> MistillError:
+        """An error of the kind that was recorded, with all that the record has; `MistillError` for an unknown kind."""
+        kind = _KINDS.get(self.kind, MistillError)
+        error = kind.__new__(kind)
+        error.args = (self.message,)
+        for name in ("message", "hint", "retryable", *_PARTICULARS):
+            setattr(error, name, getattr(self, name))
+        return error
+
+    def __str__(self) -> str:
+        """``rate_limited: requests exceeded (wait)``: the kind first, for a reader who groups."""
+        return f"{self.kind}: {self.message}" + (f" ({self.hint})" if self.hint else "")
+
+
+_PARTICULARS = ("status", "code", "error_type", "correlation_id", "path", "maybe_billed", "reason")
+
+
+def _all_kinds(kind: type[MistillError]) -> dict[str, type[MistillError]]:
+    found = {kind.kind: kind}
+    for narrower in kind.__subclasses__():
+        # A class without a name of its own (a row's wrong parameter) goes by its parent's.
+        found = _all_kinds(narrower) | found
+    return found
+
+
+_KINDS = _all_kinds(errors.MistillError)
+_decoder = msgspec.json.Decoder(ErrorRecord)
+
+
+def encode_error(error: MistillError) -> str:
+    """An error as JSON: kind, message, hint, retryable, and those of its particulars that it has."""
+    fields: dict[str, Any] = msgspec.structs.asdict(ErrorRecord.of(error))
+    kept = {name: value for name, value in fields.items() if value is not None or name == "hint"}
+    return msgspec.json.encode(kept).decode()
+
+
+def decode_error(text: str | bytes) -> ErrorRecord:
+    """What `encode_error` wrote, in this version or an earlier one."""
+    return _decoder.decode(text)

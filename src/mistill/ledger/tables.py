@@ -1,0 +1,100 @@
+"""The ledger's tables, as its newest format has them.
+
+Thin tables (rows, attempts, outcomes) are apart from fat ones (records, answers), so that a resume or a count over a
+million rows reads tens of megabytes, not the dataset.
+
+What ``meta`` has: ``manifest`` and ``settings`` (JSON, see `Ledger.open`), ``created_at``, ``mistill_version``,
+``dedupe``, and ``input_rows`` once the input was read to its end.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+
+APPLICATION_ID = 0x4D53544C  # "MSTL": tells a ledger from any other SQLite file
+FORMAT = 2
+
+# A row is in the current input when it has a position; a row that was removed keeps what was paid for it.
+# A copied row (same_as) shows its leader's outcome: that is derived, so the two cannot differ.
+SCHEMA = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE starts (id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, record TEXT NOT NULL);
+CREATE TABLE rows (
+    id INTEGER PRIMARY KEY,
+    position INTEGER,
+    fingerprint BLOB NOT NULL,
+    digest BLOB NOT NULL,
+    asked_again INTEGER NOT NULL DEFAULT 0,
+    maybe_billed INTEGER NOT NULL DEFAULT 0,
+    same_as INTEGER,
+    parameters TEXT
+);
+CREATE UNIQUE INDEX rows_position ON rows (position);
+CREATE TABLE records (row INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE attempts (
+    id INTEGER PRIMARY KEY,
+    row INTEGER NOT NULL,
+    sent_at REAL NOT NULL,
+    ended_at REAL,
+    status TEXT CHECK (status IN ('answered', 'failed', 'maybe_billed', 'not_sent')),
+    error TEXT,
+    input_tokens INTEGER,
+    output_tokens INTEGER,
+    cost REAL,
+    cached_tokens INTEGER
+);
+CREATE TABLE answers (attempt INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE outcomes (
+    row INTEGER PRIMARY KEY,
+    state TEXT NOT NULL CHECK (state IN ('completion', 'failure')),
+    answer INTEGER,
+    more_answers TEXT,
+    finish_reason TEXT,
+    error_kind TEXT,
+    error TEXT,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost REAL,
+    ended_at REAL NOT NULL,
+    parameters TEXT
+);
+CREATE TABLE earlier_outcomes (
+    row INTEGER NOT NULL,
+    state TEXT NOT NULL,
+    answer INTEGER,
+    more_answers TEXT,
+    finish_reason TEXT,
+    error_kind TEXT,
+    error TEXT,
+    input_tokens INTEGER NOT NULL,
+    output_tokens INTEGER NOT NULL,
+    cost REAL,
+    ended_at REAL NOT NULL,
+    parameters TEXT
+);
+CREATE TRIGGER outcome_replaced BEFORE UPDATE ON outcomes BEGIN
+    INSERT INTO earlier_outcomes SELECT * FROM outcomes WHERE row = old.row;
+    UPDATE rows SET asked_again = 0 WHERE id = old.row;
+END;
+CREATE VIEW row_states AS
+    SELECT r.id, r.position, r.digest, r.asked_again, r.maybe_billed, r.same_as, r.parameters AS
+    next_parameters,
+        coalesce(o.state, 'pending') AS state, o.answer, o.more_answers, o.finish_reason, o.error_kind,
+        o.error, o.input_tokens, o.output_tokens, o.cost, o.ended_at, o.parameters
+    FROM rows AS r LEFT JOIN outcomes AS o ON o.row = coalesce(r.same_as, r.id);
+"""
+
+# Made when a pass first has to look a row up by its content: kept out of a first pass, where a random index
+# would cost a page of log for each row.
+FINGERPRINT_INDEX = "CREATE INDEX IF NOT EXISTS rows_fingerprint ON rows (fingerprint, position)"
+
+
+def statements(script: str) -> Iterator[str]:
+    """The statements of a script, one by one: ``executescript`` would commit first."""
+    statement = ""
+    for line in script.splitlines(keepends=True):
+        statement += line
+        if sqlite3.complete_statement(statement):
+            yield statement
+            statement = ""

@@ -1,0 +1,79 @@
+"""What a ledger has of a run besides its rows, typed: its manifest, its model, its options."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mistill.errors import InputError, LedgerError
+from mistill.ledger import LedgerReader
+from mistill.runs.kinds import KINDS
+from mistill.runs.kinds.kind import Kind
+from mistill.runs.manifest import RunManifest
+from mistill.runs.options import RunOptions
+
+
+class KeptSettings(Struct, frozen=True):
+    """A run's settings as its ledger has them.
+
+    Attributes:
+        llm: the model as dumped. ``options``: those of the last start.
+    """
+
+    kind: type[Kind[Any]]
+    manifest: RunManifest
+    llm: dict[str, Any]
+    options: RunOptions
+
+
+class _Stored(Struct, frozen=True):
+    llm: dict[str, Any] | None = None
+    options: dict[str, Any] = {}
+
+
+class _KindOf(Struct, frozen=True):
+    kind: str | None = None
+
+
+def settings_to_keep(llm: dict[str, Any], options: RunOptions) -> dict[str, Any]:
+    """The model and the options of a start as a ledger keeps them; `read_settings` reads them."""
+    return msgspec.to_builtins(_Stored(llm, options.kept()))
+
+
+def read_manifest(reader: LedgerReader) -> tuple[type[Kind[Any]], RunManifest]:
+    """Of which kind a run is, and what makes it the same run.
+
+    Raises:
+        LedgerError: it is of a kind that this version does not know.
+    """
+    data = reader.manifest()
+    name = msgspec.json.decode(data, type=_KindOf).kind
+    kind = KINDS.get(name or "")
+    if kind is None:
+        raise LedgerError(
+            f"{reader.path} is of a run of the kind {name!r}, which this version of mistill does not know",
+            hint="use the version that wrote it",
+        )
+    return kind, kind.manifest_type.decode(data)
+
+
+def read_options(reader: LedgerReader) -> dict[str, Any]:
+    """The options of the last start that were given, as JSON values."""
+    return msgspec.json.decode(reader.settings(), type=_Stored).options
+
+
+def read_settings(reader: LedgerReader) -> KeptSettings:
+    """The settings of a run.
+
+    Raises:
+        InputError: its first start never got so far as to have some.
+        LedgerError: it is of a kind that this version does not know.
+    """
+    stored = msgspec.json.decode(reader.settings(), type=_Stored)
+    if stored.llm is None:
+        raise InputError(f"{reader.path} has no row yet: its run never got that far", hint="start the run")
+    kind, manifest = read_manifest(reader)
+    options = RunOptions.of(stored.options | manifest.options())
+    return KeptSettings(kind, manifest, stored.llm, options)

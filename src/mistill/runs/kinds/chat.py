@@ -1,0 +1,169 @@
+"""Runs of chat completions: a prompt for each row, completions for each prompt."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+import msgspec
+from msgspec import field
+
+from mistill.api.chat import ChatResponse
+from mistill.datasets.sources import Row
+from mistill.delivery.dispatcher import Send
+from mistill.llms.completions import kept_completions
+from mistill.llms.generation import Prompt
+from mistill.llms.mistral import MistralLLM
+from mistill.llms.parameters import describe_parameters
+from mistill.llms.types import Completion, Outcome
+from mistill.runs.kinds.kind import AnswerReader, Kind, digest
+from mistill.runs.manifest import RunManifest
+from mistill.runs.options import RunOptions
+from mistill.runs.prompts import PromptDescription, PromptTemplate
+from mistill.runs.row_parameters import RowParameters
+from mistill.structured.repair import read_answer
+from mistill.structured.schema import OutputSchema, compile_schema
+from mistill.structured.structured_output import compile_structured_output
+
+
+class ChatManifest(RunManifest, frozen=True, kw_only=True):
+    """What decides the answers of a run of chat completions.
+
+    Attributes:
+        prompt: how a row becomes messages.
+        parameters: generation parameters as they go out. ``extra_body``: fields that this library does not know.
+        row_parameters: generation parameter → the column with each row's own.
+        schema: fingerprint of what answers must fit. ``schema_mode``: how the server is asked for it.
+    """
+
+    kind: str = "chat"
+    prompt: PromptDescription
+    parameters: dict[str, Any] = field(default_factory=dict[str, Any])
+    extra_body: dict[str, Any] | None = None
+    row_parameters: dict[str, str] = field(default_factory=dict[str, str])
+    schema: str | None = None
+    schema_mode: str | None = None
+    num_generations: int = 1
+
+    def options(self) -> dict[str, Any]:
+        return {
+            "prompt": self.prompt["prompt"],
+            "system": self.prompt["system"],
+            "num_generations": self.num_generations,
+            "row_parameters": self.row_parameters,
+        }
+
+
+class ChatReader(AnswerReader):
+    """Reads chat completions; with a schema, each with its value. ``InvalidOutput`` where one does not fit."""
+
+    def __init__(self, schema: OutputSchema | None = None) -> None:
+        self.schema = schema
+
+    def read(self, body: bytes) -> list[Completion]:
+        completions = kept_completions(body)
+        schema = self.schema
+        return completions if schema is None else [_with_value(one, schema) for one in completions]
+
+    def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
+        completions = [completion for body in bodies for completion in self.read(body)]
+        if several:
+            return {
+                "generation": [one.text for one in completions],
+                "thinking": [one.thinking for one in completions],
+                "tool_calls": [one.tool_calls or None for one in completions],
+                "model": completions[0].model if completions else None,
+            }
+        if not completions:
+            return {}
+        first = completions[0]
+        return {
+            "generation": first.text,
+            "thinking": first.thinking,
+            "tool_calls": first.tool_calls or None,
+            "model": first.model,
+            "value": first.value,
+        }
+
+
+class ChatKind(Kind[Prompt]):
+    """A prompt for each row, completions for each prompt.
+
+    Args:
+        llm: its own ``generation_kwargs`` and ``structured_output`` hold where the options say nothing else.
+    """
+
+    manifest_type = ChatManifest
+    columns: ClassVar = ("generation", "finish_reason", "input_tokens", "output_tokens", "error")
+    extra_columns: ClassVar = ("thinking", "tool_calls", "cost", "model")
+    row_columns: ClassVar = ("messages", "prompt")
+
+    def __init__(self, llm: MistralLLM, options: RunOptions) -> None:
+        template = PromptTemplate(prompt=options.prompt, system=options.system)
+        given = llm.generation_kwargs | options.parameters
+        self.generation = generation = llm.generation(options.num_generations, **given)
+        self.row_parameters = RowParameters(options.row_parameters)
+        self.num_generations = options.num_generations
+        self.dispatcher = generation.dispatcher
+        self.server = generation.server
+        structured = generation.structured
+        self.reader = ChatReader(structured.schema if structured else None)
+        self.manifest = ChatManifest(
+            model=llm.model,
+            prompt=template.describe(),
+            parameters=msgspec.to_builtins(generation.parameters),
+            extra_body=given.get("extra_body"),
+            row_parameters=self.row_parameters.columns,
+            schema=structured.schema.fingerprint() if structured else None,
+            schema_mode=structured.mode if structured else None,
+            num_generations=options.num_generations,
+        )
+        described = describe_parameters(given, generation.parameters)
+        self.llm_settings = llm.dump() | {"generation_kwargs": described}
+        self._rows_have_parameters = bool(self.row_parameters)
+        self._template = template
+
+    @classmethod
+    def reader_of(cls, manifest: ChatManifest, llm: Mapping[str, Any], schema: Any) -> AnswerReader:  # noqa: ARG003  the kind's signature
+        if schema is not None:
+            return ChatReader(compile_schema(schema))
+        setting = llm.get("structured_output")
+        if setting is None:
+            return ChatReader()
+        restored = MistralLLM.restore_attribute("structured_output", setting)
+        return ChatReader(compile_structured_output(restored).schema)
+
+    def prepare(self, row: Row) -> Prompt:
+        generation = self.generation
+        if self._rows_have_parameters:
+            generation = self.row_parameters.apply(generation, row)
+        return generation.check(self._template.render(row))
+
+    def fingerprint(self, prepared: Prompt) -> bytes:
+        if not self._rows_have_parameters:
+            return digest(prepared.messages)
+        own = prepared.generation
+        return digest(_encode_sorted((msgspec.Raw(prepared.messages), own.parameters, own.extra_body)))
+
+    def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        return describe_parameters(given, self.generation.with_parameters(given).parameters)
+
+    def with_parameters(self, prepared: Prompt, parameters: Mapping[str, Any]) -> Prompt:
+        return Prompt(prepared.messages, prepared.generation.with_parameters(parameters))
+
+    async def answer(self, prepared: Sequence[Prompt], send: Send[ChatResponse]) -> Sequence[Outcome]:
+        (prompt,) = prepared
+        return (await prompt.answer(send),)
+
+
+_encode_sorted = msgspec.json.Encoder(order="sorted").encode
+
+
+def _with_value(completion: Completion, schema: OutputSchema) -> Completion:
+    text = completion.text
+    if not text and completion.tool_calls:
+        # In tool modes the answer is the arguments of a call.
+        arguments = completion.tool_calls[0].function.arguments
+        text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
+    parsed = read_answer(schema, text or "")
+    return msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)

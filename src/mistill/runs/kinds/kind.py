@@ -1,0 +1,181 @@
+"""What a kind of run is: what it asks of a row, how the answer is read, and what of it goes into a record.
+
+The run loop knows no kind. A kind is one file beside this one and one line of the registry in ``kinds/__init__.py``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Generic, TypeVar
+
+from msgspec import Struct
+
+from mistill.datasets.sources import Row
+from mistill.delivery.dispatcher import Dispatcher, Send
+from mistill.errors import InputError, MistillError
+from mistill.ledger import RowState
+from mistill.llms.generation import Server
+from mistill.llms.types import Completion, Outcome
+from mistill.runs.manifest import RunManifest
+from mistill.runs.options import RunOptions
+from mistill.runs.row_parameters import RowParameters
+from mistill.structured.schema import OutputSchema
+
+A = TypeVar("A")
+
+
+class PendingRow(Struct, frozen=True, gc=False):
+    """A row that is to be asked. ``prepared`` is an error where the row cannot be: its outcome, which costs nothing."""
+
+    state: RowState
+    row: Row
+    prepared: Any
+
+    @property
+    def stands_alone(self) -> bool:
+        """It is not sent together with others: it cannot be sent, or may have its answer from before a crash."""
+        return self.state.has_answers or isinstance(self.prepared, InputError)
+
+
+class AnswerReader(ABC):
+    """Reads answers that a ledger has kept. Token counts and cost are the ledger's own, so they are left at nothing.
+
+    Attributes:
+        schema: what answers must fit, where they must.
+    """
+
+    schema: OutputSchema | None = None
+
+    @abstractmethod
+    def read(self, body: bytes) -> list[Completion]:
+        """The completions in one body.
+
+        Raises:
+            MistillError: what is in it does not fit.
+        """
+
+    @abstractmethod
+    def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
+        """What the bodies of one row give to its record: columns of ours, and ``value``, the value of the first.
+
+        Args:
+            several: a column has a list, since each row has several generations.
+
+        Raises:
+            MistillError: what is in a body does not fit.
+        """
+
+    def read_fitting(self, body: bytes) -> list[Completion]:
+        """The completions in a body; none where it does not fit: it was asked again then."""
+        try:
+            return self.read(body)
+        except MistillError:
+            return []
+
+
+class Kind(ABC, Generic[A]):
+    """A kind of run, made ready for one. ``A`` is a row made ready to be sent.
+
+    Attributes:
+        manifest_type: its manifest.
+        columns: what a record has of an answer and its row's end, in order, by our own names.
+        extra_columns: what it has besides, where that is asked for.
+        row_columns: what is sent of a row where there is no template: the first of these that it has.
+        unused_options: options of a run that it does not have.
+        manifest: what makes it the same run.
+        llm_settings: the model as dumped, to make it again for a retry; no secret is in it. It has the endpoint, which
+            is not in the manifest: another host of the same model answers the same rows.
+        reader: reads answers that a ledger has kept.
+        dispatcher: sends its requests.
+        server: what answers them.
+        row_parameters: the columns that have rows' own parameters.
+        num_generations: answers for each row.
+        max_rows_together: rows that one request can ask at the most.
+    """
+
+    manifest_type: ClassVar[type[RunManifest]]
+    columns: ClassVar[tuple[str, ...]]
+    extra_columns: ClassVar[tuple[str, ...]]
+    row_columns: ClassVar[tuple[str, ...]]
+    unused_options: ClassVar[frozenset[str]] = frozenset()
+    max_rows_together: ClassVar[int] = 1
+
+    manifest: RunManifest
+    llm_settings: dict[str, Any]
+    reader: AnswerReader
+    dispatcher: Dispatcher[Any]
+    server: Server
+    row_parameters: RowParameters
+    num_generations: int = 1
+
+    @abstractmethod
+    def __init__(self, llm: Any, options: RunOptions) -> None:
+        """The kind for a run of ``llm`` with such options.
+
+        Raises:
+            InputError: a template, a parameter or a schema is wrong, or there is no key.
+        """
+
+    @classmethod
+    @abstractmethod
+    def reader_of(cls, manifest: Any, llm: Mapping[str, Any], schema: Any) -> AnswerReader:
+        """What reads the answers of a run of this kind, for which no model is needed.
+
+        Args:
+            manifest: the run's. ``llm``: the model as it was dumped.
+            schema: reads them in place of the run's own; ``None``: that one.
+
+        Raises:
+            InputError: no schema reads such answers, or it is wrong.
+        """
+
+    @abstractmethod
+    def prepare(self, row: Row) -> A:
+        """The row, ready to be sent.
+
+        Raises:
+            InputError: it cannot be; names the row.
+        """
+
+    @abstractmethod
+    def fingerprint(self, prepared: A) -> bytes:
+        """16 bytes that tell it from any other request of this run."""
+
+    @abstractmethod
+    def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """A retry's generation parameters, over those that are set, as JSON values.
+
+        Raises:
+            InputError: one of them is wrong.
+        """
+
+    @abstractmethod
+    def with_parameters(self, prepared: A, parameters: Mapping[str, Any]) -> A:
+        """The same, to be sent with a retry's parameters, as `check_parameters` gave them."""
+
+    @abstractmethod
+    async def answer(self, prepared: Sequence[A], send: Send[Any]) -> Sequence[Outcome]:
+        """One outcome for each of the rows, which are asked together. Raises only what ends the whole run."""
+
+    def take(self, ready: deque[PendingRow]) -> list[PendingRow]:
+        """The next rows that one request asks, taken out of ``ready``, where there is one at least."""
+        return [ready.popleft()]
+
+    def with_values(self, outcome: Outcome) -> tuple[Completion | None, ...]:
+        """The completions of an outcome as whoever iterates over the run is given them, values read."""
+        return outcome.completions
+
+
+def digest(data: bytes) -> bytes:
+    """16 bytes that tell the data from any other."""
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def refuse_unused(kind: type[Kind[Any]], options: RunOptions, what: str) -> None:
+    """``InputError`` if an option is given that the kind does not have; ``what``: who has no such setting."""
+    for name, value in options.given().items():
+        if name in kind.unused_options:
+            raise InputError(f"{name}={value!r}: {what} have no such setting", hint="leave it out")

@@ -1,0 +1,118 @@
+"""The live lane: a pool of workers, each sending the requests of one row after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from mistill.api.usage import Usage
+from mistill.delivery.retry import classify
+from mistill.delivery.worker_pool import WorkerPool
+from mistill.errors import InputError, LedgerError, MistillError
+from mistill.llms.types import Completion, Outcome
+from mistill.runs.attempt_recorder import AttemptRecorder, RunningStart
+from mistill.runs.kinds.kind import Kind, PendingRow
+from mistill.runs.pending_rows import PendingRows
+
+RowsEnded = Callable[[Sequence[PendingRow], Sequence[Outcome]], Awaitable[None]]
+
+
+class LiveStart(RunningStart, Protocol):
+    """The start of a run that this lane works for."""
+
+    def stop(self, reason: MistillError) -> None:
+        """Ends the start: no row of it can be answered any more."""
+        ...
+
+
+class LiveLane:
+    """Answers rows by requests of their own, at most ``size`` at once.
+
+    Args:
+        rows: taken as workers become free; those of one request together.
+        ended: is given the rows of one request with their outcomes.
+    """
+
+    def __init__(
+        self, start: LiveStart, kind: Kind[Any], rows: PendingRows, ended: RowsEnded, *, size: int
+    ) -> None:
+        self._start = start
+        self._kind = kind
+        self._ended = ended
+        self._pool: WorkerPool[list[PendingRow]] = WorkerPool(rows, size=size)
+        self._under_way: dict[asyncio.Task[Any], AttemptRecorder] = {}
+
+    async def run(self) -> None:
+        """Returns when all rows are done, or it was stopped and nothing is under way any more."""
+        await self._pool.run(self._answer)
+
+    def stop(self) -> None:
+        """Sends nothing more; what is in flight is waited for."""
+        self._pool.stop()
+        for task in list(self._under_way):
+            self._leave_if_idle(task)
+
+    def abandon(self) -> None:
+        """Waits for nothing: requests in flight are cut off, and marked as maybe billed."""
+        for task in self._under_way:
+            task.cancel()
+
+    def _leave_if_idle(self, task: asyncio.Task[Any]) -> None:
+        """Ends a row that would only send another request, now that nothing may be sent."""
+        recorder = self._under_way.get(task)
+        if self._start.stopped is not None and recorder is not None and not recorder.in_flight:
+            task.cancel()
+
+    async def _answer(self, rows: list[PendingRow]) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        recorder = AttemptRecorder(
+            self._start, [pending.state.row for pending in rows], lambda: self._leave_if_idle(task)
+        )
+        self._under_way[task] = recorder
+        first, kind = rows[0], self._kind
+        outcomes: Sequence[Outcome] | None = None
+        try:
+            # A coroutine between this and the row's requests would be entered anew with every event of theirs.
+            if isinstance(first.prepared, InputError):  # it stands alone
+                outcomes = (Outcome(completions=(), error=first.prepared),)
+            elif first.state.has_answers:  # and so does this
+                outcomes = await self._paid_before(first)
+            if outcomes is None:
+                send = kind.dispatcher.sender(recorder, self._pool)
+                outcomes = await kind.answer([pending.prepared for pending in rows], send)
+        except MistillError as error:
+            if isinstance(error, LedgerError) or not classify(error).fatal:
+                raise
+            self._start.stop(error)
+            return
+        finally:
+            del self._under_way[task]
+        await self._ended(rows, outcomes)
+
+    async def _paid_before(self, pending: PendingRow) -> Sequence[Outcome] | None:
+        """The outcome that answers from before a crash already give, if they do."""
+        kind = self._kind
+        paid = await self._start.ledger.paid_answers(pending.state.row)
+        completions: list[Completion] = []
+        for answer in paid:
+            completions += [
+                msgspec.structs.replace(completion, attempt_id=answer.attempt.id)
+                for completion in kind.reader.read_fitting(answer.body)
+            ]
+        if len(completions) < kind.num_generations:
+            return None
+        costs = [answer.cost for answer in paid if answer.cost is not None]
+        outcome = Outcome(
+            completions=tuple(completions[: kind.num_generations]),
+            usage=Usage(
+                sum(answer.input_tokens for answer in paid),
+                sum(answer.output_tokens for answer in paid),
+                sum(answer.cached_tokens for answer in paid),
+            ),
+            cost=sum(costs) if costs else None,
+        )
+        return (outcome,)

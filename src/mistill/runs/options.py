@@ -1,0 +1,188 @@
+"""`RunOptions`: every setting of a run, once. Python, the command line and settings files all fill this.
+
+A new option is a field of `RunOptions`, its line in `RunArguments`, and the place that obeys it: the command line makes
+its option of what `Written` says, and settings files know every option of the command line.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypedDict
+
+from msgspec import Struct
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from mistill.errors import InputError, did_you_mean
+
+OnUnknown = Literal["retry", "hold"]
+
+
+class Written(Struct, frozen=True):
+    """How an option is written on the command line. Its help is the field's description.
+
+    Attributes:
+        group: where it stands in the help.
+        flag: its name, where it is not the field's own: ``--no-…`` of a field that is true unless it is given.
+        metavar: what stands for its value in the help; for ``NAME=VALUE``, both.
+        verb: what it does with a NAME, for the error of one that is given twice.
+        form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``), or a number that
+            may be left out, ``default`` then.
+        in_settings: whether a settings file may have it.
+    """
+
+    group: str
+    flag: str | None = None
+    metavar: str | None = None
+    verb: str = ""
+    form: Literal["duration", "optional_number"] | None = None
+    default: int | None = None
+    in_settings: bool = True
+
+
+def _check_positive(value: Any) -> Any:
+    if isinstance(value, int | float) and not 0 < value < math.inf:
+        raise ValueError(f"it must be a positive number, not {value}")
+    return value
+
+
+_positive = BeforeValidator(_check_positive)
+
+
+class RunOptions(BaseModel):
+    """Every setting of a run besides its input, its model and its output. Frozen; checked when it is made."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    prompt: Annotated[str | None, Written("Prompt", metavar="TEMPLATE")] = Field(
+        None,
+        description="Jinja2 over the row's columns; without it a column {columns} is sent.",
+    )
+    system: Annotated[str | None, Written("Prompt", metavar="TEMPLATE")] = Field(
+        None, description="System message, a template too."
+    )
+    num_generations: Annotated[int, Written("Prompt", metavar="N")] = Field(
+        1, ge=1, description="Answers for each row; more than one make 'generation' a list."
+    )
+    parameters: dict[str, Any] = Field(
+        default_factory=dict[str, Any], description="Generation parameters, over the model's own."
+    )
+    row_parameters: Annotated[dict[str, Any], Written("Generation", "--param", "NAME=COLUMN", "sets")] = (
+        Field(
+            default_factory=dict[str, Any],
+            description="Each row's own value of a parameter above, from its column: temperature=temp. Where that is "
+            "null or missing, the option's holds. Repeatable.",
+        )
+    )
+    output_format: Annotated[str | None, Written("Output", metavar="FORMAT")] = Field(
+        None, description="Where the suffix does not tell: jsonl, csv.gz, …"
+    )
+    columns: Annotated[dict[str, str], Written("Output", "--column", "OURS=NAME", "renames")] = Field(
+        default_factory=dict[str, str],
+        description="Rename a column of ours, such as generation=answer or embedding=vector. Repeatable.",
+    )
+    extra_columns: Annotated[tuple[str, ...], Written("Output", "--extra-column")] = Field(
+        (), description="A further column. Repeatable."
+    )
+    flatten: Annotated[bool, Written("Output")] = Field(
+        False, description="Fields of a structured answer become columns."
+    )
+    limit: Annotated[int | None, Written("Input", metavar="N")] = Field(
+        None, ge=0, description="At most so many rows."
+    )
+    input_format: Annotated[str | None, Written("Input", metavar="FORMAT")] = Field(
+        None, description="Where the suffix does not tell: jsonl, csv, …"
+    )
+    dedupe: Annotated[bool, Written("Input")] = Field(
+        False, description="Ask identical requests once, and copy the answer."
+    )
+    max_cost: Annotated[float | None, _positive, Written("Budget", metavar="USD")] = Field(
+        None, description="What the run may cost, all starts together."
+    )
+    max_tokens_total: Annotated[int | None, _positive, Written("Budget", metavar="N")] = Field(
+        None, description="Tokens in and out, all starts together."
+    )
+    deadline: Annotated[float | None, _positive, Written("Budget", form="duration")] = Field(
+        None, description="What this start may take: 90s, 30m, 2h."
+    )
+    sample: Annotated[
+        int | None,
+        Written("Budget", "--dry-run", "[N]", form="optional_number", default=20, in_settings=False),
+    ] = Field(
+        None,
+        ge=1,
+        description="Ask N rows (20), then forecast cost and time of the rest. The answers are kept.",
+    )
+    ledger: Annotated[Path | None, Written("Durability", metavar="FILE")] = Field(
+        None, description="Where the run remembers.  [default: OUT.ledger]"
+    )
+    fresh: Annotated[bool, Written("Durability", in_settings=False)] = Field(
+        False, description="Start over. An earlier ledger is kept under another name."
+    )
+    retry_failed: Annotated[bool, Written("Durability", "--no-retry-failed")] = Field(
+        True, description="Leave rows alone that failed before."
+    )
+    on_unknown: Annotated[OnUnknown, Written("Durability")] = Field(
+        "retry", description="Rows in flight at a crash may be on the bill: ask again, or not."
+    )
+    grace: Annotated[float, Written("Durability", metavar="SECONDS")] = Field(
+        30.0, description="How long Ctrl-C waits for what is in flight."
+    )
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any]) -> Self:
+        """The options that were given by name, checked. ``None`` stands for an option that was not given.
+
+        Raises:
+            InputError: a name that no option has, or a value of a wrong type.
+        """
+        for name in given:
+            if name not in cls.model_fields:
+                raise InputError(f"a run has no option {name!r}", hint=did_you_mean(name, cls.model_fields))
+        try:
+            return cls(**{name: value for name, value in given.items() if value is not None})
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(step) for step in first["loc"])
+            problem = first["msg"].removeprefix("Value error, ")
+            raise InputError(f"{place}: {problem[0].lower()}{problem[1:]}") from error
+
+    def given(self) -> dict[str, Any]:
+        """The options that are not as they are unless given."""
+        return self.model_dump(exclude_defaults=True)
+
+    def kept(self) -> dict[str, Any]:
+        """What a ledger keeps of them, as JSON values: what was given, but for parameters, which the model's settings
+        have."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"parameters"})
+
+
+OUTPUT_OPTIONS = ("output_format", "columns", "extra_columns", "flatten")
+"""Options that say what a record looks like: a retry and an export take them over."""
+
+
+class RunArguments(TypedDict, total=False):
+    """`RunOptions` as arguments of `Run`, where lists may be any iterable and paths text."""
+
+    prompt: str | None
+    system: str | None
+    num_generations: int
+    parameters: Mapping[str, Any] | None
+    row_parameters: Mapping[str, str] | None
+    output_format: str | None
+    columns: Mapping[str, str] | None
+    extra_columns: Iterable[str]
+    flatten: bool
+    limit: int | None
+    input_format: str | None
+    dedupe: bool
+    max_cost: float | None
+    max_tokens_total: int | None
+    deadline: float | None
+    sample: int | None
+    ledger: str | Path | None
+    fresh: bool
+    retry_failed: bool
+    on_unknown: OnUnknown
+    grace: float

@@ -1,0 +1,68 @@
+"""How far a run is while it goes on: counted as rows end, and read by whoever shows it."""
+
+from __future__ import annotations
+
+import time
+
+from msgspec import Struct
+
+from mistill.api.usage import Usage
+from mistill.llms.types import Outcome
+
+
+class Progress(Struct):
+    """Counts of a run while it goes on; one object, updated in place. Times in seconds.
+
+    Attributes:
+        total: rows of the input, where that is known.
+        known: rows that were done before this start, and cost nothing now.
+        completions, failures, held: rows that ended in this start; held ones may have been billed already and wait for
+            the user's word.
+        attempts: HTTP tries of this start.
+        usage: tokens of this start. ``cost``: US dollars of this start, ``None`` while no price is known.
+    """
+
+    total: int | None = None
+    known: int = 0
+    completions: int = 0
+    failures: int = 0
+    held: int = 0
+    attempts: int = 0
+    usage: Usage = Usage()
+    cost: float | None = None
+    started_at_s: float = 0.0
+    busy_s: float = 0.0
+
+    @property
+    def done(self) -> int:
+        return self.known + self.completions + self.failures + self.held
+
+    @property
+    def elapsed_s(self) -> float:
+        return time.monotonic() - self.started_at_s
+
+    @property
+    def rows_per_s(self) -> float:
+        return (self.completions + self.failures) / max(self.elapsed_s, 1e-9)
+
+    @property
+    def left_s(self) -> float | None:
+        """An estimate of the time still to go, at the mean speed so far."""
+        if self.total is None or self.rows_per_s <= 0:
+            return None
+        return max(0, self.total - self.done) / self.rows_per_s
+
+    def add(self, outcome: Outcome) -> None:
+        if outcome.error is None:
+            self.completions += 1
+        else:
+            self.failures += 1
+        self.usage = self.usage + outcome.usage
+        if outcome.attempts:  # of texts that go out together, the first counts for all
+            longest_s = 0.0
+            for completion in outcome.completions:
+                if completion is not None and completion.latency_s > longest_s:
+                    longest_s = completion.latency_s
+            self.busy_s += longest_s
+        if outcome.cost is not None:
+            self.cost = (self.cost or 0.0) + outcome.cost

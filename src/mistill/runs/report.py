@@ -1,0 +1,200 @@
+"""`RunReport`: everything that is said about a run, from its ledger alone, while it goes on and after.
+
+The summary of a start, ``mistill status``, their ``--json`` and whatever else shows a run show this, under these names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+from typing import Any, Final, cast
+
+import msgspec
+from msgspec import Struct
+
+from mistill._version import __version__
+from mistill.errors import InputError, MistillError
+from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection, Start
+from mistill.runs.export import record_line, shape_of
+from mistill.runs.forecast import Forecast
+from mistill.runs.kept_settings import read_manifest, read_options
+
+_SAMPLES = 3
+_MAX_SAMPLE_CHARS = 500
+_MAX_SAMPLE_ITEMS = 16
+_PERCENTILES: Final = (0.5, 0.9, 0.99, 1.0)
+
+
+class StartRecord(Struct, frozen=True, kw_only=True):
+    """What a start says of itself, as the ledger keeps it: who it is when it begins, the rest when it ends.
+
+    Attributes:
+        version: of mistill.
+        max_concurrent_requests: as it was set.
+        sent: HTTP attempts.
+        seconds: how long it took. ``seconds_by_cause``: how many of them were spent waiting for what.
+        advice: the one setting that would have helped most.
+        stopped: why it ended early; ``None`` where the input was worked through.
+        forecast: of the rows that are left, after a sample.
+        output: where the records were written.
+    """
+
+    version: str = __version__
+    max_concurrent_requests: int
+    sent: int = 0
+    seconds: float = 0.0
+    seconds_by_cause: dict[str, float] = {}
+    advice: str | None = None
+    stopped: ErrorRecord | None = None
+    forecast: Forecast | None = None
+    output: str | None = None
+
+    def encode(self) -> bytes:
+        return msgspec.json.encode(self)
+
+
+_decode_start = msgspec.json.Decoder(StartRecord).decode
+
+
+class StartReport(StartRecord, frozen=True, kw_only=True):
+    """One start with its times, in unix seconds. ``ended_at`` is ``None`` while it goes on, and if it was killed."""
+
+    number: int
+    started_at: float
+    ended_at: float | None
+
+
+class Latency(Struct, frozen=True):
+    """Seconds from sending to the end of an answer: within how many a half, nine tenths, 99% and all of them came."""
+
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+
+class RunReport(Counts, frozen=True, kw_only=True):
+    """A run, all its starts together, and how the last one ended. The counts of rows and tokens are those of `Counts`.
+
+    Attributes:
+        kind: of which kind it is. ``model``: as it was given.
+        settings: what makes it the same run: prompt, parameters, schema. ``options``: those of the last start.
+        finish_reasons: why answers ended → how many rows.
+        causes: failures by kind of error, the most frequent first.
+        latency_s: of all answers ever; ``None`` before the first.
+        starts: the oldest first. `describe` has the last one's particulars at its top level too.
+        samples: the first answered rows as records, long values cut.
+        ledger: where all this was read; ``None`` if it is gone by now.
+    """
+
+    kind: str
+    model: str
+    settings: dict[str, Any]
+    options: dict[str, Any]
+    finish_reasons: dict[str, int]
+    causes: list[Cause]
+    latency_s: Latency | None
+    starts: list[StartReport]
+    samples: list[dict[str, Any]]
+    ledger: str | None
+
+    @property
+    def last_start(self) -> StartRecord:
+        return self.starts[-1] if self.starts else _NO_START
+
+    @property
+    def sent(self) -> int:
+        """HTTP attempts of the last start."""
+        return self.last_start.sent
+
+    @property
+    def seconds(self) -> float:
+        """How long the last start took."""
+        return self.last_start.seconds
+
+    @property
+    def seconds_by_cause(self) -> dict[str, float]:
+        """How many of the last start's seconds were spent waiting for what."""
+        return self.last_start.seconds_by_cause
+
+    @property
+    def advice(self) -> str | None:
+        """The one setting that would have helped the last start most."""
+        return self.last_start.advice
+
+    @property
+    def stopped(self) -> MistillError | None:
+        """Why the last start ended early; ``None`` where the input was worked through."""
+        stopped = self.last_start.stopped
+        return None if stopped is None else stopped.to_error()
+
+    @property
+    def forecast(self) -> Forecast | None:
+        """Of the rows that are left, after a sample."""
+        return self.last_start.forecast
+
+    @property
+    def output(self) -> str | None:
+        """Where the last start wrote the records, if it did."""
+        return self.last_start.output
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values."""
+        last = msgspec.to_builtins(self.last_start)
+        lifted = {name: last[name] for name in StartRecord.__struct_fields__}
+        return msgspec.to_builtins(self) | lifted
+
+
+_NO_START = StartRecord(version="", max_concurrent_requests=0)
+
+
+def read_report(ledger: str | Path) -> RunReport:
+    """The report of the run whose ledger this is, whether or not it goes on.
+
+    Raises:
+        LedgerError: there is no such ledger, or it cannot be read.
+    """
+    with LedgerReader(ledger) as reader:
+        _, manifest = read_manifest(reader)
+        latencies = reader.latencies_s(_PERCENTILES)
+        return RunReport(
+            **msgspec.structs.asdict(reader.counts()),
+            kind=manifest.kind,
+            model=manifest.model,
+            settings=manifest.values(),
+            options=read_options(reader),
+            finish_reasons=reader.finish_reasons(),
+            causes=reader.failures(),
+            latency_s=Latency(*latencies) if latencies else None,
+            starts=[_start_report(start) for start in reader.starts()],
+            samples=list(_samples(reader)),
+            ledger=str(ledger),
+        )
+
+
+def _start_report(start: Start) -> StartReport:
+    said = msgspec.structs.asdict(_decode_start(start.record))
+    return StartReport(**said, number=start.number, started_at=start.started_at, ended_at=start.ended_at)
+
+
+def _samples(reader: LedgerReader) -> Iterator[dict[str, Any]]:
+    try:
+        shape = shape_of(reader)
+    except InputError:  # its schema is a class that is not here
+        return
+    for row in islice(reader.rows(Selection.parse("state=completion")), _SAMPLES):
+        record: dict[str, Any] = msgspec.json.decode(record_line(row, shape))
+        yield {name: _cut(value) for name, value in record.items()}
+
+
+def _cut(value: Any) -> Any:
+    """A value short enough to be looked at."""
+    if isinstance(value, str) and len(value) > _MAX_SAMPLE_CHARS:
+        return value[:_MAX_SAMPLE_CHARS] + "…"
+    if isinstance(value, list):
+        items = cast("list[Any]", value)
+        return [*map(_cut, items[:_MAX_SAMPLE_ITEMS]), *(["…"] if len(items) > _MAX_SAMPLE_ITEMS else [])]
+    if isinstance(value, dict):
+        return {name: _cut(one) for name, one in cast("dict[str, Any]", value).items()}
+    return value

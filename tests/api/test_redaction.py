@@ -1,0 +1,99 @@
+"""The key never shows: not where a server echoes it, whole, escaped or in part. And a short one garbles nothing."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from tests.api.raw_server import RawServer, chunk, events, response
+
+from mistill.api.chat import CHAT
+from mistill.api.client import MistralClient
+from mistill.api.redaction import PLACEHOLDER, Redactor
+from mistill.errors import InvalidModel, MistillError
+
+KEY = "sk-ASecretKey/0123456789abcdef"
+ESCAPED = "".join(f"\\u{ord(character):04x}" for character in KEY)
+SLASHED = KEY.replace("/", "\\/")
+
+
+async def error_of(raw: bytes, key: str = KEY) -> MistillError:
+    async with RawServer(raw) as server:
+        client = MistralClient(server.url, key, timeout_s=5)
+        try:
+            with pytest.raises(MistillError) as caught:
+                await client.exchange(CHAT, b"{}")
+        finally:
+            await client.close()
+    return caught.value
+
+
+ECHOES: list[Any] = [
+    {"message": f"Invalid key {KEY}, sorry"},
+    {"message": {"detail": [{"loc": ["header", KEY], "msg": f"bad {KEY}"}]}},
+    {"message": {"key": KEY}},
+    {"message": "x", "code": KEY, "type": KEY},
+    {"message": f"Invalid key {KEY[:14]}... sorry"},
+    {"message": f"Invalid key ...{KEY[-12:]}, sorry"},
+    {"message": "x" * 490 + KEY},
+    f'{{"message": "Invalid key {ESCAPED}"}}'.encode(),
+    json.dumps({"message": json.dumps({"key": KEY}).replace("/", "\\/")}).encode(),
+    f"not JSON: {KEY}".encode(),
+    f"not JSON: {ESCAPED}".encode(),
+    f"not JSON: {SLASHED}".encode(),
+    b"y" * 180 + KEY.encode(),
+]
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+@pytest.mark.parametrize("body", ECHOES)
+async def test_an_echo_is_cut_out(body: Any, status: int) -> None:
+    error = await error_of(response(body, status))
+    shown = f"{error} {error.args} {pickle.dumps(error)!r}"
+    assert not any(KEY[at : at + 8] in shown for at in range(len(KEY) - 7))
+    assert ESCAPED[:48] not in shown
+
+
+async def test_an_echo_in_a_header_is_cut_out() -> None:
+    for status in (200, 500):
+        error = await error_of(response(b"x", status, [b"mistral-correlation-id: " + KEY.encode()]))
+        assert KEY not in f"{error} {error.__dict__}"
+
+
+async def test_an_echo_in_a_stream_is_cut_out() -> None:
+    raw = events(chunk({"content": "Hi"}), {"error": {"message": f"bad key {KEY}", "code": 401}})
+    async with RawServer(raw) as server:
+        client = MistralClient(server.url, KEY, timeout_s=5)
+        with pytest.raises(MistillError) as caught:
+            async with client.stream(b"{}") as stream:
+                _ = [each async for each in stream]
+        await client.close()
+    assert caught.value.message == f"bad key {PLACEHOLDER}"
+
+
+@pytest.mark.parametrize("key", ["sk-made-up-0123", "any", "1", "0"])
+async def test_a_short_key_changes_no_word_and_no_code(key: str) -> None:
+    body = {"object": "error", "message": "Invalid model: m (there are many)", "code": "1500"}
+    error = await error_of(response(body, 400), key)
+    assert isinstance(error, InvalidModel)
+    assert (error.message, error.code) == ("Invalid model: m (there are many)", "1500")
+
+
+keys = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
+
+
+@given(st.text(), keys, st.text())
+def test_the_whole_key_is_cut_out_wherever_it_stands(before: str, key: str, after: str) -> None:
+    redacted = Redactor(key).redact(before + key + after)
+    assert key not in redacted or key in PLACEHOLDER
+    assert PLACEHOLDER in redacted
+
+
+@given(st.text(), keys)
+def test_a_text_without_it_stays_as_it_is(text: str, key: str) -> None:
+    assume("\\" not in text and not any(key[at : at + 8] in text for at in range(len(key) - 7)))
+    assert Redactor(key).redact(text) == text

@@ -1,0 +1,21 @@
+"""Libraries that a test may need and an installation may lack."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+_INSTALL = {"aiohttp": "mistill[simulator]", "instructor": "mistill[instructor]", "pyarrow": "mistill[arrow]"}
+
+
+def library(name: str) -> Any:
+    """The library, by the name of its module; where it is missing, the test is skipped and says what to install."""
+    package = name.partition(".")[0]
+    return pytest.importorskip(name, reason=f"needs pip install '{_INSTALL.get(package, package)}'")
+
+
+def need_library_of(file: str) -> None:
+    """Skips the test where the library is missing that a file of this name, or format, needs."""
+    if file.endswith(("parquet", "arrow", "feather", "zst")):
+        library("pyarrow")
