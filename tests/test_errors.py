@@ -9,14 +9,15 @@ from typing import Any
 
 import pytest
 
+import mistill
 from mistill import errors
 from mistill.errors import (
     APIError,
     InputError,
     InvalidOutput,
     MalformedAnswer,
-    MistillError,
     ManifestChanged,
+    MistillError,
     TransportError,
 )
 
@@ -62,6 +63,12 @@ def test_the_tree_of_the_docstring_is_the_tree() -> None:
     assert [line.split("── ")[1].split()[0] for line in drawn] == [
         kind.__name__ for kind in walk(MistillError)
     ]
+
+
+def test_every_error_is_in_the_tree_and_exported() -> None:
+    known = {kind.__name__ for kind in walk(MistillError)} | {"MistillError", "GenerationError"}
+    assert known <= set(mistill.__all__)
+    assert all(getattr(mistill, name) is getattr(errors, name) for name in known)
 
 
 def walk(kind: type[MistillError]) -> list[type[MistillError]]:

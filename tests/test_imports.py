@@ -47,10 +47,11 @@ def imported_rooms(path: Path) -> Iterator[tuple[int, str]]:
     """Line and name of each room of ours that a module imports, at its top or in a function."""
     package = path.relative_to(SOURCE.parent).with_suffix("").parts[:-1]
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        names: list[str] = []
+        if not isinstance(node, ast.Import | ast.ImportFrom):
+            continue
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
+        else:
             origin = (
                 ".".join((*package[: len(package) - node.level + 1], node.module or ""))
                 if node.level
@@ -75,6 +76,24 @@ def test_imports_go_down_only(room: str) -> None:
         if imported != room and imported not in MAY_IMPORT[room]
     ]
     assert up == []
+
+
+def test_the_ground_knows_nothing() -> None:
+    assert list(imported_rooms(SOURCE / "errors.py")) == []
+    assert "mistill" not in _imports(SOURCE / "errors.py")
+
+
+def test_every_room_is_known_here() -> None:
+    assert {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()} == MAY_IMPORT.keys()
+
+
+def test_no_room_has_more_than_a_sixth_of_the_lines() -> None:
+    lines = {
+        room: sum(path.read_text("utf-8").count("\n") for path in (SOURCE / room).rglob("*.py"))
+        for room in MAY_IMPORT
+    }
+    whole = sum(path.read_text("utf-8").count("\n") for path in SOURCE.rglob("*.py"))
+    assert {room: count for room, count in lines.items() if count > 0.16 * whole} == {}
 
 
 def test_pyreqwest_has_one_importer() -> None:

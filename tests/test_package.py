@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
 import zipfile
+from collections.abc import Iterator
 from email import message_from_bytes
 from email.message import Message
 from pathlib import Path
@@ -19,6 +21,15 @@ pytest.importorskip("hatchling", reason="building a wheel needs pip install hatc
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "mistill"
+COMES_WITH = {
+    "annotated_types": "pydantic",
+    "datasets": "distilabel",
+    "packaging": "pytest",
+    "pydantic_core": "pydantic",
+    "yaml": "pyyaml",
+}
+"""Module → the requirement that brings it."""
+
 FOR_DEVELOPERS = {"test", "test-all", "coverage", "lint", "bench"}
 
 
@@ -75,3 +86,47 @@ def test_all_holds_every_extra(metadata: Message) -> None:
         assert of_extra[extra] <= of_extra["all"], extra
     assert of_extra["all"] <= of_extra["test-all"]
     assert not of_extra["test"] & of_extra["all"], "the runner alone needs no extra"
+
+
+def test_tests_ask_for_libraries_that_may_be_missing(metadata: Message) -> None:
+    """With no extra installed the suite is collected all the same: what is imported at a module's top is there, or was
+    asked for with ``pytest.importorskip`` above. Within a test, `tests.libraries.library` does it."""
+    always = {"mistill", "tests"}
+    for text in metadata.get_all("Requires-Dist", []):
+        one = Requirement(text)
+        if one.marker is None or one.marker.evaluate({"extra": "test"}):
+            always.add(one.name.replace("-", "_"))
+    missing = [
+        f"{path.relative_to(ROOT)}:{line} imports {name}"
+        for path in sorted((ROOT / "tests").rglob("test_*.py"))
+        for line, name in _imports_at_top(ast.parse(path.read_text("utf-8")))
+        if name not in always | sys.stdlib_module_names
+    ]
+    assert not missing, missing
+
+
+def _imports_at_top(module: ast.Module) -> Iterator[tuple[int, str]]:
+    """Line and name of each library that importing the module needs, but for those that it asks for."""
+    asked_for: set[str] = set()
+    for node in module.body:
+        if isinstance(node, ast.Import):
+            found = {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found = {node.module or ""}
+        elif isinstance(node, ast.Expr):
+            asked_for |= {
+                call.args[0].value.partition(".")[0]
+                for call in ast.walk(node)
+                if isinstance(call, ast.Call)
+                and isinstance(call.func, ast.Attribute)
+                and call.func.attr == "importorskip"
+                and isinstance(call.args[0], ast.Constant)
+                and isinstance(call.args[0].value, str)
+            }
+            continue
+        else:
+            continue
+        for name in {name.partition(".")[0] for name in found}:
+            library = COMES_WITH.get(name, name)
+            if library not in asked_for:
+                yield node.lineno, library

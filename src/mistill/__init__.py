@@ -5,18 +5,80 @@ from typing import TYPE_CHECKING, Any
 from mistill._version import __version__
 
 if TYPE_CHECKING:
+    from mistill.errors import (
+        APIError,
+        AttemptTimeout,
+        BadRequest,
+        CapacityExceeded,
+        ConnectFailed,
+        Disconnected,
+        Forbidden,
+        GenerationError,
+        InputError,
+        InvalidModel,
+        InvalidOutput,
+        LedgerError,
+        LedgerInUse,
+        LocalModelError,
+        MalformedAnswer,
+        ManifestChanged,
+        MistillError,
+        NotFound,
+        RateLimited,
+        ServerError,
+        Stopped,
+        TransportError,
+        Unauthorized,
+        WrongParameter,
+    )
     from mistill.llms import MistralEmbeddings, MistralLLM
+    from mistill.runs.report import RunReport
     from mistill.runs.run import Run
 
-__all__ = ["MistralEmbeddings", "MistralLLM", "Run", "__version__"]
+__all__ = [
+    "APIError",
+    "AttemptTimeout",
+    "BadRequest",
+    "CapacityExceeded",
+    "ConnectFailed",
+    "Disconnected",
+    "Forbidden",
+    "GenerationError",
+    "InputError",
+    "InvalidModel",
+    "InvalidOutput",
+    "LedgerError",
+    "LedgerInUse",
+    "LocalModelError",
+    "MalformedAnswer",
+    "ManifestChanged",
+    "MistillError",
+    "MistralEmbeddings",
+    "MistralLLM",
+    "NotFound",
+    "RateLimited",
+    "Run",
+    "RunReport",
+    "ServerError",
+    "Stopped",
+    "TransportError",
+    "Unauthorized",
+    "WrongParameter",
+    "__version__",
+]
 
-_HOMES = {"MistralEmbeddings": "mistill.llms", "MistralLLM": "mistill.llms", "Run": "mistill.runs.run"}
+_HOMES = {
+    "MistralEmbeddings": "mistill.llms",
+    "MistralLLM": "mistill.llms",
+    "Run": "mistill.runs.run",
+    "RunReport": "mistill.runs.report",
+}
 
 
 def __getattr__(name: str) -> Any:
     # On first use, so that `import mistill` costs next to nothing.
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module
 
-    return getattr(import_module(_HOMES[name]), name)
+    return getattr(import_module(_HOMES.get(name, "mistill.errors")), name)

@@ -13,6 +13,7 @@ from mistill.api.chat import CHAT, ChatResponse
 from mistill.api.client import HTTPAnswer, MistralClient
 from mistill.api.embeddings import EMBEDDINGS
 from mistill.api.endpoint import MAX_BYTES, Endpoint
+from mistill.api.models import ModelCard
 from mistill.api.usage import MAX_COUNT, Usage, usage_of
 from mistill.errors import (
     BadRequest,
@@ -260,3 +261,44 @@ async def test_such_an_error_has_the_limits_of_its_headers() -> None:
 @pytest.mark.parametrize("error", [None, {}, "", False])
 async def test_an_answer_beside_an_empty_error_is_good(error: Any) -> None:
     assert (await answered(answer(error=error))).choices[0].message.content == "ok"
+
+
+# --- the list of models -------------------------------------------------------------------------------------------
+
+
+async def models_of(raw: bytes) -> list[ModelCard]:
+    async with RawServer(raw) as server:
+        client = MistralClient(server.url, KEY, timeout_s=5)
+        try:
+            return await client.models()
+        finally:
+            await client.close()
+
+
+async def test_models_are_listed_whatever_else_a_server_says_of_them() -> None:
+    cards = [
+        {
+            "id": "a",
+            "max_context_length": "32768",
+            "aliases": None,
+            "description": 5,
+            "deprecation": {"at": 1},
+        },
+        {"id": "b", "max_context_length": {"tokens": 5}, "capabilities": [], "created": "now"},
+    ]
+    listed = await models_of(response({"data": cards}))
+    assert [(card.id, card.max_context_length, card.description) for card in listed] == [
+        ("a", 32768, None),
+        ("b", None, None),
+    ]
+
+
+@pytest.mark.parametrize("body", [{"data": None}, {"data": [{"name": "a"}]}, {"data": {"a": 1}}, b"<html>"])
+async def test_a_list_of_models_that_is_none_is_an_error_of_its_kind(body: Any) -> None:
+    with pytest.raises(MalformedAnswer):
+        await models_of(response(body))
+
+
+async def test_a_list_of_models_may_be_refused() -> None:
+    with pytest.raises(Unauthorized, match="Who"):
+        await models_of(response({"message": "Who?"}, 401))

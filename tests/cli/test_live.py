@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from mistill.runs.progress import Progress
 from tests.cli.conftest import RunOf
 from tests.conftest import Simulate
 
 from mistill.cli.terminal.formatting import money, seconds, time_split
 from mistill.cli.terminal.live_view import View, count_lines
 from mistill.llms.types import Usage
+from mistill.runs.progress import Progress
 
 
 def view_of(total: int | None, **progress: Any) -> View:

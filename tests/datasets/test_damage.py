@@ -7,12 +7,15 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError
+
+pytest.importorskip("pyarrow", reason="needs pip install 'mistill[arrow]'")
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 ROOT = Path(__file__).parents[2]
 PLACE = 1500
@@ -98,7 +101,7 @@ def test_objects_with_a_key_twice_are_named(tmp_path: Path) -> None:
 
 def test_damaged_files_end_in_rows_or_in_an_input_error() -> None:
     """``python -m tests.datasets.fuzz_readers`` tries more."""
-    command = [sys.executable, "-m", "tests.datasets.fuzz_readers", "--tries", "560"]
+    command = [sys.executable, "-m", "tests.datasets.fuzz_readers", "--tries", "490"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-500:]
-    assert done.stdout == "560 tries, 0 unexpected exceptions\n"
+    assert done.stdout == "490 tries, 0 unexpected exceptions\n"

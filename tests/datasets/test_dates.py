@@ -7,17 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import numpy as np
-import pandas as pd
-import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mistill.datasets.iso_dates import iso_date, iso_datetime, iso_duration, with_signed_year
 from mistill.datasets.sources import open_source
+
+pytest.importorskip("numpy", reason="needs pip install numpy")
+pytest.importorskip("pandas", reason="needs pip install pandas")
+pytest.importorskip("polars", reason="needs pip install polars")
+pytest.importorskip("pyarrow", reason="needs pip install 'mistill[arrow]'")
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 EPOCH = datetime.datetime.fromisoformat("1970-01-01")
 MICROSECOND = datetime.timedelta(microseconds=1)

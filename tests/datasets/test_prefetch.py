@@ -102,3 +102,40 @@ async def test_closing_wakes_who_waits() -> None:
     windows.close()
     assert await window == []
     never.set()
+
+
+async def test_a_wait_that_is_cancelled_loses_no_row() -> None:
+    go_on = threading.Event()
+
+    def slow() -> Iterator[dict[str, int]]:
+        assert go_on.wait(30)
+        yield from rows(3)
+
+    windows = open_windows(open_source(slow()))
+    window = asyncio.create_task(windows.next())
+    await asyncio.sleep(0)
+    window.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await window
+    go_on.set()
+    assert await read_all(windows) == [0, 1, 2]
+
+
+def test_a_stream_outlives_the_loop_that_waited_for_it() -> None:
+    go_on, gone = threading.Event(), threading.Event()
+
+    def slow() -> Iterator[dict[str, int]]:
+        assert go_on.wait(30)
+        yield {"number": 0}
+        gone.set()
+
+    windows = open_windows(open_source(slow()))
+
+    async def wait_in_vain() -> None:
+        window = asyncio.create_task(windows.next())
+        await asyncio.sleep(0)
+        window.cancel()
+
+    asyncio.run(wait_in_vain())
+    go_on.set()
+    assert gone.wait(30)  # the thread went on, though the loop it would have woken is closed

@@ -8,16 +8,12 @@ import io
 import json
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-import polars as pl
-import pyarrow as pa
-import pyarrow.feather as feather
-import pyarrow.parquet as pq
 import pytest
+from tests.libraries import library, need_library_of
 
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError
@@ -39,32 +35,49 @@ def csv_bytes(rows: list[dict[str, Any]], delimiter: str = ",") -> bytes:
     return text.getvalue().encode()
 
 
+NEEDS_ARROW = b"pyarrow would have made this"
+"""Stands for bytes that cannot be made: `put` and ``stdin`` skip the test that wants them."""
+
+
 def parquet(rows: list[dict[str, Any]]) -> bytes:
-    sink = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(rows), sink)
-    return sink.getvalue().to_pybytes()
+    return written_by_arrow(
+        lambda pa, sink: library("pyarrow.parquet").write_table(pa.Table.from_pylist(rows), sink)
+    )
 
 
 def arrow_file(rows: list[dict[str, Any]]) -> bytes:
-    table = pa.Table.from_pylist(rows)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    def write(pa: Any, sink: Any) -> None:
+        table = pa.Table.from_pylist(rows)
+        with pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+
+    return written_by_arrow(write)
 
 
 def arrow_stream(rows: list[dict[str, Any]]) -> bytes:
-    table = pa.Table.from_pylist(rows)
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, table.schema) as writer:
-        writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    def write(pa: Any, sink: Any) -> None:
+        table = pa.Table.from_pylist(rows)
+        with pa.ipc.new_stream(sink, table.schema) as writer:
+            writer.write_table(table)
+
+    return written_by_arrow(write)
 
 
 def zst(data: bytes) -> bytes:
+    def write(pa: Any, sink: Any) -> None:
+        with pa.CompressedOutputStream(sink, "zstd") as stream:
+            stream.write(data)
+
+    return written_by_arrow(write)
+
+
+def written_by_arrow(write: Callable[[Any, Any], None]) -> bytes:
+    """What ``write(pyarrow, sink)`` puts into the sink."""
+    if find_spec("pyarrow") is None:
+        return NEEDS_ARROW
+    pa = library("pyarrow")
     sink = pa.BufferOutputStream()
-    with pa.CompressedOutputStream(sink, "zstd") as stream:
-        stream.write(data)
+    write(pa, sink)
     return sink.getvalue().to_pybytes()
 
 
@@ -77,6 +90,9 @@ def records(source: Any, **options: Any) -> list[dict[str, Any]]:
 
 
 def put(directory: Path, name: str, data: bytes) -> Path:
+    need_library_of(name)
+    if data == NEEDS_ARROW:
+        library("pyarrow")
     path = directory / name
     path.write_bytes(data)
     return path
@@ -85,6 +101,8 @@ def put(directory: Path, name: str, data: bytes) -> Path:
 @pytest.fixture
 def stdin(monkeypatch: pytest.MonkeyPatch) -> Callable[[bytes], None]:
     def give(data: bytes) -> None:
+        if data == NEEDS_ARROW:
+            library("pyarrow")
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data), encoding="utf-8"))
 
     return give
@@ -133,7 +151,8 @@ def test_every_format_gives_its_rows(tmp_path: Path, name: str, data: bytes, exp
 
 
 def test_feather_with_compression(tmp_path: Path) -> None:
-    feather.write_feather(pa.Table.from_pylist(ROWS), str(tmp_path / "a.feather"), compression="lz4")
+    table = library("pyarrow").Table.from_pylist(ROWS)
+    library("pyarrow.feather").write_feather(table, str(tmp_path / "a.feather"), compression="lz4")
     assert records(tmp_path / "a.feather") == ROWS
 
 
@@ -454,21 +473,20 @@ def _generated() -> Iterator[dict[str, Any]]:
     yield from ROWS
 
 
-@pytest.mark.parametrize(
-    "data",
-    [
-        ROWS,
-        tuple(ROWS),
-        [_Mapping(row) for row in ROWS],
-        pa.Table.from_pylist(ROWS),
-        pa.RecordBatch.from_pylist(ROWS),
-        pd.DataFrame(ROWS),
-        pl.DataFrame(ROWS),
-    ],
-    ids=lambda data: type(data).__name__,
-)
-def test_objects_in_memory(data: Any) -> None:
-    source = open_source(data)
+OBJECTS: dict[str, Callable[[], Any]] = {
+    "list": lambda: ROWS,
+    "tuple": lambda: tuple(ROWS),
+    "mappings": lambda: [_Mapping(row) for row in ROWS],
+    "Table": lambda: library("pyarrow").Table.from_pylist(ROWS),
+    "RecordBatch": lambda: library("pyarrow").RecordBatch.from_pylist(ROWS),
+    "pandas": lambda: library("pandas").DataFrame(ROWS),
+    "polars": lambda: library("polars").DataFrame(ROWS),
+}
+
+
+@pytest.mark.parametrize("name", OBJECTS)
+def test_objects_in_memory(name: str) -> None:
+    source = open_source(OBJECTS[name]())
     assert source.columns == ("id", "text")
     assert source.total == 3
     assert source.repeatable
@@ -477,7 +495,7 @@ def test_objects_in_memory(data: Any) -> None:
     assert "row 2 of the" in next(row for row in source if row.index == 1).where
 
 
-@pytest.mark.parametrize("make", [_generated, lambda: pa.Table.from_pylist(ROWS).to_reader()])
+@pytest.mark.parametrize("make", [_generated, lambda: library("pyarrow").Table.from_pylist(ROWS).to_reader()])
 def test_streams_are_read_once(make: Callable[[], Any]) -> None:
     source = open_source(make())
     assert source.total is None
@@ -505,6 +523,19 @@ def test_a_hugging_face_dataset() -> None:
         open_source(datasets.DatasetDict({"train": data}))
 
 
+def test_a_hugging_face_dataset_with_a_transform() -> None:
+    datasets = pytest.importorskip("datasets")
+    data = datasets.Dataset.from_list(ROWS)
+
+    def shout(batch: dict[str, list[str]]) -> dict[str, list[str]]:
+        return {"loud": [text.upper() for text in batch["text"]]}
+
+    source = open_source(data.with_transform(shout))
+    assert (source.total, source.columns, source.header) == (3, ("loud",), None)
+    assert [row.record for row in source] == [{"loud": row["text"].upper()} for row in ROWS]
+    assert records(data.with_format("numpy")) == ROWS
+
+
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
@@ -520,19 +551,6 @@ def test_a_hugging_face_dataset() -> None:
         (float("inf"), None),
         ((1, 2), [1, 2]),
         (_Mapping(a=1), {"a": 1}),
-        (np.int64(3), 3),
-        (np.float32(0.5), 0.5),
-        (np.bool_(True), True),
-        (np.str_("x"), "x"),
-        (np.array([[1, 2]]), [[1, 2]]),
-        (np.datetime64("2026-03-01T00:00:00.000000001"), "2026-03-01T00:00:00.000000001"),
-        (np.datetime64("NaT"), None),
-        (pd.Timestamp("2026-03-01"), "2026-03-01T00:00:00"),
-        (pd.Timestamp("2026-03-01", tz="UTC"), "2026-03-01T00:00:00Z"),
-        (pd.Timestamp("2026-03-01 00:00:00.000000001"), "2026-03-01T00:00:00.000000001"),
-        (pd.Timedelta(days=1), "P1D"),
-        (pd.NaT, None),
-        (pd.NA, None),
         (2**70, 2**70),
         ("NaN and Infinity", "NaN and Infinity"),
     ],
@@ -541,12 +559,35 @@ def test_what_json_has_no_type_for(value: Any, expected: Any) -> None:
     assert records([{"v": value}]) == [{"v": expected}]
 
 
+@pytest.mark.parametrize(
+    ("name", "make", "expected"),
+    [
+        ("numpy", lambda np: np.int64(3), 3),
+        ("numpy", lambda np: np.float32(0.5), 0.5),
+        ("numpy", lambda np: np.bool_(True), True),
+        ("numpy", lambda np: np.str_("x"), "x"),
+        ("numpy", lambda np: np.array([[1, 2]]), [[1, 2]]),
+        ("numpy", lambda np: np.datetime64("2026-03-01T00:00:00.000000001"), "2026-03-01T00:00:00.000000001"),
+        ("numpy", lambda np: np.datetime64("NaT"), None),
+        ("pandas", lambda pd: pd.Timestamp("2026-03-01"), "2026-03-01T00:00:00"),
+        ("pandas", lambda pd: pd.Timestamp("2026-03-01", tz="UTC"), "2026-03-01T00:00:00Z"),
+        ("pandas", lambda pd: pd.Timestamp("2026-03-01 00:00:00.000000001"), "2026-03-01T00:00:00.000000001"),
+        ("pandas", lambda pd: pd.Timedelta(days=1), "P1D"),
+        ("pandas", lambda pd: pd.NaT, None),
+        ("pandas", lambda pd: pd.NA, None),
+    ],
+)
+def test_values_of_libraries(name: str, make: Callable[[Any], Any], expected: Any) -> None:
+    assert records([{"v": make(library(name))}]) == [{"v": expected}]
+
+
 def test_decimals_keep_all_digits_in_raw() -> None:
     (row,) = open_source([{"v": decimal.Decimal("0.10000000000000000000001"), "n": decimal.Decimal("NaN")}])
     assert row.raw == b'{"v":0.10000000000000000000001,"n":null}'
 
 
 def test_frames_with_missing_values() -> None:
+    pd, pl, pa = library("pandas"), library("polars"), library("pyarrow")
     frame = pd.DataFrame({"a": [1.5, None], "t": pd.to_datetime(["2026-03-01", None]), "s": ["x", None]})
     expected = [{"a": 1.5, "t": "2026-03-01T00:00:00", "s": "x"}, {"a": None, "t": None, "s": None}]
     assert records(frame) == expected
@@ -555,6 +596,7 @@ def test_frames_with_missing_values() -> None:
 
 
 def test_a_row_is_the_same_from_every_library() -> None:
+    pd, pl, pa = library("pandas"), library("polars"), library("pyarrow")
     columns = {
         "t": [NAIVE],
         "n": [1],
@@ -574,6 +616,7 @@ def test_a_row_is_the_same_from_every_library() -> None:
 
 
 def test_nested_arrow_types() -> None:
+    pa = library("pyarrow")
     table = pa.table(
         {
             "struct": pa.array([{"a": [1, None], "b": {"c": "x"}}]),
@@ -607,15 +650,29 @@ def test_nested_arrow_types() -> None:
             [{"a": 1, "b": object()}],
             "row 1 of the list: column 'b' holds what JSON cannot carry: builtins.object",
         ),
-        (pl.LazyFrame(ROWS), "frame.collect"),
-        (pd.DataFrame([[1, 2]], columns=["a", "a"]), "the column 'a' stands twice"),
-        (pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])), "several levels"),
-        (pa.table([[1], [2]], names=["a", "a"]), "the column 'a' stands twice"),
     ],
 )
 def test_objects_that_are_no_rows(data: Any, message: str) -> None:
     with pytest.raises(InputError, match=message):
         list(open_source(data))
+
+
+@pytest.mark.parametrize(
+    ("name", "make", "message"),
+    [
+        ("polars", lambda pl: pl.LazyFrame(ROWS), "frame.collect"),
+        ("pandas", lambda pd: pd.DataFrame([[1, 2]], columns=["a", "a"]), "the column 'a' stands twice"),
+        (
+            "pandas",
+            lambda pd: pd.DataFrame([[1]], columns=pd.MultiIndex.from_tuples([("a", "b")])),
+            "several levels",
+        ),
+        ("pyarrow", lambda pa: pa.table([[1], [2]], names=["a", "a"]), "the column 'a' stands twice"),
+    ],
+)
+def test_frames_that_hold_no_rows(name: str, make: Callable[[Any], Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        list(open_source(make(library(name))))
 
 
 def test_a_loop_of_references_is_an_error_of_its_column() -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import pytest
@@ -18,7 +18,7 @@ from tests.delivery.model_server import ModelServer, Passage, send_rows
 from mistill.delivery.governor import Governor, Snapshot
 from mistill.errors import RateLimits
 
-Event = Callable[[ModelServer], Awaitable[None]]
+Event = Callable[[ModelServer], Coroutine[Any, Any, None]]
 
 
 def simulate(

@@ -106,7 +106,8 @@ def test_a_test_can_vary_one_value(
     high: float,
 ) -> None:
     async def main() -> None:
-        governor = Governor(clock=asyncio.get_running_loop().time, tuning=Tuning(**{name: value}))
+        changed: dict[str, Any] = {name: value}
+        governor = Governor(clock=asyncio.get_running_loop().time, tuning=Tuning(**changed))
         assert low <= await measure(governor) <= high
 
     run_in_fake_time(main())

@@ -12,13 +12,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.libraries import library
 
 with warnings.catch_warnings(), contextlib.suppress(ImportError):
     warnings.simplefilter("ignore")
     import distilabel.pipeline
-    import distilabel.steps.tasks
+    import distilabel.steps.tasks  # noqa: F401
 
-    import datasets
+    import datasets  # noqa: F401
 
     # Its class has the framework's annotations, which pydantic warns of.
     import mistill.integrations.distilabel  # noqa: F401
@@ -27,11 +28,11 @@ with warnings.catch_warnings(), contextlib.suppress(ImportError):
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for what the framework keeps of its pipelines, instead of the user's own."""
-    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
+    monkeypatch.setattr(library("datasets.config"), "HF_DATASETS_CACHE", tmp_path / "datasets")
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield tmp_path
     # A pipeline that could not start leaves its logging on.
-    distilabel.utils.logging.stop_logging()
+    library("distilabel.utils.logging").stop_logging()
     root.handlers[:] = handlers
     root.setLevel(level)

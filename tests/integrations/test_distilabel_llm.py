@@ -29,7 +29,7 @@ pytestmark = pytest.mark.filterwarnings(
 )
 
 MODEL = "open-mixtral-8x22b"
-HELLO = [{"role": "user", "content": "Hello world!"}]
+HELLO: Any = [{"role": "user", "content": "Hello world!"}]
 
 
 class User(BaseModel):
@@ -62,8 +62,8 @@ def test_defaults_are_those_of_our_own_class(name: str) -> None:
 
 
 def test_runtime_parameters_are_those_of_the_original_and_more() -> None:
-    names = MistralLLM(model=MODEL).runtime_parameters_names
-    original = theirs.MistralLLM(model=MODEL).runtime_parameters_names
+    names: Any = MistralLLM(model=MODEL).runtime_parameters_names
+    original: Any = theirs.MistralLLM(model=MODEL).runtime_parameters_names
     assert set(original) <= set(names)
     assert set(original["generation_kwargs"]) <= set(names["generation_kwargs"])
     assert "random_seed" in names["generation_kwargs"]
@@ -97,7 +97,10 @@ def test_a_wrong_attribute_is_refused_when_it_is_set(wrong: dict[str, Any], told
 
 def test_a_dump_makes_an_equal_object_and_holds_no_key() -> None:
     llm = MistralLLM(
-        model=MODEL, api_key="a-secret", structured_output={"schema": User}, requests_per_minute=60.0
+        model=MODEL,
+        api_key="a-secret",  # type: ignore[arg-type]  text is taken
+        structured_output={"schema": User},
+        requests_per_minute=60.0,
     )
     dumped = llm.dump()
     assert "a-secret" not in yaml.safe_dump(dumped)
@@ -146,7 +149,9 @@ def test_a_server_that_cannot_check_the_key_stops_nothing(
 
 def test_generations_stand_in_order_beside_their_statistics(llm: MistralLLM) -> None:
     llm.load()
-    outputs = llm.generate_outputs(inputs=["one", [{"role": "user", "content": "two"}]], num_generations=2)
+    outputs: Any = llm.generate_outputs(
+        inputs=["one", [{"role": "user", "content": "two"}]], num_generations=2
+    )
     assert [output["generations"] for output in outputs] == [
         ["Echo: one", "Echo 2: one"],
         ["Echo: two", "Echo 2: two"],
@@ -169,7 +174,8 @@ def test_a_failed_row_is_none_and_its_error_stands_beside_it(
 ) -> None:
     simulator.change(poison="POISON")
     llm.load()
-    outputs = llm.generate(inputs=["POISON", "fine", [{"role": "nobody", "content": ""}]], num_generations=2)
+    inputs: Any = ["POISON", "fine", [{"role": "nobody", "content": ""}]]
+    outputs: Any = llm.generate(inputs=inputs, num_generations=2)
     assert [output["generations"] for output in outputs] == [
         [None, None],
         ["Echo: fine", "Echo 2: fine"],
@@ -236,7 +242,7 @@ def test_a_row_can_have_a_schema_of_its_own(llm: MistralLLM, simulator: Simulato
         {"format": "regex", "schema": "a+"},
     ]
     llm.load()
-    outputs = llm.generate_outputs(inputs=[(HELLO, setting) for setting in settings])
+    outputs: Any = llm.generate_outputs(inputs=[(HELLO, setting) for setting in settings])
     first, second, third, fourth, fifth, sixth = outputs
     for output in (first, second):
         User.model_validate_json(output["generations"][0])

@@ -216,7 +216,7 @@ def test_a_pipeline_of_a_file_takes_its_key_and_settings_from_the_run(
         llm = MistralLLM(
             model=MODEL,
             endpoint=simulator.url,
-            api_key="the-first-key",
+            api_key="the-first-key",  # type: ignore[arg-type]  text is taken
             structured_output={"schema": Graph},
         )
         TextGeneration(name="answer", llm=llm)

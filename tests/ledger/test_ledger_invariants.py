@@ -10,6 +10,7 @@ import tempfile
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -196,7 +197,9 @@ class LedgerMachine(RuleBasedStateMachine):
         async def leave_uncommitted() -> None:
             held = self.ledger._commits.run(hold)
             reached.wait()
-            begun = [asyncio.ensure_future(self.ledger.begin_attempts([1])) for _ in range(writes)]
+            begun: list[asyncio.Future[Any]] = [
+                asyncio.ensure_future(self.ledger.begin_attempts([1])) for _ in range(writes)
+            ]
             for attempt in self.in_flight[:writes]:
                 self.ledger.answer(attempt, b"lost", PAID, COST)
                 begun.append(

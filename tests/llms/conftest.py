@@ -21,6 +21,7 @@ def short_pauses() -> Iterator[None]:
 @pytest.fixture
 def make_llm(simulator: Simulator, short_pauses: None) -> Callable[..., MistralLLM]:
     def make(**attributes: Any) -> MistralLLM:
-        return MistralLLM(**{"model": "mistral-small-latest", "endpoint": simulator.url} | attributes)
+        given: dict[str, Any] = {"model": "mistral-small-latest", "endpoint": simulator.url} | attributes
+        return MistralLLM(**given)
 
     return make

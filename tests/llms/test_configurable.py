@@ -93,8 +93,9 @@ def test_a_malformed_endpoint_is_refused(endpoint: str) -> None:
     ],
 )
 def test_wrong_attributes_are_refused(attributes: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"model": "m"} | attributes
     with pytest.raises(ValidationError):
-        MistralLLM(**({"model": "m"} | attributes))
+        MistralLLM(**given)
 
 
 def test_attributes_are_checked_when_set() -> None:
@@ -112,7 +113,7 @@ def test_no_key_names_the_class_the_attribute_and_the_variable(
 ) -> None:
     monkeypatch.setenv("MISTRAL_API_KEY", "")
     monkeypatch.setenv("OPENAI_API_KEY", "not this one")
-    llm = MistralLLM(model="m", api_key=key)
+    llm = MistralLLM(model="m", api_key=key)  # type: ignore[arg-type]  text is taken
     for use in (llm.load, lambda: llm.generate(["Hello"])):
         with pytest.raises(ValueError, match=r"MistralLLM has no api_key.*MISTRAL_API_KEY"):
             use()
@@ -129,7 +130,7 @@ def test_a_key_may_come_to_the_environment_later(
 
 def test_a_key_that_no_header_can_hold_is_refused_without_showing_it() -> None:
     with pytest.raises(InputError, match="characters that no HTTP header can hold") as caught:
-        MistralLLM(model="m", api_key="secret\n").load()
+        MistralLLM(model="m", api_key="secret\n").load()  # type: ignore[arg-type]  text is taken
     assert caught.value.__cause__ is None
 
 
@@ -149,8 +150,9 @@ def test_the_key_is_shown_nowhere(make_llm: MakeLLM, caplog: pytest.LogCaptureFi
     ids=["misspelt", "wrong type", "in a URL"],
 )
 def test_a_refused_attribute_does_not_show_the_key(attributes: dict[str, Any]) -> None:
+    given: dict[str, Any] = {"model": "m"} | attributes
     with pytest.raises(ValidationError) as caught:
-        MistralLLM(**{"model": "m"} | attributes)
+        MistralLLM(**given)
     assert next(iter(attributes)) in str(caught.value)
     assert "s3cret" not in "".join(traceback.format_exception(caught.value))
 
@@ -217,7 +219,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, suffix: str) -> None:
     llm = MistralLLM(
         model="m",
         endpoint="http://127.0.0.1:1",
-        api_key="s3cret",
+        api_key="s3cret",  # type: ignore[arg-type]  text is taken
         timeout=0.5,
         structured_output={"schema": Review, "max_retries": 3},
         generation_kwargs={"temperature": 0.5, "tools": [rate], "tool_choice": "rate"},

@@ -20,7 +20,8 @@ def make_embeddings(simulator: Simulator, short_pauses: None) -> MakeEmbeddings:
     simulator.change(embedding_dimension=4)
 
     def make(**attributes: Any) -> MistralEmbeddings:
-        return MistralEmbeddings(**({"endpoint": simulator.url} | attributes))
+        given: dict[str, Any] = {"endpoint": simulator.url} | attributes
+        return MistralEmbeddings(**given)
 
     return make
 

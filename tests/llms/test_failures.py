@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -46,9 +47,10 @@ def test_a_generation_error_survives_pickling(simulator: Simulator, make_llm: Ma
     simulator.change(poison="poison")
     with pytest.raises(GenerationError) as caught:
         make_llm().generate(["a", "poison"])
-    copy = pickle.loads(pickle.dumps(caught.value))
+    copy: Any = pickle.loads(pickle.dumps(caught.value))
     assert copy.outputs == [["Echo: a"], None]
-    assert copy.failures[1].correlation_id == caught.value.failures[1].correlation_id
+    poisoned: Any = caught.value.failures[1]
+    assert copy.failures[1].correlation_id == poisoned.correlation_id
 
 
 def test_a_mix_of_faults_at_40_percent_loses_nothing(simulator: Simulator, make_llm: MakeLLM) -> None:

@@ -212,7 +212,8 @@ def test_a_function_without_parameters_is_a_tool() -> None:
         """The time."""
         raise AssertionError("never called")
 
-    assert tool_of(now).function.parameters == {
+    tool: Any = tool_of(now)
+    assert tool.function.parameters == {
         "type": "object",
         "properties": {},
         "additionalProperties": False,

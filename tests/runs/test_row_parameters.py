@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.libraries import library
 from tests.runs.conftest import MODEL, Place, sent
 
 from mistill import MistralLLM, Run
@@ -166,12 +167,12 @@ def test_tools_that_are_code_survive_a_retry(place: Place, simulator: Simulator)
 def test_tools_may_come_from_a_columnar_file(place: Place, tmp_path: Path, simulator: Simulator) -> None:
     parameters = {"type": "object", "properties": {"town": {"type": "string"}}}
     function = {"type": "function", "function": {"name": "weather", "parameters": parameters}}
-    library = {"type": "document_library", "library_ids": ["7"]}
-    rows = [{"text": "a", "tools": [function, library]}, {"text": "b", "tools": [library]}, {"text": "c"}]
+    books = {"type": "document_library", "library_ids": ["7"]}
+    rows = [{"text": "a", "tools": [function, books]}, {"text": "b", "tools": [books]}, {"text": "c"}]
     path = tmp_path / "in.parquet"
     library("pyarrow.parquet").write_table(library("pyarrow").Table.from_pylist(rows), path)
     assert place.run(str(path), row_parameters={"tools": "tools"}).start().completions == 3
-    assert fields(simulator, "tools") == {"a": ([function, library],), "b": ([library],), "c": (None,)}
+    assert fields(simulator, "tools") == {"a": ([function, books],), "b": ([books],), "c": (None,)}
 
 
 def test_a_servers_dialect_can_refuse_a_row(place: Place, simulator: Simulator) -> None:

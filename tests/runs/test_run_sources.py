@@ -130,7 +130,7 @@ def test_a_run_that_waits_for_rows_can_be_stopped(place: Place, simulator: Simul
         never.wait(30)
 
     run = place.run(rows())
-    outcomes = iter(run)
+    outcomes: Any = iter(run)
     for _ in range(5):
         next(outcomes)
     outcomes.close()

@@ -166,7 +166,7 @@ def test_leaving_the_loop_stops_the_run(place: Place, simulator: Simulator) -> N
 def test_a_reader_who_is_slow_holds_the_run_back(place: Place, simulator: Simulator) -> None:
     texts = [f"row {number}" for number in range(3000)]
     place.write(texts)
-    outcomes = iter(place.run())
+    outcomes: Any = iter(place.run())
     next(outcomes)
     simulator.wait_until(lambda: simulator.answered >= 1024, timeout_s=60)
     outcomes.close()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import json
+import struct
 from typing import Any
 
 import pytest
@@ -254,11 +256,47 @@ def test_one_text_is_one_embedding(simulator: Simulator, ask: Ask) -> None:
     assert len(got["data"][0]["embedding"]) == 8
 
 
+@pytest.mark.parametrize(
+    ("dtype", "numbers", "low", "high"),
+    [("int8", 16, -128, 127), ("uint8", 16, 0, 255), ("binary", 2, -128, 127), ("ubinary", 2, 0, 255)],
+)
+def test_vectors_of_whole_numbers(
+    simulator: Simulator, ask: Ask, dtype: str, numbers: int, low: int, high: int
+) -> None:
+    fields = {"output_dimension": 16, "output_dtype": dtype}
+    (found,) = _embed(ask, simulator, "one", **fields).json["data"]
+    assert len(found["embedding"]) == numbers
+    assert all(isinstance(number, int) and low <= number <= high for number in found["embedding"])
+    (packed,) = _embed(ask, simulator, "one", **fields, encoding_format="base64").json["data"]
+    assert base64.b64decode(packed["embedding"]) == bytes(number % 256 for number in found["embedding"])
+
+
+def test_the_bits_of_a_binary_vector_are_the_signs_of_its_numbers(simulator: Simulator, ask: Ask) -> None:
+    (plain,) = _embed(ask, simulator, "one", output_dimension=8).json["data"]
+    (packed,) = _embed(ask, simulator, "one", output_dimension=8, output_dtype="ubinary").json["data"]
+    assert [bool(packed["embedding"][0] >> 7 - place & 1) for place in range(8)] == [
+        number > 0 for number in plain["embedding"]
+    ]
+
+
+def test_vectors_in_base64_are_32_bit_floats(simulator: Simulator, ask: Ask) -> None:
+    (plain,) = _embed(ask, simulator, "one", output_dimension=8).json["data"]
+    (packed,) = _embed(ask, simulator, "one", output_dimension=8, encoding_format="base64").json["data"]
+    assert struct.unpack("<8f", base64.b64decode(packed["embedding"])) == pytest.approx(plain["embedding"])
+
+
+@pytest.mark.beyond_the_spec("values that there are not")
+@pytest.mark.parametrize(
+    "fields", [{"output_dtype": "int4"}, {"encoding_format": "hex"}, {"output_dimension": 10**9}]
+)
+def test_other_forms_of_vectors_are_refused(simulator: Simulator, ask: Ask, fields: dict[str, Any]) -> None:
+    assert _embed(ask, simulator, "one", **fields).status == 422
+
+
 def test_embeddings_refuse_chat_models_and_oversized_batches(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(embedding_batch_tokens=10)
     assert _embed(ask, simulator, "one", model="mistral-small-latest").json["type"] == "invalid_model"
     assert _embed(ask, simulator, ["x" * 20, "x" * 24]).json["code"] == "3210"
-    assert _embed(ask, simulator, "one", encoding_format="base64").status == 400
 
 
 @pytest.mark.parametrize("fenced", [False, True])

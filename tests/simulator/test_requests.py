@@ -126,7 +126,7 @@ def test_the_ends_of_the_ranges_are_accepted(simulator: Simulator, ask: Ask) -> 
         assert ask(simulator, **fields).status == 200
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"{}"])
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b'"text"', b"\xff\xfe", b"{}", b'{"a":' + b"[" * 100_000])
 def test_a_body_that_is_no_request_is_422(simulator: Simulator, ask: Ask, raw: bytes) -> None:
     got = ask(simulator, raw=raw)
     assert got.status == 422
@@ -191,3 +191,59 @@ def test_every_answer_has_its_own_correlation_id(simulator: Simulator, ask: Ask)
     answers = [ask(simulator), ask(simulator), ask(simulator, model="x"), ask(simulator, key=None)]
     answers += [ask(simulator, stream=True), ask(simulator, path="/v1/models", method="GET")]
     assert len({got.headers["mistral-correlation-id"] for got in answers}) == len(answers)
+
+
+def test_n_has_a_bound(simulator: Simulator, ask: Ask) -> None:
+    assert ask(simulator, n=10**9).json["param"] == "n"
+
+
+def test_a_schema_that_is_none_is_refused(simulator: Simulator, ask: Ask) -> None:
+    schema = {"type": "array", "minItems": "many"}
+    form = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+    assert ask(simulator, response_format=form).json["param"] == "response_format"
+
+
+# --- ids of tool calls ----------------------------------------------------------------------------------------------
+
+
+def _conversation(called: str | None, answered: str | None) -> list[dict[str, Any]]:
+    call = {"type": "function", "function": {"name": "f", "arguments": "{}"}}
+    result = {"role": "tool", "content": "1"}
+    return [
+        {"role": "user", "content": "a"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [call if called is None else call | {"id": called}],
+        },
+        result if answered is None else result | {"tool_call_id": answered},
+    ]
+
+
+def test_ids_of_nine_letters_and_digits_are_taken(simulator: Simulator, ask: Ask) -> None:
+    messages = _conversation("a1B2c3D4e", "a1B2c3D4e")
+    assert ask(simulator, body={"model": "mistral-small-latest", "messages": messages}).status == 200
+
+
+@pytest.mark.beyond_the_spec("ids that Mistral refuses")
+@pytest.mark.parametrize(
+    ("called", "answered", "code", "said"),
+    [
+        ("call_abc123", "call_abc123", "3280", "call_abc123 but must be a-z, A-Z, 0-9, with a length of 9."),
+        ("a1b2c3d4", "a1b2c3d4", "3280", "Tool call id was a1b2c3d4 but must be"),
+        ("a1b2c3d4é", "a1b2c3d4é", "3280", "Tool call id was a1b2c3d4é but must be"),
+        ("a1b2c3d4\n", "a1b2c3d4\n", "3280", "Tool call id was a1b2c3d4\n but must be"),
+        ("", "", "3280", "Tool call id was  but must be"),
+        (None, "a1b2c3d4e", "3280", "Tool call id has to be defined in serving mode."),
+        ("a1b2c3d4e", None, None, "Tool call id has to be defined."),
+        ("a1b2c3d4e", "call_abc123", "3280", "Tool call id was call_abc123 but must be"),
+        ("a1b2c3d4e", "z9y8x7w6v", "3230", "Unexpected tool call id z9y8x7w6v in tool results"),
+    ],
+)  # fmt: skip
+def test_other_ids_are_refused_in_mistrals_words(
+    simulator: Simulator, ask: Ask, called: str | None, answered: str | None, code: str | None, said: str
+) -> None:
+    messages = _conversation(called, answered)
+    got = ask(simulator, body={"model": "mistral-small-latest", "messages": messages})
+    assert (got.status, got.json["code"]) == (400, code)
+    assert said in got.json["message"]

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pydantic import AnyUrl, BaseModel, ConfigDict, Field
 
 from mistill.simulator.patterns import NoMatch, sample_match
-from mistill.simulator.sampler import sample
+from mistill.simulator.sampler import MAX_ITEMS, MAX_LENGTH, sample
 from mistill.simulator.schema_merge import Unsatisfiable
 
 _Validator = jsonschema.Draft202012Validator
@@ -119,6 +119,26 @@ SCHEMAS: dict[str, Any] = {
         )
     },
 }
+
+
+OF_DRAFT_7: dict[str, Any] = {
+    "tuple": {"type": "array", "items": [{"type": "string"}, {"type": "null"}], "minItems": 2},
+    "closed tuple": {"items": [{"type": "integer"}], "additionalItems": False, "minItems": 1},
+    "tuple and more": {"items": [{"const": 1}], "additionalItems": {"const": 2}, "minItems": 4},
+    "whole numbers as floats": {"type": "string", "minLength": 1.0, "maxLength": 2.0},
+    "so many items as floats": {"type": "array", "minItems": 2.0, "maxItems": 3.0},
+    "definitions": {
+        "definitions": {"a": {"type": "null"}},
+        "type": "array",
+        "items": {"$ref": "#/definitions/a"},
+    },
+}
+
+
+@pytest.mark.parametrize("schema", OF_DRAFT_7.values(), ids=OF_DRAFT_7.keys())
+def test_instances_fit_schemas_of_draft_7(schema: Any) -> None:
+    for seed in range(40):
+        jsonschema.Draft7Validator(schema).validate(sample(schema, random.Random(seed)))
 
 
 @pytest.mark.parametrize("schema", SCHEMAS.values(), ids=SCHEMAS.keys())
@@ -267,3 +287,50 @@ def test_sampled_strings_match_their_pattern(pattern: str) -> None:
 def test_a_pattern_that_nothing_matches_is_an_error() -> None:
     with pytest.raises(NoMatch):
         sample_match(r"^a\bb$", random.Random(0))
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"properties": []},
+        {"type": "object", "required": 5},
+        {"enum": 5},
+        {"type": "integer", "multipleOf": 0},
+        {"type": "integer", "minimum": "x"},
+        {"type": "integer", "minimum": float("inf")},
+        {"type": "string", "minLength": "a"},
+        {"type": "string", "pattern": 5},
+        {"$ref": 5},
+        {"allOf": 5},
+        {"anyOf": {}},
+        {"type": "array", "items": 5, "minItems": 1},
+    ],
+)
+def test_what_is_no_schema_has_no_instance(schema: Any) -> None:
+    with pytest.raises(Unsatisfiable):
+        sample(schema, random.Random(0))
+
+
+LISTS_OF_900 = {"type": "array", "minItems": 900}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "string", "minLength": 10**9},
+        {"type": "string", "minLength": 1e300},
+        {"type": "string", "pattern": "a{999999999}"},
+        {"type": "string", "pattern": "(a{5000}){5000}"},
+        {"type": "array", "minItems": 10**9},
+        {"type": "object", "minProperties": 10**9},
+        LISTS_OF_900 | {"items": LISTS_OF_900 | {"items": LISTS_OF_900}},
+    ],
+)
+def test_what_no_answer_could_hold_is_not_made_up(schema: Any) -> None:
+    with pytest.raises(Unsatisfiable):
+        sample(schema, random.Random(0))
+
+
+def test_long_strings_and_open_lists_have_a_bound() -> None:
+    assert len(sample({"type": "string", "minLength": MAX_LENGTH}, random.Random(0))) >= MAX_LENGTH
+    assert len(sample({"type": "array", "maxItems": 10**9}, random.Random(0))) <= MAX_ITEMS

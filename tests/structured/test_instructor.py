@@ -58,8 +58,13 @@ class Script:
             }
         else:
             message = {"content": answer}
-        choice = {"message": message, "finish_reason": self.finish_reason}
-        return decode_response(json.dumps({"choices": [choice]}))
+        return response(message, self.finish_reason)
+
+
+def response(message: dict[str, Any], finish_reason: str = "stop") -> ChatResponse:
+    return decode_response(
+        json.dumps({"choices": [{"message": message, "finish_reason": finish_reason}]}).encode()
+    )
 
 
 def plan(mode: str, schema: Any = User, max_retries: int = 1) -> Any:
@@ -87,7 +92,7 @@ async def test_every_mode_gives_the_value_and_its_text(
 
 
 @pytest.mark.parametrize("mode", MODES)
-async def test_every_constraint_is_told(mode: str) -> None:
+async def test_every_constraint_goes_out(mode: str) -> None:
     script = Script(GOOD)
     asked = plan(mode)
     await ask(asked, PROMPT, {}, script.send)
@@ -176,9 +181,7 @@ async def test_thinking_does_not_reach_the_parser() -> None:
             {"type": "thinking", "thinking": [{"type": "text", "text": WRONG}]},
             {"type": "text", "text": GOOD},
         ]
-        return decode_response(
-            json.dumps({"choices": [{"message": {"content": chunks}, "finish_reason": "stop"}]})
-        )
+        return response({"content": chunks})
 
     assert (await ask(plan("json_schema", max_retries=0), PROMPT, {}, send)).text == GOOD
 
@@ -202,7 +205,7 @@ async def test_an_empty_answer_is_asked_again_without_showing_it(mode: str) -> N
 async def test_arguments_may_be_an_object() -> None:
     async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> ChatResponse:
         calls = [{"id": None, "function": {"name": "User", "arguments": json.loads(GOOD)}}]
-        return decode_response(json.dumps({"choices": [{"message": {"tool_calls": calls}}]}))
+        return response({"tool_calls": calls})
 
     assert (await ask(plan("tools"), PROMPT, {}, send)).value == User(fullName="Ada", id=1)
 
@@ -239,3 +242,100 @@ async def test_rows_with_their_own_schemas_do_not_meet() -> None:
         assert parsed.value == {name: index % 7}
 
     await asyncio.gather(*(one(index) for index in range(60)))
+
+
+# --- where the answer is ----------------------------------------------------------------------------------------------
+
+
+class Loose(BaseModel):
+    name: str | None = None
+    friend: Loose | None = None
+
+
+def calls(*arguments: str) -> dict[str, Any]:
+    return {
+        "tool_calls": [
+            {"id": f"abcdefgh{n}", "function": {"name": "f", "arguments": a}} for n, a in enumerate(arguments)
+        ]
+    }
+
+
+async def answered(
+    mode: str, schema: Any, *messages: dict[str, Any], parameters: dict[str, Any] | None = None
+) -> Any:
+    """What `ask` makes of answers with these messages, and the requests that it sends."""
+    left, requests = list(messages), list[Any]()
+
+    async def send(asked: list[dict[str, Any]], fields: dict[str, Any]) -> ChatResponse:
+        msgspec.convert(asked, list[Message])
+        requests.append((asked, fields))
+        return response(left.pop(0))
+
+    parsed = await ask(plan(mode, schema, max_retries=len(messages) - 1), PROMPT, parameters or {}, send)
+    return parsed, requests
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{name: "Ann", friend: {"name": "Bob"}}',
+        '```json\n{\n  // a friend of {"name": "Bob"}\n  "name": 5\n}\n```',
+        '[None, {"name": "Bob"}]',
+        '{"name": "Ann", "friend": {"name": "Bob"}',
+        '"he said {} "',
+    ],
+)
+async def test_no_mode_takes_a_part_of_what_is_broken(mode: str, text: str) -> None:
+    script = Script(text)
+    with pytest.raises(InvalidOutput) as caught:
+        await ask(plan(mode, Loose, max_retries=0), PROMPT, {}, script.send)
+    assert caught.value.text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"```json\n{GOOD}\n```",
+        f"Here it is:\n```\n{GOOD}\n```\nAnything else?",
+        f"~~~json\n{GOOD}\n~~~",
+        f"```json\n{GOOD}",
+        GOOD,
+    ],
+)
+async def test_md_json_reads_every_fence(text: str) -> None:
+    script = Script(text)
+    assert (await ask(plan("md_json", max_retries=0), PROMPT, {}, script.send)).text == GOOD
+
+
+async def test_md_json_takes_none_of_two_answers() -> None:
+    text = f"```json\n{GOOD}\n```\nor\n```json\n{GOOD.replace('1', '2')}\n```"
+    with pytest.raises(InvalidOutput, match="2 different values"):
+        await ask(plan("md_json", max_retries=0), PROMPT, {}, Script(text).send)
+
+
+@pytest.mark.parametrize("mode", ["json_schema", "md_json"])
+async def test_a_call_of_a_tool_that_nobody_offered_is_read(mode: str) -> None:
+    parsed, _ = await answered(mode, User, calls(GOOD))
+    assert parsed.text == GOOD
+    parsed, _ = await answered(mode, User, {"content": GOOD} | calls(WRONG))
+    assert parsed.text == GOOD, "the text comes before the call"
+    parsed, requests = await answered(mode, User, calls(WRONG), {"content": GOOD})
+    assert parsed.text == GOOD
+    assert requests[1][0][-2] == {"role": "assistant", "content": WRONG}, (
+        "shown to it as what it should have been"
+    )
+
+
+@pytest.mark.parametrize("mode", ["json_schema", "md_json"])
+async def test_a_call_of_a_tool_that_was_offered_is_no_answer(mode: str) -> None:
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+    with pytest.raises(InvalidOutput):
+        await answered(mode, User, calls(GOOD), parameters={"tools": tools})
+
+
+async def test_two_calls_that_differ_are_no_answer() -> None:
+    other = GOOD.replace("Ada", "Bob")
+    parsed, requests = await answered("tools", User, calls(GOOD, other), calls(GOOD, GOOD))
+    assert parsed.text == GOOD
+    assert "2 different tool calls" in requests[1][0][-1]["content"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class NoSchema:
 
 
 @pytest.fixture
-def schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def schemas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     (tmp_path / "some_schemas.py").write_text(MODULE)
     monkeypatch.syspath_prepend(tmp_path)
     import some_schemas  # type: ignore[import-not-found]
@@ -118,3 +119,8 @@ def test_only_a_class_that_is_a_schema_is_taken_by_name(module: Any, name: Any, 
 def test_what_is_no_description_is_refused(description: dict[str, Any]) -> None:
     with pytest.raises(InputError, match="not a saved schema"):
         restore_schema(description)
+
+
+def test_a_schema_as_the_field_of_a_request_is_no_saved_one() -> None:
+    field = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "array"}}}
+    assert compile_schema(restore_schema(field)).json_schema == {"title": "n", "type": "array"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Literal
 
 import pytest
@@ -10,8 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
+from mistill.api.chat import AnsweredFunction, AnsweredToolCall
 from mistill.errors import InvalidOutput
-from mistill.structured import Parsed, Reask, compile_schema, compile_structured_output, judge, read_answer
+from mistill.structured import (
+    Parsed,
+    Reask,
+    answer_text,
+    compile_schema,
+    compile_structured_output,
+    judge,
+    read_answer,
+)
 from mistill.structured.repair import json_candidates, reask_messages
 
 GOOD = '{"name": "Ada {x}", "age": 3}'
@@ -77,12 +87,113 @@ def test_a_broken_cut_or_double_answer_gives_no_value(text: str) -> None:
     assert caught.value.text == text
 
 
-def test_two_values_that_fit_are_said_to_be_two() -> None:
+def test_two_values_that_fit_are_called_two() -> None:
     with pytest.raises(InvalidOutput, match="2 different values"):
         read_answer(compile_schema(Loose), 'First {"age": 1}, then {"age": 2}')
 
 
-def test_a_mistake_inside_a_fence_is_told_by_its_place_there() -> None:
+class Friend(BaseModel):
+    name: str
+    friend: Friend | None = None
+
+
+class Nameless(BaseModel):
+    name: str | None = None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        # Broken: keys or strings without quotes, other quotes, other literals, commas too many, comments.
+        '{name: "Ann", friend: {"name": "Bob"}}',
+        "{'name': 'Ann', 'friend': {\"name\": \"Bob\"}}",
+        '[None, {"name": "Bob"}]',
+        '{"name": "Ann", "friend": {"name": "Bob"},}',
+        '{"name": "Ann" "friend": {"name": "Bob"}}',
+        '{"name": "Ann", "at": 3pm, "friend": {"name": "Bob"}}',
+        '{\n  // the person\n  "name": "Ann",\n  "friend": {"name": "Bob"}\n}',
+        '{\n  // the person\n  "name": "Ann",\n  "friend": {"name": "Bob"}',
+        '{"name": /* like {"name": "Bob"} */ "Ann"}',
+        'Person(name="Ann", friend={"name": "Bob"})',
+        '<person name="Ann">{"name": "Bob"}</person>',
+        '{{"name": "Bob"}}',
+        '```json\n{name: "Ann", friend: {"name": "Bob"}}\n```',
+        'Here it is:\n```json\n{name: "Ann", friend: {"name": "Bob"}}\n```',
+        # Cut: at the end, at the beginning, at both.
+        '{"name": "Ann", "friend": {"name": "Bob"}',
+        '[{"name": "Bob"}',
+        '{"name": "Ann", "friends": [{"name": "Bob"}, {"na',
+        '"name": "Ann", "friend": {"name": "Bob"}}',
+        '"friend": {"name": "Bob"}}',
+        '"friend": {"name": "Bob"}',
+        '"Ann", {"name": "Bob"}',
+        '{"name": "Bob"}]',
+        '{"name": "Bob"}, "age": 3',
+        # In a string: JSON, broken, or of prose.
+        '"I cannot: the schema wants {\\"name\\"} but see {} "',
+        '"the answer is {} "',
+        '"the answer is {}',
+        '"he said {"name": "Bob"} "',
+        '"he said {"name": "Bob"}',
+        '"he said "{"name": "Bob"}" ok"',
+        '"he said " {"name": "Bob"} " ok"',
+        '"a \\" b {"name": "Bob"} c',
+        '"{\\"name\\": \\"Bob\\"}"',
+        '"""{"name": "Bob"}"""',
+        '["{\\"name\\": \\"Bob\\"}"',
+        # In a comment.
+        '// {"name": "Bob"}',
+        '// such as {"name": "Bob"}\n{"name": 5}',
+        '/* {"name": "Bob"} */ {"name": 5}',
+        '<!-- {"name": "Bob"} -->',
+    ],
+)
+def test_a_part_is_never_taken_for_the_answer(text: str) -> None:
+    for schema in (Friend, Nameless, Nameless | None, {"type": "object"}, {"anyOf": [{"type": "object"}]}):
+        with pytest.raises(InvalidOutput) as caught:
+            read_answer(compile_schema(schema), text)
+        assert caught.value.text == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'Sure! {"name": "Ann"} Done.',
+        'The "person" (as you say, "the one"): {"name": "Ann"}',
+        'Here it is:\n```json\n{"name": "Ann"}\n```\nAnything else?',
+        '~~~json\n{"name": "Ann"}\n~~~',
+        '```{"name": "Ann"}```',
+        '{"name": "Ann"}\n\nSee https://example.com/[1] and {you}.',
+        '<answer>{"name": "Ann"}</answer>',
+        'The person\'s name: {"name": "Ann"}',
+    ],
+)
+def test_a_whole_value_with_prose_around_it_is_taken(text: str) -> None:
+    assert read_answer(compile_schema(Friend), text) == Parsed(Friend(name="Ann"), '{"name": "Ann"}')
+
+
+def test_a_footnote_is_no_list() -> None:
+    schema = compile_schema(list[int])
+    with pytest.raises(InvalidOutput):
+        read_answer(schema, "I do not know, see [1].")
+    assert read_answer(schema, "These, as in [1]:\n[2, 3]").value == [2, 3], "a value that has its own lines"
+    assert read_answer(schema, "These:\n```json\n[2, 3]\n```\nand no more").value == [2, 3]
+    assert read_answer(schema, 'These, as in [1]: {"value": [2, 3]}').value == [2, 3]
+
+
+def test_the_arguments_of_one_tool_call_are_an_answer_that_has_no_text() -> None:
+    def call(arguments: str | dict[str, Any]) -> AnsweredToolCall:
+        return AnsweredToolCall(AnsweredFunction("json", arguments))
+
+    assert answer_text(None, [call(GOOD)]) == GOOD
+    assert answer_text(" ", [call({"name": "é"})]) == '{"name": "é"}'
+    assert answer_text("text", [call(GOOD)]) == "text"
+    assert answer_text(None, [call(GOOD), call(GOOD)]) == GOOD
+    assert answer_text(None, [call(GOOD), call("{}")]) == "", "which of them nobody knows"
+    assert answer_text(None) == ""
+
+
+def test_a_mistake_inside_a_fence_is_named_by_its_place_there() -> None:
     text = '```json\n{"name": "A", "age": "old"}\n```'
     with pytest.raises(InvalidOutput) as caught:
         read_answer(compile_schema(Person), text)
@@ -95,7 +206,7 @@ def test_a_wrapped_value_is_found_in_a_fence() -> None:
     assert read_answer(schema, '```json\n"no"\n```') == Parsed("no", '"no"')
 
 
-_PROSE = st.text(st.characters(codec="utf-8", exclude_characters='{}[]`"'))
+_PROSE = st.text(st.characters(codec="utf-8", exclude_characters='{}[]`"/'))  # a slash may begin a comment
 _DOCUMENTS = st.dictionaries(
     st.text(),
     st.recursive(
@@ -123,6 +234,28 @@ def test_a_cut_answer_never_yields_a_piece_of_itself(document: dict[str, Any], d
     text = json.dumps(document)
     cut = data.draw(st.integers(0, len(text) - 1))
     assert json_candidates(text[:cut]) == []
+
+
+@given(_DOCUMENTS.filter(bool), st.data())
+def test_an_answer_that_lost_its_beginning_never_yields_a_piece_of_itself(
+    document: dict[str, Any], data: st.DataObject
+) -> None:
+    text = json.dumps(document)
+    assert json_candidates(text[data.draw(st.integers(1, len(text) - 1)) :]) == []
+
+
+@given(_DOCUMENTS.filter(bool), st.data())
+def test_an_answer_with_one_wrong_character_is_taken_whole_or_not_at_all(
+    document: dict[str, Any], data: st.DataObject
+) -> None:
+    text = json.dumps(document)
+    place = data.draw(st.integers(0, len(text) - 1))
+    wrong = (
+        text[:place]
+        + data.draw(st.sampled_from(["", "'", '"', "\\", ",", "{", "]", "//", "x"]))
+        + text[place + 1 :]
+    )
+    assert json_candidates(wrong) in ([], [wrong])
 
 
 # --- asking again ----------------------------------------
@@ -192,3 +325,31 @@ def test_a_prefix_gives_way_to_the_answer() -> None:
     assert [message["role"] for message in messages] == ["system", "user", "assistant", "user"]
     assert messages[2] == {"role": "assistant", "content": "nope"}
     assert len(prompt) == 3
+
+
+def test_half_a_character_is_not_sent_back() -> None:
+    messages = reask_messages(
+        PROMPT, "half \ud83d, whole \ud83d\ude00", InvalidOutput("wrong: \udc00", text="")
+    )
+    assert messages[2]["content"] == "half \ufffd, whole 😀"
+    assert messages[3]["content"].startswith("wrong: \ufffd\n")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "```\n" + " " * 300_000,
+        '" ' * 200_000,
+        "[note] " * 50_000,
+        "[1] " * 50_000,
+        "```\n" * 50_000,
+        "{} [] " * 50_000,
+    ],
+    ids=["spaces", "quotes", "notes", "footnotes", "fences", "brackets"],
+)
+def test_an_odd_answer_is_done_with_at_once(text: str) -> None:
+    before = time.process_time()
+    for schema in (Person, list[int], {"type": "array"}):
+        with pytest.raises(InvalidOutput):
+            read_answer(compile_schema(schema), text)
+    assert time.process_time() - before < 2, "linear: it takes some hundredths"

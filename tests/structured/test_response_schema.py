@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, NotRequired, TypedDict, Union
 from uuid import UUID
 
 import jsonschema
+import jsonschema.validators
 import msgspec
 import pytest
 from annotated_types import MultipleOf

@@ -18,10 +18,10 @@ import jsonschema
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field, TypeAdapter, create_model, field_validator
+from pydantic import BaseModel, ConfigDict, Field, RootModel, TypeAdapter, create_model, field_validator
 
 from mistill.errors import InputError, InvalidOutput
-from mistill.structured import OutputSchema, compile_schema
+from mistill.structured import OutputSchema, Parsed, compile_schema, read_answer
 
 
 class User(BaseModel):
@@ -109,6 +109,108 @@ def test_a_wrapper_comes_before_a_value_that_looks_like_one() -> None:
     assert schema.parse('{"value": {"value": 3}}') == {"value": 3}
 
 
+# --- the wrapper: what was asked for in it is read in it ----------------------------------------
+
+
+class Person(BaseModel):
+    """Fits every object: so the wrapper of a wrong person would fit too."""
+
+    name: str | None = None
+    age: int | None = Field(default=None, ge=0)
+
+
+class Age(BaseModel):
+    age: int = 0
+
+
+class Years(BaseModel):
+    years: float = 0.5
+
+
+class Options(TypedDict, total=False):
+    age: int
+
+
+class Open(BaseModel):
+    model_config = ConfigDict(extra="allow")
+    age: int = 0
+
+
+AGED = {"type": "object", "properties": {"age": {"type": "integer", "minimum": 0}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "wrong"),
+    [
+        (Person | None, {"age": "forty"}),
+        (Person | None, [1]),
+        (Age | Years, {"age": "forty", "years": "many"}),
+        (Open | str, {"age": "forty"}),
+        (Options | None, {"age": "forty"}),
+        (dict[str, Any] | list[int], "no"),
+        (Person | list[Person], [{"age": -1}]),
+        (RootModel[Person | None], {"age": -1}),
+        ({"anyOf": [AGED, {"type": "null"}]}, {"age": "forty"}),
+        ({"oneOf": [AGED, {"type": "string", "minLength": 9}]}, {"age": -1}),
+        ({"$ref": "#/$defs/a", "$defs": {"a": {"anyOf": [AGED]}}}, {"age": -1}),
+        ({"patternProperties": {"^a": {"type": "integer"}}}, {"age": "forty"}),
+        ({"not": {"required": ["age"]}}, {"age": 1}),
+        ({"if": AGED, "then": {"required": ["name"]}}, {"age": 1}),
+        ({"enum": [{}, {"value": 1}]}, 2),
+        ({"type": ["object", "null"], "additionalProperties": {"type": "object"}}, {"age": 3}),
+    ],
+)
+def test_a_misfit_in_the_wrapper_is_never_read_as_the_value_itself(schema: Any, wrong: Any) -> None:
+    compiled = compile_schema(schema)
+    assert compiled.is_wrapped
+    for text in (
+        json.dumps({"value": wrong}),
+        json.dumps({"value": wrong}, indent=2),
+        f"```json\n{json.dumps({'value': wrong})}\n```",
+        f"Here: {json.dumps({'value': wrong})}",
+        json.dumps({"value": wrong, "why": "so"}),
+        json.dumps({"why": "so", "value": wrong}),
+        json.dumps({"value": wrong}).replace('"value"', '"v\\u0061lue"'),
+        json.dumps({"value": wrong})[:-1],
+    ):
+        with pytest.raises(InvalidOutput):
+            read_answer(compiled, text)
+
+
+@pytest.mark.parametrize(
+    ("schema", "text", "value"),
+    [
+        (Person | None, '{"age": 3}', Person(age=3)),
+        (Person | None, "{}", Person()),
+        (Person | None, "null", None),
+        (Age | Years, '{"years": 3}', Years(years=3)),
+        (list[int], "[1]", [1]),
+        ({"anyOf": [AGED, {"type": "null"}]}, '{"age": 3}', {"age": 3}),
+    ],
+)
+def test_a_value_without_its_wrapper_is_read_where_the_wrapper_cannot_be_meant(
+    schema: Any, text: str, value: Any
+) -> None:
+    assert compile_schema(schema).read(text) == Parsed(value, text)
+    with pytest.raises(InvalidOutput):
+        compile_schema(schema).read(text, bare=False)
+
+
+def test_beside_the_value_nothing_else_may_stand() -> None:
+    for text in ('{"value": 3, "why": "so"}', '{"why": "so", "value": 3}'):
+        with pytest.raises(InvalidOutput, match=r"\$: Object contains unknown field `why`"):
+            compile_schema(dict[str, int] | int).parse(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ['{"items": [1', '{"items": [1] oops', '{"value": 1', '{"value": 1}}', "[1", '{"\\ud800": 1}', "{1}"],
+)
+def test_what_is_no_json_is_called_so_in_the_wrapper_too(text: str) -> None:
+    with pytest.raises(InvalidOutput, match="JSON"):
+        compile_schema(list[int]).parse(text)
+
+
 # --- mistakes ----------------------------------------
 
 HOME_SCHEMA = {
@@ -158,7 +260,7 @@ def test_a_mistake_has_its_place_in_the_answer(schema: Any, text: str, path: str
     assert f"{path}: " in str(caught.value)
 
 
-def test_a_model_that_forgets_the_wrapper_is_told_of_it() -> None:
+def test_a_model_that_forgets_the_wrapper_gets_to_know_it() -> None:
     with pytest.raises(InvalidOutput, match=r"\$: Object missing required field `value`"):
         compile_schema(list[int]).parse("{}")
 
@@ -226,8 +328,9 @@ class Outer:
         (5, "not a schema"),
         (len, "not a schema"),
         (lambda x: x, "not a schema"),
+        (Literal["\ud800"], "not a schema"),
         (Outer, r"Outer\.inner\.call: .*CallableSchema"),
-        (list["Nowhere"], "Nowhere"),  # noqa: F821  (undefined on purpose)
+        (list["Nowhere"], "Nowhere"),  # noqa: F821 # pyright: ignore[reportUndefinedVariable]  undefined on purpose
     ],
 )
 def test_what_is_no_schema_is_refused_with_the_place_of_the_mistake(schema: Any, message: str) -> None:

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 
 from mistill.api.chat import ResponseFormat
 from mistill.errors import InputError
-from mistill.structured import compile_structured_output
+from mistill.structured import compile_structured_output, describe_structured_output
 
 
 class User(BaseModel):
@@ -41,6 +41,50 @@ def test_the_modes_of_instructor_and_their_mistral_names(mode: str, means: str) 
     pytest.importorskip("instructor")
     plan = compile_structured_output({"schema": User, "mode": mode, "max_retries": 0})
     assert (plan.mode, plan.max_retries, plan.uses_instructor) == (means, 0, True)
+
+
+@pytest.mark.parametrize(
+    ("mode", "means"),
+    [
+        ("tool_call", "tools"),
+        ("function_call", "tools"),
+        ("tools_strict", "tools"),
+        ("json_mode", "json_object"),
+        ("markdown_json_mode", "md_json"),
+        ("json_schema_mode", "json_schema"),
+        ("json_o1", "json_schema"),
+        # The same by the names of the members, as distilabel takes them.
+        ("TOOLS", "tools"),
+        ("JSON", "json_object"),
+        ("MD_JSON", "md_json"),
+        ("JSON_SCHEMA", "json_schema"),
+        ("MISTRAL_TOOLS", "tools"),
+        ("MISTRAL_STRUCTURED_OUTPUTS", "json_schema"),
+        ("FUNCTIONS", "tools"),
+    ],
+)
+def test_what_instructor_calls_its_modes_elsewhere(mode: str, means: str) -> None:
+    instructor = pytest.importorskip("instructor")
+    assert compile_structured_output({"schema": User, "mode": mode}).mode == means
+    if mode in instructor.Mode.__members__:
+        assert compile_structured_output({"schema": User, "mode": instructor.Mode[mode]}).mode == means
+    else:
+        assert compile_structured_output({"schema": User, "mode": instructor.Mode(mode)}).mode == means
+
+
+@pytest.mark.parametrize("member", ["ANTHROPIC_TOOLS", "GEMINI_JSON", "COHERE_JSON_SCHEMA", "PARALLEL_TOOLS"])
+def test_modes_of_other_providers_and_for_several_answers_are_refused(member: str) -> None:
+    instructor = pytest.importorskip("instructor")
+    with pytest.raises(InputError, match=f"no mode <Mode.{member}"):
+        compile_structured_output({"schema": User, "mode": instructor.Mode[member]})
+
+
+def test_a_member_of_instructors_modes_is_saved_by_its_name() -> None:
+    instructor = pytest.importorskip("instructor")
+    setting = {"schema": {"type": "array"}, "mode": instructor.Mode.TOOLS, "max_retries": 2}
+    described = {"schema": {"json_schema": {"type": "array"}}, "mode": "tools", "max_retries": 2}
+    assert describe_structured_output(setting) == described
+    assert describe_structured_output({"schema": {"type": "array"}}) == {"schema": described["schema"]}
 
 
 @pytest.mark.parametrize(
@@ -74,7 +118,7 @@ def test_what_is_not_understood_is_refused(setting: Any, message: str) -> None:
         ([{"role": "system", "content": ""}], ["system"]),
     ],
 )
-def test_json_mode_tells_the_schema_in_the_system_message(
+def test_json_mode_puts_the_schema_into_the_system_message(
     messages: list[dict[str, Any]], roles: list[str]
 ) -> None:
     before = json.dumps(messages)
@@ -82,11 +126,11 @@ def test_json_mode_tells_the_schema_in_the_system_message(
     assert plan.response_format() == ResponseFormat(type="json_object")
     assert plan.uses_instructor is False
 
-    told = plan.messages(messages)
+    sent = plan.messages(messages)
 
     assert json.dumps(messages) == before
-    assert [message["role"] for message in told] == roles
-    content = told[0]["content"]
+    assert [message["role"] for message in sent] == roles
+    content = sent[0]["content"]
     text = content if isinstance(content, str) else "\n\n".join(chunk["text"] for chunk in content)
     lead, _, schema = text.rpartition("\n")
     assert json.loads(schema) == plan.schema.wire_schema

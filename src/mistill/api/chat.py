@@ -251,13 +251,12 @@ class ChatParameters(Struct, forbid_unknown_fields=True, omit_defaults=True, fro
 class RequestTemplate:
     """A chat request but for its messages, encoded once for many rows.
 
-    ``encode(messages)`` is the body, around messages that are JSON already.
-
-    ``max_output_tokens`` bounds all its answers together, where the caller set a bound.
-
     Args:
         extra_body: fields that this library does not know, put into the body as they are. A field that it does know is
             refused, so that no value has two places.
+
+    Attributes:
+        max_output_tokens: bounds all its answers together, where the caller set a bound.
     """
 
     def __init__(
@@ -283,6 +282,7 @@ class RequestTemplate:
         self._tail = b"," + msgspec.json.encode(fields)[1:] if fields else b"}"
 
     def encode(self, messages: bytes) -> bytes:
+        """The body around messages that are JSON already."""
         return self._head + messages + self._tail
 
 

@@ -21,7 +21,6 @@ from msgspec import Struct
 from typing_extensions import TypeVar
 
 from mistill.api.chat import CHAT, ChatChunk, ChatResponse
-from mistill.api.embeddings import EMBEDDINGS
 from mistill.api.endpoint import MAX_BYTES, Endpoint
 from mistill.api.error_bodies import error_in_answer, error_of_status
 from mistill.api.limits import parse_limits
@@ -99,9 +98,6 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
     limits: RateLimits | None
     correlation_id: str | None
     latency_s: float
-
-
-Answer = HTTPAnswer  # TEMPORARY, until delivery/, llms/ and runs/ have moved
 
 
 def normalise_endpoint(endpoint: str) -> str:
@@ -235,9 +231,8 @@ class MistralClient:
         try:
             response = endpoint.decode(raw)
             missing = endpoint.check(response) if endpoint.check is not None else None
-        except (
-            Exception
-        ) as error:  # whatever reading it may come to: an answer that is none has one kind of error
+        except Exception as error:
+            # Whatever reading may stumble over: an answer that cannot be read has one kind of error.
             self._raise_malformed(http, raw, error)
         if missing:
             self._raise_malformed(http, raw, missing)
@@ -251,12 +246,6 @@ class MistralClient:
             limits = _limits(http)
             self._limits_due_at = answered_at + _LIMITS_EVERY_S
         return HTTPAnswer(response, raw, limits, correlation_id, answered_at - sent_at)
-
-    async def chat(self, body: bytes) -> HTTPAnswer:  # TEMPORARY, until llms/ has moved
-        return await self.exchange(CHAT, body)
-
-    async def embeddings(self, body: bytes) -> Any:  # TEMPORARY, until llms/ has moved
-        return await self.exchange(EMBEDDINGS, body)
 
     @asynccontextmanager
     async def stream(self, body: bytes) -> AsyncGenerator[ChatStream]:

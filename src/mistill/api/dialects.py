@@ -1,7 +1,7 @@
 """What servers that speak this API call its fields, and which of Mistral's they refuse.
 
-Mistral refuses OpenAI's names, the others ignore or refuse Mistral's. A dialect is a table and nothing else; docs/chat-api.md says
-what each entry does.
+Mistral refuses OpenAI's names, the others ignore or refuse Mistral's. A dialect is a table and nothing else;
+docs/chat-api.md says what each entry does.
 """
 
 from __future__ import annotations

@@ -21,7 +21,6 @@ MAX_TEXTS = 256
 """What one request to Mistral may hold; more is refused, as is more than `MAX_TOKENS`. Source: the client rig-core,
 which tried it (https://docs.rs/rig-core, ``providers::mistral::embedding``)."""
 MAX_TOKENS = 16_384
-MOST_TEXTS, MOST_TOKENS = MAX_TEXTS, MAX_TOKENS  # TEMPORARY, until llms/, runs/ and cli/ have moved
 
 
 class EmbeddingParameters(Struct, frozen=True, omit_defaults=True):

@@ -24,9 +24,6 @@ _MILLION = 1_000_000
 Dollars = Annotated[float, Meta(ge=0)]
 
 
-TokenCounts = Usage  # TEMPORARY, until runs/ has moved
-
-
 class Factors(Struct, frozen=True, forbid_unknown_fields=True):
     """What a price is multiplied with. ``cached_input`` applies to cached input tokens only."""
 

@@ -12,7 +12,8 @@ import click
 from pydantic import ValidationError
 
 from mistill.cli.exit_codes import Exit
-from mistill.cli.program import say_error, write_examples
+from mistill.cli.program import write_examples
+from mistill.cli.terminal.output import say_error
 from mistill.delivery.retry import classify
 from mistill.errors import (
     APIError,
@@ -71,12 +72,12 @@ class Command(click.Command):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with _errors_told(ctx):
+        with _explained_errors(ctx):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _errors_told(ctx):
+            with _explained_errors(ctx):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             return Exit.INTERRUPTED
@@ -110,7 +111,7 @@ def option(*names: str, group: str, **settings: Any) -> Callable[[F], F]:
 
 
 @contextmanager
-def _errors_told(ctx: click.Context) -> Generator[None]:
+def _explained_errors(ctx: click.Context) -> Generator[None]:
     """Errors that the library raises on purpose, and those of the disk, become lines for the user."""
     try:
         yield
@@ -125,7 +126,7 @@ def _errors_told(ctx: click.Context) -> Generator[None]:
 def failure_of(error: MistillError | ValidationError | OSError) -> Failure:
     """An error of the library, in words for the command line, with the exit code that it means."""
     if isinstance(error, ValidationError):
-        return Failure(_told_plainly(error), hint=None, exit_code=Exit.USAGE)
+        return Failure(_plain_message(error), hint=None, exit_code=Exit.USAGE)
     if isinstance(error, OSError):
         return Failure(str(error), hint=None, exit_code=Exit.STOPPED)
     hint = error.hint
@@ -140,7 +141,7 @@ def _exit_code_of(error: MistillError) -> Exit:
     return Exit.SOME_FAILED if of_one_request and not classify(error).fatal else Exit.STOPPED
 
 
-def _told_plainly(error: ValidationError) -> str:
+def _plain_message(error: ValidationError) -> str:
     """The first mistake, under the option's name. Its value is not shown, since it may be a key."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")

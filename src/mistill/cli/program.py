@@ -21,6 +21,7 @@ import click
 from mistill._version import __version__
 from mistill.cli import commands
 from mistill.cli.exit_codes import Exit
+from mistill.cli.terminal.output import say_error
 from mistill.errors import did_you_mean
 
 
@@ -99,7 +100,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         given = None if arguments is None else list(arguments)
         code = program.main(given, prog_name="mistill", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  None where it is closed
+            sys.stdout.flush()
         return int(code or 0)
     except click.UsageError as error:
         say_error(error.format_message(), _usage_hint(error))
@@ -117,13 +119,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             traceback.print_exc()
         say_error(f"internal error: {type(error).__name__}: {error}", "--debug shows where; please report it")
         return Exit.STOPPED
-
-
-def say_error(message: str, hint: str | None = None) -> None:
-    """One or two lines on stderr."""
-    click.echo(click.style("error: ", fg="red") + message, err=True)
-    if hint:
-        click.echo(click.style("hint: ", fg="cyan") + hint, err=True)
 
 
 def _usage_hint(error: click.UsageError) -> str | None:

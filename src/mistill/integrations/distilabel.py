@@ -280,10 +280,10 @@ def _output(outcome: Outcome, num_generations: int) -> GenerateOutput:
             "finish_reason": [
                 completion.finish_reason or "" if completion else "" for completion in completions
             ],
-            "error": ["" if completion else _told(outcome.error) for completion in completions],
+            "error": ["" if completion else _text_of(outcome.error) for completion in completions],
         },
     }
 
 
-def _told(error: MistillError | None) -> str:
+def _text_of(error: MistillError | None) -> str:
     return f"{error.kind}: {error}" if error is not None else ""

@@ -28,7 +28,7 @@ Waiter = tuple["asyncio.Future[Any]", Any]
 
 # Rows in one statement. Each execution gives the interpreter's lock away and waits to get it back, so fewer and larger
 # ones are better: 0.6 µs a row of three numbers, against 1.5 µs with executemany (CPython 3.11, SQLite 3.40).
-_MOST_ROWS = 64
+_MAX_ROWS = 64
 
 _CROWD = 8  # writes in a group, from which on the next one waits
 _LINGER_S = 0.003  # a hundredth of what a request to a model takes
@@ -70,7 +70,7 @@ class Update:
 
 
 def _sizes() -> list[int]:
-    return [_MOST_ROWS >> shift for shift in range(_MOST_ROWS.bit_length())]
+    return [_MAX_ROWS >> shift for shift in range(_MAX_ROWS.bit_length())]
 
 
 class CommitQueue:
@@ -132,7 +132,7 @@ class CommitQueue:
                 failed = not self._commit(group)
             if failed:
                 assert self._broken is not None
-                _tell(_waiters_of(group), self._broken)
+                _resolve_all(_waiters_of(group), self._broken)
         # On a full disk the last checkpoint fails; the log stays, and it has all.
         with suppress(sqlite3.Error):
             # Out of WAL mode, the ledger is one file again, and a reader makes none beside it. Not while one reads.
@@ -166,7 +166,7 @@ class CommitQueue:
                 self._connection.rollback()
             self._broken = _broken_by(self._path, error)
             return False
-        _tell(_waiters_of(group), None)
+        _resolve_all(_waiters_of(group), None)
         return True
 
     def _apply(self, group: list[_Write | _Task]) -> None:
@@ -206,7 +206,7 @@ def _waiters_of(group: list[_Write | _Task]) -> Iterable[Waiter]:
             yield operation[1]
 
 
-def _tell(waiters: Iterable[Waiter], error: LedgerError | None) -> None:
+def _resolve_all(waiters: Iterable[Waiter], error: LedgerError | None) -> None:
     """Wake every event loop once, however many of its tasks wait."""
     by_loop: dict[asyncio.AbstractEventLoop, list[Waiter]] = {}
     for waiter in waiters:

@@ -38,7 +38,7 @@ class BackgroundLoop:
     def run(self, work: Awaitable[T]) -> T:
         """Runs ``work`` to its end and returns its result. Ctrl-C cancels it and waits until it has ended."""
         ended = threading.Event()
-        future = self.submit(_told(work, ended))
+        future = self.submit(_with_end(work, ended))
         try:
             return _result(future)
         except KeyboardInterrupt:
@@ -121,7 +121,7 @@ def _caller() -> asyncio.Task[Any] | None:
         return None
 
 
-async def _told(work: Awaitable[T], ended: threading.Event) -> T:
+async def _with_end(work: Awaitable[T], ended: threading.Event) -> T:
     try:
         return await work
     finally:

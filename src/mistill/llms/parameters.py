@@ -106,7 +106,7 @@ def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
     try:
         parameters = msgspec.convert(fields, ChatParameters)
     except msgspec.ValidationError as error:
-        raise InputError(_told_in_our_names(str(error), arguments)) from error
+        raise InputError(_in_our_names(str(error), arguments)) from error
     form = parameters.response_format
     if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
         raise InputError("response_format: type json_schema and the field json_schema go together")
@@ -156,7 +156,7 @@ def _check_json(name: str, given: Any) -> None:
         raise InputError(f"{name} is no JSON: {error}") from error
 
 
-def _told_in_our_names(text: str, arguments: Mapping[str, Any]) -> str:
+def _in_our_names(text: str, arguments: Mapping[str, Any]) -> str:
     """``Expected `float` <= 1.5 - at `$.temperature``` → ``temperature=2.0: expected `float` <= 1.5``."""
     reason, _, place = text.partition(" - at ")
     path = place[place.find("$") + 2 :].rstrip("`")  # of a wrong key: `key` in `$.metadata`

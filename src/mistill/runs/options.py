@@ -56,14 +56,14 @@ class RunOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
 
     prompt: Annotated[str | None, Written("Prompt", metavar="TEMPLATE")] = Field(
-        None,
+        default=None,
         description="Jinja2 over the row's columns; without it a column {columns} is sent.",
     )
     system: Annotated[str | None, Written("Prompt", metavar="TEMPLATE")] = Field(
-        None, description="System message, a template too."
+        default=None, description="System message, a template too."
     )
     num_generations: Annotated[int, Written("Prompt", metavar="N")] = Field(
-        1, ge=1, description="Answers for each row; more than one make 'generation' a list."
+        default=1, ge=1, description="Answers for each row; more than one make 'generation' a list."
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="Generation parameters, over the model's own."
@@ -76,58 +76,58 @@ class RunOptions(BaseModel):
         )
     )
     output_format: Annotated[str | None, Written("Output", metavar="FORMAT")] = Field(
-        None, description="Where the suffix does not tell: jsonl, csv.gz, …"
+        default=None, description="Where the suffix does not tell: jsonl, csv.gz, …"
     )
     columns: Annotated[dict[str, str], Written("Output", "--column", "OURS=NAME", "renames")] = Field(
         default_factory=dict[str, str],
         description="Rename a column of ours, such as generation=answer or embedding=vector. Repeatable.",
     )
     extra_columns: Annotated[tuple[str, ...], Written("Output", "--extra-column")] = Field(
-        (), description="A further column. Repeatable."
+        default=(), description="A further column. Repeatable."
     )
     flatten: Annotated[bool, Written("Output")] = Field(
-        False, description="Fields of a structured answer become columns."
+        default=False, description="Fields of a structured answer become columns."
     )
     limit: Annotated[int | None, Written("Input", metavar="N")] = Field(
-        None, ge=0, description="At most so many rows."
+        default=None, ge=0, description="At most so many rows."
     )
     input_format: Annotated[str | None, Written("Input", metavar="FORMAT")] = Field(
-        None, description="Where the suffix does not tell: jsonl, csv, …"
+        default=None, description="Where the suffix does not tell: jsonl, csv, …"
     )
     dedupe: Annotated[bool, Written("Input")] = Field(
-        False, description="Ask identical requests once, and copy the answer."
+        default=False, description="Ask identical requests once, and copy the answer."
     )
     max_cost: Annotated[float | None, _positive, Written("Budget", metavar="USD")] = Field(
-        None, description="What the run may cost, all starts together."
+        default=None, description="What the run may cost, all starts together."
     )
     max_tokens_total: Annotated[int | None, _positive, Written("Budget", metavar="N")] = Field(
-        None, description="Tokens in and out, all starts together."
+        default=None, description="Tokens in and out, all starts together."
     )
     deadline: Annotated[float | None, _positive, Written("Budget", form="duration")] = Field(
-        None, description="What this start may take: 90s, 30m, 2h."
+        default=None, description="What this start may take: 90s, 30m, 2h."
     )
     sample: Annotated[
         int | None,
         Written("Budget", "--dry-run", "[N]", form="optional_number", default=20, in_settings=False),
     ] = Field(
-        None,
+        default=None,
         ge=1,
         description="Ask N rows (20), then forecast cost and time of the rest. The answers are kept.",
     )
     ledger: Annotated[Path | None, Written("Durability", metavar="FILE")] = Field(
-        None, description="Where the run remembers.  [default: OUT.ledger]"
+        default=None, description="Where the run remembers.  [default: OUT.ledger]"
     )
     fresh: Annotated[bool, Written("Durability", in_settings=False)] = Field(
-        False, description="Start over. An earlier ledger is kept under another name."
+        default=False, description="Start over. An earlier ledger is kept under another name."
     )
     retry_failed: Annotated[bool, Written("Durability", "--no-retry-failed")] = Field(
-        True, description="Leave rows alone that failed before."
+        default=True, description="Leave rows alone that failed before."
     )
     on_unknown: Annotated[OnUnknown, Written("Durability")] = Field(
-        "retry", description="Rows in flight at a crash may be on the bill: ask again, or not."
+        default="retry", description="Rows in flight at a crash may be on the bill: ask again, or not."
     )
     grace: Annotated[float, Written("Durability", metavar="SECONDS")] = Field(
-        30.0, description="How long Ctrl-C waits for what is in flight."
+        default=30.0, description="How long Ctrl-C waits for what is in flight."
     )
 
     @classmethod

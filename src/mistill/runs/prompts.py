@@ -140,8 +140,9 @@ class _RowTemplate:
         except UnicodeEncodeError as error:
             raise InputError(f"the {role} template is not UTF-8 text: {error.reason}") from error
         environment = _environment()
-        kept = {name: environment.globals[name] for name in _KEPT_GLOBALS}
-        environment.globals.clear()
+        known: dict[str, Any] = environment.globals
+        kept = {name: known[name] for name in _KEPT_GLOBALS}
+        known.clear()
         self._template, self._names = _compile(environment, source, role)
         self._globals = {name: value for name, value in kept.items() if name in self._names}
         self._template.globals = {}  # they come with the row's values; jinja would go through them for each row
@@ -227,7 +228,8 @@ def _environment() -> SandboxedEnvironment:
         autoescape=False,  # prompts are text, not HTML
         finalize=_refuse_null,
     )
-    environment.filters["tojson"] = _to_json
+    filters: dict[str, Any] = environment.filters
+    filters["tojson"] = _to_json
     return environment
 
 

@@ -9,7 +9,7 @@ import tempfile
 import time
 from collections.abc import Generator, Iterator, Mapping
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Unpack, cast
@@ -22,7 +22,7 @@ from mistill.datasets.sources import Source, open_source
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
-from mistill.errors import InputError, MistillError, Stopped, StopReason
+from mistill.errors import InputError, LedgerError, MistillError, Stopped, StopReason
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
@@ -222,7 +222,8 @@ class Run:
                 expected, output = self._finish(runner)
             except MistillError as error:
                 ended = self._record(before, stopped=error)
-                background.run(ledger.end_start(number, ended.encode()))
+                with suppress(LedgerError):  # it may be what failed
+                    background.run(ledger.end_start(number, ended.encode()))
                 raise
             ended = self._record(before, stopped=runner.stopped, forecast=expected, output=output)
             background.run(ledger.end_start(number, ended.encode()))

@@ -3,8 +3,8 @@
 A text is answered with ``Echo: `` and the last user message; choice k > 0 of ``n`` begins with ``Echo k+1: ``.
 With ``response_format`` the answer is JSON: a sampled instance for json_schema, and for json_object too where the
 system message has a JSON schema in its text; else ``{"echo": <that message>}``. Such a schema in a prompt that asks
-for a code block gets its instance in one. ``<<answer: TEXT>>`` in the last user message makes TEXT, up to the last ``>>``, the
-answer, or the arguments of a tool call that was asked for.
+for a code block gets its instance in one. ``<<answer: TEXT>>`` in the last user message makes TEXT, up to the last
+``>>``, the answer, or the arguments of a tool call that was asked for.
 
 One token is four characters, or what is left of them at the end. Each message of a prompt costs four tokens
 more, and each of its chunks that is no text 64.

@@ -18,6 +18,7 @@ from typing import Any, cast
 
 _TRIES = 200
 _MORE_REPEATS = 3
+_MAX_PIECES = 20_000
 _WORD = string.ascii_letters + string.digits + "_"
 _CATEGORIES: dict[str, str] = {
     "CATEGORY_DIGIT": string.digits,
@@ -65,6 +66,7 @@ class _Builder:
         self._rng = rng
         self._repeats = repeats
         self._groups: dict[int, str] = {}
+        self._pieces = 0
 
     def build(self, tree: Any) -> str:
         return "".join(self._piece(str(op), argument) for op, argument in tree)
@@ -99,6 +101,9 @@ class _Builder:
     def _repeat(self, least: int, most: Any, inside: Any) -> str:
         # An open end is a constant of the parser's, larger than any text.
         most = min(int(most), least + self._repeats)
+        self._pieces += least
+        if self._pieces > _MAX_PIECES:
+            raise NoMatch("a pattern that asks for more than this simulator makes up")
         return "".join(self.build(inside) for _ in range(self._rng.randint(least, most)))
 
 

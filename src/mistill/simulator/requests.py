@@ -42,8 +42,8 @@ class EmbeddingRequest(msgspec.Struct, forbid_unknown_fields=True, frozen=True, 
     input: str | list[str]
     metadata: dict[str, Any] | None = None
     output_dimension: Annotated[int, Meta(ge=1, le=MAX_DIMENSION)] | None = None
-    output_dtype: Dtype = "float"
-    encoding_format: Encoding = "float"
+    output_dtype: Dtype | None = None
+    encoding_format: Encoding | None = None
 
 
 _chat_decoder = msgspec.json.Decoder(ChatRequest)
@@ -208,10 +208,10 @@ def _detail(kind: str, steps: list[Any], value: Any) -> dict[str, Any]:
 
 
 def _at(raw: bytes, steps: list[Any]) -> Any:
-    value = msgspec.json.decode(raw)
-    for step in steps:
-        try:
+    try:
+        value = msgspec.json.decode(raw)
+        for step in steps:
             value = value[step]
-        except (KeyError, IndexError, TypeError):
-            return None
+    except (ValueError, LookupError, TypeError, RecursionError):
+        return None
     return value

@@ -23,6 +23,7 @@ _TOO_DEEP = 60
 _TRIES = 50
 MAX_LENGTH = 100_000
 MAX_ITEMS = 1_000
+MAX_VALUES = 100_000
 _TYPES_BY_KEYWORD = {
     "properties": "object",
     "required": "object",
@@ -43,7 +44,9 @@ def sample(schema: Schema | bool, rng: random.Random) -> Any:
     """One instance of ``schema`` (JSON Schema 2020-12, or 7). Raises ``Unsatisfiable`` if none was found."""
     try:
         return _Sampler(schema, rng).value(schema, 0)
-    except (TypeError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+    except Unsatisfiable:
+        raise
+    except (TypeError, AttributeError, LookupError, ArithmeticError, ValueError, RecursionError) as error:
         # A keyword's value is of a type, or a size, that it cannot have.
         raise Unsatisfiable(f"it is no JSON schema: {error}") from error
 
@@ -52,10 +55,14 @@ class _Sampler:
     def __init__(self, root: Schema | bool, rng: random.Random) -> None:
         self._root = root if isinstance(root, dict) else {}
         self._rng = rng
+        self._values = 0
 
     def value(self, schema: Schema | bool, depth: int) -> Any:
         if depth > _TOO_DEEP:
             raise Unsatisfiable("the schema asks for itself without end")
+        self._values += 1
+        if self._values > MAX_VALUES:
+            raise Unsatisfiable("the schema asks for more than this simulator makes up")
         schema = self._one_branch(schema, depth)
         if "const" in schema:
             return schema["const"]

@@ -35,6 +35,7 @@ _WORDS = (
     "yonder",
     "zephyr",
 )
+_SHORTEST = min(map(len, _WORDS))
 _FIRST_DAY = datetime.datetime(2000, 1, 1, tzinfo=datetime.UTC)
 _DAYS = 10_000
 _DAY_S = 86_400
@@ -42,10 +43,10 @@ _DAY_S = 86_400
 
 def words(rng: random.Random, min_length: int) -> str:
     """One to three words, or as many as ``min_length`` characters need."""
-    chosen = rng.choices(_WORDS, k=rng.randint(1, 3))
-    while len(" ".join(chosen)) < min_length:
-        chosen.append(rng.choice(_WORDS))
-    return " ".join(chosen)
+    text = " ".join(rng.choices(_WORDS, k=rng.randint(1, 3)))
+    if missing := min_length - len(text):
+        text += "".join(f" {rng.choice(_WORDS)}" for _ in range(-(-missing // _SHORTEST)))
+    return text
 
 
 def _moment(rng: random.Random) -> datetime.datetime:

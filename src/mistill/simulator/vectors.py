@@ -21,9 +21,11 @@ def vector(text: str, dimension: int) -> list[float]:
     return [round(value / length, 8) for value in values]
 
 
-def encoded(vector: list[float], dtype: Dtype, encoding: Encoding) -> list[float] | list[int] | str:
+def encoded(
+    vector: list[float], dtype: Dtype | None, encoding: Encoding | None
+) -> list[float] | list[int] | str:
     """A vector as an answer has it: numbers, or the base64 of their bytes (floats: 32 bits, little-endian)."""
-    if dtype == "float":
+    if dtype in (None, "float"):
         return _base64(struct.pack(f"<{len(vector)}f", *vector)) if encoding == "base64" else vector
     numbers = _whole_numbers(vector, dtype)
     return _base64(bytes(number & 0xFF for number in numbers)) if encoding == "base64" else numbers

@@ -11,7 +11,6 @@ import json
 import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from decimal import Decimal
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -110,9 +109,8 @@ class ExactNumbers:
 
     def _fraction(self, digits: str) -> Any:
         number = float(digits)
-        if math.isinf(number) or (self._has_decimals and _loses_digits(number, digits)):
-            return _Digits(digits)
-        return number
+        keeps_digits = repr(number) == digits and not number.is_integer()  # pydantic writes 2.0 as 2
+        return _Digits(digits) if math.isinf(number) or (self._has_decimals and not keeps_digits) else number
 
     def _wanted(self, document: Any) -> Mapping[Place, set[str]]:
         """What pydantic wants at a place of ``document`` that it refuses: ``"float"``, ``"decimal"``, ``"int"`` …"""
@@ -132,13 +130,6 @@ def _has_long_integer(json_text: str) -> bool:
     # A run of so many digits covers one of these places, wherever it begins.
     some = json_text[_FLOAT_DIGITS - 1 :: _FLOAT_DIGITS]
     return any(map(str.isdigit, some)) and _LONG_INTEGER.search(json_text) is not None
-
-
-def _loses_digits(number: float, digits: str) -> bool:
-    try:
-        return str(Decimal(repr(number))) != str(Decimal(digits))
-    except ArithmeticError:  # an exponent that is more than even a Decimal can hold
-        return False
 
 
 def _constant(name: str) -> Any:
@@ -166,7 +157,12 @@ def _items(holder: Any) -> Iterable[tuple[str | int, Any]]:
 
 def _is_no_finite(text: str) -> bool:
     """Whether pydantic would make of ``text`` a float that is not finite."""
-    return _NO_FINITE.fullmatch(f'"{text}"') is not None and not math.isfinite(float(text.replace("_", "")))
+    if not _NO_FINITE.fullmatch(f'"{text}"'):
+        return False
+    try:
+        return not math.isfinite(float(text))
+    except ValueError:
+        return False
 
 
 def _settled(suspect: _Suspect, wanted: set[str]) -> Any:

@@ -89,7 +89,7 @@ class _Exchange:
             raise
         choice = response.choices[0]
         message = self._message(choice.message)
-        self._texts = {call.function.arguments for call in message.tool_calls} or {message.content}
+        self._texts = {call.function.arguments for call in message.tool_calls or ()} or {message.content}
         self._was_cut = choice.finish_reason in CUT_SHORT
         _current.set(self)
         finish_reason = "length" if self._was_cut else choice.finish_reason
@@ -102,8 +102,8 @@ class _Exchange:
         text = _plain_text(answered.content)
         calls = answered.tool_calls or ()
         if self._plan.mode == "tools":
-            return _Message(text, [_call(call) for call in calls])
-        return _Message(answer_text(text, () if self._parameters.get("tools") else calls), [])
+            return _Message(text, [_call(call) for call in calls] or None)
+        return _Message(answer_text(text, () if self._parameters.get("tools") else calls), None)
 
     def read(self) -> Parsed:
         """The last answer.
@@ -173,7 +173,7 @@ class _Call:
 @dataclass
 class _Message:
     content: str
-    tool_calls: list[_Call]
+    tool_calls: list[_Call] | None
     role: str = "assistant"
 
     def model_dump(self) -> dict[str, Any]:

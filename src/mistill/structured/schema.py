@@ -22,6 +22,7 @@ from typing import Any, get_type_hints
 import msgspec
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticUndefinedAnnotation, PydanticUserError
+from pydantic_core import SchemaError
 
 from mistill.api.chat import JsonSchema, ResponseFormat
 from mistill.errors import InputError, InvalidOutput
@@ -77,7 +78,10 @@ class OutputSchema:
         self._response_format = ResponseFormat(
             type="json_schema", json_schema=JsonSchema(name=self.name, schema=schema, strict=True)
         )
-        self._fingerprint = hashlib.sha256(msgspec.json.encode(self._response_format)).hexdigest()
+        try:
+            self._fingerprint = hashlib.sha256(msgspec.json.encode(self._response_format)).hexdigest()
+        except (TypeError, ValueError) as error:
+            raise InputError(f"not a schema: it cannot be sent as JSON: {error}") from error
 
     def __repr__(self) -> str:
         return f"OutputSchema({self.name})"
@@ -230,7 +234,15 @@ def _compile_type(key: _Key) -> OutputSchema:
     return OutputSchema(type_, json_schema, name, type_reader(adapter, name or _UNNAMED))
 
 
-_PYDANTIC_REFUSES = (PydanticUserError, PydanticUndefinedAnnotation, NameError, TypeError, RecursionError)
+_PYDANTIC_REFUSES = (
+    PydanticUserError,
+    PydanticUndefinedAnnotation,
+    SchemaError,
+    NameError,
+    TypeError,
+    ValueError,
+    RecursionError,
+)
 
 
 def _refuse_what_is_no_type(value: Any) -> None:

@@ -25,7 +25,7 @@ from mistill.cli.options.model_options import (
     structured_options,
 )
 from mistill.cli.options.settings_file import settings_option
-from mistill.cli.terminal.formatting import say
+from mistill.cli.terminal.output import is_terminal, say, visible, visible_json
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
 
@@ -92,15 +92,17 @@ def _whole(llm: MistralLLM, messages: list[dict[str, Any]]) -> Pieces:
 
 def _show(pieces: Pieces, *, with_thinking: bool) -> None:
     last = ""
+    readable = visible if is_terminal() else str
     for text, thinking, calls, finish_reason in pieces:
         if thinking and with_thinking:
-            click.secho(thinking, dim=True, nl=False, err=True)
+            click.secho(visible(thinking), dim=True, nl=False, err=True)
         if text:
-            click.echo(text, nl=False)
+            # With colours, or click would cut out of a piped answer what looks like one.
+            click.echo(readable(text), nl=False, color=True)
             last = text
         for call in calls:
-            click.echo(msgspec.json.encode(call).decode())
+            click.echo(visible_json(msgspec.json.encode(call).decode()))
         if finish_reason == "length":
-            say("\n(cut by the token limit: raise --max-new-tokens)")
+            click.echo("\n(cut by the token limit: raise --max-new-tokens)", err=True)
     if last and not last.endswith("\n"):
         click.echo()

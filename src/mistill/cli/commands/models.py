@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Any
 
 import click
@@ -21,7 +20,7 @@ from mistill.cli.options.model_options import (
     refuse_beside_local,
     served,
 )
-from mistill.cli.terminal.formatting import say
+from mistill.cli.terminal.output import is_terminal, say, visible, visible_json
 from mistill.llms import MistralLLM
 from mistill.llms.event_loop import background
 
@@ -52,7 +51,7 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     cards.sort(key=lambda card: card.id)
     prices = None if given["prices"] is None else load_prices(given["prices"])
     if given["as_json"]:
-        click.echo(json.dumps([_described(card, prices) for card in cards], ensure_ascii=False))
+        click.echo(visible_json(json.dumps([_described(card, prices) for card in cards], ensure_ascii=False)))
     else:
         _show([_row(card, prices) for card in cards])
     return Exit.ANSWERED
@@ -60,8 +59,8 @@ def command(ctx: click.Context, **given: Any) -> Exit:
 
 def _described(card: ModelCard, prices: Prices | None) -> dict[str, Any]:
     price = _price(card, prices)
-    told = None if price is None else {"input": price.input, "output": price.output}
-    return msgspec.to_builtins(card) | {"usd_per_million_tokens": told}
+    per_million = None if price is None else {"input": price.input, "output": price.output}
+    return msgspec.to_builtins(card) | {"usd_per_million_tokens": per_million}
 
 
 def _row(card: ModelCard, prices: Prices | None) -> tuple[str, str, str, str]:
@@ -78,9 +77,9 @@ def _price(card: ModelCard, prices: Prices | None) -> Price | None:
 
 
 def _show(rows: list[tuple[str, str, str, str]]) -> None:
-    if not sys.stdout.isatty():
+    if not is_terminal():
         for row in rows:
-            click.echo("\t".join(row))
+            click.echo("\t".join(map(visible, row)))
         return
     from rich.console import Console
     from rich.table import Table
@@ -88,5 +87,5 @@ def _show(rows: list[tuple[str, str, str, str]]) -> None:
 
     table = Table("model", "context", "$ in / out", "description", box=None, header_style="bold")
     for row in rows:
-        table.add_row(*(Text(cell) for cell in row))
+        table.add_row(*(Text(visible(cell)) for cell in row))
     Console().print(table)

@@ -25,7 +25,7 @@ from mistill.cli.options.model_options import (
     served,
 )
 from mistill.cli.options.run_options import json_option, option_of_run, quiet_option
-from mistill.cli.terminal.formatting import say
+from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
 from mistill.runs.kinds import KINDS
 from mistill.runs.run import Run

@@ -11,6 +11,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import find_ledger, ledger_option, selection_of, where_option
+from mistill.cli.terminal.output import is_terminal, visible_json
 from mistill.ledger import LedgerReader
 from mistill.runs.export import record_line, shape_of
 
@@ -34,10 +35,14 @@ def command(out: str, failed: bool, where: str | None, limit: int | None, ledger
     Rows without an outcome yet are left out, unless --where state=pending asks for them.
     """
     selection = selection_of(where, failed=failed)
+    looked_at = is_terminal()
     with LedgerReader(find_ledger(out, ledger)) as reader:
         shape = shape_of(reader)
         found = (row for row in reader.rows(selection) if selection.wants_pending or row.state != "pending")
         for row in islice(found, limit):
-            sys.stdout.buffer.write(record_line(row, shape) + b"\n")
+            line = record_line(row, shape)
+            if looked_at:
+                line = visible_json(line.decode()).encode()
+            sys.stdout.buffer.write(line + b"\n")
     sys.stdout.buffer.flush()
     return Exit.ANSWERED

@@ -22,7 +22,7 @@ from mistill.cli.options.model_options import (
     structured_options,
 )
 from mistill.cli.options.run_options import options_given, out_option, report_options, run_options
-from mistill.cli.terminal.formatting import say
+from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
 from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.run import Run

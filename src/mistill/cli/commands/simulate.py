@@ -13,7 +13,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.param_types import Pair
-from mistill.cli.terminal.formatting import say
+from mistill.cli.terminal.output import say, show
 from mistill.simulator import FaultName, Settings, serve
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -104,11 +104,11 @@ def command(port: int, host: str, fault: tuple[tuple[str, float], ...], **settin
     Its answers follow rules; no model is behind them. docs/simulator.md says which.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    serve(Settings(**given, faults=dict(fault)), host, port, on_ready=_tell)  # pyright: ignore[reportArgumentType]  pydantic checks the names
+    serve(Settings(**given, faults=dict(fault)), host, port, on_ready=_show_address)  # pyright: ignore[reportArgumentType]  pydantic checks the names
     return Exit.ANSWERED
 
 
-def _tell(url: str) -> None:
-    click.echo(f"simulating Mistral's API at {url}")
+def _show_address(url: str) -> None:
+    show(f"simulating Mistral's API at {url}")
     say(f"point a run at it:  MISTRAL_API_KEY=any mistill run … --endpoint {url}")
     say("Ctrl-C ends it")

@@ -6,8 +6,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-import click
-
 _SHARE_SHOWN = 0.01
 
 _WAITS = {
@@ -60,8 +58,3 @@ def time_split(spent: Mapping[Any, float]) -> str:
         return ""
     shares = sorted(((value / total, str(cause)) for cause, value in spent.items()), reverse=True)
     return ", ".join(f"{share:.0%} {wait(cause)}" for share, cause in shares if share >= _SHARE_SHOWN)
-
-
-def say(text: str = "") -> None:
-    """A line for a person, on stderr: stdout is for records."""
-    click.echo(text, err=True)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
@@ -18,7 +17,8 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from mistill.cli.terminal.formatting import count, money, say, seconds, time_split, wait
+from mistill.cli.terminal.formatting import count, money, seconds, time_split, wait
+from mistill.cli.terminal.output import is_terminal, say
 from mistill.delivery.diagnostics import Snapshot
 from mistill.runs.progress import Progress
 from mistill.runs.run import Run
@@ -27,6 +27,7 @@ _LINE_EVERY_S = 10.0
 _DRAW_EVERY_S = 0.25
 _CHUNK_BYTES = 1 << 20
 _BAR_WIDTH = 30
+_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class View(Struct, frozen=True):
@@ -185,11 +186,11 @@ class Bar:
 @contextmanager
 def shown(watch: Watch, *, quiet: bool, grace_s: float) -> Generator[None]:
     """Shows the run for as long as the block lasts, and says what Ctrl-C does when it is pressed."""
-    with _interrupts_told(watch, grace_s):
+    with _explained_interrupts(watch, grace_s):
         if quiet:
             yield
             return
-        screen: Screen = Bar() if sys.stderr.isatty() and _can_move_cursor() else Lines()
+        screen: Screen = Bar() if is_terminal(stderr=True) and _can_move_cursor() else Lines()
         with _drawn(screen, watch):
             yield
 
@@ -213,15 +214,18 @@ def _drawn(screen: Screen, watch: Watch) -> Generator[None]:
 
 
 @contextmanager
-def _interrupts_told(watch: Watch, grace_s: float) -> Generator[None]:
-    """Tells it from a thread: what is printed inside a signal handler may meet itself half printed."""
+def _explained_interrupts(watch: Watch, grace_s: float) -> Generator[None]:
+    """Ctrl-C stops the run, and so do SIGTERM and SIGHUP, as containers, batch systems and closed terminals send them.
+
+    It is said from a thread: what is printed inside a signal handler may meet itself half printed.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return
     pressed = threading.Event()
     ended = False
 
-    def tell() -> None:
+    def explain() -> None:
         pressed.wait()
         if not ended:
             flying = count(watch.in_flight, "request")
@@ -233,13 +237,18 @@ def _interrupts_told(watch: Watch, grace_s: float) -> Generator[None]:
         pressed.set()
         return signal.default_int_handler(number, frame)
 
-    thread = threading.Thread(target=tell, name="mistill-interrupts", daemon=True)
+    thread = threading.Thread(target=explain, name="mistill-interrupts", daemon=True)
     thread.start()
-    before = signal.signal(signal.SIGINT, press)
+    before = {
+        number: signal.signal(number, press)
+        for number in _STOPPING
+        if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL  # nohup ignores SIGHUP
+    }
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
         ended = True
         pressed.set()
         thread.join()

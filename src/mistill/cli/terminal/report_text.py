@@ -10,7 +10,8 @@ from pathlib import Path
 import click
 
 from mistill.cli.exit_codes import Exit
-from mistill.cli.terminal.formatting import count, money, say, seconds, time_split
+from mistill.cli.terminal.formatting import count, money, seconds, time_split
+from mistill.cli.terminal.output import Colored, say, show, visible_json
 from mistill.errors import Stopped
 from mistill.ledger import Cause
 from mistill.runs.forecast import Forecast, Range
@@ -30,9 +31,8 @@ def exit_code_of(report: RunReport, *, is_sample: bool = False) -> Exit:
 
 def write_json(report: RunReport, exit_code: Exit, *, to_stderr: bool = False) -> None:
     """One line of JSON: `RunReport.describe`, and the exit code."""
-    click.echo(
-        json.dumps(report.describe() | {"exit_code": int(exit_code)}, ensure_ascii=False), err=to_stderr
-    )
+    text = json.dumps(report.describe() | {"exit_code": int(exit_code)}, ensure_ascii=False)
+    click.echo(visible_json(text), err=to_stderr)
 
 
 def write_report(report: RunReport, out: str) -> None:
@@ -54,28 +54,26 @@ def write_report(report: RunReport, out: str) -> None:
 def write_status(report: RunReport, out: str) -> None:
     """How far a run is, on stdout."""
     read = "" if report.input_was_read_to_its_end else " read so far"
-    click.echo(f"{out} by {report.model}: {count(report.rows, 'row')}{read}")
+    show(f"{out} by {report.model}: {count(report.rows, 'row')}{read}")
     share = report.completions / report.rows if report.rows else 0.0
-    click.echo(
+    show(
         f"{report.completions:,} answered ({share:.0%}), {report.failures:,} failed, {report.pending:,} to go"
     )
-    click.echo(f"{_spending(report)}, {count(report.attempts, 'attempt')}")
+    show(f"{_spending(report)}, {count(report.attempts, 'attempt')}")
     if report.latency_s is not None:
         latency = report.latency_s
-        click.echo(f"latency: half within {seconds(latency.p50)}, 99% within {seconds(latency.p99)}")
+        show(f"latency: half within {seconds(latency.p50)}, 99% within {seconds(latency.p99)}")
     for line in _details(report):
-        click.echo(line)
+        show(line)
     if not Path(out).exists():
-        click.echo(
-            f"{out} is written when every row has an outcome; until then: mistill rows, or export --partial"
-        )
-    click.echo(f"ledger: {report.ledger}")
+        show(f"{out} is written when every row has an outcome; until then: mistill rows, or export --partial")
+    show(f"ledger: {report.ledger}")
 
 
 def _rows_by_state(report: RunReport) -> str:
     parts = [f"{report.completions:,} answered"]
     if report.failures:
-        parts.append(click.style(f"{report.failures:,} failed", fg="red"))
+        parts.append(f"{report.failures:,} failed")
     if report.pending:
         parts.append(f"{report.pending:,} to go")
     return ", ".join(parts)
@@ -131,10 +129,8 @@ def _say_where(report: RunReport, out: str) -> None:
     if report.stopped is not None:
         stopped = report.stopped
         # What to do after a stop on purpose stands in the next line.
-        say(
-            click.style("stopped: ", fg="yellow")
-            + (stopped.message if isinstance(stopped, Stopped) else str(stopped))
-        )
+        message = stopped.message if isinstance(stopped, Stopped) else str(stopped)
+        say(Colored("stopped: ", "yellow"), message)
     next_step = _next_step(report, out)
     if next_step:
         say(next_step)

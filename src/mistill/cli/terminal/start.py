@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mistill.cli.exit_codes import Exit
-from mistill.cli.program import say_error
 from mistill.cli.terminal.live_view import Watch, shown
+from mistill.cli.terminal.output import say_error, visible
 from mistill.cli.terminal.report_text import exit_code_of, write_json, write_report
 from mistill.runs.run import Run
 
@@ -39,12 +39,13 @@ class _warnings_once(logging.Filter):  # noqa: N801  used as a function
 
     def __init__(self) -> None:
         super().__init__()
-        self._told: set[str] = set()
+        self._seen: set[str] = set()
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
-        is_new = text not in self._told
-        self._told.add(text)
+        text = visible(record.getMessage())
+        record.msg, record.args = text, ()
+        is_new = text not in self._seen
+        self._seen.add(text)
         return is_new
 
     def __enter__(self) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, ClassVar
 
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import check_columns_once, rows_of_batch, rows_within
@@ -16,10 +17,14 @@ _BATCH_BYTES = 8 << 20  # as Arrow data
 _READ_BYTES = 1 << 20
 
 
-class ArrowFile:
-    """Base of files that pyarrow reads. ``where`` counts rows from 1."""
+class ArrowFile(ABC):
+    """Base of files that pyarrow reads. ``where`` counts rows from 1.
 
-    kind = "Arrow"
+    Attributes:
+        kind: what the format is called, for messages.
+    """
+
+    kind: ClassVar[str]
     repeatable = True
 
     def __init__(self, file: InputFile) -> None:
@@ -30,9 +35,32 @@ class ArrowFile:
             )
         self._path = str(file.path)
         self.name = file.name
+        with self._refusing_damage():
+            self._columns = check_columns_once(self._read_schema().names, self.name)
+
+    @abstractmethod
+    def _read_schema(self) -> Any:
+        """The Arrow schema; called once, before anything else is read."""
+
+    @abstractmethod
+    def _batches(self) -> Iterator[Any]:
+        """Record batches or tables of a bounded size. May raise whatever pyarrow raises."""
+
+    def columns(self) -> tuple[str, ...]:
+        return self._columns
+
+    def total(self) -> int | None:
+        return None
 
     def where(self, place: int) -> str:
         return f"{self.name} row {place}"
+
+    def rows(self, first_index: int) -> Iterator[Row]:
+        place = 0
+        with self._refusing_damage():
+            for batch in self._batches():
+                yield from rows_of_batch(batch, self, first_index + place, place)
+                place += batch.num_rows
 
     @contextmanager
     def _refusing_damage(self) -> Generator[None]:
@@ -50,32 +78,22 @@ class ParquetReader(ArrowFile):
 
     kind = "Parquet"
 
-    def __init__(self, file: InputFile) -> None:
-        super().__init__(file)
-        with self._refusing_damage(), self._open() as opened:
-            self._columns = check_columns_once(opened.schema_arrow.names, self.name)
-            self._total: int = opened.metadata.num_rows
-            groups = [opened.metadata.row_group(number) for number in range(opened.metadata.num_row_groups)]
-        if self._total != sum(group.num_rows for group in groups):
-            raise InputError(f"{self.name}: cannot be read: its footer contradicts itself about its rows")
-        self._batch_rows = rows_within(
-            _BATCH_BYTES, self._total, sum(group.total_byte_size for group in groups)
-        )
-
-    def columns(self) -> tuple[str, ...]:
-        return self._columns
-
     def total(self) -> int:
         return self._total
 
-    def rows(self, first_index: int) -> Iterator[Row]:
-        place = 0
-        for batch in self._batches():
-            yield from rows_of_batch(batch, self, first_index + place, place)
-            place += batch.num_rows
+    def _read_schema(self) -> Any:
+        with self._open() as opened:
+            footer = opened.metadata
+            groups = [footer.row_group(number) for number in range(footer.num_row_groups)]
+            self._total: int = footer.num_rows
+            if self._total != sum(group.num_rows for group in groups):
+                raise ValueError("its footer contradicts itself about the number of rows")
+            stored_bytes = sum(group.total_byte_size for group in groups)
+            self._batch_rows = rows_within(_BATCH_BYTES, self._total, stored_bytes)
+            return opened.schema_arrow
 
     def _batches(self) -> Iterator[Any]:
-        with self._refusing_damage(), self._open() as opened:
+        with self._open() as opened:
             yield from opened.iter_batches(batch_size=self._batch_rows)
 
     def _open(self) -> Any:
@@ -88,25 +106,14 @@ class ParquetReader(ArrowFile):
 class ArrowIpcReader(ArrowFile):
     """An Arrow IPC file (Feather version 2) or stream, read record batch by record batch, as they were written."""
 
-    def __init__(self, file: InputFile) -> None:
-        super().__init__(file)
-        with self._refusing_damage(), self._open() as opened:
-            self._columns = check_columns_once(opened.schema.names, self.name)
+    kind = "Arrow"
 
-    def columns(self) -> tuple[str, ...]:
-        return self._columns
-
-    def total(self) -> None:
-        return None
-
-    def rows(self, first_index: int) -> Iterator[Row]:
-        place = 0
-        for batch in self._batches():
-            yield from rows_of_batch(batch, self, first_index + place, place)
-            place += batch.num_rows
+    def _read_schema(self) -> Any:
+        with self._open() as opened:
+            return opened.schema
 
     def _batches(self) -> Iterator[Any]:
-        with self._refusing_damage(), self._open() as opened:
+        with self._open() as opened:
             if hasattr(opened, "get_batch"):
                 yield from (opened.get_batch(number) for number in range(opened.num_record_batches))
             else:

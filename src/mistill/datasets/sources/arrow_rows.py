@@ -96,40 +96,43 @@ def _checked_value(array: Any, at: int, name: str, origin: Input, index: int, ro
 def _value(array: Any, at: int) -> Any:
     """One value of an Arrow array as Python's; dates and times that Python has no type for as text.
 
-    A value is checked before pyarrow touches it, and no more than that value: what is damaged may stand in another row.
+    Each value is checked before pyarrow touches it, and no more than that value: what is damaged may stand in another
+    row. Where values are nested, that is done level by level, since pyarrow follows even the damaged pointers of a
+    level below.
     """
     types = PYARROW.load("reading Arrow data").types
     kind = array.type
-    array.slice(at, 1).validate()
-    scalar = array[at]
-    if not scalar.is_valid:
+    one = array.slice(at, 1)
+    one.validate()
+    if one.null_count:
         return None
     if types.is_struct(kind):
         names = [field.name for field in kind]
         if len(set(names)) < len(names):
             raise ValueError(f"two of its fields have one name: {', '.join(names)}")
-        return {name: _value(array.field(number), at) for number, name in enumerate(names)}
+        return {name: _value(one.field(number), 0) for number, name in enumerate(names)}
     if types.is_map(kind):
-        keys, values = scalar.values.field(0), scalar.values.field(1)
-        return [[_value(keys, one), _value(values, one)] for one in range(len(keys))]
-    if types.is_nested(kind) and hasattr(scalar, "values"):  # a list of any sort
-        return [_value(scalar.values, one) for one in range(len(scalar.values))]
+        keys, values = one[0].values.field(0), one[0].values.field(1)
+        return [[_value(keys, number), _value(values, number)] for number in range(len(keys))]
+    if hasattr(kind, "value_field"):  # a list of any sort
+        values = one[0].values
+        return [_value(values, number) for number in range(len(values))]
     if types.is_dictionary(kind):
-        number = array.indices[at].as_py()
-        if not 0 <= number < len(array.dictionary):
-            raise ValueError(f"it points at word {number} of a dictionary of {len(array.dictionary)}")
-        return _value(array.dictionary, number)
-    return _plain(array, at)
+        number = one.indices[0].as_py()
+        if not 0 <= number < len(one.dictionary):
+            raise ValueError(f"it points at word {number} of a dictionary of {len(one.dictionary)}")
+        return _value(one.dictionary, number)
+    return _plain(one)
 
 
-def _plain(array: Any, at: int) -> Any:
+def _plain(one: Any) -> Any:
     pyarrow = PYARROW.load("reading Arrow data")
-    array.slice(at, 1).validate(full=True)
-    scalar = array[at]
+    one.validate(full=True)
+    scalar = one[0]
     try:
         return scalar.as_py()
     except (ArithmeticError, ValueError):
-        if pyarrow.types.is_temporal(array.type):
+        if pyarrow.types.is_temporal(one.type):
             return _iso_text(scalar)
         if not hasattr(scalar, "value"):
             raise
@@ -143,7 +146,7 @@ def _iso_text(scalar: Any) -> str:
         return iso_date(scalar.value)
     if types.is_date64(kind):
         return iso_date(scalar.value // _DAY_MS)
-    if types.is_timestamp(kind):  # what has a zone is told in UTC
+    if types.is_timestamp(kind):  # what has a zone is given in UTC
         return iso_datetime(scalar.value, _TICKS_PER_S[kind.unit], utc=kind.tz is not None)
     if types.is_duration(kind):
         return iso_duration(scalar.value, _TICKS_PER_S[kind.unit])

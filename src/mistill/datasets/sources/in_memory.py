@@ -38,7 +38,7 @@ def input_of(data: Any) -> Input:
     if kind in ("datasets.DatasetDict", "datasets.IterableDatasetDict"):
         splits = ", ".join(repr(split) for split in data)
         raise InputError("a Hugging Face DatasetDict is several datasets", hint=f"pick one of {splits}")
-    if kind in ("pandas.Series", "polars.Series", "pyarrow.ChunkedArray"):
+    if kind == "pandas.Series":
         raise InputError(f"rows cannot be read from a {kind}, which is one column", hint=_ACCEPTED)
     if hasattr(data, "__arrow_c_stream__") or kind == "pyarrow.RecordBatch":
         return ArrowData(data)

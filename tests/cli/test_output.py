@@ -1,0 +1,129 @@
+"""What came from elsewhere is printed so that no terminal obeys it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.cli.conftest import Mistill
+
+from mistill.cli.terminal.output import visible, visible_json
+from mistill.simulator import Fault, Simulator
+
+CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
+EVIL = f"{CLIPBOARD}\x1b[2J\x9b31mred\u202eesrever"
+
+
+@given(st.text())
+def test_what_is_visible_holds_nothing_that_a_terminal_obeys(text: str) -> None:
+    shown = visible(text)
+    assert not any(ord(character) < 32 and character not in "\n\t" for character in shown)
+    assert not any(0x7F <= ord(character) <= 0x9F for character in shown)
+
+
+@given(st.text())
+def test_json_means_the_same_made_visible(text: str) -> None:
+    shown = visible_json(json.dumps(text, ensure_ascii=False))
+    assert json.loads(shown) == text
+    assert visible(shown) == shown
+
+
+def test_plain_text_is_left_as_it_is() -> None:
+    assert visible("Zürich\t→ 1\n") == "Zürich\t→ 1\n"
+
+
+def test_an_error_of_a_server_is_made_visible(mistill: Mistill, simulator: Simulator) -> None:
+    simulator.script([Fault.status(400, {"message": f"bad {EVIL}", "code": "1"})])
+    Path("rows.jsonl").write_text('{"prompt": "hello"}\n')
+    given_ = ("--model", "mistral-small-latest", "--endpoint", simulator.url)
+    ended = mistill("run", "rows.jsonl", "--out", "answers.jsonl", *given_)
+    assert ended.code == 1
+    assert "\\x1b]52;c;" in ended.stderr
+    assert "\x1b" not in ended.stderr
+    for command in (["status"], ["status", "--json"]):
+        looked = mistill(command[0], "answers.jsonl", *command[1:])
+        assert not {"\x1b", "\x07", "\x9b", "\u202e"} & set(looked.stdout + looked.stderr)
+
+
+def test_an_answer_on_a_terminal_is_made_visible(simulator: Simulator) -> None:
+    simulator.script([EVIL])
+    ours, theirs = pty.openpty()
+    code = "import sys; from mistill.cli import main; sys.exit(main(sys.argv[1:]))"
+    command = ["chat", "Hi", "--model", "mistral-small-latest", "--endpoint", simulator.url]
+    process = subprocess.Popen([sys.executable, "-c", code, *command], stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    seen = b""
+    while True:
+        try:
+            piece = os.read(ours, 4096)
+        except OSError:  # Linux's way to say that the other end is closed
+            break
+        if not piece:
+            break
+        seen += piece
+    os.close(ours)
+    assert process.wait(30) == 0
+    assert b"\\x1b]52;c;" in seen
+    assert b"\x1b" not in seen
+
+
+def test_an_answer_in_a_pipe_is_as_it_came(mistill: Mistill, simulator: Simulator) -> None:
+    simulator.script([EVIL])
+    given_ = ("--model", "mistral-small-latest", "--endpoint", simulator.url)
+    assert mistill("chat", "Hi", *given_).stdout == EVIL + "\n"
+
+
+@pytest.mark.parametrize("closed", [("1",), ("2",), ("1", "2")])
+def test_closed_streams_are_no_error(simulator: Simulator, tmp_path: Path, closed: tuple[str, ...]) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "hello"}\n')
+    arguments = f"run rows.jsonl --out answers.jsonl --model mistral-small-latest --endpoint {simulator.url}"
+    code = "import sys; from mistill.cli import main; sys.exit(main(sys.argv[1:]))"
+    shut = " ".join(f"{number}>&-" for number in closed)
+    ended = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -c "{code}" {arguments} {shut}'], cwd=tmp_path, timeout=60
+    )
+    assert ended.returncode == 0
+    assert json.loads((tmp_path / "answers.jsonl").read_text())["generation"] == "Echo: hello"
+
+
+def test_a_warning_of_the_library_is_made_visible(
+    mistill: Mistill, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    reason = f"odd {CLIPBOARD}"
+    choice = {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": reason}
+    simulator.script([Fault.status(200, {"choices": [choice]})])
+    Path("rows.jsonl").write_text('{"prompt": "hello"}\n')
+    given_ = ("--model", "mistral-small-latest", "--endpoint", simulator.url)
+    with caplog.at_level(logging.WARNING):
+        mistill("run", "rows.jsonl", "--out", "answers.jsonl", *given_)
+    assert "\\x1b]52" in caplog.text
+    assert "\x1b" not in caplog.text
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_run_that_is_told_to_end_stops_as_with_ctrl_c(
+    tmp_path: Path, simulator: Simulator, number: signal.Signals
+) -> None:
+    simulator.change(latency_s=1.0)
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "hello"}\n' * 50)
+    code = "import sys; from mistill.cli import main; sys.exit(main(sys.argv[1:]))"
+    arguments = ["run", "rows.jsonl", "--out", "answers.jsonl", "--model", "mistral-small-latest"]
+    arguments += ["--endpoint", simulator.url, "--max-concurrent-requests", "4"]
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], cwd=tmp_path, stderr=subprocess.PIPE, text=True
+    )
+    simulator.wait_until(lambda: simulator.in_flight == 4, timeout_s=60)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "stopping: waiting" in said
+    assert "maybe billed" not in said  # what was in flight was waited for

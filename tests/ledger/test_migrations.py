@@ -1,0 +1,186 @@
+"""Ledgers of older formats, as the version that wrote them left them: they open, go on, and pay nothing twice.
+
+``data/format-1-*.ledger`` were written by version 0.1.0 before format 2, against the simulator:
+
+- ``chat``: 12 rows of 8 texts, deduplicated, with a system prompt; two rows were asked again with another temperature;
+  one row was removed from the input.
+- ``cut``: three rows of which one failed, one was in flight when the run was killed, one was answered and not yet
+  counted.
+- ``structured``: four rows with a schema and a parameter of their own, fields in columns.
+- ``vectors``: five texts in one request.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mistill import MistralEmbeddings, MistralLLM, Run
+from mistill.errors import LedgerError, LedgerInUse
+from mistill.ledger import LedgerReader, Selection
+from mistill.ledger.lock import LedgerLock
+from mistill.ledger.migrations import STEPS
+from mistill.ledger.tables import FORMAT
+from mistill.runs.report import read_report
+from mistill.simulator import Simulator
+from mistill.testing import without_waiting
+
+DATA = Path(__file__).parent / "data"
+NAMES = ["chat", "cut", "structured", "vectors"]
+OUTPUTS = {"chat": "out.jsonl", "cut": "out.jsonl", "structured": "out.csv", "vectors": "out.jsonl"}
+CHAT_ROWS = [{"id": number, "text": f"question {number % 8}"} for number in range(12)]
+SCHEMA = {
+    "type": "object",
+    "properties": {"name": {"type": "string"}, "age": {"type": "integer"}},
+    "required": ["name", "age"],
+    "additionalProperties": False,
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting() -> Iterator[None]:
+    with without_waiting():
+        yield
+
+
+def old_ledger(name: str, folder: Path) -> Path:
+    """A copy of the old ledger, beside where its run would write."""
+    path = folder / f"{OUTPUTS[name]}.ledger"
+    shutil.copy(DATA / f"format-1-{name}.ledger", path)
+    return path
+
+
+def format_of(path: Path) -> int:
+    with closing(sqlite3.connect(path)) as connection:
+        return connection.execute("PRAGMA user_version").fetchone()[0]
+
+
+def run_of(name: str, folder: Path, simulator: Simulator) -> Run:
+    """The run that wrote the ledger, as it is written today."""
+    llm: Any = MistralLLM(model="mistral-small-latest", endpoint=simulator.url)
+    out = folder / OUTPUTS[name]
+    if name == "chat":
+        llm.generation_kwargs = {"temperature": 0.0}
+        texts: Any = {"prompt": "Say {{ text }}", "system": "Be brief."}
+        return Run(CHAT_ROWS, llm=llm, out=out, dedupe=True, columns={"generation": "answer"}, **texts)
+    if name == "cut":
+        return Run([{"prompt": f"p{number}"} for number in range(3)], llm=llm, out=out)
+    if name == "structured":
+        llm.structured_output = {"schema": SCHEMA}
+        rows = [{"who": f"w{number}", "temp": 0.1 * number} for number in range(4)]
+        own = {"temperature": "temp"}
+        return Run(rows, llm=llm, out=out, prompt="A profile for {{ who }}", flatten=True, row_parameters=own)
+    vectors = MistralEmbeddings(endpoint=simulator.url, output_dimension=4)
+    return Run([{"text": f"text {number}"} for number in range(5)], llm=vectors, out=out)
+
+
+def test_there_is_a_step_from_every_format_before_this_one() -> None:
+    assert sorted(STEPS) == list(range(1, FORMAT))
+    assert {format_of(DATA / f"format-1-{name}.ledger") for name in NAMES} == {1}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_old_ledger_goes_on_and_pays_for_nothing_again(
+    name: str, tmp_path: Path, simulator: Simulator
+) -> None:
+    path = old_ledger(name, tmp_path)
+    report = run_of(name, tmp_path, simulator).start()
+    # Of the one that was cut: what failed and what was in flight is asked again, what was answered is not.
+    assert report.sent == len(simulator.requests) == {"cut": 2}.get(name, 0)
+    assert (report.failures, report.pending, report.output) == (0, 0, str(tmp_path / OUTPUTS[name]))
+    assert format_of(path) == FORMAT
+    assert run_of(name, tmp_path, simulator).start().sent == 0
+
+
+def test_what_was_paid_before_a_kill_is_in_the_output(tmp_path: Path, simulator: Simulator) -> None:
+    old_ledger("cut", tmp_path)
+    report = run_of("cut", tmp_path, simulator).start()
+    records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [record["generation"] for record in records] == ["Echo: p0", "paid before", "Echo: p2"]
+    assert report.maybe_billed == 1
+    assert report.cost is not None
+    assert report.cost > 0.5  # the old answer's own cost is still counted
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_an_old_ledger_can_be_read_without_its_run(name: str, tmp_path: Path) -> None:
+    path = old_ledger(name, tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        rows, answers = (
+            connection.execute(query).fetchone()[0]
+            for query in (
+                "SELECT count(*) FROM rows WHERE position IS NOT NULL",
+                "SELECT count(*) FROM attempts WHERE status = 'answered'",
+            )
+        )
+    report = read_report(path)
+    assert (report.rows, report.starts, format_of(path)) == (rows, [], FORMAT)
+    assert (report.latency_s is not None) == (answers > 0)
+    with LedgerReader(path) as reader:
+        assert len(list(reader.rows())) == rows
+
+
+def test_the_manifest_of_an_old_ledger_says_of_which_kind_it_is(tmp_path: Path) -> None:
+    (chat, vectors) = (read_report(old_ledger(name, tmp_path)) for name in ("structured", "vectors"))
+    assert (chat.kind, chat.settings["prompt"]["prompt"]) == ("chat", "A profile for {{ who }}")
+    assert chat.options == {"flatten": True, "columns": {}, "extra_columns": [], "output_format": None}
+    assert (vectors.kind, vectors.settings["output_dimension"]) == ("embedding", 4)
+
+
+def test_some_rows_of_an_old_run_are_asked_again(tmp_path: Path, simulator: Simulator) -> None:
+    path = old_ledger("chat", tmp_path)
+    asked = Run.retry(
+        tmp_path / "out.jsonl", "row=3", parameters={"temperature": 1.0}, llm={"endpoint": simulator.url}
+    )
+    assert asked.start().sent == 1
+    assert simulator.requests[0].body["temperature"] == 1.0
+    with LedgerReader(path) as reader:
+        (row,) = reader.rows(Selection.parse("row=3"))
+        assert len(reader.earlier_outcomes(row.row)) == 1
+
+
+def test_a_migration_that_is_cut_off_leaves_the_old_ledger(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = old_ledger("chat", tmp_path)
+    step = STEPS[1]
+
+    def cut(connection: sqlite3.Connection) -> None:
+        step(connection)
+        raise sqlite3.OperationalError("disk full")
+
+    monkeypatch.setitem(STEPS, 1, cut)
+    with pytest.raises(LedgerError, match="disk full"):
+        read_report(path)
+    assert format_of(path) == 1
+    monkeypatch.undo()
+    monkeypatch.setenv("MISTRAL_API_KEY", "a-key-for-tests")
+    assert read_report(path).rows == 12
+
+
+def test_an_old_ledger_in_use_is_not_touched(tmp_path: Path) -> None:
+    path = old_ledger("chat", tmp_path)
+    lock = LedgerLock(path)
+    try:
+        with pytest.raises(LedgerInUse):
+            read_report(path)
+    finally:
+        lock.release()
+    assert format_of(path) == 1
+
+
+def test_a_newer_format_is_refused_and_left_as_it_is(tmp_path: Path, simulator: Simulator) -> None:
+    path = old_ledger("chat", tmp_path)
+    with closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
+    before = path.read_bytes()
+    with pytest.raises(LedgerError, match=f"has ledger format {FORMAT + 1}.*reads formats up to {FORMAT}"):
+        run_of("chat", tmp_path, simulator).start()
+    assert path.read_bytes() == before
