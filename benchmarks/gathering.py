@@ -1,4 +1,4 @@
-"""``python -m benchmarks.gathering``: what it gives that a pool lets answers gather (`_LINGER_S` in the dispatcher).
+"""``python -m benchmarks.gathering``: what it gives that a pool lets answers gather (`Tuning.linger_s`).
 
 A bare loop of 64 workers, and `generate`, with pauses of different lengths, in turn within one process, so that a
 machine whose speed drifts is unfair to none: CPU and time for each request, and the context switches of the process.
@@ -16,7 +16,7 @@ from typing import Any
 from benchmarks.__main__ import server
 from benchmarks.clients import KEY, MODEL, Job
 from mistill import MistralLLM
-from mistill.delivery import dispatcher
+from mistill.delivery.tuning import Tuning, use_tuning
 from mistill.llms.event_loop import background
 
 ROUNDS = 12
@@ -57,12 +57,9 @@ async def bare(port: int, pause_s: float) -> None:
 
 
 def _generate(llm: MistralLLM, port: int, pause_s: float) -> None:
-    kept = dispatcher._CROWD, dispatcher._LINGER_S  # noqa: SLF001  what is measured
-    dispatcher._CROWD, dispatcher._LINGER_S = (AT_ONCE if pause_s else AT_ONCE + 1), pause_s  # noqa: SLF001
-    try:
+    from_workers = AT_ONCE if pause_s else AT_ONCE + 1
+    with use_tuning(Tuning(linger_from_workers=from_workers, linger_s=pause_s)):
         llm.generate(Job(port, REQUESTS, AT_ONCE, "uvloop").inputs)
-    finally:
-        dispatcher._CROWD, dispatcher._LINGER_S = kept  # noqa: SLF001
 
 
 def _measured(work: Callable[[], Any]) -> tuple[float, float, float]:

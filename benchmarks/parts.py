@@ -14,14 +14,14 @@ from pathlib import Path
 from benchmarks.clients import User
 from benchmarks.server import ANSWER
 from mistill import MistralLLM
-from mistill.api.chat import decode_response
+from mistill.api.chat import ChatResponse, decode_response
 from mistill.api.client import HTTPAnswer
 from mistill.api.limits import parse_limits
+from mistill.api.usage import Usage
 from mistill.datasets.sources import open_source
-from mistill.delivery.dispatcher import Delivered
+from mistill.delivery.dispatcher import Delivered, Request
 from mistill.delivery.governor import ConcurrencyLimit, Governor
 from mistill.ledger import InputRow, Ledger
-from mistill.api.usage import Usage
 from mistill.runs.prompts import PromptTemplate
 
 ROUNDS = 30_000
@@ -34,11 +34,10 @@ _HEADERS = {
 }
 
 
-class Answered:
-    """A dispatcher whose every request is answered at once."""
-
-    async def send(self, *_: object) -> Delivered:
-        return Delivered(HTTPAnswer(decode_response(ANSWER), ANSWER, None, "id", 0.1), 1)
+async def answered(_: Request) -> Delivered[ChatResponse]:
+    """A sender whose every request is answered at once."""
+    usage, cost = Usage(16, 24), 0.001
+    return Delivered(HTTPAnswer(decode_response(ANSWER), ANSWER, None, "id", 0.1, usage, cost), 1)
 
 
 def _timed(name: str, work: Callable[[], object]) -> None:
@@ -80,7 +79,9 @@ async def _ledger(folder: str) -> None:
             for n in each:
                 (attempt,) = await ledger.begin_attempts([states[n]])
                 ledger.answer(attempt, ANSWER, Usage(16, 24), 0.001)
-                await ledger.complete(states[n], [attempt.id], finish_reason="stop", tokens=Usage(16, 24), cost=0.001)
+                await ledger.complete(
+                    states[n], [attempt.id], finish_reason="stop", tokens=Usage(16, 24), cost=0.001
+                )
 
         before, started_at = time.process_time(), time.perf_counter()
         await asyncio.gather(*(work() for _ in range(64)))
@@ -108,9 +109,12 @@ async def _parts() -> None:
     _timed("governor: admit and settle", admit)
     _timed("read the rate-limit headers (at most 100 times a second)", lambda: parse_limits(_HEADERS.get))
     _timed("decode the answer", lambda: decode_response(ANSWER))
-    plain.dispatcher = typed.dispatcher = Answered()  # type: ignore[assignment]
-    await _timed_async("a row without governor and transport, plain", lambda: plain.answer(messages))
-    await _timed_async("a row without governor and transport, structured", lambda: typed.answer(messages))
+    await _timed_async(
+        "a row without governor and transport, plain", lambda: plain.answer(messages, answered)
+    )
+    await _timed_async(
+        "a row without governor and transport, structured", lambda: typed.answer(messages, answered)
+    )
 
 
 def _rows(folder: str) -> None:

@@ -64,7 +64,7 @@ def part_resume(folder: Path, rows: int, port: int) -> dict[str, float]:
     run = _run_of(folder, rows, port)
     started_at = time.perf_counter()
     sent_after_s: list[float] = []
-    governor = run.plan.work.governor
+    governor = run.kind.dispatcher.governor
 
     def watch() -> None:
         while not governor.in_flight and not run.progress.attempts:
@@ -81,7 +81,8 @@ def part_resume(folder: Path, rows: int, port: int) -> dict[str, float]:
 
 def part_export(folder: Path, rows: int, port: int) -> dict[str, float]:  # noqa: ARG001
     """The output made again from the ledger."""
-    from mistill.runs.export import export, record_shape
+    from mistill.runs.export import export
+    from mistill.runs.record_shape import record_shape
 
     started_at = time.perf_counter()
     export(folder / f"{rows}.out.jsonl.ledger", folder / "again.jsonl", record_shape())

@@ -87,7 +87,7 @@ def test_every_room_is_known_here() -> None:
     assert {path.name for path in SOURCE.iterdir() if (path / "__init__.py").exists()} == MAY_IMPORT.keys()
 
 
-def test_no_room_has_more_than_a_sixth_of_the_lines() -> None:
+def test_no_room_has_more_than_16_percent_of_the_lines() -> None:
     lines = {
         room: sum(path.read_text("utf-8").count("\n") for path in (SOURCE / room).rglob("*.py"))
         for room in MAY_IMPORT
@@ -100,7 +100,7 @@ def test_pyreqwest_has_one_importer() -> None:
     importers = {
         str(path.relative_to(SOURCE)) for path in SOURCE.rglob("*.py") if "pyreqwest" in _imports(path)
     }
-    assert importers == {"api/client.py"}
+    assert importers == {"api/transport.py"}
 
 
 def _imports(path: Path) -> set[str]:

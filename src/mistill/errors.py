@@ -85,8 +85,13 @@ class MistillError(Exception):
         self.message = message
         self.hint = hint
 
+    @property
+    def headline(self) -> str:
+        """What happened, without the hint."""
+        return self.message
+
     def __str__(self) -> str:
-        return f"{self.message} ({self.hint})" if self.hint else self.message
+        return f"{self.headline} ({self.hint})" if self.hint else self.headline
 
     def __reduce__(self) -> tuple[Any, ...]:
         # The default reduce calls cls(*args), which keyword-only attributes do not survive.
@@ -139,14 +144,14 @@ class APIError(MistillError):
         self.retry_after_s = retry_after_s
         self.limits = limits
 
-    def __str__(self) -> str:
+    @property
+    def headline(self) -> str:
         parts = [f"HTTP {self.status}"]
         if self.code:
             parts.append(f"code {self.code}")
         if self.correlation_id:
             parts.append(f"correlation id {self.correlation_id}")
-        text = f"{self.message} [{', '.join(parts)}]"
-        return f"{text} ({self.hint})" if self.hint else text
+        return f"{self.message} [{', '.join(parts)}]"
 
 
 class BadRequest(APIError):
@@ -236,12 +241,15 @@ class InvalidOutput(MistillError):
 
 
 StopReason = Literal["interrupted", "stopped", "budget", "deadline", "cancelled"]
-"""Why work was ended on purpose: Ctrl-C, ``stop()`` or another row's fatal error, money or tokens, time, or the caller's
-own cancellation."""
+"""Why work was ended on purpose: Ctrl-C, ``stop()`` or another row's fatal error, money or tokens, time, or the
+caller's own cancellation."""
 
 
 class Stopped(MistillError):
-    """The work was ended on purpose before this row was done; nothing is wrong with the row itself. ``reason`` says why."""
+    """The work was ended on purpose before this row was done; nothing is wrong with the row itself.
+
+    ``reason`` says why.
+    """
 
     kind = "stopped"
 

@@ -12,8 +12,8 @@ from tests.api.raw_server import RawServer, answer, response
 from mistill.api.chat import CHAT, ChatResponse
 from mistill.api.client import HTTPAnswer, MistralClient
 from mistill.api.embeddings import EMBEDDINGS
-from mistill.api.endpoint import MAX_BYTES, Endpoint
 from mistill.api.models import ModelCard
+from mistill.api.operation import MAX_BYTES, Operation
 from mistill.api.usage import MAX_COUNT, Usage, usage_of
 from mistill.errors import (
     BadRequest,
@@ -31,11 +31,11 @@ from mistill.errors import (
 KEY = "a-key-for-tests"
 
 
-async def exchanged(raw: bytes, endpoint: Endpoint[Any] = CHAT) -> HTTPAnswer[Any]:
+async def exchanged(raw: bytes, operation: Operation[Any] = CHAT) -> HTTPAnswer[Any]:
     async with RawServer(raw) as server:
         client = MistralClient(server.url, KEY, timeout_s=5)
         try:
-            return await client.exchange(endpoint, b"{}")
+            return await client.exchange(operation, b"{}")
         finally:
             await client.close()
 
@@ -209,7 +209,7 @@ async def test_size_is_counted_decompressed() -> None:
         await exchanged(response(packed, headers=[b"content-encoding: gzip"]))
 
 
-async def test_an_endpoint_has_a_size_of_its_own() -> None:
+async def test_an_operation_has_a_size_of_its_own() -> None:
     large = response({"data": [{"embedding": [0.123456789012345] * 1_500_000}]})
     assert len(large) > MAX_BYTES
     assert len((await exchanged(large, EMBEDDINGS)).response.data) == 1

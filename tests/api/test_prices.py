@@ -42,6 +42,14 @@ def test_another_tariff_is_a_factor() -> None:
     assert half.cost(Usage(1000, 1000, 500)) == pytest.approx(price.cost(Usage(1000, 1000, 500)) / 2)
 
 
+@pytest.mark.parametrize(
+    ("tariff", "factor"), [("cached_input", 0.1), ("batch", 0.5), ("priority", 1.75), ("regional", 1.1)]
+)
+def test_the_published_tariffs(tariff: str, factor: float) -> None:
+    assert getattr(shipped_prices().factors, tariff) == factor
+    assert getattr(load_prices({"models": {}, "factors": {tariff: 0.25}}).factors, tariff) == 0.25
+
+
 def test_an_unknown_model_has_no_price_and_the_text_offers_the_nearest() -> None:
     assert price_of("mistral-smal-latest") is None
     assert "mistral-small-latest" in shipped_prices().unknown("mistral-smal-latest")

@@ -13,6 +13,7 @@ from mistill.cli.command import OTHER, Option
 from mistill.cli.program import program
 from mistill.llms import MistralLLM
 from mistill.llms.parameters import PARAMETERS
+from mistill.simulator import Settings
 
 COMMANDS = [
     ("run",),
@@ -79,7 +80,11 @@ def test_every_option_has_a_group_and_a_text(names: tuple[str, ...]) -> None:
             continue
         assert isinstance(param, Option), param.name
         assert param.group != OTHER or param.name in ("as_json", "quiet", "debug", "settings"), param.name
-        assert param.help or names == ("simulate",), param.name
+        assert param.help, param.name
+
+
+def test_every_setting_of_the_simulator_says_what_it_is() -> None:
+    assert [name for name, field in Settings.model_fields.items() if not field.description] == []
 
 
 @pytest.mark.parametrize("command", ["run", "retry", "chat"])

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.crash.harness import COMPLETIONS, VECTORS, Kind, crash
+from tests.crash.walk import walk
 from tests.libraries import library
 
 
@@ -21,3 +22,11 @@ def test_a_run_killed_again_and_again_is_as_good_as_one_that_was_not(
     assert not result.problems(), result
     assert result.kills_before_the_end >= kills
     assert result.in_flight > 0  # else the kills proved nothing
+
+
+def test_whatever_is_done_to_a_run_its_rows_come_out_right(tmp_path: Path) -> None:
+    library("aiohttp")
+    seen = walk(tmp_path, rows=50, steps=8, seed=20261125)
+    assert not seen.problems, seen.problems
+    assert seen.killed_under_way > 0
+    assert seen.records > 20

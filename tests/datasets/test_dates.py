@@ -180,7 +180,7 @@ def test_polars() -> None:
         (np.timedelta64(1, "D"), "P1D"),
         (np.timedelta64(1, "ns"), "PT0.000000001S"),
         (np.timedelta64(2**62, "s"), "P53375995583650DT27904S"),
-        (np.timedelta64("NaT"), None),
+        (np.timedelta64("NaT", "s"), None),
         (pd.Timedelta(1, "ns"), "PT0.000000001S"),
     ],
 )

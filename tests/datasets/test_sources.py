@@ -568,7 +568,7 @@ def test_what_json_has_no_type_for(value: Any, expected: Any) -> None:
         ("numpy", lambda np: np.str_("x"), "x"),
         ("numpy", lambda np: np.array([[1, 2]]), [[1, 2]]),
         ("numpy", lambda np: np.datetime64("2026-03-01T00:00:00.000000001"), "2026-03-01T00:00:00.000000001"),
-        ("numpy", lambda np: np.datetime64("NaT"), None),
+        ("numpy", lambda np: np.datetime64("NaT", "s"), None),
         ("pandas", lambda pd: pd.Timestamp("2026-03-01"), "2026-03-01T00:00:00"),
         ("pandas", lambda pd: pd.Timestamp("2026-03-01", tz="UTC"), "2026-03-01T00:00:00Z"),
         ("pandas", lambda pd: pd.Timestamp("2026-03-01 00:00:00.000000001"), "2026-03-01T00:00:00.000000001"),

@@ -21,6 +21,9 @@ from tests.libraries import library, need_library_of
 
 from mistill.datasets.sources import open_source
 from mistill.datasets.writers import Writer, check_target, open_writer
+from mistill.datasets.writers.arrow_writer import BATCH_ROWS, ArrowIpcWriter, ParquetWriter
+from mistill.datasets.writers.destination import Destination
+from mistill.datasets.writers.spool import open_spool
 from mistill.errors import InputError, MistillError
 
 ROWS = [{"id": 1, "text": "grüß", "error": None}, {"id": 2, "text": 'a "b",\nc', "error": None}]
@@ -58,6 +61,18 @@ def write(target: Path | str, rows: Iterable[dict[str, Any]], **options: Any) ->
     with opened(target, **options) as writer:
         for row in rows:
             writer.write(row)
+
+
+def write_in_batches(path: Path, rows: Iterable[dict[str, Any]], batch_rows: int) -> None:
+    """Arrow data, of which so many records are looked at together."""
+    need_library_of(path.name)
+    kind = {".parquet": ParquetWriter, ".arrow": ArrowIpcWriter}[path.suffix]
+    with path.open("wb") as stream, open_spool(path.parent, path.name) as spool:
+        destination = Destination(stream=stream, columns=None, open_spool=lambda: spool)
+        writer = kind(destination, batch_rows=batch_rows)
+        for row in rows:
+            writer.write(row)
+        writer.finish()
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -135,13 +150,13 @@ def same(got: Any, wanted: Any) -> bool:
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
 @settings(deadline=None, max_examples=80)
-@given(rows=records, batch_rows=st.sampled_from([1, 2, 8192]))
+@given(rows=records, batch_rows=st.sampled_from([1, 2, BATCH_ROWS]))
 @example(rows=[{"a": 1}, {"a": 2.5}, {"a": 2**53 + 1}], batch_rows=1)
-@example(rows=[{"a": 1}, {"a": 2.5}, {"a": 2**53 + 1}], batch_rows=8192)
+@example(rows=[{"a": 1}, {"a": 2.5}, {"a": 2**53 + 1}], batch_rows=BATCH_ROWS)
 @example(rows=[{"a": [1, 2.5]}, {"a": [None, True]}], batch_rows=1)
-@example(rows=[{"a": [1, 2.5]}, {"a": [None, True]}], batch_rows=8192)
+@example(rows=[{"a": [1, 2.5]}, {"a": [None, True]}], batch_rows=BATCH_ROWS)
 @example(rows=[{"a": {"b": {}}}, {"a": None}], batch_rows=1)
-@example(rows=[{"a": {"b": {}}}, {"a": None}], batch_rows=8192)
+@example(rows=[{"a": {"b": {}}}, {"a": None}], batch_rows=BATCH_ROWS)
 @example(
     rows=[{"a": {"b": 1}}, {"a": {"c": [{"d": 2}]}}, {"a": {"c": [{"d": 2.5, "e": None}]}}], batch_rows=1
 )
@@ -149,14 +164,13 @@ def same(got: Any, wanted: Any) -> bool:
     rows=[{"a": {"b": 1}}, {"a": {"c": [{"d": 2}]}}, {"a": {"c": [{"d": 2.5, "e": None}]}}], batch_rows=8192
 )
 @example(rows=[{"a": "x"}, {"a": 1}, {"a": None}, {"b": 2**63}], batch_rows=1)
-@example(rows=[{"a": "x"}, {"a": 1}, {"a": None}, {"b": 2**63}], batch_rows=8192)
+@example(rows=[{"a": "x"}, {"a": 1}, {"a": None}, {"b": 2**63}], batch_rows=BATCH_ROWS)
 @example(rows=[{"a": {"": 1}}, {"": []}], batch_rows=1)
-@example(rows=[{"a": {"": 1}}, {"": []}], batch_rows=8192)
+@example(rows=[{"a": {"": 1}}, {"": []}], batch_rows=BATCH_ROWS)
 def test_columnar_round_trip(suffix: str, rows: list[dict[str, Any]], batch_rows: int) -> None:
-    with tempfile.TemporaryDirectory() as directory, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("mistill.datasets.writers.arrow_writer._BATCH_ROWS", batch_rows)
+    with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / f"out.{suffix}"
-        write(path, rows)
+        write_in_batches(path, rows, batch_rows)
         back = read(path)
     assert len(back) == len(rows)
     for name in {name for row in rows for name in row}:
@@ -173,8 +187,7 @@ def parsed(got: Any) -> Any:
 # --- types of columns -----------------------------------------------------------------------------------------------
 
 
-def types_of(path: Path, rows: list[dict[str, Any]], **options: Any) -> dict[str, str]:
-    write(path, rows, **options)
+def types_of(path: Path) -> dict[str, str]:
     return {field.name: str(field.type) for field in library("pyarrow.parquet").read_schema(path)}
 
 
@@ -199,13 +212,12 @@ def types_of(path: Path, rows: list[dict[str, Any]], **options: Any) -> dict[str
         ([[1], {"a": 1}], "string"),
     ],
 )
-@pytest.mark.parametrize("batch_rows", [1, 8192])
-def test_the_type_of_a_column(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, column: list[Any], expected: str, batch_rows: int
-) -> None:
-    monkeypatch.setattr("mistill.datasets.writers.arrow_writer._BATCH_ROWS", batch_rows)
+@pytest.mark.parametrize("batch_rows", [1, BATCH_ROWS])
+def test_the_type_of_a_column(tmp_path: Path, column: list[Any], expected: str, batch_rows: int) -> None:
+    path = tmp_path / "a.parquet"
     for values in (column, column[::-1]):
-        found = types_of(tmp_path / "a.parquet", [{"c": value} for value in values])
+        write_in_batches(path, [{"c": value} for value in values], batch_rows)
+        found = types_of(path)
         if expected.startswith("struct"):
             assert set(found["c"][7:-1].split(", ")) == set(expected[7:-1].split(", "))
         else:
@@ -225,7 +237,8 @@ def test_mixed_values_are_kept_as_json_text(tmp_path: Path) -> None:
 def test_a_type_that_shows_late_holds_for_all(tmp_path: Path) -> None:
     rows: list[dict[str, Any]] = [{"n": n, "late": None} for n in range(20_000)]
     rows[-1] = {"n": 0.5, "late": {"k": [1]}, "new": "x"}
-    assert types_of(tmp_path / "a.parquet", rows) == {
+    write(tmp_path / "a.parquet", rows)
+    assert types_of(tmp_path / "a.parquet") == {
         "n": "double",
         "late": "struct<k: list<element: int64>>",
         "new": "string",
@@ -236,8 +249,8 @@ def test_a_type_that_shows_late_holds_for_all(tmp_path: Path) -> None:
 
 
 def test_columns_come_in_the_order_given(tmp_path: Path) -> None:
-    found = types_of(tmp_path / "a.parquet", [{"b": 1, "c": 2, "a": 3}], columns=["a", "b", "none"])
-    assert list(found) == ["a", "b", "none", "c"]
+    write(tmp_path / "a.parquet", [{"b": 1, "c": 2, "a": 3}], columns=["a", "b", "none"])
+    assert list(types_of(tmp_path / "a.parquet")) == ["a", "b", "none", "c"]
 
 
 def test_records_gather_into_large_row_groups(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
 import pytest
@@ -15,7 +16,7 @@ from mistill.delivery.dispatcher import Delivered, Dispatcher, Request
 from mistill.delivery.governor import ConcurrencyLimit, Governor
 from mistill.delivery.tuning import Tuning
 from mistill.delivery.worker_pool import SharedIterator, WorkerPool
-from mistill.errors import BadRequest, MistillError, ServerError, Stopped
+from mistill.errors import BadRequest, MalformedAnswer, MistillError, ServerError, Stopped
 from mistill.simulator import Fault, Simulator
 
 BODY = b'{"model":"mistral-small-latest","messages":[{"role":"user","content":"Hello"}]}'
@@ -29,7 +30,7 @@ def dispatcher_to(
         client,
         Governor(),
         ConcurrencyLimit(at_once),
-        endpoint=CHAT,
+        operation=CHAT,
         max_retries=max_retries,
         tuning=replace(Tuning(), backoff_base_s=backoff_base_s),
     )
@@ -128,6 +129,122 @@ async def test_a_row_that_rests_holds_no_slot(simulator: Simulator) -> None:
         await asyncio.sleep(0.001)
     assert (await dispatcher.send(Request(BODY))).attempts == 1
     resting.cancel()
+
+
+# --- whatever an exchange comes to ------------------------------------------------------------------------------------
+
+
+class Stumbling:
+    """A client whose every exchange raises the next of these, and then hangs."""
+
+    def __init__(self, *errors: BaseException) -> None:
+        self._errors = list(errors)
+
+    async def exchange(self, operation: Any, body: bytes) -> Any:
+        if not self._errors:
+            await asyncio.Event().wait()
+        raise self._errors.pop(0)
+
+    @asynccontextmanager
+    async def stream(self, body: bytes) -> AsyncGenerator[Any]:
+        await self.exchange(None, body)
+        yield None
+
+
+def stumbling(*errors: BaseException, max_retries: int = 2) -> Dispatcher[ChatResponse]:
+    client: Any = Stumbling(*errors)
+    return Dispatcher(
+        client,
+        Governor(),
+        ConcurrencyLimit(1),
+        operation=CHAT,
+        max_retries=max_retries,
+        tuning=replace(Tuning(), backoff_base_s=0.001),
+    )
+
+
+UNFORESEEN = [
+    *(
+        TypeError("x"),
+        KeyError("x"),
+        RecursionError("x"),
+        OverflowError("x"),
+        UnicodeDecodeError("utf-8", b"", 0, 1, "x"),
+    ),
+    *(
+        RuntimeError("x"),
+        AssertionError(),
+        MemoryError(),
+        ZeroDivisionError("x"),
+        OSError("x"),
+        TimeoutError(),
+    ),
+]
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+async def test_any_exception_of_an_exchange_is_a_failure_of_its_row(error: Exception) -> None:
+    dispatcher, notes = stumbling(*[error] * 3), Notes()
+    with pytest.raises(MalformedAnswer, match=type(error).__name__) as caught:
+        await dispatcher.send(Request(BODY), observer=notes)
+    assert caught.value.__cause__ is error
+    assert (caught.value.retryable, caught.value.maybe_billed, caught.value.attempts) == (True, True, 3)
+    assert [what for what, _, _ in notes.entries] == ["sending", "ended"] * 3
+    assert dispatcher.governor.in_flight == 0
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+async def test_any_exception_of_a_stream_is_too(error: Exception) -> None:
+    dispatcher = stumbling(*[error] * 3)
+    with pytest.raises(MalformedAnswer, match=type(error).__name__):
+        _ = [chunk async for chunk in dispatcher.stream(Request(BODY))]
+    assert dispatcher.governor.in_flight == 0
+
+
+async def test_an_answer_that_cannot_be_shared_out_or_is_refused_is_a_failed_attempt(
+    simulator: Simulator,
+) -> None:
+    tries = 0
+
+    def third_time_lucky(*_: Any) -> Any:
+        nonlocal tries
+        tries += 1
+        if tries < 3:
+            raise KeyError("index")
+        return []
+
+    notes = Notes()
+    delivered = await dispatcher_to(simulator).send(Request(BODY, split=third_time_lucky), observer=notes)
+    assert (delivered.attempts, delivered.parts) == (3, [])
+    assert [what for what, _, _ in notes.entries] == [*["sending", "ended"] * 2, "sending", "answered"]
+    tries = 0
+    checked = Dispatcher(
+        MistralClient(simulator.url, "k", timeout_s=5),
+        Governor(),
+        ConcurrencyLimit(1),
+        operation=CHAT,
+        check=third_time_lucky,
+        max_retries=2,
+        tuning=replace(Tuning(), backoff_base_s=0.001),
+    )
+    assert (await checked.send(Request(BODY))).attempts == 3
+
+
+async def test_what_is_asked_for_beyond_all_measure_is_not_waited_for() -> None:
+    patient, absurd = (ServerError("x", status=503, retry_after_s=seconds) for seconds in (0.001, 3601.0))
+    with pytest.raises(ServerError) as caught:
+        await stumbling(patient, absurd, patient, max_retries=5).send(Request(BODY))
+    assert caught.value is absurd
+    assert (absurd.attempts, absurd.retryable) == (2, True)
+
+
+async def test_one_row_that_is_told_to_wait_for_ever_holds_no_other(simulator: Simulator) -> None:
+    dispatcher = dispatcher_to(simulator)
+    for status in (400, 500, 422, 404):
+        simulator.script([Fault.status(status, None, {"retry-after": "99999999999"})])
+        with pytest.raises(MistillError):
+            await dispatcher.send(Request(BODY))
+        assert (await dispatcher.send(Request(BODY))).attempts == 1
 
 
 # --- the pool ---------------------------------------------------------------------------------------------------------

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import gc
+import inspect
 import weakref
 from collections.abc import Coroutine
 from typing import Any
@@ -15,14 +17,18 @@ from mistill.delivery.diagnostics import advice
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit, governor_for
 from mistill.delivery.tuning import Tuning
 from mistill.errors import (
+    APIError,
     AttemptTimeout,
     BadRequest,
     CapacityExceeded,
+    Forbidden,
     MistillError,
+    NotFound,
     RateLimited,
     RateLimits,
     ServerError,
     Stopped,
+    Unauthorized,
 )
 
 UNAVAILABLE = ServerError("unavailable", status=503)
@@ -59,11 +65,13 @@ class Caller:
 
 
 def in_fake_time(test: Any) -> Any:
+    @functools.wraps(test)
     def run(*arguments: Any, **keywords: Any) -> None:
         main: Coroutine[Any, Any, None] = test(*arguments, **keywords)
         run_in_fake_time(main)
 
-    run.__name__ = test.__name__
+    del run.__wrapped__  # it is a coroutine's function, and pytest would look there
+    run.__signature__ = inspect.signature(test)  # type: ignore[attr-defined]
     return run
 
 
@@ -167,6 +175,80 @@ async def test_retry_after_is_obeyed_and_then_one_leaves_before_the_rest() -> No
     caller.governor.settle(waiting[0].result())
     await asyncio.sleep(15)
     assert all(task.done() for task in waiting)
+
+
+def asking(kind: type[APIError], status: int, retry_after_s: float, **more: Any) -> APIError:
+    return kind("wait", status=status, retry_after_s=retry_after_s, **more)
+
+
+ABSURD_S = [61.0, 1e6, 1e14]
+
+
+@pytest.mark.parametrize("asked_s", ABSURD_S)
+@pytest.mark.parametrize(
+    "error", [(RateLimited, 429, "1300"), (CapacityExceeded, 429, "3505"), (ServerError, 503, None)]
+)
+@in_fake_time
+async def test_others_wait_no_longer_for_retry_after_than_a_quota_takes(
+    error: tuple[type[APIError], int, str | None], asked_s: float
+) -> None:
+    kind, status, code = error
+    caller = Caller()
+    caller.answer()
+    caller.fail(asking(kind, status, asked_s, code=code))
+    assert caller.is_blocked()
+    await asyncio.sleep(59)
+    assert caller.is_blocked()
+    await asyncio.sleep(2)
+    assert not caller.is_blocked()
+
+
+@pytest.mark.parametrize("asked_s", [0.5, 20.0, *ABSURD_S])
+@pytest.mark.parametrize(
+    "error",
+    [
+        *((BadRequest, 400), (BadRequest, 422), (Unauthorized, 401), (Forbidden, 403), (NotFound, 404)),
+        *((ServerError, 500), (ServerError, 502), (ServerError, 504), (ServerError, 408)),
+    ],
+    ids=str,
+)
+@in_fake_time
+async def test_no_other_refusal_of_one_request_holds_the_rest(
+    error: tuple[type[APIError], int], asked_s: float
+) -> None:
+    caller = Caller()
+    caller.fail(asking(*error, asked_s))
+    assert not caller.is_blocked()
+
+
+@in_fake_time
+async def test_a_quota_that_is_not_used_up_shortens_what_others_wait() -> None:
+    caller = Caller()
+    left = RateLimits(requests_limit=600, requests_remaining=500)
+    caller.fail(asking(RateLimited, 429, 1e9, code="1300", limits=left))
+    await asyncio.sleep(Tuning().max_cool_down_s - 0.1)
+    assert caller.is_blocked()
+    await asyncio.sleep(0.2)
+    assert not caller.is_blocked()
+
+
+@in_fake_time
+async def test_the_window_of_the_quota_is_the_longest_wait() -> None:
+    caller = Caller(window_s=10)
+    caller.fail(asking(RateLimited, 429, 1e9, code="1300"))
+    await asyncio.sleep(9.9)
+    assert caller.is_blocked()
+    await asyncio.sleep(0.2)
+    assert not caller.is_blocked()
+
+
+@in_fake_time
+async def test_a_deadline_ends_the_wait_for_retry_after() -> None:
+    caller = Caller()
+    caller.fail(asking(RateLimited, 429, 1e9, code="1300"))
+    with pytest.raises(Stopped, match="within 3 s"):
+        await caller.wait(deadline_s=3)
+    assert caller.clock() == pytest.approx(3, abs=0.01)
 
 
 @in_fake_time

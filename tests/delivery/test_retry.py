@@ -155,7 +155,7 @@ async def test_a_sent_requests_error_says_whether_another_attempt_could_help(
 ) -> None:
     simulator.script([fault])
     client = MistralClient(simulator.url, KEY, timeout_s=5)
-    dispatcher = Dispatcher(client, Governor(), ConcurrencyLimit(1), endpoint=CHAT, max_retries=0)
+    dispatcher = Dispatcher(client, Governor(), ConcurrencyLimit(1), operation=CHAT, max_retries=0)
     with pytest.raises(MistillError) as caught:
         await dispatcher.send(Request(BODY))
     assert caught.value.retryable is could_help

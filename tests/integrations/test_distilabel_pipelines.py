@@ -164,6 +164,11 @@ def test_a_row_brings_its_own_schema(cache: Path, simulator: Simulator) -> None:
 # --- other tasks --------------------------------------------------------------------------------------------
 
 
+@pytest.mark.xfail(
+    sys.version_info >= (3, 13),
+    raises=KeyError,
+    reason="distilabel 1.5.3 is made for Python up to 3.12: on 3.13, routed batches that converge are lost in it",
+)
 def test_several_models_answer_and_one_judges(cache: Path, simulator: Simulator) -> None:
     """Routed batches, a judge that reads text and one that asks for JSON."""
 

@@ -227,7 +227,7 @@ def test_what_is_saved_comes_back(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"llm.{suffix}"
     llm.save(path)
     assert "s3cret" not in path.read_text("utf-8")
-    restored = LLM.from_file(path)
+    restored = LLM.from_file(path, trust=True)
     assert isinstance(restored, MistralLLM)
     assert restored.structured_output == {"schema": Review, "max_retries": 3}
     assert restored.timeout == 0.5
@@ -279,3 +279,54 @@ def test_a_copy_works_on_its_own(
     assert twin._concurrency is not llm._concurrency
     assert twin.generate(["Hello"])
     assert llm.generate(["Hello"])
+
+
+# --- dumps of others --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def foreign(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A module that leaves a mark when it is imported, with a class and a schema in it."""
+    name = f"foreign_{tmp_path.name.replace('-', '_')}"
+    (tmp_path / f"{name}.py").write_text(
+        f"open({str(tmp_path / 'imported')!r}, 'w').close()\n"
+        "from pydantic import BaseModel\n"
+        "from mistill.llms import MistralLLM\n"
+        "class Own(MistralLLM): pass\n"
+        "class Answer(BaseModel):\n    a: int\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    return name
+
+
+def test_a_dump_imports_no_module_that_is_not_ours(foreign: str, tmp_path: Path) -> None:
+    dumped = {"type": f"{foreign}:Own", "model": "m"}
+    path = tmp_path / "llm.json"
+    path.write_text(json.dumps(dumped))
+    for load in (lambda: MistralLLM.from_dict(dumped), lambda: LLM.from_file(path)):
+        with pytest.raises(InputError, match=r"none of mistill's own.*trust=True"):
+            load()
+    assert not (tmp_path / "imported").exists()
+    own = LLM.from_file(path, trust=True)
+    assert type(own).__name__ == "Own"
+    assert type(own).from_dict(own.dump()) == own  # who calls it on a class of their own has named it
+
+
+@pytest.mark.parametrize(
+    "kind", ["mistill.llmsx:Own", "mistill:Run", "os:system", "mistill.llms.connection:os.system", ":", ""]
+)
+def test_what_only_looks_like_ours_is_refused(kind: str) -> None:
+    with pytest.raises(InputError, match="dump's type"):
+        LLM.from_dict({"type": kind, "model": "m"})
+
+
+def test_a_schema_in_a_dump_is_its_json_schema_unless_that_is_trusted(foreign: str, tmp_path: Path) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    named = {"schema": {"module": foreign, "name": "Answer", "json_schema": schema}}
+    dumped = {"model": "m", "structured_output": named}
+    assert MistralLLM.from_dict(dumped).structured_output == {"schema": schema}
+    assert MistralLLM.restore_attribute("structured_output", named) == {"schema": schema}
+    assert not (tmp_path / "imported").exists()
+    trusted = MistralLLM.from_dict(dumped, trust=True).structured_output
+    assert trusted is not None
+    assert trusted["schema"].__name__ == "Answer"

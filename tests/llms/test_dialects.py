@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from mistill.api.client import ModelCard
 from mistill.api.dialects import MISTRAL, OPENAI, dialect_of
+from mistill.api.models import ModelCard
 from mistill.llms import MistralLLM
 from mistill.simulator import Fault, Simulator
 

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import msgspec
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec import Raw
 
-from mistill.errors import BadRequest, InputError, Stopped, Unauthorized
+from mistill.api.embeddings import Embedding
+from mistill.errors import BadRequest, InputError, MalformedAnswer, Stopped, Unauthorized
 from mistill.llms import GenerationError, MistralEmbeddings
+from mistill.llms.embeddings import vectors_in_order
 from mistill.simulator import Fault, Simulator
 from mistill.simulator.catalogue import vector
 
@@ -140,3 +146,123 @@ def test_wrong_texts_are_refused_before_anything_is_sent(
     with pytest.raises(InputError, match=words):
         make_embeddings().embed(texts)
     assert simulator.requests == []
+
+
+# --- which vector is of which text ------------------------------------------------------------------------------------
+
+
+def answer(*vectors: Any, indexes: Sequence[Any] | None = None) -> dict[str, Any]:
+    """An answer with these vectors; without ``indexes`` they have none."""
+    marks = [{}] * len(vectors) if indexes is None else [{"index": index} for index in indexes]
+    data = [{"embedding": vector, **mark} for vector, mark in zip(vectors, marks, strict=True)]
+    return {"data": data, "usage": {"prompt_tokens": 6}}
+
+
+A, B, C = [1.0, 0.0], [0.0, 1.0], [0.5, 0.5]
+
+
+@pytest.mark.parametrize("indexes", [[0, 1, 2], [2, 0, 1], [1, 2, 0], None, [None] * 3, ["2", "1", "0"]])
+def test_indexes_say_the_order_or_else_the_order_does(
+    simulator: Simulator, make_embeddings: MakeEmbeddings, indexes: Any
+) -> None:
+    places = [0, 1, 2] if indexes is None or indexes[0] is None else [int(index) for index in indexes]
+    simulator.script([Fault.status(200, answer(*([A, B, C][place] for place in places), indexes=indexes))])
+    assert make_embeddings().embed(["a", "b", "c"]) == [A, B, C]
+
+
+@pytest.mark.parametrize(
+    ("vectors", "indexes"),
+    [
+        ([A, B, C], [0, 0, 0]),
+        ([A, B, C], [1, 2, 3]),
+        ([A, B, C], [0, 1, 1]),
+        ([A, B, C], [0, 1, 3]),
+        ([A, B, C], [0, 1, -1]),
+        ([A, B, C], [0, 1, None]),
+        ([A, B, C], [None, 0, None]),
+        ([A, B, C], [10, 20, 30]),
+        ([A, B], None),
+        ([A, B], [1, 3]),
+        ([A, B], [0, None]),
+        ([A, B, C, A], None),
+        ([A, B, C, A], [0, 1, 2, 3]),
+        ([A, B, C, A], [0, 1, 2, 0]),
+    ],
+)
+def test_where_neither_says_it_the_answer_is_none(
+    simulator: Simulator, make_embeddings: MakeEmbeddings, vectors: Any, indexes: Any
+) -> None:
+    bad = answer(*vectors, indexes=indexes)
+    simulator.script([Fault.status(200, bad)])
+    assert make_embeddings().embed(["a", "b", "c"]) == [vector(text, 4) for text in "abc"]  # asked again
+    assert len(simulator.requests) == 2
+    simulator.script([Fault.status(200, bad)] * 2)
+    with pytest.raises(GenerationError) as caught:
+        make_embeddings(max_retries=1).embed(["a", "b", "c"])
+    assert {type(error) for error in caught.value.failures.values()} == {MalformedAnswer}
+    assert caught.value.outputs == [None] * 3
+
+
+@given(st.data())
+def test_no_text_ever_gets_the_vector_of_another(data: st.DataObject) -> None:
+    texts = data.draw(st.integers(1, 5))
+    indexes = data.draw(st.lists(st.none() | st.integers(-2, 6), max_size=7))
+    found = [Embedding(Raw(f"[{place}.5]".encode()), index) for place, index in enumerate(indexes)]
+    try:
+        vectors = vectors_in_order(found, texts)
+    except MalformedAnswer:
+        return
+    for text, one in enumerate(vectors):
+        if one is None:
+            assert text not in indexes
+        else:
+            place = int(float(msgspec.json.decode(one)[0]))
+            assert indexes[place] == text or (indexes == [None] * texts and place == text)
+
+
+@pytest.mark.parametrize("wrong", [[], [1.0], [1.0, 2.0, 3.0], None, "text", ["1", "2"], [1.0, None], {}])
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_vector_that_is_none_fails_its_own_text_alone(
+    simulator: Simulator, make_embeddings: MakeEmbeddings, wrong: Any, place: int
+) -> None:
+    vectors: list[Any] = [A, B, C]
+    vectors[place] = wrong
+    simulator.script([Fault.status(200, answer(*vectors, indexes=[0, 1, 2]))])
+    with pytest.raises(GenerationError) as caught:
+        make_embeddings().embed(["a", "b", "c"])
+    assert list(caught.value.failures) == [place]
+    assert caught.value.outputs == [*[A, B, C][:place], None, *[A, B, C][place + 1 :]]
+
+
+@pytest.mark.parametrize(
+    ("setting", "right", "wrong"),
+    [
+        ({"output_dimension": 3}, [1.0, 2.0, 3.0], A),
+        ({"output_dimension": 3, "output_dtype": "int8"}, [1, 2, 3], [1, 2]),
+        ({"output_dimension": 16, "output_dtype": "binary"}, [1, -2], [1]),
+        ({"output_dimension": 9, "output_dtype": "ubinary"}, [1, 2], [1] * 9),
+    ],
+)
+def test_a_vector_of_another_length_than_was_asked_for_is_refused(
+    simulator: Simulator, make_embeddings: MakeEmbeddings, setting: dict[str, Any], right: Any, wrong: Any
+) -> None:
+    simulator.script([Fault.status(200, answer(right, wrong, wrong))])
+    vectors: list[Any] = make_embeddings(**setting).embed(["a", "b", "c"], on_error="none")
+    assert vectors == [right, None, None]
+
+
+def test_lengths_without_a_majority_are_all_refused(
+    simulator: Simulator, make_embeddings: MakeEmbeddings
+) -> None:
+    simulator.script([Fault.status(200, answer(A, [1.0, 2.0, 3.0]))])
+    with pytest.raises(GenerationError, match="different lengths: 2, 3"):
+        make_embeddings().embed(["a", "b"])
+
+
+def test_the_requests_of_a_call_agree_on_the_length(
+    simulator: Simulator, make_embeddings: MakeEmbeddings
+) -> None:
+    simulator.script([Fault.status(200, answer(A)), Fault.status(200, answer([1.0, 2.0, 3.0]))])
+    embeddings = make_embeddings(max_batch_tokens=1, max_concurrent_requests=1)
+    vectors: list[Any] = embeddings.embed(["a", "b"], on_error="none")
+    assert vectors == [A, None]

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, field_validator
 
 from mistill.errors import (
     AttemptTimeout,
@@ -148,3 +149,32 @@ async def test_an_error_names_no_key(simulator: Simulator, make_llm: MakeLLM) ->
     while error is not None:
         assert "a-key-for-tests" not in f"{error!r} {error} {vars(error)}"
         error = error.__cause__ or error.__context__
+
+
+class Odd(BaseModel):
+    text: str
+
+    @field_validator("text")
+    @classmethod
+    def _stumbles(cls, text: str) -> str:
+        raise ZeroDivisionError(text)
+
+
+def test_whatever_reading_an_answer_comes_to_costs_one_row(simulator: Simulator, make_llm: MakeLLM) -> None:
+    odd: Any = ('<<answer: {"text": "b"}>>', {"schema": Odd})
+    first, second, third = make_llm().outcomes(["a", odd, "c"])
+    assert first.error is None
+    assert third.error is None
+    assert isinstance(second.error, MistillError)
+    assert "ZeroDivisionError" in str(second.error)
+    assert second.usage.input_tokens > 0  # it was paid
+
+
+@pytest.mark.parametrize("seconds", ["1e300", "99999999999999999999", "-5", "soon", "nan", "inf", "0x10"])
+@pytest.mark.parametrize("status", [400, 422, 500])
+def test_one_rows_odd_retry_after_holds_no_other_row(
+    simulator: Simulator, make_llm: MakeLLM, seconds: str, status: int
+) -> None:
+    simulator.script([Fault.status(status, None, {"retry-after": seconds})])
+    outcomes = make_llm(max_concurrent_requests=1, max_retries=0).outcomes([f"row {n}" for n in range(20)])
+    assert [outcome.error is None for outcome in outcomes].count(False) == 1

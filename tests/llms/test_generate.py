@@ -12,8 +12,8 @@ from types import FrameType
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from mistill.api.client import HTTPAnswer, MistralClient, R
-from mistill.api.endpoint import Endpoint
+from mistill.api.client import HTTPAnswer, MistralClient
+from mistill.api.operation import Operation, R
 from mistill.errors import InputError
 from mistill.llms import LLM, AsyncLLM, MistralLLM
 from mistill.simulator import Fault, Simulator
@@ -114,8 +114,6 @@ def test_an_input_may_be_a_string_messages_or_a_pair(simulator: Simulator, make_
         ([{"role": "user", "content": [{"type": "text", "txt": "x"}]}], r"messages\[0\].content\[0\]"),
         ([], "Conversation must have at least one message"),
         ([{"role": "assistant", "content": "x"}], "Expected last role User or Tool"),
-        ("x\ud800", "holds a lone surrogate"),
-        ([{"role": "user", "content": [{"type": "text", "text": "x\ud800"}]}], "holds a lone surrogate"),
         (("x", {"schema": {}}, "y"), "tuple must be"),
         (("x", {"schem": {}}), "no key \"?'?schem"),
     ],
@@ -235,7 +233,7 @@ def test_at_most_five_frames_of_ours_are_on_the_stack_when_a_request_leaves(
     class Transport(MistralClient):
         """Stands here for the client; its own method counts as one of the five."""
 
-        async def exchange(self, endpoint: Endpoint[R], body: bytes) -> HTTPAnswer[R]:
+        async def exchange(self, operation: Operation[R], body: bytes) -> HTTPAnswer[R]:
             frame: FrameType | None = sys._getframe()
             names: list[str] = []
             while frame is not None:
@@ -243,7 +241,7 @@ def test_at_most_five_frames_of_ours_are_on_the_stack_when_a_request_leaves(
                     names.append(frame.f_code.co_qualname)
                 frame = frame.f_back
             seen.append(names)
-            return await client.exchange(endpoint, body)
+            return await client.exchange(operation, body)
 
     llm._open().dispatcher.client = Transport(client.endpoint, "a-key", 5)
     if way == "generate":

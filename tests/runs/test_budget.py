@@ -100,6 +100,52 @@ def test_an_answer_without_usage_counts_as_the_mean() -> None:
     assert budget.spent_cost == pytest.approx((50 + 100 + 2 * 200 * 4) / 1e6)
 
 
+@pytest.mark.parametrize(
+    "usage",
+    [
+        Usage(0, 0),
+        Usage(-1, 3),
+        Usage(5, -1),
+        Usage(-(10**9), -(10**9)),
+        Usage(2**53, 3),
+        Usage(5, 2**53),
+        Usage(5, 100_000),
+        Usage(10**7, 3),
+    ],
+)
+def test_usage_that_cannot_be_counts_as_the_mean_and_is_said_once(
+    usage: Usage, caplog: pytest.LogCaptureFixture
+) -> None:
+    budget = Budget(max_cost=1.0, price=PRICE)
+    for reported in (Usage(50, 200), usage, usage):
+        reservation = budget.try_reserve(100, 1000)
+        assert reservation is not None
+        spent = budget.settle(reservation, reported)
+    assert spent.usage == Usage(100, 200)
+    assert budget.spent_tokens == 250 + 2 * 300
+    assert budget.spent_cost == pytest.approx((50 + 2 * 100 + 3 * 200 * 4) / 1e6)
+    assert [record.message.partition(":")[2] for record in caplog.records] == [
+        " the budget counts an estimate of such answers"
+    ]
+
+
+@given(st.lists(st.tuples(st.integers(-(2**70), 2**70), st.integers(-(2**70), 2**70)), max_size=60))
+def test_no_usage_makes_a_budget_larger(reported: list[tuple[int, int]]) -> None:
+    budget = Budget(max_tokens=10_000)
+    requests = 0
+    for input_tokens, output_tokens in reported:
+        before = budget.spent_tokens
+        try:
+            reservation = budget.try_reserve(400, 10)
+        except Stopped:
+            break
+        assert reservation is not None
+        budget.settle(reservation, Usage(input_tokens, output_tokens))
+        assert budget.spent_tokens >= before
+        requests += 1
+    assert requests <= 10_000
+
+
 def test_spent_before_counts() -> None:
     budget = Budget(max_tokens=100, spent_tokens=100)
     with pytest.raises(Stopped, match="max_tokens of 100") as stopped:

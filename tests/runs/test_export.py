@@ -15,8 +15,9 @@ from tests.runs.conftest import Place, echoes
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError, LedgerError
 from mistill.ledger import Selection
-from mistill.runs.export import export, export_run, record_shape
+from mistill.runs.export import export, export_run
 from mistill.runs.kinds.chat import ChatKind, ChatReader
+from mistill.runs.record_shape import record_shape
 from mistill.simulator import Simulator
 from mistill.structured.schema import compile_schema
 

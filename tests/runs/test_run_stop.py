@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from tests.runs.conftest import MODEL, Place, echoes
 
+from mistill import MistralEmbeddings
 from mistill.errors import InputError, Stopped
 from mistill.ledger import LedgerReader
 from mistill.simulator import Fault, Simulator
@@ -216,6 +217,55 @@ def test_a_budget_of_money(place: Place) -> None:
     assert "budget" in str(summary.stopped)
     assert summary.cost == pytest.approx(0.00002, abs=0.000005)
     assert place.run(max_cost=1).start().completions == 40
+
+
+ABSURD: list[Any] = [
+    {"prompt_tokens": -(10**9), "completion_tokens": -(10**9), "total_tokens": -2 * 10**9},
+    {"prompt_tokens": 2**63, "completion_tokens": 1, "total_tokens": 1},
+    {"prompt_tokens": 5, "completion_tokens": 10**6, "total_tokens": 10**6 + 5},
+    {"prompt_tokens": "many", "completion_tokens": None},
+    {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
+    {},
+    None,
+]
+
+
+@pytest.mark.parametrize("usage", ABSURD)
+@pytest.mark.parametrize("limit", [{"max_tokens_total": 1_000}, {"max_cost": 0.0003}])
+def test_no_usage_switches_a_budget_off(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture, usage: Any, limit: dict[str, Any]
+) -> None:
+    place.write(TEXTS * 10)
+    message = {"role": "assistant", "content": "fine"}
+    body = {"id": "a", "model": MODEL, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    simulator.script(
+        [Fault.status(200, body | {"usage": usage})] * 400, when=lambda body: "row 1" in str(body)
+    )
+    settings = {"parameters": {"max_new_tokens": 10}, "llm_settings": {"max_concurrent_requests": 1}}
+    first = place.run(**settings, **limit).start()
+    assert isinstance(first.stopped, Stopped)
+    assert 5 < first.sent < 150
+    assert first.cost is not None
+    assert 0 < first.cost < 0.0004
+    assert 0 < first.input_tokens + first.output_tokens < 2_000
+    assert len([one for one in caplog.records if "the budget counts an estimate" in one.message]) == 1
+    assert (
+        place.run(**settings, **limit).start().sent == 0
+    )  # what was estimated is still spent in the next start
+
+
+def test_a_budget_of_vectors_whose_usage_cannot_be(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    data = [{"index": index, "embedding": [0.5, 0.5]} for index in range(8)]
+    body = {"id": "a", "model": "mistral-embed", "data": data, "usage": {"prompt_tokens": -5}}
+    simulator.script([Fault.status(200, body)] * 5)
+    llm = MistralEmbeddings(model="mistral-embed", endpoint=place.endpoint, max_batch_tokens=24)
+    run = place.run(llm=llm, prompt=None, max_tokens_total=300)
+    report = run.start()
+    assert isinstance(report.stopped, Stopped)
+    assert report.sent < 5
+    assert 300 <= report.input_tokens < 700
+    assert place.run(llm=llm, prompt=None, max_tokens_total=300).start().sent == 0
 
 
 def test_a_budget_of_money_needs_a_price(place: Place) -> None:

@@ -110,8 +110,8 @@ async def test_every_constraint_goes_out(mode: str) -> None:
             }
         case _:
             assert parameters == {}
-            told = messages[0]["content"]
-            assert json.loads(told[told.index("{") : told.rindex("}") + 1]) == wire_schema
+            content = messages[0]["content"]
+            assert json.loads(content[content.index("{") : content.rindex("}") + 1]) == wire_schema
 
 
 @pytest.mark.parametrize("mode", MODES)

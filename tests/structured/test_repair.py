@@ -22,7 +22,7 @@ from mistill.structured import (
     judge,
     read_answer,
 )
-from mistill.structured.repair import json_candidates, reask_messages
+from mistill.structured.repair import json_spans, reask_messages
 
 GOOD = '{"name": "Ada {x}", "age": 3}'
 
@@ -204,6 +204,10 @@ def test_a_wrapped_value_is_found_in_a_fence() -> None:
     schema = compile_schema(Literal["yes", "no"])
     assert read_answer(schema, '```json\n{"value": "yes"}\n```') == Parsed("yes", '"yes"')
     assert read_answer(schema, '```json\n"no"\n```') == Parsed("no", '"no"')
+
+
+def json_candidates(text: str) -> list[str]:
+    return [text[start:end] for start, end in json_spans(text)]
 
 
 _PROSE = st.text(st.characters(codec="utf-8", exclude_characters='{}[]`"/'))  # a slash may begin a comment

@@ -357,7 +357,7 @@ def test_types_that_only_look_alike_are_not_mixed_up() -> None:
     one, other = local(int), local(str)
     assert compile_schema(one).wire_schema != compile_schema(other).wire_schema
     assert compile_schema(list[one]).wire_schema != compile_schema(list[other]).wire_schema
-    # Equal for Python, yet a model is told of them in another order.
+    # Equal for Python, yet a model sees them in another order.
     assert compile_schema(int | str).fingerprint() != compile_schema(str | int).fingerprint()
     assert compile_schema(Literal[1]).fingerprint() != compile_schema(Literal[True]).fingerprint()
 

@@ -16,7 +16,7 @@ from msgspec import Meta, Struct
 
 from mistill.api.decoding import Incoming, tolerant_decoder
 from mistill.api.dialects import MISTRAL, Dialect
-from mistill.api.endpoint import Endpoint
+from mistill.api.operation import Operation
 from mistill.api.usage import UsageInfo
 from mistill.errors import InputError, InvalidOutput
 
@@ -349,12 +349,20 @@ class AnswerMessage(Incoming, frozen=True, gc=False):
 
 
 class Choice(Incoming, frozen=True, gc=False):
+    """One of the ``n`` answers.
+
+    Attributes:
+        finish_reason: why it ended: with Mistral ``stop``, ``length``, ``model_length``, ``tool_calls`` or ``error``.
+    """
+
     message: AnswerMessage
     index: int = 0
     finish_reason: str | None = None
 
 
 class ChatResponse(Incoming, frozen=True, gc=False):
+    """A whole answer: ``n`` choices, and the tokens of all of them together."""
+
     choices: list[Choice]
     id: str | None = None
     model: str | None = None
@@ -417,4 +425,4 @@ def _missing(response: ChatResponse) -> str | None:
     return None if response.choices else "the answer has no choices"
 
 
-CHAT = Endpoint("/v1/chat/completions", decode_response, _missing)
+CHAT = Operation("/v1/chat/completions", decode_response, _missing)

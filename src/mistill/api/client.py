@@ -1,4 +1,4 @@
-"""The client of the HTTP API, one attempt a call: no retries, no pacing, no policy. The only importer of pyreqwest.
+"""The client of the HTTP API, one attempt a call: no retries, no pacing, no policy.
 
 An attempt either returns an answer or raises one error of ``mistill.errors``, whatever the server sends. A server that
 echoes the key back finds it cut out of the error.
@@ -6,81 +6,41 @@ echoes the key back finds it cut out of the error.
 
 from __future__ import annotations
 
-import atexit
-import os
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Generator
-from contextlib import asynccontextmanager, contextmanager
-from datetime import timedelta
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
 from functools import partial
-from ipaddress import ip_address
-from typing import Any, Generic, NoReturn, cast
+from typing import Generic, NoReturn
 from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Struct
-from typing_extensions import TypeVar
 
-from mistill.api.chat import CHAT, ChatChunk, ChatResponse
-from mistill.api.endpoint import MAX_BYTES, Endpoint
+from mistill.api.chat import CHAT, ChatChunk
 from mistill.api.error_bodies import error_in_answer, error_of_status
 from mistill.api.limits import parse_limits
 from mistill.api.models import MODELS_PATH, ModelCard, decode_models
+from mistill.api.operation import MAX_BYTES, Operation, R
+from mistill.api.prices import Price
 from mistill.api.redaction import Redactor
 from mistill.api.stream import PROXY_HINT, ChunkReader
-from mistill.api.usage import Answered as Answered
+from mistill.api.transport import PyreqwestError, Response, Url, build_client, error_of_transport
+from mistill.api.usage import Usage, usage_of
 from mistill.errors import (
     APIError,
-    AttemptTimeout,
-    ConnectFailed,
-    Disconnected,
     InputError,
     MalformedAnswer,
     MistillError,
     RateLimited,
     RateLimits,
-    TransportError,
 )
-
-
-@contextmanager
-def _variable(name: str, value: str) -> Generator[None]:
-    """The environment variable ``name`` is ``value`` meanwhile, unless it has one already."""
-    if name in os.environ:
-        yield
-        return
-    os.environ[name] = value
-    try:
-        yield
-    finally:
-        del os.environ[name]
-
-
-# What the transport's allocator reads as it is loaded. In huge pages, a connection would take a third more memory.
-with _variable("MIMALLOC_ALLOW_THP", "0"):
-    from pyreqwest.client import Client, ClientBuilder
-    from pyreqwest.exceptions import (
-        BodyDecodeError,
-        BuilderError,
-        ConnectError,
-        PyreqwestError,
-        RequestTimeoutError,
-    )
-    from pyreqwest.http import Url
-    from pyreqwest.response import Response
-    from pyreqwest.runtime import runtime_worker_threads
 
 _GOOD = frozenset({200, 201, 202})
 _CORRELATION_ID = "mistral-correlation-id"
 _EXCERPT_BYTES = 200
-_EXIT_PAUSE_S = 0.002
 
 _LIMITS_EVERY_S = 0.01
 """Limits are read from one good answer in so much time: at thousands of answers a second, each has what the last had,
 and reading them all would cost more than the rest of the answer. Those of an error are always read."""
-
-
-# What a good answer holds: that of a chat unless it says otherwise.
-R = TypeVar("R", bound=Answered, default=ChatResponse)
 
 
 class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
@@ -91,6 +51,7 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
         limits: the quota and the wait in its headers, where they were read: see `_LIMITS_EVERY_S`.
         correlation_id: what Mistral's support asks for.
         latency_s: seconds from sending to the last byte.
+        usage: tokens billed for it. ``cost``: US dollars, or ``None`` where the model has no known price.
     """
 
     response: R
@@ -98,6 +59,8 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
     limits: RateLimits | None
     correlation_id: str | None
     latency_s: float
+    usage: Usage
+    cost: float | None
 
 
 def normalise_endpoint(endpoint: str) -> str:
@@ -121,38 +84,12 @@ def normalise_endpoint(endpoint: str) -> str:
     return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
-class _Runtime:
-    """Which of pyreqwest's two runtimes clients are built on: the single-threaded one, if that can be.
-
-    A fork leaves the threads of a runtime that had started behind, and it cannot start again; the other one still can.
-    Source: https://github.com/MarkusSintonen/pyreqwest/issues/51
-    """
-
-    started = False
-    multithreaded = False
-
-    @classmethod
-    def after_fork(cls) -> None:
-        if cls.started:
-            cls.multithreaded = True
-            runtime_worker_threads(1)
-
-    @classmethod
-    def at_exit(cls) -> None:
-        """Lets the runtime's thread finish with Python: the process aborts where the interpreter's end overtakes it."""
-        if cls.started:
-            time.sleep(_EXIT_PAUSE_S)
-
-
-atexit.register(_Runtime.at_exit)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_Runtime.after_fork)
-
-
 class ChatStream:
     """The chunks of a streamed completion, as they come; ``limits`` and ``correlation_id`` from its headers.
 
-    Iterating raises the server's error where it sends one, and `Disconnected` where the stream ends before its answer.
+    Raises:
+        MistillError: on iterating: the server's error where it sends one, `Disconnected` where the stream ends before
+            its answer.
     """
 
     def __init__(self, http: Response, redactor: Redactor) -> None:
@@ -190,47 +127,49 @@ class MistralClient:
         endpoint: base URL without ``/v1``, see `normalise_endpoint`.
         api_key: sent as a bearer token; never shown again.
         timeout_s: for one attempt, from connecting to the last byte of the body.
+        price: of the model, where it is known: answers have their cost then.
 
     Raises:
         InputError: the key cannot be sent, or this machine has no CA certificates.
     """
 
-    def __init__(self, endpoint: str, api_key: str, timeout_s: float) -> None:
+    def __init__(self, endpoint: str, api_key: str, timeout_s: float, *, price: Price | None = None) -> None:
         self.endpoint = endpoint
+        self._price = price
         self.timeout_s = timeout_s
         self._redactor = Redactor(api_key)
         self._urls: dict[str, Url] = {}
         self._limits_due_at = 0.0
-        _Runtime.started = True
-        self._http = _build_client(endpoint, api_key, timeout_s)
+        self._http = build_client(endpoint, api_key, timeout_s)
 
     def __repr__(self) -> str:
         return f"MistralClient({self.endpoint!r})"
 
     async def close(self) -> None:
+        """Ends the pooled connections. Requests after it fail."""
         await self._http.close()
 
-    async def exchange(self, endpoint: Endpoint[R], body: bytes) -> HTTPAnswer[R]:
+    async def exchange(self, operation: Operation[R], body: bytes) -> HTTPAnswer[R]:
         """One attempt at a request. ``body`` is the request as JSON.
 
         Raises:
             MistillError: whatever the server does, if it does not answer.
         """
         sent_at = time.perf_counter()
-        url = self._urls.get(endpoint.path) or self._url(endpoint.path)
+        url = self._urls.get(operation.path) or self._url(operation.path)
         try:
             async with self._http.post(url).body_bytes(body).build_streamed() as http:
-                read = await http.body_reader.read(endpoint.max_bytes + 1)
+                read = await http.body_reader.read(operation.max_bytes + 1)
         except PyreqwestError as error:
             self._raise_transport(error)
         raw = b"" if read is None else read.to_bytes()
         if http.status not in _GOOD:
             self._raise_status(http, raw)
-        if len(raw) > endpoint.max_bytes:
-            self._raise_malformed(http, raw, f"the answer is larger than {endpoint.max_bytes:,} bytes")
+        if len(raw) > operation.max_bytes:
+            self._raise_malformed(http, raw, f"the answer is larger than {operation.max_bytes:,} bytes")
         try:
-            response = endpoint.decode(raw)
-            missing = endpoint.check(response) if endpoint.check is not None else None
+            response = operation.decode(raw)
+            missing = operation.check(response) if operation.check is not None else None
         except Exception as error:
             # Whatever reading may stumble over: an answer that cannot be read has one kind of error.
             self._raise_malformed(http, raw, error)
@@ -245,7 +184,9 @@ class MistralClient:
         if answered_at >= self._limits_due_at:
             limits = _limits(http)
             self._limits_due_at = answered_at + _LIMITS_EVERY_S
-        return HTTPAnswer(response, raw, limits, correlation_id, answered_at - sent_at)
+        usage = usage_of(response)
+        cost = None if self._price is None else self._price.cost(usage)
+        return HTTPAnswer(response, raw, limits, correlation_id, answered_at - sent_at, usage, cost)
 
     @asynccontextmanager
     async def stream(self, body: bytes) -> AsyncGenerator[ChatStream]:
@@ -323,7 +264,7 @@ class MistralClient:
         return error
 
     def _raise_transport(self, error: PyreqwestError) -> NoReturn:
-        raise _error_of_transport(error, self.endpoint, self.timeout_s) from error
+        raise error_of_transport(error, self.endpoint, self.timeout_s) from error
 
 
 def _header(http: Response, name: str) -> str | None:
@@ -343,71 +284,3 @@ def _limits(http: Response) -> RateLimits | None:
         return parse_limits(http.get_header)
     except ValueError:
         return parse_limits(partial(_header, http))
-
-
-def _build_client(endpoint: str, api_key: str, timeout_s: float) -> Client:
-    builder = _with_key(api_key)
-    if builder is None:  # raised here, since what that came from shows the header
-        raise InputError("api_key has characters that no HTTP header can hold")
-    builder = (
-        builder.user_agent("mistill")
-        .timeout(timedelta(seconds=timeout_s))
-        .follow_redirects(False)
-        .runtime_multithreaded(_Runtime.multithreaded)
-    )
-    parts = urlsplit(endpoint)
-    if _is_this_machine(parts.hostname or ""):
-        builder = builder.no_proxy()  # one in the environment is for the world outside
-        if parts.scheme == "http":
-            builder = builder.danger_accept_invalid_certs(
-                True
-            )  # no TLS anywhere: no certificates to load either
-    try:
-        return builder.build()
-    except BuilderError as error:
-        causes = _causes(error)
-        hint = (
-            "install them (ca-certificates), or set SSL_CERT_FILE to a file of them"
-            if "CA cert" in causes
-            else None
-        )
-        raise InputError(f"no client can be built for {endpoint}: {causes}", hint=hint) from error
-
-
-def _with_key(api_key: str) -> ClientBuilder | None:
-    headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json"}
-    try:
-        return ClientBuilder().default_headers(headers)
-    except (BuilderError, ValueError):
-        return None
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
-
-
-def _causes(error: PyreqwestError) -> str:
-    details: dict[str, Any] = getattr(error, "details", None) or {}
-    return "; ".join(cause["message"] for cause in cast("list[dict[str, str]]", details.get("causes") or []))
-
-
-def _error_of_transport(error: PyreqwestError, endpoint: str, timeout_s: float) -> TransportError:
-    """See "pyreqwest's errors, seen" in docs/errors.md: only a failed connect proves that nothing was sent."""
-    causes = _causes(error)
-    if isinstance(error, RequestTimeoutError):
-        return AttemptTimeout(
-            f"no answer within {timeout_s:g} s", hint="raise timeout, or lower max_new_tokens"
-        )
-    if isinstance(error, ConnectError) and "(Connect)" in causes:
-        hint = "is the endpoint right, and up?"
-        if "certificate" in causes:
-            hint = (
-                "this machine does not trust its certificate: set SSL_CERT_FILE to a file with its issuer's"
-            )
-        return ConnectFailed(f"cannot connect to {endpoint}: {causes}", maybe_billed=False, hint=hint)
-    if isinstance(error, BodyDecodeError):
-        return Disconnected(f"the answer was cut off: {causes or error.message}")
-    return Disconnected(f"the connection ended before an answer: {causes or error.message}")

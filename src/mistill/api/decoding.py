@@ -34,7 +34,7 @@ class Incoming(Struct, frozen=True, gc=False):
 
 
 def tolerant_decoder(kind: type[T]) -> Callable[[bytes], T]:
-    """A decoder of JSON into ``kind``, a struct of `Incoming` structs. It raises `ValueError` for what is none."""
+    """A decoder of JSON into ``kind``, a struct of `Incoming` structs. What is no such JSON gives a `ValueError`."""
     decode = msgspec.json.Decoder(kind).decode
 
     def tolerant(raw: bytes) -> T:
@@ -60,7 +60,14 @@ def load_json(raw: bytes) -> Any:
 
 
 def _mend(raw: bytes, kind: type[T], error: Exception) -> T:
-    """Raises ``error``, which has the better words, where nothing can be done."""
+    """What can be read of ``raw`` with patience.
+
+    Args:
+        error: why msgspec alone could not.
+
+    Raises:
+        Exception: ``error``, which has the better words, where nothing can be done.
+    """
     try:
         return _convert(load_json(raw), kind)
     except (ValueError, RecursionError):

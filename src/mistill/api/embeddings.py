@@ -12,7 +12,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from mistill.api.decoding import Incoming, tolerant_decoder
-from mistill.api.endpoint import Endpoint
+from mistill.api.operation import Operation
 from mistill.api.usage import UsageInfo
 
 Dtype: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
@@ -38,6 +38,8 @@ class Embedding(Incoming, frozen=True, gc=False):
 
 
 class EmbeddingResponse(Incoming, frozen=True, gc=False):
+    """A vector for each text of the request, and the tokens of all texts together."""
+
     data: list[Embedding]
     id: str | None = None
     model: str | None = None
@@ -80,7 +82,7 @@ def _missing(response: EmbeddingResponse) -> str | None:
 
 
 # 256 vectors of 3,072 numbers, each written with all its digits, are 17 MB.
-EMBEDDINGS = Endpoint("/v1/embeddings", decode_embeddings, _missing, max_bytes=64 * 2**20)
+EMBEDDINGS = Operation("/v1/embeddings", decode_embeddings, _missing, max_bytes=64 * 2**20)
 
 decode_stored = msgspec.json.Decoder(StoredEmbedding).decode
 encode_stored = msgspec.json.Encoder().encode

@@ -22,8 +22,8 @@ from typing import Any, cast
 Schema = dict[str, Any]
 
 MAX_CHARS = 120
-MAX_ITEMS = 8
-MAX_DEPTH = 3
+_MAX_ITEMS = 8
+_MAX_DEPTH = 3
 _MAX_NUMBER = 1_000_000_000
 _MAX_NODES = 20_000
 
@@ -55,7 +55,7 @@ class _TooLargeError(Exception):
 
 
 class _Closing:
-    """Rewrites a schema without references, recursion cut at ``MAX_DEPTH``; ``False`` is what no value fits."""
+    """Rewrites a schema without references, recursion cut at ``_MAX_DEPTH``; ``False`` is what no value fits."""
 
     def __init__(self, root: Schema) -> None:
         self._root = root
@@ -84,7 +84,7 @@ class _Closing:
 
     def _reference(self, node: Schema, refs: tuple[str, ...], *, narrow: bool) -> Schema | bool:
         ref: str = node["$ref"]
-        if refs.count(ref) >= MAX_DEPTH:
+        if refs.count(ref) >= _MAX_DEPTH:
             return False
         beside = {
             key: node[key] for key in (*_COPIED, "pattern", "properties", "items", "anyOf") if key in node
@@ -142,9 +142,9 @@ def _bounded(node: Schema) -> Schema:
     if "string" in types and "format" not in node:
         node.setdefault("maxLength", max(MAX_CHARS, node.get("minLength", 0)))
     if "array" in types:
-        node.setdefault("maxItems", max(MAX_ITEMS, node.get("minItems", 0)))
+        node.setdefault("maxItems", max(_MAX_ITEMS, node.get("minItems", 0)))
     if "object" in types and "properties" not in node:
-        node.setdefault("maxProperties", max(MAX_ITEMS, node.get("minProperties", 0)))
+        node.setdefault("maxProperties", max(_MAX_ITEMS, node.get("minProperties", 0)))
     if "integer" in types or "number" in types:
         _bound_number(node, whole="number" not in types)
     return node

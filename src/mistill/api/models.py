@@ -10,7 +10,14 @@ MODELS_PATH = "/v1/models"
 
 
 class ModelCard(Incoming, frozen=True, gc=False):
-    """What the server says of a model; servers differ in how much."""
+    """What the server says of a model; servers differ in how much.
+
+    Attributes:
+        id: what a request calls it. ``aliases``: its other names.
+        max_context_length: tokens of prompt and answer together.
+        capabilities: as the server has them; with Mistral an object of booleans: ``{"completion_chat": true, …}``.
+        deprecation: from when on it will not be served: a date and time in ISO 8601.
+    """
 
     id: str
     description: str | None = None

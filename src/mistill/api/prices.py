@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import date
-from difflib import get_close_matches
 from functools import cache
 from importlib import resources
 from pathlib import Path
@@ -17,7 +16,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mistill.api.usage import Usage
-from mistill.errors import InputError
+from mistill.errors import InputError, nearest_name
 
 _MILLION = 1_000_000
 
@@ -25,7 +24,12 @@ Dollars = Annotated[float, Meta(ge=0)]
 
 
 class Factors(Struct, frozen=True, forbid_unknown_fields=True):
-    """What a price is multiplied with. ``cached_input`` applies to cached input tokens only."""
+    """What a price is multiplied with under another tariff.
+
+    Attributes:
+        cached_input: for input tokens that the server had cached, and for these only.
+        batch: for answers of the batch API. ``priority``: of the priority tier. ``regional``: of regional hosts.
+    """
 
     cached_input: Dollars = 0.1
     batch: Dollars = 0.5
@@ -34,7 +38,12 @@ class Factors(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Price(Struct, frozen=True):
-    """US dollars per million tokens, as of a date (``None``: the user's own table gave none)."""
+    """What a model's tokens cost.
+
+    Attributes:
+        input, output, cached_input: US dollars per million tokens.
+        date: of the table; ``None`` where the user's own gave none.
+    """
 
     input: float
     output: float
@@ -49,7 +58,7 @@ class Price(Struct, frozen=True):
         ) / _MILLION
 
     def most(self, input_tokens: int, output_tokens: int) -> float:
-        """US dollars for so many tokens if none is cached."""
+        """US dollars for so many tokens if none is cached: the most that they can cost."""
         return (input_tokens * self.input + output_tokens * self.output) / _MILLION
 
     def times(self, factor: float) -> Price:
@@ -58,7 +67,12 @@ class Price(Struct, frozen=True):
 
 
 class ModelPrice(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model of a table, in US dollars per million tokens. ``cached_input``: where the factor does not hold."""
+    """One model of a table.
+
+    Attributes:
+        input, output, cached_input: US dollars per million tokens; ``cached_input`` where the factor does not hold.
+        aliases: other names of the model.
+    """
 
     input: Dollars
     output: Dollars
@@ -88,8 +102,8 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     def unknown(self, model: str) -> str:
         """The words for a user whose model has no price here."""
         names = [*self.models, *(alias for each in self.models.values() for alias in each.aliases)]
-        near = get_close_matches(model, names, n=1)
-        meant = f"; did you mean {near[0]!r}?" if near else ""
+        near = nearest_name(model, names)
+        meant = "" if near is None else f"; did you mean {near!r}?"
         dated = "" if self.date is None else f" of {self.date}"
         return f"no price is known for {model!r} in the table{dated}{meant} (give your own table of prices)"
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from mistill.api.chat import ChatChunk, decode_chunk
-from mistill.api.endpoint import MAX_BYTES
 from mistill.api.error_bodies import error_in_answer
+from mistill.api.operation import MAX_BYTES
 from mistill.errors import Disconnected, MalformedAnswer, MistillError, ServerError
 
 _DONE = b"[DONE]"

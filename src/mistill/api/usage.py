@@ -21,7 +21,10 @@ class CachedTokens(Incoming, frozen=True, gc=False):
 class UsageInfo(Incoming, frozen=True, gc=False):
     """Tokens as the server counted them; ``None`` where it gave no count, or one that cannot be.
 
-    Cached tokens have three places: the specification names them all, and servers choose.
+    Attributes:
+        total_tokens: prompt and completion together: what a quota counts.
+        prompt_tokens_details, prompt_token_details, num_cached_tokens: cached tokens have three places: the
+            specification names them all, and servers choose.
     """
 
     prompt_tokens: TokenCount | None = None
@@ -43,6 +46,8 @@ class Usage(Struct, frozen=True, gc=False):
     """Tokens billed. Where one request gave several completions, the first carries its input tokens.
 
     Attributes:
+        input_tokens: those of the prompt, cached ones included.
+        output_tokens: those of the answer, thinking included.
         cached_tokens: those of ``input_tokens`` that the server had cached.
     """
 

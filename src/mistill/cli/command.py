@@ -11,19 +11,10 @@ from typing import Any, TypeVar
 import click
 from pydantic import ValidationError
 
-from mistill.cli.exit_codes import Exit
+from mistill.cli.exit_codes import Exit, exit_of_error
 from mistill.cli.program import write_examples
 from mistill.cli.terminal.output import say_error
-from mistill.delivery.retry import classify
-from mistill.errors import (
-    APIError,
-    InputError,
-    InvalidOutput,
-    MalformedAnswer,
-    ManifestChanged,
-    MistillError,
-    TransportError,
-)
+from mistill.errors import InputError, MistillError
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -129,16 +120,7 @@ def failure_of(error: MistillError | ValidationError | OSError) -> Failure:
         return Failure(_plain_message(error), hint=None, exit_code=Exit.USAGE)
     if isinstance(error, OSError):
         return Failure(str(error), hint=None, exit_code=Exit.STOPPED)
-    hint = error.hint
-    message = str(error).removesuffix(f" ({hint})") if hint else str(error)
-    return Failure(message, hint=hint, exit_code=_exit_code_of(error))
-
-
-def _exit_code_of(error: MistillError) -> Exit:
-    if isinstance(error, InputError | ManifestChanged):
-        return Exit.USAGE
-    of_one_request = isinstance(error, APIError | TransportError | MalformedAnswer | InvalidOutput)
-    return Exit.SOME_FAILED if of_one_request and not classify(error).fatal else Exit.STOPPED
+    return Failure(error.headline, hint=error.hint, exit_code=exit_of_error(error))
 
 
 def _plain_message(error: ValidationError) -> str:

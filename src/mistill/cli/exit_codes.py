@@ -1,8 +1,23 @@
-"""What the exit code of a command says."""
+"""What the exit code of a command says, and which one an end means."""
 
 from __future__ import annotations
 
 from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from mistill.errors import (
+    APIError,
+    InputError,
+    InvalidOutput,
+    MalformedAnswer,
+    ManifestChanged,
+    MistillError,
+    Stopped,
+    TransportError,
+)
+
+if TYPE_CHECKING:
+    from mistill.runs.report import RunReport
 
 
 class Exit(IntEnum):
@@ -15,4 +30,30 @@ class Exit(IntEnum):
     STOPPED = 3
     """A refused key, a quota of 0, a budget, or a ledger that cannot be used."""
     INTERRUPTED = 130
-    """Ctrl-C."""
+    """Ctrl-C, or a signal that ends programs."""
+
+
+def exit_of_start(report: RunReport, *, is_sample: bool = False) -> Exit:
+    """What the end of a start means. After a sample, rows that were not asked are no failure."""
+    stopped = report.stopped
+    if stopped is not None:
+        is_interrupt = isinstance(stopped, Stopped) and stopped.reason == "interrupted"
+        return Exit.INTERRUPTED if is_interrupt else Exit.STOPPED
+    if report.failures or (report.pending and not is_sample):
+        return Exit.SOME_FAILED
+    return Exit.ANSWERED
+
+
+def exit_of_status(report: RunReport) -> Exit:
+    """What a look at a run means: it may go on, so rows without an outcome are no failure."""
+    return Exit.SOME_FAILED if report.failures else Exit.ANSWERED
+
+
+def exit_of_error(error: MistillError) -> Exit:
+    """What an error that ended a command means."""
+    from mistill.delivery.retry import classify
+
+    if isinstance(error, InputError | ManifestChanged):
+        return Exit.USAGE
+    of_one_request = isinstance(error, APIError | TransportError | MalformedAnswer | InvalidOutput)
+    return Exit.SOME_FAILED if of_one_request and not classify(error).fatal else Exit.STOPPED

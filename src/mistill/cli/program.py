@@ -12,8 +12,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Sequence
-from importlib import import_module
-from pathlib import Path
+from importlib import import_module, resources
 from typing import Any
 
 import click
@@ -66,7 +65,7 @@ class Program(Group):
         return import_module(f"{commands.__name__}.{cmd_name}").command
 
     def about(self, name: str) -> str:
-        source = Path(commands.__path__[0], f"{name}.py").read_text("utf-8")
+        source = resources.files(commands).joinpath(f"{name}.py").read_text("utf-8")
         line = (ast.get_docstring(ast.parse(source)) or "").partition("\n")[0]
         text = line.partition(": ")[2]
         return text[:1].upper() + text[1:]

@@ -11,7 +11,7 @@ is opened, so they may import what they need at their top.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -34,8 +34,8 @@ class FileFormat(Struct, frozen=True, kw_only=True):
     Attributes:
         name: its suffix and what it is called.
         aliases: other suffixes of the same format.
-        reader: ``module:class`` of its ``Input``.
-        writer: ``module:class`` of its ``Writer``.
+        reader: ``module:class`` of its ``Input``; ``None`` where it cannot be read.
+        writer: ``module:class`` of its ``Writer``; ``None`` where it cannot be written.
         needs_header: all columns must be known before the first record is written.
         is_binary: no text: it is not for a terminal, and takes no compression, since it compresses inside.
         library: what reader and writer need.
@@ -44,8 +44,8 @@ class FileFormat(Struct, frozen=True, kw_only=True):
 
     name: str
     aliases: tuple[str, ...] = ()
-    reader: str
-    writer: str
+    reader: str | None = None
+    writer: str | None = None
     needs_header: bool = False
     is_binary: bool = False
     library: OptionalLibrary | None = None
@@ -55,19 +55,29 @@ class FileFormat(Struct, frozen=True, kw_only=True):
         """The rows of ``file``.
 
         Raises:
-            InputError: a library is missing, or the file cannot be read.
+            InputError: the format cannot be read, a library is missing, or the file cannot be read.
         """
+        if self.reader is None:
+            raise InputError(f"{file.name}: files of the format {self.name} can be written, not read")
         self.load_libraries(f"reading {file.name}")
         reader: Callable[[InputFile], Input] = pkgutil.resolve_name(self.reader)
         return reader(file)
 
     def open_writer(self, destination: Destination) -> Writer:
         """A writer of records to ``destination``."""
+        assert self.writer is not None, "what cannot be written is refused before"
         writer: Callable[[Destination], Writer] = pkgutil.resolve_name(self.writer)
         return writer(destination)
 
     def load_libraries(self, purpose: str) -> None:
-        """``InputError`` if a library is missing. ``purpose``: what for, in the words of the error."""
+        """Imports what reader and writer need.
+
+        Args:
+            purpose: what for, in the words of the error: "writing answers.parquet".
+
+        Raises:
+            InputError: a library is missing.
+        """
         if self.library is not None:
             self.library.load(purpose)
         if self.compression is not None and self.compression.library is not None:
@@ -122,15 +132,19 @@ _BY_SUFFIX = {suffix: found for found in FORMATS for suffix in (found.name, *fou
 _COMPRESSION_BY_SUFFIX = {compression.suffix: compression for compression in COMPRESSIONS}
 
 
-def _list_formats() -> str:
-    text = ", ".join(suffix for suffix, found in _BY_SUFFIX.items() if not found.is_binary)
-    binary = ", ".join(suffix for suffix, found in _BY_SUFFIX.items() if found.is_binary)
+def _list_formats(formats: Mapping[str, FileFormat]) -> str:
+    text = ", ".join(suffix for suffix, found in formats.items() if not found.is_binary)
+    binary = ", ".join(suffix for suffix, found in formats.items() if found.is_binary)
     compressions = " or ".join(f".{suffix}" for suffix in _COMPRESSION_BY_SUFFIX)
     return f"{text} (each also with {compressions}), {binary}"
 
 
-KNOWN_FORMATS = _list_formats()
-"""All formats in words, for messages and help."""
+KNOWN_FORMATS = _list_formats(_BY_SUFFIX)
+"""All formats in words, for messages."""
+OUTPUT_FORMATS = _list_formats(
+    {name: found for name, found in _BY_SUFFIX.items() if found.writer is not None}
+)
+"""Those that can be written, for help."""
 
 
 def parse_format(text: str) -> FileFormat | None:

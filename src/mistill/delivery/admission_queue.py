@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from collections import OrderedDict
 from typing import Protocol
@@ -14,6 +15,9 @@ from mistill.errors import MistillError
 # microseconds.
 # Re-entrant, since the garbage collector may close an abandoned `admit` in the middle of a section.
 LOCK = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    # A forked child has one thread: what another held at that moment would stay locked in it for ever, half done.
+    os.register_at_fork(before=LOCK.acquire, after_in_parent=LOCK.release, after_in_child=LOCK.release)
 
 
 class Admitter(Protocol):

@@ -10,12 +10,11 @@ from typing import Any, Generic, Protocol, TypeAlias
 from msgspec import Struct
 
 from mistill.api.chat import ChatChunk
-from mistill.api.client import HTTPAnswer, MistralClient, R
-from mistill.api.endpoint import Endpoint
-from mistill.api.prices import Price
-from mistill.api.usage import Usage, usage_of
+from mistill.api.client import HTTPAnswer, MistralClient
+from mistill.api.operation import Operation, R
+from mistill.api.usage import Usage
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
-from mistill.delivery.retry import backoff_s, classify
+from mistill.delivery.retry import as_failure, backoff_s, classify
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.delivery.worker_pool import WorkerPool
 from mistill.errors import APIError, MistillError, Stopped
@@ -36,8 +35,16 @@ class AnswerPart(Struct, frozen=True, gc=False):
     value: Any = None
 
 
-Split: TypeAlias = Callable[[HTTPAnswer[Any], Usage], "list[AnswerPart | MistillError]"]
-"""An answer and its usage → a part for each row that the request asked, or why there is none for the row."""
+Split: TypeAlias = Callable[[HTTPAnswer[Any]], "list[AnswerPart | MistillError]"]
+"""An answer → a part for each row that the request asked, or why there is none for the row.
+
+It raises where the answer is of no use to any of them: then the attempt has failed.
+"""
+
+Check: TypeAlias = Callable[[HTTPAnswer[Any]], None]
+"""Raises where a decoded answer is none all the same: then the attempt has failed."""
+
+_MAX_HELD = 64
 
 
 class Request(Struct, frozen=True, gc=False):
@@ -67,16 +74,13 @@ class Delivered(Struct, Generic[R], frozen=True, gc=False):
     """A good answer with all that belongs to its attempt, worked out once.
 
     Attributes:
-        answer: what came, decoded and raw.
-        usage: tokens billed for it. ``cost``: US dollars, or ``None`` where the model has no known price.
+        answer: what came, decoded and raw, with its usage and cost.
         attempts: how many HTTP attempts it took.
         recorded: the attempt as the observer wrote it down, once for each row asked; empty where nobody observes.
         parts: each row's own part or why it has none, where the request says how to split the answer.
     """
 
     answer: HTTPAnswer[R]
-    usage: Usage
-    cost: float | None
     attempts: int
     recorded: Sequence[RecordedAttempt] = ()
     parts: Sequence[AnswerPart | MistillError] = ()
@@ -110,8 +114,7 @@ class Dispatcher(Generic[R]):
     Args:
         client: what attempts go through.
         governor: decides when each may leave. ``concurrency``: one object's own limit of requests in flight.
-        endpoint: what kind of request is sent here.
-        price: of the model, where it is known.
+        operation: what kind of request is sent here. ``check``: refuses its answers that are none.
         max_retries: tries after the first, for failures that are this row's own (`Governor.settle` decides).
         tuning: the constants of delivery; those in force unless given.
     """
@@ -122,15 +125,15 @@ class Dispatcher(Generic[R]):
         governor: Governor,
         concurrency: ConcurrencyLimit,
         *,
-        endpoint: Endpoint[R],
-        price: Price | None = None,
+        operation: Operation[R],
+        check: Check | None = None,
         max_retries: int,
         tuning: Tuning | None = None,
     ) -> None:
         self.client = client
         self.governor = governor
-        self._endpoint = endpoint
-        self._price = price
+        self._operation = operation
+        self._check = check
         self._concurrency = concurrency
         self._max_retries = max_retries
         self._tuning = tuning = tuning or current_tuning()
@@ -171,17 +174,22 @@ class Dispatcher(Generic[R]):
                     governor.refund(permit)
                     raise
             try:
-                answer = await self.client.exchange(self._endpoint, request.body)
-            except MistillError as error:
+                answer = await self.client.exchange(self._operation, request.body)
+                if self._check is not None:
+                    self._check(answer)
+                parts = () if request.split is None else request.split(answer)
+            except Exception as caught:
+                error = as_failure(caught)
                 error.attempts = attempts
                 charged += governor.settle(permit, error=error, row=row)
-                decision = classify(error)
+                may_retry = self._may_retry(error, charged)
                 if observer is not None:
                     observer.ended(recorded, error)
-                if not decision.retry or charged > self._max_retries:
-                    raise
-                if decision.wait == "backoff":
-                    await self._rest(error, attempts, pool)
+                if not may_retry:
+                    if error is caught:
+                        raise
+                    raise error from caught
+                await self._rest(error, attempts, pool)
             except BaseException:
                 # Cancelled on the way: the quota has counted it, but it teaches the governor nothing.
                 cancelled = Stopped("cancelled while in flight", reason="cancelled")
@@ -190,11 +198,8 @@ class Dispatcher(Generic[R]):
                     observer.ended(recorded, cancelled)
                 raise
             else:
-                usage = usage_of(answer.response)
-                self._settle(permit, answer, usage)
-                cost = None if self._price is None else self._price.cost(usage)
-                parts = () if request.split is None else request.split(answer, usage)
-                delivered = Delivered(answer, usage, cost, attempts, recorded, parts)
+                self._settle(permit, answer)
+                delivered = Delivered(answer, attempts, recorded, parts)
                 if observer is not None:
                     observer.answered(recorded, delivered)
                 return delivered
@@ -202,8 +207,8 @@ class Dispatcher(Generic[R]):
     async def stream(self, request: Request) -> AsyncGenerator[ChatChunk]:
         """The chunks of one streamed answer. Its slot is held until the last, or until this is closed.
 
-        Attempts are repeated as in `send` until the first chunk has come; from then on a failure is raised at once,
-        since a second answer would begin differently.
+        Attempts are repeated as in `send` until the first chunk that says anything; from then on a failure is raised at
+        once, since a second answer would begin differently.
 
         Raises:
             MistillError: of the last attempt, when no retry can help or none is left, or the stream broke off.
@@ -215,22 +220,29 @@ class Dispatcher(Generic[R]):
             permit = await governor.admit(self._concurrency, tokens)
             attempts += 1
             has_begun = False
+            held: list[ChatChunk] = []
             total_tokens: int | None = None
             try:
                 async with self.client.stream(request.body) as stream:
                     async for chunk in stream:
-                        has_begun = True
                         if chunk.usage is not None:
                             total_tokens = chunk.usage.total_tokens or None
-                        yield chunk
+                        held.append(chunk)
+                        has_begun = has_begun or _says_anything(chunk) or len(held) > _MAX_HELD
+                        while has_begun and held:
+                            yield held.pop(0)
                     limits = stream.limits
-            except MistillError as error:
+                for chunk in held:
+                    yield chunk
+            except Exception as caught:
+                error = as_failure(caught)
+                error.attempts = attempts
                 charged += governor.settle(permit, error=error, row=id(request))
-                decision = classify(error)
-                if has_begun or not decision.retry or charged > self._max_retries:
-                    raise
-                if decision.wait == "backoff":
-                    await self._rest(error, attempts, None)
+                if has_begun or not self._may_retry(error, charged):
+                    if error is caught:
+                        raise
+                    raise error from caught
+                await self._rest(error, attempts, None)
             except BaseException:
                 closed = Stopped("the stream was closed before its end", reason="cancelled")
                 governor.settle(permit, error=closed)
@@ -239,8 +251,18 @@ class Dispatcher(Generic[R]):
                 governor.settle(permit, limits=limits, tokens=total_tokens)
                 return
 
+    def _may_retry(self, error: MistillError, charged: int) -> bool:
+        """``charged``: failures that were the row's own, this one included."""
+        decision = classify(error)
+        if not decision.retry or charged > self._max_retries:
+            return False
+        asked_s = error.retry_after_s if isinstance(error, APIError) else None
+        return decision.wait != "backoff" or (asked_s or 0.0) <= self._tuning.max_retry_after_s
+
     async def _rest(self, error: MistillError, failures: int, pool: WorkerPool[Any] | None) -> None:
-        """Sleeps outside the slot, so that a cooling row does not block others."""
+        """Sleeps outside the slot, so that a cooling row does not block others; not where the governor decides."""
+        if classify(error).wait != "backoff":
+            return
         retry_after_s = error.retry_after_s if isinstance(error, APIError) else None
         pause_s = backoff_s(failures, retry_after_s, tuning=self._tuning)
         if pool is None:
@@ -249,12 +271,14 @@ class Dispatcher(Generic[R]):
         with pool.resting():
             await asyncio.sleep(pause_s)
 
-    def _settle(self, permit: Permit, answer: HTTPAnswer[R], usage: Usage) -> None:
+    def _settle(self, permit: Permit, answer: HTTPAnswer[R]) -> None:
         wire = answer.response.usage
         if wire is None:
             self.governor.settle(permit, limits=answer.limits)
             return
-        self._mean_output_tokens += self._output_smoothing * (usage.output_tokens - self._mean_output_tokens)
+        self._mean_output_tokens += self._output_smoothing * (
+            answer.usage.output_tokens - self._mean_output_tokens
+        )
         self.governor.settle(permit, limits=answer.limits, tokens=wire.total_tokens or None)
 
     def _estimate(self, request: Request) -> int:
@@ -262,3 +286,12 @@ class Dispatcher(Generic[R]):
         if request.max_output_tokens is not None:
             output = min(output, request.max_output_tokens)
         return len(request.body) // self._bytes_per_token + int(output)
+
+
+def _says_anything(chunk: ChatChunk) -> bool:
+    """It has something of the answer in it. Many streams begin with a chunk that names the role, and no more."""
+    for choice in chunk.choices:
+        delta = choice.delta
+        if delta.content or delta.tool_calls or delta.reasoning_content or delta.reasoning:
+            return True
+    return False

@@ -22,6 +22,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import math
+import os
 import time
 import weakref
 from collections.abc import Callable, Hashable
@@ -33,7 +34,7 @@ from mistill.delivery.admission_queue import LOCK, AdmissionQueue, ConcurrencyLi
 from mistill.delivery.circuit_breaker import CircuitBreaker
 from mistill.delivery.diagnostics import Cause, Snapshot, TimeByCause
 from mistill.delivery.quota_estimate import QuotaHypothesis
-from mistill.delivery.quotas import Quotas, explains_refusal
+from mistill.delivery.quotas import Quotas, explains_refusal, is_reported
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
     APIError,
@@ -48,6 +49,8 @@ from mistill.errors import (
 )
 
 __all__ = ["ConcurrencyLimit", "Governor", "Permit", "Snapshot", "governor_for"]
+
+_UNAVAILABLE = 503
 
 
 class Refusal(Enum):
@@ -401,10 +404,30 @@ class Governor:
             is_charged = True
         if limits is not None:
             self._quotas.learn(permit, permit.sequence, limits, now_s)
-        if isinstance(error, APIError) and error.retry_after_s:
-            self._breaker.pause(error.retry_after_s, self._sequence, now_s)
+        if pause_s := self._pause_for_all_s(permit, limits, error):
+            self._breaker.pause(pause_s, self._sequence, now_s)
             self._adaptive_limit.restart()
         return is_charged
+
+    def _pause_for_all_s(self, permit: Permit, limits: RateLimits | None, error: MistillError) -> float:
+        """How long all wait because of the ``Retry-After`` of one request; 0: they do not.
+
+        Only a refusal for load speaks of more than its own request. No quota takes longer than its window to be free
+        again, so what is asked beyond that is of no use to the others; if the answer says itself that the quota is not
+        used up, no cool-down is longer.
+        """
+        if not isinstance(error, APIError) or not error.retry_after_s:
+            return 0.0
+        if not isinstance(error, RateLimited | CapacityExceeded) and error.status != _UNAVAILABLE:
+            return 0.0
+        longest_s = self._quotas.window_s
+        if (
+            isinstance(error, RateLimited)
+            and is_reported(limits)
+            and not explains_refusal(limits, permit.tokens)
+        ):
+            longest_s = self._tuning.max_cool_down_s
+        return min(error.retry_after_s, longest_s)
 
     def _judge(self, permit: Permit, limits: RateLimits | None, error: RateLimited) -> Refusal:
         """What this refusal means. Changes nothing."""
@@ -525,6 +548,9 @@ def _mark_settled(permit: Permit) -> None:
 _governors: weakref.WeakValueDictionary[tuple[str, bytes, str, Tuning], Governor] = (
     weakref.WeakValueDictionary()
 )
+if hasattr(os, "register_at_fork"):
+    # What they have in flight will never be settled in a forked child, nor will those that wait there wake up.
+    os.register_at_fork(after_in_child=_governors.clear)
 
 
 def governor_for(endpoint: str, api_key: str, model: str, tuning: Tuning | None = None) -> Governor:

@@ -218,6 +218,11 @@ class Quotas:
         return max(1, math.floor(per_minute * self.window_s / 60.0))
 
 
+def is_reported(limits: RateLimits | None) -> bool:
+    """The answer says how much is left of a quota."""
+    return limits is not None and not (limits.requests_remaining is None and limits.tokens_remaining is None)
+
+
 def explains_refusal(limits: RateLimits | None, tokens: int) -> bool:
     """The quota that the refusal reports is used up, so there is no other, hidden one to infer."""
     if limits is None:

@@ -76,6 +76,13 @@ def _decision_for(error: MistillError) -> Decision:
     return _GIVE_UP
 
 
+def as_failure(error: Exception) -> MistillError:
+    """What an attempt raised, as an error of the tree: whatever a server made us stumble over costs one row."""
+    if isinstance(error, MistillError):
+        return error
+    return MalformedAnswer(f"this attempt ended in an unforeseen {type(error).__name__}: {str(error)[:200]}")
+
+
 def backoff_s(failures: int, retry_after_s: float | None = None, *, tuning: Tuning | None = None) -> float:
     """Seconds to wait after the ``failures``-th failure in a row (from 1): exponential with full jitter.
 

@@ -6,9 +6,10 @@ whole process, for as long as a ``with`` block lasts.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
-from threading import Lock
+from threading import RLock
 
 from msgspec import Struct
 from msgspec.structs import replace
@@ -161,6 +162,10 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_backoff_s: float = 30.0
     """Ceiling of these ceilings."""
 
+    max_retry_after_s: float = 3600.0
+    """A row waits no longer than this because a server asks it to (``Retry-After``): asked for more, it fails at once,
+    and can be asked again another day. One odd number must not hold a call for ever."""
+
     # --- dispatcher: the tokens of a request, before they are known --------------------------------------------------
 
     bytes_per_token: int = 4
@@ -207,7 +212,9 @@ _PAUSES = (
     "estimate_probe_after_success_s",
 )
 
-_lock = Lock()
+_lock = RLock()  # re-entrant, since a signal's handler may fork
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_lock.release)
 _in_use: dict[object, Tuning] = {
     object(): Tuning()
 }  # a key each: blocks of several threads may end in any order

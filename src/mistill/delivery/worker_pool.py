@@ -77,6 +77,9 @@ class WorkerPool(Generic[T]):
             for task in leftovers:
                 task.cancel()
             await asyncio.gather(*leftovers, return_exceptions=True)
+            del (
+                self._work
+            )  # it knows the pool: in a cycle, both would keep the rows and the client until a collection
 
     def stop(self) -> None:
         """No further row is begun; those at work are finished."""

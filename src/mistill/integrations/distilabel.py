@@ -42,8 +42,11 @@ try:
     from distilabel.models.llms.base import AsyncLLM
     from distilabel.typing import FormattedInput, GenerateOutput
 except ImportError as error:
+    # It imports packages that it does not require, so the cause may be another one that is missing.
     raise ImportError(
-        "mistill.integrations.distilabel needs distilabel: pip install 'mistill[distilabel]'"
+        f"mistill.integrations.distilabel needs distilabel, which cannot be imported: {error}; "
+        "pip install 'mistill[distilabel]' has all that it takes",
+        name=error.name,
     ) from error
 
 from mistill.integrations.distilabel_tables import mend_tables
@@ -62,6 +65,7 @@ _SHARED = (
     "generation_kwargs",
     "requests_per_minute",
     "tokens_per_minute",
+    "allow_http",
     "dialect",
 )
 
@@ -97,6 +101,7 @@ class MistralLLM(AsyncLLM):
     structured_output: RuntimeParameter[dict[str, Any]] | None = _as_ours("structured_output")
     requests_per_minute: RuntimeParameter[float] | None = _as_ours("requests_per_minute")
     tokens_per_minute: RuntimeParameter[float] | None = _as_ours("tokens_per_minute")
+    allow_http: RuntimeParameter[bool] = _as_ours("allow_http")
     dialect: DialectName = "mistral"
 
     _api_key_env_var: str = PrivateAttr(default="MISTRAL_API_KEY")

@@ -1,5 +1,6 @@
 """A run's memory: rows, attempts, answers, outcomes and starts in one SQLite file, which survives ``kill -9``."""
 
+from mistill.ledger.damage import Damage
 from mistill.ledger.error_record import ErrorRecord
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
 from mistill.ledger.reader import Cause, Counts, EarlierOutcome, LedgerReader, LedgerRow, Start
@@ -11,6 +12,7 @@ __all__ = [
     "Attempt",
     "Cause",
     "Counts",
+    "Damage",
     "EarlierOutcome",
     "ErrorRecord",
     "InputMatcher",

@@ -19,7 +19,10 @@ from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
 from mistill.errors import LedgerError
+from mistill.ledger.damage import SQLiteErrors
 from mistill.ledger.database import explain
+from mistill.ledger.files import FilesInUse
+from mistill.ledger.forks import forget, of_another_process, tell_of_forks
 
 T = TypeVar("T")
 Values = tuple[Any, ...]
@@ -76,17 +79,23 @@ def _sizes() -> list[int]:
 class CommitQueue:
     """Owns the write connection, and the thread that uses it, until ``close``.
 
+    Before a commit, at most every tenth of a second, it looks whether ``files`` are still there: what is written into
+    a file that was deleted, nobody would find.
+
     Writes of one statement are done in the order in which they were put. What is put together is on disk
     together or not at all. A job sees every write put before it.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+    def __init__(self, path: Path, connection: sqlite3.Connection, files: FilesInUse) -> None:
         self._path = path
         self._connection = connection
+        self._files = files
+        self._in_sqlite = threading.Lock()
         self._queue: SimpleQueue[_Write | _Task | None] = SimpleQueue()
         self._broken: LedgerError | None = None
         self._thread = threading.Thread(target=self._serve, name=f"ledger {path.name}", daemon=True)
         self._thread.start()
+        tell_of_forks(self)
 
     @property
     def closed(self) -> bool:
@@ -117,6 +126,16 @@ class CommitQueue:
             self._broken = LedgerError(f"the ledger {self._path} is closed")
         self._queue.put(None)
         self._thread.join()
+        forget(self)
+
+    def busy(self) -> threading.Lock:
+        """Held while the connection is used; see `Forkable`."""
+        return self._in_sqlite
+
+    def leave_to_parent(self) -> None:
+        """In a forked child, which has no such thread: nothing can be written here."""
+        self._broken = of_another_process(f"the ledger {self._path}")
+        _of_parents.append(self._connection)
 
     def _check(self) -> None:
         if self._broken is not None:
@@ -133,13 +152,16 @@ class CommitQueue:
             if failed:
                 assert self._broken is not None
                 _resolve_all(_waiters_of(group), self._broken)
-        # On a full disk the last checkpoint fails; the log stays, and it has all.
-        with suppress(sqlite3.Error):
-            # Out of WAL mode, the ledger is one file again, and a reader makes none beside it. Not while one reads.
-            self._connection.execute("PRAGMA busy_timeout = 0")
-            self._connection.execute("PRAGMA journal_mode = DELETE")
-        with suppress(sqlite3.Error):
-            self._connection.close()
+        with self._in_sqlite:
+            # On a full disk the last checkpoint fails; the log stays, and it has all.
+            with suppress(sqlite3.Error):
+                # Out of WAL mode, the ledger is one file again, and a reader makes none beside it. Not while one reads,
+                # and not where the log's name is perhaps another ledger's by now.
+                self._connection.execute("PRAGMA busy_timeout = 0")
+                if self._files.are_there():
+                    self._connection.execute("PRAGMA journal_mode = DELETE")
+            with suppress(sqlite3.Error):
+                self._connection.close()
 
     def _gather(self, linger_s: float) -> tuple[list[_Write | _Task], bool]:
         group: list[_Write | _Task] = []
@@ -157,15 +179,17 @@ class CommitQueue:
     def _commit(self, group: list[_Write | _Task]) -> bool:
         if not group:
             return True
-        try:
-            self._connection.execute("BEGIN IMMEDIATE")
-            self._apply(group)
-            self._connection.execute("COMMIT")
-        except Exception as error:
-            with suppress(sqlite3.Error):
-                self._connection.rollback()
-            self._broken = _broken_by(self._path, error)
-            return False
+        with self._in_sqlite:
+            try:
+                self._files.check(now=any(isinstance(operation, _Task) for operation in group))
+                self._connection.execute("BEGIN IMMEDIATE")
+                self._apply(group)
+                self._connection.execute("COMMIT")
+            except Exception as error:
+                with suppress(sqlite3.Error):
+                    self._connection.rollback()
+                self._broken = _broken_by(self._path, error)
+                return False
         _resolve_all(_waiters_of(group), None)
         return True
 
@@ -184,6 +208,10 @@ class CommitQueue:
         for statement, rows in tables.items():
             statement.write(self._connection, rows)
         tables.clear()
+
+
+# Connections that a forked child must neither use nor close.
+_of_parents: list[sqlite3.Connection] = []
 
 
 class _Task:
@@ -227,7 +255,9 @@ def _resolve(waiters: list[Waiter], error: LedgerError | None) -> None:
 
 
 def _broken_by(path: Path, error: Exception) -> LedgerError:
-    if isinstance(error, sqlite3.Error):
+    if isinstance(error, LedgerError):
+        return error
+    if isinstance(error, SQLiteErrors):
         broken = explain(path, error)
     else:
         broken = LedgerError(

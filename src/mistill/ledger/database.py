@@ -11,18 +11,24 @@ from pathlib import Path
 from typing import Any
 
 from mistill.errors import LedgerError, ManifestChanged
+from mistill.ledger.checksums import add_checksum, meta_sum, schema_sum
+from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
+from mistill.ledger.files import create_private, log_of, main_name
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.tables import APPLICATION_ID, FORMAT, SCHEMA, statements
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT})
+# A constraint that does not hold any more, since all that is written keeps to them.
+_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CONSTRAINT})
 _FORBIDDEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
 
-def explain(path: Path, error: sqlite3.Error) -> LedgerError:
+def explain(path: Path, error: Exception) -> LedgerError:
     """SQLite's error as ours: what happened to which file, and what to do. Raise it ``from`` the error."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary result code
+    if means_damage(error) and code != sqlite3.SQLITE_NOTADB:
+        code = sqlite3.SQLITE_CORRUPT
     if code in _FULL:
         return LedgerError(
             f"cannot write the ledger {path}: {error}",
@@ -36,8 +42,8 @@ def explain(path: Path, error: sqlite3.Error) -> LedgerError:
     if code in _DAMAGED:
         return LedgerError(
             f"the ledger {path} is damaged: {error}",
-            hint="nothing was changed; restore it from a copy, choose another output, "
-            "or start over with --fresh, which keeps this file under another name",
+            hint="restore it from a copy, or start over with --fresh, which keeps this file under another name; "
+            "`mistill export --partial` writes what can still be read",
         )
     if code in _FORBIDDEN:
         return LedgerError(
@@ -52,8 +58,24 @@ def explained(path: Path) -> Generator[None]:
     """Turn any SQLite error inside into a ``LedgerError``."""
     try:
         yield
-    except sqlite3.Error as error:
+    except SQLiteErrors as error:
         raise explain(path, error) from error
+
+
+def name_to_write(path: Path) -> Path:
+    """The ledger's main name, see ``files``.
+
+    Raises:
+        LedgerError: not all its names are known.
+    """
+    name, all_known = main_name(path)
+    if not all_known:
+        raise LedgerError(
+            f"the ledger {path} has other names in other directories (hard links), "
+            "and writing to it would change all of them",
+            hint=f"make it a file of its own: cp {path} {path}.new, then mv {path}.new {path}",
+        )
+    return name
 
 
 def open_to_write(path: Path, manifest: Mapping[str, Any], version: str) -> sqlite3.Connection:
@@ -61,8 +83,15 @@ def open_to_write(path: Path, manifest: Mapping[str, Any], version: str) -> sqli
 
     The caller has the ledger's lock. A ledger of an older format is migrated.
     """
+    try:
+        create_private(path)
+    except OSError as error:
+        raise LedgerError(
+            f"cannot make the ledger {path}: {error.strerror}",
+            hint="check that the directory exists and that you may write to it",
+        ) from error
     with explained(path):
-        connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+        connection = _connect(path)
         try:
             if _is_empty(connection):
                 _create(connection, manifest, version)
@@ -85,6 +114,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         raise LedgerError(
             f"there is no ledger at {path}", hint="check the output's name; a run makes the ledger"
         )
+    path, _ = main_name(path)
     with explained(path):
         connection = _connect_to_read(path)
         try:
@@ -92,7 +122,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
                 found = check(path, connection)
             except sqlite3.OperationalError:
                 # WAL needs a writable directory for its index, unless nothing is in the log.
-                log = path.with_name(path.name + "-wal")
+                log = log_of(path)
                 if log.exists() and log.stat().st_size:
                     raise
                 connection.close()
@@ -109,15 +139,21 @@ def open_to_read(path: Path) -> sqlite3.Connection:
 
 
 def _connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
-    uri = f"{path.absolute().as_uri()}?{'immutable=1' if immutable else 'mode=ro'}"
-    return sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+    return _connect(f"{path.absolute().as_uri()}?{'immutable=1' if immutable else 'mode=ro'}", uri=True)
+
+
+def _connect(database: Path | str, *, uri: bool = False) -> sqlite3.Connection:
+    connection = sqlite3.connect(database, uri=uri, isolation_level=None, check_same_thread=False)
+    add_checksum(connection)
+    return connection
 
 
 def _migrate_file(path: Path) -> None:
     """Brings a ledger of an older format to the newest, for a reader. Refused while a run is on it."""
+    path = name_to_write(path)
     lock = LedgerLock(path)
     try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        with closing(_connect(path)) as connection:
             found = check(path, connection)
             if found < FORMAT:  # else somebody was faster
                 migrate(connection, found)
@@ -136,7 +172,7 @@ def check(path: Path, connection: sqlite3.Connection) -> int:
             hint="nothing was changed; use the version that wrote it, choose another output, "
             "or start over with --fresh, which keeps this file under another name",
         )
-    log = path.with_name(path.name + "-wal")
+    log = log_of(path)
     if not (log.exists() and log.stat().st_size):  # with a log, the file itself may rightly be shorter
         expected_bytes = _pragma(connection, "page_count") * _pragma(connection, "page_size")
         if path.stat().st_size < expected_bytes:
@@ -145,6 +181,8 @@ def check(path: Path, connection: sqlite3.Connection) -> int:
                 hint="nothing was changed; restore it from a copy, or start over with --fresh, "
                 "which keeps this file under another name",
             )
+    if found == FORMAT and read_meta(connection, "schema") != schema_sum(connection):
+        raise DamagedMeta("its tables are not those that were made")
     return found
 
 
@@ -164,20 +202,30 @@ def set_aside(path: Path) -> Path | None:
         number += 1
         aside = path.with_name(f"{path.name}.bak-{stamp}-{number}")
     # What a damaged ledger still has in its log goes with it, under the name that SQLite would look for.
-    log = path.with_name(path.name + "-wal")
+    log = log_of(path)
     if log.exists():
-        log.rename(aside.with_name(aside.name + "-wal"))
+        log.rename(log_of(aside))
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
     return path.rename(aside)
 
 
 def read_meta(connection: sqlite3.Connection, key: str) -> str | None:
-    found = connection.execute("SELECT value FROM meta WHERE key = ?", (key,)).fetchone()
-    return None if found is None else found[0]
+    """What ``meta`` has under a key.
+
+    Raises:
+        DamagedMeta: it does not fit its checksum.
+    """
+    found = connection.execute("SELECT value, checksum FROM meta WHERE key = ?", (key,)).fetchone()
+    if found is None:
+        return None
+    value, checksum = found
+    if not isinstance(value, str) or meta_sum(key, value) != checksum:
+        raise DamagedMeta(f"its {key} cannot be read any more")
+    return value
 
 
 def write_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
-    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?)", (key, value))
+    connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, meta_sum(key, value)))
 
 
 def _is_empty(connection: sqlite3.Connection) -> bool:
@@ -195,8 +243,10 @@ def _create(connection: sqlite3.Connection, manifest: Mapping[str, Any], version
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
     _write_manifest(connection, manifest)
+    write_meta(connection, "settings", "{}")
     write_meta(connection, "created_at", str(time.time()))
     write_meta(connection, "mistill_version", version)
+    write_meta(connection, "schema", schema_sum(connection) or "")
     connection.execute("COMMIT")
 
 
@@ -219,7 +269,10 @@ def _start_over(connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> 
 
 
 def _check_manifest(path: Path, connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> None:
-    before = _flat(json.loads(read_meta(connection, "manifest") or "{}"))
+    text = read_meta(connection, "manifest")
+    if text is None:
+        raise DamagedMeta("its manifest is lost")
+    before = _flat(json.loads(text))
     now = _flat(json.loads(json.dumps(manifest)))
     changes: dict[str, tuple[object, object]] = {
         key: (before.get(key), now.get(key))

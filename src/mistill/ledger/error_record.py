@@ -74,9 +74,23 @@ _decoder = msgspec.json.Decoder(ErrorRecord)
 
 def encode_error(error: MistillError) -> str:
     """An error as JSON: kind, message, hint, retryable, and those of its particulars that it has."""
-    fields: dict[str, Any] = msgspec.structs.asdict(ErrorRecord.of(error))
+    return encode_record(ErrorRecord.of(error))
+
+
+def encode_record(record: ErrorRecord) -> str:
+    """The same, of an error's record. What no text can hold (half a character of UTF-16) is replaced."""
+    fields: dict[str, Any] = msgspec.structs.asdict(record)
     kept = {name: value for name, value in fields.items() if value is not None or name == "hint"}
-    return msgspec.json.encode(kept).decode()
+    try:
+        return msgspec.json.encode(kept).decode()
+    except UnicodeEncodeError:
+        whole = {name: whole_text(value) if isinstance(value, str) else value for name, value in kept.items()}
+        return msgspec.json.encode(whole).decode()
+
+
+def whole_text(text: str) -> str:
+    """The text with U+FFFD for each half of a surrogate pair, which UTF-8 and so SQLite cannot hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def decode_error(text: str | bytes) -> ErrorRecord:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import stat
 import sys
 from pathlib import Path
 
 from mistill.errors import LedgerError, LedgerInUse
+from mistill.ledger.files import lock_of
 
 if sys.platform == "win32":
     import msvcrt
@@ -28,13 +30,16 @@ class LedgerLock:
     It is a file beside the ledger, because closing a second descriptor of the ledger itself would drop
     SQLite's own locks (https://www.sqlite.org/howtocorrupt.html, 2.2).
 
+    Args:
+        ledger: the ledger by its main name, see ``files``.
+
     Raises:
         LedgerInUse: another process (or another run in this one) holds it.
-        LedgerError: the file cannot be made.
+        LedgerError: the file cannot be made, or something else is in its place, which is left as it is.
     """
 
     def __init__(self, ledger: Path) -> None:
-        self._path = ledger.with_name(ledger.name + ".lock")
+        self.path = lock_of(ledger)
         while True:
             self._descriptor = self._acquire(ledger)
             if self._is_current():
@@ -46,18 +51,29 @@ class LedgerLock:
 
     def release(self) -> None:
         # Removed while it is still held: whoever opened it meanwhile sees that it is not the current one.
-        if sys.platform != "win32":
-            self._path.unlink(missing_ok=True)
+        if sys.platform != "win32" and self._is_current():
+            self.path.unlink(missing_ok=True)
+        os.close(self._descriptor)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: the lock is the parent's alone, and is free when that has let go of it."""
         os.close(self._descriptor)
 
     def _acquire(self, ledger: Path) -> int:
+        flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
         try:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o644)
+            descriptor = os.open(self.path, flags, 0o600)
         except OSError as error:
+            if self.path.is_symlink():
+                raise self._is_foreign(ledger) from error
             raise LedgerError(
                 f"cannot lock the ledger {ledger}: {error.strerror}",
                 hint="check that the directory exists and that you may write to it",
             ) from error
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+            os.close(descriptor)
+            raise self._is_foreign(ledger)
         try:
             _try_lock(descriptor)
         except OSError as error:
@@ -70,9 +86,15 @@ class LedgerLock:
             ) from error
         return descriptor
 
+    def _is_foreign(self, ledger: Path) -> LedgerError:
+        return LedgerError(
+            f"cannot lock the ledger {ledger}: {self.path} is a link to another file, or none",
+            hint="nothing was changed; remove it, or give another path for the ledger or output",
+        )
+
     def _is_current(self) -> bool:
         try:
-            found = self._path.stat()
+            found = self.path.lstat()
         except FileNotFoundError:
             return False
         mine = os.fstat(self._descriptor)

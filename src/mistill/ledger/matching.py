@@ -22,12 +22,15 @@ from typing import Literal
 
 import msgspec
 
+from mistill.errors import InputError
 from mistill.ledger import database
+from mistill.ledger.checksums import crc32, pack, record_sum
 from mistill.ledger.commits import CommitQueue, Insert
-from mistill.ledger.tables import FINGERPRINT_INDEX
+from mistill.ledger.damage import Damage, DamagedMeta, SQLiteErrors, damage_at, means_damage, set_aside
+from mistill.ledger.tables import FINGERPRINT_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND
 
-_ROWS = Insert("INSERT INTO rows (id, position, fingerprint, digest)", "(?, ?, ?, ?)")
-_RECORDS = Insert("INSERT INTO records", "(?, ?)")
+_ROWS = Insert("INSERT INTO rows (id, position, fingerprint, digest, checksum)", "(?, ?, ?, ?, ?)")
+_RECORDS = Insert("INSERT INTO records", "(?, ?, ?)")
 
 # Among many identical candidates, how many more than needed are looked at for one that is answered already.
 _LOOK_AHEAD = 64
@@ -76,21 +79,31 @@ class InputMatcher:
         rows_not_met: int,
         *,
         dedupe: bool,
+        max_record_bytes: int,
     ) -> None:
         self._commits = commits
         self._take_rows = take_rows
         self._with_answers = with_answers
         self._rows_not_met = rows_not_met
         self._dedupe = dedupe
+        self._max_record_bytes = max_record_bytes
         self._end = 0  # positions before it are decided
         self._missed = 0
 
     @classmethod
     async def begin(
-        cls, commits: CommitQueue, take_rows: Callable[[int], int], with_answers: set[int], *, dedupe: bool
+        cls,
+        commits: CommitQueue,
+        take_rows: Callable[[int], int],
+        with_answers: set[int],
+        *,
+        dedupe: bool,
+        max_record_bytes: int,
     ) -> InputMatcher:
         rows_not_met = await commits.run(lambda connection: _begin(connection, dedupe=dedupe))
-        return cls(commits, take_rows, with_answers, rows_not_met, dedupe=dedupe)
+        return cls(
+            commits, take_rows, with_answers, rows_not_met, dedupe=dedupe, max_record_bytes=max_record_bytes
+        )
 
     async def known(self, digests: Sequence[bytes]) -> list[RowState | None]:
         """The next ``len(digests)`` rows of the input: the state of each, None where ``claim`` must tell."""
@@ -107,11 +120,18 @@ class InputMatcher:
         return found
 
     async def claim(self, rows: Sequence[InputRow]) -> list[RowState]:
-        """The rows that ``known`` gave None for, all of them, in order. What is new is written."""
+        """The rows that ``known`` gave None for, all of them, in order. What is new is written.
+
+        Raises:
+            InputError: a record is larger than a ledger can hold; names its row.
+        """
         assert len(rows) == self._missed, "claim every row of the window that was not known"
         self._missed = 0
         if not rows:
             return []
+        for row in rows:
+            if len(row.record) > self._max_record_bytes:
+                raise _too_large(row, self._max_record_bytes)
         if self._rows_not_met or self._dedupe:
             states, reused = await self._commits.run(lambda connection: self._look_up(connection, rows))
             self._rows_not_met -= reused
@@ -134,13 +154,28 @@ class InputMatcher:
         self, connection: sqlite3.Connection, start: int, digests: Sequence[bytes]
     ) -> list[RowState | None]:
         found: list[RowState | None] = [None] * len(digests)
-        for position, digest, *rest in connection.execute(
-            """SELECT position, digest, id, state, asked_again, maybe_billed, same_as, next_parameters
-               FROM row_states WHERE position >= ? AND position < ? ORDER BY position""",
-            (start, start + len(digests)),
-        ):
-            if digest == digests[position - start]:
+        query = f"""SELECT {ROW_IS_SOUND}, {OUTCOME_IS_SOUND}, outcome_row, position, digest, id, state, asked_again,
+                    maybe_billed, same_as, next_parameters
+                FROM row_states WHERE position >= ? AND position < ? ORDER BY position"""  # noqa: S608 - our own words
+        end = start + len(digests)
+        try:
+            places = connection.execute(query, (start, end)).fetchall()
+        except SQLiteErrors as error:
+            if not means_damage(error):
+                raise
+            for position in range(start, end):
+                _read_place(connection, query, position)
+            places = connection.execute(query, (start, end)).fetchall()
+        for row_is_sound, outcome_is_sound, outcome, position, digest, *rest in places:
+            if not start <= position < end:
+                continue  # of a damaged index
+            if not row_is_sound:
+                set_aside(connection, Damage(position, "row"))
+            elif digest == digests[position - start]:
                 state = self._state(position, *rest)
+                if not outcome_is_sound:
+                    set_aside(connection, Damage(position, "outcome", outcome))
+                    state = msgspec.structs.replace(state, state="failure")
                 # What is not answered yet may now have a twin that is, or have lost the one it followed.
                 if state.state == "completion" or not self._dedupe:
                     found[position - start] = state
@@ -179,15 +214,21 @@ class InputMatcher:
         found: dict[bytes, list[tuple[RowState, bytes]]] = {}
         for fingerprint, count in Counter(row.fingerprint for row in rows).items():
             limit = count + _LOOK_AHEAD
-            chosen = connection.execute(
-                """SELECT id, state, asked_again, maybe_billed, same_as, next_parameters, digest
-                   FROM row_states WHERE id IN (
-                       SELECT * FROM (SELECT id FROM rows WHERE fingerprint = ? AND position IS NULL LIMIT ?)
-                       UNION ALL
-                       SELECT * FROM (SELECT id FROM rows WHERE fingerprint = ? AND position >= ? LIMIT ?))
-                   ORDER BY state = 'completion', id DESC""",
-                (fingerprint, limit, fingerprint, self._end, limit),
-            ).fetchall()
+            query = f"""SELECT id, state, asked_again, maybe_billed, same_as, next_parameters, digest
+                    FROM row_states WHERE id IN (
+                        SELECT * FROM (SELECT id FROM rows WHERE fingerprint = ? AND position IS NULL LIMIT ?)
+                        UNION ALL
+                        SELECT * FROM (SELECT id FROM rows WHERE fingerprint = ? AND position >= ? LIMIT ?))
+                    AND fingerprint = ? AND {ROW_IS_SOUND} AND {OUTCOME_IS_SOUND}
+                    ORDER BY state = 'completion', id DESC"""  # noqa: S608 - our own words
+            try:
+                chosen = connection.execute(
+                    query, (fingerprint, limit, fingerprint, self._end, limit, fingerprint)
+                ).fetchall()
+            except SQLiteErrors as error:
+                if not means_damage(error):
+                    raise
+                chosen = []  # it is asked anew
             found[fingerprint] = [(self._state(-1, *rest), digest) for *rest, digest in chosen]
         return found
 
@@ -212,15 +253,32 @@ class InputMatcher:
         )
 
 
+def _read_place(connection: sqlite3.Connection, query: str, position: int) -> None:
+    """Sets aside what is damaged of a row so that its line cannot be read."""
+    try:
+        connection.execute(query, (position, position + 1)).fetchall()
+    except SQLiteErrors as error:
+        if not means_damage(error):
+            raise
+        set_aside(connection, damage_at(connection, position))
+
+
 def _begin(connection: sqlite3.Connection, *, dedupe: bool) -> int:
     if dedupe:
         connection.execute(FINGERPRINT_INDEX)
         database.write_meta(connection, "dedupe", "1")
-    elif database.read_meta(connection, "dedupe") == "1":
+    elif _deduped_before(connection):
         # Copies of an earlier pass that did deduplicate are rows of their own again.
         connection.execute("UPDATE rows SET same_as = NULL WHERE same_as IS NOT NULL")
         database.write_meta(connection, "dedupe", "0")
     return connection.execute("SELECT count(*) FROM rows").fetchone()[0]
+
+
+def _deduped_before(connection: sqlite3.Connection) -> bool:
+    try:
+        return database.read_meta(connection, "dedupe") == "1"
+    except DamagedMeta:
+        return True  # to look for copies costs little
 
 
 def _finish(connection: sqlite3.Connection, total: int) -> int:
@@ -231,8 +289,8 @@ def _finish(connection: sqlite3.Connection, total: int) -> int:
 def _leader(connection: sqlite3.Connection, fingerprint: bytes, before: int) -> int | None:
     """A row of this pass with the same request, that is asked itself."""
     found = connection.execute(
-        """SELECT id FROM rows WHERE fingerprint = ? AND position < ? AND same_as IS NULL
-           ORDER BY position LIMIT 1""",
+        f"""SELECT id FROM row_states WHERE fingerprint = ? AND position < ? AND same_as IS NULL AND {ROW_IS_SOUND}
+            ORDER BY position LIMIT 1""",  # noqa: S608 - our own words
         (fingerprint, before),
     ).fetchone()
     return None if found is None else found[0]
@@ -250,12 +308,25 @@ def _write_claimed(
             (row.position, row.digest, state.same_as, state.row),
         )
     if changed:  # another column of the record, that the request does not show
-        connection.execute("UPDATE records SET record = ? WHERE row = ?", (row.record, state.row))
+        connection.execute(
+            "INSERT OR REPLACE INTO records VALUES (?, ?, ?)",  # a damaged one may be lost altogether
+            (state.row, row.record, record_sum(state.row, row.record)),
+        )
 
 
 def _new_row(state: RowState, row: InputRow) -> tuple[object, ...]:
-    return (state.row, row.position, bytearray(row.fingerprint), bytearray(row.digest))
+    # The columns that are not given are the defaults of the table.
+    checksum = crc32(pack(("rows", state.row, row.position, row.fingerprint, row.digest, 0, 0, None, None)))
+    return (state.row, row.position, bytearray(row.fingerprint), bytearray(row.digest), checksum)
 
 
 def _record(state: RowState, row: InputRow) -> tuple[object, ...]:
-    return (state.row, bytearray(row.record))
+    return (state.row, bytearray(row.record), record_sum(state.row, row.record))
+
+
+def _too_large(row: InputRow, max_bytes: int) -> InputError:
+    return InputError(
+        f"row {row.position} has {len(row.record):,} bytes; a ledger can hold {max_bytes:,} of a row",
+        hint="leave the row out, or what in it no prompt uses",
+        index=row.position,
+    )

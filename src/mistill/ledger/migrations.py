@@ -12,7 +12,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
-from mistill.ledger.tables import FORMAT, statements
+from mistill.ledger.checksums import schema_sum
+from mistill.ledger.tables import FORMAT, TRIGGERS_AND_VIEWS, statements
 
 
 def migrate(connection: sqlite3.Connection, found: int) -> None:
@@ -29,10 +30,16 @@ def migrate(connection: sqlite3.Connection, found: int) -> None:
 
 
 def _to_2(connection: sqlite3.Connection) -> None:
-    """The starts of a run, cached tokens, and a manifest that says of which kind it is."""
+    """The starts of a run, cached tokens, a manifest that says of which kind it is, and checksums."""
     for statement in statements(
         """
-        CREATE TABLE starts (id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, record TEXT NOT NULL);
+        CREATE TABLE starts (
+            id INTEGER PRIMARY KEY,
+            started_at REAL NOT NULL,
+            ended_at REAL,
+            record TEXT NOT NULL,
+            checksum INTEGER NOT NULL
+        );
         ALTER TABLE attempts ADD COLUMN cached_tokens INTEGER;
         """
     ):
@@ -53,6 +60,31 @@ def _to_2(connection: sqlite3.Connection) -> None:
             ("settings", json.dumps(settings, ensure_ascii=False)),
         ],
     )
+    _add_checksums(connection)
+
+
+_OUTCOME_SUM = """checksum('outcomes', row, state, answer, more_answers, finish_reason, error_kind, error,
+    input_tokens, output_tokens, cost, ended_at, parameters)"""
+_SUMS = {
+    "meta": "meta_sum(key, value)",
+    "rows": "checksum('rows', id, position, fingerprint, digest, asked_again, maybe_billed, same_as, parameters)",
+    "records": "record_sum(row, record)",
+    "answers": "answer_sum(attempt, (SELECT row FROM attempts WHERE id = attempt), body)",
+    "outcomes": _OUTCOME_SUM,
+    "earlier_outcomes": _OUTCOME_SUM,
+}
+
+
+def _add_checksums(connection: sqlite3.Connection) -> None:
+    connection.execute("DROP VIEW row_states")
+    connection.execute("DROP TRIGGER outcome_replaced")
+    for table, checksum in _SUMS.items():
+        connection.execute(f"ALTER TABLE {table} ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0")
+        connection.execute(f"UPDATE {table} SET checksum = {checksum}")  # noqa: S608 - our own words
+    for statement in statements(TRIGGERS_AND_VIEWS):
+        connection.execute(statement)
+    schema = schema_sum(connection) or ""
+    connection.execute("INSERT INTO meta VALUES ('schema', ?1, meta_sum('schema', ?1))", (schema,))
 
 
 STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2}

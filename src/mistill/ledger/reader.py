@@ -6,15 +6,25 @@ import json
 import math
 import sqlite3
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 import msgspec
 
+from mistill.errors import LedgerError
 from mistill.ledger import database
+from mistill.ledger.checksums import answer_sum, record_sum
+from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damage_at, means_damage
 from mistill.ledger.error_record import ErrorRecord, decode_error
+from mistill.ledger.forks import forget, tell_of_forks
 from mistill.ledger.selection import EVERYTHING, Selection
+from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, START_SUM
+
+_MAX_NAMED = 5
+_HAS_LATENCY = "status = 'answered' AND typeof(ended_at - sent_at) = 'real'"
 
 
 class LedgerRow(msgspec.Struct, frozen=True, gc=False):
@@ -24,7 +34,8 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     JSON of an `ErrorRecord`; ``parameters``: JSON of what the outcome was asked with over the run's own;
     ``asked_again``: a retry of it is due, with ``next_parameters``, and this is still the earlier outcome;
     ``copied``: it shares the outcome of an identical row, and cost nothing; ``ended_at``: unix seconds;
-    ``cost``: US dollars.
+    ``cost``: US dollars; ``damaged``: the part of it that is damaged in the ledger. Such a row is a failure with an
+    error that says so, and a damaged record is an empty one.
     """
 
     row: int
@@ -43,6 +54,7 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     maybe_billed: bool
     asked_again: bool
     copied: bool
+    damaged: Part | None = None
 
 
 class EarlierOutcome(msgspec.Struct, frozen=True):
@@ -111,6 +123,8 @@ class Start(msgspec.Struct, frozen=True):
 class LedgerReader:
     """Reads a ledger, never writes it, whether or not a run is writing it.
 
+    What does not fit its checksum is never given for what it was: it is left out or told as damaged.
+
     Raises:
         LedgerError: there is none, it is of another format, or it is damaged.
     """
@@ -118,9 +132,21 @@ class LedgerReader:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._connection = database.open_to_read(self.path)
+        self._damages: dict[Damage, None] = {}
+        tell_of_forks(self)
 
     def close(self) -> None:
+        forget(self)
         self._connection.close()
+
+    def busy(self) -> AbstractContextManager[object]:
+        """Whoever reads in one thread does not fork in another; see `Forkable`."""
+        return nullcontext()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: it reads through a connection of its own."""
+        _of_parents.append(self._connection)
+        self._connection = database.open_to_read(self.path)
 
     def __enter__(self) -> Self:
         return self
@@ -129,6 +155,32 @@ class LedgerReader:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+    @property
+    def damages(self) -> list[Damage]:
+        """What was found damaged in what was read so far."""
+        return list(self._damages)
+
+    def check_damages(self, done: str = "") -> None:
+        """Call this when all has been read.
+
+        Args:
+            done: what was made of the rest, for the message.
+
+        Raises:
+            LedgerError: something was damaged; names the rows, and says how each becomes whole again.
+        """
+        if not self._damages:
+            return
+        damages = sorted(self._damages, key=lambda damage: damage.position)
+        named = ", ".join(str(damage) for damage in damages[:_MAX_NAMED])
+        if len(damages) > _MAX_NAMED:
+            named += f" and {len(damages) - _MAX_NAMED} more"
+        hints = dict.fromkeys(f"{damage.part}: {damage.hint}" for damage in damages)
+        raise LedgerError(
+            f"{done}{'; but ' if done else ''}{len(damages)} rows are damaged in the ledger {self.path}: {named}",
+            hint="; ".join(hints),
+        )
 
     def manifest(self) -> bytes:
         """What makes it the same run, as JSON, as ``Ledger.open`` was given it."""
@@ -140,13 +192,16 @@ class LedgerReader:
 
     def _meta(self, key: str) -> bytes:
         with database.explained(self.path):
-            return (database.read_meta(self._connection, key) or "{}").encode()
+            value = database.read_meta(self._connection, key)
+            if value is None:
+                raise DamagedMeta(f"its {key} is lost")
+        return value.encode()
 
     def starts(self) -> list[Start]:
-        """The starts of the run, the oldest first. Those of before format 2 are not known."""
+        """The starts of the run, the oldest first. Those of before format 2 are not known, nor are damaged ones."""
         with database.explained(self.path):
             found = self._connection.execute(
-                "SELECT id, started_at, ended_at, record FROM starts ORDER BY id"
+                f"SELECT id, started_at, ended_at, record FROM starts WHERE checksum IS {START_SUM} ORDER BY id"  # noqa: S608 - our own words
             ).fetchall()
         return [Start(number, started, ended, record.encode()) for number, started, ended, record in found]
 
@@ -155,7 +210,7 @@ class LedgerReader:
         with database.explained(self.path):
             found = self._connection.execute(
                 """SELECT finish_reason, count(*) AS rows FROM row_states
-                   WHERE position IS NOT NULL AND state = 'completion' AND finish_reason IS NOT NULL
+                   WHERE position IS NOT NULL AND state = 'completion' AND typeof(finish_reason) = 'text'
                    GROUP BY finish_reason ORDER BY rows DESC, finish_reason"""
             ).fetchall()
         return dict(found)
@@ -164,42 +219,129 @@ class LedgerReader:
         """Seconds within which such shares (0 to 1) of all answers came; empty where there is no answer yet."""
         with database.explained(self.path):
             answers = self._connection.execute(
-                "SELECT count(*) FROM attempts WHERE status = 'answered'"
+                f"SELECT count(*) FROM attempts WHERE {_HAS_LATENCY}"  # noqa: S608 - our own words
             ).fetchone()[0]
             if not answers:
                 return []
             places = [max(0, math.ceil(share * answers) - 1) for share in shares]
             sorted_s = self._connection.execute(
-                "SELECT ended_at - sent_at AS s FROM attempts WHERE status = 'answered' ORDER BY s"
+                f"SELECT ended_at - sent_at AS s FROM attempts WHERE {_HAS_LATENCY} ORDER BY s"  # noqa: S608 - our own words
             )
             wanted = set(places)
             found = {place: max(0.0, s) for place, (s,) in enumerate(sorted_s) if place in wanted}
         return [found[place] for place in places]
 
-    def rows(self, selection: Selection = EVERYTHING) -> Iterator[LedgerRow]:
-        """The selected rows of the current input, in its order, one in memory at a time."""
+    def rows(self, selection: Selection = EVERYTHING, *, first: int = 0) -> Iterator[LedgerRow]:
+        """The selected rows of the current input from the position ``first`` on, in its order, one in memory at a time.
+
+        Rows of which it cannot be told whether they are selected, because they are damaged, are given too. One of which
+        nothing can be told is in `damages` only.
+        """
+        query = _rows_query(
+            selection,
+            "record, records.checksum, body, answers.checksum",
+            "LEFT JOIN records ON records.row = id LEFT JOIN answers ON attempt = answer",
+            "position >= ?",
+        )
         with database.explained(self.path):
-            for *values, more_answers in self._connection.execute(
-                f"""SELECT id, position, record, state, body, finish_reason, error,
-                        coalesce(input_tokens, 0), coalesce(output_tokens, 0), cost, ended_at, parameters,
-                        next_parameters, maybe_billed, asked_again, same_as, more_answers
-                    FROM row_states JOIN records ON records.row = id LEFT JOIN answers ON attempt = answer
-                    WHERE position IS NOT NULL AND {selection.sql} ORDER BY position""",  # noqa: S608 - our own words
-                selection.values,
-            ):
-                yield self._row(values, more_answers)
+            if first == 0:
+                for (position,) in self._read_or_none(NOT_IN_INDEX, ()) or ():
+                    self._note(Damage(position, "row"))
+            next_position = first
+            gaps: list[range] = []
+            try:
+                for position, *line in self._connection.execute(query, (first, *selection.values)):
+                    if not isinstance(position, int) or position < next_position:
+                        raise DamagedMeta("its index is out of order")
+                    row = self._row(position, line)
+                    if row is None:
+                        continue  # nor can its position be believed
+                    if position > next_position:
+                        gaps.append(range(next_position, position))
+                    next_position = position + 1
+                    yield row
+            except SQLiteErrors as error:
+                if not means_damage(error):
+                    raise
+                for position in chain.from_iterable(gaps if selection is EVERYTHING else ()):
+                    self._note(Damage(position, "row"))
+                yield from self._rows_one_by_one(selection, next_position)
+                return
+            if selection is EVERYTHING:
+                self._note_lost([*gaps, range(next_position, self._input_rows())])
+
+    def _note_lost(self, gaps: list[range]) -> None:
+        """Only in an input that was not read to its end, rows may be missing."""
+        if any(gaps) and self.counts().input_was_read_to_its_end:
+            for position in chain.from_iterable(gaps):
+                self._note(Damage(position, "row"))
+
+    def _input_rows(self) -> int:
+        with suppress(DamagedMeta):
+            return int(database.read_meta(self._connection, "input_rows") or 0)
+        return 0
+
+    def _rows_one_by_one(self, selection: Selection, first: int) -> Iterator[LedgerRow]:
+        """The same where some page of the file cannot be read: what is not on it."""
+        query = _rows_query(selection, "NULL, NULL, NULL, NULL", "", "position = ?")
+        without_outcome = f"""SELECT position, NULL, NULL, NULL, NULL, id, coalesce(same_as, id), NULL, NULL,
+                {ROW_IS_SOUND}, 0, 'failure', NULL, NULL, 0, 0, NULL, NULL, NULL, next_parameters, maybe_billed,
+                asked_again, same_as
+            FROM row_states WHERE position = ?"""  # noqa: S608 - our own words
+        for position in range(first, self._max_positions()):
+            lines = self._read_or_none(query, (position, *selection.values))
+            if lines is None and damage_at(self._connection, position).part == "outcome":
+                lines = self._read_or_none(without_outcome, (position,))
+            is_there = lines or self._read_or_none("SELECT 1 FROM rows WHERE position = ?", (position,))
+            if lines is None or len(lines) > 1 or not is_there:
+                self._note(Damage(position, "row"))
+                continue
+            for _, *line in lines:
+                line[:2] = self._fat("record, checksum FROM records WHERE row = ?", line[4])
+                line[2:4] = self._fat("body, checksum FROM answers WHERE attempt = ?", line[6])
+                if (row := self._row(position, line)) is not None:
+                    yield row
+
+    def _max_positions(self) -> int:
+        """So many positions there may be, by what can be read: as many as rows, at the most."""
+        queries = (
+            "SELECT max(position) + 1 FROM rows",
+            "SELECT max(id) FROM rows",
+            "SELECT max(row) FROM records",
+        )
+        found = [lines[0][0] for query in queries if (lines := self._read_or_none(query, ()))]
+        return min((number for number in found if isinstance(number, int)), default=0)
+
+    def _read_or_none(self, query: str, values: Sequence[Any]) -> list[Any] | None:
+        """What a query gives; ``None`` where the file is damaged there."""
+        try:
+            return self._connection.execute(query, values).fetchall()
+        except SQLiteErrors as error:
+            if not means_damage(error):
+                raise
+            return None
+
+    def _fat(self, columns: str, key: int | None) -> Sequence[Any]:
+        found = None if key is None else self._read_or_none(f"SELECT {columns}", (key,))
+        return found[0] if found else (None, None)
 
     def earlier_outcomes(self, row: int) -> list[EarlierOutcome]:
-        """How a row (``LedgerRow.row``) ended before it was asked again or tried again, the oldest first."""
+        """How a row (``LedgerRow.row``) ended before it was asked again or tried again, the oldest first.
+
+        A damaged one is left out; of a damaged answer, there are no bytes.
+        """
         with database.explained(self.path):
             found = self._connection.execute(
                 """SELECT state, answer, more_answers, finish_reason, error, input_tokens, output_tokens, cost,
                        ended_at, parameters
-                   FROM earlier_outcomes WHERE row = ? ORDER BY rowid""",
+                   FROM earlier_outcomes WHERE row = ? AND checksum IS checksum(
+                       'outcomes', row, state, answer, more_answers, finish_reason, error_kind, error,
+                       input_tokens, output_tokens, cost, ended_at, parameters)
+                   ORDER BY rowid""",
                 (row,),
             ).fetchall()
             return [
-                EarlierOutcome(state, self._bodies(answer, more_answers), *rest)
+                EarlierOutcome(state, self._bodies(row, _attempts(answer, more_answers)) or (), *rest)
                 for state, answer, more_answers, *rest in found
             ]
 
@@ -218,32 +360,93 @@ class LedgerReader:
                    FROM row_states WHERE position IS NOT NULL AND state = 'failure'
                    GROUP BY error_kind ORDER BY failed DESC, error_kind"""
             ).fetchall()
-        return [Cause(kind, failed, row, decode_error(error)) for kind, failed, row, error in found]
+        return [Cause(str(kind), failed, row, _error_of(kind, error)) for kind, failed, row, error in found]
 
-    def _row(self, values: list[Any], more_answers: str | None) -> LedgerRow:
+    def _row(self, position: int, line: list[Any]) -> LedgerRow | None:
+        """A line of the query as a row; ``None`` where nothing can be told of it."""
         (
-            row, position, record, state, body, finish_reason, error, input_tokens, output_tokens, cost,
-            ended_at, parameters, next_parameters, maybe_billed, asked_again, same_as,
-        ) = values  # fmt: skip
-        answers = () if body is None else (body,)
-        if more_answers is not None:
-            answers += tuple(self._body(attempt) for attempt in json.loads(more_answers))
+            record, record_checksum, body, body_checksum, row, outcome_row, answer, more_answers, row_is_sound,
+            outcome_is_sound, state, finish_reason, error, input_tokens, output_tokens, cost, ended_at,
+            parameters, next_parameters, maybe_billed, asked_again, same_as,
+        ) = line  # fmt: skip
+        if not row_is_sound:
+            self._note(Damage(position, "row"))
+            return None
+        damage: Damage | None = None
+        answers: tuple[bytes, ...] = ()
+        if not outcome_is_sound:
+            damage = self._note(Damage(position, "outcome", outcome_row))
+            finish_reason, input_tokens, output_tokens, cost, ended_at, parameters = (
+                None,
+                0,
+                0,
+                None,
+                None,
+                None,
+            )
+        elif answer is not None:
+            if _is_sound(answer, outcome_row, body, body_checksum):
+                answers = (body,)
+            if more_answers is not None or not answers:
+                found = self._bodies(outcome_row, _attempts(answer, more_answers), answers)
+                answers = found or ()
+                damage = None if found else self._note(Damage(position, "answer", outcome_row))
+        if not isinstance(record, bytes) or record_sum(row, record) != record_checksum:
+            damage = self._note(Damage(position, "record", row))
+            record = b"{}"
+        if damage is not None:
+            state, answers, error = "failure", (), damage.to_error()
         copied = same_as is not None
         if copied:  # its leader paid
             input_tokens, output_tokens, cost = 0, 0, 0.0
         return LedgerRow(
             row, position, record, state, answers, finish_reason, error, input_tokens, output_tokens, cost,
             ended_at, parameters, next_parameters, bool(maybe_billed), bool(asked_again), copied,
+            None if damage is None else damage.part,
         )  # fmt: skip
 
-    def _bodies(self, answer: int | None, more_answers: str | None) -> tuple[bytes, ...]:
-        attempts = [] if answer is None else [answer, *json.loads(more_answers or "[]")]
-        return tuple(self._body(attempt) for attempt in attempts)
+    def _note(self, damage: Damage) -> Damage:
+        self._damages[damage] = None
+        return damage
 
-    def _body(self, attempt: int) -> bytes:
-        return self._connection.execute("SELECT body FROM answers WHERE attempt = ?", (attempt,)).fetchone()[
-            0
-        ]
+    def _bodies(
+        self, row: int, attempts: list[int], known: tuple[bytes, ...] = ()
+    ) -> tuple[bytes, ...] | None:
+        """The answers of some attempts at a row, of which the first are ``known``; ``None`` if one is damaged."""
+        found = [*known]
+        for attempt in attempts[len(known) :]:
+            body, checksum = self._fat("body, checksum FROM answers WHERE attempt = ?", attempt)
+            if not _is_sound(attempt, row, body, checksum):
+                return None
+            found.append(body)
+        return tuple(found)
+
+
+# Connections that a forked child must neither use nor close.
+_of_parents: list[sqlite3.Connection] = []
+
+
+def _rows_query(selection: Selection, fat: str, joins: str, place: str) -> str:
+    return f"""SELECT position, {fat}, id, outcome_row, answer, more_answers, {ROW_IS_SOUND}, {OUTCOME_IS_SOUND}, state,
+            finish_reason, error, coalesce(input_tokens, 0), coalesce(output_tokens, 0), cost, ended_at, parameters,
+            next_parameters, maybe_billed, asked_again, same_as
+        FROM row_states {joins}
+        WHERE {place} AND (({selection.sql}) OR NOT ({ROW_IS_SOUND} AND {OUTCOME_IS_SOUND})) ORDER BY position"""  # noqa: S608 - our own words
+
+
+def _is_sound(attempt: int, row: int, body: object, checksum: object) -> bool:
+    return isinstance(body, bytes) and answer_sum(attempt, row, body) == checksum
+
+
+def _attempts(answer: int | None, more_answers: str | None) -> list[int]:
+    return [] if answer is None else [answer, *json.loads(more_answers or "[]")]
+
+
+def _error_of(kind: object, error: object) -> ErrorRecord:
+    try:
+        return decode_error(error)  # type: ignore[arg-type]
+    except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
+        return ErrorRecord(kind=str(kind), message="what it said is damaged in the ledger")
 
 
 def count_rows(connection: sqlite3.Connection) -> Counts:
@@ -263,7 +466,10 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
                CASE WHEN count(cost) OR NOT count(input_tokens) THEN total(cost) END
            FROM attempts"""
     ).fetchone()
-    total = database.read_meta(connection, "input_rows")
+    try:
+        total = database.read_meta(connection, "input_rows")
+    except DamagedMeta:
+        total = None  # the next start reads the input to its end once more
     attempts, maybe_billed, input_tokens, output_tokens, cached_tokens, cost = took
     return Counts(
         rows=rows,

@@ -28,6 +28,7 @@ _NUMBER = {
     "maybe_billed": "maybe_billed",
 }
 FIELDS = (*_TEXT, *_NUMBER)
+_MAX_INTEGER = 2**63  # SQLite has none from here on
 _STATES = ("completion", "failure", "pending")
 _TERM = re.compile(r"\s*([A-Za-z_]+)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
 _JOINT = re.compile(r",|\s+and\s+", re.IGNORECASE)
@@ -41,6 +42,9 @@ class Selection(NamedTuple):
     wants_pending: bool = False
     """It asks for rows without an outcome, in so many words."""
 
+    wants_damaged: bool = False
+    """It asks for rows that are damaged in the ledger, in so many words."""
+
     @classmethod
     def parse(cls, text: str) -> Selection:
         """Raises:
@@ -52,7 +56,12 @@ class Selection(NamedTuple):
             condition, value = _parse_term(term)
             conditions.append(condition)
             values.append(value)
-        return cls(" AND ".join(conditions), tuple(values), wants_pending="pending" in values)
+        return cls(
+            " AND ".join(conditions),
+            tuple(values),
+            wants_pending="pending" in values,
+            wants_damaged=any(str(value).startswith("damaged_") for value in values),
+        )
 
 
 EVERYTHING = Selection("1", ())
@@ -87,4 +96,4 @@ def _number(field: str, value: str) -> float:
         number = math.nan
     if not math.isfinite(number):
         raise InputError(f"{field} is a number, {value!r} is not", hint=f"write it like {field}=17")
-    return int(number) if number.is_integer() else number
+    return int(number) if number.is_integer() and abs(number) < _MAX_INTEGER else number

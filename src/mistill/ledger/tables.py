@@ -4,11 +4,16 @@ Thin tables (rows, attempts, outcomes) are apart from fat ones (records, answers
 million rows reads tens of megabytes, not the dataset.
 
 What ``meta`` has: ``manifest`` and ``settings`` (JSON, see `Ledger.open`), ``created_at``, ``mistill_version``,
-``dedupe``, and ``input_rows`` once the input was read to its end.
+``schema`` (a checksum of these tables' own words), ``dedupe``, and ``input_rows`` once the input was read to its end.
+
+Every table has checksums but ``attempts``, see ``checksums``. Whoever writes a line works its sum out; those of
+``rows``, whose lines are changed many at once, follow by a trigger. A line that did not fit its sum before still does
+not after.
 """
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Iterator
 
@@ -17,9 +22,15 @@ FORMAT = 2
 
 # A row is in the current input when it has a position; a row that was removed keeps what was paid for it.
 # A copied row (same_as) shows its leader's outcome: that is derived, so the two cannot differ.
-SCHEMA = """
-CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
-CREATE TABLE starts (id INTEGER PRIMARY KEY, started_at REAL NOT NULL, ended_at REAL, record TEXT NOT NULL);
+_TABLES = """
+CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE starts (
+    id INTEGER PRIMARY KEY,
+    started_at REAL NOT NULL,
+    ended_at REAL,
+    record TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+);
 CREATE TABLE rows (
     id INTEGER PRIMARY KEY,
     position INTEGER,
@@ -28,10 +39,11 @@ CREATE TABLE rows (
     asked_again INTEGER NOT NULL DEFAULT 0,
     maybe_billed INTEGER NOT NULL DEFAULT 0,
     same_as INTEGER,
-    parameters TEXT
+    parameters TEXT,
+    checksum INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX rows_position ON rows (position);
-CREATE TABLE records (row INTEGER PRIMARY KEY, record BLOB NOT NULL);
+CREATE TABLE records (row INTEGER PRIMARY KEY, record BLOB NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE attempts (
     id INTEGER PRIMARY KEY,
     row INTEGER NOT NULL,
@@ -44,7 +56,7 @@ CREATE TABLE attempts (
     cost REAL,
     cached_tokens INTEGER
 );
-CREATE TABLE answers (attempt INTEGER PRIMARY KEY, body BLOB NOT NULL);
+CREATE TABLE answers (attempt INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE outcomes (
     row INTEGER PRIMARY KEY,
     state TEXT NOT NULL CHECK (state IN ('completion', 'failure')),
@@ -57,7 +69,8 @@ CREATE TABLE outcomes (
     output_tokens INTEGER NOT NULL,
     cost REAL,
     ended_at REAL NOT NULL,
-    parameters TEXT
+    parameters TEXT,
+    checksum INTEGER NOT NULL
 );
 CREATE TABLE earlier_outcomes (
     row INTEGER NOT NULL,
@@ -71,19 +84,56 @@ CREATE TABLE earlier_outcomes (
     output_tokens INTEGER NOT NULL,
     cost REAL,
     ended_at REAL NOT NULL,
-    parameters TEXT
+    parameters TEXT,
+    checksum INTEGER NOT NULL
 );
+"""
+
+_ROW = "id, position, fingerprint, digest, asked_again, maybe_billed, same_as, parameters"
+
+
+def _row_sum(line: str) -> str:
+    return f"checksum('rows', {', '.join(f'{line}.{column}' for column in _ROW.split(', '))})"
+
+
+TRIGGERS_AND_VIEWS = f"""
 CREATE TRIGGER outcome_replaced BEFORE UPDATE ON outcomes BEGIN
     INSERT INTO earlier_outcomes SELECT * FROM outcomes WHERE row = old.row;
-    UPDATE rows SET asked_again = 0 WHERE id = old.row;
+    UPDATE rows SET asked_again = 0 WHERE id = old.row AND asked_again;
+END;
+CREATE TRIGGER row_changed AFTER UPDATE OF {_ROW} ON rows BEGIN
+    UPDATE rows SET checksum = CASE old.checksum WHEN {_row_sum("old")} THEN {_row_sum("new")} ELSE -1 END
+    WHERE id = new.id;
 END;
 CREATE VIEW row_states AS
-    SELECT r.id, r.position, r.digest, r.asked_again, r.maybe_billed, r.same_as, r.parameters AS
-    next_parameters,
-        coalesce(o.state, 'pending') AS state, o.answer, o.more_answers, o.finish_reason, o.error_kind,
-        o.error, o.input_tokens, o.output_tokens, o.cost, o.ended_at, o.parameters
+    SELECT r.id, r.position, r.fingerprint, r.digest, r.asked_again, r.maybe_billed, r.same_as,
+        r.parameters AS next_parameters, r.checksum AS row_checksum,
+        o.row AS outcome_row, coalesce(o.state, 'pending') AS state, o.answer, o.more_answers, o.finish_reason,
+        o.error_kind, o.error, o.input_tokens, o.output_tokens, o.cost, o.ended_at, o.parameters,
+        o.checksum AS outcome_checksum
     FROM rows AS r LEFT JOIN outcomes AS o ON o.row = coalesce(r.same_as, r.id);
-"""
+"""  # noqa: S608 - our own words
+
+SCHEMA = _TABLES + TRIGGERS_AND_VIEWS
+
+ROW_IS_SOUND = """(row_checksum IS checksum(
+    'rows', id, position, fingerprint, digest, asked_again, maybe_billed, same_as, next_parameters))"""
+OUTCOME_IS_SOUND = """(outcome_row IS NULL OR outcome_checksum IS checksum(
+    'outcomes', outcome_row, state, answer, more_answers, finish_reason, error_kind, error,
+    input_tokens, output_tokens, cost, ended_at, parameters))"""
+"""Conditions over ``row_states``."""
+
+NOT_IN_INDEX = """
+    SELECT position FROM rows NOT INDEXED WHERE position IS NOT NULL AND
+        (SELECT count(position), total(position) FROM rows NOT INDEXED)
+        != (SELECT count(position), total(position) FROM rows INDEXED BY rows_position)
+    EXCEPT SELECT position FROM rows INDEXED BY rows_position"""
+"""Positions that a damaged index lost. Comparing counts and sums is enough mostly, and costs 0.1 s for a million."""
+
+START_SUM = "checksum('starts', id, started_at, ended_at, record)"
+
+CHECKSUMMED = tuple(sorted(re.findall(r"^CREATE (?:UNIQUE )?\w+ (\w+)", SCHEMA, re.MULTILINE)))
+"""The names of all tables, triggers and views."""
 
 # Made when a pass first has to look a row up by its content: kept out of a first pass, where a random index
 # would cost a page of log for each row.

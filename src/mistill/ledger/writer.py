@@ -8,20 +8,26 @@ import json
 import sqlite3
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
-from mistill.errors import LedgerError, MistillError
+from mistill.errors import LedgerError, MalformedAnswer, MistillError
 from mistill.ledger import database
+from mistill.ledger.checksums import MASK, ODD, answer_sum, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
-from mistill.ledger.error_record import encode_error
+from mistill.ledger.damage import Damage, mend_index, set_aside
+from mistill.ledger.error_record import encode_error, whole_text
+from mistill.ledger.files import FilesInUse, log_of
+from mistill.ledger.forks import forget, tell_of_forks
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
+from mistill.ledger.reader import LedgerReader
 from mistill.ledger.selection import Selection
+from mistill.ledger.tables import START_SUM
 
 # An attempt that was cancelled as it began may be in one group with its own end, so neither minds the other.
 _BEGUN = Insert("INSERT OR IGNORE INTO attempts (id, row, sent_at)", "(?, ?, ?)")
@@ -33,23 +39,28 @@ _ANSWERED = Insert(
 _UNANSWERED = Insert(
     "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, error)", "(?, ?, ?, ?, ?, ?)"
 )
-_ANSWERS = Insert("INSERT INTO answers", "(?, ?)")
+_ANSWERS = Insert("INSERT INTO answers", "(?, ?, ?)")
 # A completion is replaced only where the row was asked again, and then only by another completion.
 _REPLACING = """ON CONFLICT (row) DO UPDATE SET
         state = excluded.state, answer = excluded.answer, more_answers = excluded.more_answers,
         finish_reason = excluded.finish_reason, error_kind = excluded.error_kind, error = excluded.error,
         input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, cost = excluded.cost,
-        ended_at = excluded.ended_at, parameters = excluded.parameters
+        ended_at = excluded.ended_at, parameters = excluded.parameters, checksum = excluded.checksum
     WHERE outcomes.state = 'failure' OR (
         excluded.state = 'completion' AND (SELECT asked_again FROM rows WHERE id = excluded.row))"""
-_OUTCOMES = Insert("INSERT INTO outcomes", "(?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _REPLACING)
+_OUTCOMES = Insert("INSERT INTO outcomes", f"({', '.join('?' * 13)})", _REPLACING)
 _PLAIN_COMPLETIONS = Insert(
-    "INSERT INTO outcomes (row, state, answer, finish_reason, input_tokens, output_tokens, cost, ended_at)",
-    "(?, 'completion', ?, ?, ?, ?, ?, ?)",
+    "INSERT INTO outcomes (row, state, answer, finish_reason, input_tokens, output_tokens, cost, ended_at, checksum)",
+    "(?, 'completion', ?, ?, ?, ?, ?, ?, ?)",
     _REPLACING,
 )
 _MAYBE_BILLED = Update("UPDATE rows SET maybe_billed = 1 WHERE id = ?")
 _NOT_ASKED_AGAIN = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND asked_again")
+
+# More tokens and more dollars than there are; what SQLite adds up of them stays exact.
+_MAX = 2**53
+# What a line has beside its text or blob, generously.
+_LINE_BYTES = 1000
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
@@ -100,14 +111,17 @@ class Ledger:
         self.backup = backup
         self._lock = lock
         with database.explained(path):
+            mend_index(connection)
             self.maybe_billed_at_open = _mark_interrupted(connection)
             self._unfinished = _unfinished_answers(connection)
             # A count, because loops in several threads take from it.
             self._attempt_ids = itertools.count(
-                _first(connection, "SELECT coalesce(max(id), 0) + 1 FROM attempts")
+                _next_id(connection, ("attempts", "id"), ("answers", "attempt"))
             )
-            self._next_row = _first(connection, "SELECT coalesce(max(id), 0) + 1 FROM rows")
-        self._commits = CommitQueue(path, connection)
+            self._next_row = _next_id(connection, ("rows", "id"), ("records", "row"))
+            self._max_bytes = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _LINE_BYTES
+        self._commits = CommitQueue(path, connection, FilesInUse(path, log_of(path), lock.path))
+        tell_of_forks(self)
 
     @classmethod
     def open(
@@ -132,9 +146,9 @@ class Ledger:
             LedgerInUse: another run holds it.
             ManifestChanged: it belongs to other settings; says which.
             LedgerError: it is damaged, of another format, no ledger at all, or cannot be written; it is
-                left as it was.
+                left as it was. Later, from any method: it was deleted, moved or replaced.
         """
-        path = Path(path)
+        path = database.name_to_write(Path(path))
         lock = LedgerLock(path)
         try:
             backup = database.set_aside(path) if fresh else None
@@ -156,6 +170,15 @@ class Ledger:
         if not self._commits.closed:
             self._commits.close()
             self._lock.release()
+            forget(self)
+
+    def busy(self) -> AbstractContextManager[object]:
+        """Nothing but its queue uses SQLite; see `Forkable`."""
+        return nullcontext()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: every later call is refused."""
+        self._lock.leave_to_parent()
 
     def __enter__(self) -> Self:
         return self
@@ -167,7 +190,13 @@ class Ledger:
 
     async def match_input(self, *, dedupe: bool = False) -> InputMatcher:
         """Begin a pass over the input. ``dedupe``: identical requests are asked once and share an outcome."""
-        return await InputMatcher.begin(self._commits, self._take_rows, set(self._unfinished), dedupe=dedupe)
+        return await InputMatcher.begin(
+            self._commits,
+            self._take_rows,
+            set(self._unfinished),
+            dedupe=dedupe,
+            max_record_bytes=self._max_bytes,
+        )
 
     async def begin_attempts(self, rows: Sequence[int]) -> list[Attempt]:
         """Leave to send: an attempt for each of the rows, which go out in one request, is on disk.
@@ -189,10 +218,28 @@ class Ledger:
         """The attempt was answered and paid for: keep the answer as it came, whether or not it will do.
 
         ``cost``: US dollars, where the price is known.
+
+        Raises:
+            MalformedAnswer: it is larger than a ledger can hold. Its attempt has ended.
         """
-        took = (tokens.input_tokens, tokens.output_tokens, cost, tokens.cached_tokens)
-        ended = (attempt.id, attempt.row, attempt.sent_at, time.time(), *took)
-        self._commits.put((_ANSWERED, [ended]), (_ANSWERS, [(attempt.id, bytearray(body))]))
+        if len(body) > self._max_bytes:
+            raise self._too_large(attempt, body)
+        row, cached_tokens = attempt.row, tokens.cached_tokens
+        input_tokens, output_tokens = tokens.input_tokens, tokens.output_tokens
+        # None is negative or too large if all their bits together are neither.
+        if not (
+            0 <= input_tokens | output_tokens | cached_tokens < _MAX and (cost is None or 0 <= cost < _MAX)
+        ):
+            input_tokens, output_tokens, cached_tokens = map(
+                _clamped, (input_tokens, output_tokens, cached_tokens)
+            )
+            cost = _possible(cost)
+        took = (input_tokens, output_tokens, cost, cached_tokens)
+        checksum = crc32(body, (attempt.id * ODD ^ row) & MASK)
+        self._commits.put(
+            (_ANSWERED, [(attempt.id, row, attempt.sent_at, time.time(), *took)]),
+            (_ANSWERS, [(attempt.id, bytearray(body), checksum)]),
+        )
 
     def end_attempt(
         self,
@@ -223,15 +270,36 @@ class Ledger:
         ``attempts``: those whose answers are its generations, in order, each once. ``tokens``, ``cost``: all that it
         took. ``parameters``: the JSON that it was asked again with, from ``RowState.parameters``.
         """
-        took = (tokens.input_tokens, tokens.output_tokens, cost, time.time())
-        if len(attempts) == 1 and parameters is None:
-            return self._commits.commit(
-                None, (_PLAIN_COMPLETIONS, [(row, attempts[0], finish_reason, *took)])
+        input_tokens, output_tokens, ended_at = tokens.input_tokens, tokens.output_tokens, time.time()
+        if not (0 <= input_tokens | output_tokens < _MAX and (cost is None or 0 <= cost < _MAX)):
+            input_tokens, output_tokens, cost = (
+                _clamped(input_tokens),
+                _clamped(output_tokens),
+                _possible(cost),
             )
-        first = attempts[0] if attempts else None
-        more = json.dumps(list(attempts[1:])) if len(attempts) > 1 else None
-        values = (row, "completion", first, more, finish_reason, None, None, *took, parameters)
-        return self._commits.commit(None, (_OUTCOMES, [values]))
+        if cost is not None:
+            cost += 0.0  # as it is read again, for the checksum
+        if len(attempts) != 1 or parameters is not None:
+            first = attempts[0] if attempts else None
+            more = json.dumps(list(attempts[1:])) if len(attempts) > 1 else None
+            values = (
+                row, "completion", first, more, finish_reason, None, None,
+                input_tokens, output_tokens, cost, ended_at, parameters,
+            )  # fmt: skip
+            return self._commits.commit(None, (_OUTCOMES, [_with_checksum(values)]))
+        answer = attempts[0]
+        values = (
+            "outcomes", row, "completion", answer, None, finish_reason, None, None,
+            input_tokens, output_tokens, cost, ended_at, None,
+        )  # fmt: skip
+        try:
+            checksum = crc32(pack(values))
+        except UnicodeEncodeError:
+            return self.complete(
+                row, attempts, finish_reason=whole_text(finish_reason or ""), tokens=tokens, cost=cost
+            )
+        plain = (row, answer, finish_reason, input_tokens, output_tokens, cost, ended_at, checksum)
+        return self._commits.commit(None, (_PLAIN_COMPLETIONS, [plain]))
 
     def fail(
         self,
@@ -249,31 +317,23 @@ class Ledger:
         """
         values = (
             row, "failure", None, None, finish_reason, error.kind, encode_error(error),
-            tokens.input_tokens, tokens.output_tokens, cost, time.time(), parameters,
+            _clamped(tokens.input_tokens), _clamped(tokens.output_tokens), _possible(cost), time.time(), parameters,
         )  # fmt: skip
-        return self._commits.commit(None, (_NOT_ASKED_AGAIN, [(row,)]), (_OUTCOMES, [values]))
+        return self._commits.commit(None, (_NOT_ASKED_AGAIN, [(row,)]), (_OUTCOMES, [_with_checksum(values)]))
 
     async def begin_start(self, record: bytes) -> int:
         """A start begins; ``record`` is what is known of it, as JSON. Returns its number, from 1."""
-        values = (time.time(), record.decode())
-        return await self._commits.run(
-            lambda connection: (
-                connection.execute("INSERT INTO starts (started_at, record) VALUES (?, ?)", values).lastrowid
-                or 0
-            )
-        )
+        return await self._commits.run(lambda connection: _begin_start(connection, record.decode()))
 
     async def end_start(self, number: int, record: bytes) -> None:
         """The start has ended, and ``record`` is how."""
-        values = (time.time(), record.decode(), number)
-        await self._commits.run(
-            lambda connection: connection.execute(
-                "UPDATE starts SET ended_at = ?, record = ? WHERE id = ?", values
-            )
-        )
+        await self._commits.run(lambda connection: _end_start(connection, number, record.decode()))
 
     async def paid_answers(self, row: int) -> list[PaidAnswer]:
-        """What was already answered for a row that the last run left without an outcome, oldest first."""
+        """What was already answered for a row that the last run left without an outcome, oldest first.
+
+        An answer that is damaged is left out: it has to be paid for again.
+        """
         attempts = self._unfinished.get(row)
         if not attempts:
             return []
@@ -283,14 +343,43 @@ class Ledger:
         """Make the selected rows pending again, to be asked with ``parameters`` over the run's own.
 
         Returns how many.
-        Their outcomes stay in the output until better ones replace them, and in the lineage after that.
+        Their outcomes stay in the output until better ones replace them, and in the lineage after that. Where damaged
+        rows are asked for, the ledger is read for them first.
         """
+        if selection.wants_damaged:
+            await self.set_damaged_aside()
         text = json.dumps(parameters, ensure_ascii=False) if parameters else None
         return await self._commits.run(lambda connection: _reopen(connection, selection, text))
+
+    async def set_damaged_aside(self) -> int:
+        """Reads all rows of the current input, so that what is damaged of them can be made good. Returns how many.
+
+        A damaged answer or outcome becomes a failure of the kind ``damaged_answer`` or ``damaged_outcome``, and is
+        asked again like any other. A damaged record is written anew when the run next reads its input, and a row of
+        which nothing is known any more is asked again then.
+        """
+        await self.flush()
+
+        def find() -> list[Damage]:
+            with LedgerReader(self.path) as reader:
+                for _ in reader.rows():
+                    pass
+                return reader.damages
+
+        damages = await asyncio.to_thread(find)
+        await self._commits.run(lambda connection: [set_aside(connection, damage) for damage in damages])
+        return len(damages)
 
     async def flush(self) -> None:
         """Returns once all that was asked for before is on disk."""
         await self._commits.run(lambda _: None)
+
+    def _too_large(self, attempt: Attempt, body: bytes) -> MalformedAnswer:
+        error = MalformedAnswer(
+            f"the answer of {len(body):,} bytes is more than a ledger can hold ({self._max_bytes:,})"
+        )
+        self.end_attempt(attempt, "maybe_billed", error)
+        return error
 
     def _take_rows(self, count: int) -> int:
         """Reserve ``count`` row ids; returns the first."""
@@ -324,13 +413,32 @@ def _unfinished_answers(connection: sqlite3.Connection) -> dict[int, list[int]]:
 def _read_paid(connection: sqlite3.Connection, attempts: list[int]) -> list[PaidAnswer]:
     found: list[PaidAnswer] = []
     for attempt in attempts:
-        row, sent_at, *took, body = connection.execute(
-            """SELECT row, sent_at, input_tokens, output_tokens, coalesce(cached_tokens, 0), cost, body
+        for row, sent_at, *took, body, checksum in connection.execute(
+            """SELECT row, sent_at, input_tokens, output_tokens, coalesce(cached_tokens, 0), cost, body, checksum
                FROM attempts JOIN answers ON attempt = id WHERE id = ?""",
             (attempt,),
-        ).fetchone()
-        found.append(PaidAnswer(Attempt(attempt, row, sent_at), body, *took))
+        ):
+            if isinstance(body, bytes) and answer_sum(attempt, row, body) == checksum:
+                found.append(PaidAnswer(Attempt(attempt, row, sent_at), body, *took))
     return found
+
+
+def _begin_start(connection: sqlite3.Connection, record: str) -> int:
+    number = _next_id(connection, ("starts", "id"))
+    connection.execute("INSERT INTO starts VALUES (?, ?, NULL, ?, 0)", (number, time.time(), record))
+    _sum_up_start(connection, number)
+    return number
+
+
+def _end_start(connection: sqlite3.Connection, number: int, record: str) -> None:
+    connection.execute(
+        "UPDATE starts SET ended_at = ?, record = ? WHERE id = ?", (time.time(), record, number)
+    )
+    _sum_up_start(connection, number)
+
+
+def _sum_up_start(connection: sqlite3.Connection, number: int) -> None:
+    connection.execute(f"UPDATE starts SET checksum = {START_SUM} WHERE id = ?", (number,))  # noqa: S608 - our own words
 
 
 def _reopen(connection: sqlite3.Connection, selection: Selection, parameters: str | None) -> int:
@@ -342,5 +450,28 @@ def _reopen(connection: sqlite3.Connection, selection: Selection, parameters: st
     ).rowcount
 
 
-def _first(connection: sqlite3.Connection, query: str) -> int:
-    return connection.execute(query).fetchone()[0]
+def _next_id(connection: sqlite3.Connection, *columns: tuple[str, str]) -> int:
+    """One more than the largest number in any of the columns, so that even of a damaged table none is given twice."""
+    largest = (
+        connection.execute(f"SELECT coalesce(max({column}), 0) FROM {table}").fetchone()[0]  # noqa: S608 - our own words
+        for table, column in columns
+    )
+    return max(largest) + 1
+
+
+def _with_checksum(outcome: tuple[Any, ...]) -> tuple[Any, ...]:
+    try:
+        return (*outcome, crc32(pack(("outcomes", *outcome))))
+    except UnicodeEncodeError:
+        whole = (whole_text(value) if isinstance(value, str) else value for value in outcome)
+        return _with_checksum(tuple(whole))
+
+
+def _clamped(tokens: int) -> int:
+    """A number of tokens that SQLite can hold, and add up."""
+    return min(max(tokens, 0), _MAX)
+
+
+def _possible(cost: float | None) -> float | None:
+    """Dollars as they are read again; ``None`` where nothing can cost that."""
+    return cost + 0.0 if cost is not None and 0 <= cost < _MAX else None

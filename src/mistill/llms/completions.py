@@ -9,24 +9,49 @@ import msgspec
 from mistill.api.chat import AnswerMessage, ChatResponse, decode_response
 from mistill.api.client import HTTPAnswer
 from mistill.api.embeddings import Dtype, EmbeddingResponse, decode_stored, decode_vector
+from mistill.api.error_bodies import error_in_answer
 from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import Delivered
 from mistill.errors import MalformedAnswer, MistillError
 from mistill.llms.types import Completion
 
 NO_USAGE = Usage()
+_GAVE_UP = "error"
+"""The finish reason of a choice in whose middle the server failed."""
 
 
-def chat_completions(delivered: Delivered[ChatResponse]) -> list[Completion]:
+def check_finish(answer: HTTPAnswer[ChatResponse]) -> None:
+    """Refuses an answer that the server gave up in the middle of, whatever text had come.
+
+    Raises:
+        MistillError: the server's own error if it sends one, else `MalformedAnswer`; ``partial`` is what came.
+    """
+    for choice in answer.response.choices:
+        if choice.finish_reason != _GAVE_UP:
+            return
+    error = error_in_answer(answer.raw, answer.correlation_id) or MalformedAnswer(
+        'the server gave up in the middle of its answer: finish reason "error"',
+        correlation_id=answer.correlation_id,
+    )
+    error.partial = chat_completions(Delivered(answer, attempts=1), only_good=False)[0]
+    raise error
+
+
+def chat_completions(delivered: Delivered[ChatResponse], *, only_good: bool = True) -> list[Completion]:
     """A completion for each choice of a chat answer, with all that belongs to the attempt that brought it.
 
     The first carries the tokens and the cost of the whole answer, so that sums are what was billed.
+
+    Args:
+        only_good: leaves out what the server gave up in the middle of.
     """
     answer, recorded = delivered.answer, delivered.recorded
-    usage, cost = delivered.usage, delivered.cost
+    usage, cost = answer.usage, answer.cost
     response = answer.response
     completions: list[Completion] = []
     for choice in response.choices:
+        if only_good and choice.finish_reason == _GAVE_UP:
+            continue
         text, thinking = split_content(choice.message)
         completions.append(
             Completion(
@@ -55,19 +80,17 @@ def kept_completions(body: bytes) -> list[Completion]:
     Raises:
         msgspec.DecodeError: the body is no answer.
     """
-    return _completions_without_attempt(decode_response(body), body)
+    return chat_completions(_without_attempt(decode_response(body), body))
 
 
 def streamed_completion(response: ChatResponse, usage: Usage) -> Completion:
     """The completion of a stream, from the response that its chunks make together."""
-    (completion,) = _completions_without_attempt(response, b"", usage)
+    (completion,) = chat_completions(_without_attempt(response, b"", usage), only_good=False)
     return completion
 
 
-def _completions_without_attempt(
-    response: ChatResponse, raw: bytes, usage: Usage = NO_USAGE
-) -> list[Completion]:
-    return chat_completions(Delivered(HTTPAnswer(response, raw, None, None, 0.0), usage, None, attempts=1))
+def _without_attempt(response: ChatResponse, raw: bytes, usage: Usage = NO_USAGE) -> Delivered[ChatResponse]:
+    return Delivered(HTTPAnswer(response, raw, None, None, 0.0, usage, None), attempts=1)
 
 
 def embedding_completions(delivered: Delivered[EmbeddingResponse]) -> list[Completion | MistillError]:
@@ -111,16 +134,22 @@ def kept_embedding(body: bytes, dtype: Dtype | None = None) -> Completion:
 def split_content(message: AnswerMessage) -> tuple[str | None, str | None]:
     """An answer's content → (text, thinking); either is ``None`` where there is none of it."""
     content = message.content
+    beside = message.reasoning_content or message.reasoning
     if not isinstance(content, list):
-        return content, message.reasoning_content
-    text = [str(chunk.get("text", "")) for chunk in content if chunk.get("type") == "text"]
+        return content, beside
+    text = [_text_of(chunk) for chunk in content if chunk.get("type") == "text"]
     thinking = [_thought(chunk.get("thinking")) for chunk in content if chunk.get("type") == "thinking"]
-    return "".join(text) if text else None, "".join(thinking) or message.reasoning_content
+    return "".join(text) if text else None, "".join(thinking) or beside
 
 
 def _thought(thinking: Any) -> str:
     if isinstance(thinking, str):
         return thinking
     chunks = cast("list[Any]", thinking if isinstance(thinking, list) else [])
-    dicts = [cast("dict[str, Any]", chunk) for chunk in chunks if isinstance(chunk, dict)]
-    return "".join(str(chunk.get("text", "")) for chunk in dicts)
+    return "".join(_text_of(cast("dict[str, Any]", chunk)) for chunk in chunks if isinstance(chunk, dict))
+
+
+def _text_of(chunk: dict[str, Any]) -> str:
+    """A chunk's text; none where something else stands in its place."""
+    text = chunk.get("text")
+    return text if isinstance(text, str) else ""

@@ -64,21 +64,27 @@ class Configurable(RuntimeParametersMixin, ABC):
             for name in type(self).model_fields
             if name not in self._secrets
         }
-        return {"type": f"{type(self).__module__}:{type(self).__qualname__}"} | attributes
+        return {"type": _name_of(type(self))} | attributes
 
     @classmethod
-    def from_dict(cls, dumped: Mapping[str, Any]) -> Self:
+    def from_dict(cls, dumped: Mapping[str, Any], *, trust: bool = False) -> Self:
         """The object that ``dump`` wrote down, secrets taken from where a new object takes them.
 
-        Imports the module that ``type`` names; load a dump only from where you would take code.
+        Args:
+            dumped: is data, and may be somebody else's: of the classes that it names only those of ``mistill.llms``
+                are taken, and the one that this is called on.
+            trust: it is your own: modules that it names are imported, which runs their code. Without it a schema that
+                was a class comes back as its JSON schema.
 
         Raises:
-            InputError: ``type`` names no class of this kind.
+            InputError: ``type`` names no class of this kind, or one that needs ``trust``.
             pydantic.ValidationError: an attribute is unknown or has a value that does not fit.
         """
         attributes = dict(dumped)
-        wanted = _class_named(str(attributes.pop("type", f"{cls.__module__}:{cls.__qualname__}")), cls)
-        return wanted(**{name: wanted.restore_attribute(name, value) for name, value in attributes.items()})
+        wanted = _class_named(str(attributes.pop("type", _name_of(cls))), cls, trust=trust)
+        return wanted(
+            **{name: wanted.restore_attribute(name, value, trust=trust) for name, value in attributes.items()}
+        )
 
     def save(self, path: str | Path) -> None:
         """Writes `dump` to ``path``: YAML for ``.yaml`` and ``.yml``, else JSON."""
@@ -91,24 +97,39 @@ class Configurable(RuntimeParametersMixin, ABC):
         path.write_text(text, encoding="utf-8")
 
     @classmethod
-    def from_file(cls, path: str | Path) -> Self:
-        """The object that `save` wrote to ``path``."""
+    def from_file(cls, path: str | Path, *, trust: bool = False) -> Self:
+        """The object that `save` wrote to ``path``, see `from_dict`."""
         text = Path(path).read_text(encoding="utf-8")
-        return cls.from_dict(_yaml().safe_load(text) if _is_yaml(Path(path)) else json.loads(text))
+        dumped = _yaml().safe_load(text) if _is_yaml(Path(path)) else json.loads(text)
+        return cls.from_dict(dumped, trust=trust)
 
     def dump_attribute(self, name: str, value: Any) -> Any:  # noqa: ARG002  subclasses know their names
         """One attribute as a JSON value; a subclass overrides it for what is none."""
         return value
 
     @classmethod
-    def restore_attribute(cls, name: str, value: Any) -> Any:  # noqa: ARG003  subclasses know their names
-        """The attribute that `dump_attribute` wrote down."""
+    def restore_attribute(cls, name: str, value: Any, *, trust: bool = False) -> Any:  # noqa: ARG003  subclasses know
+        """The attribute that `dump_attribute` wrote down; ``trust`` as `from_dict` has it."""
         return value
 
 
-def _class_named(name: str, kind: type[Any]) -> Any:
+_OURS = __name__.rpartition(".")[0]
+
+
+def _name_of(kind: type[Any]) -> str:
+    return f"{kind.__module__}:{kind.__qualname__}"
+
+
+def _class_named(name: str, kind: type[Any], *, trust: bool) -> Any:
+    if name == _name_of(kind):
+        return kind
     module, _, qualname = name.partition(":")
     hint = f"module:ClassName of a {kind.__name__}"
+    if not trust and module != _OURS and not module.startswith(f"{_OURS}."):
+        raise InputError(
+            f"the dump's type {name!r} is none of mistill's own, and to import it runs its code",
+            hint="if the dump is yours, pass trust=True",
+        )
     try:
         found: Any = importlib.import_module(module)
         for part in qualname.split("."):

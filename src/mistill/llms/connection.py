@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import os
+import weakref
 from abc import abstractmethod
 from collections.abc import Hashable
 from copy import copy, deepcopy
+from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Self
+from urllib.parse import urlsplit
 
 from msgspec import Struct
 from pydantic import Field, PrivateAttr, SecretStr, field_validator
 
 from mistill.api.client import MistralClient, normalise_endpoint
 from mistill.api.dialects import DIALECTS, MISTRAL, Dialect, DialectName, dialect_of
-from mistill.api.endpoint import Endpoint
 from mistill.api.models import ModelCard
+from mistill.api.operation import Operation
 from mistill.api.prices import load_prices, price_of
-from mistill.delivery.dispatcher import Dispatcher
+from mistill.delivery.dispatcher import Check, Dispatcher
 from mistill.delivery.governor import ConcurrencyLimit, governor_for
 from mistill.errors import InputError, MalformedAnswer, NotFound
 from mistill.llms.configurable import Configurable
@@ -50,6 +53,8 @@ class Connection(Configurable):
         max_concurrent_requests: requests in flight, over all calls, threads and event loops that use this object.
         requests_per_minute, tokens_per_minute: the quota, where it is known; else it is learned.
         prices: your own table of prices, as a path of a TOML file or a dict; goes before the shipped one.
+        allow_http: whether the key may go to another machine over plain http, where whoever is on the way can read it:
+            for servers of your own in a network that you trust. This machine needs no leave, nor does https.
         dialect: ``"mistral"``; ``"openai"`` for servers with OpenAI's names (vLLM, llama.cpp, gateways); ``"auto"`` to
             ask the endpoint for its models at the first call, and tell by them.
     """
@@ -78,6 +83,9 @@ class Connection(Configurable):
     )
     tokens_per_minute: RuntimeParameter[Annotated[float, Field(gt=0)] | None] = Field(
         default=None, description="The quota of tokens; learned where it is not given."
+    )
+    allow_http: RuntimeParameter[bool] = Field(
+        default=False, description="Whether the key may go to another machine over plain http."
     )
     dialect: DialectName = "mistral"
     prices: str | dict[str, Any] | None = None
@@ -114,10 +122,9 @@ class Connection(Configurable):
         self._open()
 
     def unload(self) -> None:
-        """Closes idle connections and forgets the client."""
-        client, self._aclient, self._session = self._aclient, None, None
-        if client is not None:
-            background.run(client.close())
+        """Forgets the client. Calls under way, in whatever thread, end on it; its connections close with the last."""
+        # To close it would break those calls; and it closes nothing before the last of them lets go of it.
+        self._aclient = self._session = None
 
     async def amodels(self) -> list[ModelCard]:
         """What the endpoint has."""
@@ -128,7 +135,11 @@ class Connection(Configurable):
         return background.run(self.amodels())
 
     def _open(self) -> Session:
-        """The session of the settings as they are now."""
+        """The session of the settings as they are now.
+
+        Raises:
+            InputError: there is no key, or it would be readable on its way.
+        """
         key = self.api_key or _key_of_environment(self._api_key_env_var)
         if key is None or not key.get_secret_value():
             raise InputError(
@@ -136,27 +147,46 @@ class Connection(Configurable):
                 hint=f"set the environment variable {self._api_key_env_var}, or pass api_key=…",
             )
         quota = (self.requests_per_minute, self.tokens_per_minute)
-        settings = (self.endpoint, key, self.timeout, self.model, self.max_retries, quota, self.dialect)
+        settings = (
+            *(self.endpoint, key, self.allow_http, self.timeout, self.model, self.max_retries, quota),
+            *(self.dialect, self.prices),
+        )
         session = self._session
         if session is None or session.settings != settings:
+            self._refuse_readable_key()
             session = self._session = self._new_session(settings, key.get_secret_value())
             self._aclient = session.client
+            _with_sessions[id(self)] = self
         if self._concurrency.limit != self.max_concurrent_requests:
             self._concurrency.limit = self.max_concurrent_requests
         return session
 
+    def _refuse_readable_key(self) -> None:
+        parts = urlsplit(self.endpoint)
+        if parts.scheme == "https" or self.allow_http or _is_this_machine(parts.hostname or ""):
+            return
+        raise InputError(
+            f"{self.endpoint} is not encrypted: whoever is on the way there could read the key and every prompt",
+            hint="use https; or, for a server of your own in a network that you trust, set allow_http=True",
+        )
+
+    def forget_parent(self) -> None:
+        """In a forked child: lets go of what only works, or is only counted, in the parent."""
+        self._aclient = self._session = None
+        self._concurrency = ConcurrencyLimit(1)
+
     def _new_session(self, settings: tuple[Any, ...], key: str) -> Session:
-        client = MistralClient(self.endpoint, key, self.timeout)
+        price = price_of(self.model, None if self.prices is None else load_prices(self.prices))
+        client = MistralClient(self.endpoint, key, self.timeout, price=price)
         governor = governor_for(self.endpoint, key, self.model)
         if self.requests_per_minute is not None or self.tokens_per_minute is not None:
             governor.set_quota(self.requests_per_minute, self.tokens_per_minute)
-        price = price_of(self.model, None if self.prices is None else load_prices(self.prices))
         dispatcher = Dispatcher(
             client,
             governor,
             self._concurrency,
-            endpoint=self._endpoint,
-            price=price,
+            operation=self._operation,
+            check=self._check_answer,
             max_retries=self.max_retries,
         )
         dialect = DIALECTS.get(self.dialect)
@@ -165,8 +195,13 @@ class Connection(Configurable):
 
     @property
     @abstractmethod
-    def _endpoint(self) -> Endpoint[Any]:
+    def _operation(self) -> Operation[Any]:
         """Where this model's requests go."""
+
+    @property
+    def _check_answer(self) -> Check | None:
+        """Refuses those of its answers that are none."""
+        return None
 
     async def _ready(self) -> Session:
         """The session, its dialect found out where that is left to us."""
@@ -199,6 +234,26 @@ class Connection(Configurable):
         made = type(self).__new__(type(self))
         made.__setstate__(state)
         return made
+
+
+_with_sessions: weakref.WeakValueDictionary[int, Connection] = weakref.WeakValueDictionary()
+
+
+def _forget_parents() -> None:
+    for connection in list(_with_sessions.values()):
+        connection.forget_parent()
+    _with_sessions.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 async def _dialect_behind(client: MistralClient) -> Dialect:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from itertools import accumulate, islice, pairwise
 from typing import Annotated, Any, ClassVar
@@ -16,6 +17,7 @@ from mistill.api.embeddings import (
     MAX_TEXTS,
     MAX_TOKENS,
     Dtype,
+    Embedding,
     EmbeddingParameters,
     EmbeddingResponse,
     EmbeddingTemplate,
@@ -23,7 +25,7 @@ from mistill.api.embeddings import (
     decode_vector,
     encode_stored,
 )
-from mistill.api.endpoint import Endpoint
+from mistill.api.operation import Operation
 from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Request, Send
 from mistill.delivery.retry import classify
@@ -34,9 +36,11 @@ from mistill.llms.completions import embedding_completions
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Server
-from mistill.llms.messages import not_utf8
+from mistill.llms.plain_values import plain_text
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.types import Outcome
+
+_PACKED: tuple[Dtype, ...] = ("binary", "ubinary")  # eight numbers of a bit each in one
 
 _BYTES_PER_TOKEN = 3  # on the safe side for English; a batch that the server still finds too large is halved
 
@@ -105,8 +109,7 @@ class MistralEmbeddings(Connection):
         if isinstance(texts, str) or not isinstance(texts, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
             raise InputError("texts must be a list of texts", hint="for one text write [text]")
         embedder = self.embedder()
-        for index, text in enumerate(texts):
-            embedder.check(text, index)
+        texts = [embedder.check(text, index) for index, text in enumerate(texts)]
         result = _Result(len(texts))
 
         batches = list(embedder.batches(texts))
@@ -143,7 +146,7 @@ class MistralEmbeddings(Connection):
         )
 
     @property
-    def _endpoint(self) -> Endpoint[EmbeddingResponse]:
+    def _operation(self) -> Operation[EmbeddingResponse]:
         return EMBEDDINGS
 
 
@@ -164,24 +167,21 @@ class Embedder:
         self.parameters = parameters
         self._max_batch_tokens = max_batch_tokens
         self._keeps_values = keeps_values
+        self._length = _length_asked(parameters)
         self._template = EmbeddingTemplate(server.model, parameters)
 
     def check(self, text: Any, index: int | None = None) -> str:
-        """The text, if it may be sent.
+        """The text as it may be sent: a plain ``str``, with U+FFFD for each half of a character.
 
         Raises:
-            InputError: it is no string, is empty, or holds what UTF-8 cannot carry.
+            InputError: it is no string, or is empty.
         """
         name = "the text" if index is None else f"text {index}"
         if not isinstance(text, str):
             raise InputError(f"{name} is {type(text).__name__}, not a string", index=index)
         if not text:
             raise InputError(f"{name} is empty", index=index)
-        try:
-            text.encode()
-        except UnicodeEncodeError as error:
-            raise not_utf8(name, index) from error
-        return text
+        return plain_text(text)
 
     def batch_size(self, texts: Iterable[str]) -> int:
         """How many of the first texts fit one request; a text that does not fit stands alone."""
@@ -239,40 +239,65 @@ class Embedder:
             yield places, outcomes
 
     def _request(self, texts: Sequence[str], places: Sequence[int]) -> Request:
-        def split(answer: HTTPAnswer[EmbeddingResponse], usage: Usage) -> list[AnswerPart | MistillError]:
-            return self.split(answer, usage, texts)
+        def split(answer: HTTPAnswer[EmbeddingResponse]) -> list[AnswerPart | MistillError]:
+            return self.split(answer, texts)
 
         return Request(self._template.encode(texts), 0, places, split)
 
     def split(
-        self, answer: HTTPAnswer[EmbeddingResponse], usage: Usage, texts: Sequence[str]
+        self, answer: HTTPAnswer[EmbeddingResponse], texts: Sequence[str]
     ) -> list[AnswerPart | MistillError]:
         """What an answer has for each of its texts, or the error of one for which it has no vector.
 
         Its tokens are shared out by the length of the texts.
+
+        Raises:
+            MalformedAnswer: nothing says which vector is of which text.
         """
         response = answer.response
-        vectors = [self._vector(raw) for raw in response.in_order(len(texts))]
-        weights = [_estimate(text) if raw else 0 for (raw, _), text in zip(vectors, texts, strict=True)]
+        vectors = self._of_one_length(
+            [self._read(raw, len(texts)) for raw in vectors_in_order(response.data, len(texts))]
+        )
+        weights = [
+            _estimate(text) if isinstance(vector, _Vector) else 0
+            for vector, text in zip(vectors, texts, strict=True)
+        ]
         price = self.server.price
         parts: list[AnswerPart | MistillError] = []
-        for (raw, value), share in zip(vectors, _shares(usage, weights), strict=True):
-            if raw is None:
-                parts.append(MalformedAnswer(f"the answer for {len(texts)} texts has no vector for this one"))
+        for vector, share in zip(vectors, _shares(answer.usage, weights), strict=True):
+            if isinstance(vector, MistillError):
+                parts.append(vector)
                 continue
-            body = encode_stored(StoredEmbedding(raw, response.model, response.id))
-            parts.append(AnswerPart(body, share, price.cost(share) if price else None, value))
+            body = encode_stored(StoredEmbedding(vector.raw, response.model, response.id))
+            numbers = vector.numbers if self._keeps_values else None
+            parts.append(AnswerPart(body, share, price.cost(share) if price else None, numbers))
         return parts
 
-    def _vector(self, raw: Raw | None) -> tuple[Raw | None, list[float] | None]:
-        """A vector as JSON, and its numbers if they are kept; ``None`` in place of what is no vector."""
+    def _read(self, raw: Raw | None, texts: int) -> _Vector | MalformedAnswer:
+        """A vector and its numbers, or why there is none."""
+        problem = f"the answer for {texts} texts has no vector for this one"
         if raw is None:
-            return None, None
+            return MalformedAnswer(problem)
         try:
-            value = decode_vector(raw, self.parameters.output_dtype)
-        except msgspec.DecodeError:
-            return None, None
-        return raw, value if self._keeps_values else None
+            numbers = decode_vector(raw, self.parameters.output_dtype)
+        except msgspec.DecodeError as error:
+            return MalformedAnswer(f"{problem}: {error}")
+        return _Vector(raw, numbers) if numbers else MalformedAnswer(f"{problem}: it has no numbers")
+
+    def _of_one_length(self, vectors: Sequence[_Vector | MalformedAnswer]) -> list[_Vector | MalformedAnswer]:
+        """The vectors; refused are those of another length than was asked for, or than most have."""
+        lengths = Counter(len(vector.numbers) for vector in vectors if isinstance(vector, _Vector))
+        if self._length is None and lengths:
+            length, count = lengths.most_common(1)[0]
+            if 2 * count > lengths.total():
+                self._length = length  # of all answers to come, too
+        right = self._length
+        return [
+            vector
+            if not isinstance(vector, _Vector) or len(vector.numbers) == right
+            else _wrong_length(len(vector.numbers), right, lengths)
+            for vector in vectors
+        ]
 
     def _outcomes(self, delivered: Delivered[EmbeddingResponse], attempts: int) -> list[Outcome]:
         outcomes: list[Outcome] = []
@@ -290,6 +315,51 @@ class Embedder:
                 )
             )
         return outcomes
+
+
+class _Vector(Struct, frozen=True, gc=False):
+    """A vector as its JSON and as its numbers."""
+
+    raw: Raw
+    numbers: list[float]
+
+
+def vectors_in_order(found: Sequence[Embedding], texts: int) -> list[Raw | None]:
+    """The vectors of so many texts, in their order; ``None`` for a text that the answer leaves out.
+
+    The indexes say it, if each has one and they are such: of a text, and no two of the same. The order says it only
+    where there is no index at all and a vector for each text.
+
+    Raises:
+        MalformedAnswer: neither says it.
+    """
+    indexes = [one.index for one in found]
+    known = [index for index in indexes if index is not None and 0 <= index < texts]
+    if len(set(known)) == len(indexes):
+        vectors: list[Raw | None] = [None] * texts
+        for index, one in zip(known, found, strict=True):
+            vectors[index] = one.embedding
+        return vectors
+    if len(found) == texts and indexes == [None] * texts:
+        return [one.embedding for one in found]
+    raise MalformedAnswer(
+        f"the answer for {texts} texts has {len(found)} vectors whose indexes do not say which is of which: "
+        f"{', '.join(map(str, indexes[:8]))}"
+    )
+
+
+def _length_asked(parameters: EmbeddingParameters) -> int | None:
+    length = parameters.output_dimension
+    if length is None or parameters.output_dtype not in _PACKED:
+        return length
+    return -(-length // 8)
+
+
+def _wrong_length(length: int, right: int | None, lengths: Counter[int]) -> MalformedAnswer:
+    if right is None:
+        several = ", ".join(map(str, sorted(lengths)))
+        return MalformedAnswer(f"the vectors of one answer are of different lengths: {several}")
+    return MalformedAnswer(f"a vector of {length} numbers, where {right} are right")
 
 
 def _failures(error: MistillError, texts: int, attempts: int) -> list[Outcome]:

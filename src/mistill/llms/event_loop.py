@@ -58,6 +58,7 @@ class BackgroundLoop:
 
     def iterate(self, items: AsyncGenerator[T]) -> Generator[T]:
         """What ``items`` yields, each made on the loop when it is asked for; closed when this is closed."""
+        loop = self._running_loop()
         try:
             while True:
                 try:
@@ -66,7 +67,9 @@ class BackgroundLoop:
                     return
                 yield item
         finally:
-            if threading.current_thread() is self._thread:  # the garbage collector runs anywhere
+            if loop is not self._loop:
+                pass  # in a forked child, or after the end: nothing is left that it could be closed on
+            elif threading.current_thread() is self._thread:  # the garbage collector runs anywhere
                 self.call(lambda: asyncio.ensure_future(items.aclose()))
             else:
                 self.run(items.aclose())

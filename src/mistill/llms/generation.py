@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Hashable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import msgspec
@@ -13,12 +14,13 @@ from msgspec import Struct
 from mistill.api.chat import ChatParameters, ChatResponse, RequestTemplate, without_prefix
 from mistill.api.dialects import Dialect
 from mistill.api.prices import Price
-from mistill.delivery.dispatcher import Dispatcher, Request, Send
-from mistill.delivery.retry import classify
+from mistill.delivery.dispatcher import Delivered, Dispatcher, Request, Send
+from mistill.delivery.retry import as_failure, classify
 from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
 from mistill.llms.completions import NO_USAGE, chat_completions
 from mistill.llms.messages import check_messages, check_text_only, encode_messages
 from mistill.llms.parameters import check_parameters
+from mistill.llms.plain_values import plain
 from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.types import Completion, Outcome
 from mistill.structured.repair import Parsed, judge, read_answer
@@ -77,7 +79,7 @@ class Generation:
         self.parameters = parameters
         self.structured = structured
         self.num_generations = num_generations
-        self.extra_body = extra_body
+        self.extra_body: dict[str, Any] | None = plain(extra_body)
         self._templates: dict[tuple[int, int], RequestTemplate] = {}
         self._variants: dict[Hashable, Generation] = {}
         self._template = self._template_of(n=1, seed_offset=0)
@@ -119,8 +121,8 @@ class Generation:
         given = {name: value for name, value in given.items() if value is not None}
         own = check_parameters(self._tools_beside(given) | given)
         changes = {name: value for name, value in msgspec.structs.asdict(own).items() if value is not None}
-        more: dict[str, Any] = given.get("extra_body") or {}
-        extra_body = (self.extra_body or {}) | more or None
+        more: dict[str, Any] = plain(given.get("extra_body") or {})
+        extra_body: dict[str, Any] | None = (self.extra_body or {}) | more or None
         if not changes and extra_body == self.extra_body:
             return self
         key = msgspec.json.encode((own, extra_body), order="sorted")
@@ -180,8 +182,10 @@ class Generation:
         if self.structured is not None or self.server.refuses_n or not self.server.dialect.has_n:
             return await self._answer_each(messages, send)
         template = self._template_of(n=self.num_generations, seed_offset=0)
+        delivered = None
         try:
             delivered = await send(_request(template, messages))
+            completions = chat_completions(delivered)
         except BadRequest as error:
             if classify(error).fatal:
                 raise
@@ -189,14 +193,13 @@ class Generation:
             # Only an answer without n proves that n was the trouble, not the row.
             self.server.refuses_n = self.server.refuses_n or outcome.error is None
             return outcome
-        except MistillError as error:
-            return _failed(error)
-        completions = chat_completions(delivered)
+        except Exception as error:
+            return _failed(as_failure(error), delivered)
         for completion in completions:
             self._warn_if_empty(completion)
-        missing = self.num_generations - len(completions)
-        if missing > 0:  # a server that ignores n
+        if len(delivered.answer.response.choices) < self.num_generations:  # a server that ignores n
             self.server.refuses_n = True
+        if len(completions) < self.num_generations:
             offsets = range(len(completions), self.num_generations)
             rest = [self._answer_one(messages, offset, send) for offset in offsets]
             return _joined([_answered(completions, delivered.attempts), *await _together(rest)])
@@ -212,19 +215,20 @@ class Generation:
         if plan is not None and plan.uses_instructor:
             return await self._answer_by_instructor(plan, messages, seed_offset, send)
         template = self._template_of(n=1, seed_offset=seed_offset) if seed_offset else self._template
+        delivered = None
         try:
-            delivered = await send(_request(template, messages))
-        except MistillError as error:
-            return _failed(error)
-        completion = chat_completions(delivered)[0]
-        if completion.text is None:
-            self._warn_if_empty(completion)
-        if plan is not None:
-            try:
-                parsed = read_answer(plan.schema, completion.text or "")
-            except InvalidOutput:
-                return await self._ask_again(plan, template, messages, completion, send)
-            completion = msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)
+            delivered = await send(Request(template.encode(messages), template.max_output_tokens))
+            completion = chat_completions(delivered)[0]
+            if completion.text is None:
+                self._warn_if_empty(completion)
+            if plan is not None:
+                try:
+                    parsed = read_answer(plan.schema, completion.text or "")
+                except InvalidOutput:
+                    return await self._ask_again(plan, template, messages, completion, send)
+                completion = msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)
+        except Exception as error:
+            return _failed(as_failure(error), delivered)
         return _answered((completion,), delivered.attempts)
 
     async def _ask_again(
@@ -254,8 +258,8 @@ class Generation:
                 delivered = await send(_request(template, asked))
                 completion = chat_completions(delivered)[0]
                 spent.add(completion)
-        except MistillError as error:
-            return spent.failed(error)
+        except Exception as error:
+            return spent.failed(as_failure(error))
 
     async def _answer_by_instructor(
         self,
@@ -281,8 +285,8 @@ class Generation:
         fields.pop("response_format", None)  # each mode has its own way to tell the schema
         try:
             parsed = await ask(plan, msgspec.json.decode(messages), fields, ask_model)
-        except MistillError as error:
-            return spent.failed(error)
+        except Exception as error:
+            return spent.failed(as_failure(error))
         return spent.outcome(msgspec.structs.replace(last[0], tool_calls=()), parsed)
 
     async def stream(self, messages: bytes) -> AsyncGenerator[StreamChunk]:
@@ -298,13 +302,14 @@ class Generation:
     # --- requests and answers ---------------------------------------------------------------------------------------
 
     def _encoder(self, parameters: ChatParameters, *, stream: bool = False) -> RequestTemplate:
-        return RequestTemplate(
-            self.server.model,
-            parameters,
-            stream=stream,
-            extra_body=self.extra_body,
-            dialect=self.server.dialect,
+        server = self.server
+        encoder = partial(
+            RequestTemplate, server.model, stream=stream, extra_body=self.extra_body, dialect=server.dialect
         )
+        try:
+            return encoder(parameters)
+        except UnicodeEncodeError:  # half a character in the words of a schema
+            return encoder(msgspec.convert(plain(parameters), ChatParameters))
 
     def _template_of(self, *, n: int, seed_offset: int) -> RequestTemplate:
         template = self._templates.get((n, seed_offset))
@@ -390,10 +395,17 @@ def _pair(given: tuple[Any, ...], index: int | None) -> tuple[Any, Any]:
     return given[0], given[1]
 
 
-def _failed(error: MistillError) -> Outcome:
+def _failed(error: MistillError, delivered: Delivered[ChatResponse] | None = None) -> Outcome:
+    """``delivered``: the answer that came, where it is what cannot be used."""
     if classify(error).fatal:
         raise error
-    return Outcome(completions=(None,), error=error, attempts=error.attempts)
+    if delivered is None:
+        finish_reason = error.partial.finish_reason if error.partial is not None else None
+        return Outcome(completions=(None,), error=error, finish_reason=finish_reason, attempts=error.attempts)
+    answer = delivered.answer
+    return Outcome(
+        completions=(None,), error=error, usage=answer.usage, attempts=delivered.attempts, cost=answer.cost
+    )
 
 
 def _answered(completions: Sequence[Completion], attempts: int) -> Outcome:

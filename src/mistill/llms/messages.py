@@ -1,8 +1,13 @@
-"""Inputs of an LLM, checked before anything is sent: no key is dropped, and the error says which input is wrong."""
+"""Inputs of an LLM, checked before anything is sent: no key is dropped, and the error says which input is wrong.
+
+A key whose value is null says nothing, and counts as absent: columnar files give every message the keys of all others.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
 from itertools import pairwise
 from typing import Any, cast
 
@@ -15,11 +20,13 @@ from mistill.api.chat import (
     Message,
     SystemMessage,
     TextChunk,
+    ToolCall,
     ToolMessage,
     UserMessage,
 )
 from mistill.errors import InputError
 from mistill.llms.content import check_image_url
+from mistill.llms.plain_values import encodable, fields_of, items_of, plain, plain_text
 
 
 class _Messages(Struct):
@@ -33,56 +40,98 @@ def check_messages(messages: Any, index: int | None = None, *, in_order: bool = 
     `encode_messages` is the next step.
 
     Args:
+        messages: dicts, or the messages of an SDK (pydantic models, dataclasses).
         index: the input's place in its call, for the error.
-        in_order: whether Mistral's rules hold, of order and of images.
+        in_order: whether Mistral's rules hold, of order, of images and of the ids of tool calls.
 
     Raises:
         InputError: an unknown role, key or chunk, a value of the wrong type, or an order that Mistral refuses.
     """
     if isinstance(messages, str):
         return [UserMessage(messages)]
-    if not isinstance(messages, list | tuple):
+    if not isinstance(messages, list | tuple) and (items_of(messages) is None or fields_of(messages)):
         raise InputError(
             f"{_input(index)} is {type(messages).__name__}, not a list of messages or a string", index=index
         )
-    given = cast("Sequence[Any]", messages)
     try:
-        checked = msgspec.convert({"messages": given}, _Messages).messages
+        checked = msgspec.convert({"messages": messages}, _Messages).messages
+    except msgspec.ValidationError:
+        checked = _read_patiently(messages, index)
+    if problem := order_problem(checked) if in_order or not checked else None:
+        raise InputError(f"{_input(index)}: {problem}", index=index)
+    return _fit_for_mistral(checked, index) if in_order else checked
+
+
+def _read_patiently(messages: Any, index: int | None) -> list[Message]:
+    """Messages that are not as the wire has them: with nulls, or of other libraries."""
+    try:
+        plain_messages = [_plain_message(message) for message in items_of(messages) or ()]
+        return msgspec.convert({"messages": plain_messages}, _Messages).messages
     except msgspec.ValidationError as error:
         reason, _, place = str(error).partition(" - at `$.messages")
         where = place.rstrip("`") or ""
         raise InputError(f"{_input(index)}: messages{where}: {reason}", index=index) from error
-    if problem := order_problem(checked) if in_order or not checked else None:
-        raise InputError(f"{_input(index)}: {problem}", index=index)
-    if in_order:
-        _check_images(checked, index)
-    return checked
+    except RecursionError as error:
+        raise InputError(f"{_input(index)}: the messages are nested too deeply", index=index) from error
+
+
+def _plain_message(message: Any) -> Any:
+    """One message, without what says nothing. Its ``content`` may be null in its own right."""
+    fields = fields_of(message)
+    if fields is not None:
+        # A class has all its fields in every message, and the lists that it has nothing for are empty.
+        fields = {name: value for name, value in fields.items() if value != []}
+    elif isinstance(message, Mapping):
+        fields = cast("Mapping[str, Any]", message)
+    else:
+        return plain(message)
+    return {
+        plain(name): _without_nulls(value)
+        for name, value in fields.items()
+        if value is not None or name == "content"
+    }
+
+
+def _without_nulls(value: Any) -> Any:
+    """What stands in a message, without keys that are null; but ``arguments`` of a call are the caller's own."""
+    if isinstance(value, str):
+        return plain_text(value)
+    fields = cast("Mapping[Any, Any]", value) if isinstance(value, Mapping) else fields_of(value)
+    if fields is not None:
+        return {
+            plain(name): plain(item) if name == "arguments" else _without_nulls(item)
+            for name, item in fields.items()
+            if item is not None
+        }
+    items = items_of(value)
+    return plain(value) if items is None else [_without_nulls(item) for item in items]
 
 
 def encode_messages(messages: Sequence[Message], index: int | None = None) -> bytes:
-    """Checked messages → their JSON, as a request has it.
+    """Checked messages → their JSON, as a request has it, with U+FFFD for each half of a character.
 
     Raises:
-        InputError: text that UTF-8 cannot carry.
+        InputError: the arguments of a tool call hold what is no JSON.
     """
     try:
-        return _encode(messages)
-    except UnicodeEncodeError as error:
-        raise not_utf8(_input(index), index) from error
+        try:
+            return _encode(messages)
+        except UnicodeEncodeError:
+            return _encode([plain(message) for message in messages])
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InputError(
+            f"{_input(index)}: the arguments of a tool call are no JSON: {error}", index=index
+        ) from error
 
 
-def not_utf8(name: str, index: int | None) -> InputError:
-    """The error of a text that JSON cannot carry; ``name`` says which."""
-    return InputError(
-        f"{name} holds a lone surrogate (such as \\ud800), which UTF-8 cannot carry", index=index
-    )
+_encode = msgspec.json.Encoder(enc_hook=encodable).encode
 
 
-_encode = msgspec.json.Encoder().encode
-
-
-def _check_images(messages: Sequence[Message], index: int | None) -> None:
+def _fit_for_mistral(messages: list[Message], index: int | None) -> list[Message]:
+    """The messages with ids of tool calls that Mistral takes, their images checked."""
+    has_calls = False
     for number, message in enumerate(messages):
+        has_calls = has_calls or isinstance(message, ToolMessage)
         if not isinstance(message.content, list):
             continue
         for chunk in message.content:
@@ -93,6 +142,63 @@ def _check_images(messages: Sequence[Message], index: int | None) -> None:
                 except InputError as error:
                     where = f"{_input(index)}: messages[{number}]"
                     raise InputError(f"{where}: {error.message}", hint=error.hint, index=index) from error
+    return _with_mistrals_ids(messages, index) if has_calls else messages
+
+
+_MISTRALS_ID = re.compile("[a-zA-Z0-9]{9}")
+_ID_CHARACTERS = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+_NO_ID = ("", "null")
+
+
+def _with_mistrals_ids(messages: Sequence[Message], index: int | None) -> list[Message]:
+    """Every tool call and its result under nine letters and digits, which is all that Mistral takes.
+
+    Raises:
+        InputError: a call or a result has no id, or a result is of no call before it.
+    """
+    called: set[str] = set()
+    fitting: list[Message] = []
+    for number, message in enumerate(messages):
+        problem = None
+        if isinstance(message, AssistantMessage):
+            called = {call.id for call in message.tool_calls or ()}
+            if not called.isdisjoint(_NO_ID):
+                problem = "Tool call id has to be defined"
+            fitting.append(_with_calls(message, message.tool_calls) if called else message)
+        elif isinstance(message, ToolMessage):
+            if message.tool_call_id is None or message.tool_call_id in _NO_ID:
+                problem = "Tool call id has to be defined"
+            elif message.tool_call_id not in called:
+                problem = f"Unexpected tool call id {message.tool_call_id} in tool results"
+            fitting.append(
+                msgspec.structs.replace(message, tool_call_id=mistrals_id(message.tool_call_id or ""))
+            )
+        else:
+            fitting.append(message)
+        if problem is not None:
+            raise InputError(
+                f"{_input(index)}: messages[{number}]: {problem}",
+                hint="a call has an id, and its result the same as tool_call_id",
+                index=index,
+            )
+    return fitting
+
+
+def _with_calls(message: AssistantMessage, calls: Sequence[ToolCall] | None) -> AssistantMessage:
+    fitting = [msgspec.structs.replace(call, id=mistrals_id(call.id)) for call in calls or ()]
+    return msgspec.structs.replace(message, tool_calls=fitting)
+
+
+def mistrals_id(given: str) -> str:
+    """An id of a tool call as Mistral has them: itself if it is one, else nine characters that are its alone."""
+    if _MISTRALS_ID.fullmatch(given):
+        return given
+    number = int.from_bytes(blake2b(given.encode("utf-8", "surrogatepass"), digest_size=8).digest())
+    characters: list[str] = []
+    for _ in range(9):
+        number, place = divmod(number, len(_ID_CHARACTERS))
+        characters.append(_ID_CHARACTERS[place])
+    return "".join(characters)
 
 
 def check_text_only(messages: Sequence[Message], index: int | None = None) -> None:

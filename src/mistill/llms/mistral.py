@@ -8,9 +8,11 @@ from typing import Any, ClassVar, Literal, TypeVar, Unpack, cast, overload
 from pydantic import Field, field_validator
 
 from mistill.api.chat import CHAT, ChatResponse
-from mistill.api.endpoint import Endpoint
+from mistill.api.operation import Operation
+from mistill.delivery.dispatcher import Check
 from mistill.errors import InputError
 from mistill.llms.base import AsyncLLM, OnError
+from mistill.llms.completions import check_finish
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation
@@ -58,12 +60,17 @@ class MistralLLM(Connection, AsyncLLM):
         return describe_parameters(value or {}) if name == "generation_kwargs" else value
 
     @classmethod
-    def restore_attribute(cls, name: str, value: Any) -> Any:
+    def restore_attribute(cls, name: str, value: Any, *, trust: bool = False) -> Any:
         if name != "structured_output" or value is None:
             return value
         schema = value.get("schema")
-        described = isinstance(schema, dict) and not schema.keys().isdisjoint({"module", "json_schema"})
-        return value | {"schema": restore_schema(cast("dict[str, Any]", schema))} if described else value
+        if not isinstance(schema, dict) or schema.keys().isdisjoint({"module", "json_schema"}):
+            return value
+        described = cast("dict[str, Any]", schema)
+        if not trust and "module" in described:
+            # The class would be imported. What it is as a JSON schema stands beside its name.
+            described = {key: part for key, part in described.items() if key not in ("module", "name")}
+        return value | {"schema": restore_schema(described)}
 
     @field_validator("generation_kwargs")
     @classmethod
@@ -196,8 +203,12 @@ class MistralLLM(Connection, AsyncLLM):
         return made
 
     @property
-    def _endpoint(self) -> Endpoint[ChatResponse]:
+    def _operation(self) -> Operation[ChatResponse]:
         return CHAT
+
+    @property
+    def _check_answer(self) -> Check:
+        return check_finish
 
     @property
     def _max_at_once(self) -> int:

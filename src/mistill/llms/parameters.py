@@ -10,6 +10,7 @@ import msgspec
 
 from mistill.api.chat import OWN_FIELDS, ChatParameters
 from mistill.errors import InputError, did_you_mean
+from mistill.llms.plain_values import encodable, plain
 from mistill.llms.tools import tool_choice_of, tools_of
 
 
@@ -104,13 +105,26 @@ def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
         if arguments.get(name) is not None:
             _check_json(name, arguments[name])
     try:
-        parameters = msgspec.convert(fields, ChatParameters)
+        parameters = _as_parameters(fields)
     except msgspec.ValidationError as error:
         raise InputError(_in_our_names(str(error), arguments)) from error
     form = parameters.response_format
     if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
         raise InputError("response_format: type json_schema and the field json_schema go together")
     return parameters
+
+
+def _as_parameters(fields: dict[str, Any]) -> ChatParameters:
+    """The fields, in types that JSON has; what is of another library's is made plain first."""
+    try:
+        parameters = msgspec.convert(fields, ChatParameters)
+        _encode(parameters)
+    except (msgspec.ValidationError, TypeError, UnicodeEncodeError):
+        return msgspec.convert(plain(fields), ChatParameters)
+    return parameters
+
+
+_encode = msgspec.json.Encoder().encode
 
 
 def check_parameter_names(names: Iterable[str]) -> None:
@@ -151,9 +165,13 @@ def _check_extra_body(given: Any) -> None:
 
 def _check_json(name: str, given: Any) -> None:
     try:
-        json.dumps(given, allow_nan=False, default=msgspec.to_builtins)  # msgspec would write null for NaN
+        json.dumps(given, allow_nan=False, default=_builtin)  # msgspec would write null for NaN
     except (TypeError, ValueError, RecursionError) as error:
         raise InputError(f"{name} is no JSON: {error}") from error
+
+
+def _builtin(value: Any) -> Any:
+    return msgspec.to_builtins(value, enc_hook=encodable)
 
 
 def _in_our_names(text: str, arguments: Mapping[str, Any]) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator
+from typing import Any
 
+import msgspec
 from msgspec import Struct
 
 from mistill.api.chat import (
@@ -62,10 +64,54 @@ async def read_stream(chunks: AsyncGenerator[ChatChunk]) -> AsyncGenerator[Strea
 
 
 class _Call(Struct):
+    """A tool call as far as it has come. Some servers send it whole, some its arguments bit by bit; some say its id and
+    its name once, some with every bit; some send all of it again.
+    """
+
     name: str
-    arguments: str | dict[str, object]
+    arguments: str | dict[str, Any]
     id: str | None
     index: int
+
+    @property
+    def is_whole(self) -> bool:
+        """Its arguments are a JSON object, after which no more of them can come."""
+        if not isinstance(self.arguments, str):
+            return True
+        if not self.arguments[-9:].rstrip().endswith("}"):
+            return False
+        try:
+            msgspec.json.decode(self.arguments, type=dict[str, Any])
+        except (msgspec.DecodeError, RecursionError):
+            return False
+        return True
+
+    def goes_on_in(self, piece: DeltaToolCall) -> bool:
+        """Whether ``piece`` is a further piece of this call, or the call once more; else it is another call."""
+        name, arguments = piece.function.name, piece.function.arguments
+        if name and self.name and name != self.name:
+            return False
+        is_marked = bool(piece.id and self.id) or piece.index is not None
+        if piece.id and self.id:
+            if piece.id != self.id:
+                return False
+        elif piece.index is not None and piece.index != self.index:
+            return False
+        if not self.is_whole:
+            return is_marked or not (name and piece.id)
+        if isinstance(arguments, str) and not arguments.strip():
+            arguments = None
+        return is_marked and arguments == self.arguments if arguments else is_marked or not name
+
+    def take(self, piece: DeltaToolCall) -> None:
+        """Adds what is new in a piece of it."""
+        self.name = self.name or piece.function.name or ""
+        self.id = self.id or piece.id
+        arguments = piece.function.arguments
+        if not self.arguments:
+            self.arguments = arguments or ""
+        elif isinstance(arguments, str) and isinstance(self.arguments, str) and not self.is_whole:
+            self.arguments += arguments
 
 
 class _Received:
@@ -84,7 +130,11 @@ class _Received:
         choice = next(iter(chunk.choices), None) or ChunkChoice(Delta())
         delta = choice.delta
         text, thinking = split_content(
-            AnswerMessage(content=delta.content, reasoning_content=delta.reasoning_content)
+            AnswerMessage(
+                content=delta.content,
+                reasoning_content=delta.reasoning_content,
+                reasoning=delta.reasoning,
+            )
         )
         for call in delta.tool_calls or ():
             self._add_call(call)
@@ -106,13 +156,12 @@ class _Received:
         return piece
 
     def _add_call(self, piece: DeltaToolCall) -> None:
-        name, arguments = piece.function.name, piece.function.arguments
-        same = [call for call in self.calls if piece.index is None or call.index == piece.index]
-        if same and not name and isinstance(same[-1].arguments, str):
-            same[-1].arguments += arguments if isinstance(arguments, str) else ""
-            return
+        for call in reversed(self.calls):
+            if call.goes_on_in(piece):
+                call.take(piece)
+                return
         index = piece.index if piece.index is not None else len(self.calls)
-        self.calls.append(_Call(name or "", arguments or "", piece.id, index))
+        self.calls.append(_Call(piece.function.name or "", piece.function.arguments or "", piece.id, index))
 
     def take_calls(self) -> tuple[AnsweredToolCall, ...]:
         """The calls that have gathered, now whole."""

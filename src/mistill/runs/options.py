@@ -24,7 +24,7 @@ class Written(Struct, frozen=True):
 
     Attributes:
         group: where it stands in the help.
-        flag: its name, where it is not the field's own: ``--no-…`` of a field that is true unless it is given.
+        flag: its name, where it is not the field's own. ``negates``: giving it makes the field false.
         metavar: what stands for its value in the help; for ``NAME=VALUE``, both.
         verb: what it does with a NAME, for the error of one that is given twice.
         form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``), or a number that
@@ -39,6 +39,7 @@ class Written(Struct, frozen=True):
     form: Literal["duration", "optional_number"] | None = None
     default: int | None = None
     in_settings: bool = True
+    negates: bool = False
 
 
 def _check_positive(value: Any) -> Any:
@@ -120,14 +121,14 @@ class RunOptions(BaseModel):
     fresh: Annotated[bool, Written("Durability", in_settings=False)] = Field(
         default=False, description="Start over. An earlier ledger is kept under another name."
     )
-    retry_failed: Annotated[bool, Written("Durability", "--no-retry-failed")] = Field(
+    retry_failed: Annotated[bool, Written("Durability", "--no-retry-failed", negates=True)] = Field(
         default=True, description="Leave rows alone that failed before."
     )
     on_unknown: Annotated[OnUnknown, Written("Durability")] = Field(
         default="retry", description="Rows in flight at a crash may be on the bill: ask again, or not."
     )
     grace: Annotated[float, Written("Durability", metavar="SECONDS")] = Field(
-        default=30.0, description="How long Ctrl-C waits for what is in flight."
+        default=30.0, ge=0, allow_inf_nan=False, description="How long Ctrl-C waits for what is in flight."
     )
 
     @classmethod
@@ -151,6 +152,10 @@ class RunOptions(BaseModel):
     def given(self) -> dict[str, Any]:
         """The options that are not as they are unless given."""
         return self.model_dump(exclude_defaults=True)
+
+    def of_input(self) -> dict[str, Any]:
+        """Which rows are read, as arguments of `open_source`."""
+        return {"format": self.input_format, "limit": self.limit}
 
     def kept(self) -> dict[str, Any]:
         """What a ledger keeps of them, as JSON values: what was given, but for parameters, which the model's settings

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, TypeGuard
 
 import msgspec
@@ -17,6 +18,10 @@ from mistill.runs.kinds.kind import Kind, PendingRow, digest
 from mistill.runs.options import RunOptions
 from mistill.runs.progress import Progress
 from mistill.runs.records import check_columns
+from mistill.runs.row_errors import row_error
+
+_HELD_S = 0.1
+"""How long rows may be prepared at a stretch."""
 
 
 class Matcher(Protocol):
@@ -35,7 +40,7 @@ class PendingRows:
 
     Args:
         options: which rows are asked again, and how many at the most.
-        reserved: names of the output's own columns, which no row may have.
+        reserved: names of the output's own columns, which no row may have, and what can be done about each.
     """
 
     def __init__(
@@ -46,7 +51,7 @@ class PendingRows:
         progress: Progress,
         options: RunOptions,
         *,
-        reserved: frozenset[str],
+        reserved: Mapping[str, str],
     ) -> None:
         self._windows = windows
         self._kind = kind
@@ -113,7 +118,16 @@ class PendingRows:
         self.rows_read += len(rows)
         digests = [digest(row.raw) for row in rows]
         states = await self._matcher.known(digests)
-        prepared = {place: self._prepare(rows[place]) for place, state in enumerate(states) if state is None}
+        prepared: dict[int, Any] = {}
+        began_s = time.monotonic()
+        for place, state in enumerate(states):
+            if state is None:
+                prepared[place] = self._prepare(rows[place])
+            if time.monotonic() - began_s > _HELD_S:
+                await asyncio.sleep(0)  # templates may take long, and a stop must get through
+                if self._closed:
+                    return
+                began_s = time.monotonic()
         if prepared and rows[0].index == 0 and _is_of_all_rows(first := prepared.get(0)):
             raise first
         claimed = await self._matcher.claim(
@@ -128,7 +142,7 @@ class PendingRows:
             if not self._is_due(state) or self._left == 0:
                 continue
             one = prepared[place] if place in prepared else self._prepare(rows[place])
-            self._ready.append(PendingRow(state, rows[place], self._with_parameters(one, state)))
+            self._ready.append(PendingRow(state, rows[place], self._with_parameters(one, state, rows[place])))
             if self._left is not None:
                 self._left -= 1
 
@@ -148,24 +162,32 @@ class PendingRows:
     def _prepare(self, row: Row) -> Any:
         """The row made ready to be sent, or why it cannot be."""
         try:
-            if not self._reserved.isdisjoint(row.record):
+            if not self._reserved.keys().isdisjoint(row.record):
                 check_columns(row.record, self._reserved, row.where, row.index)
             return self._kind.prepare(row)
-        except InputError as error:
-            if error.index is None:  # it does not name the row yet
-                error = InputError(f"{row.where}: {error.message}", hint=error.hint, index=row.index)
-            return error
+        except Exception as error:  # whatever a row holds: it must not hold up the other rows
+            return _refusal(row, error)
 
-    def _with_parameters(self, prepared: Any, state: RowState) -> Any:
+    def _with_parameters(self, prepared: Any, state: RowState, row: Row) -> Any:
         """The same with what this row is asked again with, where it is a retry."""
         if state.parameters is None or isinstance(prepared, InputError):
             return prepared
-        return self._kind.with_parameters(prepared, msgspec.json.decode(state.parameters))
+        try:
+            return self._kind.with_parameters(prepared, msgspec.json.decode(state.parameters))
+        except Exception as error:  # they do not go with the row's own
+            return _refusal(row, error)
 
     def _input_row(self, row: Row, own_digest: bytes, prepared: Any) -> InputRow:
         # A row that cannot be asked is known by its own bytes.
         fingerprint = own_digest if isinstance(prepared, InputError) else self._kind.fingerprint(prepared)
         return InputRow(row.index, own_digest, fingerprint, row.raw)
+
+
+def _refusal(row: Row, error: Exception) -> InputError:
+    """Why a row cannot be asked; it names the row."""
+    if not isinstance(error, InputError):
+        return row_error(row, f"it cannot be made into a request: {type(error).__name__}: {error}")
+    return row_error(row, error.message, error.hint) if error.index is None else error
 
 
 def _is_of_all_rows(first: Any) -> TypeGuard[InputError]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import msgspec
 
+from mistill.datasets.encoding import encode_record
 from mistill.errors import InputError, nearest_name
 
 
@@ -33,18 +34,34 @@ def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, st
 
 
 def check_columns(
-    input_columns: Iterable[str], ours: Collection[str], where: str = "the input", index: int | None = None
+    input_columns: Iterable[str],
+    ours: Collection[str] | Mapping[str, str],
+    where: str = "the input",
+    index: int | None = None,
 ) -> None:
-    """``InputError`` if a column of the input has the name of one of ours. ``where`` and ``index``: the row, if it is
-    about one.
+    """Refuses a column of the input that has the name of one of ours.
+
+    Args:
+        ours: their names in the output; a mapping has what can be done about each.
+        where, index: the row, if it is about one.
+
+    Raises:
+        InputError: there is such a column.
     """
+    hints = cast("Mapping[str, str]", ours) if isinstance(ours, Mapping) else None
     for name in input_columns:
         if name in ours:
+            hint = rename_hint(name, name) if hints is None else hints[name]
             raise InputError(
                 f"{where}: it has a column {name!r}, and the output adds one of that name",
-                hint=f"rename ours: --column {name}=new_{name}",
+                hint=hint,
                 index=index,
             )
+
+
+def rename_hint(ours: str, name: str) -> str:
+    """How to give a column of ours another name than ``name``."""
+    return f"rename ours: --column {ours}=new_{name}"
 
 
 def make_record(
@@ -60,6 +77,27 @@ def make_line(raw: bytes, outcome: Mapping[str, Any], names: Mapping[str, str]) 
     """``make_record`` on a row's JSON, without decoding it: the row's own digits and spelling are kept to
     the byte.
     """
-    added = msgspec.json.encode({name: outcome.get(column) for column, name in names.items()})
+    return add_columns(raw, {name: outcome.get(column) for column, name in names.items()})
+
+
+def add_columns(raw: bytes, columns: Mapping[str, Any]) -> bytes:
+    """A row's JSON with columns added, none of which it has."""
+    if not columns:
+        return raw
+    added = _encode(columns)
     own = raw.rstrip()[:-1].rstrip()
     return own + (added[1:] if own == b"{" else b"," + added[1:])
+
+
+def _encode(columns: Mapping[str, Any]) -> bytes:
+    try:
+        return msgspec.json.encode(columns)
+    except (UnicodeEncodeError, TypeError):
+        # Half of a character, or a type that JSON has not: as in a row, see `encode_record`.
+        return msgspec.json.encode({name: _as_in_a_row(value) for name, value in columns.items()})
+
+
+def _as_in_a_row(value: Any) -> msgspec.Raw:
+    if isinstance(value, msgspec.Raw):
+        return value
+    return msgspec.Raw(encode_record({"": value}).removeprefix(b'{"":').removesuffix(b"}"))

@@ -16,9 +16,10 @@ from msgspec import Struct
 from mistill._version import __version__
 from mistill.errors import InputError, MistillError
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection, Start
-from mistill.runs.export import record_line, shape_of
+from mistill.runs.export import record_line
 from mistill.runs.forecast import Forecast
 from mistill.runs.kept_settings import read_manifest, read_options
+from mistill.runs.record_shape import shape_of
 
 _SAMPLES = 3
 _MAX_SAMPLE_CHARS = 500
@@ -184,7 +185,10 @@ def _samples(reader: LedgerReader) -> Iterator[dict[str, Any]]:
     except InputError:  # its schema is a class that is not here
         return
     for row in islice(reader.rows(Selection.parse("state=completion")), _SAMPLES):
-        record: dict[str, Any] = msgspec.json.decode(record_line(row, shape))
+        try:
+            record: dict[str, Any] = msgspec.json.decode(record_line(row, shape))
+        except InputError:  # it has a column of the name of one of ours
+            continue
         yield {name: _cut(value) for name, value in record.items()}
 
 

@@ -53,10 +53,9 @@ class RetriedRows:
         # A page at a time, since a read that goes on keeps SQLite from folding its log into the file.
         start = 0
         with LedgerReader(self._ledger) as reader:
-            while page := list(
-                islice(reader.rows(Selection("asked_again AND position >= ?", (start,))), _PAGE_ROWS)
-            ):
-                yield from page
+            while page := list(islice(reader.rows(Selection("asked_again", ()), first=start), _PAGE_ROWS)):
+                # What is damaged comes along unasked, and a damaged record cannot be asked.
+                yield from (row for row in page if row.asked_again and row.damaged != "record")
                 start = page[-1].position + 1
 
     # --- as a matcher -----------------------------------------------------------------------------------------------

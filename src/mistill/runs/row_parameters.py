@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from types import UnionType
-from typing import Any, cast, get_args
+from typing import Any, get_args
 
 import msgspec
 
+from mistill.datasets.nulls import without_nulls
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, WrongParameter, did_you_mean
 from mistill.llms.generation import Generation
@@ -67,7 +68,7 @@ class RowParameters:
             value = _read(value, takes_text=str in kinds)
         if isinstance(value, float) and float not in kinds and value.is_integer():
             return int(value)  # tables make floats of a column of integers with nulls in it
-        return _without_nulls(value) if name in _STRUCTURED else value
+        return without_nulls(value) if name in _STRUCTURED else value
 
     def _refusal(self, values: Mapping[str, Any], row: Row, error: InputError) -> WrongParameter:
         column = next((self.columns[name] for name, value in values.items() if _is_wrong(name, value)), None)
@@ -88,18 +89,8 @@ def _read(text: str, *, takes_text: bool) -> Any:
         return text
     try:
         return msgspec.json.decode(text) if text.strip() else None
-    except msgspec.DecodeError:
+    except (msgspec.MsgspecError, RecursionError, UnicodeError):
         return text
-
-
-def _without_nulls(value: Any) -> Any:
-    """Columnar files give every struct of a column the keys that any has, null where it had none."""
-    if isinstance(value, dict):
-        items = cast("dict[str, Any]", value).items()
-        return {key: _without_nulls(one) for key, one in items if one is not None}
-    if isinstance(value, list):
-        return [_without_nulls(one) for one in cast("list[Any]", value)]
-    return value
 
 
 def _is_wrong(name: str, value: Any) -> bool:

@@ -27,12 +27,13 @@ from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.runs.budget import Budget
-from mistill.runs.export import shape_for, write_records
+from mistill.runs.export import write_records
 from mistill.runs.forecast import Forecast, forecast
 from mistill.runs.kept_settings import read_settings, settings_to_keep
 from mistill.runs.kinds import KINDS
 from mistill.runs.options import OUTPUT_OPTIONS, RunArguments, RunOptions
 from mistill.runs.progress import Progress
+from mistill.runs.record_shape import shape_for
 from mistill.runs.records import check_columns
 from mistill.runs.report import RunReport, StartRecord, read_report
 from mistill.runs.retried_rows import RetriedRows
@@ -108,7 +109,7 @@ class Run:
                     hint="give the output another name, or a glob that does not match it",
                 )
         if rows.columns is not None:
-            check_columns(rows.columns, shape.columns)
+            check_columns(rows.columns, shape.hints)
         if rows.header is not None:
             kind.row_parameters.check_columns(rows.header)
         self.out = None if out is None else str(out)
@@ -120,6 +121,10 @@ class Run:
         self._reopen: tuple[Selection, dict[str, Any]] | None = None
         self._unread: SimpleQueue[RowOutcome | None] | None = None
         self._new_budget(0, 0.0)  # a wrong limit is refused now
+
+    def rows_of(self, lines: int) -> int:
+        """How many rows of an input of so many lines it reads."""
+        return self._source.of_total(lines)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -212,7 +217,7 @@ class Run:
                 self.progress,
                 self._new_budget(*self._spent_before()),
                 size=self._llm.max_concurrent_requests,
-                reserved=frozenset(self._shape.columns),
+                reserved=self._shape.hints,
                 matcher=self._retried,
                 on_outcome=None if self._unread is None else self._hand_over,
             )
@@ -274,7 +279,12 @@ class Run:
             expected = self._forecast(reader, counts, runner.input_rows)
         if self.out is None or runner.stopped is not None or not counts.is_finished:
             return expected, None
-        write_records(self.ledger_path, self.out, self._shape, format=self.options.output_format)
+        try:
+            write_records(self.ledger_path, self.out, self._shape, format=self.options.output_format)
+        except LedgerError:
+            # Where rows are damaged, the next start makes them good.
+            background.run(runner.ledger.set_damaged_aside())
+            raise
         return expected, self.out
 
     def _record(
@@ -369,7 +379,7 @@ class Run:
 def _opened(source: Any, options: RunOptions) -> Source:
     if isinstance(source, Source):
         return source
-    return open_source(source, format=options.input_format, limit=options.limit)
+    return open_source(source, **options.of_input())
 
 
 def _refuse_foreign(out: str, ledger: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -12,6 +12,7 @@ from msgspec import Struct
 
 from mistill.datasets.prefetch import open_windows
 from mistill.datasets.sources import Source
+from mistill.delivery.retry import as_failure
 from mistill.errors import MistillError, Stopped
 from mistill.ledger import Ledger
 from mistill.llms.types import Completion, Outcome
@@ -40,7 +41,7 @@ class Runner:
 
     Args:
         size: requests under way at once.
-        reserved: names of the output's own columns, which no row may have.
+        reserved: names of the output's own columns, which no row may have, and what can be done about each.
         matcher: in place of the ledger's own, see `RetriedRows`.
         on_outcome: is given every outcome once it is on disk.
 
@@ -59,7 +60,7 @@ class Runner:
         budget: Budget,
         *,
         size: int,
-        reserved: frozenset[str],
+        reserved: Mapping[str, str],
         matcher: Matcher | None = None,
         on_outcome: OnOutcome | None = None,
     ) -> None:
@@ -153,9 +154,12 @@ class Runner:
         for pending, outcome, on_disk in zip(rows, outcomes, written, strict=True):
             await on_disk
             self._progress.add(outcome)
-            completions = self._kind.with_values(outcome)
-            row = pending.row
-            await self._on_outcome(RowOutcome(row.index, row.record, completions, outcome.error))
+            row, completions, error = pending.row, outcome.completions, outcome.error
+            try:
+                completions = self._kind.with_values(outcome)
+            except Exception as caught:  # the answer is in the ledger, whatever is wrong with its value
+                error = as_failure(caught)
+            await self._on_outcome(RowOutcome(row.index, row.record, completions, error))
 
     def _write(self, pending: PendingRow, outcome: Outcome) -> asyncio.Future[None]:
         state, error = pending.state, outcome.error

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import secrets
 from functools import cache
-from typing import Any
 
 from mistill.simulator import refusals
 from mistill.simulator.drafts import count_tokens
+from mistill.simulator.payloads import Json
 from mistill.simulator.requests import EmbeddingRequest
 from mistill.simulator.settings import Settings
 from mistill.simulator.vectors import encoded, vector
-
-Json = dict[str, Any]
 
 _CREATED = 1_756_746_619
 
@@ -61,7 +59,11 @@ def model_card(model: str, max_context_tokens: int) -> Json:
 
 
 def embeddings(request: EmbeddingRequest, settings: Settings) -> Json:
-    """A vector for each text. ``Refusal`` for too many, or too many tokens."""
+    """A vector for each text.
+
+    Raises:
+        RefusedRequest: too many texts, or too many tokens.
+    """
     texts = [request.input] if isinstance(request.input, str) else request.input
     dimension = request.output_dimension or settings.embedding_dimension
     tokens = sum(count_tokens(text) for text in texts)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from mistill.simulator.drafts import Draft, count_tokens
+from mistill.simulator.drafts import DraftedAnswer, count_tokens
 
 
-def reshape(drafts: list[Draft], fault_name: str) -> list[Draft]:
+def reshape(drafts: list[DraftedAnswer], fault_name: str) -> list[DraftedAnswer]:
     """The drafts with this fault in them; faults of another kind change nothing here."""
     if fault_name == "empty_choices":
         return []
@@ -14,7 +14,7 @@ def reshape(drafts: list[Draft], fault_name: str) -> list[Draft]:
     return drafts
 
 
-def _bend(draft: Draft, fault_name: str) -> None:
+def _bend(draft: DraftedAnswer, fault_name: str) -> None:
     match fault_name:
         case "null_content":
             draft.no_content = True
@@ -42,6 +42,6 @@ def _spoil(json_text: str, fault_name: str) -> str:
     return f"Here it is:\n```json\n{json_text}\n```\n"
 
 
-def _replace(draft: Draft, text: str) -> None:
+def _replace(draft: DraftedAnswer, text: str) -> None:
     draft.completion_tokens += count_tokens(text) - count_tokens(draft.text)
     draft.text = text

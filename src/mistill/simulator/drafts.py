@@ -38,8 +38,15 @@ _DIRECTIVE = re.compile(r"<<answer: ?(.*)>>", re.DOTALL)
 
 
 @dataclass(slots=True)
-class Draft:
-    """One choice, before it is put on the wire."""
+class DraftedAnswer:
+    """One choice, before it is put on the wire.
+
+    Attributes:
+        thinking: what comes before the text, where the model reasons.
+        completion_tokens: of text, thinking and tool calls together.
+        no_content: the message has ``content: null``. ``chunked``: the text is sent as a list of chunks.
+        is_json: the request asked for JSON, so that faults of JSON strike.
+    """
 
     text: str
     finish_reason: str = "stop"
@@ -70,8 +77,16 @@ def count_prompt_tokens(request: ChatRequest) -> int:
 
 def compose(
     request: ChatRequest, settings: Settings, prompt_tokens: int, scripted: str | None
-) -> list[Draft]:
-    """The choices of the answer, ``n`` of them. ``scripted`` replaces each text. Raises ``Refusal``."""
+) -> list[DraftedAnswer]:
+    """The choices of the answer, ``n`` of them.
+
+    Args:
+        prompt_tokens: of the request; the context has room for so many fewer.
+        scripted: replaces the text of each.
+
+    Raises:
+        RefusedRequest: the request asks for what no answer can be.
+    """
     asked = last_user_text(request)
     if scripted is None and (directive := _DIRECTIVE.search(asked)):
         scripted = directive[1]
@@ -81,14 +96,14 @@ def compose(
 
 def _draft(
     request: ChatRequest, settings: Settings, asked: str, scripted: str | None, room: int, k: int
-) -> Draft:
+) -> DraftedAnswer:
     if request.tools or request.tool_choice:
         functions = chosen_tools(request, asked)
         if functions:
             rng = _rng(request, settings, asked, k)
             return _calling(call_tools(functions, rng, scripted, settings.arguments_form))
     text = scripted if scripted is not None else _text(request, settings, asked, k)
-    draft = Draft(text, is_json=_wants_json(request))
+    draft = DraftedAnswer(text, is_json=_wants_json(request))
     if _reasons(request):
         draft.thinking = f"The user says: {asked}"
     _stop_at(draft, request.stop)
@@ -101,9 +116,9 @@ def _draft(
     return draft
 
 
-def _calling(tool_calls: list[dict[str, Any]]) -> Draft:
+def _calling(tool_calls: list[dict[str, Any]]) -> DraftedAnswer:
     tokens = count_tokens(msgspec.json.encode([call["function"] for call in tool_calls]).decode())
-    return Draft("", "tool_calls", tool_calls=tool_calls, completion_tokens=tokens)
+    return DraftedAnswer("", "tool_calls", tool_calls=tool_calls, completion_tokens=tokens)
 
 
 def _wants_json(request: ChatRequest) -> bool:
@@ -158,13 +173,13 @@ def _echo(asked: str, answer_tokens: int, k: int) -> str:
     return text
 
 
-def _stop_at(draft: Draft, stop: str | list[str] | None) -> None:
+def _stop_at(draft: DraftedAnswer, stop: str | list[str] | None) -> None:
     for sequence in [stop] if isinstance(stop, str) else stop or ():
         if sequence and (place := draft.text.find(sequence)) >= 0:
             draft.text = draft.text[:place]
 
 
-def _limit(draft: Draft, max_tokens: int | None, finish_reason: str) -> None:
+def _limit(draft: DraftedAnswer, max_tokens: int | None, finish_reason: str) -> None:
     """Cut to ``max_tokens``, thinking first: it is generated first."""
     if max_tokens is None or count_tokens((draft.thinking or "") + draft.text) <= max_tokens:
         return

@@ -33,6 +33,7 @@ class Fault:
 
     @classmethod
     def named(cls, name: FaultName) -> Fault:
+        """One of those that ``Settings.faults`` gives a rate to."""
         return cls(name)
 
     @classmethod

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from mistill.simulator.drafts import TOKEN_CHARS, Draft
+from mistill.simulator.drafts import TOKEN_CHARS, DraftedAnswer
 
 encode = msgspec.json.encode
 Json = dict[str, Any]
@@ -17,7 +17,7 @@ Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
 
 
-def usage_of(prompt_tokens: int, completion_tokens: int, cached_share: float) -> Json:
+def usage_body(prompt_tokens: int, completion_tokens: int, cached_share: float) -> Json:
     usage: Json = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
@@ -28,7 +28,7 @@ def usage_of(prompt_tokens: int, completion_tokens: int, cached_share: float) ->
     return usage
 
 
-def whole_answer(answer_id: str, model: str, drafts: list[Draft], usage: Json | None) -> Json:
+def whole_answer(answer_id: str, model: str, drafts: list[DraftedAnswer], usage: Json | None) -> Json:
     """A ``ChatCompletionResponse``."""
     answer: Json = {
         "id": answer_id,
@@ -53,7 +53,7 @@ def whole_answer(answer_id: str, model: str, drafts: list[Draft], usage: Json | 
     return answer
 
 
-def content_of(draft: Draft) -> str | list[Json] | None:
+def content_of(draft: DraftedAnswer) -> str | list[Json] | None:
     if draft.no_content:
         return None
     if draft.thinking is not None:
@@ -72,7 +72,9 @@ def thinking_chunk(text: str) -> Json:
     return {"type": "thinking", "thinking": [text_chunk(text)]}
 
 
-def stream_events(answer_id: str, model: str, drafts: list[Draft], usage: Json | None) -> Iterator[Json]:
+def stream_events(
+    answer_id: str, model: str, drafts: list[DraftedAnswer], usage: Json | None
+) -> Iterator[Json]:
     """The ``CompletionChunk`` objects of a stream: the role first; finish reason and usage last.
 
     The choices come interleaved, as from a server that generates them side by side.
@@ -104,7 +106,7 @@ def stream_events(answer_id: str, model: str, drafts: list[Draft], usage: Json |
             yield last
 
 
-def _deltas(draft: Draft) -> Iterator[Json]:
+def _deltas(draft: DraftedAnswer) -> Iterator[Json]:
     """A delta for each token; a tool call comes in one piece, as Mistral sends it."""
     if draft.no_content:
         return

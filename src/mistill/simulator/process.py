@@ -16,7 +16,8 @@ _END_TIMEOUT_S = 10.0
 class SimulatorProcess:
     """A simulated Mistral API in a process of its own, for as long as the ``with`` block lasts.
 
-    ``url`` is its address; ``stats()`` what it counted; ``change(...)`` changes settings, as ``Simulator.change``.
+    Attributes:
+        url: its address, without ``/v1``.
     """
 
     def __init__(self, settings: Settings | None = None) -> None:
@@ -56,10 +57,15 @@ class SimulatorProcess:
         self._process = None
 
     def stats(self) -> dict[str, Any]:
-        """``in_flight``, ``peak_in_flight``, and ``counts_by_status`` with the status as text."""
+        """What it counted: ``in_flight``, ``peak_in_flight``, and ``counts_by_status`` with the status as text."""
         return self._ask({"stats": True})
 
     def change(self, **changes: Any) -> None:
+        """Change these settings from the next request on.
+
+        Raises:
+            ValueError: as `Settings` does.
+        """
         self._settings = self._settings.changed(changes)
         self._ask({"change": _plain(self._settings)})
 

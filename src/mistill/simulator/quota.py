@@ -23,6 +23,7 @@ class SlidingWindow:
         self._used += cost
 
     def used(self, now_s: float, window_s: float) -> int:
+        """What was used in the window that ends now; what has left it is forgotten."""
         entries = self._entries
         while entries and entries[0][0] + window_s <= now_s:
             self._used -= entries.popleft()[1]

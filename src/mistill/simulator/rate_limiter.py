@@ -7,9 +7,8 @@ from collections.abc import Callable
 
 from mistill.simulator import refusals
 from mistill.simulator.quota import Limits, Quota
+from mistill.simulator.refusals import Headers
 from mistill.simulator.settings import Settings
-
-Headers = dict[str, str]
 
 
 class RateLimiter:
@@ -20,7 +19,11 @@ class RateLimiter:
         self._quotas: dict[tuple[int, str], Quota] = {}
 
     def admit(self, key: int, model: str, settings: Settings) -> None:
-        """Counts the request, or raises the ``Refusal`` 429 with code 1300."""
+        """Counts the request.
+
+        Raises:
+            RefusedRequest: 429 with code 1300: the quota is used up.
+        """
         limits = _limits(settings)
         if limits is None:
             return
@@ -41,6 +44,7 @@ class RateLimiter:
         return self.headers(key, model, settings, tokens)
 
     def headers(self, key: int, model: str, settings: Settings, query_cost: int) -> Headers:
+        """What is left of the quota, as the settings want it shown; ``query_cost``: tokens that this request took."""
         limits = _limits(settings)
         quota = self._quotas.get((key, model))
         if limits is None or quota is None or settings.quota_headers == "none":

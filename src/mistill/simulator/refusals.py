@@ -6,13 +6,14 @@ from typing import Any
 
 from mistill.simulator.settings import Settings
 
+Headers = dict[str, str]
 Payload = dict[str, Any] | str
 
 
-class Refusal(Exception):
+class RefusedRequest(Exception):
     """An answer with an error status, on its way out. ``payload``: JSON if a dict, else plain text."""
 
-    def __init__(self, status: int, payload: Payload, headers: dict[str, str] | None = None) -> None:
+    def __init__(self, status: int, payload: Payload, headers: Headers | None = None) -> None:
         super().__init__(f"HTTP {status}")
         self.status = status
         self.payload = payload
@@ -25,99 +26,99 @@ def error_body(
     return {"object": "error", "message": message, "type": error_type, "param": param, "code": code}
 
 
-def unauthorized(settings: Settings, correlation_id: str) -> Refusal:
+def unauthorized(settings: Settings, correlation_id: str) -> RefusedRequest:
     if settings.unauthorized_form == "detail":
-        return Refusal(401, {"detail": "Unauthorized"})
-    return Refusal(401, {"message": "Unauthorized", "request_id": correlation_id})
+        return RefusedRequest(401, {"detail": "Unauthorized"})
+    return RefusedRequest(401, {"message": "Unauthorized", "request_id": correlation_id})
 
 
-def not_found(path: str) -> Refusal:
-    return Refusal(404, {"detail": f"Not Found: {path}"})
+def not_found(path: str) -> RefusedRequest:
+    return RefusedRequest(404, {"detail": f"Not Found: {path}"})
 
 
-def method_not_allowed(allowed: str) -> Refusal:
-    return Refusal(405, {"detail": "Method Not Allowed"}, {"Allow": allowed})
+def method_not_allowed(allowed: str) -> RefusedRequest:
+    return RefusedRequest(405, {"detail": "Method Not Allowed"}, {"Allow": allowed})
 
 
-def invalid_model(model: str) -> Refusal:
-    return Refusal(400, error_body(f"Invalid model: {model}", "invalid_model", "1500"))
+def invalid_model(model: str) -> RefusedRequest:
+    return RefusedRequest(400, error_body(f"Invalid model: {model}", "invalid_model", "1500"))
 
 
-def wrong_order(message: str) -> Refusal:
-    return Refusal(400, error_body(message, "invalid_request_message_order", "3230"))
+def wrong_order(message: str) -> RefusedRequest:
+    return RefusedRequest(400, error_body(message, "invalid_request_message_order", "3230"))
 
 
-def bad_tool_call(message: str) -> Refusal:
-    return Refusal(400, error_body(message, "invalid_function_call", "3280"))
+def bad_tool_call(message: str) -> RefusedRequest:
+    return RefusedRequest(400, error_body(message, "invalid_function_call", "3280"))
 
 
-def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> Refusal:
-    return Refusal(400, error_body(message, "invalid_request_error", code, param))
+def bad_request(message: str, *, param: str | None = None, code: str | None = None) -> RefusedRequest:
+    return RefusedRequest(400, error_body(message, "invalid_request_error", code, param))
 
 
-def poisoned() -> Refusal:
+def poisoned() -> RefusedRequest:
     return bad_request("The request was refused for its content", param="messages")
 
 
-def too_long(prompt_tokens: int, max_context_tokens: int) -> Refusal:
+def too_long(prompt_tokens: int, max_context_tokens: int) -> RefusedRequest:
     message = (
         f"Prompt contains {prompt_tokens} tokens and 0 draft tokens, "
         f"too large for model with {max_context_tokens} maximum context length"
     )
-    return Refusal(400, error_body(message, "invalid_request_prompt", "3051"))
+    return RefusedRequest(400, error_body(message, "invalid_request_prompt", "3051"))
 
 
-def too_many_tokens() -> Refusal:
+def too_many_tokens() -> RefusedRequest:
     return _batch_too_large("Too many tokens overall, split into more batches.")
 
 
-def too_many_inputs() -> Refusal:
+def too_many_inputs() -> RefusedRequest:
     return _batch_too_large("Too many inputs in request, split into more batches.")
 
 
-def _batch_too_large(message: str) -> Refusal:
-    return Refusal(400, error_body(message, "invalid_request_prompt", "3210"))
+def _batch_too_large(message: str) -> RefusedRequest:
+    return RefusedRequest(400, error_body(message, "invalid_request_prompt", "3210"))
 
 
-def invalid_fields(details: list[dict[str, Any]], settings: Settings) -> Refusal:
+def invalid_fields(details: list[dict[str, Any]], settings: Settings) -> RefusedRequest:
     """422 in the form that the settings ask for; all three were seen on Mistral's API."""
     if settings.validation_form == "detail":
-        return Refusal(422, {"detail": details})
+        return RefusedRequest(422, {"detail": details})
     if settings.validation_form == "nested":
-        return Refusal(422, error_body({"detail": details}, "invalid_request_error", None))
+        return RefusedRequest(422, error_body({"detail": details}, "invalid_request_error", None))
     text = "; ".join(f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in details)
-    return Refusal(422, {"detail": text})
+    return RefusedRequest(422, {"detail": text})
 
 
-def rate_limited(headers: dict[str, str] | None = None) -> Refusal:
-    return Refusal(429, error_body("Rate limit exceeded", "rate_limited", "1300"), headers)
+def rate_limited(headers: Headers | None = None) -> RefusedRequest:
+    return RefusedRequest(429, error_body("Rate limit exceeded", "rate_limited", "1300"), headers)
 
 
-def capacity_exceeded(headers: dict[str, str] | None = None) -> Refusal:
+def capacity_exceeded(headers: Headers | None = None) -> RefusedRequest:
     body = error_body(
         "Service tier capacity exceeded for this model.", "service_tier_capacity_exceeded", "3505"
     )
-    return Refusal(429, body, headers)
+    return RefusedRequest(429, body, headers)
 
 
-def server_error(status: int) -> Refusal:
+def server_error(status: int) -> RefusedRequest:
     message = {500: "Internal server error", 503: "Service unavailable"}.get(status, "Server error")
-    return Refusal(status, error_body(message, "internal_server_error", "3000"))
+    return RefusedRequest(status, error_body(message, "internal_server_error", "3000"))
 
 
-def upstream_unreachable() -> Refusal:
+def upstream_unreachable() -> RefusedRequest:
     text = "upstream connect error or disconnect/reset before headers. reset reason: connection termination"
-    return Refusal(503, text)
+    return RefusedRequest(503, text)
 
 
-def of_status(status: int) -> Refusal:
+def of_status(status: int) -> RefusedRequest:
     """What Mistral usually says with this status, for faults that name nothing else."""
     if status == 401:
-        return Refusal(401, {"detail": "Unauthorized"})
+        return RefusedRequest(401, {"detail": "Unauthorized"})
     if status == 404:
-        return Refusal(404, {"detail": "Not Found"})
+        return RefusedRequest(404, {"detail": "Not Found"})
     if status == 429:
         return rate_limited()
     if status >= 500:
         return server_error(status)
-    return Refusal(status, error_body("Request refused", "invalid_request_error", None))
+    return RefusedRequest(status, error_body("Request refused", "invalid_request_error", None))

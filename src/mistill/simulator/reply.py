@@ -11,11 +11,10 @@ from aiohttp.web_request import BaseRequest
 
 from mistill.simulator import payloads
 from mistill.simulator.faults import Fault
-from mistill.simulator.refusals import Refusal
+from mistill.simulator.refusals import Headers, RefusedRequest
 from mistill.simulator.traffic import NO_WHOLE_ANSWER, Received, Traffic
 
 _JSON = "application/json"
-Headers = dict[str, str]
 
 
 class Reply:
@@ -32,7 +31,7 @@ class Reply:
     def whole(self, answer: Any, headers: Headers) -> web.Response:
         return self._response(200, payloads.encode(answer), _JSON, headers)
 
-    def refuse(self, refusal: Refusal) -> web.Response:
+    def refuse(self, refusal: RefusedRequest) -> web.Response:
         if isinstance(refusal.payload, str):
             return self._response(refusal.status, refusal.payload.encode(), "text/plain", refusal.headers)
         return self._response(refusal.status, payloads.encode(refusal.payload), _JSON, refusal.headers)

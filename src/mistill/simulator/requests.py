@@ -9,9 +9,10 @@ import msgspec
 from msgspec import Meta
 
 from mistill.api.chat import AssistantMessage, ChatParameters, Message, ToolMessage, UserMessage
+from mistill.api.embeddings import Dtype
 from mistill.simulator import refusals
 from mistill.simulator.settings import Settings
-from mistill.simulator.vectors import Dtype, Encoding
+from mistill.simulator.vectors import Encoding
 
 MODELS_WITHOUT_N = frozenset({"mistral-large-2512"})
 MAX_CHOICES: Final = 128
@@ -51,7 +52,11 @@ _embedding_decoder = msgspec.json.Decoder(EmbeddingRequest)
 
 
 def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
-    """The request, or a ``Refusal`` (422 for its form, 400 for what it asks)."""
+    """A chat request.
+
+    Raises:
+        RefusedRequest: 422 for its form, 400 for what it asks.
+    """
     request = _decode(_chat_decoder, raw, settings)
     _check_model(request.model, settings, embeds=False)
     _check_order(request.messages)
@@ -67,6 +72,11 @@ def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
 
 
 def decode_embedding(raw: bytes, settings: Settings) -> EmbeddingRequest:
+    """A request for embeddings.
+
+    Raises:
+        RefusedRequest: 422 for its form, 400 for what it asks.
+    """
     request = _decode(_embedding_decoder, raw, settings)
     _check_model(request.model, settings, embeds=True)
     texts = [request.input] if isinstance(request.input, str) else request.input
@@ -122,7 +132,7 @@ def _check_order(messages: list[Message]) -> None:
         if isinstance(message, AssistantMessage) and not (
             message.content or message.tool_calls or message.prefix
         ):
-            raise refusals.Refusal(
+            raise refusals.RefusedRequest(
                 400,
                 refusals.error_body(
                     "Assistant message must have either content or tool_calls, but not none.",

@@ -57,7 +57,11 @@ class Simulator:
         self.close()
 
     def close(self) -> None:
-        """End the server and its thread. Twice is fine. ``RuntimeError`` if the server had failed meanwhile."""
+        """End the server and its thread. Twice is fine.
+
+        Raises:
+            RuntimeError: the server had failed meanwhile.
+        """
         if self._thread is None or self._loop is None or self._stop is None:
             return
         self._loop.call_soon_threadsafe(self._stop.set)
@@ -68,6 +72,11 @@ class Simulator:
 
     @property
     def url(self) -> str:
+        """Its address, without ``/v1``.
+
+        Raises:
+            RuntimeError: it is not running.
+        """
         if self._site is None:
             raise RuntimeError("the simulator runs inside its `with` block only")
         return f"http://127.0.0.1:{self._site.port}"
@@ -83,10 +92,12 @@ class Simulator:
 
     @property
     def in_flight(self) -> int:
+        """How many requests have come and are not answered yet."""
         return self._service.traffic.in_flight
 
     @property
     def peak_in_flight(self) -> int:
+        """The most that were ever in flight at once."""
         return self._service.traffic.peak_in_flight
 
     @property
@@ -111,7 +122,8 @@ class Simulator:
     def wait_until(self, condition: Callable[[], bool], *, timeout_s: float = 10.0) -> None:
         """Block until ``condition`` holds, such as ``lambda: simulator.in_flight == 64``.
 
-        Raises ``TimeoutError`` after ``timeout_s``.
+        Raises:
+            TimeoutError: it did not within ``timeout_s``.
         """
         deadline_s = time.monotonic() + timeout_s
         while not condition():
@@ -128,10 +140,15 @@ class Simulator:
         self._service.script.add(items, when)
 
     def clear_script(self) -> None:
+        """Forget what was scripted and has not been taken."""
         self._service.script.clear()
 
     def change(self, **changes: Any) -> Settings:
-        """Change these settings from the next request on; the new settings. Raises as ``Settings`` does."""
+        """Change these settings from the next request on; the new settings.
+
+        Raises:
+            ValueError: as `Settings` does.
+        """
         changed = self.settings.changed(changes)
         if self._loop is None or self._site is None:
             self._service.adopt(changed)

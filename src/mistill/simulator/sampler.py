@@ -16,7 +16,7 @@ from typing import Any, cast
 from mistill.simulator import schema_merge
 from mistill.simulator.patterns import NoMatch, sample_match
 from mistill.simulator.schema_merge import Schema, Unsatisfiable
-from mistill.simulator.text_formats import FORMATS, words
+from mistill.simulator.text_formats import TEXT_FORMATS, words
 
 _DEEP = 5
 _TOO_DEEP = 60
@@ -41,7 +41,11 @@ _TYPES_BY_KEYWORD = {
 
 
 def sample(schema: Schema | bool, rng: random.Random) -> Any:
-    """One instance of ``schema`` (JSON Schema 2020-12, or 7). Raises ``Unsatisfiable`` if none was found."""
+    """One instance of ``schema`` (JSON Schema 2020-12, or 7).
+
+    Raises:
+        Unsatisfiable: none was found.
+    """
     try:
         return _Sampler(schema, rng).value(schema, 0)
     except Unsatisfiable:
@@ -138,7 +142,7 @@ class _Sampler:
             raise Unsatisfiable(f"maxLength {most} is below minLength {least}")
         if pattern := schema.get("pattern"):
             return self._matching(pattern, least, most)
-        if make := FORMATS.get(schema.get("format", "")):
+        if make := TEXT_FORMATS.get(schema.get("format", "")):
             return make(self._rng)
         text = words(self._rng, max(least, 1))
         return text if most is None else text[:most].ljust(least, "x")

@@ -26,7 +26,11 @@ _PYTHON_TYPES: dict[str, tuple[type, ...]] = {
 
 
 def resolve(schema: Schema | bool, root: Schema) -> Schema:
-    """A copy with ``$ref`` and ``allOf`` replaced by what they stand for; anyOf and oneOf stay."""
+    """A copy with ``$ref`` and ``allOf`` replaced by what they stand for; anyOf and oneOf stay.
+
+    Raises:
+        Unsatisfiable: it is ``false``, a reference leads nowhere, or parts of it contradict each other.
+    """
     if isinstance(schema, bool):
         if not schema:
             raise Unsatisfiable("the schema `false` has no instance")
@@ -50,7 +54,11 @@ def resolve(schema: Schema | bool, root: Schema) -> Schema:
 
 
 def look_up(reference: str, root: Schema) -> Schema | bool:
-    """The target of a local reference (``#/$defs/Name``). Raises ``Unsatisfiable`` for any other."""
+    """The target of a local reference (``#/$defs/Name``).
+
+    Raises:
+        Unsatisfiable: it is of another kind, or leads nowhere.
+    """
     if not reference.startswith("#"):
         raise Unsatisfiable(f"only local references are followed, not {reference}")
     target: Any = root
@@ -64,7 +72,11 @@ def look_up(reference: str, root: Schema) -> Schema | bool:
 
 
 def merge(first: Schema, second: Schema) -> Schema:
-    """A schema that asks for both. Raises ``Unsatisfiable`` where they contradict each other."""
+    """A schema that asks for both.
+
+    Raises:
+        Unsatisfiable: they contradict each other.
+    """
     merged = dict(first)
     for keyword, value in second.items():
         merged[keyword] = _join(keyword, merged[keyword], value) if keyword in merged else value

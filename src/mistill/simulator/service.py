@@ -16,7 +16,7 @@ from mistill.simulator.draft_faults import reshape
 from mistill.simulator.drafts import compose, count_prompt_tokens
 from mistill.simulator.faults import Answer, Fault, FaultDice, Script
 from mistill.simulator.rate_limiter import RateLimiter
-from mistill.simulator.refusals import Refusal
+from mistill.simulator.refusals import RefusedRequest
 from mistill.simulator.reply import Reply
 from mistill.simulator.settings import Settings
 from mistill.simulator.traffic import NO_WHOLE_ANSWER, Received, Traffic
@@ -58,7 +58,7 @@ class Service:
         reply = Reply(request, self.traffic, received, correlation_id)
         try:
             return await self._answer(request, received, raw, reply)
-        except Refusal as refusal:
+        except RefusedRequest as refusal:
             return reply.refuse(refusal)
         except ConnectionResetError:
             return reply.disconnect()  # the client went away in the middle of its answer
@@ -106,7 +106,7 @@ class Service:
         headers = self._rate_limiter.settle(key, request.model, settings, prompt_tokens + completion_tokens)
         usage = None
         if not (fault and fault.name == "missing_usage"):
-            usage = payloads.usage_of(prompt_tokens, completion_tokens, settings.cached_share)
+            usage = payloads.usage_body(prompt_tokens, completion_tokens, settings.cached_share)
         answer_id = secrets.token_hex(16)
         if request.stream:
             events = payloads.stream_events(answer_id, request.model, drafts, usage)
@@ -174,7 +174,7 @@ class Service:
             await asyncio.sleep(latency_s)
 
 
-def _refusal_of(fault: Fault) -> Refusal:
+def _refusal_of(fault: Fault) -> RefusedRequest:
     match fault.name:
         case "429":
             return refusals.rate_limited()
@@ -187,10 +187,10 @@ def _refusal_of(fault: Fault) -> Refusal:
         case _:
             refusal = refusals.of_status(fault.http_status)
             payload = refusal.payload if fault.payload is None else fault.payload
-            return Refusal(fault.http_status, payload, fault.headers)
+            return RefusedRequest(fault.http_status, payload, fault.headers)
 
 
-def _require(request: BaseRequest, method: str, otherwise: Refusal | None = None) -> None:
+def _require(request: BaseRequest, method: str, otherwise: RefusedRequest | None = None) -> None:
     if request.method != method:
         raise otherwise or refusals.method_not_allowed(method)
 

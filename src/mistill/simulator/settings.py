@@ -60,7 +60,10 @@ Count = Annotated[int, Field(ge=0)]
 class Settings(BaseModel):
     """What the simulated server is like. Immutable; ``Simulator.change`` puts a changed copy in its place.
 
-    Raises pydantic's ``ValidationError`` (a ``ValueError``) for an unknown name or a value out of range.
+    Each field's docstring is its description, and the help of its option of ``mistill simulate``.
+
+    Raises:
+        ValidationError: pydantic's, which is a ``ValueError``: an unknown name, or a value out of range.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
@@ -71,6 +74,7 @@ class Settings(BaseModel):
     latency_s: Seconds = 0.0
     """Time from the whole request to the first byte of its answer (the median, where it varies)."""
     latency_distribution: Literal["fixed", "uniform", "lognormal"] = "fixed"
+    """How the latency varies from request to request."""
     latency_spread: Seconds = 0.5
     """uniform: ± this share of ``latency_s``; lognormal: the sigma of its logarithm."""
     token_time_s: Seconds = 0.0
@@ -79,18 +83,24 @@ class Settings(BaseModel):
     api_keys: frozenset[SecretStr] | None = None
     """Keys that are accepted; ``None``: any that is not empty."""
     unauthorized_form: Literal["detail", "message"] = "detail"
+    """Which of the two bodies seen for 401 is sent."""
     models: tuple[str, ...] = DEFAULT_MODELS
+    """Names that are listed and answered for; any other is refused with 400."""
     any_model: bool = False
     """Answer for models that are not in ``models`` too."""
     max_context_tokens: Annotated[int, Field(ge=1)] = 131_072
+    """Tokens of prompt and answer together; a prompt that has more is refused with 400."""
     validation_form: Literal["detail", "nested", "text"] = "detail"
     """Which of the three bodies seen for 422 is sent."""
 
     requests_per_minute: Count | None = None
+    """Requests of one key to one model; more get 429 code 1300. Unless given, as many as come."""
     tokens_per_minute: Count | None = None
+    """Tokens of one key's prompts and answers with one model; more get 429 code 1300. Unless given, as many as come."""
     quota_window_s: Annotated[float, Field(gt=0)] = 60.0
     """Length of the sliding window. The rates stay per minute: a window of 1 s holds a 60th of them."""
     quota_headers: Literal["2026", "older", "none"] = "2026"
+    """Which generation of headers shows what is left of the quota."""
     quota_counts_refusals: bool = False
     """Requests refused with 429 use up the request quota too."""
     retry_after: Literal["none", "seconds", "milliseconds"] = "none"
@@ -101,10 +111,11 @@ class Settings(BaseModel):
     faults: dict[FaultName, Rate] = Field(default_factory=dict[FaultName, float])
     """Probability of each fault; a request has one at most, so they add up to 1 or less."""
     outage: Literal["503", "drop", "refuse"] | None = None
-    """503: to everything; drop: connections are closed without an answer; refuse: nothing listens."""
+    """What is down. 503: answers, to everything; drop: connections are closed unanswered; refuse: nothing listens."""
     outage_after_s: Seconds = 0.0
+    """When the outage begins, counted from the start, or from the change that brought it."""
     outage_for_s: Seconds | None = None
-    """Counted from the start, or from the change that brought the outage. ``None``: until changed."""
+    """How long the outage lasts. Unless given, until it is changed."""
     poison: str | None = None
     """A prompt that contains this text is refused with 400, always."""
 
@@ -115,6 +126,7 @@ class Settings(BaseModel):
     arguments_form: Literal["string", "object"] = "string"
     """How ``tool_calls[].function.arguments`` are sent."""
     embedding_dimension: Annotated[int, Field(ge=1)] = 1024
+    """Numbers in a vector, where the request does not say how many."""
     embedding_batch_tokens: Annotated[int, Field(ge=1)] = 16_384
     """Inputs of one request for embeddings that hold more tokens than this in all are refused with 400."""
     embedding_batch_texts: Annotated[int, Field(ge=1)] = 256

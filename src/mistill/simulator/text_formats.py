@@ -57,7 +57,7 @@ def _host(rng: random.Random) -> str:
     return f"{rng.choice(_WORDS)}.example.com"
 
 
-FORMATS: dict[str, Callable[[random.Random], str]] = {
+TEXT_FORMATS: dict[str, Callable[[random.Random], str]] = {
     "date": lambda rng: _moment(rng).date().isoformat(),
     "date-time": lambda rng: _moment(rng).isoformat().replace("+00:00", "Z"),
     "time": lambda rng: _moment(rng).timetz().isoformat().replace("+00:00", "Z"),

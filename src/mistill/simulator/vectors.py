@@ -8,7 +8,8 @@ import math
 import struct
 from typing import Literal, TypeAlias
 
-Dtype: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary"]
+from mistill.api.embeddings import Dtype
+
 Encoding: TypeAlias = Literal["float", "base64"]
 
 _CENTRED = tuple((byte - 127.5) / 127.5 for byte in range(256))

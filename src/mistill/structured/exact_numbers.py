@@ -73,13 +73,11 @@ class ExactNumbers:
         self._has_floats = "float" in kinds
 
     def exact(self, json_text: str) -> str:
-        """``json_text``, or where it has to be, a text of the same meaning that pydantic reads without a loss.
+        """A text of the same meaning that pydantic reads without a loss, where it `may_lose` anything of ``json_text``.
 
         Raises:
             NumberMistake: a float would not be finite.
         """
-        if not self._may_lose(json_text):
-            return json_text
         try:
             document = json.loads(
                 json_text, parse_float=self._fraction, parse_int=_integer, parse_constant=_constant
@@ -97,7 +95,8 @@ class ExactNumbers:
             suspect.holder[suspect.key] = _settled(suspect, wanted.get(suspect.place, set()))
         return json.dumps(root[0])
 
-    def _may_lose(self, json_text: str) -> bool:
+    def may_lose(self, json_text: str) -> bool:
+        """Whether pydantic may lose digits of a number in ``json_text``, or take one for infinite."""
         if self._has_decimals and _FRACTION.search(json_text):
             return True
         # The decoder refuses NaN, and a fraction that no float can hold, in less time than a search would take.

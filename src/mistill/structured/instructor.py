@@ -22,15 +22,15 @@ from mistill.api.chat import AnsweredToolCall, AnswerMessage, ChatResponse
 from mistill.errors import InputError, InvalidOutput
 from mistill.structured.repair import CUT_SHORT, answer_text, arguments_text, cut_short, read_answer
 from mistill.structured.schema import OutputSchema, Parsed
-from mistill.structured.structured_output import Message, StructuredOutputPlan
+from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
 
-Send = Callable[[list[Message], dict[str, Any]], Awaitable[ChatResponse]]
+SendChat = Callable[[list[MessageDict], dict[str, Any]], Awaitable[ChatResponse]]
 
 _MEMO_SIZE = 512
 
 
 async def ask(
-    plan: StructuredOutputPlan, messages: Sequence[Message], parameters: dict[str, Any], send: Send
+    plan: StructuredOutputPlan, messages: Sequence[MessageDict], parameters: dict[str, Any], send: SendChat
 ) -> Parsed:
     """One answer that fits, asked for in ``plan.mode`` and at most ``plan.max_retries`` times again.
 
@@ -68,7 +68,11 @@ class _Exchange:
     """What instructor calls for a completion, and what has to be remembered of it."""
 
     def __init__(
-        self, plan: StructuredOutputPlan, messages: Sequence[Message], parameters: dict[str, Any], send: Send
+        self,
+        plan: StructuredOutputPlan,
+        messages: Sequence[MessageDict],
+        parameters: dict[str, Any],
+        send: SendChat,
     ) -> None:
         self.sending_failed: Exception | None = None
         self._plan = plan
@@ -79,7 +83,7 @@ class _Exchange:
         self._texts: set[str] = {""}
         self._was_cut = False
 
-    async def complete(self, *, messages: list[Message], **made: Any) -> Any:
+    async def complete(self, *, messages: list[MessageDict], **made: Any) -> Any:
         try:
             response = await self._send(
                 self._context(messages), self._parameters | self._with_our_schema(made)
@@ -97,13 +101,13 @@ class _Exchange:
             choices=[SimpleNamespace(message=message, finish_reason=finish_reason)], usage=None
         )
 
-    def _message(self, answered: AnswerMessage) -> _Message:
+    def _message(self, answered: AnswerMessage) -> _InstructorMessage:
         """The answer as instructor reads it: with tool calls in the mode that asks for one, else with a text."""
         text = _plain_text(answered.content)
         calls = answered.tool_calls or ()
         if self._plan.mode == "tools":
-            return _Message(text, [_call(call) for call in calls] or None)
-        return _Message(answer_text(text, () if self._parameters.get("tools") else calls), None)
+            return _InstructorMessage(text, [_call(call) for call in calls] or None)
+        return _InstructorMessage(answer_text(text, () if self._parameters.get("tools") else calls), None)
 
     def read(self) -> Parsed:
         """The last answer.
@@ -124,7 +128,7 @@ class _Exchange:
         except InvalidOutput as error:
             raise (cut_short(error) if self._was_cut else error) from failure
 
-    def _context(self, messages: list[Message]) -> list[Message]:
+    def _context(self, messages: list[MessageDict]) -> list[MessageDict]:
         """The prompt and the last attempt only; instructor's list grows by every one."""
         if self._prompt_size is None:
             self._prompt_size = len(messages)
@@ -158,30 +162,32 @@ _current: ContextVar[_Exchange] = ContextVar("exchange")
 
 
 @dataclass
-class _Function:
+class _InstructorFunction:
     name: str
     arguments: str
 
 
 @dataclass
-class _Call:
+class _InstructorCall:
     id: str
-    function: _Function
+    function: _InstructorFunction
     type: str = "function"
 
 
 @dataclass
-class _Message:
+class _InstructorMessage:
     content: str
-    tool_calls: list[_Call] | None
+    tool_calls: list[_InstructorCall] | None
     role: str = "assistant"
 
     def model_dump(self) -> dict[str, Any]:
         return asdict(self)
 
 
-def _call(call: AnsweredToolCall) -> _Call:
-    return _Call(call.id or "000000000", _Function(call.function.name, arguments_text(call)))
+def _call(call: AnsweredToolCall) -> _InstructorCall:
+    return _InstructorCall(
+        call.id or "000000000", _InstructorFunction(call.function.name, arguments_text(call))
+    )
 
 
 def _plain_text(content: str | list[dict[str, Any]] | None) -> str:

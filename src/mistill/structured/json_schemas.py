@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, cast
 
 from mistill.errors import InputError
@@ -18,7 +17,7 @@ from mistill.structured.strict_json import decode_json
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class SchemaDraft:
     """A version of JSON Schema.
 
     Attributes:
@@ -32,13 +31,13 @@ class Draft:
     id_keyword: Literal["$id", "id"] = "$id"
 
 
-_DRAFT_2019_09 = Draft("https://json-schema.org/draft/2019-09/schema", "Draft201909Validator")
-_DRAFT_4 = Draft("http://json-schema.org/draft-04/schema", "Draft4Validator", "id")
+_DRAFT_2019_09 = SchemaDraft("https://json-schema.org/draft/2019-09/schema", "Draft201909Validator")
+_DRAFT_4 = SchemaDraft("http://json-schema.org/draft-04/schema", "Draft4Validator", "id")
 _DRAFTS = (
-    Draft("https://json-schema.org/draft/2020-12/schema", "Draft202012Validator"),
+    SchemaDraft("https://json-schema.org/draft/2020-12/schema", "Draft202012Validator"),
     _DRAFT_2019_09,
-    Draft("http://json-schema.org/draft-07/schema", "Draft7Validator"),
-    Draft("http://json-schema.org/draft-06/schema", "Draft6Validator"),
+    SchemaDraft("http://json-schema.org/draft-07/schema", "Draft7Validator"),
+    SchemaDraft("http://json-schema.org/draft-06/schema", "Draft6Validator"),
     _DRAFT_4,
 )
 _SINCE_2020_12 = {"$dynamicAnchor", "$dynamicRef", "prefixItems"}
@@ -112,7 +111,7 @@ def _refuse_unknown_keys_alone(schema: Schema) -> None:
 # --- checked ----------------------------------------------------------------------------------------------------------
 
 
-def compile_validator(schema: Schema) -> tuple[Any, Draft]:
+def compile_validator(schema: Schema) -> tuple[Any, SchemaDraft]:
     """What checks answers by ``schema``, formats (``date``, ``email`` …) too, and the draft that it is of.
 
     A schema without ``$schema`` is of the newest draft, unless it is written in a form that only older ones had.
@@ -137,7 +136,7 @@ def compile_validator(schema: Schema) -> tuple[Any, Draft]:
             raise error from error.__cause__
 
 
-def _stated_draft(uri: str) -> Draft:
+def _stated_draft(uri: str) -> SchemaDraft:
     stated = _comparable(uri)
     for draft in _DRAFTS:
         if stated == _comparable(draft.uri):
@@ -154,7 +153,7 @@ def _comparable(uri: str) -> str:
     return uri.rstrip("#").removeprefix("https:").removeprefix("http:")
 
 
-def _draft_by_form(schema: Schema) -> Draft:
+def _draft_by_form(schema: Schema) -> SchemaDraft:
     """The draft of a schema that does not say it. A form that was given up leads to the last draft that had it, if
     nothing newer stands beside it, which that draft would let pass unchecked."""
     nodes = list(all_subschemas(schema))
@@ -171,26 +170,20 @@ def _is_of_draft_4(schema: Schema) -> bool:
     return not any(_SINCE_DRAFT_6 & node.keys() for node in all_subschemas(schema))
 
 
-def _validator(schema: Schema, draft: Draft) -> Any:
+def _validator(schema: Schema, draft: SchemaDraft) -> Any:
     import jsonschema_rs  # only schemas given as JSON Schema need it
 
+    checks = getattr(jsonschema_rs, draft.validator)
     try:
-        jsonschema_rs.meta.validate({**schema, "$schema": draft.uri}, registry=_offline_registry())
-        return getattr(jsonschema_rs, draft.validator)(
-            schema, validate_formats=True, retriever=_refuse_to_fetch, mask="the value"
-        )
+        checks(
+            schema, retriever=_refuse_to_fetch
+        )  # its mistakes show what is written there; a mask would hide that
+        return checks(schema, validate_formats=True, retriever=_refuse_to_fetch, mask="the value")
     except jsonschema_rs.ValidationError as error:
         path = json_path(error.instance_path) if error.instance_path else _path_of_ref(schema, error.message)
         raise InputError(f"not a JSON schema: {path}: {error.message}") from error
     except (jsonschema_rs.ReferencingError, ValueError) as error:
         raise InputError(f"not a JSON schema: {error}") from error
-
-
-@cache
-def _offline_registry() -> Any:
-    import jsonschema_rs
-
-    return jsonschema_rs.Registry([], retriever=_refuse_to_fetch)
 
 
 def _refuse_to_fetch(uri: str) -> Any:

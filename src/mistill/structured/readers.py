@@ -60,11 +60,13 @@ def _shortened(message: str) -> str:
 def type_reader(adapter: TypeAdapter[Any], label: str) -> Reader:
     """A reader for the type of ``adapter``."""
     validate_json = adapter.validate_json
-    exact = ExactNumbers(adapter, pydantic_places).exact
+    numbers = ExactNumbers(adapter, pydantic_places)
+    may_lose = numbers.may_lose
 
     def read(json_text: str, *, raw: str, root: str = "$") -> Any:
         try:
-            json_text = exact(json_text)
+            if may_lose(json_text):
+                json_text = numbers.exact(json_text)
             return validate_json(json_text)
         except ValidationError as error:
             raise invalid_output(label, raw, _pydantic_mistakes(error, json_text, root)) from error

@@ -14,9 +14,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, cast
 
-from mistill.errors import InputError
+from mistill.errors import InputError, nearest_name
 from mistill.structured.schema import compile_schema
-from mistill.structured.structured_output import closest, compile_structured_output
+from mistill.structured.structured_output import compile_structured_output
 
 
 def load_schema(reference: str) -> Any:
@@ -115,10 +115,10 @@ def _attribute(module: Any, name: str, reference: str) -> Any:
     found = module
     for part in name.split("."):
         if not hasattr(found, part):
-            close = closest(part, (known for known in dir(found) if not known.startswith("_")))
+            near = nearest_name(part, (known for known in dir(found) if not known.startswith("_")))
             raise InputError(
                 f"the schema {reference}: there is no {part!r} in {getattr(found, '__name__', found)}",
-                hint=f"did you mean {close!r}?" if close else None,
+                hint=f"did you mean {near!r}?" if near else None,
             )
         found = getattr(found, part)
     return found

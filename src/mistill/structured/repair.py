@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from mistill.api.chat import AnsweredToolCall
 from mistill.errors import InvalidOutput
 from mistill.structured.schema import OutputSchema, Parsed
-from mistill.structured.structured_output import Message, StructuredOutputPlan
+from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
 
 CUT_SHORT = ("length", "model_length")
 
@@ -19,13 +19,13 @@ CUT_SHORT = ("length", "model_length")
 class Reask:
     """Ask again with ``messages``; ``error`` is why."""
 
-    messages: list[Message]
+    messages: list[MessageDict]
     error: InvalidOutput
 
 
 def judge(
     plan: StructuredOutputPlan,
-    messages: Sequence[Message],
+    messages: Sequence[MessageDict],
     text: str | None,
     *,
     finish_reason: str | None,
@@ -85,7 +85,7 @@ def read_answer(schema: OutputSchema, text: str) -> Parsed:
 
 
 def _repaired(schema: OutputSchema, text: str, as_it_is: InvalidOutput) -> Parsed:
-    spans = _json_spans(text)
+    spans = json_spans(text)
     fitting: dict[str, Parsed] = {}
     error = as_it_is
     for start, end in spans:
@@ -124,17 +124,13 @@ _MAX_PIECES = 1000
 """More JSON and brackets than that are no answer in prose, and would take long to look through."""
 
 
-def json_candidates(text: str) -> list[str]:
-    """The JSON texts in ``text`` that stand by themselves: what its one code fence holds, else each object and array.
+def json_spans(text: str) -> list[tuple[int, int]]:
+    """Where in ``text`` JSON stands by itself, as (start, end): in its one code fence, else each object and array.
 
-    A candidate is a piece of ``text`` as it stands, and what is around all of them is prose. Where anything else is
-    there, that may be an answer that is broken or cut short, a string or a comment: then there is no candidate at all,
-    since an inner object would look like an answer and be a wrong one.
+    What is around all of them is prose. Where anything else is there, that may be an answer that is broken or cut
+    short, a string or a comment: then there is none at all, since an inner object would look like an answer and be a
+    wrong one.
     """
-    return [text[start:end] for start, end in _json_spans(text)]
-
-
-def _json_spans(text: str) -> list[tuple[int, int]]:
     fenced = _fenced_json(text)
     if fenced is not None:
         return [fenced]
@@ -184,7 +180,7 @@ def _is_json(text: str) -> bool:
 # --- asking again -----------------------------------------------------------------------------------------------------
 
 
-def reask_messages(messages: Sequence[Message], answer: str, error: InvalidOutput) -> list[Message]:
+def reask_messages(messages: Sequence[MessageDict], answer: str, error: InvalidOutput) -> list[MessageDict]:
     """``messages``, the last ``answer`` and what is wrong with it: never what came before.
 
     A prefix that the answer was to begin with is left out: the corrected answer must be able to begin differently. So

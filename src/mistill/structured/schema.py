@@ -116,8 +116,8 @@ class OutputSchema:
         """As :meth:`parse`, with the value's JSON beside it: ``text`` itself, or unwrapped from it.
 
         Args:
-            bare: whether a value may stand without the object that it was asked for in. A model that is told of the
-                schema, not held to it, may leave that out. An object with the wrapper's key is never taken for bare: it
+            bare: whether a value may stand without the object that it was asked for in. A model that knows the schema
+                but is not held to it may leave that out. An object with the wrapper's key is never taken for bare: it
                 may be meant as the wrapper, whatever is wrong with it.
 
         Raises:

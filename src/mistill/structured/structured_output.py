@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from enum import Enum
 from importlib.util import find_spec
 from typing import Any, Literal, NotRequired, cast
@@ -13,12 +12,12 @@ import msgspec
 from typing_extensions import TypedDict
 
 from mistill.api.chat import ResponseFormat
-from mistill.errors import InputError
+from mistill.errors import InputError, nearest_name
 from mistill.structured.schema import OutputSchema, compile_schema
 
 InstructorMode = Literal["tools", "json_schema", "md_json"]
 Mode = Literal["json_object"] | InstructorMode
-Message = dict[str, Any]
+MessageDict = dict[str, Any]
 
 DEFAULT_MAX_RETRIES = 1
 
@@ -82,7 +81,7 @@ class StructuredOutputPlan:
         """What a request carries in native mode and in JSON mode; instructor makes its own."""
         return _JSON_OBJECT if self.mode == "json_object" else self.schema.response_format()
 
-    def messages(self, messages: Sequence[Message]) -> list[Message]:
+    def messages(self, messages: Sequence[MessageDict]) -> list[MessageDict]:
         """The messages to send: as they are, and in JSON mode with the schema at the end of the system message.
 
         The messages given are not changed.
@@ -142,16 +141,11 @@ def _mode(given: Any) -> Mode | None:
 
 def _nearest(key: Any, known: Mapping[str, Any]) -> str:
     names = ", ".join(f'"{name}"' for name in known)
-    close = closest(str(key), known)
-    return f'did you mean "{close}"? It takes {names}' if close else f"it takes {names}"
+    near = nearest_name(key, known)
+    return f'did you mean "{near}"? It takes {names}' if near else f"it takes {names}"
 
 
-def closest(name: str, known: Iterable[str]) -> str | None:
-    """The one of ``known`` that a person may have meant by ``name``."""
-    return next(iter(get_close_matches(name, list(known), n=1)), None)
-
-
-def _with_schema(messages: Sequence[Message], schema: dict[str, Any]) -> list[Message]:
+def _with_schema(messages: Sequence[MessageDict], schema: dict[str, Any]) -> list[MessageDict]:
     """JSON mode gives JSON only if the prompt asks for it; so the schema is in the prompt, in these words."""
     request = (
         "Answer with one JSON object and nothing else. It must be valid for this JSON schema:\n"

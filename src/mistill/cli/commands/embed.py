@@ -30,7 +30,6 @@ _ATTRIBUTES = ("output_dimension", "output_dtype", "max_batch_tokens")
 
 @cli_command(
     "embed",
-    short_help="The vector of every row of a dataset.",
     examples="""
 mistill embed articles.jsonl --out vectors.parquet
 mistill embed 'data/*.csv' --out vectors.jsonl --prompt "{{ title }}: {{ body }}"

@@ -12,6 +12,7 @@ from mistill.cli.options.model_options import schema_named
 from mistill.cli.options.run_options import option_of_run, options_given
 from mistill.cli.terminal.formatting import count
 from mistill.cli.terminal.output import say
+from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.runs.export import export_run
 from mistill.runs.kinds import KINDS
 
@@ -32,7 +33,7 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     group=_OUTPUT,
     required=True,
     metavar="FILE",
-    help="JSONL, JSON, CSV, TSV, Parquet or Arrow by suffix; - for stdout.",
+    help=f"By suffix: {OUTPUT_FORMATS}; - for stdout.",
 )
 @option_of_run("output_format", *KINDS.values())
 @option(

@@ -8,7 +8,7 @@ from typing import Any
 import click
 import msgspec
 
-from mistill.api.client import ModelCard
+from mistill.api.models import ModelCard
 from mistill.api.prices import Price, Prices, load_prices, price_of
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option

@@ -13,7 +13,8 @@ from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import find_ledger, ledger_option, selection_of, where_option
 from mistill.cli.terminal.output import is_terminal, visible_json
 from mistill.ledger import LedgerReader
-from mistill.runs.export import record_line, shape_of
+from mistill.runs.export import record_line
+from mistill.runs.record_shape import shape_of
 
 
 @cli_command(

@@ -30,7 +30,6 @@ from mistill.runs.run import Run
 
 @cli_command(
     "run",
-    short_help="Answer every row of a dataset.",
     examples="""
 mistill run prompts.jsonl --out answers.jsonl --model mistral-small-latest \\
     --prompt "Summarise: {{ text }}" --max-new-tokens 200

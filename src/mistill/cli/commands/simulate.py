@@ -29,6 +29,18 @@ _GROUPS = {
         "retry_after",
         "max_in_flight",
     ),
+    "Answers": (
+        "any_model",
+        "max_context_tokens",
+        "answer_tokens",
+        "cached_share",
+        "arguments_form",
+        "unauthorized_form",
+        "validation_form",
+        "embedding_dimension",
+        "embedding_batch_tokens",
+        "embedding_batch_texts",
+    ),
     "Faults": ("outage", "outage_after_s", "outage_for_s", "poison"),
 }
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -57,8 +69,7 @@ def _setting_options(function: F) -> F:
 
 def _setting_option(name: str, field: FieldInfo, scalar: Any) -> Callable[[F], F]:
     group = next((group for group, names in _GROUPS.items() if name in names), "Server")
-    default = "" if field.default in (None, False) else f"[default: {field.default}]"
-    settings: dict[str, Any] = {"group": group, "help": " ".join([*_sentences(field.description), default])}
+    settings: dict[str, Any] = {"group": group, "help": _help(field)}
     if scalar is bool:
         settings |= {"is_flag": True, "default": None}
     elif get_origin(scalar) is Literal:
@@ -68,8 +79,9 @@ def _setting_option(name: str, field: FieldInfo, scalar: Any) -> Callable[[F], F
     return option(f"--{name.replace('_', '-')}", **settings)
 
 
-def _sentences(description: str | None) -> list[str]:
-    return [" ".join(description.replace("``", "").split())] if description else []
+def _help(field: FieldInfo) -> str:
+    description = " ".join((field.description or "").replace("``", "").split())
+    return description if field.default in (None, False) else f"{description}  [default: {field.default}]"
 
 
 @cli_command(
@@ -88,7 +100,13 @@ mistill run prompts.jsonl --out trial.jsonl --model mistral-small-latest \\
     default=8080,
     help="0 takes a free one.  [default: 8080]",
 )
-@option("--host", group="Server", default="127.0.0.1", metavar="HOST", help="[default: 127.0.0.1]")
+@option(
+    "--host",
+    group="Server",
+    default="127.0.0.1",
+    metavar="HOST",
+    help="Address to listen at.  [default: 127.0.0.1]",
+)
 @option(
     "--fault",
     group="Faults",

@@ -6,7 +6,7 @@ import click
 
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
-from mistill.cli.exit_codes import Exit
+from mistill.cli.exit_codes import Exit, exit_of_status
 from mistill.cli.options.ledger_options import find_ledger, ledger_option, output_of
 from mistill.cli.terminal.report_text import write_json, write_status
 from mistill.runs.report import read_report
@@ -30,7 +30,7 @@ def command(out: str, ledger: str | None, as_json: bool) -> Exit:
     """
     path = find_ledger(out, ledger)
     report = read_report(path)
-    code = Exit.SOME_FAILED if report.failures else Exit.ANSWERED
+    code = exit_of_status(report)
     if as_json:
         write_json(report, code)
     else:

@@ -6,7 +6,6 @@ import os
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
-from types import UnionType
 from typing import Any, TypeVar, cast, get_args, get_origin
 
 import click
@@ -14,7 +13,7 @@ from pydantic import SecretStr
 
 from mistill.api.dialects import DialectName
 from mistill.cli.command import option
-from mistill.cli.options.param_types import Json, TextOrJson
+from mistill.cli.options.param_types import METAVARS, Json, TextOrJson, members_of
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
 from mistill.llms.parameters import PARAMETER_TYPES, PARAMETERS
@@ -45,6 +44,14 @@ model_name_option = option(
 
 endpoint_options = all_of(
     option("--endpoint", group=_MODEL, metavar="URL", help="Base URL.  [default: https://api.mistral.ai]"),
+    option(
+        "--allow-http",
+        group=_MODEL,
+        is_flag=True,
+        default=None,
+        help="Send the key over plain http to a host that is not this machine: anybody on the way can read it. "
+        "For servers in a network of your own, such as vLLM.",
+    ),
     option(
         "--api-key-env",
         group=_MODEL,
@@ -116,6 +123,7 @@ pace_options = all_of(
 _ATTRIBUTES = (
     "model",
     "endpoint",
+    "allow_http",
     "dialect",
     "prices",
     "max_concurrent_requests",
@@ -199,19 +207,14 @@ def _flag(name: str) -> str:
 
 def _click_type(annotation: Any) -> dict[str, Any]:
     """The annotation of a generation parameter → settings of its option."""
-    kinds = [kind for kind in _union_of(annotation) if kind is not type(None)]
-    plain = [get_origin(kind) or kind for kind in kinds]
+    plain = [get_origin(member) or member for member in members_of(annotation)]
     if plain == [bool]:
         return {"is_flag": True, "default": None}
     if len(plain) == 1 and plain[0] in (int, float, str):
-        return {"type": plain[0], "metavar": {int: "N", float: "X", str: "TEXT"}[plain[0]]}
+        return {"type": plain[0], "metavar": METAVARS[plain[0]]}
     if set(plain) == {str, list}:
         return {"multiple": True, "metavar": "TEXT"}
     return {"type": TextOrJson() if str in plain else Json()}
-
-
-def _union_of(annotation: Any) -> tuple[Any, ...]:
-    return get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
 
 
 def _generation_option(name: str, description: str, annotation: Any) -> Callable[[F], F]:

@@ -6,7 +6,8 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from types import UnionType
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
@@ -91,6 +92,16 @@ class Pair(_Type):
             return name.strip(), self._of(text.strip())
         except ValueError:
             self.fail(f"{text.strip()!r} is not a number", param, ctx)
+
+
+METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
+"""What stands in the help for a value of a plain type."""
+
+
+def members_of(annotation: Any) -> tuple[Any, ...]:
+    """The types of a union but ``None``: ``float | None`` → ``(float,)``."""
+    members = get_args(annotation) if isinstance(annotation, UnionType) else (annotation,)
+    return tuple(member for member in members if member is not type(None))
 
 
 def read_text(path: str) -> str:

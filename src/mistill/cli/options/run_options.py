@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import UnionType
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
 import click
@@ -12,8 +11,9 @@ from pydantic.fields import FieldInfo
 
 from mistill.cli.command import OTHER, option
 from mistill.cli.options.model_options import all_of
-from mistill.cli.options.param_types import Duration, OptionalNumber, Pair, read_text
+from mistill.cli.options.param_types import METAVARS, Duration, OptionalNumber, Pair, members_of, read_text
 from mistill.cli.options.settings_file import settings_option
+from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.errors import InputError
 from mistill.runs.kinds.kind import Kind
 from mistill.runs.options import RunOptions, Written
@@ -22,7 +22,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 _FROM_FILES = ("prompt", "system")
 """Templates, which may stand in a file: ``--prompt-file``."""
-_METAVARS = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 
 out_option = option(
     "--out",
@@ -30,7 +29,7 @@ out_option = option(
     group="Output",
     required=True,
     metavar="FILE",
-    help="JSONL, JSON, CSV, TSV, Parquet or Arrow by suffix; - for stdout.",
+    help=f"By suffix: {OUTPUT_FORMATS}; - for stdout.",
 )
 json_option = option(
     "--json",
@@ -88,7 +87,7 @@ def _option(
 def _click_settings(
     field: FieldInfo, written: Written, flag: str, kinds: Iterable[type[Kind[Any]]]
 ) -> dict[str, Any]:
-    plain = _plain_type(field.annotation)
+    (plain,) = members_of(field.annotation)
     origin = get_origin(plain) or plain
     metavar = {"metavar": written.metavar} if written.metavar else {}
     if written.form == "duration":
@@ -97,7 +96,7 @@ def _click_settings(
         number = OptionalNumber(flag)
         return {"type": number, "is_flag": False, "flag_value": str(written.default), **metavar}
     if origin is bool:
-        return {"is_flag": True, "callback": _negated} if flag.startswith("--no-") else {"is_flag": True}
+        return {"is_flag": True, "callback": _negated} if written.negates else {"is_flag": True}
     if origin is dict:
         return {"multiple": True, "type": Pair(written.metavar or "NAME=VALUE"), **metavar}
     if origin is tuple:
@@ -105,14 +104,7 @@ def _click_settings(
         return {"multiple": True, "type": click.Choice(list(choices))}
     if origin is Literal:
         return {"type": click.Choice(list(get_args(plain)))}
-    return {"type": str if plain is Path else plain, "metavar": _METAVARS[plain]} | metavar
-
-
-def _plain_type(annotation: Any) -> Any:
-    """``float | None`` → ``float``."""
-    if isinstance(annotation, UnionType):
-        (annotation,) = (kind for kind in get_args(annotation) if kind is not type(None))
-    return annotation
+    return {"type": str if plain is Path else plain, "metavar": METAVARS[plain]} | metavar
 
 
 def _negated(_: click.Context, __: click.Parameter, value: bool) -> bool:

@@ -6,20 +6,21 @@ A thread draws. It only reads what the run counts anyway, so it never slows the 
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager
 from glob import glob
 from pathlib import Path
-from types import FrameType
 from typing import Any, Protocol
 
 from msgspec import Struct
 
 from mistill.cli.terminal.formatting import count, money, seconds, time_split, wait
+from mistill.cli.terminal.interrupts import stopped_by_signals
 from mistill.cli.terminal.output import is_terminal, say
+from mistill.datasets.formats import format_of
 from mistill.delivery.diagnostics import Snapshot
+from mistill.errors import InputError
 from mistill.runs.progress import Progress
 from mistill.runs.run import Run
 
@@ -27,7 +28,6 @@ _LINE_EVERY_S = 10.0
 _DRAW_EVERY_S = 0.25
 _CHUNK_BYTES = 1 << 20
 _BAR_WIDTH = 30
-_STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
 
 class View(Struct, frozen=True):
@@ -73,12 +73,11 @@ class Watch:
     """Looks at a run from the outside.
 
     Args:
-        sources: what was given as input: JSON lines are counted, for a total. At most ``limit`` are wanted.
+        sources: what was given as input: JSON lines are counted, for a total.
     """
 
-    def __init__(self, run: Run, sources: Sequence[str], limit: int | None = None) -> None:
+    def __init__(self, run: Run, sources: Sequence[str]) -> None:
         self._run = run
-        self._limit = limit
         self._begin = self._last = self._snapshot()
         self._lines: int | None = None
         self._cause = "idle"
@@ -104,16 +103,16 @@ class Watch:
 
     def _count(self, sources: list[str]) -> None:
         try:
-            lines = count_lines(sources)
+            lines = count_lines(sources, self._run.options.input_format)
         except OSError:
             return  # a total would have been nice; the run itself says what is wrong with its input
-        self._lines = lines if lines is None or self._limit is None else min(lines, self._limit)
+        self._lines = None if lines is None else self._run.rows_of(lines)
 
 
-def count_lines(sources: Sequence[str]) -> int | None:
+def count_lines(sources: Sequence[str], input_format: str | None = None) -> int | None:
     """The lines of plain JSONL files, which are their rows; ``None`` where an input is anything else."""
     paths = [Path(path) for source in sources for path in glob(source) or [source]]  # noqa: PTH207  Path.glob takes no absolute pattern
-    if not all(path.suffix in (".jsonl", ".ndjson") and path.is_file() for path in paths):
+    if not all(path.is_file() and _is_plain_jsonl(path, input_format) for path in paths):
         return None
     lines = 0
     for path in paths:
@@ -124,6 +123,14 @@ def count_lines(sources: Sequence[str]) -> int | None:
                 last = chunk
         lines += not last.endswith(b"\n")
     return lines
+
+
+def _is_plain_jsonl(path: Path, input_format: str | None) -> bool:
+    try:
+        found = format_of(str(path), input_format)
+    except InputError:
+        return False
+    return found.name == "jsonl" and found.compression is None
 
 
 class Screen(Protocol):
@@ -186,7 +193,7 @@ class Bar:
 @contextmanager
 def shown(watch: Watch, *, quiet: bool, grace_s: float) -> Generator[None]:
     """Shows the run for as long as the block lasts, and says what Ctrl-C does when it is pressed."""
-    with _explained_interrupts(watch, grace_s):
+    with stopped_by_signals(lambda: watch.in_flight, grace_s):
         if quiet:
             yield
             return
@@ -211,47 +218,6 @@ def _drawn(screen: Screen, watch: Watch) -> Generator[None]:
         ended.set()
         thread.join()
         screen.close()
-
-
-@contextmanager
-def _explained_interrupts(watch: Watch, grace_s: float) -> Generator[None]:
-    """Ctrl-C stops the run, and so do SIGTERM and SIGHUP, as containers, batch systems and closed terminals send them.
-
-    It is said from a thread: what is printed inside a signal handler may meet itself half printed.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread may set handlers
-        return
-    pressed = threading.Event()
-    ended = False
-
-    def explain() -> None:
-        pressed.wait()
-        if not ended:
-            flying = count(watch.in_flight, "request")
-            say(
-                f"stopping: waiting up to {seconds(grace_s)} for {flying} in flight; Ctrl-C again cuts them off"
-            )
-
-    def press(number: int, frame: FrameType | None) -> Any:
-        pressed.set()
-        return signal.default_int_handler(number, frame)
-
-    thread = threading.Thread(target=explain, name="mistill-interrupts", daemon=True)
-    thread.start()
-    before = {
-        number: signal.signal(number, press)
-        for number in _STOPPING
-        if number == signal.SIGINT or signal.getsignal(number) == signal.SIG_DFL  # nohup ignores SIGHUP
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-        ended = True
-        pressed.set()
-        thread.join()
 
 
 def _can_move_cursor() -> bool:

@@ -18,17 +18,6 @@ from mistill.runs.forecast import Forecast, Range
 from mistill.runs.report import RunReport
 
 
-def exit_code_of(report: RunReport, *, is_sample: bool = False) -> Exit:
-    """What the end of a start means. After a sample, rows that were not asked are no failure."""
-    stopped = report.stopped
-    if stopped is not None:
-        is_interrupt = isinstance(stopped, Stopped) and stopped.reason == "interrupted"
-        return Exit.INTERRUPTED if is_interrupt else Exit.STOPPED
-    if report.failures or (report.pending and not is_sample):
-        return Exit.SOME_FAILED
-    return Exit.ANSWERED
-
-
 def write_json(report: RunReport, exit_code: Exit, *, to_stderr: bool = False) -> None:
     """One line of JSON: `RunReport.describe`, and the exit code."""
     text = json.dumps(report.describe() | {"exit_code": int(exit_code)}, ensure_ascii=False)

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mistill.cli.exit_codes import Exit
+from mistill.cli.exit_codes import Exit, exit_of_start
 from mistill.cli.terminal.live_view import Watch, shown
 from mistill.cli.terminal.output import say_error, visible
-from mistill.cli.terminal.report_text import exit_code_of, write_json, write_report
+from mistill.cli.terminal.report_text import write_json, write_report
 from mistill.runs.run import Run
 
 
@@ -22,9 +22,9 @@ def start(run: Run, given: Mapping[str, Any], *, out: str, sources: Sequence[str
     """
     as_json, quiet = given["as_json"], given["quiet"]
     options = run.options
-    with _warnings_once(), shown(Watch(run, sources, options.limit), quiet=quiet, grace_s=options.grace):
+    with _warnings_once(), shown(Watch(run, sources), quiet=quiet, grace_s=options.grace):
         report = run.start()
-    code = exit_code_of(report, is_sample=options.sample is not None)
+    code = exit_of_start(report, is_sample=options.sample is not None)
     if as_json:
         write_json(report, code, to_stderr=out == "-")
     elif not quiet:

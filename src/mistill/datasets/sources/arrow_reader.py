@@ -44,7 +44,11 @@ class ArrowFile(ABC):
 
     @abstractmethod
     def _batches(self) -> Iterator[Any]:
-        """Record batches or tables of a bounded size. May raise whatever pyarrow raises."""
+        """Record batches or tables of a bounded size.
+
+        Raises:
+            Exception: whatever pyarrow raises.
+        """
 
     def columns(self) -> tuple[str, ...]:
         return self._columns

@@ -50,7 +50,14 @@ def rows_within(limit_bytes: int, rows: int, size_bytes: int) -> int:
 
 
 def check_columns_once(names: list[str], where: str) -> tuple[str, ...]:
-    """The names as a tuple. ``InputError`` if one stands twice, since a record could hold only one of them."""
+    """The names as a tuple.
+
+    Args:
+        where: what has these columns, for the error.
+
+    Raises:
+        InputError: one stands twice: a record could hold only one of them.
+    """
     if len(set(names)) < len(names):
         repeated = next(name for place, name in enumerate(names) if name in names[:place])
         raise InputError(f"{where}: the column {repeated!r} stands twice", hint="rename one")

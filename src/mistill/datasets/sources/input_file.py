@@ -42,7 +42,11 @@ class InputFile:
             raise InputError(f"{self.name}: no such file")
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes in pieces of about 1 MiB, as they come. Raises ``InputError`` for whatever goes wrong."""
+        """The bytes in pieces of about 1 MiB, as they come.
+
+        Raises:
+            InputError: whatever goes wrong.
+        """
         if self._started and not self.repeatable:
             raise InputError(f"{self.name} can be read only once")
         self._started = True

@@ -23,7 +23,7 @@ class _AnyObject(msgspec.Struct):
 
 
 check_object = msgspec.json.Decoder(_AnyObject).decode
-"""Raises ``MsgspecError`` or ``RecursionError`` unless the bytes are one JSON object."""
+"""Passes bytes that are one JSON object; others raise ``msgspec.MsgspecError`` or ``RecursionError``."""
 
 
 def repair_line(line: bytes) -> bytes:

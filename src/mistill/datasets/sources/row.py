@@ -33,7 +33,11 @@ class Input(Protocol):
         ...
 
     def rows(self, first_index: int) -> Iterator[Row]:
-        """The rows, numbered on from ``first_index``. Each is a JSON object by then; else ``InputError``."""
+        """The rows, numbered on from ``first_index``. Each is a JSON object by then.
+
+        Raises:
+            InputError: on iterating: the input cannot be read, or a row is no JSON object.
+        """
         ...
 
     def where(self, place: int) -> str:
@@ -60,7 +64,11 @@ class Row(msgspec.Struct, eq=False):
 
     @property
     def record(self) -> dict[str, Any]:
-        """The row as a dict of JSON values, decoded at first use. Treat it as read-only: it is shared."""
+        """The row as a dict of JSON values, decoded at first use. Treat it as read-only: it is shared.
+
+        Raises:
+            InputError: a value in it is beyond what can be read.
+        """
         if self._record is None:
             try:
                 self._record = _decode(self.raw)

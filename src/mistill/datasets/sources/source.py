@@ -46,7 +46,11 @@ class Source:
         known = [total for total in totals if total is not None]
         if len(known) < len(totals):
             return 0 if self._limit == 0 else None
-        return sum(known) if self._limit is None else min(sum(known), self._limit)
+        return self.of_total(sum(known))
+
+    def of_total(self, rows: int) -> int:
+        """How many rows are given where the inputs have so many."""
+        return rows if self._limit is None else min(rows, self._limit)
 
     @property
     def columns(self) -> tuple[str, ...] | None:

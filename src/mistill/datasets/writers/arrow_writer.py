@@ -19,7 +19,7 @@ from mistill.datasets.writers.column_types import ColumnTypes
 from mistill.datasets.writers.destination import Destination
 from mistill.datasets.writers.exact_records import decode, decode_exactly
 
-_BATCH_ROWS = 8192
+BATCH_ROWS = 8192
 _BATCH_BYTES = 4 << 20
 _GROUP_ROWS = 1 << 16
 _GROUP_BYTES = 32 << 20
@@ -29,9 +29,15 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 class ArrowWriter(ABC):
-    """Base of formats that pyarrow writes. Known columns come first, in their order, then others as they appear."""
+    """Base of formats that pyarrow writes. Known columns come first, in their order, then others as they appear.
 
-    def __init__(self, destination: Destination) -> None:
+    Args:
+        batch_rows: so many records are in memory at once, and what they show of a column's type is joined batch by
+            batch.
+    """
+
+    def __init__(self, destination: Destination, *, batch_rows: int = BATCH_ROWS) -> None:
+        self._batch_rows = batch_rows
         self._stream = destination.stream
         self._types = ColumnTypes(destination.columns or [])
         self._spool = destination.open_spool()
@@ -58,7 +64,7 @@ class ArrowWriter(ABC):
         for line in self._spool.lines():
             lines.append(line)
             size += len(line)
-            if len(lines) >= _BATCH_ROWS or size >= _BATCH_BYTES:
+            if len(lines) >= self._batch_rows or size >= _BATCH_BYTES:
                 yield lines
                 lines, size = [], 0
         if lines:

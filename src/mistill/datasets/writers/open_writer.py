@@ -23,6 +23,8 @@ def check_target(target: str | Path, format: str | None = None) -> FileFormat:  
         InputError: an unknown format, a place that cannot be written to, a library that is missing.
     """
     chosen = format_of(str(target), format)
+    if chosen.writer is None:
+        raise InputError(f"{target}: files of the format {chosen.name} can be read, not written")
     check_place(target)
     chosen.load_libraries(f"writing {target}")
     is_binary = chosen.is_binary or chosen.compression is not None

@@ -20,8 +20,8 @@ _FLUSH_BYTES = 1 << 20
 class OutputFile:
     """Bytes on their way out, in pieces of about 1 MiB. As much of a file object as gzip and pyarrow ask for.
 
-    A failure to write raises ``MistillError`` once. What is written after it is dropped: gzip and pyarrow write their
-    trailers when they are collected, and must find somebody there.
+    A failure to write is told once, by a ``MistillError``. What is written after it is dropped: gzip and pyarrow write
+    their trailers when they are collected, and must find somebody there.
     """
 
     closed = False
@@ -113,7 +113,11 @@ def is_replaceable(path: Path) -> bool:
 
 
 def check_place(target: str | Path) -> None:
-    """``InputError`` if nothing can be written at ``target``, as far as can be told without writing."""
+    """Refuses a ``target`` that cannot be written, as far as that can be seen without writing.
+
+    Raises:
+        InputError: it is a directory, there is no directory for it, or that cannot be written to.
+    """
     if str(target) == "-":
         return
     path = Path(os.path.realpath(target))

@@ -15,7 +15,7 @@ from msgspec import Struct
 
 from mistill.datasets.sources import Row
 from mistill.delivery.dispatcher import Dispatcher, Send
-from mistill.errors import InputError, MistillError
+from mistill.errors import InputError
 from mistill.ledger import RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
@@ -55,6 +55,7 @@ class AnswerReader(ABC):
 
         Raises:
             MistillError: what is in it does not fit.
+            ValueError: it is no answer.
         """
 
     @abstractmethod
@@ -69,10 +70,10 @@ class AnswerReader(ABC):
         """
 
     def read_fitting(self, body: bytes) -> list[Completion]:
-        """The completions in a body; none where it does not fit: it was asked again then."""
+        """The completions in a body; none where it does not fit, or is no answer: it is asked again then."""
         try:
             return self.read(body)
-        except MistillError:
+        except Exception:
             return []
 
 

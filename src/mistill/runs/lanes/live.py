@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import msgspec
 
 from mistill.api.usage import Usage
-from mistill.delivery.retry import classify
+from mistill.delivery.retry import as_failure, classify
 from mistill.delivery.worker_pool import WorkerPool
 from mistill.errors import InputError, LedgerError, MistillError
 from mistill.llms.types import Completion, Outcome
@@ -63,7 +63,7 @@ class LiveLane:
     def _leave_if_idle(self, task: asyncio.Task[Any]) -> None:
         """Ends a row that would only send another request, now that nothing may be sent."""
         recorder = self._under_way.get(task)
-        if self._start.stopped is not None and recorder is not None and not recorder.in_flight:
+        if self._start.stopped is not None and recorder is not None and not recorder.open:
             task.cancel()
 
     async def _answer(self, rows: list[PendingRow]) -> None:
@@ -84,11 +84,15 @@ class LiveLane:
             if outcomes is None:
                 send = kind.dispatcher.sender(recorder, self._pool)
                 outcomes = await kind.answer([pending.prepared for pending in rows], send)
-        except MistillError as error:
-            if isinstance(error, LedgerError) or not classify(error).fatal:
-                raise
-            self._start.stop(error)
-            return
+        except LedgerError:
+            raise
+        except Exception as caught:  # whatever a row or its answer makes us stumble over: it fails alone
+            error = as_failure(caught)
+            if classify(error).fatal:
+                self._start.stop(error)
+                return
+            recorder.end_open(error)
+            outcomes = [Outcome(completions=(), error=error) for _ in rows]
         finally:
             del self._under_way[task]
         await self._ended(rows, outcomes)

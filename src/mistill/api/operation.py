@@ -1,22 +1,22 @@
-"""What the client has to know of an endpoint of the API: where it is, and how its answers are read."""
+"""What the client has to know of an operation of the API: where it is, and how its answers are read."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Generic
+from typing import Final, Generic, TypeVar
 
 from msgspec import Struct
-from typing_extensions import TypeVar
 
 from mistill.api.usage import Answered
 
 R = TypeVar("R", bound=Answered)
+"""What a good answer of an operation holds."""
 
 MAX_BYTES: Final = 16 * 2**20
-"""No answer is larger, unless its endpoint says so: a broken server must not fill this machine's memory."""
+"""No answer is larger, unless its operation says so: a broken server must not fill this machine's memory."""
 
 
-class Endpoint(Struct, Generic[R], frozen=True):
+class Operation(Struct, Generic[R], frozen=True):
     """One path that takes a JSON body by POST and answers with JSON. Each has a constant in its own file.
 
     Attributes:

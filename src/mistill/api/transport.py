@@ -1,0 +1,165 @@
+"""The way to a server: the one importer of pyreqwest, whose clients are built here, and whose errors become ours."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from datetime import timedelta
+from ipaddress import ip_address
+from typing import Any, cast
+from urllib.parse import urlsplit
+
+from mistill.errors import AttemptTimeout, ConnectFailed, Disconnected, InputError, TransportError
+
+
+@contextmanager
+def _variable(name: str, value: str) -> Generator[None]:
+    """The environment variable ``name`` is ``value`` meanwhile, unless it has one already."""
+    if name in os.environ:
+        yield
+        return
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        del os.environ[name]
+
+
+# What the transport's allocator reads as it is loaded. In huge pages, a connection would take a third more memory.
+with _variable("MIMALLOC_ALLOW_THP", "0"):
+    from pyreqwest.client import Client, ClientBuilder
+    from pyreqwest.exceptions import (
+        BodyDecodeError,
+        BuilderError,
+        ConnectError,
+        PyreqwestError,
+        RequestTimeoutError,
+    )
+    from pyreqwest.http import Url
+    from pyreqwest.response import Response
+    from pyreqwest.runtime import runtime_worker_threads
+
+__all__ = ["Client", "PyreqwestError", "Response", "Url", "build_client", "error_of_transport"]
+
+_EXIT_PAUSE_S = 0.002
+_CONNECTING = "client error (Connect)"
+
+
+class _Runtime:
+    """Which of pyreqwest's two runtimes clients are built on: the single-threaded one, if that can be.
+
+    A fork leaves the threads of a runtime that had started behind, and it cannot start again; the other one still can.
+    Source: https://github.com/MarkusSintonen/pyreqwest/issues/51
+    """
+
+    started = False
+    multithreaded = False
+
+    @classmethod
+    def after_fork(cls) -> None:
+        if cls.started:
+            cls.multithreaded = True
+            runtime_worker_threads(1)
+
+    @classmethod
+    def at_exit(cls) -> None:
+        """Lets the runtime's thread finish with Python: the process aborts where the interpreter's end overtakes it."""
+        if cls.started:
+            time.sleep(_EXIT_PAUSE_S)
+
+
+atexit.register(_Runtime.at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_Runtime.after_fork)
+
+
+def build_client(endpoint: str, api_key: str, timeout_s: float) -> Client:
+    """A pool of connections to ``endpoint``, for all threads and event loops.
+
+    Args:
+        api_key: goes out with every request.
+        timeout_s: for one attempt, from connecting to the last byte of the body.
+
+    Raises:
+        InputError: the key cannot be sent, or this machine has no CA certificates.
+    """
+    builder = _with_key(api_key)
+    if builder is None:  # raised here, since what that came from shows the header
+        raise InputError("api_key has characters that no HTTP header can hold")
+    _Runtime.started = True
+    builder = (
+        builder.user_agent("mistill")
+        .timeout(timedelta(seconds=timeout_s))
+        .follow_redirects(False)
+        .runtime_multithreaded(_Runtime.multithreaded)
+    )
+    parts = urlsplit(endpoint)
+    if _is_this_machine(parts.hostname or ""):
+        builder = builder.no_proxy()  # one in the environment is for the world outside
+        if parts.scheme == "http":
+            # There is no TLS anywhere, so there are no certificates to load either.
+            builder = builder.danger_accept_invalid_certs(True)
+    try:
+        return builder.build()
+    except BuilderError as error:
+        causes = "; ".join(_causes(error))
+        hint = None
+        if "CA cert" in causes:
+            hint = "install them (ca-certificates), or set SSL_CERT_FILE to a file of them"
+        raise InputError(f"no client can be built for {endpoint}: {causes}", hint=hint) from error
+
+
+def _with_key(api_key: str) -> ClientBuilder | None:
+    headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json"}
+    try:
+        return ClientBuilder().default_headers(headers)
+    except (BuilderError, ValueError):
+        return None
+
+
+def _is_this_machine(host: str) -> bool:
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+# --- what went wrong on the way -------------------------------------------------------------------------------------
+
+
+def error_of_transport(error: PyreqwestError, endpoint: str, timeout_s: float) -> TransportError:
+    """The error of an attempt that has no answer. See "pyreqwest's errors, seen" in docs/errors.md."""
+    causes = _causes(error)
+    reason = "; ".join(causes)
+    if isinstance(error, RequestTimeoutError):
+        return AttemptTimeout(
+            f"no answer within {timeout_s:g} s", hint="raise timeout, or lower max_new_tokens"
+        )
+    if never_left(error):
+        hint = "is the endpoint right, and up?"
+        if "certificate" in reason:
+            hint = (
+                "this machine does not trust its certificate: set SSL_CERT_FILE to a file with its issuer's"
+            )
+        return ConnectFailed(f"cannot connect to {endpoint}: {reason}", maybe_billed=False, hint=hint)
+    if isinstance(error, BodyDecodeError):
+        return Disconnected(f"the answer was cut off: {reason or error.message}")
+    return Disconnected(f"the connection ended before an answer: {reason or error.message}")
+
+
+def never_left(error: PyreqwestError) -> bool:
+    """Whether it is certain that nothing of the request was sent, so that it cannot have been billed.
+
+    pyreqwest has one class for a connection that could not be made and for one that broke as the request was on its
+    way; a text among its causes tells them apart. It is taken for certain only where a whole cause is this text: the
+    first one has the URL in it, which may hold any words.
+    """
+    return isinstance(error, ConnectError) and _CONNECTING in _causes(error)
+
+
+def _causes(error: PyreqwestError) -> list[str]:
+    details: dict[str, Any] = getattr(error, "details", None) or {}
+    return [cause["message"] for cause in cast("list[dict[str, str]]", details.get("causes") or [])]

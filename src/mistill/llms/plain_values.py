@@ -1,0 +1,81 @@
+"""Values of other libraries → what JSON and our own structs are made of.
+
+What people have at hand is seldom a plain ``dict`` of ``str``: rows of pandas hold ``numpy.str_``, templates give
+``Markup``, SDKs have classes for messages, Arrow fills every record with the keys of all others. All of it says plainly
+what is meant, so it is taken for that.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral, Real
+from typing import Any, cast
+
+import msgspec
+from msgspec import Struct
+
+
+def plain_text(text: str) -> str:
+    """``text`` as a ``str`` and no subclass of it, with U+FFFD for each half of a character (a lone surrogate), which
+    UTF-8 cannot carry. Two halves that stand side by side are their character.
+    """
+    if type(text) is not str:
+        text = str.__str__(text)
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def plain(value: Any) -> Any:
+    """``value`` in dicts, lists, texts and numbers of Python's own types; what is none of these is left as it is.
+
+    Understood are subclasses of ``str``, numbers of numpy, mappings, sequences and arrays, dataclasses, pydantic models
+    and msgspec's structs.
+    """
+    if isinstance(value, str):
+        return plain_text(value)
+    if value is None or isinstance(value, bool):
+        return value
+    if isinstance(value, Mapping):
+        items = cast("Mapping[Any, Any]", value).items()
+        return {plain(name): plain(item) for name, item in items}
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    fields = fields_of(value)
+    if fields is not None:
+        return plain(fields)
+    items = items_of(value)
+    return value if items is None else [plain(item) for item in items]
+
+
+def fields_of(value: Any) -> Mapping[str, Any] | None:
+    """The fields of an object that is a record: a pydantic model, a dataclass, a struct; else ``None``."""
+    if isinstance(value, type):
+        return None
+    if isinstance(value, Struct):
+        return cast("dict[str, Any]", msgspec.to_builtins(value, enc_hook=encodable))
+    if callable(dump := getattr(value, "model_dump", None)):
+        return cast("dict[str, Any]", dump(mode="json", by_alias=True))
+    if dataclasses.is_dataclass(value):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    return None
+
+
+def items_of(value: Any) -> Iterable[Any] | None:
+    """The items of a sequence or of an array; ``None`` for what is neither."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes | bytearray):
+        return cast("Sequence[Any]", value)
+    if callable(tolist := getattr(value, "tolist", None)) and isinstance(listed := tolist(), list):
+        return cast("list[Any]", listed)
+    return None
+
+
+def encodable(value: Any) -> Any:
+    """`plain`, as msgspec's ``enc_hook``: what it cannot help with is a ``TypeError``."""
+    found = plain(value)
+    if found is value:
+        raise TypeError(f"there is no JSON for objects of type {type(value).__name__}")
+    return found

@@ -1,0 +1,380 @@
+# ruff: noqa: N802  the visitor's names are Jinja's
+"""How the templates of prompts differ from Jinja's own.
+
+- What is written is text: a null, a method, a generator or another object in its place is an error, on every way into
+  the text: an output, ``~``, a filter, ``%``, ``format``.
+- A name after a dot is an item; an attribute only where there is no such item, and a method only where it is called.
+- A name that nothing has is a typed error.
+- Work is counted, and bounded for each row.
+
+Importing Jinja2 takes 30 ms, so nothing imports this module before there is a template.
+"""
+
+from __future__ import annotations
+
+import json
+import types
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, cast
+
+import msgspec
+from jinja2 import StrictUndefined, Template, Undefined, UndefinedError, nodes, pass_context
+from jinja2.runtime import Context, Macro
+from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
+from jinja2.utils import missing, object_type_repr
+from jinja2.visitor import NodeTransformer
+
+from mistill.runs.written_numbers import encode_written, holds_written
+
+MAX_WORK = 10_000_000
+"""What the template of one row may take: characters that it writes, and steps of its loops at `_STEP_WORK` each."""
+
+SELF = "_column_self"
+"""By what name a template finds a column called ``self``, a word that Jinja keeps for itself."""
+
+_STEP_WORK = 10
+_STEP = "a step"  # a filter that no template can name
+_MAX_BITS = 100_000
+_TOO_MUCH = 2**63
+
+# Jinja's other globals (dict, lipsum …) would stand in, unseen, for a missing column of that name.
+_KEPT_GLOBALS = ("namespace", "range")
+
+_VALUE_FILTERS = frozenset((
+    "abs", "attr", "batch", "count", "d", "default", "dictsort", "filesizeformat", "first", "float", "groupby", "int",
+    "items", "last", "length", "list", "map", "max", "min", "random", "reject", "rejectattr", "reverse", "round",
+    "select", "selectattr", "slice", "sort", "sum", "tojson", "unique", "xmlattr",
+))  # fmt: skip
+"""Filters that take a value for what it is. All others make text of it."""
+
+
+class MissingColumn(UndefinedError):
+    """The template needs ``name``, and nothing has it."""
+
+    def __init__(self, name: str, message: str | None) -> None:
+        super().__init__(message)
+        self.name = name
+
+
+class NullInText(Exception):
+    """A null would be written as ``None``."""
+
+
+class NoText(Exception):
+    """``value`` would be written, and it is nothing that can be."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+class TooMuchWork(Exception):
+    """The template goes on beyond `MAX_WORK`."""
+
+
+def compile_template(source: str) -> tuple[Template, frozenset[str], dict[str, Any]]:
+    """The template, the names that it does not set itself, and those of them that are Jinja's, with what they are.
+
+    Raises:
+        TemplateError: it is none.
+    """
+    from jinja2 import meta
+
+    environment = _Environment()
+    tree = environment.parse(source)
+    tree = cast("nodes.Template", _Rewriter(block.name for block in tree.find_all(nodes.Block)).visit(tree))
+    tree.set_environment(environment)
+    if any(tree.find_all((nodes.For, nodes.Macro, nodes.CallBlock))):
+        environment.finalize = _write_counted
+    known: dict[str, Any] = cast("Any", environment).globals
+    kept = {name: known[name] for name in _KEPT_GLOBALS}
+    known.clear()
+    names = frozenset(meta.find_undeclared_variables(tree))
+    template = environment.from_string(tree)
+    template.globals = {}  # they come with the row's values; jinja would go through them for each row
+    return template, names, {name: value for name, value in kept.items() if name in names}
+
+
+# --- what may be written ----------------------------------------------------------------------------------------------
+
+
+def _writable(value: Any) -> Any:
+    """``value``, if it is text, a number, or lists and objects of these.
+
+    Raises:
+        NullInText, NoText, MissingColumn: it is not.
+    """
+    if isinstance(value, (str, int, float)):
+        return value
+    if value is None:
+        raise NullInText
+    if isinstance(value, Undefined):
+        return str(value)  # raises
+    if isinstance(value, dict):
+        for key, item in cast("dict[Any, Any]", value).items():
+            _writable(key)
+            _writable(item)
+    elif isinstance(value, (list, tuple, set, frozenset)):
+        for item in cast("Iterable[Any]", value):
+            _writable(item)
+    elif not isinstance(value, range):
+        raise NoText(value)
+    return cast("Any", value)
+
+
+@pass_context
+def _write_counted(context: RowContext, value: Any) -> str:
+    text = str(_writable(value))
+    context.charge(len(text))
+    return text
+
+
+# --- the environment --------------------------------------------------------------------------------------------------
+
+
+class _Undefined(StrictUndefined):
+    __slots__ = ()
+
+    def __init__(
+        self,
+        hint: str | None = None,
+        obj: Any = missing,
+        name: str | None = None,
+        exc: Any = UndefinedError,
+    ) -> None:
+        if obj is missing and hint is None and name is not None:
+            exc = partial(MissingColumn, name)
+        super().__init__(hint, obj, name, exc)
+
+
+class RowContext(Context):
+    """What one rendering has.
+
+    Attributes:
+        work: done so far, set before it begins; a list, since inner contexts share it.
+    """
+
+    work: list[int]
+
+    def charge(self, work: int) -> None:
+        """Counts work, before or after it is done.
+
+        Raises:
+            TooMuchWork: it is more than one row may take.
+        """
+        self.work[0] += work
+        if self.work[0] > MAX_WORK:
+            raise TooMuchWork
+
+    def derived(self, locals: dict[str, Any] | None = None) -> Context:  # noqa: A002  Jinja's name
+        derived = cast("RowContext", super().derived(locals))
+        derived.work = self.work
+        return derived
+
+
+class _Environment(ImmutableSandboxedEnvironment):
+    context_class = RowContext
+    intercepted_binops = frozenset({"+", "*", "**", "%"})
+
+    def __init__(self) -> None:
+        super().__init__(
+            undefined=_Undefined,
+            keep_trailing_newline=True,
+            autoescape=False,  # prompts are text, not HTML
+            finalize=_writable,
+        )
+        own: Any = self
+        own.globals["range"] = _counted_range(own.globals["range"])
+        filters: dict[str, Any] = own.filters
+        for name in filters.keys() - _VALUE_FILTERS:
+            filters[name] = _on_text(name)
+        filters |= {"tojson": _to_json, "join": _join, _STEP: _step}
+
+    def getitem(self, obj: Any, argument: Any) -> Any:
+        try:
+            return obj[argument]
+        except (TypeError, LookupError):
+            pass
+        if not isinstance(argument, str):
+            return self.undefined(obj=obj, name=argument)
+        value = getattr(obj, argument, missing)
+        if value is missing:
+            return self.undefined(obj=obj, name=argument)
+        if isinstance(value, Undefined):
+            return value
+        if not self.is_safe_attribute(obj, argument, value):
+            return self.unsafe_undefined(obj, argument)
+        if isinstance(value, (types.MethodType, types.BuiltinMethodType)):
+            what = f"{object_type_repr(obj)} has no item {argument!r}, but a method: {argument}()"
+            return self.undefined(what, obj, argument)
+        return value
+
+    def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
+        wrapped = super().wrap_str_format(value)
+        if wrapped is None:
+            return None
+
+        def checked(*args: Any, **kwargs: Any) -> str:
+            return wrapped(
+                *_all_writable(args), **dict(zip(kwargs, _all_writable(kwargs.values()), strict=True))
+            )
+
+        return checked
+
+    def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+        result = super().call(context, called, *args, **kwargs)
+        if isinstance(result, str) and not isinstance(called, Macro):  # what a macro writes was counted there
+            cast("RowContext", context).charge(len(result))
+        return result
+
+    def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
+        counted = cast("RowContext", context)
+        if operator != "%" or not isinstance(left, str):
+            counted.charge(_work_of(operator, left, right))
+            return super().call_binop(context, operator, left, right)
+        text = super().call_binop(context, operator, left, _writable(right))
+        counted.charge(len(text))
+        return text
+
+
+def _work_of(operator: str, left: Any, right: Any) -> int:
+    """About how much an operation makes, where that may be much."""
+    if isinstance(left, int) and isinstance(right, int):
+        bits = left.bit_length() + right.bit_length() if operator == "*" else 0
+        if operator == "**":
+            bits = left.bit_length() * right
+        return _TOO_MUCH if bits > _MAX_BITS else 0
+    if operator == "*" and isinstance(left, int):
+        left, right = right, left
+    if not isinstance(left, (str, list, tuple)):
+        return 0
+    length = len(cast("Any", left))
+    if operator == "*" and isinstance(right, int):
+        return length * max(0, right)
+    return (
+        length + len(cast("Any", right)) if operator == "+" and isinstance(right, (str, list, tuple)) else 0
+    )
+
+
+def _counted_range(make: Callable[..., range]) -> Callable[..., range]:
+    @pass_context
+    def counted(context: RowContext, *args: Any) -> range:
+        made = make(*args)
+        context.charge(len(made))
+        return made
+
+    return counted
+
+
+# --- filters ----------------------------------------------------------------------------------------------------------
+
+_PLAIN = SandboxedEnvironment()
+"""Has Jinja's own filters."""
+
+
+def _all_writable(values: Iterable[Any]) -> list[Any]:
+    return [_writable(value) for value in values]
+
+
+def _on_text(name: str) -> Callable[..., Any]:
+    """Jinja's filter of that name, which makes text of what it is given, for what may be text."""
+
+    @pass_context
+    def apply(context: RowContext, value: Any, *args: Any, **kwargs: Any) -> Any:
+        _all_writable(kwargs.values())
+        result = _PLAIN.call_filter(name, _writable(value), _all_writable(args), kwargs, context)
+        if isinstance(result, str):
+            context.charge(len(result))
+        return result
+
+    return apply
+
+
+@pass_context
+def _join(context: RowContext, value: Any, d: Any = "", attribute: Any = None) -> Any:
+    if value is None:
+        raise NullInText
+    if attribute is not None:
+        value = context.environment.call_filter("map", value, None, {"attribute": attribute}, context)
+    return _on_text("join")(context, _all_writable(value), d)
+
+
+@pass_context
+def _step(context: RowContext, work: int) -> bool:
+    context.charge(work)
+    return True
+
+
+def _to_json(value: object, indent: int | None = None) -> str:
+    """Jinja's own filter is for HTML: it writes < as \\u003c and sorts the keys."""
+    if isinstance(value, Undefined):
+        return str(value)  # raises
+    if not holds_written(value):
+        return json.dumps(value, ensure_ascii=False, indent=indent)
+    return msgspec.json.format(encode_written(value), indent=indent or 0).decode()
+
+
+# --- the tree of a template -------------------------------------------------------------------------------------------
+
+
+class _Rewriter(NodeTransformer):
+    """Makes of a template's tree what this module says. ``blocks``: names of the template's own blocks."""
+
+    def __init__(self, blocks: Iterable[str]) -> None:
+        self._blocks = frozenset(blocks)
+
+    def visit_Name(self, node: nodes.Name) -> nodes.Node:
+        return nodes.Name(SELF, "load", lineno=node.lineno) if _is_self(node) else node
+
+    def visit_Getattr(self, node: nodes.Getattr) -> nodes.Node:
+        self.generic_visit(node)
+        return nodes.Getitem(
+            node.node, nodes.Const(node.attr, lineno=node.lineno), node.ctx, lineno=node.lineno
+        )
+
+    def visit_Call(self, node: nodes.Call) -> nodes.Node:
+        method = node.node if isinstance(node.node, nodes.Getattr) else None
+        block = method.node if method and _is_self(method.node) and method.attr in self._blocks else None
+        self.generic_visit(node)
+        if method is not None:
+            node.node = method  # looked up to be called: a method goes before an item
+        if method is not None and block is not None:
+            method.node = block
+        return node
+
+    def visit_Concat(self, node: nodes.Concat) -> nodes.Node:
+        self.generic_visit(node)
+        items = nodes.List(node.nodes, lineno=node.lineno)
+        return nodes.Filter(items, "join", [], [], None, None, lineno=node.lineno)
+
+    def visit_For(self, node: nodes.For) -> nodes.Node:
+        self.generic_visit(node)
+        if node.test is not None:
+            node.test = nodes.And(_count(node, _STEP_WORK), node.test, lineno=node.lineno)
+        return _with_steps(node)
+
+    def visit_Macro(self, node: nodes.Macro) -> nodes.Node:
+        self.generic_visit(node)
+        return _with_steps(node)
+
+    def visit_CallBlock(self, node: nodes.CallBlock) -> nodes.Node:
+        self.generic_visit(node)
+        return _with_steps(node)
+
+
+def _is_self(node: nodes.Node) -> bool:
+    return isinstance(node, nodes.Name) and node.name == "self" and node.ctx == "load"
+
+
+def _with_steps(node: Any) -> nodes.Node:
+    """A loop or a macro that counts its steps, with the text that stands in it."""
+    length = sum(len(data.data) for data in node.find_all(nodes.TemplateData))
+    step = nodes.ExprStmt(_count(node, _STEP_WORK + length), lineno=node.lineno)
+    node.body = [step, *node.body]
+    return node
+
+
+def _count(node: nodes.Node, work: int) -> nodes.Filter:
+    const = nodes.Const(work, lineno=node.lineno)
+    return nodes.Filter(const, _STEP, [], [], None, None, lineno=node.lineno)

@@ -1,0 +1,126 @@
+"""One template over rows: compiled once, rendered for each row, its errors in words about the row."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, cast
+
+from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
+
+from mistill.datasets.sources import Row
+from mistill.errors import InputError, nearest_name
+from mistill.runs.row_errors import list_columns, row_error
+from mistill.runs.template_environment import (
+    MAX_WORK,
+    SELF,
+    MissingColumn,
+    NoText,
+    NullInText,
+    RowContext,
+    TooMuchWork,
+    compile_template,
+)
+from mistill.runs.written_numbers import WITHOUT_FRACTIONS, written_record
+
+_WORK_PER_BYTE = 10
+"""What a template may do to a row beyond `MAX_WORK`, since a large row is no endless template."""
+
+
+class RowTemplate:
+    """One compiled template.
+
+    Args:
+        role: what the user calls it: prompt, system.
+
+    Raises:
+        InputError: it does not compile.
+    """
+
+    def __init__(self, source: str, role: str) -> None:
+        self.source = source
+        self._role = role
+        if not source.strip():
+            raise InputError(f"the {role} template is blank")
+        try:
+            source.encode()
+            self._template, self._names, self._globals = compile_template(source)
+        except UnicodeEncodeError as error:
+            raise InputError(f"the {role} template is not UTF-8 text: {error.reason}") from error
+        except TemplateSyntaxError as error:
+            line = source.splitlines()[error.lineno - 1 : error.lineno]
+            shown = f": {line[0].strip()[:80]}" if line else ""
+            raise InputError(
+                f"the {role} template, line {error.lineno}: {error.message}{shown}",
+                hint="https://jinja.palletsprojects.com/templates",
+            ) from error
+        except TemplateError as error:
+            raise InputError(f"the {role} template: {error.message}") from error
+        self._takes_record_as_it_is = not (self._globals or self._names & {"row", SELF})
+
+    def render(self, row: Row) -> str:
+        """The text of a row.
+
+        Raises:
+            InputError: the template does not fit the row, whatever is wrong; names the row.
+        """
+        values = row.record
+        if not WITHOUT_FRACTIONS.issuperset(
+            map(type, values.values())
+        ):  # asked here, since most rows end here
+            values = written_record(row)
+        if not self._takes_record_as_it_is:
+            values = self._values(values)
+        try:
+            # A shared context takes the row as it is; `Template.render` copies it, at twice the time.
+            context = cast("RowContext", self._template.new_context(values, shared=True))
+            context.work = [-_WORK_PER_BYTE * len(row.raw)]
+            text = "".join(self._template.root_render_func(context))
+        except Exception as error:  # whatever a filter or an expression does with this row's values
+            raise self._error(row, error) from error
+        if not text.strip():
+            raise row_error(row, f"the {self._role} template gives a blank text")
+        return text
+
+    def _values(self, record: dict[str, Any]) -> dict[str, Any]:
+        values = {**self._globals, "row": record, **record}
+        if "self" in record:
+            values[SELF] = record["self"]
+        return values
+
+    def _error(self, row: Row, error: Exception) -> InputError:
+        role = self._role
+        if isinstance(error, MissingColumn):
+            return self._missing(row, error)
+        if isinstance(error, UndefinedError):
+            return row_error(row, f"the {role} template: {error}")
+        if isinstance(error, NullInText):
+            return self._null(row)
+        if isinstance(error, NoText):
+            value = error.value
+            problem = f"the {role} template would write a {type(value).__name__}, which is no text"
+            many = "add | list, or | join(', ')" if isinstance(value, Iterable) else None
+            return row_error(row, problem, "write () to call it" if callable(error.value) else many)
+        if isinstance(error, TooMuchWork):
+            problem = f"the {role} template goes on beyond {MAX_WORK:,} characters and steps"
+            return row_error(row, problem, "a loop in it hardly ends, or a text grows without end")
+        return row_error(row, f"the {role} template failed: {type(error).__name__}: {error}")
+
+    def _missing(self, row: Row, error: MissingColumn) -> InputError:
+        missing = "self" if error.name == SELF else error.name
+        record = row.record
+        if missing in record:  # and yet out of reach, such as in a macro
+            return row_error(row, f"the {self._role} template: {error}")
+        near = nearest_name(missing, record)
+        problem = f"the {self._role} template needs a column {missing!r}; it has {list_columns(record)}"
+        return row_error(row, problem, None if near is None else f"did you mean {near!r}?")
+
+    def _null(self, row: Row) -> InputError:
+        record = row.record
+        nulls = [name for name in sorted(self._names) if name in record and record[name] is None]
+        what = f"the column {nulls[0]!r}" if nulls else "a value of the template"
+        name = nulls[0] if nulls else "value"
+        return row_error(
+            row,
+            f"{what} is null, and the {self._role} would read 'None'",
+            f"say what stands for it: {{{{ {name} or 'unknown' }}}}",
+        )
