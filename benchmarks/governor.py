@@ -175,7 +175,7 @@ def measure_budgets(budgets: int = 1_000) -> dict[str, Any]:
         most_output = rng.randint(1, 2_000)
         max_tokens = rng.randint(1, 60_000)
         max_cost = rng.uniform(1e-6, 0.1)
-        budget = Budget(max_tokens=max_tokens, max_cost=max_cost, price=price)
+        budget = Budget(max_tokens_total=max_tokens, max_cost=max_cost, price=price)
         largest, dearest = 0, 0.0
 
         async def work() -> None:

@@ -85,19 +85,19 @@ def main() -> None:
     parser.add_argument("--endpoint", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
-        told = run_pipeline(arguments.child, arguments.endpoint, arguments.rows, arguments.batch)
-        print("\n" + json.dumps(told))
+        result = run_pipeline(arguments.child, arguments.endpoint, arguments.rows, arguments.batch)
+        print("\n" + json.dumps(result))
         return
     print("| class | faults | time | requests | rows answered |\n|---|---|---|---|---|")
     for class_path in LLMS:
         for named, faults in (("none", {}), ("20%", FAULTS)):
-            told = measure(class_path, arguments.rows, arguments.batch, faults)
-            if "error" in told:
-                print(f"| `{class_path}` | | | | does not load: `{told['error']}` |", flush=True)
+            result = measure(class_path, arguments.rows, arguments.batch, faults)
+            if "error" in result:
+                print(f"| `{class_path}` | | | | does not load: `{result['error']}` |", flush=True)
                 break
             print(
-                f"| `{class_path}` | {named} | {told['seconds']:.1f} s | {told['requests']} "
-                f"| {told['answered']} of {arguments.rows} |",
+                f"| `{class_path}` | {named} | {result['seconds']:.1f} s | {result['requests']} "
+                f"| {result['answered']} of {arguments.rows} |",
                 flush=True,
             )
 

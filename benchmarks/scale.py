@@ -158,7 +158,7 @@ def _measure_runs(folder: Path, sizes: Sequence[int], port: int) -> dict[int, di
         for rows, several in samples.items()
     }
     for rows, mean in means.items():
-        _tell(f"run, mean of {len(samples[rows])}", rows, mean)
+        _print_figures(f"run, mean of {len(samples[rows])}", rows, mean)
     return means
 
 
@@ -176,20 +176,20 @@ def _start(part: str, folder: Path, rows: int, port: int) -> subprocess.Popen[st
 
 
 def _result_of(process: subprocess.Popen[str]) -> dict[str, float]:
-    told, _ = process.communicate()
-    assert process.returncode == 0, told
-    return json.loads(told)
+    text, _ = process.communicate()
+    assert process.returncode == 0, text
+    return json.loads(text)
 
 
 def _measure(part: str, folder: Path, rows: int, port: int) -> dict[str, float]:
     found = _result_of(_start(part, folder, rows, port))
-    _tell(part, rows, found)
+    _print_figures(part, rows, found)
     return found
 
 
-def _tell(part: str, rows: int, found: dict[str, float]) -> None:
-    told = ", ".join(f"{name} {value:,.2f}" for name, value in found.items())
-    print(f"{part:15} {rows:>9,}  {told}", flush=True)
+def _print_figures(part: str, rows: int, found: dict[str, float]) -> None:
+    text = ", ".join(f"{name} {value:,.2f}" for name, value in found.items())
+    print(f"{part:15} {rows:>9,}  {text}", flush=True)
 
 
 def _start_up() -> dict[str, float]:

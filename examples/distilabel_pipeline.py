@@ -50,9 +50,10 @@ def build(endpoint: str) -> Pipeline:
 if __name__ == "__main__":
     endpoint = sys.argv[1] if len(sys.argv) > 1 else "https://api.mistral.ai"
     for row in build(endpoint).run(use_cache=False)["default"]["train"]:
-        told = row["distilabel_metadata"]["statistics_judge"]
+        statistics = row["distilabel_metadata"]["statistics_judge"]
         print(
-            f"{row['instruction']}\n  ratings: {row['ratings']}  tokens of the judge: {told['output_tokens']}"
+            f"{row['instruction']}\n"
+            f"  ratings: {row['ratings']}  tokens of the judge: {statistics['output_tokens']}"
         )
-        if told["error"]:
-            print(f"  failed: {told['error']}")
+        if statistics["error"]:
+            print(f"  failed: {statistics['error']}")

@@ -3,6 +3,8 @@
 The blocks of one file run one after the other in one namespace, in which ``endpoint`` is the simulator's address. A
 block that names no endpoint reaches the simulator too, since the class's default is put there meanwhile: so what README
 shows is what runs, letter by letter.
+
+Links between documents are checked in those for contributors too.
 """
 
 from __future__ import annotations
@@ -19,6 +21,10 @@ from mistill.simulator import Simulator
 
 ROOT = Path(__file__).parents[1]
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+FOR_CONTRIBUTORS = [
+    *(ROOT / name for name in ("CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md")),
+    *sorted((ROOT / "design").glob("*.md")),
+]
 NEEDS = {"local-model.md": "xllamacpp", "distilabel.md": "distilabel"}
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -57,7 +63,7 @@ def test_the_examples_run(path: Path, endpoint: str, tmp_path: Path, monkeypatch
 
 
 def test_links_between_documents_lead_somewhere() -> None:
-    for path in FILES:
+    for path in (*FILES, *FOR_CONTRIBUTORS):
         for target in re.findall(r"\]\(([^)#\s]+\.md)", path.read_text("utf-8")):
             if not target.startswith("http"):
                 assert (path.parent / target).exists(), f"{path.name} links to {target}"

@@ -1,6 +1,6 @@
 """The error tree: what went wrong, whether a retry can help, and what to do next.
 
-    MistillError                      message, hint, retryable
+    MistillError                      message, hint, retryable, attempts, maybe_billed, partial
     ├── InputError (ValueError)       refused before anything was sent: a row, a message, an argument, a setting
     │   └── WrongParameter            a row's own value of a generation parameter: this row alone
     ├── APIError                      the server answered with an error: status, code, kind, correlation_id
@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
 from msgspec import Struct
@@ -80,6 +81,9 @@ class MistillError(Exception):
     attempts: int = 0
     """How many HTTP attempts ended in this error, the last included."""
 
+    maybe_billed: bool = False
+    """A request had left, so it may cost money though no answer came."""
+
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         super().__init__(message)
         self.message = message
@@ -109,6 +113,7 @@ class InputError(MistillError, ValueError):
     """Input that was refused before a request left. ``index`` is the row's place in its call, from 0."""
 
     kind = "invalid_input"
+    index: int | None = None
 
     def __init__(self, message: str, *, hint: str | None = None, index: int | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -123,6 +128,12 @@ class APIError(MistillError):
     """An HTTP answer that says no. ``code`` and ``error_type`` are Mistral's own, where it gave them."""
 
     kind = "api_error"
+    status: int = 0
+    code: str | None = None
+    error_type: str | None = None
+    correlation_id: str | None = None
+    retry_after_s: float | None = None
+    limits: RateLimits | None = None
 
     def __init__(
         self,
@@ -222,17 +233,20 @@ class MalformedAnswer(MistillError):
     """A success status whose body is no answer: HTML, cut JSON, no choices."""
 
     kind = "malformed_answer"
+    maybe_billed = True
+    correlation_id: str | None = None
 
     def __init__(self, message: str, *, correlation_id: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.correlation_id = correlation_id
-        self.maybe_billed = True
 
 
 class InvalidOutput(MistillError):
     """A paid answer that does not fit its schema. ``text`` is the raw answer; ``path`` is where it fails."""
 
     kind = "invalid_output"
+    text: str | None = None
+    path: str = "$"
 
     def __init__(self, message: str, *, text: str | None, path: str = "$", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -252,10 +266,11 @@ class Stopped(MistillError):
     """
 
     kind = "stopped"
+    reason: StopReason = "stopped"
 
     def __init__(self, message: str, *, reason: StopReason = "stopped", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
-        self.reason: StopReason = reason
+        self.reason = reason
 
 
 class LedgerError(MistillError):
@@ -274,6 +289,7 @@ class ManifestChanged(LedgerError):
     """The ledger belongs to a run with other settings. ``changes``: setting -> (in the ledger, now)."""
 
     kind = "manifest_changed"
+    changes: Mapping[str, tuple[object, object]] = MappingProxyType({})
 
     def __init__(
         self, message: str, *, changes: dict[str, tuple[object, object]], hint: str | None = None

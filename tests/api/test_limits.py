@@ -76,15 +76,15 @@ def test_retry_after_in_the_past_is_now() -> None:
 @pytest.mark.parametrize("name", ["x-ratelimit-limit-req-minute", "x-ratelimit-limit-tokens-minute"])
 def test_a_limit_of_zero_is_told_apart(name: str) -> None:
     none_left = NEWEST | {"x-ratelimit-remaining-req-minute": "0"}
-    told = parse_limits(none_left.get)
+    limits = parse_limits(none_left.get)
     forbidden = parse_limits((NEWEST | {name: "0"}).get)
-    assert told is not None
-    assert not told.limit_is_zero
+    assert limits is not None
+    assert not limits.limit_is_zero
     assert forbidden is not None
     assert forbidden.limit_is_zero
 
 
 @given(st.dictionaries(st.sampled_from([*NEWEST, "retry-after", "retry-after-ms", "date"]), st.text()))
 def test_nothing_that_a_server_sends_breaks_it(headers: dict[str, str]) -> None:
-    told = parse_limits(headers.get)
-    assert told is None or told != RateLimits()
+    limits = parse_limits(headers.get)
+    assert limits is None or limits != RateLimits()

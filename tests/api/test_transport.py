@@ -25,10 +25,10 @@ UNTRUSTED = Path(__file__).with_name("untrusted.pem")
 def test_the_environment_is_as_it_was(own: str | None) -> None:
     given = {} if own is None else {"MIMALLOC_ALLOW_THP": own}
     code = "import os, mistill.api.client; print(os.environ.get('MIMALLOC_ALLOW_THP'))"
-    told = subprocess.run(
+    completed = subprocess.run(
         [sys.executable, "-c", code], env=os.environ | given, capture_output=True, text=True, check=True
     )
-    assert told.stdout.strip() == str(own)
+    assert completed.stdout.strip() == str(own)
 
 
 # --- certificates ---------------------------------------------------------------------------------------------------

@@ -49,8 +49,8 @@ def mistill(capfd: pytest.CaptureFixture[str]) -> Mistill:
     def call(*arguments: str) -> Ended:
         capfd.readouterr()
         code = main(arguments)
-        told = capfd.readouterr()
-        return Ended(code, told.out, told.err)
+        captured = capfd.readouterr()
+        return Ended(code, captured.out, captured.err)
 
     return call
 

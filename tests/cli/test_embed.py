@@ -50,9 +50,9 @@ def test_the_other_commands_know_its_runs(
 ) -> None:
     simulator.change(poison="word 2")
     assert mistill("embed", rows(4), "-o", "v.jsonl", "--endpoint", simulator.url).code == 1
-    told = mistill("status", "v.jsonl")
-    assert "v.jsonl by mistral-embed: 4 rows" in told.stdout
-    assert "3 answered (75%), 1 failed" in told.stdout
+    status = mistill("status", "v.jsonl")
+    assert "v.jsonl by mistral-embed: 4 rows" in status.stdout
+    assert "3 answered (75%), 1 failed" in status.stdout
     (failed,) = mistill("rows", "v.jsonl", "--failed").records
     assert (failed["text"], failed["embedding"]) == ("word 2", None)
     assert mistill("export", "v.jsonl", "--to", "v.parquet", "--where", "state=completion").code == 0
@@ -62,7 +62,7 @@ def test_the_other_commands_know_its_runs(
 
 
 @pytest.mark.parametrize(
-    ("options", "told"),
+    ("options", "message"),
     [
         (["--prompt", "{{ missing }}"], "needs a column 'missing'"),
         (["--output-dimension", "0"], "output-dimension"),
@@ -72,9 +72,9 @@ def test_the_other_commands_know_its_runs(
     ],
 )
 def test_mistakes_are_told_and_nothing_is_sent(
-    mistill: Mistill, rows: Rows, simulator: Simulator, options: list[str], told: str
+    mistill: Mistill, rows: Rows, simulator: Simulator, options: list[str], message: str
 ) -> None:
     ended = mistill("embed", rows(3), "-o", "v.jsonl", "--endpoint", simulator.url, *options)
     assert ended.code == 2
-    assert told in ended.stderr
+    assert message in ended.stderr
     assert simulator.requests == []

@@ -28,10 +28,10 @@ def test_once_waits_for_what_is_in_flight(
     process = spawn(*arguments)
     slow.wait_until(lambda: slow.in_flight == 4, timeout_s=60)
     process.send_signal(signal.SIGINT)
-    _, told = process.communicate()
+    _, err = process.communicate()
     assert process.returncode == 130
-    assert "stopping: waiting up to 30 s for" in told
-    assert "to go on: the same command again" in told
+    assert "stopping: waiting up to 30 s for" in err
+    assert "to go on: the same command again" in err
     status = mistill("status", "answers.jsonl", "--json").json
     assert (status["completions"], status["maybe_billed"]) == (slow.answered, 0)
     assert 0 < status["completions"] < 30

@@ -111,7 +111,7 @@ def test_every_setting_of_one_word_or_number_is_an_option() -> None:
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (["--fault", "503"], "not of the form NAME=RATE"),
         (["--fault", "503=often"], "'often' is not a number"),
@@ -121,10 +121,10 @@ def test_every_setting_of_one_word_or_number_is_an_option() -> None:
         (["--outage", "partly"], "'partly' is not one of"),
     ],
 )
-def test_what_cannot_be_simulated_is_told(mistill: Mistill, given: list[str], told: str) -> None:
+def test_what_cannot_be_simulated_is_told(mistill: Mistill, given: list[str], message: str) -> None:
     ended = mistill("simulate", "--port", "0", *given)
     assert ended.code == 2
-    assert told in ended.stderr
+    assert message in ended.stderr
 
 
 def test_a_port_that_is_taken_is_told(mistill: Mistill, simulator: Simulator) -> None:

@@ -100,8 +100,8 @@ def test_a_reader_who_leaves_is_no_error(
     process = spawn(*command, stdout=writer)
     os.close(writer)
     os.close(reader)
-    _, told = process.communicate()
-    assert (process.returncode, told) == (1, "")
+    _, err = process.communicate()
+    assert (process.returncode, err) == (1, "")
 
 
 # --- the prompt -----------------------------------------------------------------------------------------------------
@@ -208,7 +208,7 @@ def test_columns_of_parameters_can_stand_in_a_settings_file(
 
 
 @pytest.mark.parametrize(
-    ("given", "told"),
+    ("given", "message"),
     [
         (["--temperature", "9"], "temperature=9.0"),
         (["--param", "temp=temperature"], "did you mean 'temperature'?"),
@@ -231,11 +231,11 @@ def test_columns_of_parameters_can_stand_in_a_settings_file(
     ],
 )
 def test_a_wrong_setting_is_told_in_one_or_two_lines_and_nothing_is_sent(
-    mistill: Mistill, run_of: RunOf, simulator: Simulator, given: list[str], told: str
+    mistill: Mistill, run_of: RunOf, simulator: Simulator, given: list[str], message: str
 ) -> None:
     ended = mistill(*run_of(1, *given))
     assert ended.code == 2
-    assert told in ended.stderr
+    assert message in ended.stderr
     assert ended.stderr.startswith("error: ")
     assert len(ended.stderr.splitlines()) <= 2
     assert simulator.requests == []
@@ -466,9 +466,9 @@ def test_quiet_tells_nothing_but_errors(mistill: Mistill, run_of: RunOf, simulat
 
 def test_a_warning_is_told_once(spawn: Spawn, run_of: RunOf, simulate: Simulate) -> None:
     process = spawn(*run_of(20, at=simulate(faults={"null_content": 1})))
-    _, told = process.communicate()
+    _, err = process.communicate()
     assert process.returncode == 0
-    assert told.count("gave no content") == 1
+    assert err.count("gave no content") == 1
 
 
 def test_what_was_cut_off_and_never_answered_is_told(

@@ -94,7 +94,7 @@ properties = { name = { type = "string" } }
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("run.toml", "temprature = 1", "did you mean 'temperature'?"),
         ("run.toml", "fresh = true", "'fresh' is for the command line only"),
@@ -107,11 +107,11 @@ properties = { name = { type = "string" } }
     ],
 )
 def test_what_is_wrong_with_it_is_told(
-    settled: Mistill, simulator: Simulator, name: str, text: str, told: str
+    settled: Mistill, simulator: Simulator, name: str, text: str, message: str
 ) -> None:
     ended = settled(name, text)
     assert ended.code == 2
-    assert told in ended.stderr
+    assert message in ended.stderr
     assert len(ended.stderr.splitlines()) <= 2
     assert simulator.requests == []
 

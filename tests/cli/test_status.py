@@ -30,10 +30,10 @@ def test_status_tells_counts_and_causes(mistill: Mistill, failed_run: Simulator)
 
 
 def test_status_is_json_where_it_is_wanted(mistill: Mistill, failed_run: Simulator) -> None:
-    told = mistill("status", "answers.jsonl", "--json").json
-    assert (told["rows"], told["completions"], told["failures"], told["pending"]) == (6, 5, 1, 0)
-    assert told["model"] == "mistral-small-latest"
-    assert [(cause["kind"], cause["count"], cause["row"]) for cause in told["causes"]] == [
+    status = mistill("status", "answers.jsonl", "--json").json
+    assert (status["rows"], status["completions"], status["failures"], status["pending"]) == (6, 5, 1, 0)
+    assert status["model"] == "mistral-small-latest"
+    assert [(cause["kind"], cause["count"], cause["row"]) for cause in status["causes"]] == [
         ("bad_request", 1, 4)
     ]
 

@@ -89,8 +89,7 @@ async def test_a_cancelled_attempt_is_observed_and_gives_its_slot_back(simulator
     simulator.script([Fault.delay(30)])
     dispatcher, notes = dispatcher_to(simulator, at_once=1), Notes()
     task = asyncio.create_task(dispatcher.send(Request(BODY), observer=notes))
-    while not simulator.in_flight:  # noqa: ASYNC110  another thread's counter
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(simulator.wait_until, lambda: simulator.in_flight == 1)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
@@ -125,8 +124,7 @@ async def test_a_row_that_rests_holds_no_slot(simulator: Simulator) -> None:
     dispatcher = dispatcher_to(simulator, at_once=1, backoff_base_s=1000.0)
     simulator.script([Fault.status(503)])
     resting = asyncio.create_task(dispatcher.send(Request(BODY)))
-    while simulator.counts_by_status[503] == 0:  # noqa: ASYNC110  another thread's counter
-        await asyncio.sleep(0.001)
+    await asyncio.to_thread(simulator.wait_until, lambda: simulator.counts_by_status[503] == 1)
     assert (await dispatcher.send(Request(BODY))).attempts == 1
     resting.cancel()
 

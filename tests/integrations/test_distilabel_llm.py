@@ -79,7 +79,7 @@ def test_runtime_parameters_say_what_they_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("wrong", "told"),
+    ("wrong", "message"),
     [
         ({"max_retries": -1}, "greater than or equal to 0"),
         ({"timeout": 0}, "greater than 0"),
@@ -90,8 +90,8 @@ def test_runtime_parameters_say_what_they_are() -> None:
         ({"max_tokens": 5}, "Extra inputs are not permitted"),
     ],
 )
-def test_a_wrong_attribute_is_refused_when_it_is_set(wrong: dict[str, Any], told: str) -> None:
-    with pytest.raises(ValidationError, match=re.escape(told)):
+def test_a_wrong_attribute_is_refused_when_it_is_set(wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=re.escape(message)):
         MistralLLM(model=MODEL, **wrong)
 
 

@@ -78,16 +78,16 @@ def test_every_row_is_answered_or_has_its_error(cache: Path, simulate: Callable[
     assert [row["instruction"] for row in rows] == instructions
     assert simulator.peak_in_flight <= 8
     for index, row in enumerate(rows):
-        told = statistics(row, "answer")
+        found = statistics(row, "answer")
         assert row["model_name"] == MODEL
         if index in poisoned:
             assert row["generation"] is None
-            assert told["error"].startswith("bad_request: ")
+            assert found["error"].startswith("bad_request: ")
         else:
             assert row["generation"] == f"Echo: row {index}"
-            assert (told["error"], told["finish_reason"]) == ("", "stop")
-            assert told["input_tokens"] > 0
-            assert told["output_tokens"] > 0
+            assert (found["error"], found["finish_reason"]) == ("", "stop")
+            assert found["input_tokens"] > 0
+            assert found["output_tokens"] > 0
 
 
 def test_several_generations_and_a_schema(cache: Path, simulator: Simulator) -> None:

@@ -13,8 +13,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
 import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -127,6 +131,19 @@ def test_an_old_ledger_can_be_read_without_its_run(name: str, tmp_path: Path) ->
         assert len(list(reader.rows())) == rows
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_damaged_in_an_old_ledger_later_is_noticed(name: str, tmp_path: Path) -> None:
+    path = old_ledger(name, tmp_path)
+    with LedgerReader(path) as reader:
+        rows = list(reader.rows())
+        assert reader.damages == []
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("UPDATE answers SET body = x'00'")
+    with LedgerReader(path) as reader:
+        damaged = [row.position for row in reader.rows() if row.damaged == "answer"]
+    assert damaged == [row.position for row in rows if row.answers]
+
+
 def test_the_manifest_of_an_old_ledger_says_of_which_kind_it_is(tmp_path: Path) -> None:
     (chat, vectors) = (read_report(old_ledger(name, tmp_path)) for name in ("structured", "vectors"))
     assert (chat.kind, chat.settings["prompt"]["prompt"]) == ("chat", "A profile for {{ who }}")
@@ -184,3 +201,43 @@ def test_a_newer_format_is_refused_and_left_as_it_is(tmp_path: Path, simulator: 
     with pytest.raises(LedgerError, match=f"has ledger format {FORMAT + 1}.*reads formats up to {FORMAT}"):
         run_of("chat", tmp_path, simulator).start()
     assert path.read_bytes() == before
+
+
+def test_what_a_kill_cut_off_outside_of_the_log_is_undone_by_a_reader(tmp_path: Path) -> None:
+    """A kill in the middle of a migration's commit leaves SQLite's journal, and half the pages written."""
+    path = old_ledger("chat", tmp_path)
+    code = """
+import os, signal, sqlite3, sys
+connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+connection.execute("PRAGMA cache_size = 1")  # so that pages reach the file before the commit
+connection.execute("BEGIN IMMEDIATE")
+connection.execute("UPDATE records SET record = zeroblob(100000)")
+connection.execute("PRAGMA user_version = 2")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    assert subprocess.run([sys.executable, "-c", code, path]).returncode == -signal.SIGKILL
+    assert path.with_name(path.name + "-journal").stat().st_size > 0
+    report = read_report(path)
+    assert (report.rows, report.completions, report.samples[0]["text"]) == (12, 12, "question 0")
+    assert format_of(path) == FORMAT
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_an_old_ledger_that_cannot_be_written_is_read_all_the_same(tmp_path: Path) -> None:
+    path = old_ledger("chat", tmp_path)
+    path.chmod(0o400)
+    tmp_path.chmod(0o500)
+    try:
+        assert read_report(path).rows == 12
+        assert format_of(path) == 1
+    finally:
+        tmp_path.chmod(0o700)
+
+
+def test_an_old_ledger_is_read_from_a_copy_where_it_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = old_ledger("chat", tmp_path)
+    before = path.read_bytes()
+    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # as it is for anybody but root
+    assert (read_report(path).rows, path.read_bytes()) == (12, before)

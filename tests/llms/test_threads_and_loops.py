@@ -68,11 +68,12 @@ def test_event_loops_at_the_same_time_share_the_limit(simulator: Simulator, make
     async def many() -> None:
         await asyncio.gather(*(llm.agenerate("row") for _ in range(20)))
 
-    threads = [threading.Thread(target=asyncio.run, args=(many(),)) for _ in range(3)]
+    threads = [threading.Thread(target=asyncio.run, args=(many(),), daemon=True) for _ in range(3)]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(30)
+        assert not thread.is_alive()
     assert simulator.answered == 60
     assert simulator.peak_in_flight == 4
 
@@ -87,8 +88,7 @@ def test_a_cancelled_call_gives_its_slots_back(simulator: Simulator, make_llm: M
 
     async def give_up() -> None:
         tasks = [asyncio.create_task(llm.agenerate("slow")) for _ in range(6)]
-        while simulator.in_flight < 2:  # noqa: ASYNC110  another thread's counter
-            await asyncio.sleep(0.001)
+        await asyncio.to_thread(simulator.wait_until, lambda: simulator.in_flight == 2)
         for task in tasks:
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
@@ -124,8 +124,8 @@ def test_ctrl_c_ends_a_call_and_leaves_no_stray_tasks(simulator: Simulator, wher
     process = subprocess.Popen(
         [sys.executable, "-c", code, simulator.url, where], stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
-    while simulator.in_flight < 2:
-        assert process.poll() is None, process.communicate()
+    simulator.wait_until(lambda: simulator.in_flight >= 2 or process.poll() is not None, timeout_s=60)
+    assert process.poll() is None, process.communicate()
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=10)
     assert (out, err) == (b"unwound\n", b"")

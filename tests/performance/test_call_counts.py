@@ -1,6 +1,7 @@
-"""A request may not grow by more than a tenth in calls of our functions: no clock, so no noise.
+"""A request may not grow in calls of our functions: no clock, and hardly any noise.
 
-After a change that is worth its calls: ``python tests/performance/count_calls.py > tests/performance/calls.json``.
+After a change that is worth its calls, or that saves some: ``python tests/performance/count_calls.py >
+tests/performance/calls.json``.
 """
 
 from __future__ import annotations
@@ -13,14 +14,34 @@ from pathlib import Path
 from tests.libraries import library
 
 FOLDER = Path(__file__).parent
+_MAX_GROWN = 1.02
+"""Which task of the event loop comes first moves a count by about one percent."""
+_MIN_SHRUNK = 0.95
+"""What was saved further is to be kept: a stale count would let it grow again unseen."""
+
+
+_TRIES = 3
+"""On a busy machine more answers wait for the loop, and a count is some percent higher: the lowest of a few counts."""
+
+
+def count() -> dict[str, float]:
+    counted = subprocess.run(
+        [sys.executable, FOLDER / "count_calls.py"], capture_output=True, text=True, check=True, timeout=120
+    )
+    return json.loads(counted.stdout)
 
 
 def test_a_request_makes_no_more_calls_than_before() -> None:
     library("aiohttp")
-    counted = subprocess.run(
-        [sys.executable, FOLDER / "count_calls.py"], capture_output=True, text=True, check=True, timeout=120
-    )
-    found, allowed = json.loads(counted.stdout), json.loads((FOLDER / "calls.json").read_text())
+    allowed: dict[str, float] = json.loads((FOLDER / "calls.json").read_text())
+    found = count()
+    for _ in range(_TRIES - 1):
+        if all(found[name] <= _MAX_GROWN * calls for name, calls in allowed.items()):
+            break
+        found = {name: min(calls, found[name]) for name, calls in count().items()}
     assert found.keys() == allowed.keys()
-    grown = {name: (allowed[name], calls) for name, calls in found.items() if calls > 1.1 * allowed[name]}
+    pairs = {name: (allowed[name], calls) for name, calls in found.items()}
+    grown = {name: pair for name, pair in pairs.items() if pair[1] > _MAX_GROWN * pair[0]}
     assert not grown, "calls a request (allowed, now): find what grew, or write calls.json anew and say why"
+    shrunk = {name: pair for name, pair in pairs.items() if pair[1] < _MIN_SHRUNK * pair[0]}
+    assert not shrunk, "calls a request (allowed, now): fewer than ever, so write calls.json anew"

@@ -56,7 +56,7 @@ async def spend(
 def test_no_budget_is_overrun_by_more_than_one_answer(
     seed: int, workers: int, most_output: int, max_tokens: int | None, max_cost: float | None
 ) -> None:
-    budget = Budget(max_tokens=max_tokens, max_cost=max_cost, price=PRICE)
+    budget = Budget(max_tokens_total=max_tokens, max_cost=max_cost, price=PRICE)
     billed = run_in_fake_time(spend(budget, random.Random(seed), workers, most_output, rows=60))
     if not billed:
         return
@@ -68,13 +68,13 @@ def test_no_budget_is_overrun_by_more_than_one_answer(
 
 
 def test_a_budget_is_used_up_before_it_stops() -> None:
-    budget = Budget(max_tokens=20_000)
+    budget = Budget(max_tokens_total=20_000)
     billed = run_in_fake_time(spend(budget, random.Random(1), 16, 500, rows=10_000))
     assert sum(each.input_tokens + each.output_tokens for each in billed) >= 20_000
 
 
 def test_answers_of_unknown_length_are_few_at_first_and_many_once_their_lengths_are_known() -> None:
-    budget = Budget(max_tokens=400_000)
+    budget = Budget(max_tokens_total=400_000)
     in_flight = []
     while (reservation := budget.try_reserve(10, None)) is not None:
         in_flight.append(reservation)
@@ -131,7 +131,7 @@ def test_usage_that_cannot_be_counts_as_the_mean_and_is_said_once(
 
 @given(st.lists(st.tuples(st.integers(-(2**70), 2**70), st.integers(-(2**70), 2**70)), max_size=60))
 def test_no_usage_makes_a_budget_larger(reported: list[tuple[int, int]]) -> None:
-    budget = Budget(max_tokens=10_000)
+    budget = Budget(max_tokens_total=10_000)
     requests = 0
     for input_tokens, output_tokens in reported:
         before = budget.spent_tokens
@@ -147,8 +147,8 @@ def test_no_usage_makes_a_budget_larger(reported: list[tuple[int, int]]) -> None
 
 
 def test_spent_before_counts() -> None:
-    budget = Budget(max_tokens=100, spent_tokens=100)
-    with pytest.raises(Stopped, match="max_tokens of 100") as stopped:
+    budget = Budget(max_tokens_total=100, spent_tokens=100)
+    with pytest.raises(Stopped, match="max_tokens_total of 100") as stopped:
         budget.try_reserve(1, 1)
     assert stopped.value.reason == "budget"
 
@@ -156,7 +156,7 @@ def test_spent_before_counts() -> None:
 def test_the_deadline_stops_what_comes_later() -> None:
     async def main() -> None:
         clock = asyncio.get_running_loop().time
-        budget = Budget(deadline_s=10, clock=clock)
+        budget = Budget(deadline=10, clock=clock)
         reservation = await budget.reserve(1, 1)
         await asyncio.sleep(9)
         assert budget.time_left_s() == 1
@@ -172,7 +172,7 @@ def test_the_deadline_stops_what_comes_later() -> None:
 
 def test_a_cancelled_wait_leaves_nothing_behind() -> None:
     async def main() -> None:
-        budget = Budget(max_tokens=100)
+        budget = Budget(max_tokens_total=100)
         first = await budget.reserve(10, 100)
         waiting = asyncio.ensure_future(budget.reserve(10, 100))
         await asyncio.sleep(1)
@@ -185,7 +185,7 @@ def test_a_cancelled_wait_leaves_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize(
-    "limits", [{"max_cost": 0.0}, {"max_tokens": -1}, {"deadline_s": math.inf}, {"max_cost": math.nan}]
+    "limits", [{"max_cost": 0.0}, {"max_tokens_total": -1}, {"deadline": math.inf}, {"max_cost": math.nan}]
 )
 def test_a_limit_must_be_a_positive_number(limits: dict[str, float]) -> None:
     with pytest.raises(InputError, match=next(iter(limits))):
@@ -198,7 +198,7 @@ def test_a_limit_on_cost_needs_a_price() -> None:
 
 
 def test_a_reservation_is_given_back_once() -> None:
-    budget = Budget(max_tokens=100)
+    budget = Budget(max_tokens_total=100)
     reservation = budget.try_reserve(1, 1)
     assert reservation is not None
     budget.refund(reservation)

@@ -181,7 +181,7 @@ def test_a_failed_row_has_empty_columns(place: Place, simulator: Simulator) -> N
 
 
 @pytest.mark.parametrize(
-    ("arguments", "told"),
+    ("arguments", "message"),
     [
         ({"flatten": True}, "known fields"),
         ({"answers": ChatReader(compile_schema(list[int])), "flatten": True}, "known fields"),
@@ -195,8 +195,8 @@ def test_a_failed_row_has_empty_columns(place: Place, simulator: Simulator) -> N
         ({"answers": ChatReader(compile_schema(User)), "flatten": True, "renames": ["error=name"]}, "'name'"),
     ],
 )
-def test_a_shape_that_cannot_be_is_refused(arguments: dict[str, Any], told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_a_shape_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
         record_shape(**arguments)
 
 

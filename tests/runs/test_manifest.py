@@ -93,13 +93,13 @@ def test_it_is_the_same_in_every_process() -> None:
     assert found == {fingerprint(structured_output={"schema": Named}) + "\n"}
 
 
-def test_no_secret_is_in_a_plan() -> None:
+def test_no_secret_is_in_a_manifest() -> None:
     made = MistralLLM(model=MODEL, api_key="a-secret-of-mine")  # type: ignore[arg-type]
     kind = ChatKind(made, RunOptions(prompt="{{ text }}"))
     assert "a-secret-of-mine" not in f"{kind.manifest.values()} {kind.llm_settings} {kind.manifest} {kind}"
 
 
-def test_wrong_settings_are_refused_while_planning() -> None:
+def test_wrong_settings_are_refused_before_there_is_a_manifest() -> None:
     with pytest.raises(InputError, match="temperature"):
         fingerprint(parameters={"temperature": 3})
     with pytest.raises(InputError, match="num_generations"):

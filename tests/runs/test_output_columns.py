@@ -74,8 +74,8 @@ def test_an_export_never_replaces_a_column_of_the_rows(
     if suffix in ("parquet", "arrow"):
         library("pyarrow")
     to = plain.out.with_name(f"other.{suffix}")
-    told = rf"row 0: it has a column '{column}', and the output adds one of that name .*{hint}"
-    with pytest.raises(InputError, match=told):
+    message = rf"row 0: it has a column '{column}', and the output adds one of that name .*{hint}"
+    with pytest.raises(InputError, match=message):
         export_run(plain.out, to, **change)
     assert not to.exists()
     export_run(plain.out, to)

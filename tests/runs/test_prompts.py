@@ -216,7 +216,7 @@ def test_two_system_prompts_are_refused() -> None:
         render({"messages": [SYSTEM, *HELLO]}, system="Be long.")
 
 
-# --- the plan -------------------------------------------------------------------------------------------------------
+# --- the manifest ---------------------------------------------------------------------------------------------------
 
 
 def test_the_description_has_what_the_messages_depend_on() -> None:

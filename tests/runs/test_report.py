@@ -91,14 +91,17 @@ def test_it_can_be_read_while_the_run_goes_on(place: Place, simulator: Simulator
     place.write(TEXTS)
     simulator.script([Fault.delay(30)])
     run = place.run(grace=0.0)
-    thread = threading.Thread(target=run.start)
+    thread = threading.Thread(target=run.start, daemon=True)
     thread.start()
     simulator.wait_until(lambda: simulator.answered == 5, timeout_s=30)
-    while (report := read_report(place.ledger)).completions < 5:
-        pass
+    simulator.wait_until(lambda: read_report(place.ledger).completions == 5, timeout_s=30)
+    report = read_report(place.ledger)
     assert (report.pending, report.is_finished, report.starts[0].ended_at) == (1, False, None)
+    assert (report.sent, report.attempts) == (6, 6)
+    assert report.seconds > 0
     run.stop()
     thread.join(30)
+    assert not thread.is_alive()
 
 
 def test_samples_are_records_with_long_values_cut(place: Place, simulator: Simulator) -> None:

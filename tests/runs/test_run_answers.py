@@ -123,7 +123,7 @@ def test_paid_answers_that_do_not_fit_are_not_taken_for_the_outcome(
     assert User.model_validate_json(place.answers()[0] or "")
 
 
-# --- triage ---------------------------------------------------------------------------------------------------------
+# --- retries --------------------------------------------------------------------------------------------------------
 
 
 def test_a_selection_is_asked_again_with_other_parameters(place: Place, simulator: Simulator) -> None:
@@ -194,7 +194,7 @@ def test_a_retry_of_structured_rows_by_another_host(place: Place, simulator: Sim
 
 
 @pytest.mark.parametrize(
-    ("where", "parameters", "told"),
+    ("where", "parameters", "message"),
     [
         ("colour=red", {}, "no field 'colour'"),
         ("row=1", {"max_tokens": 3}, "max_new_tokens"),
@@ -202,11 +202,11 @@ def test_a_retry_of_structured_rows_by_another_host(place: Place, simulator: Sim
     ],
 )
 def test_a_wrong_retry_is_refused_at_once(
-    place: Place, where: str, parameters: dict[str, Any], told: str
+    place: Place, where: str, parameters: dict[str, Any], message: str
 ) -> None:
     place.write(TEXTS)
     place.run().start()
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         Run.retry(place.out, where, parameters=parameters)
     with pytest.raises(LedgerError, match="there is no ledger"):
         Run.retry(place.out.with_name("other.jsonl"), "row=1")

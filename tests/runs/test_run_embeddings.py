@@ -13,9 +13,12 @@ from tests.libraries import library
 from tests.runs.conftest import Place
 
 from mistill import MistralEmbeddings, MistralLLM, Run
-from mistill.errors import InputError, ManifestChanged
+from mistill.errors import InputError, MalformedAnswer, ManifestChanged
 from mistill.ledger import LedgerReader
 from mistill.runs.export import export_run
+from mistill.runs.kinds.chat import ChatReader
+from mistill.runs.kinds.embedding import EmbeddingReader
+from mistill.runs.kinds.kind import AnswerReader
 from mistill.simulator import Fault, Simulator
 from mistill.simulator.catalogue import vector
 from mistill.simulator.drafts import count_tokens
@@ -188,6 +191,16 @@ def test_a_refused_key_stops_it(place: Place, simulator: Simulator) -> None:
     summary = run(place).start()
     assert (summary.pending, summary.failures) == (40, 0)
     assert "Unauthorized" in str(summary.stopped)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"{}", b"null", b"\xff", b'{"embedding": '])
+@pytest.mark.parametrize("reader", [EmbeddingReader(), ChatReader()])
+def test_a_damaged_body_is_an_error_of_ours(reader: AnswerReader, body: bytes) -> None:
+    with pytest.raises(MalformedAnswer):
+        reader.read(body)
+    with pytest.raises(MalformedAnswer):
+        reader.fields([body], several=False)
+    assert reader.read_fitting(body) == []
 
 
 # --- the output -----------------------------------------------------------------------------------------------------

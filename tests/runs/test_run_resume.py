@@ -270,9 +270,9 @@ def _on_a_small_disk(place: Place, most_bytes: int) -> str:
 def test_a_full_disk_ends_the_run_and_loses_nothing(place: Place, simulator: Simulator) -> None:
     texts = [f"row {number} " + "x" * 500 for number in range(400)]
     place.write(texts)
-    told = _on_a_small_disk(place, 400_000)
-    assert "LedgerError" in told
-    assert "make room" in told
+    message = _on_a_small_disk(place, 400_000)
+    assert "LedgerError" in message
+    assert "make room" in message
     assert not place.out.exists()
     with LedgerReader(place.ledger) as reader:
         kept = reader.counts().completions
@@ -287,9 +287,9 @@ def test_a_disk_too_full_for_the_output_keeps_every_answer(place: Place, simulat
     place.write(texts)
     place.run().start()
     place.out.write_text("what was there before")
-    told = _on_a_small_disk(place, 200_000)
-    assert "MistillError" in told
-    assert "no answer is lost" in told
+    message = _on_a_small_disk(place, 200_000)
+    assert "MistillError" in message
+    assert "no answer is lost" in message
     assert place.out.read_text() == "what was there before"
     assert list(place.out.parent.glob("*.partial")) == []
     assert place.run().start().sent == 0
@@ -339,3 +339,27 @@ def test_what_was_sent_is_in_the_ledger(place: Place, simulator: Simulator) -> N
     with LedgerReader(place.ledger) as reader:
         assert reader.counts().attempts == 30
         assert b"a-key-for-tests" not in place.ledger.read_bytes()
+
+
+@pytest.mark.parametrize("rows", [60, 511, 512, 600])
+def test_a_start_that_goes_on_is_as_wide_as_a_fresh_one(
+    place: Place, simulator: Simulator, rows: int
+) -> None:
+    """While the last window is matched with the ledger, the input has ended: nobody may leave for that."""
+    place.write([f"text {number}" for number in range(rows)])
+    place.run(sample=rows // 2).start()
+    simulator.change(latency_s=0.2)
+    place.run(llm_settings={"max_concurrent_requests": 8}).start()
+    assert simulator.peak_in_flight >= 8
+    assert place.records()[-1]["generation"] == f"Echo: text {rows - 1}"
+
+
+def test_settings_that_got_no_answer_may_be_changed(place: Place, simulator: Simulator) -> None:
+    place.write(["a", "b"])
+    simulator.change(poison="Say")
+    assert place.run(prompt="Say {{ text }}").start().completions == 0
+    simulator.change(poison=None)
+    report = place.run(prompt="Tell {{ text }}").start()
+    assert (report.completions, len(report.starts)) == (2, 1)
+    with pytest.raises(ManifestChanged):
+        place.run(prompt="Ask {{ text }}").start()

@@ -222,7 +222,7 @@ def good_lines() -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("tail", "told"),
+    ("tail", "message"),
     [
         (b'{"text": "to', "line 13, the last, has no end"),
         (b'{"text": "caf\xe9"}\n', "line 13: not UTF-8: byte 0xe9"),
@@ -233,12 +233,12 @@ def good_lines() -> bytes:
     ids=["torn", "encoding", "list", "string", "NaN"],
 )
 def test_a_broken_line_is_named_and_nothing_is_lost(
-    place: Place, simulator: Simulator, tail: bytes, told: str
+    place: Place, simulator: Simulator, tail: bytes, message: str
 ) -> None:
     place.input.write_bytes(good_lines())
     place.run(limit=5).start()
     place.input.write_bytes(good_lines() + tail)
-    with pytest.raises(InputError, match=told) as raised:
+    with pytest.raises(InputError, match=message) as raised:
         place.run().start()
     assert str(place.input) in str(raised.value)
     assert place.answers() == echoes(TEXTS[:5])  # the output is that of before

@@ -23,13 +23,19 @@ from mistill.simulator import Fault, Simulator
 TEXTS = [f"row {number}" for number in range(40)]
 FOUR = {"max_concurrent_requests": 4}
 NEVER_S = 3600.0
+_LONGEST_WAIT_S = 60.0
 
 
 def in_thread(work: Any) -> tuple[threading.Thread, list[Any]]:
     results: list[Any] = []
-    thread = threading.Thread(target=lambda: results.append(work()))
+    thread = threading.Thread(target=lambda: results.append(work()), daemon=True)
     thread.start()
     return thread, results
+
+
+def wait_for(thread: threading.Thread) -> None:
+    thread.join(_LONGEST_WAIT_S)
+    assert not thread.is_alive(), "the run hangs"
 
 
 def test_stop_waits_for_what_is_in_flight(place: Place, simulator: Simulator) -> None:
@@ -39,7 +45,7 @@ def test_stop_waits_for_what_is_in_flight(place: Place, simulator: Simulator) ->
     thread, results = in_thread(run.start)
     simulator.wait_until(lambda: simulator.in_flight > 0)
     run.stop("enough")
-    thread.join()
+    wait_for(thread)
     (summary,) = results
     assert str(summary.stopped).startswith("enough")
     assert summary.maybe_billed == 0
@@ -58,7 +64,7 @@ def test_after_the_grace_what_is_in_flight_is_cut_off_and_counted(place: Place, 
     thread, results = in_thread(run.start)
     simulator.wait_until(lambda: simulator.in_flight > 0)
     run.stop()
-    thread.join()
+    wait_for(thread)
     (summary,) = results
     assert summary.maybe_billed == summary.sent > 0
     simulator.change(latency_s=0)
@@ -75,7 +81,7 @@ def test_a_row_that_cools_down_does_not_hold_up_a_stop(place: Place, simulator: 
     thread, results = in_thread(run.start)
     simulator.wait_until(lambda: simulator.counts_by_status[503] == 1)
     run.stop()
-    thread.join()
+    wait_for(thread)
     assert results[0].pending == 1
 
 
@@ -88,7 +94,7 @@ def test_a_row_that_is_refused_while_the_run_stops_is_not_tried_again(
     thread, results = in_thread(run.start)
     simulator.wait_until(lambda: simulator.in_flight == 1)
     run.stop()
-    thread.join()
+    wait_for(thread)
     assert results[0].sent == len(simulator.requests) == results[0].pending == 1
 
 
@@ -185,7 +191,7 @@ def test_several_runs_in_threads(place: Place) -> None:
     runs = [place.run(out=place.out.with_name(f"{number}.jsonl")) for number in range(4)]
     threads = [in_thread(run.start) for run in runs]
     for thread, results in threads:
-        thread.join()
+        wait_for(thread)
         assert results[0].completions == 40
     for run in runs:
         place.out = Path(str(run.out))

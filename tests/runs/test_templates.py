@@ -351,15 +351,15 @@ def test_a_template_without_end_is_its_rows_error(template: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "told"),
+    ("template", "message"),
     [
         ("{% for i in range(10 ** 12) %}x{% endfor %}", "Range too big"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "RecursionError"),
         ("{% for i in range(9) recursive %}{{ loop(range(9)) }}{% endfor %}", "RecursionError"),
     ],
 )
-def test_so_is_one_that_is_too_deep_or_too_wide(template: str, told: str) -> None:
-    assert told in refusal({"text": "x"}, template)
+def test_so_is_one_that_is_too_deep_or_too_wide(template: str, message: str) -> None:
+    assert message in refusal({"text": "x"}, template)
 
 
 def test_a_large_row_is_no_endless_template() -> None:

@@ -304,9 +304,9 @@ def test_a_schema_told_in_the_system_message_is_answered_by_an_instance(
     simulator: Simulator, ask: Ask, fenced: bool
 ) -> None:
     schema = {"type": "object", "required": ["n"], "properties": {"n": {"type": "integer"}}}
-    told = f"Answer in JSON. It must be valid for this JSON schema:\n{json.dumps(schema)}"
+    instruction = f"Answer in JSON. It must be valid for this JSON schema:\n{json.dumps(schema)}"
     asked = "count, within a ```json codeblock" if fenced else "count"
-    messages = [{"role": "system", "content": told}, {"role": "user", "content": asked}]
+    messages = [{"role": "system", "content": instruction}, {"role": "user", "content": asked}]
     fields = {} if fenced else {"response_format": {"type": "json_object"}}
     text = ask(simulator, body={"model": "mistral-small-latest", "messages": messages, **fields}).content
     assert text.startswith("```json\n") is fenced

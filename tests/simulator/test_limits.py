@@ -68,9 +68,13 @@ def test_retry_after_says_when_there_is_room_again(
 
 def test_the_window_slides(simulate: Simulate, ask: Ask) -> None:
     simulator = simulate(requests_per_minute=600, quota_window_s=0.1)  # one request each tenth of a second
-    statuses = []
-    while statuses.count(200) < 3:
+    statuses: list[int] = []
+
+    def three_are_answered() -> bool:
         statuses.append(ask(simulator).status)
+        return statuses.count(200) == 3
+
+    simulator.wait_until(three_are_answered)
     assert 429 in statuses
 
 
@@ -130,7 +134,8 @@ def test_too_many_at_once_is_429_code_3505(simulate: Simulate, ask: Ask) -> None
     assert (got.status, got.json["code"]) == (429, "3505")
     assert got.json["type"] == "service_tier_capacity_exceeded"
     simulator.close()
-    busy.join()
+    busy.join(30)
+    assert not busy.is_alive()
 
 
 def _ask_in_vain(ask: Ask, simulator: Simulator) -> None:

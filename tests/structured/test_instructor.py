@@ -67,7 +67,7 @@ def response(message: dict[str, Any], finish_reason: str = "stop") -> ChatRespon
     )
 
 
-def plan(mode: str, schema: Any = User, max_retries: int = 1) -> Any:
+def compiled(mode: str, schema: Any = User, max_retries: int = 1) -> Any:
     return compile_structured_output({"schema": schema, "mode": mode, "max_retries": max_retries})
 
 
@@ -86,7 +86,9 @@ async def test_every_mode_gives_the_value_and_its_text(
     mode: str, schema: Any, text: str, value: Any, answer: str
 ) -> None:
     script = Script(text)
-    assert await ask(plan(mode, schema), PROMPT, {"temperature": 0.5}, script.send) == Parsed(value, answer)
+    assert await ask(compiled(mode, schema), PROMPT, {"temperature": 0.5}, script.send) == Parsed(
+        value, answer
+    )
     [(_, parameters)] = script.requests
     assert parameters["temperature"] == 0.5
 
@@ -94,7 +96,7 @@ async def test_every_mode_gives_the_value_and_its_text(
 @pytest.mark.parametrize("mode", MODES)
 async def test_every_constraint_goes_out(mode: str) -> None:
     script = Script(GOOD)
-    asked = plan(mode)
+    asked = compiled(mode)
     await ask(asked, PROMPT, {}, script.send)
     [(messages, parameters)] = script.requests
     wire_schema = json.loads(json.dumps(asked.schema.wire_schema))
@@ -118,7 +120,7 @@ async def test_every_constraint_goes_out(mode: str) -> None:
 async def test_an_answer_that_does_not_fit_is_asked_again_within_a_fixed_context(mode: str) -> None:
     script = Script(WRONG, WRONG, WRONG, GOOD)
     prompt = [{"role": "system", "content": "s"}, *PROMPT]
-    parsed = await ask(plan(mode, max_retries=3), prompt, {}, script.send)
+    parsed = await ask(compiled(mode, max_retries=3), prompt, {}, script.send)
     assert parsed.text == GOOD
     sizes = [len(messages) for messages, _ in script.requests]
     assert sizes == [2, 4, 4, 4]
@@ -132,7 +134,7 @@ async def test_an_answer_that_does_not_fit_is_asked_again_within_a_fixed_context
 async def test_max_retries_counts_the_asks_after_the_first(mode: str, max_retries: int) -> None:
     script = Script(*[WRONG] * 9)
     with pytest.raises(InvalidOutput) as caught:
-        await ask(plan(mode, max_retries=max_retries), PROMPT, {}, script.send)
+        await ask(compiled(mode, max_retries=max_retries), PROMPT, {}, script.send)
     assert (caught.value.text, caught.value.path) == (WRONG, "$.id")
     assert len(script.requests) == max_retries + 1
 
@@ -141,7 +143,7 @@ async def test_max_retries_counts_the_asks_after_the_first(mode: str, max_retrie
 async def test_an_answer_that_was_cut_short_is_not_asked_again(mode: str) -> None:
     script = Script('{"fullName": "A', finish_reason="length")
     with pytest.raises(InvalidOutput, match="raise max_new_tokens") as caught:
-        await ask(plan(mode), PROMPT, {}, script.send)
+        await ask(compiled(mode), PROMPT, {}, script.send)
     assert caught.value.text == '{"fullName": "A'
     assert len(script.requests) == 1
 
@@ -151,7 +153,7 @@ async def test_a_failure_to_send_comes_back_as_it_is(mode: str) -> None:
     failure = RateLimited("slow down", status=429, retry_after_s=3)
     script = Script(failure)
     with pytest.raises(RateLimited) as caught:
-        await ask(plan(mode), PROMPT, {}, script.send)
+        await ask(compiled(mode), PROMPT, {}, script.send)
     assert caught.value is failure
     assert len(script.requests) == 1
 
@@ -167,7 +169,7 @@ async def test_cancelling_cancels_the_request() -> None:
             cancelled.set()
         raise AssertionError
 
-    task = asyncio.create_task(ask(plan("tools"), PROMPT, {}, send))
+    task = asyncio.create_task(ask(compiled("tools"), PROMPT, {}, send))
     await started.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -183,12 +185,12 @@ async def test_thinking_does_not_reach_the_parser() -> None:
         ]
         return response({"content": chunks})
 
-    assert (await ask(plan("json_schema", max_retries=0), PROMPT, {}, send)).text == GOOD
+    assert (await ask(compiled("json_schema", max_retries=0), PROMPT, {}, send)).text == GOOD
 
 
 async def test_a_model_that_talks_instead_of_calling_the_tool_is_asked_again_then_read() -> None:
     script = Script("Let me think.", f"```json\n{GOOD}\n```", as_tools=False)
-    parsed = await ask(plan("tools"), PROMPT, {}, script.send)
+    parsed = await ask(compiled("tools"), PROMPT, {}, script.send)
     assert parsed.text == GOOD, "paid for, and it fits"
     assert len(script.requests) == 2
 
@@ -196,7 +198,7 @@ async def test_a_model_that_talks_instead_of_calling_the_tool_is_asked_again_the
 @pytest.mark.parametrize("mode", MODES)
 async def test_an_empty_answer_is_asked_again_without_showing_it(mode: str) -> None:
     script = Script("", GOOD, as_tools=False)
-    assert (await ask(plan(mode), PROMPT, {}, script.send)).text == GOOD
+    assert (await ask(compiled(mode), PROMPT, {}, script.send)).text == GOOD
     again, _ = script.requests[1]
     assert "assistant" not in {message["role"] for message in again}, "the API refuses an empty one"
     assert len(again) > len(script.requests[0][0])
@@ -207,7 +209,7 @@ async def test_arguments_may_be_an_object() -> None:
         calls = [{"id": None, "function": {"name": "User", "arguments": json.loads(GOOD)}}]
         return response({"tool_calls": calls})
 
-    assert (await ask(plan("tools"), PROMPT, {}, send)).value == User(fullName="Ada", id=1)
+    assert (await ask(compiled("tools"), PROMPT, {}, send)).value == User(fullName="Ada", id=1)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -223,9 +225,9 @@ async def test_the_prompt_goes_out_with_every_key(mode: str) -> None:
         {"role": "user", "content": "and?"},
     ]
     script = Script(GOOD)
-    await ask(plan(mode), prompt, {}, script.send)
+    await ask(compiled(mode), prompt, {}, script.send)
     [(messages, _)] = script.requests
-    if plan(mode).mode == "md_json":
+    if compiled(mode).mode == "md_json":
         assert messages[1]["content"] == prompt[0]["content"]
         assert messages[2]["tool_calls"] == [call]
         assert (messages[3]["tool_call_id"], messages[3]["name"]) == ("abcdefghi", "f")
@@ -238,7 +240,7 @@ async def test_rows_with_their_own_schemas_do_not_meet() -> None:
         name = f"f{index % 7}"
         schema = {"type": "object", "properties": {name: {"const": index % 7}}, "required": [name]}
         mode = MODES[index % len(MODES)]
-        parsed = await ask(plan(mode, schema), PROMPT, {}, Script(json.dumps({name: index % 7})).send)
+        parsed = await ask(compiled(mode, schema), PROMPT, {}, Script(json.dumps({name: index % 7})).send)
         assert parsed.value == {name: index % 7}
 
     await asyncio.gather(*(one(index) for index in range(60)))
@@ -271,7 +273,7 @@ async def answered(
         requests.append((asked, fields))
         return response(left.pop(0))
 
-    parsed = await ask(plan(mode, schema, max_retries=len(messages) - 1), PROMPT, parameters or {}, send)
+    parsed = await ask(compiled(mode, schema, max_retries=len(messages) - 1), PROMPT, parameters or {}, send)
     return parsed, requests
 
 
@@ -289,7 +291,7 @@ async def answered(
 async def test_no_mode_takes_a_part_of_what_is_broken(mode: str, text: str) -> None:
     script = Script(text)
     with pytest.raises(InvalidOutput) as caught:
-        await ask(plan(mode, Loose, max_retries=0), PROMPT, {}, script.send)
+        await ask(compiled(mode, Loose, max_retries=0), PROMPT, {}, script.send)
     assert caught.value.text == text
 
 
@@ -305,13 +307,13 @@ async def test_no_mode_takes_a_part_of_what_is_broken(mode: str, text: str) -> N
 )
 async def test_md_json_reads_every_fence(text: str) -> None:
     script = Script(text)
-    assert (await ask(plan("md_json", max_retries=0), PROMPT, {}, script.send)).text == GOOD
+    assert (await ask(compiled("md_json", max_retries=0), PROMPT, {}, script.send)).text == GOOD
 
 
 async def test_md_json_takes_none_of_two_answers() -> None:
     text = f"```json\n{GOOD}\n```\nor\n```json\n{GOOD.replace('1', '2')}\n```"
     with pytest.raises(InvalidOutput, match="2 different values"):
-        await ask(plan("md_json", max_retries=0), PROMPT, {}, Script(text).send)
+        await ask(compiled("md_json", max_retries=0), PROMPT, {}, Script(text).send)
 
 
 @pytest.mark.parametrize("mode", ["json_schema", "md_json"])

@@ -265,18 +265,18 @@ def test_an_answer_with_one_wrong_character_is_taken_whole_or_not_at_all(
 # --- asking again ----------------------------------------
 
 
-def plan(**setting: Any) -> Any:
+def compiled(**setting: Any) -> Any:
     return compile_structured_output({"schema": Person, **setting})
 
 
 def test_a_good_answer_ends_it() -> None:
-    assert judge(plan(), PROMPT, GOOD, finish_reason="stop", asks_left=1) == Parsed(
+    assert judge(compiled(), PROMPT, GOOD, finish_reason="stop", asks_left=1) == Parsed(
         Person(name="Ada {x}", age=3), GOOD
     )
 
 
 def test_a_model_is_asked_again_with_its_last_answer_and_what_is_wrong_with_it() -> None:
-    verdict = judge(plan(), PROMPT, '{"name": "A"}', finish_reason="stop", asks_left=1)
+    verdict = judge(compiled(), PROMPT, '{"name": "A"}', finish_reason="stop", asks_left=1)
     assert isinstance(verdict, Reask)
     assert verdict.messages == [
         *PROMPT,
@@ -294,7 +294,7 @@ def test_the_context_does_not_grow_with_the_number_of_attempts() -> None:
     sizes: list[int] = []
     verdict: Parsed | Reask
     for asks_left in range(20, 0, -1):
-        verdict = judge(plan(), PROMPT, '{"name": "A"}', finish_reason="stop", asks_left=asks_left)
+        verdict = judge(compiled(), PROMPT, '{"name": "A"}', finish_reason="stop", asks_left=asks_left)
         assert isinstance(verdict, Reask)
         sizes.append(len(json.dumps(verdict.messages)))
     assert set(sizes) == {sizes[0]}
@@ -303,22 +303,22 @@ def test_the_context_does_not_grow_with_the_number_of_attempts() -> None:
 
 def test_no_ask_left_is_a_failure_that_keeps_the_answer() -> None:
     with pytest.raises(InvalidOutput) as caught:
-        judge(plan(), PROMPT, '{"name": 1}', finish_reason="stop", asks_left=0)
+        judge(compiled(), PROMPT, '{"name": 1}', finish_reason="stop", asks_left=0)
     assert (caught.value.text, caught.value.path) == ('{"name": 1}', "$.name")
 
 
 @pytest.mark.parametrize("finish_reason", ["length", "model_length"])
 def test_an_answer_that_was_cut_short_is_not_asked_again(finish_reason: str) -> None:
     with pytest.raises(InvalidOutput, match=r"cut short by the token limit.*raise max_new_tokens") as caught:
-        judge(plan(), PROMPT, '{"name": "A', finish_reason=finish_reason, asks_left=5)
+        judge(compiled(), PROMPT, '{"name": "A', finish_reason=finish_reason, asks_left=5)
     assert caught.value.text == '{"name": "A'
-    whole = judge(plan(), PROMPT, GOOD + "\n", finish_reason=finish_reason, asks_left=5)
+    whole = judge(compiled(), PROMPT, GOOD + "\n", finish_reason=finish_reason, asks_left=5)
     assert isinstance(whole, Parsed), "it was whole before the limit"
 
 
 @pytest.mark.parametrize("text", ["", "  ", None])
 def test_an_empty_answer_is_not_sent_back(text: str | None) -> None:
-    verdict = judge(plan(), PROMPT, text, finish_reason="stop", asks_left=1)
+    verdict = judge(compiled(), PROMPT, text, finish_reason="stop", asks_left=1)
     assert isinstance(verdict, Reask)
     assert [message["role"] for message in verdict.messages] == ["system", "user", "user"]
 

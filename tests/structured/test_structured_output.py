@@ -20,11 +20,11 @@ class User(BaseModel):
 
 
 def test_a_schema_is_enough() -> None:
-    plan = compile_structured_output({"schema": User})
-    assert (plan.mode, plan.max_retries, plan.uses_instructor) == (None, 1, False)
-    assert plan.response_format() is plan.schema.response_format()
+    compiled = compile_structured_output({"schema": User})
+    assert (compiled.mode, compiled.max_retries, compiled.uses_instructor) == (None, 1, False)
+    assert compiled.response_format() is compiled.schema.response_format()
     messages = [{"role": "user", "content": "hi"}]
-    assert plan.messages(messages) == messages
+    assert compiled.messages(messages) == messages
 
 
 @pytest.mark.parametrize(
@@ -39,8 +39,8 @@ def test_a_schema_is_enough() -> None:
 )
 def test_the_modes_of_instructor_and_their_mistral_names(mode: str, means: str) -> None:
     pytest.importorskip("instructor")
-    plan = compile_structured_output({"schema": User, "mode": mode, "max_retries": 0})
-    assert (plan.mode, plan.max_retries, plan.uses_instructor) == (means, 0, True)
+    compiled = compile_structured_output({"schema": User, "mode": mode, "max_retries": 0})
+    assert (compiled.mode, compiled.max_retries, compiled.uses_instructor) == (means, 0, True)
 
 
 @pytest.mark.parametrize(
@@ -122,18 +122,18 @@ def test_json_mode_puts_the_schema_into_the_system_message(
     messages: list[dict[str, Any]], roles: list[str]
 ) -> None:
     before = json.dumps(messages)
-    plan = compile_structured_output({"schema": list[User], "mode": "json_object"})
-    assert plan.response_format() == ResponseFormat(type="json_object")
-    assert plan.uses_instructor is False
+    compiled = compile_structured_output({"schema": list[User], "mode": "json_object"})
+    assert compiled.response_format() == ResponseFormat(type="json_object")
+    assert compiled.uses_instructor is False
 
-    sent = plan.messages(messages)
+    sent = compiled.messages(messages)
 
     assert json.dumps(messages) == before
     assert [message["role"] for message in sent] == roles
     content = sent[0]["content"]
     text = content if isinstance(content, str) else "\n\n".join(chunk["text"] for chunk in content)
     lead, _, schema = text.rpartition("\n")
-    assert json.loads(schema) == plan.schema.wire_schema
+    assert json.loads(schema) == compiled.schema.wire_schema
     assert lead.endswith(
         "Answer with one JSON object and nothing else. It must be valid for this JSON schema:"
     )

@@ -45,15 +45,6 @@ class EmbeddingResponse(Incoming, frozen=True, gc=False):
     model: str | None = None
     usage: UsageInfo | None = None
 
-    def in_order(self, count: int) -> list[Raw | None]:
-        """The vectors of ``count`` texts, in their order; ``None`` where none came."""
-        found: list[Raw | None] = [None] * count
-        for place, one in enumerate(self.data):
-            index = place if one.index is None else one.index
-            if 0 <= index < count:
-                found[index] = one.embedding
-        return found
-
 
 class StoredEmbedding(Struct, frozen=True, gc=False, omit_defaults=True):
     """What of an answer concerns one text: what a ledger keeps of it."""

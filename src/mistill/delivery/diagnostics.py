@@ -10,7 +10,7 @@ from msgspec import Struct
 from mistill.delivery.quotas import LimitSource
 from mistill.delivery.tuning import Tuning, current_tuning
 
-Cause = Literal[
+WaitCause = Literal[
     "quota_requests", "quota_tokens", "cool_down", "outage", "concurrency", "adaptive_limit", "server", "idle"
 ]
 """What the oldest waiting request waits for; with none waiting, ``server`` while any is in flight, else ``idle``.
@@ -26,11 +26,11 @@ class TimeByCause:
     __slots__ = ("_cause", "_seconds", "_since_s")
 
     def __init__(self, now_s: float) -> None:
-        self._cause: Cause = "idle"
+        self._cause: WaitCause = "idle"
         self._since_s = now_s
-        self._seconds: dict[Cause, float] = {}
+        self._seconds: dict[WaitCause, float] = {}
 
-    def switch(self, cause: Cause, now_s: float) -> None:
+    def switch(self, cause: WaitCause, now_s: float) -> None:
         """From now on, time is spent on ``cause``."""
         if cause == self._cause:
             return
@@ -38,7 +38,7 @@ class TimeByCause:
         self._cause = cause
         self._since_s = now_s
 
-    def seconds(self, now_s: float) -> dict[Cause, float]:
+    def seconds(self, now_s: float) -> dict[WaitCause, float]:
         """By cause, up to now."""
         seconds = dict(self._seconds)
         seconds[self._cause] = seconds.get(self._cause, 0.0) + now_s - self._since_s
@@ -66,9 +66,9 @@ class Snapshot(Struct, frozen=True):
     tokens_source: LimitSource | None
     answered: int
     refused: int
-    seconds: dict[Cause, float]
+    seconds: dict[WaitCause, float]
 
-    def since(self, earlier: Snapshot) -> dict[Cause, float]:
+    def since(self, earlier: Snapshot) -> dict[WaitCause, float]:
         """Seconds by cause between an earlier snapshot and this one: how one run's time was spent."""
         return {
             cause: spent
@@ -105,7 +105,7 @@ def advice(
     return None if text is None else f"{share:.0%} of the time {text}"
 
 
-def _advice_for(cause: Cause, snapshot: Snapshot, max_concurrent_requests: int) -> str | None:
+def _advice_for(cause: WaitCause, snapshot: Snapshot, max_concurrent_requests: int) -> str | None:
     match cause:
         case "quota_requests":
             return _quota_advice("requests", snapshot.requests_per_minute, snapshot.requests_source)

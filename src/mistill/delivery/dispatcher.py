@@ -159,13 +159,14 @@ class Dispatcher(Generic[R]):
         """
         governor = self.governor
         tokens = self._estimate(request)
-        row = id(request)
+        row: int | None = None
         attempts = charged = 0
         while True:
             permit = governor.try_admit(self._concurrency, tokens)
             if permit is None:
                 permit = await governor.admit(self._concurrency, tokens)
             attempts += 1
+            row = row or permit.sequence  # whose failures these are
             recorded: Sequence[RecordedAttempt] = ()
             if observer is not None:
                 try:
@@ -199,6 +200,9 @@ class Dispatcher(Generic[R]):
                 raise
             else:
                 self._settle(permit, answer)
+                for part in parts:
+                    if isinstance(part, MistillError):
+                        classify(part)  # so that it says whether another attempt could help
                 delivered = Delivered(answer, attempts, recorded, parts)
                 if observer is not None:
                     observer.answered(recorded, delivered)
@@ -215,10 +219,12 @@ class Dispatcher(Generic[R]):
         """
         governor = self.governor
         tokens = self._estimate(request)
+        row: int | None = None
         attempts = charged = 0
         while True:
             permit = await governor.admit(self._concurrency, tokens)
             attempts += 1
+            row = row or permit.sequence
             has_begun = False
             held: list[ChatChunk] = []
             total_tokens: int | None = None
@@ -237,7 +243,7 @@ class Dispatcher(Generic[R]):
             except Exception as caught:
                 error = as_failure(caught)
                 error.attempts = attempts
-                charged += governor.settle(permit, error=error, row=id(request))
+                charged += governor.settle(permit, error=error, row=row)
                 if has_begun or not self._may_retry(error, charged):
                     if error is caught:
                         raise

@@ -32,7 +32,7 @@ from enum import Enum, auto
 from mistill.delivery.adaptive_limit import AdaptiveLimit
 from mistill.delivery.admission_queue import LOCK, AdmissionQueue, ConcurrencyLimit, Permit, Waiter
 from mistill.delivery.circuit_breaker import CircuitBreaker
-from mistill.delivery.diagnostics import Cause, Snapshot, TimeByCause
+from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause
 from mistill.delivery.quota_estimate import QuotaHypothesis
 from mistill.delivery.quotas import Quotas, explains_refusal, is_reported
 from mistill.delivery.tuning import Tuning, current_tuning
@@ -114,7 +114,7 @@ class Governor:
         self._breaker = CircuitBreaker(tuning)
         self._hypothesis: QuotaHypothesis | None = None
         self._time = TimeByCause(clock())
-        self._cause: Cause = "server"
+        self._cause: WaitCause = "server"
         self._timer: _Timer | None = None
         self.set_quota(requests_per_minute, tokens_per_minute)
 

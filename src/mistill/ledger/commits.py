@@ -22,12 +22,12 @@ from mistill.errors import LedgerError
 from mistill.ledger.damage import SQLiteErrors
 from mistill.ledger.database import explain
 from mistill.ledger.files import FilesInUse
-from mistill.ledger.forks import forget, of_another_process, tell_of_forks
+from mistill.ledger.forks import forget, of_another_process, register_for_forks
 
 T = TypeVar("T")
 Values = tuple[Any, ...]
 Job = Callable[[sqlite3.Connection], Any]
-Waiter = tuple["asyncio.Future[Any]", Any]
+PendingWrite = tuple["asyncio.Future[Any]", Any]
 
 # Rows in one statement. Each execution gives the interpreter's lock away and waits to get it back, so fewer and larger
 # ones are better: 0.6 µs a row of three numbers, against 1.5 µs with executemany (CPython 3.11, SQLite 3.40).
@@ -95,7 +95,7 @@ class CommitQueue:
         self._broken: LedgerError | None = None
         self._thread = threading.Thread(target=self._serve, name=f"ledger {path.name}", daemon=True)
         self._thread.start()
-        tell_of_forks(self)
+        register_for_forks(self)
 
     @property
     def closed(self) -> bool:
@@ -223,10 +223,10 @@ class _Task:
         self.result: Any = None
 
 
-_Write = tuple[tuple[tuple[Statement, list[Values]], ...], Waiter | None]
+_Write = tuple[tuple[tuple[Statement, list[Values]], ...], PendingWrite | None]
 
 
-def _waiters_of(group: list[_Write | _Task]) -> Iterable[Waiter]:
+def _waiters_of(group: list[_Write | _Task]) -> Iterable[PendingWrite]:
     for operation in group:
         if isinstance(operation, _Task):
             yield operation.future, operation.result
@@ -234,9 +234,9 @@ def _waiters_of(group: list[_Write | _Task]) -> Iterable[Waiter]:
             yield operation[1]
 
 
-def _resolve_all(waiters: Iterable[Waiter], error: LedgerError | None) -> None:
+def _resolve_all(waiters: Iterable[PendingWrite], error: LedgerError | None) -> None:
     """Wake every event loop once, however many of its tasks wait."""
-    by_loop: dict[asyncio.AbstractEventLoop, list[Waiter]] = {}
+    by_loop: dict[asyncio.AbstractEventLoop, list[PendingWrite]] = {}
     for waiter in waiters:
         by_loop.setdefault(waiter[0].get_loop(), []).append(waiter)
     for loop, theirs in by_loop.items():
@@ -244,7 +244,7 @@ def _resolve_all(waiters: Iterable[Waiter], error: LedgerError | None) -> None:
             loop.call_soon_threadsafe(_resolve, theirs, error)
 
 
-def _resolve(waiters: list[Waiter], error: LedgerError | None) -> None:
+def _resolve(waiters: list[PendingWrite], error: LedgerError | None) -> None:
     for future, result in waiters:
         if future.done():
             continue  # cancelled meanwhile

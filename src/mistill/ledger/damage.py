@@ -7,7 +7,7 @@ from typing import Literal
 
 import msgspec
 
-from mistill.ledger.error_record import ErrorRecord, encode_record
+from mistill.ledger.error_record import ErrorRecord, encode_error_record
 from mistill.ledger.tables import NOT_IN_INDEX, ROW_IS_SOUND
 
 Part = Literal["answer", "outcome", "record", "row"]
@@ -49,7 +49,7 @@ class Damage(msgspec.Struct, frozen=True):
     def to_error(self) -> str:
         """The row's error, as JSON."""
         message = f"the {self.part} of row {self.position} is damaged in the ledger"
-        return encode_record(ErrorRecord(kind=self.kind, message=message, hint=self.hint))
+        return encode_error_record(ErrorRecord(kind=self.kind, message=message, hint=self.hint))
 
 
 class DamagedMeta(sqlite3.DatabaseError):
@@ -103,7 +103,7 @@ def mend_index(connection: sqlite3.Connection) -> None:
         connection.execute("REINDEX rows_position")
 
 
-def set_aside(connection: sqlite3.Connection, damage: Damage) -> None:
+def set_damage_aside(connection: sqlite3.Connection, damage: Damage) -> None:
     """Makes a damaged row one that is asked again, or, where only its record is damaged, one that is read again."""
     if damage.part == "row":
         # Nothing in it can be believed, so no row of an input may ever be taken for it.

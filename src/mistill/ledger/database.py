@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import time
 from collections.abc import Generator, Mapping
@@ -10,10 +11,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from mistill.errors import LedgerError, ManifestChanged
+from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
 from mistill.ledger.checksums import add_checksum, meta_sum, schema_sum
 from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
-from mistill.ledger.files import create_private, log_of, main_name
+from mistill.ledger.files import create_private, journal_of, log_of, main_name
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.tables import APPLICATION_ID, FORMAT, SCHEMA, statements
@@ -22,6 +23,10 @@ _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 # A constraint that does not hold any more, since all that is written keeps to them.
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CONSTRAINT})
 _FORBIDDEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
+
+
+_OTHER_READER_S = 2.0
+"""How long a reader waits for another one that is bringing the ledger up to date."""
 
 
 def explain(path: Path, error: Exception) -> LedgerError:
@@ -116,6 +121,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         )
     path, _ = main_name(path)
     with explained(path):
+        if _was_cut_off(path):
+            _bring_up_to_date(path)
         connection = _connect_to_read(path)
         try:
             try:
@@ -133,9 +140,17 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             raise
         if found == FORMAT:
             return connection
+        if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+            return _migrated_copy(connection, found)
         connection.close()
-        _migrate_file(path)
+        _bring_up_to_date(path)
         return _connect_to_read(path)
+
+
+def _was_cut_off(path: Path) -> bool:
+    """A change outside of WAL mode (a migration, say) was killed: it is still to be undone, from SQLite's journal."""
+    journal = journal_of(path)
+    return journal.exists() and journal.stat().st_size > 0
 
 
 def _connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
@@ -148,17 +163,45 @@ def _connect(database: Path | str, *, uri: bool = False) -> sqlite3.Connection:
     return connection
 
 
-def _migrate_file(path: Path) -> None:
-    """Brings a ledger of an older format to the newest, for a reader. Refused while a run is on it."""
+def _migrated_copy(connection: sqlite3.Connection, found: int) -> sqlite3.Connection:
+    """A ledger of an older format that cannot be written, as one of the newest in memory."""
+    copy = _connect(":memory:")
+    connection.backup(copy)
+    connection.close()
+    migrate(copy, found)
+    return copy
+
+
+def _bring_up_to_date(path: Path) -> None:
+    """Undoes what a kill has cut off, and migrates a ledger of an older format, for a reader.
+
+    Raises:
+        LedgerInUse: a run is on it.
+    """
     path = name_to_write(path)
-    lock = LedgerLock(path)
+    lock = _lock_soon(path)
     try:
-        with closing(_connect(path)) as connection:
+        with closing(_connect(path)) as connection:  # the first statement undoes what was cut off
             found = check(path, connection)
             if found < FORMAT:  # else somebody was faster
                 migrate(connection, found)
     finally:
         lock.release()
+
+
+def _lock_soon(path: Path) -> LedgerLock:
+    """The lock, after a moment if need be: another reader may be about the same."""
+    give_up_at = time.monotonic() + _OTHER_READER_S
+    while True:
+        try:
+            return LedgerLock(path)
+        except LedgerInUse as error:
+            if time.monotonic() >= give_up_at:
+                raise LedgerInUse(
+                    error.message + ", and is of an older format or in the middle of a change",
+                    hint="it can be read once that run has ended",
+                ) from error
+            time.sleep(_OTHER_READER_S / 40)
 
 
 def check(path: Path, connection: sqlite3.Connection) -> int:
@@ -254,14 +297,16 @@ def _write_manifest(connection: sqlite3.Connection, manifest: Mapping[str, Any])
     write_meta(connection, "manifest", json.dumps(manifest, ensure_ascii=False))
 
 
-def _has_attempts(connection: sqlite3.Connection) -> bool:
-    return connection.execute("SELECT 1 FROM attempts LIMIT 1").fetchone() is not None
+def _has_cost_money(connection: sqlite3.Connection) -> bool:
+    """An attempt was answered, or may be on the bill."""
+    query = "SELECT 1 FROM attempts WHERE status IS NULL OR status IN ('answered', 'maybe_billed') LIMIT 1"
+    return connection.execute(query).fetchone() is not None
 
 
 def _start_over(connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> None:
-    """A run that never sent anything had perhaps a wrong template: nothing is lost with its settings."""
+    """A run that got no answer had perhaps a wrong template, model or key: nothing is lost with its settings."""
     connection.execute("BEGIN IMMEDIATE")
-    for table in ("rows", "records", "outcomes", "earlier_outcomes", "starts"):
+    for table in ("rows", "records", "attempts", "outcomes", "earlier_outcomes", "starts"):
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
     connection.execute("DELETE FROM meta WHERE key = 'input_rows'")
     _write_manifest(connection, manifest)
@@ -281,7 +326,7 @@ def _check_manifest(path: Path, connection: sqlite3.Connection, manifest: Mappin
     }
     if not changes:
         return
-    if not _has_attempts(connection):
+    if not _has_cost_money(connection):
         _start_over(connection, manifest)
         return
     shown = "; ".join(f"{key}: {_short(old)} → {_short(new)}" for key, (old, new) in changes.items())

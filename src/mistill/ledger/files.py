@@ -17,6 +17,11 @@ def log_of(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + "-wal")
 
 
+def journal_of(ledger: Path) -> Path:
+    """SQLite's rollback journal, while a transaction outside of WAL mode is under way, or was cut off."""
+    return ledger.with_name(ledger.name + "-journal")
+
+
 def lock_of(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + ".lock")
 

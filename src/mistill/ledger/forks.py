@@ -16,7 +16,7 @@ from mistill.errors import LedgerError
 
 
 class Forkable(Protocol):
-    """What is told of forks; see `tell_of_forks`."""
+    """What is called when the process forks; see `register_for_forks`."""
 
     def busy(self) -> AbstractContextManager[object]:
         """Entered before a fork and left after it, in both processes: nothing of it is inside SQLite meanwhile."""
@@ -32,7 +32,7 @@ _forking = threading.Lock()
 _held: list[tuple[Forkable, AbstractContextManager[object]]] = []
 
 
-def tell_of_forks(one: Forkable) -> None:
+def register_for_forks(one: Forkable) -> None:
     """Until it is garbage, or `forget` is called."""
     _open.add(one)
 

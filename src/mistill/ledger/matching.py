@@ -26,7 +26,7 @@ from mistill.errors import InputError
 from mistill.ledger import database
 from mistill.ledger.checksums import crc32, pack, record_sum
 from mistill.ledger.commits import CommitQueue, Insert
-from mistill.ledger.damage import Damage, DamagedMeta, SQLiteErrors, damage_at, means_damage, set_aside
+from mistill.ledger.damage import Damage, DamagedMeta, SQLiteErrors, damage_at, means_damage, set_damage_aside
 from mistill.ledger.tables import FINGERPRINT_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND
 
 _ROWS = Insert("INSERT INTO rows (id, position, fingerprint, digest, checksum)", "(?, ?, ?, ?, ?)")
@@ -170,11 +170,11 @@ class InputMatcher:
             if not start <= position < end:
                 continue  # of a damaged index
             if not row_is_sound:
-                set_aside(connection, Damage(position, "row"))
+                set_damage_aside(connection, Damage(position, "row"))
             elif digest == digests[position - start]:
                 state = self._state(position, *rest)
                 if not outcome_is_sound:
-                    set_aside(connection, Damage(position, "outcome", outcome))
+                    set_damage_aside(connection, Damage(position, "outcome", outcome))
                     state = msgspec.structs.replace(state, state="failure")
                 # What is not answered yet may now have a twin that is, or have lost the one it followed.
                 if state.state == "completion" or not self._dedupe:
@@ -260,7 +260,7 @@ def _read_place(connection: sqlite3.Connection, query: str, position: int) -> No
     except SQLiteErrors as error:
         if not means_damage(error):
             raise
-        set_aside(connection, damage_at(connection, position))
+        set_damage_aside(connection, damage_at(connection, position))
 
 
 def _begin(connection: sqlite3.Connection, *, dedupe: bool) -> int:

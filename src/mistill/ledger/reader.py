@@ -1,12 +1,12 @@
-"""The reading side of a ledger: for the output, for status, for triage; while a run writes, and after."""
+"""The reading side of a ledger: for the output, for status, for whoever picks rows; while a run writes, and after."""
 
 from __future__ import annotations
 
 import json
 import math
 import sqlite3
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from mistill.ledger import database
 from mistill.ledger.checksums import answer_sum, record_sum
 from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damage_at, means_damage
 from mistill.ledger.error_record import ErrorRecord, decode_error
-from mistill.ledger.forks import forget, tell_of_forks
+from mistill.ledger.forks import forget, register_for_forks
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, START_SUM
 
@@ -133,7 +133,7 @@ class LedgerReader:
         self.path = Path(path)
         self._connection = database.open_to_read(self.path)
         self._damages: dict[Damage, None] = {}
-        tell_of_forks(self)
+        register_for_forks(self)
 
     def close(self) -> None:
         forget(self)
@@ -181,6 +181,29 @@ class LedgerReader:
             f"{done}{'; but ' if done else ''}{len(damages)} rows are damaged in the ledger {self.path}: {named}",
             hint="; ".join(hints),
         )
+
+    @contextmanager
+    def snapshot(self) -> Generator[None]:
+        """Within the block, all that is read is of one moment, whatever a run writes meanwhile."""
+        with database.explained(self.path):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("COMMIT")
+
+    def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float]:
+        """How many requests left in a stretch of time (unix seconds), and the last moment of which anything is known.
+
+        Rows that one request asked have an attempt each, which left at one moment.
+        """
+        with database.explained(self.path):
+            requests, sent_at, ended_at = self._connection.execute(
+                """SELECT count(DISTINCT sent_at), max(sent_at), max(ended_at) FROM attempts
+                   WHERE sent_at >= ? AND sent_at < ?""",
+                (started_at, until),
+            ).fetchone()
+        return requests, max(started_at, sent_at or 0.0, min(ended_at or 0.0, until))
 
     def manifest(self) -> bytes:
         """What makes it the same run, as JSON, as ``Ledger.open`` was given it."""

@@ -19,10 +19,10 @@ from mistill.errors import LedgerError, MalformedAnswer, MistillError
 from mistill.ledger import database
 from mistill.ledger.checksums import MASK, ODD, answer_sum, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
-from mistill.ledger.damage import Damage, mend_index, set_aside
+from mistill.ledger.damage import Damage, mend_index, set_damage_aside
 from mistill.ledger.error_record import encode_error, whole_text
 from mistill.ledger.files import FilesInUse, log_of
-from mistill.ledger.forks import forget, tell_of_forks
+from mistill.ledger.forks import forget, register_for_forks
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
 from mistill.ledger.reader import LedgerReader
@@ -121,7 +121,7 @@ class Ledger:
             self._next_row = _next_id(connection, ("rows", "id"), ("records", "row"))
             self._max_bytes = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _LINE_BYTES
         self._commits = CommitQueue(path, connection, FilesInUse(path, log_of(path), lock.path))
-        tell_of_forks(self)
+        register_for_forks(self)
 
     @classmethod
     def open(
@@ -367,7 +367,9 @@ class Ledger:
                 return reader.damages
 
         damages = await asyncio.to_thread(find)
-        await self._commits.run(lambda connection: [set_aside(connection, damage) for damage in damages])
+        await self._commits.run(
+            lambda connection: [set_damage_aside(connection, damage) for damage in damages]
+        )
         return len(damages)
 
     async def flush(self) -> None:

@@ -43,10 +43,16 @@ __all__ = [
 ]
 
 
+_HOMES = {
+    "Embedded": "mistill.llms.embeddings",
+    "MistralEmbeddings": "mistill.llms.embeddings",
+}
+
+
 def __getattr__(name: str) -> Any:
     # Most have no use for embeddings, which cost a tenth of what importing this costs.
-    if name not in ("Embedded", "MistralEmbeddings"):
+    if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from mistill.llms import embeddings
+    from importlib import import_module
 
-    return getattr(embeddings, name)
+    return getattr(import_module(_HOMES[name]), name)

@@ -196,8 +196,7 @@ class AsyncLLM(LLM):
         generation_kwargs: dict[str, Any],
         shape: Callable[[Outcome], T],
     ) -> list[T]:
-        if on_error not in ("raise", "none"):
-            raise InputError(f"on_error is {on_error!r}", hint="'raise' or 'none'")
+        check_on_error(on_error)
         if isinstance(inputs, str | Mapping) or not isinstance(inputs, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
             raise InputError("inputs must be a list of inputs", hint="for one input write [input]")
         generation = self.generation(num_generations, **generation_kwargs)
@@ -213,12 +212,7 @@ class AsyncLLM(LLM):
                 failures[index] = outcome.error
 
         background.run(self._answer_all(prompts, keep))
-        fatal = _fatal_among(failures.values())
-        if fatal is not None:
-            unanswered = (index for index, output in enumerate(outputs) if output is None)
-            failures = {index: _unsent(fatal) for index in unanswered} | failures
-        if failures and (on_error == "raise" or fatal is not None):
-            raise GenerationError.of(outputs, dict(sorted(failures.items())))
+        raise_failures(outputs, failures, _fatal_among(failures.values()), on_error)
         return cast("list[T]", outputs)
 
     async def _answer_all(self, prompts: Sequence[Prompt], keep: Callable[[int, Outcome], None]) -> None:
@@ -248,12 +242,41 @@ class AsyncLLM(LLM):
                 raise
 
 
+def check_on_error(on_error: OnError) -> None:
+    """Refuses what a call cannot do about failures, with `InputError`."""
+    if on_error not in ("raise", "none"):
+        raise InputError(f"on_error is {on_error!r}", hint="'raise' or 'none'")
+
+
+def raise_failures(
+    outputs: Sequence[Any],
+    failures: Mapping[int, MistillError],
+    fatal: MistillError | None,
+    on_error: OnError,
+) -> None:
+    """Ends a call whose inputs have ended as they could.
+
+    Args:
+        outputs: one for each input; ``None`` where there is none.
+        failures: place of an input → its error.
+        fatal: what ended the whole call: inputs that have neither output nor error were not answered because of it.
+
+    Raises:
+        GenerationError: some failed, and the caller wants that raised or the call was ended.
+    """
+    if fatal is not None:
+        unanswered = (index for index, output in enumerate(outputs) if output is None)
+        failures = {index: _unsent(fatal) for index in unanswered} | dict(failures)
+    if failures and (on_error == "raise" or fatal is not None):
+        raise GenerationError.of(outputs, dict(sorted(failures.items())))
+
+
 def _fatal_among(errors: Iterable[MistillError | None]) -> MistillError | None:
     return next((error for error in errors if error and classify(error).fatal), None)
 
 
 def _unsent(fatal: MistillError | None) -> Stopped:
-    error = Stopped("not answered, since the call was ended by another row's error")
+    error = Stopped("not answered, since another input's error ended the call")
     error.__cause__ = fatal
     return error
 

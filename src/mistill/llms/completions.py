@@ -8,7 +8,7 @@ import msgspec
 
 from mistill.api.chat import AnswerMessage, ChatResponse, decode_response
 from mistill.api.client import HTTPAnswer
-from mistill.api.embeddings import Dtype, EmbeddingResponse, decode_stored, decode_vector
+from mistill.api.embeddings import Dtype, StoredEmbedding, decode_stored, decode_vector
 from mistill.api.error_bodies import error_in_answer
 from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import Delivered
@@ -78,9 +78,13 @@ def kept_completions(body: bytes) -> list[Completion]:
     """The completions in the body of a chat answer that a ledger has kept; it counts their tokens and cost itself.
 
     Raises:
-        msgspec.DecodeError: the body is no answer.
+        MalformedAnswer: the body is no answer.
     """
-    return chat_completions(_without_attempt(decode_response(body), body))
+    try:
+        response = decode_response(body)
+    except ValueError as error:
+        raise MalformedAnswer(f"what the ledger has is no answer: {error}") from error
+    return chat_completions(_without_attempt(response, body))
 
 
 def streamed_completion(response: ChatResponse, usage: Usage) -> Completion:
@@ -93,8 +97,8 @@ def _without_attempt(response: ChatResponse, raw: bytes, usage: Usage = NO_USAGE
     return Delivered(HTTPAnswer(response, raw, None, None, 0.0, usage, None), attempts=1)
 
 
-def embedding_completions(delivered: Delivered[EmbeddingResponse]) -> list[Completion | MistillError]:
-    """A completion for each text of an answer for several, or why there is none for the text."""
+def part_completions(delivered: Delivered[Any]) -> list[Completion | MistillError]:
+    """A completion for each row of an answer for several, or why there is none for the row."""
     answer, recorded = delivered.answer, delivered.recorded
     response = answer.response
     return [
@@ -123,12 +127,28 @@ def kept_embedding(body: bytes, dtype: Dtype | None = None) -> Completion:
     Raises:
         MalformedAnswer: there is no vector in it, or not one of such numbers.
     """
+    stored = stored_embedding(body)
     try:
-        stored = decode_stored(body)
         vector = decode_vector(stored.embedding, dtype)
     except msgspec.DecodeError as error:
-        raise MalformedAnswer(f"what came is no vector: {error}") from error
+        raise _no_vector(error) from error
     return Completion(text=None, value=vector, model=stored.model, id=stored.id, raw=body)
+
+
+def stored_embedding(body: bytes) -> StoredEmbedding:
+    """A body that a ledger has kept, whose numbers need not be read.
+
+    Raises:
+        MalformedAnswer: there is no vector in it.
+    """
+    try:
+        return decode_stored(body)
+    except msgspec.DecodeError as error:
+        raise _no_vector(error) from error
+
+
+def _no_vector(error: Exception) -> MalformedAnswer:
+    return MalformedAnswer(f"what the ledger has is no vector: {error}")
 
 
 def split_content(message: AnswerMessage) -> tuple[str | None, str | None]:

@@ -28,6 +28,9 @@ from mistill.llms.generation import Generation, Server
 from mistill.llms.runtime_parameters import RuntimeParameter
 
 _API_KEY_ENV_VAR = "MISTRAL_API_KEY"
+_MAX_TIMEOUT_S = 7 * 86400
+_MAX_CONCURRENT_REQUESTS = 100_000
+"""Each is a worker and a connection: more is a slip of the finger."""
 
 
 class Session(Struct):
@@ -72,11 +75,11 @@ class Connection(Configurable):
     max_retries: RuntimeParameter[Annotated[int, Field(ge=0)]] = Field(
         default=5, description="Tries after the first, for failures that are a row's own."
     )
-    timeout: RuntimeParameter[Annotated[float, Field(gt=0, allow_inf_nan=False)]] = Field(
+    timeout: RuntimeParameter[Annotated[float, Field(gt=0, le=_MAX_TIMEOUT_S, allow_inf_nan=False)]] = Field(
         default=120, description="Seconds for one attempt, from connecting to the last byte."
     )
-    max_concurrent_requests: RuntimeParameter[Annotated[int, Field(ge=1)]] = Field(
-        default=64, description="Requests in flight, over all calls that use this object."
+    max_concurrent_requests: RuntimeParameter[Annotated[int, Field(ge=1, le=_MAX_CONCURRENT_REQUESTS)]] = (
+        Field(default=64, description="Requests in flight, over all calls that use this object.")
     )
     requests_per_minute: RuntimeParameter[Annotated[float, Field(gt=0)] | None] = Field(
         default=None, description="The quota of requests; learned where it is not given."
@@ -163,7 +166,7 @@ class Connection(Configurable):
 
     def _refuse_readable_key(self) -> None:
         parts = urlsplit(self.endpoint)
-        if parts.scheme == "https" or self.allow_http or _is_this_machine(parts.hostname or ""):
+        if parts.scheme == "https" or self.allow_http or is_this_machine(parts.hostname or ""):
             return
         raise InputError(
             f"{self.endpoint} is not encrypted: whoever is on the way there could read the key and every prompt",
@@ -249,7 +252,7 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_parents)
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
     try:
         return ip_address(host).is_loopback
     except ValueError:

@@ -14,7 +14,7 @@ from typing import Any, Literal, TypeAlias
 
 from mistill.errors import InputError
 
-Source: TypeAlias = str | Path | bytes
+FileSource: TypeAlias = str | Path | bytes
 """A path, the bytes themselves, or an ``http(s)://`` or ``data:`` URL."""
 
 Chunk: TypeAlias = dict[str, Any]
@@ -34,7 +34,10 @@ def text(content: str) -> Chunk:
 
 
 def image(
-    source: Source, *, detail: Literal["low", "auto", "high"] | None = None, max_bytes: int = MAX_IMAGE_BYTES
+    source: FileSource,
+    *,
+    detail: Literal["low", "auto", "high"] | None = None,
+    max_bytes: int = MAX_IMAGE_BYTES,
 ) -> Chunk:
     """An image: PNG, JPEG, WebP or GIF.
 
@@ -48,7 +51,7 @@ def image(
     }
 
 
-def document(source: Source, *, name: str | None = None, max_bytes: int = MAX_DOCUMENT_BYTES) -> Chunk:
+def document(source: FileSource, *, name: str | None = None, max_bytes: int = MAX_DOCUMENT_BYTES) -> Chunk:
     """A document: a PDF file, or the URL of any document that the server can read.
 
     Raises:
@@ -63,7 +66,7 @@ def document(source: Source, *, name: str | None = None, max_bytes: int = MAX_DO
     return chunk if name is None else chunk | {"document_name": name}
 
 
-def audio(source: Source, *, max_bytes: int = MAX_AUDIO_BYTES) -> Chunk:
+def audio(source: FileSource, *, max_bytes: int = MAX_AUDIO_BYTES) -> Chunk:
     """Speech or sound: MP3, WAV, FLAC, Ogg, M4A or WebM.
 
     Raises:
@@ -74,7 +77,7 @@ def audio(source: Source, *, max_bytes: int = MAX_AUDIO_BYTES) -> Chunk:
     return {"type": "input_audio", "input_audio": url.partition(",")[2] if url.startswith("data:") else url}
 
 
-def _url(source: Source, what: str, kinds: tuple[str, ...], max_bytes: int) -> str:
+def _url(source: FileSource, what: str, kinds: tuple[str, ...], max_bytes: int) -> str:
     if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
         return source
     if isinstance(source, str) and source.lower().startswith("data:"):

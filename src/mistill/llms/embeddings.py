@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
-from itertools import accumulate, islice, pairwise
-from typing import Annotated, Any, ClassVar
+from collections.abc import Sequence
+from typing import Annotated, ClassVar
 
 import msgspec
 from msgspec import Raw, Struct
 from pydantic import Field
 
-from mistill.api.client import HTTPAnswer
 from mistill.api.embeddings import (
     EMBEDDINGS,
     MAX_TEXTS,
@@ -27,22 +25,18 @@ from mistill.api.embeddings import (
 )
 from mistill.api.operation import Operation
 from mistill.api.usage import Usage
-from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Request, Send
-from mistill.delivery.retry import classify
+from mistill.delivery.dispatcher import Dispatcher
 from mistill.delivery.worker_pool import SharedIterator, WorkerPool
-from mistill.errors import BadRequest, GenerationError, InputError, MalformedAnswer, MistillError, Stopped
-from mistill.llms.base import OnError
-from mistill.llms.completions import embedding_completions
+from mistill.errors import InputError, MalformedAnswer, MistillError
+from mistill.llms.base import OnError, check_on_error, raise_failures
+from mistill.llms.batching import BatchedCall, TextAnswer
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Server
-from mistill.llms.plain_values import plain_text
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.types import Outcome
 
 _PACKED: tuple[Dtype, ...] = ("binary", "ubinary")  # eight numbers of a bit each in one
-
-_BYTES_PER_TOKEN = 3  # on the safe side for English; a batch that the server still finds too large is halved
 
 
 class Embedded(Struct, frozen=True, kw_only=True):
@@ -104,8 +98,7 @@ class MistralEmbeddings(Connection):
 
     async def aembed_outputs(self, texts: Sequence[str], *, on_error: OnError = "raise") -> Embedded:
         """As `embed_outputs`."""
-        if on_error not in ("raise", "none"):
-            raise InputError(f"on_error is {on_error!r}", hint="'raise' or 'none'")
+        check_on_error(on_error)
         if isinstance(texts, str) or not isinstance(texts, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
             raise InputError("texts must be a list of texts", hint="for one text write [text]")
         embedder = self.embedder()
@@ -150,8 +143,8 @@ class MistralEmbeddings(Connection):
         return EMBEDDINGS
 
 
-class Embedder:
-    """Everything of a call but its texts. Safe to share by tasks and threads."""
+class Embedder(BatchedCall[EmbeddingResponse]):
+    """Everything of a call of embeddings but its texts."""
 
     def __init__(
         self,
@@ -162,116 +155,22 @@ class Embedder:
         *,
         keeps_values: bool,
     ) -> None:
-        self.dispatcher = dispatcher
-        self.server = server
-        self.parameters = parameters
-        self._max_batch_tokens = max_batch_tokens
-        self._keeps_values = keeps_values
+        encode = EmbeddingTemplate(server.model, parameters).encode
+        super().__init__(dispatcher, server, encode, max_texts=MAX_TEXTS, max_tokens=max_batch_tokens)
+        self._dtype: Dtype | None = parameters.output_dtype
         self._length = _length_asked(parameters)
-        self._template = EmbeddingTemplate(server.model, parameters)
+        self._keeps_values = keeps_values
 
-    def check(self, text: Any, index: int | None = None) -> str:
-        """The text as it may be sent: a plain ``str``, with U+FFFD for each half of a character.
-
-        Raises:
-            InputError: it is no string, or is empty.
-        """
-        name = "the text" if index is None else f"text {index}"
-        if not isinstance(text, str):
-            raise InputError(f"{name} is {type(text).__name__}, not a string", index=index)
-        if not text:
-            raise InputError(f"{name} is empty", index=index)
-        return plain_text(text)
-
-    def batch_size(self, texts: Iterable[str]) -> int:
-        """How many of the first texts fit one request; a text that does not fit stands alone."""
-        tokens = size = 0
-        for text in islice(texts, MAX_TEXTS):
-            tokens += _estimate(text)
-            if size and tokens > self._max_batch_tokens:
-                break
-            size += 1
-        return size
-
-    def batches(self, texts: Sequence[str]) -> Iterator[range]:
-        """Consecutive texts, as many a request as fit."""
-        start = 0
-        while start < len(texts):
-            size = self.batch_size(texts[index] for index in range(start, len(texts)))
-            yield range(start, start + size)
-            start += size
-
-    async def answer(self, texts: Sequence[str], send: Send[EmbeddingResponse]) -> list[Outcome]:
-        """One outcome for each of the texts, see `parts`."""
-        found: list[Outcome] = []
-        async for _, outcomes in self.parts(texts, send):
-            found += outcomes
-        return found
-
-    async def parts(
-        self, texts: Sequence[str], send: Send[EmbeddingResponse]
-    ) -> AsyncGenerator[tuple[range, list[Outcome]]]:
-        """The outcomes of texts that are sent together, with their places, in order and as they come.
-
-        A refused request is sent again in halves, until what is refused stands alone. A request's attempts are counted
-        with its first text.
-
-        Raises only what ends the whole call: a refused key, a stop, a broken ledger.
-        """
-        refused = 0
-        parts = [range(len(texts))]
-        while parts:
-            places = parts.pop()
-            try:
-                delivered = await send(self._request([texts[place] for place in places], places))
-            except MistillError as error:
-                if classify(error).fatal:
-                    raise
-                if isinstance(error, BadRequest) and len(places) > 1:
-                    refused += error.attempts
-                    middle = len(places) // 2
-                    parts += [places[middle:], places[:middle]]
-                    continue
-                outcomes = _failures(error, len(places), refused + error.attempts)
-            else:
-                outcomes = self._outcomes(delivered, refused + delivered.attempts)
-            refused = 0
-            yield places, outcomes
-
-    def _request(self, texts: Sequence[str], places: Sequence[int]) -> Request:
-        def split(answer: HTTPAnswer[EmbeddingResponse]) -> list[AnswerPart | MistillError]:
-            return self.split(answer, texts)
-
-        return Request(self._template.encode(texts), 0, places, split)
-
-    def split(
-        self, answer: HTTPAnswer[EmbeddingResponse], texts: Sequence[str]
-    ) -> list[AnswerPart | MistillError]:
-        """What an answer has for each of its texts, or the error of one for which it has no vector.
-
-        Its tokens are shared out by the length of the texts.
-
-        Raises:
-            MalformedAnswer: nothing says which vector is of which text.
-        """
-        response = answer.response
-        vectors = self._of_one_length(
-            [self._read(raw, len(texts)) for raw in vectors_in_order(response.data, len(texts))]
-        )
-        weights = [
-            _estimate(text) if isinstance(vector, _Vector) else 0
-            for vector, text in zip(vectors, texts, strict=True)
+    def read(self, response: EmbeddingResponse, texts: int) -> list[TextAnswer | MistillError]:
+        vectors = [self._read(raw, texts) for raw in vectors_in_order(response.data, texts)]
+        return [
+            vector if isinstance(vector, MistillError) else self._answer(vector, response)
+            for vector in self._of_one_length(vectors)
         ]
-        price = self.server.price
-        parts: list[AnswerPart | MistillError] = []
-        for vector, share in zip(vectors, _shares(answer.usage, weights), strict=True):
-            if isinstance(vector, MistillError):
-                parts.append(vector)
-                continue
-            body = encode_stored(StoredEmbedding(vector.raw, response.model, response.id))
-            numbers = vector.numbers if self._keeps_values else None
-            parts.append(AnswerPart(body, share, price.cost(share) if price else None, numbers))
-        return parts
+
+    def _answer(self, vector: _Vector, response: EmbeddingResponse) -> TextAnswer:
+        body = encode_stored(StoredEmbedding(vector.raw, response.model, response.id))
+        return TextAnswer(body, vector.numbers if self._keeps_values else None)
 
     def _read(self, raw: Raw | None, texts: int) -> _Vector | MalformedAnswer:
         """A vector and its numbers, or why there is none."""
@@ -279,7 +178,7 @@ class Embedder:
         if raw is None:
             return MalformedAnswer(problem)
         try:
-            numbers = decode_vector(raw, self.parameters.output_dtype)
+            numbers = decode_vector(raw, self._dtype)
         except msgspec.DecodeError as error:
             return MalformedAnswer(f"{problem}: {error}")
         return _Vector(raw, numbers) if numbers else MalformedAnswer(f"{problem}: it has no numbers")
@@ -298,23 +197,6 @@ class Embedder:
             else _wrong_length(len(vector.numbers), right, lengths)
             for vector in vectors
         ]
-
-    def _outcomes(self, delivered: Delivered[EmbeddingResponse], attempts: int) -> list[Outcome]:
-        outcomes: list[Outcome] = []
-        for place, completion in enumerate(embedding_completions(delivered)):
-            counted = 0 if place else attempts
-            if isinstance(completion, MistillError):
-                outcomes.append(Outcome(completions=(None,), error=completion, attempts=counted))
-                continue
-            outcomes.append(
-                Outcome(
-                    completions=(completion,),
-                    usage=completion.usage,
-                    attempts=counted,
-                    cost=completion.cost,
-                )
-            )
-        return outcomes
 
 
 class _Vector(Struct, frozen=True, gc=False):
@@ -362,12 +244,6 @@ def _wrong_length(length: int, right: int | None, lengths: Counter[int]) -> Malf
     return MalformedAnswer(f"a vector of {length} numbers, where {right} are right")
 
 
-def _failures(error: MistillError, texts: int, attempts: int) -> list[Outcome]:
-    return [
-        Outcome(completions=(None,), error=error, attempts=0 if place else attempts) for place in range(texts)
-    ]
-
-
 class _Result:
     """One call of `MistralEmbeddings`: what has become of its texts."""
 
@@ -397,24 +273,5 @@ class _Result:
                 self._failures.setdefault(index, error)
 
     def embedded(self, fatal: MistillError | None, on_error: OnError) -> Embedded:
-        if fatal is not None:
-            unsent = Stopped("not sent, since the call was ended by another text's error")
-            unsent.__cause__ = fatal
-            for index, vector in enumerate(self._vectors):
-                if vector is None:
-                    self._failures.setdefault(index, unsent)
-        if self._failures and (on_error == "raise" or fatal is not None):
-            raise GenerationError.of(self._vectors, dict(sorted(self._failures.items())))
+        raise_failures(self._vectors, self._failures, fatal, on_error)
         return Embedded(vectors=self._vectors, usage=self._usage, cost=self._cost, attempts=self._attempts)
-
-
-def _estimate(text: str) -> int:
-    """The tokens of a text, at most, as a rule."""
-    return len(text.encode()) // _BYTES_PER_TOKEN + 1
-
-
-def _shares(usage: Usage, weights: Sequence[int]) -> list[Usage]:
-    """The input tokens of one request shared out by weight, so that their sum is what was billed."""
-    total = sum(weights) or 1  # no text, no share
-    ends = [usage.input_tokens * end // total for end in accumulate(weights, initial=0)]
-    return [Usage(end - start) for start, end in pairwise(ends)]

@@ -23,7 +23,7 @@ from mistill.llms.parameters import check_parameters
 from mistill.llms.plain_values import plain
 from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.types import Completion, Outcome
-from mistill.structured.repair import Parsed, judge, read_answer
+from mistill.structured.repair import Parsed, answer_text, judge, read_answer
 from mistill.structured.structured_output import StructuredOutputPlan, compile_structured_output
 
 _log = logging.getLogger("mistill")
@@ -223,7 +223,7 @@ class Generation:
                 self._warn_if_empty(completion)
             if plan is not None:
                 try:
-                    parsed = read_answer(plan.schema, completion.text or "")
+                    parsed = read_answer(plan.schema, completion.text or self._unasked_answer(completion))
                 except InvalidOutput:
                     return await self._ask_again(plan, template, messages, completion, send)
                 completion = msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)
@@ -247,7 +247,7 @@ class Generation:
                 verdict = judge(
                     plan,
                     msgspec.json.decode(messages),
-                    completion.text,
+                    completion.text or self._unasked_answer(completion),
                     finish_reason=completion.finish_reason,
                     asks_left=asks_left,
                 )
@@ -326,6 +326,10 @@ class Generation:
             template = self._encoder(parameters)
             self._templates[n, seed_offset] = template
         return template
+
+    def _unasked_answer(self, completion: Completion) -> str:
+        """What a model put into a tool call that nobody asked for, in place of a text."""
+        return answer_text(None, () if self.parameters.tools else completion.tool_calls)
 
     def _warn_if_empty(self, completion: Completion) -> None:
         if completion.text is None and not completion.tool_calls:

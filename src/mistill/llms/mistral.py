@@ -19,7 +19,7 @@ from mistill.llms.generation import Generation
 from mistill.llms.parameters import PARAMETERS, GenerationParameters, check_parameters, describe_parameters
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.types import FormattedInput, Outcome
-from mistill.structured.references import describe_schema, restore_schema
+from mistill.structured.references import describe_structured_output, restore_schema
 from mistill.structured.structured_output import compile_structured_output
 
 T = TypeVar("T")
@@ -56,7 +56,7 @@ class MistralLLM(Connection, AsyncLLM):
 
     def dump_attribute(self, name: str, value: Any) -> Any:
         if name == "structured_output" and value is not None:
-            return value | {"schema": describe_schema(value["schema"])}
+            return describe_structured_output(value)
         return describe_parameters(value or {}) if name == "generation_kwargs" else value
 
     @classmethod

@@ -52,7 +52,7 @@ PARAMETERS: Final[dict[str, str]] = {
     "tools": "functions that the model may call: dicts, pydantic models or typed functions",
     "tool_choice": "auto, none, any, required, or the one function that must be called, by its name",
     "parallel_tool_calls": "whether one answer may hold several calls",
-    "response_format": "Mistral's own response_format, as it is; structured_output is the checked way",
+    "response_format": "Mistral's own response_format, as it is; a schema for answers is the checked way",
     "prediction": "text that the answer is expected to repeat in part: {'type': 'content', 'content': …}",
     "reasoning_effort": "none, minimal, low, medium, high or xhigh; reasoning models only",
     "prompt_mode": "'reasoning' puts Mistral's system prompt for reasoning in front",

@@ -55,7 +55,7 @@ class AttemptRecorder:
         if budget.is_limited:
             reservation = await budget.reserve(len(request.body), request.max_output_tokens)
         try:
-            attempts = await start.ledger.begin_attempts([self._rows[place] for place in request.places])
+            attempts = await start.ledger.begin_attempts(list(map(self._rows.__getitem__, request.places)))
         except BaseException:
             if reservation is not None:
                 budget.refund(reservation)
@@ -96,7 +96,7 @@ class AttemptRecorder:
             or (wire.completion_tokens is None and reservation.output_tokens > 0)
         )
         if unknown:
-            budget.tell_of_estimates()
+            budget.warn_of_estimates()
         spent = budget.settle(reservation, None if unknown else answer.usage)
         return None if spent.usage is answer.usage else spent
 
@@ -104,7 +104,7 @@ class AttemptRecorder:
         del self.open[recorded[0].id]
         start = self._start
         # One that we cut off ourselves had left too.
-        maybe_billed = isinstance(error, Stopped) or getattr(error, "maybe_billed", False)
+        maybe_billed = isinstance(error, Stopped) or error.maybe_billed
         if self._reservations:
             reservation = self._reservations.pop(recorded[0].id)
             if maybe_billed:

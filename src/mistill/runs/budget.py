@@ -69,8 +69,8 @@ class Budget:
 
     Args:
         max_cost: US dollars.
-        max_tokens: input and output together.
-        deadline_s: seconds from now.
+        max_tokens_total: input and output together.
+        deadline: seconds from now.
         price: of the model; needed with ``max_cost``.
         spent_cost, spent_tokens: what was spent before, for a run that goes on.
         clock: seconds that never go back.
@@ -86,37 +86,38 @@ class Budget:
         self,
         *,
         max_cost: float | None = None,
-        max_tokens: int | None = None,
-        deadline_s: float | None = None,
+        max_tokens_total: int | None = None,
+        deadline: float | None = None,
         price: Price | None = None,
         spent_cost: float = 0.0,
         spent_tokens: int = 0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        for name, limit in (("max_cost", max_cost), ("max_tokens", max_tokens), ("deadline_s", deadline_s)):
+        limits = {"max_cost": max_cost, "max_tokens_total": max_tokens_total, "deadline": deadline}
+        for name, limit in limits.items():
             if limit is not None and not 0 < limit < math.inf:
                 raise InputError(f"{name} must be a positive number, not {limit}")
         if max_cost is not None and price is None:
             raise InputError(
                 "max_cost needs the price of the model, and none is known",
-                hint="give your own table of prices, or use max_tokens",
+                hint="give your own table of prices, or use max_tokens_total",
             )
         self.max_cost = max_cost
-        self.max_tokens = max_tokens
-        self.is_limited = max_cost is not None or max_tokens is not None
+        self.max_tokens_total = max_tokens_total
+        self.is_limited = max_cost is not None or max_tokens_total is not None
         self.spent_cost = spent_cost
         self.spent_tokens = spent_tokens
         self._price = price
         self._clock = clock
-        self._deadline_s = deadline_s
-        self._ends_s = math.inf if deadline_s is None else clock() + deadline_s
+        self._deadline = deadline
+        self._ends_s = math.inf if deadline is None else clock() + deadline
         self._in_flight = 0
         self._reserved_cost = 0.0
         self._reserved_tokens = 0
         self._answers = 0
         self._output_tokens = 0
         self._longest_output = 0
-        self._has_told = False
+        self._has_warned = False
         self._lock = Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
 
@@ -167,7 +168,7 @@ class Budget:
         with self._lock:
             self._release(reservation)
             if usage is not None and not reservation.allows(usage):
-                self.tell_of_estimates()
+                self.warn_of_estimates()
                 usage = None
             if usage is None:
                 output = round(self._output_tokens / self._answers) if self._answers else 0
@@ -183,10 +184,10 @@ class Budget:
             self.spent_cost += spent.cost
             return spent
 
-    def tell_of_estimates(self) -> None:
+    def warn_of_estimates(self) -> None:
         """Says, once, that answers do not tell what they took."""
-        if not self._has_told:
-            self._has_told = True
+        if not self._has_warned:
+            self._has_warned = True
             _log.warning(
                 "an answer does not tell how many tokens it took, or tells a number that cannot be: "
                 "the budget counts an estimate of such answers"
@@ -201,10 +202,10 @@ class Budget:
         reason: StopReason = "budget"
         if self.max_cost is not None and self.spent_cost >= self.max_cost:
             reached = f"max_cost of ${self.max_cost:g} is spent (${self.spent_cost:.4f})"
-        elif self.max_tokens is not None and self.spent_tokens >= self.max_tokens:
-            reached = f"max_tokens of {self.max_tokens:,} are used ({self.spent_tokens:,})"
+        elif self.max_tokens_total is not None and self.spent_tokens >= self.max_tokens_total:
+            reached = f"max_tokens_total of {self.max_tokens_total:,} are used ({self.spent_tokens:,})"
         elif self._clock() >= self._ends_s:
-            reached = f"the deadline of {self._deadline_s:g} s has passed"
+            reached = f"the deadline of {self._deadline:g} s has passed"
             reason = "deadline"
         else:
             return
@@ -215,7 +216,10 @@ class Budget:
         """What is in flight, at its worst, still fits in what is left."""
         if not self._in_flight:
             return True  # exactly: sums of floats may leave a speck reserved
-        if self.max_tokens is not None and self.spent_tokens + self._reserved_tokens > self.max_tokens:
+        if (
+            self.max_tokens_total is not None
+            and self.spent_tokens + self._reserved_tokens > self.max_tokens_total
+        ):
             return False
         return self.max_cost is None or self.spent_cost + self._reserved_cost <= self.max_cost
 

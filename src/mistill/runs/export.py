@@ -13,6 +13,7 @@ from mistill.datasets.writers import open_writer
 from mistill.errors import LedgerError, MistillError
 from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.ledger.error_record import decode_error
+from mistill.runs.kept_settings import ledger_beside
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.records import add_columns, check_columns
 
@@ -47,7 +48,7 @@ def export_run(
         InputError: something given is wrong.
         LedgerError: there is no such run, or it is not finished and ``partial`` is not wanted.
     """
-    path = Path(ledger) if ledger is not None else Path(f"{out}.ledger")
+    path = Path(ledger) if ledger is not None else ledger_beside(out)
     selection = EVERYTHING if where is None else Selection.parse(where)
     with LedgerReader(path) as reader:
         shape = shape_of(reader, columns=columns, extra_columns=extra_columns, flatten=flatten, schema=schema)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from pathlib import Path
+from typing import Any, Final
 
 import msgspec
 from msgspec import Struct
@@ -13,6 +14,13 @@ from mistill.runs.kinds import KINDS
 from mistill.runs.kinds.kind import Kind
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
+
+LEDGER_SUFFIX: Final = ".ledger"
+
+
+def ledger_beside(out: str | Path) -> Path:
+    """Where the run that writes ``out`` remembers, unless it was told another place."""
+    return Path(f"{out}{LEDGER_SUFFIX}")
 
 
 class KeptSettings(Struct, frozen=True):

@@ -7,16 +7,19 @@ its option of what `Written` says, and settings files know every option of the c
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self, TypedDict
+from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
 from msgspec import Struct
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from mistill.errors import InputError, did_you_mean
 
 OnUnknown = Literal["retry", "hold"]
+
+MAX_GENERATIONS = 1024
+"""More answers of one row than that are a slip of the finger: each is asked for, and paid."""
 
 
 class Written(Struct, frozen=True):
@@ -42,6 +45,18 @@ class Written(Struct, frozen=True):
     negates: bool = False
 
 
+def _texts_in(value: Any) -> Iterator[str]:
+    if isinstance(value, str | Path):
+        yield str(value)
+    elif isinstance(value, tuple):
+        for one in cast("tuple[Any, ...]", value):
+            yield from _texts_in(one)
+    elif isinstance(value, dict):
+        for name, one in cast("dict[Any, Any]", value).items():
+            yield from _texts_in(name)
+            yield from _texts_in(one)
+
+
 def _check_positive(value: Any) -> Any:
     if isinstance(value, int | float) and not 0 < value < math.inf:
         raise ValueError(f"it must be a positive number, not {value}")
@@ -64,7 +79,10 @@ class RunOptions(BaseModel):
         default=None, description="System message, a template too."
     )
     num_generations: Annotated[int, Written("Prompt", metavar="N")] = Field(
-        default=1, ge=1, description="Answers for each row; more than one make 'generation' a list."
+        default=1,
+        ge=1,
+        le=MAX_GENERATIONS,
+        description="Answers for each row; more than one make 'generation' a list.",
     )
     parameters: dict[str, Any] = Field(
         default_factory=dict[str, Any], description="Generation parameters, over the model's own."
@@ -90,7 +108,7 @@ class RunOptions(BaseModel):
         default=False, description="Fields of a structured answer become columns."
     )
     limit: Annotated[int | None, Written("Input", metavar="N")] = Field(
-        default=None, ge=0, description="At most so many rows."
+        default=None, ge=0, le=2**62, description="At most so many rows."
     )
     input_format: Annotated[str | None, Written("Input", metavar="FORMAT")] = Field(
         default=None, description="Where the suffix does not tell: jsonl, csv, …"
@@ -130,6 +148,15 @@ class RunOptions(BaseModel):
     grace: Annotated[float, Written("Durability", metavar="SECONDS")] = Field(
         default=30.0, ge=0, allow_inf_nan=False, description="How long Ctrl-C waits for what is in flight."
     )
+
+    @field_validator("columns", "extra_columns", "ledger", "input_format", "output_format")
+    @classmethod
+    def _check_text(cls, value: Any) -> Any:
+        """Half a character of UTF-16, or NUL, is in no path or column that can be kept."""
+        for text in _texts_in(value):
+            if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
+                raise ValueError(f"{text[:80]!r} holds what no text of a file can")
+        return value
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:

@@ -77,15 +77,20 @@ class PendingRows:
         return self
 
     async def __anext__(self) -> list[PendingRow]:
-        if len(self._ready) >= self._kind.max_rows_together:
-            return self._kind.take(self._ready)
-        while self._is_short and not self._is_over:
-            async with self._filling:
-                if self._is_short and not self._is_over:
-                    await self._fill()
-        if not self._ready:
-            raise StopAsyncIteration
-        return self._kind.take(self._ready)
+        ready = self._ready
+        if len(ready) < self._kind.max_rows_together:
+            while self._is_short:
+                # Under the lock: while the last window is being matched, the input has ended and its rows are to come.
+                async with self._filling:
+                    if self._is_over:
+                        break
+                    if self._is_short:
+                        await self._fill()
+            if not ready:
+                raise StopAsyncIteration
+        if self._kind.max_rows_together == 1:
+            return [ready.popleft()]
+        return [ready.popleft() for _ in range(self._kind.together(ready))]
 
     @property
     def _is_short(self) -> bool:

@@ -45,13 +45,6 @@ class Progress(Struct):
     def rows_per_s(self) -> float:
         return (self.completions + self.failures) / max(self.elapsed_s, 1e-9)
 
-    @property
-    def left_s(self) -> float | None:
-        """An estimate of the time still to go, at the mean speed so far."""
-        if self.total is None or self.rows_per_s <= 0:
-            return None
-        return max(0, self.total - self.done) / self.rows_per_s
-
     def add(self, outcome: Outcome) -> None:
         if outcome.error is None:
             self.completions += 1

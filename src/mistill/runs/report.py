@@ -5,6 +5,7 @@ The summary of a start, ``mistill status``, their ``--json`` and whatever else s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,7 @@ from msgspec import Struct
 
 from mistill._version import __version__
 from mistill.errors import InputError, MistillError
-from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection, Start
+from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
 from mistill.runs.export import record_line
 from mistill.runs.forecast import Forecast
 from mistill.runs.kept_settings import read_manifest, read_options
@@ -33,8 +34,9 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     Attributes:
         version: of mistill.
         max_concurrent_requests: as it was set.
-        sent: HTTP attempts.
-        seconds: how long it took. ``seconds_by_cause``: how many of them were spent waiting for what.
+        sent: HTTP requests.
+        seconds: how long it took, or is under way; until its last sign of life, if it was killed.
+        seconds_by_cause: how many of them were spent waiting for what.
         advice: the one setting that would have helped most.
         stopped: why it ended early; ``None`` where the input was worked through.
         forecast: of the rows that are left, after a sample.
@@ -156,7 +158,7 @@ def read_report(ledger: str | Path) -> RunReport:
     Raises:
         LedgerError: there is no such ledger, or it cannot be read.
     """
-    with LedgerReader(ledger) as reader:
+    with LedgerReader(ledger) as reader, reader.snapshot():
         _, manifest = read_manifest(reader)
         latencies = reader.latencies_s(_PERCENTILES)
         return RunReport(
@@ -168,15 +170,22 @@ def read_report(ledger: str | Path) -> RunReport:
             finish_reasons=reader.finish_reasons(),
             causes=reader.failures(),
             latency_s=Latency(*latencies) if latencies else None,
-            starts=[_start_report(start) for start in reader.starts()],
+            starts=list(_start_reports(reader)),
             samples=list(_samples(reader)),
             ledger=str(ledger),
         )
 
 
-def _start_report(start: Start) -> StartReport:
-    said = msgspec.structs.asdict(_decode_start(start.record))
-    return StartReport(**said, number=start.number, started_at=start.started_at, ended_at=start.ended_at)
+def _start_reports(reader: LedgerReader) -> Iterator[StartReport]:
+    starts = reader.starts()
+    for place, start in enumerate(starts):
+        is_last = place == len(starts) - 1
+        next_began_at = math.inf if is_last else starts[place + 1].started_at
+        said = msgspec.structs.asdict(_decode_start(start.record))
+        if start.ended_at is None:  # it goes on, or was killed: what its attempts say of it
+            sent, last_seen_at = reader.requests_since(start.started_at, next_began_at)
+            said |= {"sent": sent, "seconds": last_seen_at - start.started_at}
+        yield StartReport(**said, number=start.number, started_at=start.started_at, ended_at=start.ended_at)
 
 
 def _samples(reader: LedgerReader) -> Iterator[dict[str, Any]]:

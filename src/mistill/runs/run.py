@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Unpack, cast
+from urllib.parse import urlsplit
 
 import msgspec
 
@@ -24,13 +25,13 @@ from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, MistillError, Stopped, StopReason
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
-from mistill.llms.connection import Connection
+from mistill.llms.connection import Connection, is_this_machine
 from mistill.llms.event_loop import background
 from mistill.runs.budget import Budget
 from mistill.runs.export import write_records
 from mistill.runs.forecast import Forecast, forecast
-from mistill.runs.kept_settings import read_settings, settings_to_keep
-from mistill.runs.kinds import KINDS
+from mistill.runs.kept_settings import ledger_beside, read_settings, settings_to_keep
+from mistill.runs.kinds import kind_of
 from mistill.runs.options import OUTPUT_OPTIONS, RunArguments, RunOptions
 from mistill.runs.progress import Progress
 from mistill.runs.record_shape import shape_for
@@ -97,7 +98,7 @@ class Run:
         **arguments: Unpack[RunArguments],
     ) -> None:
         self.options = options = RunOptions.of(arguments)
-        self.kind = kind = KINDS[llm.kind](llm, options)
+        self.kind = kind = kind_of(llm)(llm, options)
         self._shape = shape = shape_for(type(kind), kind.reader, options)
         self._llm = llm
         self._source = rows = _opened(source, options)
@@ -225,8 +226,9 @@ class Run:
             try:
                 yield runner
                 expected, output = self._finish(runner)
-            except MistillError as error:
-                ended = self._record(before, stopped=error)
+            except Exception as error:
+                unforeseen = MistillError(f"{type(error).__name__}: {error}")
+                ended = self._record(before, stopped=error if isinstance(error, MistillError) else unforeseen)
                 with suppress(LedgerError):  # it may be what failed
                     background.run(ledger.end_start(number, ended.encode()))
                 raise
@@ -255,8 +257,8 @@ class Run:
             raise InputError(f"max_cost: {shipped_prices().unknown(server.model)}")
         return Budget(
             max_cost=options.max_cost,
-            max_tokens=options.max_tokens_total,
-            deadline_s=options.deadline,
+            max_tokens_total=options.max_tokens_total,
+            deadline=options.deadline,
             price=server.price,
             spent_tokens=tokens,
             spent_cost=cost,
@@ -345,6 +347,7 @@ class Run:
         llm: Mapping[str, Any] | None = None,
         ledger: str | Path | None = None,
         grace: float = 30.0,
+        trust: bool = False,
     ) -> Run:
         """A run that asks some rows of an earlier one again, to be started like any other.
 
@@ -356,9 +359,13 @@ class Run:
             where: which rows, such as ``"finish_reason=length"``; see docs/runs.md.
             parameters: generation parameters for these rows, over the run's own.
             llm: attributes of the LLM to change, such as ``endpoint``.
+            ledger: where the run remembers, if not beside ``out``.
+            grace: seconds that requests in flight are waited for when the run is stopped.
+            trust: the ledger is your own: the key goes to the endpoint that it names, and classes that it names are
+                imported. Without it, only this machine and Mistral's own endpoint are, and a schema is its JSON schema.
 
         Raises:
-            InputError: ``where`` or a parameter is wrong.
+            InputError: ``where`` or a parameter is wrong, or the ledger names an endpoint that needs ``trust``.
             LedgerError: there is no such run.
         """
         path, _ = _ledger_path(str(out), ledger)
@@ -368,7 +375,13 @@ class Run:
         rows = RetriedRows(path)
         own = {name: getattr(kept.options, name) for name in OUTPUT_OPTIONS} | kept.manifest.options()
         options = own | {"ledger": path, "retry_failed": False, "grace": grace}
-        model = Connection.from_dict(kept.llm | dict(llm or {}))
+        model = Connection.from_dict(kept.llm | dict(llm or {}), trust=trust)
+        if not (trust or "endpoint" in (llm or {}) or _needs_no_trust(model.endpoint)):
+            raise InputError(
+                f"{path} names the endpoint {model.endpoint}, and your key would be sent there",
+                hint="if it is yours, name it (--endpoint, or llm={'endpoint': …}) or trust the ledger (--trust, "
+                "or trust=True)",
+            )
         run = cls(Source([rows], None), llm=model, out=out, **cast("RunArguments", options))
         # A wrong one is refused now, not at the first row.
         run._reopen = (selection, run.kind.check_parameters(parameters or {}))
@@ -382,6 +395,12 @@ def _opened(source: Any, options: RunOptions) -> Source:
     return open_source(source, **options.of_input())
 
 
+def _needs_no_trust(endpoint: str) -> bool:
+    return endpoint == Connection.model_fields["endpoint"].default or is_this_machine(
+        urlsplit(endpoint).hostname or ""
+    )
+
+
 def _refuse_foreign(out: str, ledger: Path) -> None:
     """``InputError`` if the output exists and no run is known that made it: it may be dear to somebody."""
     if Path(out).is_file() and Path(out).stat().st_size and not ledger.exists():
@@ -391,10 +410,21 @@ def _refuse_foreign(out: str, ledger: Path) -> None:
         )
 
 
+def _check_path(ledger: Path) -> None:
+    """``InputError`` if no file can have that name."""
+    try:
+        is_possible = bool(ledger.name) and not ledger.is_dir()
+    except (OSError, ValueError) as error:  # a name that is too long, or no text of a file system
+        raise InputError(f"ledger: {str(ledger)[:80]!r} can be no file: {error}") from error
+    if not is_possible:
+        raise InputError(f"ledger: {str(ledger)!r} names no file", hint="for example answers.ledger")
+
+
 def _ledger_path(out: str | None, ledger: str | Path | None) -> tuple[Path, bool]:
     """Where a run remembers, and whether that is only for now."""
     if ledger is not None:
+        _check_path(Path(ledger))
         return Path(ledger), False
     if out is not None and out != "-":
-        return Path(f"{out}.ledger"), False
+        return ledger_beside(out), False
     return Path(tempfile.gettempdir(), f"mistill-{secrets.token_hex(8)}", "run.ledger"), True

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import (
     find_ledger,
@@ -42,6 +43,12 @@ mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://
 @click.argument("out")
 @required_where_option
 @ledger_option
+@option(
+    "--trust",
+    group="Run",
+    is_flag=True,
+    help="The ledger is my own: send the key to the endpoint that it names, import the classes that it names.",
+)
 @connection_options
 @prices_option
 @generation_options
@@ -67,5 +74,6 @@ def command(ctx: click.Context, **given: Any) -> Exit:
             llm=attributes,
             ledger=path,
             grace=given["grace"],
+            trust=given["trust"],
         )
         return start(run, given, out=out)

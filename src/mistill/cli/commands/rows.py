@@ -45,5 +45,6 @@ def command(out: str, failed: bool, where: str | None, limit: int | None, ledger
             if looked_at:
                 line = visible_json(line.decode()).encode()
             sys.stdout.buffer.write(line + b"\n")
-    sys.stdout.buffer.flush()
+        sys.stdout.buffer.flush()
+        reader.check_damages()
     return Exit.ANSWERED

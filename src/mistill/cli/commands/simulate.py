@@ -1,4 +1,4 @@
-"""``mistill simulate``: a fake Mistral API on this machine. Its options are made from the simulator's settings."""
+"""``mistill simulate``: a fake Mistral API on this machine, to rehearse against."""
 
 from __future__ import annotations
 

@@ -7,8 +7,7 @@ from pathlib import Path
 from mistill.cli.command import option
 from mistill.errors import InputError
 from mistill.ledger import EVERYTHING, Selection
-
-_SUFFIX = ".ledger"
+from mistill.runs.kept_settings import LEDGER_SUFFIX, ledger_beside
 
 ledger_option = option(
     "--ledger", group="Run", metavar="FILE", help="Where the run remembers.  [default: OUT.ledger]"
@@ -28,7 +27,7 @@ def find_ledger(out: str, ledger: str | None) -> Path:
     Raises:
         InputError: there is none.
     """
-    path = Path(ledger or (out if out.endswith(_SUFFIX) else out + _SUFFIX))
+    path = Path(ledger or (out if out.endswith(LEDGER_SUFFIX) else ledger_beside(out)))
     if not path.is_file():
         raise InputError(
             f"no run is known for {out}: there is no file {path}",
@@ -39,7 +38,7 @@ def find_ledger(out: str, ledger: str | None) -> Path:
 
 def output_of(ledger: Path, out: str) -> str:
     """The output's own name, where the ledger's was given in its place."""
-    return str(ledger).removesuffix(_SUFFIX) if out.endswith(_SUFFIX) else out
+    return str(ledger).removesuffix(LEDGER_SUFFIX) if out.endswith(LEDGER_SUFFIX) else out
 
 
 def selection_of(where: str | None, *, failed: bool = False) -> Selection:

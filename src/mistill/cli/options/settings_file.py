@@ -15,7 +15,7 @@ from mistill.errors import InputError, did_you_mean
 
 def _load(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
     if path is not None:
-        ctx.default_map = options_of(read_settings(path), ctx.command, path)
+        ctx.default_map = options_of(read_settings_file(path), ctx.command, path)
 
 
 settings_option = option(
@@ -30,7 +30,7 @@ settings_option = option(
 )
 
 
-def read_settings(path: str) -> dict[str, Any]:
+def read_settings_file(path: str) -> dict[str, Any]:
     """The table in a TOML or YAML file.
 
     Raises:

@@ -21,7 +21,7 @@ from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
 from mistill.runs.prompts import PromptDescription, PromptTemplate
 from mistill.runs.row_parameters import RowParameters
-from mistill.structured.repair import read_answer
+from mistill.structured.repair import answer_text, read_answer
 from mistill.structured.schema import OutputSchema, compile_schema
 from mistill.structured.structured_output import compile_structured_output
 
@@ -112,7 +112,7 @@ class ChatKind(Kind[Prompt]):
             model=llm.model,
             prompt=template.describe(),
             parameters=msgspec.to_builtins(generation.parameters),
-            extra_body=given.get("extra_body"),
+            extra_body=generation.extra_body,
             row_parameters=self.row_parameters.columns,
             schema=structured.schema.fingerprint() if structured else None,
             schema_mode=structured.mode if structured else None,
@@ -160,10 +160,6 @@ _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
 def _with_value(completion: Completion, schema: OutputSchema) -> Completion:
-    text = completion.text
-    if not text and completion.tool_calls:
-        # In tool modes the answer is the arguments of a call.
-        arguments = completion.tool_calls[0].function.arguments
-        text = arguments if isinstance(arguments, str) else msgspec.json.encode(arguments).decode()
-    parsed = read_answer(schema, text or "")
+    # In tool modes the answer is the arguments of a call.
+    parsed = read_answer(schema, answer_text(completion.text, completion.tool_calls))
     return msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -54,8 +53,7 @@ class AnswerReader(ABC):
         """The completions in one body.
 
         Raises:
-            MistillError: what is in it does not fit.
-            ValueError: it is no answer.
+            MistillError: it is no answer, or what is in it does not fit.
         """
 
     @abstractmethod
@@ -66,7 +64,7 @@ class AnswerReader(ABC):
             several: a column has a list, since each row has several generations.
 
         Raises:
-            MistillError: what is in a body does not fit.
+            MistillError: a body is no answer, or what is in it does not fit.
         """
 
     def read_fitting(self, body: bytes) -> list[Completion]:
@@ -86,6 +84,7 @@ class Kind(ABC, Generic[A]):
         extra_columns: what it has besides, where that is asked for.
         row_columns: what is sent of a row where there is no template: the first of these that it has.
         unused_options: options of a run that it does not have.
+        asked_for: what it asks a model for, in the plural: who has no such option or parameter, in an error's words.
         manifest: what makes it the same run.
         llm_settings: the model as dumped, to make it again for a retry; no secret is in it. It has the endpoint, which
             is not in the manifest: another host of the same model answers the same rows.
@@ -102,15 +101,16 @@ class Kind(ABC, Generic[A]):
     extra_columns: ClassVar[tuple[str, ...]]
     row_columns: ClassVar[tuple[str, ...]]
     unused_options: ClassVar[frozenset[str]] = frozenset()
-    max_rows_together: ClassVar[int] = 1
+    asked_for: ClassVar[str] = "runs of this kind"
 
     manifest: RunManifest
     llm_settings: dict[str, Any]
     reader: AnswerReader
     dispatcher: Dispatcher[Any]
     server: Server
-    row_parameters: RowParameters
+    row_parameters: RowParameters = RowParameters({})
     num_generations: int = 1
+    max_rows_together: int = 1
 
     @abstractmethod
     def __init__(self, llm: Any, options: RunOptions) -> None:
@@ -145,25 +145,34 @@ class Kind(ABC, Generic[A]):
     def fingerprint(self, prepared: A) -> bytes:
         """16 bytes that tell it from any other request of this run."""
 
-    @abstractmethod
     def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
         """A retry's generation parameters, over those that are set, as JSON values.
+
+        A kind has none, unless it says so.
 
         Raises:
             InputError: one of them is wrong.
         """
+        for name in given:
+            raise InputError(
+                f"{self.asked_for} have no generation parameters, such as {name}", hint="leave it out"
+            )
+        return {}
 
-    @abstractmethod
-    def with_parameters(self, prepared: A, parameters: Mapping[str, Any]) -> A:
+    def with_parameters(self, prepared: A, parameters: Mapping[str, Any]) -> A:  # noqa: ARG002  there are none
         """The same, to be sent with a retry's parameters, as `check_parameters` gave them."""
+        return prepared
 
     @abstractmethod
     async def answer(self, prepared: Sequence[A], send: Send[Any]) -> Sequence[Outcome]:
         """One outcome for each of the rows, which are asked together. Raises only what ends the whole run."""
 
-    def take(self, ready: deque[PendingRow]) -> list[PendingRow]:
-        """The next rows that one request asks, taken out of ``ready``, where there is one at least."""
-        return [ready.popleft()]
+    def together(self, ready: Sequence[PendingRow]) -> int:  # noqa: ARG002  one is one
+        """How many of the first rows of ``ready``, where there is one at least, one request asks.
+
+        Not called where ``max_rows_together`` is 1.
+        """
+        return 1
 
     def with_values(self, outcome: Outcome) -> tuple[Completion | None, ...]:
         """The completions of an outcome as whoever iterates over the run is given them, values read."""
@@ -175,8 +184,8 @@ def digest(data: bytes) -> bytes:
     return hashlib.blake2b(data, digest_size=16).digest()
 
 
-def refuse_unused(kind: type[Kind[Any]], options: RunOptions, what: str) -> None:
-    """``InputError`` if an option is given that the kind does not have; ``what``: who has no such setting."""
+def refuse_unused(kind: type[Kind[Any]], options: RunOptions) -> None:
+    """``InputError`` if an option is given that the kind does not have."""
     for name, value in options.given().items():
         if name in kind.unused_options:
-            raise InputError(f"{name}={value!r}: {what} have no such setting", hint="leave it out")
+            raise InputError(f"{name}={value!r}: {kind.asked_for} have no such setting", hint="leave it out")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from operator import attrgetter
 from typing import Any, Protocol
 
 import msgspec
@@ -16,6 +17,10 @@ from mistill.llms.types import Completion, Outcome
 from mistill.runs.attempt_recorder import AttemptRecorder, RunningStart
 from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.pending_rows import PendingRows
+
+# Not comprehensions, which are calls of their own until Python 3.12: this is done for every row.
+_row_number: Callable[[PendingRow], int] = attrgetter("state.row")
+_prepared: Callable[[PendingRow], Any] = attrgetter("prepared")
 
 RowsEnded = Callable[[Sequence[PendingRow], Sequence[Outcome]], Awaitable[None]]
 
@@ -70,7 +75,7 @@ class LiveLane:
         task = asyncio.current_task()
         assert task is not None
         recorder = AttemptRecorder(
-            self._start, [pending.state.row for pending in rows], lambda: self._leave_if_idle(task)
+            self._start, list(map(_row_number, rows)), lambda: self._leave_if_idle(task)
         )
         self._under_way[task] = recorder
         first, kind = rows[0], self._kind
@@ -83,7 +88,7 @@ class LiveLane:
                 outcomes = await self._paid_before(first)
             if outcomes is None:
                 send = kind.dispatcher.sender(recorder, self._pool)
-                outcomes = await kind.answer([pending.prepared for pending in rows], send)
+                outcomes = await kind.answer(list(map(_prepared, rows)), send)
         except LedgerError:
             raise
         except Exception as caught:  # whatever a row or its answer makes us stumble over: it fails alone

@@ -1,4 +1,4 @@
-"""What a ledger tells about a run, and rows that are asked again."""
+"""What a ledger says about a run, and rows that are selected and asked again."""
 
 from __future__ import annotations
 

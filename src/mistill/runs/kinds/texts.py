@@ -1,0 +1,63 @@
+"""What kinds of runs have in common that send one text a row, and the texts of many rows in one request."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from itertools import takewhile
+from typing import Any, ClassVar
+
+from mistill.datasets.sources import Row
+from mistill.delivery.dispatcher import Send
+from mistill.llms.batching import BatchedCall
+from mistill.llms.connection import Connection
+from mistill.llms.types import Outcome
+from mistill.runs.kinds.kind import Kind, PendingRow, digest, refuse_unused
+from mistill.runs.options import RunOptions
+from mistill.runs.prompts import TextTemplate
+
+
+class TextKind(Kind[str]):
+    """A text for each row; as many together as one request takes.
+
+    A kind of its own says which columns it has, `call_of` and `reader_of`, and sets ``manifest`` and ``reader``.
+
+    Attributes:
+        template: makes a row's text.
+        call: sends the texts.
+    """
+
+    row_columns: ClassVar = ("text",)
+    unused_options = frozenset({"system", "num_generations", "parameters", "row_parameters", "flatten"})
+
+    def __init__(self, llm: Connection, options: RunOptions) -> None:
+        refuse_unused(type(self), options)
+        self.template = TextTemplate(options.prompt)
+        self.call = call = self.call_of(llm)
+        self.dispatcher = call.dispatcher
+        self.server = call.server
+        self.max_rows_together = call.max_texts
+        self.llm_settings = llm.dump()
+
+    @abstractmethod
+    def call_of(self, llm: Any) -> BatchedCall[Any]:
+        """The call that sends all texts of the run.
+
+        Raises:
+            InputError: a setting is wrong, or there is no key.
+        """
+
+    def prepare(self, row: Row) -> str:
+        return self.call.check(self.template.render(row))
+
+    def fingerprint(self, prepared: str) -> bytes:
+        return digest(prepared.encode())
+
+    def together(self, ready: Sequence[PendingRow]) -> int:
+        if ready[0].stands_alone:
+            return 1
+        together = takewhile(lambda pending: not pending.stands_alone, ready)
+        return self.call.batch_size(pending.prepared for pending in together)
+
+    async def answer(self, prepared: Sequence[str], send: Send[Any]) -> Sequence[Outcome]:
+        return await self.call.answer(prepared, send)
