@@ -19,6 +19,7 @@ from mistill.api.usage import Usage
 from mistill.errors import InputError, nearest_name
 
 _MILLION = 1_000_000
+_DIGITS = 12
 
 Dollars = Annotated[float, Meta(ge=0)]
 
@@ -53,9 +54,10 @@ class Price(Struct, frozen=True):
     def cost(self, usage: Usage) -> float:
         """US dollars for these tokens."""
         fresh = usage.input_tokens - usage.cached_tokens
-        return (
+        dollars = (
             fresh * self.input + usage.cached_tokens * self.cached_input + usage.output_tokens * self.output
         ) / _MILLION
+        return round(dollars, _DIGITS)  # without the noise of a float's last digits
 
     def most(self, input_tokens: int, output_tokens: int) -> float:
         """US dollars for so many tokens if none is cached: the most that they can cost."""

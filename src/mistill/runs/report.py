@@ -146,7 +146,10 @@ class RunReport(Counts, frozen=True, kw_only=True):
         """As JSON values."""
         last = msgspec.to_builtins(self.last_start)
         lifted = {name: last[name] for name in StartRecord.__struct_fields__}
-        return msgspec.to_builtins(self) | lifted
+        values = msgspec.to_builtins(self) | lifted
+        if self.cost is not None:
+            values["cost"] = round(self.cost, 9)  # a sum of floats has digits that mean nothing
+        return values
 
 
 _NO_START = StartRecord(version="", max_concurrent_requests=0)

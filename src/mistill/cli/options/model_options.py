@@ -43,7 +43,12 @@ model_name_option = option(
 )
 
 endpoint_options = all_of(
-    option("--endpoint", group=_MODEL, metavar="URL", help="Base URL.  [default: https://api.mistral.ai]"),
+    option(
+        "--endpoint",
+        group=_MODEL,
+        metavar="URL",
+        help="Base URL.  [default: https://api.mistral.ai, or the run's own in a retry]",
+    ),
     option(
         "--allow-http",
         group=_MODEL,

@@ -21,7 +21,9 @@ _WAITS = {
 
 
 def seconds(value: float) -> str:
-    """``0.4 s``, ``12 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    """``20 ms``, ``0.4 s``, ``12 s``, ``3 min 5 s``, ``2 h 10 min``."""
+    if 0 < value < 0.095:
+        return f"{max(1, round(value * 1000))} ms"
     if value < 10:
         return f"{value:.1f} s"
     whole = round(value)

@@ -54,8 +54,15 @@ def write_status(report: RunReport, out: str) -> None:
         show(f"latency: half within {seconds(latency.p50)}, 99% within {seconds(latency.p99)}")
     for line in _details(report):
         show(line)
-    if not Path(out).exists():
-        show(f"{out} is written when every row has an outcome; until then: mistill rows, or export --partial")
+    if not report.is_finished:
+        stale = ", and the one that is there is of before" if Path(out).exists() else ""
+        show(
+            f"{out} is written when every row has an outcome{stale}; until then: mistill rows, or export --partial"
+        )
+    elif not Path(out).exists():
+        show(f"{out} is not there: the same command again, or mistill export, writes it for free")
+    if (stopped := report.stopped) is not None:
+        show(Colored("stopped: ", "yellow"), stopped.headline)
     show(f"ledger: {report.ledger}")
 
 
@@ -125,12 +132,19 @@ def _say_where(report: RunReport, out: str) -> None:
         say(next_step)
 
 
+def _changed_how(report: RunReport) -> str:
+    stopped = report.stopped
+    if stopped is None or (isinstance(stopped, Stopped) and stopped.reason != "budget"):
+        return "again"
+    return "again with a larger budget" if isinstance(stopped, Stopped) else "again, once that is mended"
+
+
 def _next_step(report: RunReport, out: str) -> str | None:
     """What to do next."""
     if report.pending or report.stopped is not None:
         if out == "-":
             return f"to go on: the same command with --ledger {report.ledger}"
-        return "to go on: the same command again; answered rows cost nothing"
+        return f"to go on: the same command {_changed_how(report)}; answered rows cost nothing"
     if report.failures and out != "-":
         return (
             f"the same command asks failed rows again; all of them: mistill rows {shlex.quote(out)} --failed"
