@@ -312,3 +312,14 @@ async def test_the_finish_reason_may_come_before_the_usage() -> None:
         assert [one.name for each in pieces for one in each.tool_calls] == ["f"]
         assert next(each.finish_reason for each in pieces if each.finish_reason) == "tool_calls"
         assert [each.usage.output_tokens for each in pieces if each.usage] == [2]
+
+
+@pytest.mark.parametrize("text", [None, 5, ["x"]])
+def test_what_is_no_text_in_a_chunk_is_no_text(simulator: Simulator, make_llm: MakeLLM, text: Any) -> None:
+    chunks = [{"type": "text", "text": "Paris"}, {"type": "text", "text": text}]
+    for content, wanted in ((chunks, "Paris"), (chunks[1:], None)):
+        message = {"role": "assistant", "content": content}
+        body = {"choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+        simulator.script([Fault.status(200, body)])
+        [[completion]] = make_llm().complete(["Where?"])
+        assert completion.text == wanted

@@ -157,7 +157,7 @@ def split_content(message: AnswerMessage) -> tuple[str | None, str | None]:
     beside = message.reasoning_content or message.reasoning
     if not isinstance(content, list):
         return content, beside
-    text = [_text_of(chunk) for chunk in content if chunk.get("type") == "text"]
+    text = [chunk["text"] for chunk in content if chunk.get("type") == "text" and _has_text(chunk)]
     thinking = [_thought(chunk.get("thinking")) for chunk in content if chunk.get("type") == "thinking"]
     return "".join(text) if text else None, "".join(thinking) or beside
 
@@ -166,10 +166,10 @@ def _thought(thinking: Any) -> str:
     if isinstance(thinking, str):
         return thinking
     chunks = cast("list[Any]", thinking if isinstance(thinking, list) else [])
-    return "".join(_text_of(cast("dict[str, Any]", chunk)) for chunk in chunks if isinstance(chunk, dict))
+    dicts = [cast("dict[str, Any]", chunk) for chunk in chunks if isinstance(chunk, dict)]
+    return "".join(chunk["text"] for chunk in dicts if _has_text(chunk))
 
 
-def _text_of(chunk: dict[str, Any]) -> str:
-    """A chunk's text; none where something else stands in its place."""
-    text = chunk.get("text")
-    return text if isinstance(text, str) else ""
+def _has_text(chunk: dict[str, Any]) -> bool:
+    """Null in the place of a text is none."""
+    return isinstance(chunk.get("text"), str)
