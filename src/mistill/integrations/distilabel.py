@@ -34,6 +34,7 @@ from mistill.delivery.retry import classify
 from mistill.errors import MistillError
 from mistill.llms.event_loop import background
 from mistill.llms.parameters import PARAMETERS
+from mistill.llms.plain_values import without_nulls
 from mistill.llms.types import Outcome
 from mistill.structured.schema import compile_schema
 
@@ -243,7 +244,7 @@ def _input_in_our_words(given: Any) -> Any:
     if not isinstance(given, tuple):
         return given
     messages, setting = cast("tuple[Any, Any]", given)
-    return messages, _structured_output_in_our_words(_without_nulls(setting))
+    return messages, _structured_output_in_our_words(without_nulls(setting))
 
 
 def _structured_output_in_our_words(setting: Any) -> Any:
@@ -255,16 +256,6 @@ def _structured_output_in_our_words(setting: Any) -> Any:
     if asked != "json":
         ours["mode"] = asked
     return ours or None
-
-
-def _without_nulls(value: Any) -> Any:
-    """Where rows have different schemas, Arrow gives each the keys of all the others, as nulls."""
-    if isinstance(value, dict):
-        items = cast("dict[str, Any]", value).items()
-        return {key: _without_nulls(item) for key, item in items if item is not None}
-    if isinstance(value, list):
-        return [_without_nulls(item) for item in cast("list[Any]", value)]
-    return value
 
 
 def _output(outcome: Outcome, num_generations: int) -> GenerateOutput:

@@ -26,7 +26,7 @@ from mistill.api.chat import (
 )
 from mistill.errors import InputError
 from mistill.llms.content import check_image_url
-from mistill.llms.plain_values import encodable, fields_of, items_of, plain, plain_text
+from mistill.llms.plain_values import encodable, fields_of, items_of, plain, without_nulls
 
 
 class _Messages(Struct):
@@ -86,25 +86,10 @@ def _plain_message(message: Any) -> Any:
     else:
         return plain(message)
     return {
-        plain(name): _without_nulls(value)
+        plain(name): without_nulls(plain(value), opaque=("arguments",))
         for name, value in fields.items()
         if value is not None or name == "content"
     }
-
-
-def _without_nulls(value: Any) -> Any:
-    """What stands in a message, without keys that are null; but ``arguments`` of a call are the caller's own."""
-    if isinstance(value, str):
-        return plain_text(value)
-    fields = cast("Mapping[Any, Any]", value) if isinstance(value, Mapping) else fields_of(value)
-    if fields is not None:
-        return {
-            plain(name): plain(item) if name == "arguments" else _without_nulls(item)
-            for name, item in fields.items()
-            if item is not None
-        }
-    items = items_of(value)
-    return plain(value) if items is None else [_without_nulls(item) for item in items]
 
 
 def encode_messages(messages: Sequence[Message], index: int | None = None) -> bytes:

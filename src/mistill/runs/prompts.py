@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import msgspec
 
-from mistill.datasets.nulls import without_nulls
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.json_problems import name_of_json
 from mistill.errors import InputError
+from mistill.llms.plain_values import without_nulls
 from mistill.runs.row_errors import list_columns, row_error
 from mistill.runs.written_numbers import decode_written, encode_written, holds_written, written_record
 

@@ -8,11 +8,11 @@ from typing import Any, get_args
 
 import msgspec
 
-from mistill.datasets.nulls import without_nulls
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, WrongParameter, did_you_mean
 from mistill.llms.generation import Generation
 from mistill.llms.parameters import PARAMETER_TYPES, check_parameter_names, check_parameters
+from mistill.llms.plain_values import without_nulls
 
 _STRUCTURED = ("tools", "tool_choice", "response_format", "prediction")
 """Parameters in which null says no more than absence does."""

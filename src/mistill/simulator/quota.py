@@ -11,7 +11,7 @@ import math
 from collections import deque
 
 
-class SlidingWindow:
+class QuotaWindow:
     """What was used in the last ``window_s`` seconds. An entry of t counts while ``now < t + window_s``."""
 
     def __init__(self) -> None:
@@ -51,8 +51,8 @@ class Quota:
     """
 
     def __init__(self) -> None:
-        self._requests = SlidingWindow()
-        self._tokens = SlidingWindow()
+        self._requests = QuotaWindow()
+        self._tokens = QuotaWindow()
 
     def wait_s(self, now_s: float, limits: Limits) -> float | None:
         """Seconds until a request would be admitted: 0 is now; ``None`` is never (a limit of 0)."""

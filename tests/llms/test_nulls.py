@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistill.datasets.nulls import without_nulls
+from mistill.llms.plain_values import without_nulls
 
 KEYS = st.sampled_from(["a", "content", "arguments"])
 VALUES: st.SearchStrategy[Any] = st.recursive(
