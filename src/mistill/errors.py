@@ -44,7 +44,7 @@ E = TypeVar("E", bound=Exception)
 
 
 class RateLimits(Struct, frozen=True):
-    """Requests and tokens a minute as the server told them with one answer; None where it told nothing.
+    """Requests and tokens a minute as the server gave them with one answer; None where it gave none.
 
     ``query_cost`` is the number of tokens that the server counted for this request; ``retry_after_s`` is how
     many seconds it wants us to wait.

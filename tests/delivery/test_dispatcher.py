@@ -220,8 +220,8 @@ async def test_an_answer_that_cannot_be_shared_out_or_is_refused_is_a_failed_att
         MistralClient(simulator.url, "k", timeout_s=5),
         Governor(),
         ConcurrencyLimit(1),
-        operation=CHAT,
-        check=third_time_lucky,
+        operation=replace(CHAT, gave_up=lambda _: True),
+        refuse=third_time_lucky,
         max_retries=2,
         tuning=replace(Tuning(), backoff_base_s=0.001),
     )

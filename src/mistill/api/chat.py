@@ -416,6 +416,9 @@ class ChatChunk(Incoming, frozen=True, gc=False):
     error: Any = None
 
 
+GAVE_UP = "error"
+"""The finish reason of a choice in whose middle the server failed."""
+
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 decode_response = tolerant_decoder(ChatResponse)
 decode_chunk = tolerant_decoder(ChatChunk)
@@ -425,4 +428,9 @@ def _missing(response: ChatResponse) -> str | None:
     return None if response.choices else "the answer has no choices"
 
 
-CHAT = Operation("/v1/chat/completions", decode_response, _missing)
+def _gave_up(response: ChatResponse) -> bool:
+    choices = response.choices
+    return choices[0].finish_reason == GAVE_UP and all(one.finish_reason == GAVE_UP for one in choices)
+
+
+CHAT = Operation("/v1/chat/completions", decode_response, _missing, _gave_up)

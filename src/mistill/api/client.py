@@ -52,6 +52,7 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
         correlation_id: what Mistral's support asks for.
         latency_s: seconds from sending to the last byte.
         usage: tokens billed for it. ``cost``: US dollars, or ``None`` where the model has no known price.
+        gave_up: the server failed in the middle of it, see `Operation`.
     """
 
     response: R
@@ -61,6 +62,7 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
     latency_s: float
     usage: Usage
     cost: float | None
+    gave_up: bool = False
 
 
 def normalise_endpoint(endpoint: str) -> str:
@@ -186,7 +188,9 @@ class MistralClient:
             self._limits_due_at = answered_at + _LIMITS_EVERY_S
         usage = usage_of(response)
         cost = None if self._price is None else self._price.cost(usage)
-        return HTTPAnswer(response, raw, limits, correlation_id, answered_at - sent_at, usage, cost)
+        gave_up = operation.gave_up is not None and operation.gave_up(response)
+        latency_s = answered_at - sent_at
+        return HTTPAnswer(response, raw, limits, correlation_id, latency_s, usage, cost, gave_up)
 
     @asynccontextmanager
     async def stream(self, body: bytes) -> AsyncGenerator[ChatStream]:

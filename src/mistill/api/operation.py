@@ -23,10 +23,12 @@ class Operation(Struct, Generic[R], frozen=True):
         path: behind the base URL: ``/v1/…``.
         decode: an answer's body → the answer. Raises `ValueError` for a body that is none.
         check: what a decoded answer lacks to be of any use, in words; ``None`` where it lacks nothing.
+        gave_up: whether the server failed in the middle of a decoded answer, and says so in it.
         max_bytes: of an answer's body, decompressed.
     """
 
     path: str
     decode: Callable[[bytes], R]
     check: Callable[[R], str | None] | None = None
+    gave_up: Callable[[R], bool] | None = None
     max_bytes: int = MAX_BYTES

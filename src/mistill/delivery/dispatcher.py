@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from functools import partial
 from typing import Any, Generic, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -41,8 +40,8 @@ Split: TypeAlias = Callable[[HTTPAnswer[Any]], "list[AnswerPart | MistillError]"
 It raises where the answer is of no use to any of them: then the attempt has failed.
 """
 
-Check: TypeAlias = Callable[[HTTPAnswer[Any]], None]
-"""Raises where a decoded answer is none all the same: then the attempt has failed."""
+Refuse: TypeAlias = Callable[[HTTPAnswer[Any]], None]
+"""Raises what is wrong with an answer in whose middle the server gave up: the attempt has failed."""
 
 _MAX_HELD = 64
 
@@ -114,7 +113,7 @@ class Dispatcher(Generic[R]):
     Args:
         client: what attempts go through.
         governor: decides when each may leave. ``concurrency``: one object's own limit of requests in flight.
-        operation: what kind of request is sent here. ``check``: refuses its answers that are none.
+        operation: what kind of request is sent here. ``refuse``: of its answers, those that the server gave up.
         max_retries: tries after the first, for failures that are this row's own (`Governor.settle` decides).
         tuning: the constants of delivery; those in force unless given.
     """
@@ -126,24 +125,20 @@ class Dispatcher(Generic[R]):
         concurrency: ConcurrencyLimit,
         *,
         operation: Operation[R],
-        check: Check | None = None,
+        refuse: Refuse | None = None,
         max_retries: int,
         tuning: Tuning | None = None,
     ) -> None:
         self.client = client
         self.governor = governor
         self._operation = operation
-        self._check = check
+        self._refuse = refuse
         self._concurrency = concurrency
         self._max_retries = max_retries
         self._tuning = tuning = tuning or current_tuning()
         self._bytes_per_token = tuning.bytes_per_token
         self._output_smoothing = tuning.output_smoothing
         self._mean_output_tokens = tuning.first_guess_output_tokens
-
-    def sender(self, observer: AttemptObserver | None = None, pool: WorkerPool[Any] | None = None) -> Send[R]:
-        """`send`, for the requests of a row whose attempts ``observer`` sees, and that is worked on in ``pool``."""
-        return partial(self.send, observer=observer, pool=pool)
 
     async def send(
         self,
@@ -153,6 +148,10 @@ class Dispatcher(Generic[R]):
         pool: WorkerPool[Any] | None = None,
     ) -> Delivered[R]:
         """Attempts until one is answered.
+
+        Args:
+            observer: sees the attempts. ``pool``: where the row is worked on. Bound once a row, or once a call, by
+                `functools.partial`: what is left is a `Send`.
 
         Raises:
             MistillError: of the last attempt, when no retry can help or none is left.
@@ -176,8 +175,8 @@ class Dispatcher(Generic[R]):
                     raise
             try:
                 answer = await self.client.exchange(self._operation, request.body)
-                if self._check is not None:
-                    self._check(answer)
+                if answer.gave_up and self._refuse is not None:
+                    self._refuse(answer)
                 parts = () if request.split is None else request.split(answer)
             except Exception as caught:
                 error = as_failure(caught)

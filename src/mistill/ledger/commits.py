@@ -1,6 +1,6 @@
 """The one thread that writes a ledger: what many tasks ask for meanwhile becomes one transaction, one fsync.
 
-A waiter is told only after the commit that holds its write. Whatever was asked for while the disk was busy
+A waiter hears of it only after the commit that holds its write. Whatever was asked for while the disk was busy
 is the next group, so the group grows with the load. Where groups come in crowds, each waits a moment for more: fewer
 and larger ones cost a fifth less CPU a row, and the threads hand the interpreter's lock over less often.
 """

@@ -1,4 +1,4 @@
-"""What is damaged in a ledger: how it is told, and how a run gets over it."""
+"""What is damaged in a ledger: how it is reported, and how a run gets over it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Damage(msgspec.Struct, frozen=True):
     Attributes:
         position: the row's place in the input, from 0.
         part: its ``answer``; its ``outcome``; its ``record``, the row as it was read; or the ``row`` itself, of which
-            nothing can be told then.
+            nothing is known then.
         row: the ledger's number of the row whose outcome it is; ``None`` where that is damaged.
     """
 

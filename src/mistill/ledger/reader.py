@@ -123,7 +123,7 @@ class Start(msgspec.Struct, frozen=True):
 class LedgerReader:
     """Reads a ledger, never writes it, whether or not a run is writing it.
 
-    What does not fit its checksum is never given for what it was: it is left out or told as damaged.
+    What does not fit its checksum is never given for what it was: it is left out or reported as damaged.
 
     Raises:
         LedgerError: there is none, it is of another format, or it is damaged.
@@ -257,8 +257,8 @@ class LedgerReader:
     def rows(self, selection: Selection = EVERYTHING, *, first: int = 0) -> Iterator[LedgerRow]:
         """The selected rows of the current input from the position ``first`` on, in its order, one in memory at a time.
 
-        Rows of which it cannot be told whether they are selected, because they are damaged, are given too. One of which
-        nothing can be told is in `damages` only.
+        Rows of which nobody can say whether they are selected, because they are damaged, are given too. One of which
+        nothing is known is in `damages` only.
         """
         query = _rows_query(
             selection,
@@ -386,7 +386,7 @@ class LedgerReader:
         return [Cause(str(kind), failed, row, _error_of(kind, error)) for kind, failed, row, error in found]
 
     def _row(self, position: int, line: list[Any]) -> LedgerRow | None:
-        """A line of the query as a row; ``None`` where nothing can be told of it."""
+        """A line of the query as a row; ``None`` where nothing is known of it."""
         (
             record, record_checksum, body, body_checksum, row, outcome_row, answer, more_answers, row_is_sound,
             outcome_is_sound, state, finish_reason, error, input_tokens, output_tokens, cost, ended_at,

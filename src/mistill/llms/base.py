@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
 from contextlib import aclosing
+from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
 from pydantic import Field
@@ -224,7 +225,7 @@ class AsyncLLM(LLM):
             return
 
         pool = WorkerPool(SharedIterator(range(len(prompts))), size=min(self._max_at_once, len(prompts)))
-        send = prompts[0].generation.dispatcher.sender(pool=pool)  # one for all: they are of one call
+        send = partial(prompts[0].generation.dispatcher.send, pool=pool)  # one for all: they are of one call
 
         async def answer(index: int) -> None:
             prompt = prompts[index]

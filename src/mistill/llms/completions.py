@@ -6,7 +6,7 @@ from typing import Any, cast
 
 import msgspec
 
-from mistill.api.chat import AnswerMessage, ChatResponse, decode_response
+from mistill.api.chat import GAVE_UP, AnswerMessage, ChatResponse, decode_response
 from mistill.api.client import HTTPAnswer
 from mistill.api.embeddings import Dtype, StoredEmbedding, decode_stored, decode_vector
 from mistill.api.error_bodies import error_in_answer
@@ -16,19 +16,14 @@ from mistill.errors import MalformedAnswer, MistillError
 from mistill.llms.types import Completion
 
 NO_USAGE = Usage()
-_GAVE_UP = "error"
-"""The finish reason of a choice in whose middle the server failed."""
 
 
-def check_finish(answer: HTTPAnswer[ChatResponse]) -> None:
+def refuse_given_up(answer: HTTPAnswer[ChatResponse]) -> None:
     """Refuses an answer that the server gave up in the middle of, whatever text had come.
 
     Raises:
         MistillError: the server's own error if it sends one, else `MalformedAnswer`; ``partial`` is what came.
     """
-    for choice in answer.response.choices:
-        if choice.finish_reason != _GAVE_UP:
-            return
     error = error_in_answer(answer.raw, answer.correlation_id) or MalformedAnswer(
         'the server gave up in the middle of its answer: finish reason "error"',
         correlation_id=answer.correlation_id,
@@ -50,7 +45,7 @@ def chat_completions(delivered: Delivered[ChatResponse], *, only_good: bool = Tr
     response = answer.response
     completions: list[Completion] = []
     for choice in response.choices:
-        if only_good and choice.finish_reason == _GAVE_UP:
+        if only_good and choice.finish_reason == GAVE_UP:
             continue
         text, thinking = split_content(choice.message)
         completions.append(

@@ -19,7 +19,7 @@ from mistill.api.dialects import DIALECTS, MISTRAL, Dialect, DialectName, dialec
 from mistill.api.models import ModelCard
 from mistill.api.operation import Operation
 from mistill.api.prices import load_prices, price_of
-from mistill.delivery.dispatcher import Check, Dispatcher
+from mistill.delivery.dispatcher import Dispatcher, Refuse
 from mistill.delivery.governor import ConcurrencyLimit, governor_for
 from mistill.errors import InputError, MalformedAnswer, NotFound
 from mistill.llms.configurable import Configurable
@@ -189,7 +189,7 @@ class Connection(Configurable):
             governor,
             self._concurrency,
             operation=self._operation,
-            check=self._check_answer,
+            refuse=self._refuse,
             max_retries=self.max_retries,
         )
         dialect = DIALECTS.get(self.dialect)
@@ -202,8 +202,8 @@ class Connection(Configurable):
         """Where this model's requests go."""
 
     @property
-    def _check_answer(self) -> Check | None:
-        """Refuses those of its answers that are none."""
+    def _refuse(self) -> Refuse | None:
+        """Refuses those of its answers that the server gave up in the middle of."""
         return None
 
     async def _ready(self) -> Session:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from functools import partial
 from typing import Annotated, ClassVar
 
 import msgspec
@@ -107,7 +108,7 @@ class MistralEmbeddings(Connection):
 
         batches = list(embedder.batches(texts))
         pool = WorkerPool(SharedIterator(batches), size=min(self.max_concurrent_requests, len(batches)))
-        send = embedder.dispatcher.sender(pool=pool)
+        send = partial(embedder.dispatcher.send, pool=pool)
 
         async def embed(batch: range) -> None:
             try:

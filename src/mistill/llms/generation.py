@@ -51,6 +51,10 @@ class Prompt(Struct, frozen=True, gc=False):
         """See `Generation.answer`."""
         return self.generation.answer(self.messages, send)
 
+    async def outcomes(self, send: Send[ChatResponse]) -> tuple[Outcome]:
+        """The same, as the outcomes of rows that are answered together: here, one."""
+        return (await self.generation.answer(self.messages, send),)
+
     def stream(self) -> AsyncGenerator[StreamChunk]:
         return self.generation.stream(self.messages)
 
@@ -171,7 +175,7 @@ class Generation:
 
         Args:
             messages: of a `Prompt` that this generation has checked.
-            send: sends the row's requests: a `Dispatcher.sender`, or what stands in for one.
+            send: sends the row's requests: `Dispatcher.send`, its observer and pool bound, or what stands in for it.
         """
         if self.num_generations > 1:
             return self._answer_several(messages, send)

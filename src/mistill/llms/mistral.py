@@ -9,10 +9,10 @@ from pydantic import Field, field_validator
 
 from mistill.api.chat import CHAT, ChatResponse
 from mistill.api.operation import Operation
-from mistill.delivery.dispatcher import Check
+from mistill.delivery.dispatcher import Refuse
 from mistill.errors import InputError
 from mistill.llms.base import AsyncLLM, OnError
-from mistill.llms.completions import check_finish
+from mistill.llms.completions import refuse_given_up
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation
@@ -207,8 +207,8 @@ class MistralLLM(Connection, AsyncLLM):
         return CHAT
 
     @property
-    def _check_answer(self) -> Check:
-        return check_finish
+    def _refuse(self) -> Refuse:
+        return refuse_given_up
 
     @property
     def _max_at_once(self) -> int:

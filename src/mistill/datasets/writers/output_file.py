@@ -20,8 +20,8 @@ _FLUSH_BYTES = 1 << 20
 class OutputFile:
     """Bytes on their way out, in pieces of about 1 MiB. As much of a file object as gzip and pyarrow ask for.
 
-    A failure to write is told once, by a ``MistillError``. What is written after it is dropped: gzip and pyarrow write
-    their trailers when they are collected, and must find somebody there.
+    A failure to write is raised once, as a ``MistillError``. What is written after it is dropped: gzip and pyarrow
+    write their trailers when they are collected, and must find somebody there.
     """
 
     closed = False

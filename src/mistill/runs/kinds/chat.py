@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -151,9 +151,11 @@ class ChatKind(Kind[Prompt]):
     def with_parameters(self, prepared: Prompt, parameters: Mapping[str, Any]) -> Prompt:
         return Prompt(prepared.messages, prepared.generation.with_parameters(parameters))
 
-    async def answer(self, prepared: Sequence[Prompt], send: Send[ChatResponse]) -> Sequence[Outcome]:
+    def answer(
+        self, prepared: Sequence[Prompt], send: Send[ChatResponse]
+    ) -> Coroutine[Any, Any, tuple[Outcome]]:
         (prompt,) = prepared
-        return (await prompt.answer(send),)
+        return prompt.outcomes(send)
 
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import Struct
@@ -164,7 +164,7 @@ class Kind(ABC, Generic[A]):
         return prepared
 
     @abstractmethod
-    async def answer(self, prepared: Sequence[A], send: Send[Any]) -> Sequence[Outcome]:
+    def answer(self, prepared: Sequence[A], send: Send[Any]) -> Coroutine[Any, Any, Sequence[Outcome]]:
         """One outcome for each of the rows, which are asked together. Raises only what ends the whole run."""
 
     def together(self, ready: Sequence[PendingRow]) -> int:  # noqa: ARG002  one is one

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol
 
@@ -87,7 +88,7 @@ class LiveLane:
             elif first.state.has_answers:  # and so does this
                 outcomes = await self._paid_before(first)
             if outcomes is None:
-                send = kind.dispatcher.sender(recorder, self._pool)
+                send = partial(kind.dispatcher.send, observer=recorder, pool=self._pool)
                 outcomes = await kind.answer(list(map(_prepared, rows)), send)
         except LedgerError:
             raise
