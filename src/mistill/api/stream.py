@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mistill.api.chat import ChatChunk, decode_chunk
+from mistill.api.chat import GAVE_UP, ChatChunk, decode_chunk
 from mistill.api.error_bodies import error_in_answer
 from mistill.api.operation import MAX_BYTES
 from mistill.errors import Disconnected, MalformedAnswer, MistillError, ServerError
@@ -164,7 +164,7 @@ class ChunkReader:
         for choice in chunk.choices:
             self._has_choices = True
             self.has_finished |= bool(choice.finish_reason)
-            self._has_failed |= choice.finish_reason == "error"
+            self._has_failed |= choice.finish_reason == GAVE_UP
         return chunk
 
     def _end(self) -> None:
