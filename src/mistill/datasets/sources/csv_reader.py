@@ -7,7 +7,7 @@ import io
 from collections.abc import Iterator, Sequence
 
 from mistill.datasets.encoding import encode_row
-from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.input_file import TextReader
 from mistill.datasets.sources.row import Row
 from mistill.datasets.sources.text_blocks import text_blocks
 from mistill.errors import InputError
@@ -19,7 +19,7 @@ _MAX_FIELD_CHARS = 2**31 - 1
 _OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-class CsvReader:
+class CsvReader(TextReader):
     """A CSV file as RFC 4180 has it, in UTF-8, quoted with double quotes. Blank lines are skipped.
 
     A row with more or fewer fields than the header is refused: it is a stray delimiter or a cut file, and padding it
@@ -28,21 +28,10 @@ class CsvReader:
 
     delimiter = ","
 
-    def __init__(self, file: InputFile) -> None:
-        self._file = file
-        self.name = file.name
-        self.repeatable = file.repeatable
-
     def columns(self) -> tuple[str, ...] | None:
         if not self.repeatable:
             return None
         return tuple(self._header(self._records()))
-
-    def total(self) -> None:
-        return None
-
-    def where(self, place: int) -> str:
-        return f"{self.name} line {place}"
 
     def rows(self, first_index: int) -> Iterator[Row]:
         records = self._records()

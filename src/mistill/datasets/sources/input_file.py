@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, ClassVar, cast
 
 from mistill.datasets.compression import Compression
 from mistill.errors import InputError
@@ -68,6 +68,30 @@ class InputFile:
         """A stream of what is in the file, which ``stack`` closes; stdin stays open."""
         raw = _stdin() if self.is_stdin else stack.enter_context(self.path.open("rb"))
         return raw if self._compression is None else stack.enter_context(self._compression.open_reader(raw))
+
+
+class TextReader:
+    """What readers of text files have in common: nothing is known of one before it is read.
+
+    Attributes:
+        unit: what the place of a row counts.
+    """
+
+    unit: ClassVar = "line"
+
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self.name = file.name
+        self.repeatable = file.repeatable
+
+    def columns(self) -> tuple[str, ...] | None:
+        return None
+
+    def total(self) -> None:
+        return None
+
+    def where(self, place: int) -> str:
+        return f"{self.name} {self.unit} {place}"
 
 
 def _stdin() -> IO[bytes]:

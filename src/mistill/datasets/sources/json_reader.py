@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from mistill.datasets.encoding import encode_row
-from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.input_file import TextReader
 from mistill.datasets.sources.json_problems import name_of_json
 from mistill.datasets.sources.json_scanner import JsonScanner
 from mistill.datasets.sources.json_text import check_object, repair_line
@@ -22,26 +22,14 @@ from mistill.errors import InputError
 _HEAD_BYTES = 1 << 16
 
 
-class JsonDocumentReader:
+class JsonDocumentReader(TextReader):
     """A ``.json`` file, read item by item: memory holds one item and about a chunk of text, not the document.
 
     Many tools write JSON Lines under this suffix: where the first line is a whole object and more follows,
     the file is read as such.
     """
 
-    def __init__(self, file: InputFile) -> None:
-        self._file = file
-        self.name = file.name
-        self.repeatable = file.repeatable
-
-    def columns(self) -> None:
-        return None
-
-    def total(self) -> None:
-        return None
-
-    def where(self, place: int) -> str:
-        return f"{self.name} item {place}"
+    unit = "item"
 
     def rows(self, first_index: int) -> Iterator[Row]:
         chunks = self._file.chunks()

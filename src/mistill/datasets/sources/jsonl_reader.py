@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 
 import msgspec
 
-from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.input_file import TextReader
 from mistill.datasets.sources.json_problems import explain_json
 from mistill.datasets.sources.json_text import check_object, repair_line
 from mistill.datasets.sources.row import Row
@@ -14,22 +14,8 @@ from mistill.datasets.sources.text_blocks import text_blocks
 from mistill.errors import InputError
 
 
-class JsonLinesReader:
+class JsonLinesReader(TextReader):
     """A file of JSON objects, one a line; blank lines are skipped."""
-
-    def __init__(self, file: InputFile) -> None:
-        self._file = file
-        self.name = file.name
-        self.repeatable = file.repeatable
-
-    def columns(self) -> None:
-        return None
-
-    def total(self) -> None:
-        return None
-
-    def where(self, place: int) -> str:
-        return f"{self.name} line {place}"
 
     def rows(self, first_index: int) -> Iterator[Row]:
         return self.rows_of(self._file.chunks(), first_index)
