@@ -323,3 +323,17 @@ def test_what_is_no_text_in_a_chunk_is_no_text(simulator: Simulator, make_llm: M
         simulator.script([Fault.status(200, body)])
         [[completion]] = make_llm().complete(["Where?"])
         assert completion.text == wanted
+
+
+@pytest.mark.parametrize("mode", ["json_schema", "md_json"])
+def test_a_value_is_never_read_from_a_choice_that_was_given_up(
+    simulator: Simulator, make_llm: MakeLLM, mode: str
+) -> None:
+    schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+    simulator.script(
+        [Fault.status(200, answer(choices=[choice('{"a": 7}', "error"), choice('{"a": 2}', index=1)]))]
+    )
+    llm = make_llm(structured_output={"schema": schema, "mode": mode})
+    [completion] = outcome_of(llm).completions
+    assert completion is not None
+    assert completion.value == {"a": 2}

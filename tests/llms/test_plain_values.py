@@ -226,3 +226,16 @@ def test_every_text_can_be_sent_and_a_good_one_is_the_same(text: str) -> None:
         assert sent != text
     else:
         assert sent == text
+
+
+def test_the_content_of_a_class_may_be_an_array(make_llm: Callable[..., Any]) -> None:
+    numpy = library("numpy")
+
+    @dataclass
+    class Message:
+        role: str
+        content: Any
+
+    content = numpy.array([{"type": "text", "text": "Hi"}], dtype=object)
+    [[said]] = make_llm().generate([[Message("user", content)]])
+    assert "Hi" in said

@@ -32,6 +32,12 @@ def refuse_given_up(answer: HTTPAnswer[ChatResponse]) -> None:
     raise error
 
 
+def without_given_up(response: ChatResponse) -> ChatResponse:
+    """A chat answer with only those of its choices that the server brought to their end."""
+    good = [choice for choice in response.choices if choice.finish_reason != GAVE_UP]
+    return msgspec.structs.replace(response, choices=good)
+
+
 def chat_completions(delivered: Delivered[ChatResponse], *, only_good: bool = True) -> list[Completion]:
     """A completion for each choice of a chat answer, with all that belongs to the attempt that brought it.
 

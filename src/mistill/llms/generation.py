@@ -17,7 +17,7 @@ from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Delivered, Dispatcher, Request, Send
 from mistill.delivery.retry import as_failure, classify
 from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
-from mistill.llms.completions import NO_USAGE, chat_completions
+from mistill.llms.completions import NO_USAGE, chat_completions, without_given_up
 from mistill.llms.messages import check_messages, check_text_only, encode_messages
 from mistill.llms.parameters import check_parameters
 from mistill.llms.plain_values import plain
@@ -283,7 +283,7 @@ class Generation:
             delivered = await send(_request(template, self._encoded(asked)))
             last[:] = chat_completions(delivered)[:1]
             spent.add(last[0])
-            return delivered.answer.response
+            return without_given_up(delivered.answer.response)
 
         fields = msgspec.to_builtins(self._template_of(n=1, seed_offset=seed_offset).parameters)
         fields.pop("response_format", None)  # each mode has its own way to tell the schema

@@ -80,7 +80,7 @@ def _plain_message(message: Any) -> Any:
     fields = fields_of(message)
     if fields is not None:
         # A class has all its fields in every message, and the lists that it has nothing for are empty.
-        fields = {name: value for name, value in fields.items() if value != []}
+        fields = {name: value for name, value in fields.items() if not _is_empty_list(value)}
     elif isinstance(message, Mapping):
         fields = cast("Mapping[str, Any]", message)
     else:
@@ -90,6 +90,10 @@ def _plain_message(message: Any) -> Any:
         for name, value in fields.items()
         if value is not None or name == "content"
     }
+
+
+def _is_empty_list(value: object) -> bool:
+    return isinstance(value, list) and not value
 
 
 def encode_messages(messages: Sequence[Message], index: int | None = None) -> bytes:
