@@ -20,12 +20,24 @@ MAY_IMPORT = {
     "api": set[str](),
     "delivery": {"api"},
     "structured": {"api"},
-    "llms": {"api", "delivery", "structured"},
-    "runs": {"api", "delivery", "structured", "llms", "ledger", "datasets"},
+    "progress": {"api", "delivery"},
+    "llms": {"api", "delivery", "structured", "progress"},
+    "runs": {"api", "delivery", "structured", "progress", "llms", "ledger", "datasets"},
     "simulator": {"api"},
     "local": {"api"},
     "integrations": {"api", "delivery", "structured", "llms"},
-    "cli": {"api", "delivery", "structured", "llms", "ledger", "datasets", "runs", "simulator", "local"},
+    "cli": {
+        "api",
+        "delivery",
+        "structured",
+        "progress",
+        "llms",
+        "ledger",
+        "datasets",
+        "runs",
+        "simulator",
+        "local",
+    },
 }
 """Beside the ground: ``mistill.errors``, which every room may know and which knows none of them."""
 

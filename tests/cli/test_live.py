@@ -12,10 +12,10 @@ import pytest
 from tests.cli.conftest import RunOf
 from tests.conftest import Simulate
 
-from mistill.cli.terminal.formatting import money, seconds, time_split
 from mistill.cli.terminal.live_view import View, count_lines
 from mistill.llms.types import Usage
-from mistill.runs.progress import Progress
+from mistill.progress.formatting import money, seconds, time_split
+from mistill.progress.progress import Progress
 
 
 def view_of(total: int | None, **progress: Any) -> View:

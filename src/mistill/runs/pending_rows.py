@@ -14,9 +14,9 @@ from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, WrongParameter
 from mistill.ledger import InputRow, RowState
+from mistill.progress.progress import Progress
 from mistill.runs.kinds.kind import Kind, PendingRow, digest
 from mistill.runs.options import RunOptions
-from mistill.runs.progress import Progress
 from mistill.runs.records import check_columns
 from mistill.runs.row_errors import row_error
 

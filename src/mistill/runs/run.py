@@ -27,13 +27,13 @@ from mistill.errors import InputError, LedgerError, MistillError, Stopped, StopR
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
 from mistill.llms.connection import Connection, is_this_machine
 from mistill.llms.event_loop import background
+from mistill.progress.progress import Progress
 from mistill.runs.budget import Budget
 from mistill.runs.export import write_records
 from mistill.runs.forecast import Forecast, forecast
 from mistill.runs.kept_settings import ledger_beside, read_settings, settings_to_keep
 from mistill.runs.kinds import kind_of
 from mistill.runs.options import OUTPUT_OPTIONS, RunArguments, RunOptions
-from mistill.runs.progress import Progress
 from mistill.runs.record_shape import shape_for
 from mistill.runs.records import check_columns
 from mistill.runs.report import RunReport, StartRecord, read_report

@@ -16,12 +16,12 @@ from mistill.delivery.retry import as_failure
 from mistill.errors import MistillError, Stopped
 from mistill.ledger import Ledger
 from mistill.llms.types import Completion, Outcome
+from mistill.progress.progress import Progress
 from mistill.runs.budget import Budget
 from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
-from mistill.runs.progress import Progress
 
 
 class RowOutcome(Struct, frozen=True):

@@ -10,9 +10,9 @@ from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import find_ledger, ledger_option, where_option
 from mistill.cli.options.model_options import schema_named
 from mistill.cli.options.run_options import option_of_run, options_given
-from mistill.cli.terminal.formatting import count
 from mistill.cli.terminal.output import say
 from mistill.datasets.formats import OUTPUT_FORMATS
+from mistill.progress.formatting import count
 from mistill.runs.export import export_run
 from mistill.runs.kinds import KINDS
 

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from mistill.cli.terminal.formatting import count, seconds
 from mistill.cli.terminal.output import say
+from mistill.progress.formatting import count, seconds
 
 _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 

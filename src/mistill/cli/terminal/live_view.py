@@ -15,13 +15,13 @@ from typing import Any, Protocol
 
 from msgspec import Struct
 
-from mistill.cli.terminal.formatting import count, money, seconds, time_split, wait
 from mistill.cli.terminal.interrupts import stopped_by_signals
 from mistill.cli.terminal.output import is_terminal, say
 from mistill.datasets.formats import format_of
 from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import InputError
-from mistill.runs.progress import Progress
+from mistill.progress.formatting import count, money, seconds, time_split, wait
+from mistill.progress.progress import Progress
 from mistill.runs.run import Run
 
 _LINE_EVERY_S = 10.0

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from mistill.cli.exit_codes import Exit
-from mistill.cli.terminal.formatting import count, money, seconds, time_split
 from mistill.cli.terminal.output import Colored, say, show, visible_json
 from mistill.errors import Stopped
 from mistill.ledger import Cause
+from mistill.progress.formatting import count, money, seconds, time_split
 from mistill.runs.forecast import Forecast, Range
 from mistill.runs.report import RunReport
 

@@ -1,17 +1,40 @@
-"""How far a run is while it goes on: counted as rows end, and read by whoever shows it."""
+"""How far work is while it goes on: counted as rows end, and read by whoever shows it."""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from typing import Protocol
 
 from msgspec import Struct
 
 from mistill.api.usage import Usage
-from mistill.llms.types import Outcome
+
+
+class Answer(Protocol):
+    """What is counted of an answer."""
+
+    @property
+    def latency_s(self) -> float: ...
+
+
+class Ended(Protocol):
+    """What is counted of a row that ended."""
+
+    @property
+    def completions(self) -> Sequence[Answer | None]: ...
+    @property
+    def error(self) -> Exception | None: ...
+    @property
+    def usage(self) -> Usage: ...
+    @property
+    def attempts(self) -> int: ...
+    @property
+    def cost(self) -> float | None: ...
 
 
 class Progress(Struct):
-    """Counts of a run while it goes on; one object, updated in place. Times in seconds.
+    """Counts of rows while they are worked on; one object, updated in place. Times in seconds.
 
     Attributes:
         total: rows of the input, where that is known.
@@ -45,7 +68,7 @@ class Progress(Struct):
     def rows_per_s(self) -> float:
         return (self.completions + self.failures) / max(self.elapsed_s, 1e-9)
 
-    def add(self, outcome: Outcome) -> None:
+    def add(self, outcome: Ended) -> None:
         if outcome.error is None:
             self.completions += 1
         else:
