@@ -92,16 +92,39 @@ def test_an_answer_that_never_fits_is_a_failure_that_keeps_its_tokens(
     place: Place, simulator: Simulator
 ) -> None:
     place.write(TEXTS[:1])
-    simulator.script(["no JSON", "no JSON either"])
+    simulator.script(["no JSON"] * 4)
     summary = place.run(llm_settings=SCHEMA).start()
     assert [cause.kind for cause in summary.causes] == ["invalid_output"]
     assert summary.output_tokens > 0
     assert place.records()[0]["output_tokens"] == summary.output_tokens
     with LedgerReader(place.ledger) as reader:
-        assert reader.counts().attempts == 2  # both paid answers are kept
+        assert reader.counts().attempts == 4  # all paid answers are kept
     connection = sqlite3.connect(place.ledger)
-    assert connection.execute("SELECT count(*) FROM answers").fetchone() == (2,)
+    assert connection.execute("SELECT count(*) FROM answers").fetchone() == (4,)
     connection.close()
+
+
+def test_of_500_rows_of_which_a_fifth_come_wrong_all_are_answered(place: Place, simulator: Simulator) -> None:
+    """Wrong once, twice or three times in a row: what no more than one further ask would leave as failures."""
+    texts = [f"row {number}." for number in range(500)]
+    place.write(texts)
+    wrong = {text: 1 + number % 3 for number, text in enumerate(texts[::5])}
+
+    def is_wrong(body: dict[str, Any]) -> bool:
+        text = body["messages"][0]["content"]
+        wrong[text] = wrong.get(text, 0) - 1
+        return wrong[text] >= 0
+
+    simulator.script(['{"name": "Ada"}'] * sum(wrong.values()), when=is_wrong)
+    summary = place.run(llm_settings=SCHEMA).start()
+    assert (summary.completions, summary.failures) == (500, 0)
+    assert summary.sent == simulator.answered == 500 + sum(1 + n % 3 for n in range(100))
+    asked_again = [
+        len(request.body["messages"]) for request in simulator.requests if len(request.body["messages"]) > 1
+    ]
+    assert set(asked_again) == {
+        3
+    }  # the prompt, the last answer, what is wrong with it: at the third ask as at the first
 
 
 def test_paid_answers_that_do_not_fit_are_not_taken_for_the_outcome(

@@ -21,7 +21,7 @@ class User(BaseModel):
 
 def test_a_schema_is_enough() -> None:
     compiled = compile_structured_output({"schema": User})
-    assert (compiled.mode, compiled.max_retries, compiled.uses_instructor) == (None, 1, False)
+    assert (compiled.mode, compiled.max_retries, compiled.uses_instructor) == (None, 3, False)
     assert compiled.response_format() is compiled.schema.response_format()
     messages = [{"role": "user", "content": "hi"}]
     assert compiled.messages(messages) == messages

@@ -32,6 +32,9 @@ class SharedIterator(Generic[T]):
 class WorkerPool(Generic[T]):
     """Workers that share one stream of rows: never more than ``size`` at work, however many rows there are.
 
+    A worker that has found a row starts the next one, so there are no more than rows, whatever ``size`` is; and a pool is
+    as wide as there is work for, in whatever order rows come, end and run short.
+
     Where rows end by the thousand a second, a pool of many lingers: it lets answers gather (`Tuning.linger_s`).
 
     A worker that rests (a row cooling down between attempts) is stood in for by another, up to a multiple of ``size``
@@ -51,7 +54,7 @@ class WorkerPool(Generic[T]):
         self._haste_s = tuning.haste_s
         self._linger_s = tuning.linger_s
         self._tasks: set[asyncio.Task[None]] = set()
-        self._resting = 0
+        self._awake = 0  # workers that neither rest nor are leaving
         self._stopped = False
         self._work: Callable[[T], Awaitable[None]]
         self._ended: asyncio.Future[None]
@@ -67,8 +70,7 @@ class WorkerPool(Generic[T]):
         self._work = work
         self._loop = asyncio.get_running_loop()
         self._ended = self._loop.create_future()
-        for _ in range(self._size):
-            self._start_worker()
+        self._start_worker()
         try:
             await self._ended
         finally:
@@ -88,15 +90,20 @@ class WorkerPool(Generic[T]):
     @contextmanager
     def resting(self) -> Generator[None]:
         """Marks the calling worker as resting, so that another may take its place."""
-        self._resting += 1
-        if len(self._tasks) - self._resting < self._size and len(self._tasks) < self._max_workers:
-            self._start_worker()
+        self._awake -= 1
+        if self._awake < self._size:
+            self._start_another()
         try:
             yield
         finally:
-            self._resting -= 1
+            self._awake += 1
+
+    def _start_another(self) -> None:
+        if len(self._tasks) < self._max_workers and not self._stopped:
+            self._start_worker()
 
     def _start_worker(self) -> None:
+        self._awake += 1
         task = asyncio.get_running_loop().create_task(self._run_worker(self._work))
         self._tasks.add(task)
         task.add_done_callback(self._worker_ended)
@@ -112,13 +119,18 @@ class WorkerPool(Generic[T]):
             self._ended.set_result(None)
 
     async def _run_worker(self, work: Callable[[T], Awaitable[None]]) -> None:
+        size = self._size
         async for row in self._rows:
+            if self._awake < size:
+                self._start_another()
             await work(row)
             if self._may_linger:
                 self._linger_in_haste()
-            # Stand-ins leave once the rested are back.
-            if self._stopped or len(self._tasks) - self._resting > self._size:
-                return
+            # Stand-ins leave once the rested are back. Counted here, not when the task has ended: else two that see the
+            # same surplus at once would both leave.
+            if self._stopped or self._awake > size:
+                break
+        self._awake -= 1
 
     def _linger_in_haste(self) -> None:
         now_s = time.perf_counter()

@@ -19,7 +19,9 @@ InstructorMode = Literal["tools", "json_schema", "md_json"]
 Mode = Literal["json_object"] | InstructorMode
 MessageDict = dict[str, Any]
 
-DEFAULT_MAX_RETRIES = 1
+DEFAULT_MAX_RETRIES = 3
+"""Where a fifth of the answers are wrong, one further ask leaves 40 of 1,000 rows, three leave 2. Each is paid, but
+none grows: it has the row's own messages, the last answer and its mistakes."""
 
 _MODES: dict[str, Mode] = {
     "json_object": "json_object",
@@ -56,7 +58,7 @@ class StructuredOutput(TypedDict):
         mode: left out for native ``response_format: json_schema``, strict; ``"json_object"`` for JSON mode with the
             schema in the system message; ``"tools"``, ``"json_schema"`` or ``"md_json"`` for the ``instructor``
             package. Its own names of these, and members of ``instructor.Mode``, are understood.
-        max_retries: how often a model whose answer does not fit is asked again; default 1.
+        max_retries: how often a model whose answer does not fit is asked again; default 3. Each ask is billed.
     """
 
     schema: Any

@@ -267,7 +267,7 @@ structured_options = all_of(
         group=_SCHEMA,
         type=int,
         metavar="N",
-        help="How often a model is asked again whose answer does not fit.  [default: 1]",
+        help="How often a model is asked again whose answer does not fit; each ask is billed.  [default: 3]",
     ),
 )
 
