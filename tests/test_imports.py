@@ -131,3 +131,8 @@ def test_importing_loads_nothing_heavy(module: str) -> None:
     assert module in loaded
     assert [name for name in HEAVY if name in loaded] == []
     assert [name for name in loaded if name.startswith(("mistill.local", "mistill.simulator"))] == []
+
+
+def test_what_is_loaded_on_first_use_is_listed_all_the_same() -> None:
+    assert set(mistill.__all__) <= set(dir(mistill))
+    assert dir(mistill) == sorted(dir(mistill))

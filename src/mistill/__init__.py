@@ -75,6 +75,10 @@ _HOMES = {
 }
 
 
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
 def __getattr__(name: str) -> Any:
     # On first use, so that `import mistill` costs next to nothing.
     if name not in __all__:

@@ -225,7 +225,7 @@ def test_columns_of_parameters_can_stand_in_a_settings_file(
         (["--schema", "missing.json"], "missing.json cannot be read"),
         (["--schema-retries", "2"], "give one with --schema"),
         (["--flatten"], "can be flattened"),
-        (["--max-cost", "-1"], "max_cost"),
+        (["--max-cost", "-1"], "--max-cost: it must be"),
         (["--dry-run", "more.jsonl"], "write --dry-run=20, or put it last"),
         (["--api-key-env", "NO_SUCH_KEY"], "the environment variable NO_SUCH_KEY is not set"),
     ],
@@ -407,7 +407,7 @@ def test_a_budget_is_a_clean_stop(mistill: Mistill, run_of: RunOf, simulator: Si
     assert ended.code == 3
     assert 0 < ended.json["completions"] < 20
     assert ended.json["exit_code"] == 3
-    assert "max_tokens" in ended.json["stopped"]["message"]
+    assert "--max-tokens-total of 40 are used" in ended.json["stopped"]["message"]
     assert mistill(*run_of(20, *bounded)).code == 0
     assert len(simulator.requests) == 20
 

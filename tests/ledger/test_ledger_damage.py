@@ -243,7 +243,7 @@ def test_all_damaged_rows_are_counted_and_some_are_named(path: Path) -> None:
             LedgerError, match=r"23 rows are damaged.*row 0 \(answer\), .* and 18 more"
         ) as raised:
             reader.check_damages()
-    assert "mistill retry OUT --where error=damaged_answer" in (raised.value.hint or "")
+    assert "Run.retry(out, 'error=damaged_answer')" in (raised.value.hint or "")
     assert str(Damage(3, "row")) == "row 3"
 
 
@@ -290,7 +290,7 @@ def test_an_export_names_what_is_damaged_and_a_retry_asks_it_again(
 ) -> None:
     run = finished_run(tmp_path, simulator)
     change(run.ledger_path, "UPDATE answers SET body = x'00' WHERE attempt = 7")
-    with pytest.raises(LedgerError, match=r"1 rows are damaged.*retry OUT --where error=damaged_answer"):
+    with pytest.raises(LedgerError, match=r"1 rows are damaged.*Run\.retry\(out, 'error=damaged_answer'\)"):
         export_run(tmp_path / "out.jsonl", tmp_path / "again.jsonl")
     assert sum(record["error"] is None for record in records_in(tmp_path, "again.jsonl")) == 19
     retry = Run.retry(tmp_path / "out.jsonl", "error=damaged_answer", llm={"endpoint": simulator.url})

@@ -204,7 +204,7 @@ async def test_other_settings_are_refused_and_named(path: Path) -> None:
     with pytest.raises(ManifestChanged, match=r'model: "a" → "b"; parameters\.top_p: null → 0\.5') as refused:
         Ledger.open(path, {"model": "b", "parameters": {"top_p": 0.5}})
     assert refused.value.changes == {"model": ("a", "b"), "parameters.top_p": (None, 0.5)}
-    assert "--fresh" in str(refused.value)
+    assert "fresh=True" in str(refused.value)
     assert answers_in(path) == [(b"an answer",)]
 
 

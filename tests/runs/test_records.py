@@ -42,7 +42,9 @@ def test_a_rename_that_cannot_be(rename: str, message: str) -> None:
 
 def test_a_column_of_the_input_with_our_name_is_refused() -> None:
     check_columns(["id", "generations"], OUTPUT_COLUMNS)
-    with pytest.raises(InputError, match=r"the input: it has a column 'error', .* --column error=new_error"):
+    with pytest.raises(
+        InputError, match=r"the input: it has a column 'error', .* columns=\{'error': 'new_error'\}"
+    ):
         check_columns(["id", "error"], OUTPUT_COLUMNS)
     with pytest.raises(InputError, match=r"a\.jsonl line 7: it has a column 'generation'"):
         check_columns(["generation"], OUTPUT_COLUMNS, "a.jsonl line 7")

@@ -20,6 +20,7 @@ from mistill.errors import (
     ServerError,
     Unauthorized,
 )
+from mistill.wording import Phrase, Setting, words
 
 _QUOTA_CODE: Final = "1300"
 _CAPACITY_CODE: Final = "3505"
@@ -172,15 +173,18 @@ def _status_of(body: _ErrorBody) -> int:
     return next((status for part, status in _STATUS_OF_TYPE if part in name), 500)
 
 
+_MODELS = Phrase("llm.models()", "`mistill models`")
+
+
 def _hint(status: int, body: _ErrorBody) -> str | None:
     if status == 401:
-        return "check the key: set MISTRAL_API_KEY or pass api_key=…"
+        return words("check the key: set MISTRAL_API_KEY, or give ", Setting("api_key"))
     if status == 402:
         return "the account has no balance or no plan"
     if status == 404:
-        return "is the endpoint right? `mistill models` lists what it serves"
+        return words("is the endpoint right? ", _MODELS, " lists what it serves")
     if _names_no_model(body):
-        return "`mistill models` lists the models of this endpoint"
+        return words(_MODELS, " lists the models of this endpoint")
     if 300 <= status < 400:
         return "the endpoint redirects: give its final URL"
     if status == 413:

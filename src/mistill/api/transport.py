@@ -13,6 +13,7 @@ from typing import Any, cast
 from urllib.parse import urlsplit
 
 from mistill.errors import AttemptTimeout, ConnectFailed, Disconnected, InputError, TransportError
+from mistill.wording import Setting, words
 
 
 @contextmanager
@@ -136,7 +137,8 @@ def error_of_transport(error: PyreqwestError, endpoint: str, timeout_s: float) -
     reason = "; ".join(causes)
     if isinstance(error, RequestTimeoutError):
         return AttemptTimeout(
-            f"no answer within {timeout_s:g} s", hint="raise timeout, or lower max_new_tokens"
+            f"no answer within {timeout_s:g} s",
+            hint=words("raise ", Setting("timeout"), ", or lower ", Setting("max_new_tokens")),
         )
     if never_left(error):
         hint = "is the endpoint right, and up?"

@@ -12,9 +12,11 @@ import click
 from pydantic import ValidationError
 
 from mistill.cli.exit_codes import Exit, exit_of_error
+from mistill.cli.options.wording import flag_of, on_the_command_line
 from mistill.cli.program import write_examples
 from mistill.cli.terminal.output import say_error
 from mistill.errors import InputError, MistillError
+from mistill.wording import worded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -117,20 +119,23 @@ def _explained_errors(ctx: click.Context) -> Generator[None]:
 def failure_of(error: MistillError | ValidationError | OSError) -> Failure:
     """An error of the library, in words for the command line, with the exit code that it means."""
     if isinstance(error, ValidationError):
-        return Failure(_plain_message(error), hint=None, exit_code=Exit.USAGE)
+        return _failure_of_value(error)
     if isinstance(error, OSError):
         return Failure(str(error), hint=None, exit_code=Exit.STOPPED)
-    return Failure(error.headline, hint=error.hint, exit_code=exit_of_error(error))
+    message, hint = worded(error.headline, on_the_command_line), error.hint
+    worded_hint = None if hint is None else worded(hint, on_the_command_line)
+    return Failure(message, hint=worded_hint, exit_code=exit_of_error(error))
 
 
-def _plain_message(error: ValidationError) -> str:
+def _failure_of_value(error: ValidationError) -> Failure:
     """The first mistake, under the option's name. Its value is not shown, since it may be a key."""
     first = error.errors()[0]
     cause = first.get("ctx", {}).get("error")
     if isinstance(cause, InputError):
-        return str(cause)
+        return failure_of(cause)
     name = str(first["loc"][0]) if first["loc"] else error.title
-    return f"--{name.replace('_', '-')}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    message = f"{flag_of(name)}: {first['msg'][0].lower()}{first['msg'][1:]}"
+    return Failure(message, hint=None, exit_code=Exit.USAGE)
 
 
 def _keep_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:

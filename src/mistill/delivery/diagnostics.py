@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from mistill.delivery.quotas import LimitSource
 from mistill.delivery.tuning import Tuning, current_tuning
+from mistill.wording import Setting, Words, words
 
 WaitCause = Literal[
     "quota_requests", "quota_tokens", "cool_down", "outage", "concurrency", "adaptive_limit", "server", "idle"
@@ -83,7 +84,7 @@ def advice(
     max_concurrent_requests: int,
     earlier: Snapshot | None = None,
     tuning: Tuning | None = None,
-) -> str | None:
+) -> Words | None:
     """The one setting that would help most, or None if nothing in the user's hands slows it notably.
 
     Args:
@@ -102,7 +103,7 @@ def advice(
     if share < (tuning or current_tuning()).notable_share:
         return None
     text = _advice_for(cause, snapshot, max_concurrent_requests)
-    return None if text is None else f"{share:.0%} of the time {text}"
+    return None if text is None else words(f"{share:.0%} of the time ", text)
 
 
 def _advice_for(cause: WaitCause, snapshot: Snapshot, max_concurrent_requests: int) -> str | None:
@@ -114,15 +115,20 @@ def _advice_for(cause: WaitCause, snapshot: Snapshot, max_concurrent_requests: i
         case "cool_down":
             rate = snapshot.requests_per_minute
             value = "" if rate is None else f" (about {math.floor(rate)} was accepted)"
-            return f"went into cool-downs after refusals (HTTP 429): set requests_per_minute to your quota{value}"
+            return words(
+                "went into cool-downs after refusals (HTTP 429): set ",
+                Setting("requests_per_minute"),
+                f" to your quota{value}",
+            )
         case "outage":
             return (
                 "the server was failing: no setting helps, and the work went on by itself when it came back"
             )
         case "concurrency":
-            return (
-                f"all {max_concurrent_requests} slots waited for the server: raise max_concurrent_requests "
-                "if it can answer more at once"
+            return words(
+                f"all {max_concurrent_requests} slots waited for the server: raise ",
+                Setting("max_concurrent_requests"),
+                " if it can answer more at once",
             )
         case "adaptive_limit":
             if not snapshot.refused:
@@ -138,7 +144,9 @@ def _advice_for(cause: WaitCause, snapshot: Snapshot, max_concurrent_requests: i
 def _quota_advice(what: str, per_minute: float | None, source: LimitSource | None) -> str:
     amount = "" if per_minute is None else f" of {per_minute:,.0f} {what} a minute"
     if source == "user":
-        return f"waited for your own limit{amount}: raise {what}_per_minute if your quota allows more"
-    shorter = ", or set a lower max_new_tokens" if what == "tokens" else ""
+        setting = Setting(f"{what}_per_minute")
+        return words(f"waited for your own limit{amount}: raise ", setting, " if your quota allows more")
+    shorter = words(", or set a lower ", Setting("max_new_tokens")) if what == "tokens" else ""
     found = "your quota" if source == "server" else "a quota"
-    return f"waited for {found}{amount}: ask Mistral to raise it, or use a model with a larger one{shorter}"
+    text = f"waited for {found}{amount}: ask Mistral to raise it, or use a model with a larger one"
+    return words(text, shorter)

@@ -23,6 +23,7 @@ from mistill.ledger.damage import SQLiteErrors
 from mistill.ledger.database import explain
 from mistill.ledger.files import FilesInUse
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
+from mistill.wording import START_AGAIN, words
 
 T = TypeVar("T")
 Values = tuple[Any, ...]
@@ -261,7 +262,8 @@ def _broken_by(path: Path, error: Exception) -> LedgerError:
         broken = explain(path, error)
     else:
         broken = LedgerError(
-            f"a write to the ledger {path} failed: {error!r}", hint="start the same command again"
+            f"a write to the ledger {path} failed: {error!r}",
+            hint=words(START_AGAIN),
         )
     broken.__cause__ = error
     return broken

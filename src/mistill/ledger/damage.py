@@ -9,12 +9,21 @@ import msgspec
 
 from mistill.ledger.error_record import ErrorRecord, encode_error_record
 from mistill.ledger.tables import NOT_IN_INDEX, ROW_IS_SOUND
+from mistill.wording import Phrase, Words, words
 
 Part = Literal["answer", "outcome", "record", "row"]
 
+
+def _asked_again(kind: str) -> Words:
+    where = f"error={kind}"
+    return words(
+        "ask it again: ", Phrase(f"Run.retry(out, {where!r}).start()", f"`mistill retry OUT --where {where}`")
+    )
+
+
 _HINTS: dict[Part, str] = {
-    "answer": "ask it again: `mistill retry OUT --where error=damaged_answer`",
-    "outcome": "ask it again: `mistill retry OUT --where error=damaged_outcome`",
+    "answer": _asked_again("damaged_answer"),
+    "outcome": _asked_again("damaged_outcome"),
     "record": "start the run again with its input, which has the row: nothing is paid for again",
     "row": "start the run again with its input: the row is asked again",
 }
@@ -49,7 +58,7 @@ class Damage(msgspec.Struct, frozen=True):
     def to_error(self) -> str:
         """The row's error, as JSON."""
         message = f"the {self.part} of row {self.position} is damaged in the ledger"
-        return encode_error_record(ErrorRecord(kind=self.kind, message=message, hint=self.hint))
+        return encode_error_record(ErrorRecord.made(self.kind, message, self.hint))
 
 
 class DamagedMeta(sqlite3.DatabaseError):

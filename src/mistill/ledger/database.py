@@ -18,12 +18,15 @@ from mistill.ledger.files import create_private, journal_of, log_of, main_name
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.tables import APPLICATION_ID, FORMAT, SCHEMA, statements
+from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 # A constraint that does not hold any more, since all that is written keeps to them.
 _DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CONSTRAINT})
 _FORBIDDEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
+
+_FRESH = Setting("fresh", True)
 
 _OTHER_READER_S = 2.0
 """How long a reader waits for another one that is bringing the ledger up to date."""
@@ -37,7 +40,7 @@ def explain(path: Path, error: Exception) -> LedgerError:
     if code in _FULL:
         return LedgerError(
             f"cannot write the ledger {path}: {error}",
-            hint="make room on the disk and start the same command again: what was committed is kept",
+            hint=words("make room on the disk and ", START_AGAIN, ": what was committed is kept"),
         )
     if code == sqlite3.SQLITE_NOTADB:
         return LedgerError(
@@ -47,15 +50,20 @@ def explain(path: Path, error: Exception) -> LedgerError:
     if code in _DAMAGED:
         return LedgerError(
             f"the ledger {path} is damaged: {error}",
-            hint="restore it from a copy, or start over with --fresh, which keeps this file under another name; "
-            "`mistill export --partial` writes what can still be read",
+            hint=words(
+                "restore it from a copy, or start over with ",
+                _FRESH,
+                ", which keeps this file under another name; ",
+                Phrase("export_run(out, to, partial=True)", "`mistill export --partial`"),
+                " writes what can still be read",
+            ),
         )
     if code in _FORBIDDEN:
         return LedgerError(
             f"cannot open the ledger {path}: {error}",
             hint="check that the directory exists and that you may write to it",
         )
-    return LedgerError(f"the ledger {path} failed: {error}", hint="start the same command again to resume")
+    return LedgerError(f"the ledger {path} failed: {error}", hint=words(START_AGAIN, " to resume"))
 
 
 @contextmanager
@@ -212,8 +220,11 @@ def check(path: Path, connection: sqlite3.Connection) -> int:
     if found != FORMAT and found not in STEPS:
         raise LedgerError(
             f"{path} has ledger format {found}; this version of mistill reads formats up to {FORMAT}",
-            hint="nothing was changed; use the version that wrote it, choose another output, "
-            "or start over with --fresh, which keeps this file under another name",
+            hint=words(
+                "nothing was changed; use the version that wrote it, choose another output, or start over with ",
+                _FRESH,
+                ", which keeps this file under another name",
+            ),
         )
     log = log_of(path)
     if not (log.exists() and log.stat().st_size):  # with a log, the file itself may rightly be shorter
@@ -221,8 +232,11 @@ def check(path: Path, connection: sqlite3.Connection) -> int:
         if path.stat().st_size < expected_bytes:
             raise LedgerError(
                 f"{path} is damaged: {path.stat().st_size} bytes are left of {expected_bytes}",
-                hint="nothing was changed; restore it from a copy, or start over with --fresh, "
-                "which keeps this file under another name",
+                hint=words(
+                    "nothing was changed; restore it from a copy, or start over with ",
+                    _FRESH,
+                    ", which keeps this file under another name",
+                ),
             )
     if found == FORMAT and read_meta(connection, "schema") != schema_sum(connection):
         raise DamagedMeta("its tables are not those that were made")
@@ -333,8 +347,11 @@ def _check_manifest(path: Path, connection: sqlite3.Connection, manifest: Mappin
     raise ManifestChanged(
         f"{path} belongs to a run with other settings: {shown}",
         changes=changes,
-        hint="go back to those settings to resume, choose another output, "
-        "or start over with --fresh, which keeps the old ledger under another name",
+        hint=words(
+            "go back to those settings to resume, choose another output, or start over with ",
+            _FRESH,
+            ", which keeps the old ledger under another name",
+        ),
     )
 
 

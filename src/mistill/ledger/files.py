@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from mistill.errors import LedgerError
+from mistill.wording import START_AGAIN, words
 
 _LOOK_EVERY_S = 0.1
 
@@ -86,7 +87,10 @@ class FilesInUse:
                 raise LedgerError(
                     f"the ledger {self._ledger} was deleted, moved, replaced or cut while its run went on: "
                     f"{path} is not what it was",
-                    hint="nothing more was sent; if it was moved, put it back and start the same command again",
+                    hint=words(
+                        "nothing more was sent; if it was moved, put it back and ",
+                        START_AGAIN,
+                    ),
                 )
 
     def are_there(self) -> bool:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from mistill.errors import LedgerError, LedgerInUse
 from mistill.ledger.files import lock_of
+from mistill.wording import Phrase, words
 
 if sys.platform == "win32":
     import msvcrt
@@ -82,7 +83,11 @@ class LedgerLock:
             os.close(descriptor)
             raise LedgerInUse(
                 f"the ledger {ledger} is in use by process {holder}",
-                hint="wait for that run, or stop it; `mistill status` works meanwhile",
+                hint=words(
+                    "wait for that run, or stop it; ",
+                    Phrase("Run.open(path).report()", "`mistill status`"),
+                    " works meanwhile",
+                ),
             ) from error
         return descriptor
 

@@ -22,6 +22,7 @@ from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.forks import forget, register_for_forks
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, START_SUM
+from mistill.wording import words
 
 _MAX_NAMED = 5
 _HAS_LATENCY = "status = 'answered' AND typeof(ended_at - sent_at) = 'real'"
@@ -176,10 +177,11 @@ class LedgerReader:
         named = ", ".join(str(damage) for damage in damages[:_MAX_NAMED])
         if len(damages) > _MAX_NAMED:
             named += f" and {len(damages) - _MAX_NAMED} more"
-        hints = dict.fromkeys(f"{damage.part}: {damage.hint}" for damage in damages)
+        hints = {damage.part: damage.hint for damage in damages}
+        parts = [part for name, hint in hints.items() for part in ("; ", f"{name}: ", hint)]
         raise LedgerError(
             f"{done}{'; but ' if done else ''}{len(damages)} rows are damaged in the ledger {self.path}: {named}",
-            hint="; ".join(hints),
+            hint=words(*parts[1:]),
         )
 
     @contextmanager

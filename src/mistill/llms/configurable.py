@@ -13,6 +13,7 @@ from pydantic import ConfigDict
 
 from mistill.errors import InputError
 from mistill.llms.runtime_parameters import RuntimeParametersMixin
+from mistill.wording import Setting, words
 
 
 class Configurable(RuntimeParametersMixin, ABC):
@@ -128,7 +129,7 @@ def _class_named(name: str, kind: type[Any], *, trust: bool) -> Any:
     if not trust and module != _OURS and not module.startswith(f"{_OURS}."):
         raise InputError(
             f"the dump's type {name!r} is none of mistill's own, and to import it runs its code",
-            hint="if the dump is yours, pass trust=True",
+            hint=words("if the dump is yours, give ", Setting("trust", True)),
         )
     try:
         found: Any = importlib.import_module(module)

@@ -26,6 +26,7 @@ from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Server
 from mistill.llms.runtime_parameters import RuntimeParameter
+from mistill.wording import Setting, words
 
 _API_KEY_ENV_VAR = "MISTRAL_API_KEY"
 _MAX_TIMEOUT_S = 7 * 86400
@@ -147,7 +148,9 @@ class Connection(Configurable):
         if key is None or not key.get_secret_value():
             raise InputError(
                 f"{type(self).__name__} has no api_key",
-                hint=f"set the environment variable {self._api_key_env_var}, or pass api_key=…",
+                hint=words(
+                    f"set the environment variable {self._api_key_env_var}, or give ", Setting("api_key")
+                ),
             )
         quota = (self.requests_per_minute, self.tokens_per_minute)
         settings = (
@@ -170,7 +173,10 @@ class Connection(Configurable):
             return
         raise InputError(
             f"{self.endpoint} is not encrypted: whoever is on the way there could read the key and every prompt",
-            hint="use https; or, for a server of your own in a network that you trust, set allow_http=True",
+            hint=words(
+                "use https; or, for a server of your own in a network that you trust, set ",
+                Setting("allow_http", True),
+            ),
         )
 
     def forget_parent(self) -> None:

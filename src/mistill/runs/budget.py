@@ -18,6 +18,7 @@ from msgspec import Struct
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.errors import InputError, Stopped, StopReason
+from mistill.wording import Setting, words
 
 _LONGEST_ANSWER_TOKENS = 131_072
 """What an answer may take at its worst, while nothing is known: the context length of Mistral's large models."""
@@ -96,11 +97,13 @@ class Budget:
         limits = {"max_cost": max_cost, "max_tokens_total": max_tokens_total, "deadline": deadline}
         for name, limit in limits.items():
             if limit is not None and not 0 < limit < math.inf:
-                raise InputError(f"{name} must be a positive number, not {limit}")
+                raise InputError(words(Setting(name), f" must be a positive number, not {limit}"))
         if max_cost is not None and price is None:
             raise InputError(
-                "max_cost needs the price of the model, and none is known",
-                hint="give your own table of prices, or use max_tokens_total",
+                words(Setting("max_cost"), " needs the price of the model, and none is known"),
+                hint=words(
+                    "give your own table with ", Setting("prices"), ", or use ", Setting("max_tokens_total")
+                ),
             )
         self.max_cost = max_cost
         self.max_tokens_total = max_tokens_total
@@ -201,16 +204,18 @@ class Budget:
     def _raise_if_reached(self) -> None:
         reason: StopReason = "budget"
         if self.max_cost is not None and self.spent_cost >= self.max_cost:
-            reached = f"max_cost of ${self.max_cost:g} is spent (${self.spent_cost:.4f})"
+            reached = words(Setting("max_cost"), f" of ${self.max_cost:g} is spent (${self.spent_cost:.4f})")
         elif self.max_tokens_total is not None and self.spent_tokens >= self.max_tokens_total:
-            reached = f"max_tokens_total of {self.max_tokens_total:,} are used ({self.spent_tokens:,})"
+            reached = words(
+                Setting("max_tokens_total"), f" of {self.max_tokens_total:,} are used ({self.spent_tokens:,})"
+            )
         elif self._clock() >= self._ends_s:
             reached = f"the deadline of {self._deadline:g} s has passed"
             reason = "deadline"
         else:
             return
         hint = "run again with a larger one to go on with the rest"
-        raise Stopped(f"budget: {reached}", reason=reason, hint=hint)
+        raise Stopped(words("budget: ", reached), reason=reason, hint=hint)
 
     def _in_flight_fits(self) -> bool:
         """What is in flight, at its worst, still fits in what is left."""

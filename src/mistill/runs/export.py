@@ -16,6 +16,7 @@ from mistill.ledger.error_record import decode_error
 from mistill.runs.kept_settings import ledger_beside
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.records import add_columns, check_columns
+from mistill.wording import Setting, words
 
 
 def export_run(
@@ -79,7 +80,10 @@ def export(
             missing = f"{counts.pending} rows have" if counts.pending else "rows that were not read yet have"
             raise LedgerError(
                 f"{missing} no outcome",
-                hint="start the run again to finish it, or export what there is with --partial",
+                hint=words(
+                    "start the run again to finish it, or export what there is with ",
+                    Setting("partial", True),
+                ),
             )
     return write_records(ledger, out, shape, format=format, selection=selection)
 

@@ -13,6 +13,7 @@ from pydantic_core import to_jsonable_python
 from mistill.errors import InputError, InvalidOutput
 from mistill.structured.schema import OutputSchema
 from mistill.structured.typeddicts import with_modern_typeddicts
+from mistill.wording import Setting, words
 
 
 class FlatFields:
@@ -34,7 +35,7 @@ class FlatFields:
         if schema is None or not isinstance(properties, dict) or not properties:
             raise InputError(
                 "only answers that are objects with known fields can be flattened",
-                hint="give a schema with properties, or leave --flatten out",
+                hint=words("give a schema with properties, or leave ", Setting("flatten"), " out"),
             )
         self.names = tuple(cast("dict[str, Any]", properties))
         self._is_of_type = not isinstance(schema.source, dict)

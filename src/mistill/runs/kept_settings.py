@@ -23,6 +23,12 @@ def ledger_beside(out: str | Path) -> Path:
     return Path(f"{out}{LEDGER_SUFFIX}")
 
 
+def output_of(ledger: str | Path) -> str | None:
+    """The output of the run that remembers here; ``None`` where the name does not say it."""
+    name = str(ledger)
+    return name.removesuffix(LEDGER_SUFFIX) if name.endswith(LEDGER_SUFFIX) else None
+
+
 class KeptSettings(Struct, frozen=True):
     """A run's settings as its ledger has them.
 

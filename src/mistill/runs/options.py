@@ -15,6 +15,7 @@ from msgspec import Struct
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from mistill.errors import InputError, did_you_mean
+from mistill.wording import Part, Setting, words
 
 OnUnknown = Literal["retry", "hold"]
 
@@ -64,6 +65,12 @@ def _check_positive(value: Any) -> Any:
 
 
 _positive = BeforeValidator(_check_positive)
+
+
+def _named(place: tuple[int | str, ...]) -> list[Part]:
+    """The option in which something is wrong, and the place in it."""
+    name, *steps = place
+    return [Setting(str(name)), *(f".{step}" for step in steps)]
 
 
 class RunOptions(BaseModel):
@@ -172,9 +179,8 @@ class RunOptions(BaseModel):
             return cls(**{name: value for name, value in given.items() if value is not None})
         except ValidationError as error:
             first = error.errors()[0]
-            place = ".".join(str(step) for step in first["loc"])
             problem = first["msg"].removeprefix("Value error, ")
-            raise InputError(f"{place}: {problem[0].lower()}{problem[1:]}") from error
+            raise InputError(words(*_named(first["loc"]), f": {problem[0].lower()}{problem[1:]}")) from error
 
     def given(self) -> dict[str, Any]:
         """The options that are not as they are unless given."""

@@ -14,6 +14,7 @@ from mistill.runs.kinds.chat import ChatKind, ChatReader
 from mistill.runs.kinds.kind import AnswerReader, Kind
 from mistill.runs.options import RunOptions
 from mistill.runs.records import column_names, rename_hint
+from mistill.wording import Setting, words
 
 
 class RecordShape:
@@ -51,7 +52,8 @@ class RecordShape:
         if len(set(columns)) < len(columns):
             twice = next(name for name in columns if columns.count(name) > 1)
             raise InputError(
-                f"two output columns would be called {twice!r}", hint=f"--column {twice}=NEW_NAME"
+                f"two output columns would be called {twice!r}",
+                hint=words("rename one: ", Setting("columns", {twice: "NEW_NAME"})),
             )
 
     @property
@@ -70,7 +72,7 @@ class RecordShape:
         hints = {name: rename_hint(ours, name) for ours, name in {**self.fields, **self.names}.items()}
         for ours in self._extra:
             name = self.names[ours]
-            hints[name] = f"leave --extra-column {ours} out, or {hints[name]}"
+            hints[name] = words("leave ", Setting("extra_columns", [ours]), " out, or ", hints[name])
         return hints
 
 
@@ -99,7 +101,8 @@ def record_shape(
     flat = FlatFields(answers.schema) if flatten else None
     if flat is not None and num_generations > 1:
         raise InputError(
-            "several generations a row cannot be flattened", hint="leave one of the two options out"
+            "several generations a row cannot be flattened",
+            hint=words("leave ", Setting("num_generations"), " or ", Setting("flatten"), " out"),
         )
     renamed = column_names(renames, _renamable(kind, extra, flat))
     fields = {name: renamed[name] if name not in ours else name for name in flat.names} if flat else {}

@@ -9,6 +9,7 @@ import msgspec
 
 from mistill.datasets.encoding import encode_record
 from mistill.errors import InputError, nearest_name
+from mistill.wording import Setting, Words, words
 
 
 def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
@@ -59,9 +60,9 @@ def check_columns(
             )
 
 
-def rename_hint(ours: str, name: str) -> str:
+def rename_hint(ours: str, name: str) -> Words:
     """How to give a column of ours another name than ``name``."""
-    return f"rename ours: --column {ours}=new_{name}"
+    return words("rename ours: ", Setting("columns", {ours: f"new_{name}"}))
 
 
 def make_record(

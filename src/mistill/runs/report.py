@@ -19,8 +19,10 @@ from mistill.errors import InputError, MistillError
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
 from mistill.runs.export import record_line
 from mistill.runs.forecast import Forecast
-from mistill.runs.kept_settings import read_manifest, read_options
+from mistill.runs.kept_settings import output_of, read_manifest, read_options
 from mistill.runs.record_shape import shape_of
+from mistill.runs.report_text import start_lines
+from mistill.wording import Part, Wording, Words, in_python, worded
 
 _SAMPLES = 3
 _MAX_SAMPLE_CHARS = 500
@@ -37,7 +39,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         sent: HTTP requests.
         seconds: how long it took, or is under way; until its last sign of life, if it was killed.
         seconds_by_cause: how many of them were spent waiting for what.
-        advice: the one setting that would have helped most.
+        advice: the one setting that would have helped most. ``advice_parts``: what it is made of, where it names some.
         stopped: why it ended early; ``None`` where the input was worked through.
         forecast: of the rows that are left, after a sample.
         output: where the records were written.
@@ -49,6 +51,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     seconds: float = 0.0
     seconds_by_cause: dict[str, float] = {}
     advice: str | None = None
+    advice_parts: list[Part] | None = None
     stopped: ErrorRecord | None = None
     forecast: Forecast | None = None
     output: str | None = None
@@ -142,14 +145,51 @@ class RunReport(Counts, frozen=True, kw_only=True):
         """Where the last start wrote the records, if it did."""
         return self.last_start.output
 
+    def worded(self, wording: Wording) -> RunReport:
+        """The same in the words of a place, all its texts plain."""
+        return msgspec.structs.replace(
+            self,
+            causes=[
+                msgspec.structs.replace(cause, error=cause.error.worded(wording)) for cause in self.causes
+            ],
+            starts=[_worded_start(start, wording) for start in self.starts],
+        )
+
+    def __str__(self) -> str:
+        """How the last start ended, as the command line says it, in Python's words."""
+        out = None if self.ledger is None else output_of(self.ledger)
+        return "\n".join(map(str, start_lines(self, out, in_python)))
+
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
-        last = msgspec.to_builtins(self.last_start)
-        lifted = {name: last[name] for name in StartRecord.__struct_fields__}
-        values = msgspec.to_builtins(self) | lifted
+        report = self.worded(in_python)
+        values = msgspec.to_builtins(report)
+        values["starts"] = [_start_values(start) for start in report.starts]
+        for cause in values["causes"]:
+            del cause["error"]["parts"]
+        last = _start_values(report.last_start)
+        values |= {name: last[name] for name in StartRecord.__struct_fields__ if name in last}
         if self.cost is not None:
             values["cost"] = round(self.cost, 9)  # a sum of floats has digits that mean nothing
         return values
+
+
+def _worded_start(start: StartReport, wording: Wording) -> StartReport:
+    advice, stopped = start.advice, start.stopped
+    if start.advice_parts is not None:
+        advice = worded(Words(start.advice_parts), wording)
+    if stopped is not None:
+        stopped = stopped.worded(wording)
+    return msgspec.structs.replace(start, advice=advice, advice_parts=None, stopped=stopped)
+
+
+def _start_values(start: StartRecord) -> dict[str, Any]:
+    """As JSON values, worded."""
+    values = msgspec.to_builtins(start)
+    del values["advice_parts"]
+    if values["stopped"] is not None:
+        del values["stopped"]["parts"]
+    return values
 
 
 _NO_START = StartRecord(version="", max_concurrent_requests=0)

@@ -39,6 +39,7 @@ from mistill.runs.records import check_columns
 from mistill.runs.report import RunReport, StartRecord, read_report
 from mistill.runs.retried_rows import RetriedRows
 from mistill.runs.runner import RowOutcome, Runner
+from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _MAX_UNREAD_OUTCOMES = 1024
 
@@ -168,7 +169,11 @@ class Run:
     def _stop(self, message: str, reason: StopReason) -> None:
         runner = self._runner
         if runner is not None:
-            stopped = Stopped(message, reason=reason, hint="start the same run again to go on")
+            stopped = Stopped(
+                message,
+                reason=reason,
+                hint=words(START_AGAIN, " to go on"),
+            )
             background.call(lambda: runner.stop(stopped))
 
     def _wait(self, future: Future[None]) -> None:
@@ -254,7 +259,7 @@ class Run:
     def _new_budget(self, tokens: int, cost: float) -> Budget:
         options, server = self.options, self.kind.server
         if options.max_cost is not None and server.price is None:
-            raise InputError(f"max_cost: {shipped_prices().unknown(server.model)}")
+            raise InputError(words(Setting("max_cost"), f": {shipped_prices().unknown(server.model)}"))
         return Budget(
             max_cost=options.max_cost,
             max_tokens_total=options.max_tokens_total,
@@ -302,12 +307,14 @@ class Run:
         if before is None:
             return StartRecord(max_concurrent_requests=at_once)
         now = self._governor.snapshot()
+        advised = advice(now, max_concurrent_requests=at_once, earlier=before)
         return StartRecord(
             max_concurrent_requests=at_once,
             sent=self.progress.attempts,
             seconds=self.progress.elapsed_s,
             seconds_by_cause={cause: round(seconds, 3) for cause, seconds in now.since(before).items()},
-            advice=advice(now, max_concurrent_requests=at_once, earlier=before),
+            advice=None if advised is None else str(advised),
+            advice_parts=None if advised is None else list(advised.parts),
             stopped=None if stopped is None else ErrorRecord.of(stopped),
             forecast=forecast,
             output=output,
@@ -379,8 +386,13 @@ class Run:
         if not (trust or "endpoint" in (llm or {}) or _needs_no_trust(model.endpoint)):
             raise InputError(
                 f"{path} names the endpoint {model.endpoint}, and your key would be sent there",
-                hint="if it is yours, name it (--endpoint, or llm={'endpoint': …}) or trust the ledger (--trust, "
-                "or trust=True)",
+                hint=words(
+                    "if it is yours, name it (",
+                    Phrase("llm={'endpoint': …}", "--endpoint"),
+                    ") or trust the ledger (",
+                    Setting("trust", True),
+                    ")",
+                ),
             )
         run = cls(Source([rows], None), llm=model, out=out, **cast("RunArguments", options))
         # A wrong one is refused now, not at the first row.
@@ -406,7 +418,7 @@ def _refuse_foreign(out: str, ledger: Path) -> None:
     if Path(out).is_file() and Path(out).stat().st_size and not ledger.exists():
         raise InputError(
             f"{out} exists, and {ledger} does not, so it is no output of this run",
-            hint="choose another output, or replace it with --fresh",
+            hint=words("choose another output, or replace it with ", Setting("fresh", True)),
         )
 
 

@@ -11,6 +11,7 @@ from mistill.api.chat import AnsweredToolCall
 from mistill.errors import InvalidOutput
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
+from mistill.wording import Setting, words
 
 CUT_SHORT = ("length", "model_length")
 
@@ -207,5 +208,5 @@ def cut_short(error: InvalidOutput) -> InvalidOutput:
         f"the answer was cut short by the token limit: {error.message}",
         text=error.text,
         path=error.path,
-        hint="raise max_new_tokens",
+        hint=words("raise ", Setting("max_new_tokens")),
     )

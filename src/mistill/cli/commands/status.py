@@ -8,7 +8,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit, exit_of_status
 from mistill.cli.options.ledger_options import find_ledger, ledger_option, output_of
-from mistill.cli.terminal.report_text import write_json, write_status
+from mistill.cli.terminal.report_lines import write_json, write_status
 from mistill.runs.report import read_report
 
 

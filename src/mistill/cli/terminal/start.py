@@ -7,9 +7,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mistill.cli.exit_codes import Exit, exit_of_start
+from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.live_view import Watch, shown
 from mistill.cli.terminal.output import say_error, visible
-from mistill.cli.terminal.report_text import write_json, write_report
+from mistill.cli.terminal.report_lines import write_json, write_report
 from mistill.runs.run import Run
 
 
@@ -23,14 +24,14 @@ def start(run: Run, given: Mapping[str, Any], *, out: str, sources: Sequence[str
     as_json, quiet = given["as_json"], given["quiet"]
     options = run.options
     with _warnings_once(), shown(Watch(run, sources), quiet=quiet, grace_s=options.grace):
-        report = run.start()
+        report = run.start().worded(on_the_command_line)
     code = exit_of_start(report, is_sample=options.sample is not None)
     if as_json:
         write_json(report, code, to_stderr=out == "-")
     elif not quiet:
         write_report(report, out)
     elif report.stopped is not None:
-        say_error(str(report.stopped))
+        say_error(report.stopped.headline, report.stopped.hint)
     return code
 
 

@@ -18,6 +18,7 @@ from mistill.datasets.sources.jsonl_reader import JsonLinesReader
 from mistill.datasets.sources.row import Row
 from mistill.datasets.sources.text_blocks import not_utf8
 from mistill.errors import InputError
+from mistill.wording import Setting, words
 
 _HEAD_BYTES = 1 << 16
 
@@ -74,7 +75,7 @@ class JsonDocumentReader(TextReader):
         if found is None:
             raise InputError(
                 f"{self.name}: an object without a list, so it holds no rows",
-                hint="if the object is itself a row, pass the format jsonl",
+                hint=words("if the object is itself a row, give ", Setting("input_format", "jsonl")),
             )
 
 

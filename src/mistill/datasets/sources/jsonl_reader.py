@@ -12,6 +12,7 @@ from mistill.datasets.sources.json_text import check_object, repair_line
 from mistill.datasets.sources.row import Row
 from mistill.datasets.sources.text_blocks import text_blocks
 from mistill.errors import InputError
+from mistill.wording import Setting, words
 
 
 class JsonLinesReader(TextReader):
@@ -55,5 +56,5 @@ class JsonLinesReader(TextReader):
             )
         hint = problem.hint
         if place == 1 and raw[:1] in (b"[", b"{") and (problem.cut or raw[:1] == b"["):
-            hint = "if the file is one JSON document, pass the format json"
+            hint = words("if the file is one JSON document, give ", Setting("input_format", "json"))
         return InputError(f"{self.where(place)}: {problem.message}", hint=hint, index=index)

@@ -22,6 +22,7 @@ from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
 from mistill.runs.row_parameters import RowParameters
 from mistill.structured.schema import OutputSchema
+from mistill.wording import Setting, words
 
 A = TypeVar("A")
 
@@ -155,7 +156,8 @@ class Kind(ABC, Generic[A]):
         """
         for name in given:
             raise InputError(
-                f"{self.asked_for} have no generation parameters, such as {name}", hint="leave it out"
+                words(f"{self.asked_for} have no generation parameters, such as ", Setting(name)),
+                hint="leave it out",
             )
         return {}
 
@@ -188,4 +190,6 @@ def refuse_unused(kind: type[Kind[Any]], options: RunOptions) -> None:
     """``InputError`` if an option is given that the kind does not have."""
     for name, value in options.given().items():
         if name in kind.unused_options:
-            raise InputError(f"{name}={value!r}: {kind.asked_for} have no such setting", hint="leave it out")
+            raise InputError(
+                words(Setting(name, value), f": {kind.asked_for} have no such setting"), hint="leave it out"
+            )

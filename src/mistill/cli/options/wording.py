@@ -1,0 +1,45 @@
+"""Settings in the words of the command line: ``--max-new-tokens``, where Python has ``max_new_tokens``."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterator
+from typing import Any, cast
+
+from mistill.runs.options import RunOptions, Written
+from mistill.wording import Phrase, Setting
+
+_FLAGS = {"api_key": "--api-key-env", "structured_output": "--schema"}
+"""Those that the command line calls by another name, beside a run's options, which say so themselves."""
+
+
+def on_the_command_line(part: Setting | Phrase) -> str:
+    """A setting as its option is written, a phrase as the command line has it."""
+    if isinstance(part, Phrase):
+        return part.command_line
+    flag = flag_of(part.name)
+    return " ".join(
+        flag if value is None else f"{flag} {shlex.quote(value)}" for value in _values(part.value)
+    )
+
+
+def flag_of(name: str) -> str:
+    """The option of the setting that Python calls so."""
+    field = RunOptions.model_fields.get(name)
+    written = next((one for one in field.metadata if isinstance(one, Written)), None) if field else None
+    if written is not None and written.flag is not None:
+        return written.flag
+    return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _values(value: Any) -> Iterator[str | None]:
+    """The values that a flag is given, once for each time that it is written; ``None``: it stands alone."""
+    if value is None or value is True:
+        yield None
+    elif isinstance(value, dict):
+        for name, one in cast("dict[str, Any]", value).items():
+            yield f"{name}={one}"
+    elif isinstance(value, list | tuple):
+        yield ",".join(str(one) for one in cast("list[Any]", value))
+    else:
+        yield str(value)

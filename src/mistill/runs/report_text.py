@@ -1,0 +1,170 @@
+"""A run's report as lines of text for a person: what Python prints of it, and the command line."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from mistill.errors import Stopped
+from mistill.ledger import Cause
+from mistill.progress.formatting import count, money, seconds, time_split
+from mistill.runs.forecast import Forecast, Range
+from mistill.wording import Phrase, Setting, Wording, worded, words
+
+if TYPE_CHECKING:
+    from mistill.runs.report import RunReport
+
+
+class Line(Struct, frozen=True):
+    """A line of text. ``label``: how it begins, where that is to be seen at a glance."""
+
+    text: str
+    label: str = ""
+
+    def __str__(self) -> str:
+        return self.label + self.text
+
+
+def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterator[Line]:
+    """How the last start of a run ended.
+
+    Args:
+        out: where its output goes, ``"-"`` for stdout; ``None``: it has none.
+        wording: how settings are said, where the lines are read.
+    """
+    report = report.worded(wording)
+    yield Line(f"{count(report.rows, 'row')}: {_rows_by_state(report)}")
+    yield Line(f"sent now: {count(report.sent, 'request')} in {seconds(report.seconds)}")
+    yield Line(f"in all: {_spending(report)}")
+    yield from _details(report)
+    if report.seconds_by_cause:
+        yield Line(f"time: {time_split(report.seconds_by_cause)}")
+    if report.advice:
+        yield Line(f"advice: {report.advice}")
+    if report.forecast is not None:
+        yield from _forecast_lines(report.forecast, wording)
+    if report.output is not None and report.output != "-":
+        yield Line(f"output: {report.output}")
+    if report.ledger is not None:
+        yield Line(f"ledger: {report.ledger}")
+    if (stopped := report.stopped) is not None:
+        # What to do after a stop on purpose stands in the next line.
+        yield Line(stopped.message if isinstance(stopped, Stopped) else str(stopped), label="stopped: ")
+    if (next_step := _next_step(report, out)) is not None:
+        yield Line(wording(next_step))
+
+
+def status_lines(report: RunReport, out: str | None, wording: Wording) -> Iterator[Line]:
+    """How far a run is. ``out`` and ``wording`` as for `start_lines`."""
+    report = report.worded(wording)
+    read = "" if report.input_was_read_to_its_end else " read so far"
+    yield Line(f"{out or 'a run'} by {report.model}: {count(report.rows, 'row')}{read}")
+    share = report.completions / report.rows if report.rows else 0.0
+    yield Line(
+        f"{report.completions:,} answered ({share:.0%}), {report.failures:,} failed, {report.pending:,} to go"
+    )
+    yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}")
+    if report.latency_s is not None:
+        latency = report.latency_s
+        yield Line(f"latency: half within {seconds(latency.p50)}, 99% within {seconds(latency.p99)}")
+    yield from _details(report)
+    if out is not None and (missing := _missing_output(report, out)) is not None:
+        yield Line(wording(missing))
+    if (stopped := report.stopped) is not None:
+        yield Line(stopped.headline, label="stopped: ")
+    yield Line(f"ledger: {report.ledger}")
+
+
+def _rows_by_state(report: RunReport) -> str:
+    parts = [f"{report.completions:,} answered"]
+    if report.failures:
+        parts.append(f"{report.failures:,} failed")
+    if report.pending:
+        parts.append(f"{report.pending:,} to go")
+    return ", ".join(parts)
+
+
+def _spending(report: RunReport) -> str:
+    cached = f" ({report.cached_tokens:,} cached)" if report.cached_tokens else ""
+    return f"{report.input_tokens:,} tokens in{cached}, {report.output_tokens:,} out, {money(report.cost)}"
+
+
+def _details(report: RunReport) -> Iterator[Line]:
+    if report.maybe_billed:
+        yield Line(f"maybe billed: {count(report.maybe_billed, 'attempt')} cut off before the answer came")
+    if report.no_longer_in_input:
+        yield Line(f"no longer in the input, and kept: {count(report.no_longer_in_input, 'row')}")
+    yield from _cause_lines(report.causes)
+
+
+def _cause_lines(causes: Iterable[Cause]) -> Iterator[Line]:
+    """Failures by cause: how many, one of them, and what to do. Rows count from 0, as in ``--where row=…``."""
+    for place, cause in enumerate(causes):
+        if place == 0:
+            yield Line("failed:")
+        yield Line(f"  {cause.count:>6,}  {cause.kind}, for example row {cause.row}: {cause.error.message}")
+        if cause.error.hint:
+            yield Line(f"          hint: {cause.error.hint}")
+
+
+def _forecast_lines(forecast: Forecast, wording: Wording) -> Iterator[Line]:
+    tokens = Range(
+        forecast.input_tokens.low + forecast.output_tokens.low,
+        forecast.input_tokens.expected + forecast.output_tokens.expected,
+        forecast.input_tokens.high + forecast.output_tokens.high,
+    )
+    left, sample = count(forecast.rows_left, "row"), f"{forecast.sample:,}"
+    yield Line(f"the {left} left, forecast from {sample} answered (95% interval):")
+    cost = forecast.cost
+    if cost is None:
+        missing = words(
+            "  cost    no price is known for this model; give your own table with ", Setting("prices")
+        )
+        yield Line(worded(missing, wording))
+    else:
+        yield Line(f"  cost    {money(cost.expected)} ({money(cost.low)} to {money(cost.high)})")
+    took = forecast.seconds
+    yield Line(f"  time    {seconds(took.expected)} ({seconds(took.low)} to {seconds(took.high)})")
+    yield Line(f"  tokens  {tokens.expected:,.0f} ({tokens.low:,.0f} to {tokens.high:,.0f})")
+
+
+def _missing_output(report: RunReport, out: str) -> Phrase | None:
+    """Why the output is not there, and what to do till then."""
+    if not report.is_finished:
+        stale = ", and the one that is there is of before" if Path(out).exists() else ""
+        waits = f"{out} is written when every row has an outcome{stale}; until then: "
+        return Phrase(f"{waits}Run.open({out!r}).results()", f"{waits}mistill rows, or export --partial")
+    if Path(out).exists():
+        return None
+    return Phrase(
+        f"{out} is not there: the same run again, or export_run, writes it for free",
+        f"{out} is not there: the same command again, or mistill export, writes it for free",
+    )
+
+
+def _next_step(report: RunReport, out: str | None) -> Phrase | None:
+    """What to do next."""
+    if report.pending or report.stopped is not None:
+        how = _changed_how(report)
+        again = f"to go on: start the same run {how}; answered rows cost nothing"
+        if out == "-":
+            return Phrase(again, f"to go on: the same command with --ledger {report.ledger}")
+        return Phrase(again, f"to go on: the same command {how}; answered rows cost nothing")
+    if report.failures and out != "-":
+        rows = "" if out is None else shlex.quote(out)
+        return Phrase(
+            "the same run again asks failed rows again; all of them are among its results()",
+            f"the same command asks failed rows again; all of them: mistill rows {rows} --failed",
+        )
+    return None
+
+
+def _changed_how(report: RunReport) -> str:
+    stopped = report.stopped
+    if stopped is None or (isinstance(stopped, Stopped) and stopped.reason != "budget"):
+        return "again"
+    return "again with a larger budget" if isinstance(stopped, Stopped) else "again, once that is mended"
