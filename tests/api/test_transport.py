@@ -13,7 +13,8 @@ import pytest
 from tests.api.raw_server import RawServer, answer, response
 
 from mistill.api.chat import CHAT
-from mistill.api.client import MistralClient, normalise_endpoint
+from mistill.api.client import MistralClient
+from mistill.api.endpoint import normalise_endpoint
 from mistill.errors import ConnectFailed, InputError
 from mistill.simulator import Simulator
 

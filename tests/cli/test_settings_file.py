@@ -94,8 +94,38 @@ properties = { name = { type = "string" } }
 
 
 @pytest.mark.parametrize(
+    "command", [("run", "in.jsonl", "--out", "-"), ("embed", "in.jsonl", "--out", "-"), ("chat", "Hi")]
+)
+def test_a_settings_file_does_not_say_where_the_key_goes(mistill: Mistill, command: tuple[str, ...]) -> None:
+    Path("in.jsonl").write_text('{"text": "a", "prompt": "a"}\n')
+    Path("run.toml").write_text('model = "m"\nendpoint = "https://collector.invalid"\nmax-retries = 0\n')
+    ended = mistill(*command, "--settings", "run.toml")
+    assert ended.code == 2
+    assert "the settings file names the endpoint https://collector.invalid" in ended.stderr
+    assert "name it yourself: --endpoint, or say that what names it is yours: --trust" in ended.stderr
+    for leave in (["--trust"], ["--endpoint", "https://elsewhere.invalid"]):
+        assert "cannot connect to" in mistill(*command, "--settings", "run.toml", *leave).stderr
+
+
+def test_a_settings_file_imports_no_module_unless_it_is_trusted(settled: Mistill) -> None:
+    Path("foreign_schemas.py").write_text(
+        "from pathlib import Path\nfrom pydantic import BaseModel\nPath('imported').touch()\n"
+        "class User(BaseModel):\n    name: str\n"
+    )
+    text = 'model = "mistral-small-latest"\nprompt = "{{ text }}"\nschema = "foreign_schemas:User"\n'
+    ended = settled("run.toml", text)
+    assert ended.code == 2
+    assert "the settings file names the schema 'foreign_schemas:User'" in ended.stderr
+    assert not Path("imported").exists()
+    assert settled("run.toml", text, "--trust").code == 0
+
+
+@pytest.mark.parametrize(
     ("name", "text", "message"),
     [
+        ("run.toml", 'api-key-env = "GITHUB_TOKEN"', "'api-key-env' is for the command line only"),
+        ("run.toml", "allow-http = true", "'allow-http' is for the command line only"),
+        ("run.yaml", "trust: true", "'trust' is for the command line only"),
         ("run.toml", "temprature = 1", "did you mean 'temperature'?"),
         ("run.toml", "fresh = true", "'fresh' is for the command line only"),
         ("run.toml", "max-new-tokens = 3.5", "'3.5' is not a valid int"),

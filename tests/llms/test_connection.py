@@ -7,13 +7,14 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 from tests.api.raw_server import answer
 
 from mistill.errors import InputError
-from mistill.llms import MistralEmbeddings, MistralLLM
+from mistill.llms import MistralEmbeddings, MistralLLM, connection
 
 # --- unloading --------------------------------------------------------------------------------------------------------
 
@@ -167,10 +168,49 @@ def test_elsewhere_the_key_goes_over_plain_http_only_if_that_is_allowed(endpoint
         llm.load()
 
 
-def test_the_leave_is_kept_in_a_dump() -> None:
-    llm = MistralLLM(model="m", endpoint="http://gpu-7:8000", allow_http=True)
-    assert MistralLLM.from_dict(llm.dump()).allow_http is True
-    assert "a-key-for-tests" not in json.dumps(llm.dump())
+FOREIGN = [
+    "https://collector.example",
+    "http://gpu-7:8000",
+    "https://api.mistral.ai.example",
+    "https://mistral.ai.example",
+]
+FOREIGN += [
+    "http://api.mistral.ai",
+    "https://127.0.0.1.example",
+    "http://10.0.0.7:8000",
+    "https://xapi.mistral.ai",
+]
+
+
+@pytest.mark.parametrize("endpoint", FOREIGN)
+@pytest.mark.parametrize("kind", [MistralLLM, MistralEmbeddings])
+def test_a_dump_does_not_say_where_the_key_goes(
+    kind: type[MistralLLM | MistralEmbeddings], endpoint: str, tmp_path: Path
+) -> None:
+    llm = kind(model="m", endpoint=endpoint, allow_http=True)
+    llm.save(tmp_path / "llm.json")
+    assert "a-key-for-tests" not in (tmp_path / "llm.json").read_text()
+    for load in (
+        lambda: kind.from_dict(llm.dump()),
+        lambda: connection.Connection.from_dict(llm.dump()),
+        lambda: kind.from_file(tmp_path / "llm.json"),
+    ):
+        with pytest.raises(InputError, match=r"your key would be sent there.*trust=True"):
+            load()
+    assert kind.from_dict(llm.dump(), trust=True) == llm
+    named = kind.from_file(
+        tmp_path / "llm.json", endpoint="http://gpu-9"
+    )  # by the user, who has not said http is safe
+    assert (named.endpoint, named.allow_http) == ("http://gpu-9", False)
+
+
+@pytest.mark.parametrize(
+    "endpoint",
+    ["https://api.mistral.ai/v1", "https://codestral.mistral.ai", "http://127.0.0.1:8080", "http://[::1]:80"],
+)
+def test_mistrals_own_endpoint_and_this_machine_are_taken_from_a_dump(endpoint: str) -> None:
+    llm = MistralLLM(model="m", endpoint=endpoint)
+    assert MistralLLM.from_dict(llm.dump()) == llm
 
 
 def test_a_price_that_changes_counts_from_the_next_call(server: SlowServer) -> None:

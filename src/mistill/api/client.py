@@ -11,7 +11,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Generic, NoReturn
-from urllib.parse import urlsplit, urlunsplit
 
 from msgspec import Struct
 
@@ -27,7 +26,6 @@ from mistill.api.transport import PyreqwestError, Response, Url, build_client, e
 from mistill.api.usage import Usage, usage_of
 from mistill.errors import (
     APIError,
-    InputError,
     MalformedAnswer,
     MistillError,
     RateLimited,
@@ -63,27 +61,6 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
     usage: Usage
     cost: float | None
     gave_up: bool = False
-
-
-def normalise_endpoint(endpoint: str) -> str:
-    """``https://host/v1/`` → ``https://host``. A trailing slash or ``/v1`` is understood.
-
-    Raises:
-        InputError: not an absolute http(s) URL, or one with a user, a query or a fragment.
-    """
-    hint = "give the base URL, for example https://api.mistral.ai"
-    shown = endpoint.rpartition("@")[2]  # what stands before may be a password
-    try:
-        parts = urlsplit(endpoint.strip())
-        _ = parts.port  # parsed lazily: a bad port raises here
-    except ValueError as error:
-        raise InputError(f"endpoint {shown!r} is not a URL: {error}", hint=hint) from error
-    if parts.query or parts.fragment or "@" in parts.netloc:
-        raise InputError("endpoint must have no user, query or fragment", hint=hint)
-    if parts.scheme not in ("http", "https") or not parts.hostname or any(c.isspace() for c in parts.netloc):
-        raise InputError(f"endpoint {shown!r} is not an http(s) URL", hint=hint)
-    path = parts.path.rstrip("/").removesuffix("/v1").rstrip("/")
-    return urlunsplit((parts.scheme, parts.netloc, path, "", ""))
 
 
 class ChatStream:
@@ -126,7 +103,7 @@ class MistralClient:
     """One endpoint and one key. Safe to share by threads and event loops; connections are pooled for all of them.
 
     Args:
-        endpoint: base URL without ``/v1``, see `normalise_endpoint`.
+        endpoint: base URL without ``/v1``, see ``mistill.api.endpoint``.
         api_key: sent as a bearer token; never shown again.
         timeout_s: for one attempt, from connecting to the last byte of the body.
         price: of the model, where it is known: answers have their cost then.

@@ -8,10 +8,9 @@ import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from datetime import timedelta
-from ipaddress import ip_address
 from typing import Any, cast
-from urllib.parse import urlsplit
 
+from mistill.api.endpoint import is_this_machine
 from mistill.errors import AttemptTimeout, ConnectFailed, Disconnected, InputError, TransportError
 from mistill.wording import Setting, words
 
@@ -97,10 +96,9 @@ def build_client(endpoint: str, api_key: str, timeout_s: float) -> Client:
         .follow_redirects(False)
         .runtime_multithreaded(_Runtime.multithreaded)
     )
-    parts = urlsplit(endpoint)
-    if _is_this_machine(parts.hostname or ""):
+    if is_this_machine(endpoint):
         builder = builder.no_proxy()  # one in the environment is for the world outside
-        if parts.scheme == "http":
+        if endpoint.startswith("http:"):
             # There is no TLS anywhere, so there are no certificates to load either.
             builder = builder.danger_accept_invalid_certs(True)
     try:
@@ -119,13 +117,6 @@ def _with_key(api_key: str) -> ClientBuilder | None:
         return ClientBuilder().default_headers(headers)
     except (BuilderError, ValueError):
         return None
-
-
-def _is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 # --- what went wrong on the way -------------------------------------------------------------------------------------

@@ -68,24 +68,32 @@ class Configurable(RuntimeParametersMixin, ABC):
         return {"type": _name_of(type(self))} | attributes
 
     @classmethod
-    def from_dict(cls, dumped: Mapping[str, Any], *, trust: bool = False) -> Self:
+    def from_dict(
+        cls, dumped: Mapping[str, Any], *, trust: bool = False, source: str = "the dump", **own: Any
+    ) -> Self:
         """The object that ``dump`` wrote down, secrets taken from where a new object takes them.
 
         Args:
             dumped: is data, and may be somebody else's: of the classes that it names only those of ``mistill.llms``
-                are taken, and the one that this is called on.
-            trust: it is your own: modules that it names are imported, which runs their code. Without it a schema that
-                was a class comes back as its JSON schema.
+                are taken, and the one that this is called on. Nor does it say where the key goes: an endpoint in it is
+                taken if that is Mistral's own or this machine, and ``allow_http`` is not.
+            trust: it is your own: its endpoint and ``allow_http`` hold, and modules that it names are imported, which
+                runs their code. Without it a schema that was a class comes back as its JSON schema.
+            source: what the dump is called in errors.
+            own: attributes that you name yourself, in the place of the dump's.
 
         Raises:
-            InputError: ``type`` names no class of this kind, or one that needs ``trust``.
+            InputError: ``type`` names no class of this kind, or ``type`` or ``endpoint`` one that needs ``trust``.
             pydantic.ValidationError: an attribute is unknown or has a value that does not fit.
         """
-        attributes = dict(dumped)
+        attributes = {name: value for name, value in dumped.items() if name not in own}
         wanted = _class_named(str(attributes.pop("type", _name_of(cls))), cls, trust=trust)
-        return wanted(
-            **{name: wanted.restore_attribute(name, value, trust=trust) for name, value in attributes.items()}
-        )
+        if not trust:
+            attributes = wanted.check_foreign(attributes, source)
+        restored = {
+            name: wanted.restore_attribute(name, value, trust=trust) for name, value in attributes.items()
+        }
+        return wanted(**restored, **own)
 
     def save(self, path: str | Path) -> None:
         """Writes `dump` to ``path``: YAML for ``.yaml`` and ``.yml``, else JSON."""
@@ -98,15 +106,24 @@ class Configurable(RuntimeParametersMixin, ABC):
         path.write_text(text, encoding="utf-8")
 
     @classmethod
-    def from_file(cls, path: str | Path, *, trust: bool = False) -> Self:
+    def from_file(cls, path: str | Path, *, trust: bool = False, **own: Any) -> Self:
         """The object that `save` wrote to ``path``, see `from_dict`."""
         text = Path(path).read_text(encoding="utf-8")
         dumped = _yaml().safe_load(text) if _is_yaml(Path(path)) else json.loads(text)
-        return cls.from_dict(dumped, trust=trust)
+        return cls.from_dict(dumped, trust=trust, source=str(path), **own)
 
     def dump_attribute(self, name: str, value: Any) -> Any:  # noqa: ARG002  subclasses know their names
         """One attribute as a JSON value; a subclass overrides it for what is none."""
         return value
+
+    @classmethod
+    def check_foreign(cls, attributes: Mapping[str, Any], source: str) -> dict[str, Any]:  # noqa: ARG003  subclasses know
+        """Those of a dump's attributes that may be taken though it is somebody else's.
+
+        Raises:
+            InputError: one of them may only be taken from a dump that is trusted.
+        """
+        return dict(attributes)
 
     @classmethod
     def restore_attribute(cls, name: str, value: Any, *, trust: bool = False) -> Any:  # noqa: ARG003  subclasses know

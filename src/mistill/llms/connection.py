@@ -5,17 +5,21 @@ from __future__ import annotations
 import os
 import weakref
 from abc import abstractmethod
-from collections.abc import Hashable
+from collections.abc import Hashable, Mapping
 from copy import copy, deepcopy
-from ipaddress import ip_address
 from typing import Annotated, Any, ClassVar, Self
-from urllib.parse import urlsplit
 
 from msgspec import Struct
 from pydantic import Field, PrivateAttr, SecretStr, field_validator
 
-from mistill.api.client import MistralClient, normalise_endpoint
+from mistill.api.client import MistralClient
 from mistill.api.dialects import DIALECTS, MISTRAL, Dialect, DialectName, dialect_of
+from mistill.api.endpoint import (
+    MISTRAL_ENDPOINT,
+    check_may_have_key,
+    is_this_machine,
+    normalise_endpoint,
+)
 from mistill.api.models import ModelCard
 from mistill.api.operation import Operation
 from mistill.api.prices import load_prices, price_of
@@ -68,7 +72,7 @@ class Connection(Configurable):
     _secrets: ClassVar[frozenset[str]] = frozenset({"api_key"})
 
     model: Annotated[str, Field(min_length=1)]
-    endpoint: str = "https://api.mistral.ai"
+    endpoint: str = MISTRAL_ENDPOINT
     api_key: RuntimeParameter[SecretStr | None] = Field(
         default_factory=lambda: _key_of_environment(),
         description="The key of Mistral's API; from the environment variable MISTRAL_API_KEY unless given.",
@@ -114,6 +118,13 @@ class Connection(Configurable):
     @property
     def model_name(self) -> str:
         return self.model
+
+    @classmethod
+    def check_foreign(cls, attributes: Mapping[str, Any], source: str) -> dict[str, Any]:
+        """A dump may be somebody else's, and the key is the user's: see ``mistill.api.endpoint``."""
+        if (endpoint := attributes.get("endpoint")) is not None:
+            check_may_have_key(str(endpoint), source)
+        return {name: value for name, value in attributes.items() if name != "allow_http"}
 
     # --- loading ----------------------------------------------------------------------------------------------------
 
@@ -168,8 +179,7 @@ class Connection(Configurable):
         return session
 
     def _refuse_readable_key(self) -> None:
-        parts = urlsplit(self.endpoint)
-        if parts.scheme == "https" or self.allow_http or is_this_machine(parts.hostname or ""):
+        if self.endpoint.startswith("https:") or self.allow_http or is_this_machine(self.endpoint):
             return
         raise InputError(
             f"{self.endpoint} is not encrypted: whoever is on the way there could read the key and every prompt",
@@ -256,13 +266,6 @@ def _forget_parents() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_parents)
-
-
-def is_this_machine(host: str) -> bool:
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 async def _dialect_behind(client: MistralClient) -> Dialect:

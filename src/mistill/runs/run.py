@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Unpack, cast
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -25,7 +24,7 @@ from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, MistillError, Stopped, StopReason
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
-from mistill.llms.connection import Connection, is_this_machine
+from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.progress.progress import Progress
 from mistill.runs.budget import Budget
@@ -39,7 +38,7 @@ from mistill.runs.records import check_columns
 from mistill.runs.report import RunReport, StartRecord, read_report
 from mistill.runs.retried_rows import RetriedRows
 from mistill.runs.runner import RowOutcome, Runner
-from mistill.wording import START_AGAIN, Phrase, Setting, words
+from mistill.wording import START_AGAIN, Setting, words
 
 _MAX_UNREAD_OUTCOMES = 1024
 
@@ -382,18 +381,7 @@ class Run:
         rows = RetriedRows(path)
         own = {name: getattr(kept.options, name) for name in OUTPUT_OPTIONS} | kept.manifest.options()
         options = own | {"ledger": path, "retry_failed": False, "grace": grace}
-        model = Connection.from_dict(kept.llm | dict(llm or {}), trust=trust)
-        if not (trust or "endpoint" in (llm or {}) or _needs_no_trust(model.endpoint)):
-            raise InputError(
-                f"{path} names the endpoint {model.endpoint}, and your key would be sent there",
-                hint=words(
-                    "if it is yours, name it (",
-                    Phrase("llm={'endpoint': …}", "--endpoint"),
-                    ") or trust the ledger (",
-                    Setting("trust", True),
-                    ")",
-                ),
-            )
+        model = Connection.from_dict(kept.llm, trust=trust, source=str(path), **(llm or {}))
         run = cls(Source([rows], None), llm=model, out=out, **cast("RunArguments", options))
         # A wrong one is refused now, not at the first row.
         run._reopen = (selection, run.kind.check_parameters(parameters or {}))
@@ -405,12 +393,6 @@ def _opened(source: Any, options: RunOptions) -> Source:
     if isinstance(source, Source):
         return source
     return open_source(source, **options.of_input())
-
-
-def _needs_no_trust(endpoint: str) -> bool:
-    return endpoint == Connection.model_fields["endpoint"].default or is_this_machine(
-        urlsplit(endpoint).hostname or ""
-    )
 
 
 def _refuse_foreign(out: str, ledger: Path) -> None:

@@ -9,6 +9,7 @@ from mistill.structured.references import (
     describe_schema,
     describe_structured_output,
     load_schema,
+    names_module,
     restore_schema,
 )
 from mistill.structured.repair import Reask, answer_text, judge, read_answer
@@ -32,6 +33,7 @@ __all__ = [
     "describe_structured_output",
     "judge",
     "load_schema",
+    "names_module",
     "read_answer",
     "restore_schema",
 ]

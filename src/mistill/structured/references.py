@@ -1,7 +1,7 @@
 """A schema by name: on the command line (``module:Name``, a ``.json`` file), and in a saved configuration.
 
-Both import the module that is named there, and importing runs its code. So a configuration with schema classes in it is
-trusted as far as the code it names: load one only from where you would take code.
+A name of a module is imported here, which runs its code: whoever calls this has asked whether the user named it, or
+trusts what does.
 """
 
 from __future__ import annotations
@@ -48,7 +48,17 @@ def load_schema(reference: str) -> Any:
         raise InputError(
             f"the schema {reference}: {error}", hint="the module must be installed or on PYTHONPATH"
         ) from error
+    except (Exception, SystemExit) as error:  # it is the user's own code
+        raise InputError(
+            f"the schema {reference}: its module raises {type(error).__name__}: {error}",
+            hint=f"try: python -c 'import {module_name}'",
+        ) from error
     return _attribute(module, name, reference)
+
+
+def names_module(reference: str) -> bool:
+    """Whether `load_schema` would import something."""
+    return not reference.lstrip().startswith("{") and not reference.endswith(".json")
 
 
 def describe_schema(schema: Any) -> dict[str, Any]:
@@ -97,8 +107,8 @@ def restore_schema(description: dict[str, Any]) -> Any:
             if isinstance(found, type):
                 compile_schema(found)
                 return found
-        except (ImportError, InputError):
-            pass
+        except (Exception, SystemExit):  # whatever a module raises as it is imported: its JSON schema serves
+            return cast("dict[str, Any]", json_schema)
     return cast("dict[str, Any]", json_schema)
 
 

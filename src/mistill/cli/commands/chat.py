@@ -59,8 +59,8 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     With --schema the answer comes in one piece, since it is checked first.
     """
     refuse_beside_local(ctx, given)
-    with served(attributes_of(given), local=given["local"], say=say) as attributes:
-        llm = make_llm({"model": _MODEL, **attributes}, given)
+    with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
+        llm = make_llm(ctx, {"model": _MODEL, **attributes}, given)
         messages = _messages(given["prompt"], given["system"])
         pieces = _streamed(llm, messages) if llm.structured_output is None else _whole(llm, messages)
         _show(pieces, with_thinking=given["thinking"])

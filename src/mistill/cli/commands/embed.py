@@ -77,7 +77,9 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     130 interrupted.
     """
     choose_one(ctx, given, "prompt", "prompt_file")
-    attributes = attributes_of(given) | {name: given[name] for name in _ATTRIBUTES if given[name] is not None}
+    attributes = attributes_of(ctx, given) | {
+        name: given[name] for name in _ATTRIBUTES if given[name] is not None
+    }
     llm, sources = MistralEmbeddings(**attributes), list(given["source"])
     run = Run(sources, llm=llm, out=given["out"], **options_given(given))
     return start(run, given, out=given["out"], sources=sources)

@@ -45,7 +45,7 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     Prices are US dollars per million tokens, input and output.
     """
     refuse_beside_local(ctx, given)
-    with served(attributes_of(given), local=given["local"], say=say) as attributes:
+    with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
         settings: dict[str, Any] = {"model": _NO_MODEL, **attributes}
         cards = background.run(MistralLLM(**settings).amodels())
     cards.sort(key=lambda card: card.id)

@@ -7,7 +7,6 @@ from typing import Any
 import click
 
 from mistill.cli.command import command as cli_command
-from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import (
     find_ledger,
@@ -43,12 +42,6 @@ mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://
 @click.argument("out")
 @required_where_option
 @ledger_option
-@option(
-    "--trust",
-    group="Run",
-    is_flag=True,
-    help="The ledger is my own: send the key to the endpoint that it names, import the classes that it names.",
-)
 @connection_options
 @prices_option
 @generation_options
@@ -66,7 +59,7 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     refuse_beside_local(ctx, given)
     path = find_ledger(given["out"], given["ledger"])
     out = output_of(path, given["out"])
-    with served(attributes_of(given), local=given["local"], say=say) as attributes:
+    with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
         run = Run.retry(
             out,
             given["where"],

@@ -66,7 +66,7 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     choose_one(ctx, given, "prompt", "prompt_file")
     choose_one(ctx, given, "system", "system_file")
     refuse_beside_local(ctx, given)
-    with served(attributes_of(given), local=given["local"], say=say) as attributes:
-        llm, sources = make_llm(attributes, given), list(given["source"])
+    with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
+        llm, sources = make_llm(ctx, attributes, given), list(given["source"])
         run = Run(sources, llm=llm, out=given["out"], **options_given(given))
         return start(run, given, out=given["out"], sources=sources)

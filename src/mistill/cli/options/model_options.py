@@ -12,12 +12,13 @@ import click
 from pydantic import SecretStr
 
 from mistill.api.dialects import DialectName
+from mistill.api.endpoint import check_may_have_key
 from mistill.cli.command import option
 from mistill.cli.options.param_types import METAVARS, Json, TextOrJson, members_of
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
 from mistill.llms.parameters import PARAMETER_TYPES, PARAMETERS
-from mistill.structured import load_schema
+from mistill.structured import load_schema, names_module
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -54,14 +55,24 @@ endpoint_options = all_of(
         group=_MODEL,
         is_flag=True,
         default=None,
+        in_settings=False,
         help="Send the key over plain http to a host that is not this machine: anybody on the way can read it. "
         "For servers in a network of your own, such as vLLM.",
     ),
     option(
         "--api-key-env",
         group=_MODEL,
+        in_settings=False,
         metavar="NAME",
         help=f"Environment variable that has the key.  [default: {_KEY_VARIABLE}]",
+    ),
+    option(
+        "--trust",
+        group=_MODEL,
+        is_flag=True,
+        in_settings=False,
+        help="The settings file, or the ledger of a retry, is my own: send the key to the endpoint that it names, "
+        "import the classes that it names.",
     ),
 )
 
@@ -139,12 +150,14 @@ _ATTRIBUTES = (
 )
 
 
-def attributes_of(given: Mapping[str, Any]) -> dict[str, Any]:
+def attributes_of(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of `MistralLLM` that were given, the key among them where ``--api-key-env`` names it.
 
     Raises:
-        InputError: there is no such environment variable.
+        InputError: there is no such environment variable, or the endpoint may not have the key.
     """
+    if given.get("endpoint") is not None and _is_foreign(ctx, given, "endpoint"):
+        check_may_have_key(given["endpoint"], "the settings file")
     attributes = {name: value for name in _ATTRIBUTES if (value := given.get(name)) is not None}
     variable = given.get("api_key_env")
     if variable is not None:
@@ -155,6 +168,12 @@ def attributes_of(given: Mapping[str, Any]) -> dict[str, Any]:
             )
         attributes["api_key"] = SecretStr(key)
     return attributes
+
+
+def _is_foreign(ctx: click.Context, given: Mapping[str, Any], name: str) -> bool:
+    """Whether the user has not named this: a settings file may be somebody else's."""
+    source = ctx.get_parameter_source(name)
+    return source is click.core.ParameterSource.DEFAULT_MAP and not given["trust"]
 
 
 @contextmanager
@@ -272,11 +291,11 @@ structured_options = all_of(
 )
 
 
-def structured_output_of(given: Mapping[str, Any]) -> dict[str, Any] | None:
+def structured_output_of(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any] | None:
     """The LLM's ``structured_output``.
 
     Raises:
-        InputError: the schema cannot be found, or there is none for the other options.
+        InputError: the schema cannot be found, may not be imported, or there is none for the other options.
     """
     details = {"mode": given.get("schema_mode"), "max_retries": given.get("schema_retries")}
     found = {name: value for name, value in details.items() if value is not None}
@@ -284,6 +303,11 @@ def structured_output_of(given: Mapping[str, Any]) -> dict[str, Any] | None:
         if found:
             raise InputError("there is no schema", hint="give one with --schema")
         return None
+    if names_module(given["schema"]) and _is_foreign(ctx, given, "schema"):
+        raise InputError(
+            f"the settings file names the schema {given['schema']!r}, and to import it runs its code",
+            hint="if that is right, name it yourself (--schema), or say that the file is yours (--trust)",
+        )
     return {"schema": schema_named(given["schema"]), **found}
 
 
@@ -295,7 +319,7 @@ def schema_named(reference: str) -> Any:
     return load_schema(reference)
 
 
-def make_llm(attributes: Mapping[str, Any], given: Mapping[str, Any]) -> MistralLLM:
+def make_llm(ctx: click.Context, attributes: Mapping[str, Any], given: Mapping[str, Any]) -> MistralLLM:
     """The LLM of a run or a chat.
 
     Raises:
@@ -306,5 +330,7 @@ def make_llm(attributes: Mapping[str, Any], given: Mapping[str, Any]) -> Mistral
             "no model is named", hint="--model mistral-small-latest, or --local for the demo model"
         )
     return MistralLLM(
-        **attributes, structured_output=structured_output_of(given), generation_kwargs=parameters_of(given)
+        **attributes,
+        structured_output=structured_output_of(ctx, given),
+        generation_kwargs=parameters_of(given),
     )
