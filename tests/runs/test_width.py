@@ -17,11 +17,11 @@ from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row, open_source
 from mistill.delivery.worker_pool import WorkerPool
 from mistill.ledger import InputRow, RowState
+from mistill.progress.progress import Progress
 from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.kinds.kind import PendingRow
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import PendingRows
-from mistill.runs.progress import Progress
 
 TICK_S = 0.1
 """Everything here takes a whole number of these, so that half a tick later all has happened."""

@@ -32,8 +32,8 @@ class SharedIterator(Generic[T]):
 class WorkerPool(Generic[T]):
     """Workers that share one stream of rows: never more than ``size`` at work, however many rows there are.
 
-    A worker that has found a row starts the next one, so there are no more than rows, whatever ``size`` is; and a pool is
-    as wide as there is work for, in whatever order rows come, end and run short.
+    A worker that has found a row starts the next one, so there are no more than rows, whatever ``size`` is; and a pool
+    is as wide as there is work for, in whatever order rows come, end and run short.
 
     Where rows end by the thousand a second, a pool of many lingers: it lets answers gather (`Tuning.linger_s`).
 
