@@ -30,7 +30,7 @@ def test_once_waits_for_what_is_in_flight(
     process.send_signal(signal.SIGINT)
     _, err = process.communicate()
     assert process.returncode == 130
-    assert "stopping: waiting up to 30 s for" in err
+    assert "in flight, up to 30 s; Ctrl-C again cuts them off" in err
     assert "to go on: the same command again" in err
     status = mistill("status", "answers.jsonl", "--json").json
     assert (status["completions"], status["maybe_billed"]) == (slow.answered, 0)

@@ -125,5 +125,5 @@ def test_a_run_that_is_told_to_end_stops_as_with_ctrl_c(
     process.send_signal(number)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert "stopping: waiting" in said
+    assert "stopping: 4 in flight, up to 30 s; Ctrl-C again cuts them off" in said
     assert "maybe billed" not in said  # what was in flight was waited for

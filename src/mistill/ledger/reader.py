@@ -293,7 +293,7 @@ class LedgerReader:
                 yield from self._rows_one_by_one(selection, next_position)
                 return
             if selection is EVERYTHING:
-                self._note_lost([*gaps, range(next_position, self._input_rows())])
+                self._note_lost([*gaps, range(next_position, self.input_rows or 0)])
 
     def _note_lost(self, gaps: list[range]) -> None:
         """Only in an input that was not read to its end, rows may be missing."""
@@ -301,10 +301,13 @@ class LedgerReader:
             for position in chain.from_iterable(gaps):
                 self._note(Damage(position, "row"))
 
-    def _input_rows(self) -> int:
-        with suppress(DamagedMeta):
-            return int(database.read_meta(self._connection, "input_rows") or 0)
-        return 0
+    @property
+    def input_rows(self) -> int | None:
+        """Rows of the input, where a start has read it to its end."""
+        with database.explained(self.path), suppress(DamagedMeta):
+            found = database.read_meta(self._connection, "input_rows")
+            return None if found is None else int(found)
+        return None
 
     def _rows_one_by_one(self, selection: Selection, first: int) -> Iterator[LedgerRow]:
         """The same where some page of the file cannot be read: what is not on it."""

@@ -17,8 +17,10 @@ from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Prompt
 from mistill.llms.runtime_parameters import RuntimeParameter
+from mistill.llms.shown_call import Count, run_call
 from mistill.llms.streaming import StreamChunk
 from mistill.llms.types import Completion, FormattedInput, GenerateOutput, Outcome
+from mistill.progress.display import Display, OnProgress
 
 T = TypeVar("T")
 OnError = Literal["raise", "none"]
@@ -76,6 +78,8 @@ class AsyncLLM(LLM):
         num_generations: int = 1,
         *,
         on_error: OnError = "raise",
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
         **generation_kwargs: Any,
     ) -> list[list[str | None]]:
         """One list of ``num_generations`` texts for each input, in the order of ``inputs``.
@@ -85,13 +89,17 @@ class AsyncLLM(LLM):
                 first request leaves.
             num_generations: texts for each input.
             on_error: ``"raise"``, or ``"none"`` to return ``None`` for each failed row.
+            progress: whether a call of more than a second is shown while it goes on: by default where somebody looks,
+                on a terminal (stderr) and in a notebook; ``True``: in a log too; ``False``: not at all.
+            on_progress: is given a `View` a few times a second, and once at the end, from another thread.
             generation_kwargs: see `PARAMETERS` in ``mistill.llms.parameters``; they go before the object's own.
 
         Raises:
             InputError: an input or argument is wrong; nothing was sent.
             GenerationError: some rows failed; it has the others' outputs.
         """
-        return self._call(inputs, num_generations, on_error, generation_kwargs, _texts)
+        display = Display(progress, on_progress)
+        return self._call(inputs, num_generations, on_error, generation_kwargs, _texts, display)
 
     def generate_outputs(
         self,
@@ -99,13 +107,16 @@ class AsyncLLM(LLM):
         num_generations: int = 1,
         *,
         on_error: OnError = "raise",
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
         **generation_kwargs: Any,
     ) -> list[GenerateOutput]:
         """As `generate`, with the tokens of each text.
 
         Each row is ``{"generations": [...], "statistics": {"input_tokens": [...], "output_tokens": [...]}}``.
         """
-        return self._call(inputs, num_generations, on_error, generation_kwargs, _output)
+        display = Display(progress, on_progress)
+        return self._call(inputs, num_generations, on_error, generation_kwargs, _output, display)
 
     def complete(
         self,
@@ -113,10 +124,13 @@ class AsyncLLM(LLM):
         num_generations: int = 1,
         *,
         on_error: OnError = "raise",
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
         **generation_kwargs: Any,
     ) -> list[list[Completion]]:
         """As `generate`, with everything that is known of each answer: one list of `Completion` for each input."""
-        return self._call(inputs, num_generations, on_error, generation_kwargs, _completions)
+        display = Display(progress, on_progress)
+        return self._call(inputs, num_generations, on_error, generation_kwargs, _completions, display)
 
     def outcomes(
         self, inputs: Sequence[FormattedInput], num_generations: int = 1, **generation_kwargs: Any
@@ -196,6 +210,7 @@ class AsyncLLM(LLM):
         on_error: OnError,
         generation_kwargs: dict[str, Any],
         shape: Callable[[Outcome], T],
+        display: Display,
     ) -> list[T]:
         check_on_error(on_error)
         if isinstance(inputs, str | Mapping) or not isinstance(inputs, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
@@ -212,12 +227,16 @@ class AsyncLLM(LLM):
             if outcome.error is not None:
                 failures[index] = outcome.error
 
-        background.run(self._answer_all(prompts, keep))
+        run_call(
+            partial(self._answer_all, prompts, keep), len(prompts), generation.dispatcher.governor, display
+        )
         raise_failures(outputs, failures, _fatal_among(failures.values()), on_error)
         return cast("list[T]", outputs)
 
-    async def _answer_all(self, prompts: Sequence[Prompt], keep: Callable[[int, Outcome], None]) -> None:
-        """Answers every prompt; ``keep`` is given each outcome as it comes, with its prompt's place.
+    async def _answer_all(
+        self, prompts: Sequence[Prompt], keep: Callable[[int, Outcome], None], count: Count | None = None
+    ) -> None:
+        """Answers every prompt; ``keep`` is given each outcome as it comes, with its prompt's place, ``count`` without.
 
         After a fatal error, the prompts that had not left yet have none.
         """
@@ -235,6 +254,8 @@ class AsyncLLM(LLM):
                 keep(index, Outcome(completions=(), error=error))
                 raise
             keep(index, outcome)
+            if count is not None:
+                count(outcome)
 
         try:
             await pool.run(answer)

@@ -32,10 +32,11 @@ from mistill.errors import InputError, MalformedAnswer, MistillError
 from mistill.llms.base import OnError, check_on_error, raise_failures
 from mistill.llms.batching import BatchedCall, TextAnswer
 from mistill.llms.connection import Connection
-from mistill.llms.event_loop import background
 from mistill.llms.generation import Server
 from mistill.llms.runtime_parameters import RuntimeParameter
+from mistill.llms.shown_call import Count, run_call
 from mistill.llms.types import Outcome
+from mistill.progress.display import Display, OnProgress
 
 _PACKED: tuple[Dtype, ...] = ("binary", "ubinary")  # eight numbers of a bit each in one
 
@@ -75,37 +76,61 @@ class MistralEmbeddings(Connection):
         default=MAX_TOKENS, description="Most tokens of one request."
     )
 
-    def embed(self, texts: Sequence[str], *, on_error: OnError = "raise") -> list[list[float]]:
+    def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        on_error: OnError = "raise",
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> list[list[float]]:
         """One vector for each text, in the order of ``texts``.
 
         Args:
             texts: none empty.
             on_error: ``"raise"``, or ``"none"`` to return ``None`` for each failed text.
+            progress, on_progress: as for `MistralLLM.generate`.
 
         Raises:
             InputError: a text is wrong; nothing was sent.
             GenerationError: some texts failed; it has the others' vectors.
         """
-        return background.run(self.aembed(texts, on_error=on_error))
+        embedded = self.embed_outputs(texts, on_error=on_error, progress=progress, on_progress=on_progress)
+        return embedded.vectors  # pyright: ignore[reportReturnType]  None is there only if it was asked for
 
     async def aembed(self, texts: Sequence[str], *, on_error: OnError = "raise") -> list[list[float]]:
         """As `embed`."""
         embedded = await self.aembed_outputs(texts, on_error=on_error)
         return embedded.vectors  # pyright: ignore[reportReturnType]  None is there only if it was asked for
 
-    def embed_outputs(self, texts: Sequence[str], *, on_error: OnError = "raise") -> Embedded:
+    def embed_outputs(
+        self,
+        texts: Sequence[str],
+        *,
+        on_error: OnError = "raise",
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Embedded:
         """As `embed`, with tokens, cost and attempts."""
-        return background.run(self.aembed_outputs(texts, on_error=on_error))
+        embedder, texts = self._checked(texts, on_error)
+        call = partial(self._embed_all, embedder, texts, on_error)
+        return run_call(call, len(texts), embedder.dispatcher.governor, Display(progress, on_progress))
 
     async def aembed_outputs(self, texts: Sequence[str], *, on_error: OnError = "raise") -> Embedded:
         """As `embed_outputs`."""
+        return await self._embed_all(*self._checked(texts, on_error), on_error)
+
+    def _checked(self, texts: Sequence[str], on_error: OnError) -> tuple[Embedder, list[str]]:
         check_on_error(on_error)
         if isinstance(texts, str) or not isinstance(texts, Sequence):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
             raise InputError("texts must be a list of texts", hint="for one text write [text]")
         embedder = self.embedder()
-        texts = [embedder.check(text, index) for index, text in enumerate(texts)]
-        result = _Result(len(texts))
+        return embedder, [embedder.check(text, index) for index, text in enumerate(texts)]
 
+    async def _embed_all(
+        self, embedder: Embedder, texts: Sequence[str], on_error: OnError, count: Count | None = None
+    ) -> Embedded:
+        result = _Result(len(texts))
         batches = list(embedder.batches(texts))
         pool = WorkerPool(SharedIterator(batches), size=min(self.max_concurrent_requests, len(batches)))
         send = partial(embedder.dispatcher.send, pool=pool)
@@ -114,6 +139,9 @@ class MistralEmbeddings(Connection):
             try:
                 async for places, outcomes in embedder.parts([texts[index] for index in batch], send):
                     result.add(batch[places.start : places.stop], outcomes)
+                    if count is not None:
+                        for outcome in outcomes:
+                            count(outcome)
             except MistillError as error:
                 result.fail_rest(batch, error)
                 raise

@@ -19,6 +19,7 @@ from mistill.llms.generation import Generation
 from mistill.llms.parameters import PARAMETERS, GenerationParameters, check_parameters, describe_parameters
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.types import FormattedInput, Outcome
+from mistill.progress.display import Display, OnProgress
 from mistill.structured.references import describe_structured_output, restore_schema
 from mistill.structured.structured_output import compile_structured_output
 
@@ -111,6 +112,8 @@ class MistralLLM(Connection, AsyncLLM):
         schema: type[T],
         *,
         on_error: Literal["raise"] = "raise",
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
         **generation_kwargs: Any,
     ) -> list[T]: ...
 
@@ -121,6 +124,8 @@ class MistralLLM(Connection, AsyncLLM):
         schema: Any,
         *,
         on_error: OnError = "raise",
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
         **generation_kwargs: Any,
     ) -> list[Any]: ...
 
@@ -130,6 +135,8 @@ class MistralLLM(Connection, AsyncLLM):
         schema: Any,
         *,
         on_error: OnError = "raise",
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
         **generation_kwargs: Any,
     ) -> list[Any]:
         """One value of ``schema`` for each input, in the order of ``inputs``.
@@ -139,13 +146,14 @@ class MistralLLM(Connection, AsyncLLM):
             schema: what `structured_output` takes as a schema: a pydantic model class, any type, or a JSON schema. Mode
                 and retries are those of the object's own ``structured_output``.
             on_error: ``"raise"``, or ``"none"`` to return ``None`` for each failed row.
+            progress, on_progress: as for `generate`.
 
         Raises:
             InputError: an input, the schema or an argument is wrong; nothing was sent.
             GenerationError: some rows failed, or answered what does not fit; it has the others' values.
         """
         arguments = generation_kwargs | {"structured_output": self._fitting(schema)}
-        return self._call(inputs, 1, on_error, arguments, _value)
+        return self._call(inputs, 1, on_error, arguments, _value, Display(progress, on_progress))
 
     @overload
     async def aparse(

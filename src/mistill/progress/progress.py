@@ -43,6 +43,9 @@ class Progress(Struct):
             the user's word.
         attempts: HTTP tries of this start.
         usage: tokens of this start. ``cost``: US dollars of this start, ``None`` while no price is known.
+        busy_s: what all requests took together.
+        cut_off_at_s: it was stopped, and what is in flight is waited for until then (a monotonic time).
+        interrupted: by Ctrl-C.
     """
 
     total: int | None = None
@@ -55,18 +58,12 @@ class Progress(Struct):
     cost: float | None = None
     started_at_s: float = 0.0
     busy_s: float = 0.0
-
-    @property
-    def done(self) -> int:
-        return self.known + self.completions + self.failures + self.held
+    cut_off_at_s: float | None = None
+    interrupted: bool = False
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_at_s
-
-    @property
-    def rows_per_s(self) -> float:
-        return (self.completions + self.failures) / max(self.elapsed_s, 1e-9)
 
     def add(self, outcome: Ended) -> None:
         if outcome.error is None:

@@ -26,10 +26,13 @@ from mistill.errors import InputError, LedgerError, MistillError, Stopped, StopR
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
+from mistill.progress.display import Display, OnProgress
 from mistill.progress.progress import Progress
+from mistill.progress.view import Watch
 from mistill.runs.budget import Budget
 from mistill.runs.export import write_records
 from mistill.runs.forecast import Forecast, forecast
+from mistill.runs.input_size import InputSize
 from mistill.runs.kept_settings import ledger_beside, read_settings, settings_to_keep
 from mistill.runs.kinds import kind_of
 from mistill.runs.options import OUTPUT_OPTIONS, RunArguments, RunOptions
@@ -55,6 +58,10 @@ class Run:
         llm: the model: a `MistralLLM` for completions, or `MistralEmbeddings` for vectors, with which no option may be
             set that is about completions. Its ``max_concurrent_requests`` is the number of requests in flight.
         out: path of the output, whose suffix says the format; ``"-"`` for stdout; ``None`` for no output.
+        progress: whether the run is shown while it goes on: by default where somebody looks, on a terminal (stderr) and
+            in a notebook; ``True``: in a log too, as a line now and then; ``False``: not at all.
+        on_progress: is given a `View` a few times a second while the run goes on, and once at its end, from another
+            thread.
         arguments: the options below, as `RunOptions` has them.
         prompt, system: Jinja2 templates over a row's columns. Without ``prompt``, a row's ``messages`` or ``prompt``
             column is sent; with embeddings, its ``text`` column.
@@ -83,6 +90,7 @@ class Run:
     Attributes:
         options: all of them, as `RunOptions`.
         progress: counts of the start that goes on, or of the last one.
+        display: who is told how far it is; of ``progress`` and ``on_progress``.
         summary: how the last start ended; ``None`` before the first, and while one goes on.
 
     Raises:
@@ -95,6 +103,8 @@ class Run:
         *,
         llm: Connection,
         out: str | Path | None = None,
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
         **arguments: Unpack[RunArguments],
     ) -> None:
         self.options = options = RunOptions.of(arguments)
@@ -116,16 +126,13 @@ class Run:
         self.out = None if out is None else str(out)
         self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, options.ledger)
         self.progress = Progress()
+        self.display = Display(progress, on_progress)
         self.summary: RunReport | None = None
         self._runner: Runner | None = None
         self._retried: RetriedRows | None = None
         self._reopen: tuple[Selection, dict[str, Any]] | None = None
         self._unread: SimpleQueue[RowOutcome | None] | None = None
         self._new_budget(0, 0.0)  # a wrong limit is refused now
-
-    def rows_of(self, lines: int) -> int:
-        """How many rows of an input of so many lines it reads."""
-        return self._source.of_total(lines)
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -140,14 +147,16 @@ class Run:
             LedgerError: the ledger is in use, of other settings, damaged, or cannot be written.
             MistillError: the output cannot be written; every answer is in the ledger.
         """
-        with self._started() as runner:
+        with self._started() as runner, self._shown(self.display):
             self._wait(background.submit(self._work(runner)))
         return self._report()
 
     def __iter__(self) -> Iterator[RowOutcome]:
         """Starts the run, gives each outcome as it completes, then sets ``summary``. Leaving the loop stops the run."""
         self._unread = unread = SimpleQueue[RowOutcome | None]()
-        with self._started() as runner:
+        # What the loop prints itself would be drawn over, unless that is what is wanted.
+        display = msgspec.structs.replace(self.display, progress=self.display.progress or False)
+        with self._started() as runner, self._shown(display):
             future = background.submit(self._work(runner))
             future.add_done_callback(lambda _: unread.put(None))
             try:
@@ -176,19 +185,32 @@ class Run:
             background.call(lambda: runner.stop(stopped))
 
     def _wait(self, future: Future[None]) -> None:
-        interrupts = 0
         while True:
             try:
                 return future.result()
             except KeyboardInterrupt:
-                interrupts += 1
                 runner = self._runner
                 if runner is None:
                     continue  # it is just ending
-                if interrupts == 1:
+                self.progress.interrupted = True
+                if self.progress.cut_off_at_s is None:
                     self._stop("interrupted", "interrupted")
                 else:
                     background.call(runner.abandon)
+
+    @contextmanager
+    def _shown(self, display: Display) -> Generator[None]:
+        if not display.is_wanted:
+            yield
+            return
+        before = None
+        if self._retried is None:
+            with LedgerReader(self.ledger_path) as reader:
+                before = reader.input_rows
+        with InputSize(self._source, before) as size:
+            watch = Watch(self.progress, self._governor.snapshot, size)
+            with display.showing(watch):
+                yield
 
     def _open_ledger(self) -> Ledger:
         options = self.options

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -115,6 +116,7 @@ class Runner:
         if self.stopped is not None:
             return
         self.stopped = reason
+        self._progress.cut_off_at_s = time.monotonic() + self._options.grace
         if self._rows is None or self._lane is None:
             return
         self._rows.close()

@@ -82,4 +82,4 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     }
     llm, sources = MistralEmbeddings(**attributes), list(given["source"])
     run = Run(sources, llm=llm, out=given["out"], **options_given(given))
-    return start(run, given, out=given["out"], sources=sources)
+    return start(run, given, out=given["out"])

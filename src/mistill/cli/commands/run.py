@@ -69,4 +69,4 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
         llm, sources = make_llm(ctx, attributes, given), list(given["source"])
         run = Run(sources, llm=llm, out=given["out"], **options_given(given))
-        return start(run, given, out=given["out"], sources=sources)
+        return start(run, given, out=given["out"])

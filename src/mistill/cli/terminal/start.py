@@ -3,27 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from mistill.cli.exit_codes import Exit, exit_of_start
 from mistill.cli.options.wording import on_the_command_line
-from mistill.cli.terminal.live_view import Watch, shown
+from mistill.cli.terminal.interrupts import stopped_by_signals
 from mistill.cli.terminal.output import say_error, visible
 from mistill.cli.terminal.report_lines import write_json, write_report
+from mistill.progress.display import Display
 from mistill.runs.run import Run
 
 
-def start(run: Run, given: Mapping[str, Any], *, out: str, sources: Sequence[str] = ()) -> Exit:
+def start(run: Run, given: Mapping[str, Any], *, out: str) -> Exit:
     """Starts the run, shows it, reports how it ended, and gives the exit code.
 
     Args:
         given: what the command was given: ``as_json`` and ``quiet`` of it.
-        sources: the files of the input, to count its rows; none where the run knows how many.
     """
     as_json, quiet = given["as_json"], given["quiet"]
     options = run.options
-    with _warnings_once(), shown(Watch(run, sources), quiet=quiet, grace_s=options.grace):
+    run.display = Display(progress=not quiet)
+    with _warnings_once(), stopped_by_signals():
         report = run.start().worded(on_the_command_line)
     code = exit_of_start(report, is_sample=options.sample is not None)
     if as_json:

@@ -112,9 +112,19 @@ class ArrowIpcReader(ArrowFile):
 
     kind = "Arrow"
 
+    def total(self) -> int | None:
+        return self._total
+
     def _read_schema(self) -> Any:
         with self._open() as opened:
-            return opened.schema
+            is_file = hasattr(opened, "get_batch")
+            schema = opened.schema
+        if is_file:
+            dataset = PYARROW.load(f"reading {self.name}", "pyarrow.dataset")
+            self._total: int | None = dataset.dataset(self._path, format="ipc").count_rows()
+        else:
+            self._total = None  # a stream tells at its end
+        return schema
 
     def _batches(self) -> Iterator[Any]:
         with self._open() as opened:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterator, Sequence
+from itertools import islice
 
 from mistill.datasets.encoding import encode_row
 from mistill.datasets.sources.input_file import TextReader
@@ -41,6 +42,9 @@ class CsvReader(TextReader):
                 raise self._wrong_length(line, index, len(fields), header)
             raw = encode_row(dict(zip(header, fields, strict=True)), self.where(line), index)
             yield Row(index, raw, self, line)
+
+    def _each(self) -> Iterator[object]:
+        return islice(self._records(), 1, None)
 
     def _header(self, records: Iterator[tuple[int, list[str]]]) -> list[str]:
         first = next(records, None)

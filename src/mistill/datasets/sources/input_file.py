@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import sys
 import zlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
 from mistill.datasets.compression import Compression
+from mistill.datasets.sources.row import Row
 from mistill.errors import InputError
 
 _CHUNK_BYTES = 1 << 20
@@ -70,7 +72,7 @@ class InputFile:
         return raw if self._compression is None else stack.enter_context(self._compression.open_reader(raw))
 
 
-class TextReader:
+class TextReader(ABC):
     """What readers of text files have in common: nothing is known of one before it is read.
 
     Attributes:
@@ -89,6 +91,30 @@ class TextReader:
 
     def total(self) -> None:
         return None
+
+    @abstractmethod
+    def rows(self, first_index: int) -> Iterator[Row]: ...
+
+    def count(self, wanted: Callable[[], bool]) -> int | None:
+        """How many rows, found by reading the file beside whoever reads its rows.
+
+        ``None`` where it can be read only once or not at all, and where the number is no longer ``wanted``.
+        """
+        if not self.repeatable:
+            return None
+        rows = 0
+        try:
+            for _ in self._each():
+                if not wanted():
+                    return None
+                rows += 1
+        except InputError:  # whoever reads the rows is told
+            return None
+        return rows
+
+    def _each(self) -> Iterator[object]:
+        """One thing for each row, for little work."""
+        return self.rows(0)
 
     def where(self, place: int) -> str:
         return f"{self.name} {self.unit} {place}"

@@ -21,6 +21,10 @@ class JsonLinesReader(TextReader):
     def rows(self, first_index: int) -> Iterator[Row]:
         return self.rows_of(self._file.chunks(), first_index)
 
+    def _each(self) -> Iterator[bytes]:
+        for _, block in text_blocks(self._file.chunks(), self.name):
+            yield from filter(bytes.strip, block.split(b"\n"))
+
     def rows_of(self, chunks: Iterable[bytes], first_index: int) -> Iterator[Row]:
         """The rows in ``chunks``, which are this file's bytes."""
         index = first_index

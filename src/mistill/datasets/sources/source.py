@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.sources.in_memory import input_of
-from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.input_file import InputFile, TextReader
 from mistill.datasets.sources.row import Input, Row
 from mistill.errors import InputError
 
@@ -47,6 +47,19 @@ class Source:
         if len(known) < len(totals):
             return 0 if self._limit == 0 else None
         return self.of_total(sum(known))
+
+    def count(self, wanted: Callable[[], bool]) -> int | None:
+        """As `total`, for text files too, which are read through: meant for a thread beside whoever reads the rows.
+
+        ``None`` where nobody can know, and where it is no longer ``wanted``.
+        """
+        rows = 0
+        for one in self._inputs:
+            found = one.count(wanted) if isinstance(one, TextReader) else one.total()
+            if found is None:
+                return None
+            rows += found
+        return self.of_total(rows)
 
     def of_total(self, rows: int) -> int:
         """How many rows are given where the inputs have so many."""

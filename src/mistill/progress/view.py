@@ -1,0 +1,171 @@
+"""What is to be seen of work at one moment, as numbers and in words."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from msgspec import Struct
+
+from mistill.api.usage import Usage
+from mistill.delivery.diagnostics import Snapshot, WaitCause
+from mistill.progress.formatting import count, money, seconds, time_split, wait
+from mistill.progress.progress import Progress
+
+
+class View(Struct, frozen=True, kw_only=True):
+    """How far work is at one moment; what ``on_progress`` is given. Times in seconds, costs in US dollars.
+
+    Attributes:
+        total: rows of the input; ``None`` while that is not known.
+        known: rows that were done before, and cost nothing now.
+        completions, failures, held: rows that ended since it began; held ones may have been billed already.
+        usage, cost: tokens and money since it began; ``cost`` is ``None`` while no price is known.
+        elapsed_s: since it began.
+        in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
+        cut_off_in_s: it was stopped: how long what is in flight is still waited for. ``None`` while it goes on.
+        interrupted: Ctrl-C stopped it.
+    """
+
+    total: int | None = None
+    known: int = 0
+    completions: int = 0
+    failures: int = 0
+    held: int = 0
+    usage: Usage = Usage()
+    cost: float | None = None
+    elapsed_s: float = 0.0
+    in_flight: int = 0
+    waiting_for: WaitCause = "idle"
+    seconds_by_cause: Mapping[WaitCause, float] = {}
+    cut_off_in_s: float | None = None
+    interrupted: bool = False
+
+    @property
+    def ended(self) -> int:
+        """Rows that ended since it began."""
+        return self.completions + self.failures
+
+    @property
+    def done(self) -> int:
+        """Rows of the input that need nothing more."""
+        return self.known + self.ended + self.held
+
+    @property
+    def left(self) -> int | None:
+        """Rows to go."""
+        return None if self.total is None else max(0, self.total - self.done)
+
+    @property
+    def rows_per_s(self) -> float:
+        return self.ended / max(self.elapsed_s, 1e-9)
+
+    @property
+    def left_s(self) -> float | None:
+        """Seconds to go, at the mean speed so far; ``None`` while nobody can say."""
+        if self.left is None or not self.ended:
+            return None
+        return self.left / self.rows_per_s
+
+    @property
+    def expected_cost(self) -> float | None:
+        """What all of it costs since it began, if the rows to come are like those so far."""
+        if self.cost is None or self.left is None or not self.ended:
+            return None
+        return self.cost * (1 + self.left / self.ended)
+
+    # --- in words ---------------------------------------------------------------------------------------------------
+
+    def rows(self) -> str:
+        return f"{self.done:,} rows" if self.total is None else f"{self.done:,} of {count(self.total, 'row')}"
+
+    def failed(self) -> str | None:
+        return f"{self.failures:,} failed" if self.failures else None
+
+    def time_left(self) -> str | None:
+        return None if self.left_s is None else f"{seconds(self.left_s)} left"
+
+    def speed(self) -> str:
+        return f"{self.rows_per_s:.1f} rows/s"
+
+    def money(self) -> str | None:
+        """What it cost so far, and will in the end."""
+        if self.cost is None:
+            return None
+        if self.expected_cost is None or not self.left:
+            return money(self.cost)
+        return f"{money(self.cost)} of about {money(self.expected_cost)}"
+
+    def tokens(self) -> str:
+        return f"{self.usage.input_tokens:,} tokens in, {self.usage.output_tokens:,} out"
+
+    def waiting(self) -> str:
+        """What is waited for, or what becomes of what is in flight when it was stopped."""
+        if self.cut_off_in_s is None:
+            return f"{self.in_flight:,} in flight, waiting for: {wait(self.waiting_for)}"
+        flying = f"stopping: {self.in_flight:,} in flight, up to {seconds(self.cut_off_in_s)}"
+        return f"{flying}; Ctrl-C {'again ' if self.interrupted else ''}cuts them off"
+
+    def time(self) -> str | None:
+        """Where the time went."""
+        split = time_split(self.seconds_by_cause)
+        return f"time: {split}" if split else None
+
+    def texts(self) -> list[str]:
+        """All of it, the most important first."""
+        texts = [
+            self.rows(),
+            self.failed(),
+            self.time_left(),
+            self.speed(),
+            self.money(),
+            self.tokens(),
+            self.waiting(),
+        ]
+        return [text for text in texts if text is not None]
+
+
+class Watch:
+    """Looks at work from the outside: it only reads what is counted anyway.
+
+    Args:
+        progress: its counts.
+        snapshot: how its governor stands; called now and then.
+        total: rows of the input where ``progress`` does not know it, if anybody does by now.
+    """
+
+    def __init__(
+        self,
+        progress: Progress,
+        snapshot: Callable[[], Snapshot],
+        total: Callable[[], int | None] = lambda: None,
+    ) -> None:
+        self._progress = progress
+        self._snapshot = snapshot
+        self._total = total
+        self._began = self._last = snapshot()
+        self._cause: WaitCause = "idle"
+
+    def view(self) -> View:
+        now = self._snapshot()
+        lately = now.since(self._last)
+        self._last = now
+        if lately:
+            self._cause = max(lately, key=lambda cause: lately[cause])
+        progress = self._progress
+        cut_off_at_s = progress.cut_off_at_s
+        return View(
+            total=progress.total if progress.total is not None else self._total(),
+            known=progress.known,
+            completions=progress.completions,
+            failures=progress.failures,
+            held=progress.held,
+            usage=progress.usage,
+            cost=progress.cost,
+            elapsed_s=progress.elapsed_s,
+            in_flight=now.in_flight,
+            waiting_for=self._cause,
+            seconds_by_cause=now.since(self._began),
+            cut_off_in_s=None if cut_off_at_s is None else max(0.0, cut_off_at_s - time.monotonic()),
+            interrupted=progress.interrupted,
+        )
