@@ -212,7 +212,7 @@ def test_a_link_at_the_place_of_the_lock_costs_no_other_file(
     precious = path.with_name("precious")
     precious.write_text("dear to somebody")
     link(precious, path.with_name("out.ledger.lock"))
-    with pytest.raises(LedgerError, match=r"cannot lock .* is a link"):
+    with pytest.raises(LedgerError, match=r"cannot lock .* is no lock of ours"):
         Ledger.open(path, {})
     assert precious.read_text() == "dear to somebody"
     assert not path.exists()

@@ -7,7 +7,7 @@ import os
 import sqlite3
 import time
 from collections.abc import Generator, Mapping
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -96,6 +96,16 @@ def open_to_write(path: Path, manifest: Mapping[str, Any], version: str) -> sqli
 
     The caller has the ledger's lock. A ledger of an older format is migrated.
     """
+    log = log_of(path)
+    if not (path.exists() and path.stat().st_size) and log.exists() and log.stat().st_size:
+        raise LedgerError(
+            f"{log} is the log of a ledger, or somebody's file, and the ledger {path} is not there",
+            hint=words(
+                "nothing was changed; put the ledger back beside its log, or start over with ",
+                _FRESH,
+                ", which keeps the log under another name",
+            ),
+        )
     try:
         create_private(path)
     except OSError as error:
@@ -245,13 +255,17 @@ def check(path: Path, connection: sqlite3.Connection) -> int:
 
 def set_aside(path: Path) -> Path | None:
     """Rename an old ledger (its log folded in, if it is one), so that a fresh one can take its place."""
-    if not path.exists():
+    log = log_of(path)
+    is_there = path.exists()
+    if not is_there and not log.exists():
         return None
-    try:
-        with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+    if is_there:
+        # Not SQLite at all, or damaged: kept as it is.
+        with (
+            suppress(sqlite3.DatabaseError),
+            closing(sqlite3.connect(path, isolation_level=None)) as connection,
+        ):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    except sqlite3.DatabaseError:
-        pass  # not SQLite at all, or damaged: kept as it is
     stamp = time.strftime("%Y%m%d-%H%M%S")
     aside = path.with_name(f"{path.name}.bak-{stamp}")
     number = 1
@@ -259,11 +273,10 @@ def set_aside(path: Path) -> Path | None:
         number += 1
         aside = path.with_name(f"{path.name}.bak-{stamp}-{number}")
     # What a damaged ledger still has in its log goes with it, under the name that SQLite would look for.
-    log = log_of(path)
     if log.exists():
         log.rename(log_of(aside))
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
-    return path.rename(aside)
+    return path.rename(aside) if is_there else None
 
 
 def read_meta(connection: sqlite3.Connection, key: str) -> str | None:

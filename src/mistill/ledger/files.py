@@ -12,6 +12,9 @@ from mistill.wording import START_AGAIN, words
 
 _LOOK_EVERY_S = 0.1
 
+_DATABASE = b"SQLite format 3\0"
+_COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
+
 
 def log_of(ledger: Path) -> Path:
     """SQLite's write-ahead log, whose name is made from the one by which the ledger was opened."""
@@ -25,6 +28,38 @@ def journal_of(ledger: Path) -> Path:
 
 def lock_of(ledger: Path) -> Path:
     return ledger.with_name(ledger.name + ".lock")
+
+
+def files_of(ledger: Path) -> list[Path]:
+    """The ledger and all that stands beside it while it is in use: its log, the log's index, a journal, the lock."""
+    return [ledger, *(ledger.with_name(ledger.name + suffix) for suffix in _COMPANIONS)]
+
+
+def owner_of(path: Path) -> Path | None:
+    """The database (a ledger, as a rule) that would be harmed if this file were written: itself, or that it stands
+    beside as log, index, journal or lock."""
+    owners = [
+        path,
+        *(path.with_name(path.name.removesuffix(end)) for end in _COMPANIONS if path.name.endswith(end)),
+    ]
+    return next((owner for owner in owners if owner.name and _is_database(owner)), None)
+
+
+def is_same(path: Path, other: Path) -> bool:
+    """Whether both names are of one file, or would be."""
+    with suppress(OSError):
+        return path.samefile(other)
+    return os.path.realpath(path) == os.path.realpath(other)
+
+
+def _is_database(path: Path) -> bool:
+    try:
+        if not path.is_file():
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_DATABASE)) == _DATABASE
+    except (OSError, ValueError):
+        return False
 
 
 def main_name(path: Path) -> tuple[Path, bool]:

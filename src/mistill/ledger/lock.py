@@ -25,6 +25,10 @@ else:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
 
+_MAX_BYTES = 32
+"""More than the number of a process has: a file that is longer is somebody else's."""
+
+
 class LedgerLock:
     """Held from construction to ``release``.
 
@@ -72,14 +76,14 @@ class LedgerLock:
                 hint="check that the directory exists and that you may write to it",
             ) from error
         found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:
+        if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_size > _MAX_BYTES:
             os.close(descriptor)
             raise self._is_foreign(ledger)
         try:
             _try_lock(descriptor)
         except OSError as error:
             os.lseek(descriptor, 0, os.SEEK_SET)
-            holder = os.read(descriptor, 32).decode(errors="replace") or "unknown"
+            holder = os.read(descriptor, _MAX_BYTES).decode(errors="replace") or "unknown"
             os.close(descriptor)
             raise LedgerInUse(
                 f"the ledger {ledger} is in use by process {holder}",
@@ -93,7 +97,7 @@ class LedgerLock:
 
     def _is_foreign(self, ledger: Path) -> LedgerError:
         return LedgerError(
-            f"cannot lock the ledger {ledger}: {self.path} is a link to another file, or none",
+            f"cannot lock the ledger {ledger}: {self.path} is no lock of ours, but a link or another file",
             hint="nothing was changed; remove it, or give another path for the ledger or output",
         )
 

@@ -13,7 +13,9 @@ from mistill.datasets.writers import open_writer
 from mistill.errors import LedgerError, MistillError
 from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.ledger.error_record import decode_error
-from mistill.runs.kept_settings import ledger_beside
+from mistill.ledger.files import is_same
+from mistill.ledger.targets import check_no_loss, check_targets
+from mistill.runs.kept_settings import ledger_beside, read_inputs
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.records import add_columns, check_columns
 from mistill.wording import Setting, words
@@ -31,6 +33,7 @@ def export_run(
     flatten: bool | None = None,
     schema: Any = None,
     partial: bool = False,
+    overwrite: bool = False,
 ) -> int:
     """Writes the records of the run that writes ``out`` once more, in another shape. Returns how many.
 
@@ -44,14 +47,19 @@ def export_run(
         columns, extra_columns, flatten: as for `Run`.
         schema: reads the answers in place of the run's own: a pydantic model class, any type, or a JSON schema.
         partial: rows without an outcome yet are left out, instead of refused.
+        overwrite: replace a file that is at ``to``. An input of the run, a ledger and what belongs to one are never
+            replaced; the run's own output always may be.
 
     Raises:
-        InputError: something given is wrong.
+        InputError: something given is wrong, or ``to`` exists.
         LedgerError: there is no such run, or it is not finished and ``partial`` is not wanted.
     """
     path = Path(ledger) if ledger is not None else ledger_beside(out)
     selection = EVERYTHING if where is None else Selection.parse(where)
     with LedgerReader(path) as reader:
+        check_targets(to, path, read_inputs(reader))
+        if not overwrite and not is_same(Path(to), Path(out)):
+            check_no_loss(to, "overwrite")
         shape = shape_of(reader, columns=columns, extra_columns=extra_columns, flatten=flatten, schema=schema)
     return export(path, to, shape, format=format, selection=selection, partial=partial)
 

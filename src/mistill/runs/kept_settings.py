@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
 from msgspec import Struct
@@ -45,15 +48,23 @@ class KeptSettings(Struct, frozen=True):
 class _Stored(Struct, frozen=True):
     llm: dict[str, Any] | None = None
     options: dict[str, Any] = {}
+    inputs: list[str] = []  # quoted as in a URL: a path may be no text
 
 
 class _KindOf(Struct, frozen=True):
     kind: str | None = None
 
 
-def settings_to_keep(llm: dict[str, Any], options: RunOptions) -> dict[str, Any]:
-    """The model and the options of a start as a ledger keeps them; `read_settings` reads them."""
-    return msgspec.to_builtins(_Stored(llm, options.kept()))
+def settings_to_keep(llm: dict[str, Any], options: RunOptions, inputs: Iterable[str]) -> dict[str, Any]:
+    """The model, the options and the input files of a start as a ledger keeps them; `read_settings` reads them."""
+    files = [quote(os.fsencode(Path(path).absolute())) for path in inputs if path != "-"]
+    return msgspec.to_builtins(_Stored(llm, options.kept(), files))
+
+
+def read_inputs(reader: LedgerReader) -> list[str]:
+    """The files that the last start read, by absolute paths."""
+    stored = msgspec.json.decode(reader.settings(), type=_Stored)
+    return [os.fsdecode(unquote_to_bytes(path)) for path in stored.inputs]
 
 
 def read_manifest(reader: LedgerReader) -> tuple[type[Kind[Any]], RunManifest]:

@@ -24,6 +24,7 @@ from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, MistillError, Stopped, StopReason
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
+from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.progress.display import Display, OnProgress
@@ -114,17 +115,13 @@ class Run:
         self._source = rows = _opened(source, options)
         if out is not None:
             check_target(out, options.output_format)
-            if rows.reads(out):
-                raise InputError(
-                    f"{out} is an input of this run, and its output would replace it",
-                    hint="give the output another name, or a glob that does not match it",
-                )
         if rows.columns is not None:
             check_columns(rows.columns, shape.hints)
         if rows.header is not None:
             kind.row_parameters.check_columns(rows.header)
         self.out = None if out is None else str(out)
         self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, options.ledger)
+        check_targets(self.out, self.ledger_path, rows.paths)
         self.progress = Progress()
         self.display = Display(progress, on_progress)
         self.summary: RunReport | None = None
@@ -221,7 +218,7 @@ class Run:
         ledger = Ledger.open(
             self.ledger_path,
             self.kind.manifest.values(),
-            settings=settings_to_keep(self.kind.llm_settings, options),
+            settings=settings_to_keep(self.kind.llm_settings, options, self._source.paths),
             fresh=options.fresh,
             version=__version__,
         )

@@ -56,6 +56,12 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     is_flag=True,
     help="Leave rows out that have no outcome yet, instead of refusing.",
 )
+@option(
+    "--overwrite",
+    group=_OUTPUT,
+    is_flag=True,
+    help="Replace FILE if it is there; never an input of the run, nor a ledger.",
+)
 @where_option
 @ledger_option
 def command(
@@ -67,6 +73,7 @@ def command(
     columns: tuple[tuple[str, str], ...],
     extra_columns: tuple[str, ...],
     partial: bool,
+    overwrite: bool,
     where: str | None,
     ledger: str | None,
 ) -> Exit:
@@ -85,6 +92,7 @@ def command(
         flatten=flatten,
         schema=None if schema is None else schema_named(schema),
         partial=partial,
+        overwrite=overwrite,
     )
     say(f"{count(written, 'record')} to {'stdout' if to == '-' else to}")
     return Exit.ANSWERED

@@ -23,21 +23,18 @@ class Source:
 
     Attributes:
         name: what the inputs are called, for messages.
+        paths: of those that are files.
         repeatable: it can be iterated again, as files, lists and frames can; stdin, pipes and generators cannot.
     """
 
     def __init__(self, inputs: Sequence[Input], limit: int | None, paths: Sequence[str] = ()) -> None:
         self._inputs = inputs
         self._limit = limit
-        self._paths = paths
+        self.paths = paths
         self._unread: Iterator[Row] | None = None
         names = [one.name for one in inputs[:_MAX_INPUTS_NAMED]]
         self.name = ", ".join(names) + (" …" if len(inputs) > _MAX_INPUTS_NAMED else "")
         self.repeatable = all(one.repeatable for one in inputs)
-
-    def reads(self, path: str | Path) -> bool:
-        """Whether the file ``path`` is one of the inputs, under whatever name."""
-        return any(_is_same_file(path, read) for read in self._paths)
 
     @property
     def total(self) -> int | None:
@@ -157,13 +154,6 @@ def open_source(source: Any, *, format: str | None = None, limit: int | None = N
 def _open_file(path: str, override: str | None) -> Input:
     chosen = format_of(path, override)
     return chosen.open_reader(InputFile(path, chosen.compression))
-
-
-def _is_same_file(path: str | Path, other: str) -> bool:
-    try:
-        return Path(path).is_file() and Path(path).samefile(other)
-    except OSError:  # "-", or a file that is not there yet
-        return False
 
 
 def _is_paths(source: Any) -> bool:

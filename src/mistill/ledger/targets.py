@@ -1,0 +1,81 @@
+"""What a run, an export or a retry may write over, decided by which file it is and not by its name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mistill.errors import InputError
+from mistill.ledger.files import files_of, is_same, owner_of
+from mistill.wording import Setting, words
+
+
+def check_targets(out: str | Path | None, ledger: Path, inputs: Iterable[str | Path]) -> None:
+    """Refuses an output or a ledger that would take the place of something else. Nothing is written.
+
+    Links are followed: what counts is the file. That a file exists is no reason here, see `check_no_loss`.
+
+    Args:
+        out: where records go; ``None`` or ``"-"``: to no file.
+        ledger: where the run remembers.
+        inputs: what the run reads.
+
+    Raises:
+        InputError: one file would be two of these, or belongs to another ledger.
+    """
+    read = [Path(one) for one in inputs]
+    own = files_of(ledger)
+    for path in own:
+        if (one := _same(path, read)) is not None:
+            raise _ledger_is(ledger, f"{one} is an input of this run", path)
+    if (owner := owner_of(ledger)) is not None and not is_same(owner, ledger):
+        raise _ledger_is(ledger, f"it belongs to the ledger {owner}", ledger)
+    if out is None or str(out) == "-":
+        return
+    target = Path(out)
+    if _same(target, read) is not None:
+        raise InputError(
+            f"{out} is an input of this run, and its output would replace it",
+            hint="give the output another name, or a glob that does not match it",
+        )
+    if _same(target, own) is not None:
+        raise InputError(
+            f"{out} is the ledger of this run or belongs to it, and the output would replace it",
+            hint="give the output another name",
+        )
+    if (owner := owner_of(target)) is not None:
+        what = (
+            "is a ledger or another database" if is_same(owner, target) else f"belongs to the ledger {owner}"
+        )
+        raise InputError(
+            f"{out} {what}, and the output would replace it", hint="give the output another name"
+        )
+
+
+def check_no_loss(out: str | Path, setting: str) -> None:
+    """Refuses an output that exists and has something in it: it may be dear to somebody.
+
+    Args:
+        setting: what the user sets to replace it.
+
+    Raises:
+        InputError: it exists. Devices and pipes, which keep nothing, are no matter.
+    """
+    path = Path(out)
+    if str(out) != "-" and path.is_file() and path.stat().st_size:
+        raise InputError(
+            f"{out} exists, and may not be an output of this run",
+            hint=words("choose another name, or replace it with ", Setting(setting, True)),
+        )
+
+
+def _same(path: Path, others: Iterable[Path]) -> Path | None:
+    return next((other for other in others if is_same(path, other)), None)
+
+
+def _ledger_is(ledger: Path, reason: str, path: Path) -> InputError:
+    beside = "" if path == ledger else f" would write {path} beside itself, and"
+    return InputError(
+        f"the ledger {ledger} cannot be there:{beside} {reason}",
+        hint=words("give another path with ", Setting("ledger", "answers.ledger")),
+    )
