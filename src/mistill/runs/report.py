@@ -36,6 +36,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     Attributes:
         version: of mistill.
         max_concurrent_requests: as it was set.
+        input_rows: rows of the input, where that was known before it was read to its end.
         sent: HTTP requests.
         seconds: how long it took, or is under way; until its last sign of life, if it was killed.
         seconds_by_cause: how many of them were spent waiting for what.
@@ -47,6 +48,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
 
     version: str = __version__
     max_concurrent_requests: int
+    input_rows: int | None = None
     sent: int = 0
     seconds: float = 0.0
     seconds_by_cause: dict[str, float] = {}
@@ -110,6 +112,19 @@ class RunReport(Counts, frozen=True, kw_only=True):
         return self.starts[-1] if self.starts else _NO_START
 
     @property
+    def input_rows(self) -> int | None:
+        """Rows of the input, those that no start has read yet too; ``None`` where nobody knows."""
+        if self.input_was_read_to_its_end:
+            return self.rows
+        known = [start.input_rows for start in self.starts if start.input_rows is not None]
+        return max(known[-1], self.rows) if known else None
+
+    @property
+    def to_go(self) -> int:
+        """Rows without an outcome, of all that are known of."""
+        return (self.input_rows or self.rows) - self.completions - self.failures
+
+    @property
     def sent(self) -> int:
         """HTTP attempts of the last start."""
         return self.last_start.sent
@@ -169,6 +184,7 @@ class RunReport(Counts, frozen=True, kw_only=True):
             del cause["error"]["parts"]
         last = _start_values(report.last_start)
         values |= {name: last[name] for name in StartRecord.__struct_fields__ if name in last}
+        values["input_rows"] = self.input_rows
         if self.cost is not None:
             values["cost"] = round(self.cost, 9)  # a sum of floats has digits that mean nothing
         return values

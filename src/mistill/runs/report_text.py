@@ -37,7 +37,7 @@ def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterato
         wording: how settings are said, where the lines are read.
     """
     report = report.worded(wording)
-    yield Line(f"{count(report.rows, 'row')}: {_rows_by_state(report)}")
+    yield Line(f"{_rows(report)}: {_rows_by_state(report)}")
     yield Line(f"sent now: {count(report.sent, 'request')} in {seconds(report.seconds)}")
     yield Line(f"in all: {_spending(report)}")
     yield from _details(report)
@@ -61,11 +61,11 @@ def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterato
 def status_lines(report: RunReport, out: str | None, wording: Wording) -> Iterator[Line]:
     """How far a run is. ``out`` and ``wording`` as for `start_lines`."""
     report = report.worded(wording)
-    read = "" if report.input_was_read_to_its_end else " read so far"
-    yield Line(f"{out or 'a run'} by {report.model}: {count(report.rows, 'row')}{read}")
-    share = report.completions / report.rows if report.rows else 0.0
+    yield Line(f"{out or 'a run'} by {report.model}: {_rows(report)}")
+    rows = report.input_rows or report.rows
+    share = report.completions / rows if rows else 0.0
     yield Line(
-        f"{report.completions:,} answered ({share:.0%}), {report.failures:,} failed, {report.pending:,} to go"
+        f"{report.completions:,} answered ({share:.0%}), {report.failures:,} failed, {report.to_go:,} to go"
     )
     yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}")
     if report.latency_s is not None:
@@ -79,12 +79,18 @@ def status_lines(report: RunReport, out: str | None, wording: Wording) -> Iterat
     yield Line(f"ledger: {report.ledger}")
 
 
+def _rows(report: RunReport) -> str:
+    if report.input_rows is None:
+        return f"{count(report.rows, 'row')} read so far"
+    return count(report.input_rows, "row")
+
+
 def _rows_by_state(report: RunReport) -> str:
     parts = [f"{report.completions:,} answered"]
     if report.failures:
         parts.append(f"{report.failures:,} failed")
-    if report.pending:
-        parts.append(f"{report.pending:,} to go")
+    if report.to_go:
+        parts.append(f"{report.to_go:,} to go")
     return ", ".join(parts)
 
 

@@ -126,6 +126,7 @@ class Run:
         self.display = Display(progress, on_progress)
         self.summary: RunReport | None = None
         self._runner: Runner | None = None
+        self._input_size = InputSize(rows)
         self._retried: RetriedRows | None = None
         self._reopen: tuple[Selection, dict[str, Any]] | None = None
         self._unread: SimpleQueue[RowOutcome | None] | None = None
@@ -200,14 +201,9 @@ class Run:
         if not display.is_wanted:
             yield
             return
-        before = None
-        if self._retried is None:
-            with LedgerReader(self.ledger_path) as reader:
-                before = reader.input_rows
-        with InputSize(self._source, before) as size:
-            watch = Watch(self.progress, self._governor.snapshot, size)
-            with display.showing(watch):
-                yield
+        watch = Watch(self.progress, self._governor.snapshot, self._input_size)
+        with self._input_size.counting(), display.showing(watch):
+            yield
 
     def _open_ledger(self) -> Ledger:
         options = self.options
@@ -245,6 +241,7 @@ class Run:
                 matcher=self._retried,
                 on_outcome=None if self._unread is None else self._hand_over,
             )
+            self._input_size = self._find_input_size()
             number = background.run(ledger.begin_start(self._record().encode()))
             try:
                 yield runner
@@ -266,6 +263,12 @@ class Run:
             await runner.run()
         finally:
             self._runner = None
+
+    def _find_input_size(self) -> InputSize:
+        if self._retried is not None:
+            return InputSize(self._source)
+        with LedgerReader(self.ledger_path) as reader:
+            return InputSize(self._source, reader.input_rows)
 
     def _spent_before(self) -> tuple[int, float]:
         if self.options.max_cost is None and self.options.max_tokens_total is None:
@@ -323,11 +326,12 @@ class Run:
         """What the ledger keeps of this start; ``before``: the governor when it began, if it has ended."""
         at_once = self._llm.max_concurrent_requests
         if before is None:
-            return StartRecord(max_concurrent_requests=at_once)
+            return StartRecord(max_concurrent_requests=at_once, input_rows=self._input_size())
         now = self._governor.snapshot()
         advised = advice(now, max_concurrent_requests=at_once, earlier=before)
         return StartRecord(
             max_concurrent_requests=at_once,
+            input_rows=self._input_size(),
             sent=self.progress.attempts,
             seconds=self.progress.elapsed_s,
             seconds_by_cause={cause: round(seconds, 3) for cause, seconds in now.since(before).items()},
