@@ -312,7 +312,7 @@ async def test_md_json_reads_every_fence(text: str) -> None:
 
 async def test_md_json_takes_none_of_two_answers() -> None:
     text = f"```json\n{GOOD}\n```\nor\n```json\n{GOOD.replace('1', '2')}\n```"
-    with pytest.raises(InvalidOutput, match="2 different values"):
+    with pytest.raises(InvalidOutput, match="2 different JSON values"):
         await ask(compiled("md_json", max_retries=0), PROMPT, {}, Script(text).send)
 
 

@@ -22,7 +22,8 @@ from mistill.structured import (
     judge,
     read_answer,
 )
-from mistill.structured.repair import json_spans, reask_messages
+from mistill.structured.json_in_text import standing_values
+from mistill.structured.repair import reask_messages
 
 GOOD = '{"name": "Ada {x}", "age": 3}'
 
@@ -53,9 +54,7 @@ PROMPT: list[dict[str, Any]] = [{"role": "system", "content": "s"}, {"role": "us
         f"{GOOD}\n\nI hope that helps {{you}} [really].",
         f"[note] as in [1]: {GOOD}",
         f"\ufeff{GOOD}",
-        f"{{}} or {GOOD}",
         f"{GOOD}\nThat is: {GOOD}",
-        f'The schema {{"type": "object"}} gives {GOOD}',
     ],
 )
 def test_the_json_in_an_answer_is_found_as_it_stands(text: str) -> None:
@@ -87,9 +86,10 @@ def test_a_broken_cut_or_double_answer_gives_no_value(text: str) -> None:
     assert caught.value.text == text
 
 
-def test_two_values_that_fit_are_called_two() -> None:
-    with pytest.raises(InvalidOutput, match="2 different values"):
-        read_answer(compile_schema(Loose), 'First {"age": 1}, then {"age": 2}')
+@pytest.mark.parametrize("first", ['{"age": 1}', '{"years": 1}', "[1]", "{}", '```json\n{"age": 1}\n```'])
+def test_of_two_values_none_is_taken_whether_both_fit_or_one(first: str) -> None:
+    with pytest.raises(InvalidOutput, match="2 different JSON values"):
+        read_answer(compile_schema(Loose), f'{first}\nand then:\n{{"age": 2}}')
 
 
 class Friend(BaseModel):
@@ -146,6 +146,62 @@ class Nameless(BaseModel):
         '// such as {"name": "Bob"}\n{"name": 5}',
         '/* {"name": "Bob"} */ {"name": 5}',
         '<!-- {"name": "Bob"} -->',
+        '# {"name": "Bob"}\nnothing',
+        '# For example:\n# {"name": "Bob"}',
+        '-- {"name": "Bob"}',
+        '% {"name": "Bob"}',
+        '; {"name": "Bob"}',
+        'REM {"name": "Bob"}',
+        "'''\n{\"name\": \"Bob\"}\n'''",
+        # In quotes of any kind.
+        '\'{"name": "Bob"}\'',
+        '\'\n{"name": "Bob"}\n\'',
+        '“{"name": "Bob"}”',
+        '‘{"name": "Bob"}’',
+        '«{"name": "Bob"}»',
+        'He wrote: \'{"name": "Bob"}\'.',
+        '> {"name": "Bob"}',
+        # In code, in a call, in an assignment.
+        'outer = dict(x={"name": "Bob"}, y=2',
+        'f({"name": "Bob"})',
+        'f(\n{"name": "Bob"}\n)',
+        'person = {"name": "Bob"}',
+        'person =\n{"name": "Bob"}',
+        'return {"name": "Bob"}',
+        '-{"name": "Bob"}',
+        '+{"name": "Bob"}',
+        '{"name": "Bob"}.000',
+        '{"name": "Bob"},\nand more',
+        '```python\nprint(1)\n{"name": "Bob"}\n```',
+        # In markup.
+        '<result><item>{"name": "Bob"}</item>',
+        '<result><item>{"name": "Bob"}</item></result>',
+        '<item>{"name": "Bob"}',
+        '{"name": "Bob"}</item>',
+        '<a href=x>{"name": "Bob"}</a>',
+        # In a list, in a table, in YAML.
+        '- {"name": "Bob"}',
+        '1. {"name": "Bob"}',
+        '| {"name": "Bob"} |',
+        'name: Ann\nfriend: {"name": "Bob"}',
+        'friend: {"name": "Bob"}\nname: Ann',
+        'friend:\n  {"name": "Bob"}\nname: Ann',
+        'text: |\n  {"name": "Bob"}',
+        'people:\n  - {"name": "Bob"}\n  - {"name": "Ann"}',
+        'result: {"id": 2}\nother: {"name": "Bob"}',
+        # In thinking that never came to an answer.
+        '<think>maybe {"name": "Bob"}</think>',
+        '<think>maybe:\n{"name": "Bob"}',
+        'Well. <think>Maybe:\n{"name": "Bob"}',
+        '[THINK]Maybe:\n{"name": "Bob"}[/THINK]\n',
+        '{"name": "Bob"}\n</think>\n\nI do not know.',
+        # In the middle of a sentence.
+        'Do not answer {"name": "Bob"}; I refuse.',
+        '{"name": "Bob"} and no wait, it is Ann',
+        'I would not say {"name": "Bob"}',
+        'Is it {"name": "Bob"}?',
+        'Write JSON, e.g. {"name": "Bob"}',
+        'The schema {"type": "object"} gives {"name": "Bob"}',
     ],
 )
 def test_a_part_is_never_taken_for_the_answer(text: str) -> None:
@@ -158,7 +214,20 @@ def test_a_part_is_never_taken_for_the_answer(text: str) -> None:
 @pytest.mark.parametrize(
     "text",
     [
-        'Sure! {"name": "Ann"} Done.',
+        'Sure! {"name": "Ann"}',
+        'It is: {"name": "Ann"}.',
+        '{"name": "Ann"}\n\nThat is all.\n- a note\n- another',
+        '**Answer:** {"name": "Ann"}',
+        'Answer: {"name": "Ann"}\n\nExplanation: it is said so.',
+        'Answer: `{"name": "Ann"}`',
+        '答案：{"name": "Ann"}',
+        '<answer>\n```json\n{"name": "Ann"}\n```\n</answer>',
+        '{"name": "Ann"}<|im_end|>',
+        '{"name": "Ann"}\n</s>',
+        '<think>{"name": "Bob"}? No.</think>{"name": "Ann"}',
+        '<think>He is "Bob".</think>\n\nIt is: {"name": "Ann"}',
+        'Maybe {"name": "Bob"}.\n</think>\n\n{"name": "Ann"}',
+        '[THINK]{"name": "Bob"}[/THINK]{"name": "Ann"}',
         'The "person" (as you say, "the one"): {"name": "Ann"}',
         'Here it is:\n```json\n{"name": "Ann"}\n```\nAnything else?',
         '~~~json\n{"name": "Ann"}\n~~~',
@@ -179,6 +248,8 @@ def test_a_footnote_is_no_list() -> None:
     assert read_answer(schema, "These, as in [1]:\n[2, 3]").value == [2, 3], "a value that has its own lines"
     assert read_answer(schema, "These:\n```json\n[2, 3]\n```\nand no more").value == [2, 3]
     assert read_answer(schema, 'These, as in [1]: {"value": [2, 3]}').value == [2, 3]
+    assert read_answer(schema, "<think>[1]?</think>[2, 3]").value == [2, 3]
+    assert read_answer(compile_schema(int), "<think>4, or 5?</think>\n5\n").value == 5
 
 
 def test_the_arguments_of_one_tool_call_are_an_answer_that_has_no_text() -> None:
@@ -207,7 +278,7 @@ def test_a_wrapped_value_is_found_in_a_fence() -> None:
 
 
 def json_candidates(text: str) -> list[str]:
-    return [text[start:end] for start, end in json_spans(text)]
+    return [text[one.start : one.end] for one in standing_values(text)]
 
 
 _PROSE = st.text(st.characters(codec="utf-8", exclude_characters='{}[]`"/'))  # a slash may begin a comment
@@ -229,8 +300,21 @@ _DOCUMENTS = st.dictionaries(
 @given(_PROSE, _DOCUMENTS, _PROSE)
 def test_repair_never_changes_a_value(before: str, document: dict[str, Any], after: str) -> None:
     text = json.dumps(document)
-    assert json_candidates(f"{before}{text}{after}") == [text]
+    assert json_candidates(f"{before}{text}{after}") in ([], [text])
     assert json_candidates(f"```json\n{text}\n```") == [text]
+
+
+_SENTENCE = st.text("abcdé ,.!?", max_size=20).map(lambda words: f"So {words}.")
+
+
+@given(
+    _SENTENCE, st.sampled_from([" ", "\n", "\n\n"]), _DOCUMENTS.filter(bool), st.lists(_SENTENCE, max_size=2)
+)
+def test_a_value_between_sentences_is_found(
+    before: str, gap: str, document: dict[str, Any], after: list[str]
+) -> None:
+    text = json.dumps(document)
+    assert json_candidates("\n".join([f"{before}{gap}{text}", *after])) == [text]
 
 
 @given(_DOCUMENTS.filter(bool), st.data())

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistill.api.chat import AnsweredToolCall
 from mistill.errors import InvalidOutput
+from mistill.structured.json_in_text import standing_values
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
 from mistill.wording import Setting, words
@@ -74,10 +74,10 @@ def arguments_text(call: AnsweredToolCall) -> str:
 
 
 def read_answer(schema: OutputSchema, text: str) -> Parsed:
-    """``text`` as it is, else the one JSON in it that fits ``schema``: no model is asked.
+    """``text`` as it is, else the one JSON value in it that stands by itself: no model is asked.
 
     Raises:
-        InvalidOutput: nothing fits, or two different things do.
+        InvalidOutput: it does not fit ``schema``, or there is none, or two different ones.
     """
     try:
         return schema.read(text)
@@ -86,96 +86,18 @@ def read_answer(schema: OutputSchema, text: str) -> Parsed:
 
 
 def _repaired(schema: OutputSchema, text: str, as_it_is: InvalidOutput) -> Parsed:
-    spans = json_spans(text)
-    fitting: dict[str, Parsed] = {}
-    error = as_it_is
-    for start, end in spans:
-        try:
-            parsed = schema.read(text[start:end], bare=_has_its_own_lines(text, start, end))
-        except InvalidOutput as mistake:
-            if len(spans) == 1:  # what is wrong inside a code fence says more than that there is one
-                error = InvalidOutput(mistake.message, text=text, path=mistake.path)
-        else:
-            fitting[parsed.text] = parsed
-    if len(fitting) == 1:
-        return fitting.popitem()[1]
-    if fitting:
-        error = InvalidOutput(
-            f"the answer holds {len(fitting)} different values that fit its schema", text=text
+    values = {text[one.start : one.end]: one.has_own_lines for one in standing_values(text)}
+    if len(values) > 1:
+        message = (
+            f"the answer holds {len(values)} different JSON values, and nothing says which of them it is"
         )
-    raise error from as_it_is.__cause__
-
-
-def _has_its_own_lines(text: str, start: int, end: int) -> bool:
-    """Whether nothing but a fence stands beside it: a ``[1]`` in a sentence is a footnote, not a list of one number."""
-    before = text[text.rfind("\n", 0, start) + 1 : start]
-    after = text[end:].partition("\n")[0]
-    return not before.strip() and not after.strip(" \t\r`")
-
-
-# --- JSON in a text ---------------------------------------------------------------------------------------------------
-
-_FENCE_OPENING = re.compile(r"\s*```[^\n`]*\n\s*")
-_BRACKET = re.compile(r"[{}\[\]]")
-_BRACKETED_WORDS = re.compile(r"""\[[^{}\[\]",:]*\]|\{[^{}\[\]",:]*\}""")
-_QUOTED_WORDS = re.compile(r"""(?<![^\s(])"(?=\S)[^"\\\n{]*(?<=\S)"(?=[\s.!?;)]|\Z)""")
-_NO_PROSE = re.compile(r"""["]|(?<!:)//|/\*|<!--""")
-_JSON_MARK = "{"
-_MAX_PIECES = 1000
-"""More JSON and brackets than that are no answer in prose, and would take long to look through."""
-
-
-def json_spans(text: str) -> list[tuple[int, int]]:
-    """Where in ``text`` JSON stands by itself, as (start, end): in its one code fence, else each object and array.
-
-    What is around all of them is prose. Where anything else is there, that may be an answer that is broken or cut
-    short, a string or a comment: then there is none at all, since an inner object would look like an answer and be a
-    wrong one.
-    """
-    fenced = _fenced_json(text)
-    if fenced is not None:
-        return [fenced]
-    found: list[tuple[int, int]] = []
-    around: list[str] = []
-    position = 0
-    while bracket := _BRACKET.search(text, position):
-        start = bracket.start()
-        around.append(text[position:start])
+        raise InvalidOutput(message, text=text) from as_it_is.__cause__
+    for value, has_own_lines in values.items():
         try:
-            _, position = _decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
-            words = _BRACKETED_WORDS.match(text, start)
-            if words is None:
-                return []
-            position = words.end()
-        else:
-            found.append((start, position))
-            around.append(_JSON_MARK)
-        if len(around) > _MAX_PIECES:
-            return []
-    around.append(text[position:])
-    return [] if _NO_PROSE.search(_QUOTED_WORDS.sub("", "".join(around))) else found
-
-
-def _fenced_json(text: str) -> tuple[int, int] | None:
-    """Where the JSON stands, if ``text`` is one code fence that holds JSON and nothing else."""
-    opening = _FENCE_OPENING.match(text)
-    whole = text.rstrip()
-    if opening is None or not whole.endswith("```"):
-        return None
-    start, end = opening.end(), len(whole[:-3].rstrip())
-    return (start, end) if _is_json(text[start:end]) else None
-
-
-_decoder = json.JSONDecoder()
-
-
-def _is_json(text: str) -> bool:
-    try:
-        _decoder.decode(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
+            return schema.read(value, bare=has_own_lines)
+        except InvalidOutput as mistake:  # what is wrong inside a code fence says more than that there is one
+            raise InvalidOutput(mistake.message, text=text, path=mistake.path) from as_it_is.__cause__
+    raise as_it_is
 
 
 # --- asking again -----------------------------------------------------------------------------------------------------
