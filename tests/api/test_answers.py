@@ -20,6 +20,7 @@ from mistill.errors import (
     CapacityExceeded,
     Forbidden,
     InvalidModel,
+    InvalidOutput,
     MalformedAnswer,
     MistillError,
     NotFound,
@@ -27,6 +28,7 @@ from mistill.errors import (
     ServerError,
     Unauthorized,
 )
+from mistill.llms.completions import split_content
 
 KEY = "a-key-for-tests"
 
@@ -114,13 +116,41 @@ async def test_tokens_that_can_be_are_counted_and_others_are_not(usage: Any, bil
 
 @pytest.mark.parametrize(
     ("arguments", "read"),
-    [(None, {}), ("null", {}), ("", {}), (" ", {}), ("{}", {}), ({}, {}), ('{"a": 1}', {"a": 1}), ({"a": 1}, {"a": 1})],
+    [
+        (None, {}), ("null", {}), ("", {}), (" ", {}), ("{}", {}), ({}, {}), ([], {}),
+        ('{"a": 1}', {"a": 1}), ({"a": 1}, {"a": 1}),
+    ],
 )  # fmt: skip
 async def test_a_call_may_have_no_arguments(arguments: Any, read: dict[str, Any]) -> None:
     call = CALL | {"function": {"name": "f", "arguments": arguments}}
     message = (await answered(answer({"content": "", "tool_calls": [call]}))).choices[0].message
     assert message.tool_calls is not None
     assert message.tool_calls[0].arguments == read
+
+
+@pytest.mark.parametrize("arguments", [5, [1], True, "[1]", "no"])
+async def test_arguments_that_are_none_are_told_to_whoever_reads_them(arguments: Any) -> None:
+    call = CALL | {"function": {"name": "f", "arguments": arguments}}
+    message = (await answered(answer({"content": "", "tool_calls": [call]}))).choices[0].message
+    assert message.tool_calls is not None
+    with pytest.raises(InvalidOutput, match="no JSON object"):
+        _ = message.tool_calls[0].arguments
+
+
+@pytest.mark.parametrize(
+    "calls", [{}, [], [None], "x", 5, [5], [{}], [{"id": "a"}], [{"function": {"arguments": "{}"}}]]
+)
+async def test_calls_that_are_none_cost_no_text(calls: Any) -> None:
+    message = (await answered(answer({"content": "x", "tool_calls": calls}))).choices[0].message
+    assert (message.content, message.tool_calls) == ("x", ())
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [(["x"], "x"), ([None, {"type": "text", "text": "x"}], "x"), (["a", "b"], "ab")]
+)
+async def test_content_may_be_a_list_of_anything(content: Any, text: str) -> None:
+    response = await answered(answer({"content": content}))
+    assert split_content(response.choices[0].message) == (text, None)
 
 
 async def test_a_call_keeps_what_is_right_of_it() -> None:
@@ -184,8 +214,7 @@ async def test_headers_that_are_no_text_cost_no_answer() -> None:
         ({"choices": []}, "no choices"),
         ({"choices": [{"message": None}]}, "the body is no answer"),
         (answer({"content": 5}), "the body is no answer"),
-        (answer({"content": "x", "tool_calls": [{"function": {"arguments": "{}"}}]}), "the body is no answer"),
-        (answer({"tool_calls": [{"function": {"name": "f", "arguments": [1]}}]}), "the body is no answer"),
+        (answer({"content": "", "tool_calls": [{"function": {"arguments": "{}"}}]}), "the body is no answer"),
         (b'{"choices":[{"message":{"content":"\xff\xfe"}}]}', "the body is no answer"),
         (b'{"z":' + b"[" * 100_000 + b"]" * 100_000 + b',"choices":[]}', "the body is no answer"),
         (b'{"choices":[{"message":{"content":[{"text":' + b"[" * 100_000 + b"]" * 100_000 + b"}]}}]}", "no answer"),

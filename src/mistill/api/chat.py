@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, cast
 
 import msgspec
 from msgspec import Meta, Struct
@@ -300,10 +300,12 @@ OWN_FIELDS = frozenset((*ChatParameters.__struct_fields__, "model", "messages", 
 
 
 class AnsweredFunction(Incoming, frozen=True, gc=False):
-    ESSENTIAL = frozenset({"arguments"})
-
     name: str
     arguments: str | dict[str, Any] = ""
+
+    @classmethod
+    def mended(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return _with_arguments(given)
 
 
 class AnsweredToolCall(Incoming, frozen=True, gc=False):
@@ -336,6 +338,47 @@ class AnsweredToolCall(Incoming, frozen=True, gc=False):
             ) from error
 
 
+def _with_arguments(function: dict[str, Any]) -> dict[str, Any]:
+    """An empty list is how PHP writes an object that is empty. Whatever else it is, whoever reads it is told."""
+    arguments = function.get("arguments")
+    if arguments is None or isinstance(arguments, str | dict):
+        return function
+    return function | {"arguments": {} if arguments == [] else msgspec.json.encode(arguments).decode()}
+
+
+def _with_usable_parts(message: dict[str, Any], *, is_whole: bool) -> dict[str, Any]:
+    """A message without chunks and tool calls that say nothing, where others of it do.
+
+    Args:
+        is_whole: it is no piece of a message, whose calls may have got their names before.
+    """
+    content, calls = message.get("content"), message.get("tool_calls")
+    if isinstance(content, list):
+        chunks = [
+            {"type": "text", "text": chunk} if isinstance(chunk, str) else chunk
+            for chunk in cast("list[Any]", content)
+            if chunk is not None
+        ]
+        message = message | {"content": chunks}
+    if calls is not None:
+        usable = [call for call in _dicts(calls) if _is_usable(call.get("function"), is_whole=is_whole)]
+        if usable or message.get("content"):
+            message = message | {"tool_calls": usable}
+    return message
+
+
+def _is_usable(function: Any, *, is_whole: bool) -> bool:
+    if not is_whole:
+        return function is None or isinstance(function, dict)
+    return isinstance(function, dict) and isinstance(cast("Any", function).get("name"), str)
+
+
+def _dicts(values: Any) -> list[dict[str, Any]]:
+    return [
+        one for one in cast("list[Any]", values if isinstance(values, list) else []) if isinstance(one, dict)
+    ]
+
+
 class AnswerMessage(Incoming, frozen=True, gc=False):
     """What the model says. Its thinking is in ``content``, or in one of the other two, or nowhere."""
 
@@ -346,6 +389,10 @@ class AnswerMessage(Incoming, frozen=True, gc=False):
     role: str | None = "assistant"
     reasoning_content: str | None = None  # llama.cpp, and vLLM until 2025
     reasoning: str | None = None  # vLLM since then, and OpenRouter
+
+    @classmethod
+    def mended(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return _with_usable_parts(given, is_whole=True)
 
 
 class Choice(Incoming, frozen=True, gc=False):
@@ -370,10 +417,14 @@ class ChatResponse(Incoming, frozen=True, gc=False):
 
 
 class DeltaFunction(Incoming, frozen=True, gc=False):
-    ESSENTIAL = frozenset({"name", "arguments"})
+    ESSENTIAL = frozenset({"name"})
 
     name: str | None = None
     arguments: str | dict[str, Any] | None = None
+
+    @classmethod
+    def mended(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return _with_arguments(given)
 
 
 class DeltaToolCall(Incoming, frozen=True, gc=False):
@@ -394,6 +445,10 @@ class Delta(Incoming, frozen=True, gc=False):
     role: str | None = None
     reasoning_content: str | None = None
     reasoning: str | None = None
+
+    @classmethod
+    def mended(cls, given: dict[str, Any]) -> dict[str, Any]:
+        return _with_usable_parts(given, is_whole=False)
 
 
 class ChunkChoice(Incoming, frozen=True, gc=False):

@@ -32,6 +32,11 @@ class Incoming(Struct, frozen=True, gc=False):
 
     ESSENTIAL: ClassVar[frozenset[str]] = frozenset()
 
+    @classmethod
+    def mended(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """What servers are known to send in a form of their own, in the form of this struct."""
+        return given
+
 
 def tolerant_decoder(kind: type[T]) -> Callable[[bytes], T]:
     """A decoder of JSON into ``kind``, a struct of `Incoming` structs. What is no such JSON gives a `ValueError`."""
@@ -111,6 +116,8 @@ def _members(kind: Any) -> tuple[Any, ...]:
 
 def _struct(given: dict[str, Any], kind: type[Struct]) -> Struct:
     essential: frozenset[str] = getattr(kind, "ESSENTIAL", frozenset())
+    if issubclass(kind, Incoming):
+        given = kind.mended(given)
     fields: dict[str, Any] = {}
     for field in _fields(kind):
         if field.encode_name not in given:
