@@ -22,7 +22,7 @@ from mistill.datasets.sources import open_source
 from mistill.delivery.dispatcher import Delivered, Request
 from mistill.delivery.governor import ConcurrencyLimit, Governor
 from mistill.ledger import InputRow, Ledger
-from mistill.runs.prompts import PromptTemplate
+from mistill.prompts.prompt_template import PromptTemplate
 
 ROUNDS = 30_000
 _MESSAGES = [{"role": "user", "content": "Say hello to number 12345."}]

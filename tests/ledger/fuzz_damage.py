@@ -74,7 +74,6 @@ async def ask(ledger: Ledger, state: RowState, text: str, times: int = 1) -> Non
         finish_reason="stop",
         tokens=Usage(10, 20),
         cost=0.25,
-        parameters=state.parameters,
     )
 
 
@@ -94,7 +93,7 @@ async def make(path: Path) -> None:
             else:
                 await ask(ledger, state, text, times=2 if state.position == _SEVERAL else 1)
         await ledger.end_start(number, b'{"max_concurrent_requests":1,"sent":20}')
-        await ledger.reopen(Selection.parse(f"row={_AGAIN}"), {"temperature": 1.0})
+        await ledger.begin_retry(Selection.parse(f"row={_AGAIN}"), {"manifest": {"temperature": 1.0}})
         (again,) = [state for state in await match(ledger) if state.position == _AGAIN]
         await ask(ledger, again, request_of(_AGAIN))
 

@@ -130,11 +130,11 @@ def test_what_is_damaged_is_named_and_made_good(
 async def test_a_damaged_answer_can_be_selected_and_asked_again(path: Path) -> None:
     change(path, "UPDATE answers SET body = x'00' WHERE attempt = 2")
     with Ledger.open(path, MANIFEST) as ledger:
-        assert await ledger.reopen(Selection.parse("error=damaged_answer"), {"temperature": 0}) == 1
+        assert await ledger.begin_retry(Selection.parse("error=damaged_answer"), {"manifest": {}}) == 1
         (state,) = [
             state for state in await match(ledger) if state.state == "pending" and state.same_as is None
         ]
-        assert (state.position, state.parameters) == (1, '{"temperature": 0}')
+        assert state.position == 1
         await ask(ledger, state, request_of(1))
     check_after_work(path)
     with LedgerReader(path) as reader:
@@ -145,7 +145,9 @@ async def test_a_damaged_answer_can_be_selected_and_asked_again(path: Path) -> N
 async def test_a_damaged_record_is_written_anew_and_paid_for_no_more(path: Path) -> None:
     change(path, "UPDATE records SET record = x'00' WHERE row = 3")
     with Ledger.open(path, MANIFEST) as ledger:
-        assert await ledger.reopen(Selection.parse("error=damaged_record")) == 0  # nothing can be sent of it
+        assert (
+            await ledger.begin_retry(Selection.parse("error=damaged_record")) == 0
+        )  # nothing can be sent of it
         states = await match(ledger)
     assert [state.position for state in states if state.state != "completion"] == [7, 20, 21, 22, 23][:1]
     check_after_work(path)
@@ -317,6 +319,6 @@ def test_a_row_whose_record_is_damaged_is_not_asked_by_a_retry(tmp_path: Path, s
     assert (report.sent, report.pending) == (0, 1)
     with pytest.raises(LedgerError, match=r"row 3 \(record\)"):
         run.start()
-    assert len(simulator.requests) == 21  # the input has the row, and it was to be asked again
+    assert len(simulator.requests) == 20  # the input has the row, and its answer was good
     assert run.start().sent == 0
     assert [record["generation"] for record in records_in(tmp_path)] == [f"Echo: row {n}" for n in range(20)]

@@ -174,9 +174,11 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(state=st.sampled_from(["completion", "failure"]))
     def ask_again(self, state: str) -> None:
         in_input = {row.row for row in self._export() if row.state == state}
-        reopened = self.runner.run(self.ledger.reopen(Selection.parse(f"state={state}"), {"max_tokens": 9}))
+        reopened = self.runner.run(
+            self.ledger.begin_retry(Selection.parse(f"state={state}"), {"manifest": {"max_tokens": 9}})
+        )
         assert reopened == len(in_input)
-        self.asked_again |= in_input
+        self.asked_again = in_input  # one retry at a time
 
     # The ends of a process.
 

@@ -44,7 +44,6 @@ async def complete(
         finish_reason=finish_reason,
         tokens=Usage(10, tokens),
         cost=0.25,
-        parameters=state.parameters,
     )
 
 
@@ -114,11 +113,11 @@ def test_where_refuses_what_it_does_not_know(where: str, message: str, hint: str
 
 async def test_rows_asked_again_keep_their_outcome_until_a_better_one_comes(ledger: Ledger) -> None:
     await complete(ledger, (await rows_of(ledger, 2))[0], "length", 20, b"cut")
-    assert await ledger.reopen(Selection.parse("finish_reason=length"), {"max_tokens": 99}) == 1
+    settings = {"manifest": {"max_tokens": 99}}
+    assert await ledger.begin_retry(Selection.parse("finish_reason=length"), settings) == 1
 
-    state, untouched = await rows_of(ledger, 2)
-    assert (state.state, json.loads(state.parameters or "")) == ("pending", {"max_tokens": 99})
-    assert untouched.parameters is None
+    state, _ = await rows_of(ledger, 2)
+    assert state.state == "pending"
     with LedgerReader(ledger.path) as reader:
         (before, _) = reader.rows()
         assert reader.counts().pending == 2
@@ -128,10 +127,12 @@ async def test_rows_asked_again_keep_their_outcome_until_a_better_one_comes(ledg
     with LedgerReader(ledger.path) as reader:
         (after, _) = reader.rows()
         earlier = reader.earlier_outcomes(after.row)
+        kept = reader.retry_settings()
         counts = reader.counts()
     assert (after.asked_again, after.answers, after.finish_reason) == (False, (b"whole",), "stop")
-    assert json.loads(after.parameters or "") == {"max_tokens": 99}
-    assert [(outcome.finish_reason, outcome.answers, outcome.parameters) for outcome in earlier] == [
+    assert after.settings is not None
+    assert json.loads(kept[after.settings]) == settings
+    assert [(outcome.finish_reason, outcome.answers, outcome.settings) for outcome in earlier] == [
         ("length", (b"cut",), None)
     ]
     assert counts.cost == 0.5
@@ -139,7 +140,7 @@ async def test_rows_asked_again_keep_their_outcome_until_a_better_one_comes(ledg
 
 async def test_a_retry_that_fails_does_not_take_the_answer_away(ledger: Ledger) -> None:
     await complete(ledger, (await rows_of(ledger, 1))[0], "length", 20, b"cut")
-    await ledger.reopen(Selection.parse("row=0"))
+    await ledger.begin_retry(Selection.parse("row=0"))
     await ledger.fail(1, BadRequest("too many tokens", status=400), tokens=Usage())
     (state,) = await rows_of(ledger, 1)
     with LedgerReader(ledger.path) as reader:

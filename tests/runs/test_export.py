@@ -18,6 +18,7 @@ from mistill.ledger import Selection
 from mistill.runs.export import export, export_run
 from mistill.runs.kinds.chat import ChatKind, ChatReader
 from mistill.runs.record_shape import record_shape
+from mistill.runs.row_settings import RowSettings
 from mistill.simulator import Simulator
 from mistill.structured.schema import compile_schema
 
@@ -115,7 +116,7 @@ def test_fields_become_columns(structured: Place) -> None:
     export(
         structured.ledger,
         structured.out,
-        record_shape(answers=ChatReader(compile_schema(User)), flatten=True),
+        record_shape(own=RowSettings.of_chat(ChatReader(compile_schema(User))), flatten=True),
     )
     assert structured.records()[2] == {
         "text": "row 2",
@@ -133,12 +134,12 @@ def test_another_schema_reads_paid_answers_again(structured: Place, simulator: S
     export(
         structured.ledger,
         structured.out,
-        record_shape(answers=ChatReader(compile_schema(Aged)), flatten=True),
+        record_shape(own=RowSettings.of_chat(ChatReader(compile_schema(Aged))), flatten=True),
     )
     assert [record["age"] for record in structured.records()] == [0, 1, 2]
     assert "name" not in structured.records()[0]
     strict = compile_schema({"type": "object", "properties": {"age": {"minimum": 1}}, "required": ["age"]})
-    export(structured.ledger, structured.out, record_shape(answers=ChatReader(strict)))
+    export(structured.ledger, structured.out, record_shape(own=RowSettings.of_chat(ChatReader(strict))))
     errors = [record["error"] for record in structured.records()]
     assert errors[0].startswith("invalid_output: ")
     assert errors[1:] == [None, None]
@@ -184,15 +185,29 @@ def test_a_failed_row_has_empty_columns(place: Place, simulator: Simulator) -> N
     ("arguments", "message"),
     [
         ({"flatten": True}, "known fields"),
-        ({"answers": ChatReader(compile_schema(list[int])), "flatten": True}, "known fields"),
         (
-            {"answers": ChatReader(compile_schema(User)), "flatten": True, "num_generations": 2},
+            {"own": RowSettings.of_chat(ChatReader(compile_schema(list[int]))), "flatten": True},
+            "known fields",
+        ),
+        (
+            {
+                "own": RowSettings.of_chat(ChatReader(compile_schema(User))),
+                "flatten": True,
+                "num_generations": 2,
+            },
             "several generations",
         ),
         ({"extra": ["thoughts"]}, "no extra column 'thoughts'"),
         ({"renames": ["generation=error"]}, "two output columns"),
         ({"renames": ["generation"]}, "cannot rename"),
-        ({"answers": ChatReader(compile_schema(User)), "flatten": True, "renames": ["error=name"]}, "'name'"),
+        (
+            {
+                "own": RowSettings.of_chat(ChatReader(compile_schema(User))),
+                "flatten": True,
+                "renames": ["error=name"],
+            },
+            "'name'",
+        ),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:

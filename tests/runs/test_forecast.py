@@ -14,8 +14,8 @@ from mistill.runs.forecast import Forecast, forecast
 def row(input_tokens: int, output_tokens: int, cost: float | None = None) -> LedgerRow:
     return LedgerRow(
         row=0, position=0, record=b"{}", state="completion", answers=(), finish_reason="stop", error=None,
-        input_tokens=input_tokens, output_tokens=output_tokens, cost=cost, ended_at=0.0, parameters=None,
-        next_parameters=None, maybe_billed=False, asked_again=False, copied=False,
+        input_tokens=input_tokens, output_tokens=output_tokens, cost=cost, ended_at=0.0, settings=None,
+        next_settings=None, maybe_billed=False, asked_again=False, copied=False, leader=0,
     )  # fmt: skip
 
 

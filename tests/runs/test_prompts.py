@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError
-from mistill.runs.prompts import PromptTemplate
+from mistill.prompts.prompt_template import PromptTemplate
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 HELLO = [{"role": "user", "content": "hello"}]
@@ -235,7 +235,7 @@ def test_jinja_is_loaded_for_templates_only() -> None:
     code = (
         "import sys\n"
         "from mistill.datasets.sources import open_source\n"
-        "from mistill.runs.prompts import PromptTemplate\n"
+        "from mistill.prompts.prompt_template import PromptTemplate\n"
         "PromptTemplate().render(next(iter(open_source([{'prompt': 'x'}]))))\n"
         "print([name for name in ('jinja2', 'pyarrow', 'pandas', 'polars') if name in sys.modules])"
     )

@@ -160,8 +160,9 @@ def test_a_selection_is_asked_again_with_other_parameters(place: Place, simulato
     assert place.answers() == echoes(TEXTS)
     assert [request.body.get("max_tokens") for request in simulator.requests].count(500) == 2
     with LedgerReader(place.ledger) as reader:
-        asked_again = [row for row in reader.rows() if row.parameters]
-        assert [json.loads(row.parameters or "") for row in asked_again] == [{"max_new_tokens": 500}] * 2
+        asked_again = [row for row in reader.rows() if row.settings]
+        (settings,) = reader.retry_settings().values()
+        assert json.loads(settings)["manifest"]["parameters"] == {"max_tokens": 500}
         assert [one.finish_reason for one in reader.earlier_outcomes(asked_again[0].row)] == ["length"]
     assert place.run().start().sent == 0  # the retry is part of the run
 

@@ -136,11 +136,11 @@ def test_a_column_that_the_prompt_does_not_use_costs_nothing(place: Place) -> No
 @pytest.mark.parametrize(
     ("settings", "llm", "key"),
     [
-        ({"prompt": "Say: {{ text }}"}, {}, "prompt.prompt"),
-        ({"system": "Be brief."}, {}, "prompt.system"),
-        ({"parameters": {"temperature": 0.5}}, {}, "parameters.temperature"),
+        ({"prompt": "Say: {{ text }}"}, {}, "prompt"),
+        ({"system": "Be brief."}, {}, "system"),
+        ({"parameters": {"temperature": 0.5}}, {}, "temperature"),
         ({"num_generations": 2}, {}, "num_generations"),
-        ({}, {"generation_kwargs": {"max_new_tokens": 5}}, "parameters.max_tokens"),
+        ({}, {"generation_kwargs": {"max_new_tokens": 5}}, "max_new_tokens"),
         ({}, {"structured_output": {"schema": {"type": "object"}}}, "schema"),
     ],
 )

@@ -16,8 +16,8 @@ from tests.runs.conftest import Place, sent
 
 from mistill.datasets.sources import Row, open_source
 from mistill.errors import InputError
-from mistill.runs.prompts import PromptTemplate, TextTemplate
-from mistill.runs.template_environment import MAX_WORK
+from mistill.prompts.prompt_template import PromptTemplate, TextTemplate
+from mistill.prompts.template_environment import MAX_WORK
 from mistill.simulator import Simulator
 
 

@@ -3,7 +3,15 @@
 from mistill.ledger.damage import Damage
 from mistill.ledger.error_record import ErrorRecord
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
-from mistill.ledger.reader import Cause, Counts, EarlierOutcome, LedgerReader, LedgerRow, Start
+from mistill.ledger.reader import (
+    Cause,
+    Counts,
+    EarlierOutcome,
+    LedgerReader,
+    LedgerRow,
+    PastAttempt,
+    Start,
+)
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.writer import Attempt, Ledger, PaidAnswer, Tokens
 
@@ -21,6 +29,7 @@ __all__ = [
     "LedgerReader",
     "LedgerRow",
     "PaidAnswer",
+    "PastAttempt",
     "RowState",
     "Selection",
     "Start",

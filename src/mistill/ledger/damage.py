@@ -133,7 +133,7 @@ def _fail(connection: sqlite3.Connection, damage: Damage) -> None:
     took = (0, 0, None, 0.0, None)
     if damage.part == "answer":
         took = connection.execute(
-            "SELECT input_tokens, output_tokens, cost, ended_at, parameters FROM outcomes WHERE row = ?",
+            "SELECT input_tokens, output_tokens, cost, ended_at, settings FROM outcomes WHERE row = ?",
             (damage.row,),
         ).fetchone()
     # Not an update, which would keep it as an earlier outcome.
@@ -141,10 +141,10 @@ def _fail(connection: sqlite3.Connection, damage: Damage) -> None:
     connection.execute(
         """INSERT INTO outcomes
            SELECT *, checksum('outcomes', row, state, answer, more_answers, finish_reason, error_kind, error,
-               input_tokens, output_tokens, cost, ended_at, parameters)
+               input_tokens, output_tokens, cost, ended_at, settings)
            FROM (SELECT ?1 AS row, 'failure' AS state, NULL AS answer, NULL AS more_answers, NULL AS finish_reason,
                ?2 AS error_kind, ?3 AS error, ?4 AS input_tokens, ?5 AS output_tokens, ?6 AS cost, ?7 AS ended_at,
-               ?8 AS parameters)
+               ?8 AS settings)
            WHERE NOT EXISTS (SELECT 1 FROM rows WHERE id = ?1 AND asked_again)""",
         (damage.row, damage.kind, damage.to_error(), *took),
     )

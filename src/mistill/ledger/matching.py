@@ -56,7 +56,7 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
 
     ``state``: pending when it must be asked. ``maybe_billed``: it was in flight when a run died.
     ``has_answers``: ``Ledger.paid_answers`` has some for it. ``same_as``: the row whose outcome it shares,
-    so that it is never asked itself. ``parameters``: JSON of what it is asked again with.
+    so that it is never asked itself.
     """
 
     row: int
@@ -65,7 +65,6 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
     maybe_billed: bool = False
     has_answers: bool = False
     same_as: int | None = None
-    parameters: str | None = None
 
 
 class InputMatcher:
@@ -155,7 +154,7 @@ class InputMatcher:
     ) -> list[RowState | None]:
         found: list[RowState | None] = [None] * len(digests)
         query = f"""SELECT {ROW_IS_SOUND}, {OUTCOME_IS_SOUND}, outcome_row, position, digest, id, state, asked_again,
-                    maybe_billed, same_as, next_parameters
+                    maybe_billed, same_as
                 FROM row_states WHERE position >= ? AND position < ? ORDER BY position"""  # noqa: S608 - our own words
         end = start + len(digests)
         try:
@@ -214,7 +213,7 @@ class InputMatcher:
         found: dict[bytes, list[tuple[RowState, bytes]]] = {}
         for fingerprint, count in Counter(row.fingerprint for row in rows).items():
             limit = count + _LOOK_AHEAD
-            query = f"""SELECT id, state, asked_again, maybe_billed, same_as, next_parameters, digest
+            query = f"""SELECT id, state, asked_again, maybe_billed, same_as, digest
                     FROM row_states WHERE id IN (
                         SELECT * FROM (SELECT id FROM rows WHERE fingerprint = ? AND position IS NULL LIMIT ?)
                         UNION ALL
@@ -240,7 +239,6 @@ class InputMatcher:
         asked_again: int,
         maybe_billed: int,
         same_as: int | None,
-        parameters: str | None,
     ) -> RowState:
         return RowState(
             row,
@@ -249,7 +247,6 @@ class InputMatcher:
             bool(maybe_billed),
             row in self._with_answers,
             same_as,
-            parameters,
         )
 
 

@@ -21,10 +21,13 @@ from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damag
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.forks import forget, register_for_forks
 from mistill.ledger.selection import EVERYTHING, Selection
-from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, START_SUM
+from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, SETTINGS_SUM, START_SUM
 from mistill.wording import words
 
 _MAX_NAMED = 5
+_IS_FIRST = "coalesce(request, id) = id"
+"""An attempt as it is counted: rows that one request asks have a line each, and are asked by one attempt."""
+
 _HAS_LATENCY = "status = 'answered' AND typeof(ended_at - sent_at) = 'real'"
 
 
@@ -32,11 +35,13 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     """A row of the current input with its outcome.
 
     ``record``: the row of the input, JSON; ``answers``: the raw bodies of its generations; ``error``: the
-    JSON of an `ErrorRecord`; ``parameters``: JSON of what the outcome was asked with over the run's own;
-    ``asked_again``: a retry of it is due, with ``next_parameters``, and this is still the earlier outcome;
-    ``copied``: it shares the outcome of an identical row, and cost nothing; ``ended_at``: unix seconds;
+    JSON of an `ErrorRecord`; ``settings``: the number of the retry's settings that it was asked with, see
+    `LedgerReader.retry_settings`, and ``None`` for the run's own; ``asked_again``: a retry of it is due, with
+    ``next_settings``, and this is still the earlier outcome;
+    ``copied``: it shares the outcome of an identical row, ``leader``, and cost nothing; ``ended_at``: unix seconds;
     ``cost``: US dollars; ``damaged``: the part of it that is damaged in the ledger. Such a row is a failure with an
-    error that says so, and a damaged record is an empty one.
+    error that says so, and a damaged record is an empty one. ``unfit``: the last answer to a row that failed,
+    where that was asked for.
     """
 
     row: int
@@ -50,12 +55,14 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     output_tokens: int
     cost: float | None
     ended_at: float | None
-    parameters: str | None
-    next_parameters: str | None
+    settings: int | None
+    next_settings: int | None
     maybe_billed: bool
     asked_again: bool
     copied: bool
+    leader: int
     damaged: Part | None = None
+    unfit: bytes | None = None
 
 
 class EarlierOutcome(msgspec.Struct, frozen=True):
@@ -69,12 +76,39 @@ class EarlierOutcome(msgspec.Struct, frozen=True):
     output_tokens: int
     cost: float | None
     ended_at: float
-    parameters: str | None
+    settings: int | None
+
+
+class PastAttempt(msgspec.Struct, frozen=True):
+    """An attempt at a row as the ledger has it. Times in unix seconds; ``cost`` in US dollars.
+
+    Attributes:
+        body: the answer as it came.
+        status: how it ended; ``None`` where nothing has ended it: it is in flight, or was when the process died.
+        error: the JSON of an `ErrorRecord`, where it failed.
+        settings: as in `LedgerRow`.
+        request: the first attempt of those that left in one request; ``None`` where that asked one row.
+    """
+
+    body: bytes | None
+    number: int
+    sent_at: float
+    ended_at: float | None
+    status: Literal["answered", "failed", "maybe_billed", "not_sent"] | None
+    error: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: float | None
+    settings: int | None
+    request: int | None
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the current input by state (``rows`` is their sum), and the attempts of all rows ever.
 
+    An attempt is one HTTP try, however many rows it asks. ``maybe_billed`` are some of them. ``open_attempts``: those
+    that nothing has ended: in flight, or cut off when the process died, and maybe billed, as the next start counts
+    them.
     Rows that are to be asked again count as pending. ``cached_tokens`` are some of ``input_tokens``. ``cost``: US
     dollars, of attempts whose price is known; ``None`` where there are answers and none has
     one.
@@ -87,6 +121,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     no_longer_in_input: int
     attempts: int
     maybe_billed: int
+    open_attempts: int
     input_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -195,14 +230,11 @@ class LedgerReader:
                 self._connection.execute("COMMIT")
 
     def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float]:
-        """How many requests left in a stretch of time (unix seconds), and the last moment of which anything is known.
-
-        Rows that one request asked have an attempt each, which left at one moment.
-        """
+        """How many requests left in a stretch of time (unix seconds), and the last moment of which one knows."""
         with database.explained(self.path):
             requests, sent_at, ended_at = self._connection.execute(
-                """SELECT count(DISTINCT sent_at), max(sent_at), max(ended_at) FROM attempts
-                   WHERE sent_at >= ? AND sent_at < ?""",
+                f"""SELECT coalesce(sum({_IS_FIRST}), 0), max(sent_at), max(ended_at) FROM attempts
+                   WHERE sent_at >= ? AND sent_at < ?""",  # noqa: S608 - our own words
                 (started_at, until),
             ).fetchone()
         return requests, max(started_at, sent_at or 0.0, min(ended_at or 0.0, until))
@@ -222,6 +254,54 @@ class LedgerReader:
                 raise DamagedMeta(f"its {key} is lost")
         return value.encode()
 
+    def retry_settings(self) -> dict[int, bytes]:
+        """Number → what a retry asked with in place of the run's own settings, as JSON. Damaged ones are left out."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                f"SELECT id, settings FROM settings WHERE checksum IS {SETTINGS_SUM} ORDER BY id"  # noqa: S608 - our own words
+            ).fetchall()
+        return {number: text.encode() for number, text in found}
+
+    def longest_cut(self) -> dict[int | None, int]:
+        """Settings → the most output tokens of an answer to a row that ended with ``finish_reason=length``."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                """SELECT a.settings, max(a.output_tokens) FROM attempts AS a JOIN outcomes AS o ON o.row = a.row
+                   WHERE o.finish_reason = 'length' AND a.status = 'answered' AND a.settings IS o.settings
+                   GROUP BY a.settings"""
+            ).fetchall()
+        return dict(found)
+
+    def attempts_of(self, row: int) -> list[PastAttempt]:
+        """All attempts at a row (``LedgerRow.leader``), the oldest first; of a damaged answer, there is no body."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                """SELECT id, sent_at, ended_at, status, error, input_tokens, output_tokens, cost, settings, request,
+                       body, checksum
+                   FROM attempts LEFT JOIN answers ON attempt = id WHERE row = ? ORDER BY id""",
+                (row,),
+            ).fetchall()
+        return [
+            PastAttempt(body if _is_sound(number, row, body, checksum) else None, number, *rest)
+            for number, *rest, body, checksum in found
+        ]
+
+    def _unfit_answers(self) -> dict[int, int]:
+        """Row (``LedgerRow.leader``) → its last answered attempt, of rows that failed though they were answered."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                # With max(), SQLite takes the others from the row that has the maximum.
+                """SELECT a.row, max(a.id) FROM attempts AS a JOIN outcomes AS o ON o.row = a.row
+                   WHERE o.state = 'failure' AND a.status = 'answered' AND a.settings IS o.settings GROUP BY a.row"""
+            ).fetchall()
+        return dict(found)
+
+    def _answer(self, row: int, attempt: int) -> bytes | None:
+        """The answer of an attempt at a row, as it came; ``None`` where it is damaged."""
+        with database.explained(self.path):
+            bodies = self._bodies(row, [attempt])
+        return bodies[0] if bodies else None
+
     def starts(self) -> list[Start]:
         """The starts of the run, the oldest first. Those of before format 2 are not known, nor are damaged ones."""
         with database.explained(self.path):
@@ -231,11 +311,14 @@ class LedgerReader:
         return [Start(number, started, ended, record.encode()) for number, started, ended, record in found]
 
     def finish_reasons(self) -> dict[str, int]:
-        """Why answers ended → how many answered rows of the current input, the most frequent first."""
+        """Why answers ended → how many rows of the current input, the most frequent first.
+
+        Rows are among them that failed with an answer that did not do: one that was cut off fits no schema.
+        """
         with database.explained(self.path):
             found = self._connection.execute(
                 """SELECT finish_reason, count(*) AS rows FROM row_states
-                   WHERE position IS NOT NULL AND state = 'completion' AND typeof(finish_reason) = 'text'
+                   WHERE position IS NOT NULL AND typeof(finish_reason) = 'text'
                    GROUP BY finish_reason ORDER BY rows DESC, finish_reason"""
             ).fetchall()
         return dict(found)
@@ -256,12 +339,26 @@ class LedgerReader:
             found = {place: max(0.0, s) for place, (s,) in enumerate(sorted_s) if place in wanted}
         return [found[place] for place in places]
 
-    def rows(self, selection: Selection = EVERYTHING, *, first: int = 0) -> Iterator[LedgerRow]:
+    def rows(
+        self, selection: Selection = EVERYTHING, *, first: int = 0, with_unfit: bool = False
+    ) -> Iterator[LedgerRow]:
         """The selected rows of the current input from the position ``first`` on, in its order, one in memory at a time.
 
         Rows of which nobody can say whether they are selected, because they are damaged, are given too. One of which
-        nothing is known is in `damages` only.
+        nothing is known is in `damages` only. ``with_unfit``: rows that failed bring the last answer that they got.
         """
+        found = self._rows(selection, first)
+        if not with_unfit:
+            return found
+        unfit = self._unfit_answers()
+        return (
+            msgspec.structs.replace(row, unfit=self._answer(row.leader, unfit[row.leader]))
+            if row.state == "failure" and row.leader in unfit
+            else row
+            for row in found
+        )
+
+    def _rows(self, selection: Selection, first: int) -> Iterator[LedgerRow]:
         query = _rows_query(
             selection,
             "record, records.checksum, body, answers.checksum",
@@ -313,7 +410,7 @@ class LedgerReader:
         """The same where some page of the file cannot be read: what is not on it."""
         query = _rows_query(selection, "NULL, NULL, NULL, NULL", "", "position = ?")
         without_outcome = f"""SELECT position, NULL, NULL, NULL, NULL, id, coalesce(same_as, id), NULL, NULL,
-                {ROW_IS_SOUND}, 0, 'failure', NULL, NULL, 0, 0, NULL, NULL, NULL, next_parameters, maybe_billed,
+                {ROW_IS_SOUND}, 0, 'failure', NULL, NULL, 0, 0, NULL, NULL, NULL, next_settings, maybe_billed,
                 asked_again, same_as
             FROM row_states WHERE position = ?"""  # noqa: S608 - our own words
         for position in range(first, self._max_positions()):
@@ -361,10 +458,10 @@ class LedgerReader:
         with database.explained(self.path):
             found = self._connection.execute(
                 """SELECT state, answer, more_answers, finish_reason, error, input_tokens, output_tokens, cost,
-                       ended_at, parameters
+                       ended_at, settings
                    FROM earlier_outcomes WHERE row = ? AND checksum IS checksum(
                        'outcomes', row, state, answer, more_answers, finish_reason, error_kind, error,
-                       input_tokens, output_tokens, cost, ended_at, parameters)
+                       input_tokens, output_tokens, cost, ended_at, settings)
                    ORDER BY rowid""",
                 (row,),
             ).fetchall()
@@ -395,7 +492,7 @@ class LedgerReader:
         (
             record, record_checksum, body, body_checksum, row, outcome_row, answer, more_answers, row_is_sound,
             outcome_is_sound, state, finish_reason, error, input_tokens, output_tokens, cost, ended_at,
-            parameters, next_parameters, maybe_billed, asked_again, same_as,
+            settings, next_settings, maybe_billed, asked_again, same_as,
         ) = line  # fmt: skip
         if not row_is_sound:
             self._note(Damage(position, "row"))
@@ -404,7 +501,7 @@ class LedgerReader:
         answers: tuple[bytes, ...] = ()
         if not outcome_is_sound:
             damage = self._note(Damage(position, "outcome", outcome_row))
-            finish_reason, input_tokens, output_tokens, cost, ended_at, parameters = (
+            finish_reason, input_tokens, output_tokens, cost, ended_at, settings = (
                 None,
                 0,
                 0,
@@ -429,8 +526,8 @@ class LedgerReader:
             input_tokens, output_tokens, cost = 0, 0, 0.0
         return LedgerRow(
             row, position, record, state, answers, finish_reason, error, input_tokens, output_tokens, cost,
-            ended_at, parameters, next_parameters, bool(maybe_billed), bool(asked_again), copied,
-            None if damage is None else damage.part,
+            ended_at, settings, next_settings, bool(maybe_billed), bool(asked_again), copied,
+            row if same_as is None else same_as, None if damage is None else damage.part,
         )  # fmt: skip
 
     def _note(self, damage: Damage) -> Damage:
@@ -456,8 +553,8 @@ _of_parents: list[sqlite3.Connection] = []
 
 def _rows_query(selection: Selection, fat: str, joins: str, place: str) -> str:
     return f"""SELECT position, {fat}, id, outcome_row, answer, more_answers, {ROW_IS_SOUND}, {OUTCOME_IS_SOUND}, state,
-            finish_reason, error, coalesce(input_tokens, 0), coalesce(output_tokens, 0), cost, ended_at, parameters,
-            next_parameters, maybe_billed, asked_again, same_as
+            finish_reason, error, coalesce(input_tokens, 0), coalesce(output_tokens, 0), cost, ended_at, settings,
+            next_settings, maybe_billed, asked_again, same_as
         FROM row_states {joins}
         WHERE {place} AND (({selection.sql}) OR NOT ({ROW_IS_SOUND} AND {OUTCOME_IS_SOUND})) ORDER BY position"""  # noqa: S608 - our own words
 
@@ -489,16 +586,17 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
     every = connection.execute("SELECT count(*) FROM rows").fetchone()[0]
     took = connection.execute(
         # total(), since sum() fails on integers that overflow.
-        """SELECT count(*), coalesce(sum(status = 'maybe_billed'), 0), CAST(total(input_tokens) AS INTEGER),
+        f"""SELECT coalesce(sum({_IS_FIRST}), 0), coalesce(sum(status = 'maybe_billed' AND {_IS_FIRST}), 0),
+               coalesce(sum(status IS NULL AND {_IS_FIRST}), 0), CAST(total(input_tokens) AS INTEGER),
                CAST(total(output_tokens) AS INTEGER), CAST(total(cached_tokens) AS INTEGER),
                CASE WHEN count(cost) OR NOT count(input_tokens) THEN total(cost) END
-           FROM attempts"""
+           FROM attempts"""  # noqa: S608 - our own words
     ).fetchone()
     try:
         total = database.read_meta(connection, "input_rows")
     except DamagedMeta:
         total = None  # the next start reads the input to its end once more
-    attempts, maybe_billed, input_tokens, output_tokens, cached_tokens, cost = took
+    attempts, maybe_billed, open_attempts, input_tokens, output_tokens, cached_tokens, cost = took
     return Counts(
         rows=rows,
         completions=completions,
@@ -507,6 +605,7 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
         no_longer_in_input=every - rows,
         attempts=attempts,
         maybe_billed=maybe_billed,
+        open_attempts=open_attempts,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_tokens=cached_tokens,

@@ -6,6 +6,12 @@ million rows reads tens of megabytes, not the dataset.
 What ``meta`` has: ``manifest`` and ``settings`` (JSON, see `Ledger.open`), ``created_at``, ``mistill_version``,
 ``schema`` (a checksum of these tables' own words), ``dedupe``, and ``input_rows`` once the input was read to its end.
 
+``settings`` has what retries asked with in place of the run's own settings, each once: a JSON object that whoever
+opens the ledger makes. Where a column ``settings`` is NULL, it was the run's own.
+
+Attempts at rows that one request asks have the first one's number as their ``request``; where it is NULL, the request
+asks one row.
+
 Every table has checksums but ``attempts``, see ``checksums``. Whoever writes a line works its sum out; those of
 ``rows``, whose lines are changed many at once, follow by a trigger. A line that did not fit its sum before still does
 not after.
@@ -18,12 +24,13 @@ import sqlite3
 from collections.abc import Iterator
 
 APPLICATION_ID = 0x4D53544C  # "MSTL": tells a ledger from any other SQLite file
-FORMAT = 2
+FORMAT = 3
 
 # A row is in the current input when it has a position; a row that was removed keeps what was paid for it.
 # A copied row (same_as) shows its leader's outcome: that is derived, so the two cannot differ.
 _TABLES = """
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE settings (id INTEGER PRIMARY KEY, settings TEXT NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE starts (
     id INTEGER PRIMARY KEY,
     started_at REAL NOT NULL,
@@ -39,7 +46,7 @@ CREATE TABLE rows (
     asked_again INTEGER NOT NULL DEFAULT 0,
     maybe_billed INTEGER NOT NULL DEFAULT 0,
     same_as INTEGER,
-    parameters TEXT,
+    settings INTEGER,
     checksum INTEGER NOT NULL
 );
 CREATE UNIQUE INDEX rows_position ON rows (position);
@@ -54,7 +61,9 @@ CREATE TABLE attempts (
     input_tokens INTEGER,
     output_tokens INTEGER,
     cost REAL,
-    cached_tokens INTEGER
+    cached_tokens INTEGER,
+    settings INTEGER,
+    request INTEGER
 );
 CREATE TABLE answers (attempt INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE outcomes (
@@ -69,7 +78,7 @@ CREATE TABLE outcomes (
     output_tokens INTEGER NOT NULL,
     cost REAL,
     ended_at REAL NOT NULL,
-    parameters TEXT,
+    settings INTEGER,
     checksum INTEGER NOT NULL
 );
 CREATE TABLE earlier_outcomes (
@@ -84,12 +93,12 @@ CREATE TABLE earlier_outcomes (
     output_tokens INTEGER NOT NULL,
     cost REAL,
     ended_at REAL NOT NULL,
-    parameters TEXT,
+    settings INTEGER,
     checksum INTEGER NOT NULL
 );
 """
 
-_ROW = "id, position, fingerprint, digest, asked_again, maybe_billed, same_as, parameters"
+_ROW = "id, position, fingerprint, digest, asked_again, maybe_billed, same_as, settings"
 
 
 def _row_sum(line: str) -> str:
@@ -107,9 +116,9 @@ CREATE TRIGGER row_changed AFTER UPDATE OF {_ROW} ON rows BEGIN
 END;
 CREATE VIEW row_states AS
     SELECT r.id, r.position, r.fingerprint, r.digest, r.asked_again, r.maybe_billed, r.same_as,
-        r.parameters AS next_parameters, r.checksum AS row_checksum,
+        r.settings AS next_settings, r.checksum AS row_checksum,
         o.row AS outcome_row, coalesce(o.state, 'pending') AS state, o.answer, o.more_answers, o.finish_reason,
-        o.error_kind, o.error, o.input_tokens, o.output_tokens, o.cost, o.ended_at, o.parameters,
+        o.error_kind, o.error, o.input_tokens, o.output_tokens, o.cost, o.ended_at, o.settings,
         o.checksum AS outcome_checksum
     FROM rows AS r LEFT JOIN outcomes AS o ON o.row = coalesce(r.same_as, r.id);
 """  # noqa: S608 - our own words
@@ -117,10 +126,10 @@ CREATE VIEW row_states AS
 SCHEMA = _TABLES + TRIGGERS_AND_VIEWS
 
 ROW_IS_SOUND = """(row_checksum IS checksum(
-    'rows', id, position, fingerprint, digest, asked_again, maybe_billed, same_as, next_parameters))"""
+    'rows', id, position, fingerprint, digest, asked_again, maybe_billed, same_as, next_settings))"""
 OUTCOME_IS_SOUND = """(outcome_row IS NULL OR outcome_checksum IS checksum(
     'outcomes', outcome_row, state, answer, more_answers, finish_reason, error_kind, error,
-    input_tokens, output_tokens, cost, ended_at, parameters))"""
+    input_tokens, output_tokens, cost, ended_at, settings))"""
 """Conditions over ``row_states``."""
 
 NOT_IN_INDEX = """
@@ -130,6 +139,7 @@ NOT_IN_INDEX = """
     EXCEPT SELECT position FROM rows INDEXED BY rows_position"""
 """Positions that a damaged index lost. Comparing counts and sums is enough mostly, and costs 0.1 s for a million."""
 
+SETTINGS_SUM = "checksum('settings', id, settings)"
 START_SUM = "checksum('starts', id, started_at, ended_at, record)"
 
 CHECKSUMMED = tuple(sorted(re.findall(r"^CREATE (?:UNIQUE )?\w+ (\w+)", SCHEMA, re.MULTILINE)))

@@ -7,7 +7,7 @@ import itertools
 import json
 import sqlite3
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +27,7 @@ from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
 from mistill.ledger.reader import LedgerReader
 from mistill.ledger.selection import Selection
-from mistill.ledger.tables import START_SUM
+from mistill.ledger.tables import SETTINGS_SUM, START_SUM
 
 # An attempt that was cancelled as it began may be in one group with its own end, so neither minds the other.
 _BEGUN = Insert("INSERT OR IGNORE INTO attempts (id, row, sent_at)", "(?, ?, ?)")
@@ -37,17 +37,30 @@ _ANSWERED = Insert(
     "(?, ?, ?, ?, 'answered', ?, ?, ?, ?)",
 )
 _UNANSWERED = Insert(
-    "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, error)", "(?, ?, ?, ?, ?, ?)"
+    "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, error, settings, request)",
+    "(?, ?, ?, ?, ?, ?, ?, ?)",
+)
+# The same of a retry's attempts, and of several rows' in one request. Most attempts are neither, and NULL costs time.
+_BEGUN_WITH = Insert(
+    "INSERT OR IGNORE INTO attempts (id, row, sent_at, settings, request)", "(?, ?, ?, ?, ?)"
+)
+_ANSWERED_WITH = Insert(
+    "INSERT OR REPLACE INTO attempts "
+    "(id, row, sent_at, ended_at, status, input_tokens, output_tokens, cost, cached_tokens, settings, request)",
+    "(?, ?, ?, ?, 'answered', ?, ?, ?, ?, ?, ?)",
 )
 _ANSWERS = Insert("INSERT INTO answers", "(?, ?, ?)")
-# A completion is replaced only where the row was asked again, and then only by another completion.
+# A completion is replaced only where the row was asked again, and only by one that is as whole: no failure takes its
+# place, nor does an answer that was cut off take that of one that was not.
 _REPLACING = """ON CONFLICT (row) DO UPDATE SET
         state = excluded.state, answer = excluded.answer, more_answers = excluded.more_answers,
         finish_reason = excluded.finish_reason, error_kind = excluded.error_kind, error = excluded.error,
         input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, cost = excluded.cost,
-        ended_at = excluded.ended_at, parameters = excluded.parameters, checksum = excluded.checksum
+        ended_at = excluded.ended_at, settings = excluded.settings, checksum = excluded.checksum
     WHERE outcomes.state = 'failure' OR (
-        excluded.state = 'completion' AND (SELECT asked_again FROM rows WHERE id = excluded.row))"""
+        excluded.state = 'completion' AND (SELECT asked_again FROM rows WHERE id = excluded.row)
+        AND (coalesce(excluded.finish_reason, '') NOT IN ('length', 'model_length')
+            OR outcomes.finish_reason IN ('length', 'model_length')))"""
 _OUTCOMES = Insert("INSERT INTO outcomes", f"({', '.join('?' * 13)})", _REPLACING)
 _PLAIN_COMPLETIONS = Insert(
     "INSERT INTO outcomes (row, state, answer, finish_reason, input_tokens, output_tokens, cost, ended_at, checksum)",
@@ -56,6 +69,8 @@ _PLAIN_COMPLETIONS = Insert(
 )
 _MAYBE_BILLED = Update("UPDATE rows SET maybe_billed = 1 WHERE id = ?")
 _NOT_ASKED_AGAIN = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND asked_again")
+# The same once more, since statements of a group are done one after the other: this one after `_OUTCOMES`.
+_ASKED = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND asked_again")
 
 # More tokens and more dollars than there are; what SQLite adds up of them stays exact.
 _MAX = 2**53
@@ -64,11 +79,19 @@ _LINE_BYTES = 1000
 
 
 class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One HTTP try of a row that is on disk, and so may be sent. ``sent_at``: unix seconds."""
+    """One HTTP try of a row that is on disk, and so may be sent.
+
+    Attributes:
+        sent_at: unix seconds.
+        settings: the number of a retry's settings; ``None``: the run's own.
+        request: the first attempt of those that leave in one request; ``None`` where it asks one row.
+    """
 
     id: int
     row: int
     sent_at: float
+    settings: int | None = None
+    request: int | None = None
 
 
 class Tokens(Protocol):
@@ -114,6 +137,8 @@ class Ledger:
             mend_index(connection)
             self.maybe_billed_at_open = _mark_interrupted(connection)
             self._unfinished = _unfinished_answers(connection)
+            self._settings: int | None = None
+            self._is_retry = False
             # A count, because loops in several threads take from it.
             self._attempt_ids = itertools.count(
                 _next_id(connection, ("attempts", "id"), ("answers", "attempt"))
@@ -204,10 +229,23 @@ class Ledger:
         When this is cancelled, they count as not sent.
         """
         sent_at = time.time()
-        attempts = [Attempt(next(self._attempt_ids), row, sent_at) for row in rows]
-        begun = [(attempt.id, attempt.row, sent_at) for attempt in attempts]
+        settings = self._settings
+        numbers = list(itertools.islice(self._attempt_ids, len(rows)))
+        request = numbers[0] if len(rows) > 1 else None
+        attempts = [
+            Attempt(number, row, sent_at, settings, request)
+            for number, row in zip(numbers, rows, strict=True)
+        ]
+        begun: tuple[Insert, list[tuple[Any, ...]]]
+        if settings is None and request is None:
+            begun = _BEGUN, [(attempt.id, attempt.row, sent_at) for attempt in attempts]
+        else:
+            begun = (
+                _BEGUN_WITH,
+                [(attempt.id, attempt.row, sent_at, settings, request) for attempt in attempts],
+            )
         try:
-            return await self._commits.commit(attempts, (_BEGUN, begun))
+            return await self._commits.commit(attempts, begun)
         except asyncio.CancelledError:
             with suppress(LedgerError):  # closed or broken: the cancellation is what the task must see
                 for attempt in attempts:
@@ -236,10 +274,12 @@ class Ledger:
             cost = _possible(cost)
         took = (input_tokens, output_tokens, cost, cached_tokens)
         checksum = crc32(body, (attempt.id * ODD ^ row) & MASK)
-        self._commits.put(
-            (_ANSWERED, [(attempt.id, row, attempt.sent_at, time.time(), *took)]),
-            (_ANSWERS, [(attempt.id, bytearray(body), checksum)]),
-        )
+        answered = (attempt.id, row, attempt.sent_at, time.time(), *took)
+        answers = (_ANSWERS, [(attempt.id, bytearray(body), checksum)])
+        if attempt.settings is None and attempt.request is None:
+            self._commits.put((_ANSWERED, [answered]), answers)
+        else:
+            self._commits.put((_ANSWERED_WITH, [(*answered, attempt.settings, attempt.request)]), answers)
 
     def end_attempt(
         self,
@@ -249,7 +289,8 @@ class Ledger:
     ) -> None:
         """The attempt ended with no answer. ``maybe_billed``: it had left, so it may cost money anyway."""
         text = None if error is None else encode_error(error)
-        ended = (_UNANSWERED, [(attempt.id, attempt.row, attempt.sent_at, time.time(), status, text)])
+        line = (attempt.id, attempt.row, attempt.sent_at, time.time(), status, text)
+        ended = (_UNANSWERED, [(*line, attempt.settings, attempt.request)])
         if status == "maybe_billed":
             self._commits.put(ended, (_MAYBE_BILLED, [(attempt.row,)]))
         else:
@@ -263,12 +304,11 @@ class Ledger:
         finish_reason: str | None,
         tokens: Tokens,
         cost: float | None,
-        parameters: str | None = None,
     ) -> asyncio.Future[None]:
-        """The row is done.
+        """The row is done. One that was asked again keeps its earlier answer where that is the better one.
 
         ``attempts``: those whose answers are its generations, in order, each once. ``tokens``, ``cost``: all that it
-        took. ``parameters``: the JSON that it was asked again with, from ``RowState.parameters``.
+        took.
         """
         input_tokens, output_tokens, ended_at = tokens.input_tokens, tokens.output_tokens, time.time()
         if not (0 <= input_tokens | output_tokens < _MAX and (cost is None or 0 <= cost < _MAX)):
@@ -279,14 +319,15 @@ class Ledger:
             )
         if cost is not None:
             cost += 0.0  # as it is read again, for the checksum
-        if len(attempts) != 1 or parameters is not None:
+        if len(attempts) != 1 or self._is_retry:
             first = attempts[0] if attempts else None
             more = json.dumps(list(attempts[1:])) if len(attempts) > 1 else None
             values = (
                 row, "completion", first, more, finish_reason, None, None,
-                input_tokens, output_tokens, cost, ended_at, parameters,
+                input_tokens, output_tokens, cost, ended_at, self._settings,
             )  # fmt: skip
-            return self._commits.commit(None, (_OUTCOMES, [_with_checksum(values)]))
+            outcome = (_OUTCOMES, [_with_checksum(values)])
+            return self._commits.commit(None, outcome, *([(_ASKED, [(row,)])] if self._is_retry else ()))
         answer = attempts[0]
         values = (
             "outcomes", row, "completion", answer, None, finish_reason, None, None,
@@ -309,7 +350,6 @@ class Ledger:
         finish_reason: str | None = None,
         tokens: Tokens,
         cost: float | None = None,
-        parameters: str | None = None,
     ) -> asyncio.Future[None]:
         """The row is given up for this run. A later one tries it again, unless the user says otherwise.
 
@@ -317,7 +357,7 @@ class Ledger:
         """
         values = (
             row, "failure", None, None, finish_reason, error.kind, encode_error(error),
-            _clamped(tokens.input_tokens), _clamped(tokens.output_tokens), _possible(cost), time.time(), parameters,
+            _clamped(tokens.input_tokens), _clamped(tokens.output_tokens), _possible(cost), time.time(), self._settings,
         )  # fmt: skip
         return self._commits.commit(None, (_NOT_ASKED_AGAIN, [(row,)]), (_OUTCOMES, [_with_checksum(values)]))
 
@@ -332,24 +372,47 @@ class Ledger:
     async def paid_answers(self, row: int) -> list[PaidAnswer]:
         """What was already answered for a row that the last run left without an outcome, oldest first.
 
+        Only by the settings of this start: another prompt's answer is none to this.
+
         An answer that is damaged is left out: it has to be paid for again.
         """
         attempts = self._unfinished.get(row)
         if not attempts:
             return []
-        return await self._commits.run(lambda connection: _read_paid(connection, attempts))
+        return await self._commits.run(lambda connection: _read_paid(connection, attempts, self._settings))
 
-    async def reopen(self, selection: Selection, parameters: Mapping[str, Any] | None = None) -> int:
-        """Make the selected rows pending again, to be asked with ``parameters`` over the run's own.
+    async def begin_retry(
+        self, selection: Selection | None, settings: Mapping[str, Any] | None = None
+    ) -> int:
+        """Makes the selected rows pending again, and asks in this start by other settings than the run's own.
 
-        Returns how many.
-        Their outcomes stay in the output until better ones replace them, and in the lineage after that. Where damaged
-        rows are asked for, the ledger is read for them first.
+        Their outcomes stay in the output until better ones replace them, and in the lineage after that. One retry goes
+        on at a time: rows that an earlier one was to ask, and did not come to, are left as they are. Where damaged rows
+        are asked for, the ledger is read for them first.
+
+        Args:
+            selection: which rows; ``None``: those that the last retry, of the same settings, did not come to.
+            settings: what they are asked with, a JSON object whose ``manifest`` says whether it is the same as
+                another; ``None``: the run's own.
+
+        Returns how many rows are to be asked.
         """
-        if selection.wants_damaged:
+        if selection is not None and selection.wants_damaged:
             await self.set_damaged_aside()
-        text = json.dumps(parameters, ensure_ascii=False) if parameters else None
-        return await self._commits.run(lambda connection: _reopen(connection, selection, text))
+        self._settings, count = await self._commits.run(
+            lambda connection: _begin_retry(connection, selection, settings)
+        )
+        self._is_retry = True
+        return count
+
+    async def end_retry(self) -> None:
+        """Rows that a retry was to ask, and did not come to, are again what they were before it."""
+        await self._commits.run(_end_retry)
+
+    @property
+    def rows_with_answers(self) -> Collection[int]:
+        """Rows of which `paid_answers` may have some."""
+        return self._unfinished.keys()
 
     async def set_damaged_aside(self) -> int:
         """Reads all rows of the current input, so that what is damaged of them can be made good. Returns how many.
@@ -402,26 +465,28 @@ def _mark_interrupted(connection: sqlite3.Connection) -> int:
 
 
 def _unfinished_answers(connection: sqlite3.Connection) -> dict[int, list[int]]:
-    """Row -> answered attempts, of rows with no outcome: few, what was under way when the last run ended."""
+    """Row -> answered attempts, of rows that wait for an outcome: few, what was under way when the last run ended."""
     found: dict[int, list[int]] = {}
     for row, attempt in connection.execute(
-        """SELECT a.row, a.id FROM attempts AS a LEFT JOIN outcomes AS o ON o.row = a.row
-           WHERE o.row IS NULL AND a.status = 'answered' ORDER BY a.id"""
+        """SELECT a.row, a.id FROM attempts AS a JOIN rows AS r ON r.id = a.row LEFT JOIN outcomes AS o ON o.row = a.row
+           WHERE a.status = 'answered' AND a.settings IS r.settings
+               AND (o.row IS NULL OR (r.asked_again AND a.sent_at > o.ended_at))
+           ORDER BY a.id"""
     ):
         found.setdefault(row, []).append(attempt)
     return found
 
 
-def _read_paid(connection: sqlite3.Connection, attempts: list[int]) -> list[PaidAnswer]:
+def _read_paid(connection: sqlite3.Connection, attempts: list[int], settings: int | None) -> list[PaidAnswer]:
     found: list[PaidAnswer] = []
     for attempt in attempts:
         for row, sent_at, *took, body, checksum in connection.execute(
             """SELECT row, sent_at, input_tokens, output_tokens, coalesce(cached_tokens, 0), cost, body, checksum
-               FROM attempts JOIN answers ON attempt = id WHERE id = ?""",
-            (attempt,),
+               FROM attempts JOIN answers ON attempt = id WHERE id = ? AND settings IS ?""",
+            (attempt, settings),
         ):
             if isinstance(body, bytes) and answer_sum(attempt, row, body) == checksum:
-                found.append(PaidAnswer(Attempt(attempt, row, sent_at), body, *took))
+                found.append(PaidAnswer(Attempt(attempt, row, sent_at, settings), body, *took))
     return found
 
 
@@ -443,13 +508,40 @@ def _sum_up_start(connection: sqlite3.Connection, number: int) -> None:
     connection.execute(f"UPDATE starts SET checksum = {START_SUM} WHERE id = ?", (number,))  # noqa: S608 - our own words
 
 
-def _reopen(connection: sqlite3.Connection, selection: Selection, parameters: str | None) -> int:
-    return connection.execute(
-        f"""UPDATE rows SET asked_again = 1, parameters = ? WHERE id IN (
-            SELECT coalesce(same_as, id) FROM row_states
-            WHERE position IS NOT NULL AND {selection.sql})""",  # noqa: S608 - our own words
-        (parameters, *selection.values),
-    ).rowcount
+def _begin_retry(
+    connection: sqlite3.Connection, selection: Selection | None, settings: Mapping[str, Any] | None
+) -> tuple[int | None, int]:
+    number = None if settings is None else _number_of(connection, settings)
+    if selection is not None:
+        _end_retry(connection)
+        connection.execute(
+            f"""UPDATE rows SET asked_again = 1, settings = ? WHERE id IN (
+                SELECT coalesce(same_as, id) FROM row_states
+                WHERE position IS NOT NULL AND {selection.sql})""",  # noqa: S608 - our own words
+            (number, *selection.values),
+        )
+    query = "SELECT count(*) FROM rows WHERE asked_again AND settings IS ?"
+    return number, connection.execute(query, (number,)).fetchone()[0]
+
+
+def _end_retry(connection: sqlite3.Connection) -> None:
+    connection.execute(
+        "UPDATE rows SET asked_again = 0, settings = NULL WHERE asked_again OR settings IS NOT NULL"
+    )
+
+
+def _number_of(connection: sqlite3.Connection, settings: Mapping[str, Any]) -> int:
+    """The number of the settings, kept if they are new. Where the model is, and how fast, is no difference."""
+    query = f"SELECT id, settings FROM settings WHERE checksum IS {SETTINGS_SUM}"  # noqa: S608 - our own words
+    for number, text in connection.execute(query):
+        if json.loads(text)["manifest"] == settings["manifest"]:
+            return number
+    number = _next_id(connection, ("settings", "id"), ("outcomes", "settings"))
+    connection.execute(
+        "INSERT INTO settings VALUES (?, ?, 0)", (number, json.dumps(settings, ensure_ascii=False))
+    )
+    connection.execute(f"UPDATE settings SET checksum = {SETTINGS_SUM} WHERE id = ?", (number,))  # noqa: S608 - our own words
+    return number
 
 
 def _next_id(connection: sqlite3.Connection, *columns: tuple[str, str]) -> int:

@@ -78,6 +78,9 @@ PARAMETER_TYPES: Final[dict[str, Any]] = {
 """The type of each of `PARAMETERS`, as an annotation."""
 
 _WIRE_NAMES = {"max_new_tokens": "max_tokens"}
+SETTING_NAMES: Final = {wire: ours for ours, wire in _WIRE_NAMES.items()}
+"""Fields of a request → the parameters that set them, where their names differ."""
+
 _NOT_ON_THE_WIRE = {"extra_body"}
 _FREE_FORM = ("extra_body", "metadata", "guardrails", "response_format")
 
@@ -179,5 +182,5 @@ def _in_our_names(text: str, arguments: Mapping[str, Any]) -> str:
     reason, _, place = text.partition(" - at ")
     path = place[place.find("$") + 2 :].rstrip("`")  # of a wrong key: `key` in `$.metadata`
     field = path.split(".")[0].split("[")[0]
-    name = next((ours for ours, wire in _WIRE_NAMES.items() if wire == field), field)
+    name = SETTING_NAMES.get(field, field)
     return f"{name}={arguments.get(name)!r}: {reason[0].lower()}{reason[1:]} at {name}{path[len(field) :]}"

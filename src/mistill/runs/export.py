@@ -10,7 +10,7 @@ import msgspec
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.writers import open_writer
-from mistill.errors import LedgerError, MistillError
+from mistill.errors import InputError, LedgerError, MistillError
 from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.ledger.error_record import decode_error
 from mistill.ledger.files import is_same
@@ -113,7 +113,7 @@ def write_records(
     with LedgerReader(ledger) as reader:
         columns = _all_columns(reader, shape) if format_of(str(out), format).needs_header else None
         with open_writer(out, format=format, columns=columns) as writer:
-            for row in reader.rows(selection):
+            for row in reader.rows(selection, with_unfit="raw" in shape.extra):
                 if row.state != "pending":
                     writer.write_raw(record_line(row, shape))
                     written += 1
@@ -150,7 +150,7 @@ def _added_columns(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     columns: dict[str, Any] = {}
     if shape.flat is not None:
         flat = cast("dict[str, Any]", fields.get("value") or {})
-        columns = {shape.fields[name]: flat.pop(name, None) for name in shape.flat.names}
+        columns = {column: flat.pop(name, None) for name, column in shape.fields.items()}
         # Further fields, which the schema allows and does not name, where no column has that name.
         further = {name: value for name, value in flat.items() if name not in shape.hints}
         return columns | {name: fields.get(column) for column, name in shape.names.items()} | further
@@ -165,12 +165,14 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
         "cost": row.cost,
         "finish_reason": row.finish_reason,
     }
+    if shape.extra:
+        fields |= _extra_fields(row, shape)
     if row.state != "completion":
         return fields | {"error": None if row.error is None else str(decode_error(row.error))}
     try:
-        read = shape.answers.fields(row.answers, several=shape.several)
-        if shape.flat is not None:
-            read["value"] = shape.flat.read(read["value"], read["generation"])
+        read = shape.settings_of(row).answers.fields(row.answers, several=shape.several)
+        if (flat := shape.flat_of(row)) is not None:
+            read["value"] = flat.read(read["value"], read["generation"])
     except MistillError as error:
         return fields | {"error": f"{error.kind}: {error}"}
     except (
@@ -178,6 +180,23 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     ) as error:  # of a validator or a serializer of the user's own, or of an answer that is none
         return fields | {"error": _unwritable(error)}
     return fields | read
+
+
+def _extra_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
+    """Those of the columns of a row's making that are asked for."""
+    fields: dict[str, Any] = {}
+    if "settings" in shape.extra:
+        fields["settings"] = shape.settings_of(row).changes or None
+    if "prompt" in shape.extra:
+        try:
+            fields["prompt"] = shape.settings_of(row).prompt_of(row)
+        except InputError:
+            fields["prompt"] = None  # the row's error says why
+    if "raw" in shape.extra:
+        bodies = row.answers if row.unfit is None else (row.unfit,)
+        texts = [body.decode(errors="replace") for body in bodies]
+        fields["raw"] = texts if shape.several else next(iter(texts), None)
+    return fields
 
 
 def _unwritable(error: Exception) -> str:

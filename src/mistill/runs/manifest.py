@@ -32,6 +32,20 @@ class RunManifest(Struct, frozen=True, kw_only=True):
         """As JSON values, for the ledger."""
         return msgspec.to_builtins(self)
 
+    def settings(self) -> dict[str, Any]:
+        """The same by the names of the settings that a user gives; what is not set is not there."""
+        return {"model": self.model}
+
     def options(self) -> dict[str, Any]:
         """The options of a run (see `RunOptions`) that it came of, to make the same run again."""
         return {}
+
+
+def changed_settings(before: RunManifest, now: RunManifest) -> dict[str, tuple[Any, Any]]:
+    """Setting → what it was and is, ``None`` where it is not set; of those that differ."""
+    old, new = before.settings(), now.settings()
+    return {
+        name: (old.get(name), new.get(name))
+        for name in dict.fromkeys([*old, *new])
+        if old.get(name) != new.get(name)
+    }

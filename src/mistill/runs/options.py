@@ -200,6 +200,32 @@ OUTPUT_OPTIONS = ("output_format", "columns", "extra_columns", "flatten")
 """Options that say what a record looks like: a retry and an export take them over."""
 
 
+RETRY_OPTIONS = (
+    "prompt",
+    "system",
+    "parameters",
+    "row_parameters",
+    "max_cost",
+    "max_tokens_total",
+    "deadline",
+    "grace",
+)
+"""Options that a retry has of its own."""
+
+
+class RetryArguments(TypedDict, total=False):
+    """`RETRY_OPTIONS` as arguments of `Run.retry`; ``None``: as the run has it."""
+
+    prompt: str | None
+    system: str | None
+    parameters: Mapping[str, Any] | None
+    row_parameters: Mapping[str, str] | None
+    max_cost: float | None
+    max_tokens_total: int | None
+    deadline: float | None
+    grace: float
+
+
 class RunArguments(TypedDict, total=False):
     """`RunOptions` as arguments of `Run`, where lists may be any iterable and paths text."""
 

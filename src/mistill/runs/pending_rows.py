@@ -8,17 +8,15 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self, TypeGuard
 
-import msgspec
-
 from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, WrongParameter
 from mistill.ledger import InputRow, RowState
 from mistill.progress.progress import Progress
+from mistill.prompts.row_errors import row_error
 from mistill.runs.kinds.kind import Kind, PendingRow, digest
 from mistill.runs.options import RunOptions
 from mistill.runs.records import check_columns
-from mistill.runs.row_errors import row_error
 
 _HELD_S = 0.1
 """How long rows may be prepared at a stretch."""
@@ -147,7 +145,7 @@ class PendingRows:
             if not self._is_due(state) or self._left == 0:
                 continue
             one = prepared[place] if place in prepared else self._prepare(rows[place])
-            self._ready.append(PendingRow(state, rows[place], self._with_parameters(one, state, rows[place])))
+            self._ready.append(PendingRow(state, rows[place], one))
             if self._left is not None:
                 self._left -= 1
 
@@ -171,15 +169,6 @@ class PendingRows:
                 check_columns(row.record, self._reserved, row.where, row.index)
             return self._kind.prepare(row)
         except Exception as error:  # whatever a row holds: it must not hold up the other rows
-            return _refusal(row, error)
-
-    def _with_parameters(self, prepared: Any, state: RowState, row: Row) -> Any:
-        """The same with what this row is asked again with, where it is a retry."""
-        if state.parameters is None or isinstance(prepared, InputError):
-            return prepared
-        try:
-            return self._kind.with_parameters(prepared, msgspec.json.decode(state.parameters))
-        except Exception as error:  # they do not go with the row's own
             return _refusal(row, error)
 
     def _input_row(self, row: Row, own_digest: bytes, prepared: Any) -> InputRow:

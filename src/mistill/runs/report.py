@@ -30,6 +30,19 @@ _MAX_SAMPLE_ITEMS = 16
 _PERCENTILES: Final = (0.5, 0.9, 0.99, 1.0)
 
 
+class RetryRecord(Struct, frozen=True):
+    """What a start asked that was a retry.
+
+    Attributes:
+        where: which rows were chosen. ``rows``: how many are to be asked; ``None`` before they are counted.
+        settings: what differs from the run's own settings.
+    """
+
+    where: str
+    settings: dict[str, Any]
+    rows: int | None = None
+
+
 class StartRecord(Struct, frozen=True, kw_only=True):
     """What a start says of itself, as the ledger keeps it: who it is when it begins, the rest when it ends.
 
@@ -44,6 +57,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         stopped: why it ended early; ``None`` where the input was worked through.
         forecast: of the rows that are left, after a sample.
         output: where the records were written.
+        retry: what it asked, if it was a retry.
     """
 
     version: str = __version__
@@ -57,6 +71,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     stopped: ErrorRecord | None = None
     forecast: Forecast | None = None
     output: str | None = None
+    retry: RetryRecord | None = None
 
     def encode(self) -> bytes:
         return msgspec.json.encode(self)
@@ -233,6 +248,11 @@ def read_report(ledger: str | Path) -> RunReport:
             samples=list(_samples(reader)),
             ledger=str(ledger),
         )
+
+
+def last_start(reader: LedgerReader) -> StartReport | None:
+    """The newest start that the ledger knows of."""
+    return next(reversed(list(_start_reports(reader))), None)
 
 
 def _start_reports(reader: LedgerReader) -> Iterator[StartReport]:

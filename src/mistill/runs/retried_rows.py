@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -18,11 +18,15 @@ class RetriedRows:
 
     It is both the source and the matcher of a run: each row is met just as it stands in the ledger, and the input as a
     whole is not touched, read to its end or not.
+
+    Attributes:
+        with_answers: rows that may have been answered before an earlier start of the retry died.
     """
 
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
         self._states: deque[RowState] = deque()
+        self.with_answers: Collection[int] = ()
 
     # --- as a source ------------------------------------------------------------------------------------------------
 
@@ -43,7 +47,7 @@ class RetriedRows:
     def rows(self, first_index: int) -> Iterator[Row]:
         self._states.clear()
         for row in self._pages():
-            self._states.append(RowState(row.row, row.position, parameters=row.next_parameters))
+            self._states.append(RowState(row.row, row.position, has_answers=row.row in self.with_answers))
             yield Row(first_index + row.position, row.record, self, row.position)
 
     def where(self, place: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import secrets
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import msgspec
 
@@ -22,7 +23,7 @@ from mistill.datasets.sources import Source, open_source
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
-from mistill.errors import InputError, LedgerError, MistillError, Stopped, StopReason
+from mistill.errors import InputError, LedgerError, ManifestChanged, MistillError, Stopped, StopReason
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
 from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
@@ -34,17 +35,20 @@ from mistill.runs.budget import Budget
 from mistill.runs.export import write_records
 from mistill.runs.forecast import Forecast, forecast
 from mistill.runs.input_size import InputSize
-from mistill.runs.kept_settings import ledger_beside, read_settings, settings_to_keep
+from mistill.runs.kept_settings import ledger_beside, read_manifest, settings_to_keep
 from mistill.runs.kinds import kind_of
-from mistill.runs.options import OUTPUT_OPTIONS, RunArguments, RunOptions
-from mistill.runs.record_shape import shape_for
+from mistill.runs.manifest import changed_settings
+from mistill.runs.options import RetryArguments, RunArguments, RunOptions
+from mistill.runs.pending_rows import Matcher
+from mistill.runs.record_shape import RecordShape, shape_for
 from mistill.runs.records import check_columns
-from mistill.runs.report import RunReport, StartRecord, read_report
-from mistill.runs.retried_rows import RetriedRows
+from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
+from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.runs.runner import RowOutcome, Runner
-from mistill.wording import START_AGAIN, Setting, words
+from mistill.wording import START_AGAIN, Part, Setting, words
 
 _MAX_UNREAD_OUTCOMES = 1024
+_MAX_SHOWN = 80
 
 
 class Run:
@@ -110,7 +114,7 @@ class Run:
     ) -> None:
         self.options = options = RunOptions.of(arguments)
         self.kind = kind = kind_of(llm)(llm, options)
-        self._shape = shape = shape_for(type(kind), kind.reader, options)
+        self._shape = shape = self._shape_of_records()
         self._llm = llm
         self._source = rows = _opened(source, options)
         if out is not None:
@@ -120,15 +124,13 @@ class Run:
         if rows.header is not None:
             kind.row_parameters.check_columns(rows.header)
         self.out = None if out is None else str(out)
-        self.ledger_path, self._ledger_is_temporary = _ledger_path(self.out, options.ledger)
+        self.ledger_path, self._ledger_is_temporary = path_of_ledger(self.out, options.ledger)
         check_targets(self.out, self.ledger_path, rows.paths)
         self.progress = Progress()
         self.display = Display(progress, on_progress)
         self.summary: RunReport | None = None
         self._runner: Runner | None = None
         self._input_size = InputSize(rows)
-        self._retried: RetriedRows | None = None
-        self._reopen: tuple[Selection, dict[str, Any]] | None = None
         self._unread: SimpleQueue[RowOutcome | None] | None = None
         self._new_budget(0, 0.0)  # a wrong limit is refused now
 
@@ -211,13 +213,16 @@ class Run:
             self.ledger_path.parent.mkdir(mode=0o700, exist_ok=True)
         if self.out is not None and not options.fresh:
             _refuse_foreign(self.out, self.ledger_path)
-        ledger = Ledger.open(
-            self.ledger_path,
-            self.kind.manifest.values(),
-            settings=settings_to_keep(self.kind.llm_settings, options, self._source.paths),
-            fresh=options.fresh,
-            version=__version__,
-        )
+        try:
+            ledger = Ledger.open(
+                self.ledger_path,
+                self.kind.manifest.values(),
+                settings=settings_to_keep(self.kind.llm_settings, options, self._source.paths),
+                fresh=options.fresh,
+                version=__version__,
+            )
+        except ManifestChanged as error:
+            raise self._other_settings(error) from error
         # For this start only: the next one goes on.
         self.options = options.model_copy(update={"fresh": False})
         return ledger
@@ -238,7 +243,7 @@ class Run:
                 self._new_budget(*self._spent_before()),
                 size=self._llm.max_concurrent_requests,
                 reserved=self._shape.hints,
-                matcher=self._retried,
+                matcher=self._matcher(ledger),
                 on_outcome=None if self._unread is None else self._hand_over,
             )
             self._input_size = self._find_input_size()
@@ -257,18 +262,10 @@ class Run:
 
     async def _work(self, runner: Runner) -> None:
         try:
-            if self._reopen is not None:
-                self.progress.total = await runner.ledger.reopen(*self._reopen)
-                self._reopen = None
+            await self._choose_rows(runner.ledger)
             await runner.run()
         finally:
             self._runner = None
-
-    def _find_input_size(self) -> InputSize:
-        if self._retried is not None:
-            return InputSize(self._source)
-        with LedgerReader(self.ledger_path) as reader:
-            return InputSize(self._source, reader.input_rows)
 
     def _spent_before(self) -> tuple[int, float]:
         if self.options.max_cost is None and self.options.max_tokens_total is None:
@@ -298,6 +295,44 @@ class Run:
         if unread is not None:
             unread.put(outcome)
 
+    # --- what a retry does in another way -----------------------------------------------------------------------------
+
+    def _shape_of_records(self, reader: LedgerReader | None = None) -> RecordShape:
+        """What records look like; with the ledger at hand, those too that a retry asked by other settings."""
+        kind = self.kind
+        own = RowSettings(type(kind), kind.manifest, kind.reader)
+        retried = None if reader is None else retried_settings(reader)
+        return shape_for(type(kind), own, self.options, retried)
+
+    def _find_input_size(self) -> InputSize:
+        with LedgerReader(self.ledger_path) as reader:
+            return InputSize(self._source, reader.input_rows)
+
+    def _matcher(self, ledger: Ledger) -> Matcher | None:  # noqa: ARG002  a retry has a use for it
+        """In place of the ledger's own."""
+        return None
+
+    async def _choose_rows(self, ledger: Ledger) -> None:
+        """Before the first row is read: which of those that the ledger has are asked again."""
+        await ledger.end_retry()
+
+    @property
+    def _retry_record(self) -> RetryRecord | None:
+        return None
+
+    def _other_settings(self, error: ManifestChanged) -> ManifestChanged:
+        """The same, in the names of the settings that a user gives."""
+        with LedgerReader(self.ledger_path) as reader:
+            kind, before = read_manifest(reader)
+        if kind is not type(self.kind):
+            return error
+        changes: dict[str, tuple[object, object]] = dict(changed_settings(before, self.kind.manifest))
+        shown: list[Part] = []
+        for name, (old, new) in changes.items():
+            shown += ["; " if shown else "", Setting(name), f": {_told(name, old, new)}"]
+        message = words(f"{self.out or self.ledger_path} belongs to a run with other settings: ", *shown)
+        return ManifestChanged(message, changes=changes, hint=error.hint) if changes else error
+
     # --- what is left when it ends ----------------------------------------------------------------------------------
 
     def _finish(self, runner: Runner) -> tuple[Forecast | None, str | None]:
@@ -308,7 +343,9 @@ class Run:
         if self.out is None or runner.stopped is not None or not counts.is_finished:
             return expected, None
         try:
-            write_records(self.ledger_path, self.out, self._shape, format=self.options.output_format)
+            with LedgerReader(self.ledger_path) as reader:
+                shape = self._shape_of_records(reader)
+            write_records(self.ledger_path, self.out, shape, format=self.options.output_format)
         except LedgerError:
             # Where rows are damaged, the next start makes them good.
             background.run(runner.ledger.set_damaged_aside())
@@ -326,7 +363,9 @@ class Run:
         """What the ledger keeps of this start; ``before``: the governor when it began, if it has ended."""
         at_once = self._llm.max_concurrent_requests
         if before is None:
-            return StartRecord(max_concurrent_requests=at_once, input_rows=self._input_size())
+            return StartRecord(
+                max_concurrent_requests=at_once, input_rows=self._input_size(), retry=self._retry_record
+            )
         now = self._governor.snapshot()
         advised = advice(now, max_concurrent_requests=at_once, earlier=before)
         return StartRecord(
@@ -340,6 +379,7 @@ class Run:
             stopped=None if stopped is None else ErrorRecord.of(stopped),
             forecast=forecast,
             output=output,
+            retry=self._retry_record,
         )
 
     def _report(self) -> RunReport:
@@ -370,52 +410,58 @@ class Run:
     def retry(
         cls,
         out: str | Path,
-        where: str,
+        where: str | None = None,
         *,
-        parameters: Mapping[str, Any] | None = None,
+        failed: bool = False,
         llm: Mapping[str, Any] | None = None,
         ledger: str | Path | None = None,
-        grace: float = 30.0,
         trust: bool = False,
+        **changes: Unpack[RetryArguments],
     ) -> Run:
         """A run that asks some rows of an earlier one again, to be started like any other.
 
-        Earlier outcomes are kept in the ledger, and in the output until better ones come. The rows come from the
-        ledger, so the input is not needed.
+        A better outcome replaces an earlier one: a completion a failure, a whole completion one that was cut off, and a
+        later one one that is as good. What is replaced stays in the ledger. The rows come from the ledger, so the input
+        is not needed. One that was stopped goes on when it is retried in the same words.
 
         Args:
             out: the output of the earlier run; it is written anew.
             where: which rows, such as ``"finish_reason=length"``; see docs/runs.md.
-            parameters: generation parameters for these rows, over the run's own.
-            llm: attributes of the LLM to change, such as ``endpoint``.
+            failed: only rows that failed.
+            llm: attributes of the LLM to change, such as ``model``, ``structured_output`` or ``endpoint``.
             ledger: where the run remembers, if not beside ``out``.
-            grace: seconds that requests in flight are waited for when the run is stopped.
             trust: the ledger is your own: the key goes to the endpoint that it names, and classes that it names are
                 imported. Without it, only this machine and Mistral's own endpoint are, and a schema is its JSON schema.
+            changes: options for these rows, in place of the run's own: ``prompt``, ``system``, ``parameters`` and
+                ``row_parameters`` over the run's; budgets and ``grace`` as for a start of the run.
 
         Raises:
-            InputError: ``where`` or a parameter is wrong, or the ledger names an endpoint that needs ``trust``.
+            InputError: no rows are chosen, a setting is wrong, or the ledger names an endpoint that needs ``trust``.
             LedgerError: there is no such run.
         """
-        path, _ = _ledger_path(str(out), ledger)
-        selection = Selection.parse(where)
-        with LedgerReader(path) as reader:
-            kept = read_settings(reader)
-        rows = RetriedRows(path)
-        own = {name: getattr(kept.options, name) for name in OUTPUT_OPTIONS} | kept.manifest.options()
-        options = own | {"ledger": path, "retry_failed": False, "grace": grace}
-        model = Connection.from_dict(kept.llm, trust=trust, source=str(path), **(llm or {}))
-        run = cls(Source([rows], None), llm=model, out=out, **cast("RunArguments", options))
-        # A wrong one is refused now, not at the first row.
-        run._reopen = (selection, run.kind.check_parameters(parameters or {}))
-        run._retried = rows
-        return run
+        from mistill.runs.retry import Retry
+
+        return Retry(out, where, failed=failed, llm=llm, ledger=ledger, trust=trust, changes=changes)
 
 
 def _opened(source: Any, options: RunOptions) -> Source:
     if isinstance(source, Source):
         return source
     return open_source(source, **options.of_input())
+
+
+def _told(name: str, old: object, new: object) -> str:
+    """``"a" → "b"``; a schema is known by a fingerprint, which tells nobody anything."""
+    if name == "schema" and old is not None and new is not None:
+        return "another one"
+    return f"{_short(name, old)} → {_short(name, new)}"
+
+
+def _short(name: str, value: object) -> str:
+    if value is None:
+        return "none"
+    text = "one" if name == "schema" else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _refuse_foreign(out: str, ledger: Path) -> None:
@@ -437,7 +483,7 @@ def _check_path(ledger: Path) -> None:
         raise InputError(f"ledger: {str(ledger)!r} names no file", hint="for example answers.ledger")
 
 
-def _ledger_path(out: str | None, ledger: str | Path | None) -> tuple[Path, bool]:
+def path_of_ledger(out: str | None, ledger: str | Path | None) -> tuple[Path, bool]:
     """Where a run remembers, and whether that is only for now."""
     if ledger is not None:
         _check_path(Path(ledger))

@@ -172,7 +172,6 @@ class Runner:
                 finish_reason=outcome.finish_reason,
                 tokens=outcome.usage,
                 cost=outcome.cost,
-                parameters=state.parameters,
             )
         first = outcome.completions[0]
         return self.ledger.complete(
@@ -181,7 +180,6 @@ class Runner:
             finish_reason=None if first is None else first.finish_reason,
             tokens=outcome.usage,
             cost=outcome.cost,
-            parameters=state.parameters,
         )
 
     def _count(self, outcome: Outcome, written: asyncio.Future[None]) -> None:

@@ -1,4 +1,4 @@
-"""``mistill retry``: some rows of a run once more, with other parameters."""
+"""``mistill retry``: some rows of a run once more, with other settings."""
 
 from __future__ import annotations
 
@@ -9,64 +9,88 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import (
+    failed_option,
     find_ledger,
     ledger_option,
     output_of,
-    required_where_option,
+    where_option,
 )
 from mistill.cli.options.model_options import (
+    all_of,
     attributes_of,
+    choose_one,
     connection_options,
     generation_options,
+    model_name_option,
     pace_options,
     parameters_of,
     prices_option,
     refuse_beside_local,
     served,
+    structured_changes_of,
+    structured_options,
 )
-from mistill.cli.options.run_options import json_option, option_of_run, quiet_option
+from mistill.cli.options.run_options import option_of_run, options_given, report_options
 from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
 from mistill.runs.kinds import KINDS
+from mistill.runs.options import RETRY_OPTIONS
 from mistill.runs.run import Run
+
+
+def _options(*names: str) -> Any:
+    return all_of(*(option_of_run(name, *KINDS.values()) for name in names))
 
 
 @cli_command(
     "retry",
     examples="""
+mistill retry answers.jsonl --failed --model mistral-large-latest
 mistill retry answers.jsonl --where finish_reason=length --max-new-tokens 500
-mistill retry answers.jsonl --where error=invalid_output --temperature 0
+mistill retry answers.jsonl --where error=invalid_output --prompt-file better.txt --max-cost 1
 mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://api.mistral.ai
 """,
 )
 @click.argument("out")
-@required_where_option
+@failed_option
+@where_option
 @ledger_option
+@_options("prompt", "system")
+@model_name_option
 @connection_options
 @prices_option
+@structured_options
 @generation_options
+@_options("row_parameters")
 @pace_options
-@option_of_run("grace", *KINDS.values())
-@json_option
-@quiet_option
+@_options("max_cost", "max_tokens_total", "deadline", "grace")
+@report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:
-    """Asks rows of the run that writes OUT again, with generation parameters over the run's own, and writes OUT anew.
+    """Asks rows of the run that writes OUT again, by other settings where they are given, and writes OUT anew.
 
-    The rows come from the ledger, so the input is not needed. An earlier answer stays until a better one comes, and in
-    the ledger for ever. The model and the prompt stay; another of them is another run.
+    The rows come from the ledger, so the input is not needed. What is not given is as the run has it. A better outcome
+    replaces an earlier one: no failure takes the place of an answer, nor does an answer that was cut off take that of a
+    whole one. What is replaced stays in the ledger.
+
+    Exit code: as of run.
     """
+    choose_one(ctx, given, "prompt", "prompt_file")
+    choose_one(ctx, given, "system", "system_file")
     refuse_beside_local(ctx, given)
     path = find_ledger(given["out"], given["ledger"])
     out = output_of(path, given["out"])
+    changes = {name: value for name, value in options_given(given).items() if name in RETRY_OPTIONS}
+    structured = structured_changes_of(ctx, given)
     with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
         run = Run.retry(
             out,
             given["where"],
-            parameters=parameters_of(given),
-            llm=attributes,
+            failed=given["failed"],
+            llm=attributes | ({} if structured is None else {"structured_output": structured}),
             ledger=path,
-            grace=given["grace"],
             trust=given["trust"],
+            parameters=parameters_of(given),
+            **changes,
         )
         return start(run, given, out=out)

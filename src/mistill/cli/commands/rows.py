@@ -10,7 +10,13 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.ledger_options import find_ledger, ledger_option, selection_of, where_option
+from mistill.cli.options.ledger_options import (
+    failed_option,
+    find_ledger,
+    ledger_option,
+    selection_of,
+    where_option,
+)
 from mistill.cli.terminal.output import is_terminal, visible_json
 from mistill.ledger import LedgerReader
 from mistill.runs.export import record_line
@@ -26,7 +32,7 @@ mistill rows answers.jsonl --where finish_reason=length --limit 10
 """,
 )
 @click.argument("out")
-@option("--failed", group="Run", is_flag=True, help="Failed rows only.")
+@failed_option
 @where_option
 @option("--limit", group="Run", type=click.IntRange(min=0), metavar="N", help="At most so many.")
 @ledger_option

@@ -12,13 +12,14 @@ from mistill.runs.kept_settings import LEDGER_SUFFIX, ledger_beside
 ledger_option = option(
     "--ledger", group="Run", metavar="FILE", help="Where the run remembers.  [default: OUT.ledger]"
 )
-_WHERE = {
-    "group": "Run",
-    "metavar": "CONDITION",
-    "help": "Which rows: error=rate_limited, finish_reason=length, output_tokens>=500, row<100; a comma means and.",
-}
-where_option = option("--where", **_WHERE)
-required_where_option = option("--where", required=True, **_WHERE)
+where_option = option(
+    "--where",
+    group="Run",
+    metavar="CONDITION",
+    in_settings=False,
+    help="Which rows: error=rate_limited, finish_reason=length, output_tokens>=500, row<100; a comma means and.",
+)
+failed_option = option("--failed", group="Run", is_flag=True, in_settings=False, help="Failed rows only.")
 
 
 def find_ledger(out: str, ledger: str | None) -> Path:

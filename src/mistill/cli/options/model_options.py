@@ -297,18 +297,29 @@ def structured_output_of(ctx: click.Context, given: Mapping[str, Any]) -> dict[s
     Raises:
         InputError: the schema cannot be found, may not be imported, or there is none for the other options.
     """
+    found = structured_changes_of(ctx, given)
+    if found is not None and "schema" not in found:
+        raise InputError("there is no schema", hint="give one with --schema")
+    return found
+
+
+def structured_changes_of(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What is said of ``structured_output``, for a run that may have a schema of its own; ``None``: nothing.
+
+    Raises:
+        InputError: the schema cannot be found, or may not be imported.
+    """
     details = {"mode": given.get("schema_mode"), "max_retries": given.get("schema_retries")}
     found = {name: value for name, value in details.items() if value is not None}
-    if given.get("schema") is None:
-        if found:
-            raise InputError("there is no schema", hint="give one with --schema")
-        return None
-    if names_module(given["schema"]) and _is_foreign(ctx, given, "schema"):
+    reference = given.get("schema")
+    if reference is None:
+        return found or None
+    if names_module(reference) and _is_foreign(ctx, given, "schema"):
         raise InputError(
-            f"the settings file names the schema {given['schema']!r}, and to import it runs its code",
+            f"the settings file names the schema {reference!r}, and to import it runs its code",
             hint="if that is right, name it yourself (--schema), or say that the file is yours (--trust)",
         )
-    return {"schema": schema_named(given["schema"]), **found}
+    return {"schema": schema_named(reference), **found}
 
 
 def schema_named(reference: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -14,13 +14,13 @@ from mistill.delivery.dispatcher import Send
 from mistill.llms.completions import kept_completions
 from mistill.llms.generation import Prompt
 from mistill.llms.mistral import MistralLLM
-from mistill.llms.parameters import describe_parameters
+from mistill.llms.parameters import SETTING_NAMES, describe_parameters
 from mistill.llms.types import Completion, Outcome
+from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
+from mistill.prompts.row_parameters import RowParameters
 from mistill.runs.kinds.kind import AnswerReader, Kind, digest
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
-from mistill.runs.prompts import PromptDescription, PromptTemplate
-from mistill.runs.row_parameters import RowParameters
 from mistill.structured.repair import answer_text, read_answer
 from mistill.structured.schema import OutputSchema, compile_schema
 from mistill.structured.structured_output import compile_structured_output
@@ -44,6 +44,21 @@ class ChatManifest(RunManifest, frozen=True, kw_only=True):
     schema: str | None = None
     schema_mode: str | None = None
     num_generations: int = 1
+
+    def settings(self) -> dict[str, Any]:
+        parameters = {SETTING_NAMES.get(name, name): value for name, value in self.parameters.items()}
+        found = {
+            **super().settings(),
+            "prompt": self.prompt["prompt"],
+            "system": self.prompt["system"],
+            **parameters,
+            "extra_body": self.extra_body,
+            "row_parameters": self.row_parameters or None,
+            "schema": self.schema,
+            "schema_mode": self.schema_mode,
+            "num_generations": self.num_generations,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def options(self) -> dict[str, Any]:
         return {
@@ -95,7 +110,7 @@ class ChatKind(Kind[Prompt]):
 
     manifest_type = ChatManifest
     columns: ClassVar = ("generation", "finish_reason", "input_tokens", "output_tokens", "error")
-    extra_columns: ClassVar = ("thinking", "tool_calls", "cost", "model")
+    extra_columns: ClassVar = ("thinking", "tool_calls", "cost", "model", "prompt", "raw", "settings")
     row_columns: ClassVar = ("messages", "prompt")
 
     def __init__(self, llm: MistralLLM, options: RunOptions) -> None:
@@ -124,14 +139,25 @@ class ChatKind(Kind[Prompt]):
         self._template = template
 
     @classmethod
-    def reader_of(cls, manifest: ChatManifest, llm: Mapping[str, Any], schema: Any) -> AnswerReader:  # noqa: ARG003  the kind's signature
+    def reader_of(
+        cls,
+        manifest: ChatManifest,  # noqa: ARG003  the kind's signature
+        llm: Mapping[str, Any],
+        schema: Any = None,
+        *,
+        trust: bool = False,
+    ) -> AnswerReader:
         if schema is not None:
             return ChatReader(compile_schema(schema))
         setting = llm.get("structured_output")
         if setting is None:
             return ChatReader()
-        restored = MistralLLM.restore_attribute("structured_output", setting)
+        restored = MistralLLM.restore_attribute("structured_output", setting, trust=trust)
         return ChatReader(compile_structured_output(restored).schema)
+
+    @classmethod
+    def prompts_of(cls, manifest: ChatManifest) -> Callable[[Row], Any]:
+        return PromptTemplate(prompt=manifest.prompt["prompt"], system=manifest.prompt["system"]).render
 
     def prepare(self, row: Row) -> Prompt:
         generation = self.generation
@@ -144,12 +170,6 @@ class ChatKind(Kind[Prompt]):
             return digest(prepared.messages)
         own = prepared.generation
         return digest(_encode_sorted((msgspec.Raw(prepared.messages), own.parameters, own.extra_body)))
-
-    def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        return describe_parameters(given, self.generation.with_parameters(given).parameters)
-
-    def with_parameters(self, prepared: Prompt, parameters: Mapping[str, Any]) -> Prompt:
-        return Prompt(prepared.messages, prepared.generation.with_parameters(parameters))
 
     def answer(
         self, prepared: Sequence[Prompt], send: Send[ChatResponse]

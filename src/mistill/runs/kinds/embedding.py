@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
 
 from mistill.api.embeddings import Dtype
+from mistill.datasets.sources import Row
 from mistill.errors import InputError
 from mistill.llms.completions import kept_embedding, stored_embedding
 from mistill.llms.embeddings import Embedder, MistralEmbeddings
 from mistill.llms.types import Completion, Outcome
+from mistill.prompts.prompt_template import TextDescription, TextTemplate
 from mistill.runs.kinds.kind import AnswerReader
 from mistill.runs.kinds.texts import TextKind
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
-from mistill.runs.prompts import TextDescription
 
 
 class EmbeddingManifest(RunManifest, frozen=True, kw_only=True):
@@ -31,6 +32,15 @@ class EmbeddingManifest(RunManifest, frozen=True, kw_only=True):
     prompt: TextDescription
     output_dimension: int | None = None
     output_dtype: Dtype | None = None
+
+    def settings(self) -> dict[str, Any]:
+        found = {
+            **super().settings(),
+            "prompt": self.prompt["prompt"],
+            "output_dimension": self.output_dimension,
+            "output_dtype": self.output_dtype,
+        }
+        return {name: value for name, value in found.items() if value is not None}
 
     def options(self) -> dict[str, Any]:
         return {"prompt": self.prompt["prompt"]}
@@ -55,7 +65,7 @@ class EmbeddingKind(TextKind):
 
     manifest_type = EmbeddingManifest
     columns: ClassVar = ("embedding", "input_tokens", "error")
-    extra_columns: ClassVar = ("cost", "model")
+    extra_columns: ClassVar = ("cost", "model", "prompt", "raw", "settings")
     asked_for = "embeddings"
 
     def __init__(self, llm: MistralEmbeddings, options: RunOptions) -> None:
@@ -72,12 +82,23 @@ class EmbeddingKind(TextKind):
         return llm.embedder(keeps_values=False)
 
     @classmethod
-    def reader_of(cls, manifest: EmbeddingManifest, llm: Mapping[str, Any], schema: Any) -> AnswerReader:  # noqa: ARG003  the kind's signature
+    def reader_of(
+        cls,
+        manifest: EmbeddingManifest,
+        llm: Mapping[str, Any],  # noqa: ARG003  the kind's signature
+        schema: Any = None,
+        *,
+        trust: bool = False,  # noqa: ARG003
+    ) -> AnswerReader:
         if schema is not None:
             raise InputError(
                 "this run's answers are vectors, which no schema reads", hint="leave the schema out"
             )
         return EmbeddingReader(manifest.output_dtype)
+
+    @classmethod
+    def prompts_of(cls, manifest: EmbeddingManifest) -> Callable[[Row], Any]:
+        return TextTemplate(manifest.prompt["prompt"]).render
 
     def with_values(self, outcome: Outcome) -> tuple[Completion | None, ...]:
         return tuple(one and self._with_value(one) for one in outcome.completions)

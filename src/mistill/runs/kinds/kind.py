@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import Struct
@@ -18,9 +18,9 @@ from mistill.errors import InputError
 from mistill.ledger import RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
+from mistill.prompts.row_parameters import RowParameters
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
-from mistill.runs.row_parameters import RowParameters
 from mistill.structured.schema import OutputSchema
 from mistill.wording import Setting, words
 
@@ -123,16 +123,24 @@ class Kind(ABC, Generic[A]):
 
     @classmethod
     @abstractmethod
-    def reader_of(cls, manifest: Any, llm: Mapping[str, Any], schema: Any) -> AnswerReader:
+    def reader_of(
+        cls, manifest: Any, llm: Mapping[str, Any], schema: Any = None, *, trust: bool = False
+    ) -> AnswerReader:
         """What reads the answers of a run of this kind, for which no model is needed.
 
         Args:
             manifest: the run's. ``llm``: the model as it was dumped.
             schema: reads them in place of the run's own; ``None``: that one.
+            trust: ``llm`` is your own: a class that it names is imported.
 
         Raises:
             InputError: no schema reads such answers, or it is wrong.
         """
+
+    @classmethod
+    @abstractmethod
+    def prompts_of(cls, manifest: Any) -> Callable[[Row], Any]:
+        """What makes a row's prompt, as JSON values, for which no model is needed. It raises as `prepare` does."""
 
     @abstractmethod
     def prepare(self, row: Row) -> A:
@@ -145,25 +153,6 @@ class Kind(ABC, Generic[A]):
     @abstractmethod
     def fingerprint(self, prepared: A) -> bytes:
         """16 bytes that tell it from any other request of this run."""
-
-    def check_parameters(self, given: Mapping[str, Any]) -> dict[str, Any]:
-        """A retry's generation parameters, over those that are set, as JSON values.
-
-        A kind has none, unless it says so.
-
-        Raises:
-            InputError: one of them is wrong.
-        """
-        for name in given:
-            raise InputError(
-                words(f"{self.asked_for} have no generation parameters, such as ", Setting(name)),
-                hint="leave it out",
-            )
-        return {}
-
-    def with_parameters(self, prepared: A, parameters: Mapping[str, Any]) -> A:  # noqa: ARG002  there are none
-        """The same, to be sent with a retry's parameters, as `check_parameters` gave them."""
-        return prepared
 
     @abstractmethod
     def answer(self, prepared: Sequence[A], send: Send[Any]) -> Coroutine[Any, Any, Sequence[Outcome]]:

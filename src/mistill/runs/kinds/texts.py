@@ -12,9 +12,9 @@ from mistill.delivery.dispatcher import Send
 from mistill.llms.batching import BatchedCall
 from mistill.llms.connection import Connection
 from mistill.llms.types import Outcome
+from mistill.prompts.prompt_template import TextTemplate
 from mistill.runs.kinds.kind import Kind, PendingRow, digest, refuse_unused
 from mistill.runs.options import RunOptions
-from mistill.runs.prompts import TextTemplate
 
 
 class TextKind(Kind[str]):

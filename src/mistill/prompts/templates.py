@@ -9,8 +9,8 @@ from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, nearest_name
-from mistill.runs.row_errors import list_columns, row_error
-from mistill.runs.template_environment import (
+from mistill.prompts.row_errors import list_columns, row_error
+from mistill.prompts.template_environment import (
     MAX_WORK,
     SELF,
     MissingColumn,
@@ -20,7 +20,7 @@ from mistill.runs.template_environment import (
     TooMuchWork,
     compile_template,
 )
-from mistill.runs.written_numbers import WITHOUT_FRACTIONS, written_record
+from mistill.prompts.written_numbers import WITHOUT_FRACTIONS, written_record
 
 _WORK_PER_BYTE = 10
 """What a template may do to a row beyond `MAX_WORK`, since a large row is no endless template."""

@@ -10,11 +10,11 @@ from mistill.datasets.sources import Row
 from mistill.datasets.sources.json_problems import name_of_json
 from mistill.errors import InputError
 from mistill.llms.plain_values import without_nulls
-from mistill.runs.row_errors import list_columns, row_error
-from mistill.runs.written_numbers import decode_written, encode_written, holds_written, written_record
+from mistill.prompts.row_errors import list_columns, row_error
+from mistill.prompts.written_numbers import decode_written, encode_written, holds_written, written_record
 
 if TYPE_CHECKING:
-    from mistill.runs.templates import RowTemplate
+    from mistill.prompts.templates import RowTemplate
 
 Messages = list[dict[str, Any]]
 
@@ -125,7 +125,7 @@ class TextTemplate:
 def _compiled(source: str | None, role: str) -> RowTemplate | None:
     if source is None:
         return None
-    from mistill.runs.templates import (
+    from mistill.prompts.templates import (
         RowTemplate,  # costs 30 ms, and many uses of this package have no template
     )
 

@@ -25,7 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.utils import missing, object_type_repr
 from jinja2.visitor import NodeTransformer
 
-from mistill.runs.written_numbers import encode_written, holds_written
+from mistill.prompts.written_numbers import encode_written, holds_written
 
 MAX_WORK = 10_000_000
 """What the template of one row may take: characters that it writes, and steps of its loops at `_STEP_WORK` each."""

@@ -1,0 +1,1 @@
+"""Rows → prompts: templates over columns, messages and parameters that rows bring themselves."""

@@ -1,0 +1,139 @@
+"""A run over rows that stand in a ledger already: some of them once more, by other settings."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from mistill.datasets.sources import Source
+from mistill.errors import InputError, did_you_mean
+from mistill.ledger import Ledger, LedgerReader, Selection
+from mistill.llms.connection import Connection
+from mistill.llms.mistral import MistralLLM
+from mistill.runs.input_size import InputSize
+from mistill.runs.kept_settings import KeptSettings, read_settings
+from mistill.runs.options import OUTPUT_OPTIONS, RETRY_OPTIONS, RetryArguments, RunArguments
+from mistill.runs.pending_rows import Matcher
+from mistill.runs.record_shape import RecordShape, shape_of
+from mistill.runs.report import RetryRecord, last_start
+from mistill.runs.retried_rows import RetriedRows
+from mistill.runs.row_settings import changes_of, settings_of_retry
+from mistill.runs.run import Run, path_of_ledger
+from mistill.wording import Setting, words
+
+
+class Retry(Run):
+    """See `Run.retry`, which makes one."""
+
+    def __init__(
+        self,
+        out: str | Path,
+        where: str | None,
+        *,
+        failed: bool,
+        llm: Mapping[str, Any] | None,
+        ledger: str | Path | None,
+        trust: bool,
+        changes: RetryArguments,
+    ) -> None:
+        self._path, _ = path_of_ledger(str(out), ledger)
+        path = self._path
+        self._where = _condition(where, failed=failed)
+        self._selection = Selection.parse(self._where)
+        with LedgerReader(path) as reader:
+            self._kept = kept = read_settings(reader)
+            self._own_manifest = reader.manifest()
+        self._trust = trust
+        self._rows = RetriedRows(path)
+        self._chosen: int | None = None
+        self._goes_on = False
+        super().__init__(
+            Source([self._rows], None),
+            llm=_model_of(kept, llm or {}, path, trust=trust),
+            out=out,
+            **_options_of(kept, path, changes),
+        )
+        self._changes = changes_of(kept.manifest, self.kind.manifest, self.kind.llm_settings)
+
+    def _open_ledger(self) -> Ledger:
+        # The run stays what it is, and so do its settings: these are the ones of some rows.
+        ledger = Ledger.open(self.ledger_path, msgspec.json.decode(self._own_manifest))
+        self._goes_on = self._chosen is not None or self._was_cut_short()
+        return ledger
+
+    def _was_cut_short(self) -> bool:
+        """The last start was this very retry, and did not come to its end."""
+        with LedgerReader(self.ledger_path) as reader:
+            last = last_start(reader)
+        if last is None or last.retry is None:
+            return False
+        ended = last.ended_at is not None and last.stopped is None
+        return not ended and (last.retry.where, last.retry.settings) == (self._where, self._changes)
+
+    def _shape_of_records(self, reader: LedgerReader | None = None) -> RecordShape:
+        if reader is not None:
+            return shape_of(reader, live=self.kind, trust=self._trust)
+        with LedgerReader(self._path) as before:
+            return shape_of(before, live=self.kind, trust=self._trust)
+
+    def _find_input_size(self) -> InputSize:
+        return InputSize(self._source)  # of the rows that are chosen
+
+    def _matcher(self, ledger: Ledger) -> Matcher:
+        self._rows.with_answers = ledger.rows_with_answers
+        return self._rows
+
+    async def _choose_rows(self, ledger: Ledger) -> None:
+        """All that match; or, where the last start was this very retry and did not come to its end, what it left."""
+        settings = settings_of_retry(self.kind) if self._changes else None
+        self._chosen = await ledger.begin_retry(None if self._goes_on else self._selection, settings)
+        self.progress.total = self._chosen
+
+    @property
+    def _retry_record(self) -> RetryRecord:
+        return RetryRecord(where=self._where, settings=self._changes, rows=self._chosen)
+
+
+def _condition(where: str | None, *, failed: bool) -> str:
+    terms = [*(["state=failure"] if failed else []), *([where] if where else [])]
+    if not terms:
+        raise InputError(
+            "no rows are chosen",
+            hint=words(
+                "those that failed: ", Setting("failed", True), "; those of a condition: ", Setting("where")
+            ),
+        )
+    return ", ".join(terms)
+
+
+def _options_of(kept: KeptSettings, path: Path, changes: RetryArguments) -> RunArguments:
+    """The options of the run, and what is given for these rows over them."""
+    for name in changes:
+        if name not in RETRY_OPTIONS:
+            raise InputError(f"a retry has no option {name!r}", hint=did_you_mean(name, RETRY_OPTIONS))
+    given = {name: value for name, value in changes.items() if value is not None}
+    options = {name: getattr(kept.options, name) for name in OUTPUT_OPTIONS} | kept.manifest.options()
+    columns: dict[str, str] = options.get("row_parameters") or {}
+    parameters = cast("Mapping[str, Any]", given.get("parameters") or {})
+    if columns:
+        # What is given now goes before what rows bring themselves: else more tokens would be no more.
+        kept_columns = {name: column for name, column in columns.items() if name not in parameters}
+        given["row_parameters"] = kept_columns | dict(
+            cast("Mapping[str, str]", given.get("row_parameters") or {})
+        )
+    return cast("RunArguments", options | given | {"ledger": path})
+
+
+def _model_of(kept: KeptSettings, changes: Mapping[str, Any], path: Path, *, trust: bool) -> Connection:
+    """The model of the run, with some attributes changed."""
+    given = dict(changes)
+    structured = given.get("structured_output")
+    if isinstance(structured, Mapping):  # what it does not say of schema, mode and retries stays
+        own = MistralLLM.restore_attribute(
+            "structured_output", kept.llm.get("structured_output"), trust=trust
+        )
+        given["structured_output"] = (own or {}) | dict(cast("Mapping[str, Any]", structured))
+    return Connection.from_dict(kept.llm, trust=trust, source=str(path), **given)

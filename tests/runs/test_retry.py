@@ -1,0 +1,203 @@
+"""Some rows of a run once more, by other settings: what they are asked with, what stays, and what replaces it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import Any
+
+import pytest
+from pydantic import BaseModel
+from tests.runs.conftest import Place, echoes, sent
+
+from mistill import Run
+from mistill.errors import InputError
+from mistill.ledger import LedgerReader
+from mistill.runs.export import export_run
+from mistill.simulator import Simulator
+from mistill.simulator.faults import Fault
+
+TEXTS = [f"row {number}" for number in range(8)]
+
+
+class User(BaseModel):
+    name: str
+
+
+class Town(BaseModel):
+    town: str
+
+
+def failed_run(place: Place, simulator: Simulator, **settings: Any) -> None:
+    """A run of which rows 2 and 5 failed."""
+    place.write(TEXTS)
+    simulator.script(
+        [Fault.status(400)] * 2, when=lambda body: any(name in str(body) for name in ("row 2", "row 5"))
+    )
+    report = place.run(**settings).start()
+    assert (report.completions, report.failures) == (6, 2)
+
+
+def test_failed_rows_are_asked_by_another_model_prompt_and_parameters(
+    place: Place, simulator: Simulator
+) -> None:
+    failed_run(place, simulator, extra_columns=["settings"], parameters={"temperature": 0.1})
+    report = Run.retry(
+        place.out,
+        failed=True,
+        llm={"model": "mistral-large-latest"},
+        prompt="Please: {{ text }}",
+        system="Be brief.",
+        parameters={"max_new_tokens": 50},
+    ).start()
+    assert (report.sent, report.completions, report.failures) == (2, 8, 0)
+    assert sorted(sent(simulator)[8:]) == ["Please: row 2", "Please: row 5"]
+    for request in simulator.requests[8:]:
+        body = request.body
+        assert (body["model"], body["max_tokens"], body["temperature"]) == ("mistral-large-latest", 50, 0.1)
+        assert body["messages"][0] == {"role": "system", "content": "Be brief."}
+    changed = {
+        "model": "mistral-large-latest",
+        "prompt": "Please: {{ text }}",
+        "system": "Be brief.",
+        "max_new_tokens": 50,
+    }
+    told = [record["settings"] for record in place.records()]
+    assert told == [changed if row in (2, 5) else None for row in range(8)]
+    assert report.starts[-1].retry is not None
+    assert (report.starts[-1].retry.rows, report.starts[-1].retry.settings) == (2, changed)
+
+
+def test_the_run_itself_goes_on_as_before_and_leaves_what_a_retry_answered(
+    place: Place, simulator: Simulator
+) -> None:
+    failed_run(place, simulator)
+    Run.retry(place.out, failed=True, prompt="Please: {{ text }}").start()
+    asked = len(simulator.requests)
+    before = place.records()
+    assert place.run().start().sent == 0
+    assert (len(simulator.requests), place.records()) == (asked, before)
+    place.write([*TEXTS, "a new row"])
+    assert place.run().start().sent == 1
+    assert sent(simulator)[-1] == "a new row"  # by the run's own prompt
+
+
+def test_what_a_retry_changed_is_no_change_of_the_run(place: Place, simulator: Simulator) -> None:
+    failed_run(place, simulator)
+    Run.retry(place.out, failed=True, llm={"model": "mistral-large-latest"}).start()
+    with LedgerReader(place.ledger) as reader:
+        assert json.loads(reader.manifest())["model"] == "mistral-small-latest"
+    assert place.run().start().model == "mistral-small-latest"
+
+
+@pytest.mark.parametrize("worse", [Fault.status(400), Fault.named("length")])
+def test_a_whole_answer_is_not_replaced_by_a_worse_one(
+    place: Place, simulator: Simulator, worse: Fault
+) -> None:
+    place.write(TEXTS)
+    place.run().start()
+    simulator.script([worse])
+    report = Run.retry(place.out, "row=3", parameters={"max_new_tokens": 2}).start()
+    assert (report.sent, report.completions, report.pending, report.failures) == (1, 8, 0, 0)
+    assert place.answers() == echoes(TEXTS)
+    assert {record["finish_reason"] for record in place.records()} == {"stop"}
+
+
+def test_a_cut_answer_is_replaced_by_a_later_one_and_stays_in_the_lineage(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS[:1])
+    simulator.script([Fault.named("length")] * 2)
+    place.run().start()
+    for tokens, settings in ((3, {"max_new_tokens": 3}), (None, None)):
+        Run.retry(place.out, "row=0", parameters={"max_new_tokens": tokens}).start()
+        with LedgerReader(place.ledger) as reader:
+            (row,) = reader.rows()
+            earlier = reader.earlier_outcomes(row.row)
+        assert (row.settings is None) == (settings is None)
+    assert [(one.finish_reason, one.settings) for one in earlier] == [("length", None), ("length", 1)]
+    assert place.records()[0]["finish_reason"] == "stop"
+
+
+def test_each_answer_is_read_by_the_schema_that_it_was_asked_for(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:3])
+    place.run(llm_settings={"structured_output": {"schema": User}}, flatten=True).start()
+    simulator.script(['{"town": "Paris"}'])
+    retry = Run.retry(place.out, "row=1", llm={"structured_output": {"schema": Town}})
+    assert retry.start().sent == 1
+    names = [(record["name"], record["town"]) for record in place.records()]
+    assert [(name is not None, town) for name, town in names] == [
+        (True, None),
+        (False, "Paris"),
+        (True, None),
+    ]
+    other = place.out.with_name("other.jsonl")
+    export_run(place.out, other)
+    assert [json.loads(line) for line in other.read_text().splitlines()] == place.records()
+    place.out.unlink()
+    place.run(llm_settings={"structured_output": {"schema": User}}, flatten=True).start()
+    assert [(record["name"], record["town"]) for record in place.records()] == names
+
+
+def test_a_retry_cut_short_is_gone_on_with_by_the_same_words_and_by_no_other(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS)
+    place.run(llm_settings={"max_concurrent_requests": 1}).start()
+    words: dict[str, Any] = {"parameters": {"random_seed": 7}}
+    for _ in Run.retry(place.out, "row<6", **words):
+        break
+    asked = Counter(request.body.get("random_seed") for request in simulator.requests)[7]
+    assert 0 < asked < 6
+    report = Run.retry(place.out, "row<6", **words).start()
+    assert (report.sent, report.pending) == (6 - asked, 0)
+    assert Run.retry(place.out, "row<6", **words).start().sent == 6  # it had come to its end
+
+
+def test_a_run_ends_a_retry_that_was_cut_short(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    place.run(llm_settings={"max_concurrent_requests": 1}).start()
+    for _ in Run.retry(place.out, "row<6", prompt="Please: {{ text }}"):
+        break
+    asked = len(simulator.requests)
+    report = place.run().start()
+    assert (report.sent, report.pending, len(simulator.requests)) == (0, 0, asked)
+
+
+def test_what_is_given_goes_before_what_rows_bring_themselves(place: Place, simulator: Simulator) -> None:
+    place.write_rows([{"text": "a", "most": 2, "temp": 0.5}])
+    own = {"max_new_tokens": "most", "temperature": "temp"}
+    place.run(row_parameters=own).start()
+    Run.retry(place.out, "row=0", parameters={"max_new_tokens": 40}).start()
+    assert [(request.body["max_tokens"], request.body["temperature"]) for request in simulator.requests] == [
+        (2, 0.5),
+        (40, 0.5),
+    ]
+
+
+def test_a_budget_stops_a_retry(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    spent = place.run().start()
+    tokens = spent.input_tokens + spent.output_tokens
+    report = Run.retry(place.out, "row<8", max_tokens_total=tokens).start()
+    assert report.stopped is not None
+    assert report.sent == 0
+    assert place.answers() == echoes(TEXTS)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({}, "no rows are chosen"),
+        ({"failed": True, "limit": 3}, "a retry has no option 'limit'"),
+        ({"failed": True, "prompt": "{{ text"}, "prompt"),
+        ({"failed": True, "llm": {"modell": "x"}}, "modell"),
+    ],
+)
+def test_a_retry_that_cannot_be_is_refused_at_once(
+    place: Place, simulator: Simulator, changes: dict[str, Any], message: str
+) -> None:
+    failed_run(place, simulator)
+    with pytest.raises((InputError, ValueError), match=message):
+        Run.retry(place.out, **changes)
+    assert len(simulator.requests) == 8
