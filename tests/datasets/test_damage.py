@@ -42,6 +42,15 @@ def write_arrow(table: Any, path: Path) -> None:
         writer.write_table(table)
 
 
+def test_a_bad_word_of_a_dictionary_names_its_column(tmp_path: Path) -> None:
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 1, 0]), pa.array(["good", "evil"]))
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"a": ["x"] * 3, "c": words}), path, compression="none")
+    path.write_bytes(path.read_bytes().replace(b"evil", b"ev\xffl"))
+    with pytest.raises(InputError, match=r"a.parquet: column 'c' cannot be read: it is not UTF-8"):
+        list(open_source(path))
+
+
 @pytest.mark.parametrize(("name", "write"), [("a.parquet", write_parquet), ("a.arrow", write_arrow)])
 def test_text_that_is_not_utf8_is_named_by_row_and_column(tmp_path: Path, name: str, write: Any) -> None:
     write(table_with_latin1(), tmp_path / name)
@@ -76,7 +85,7 @@ def test_a_page_with_a_wrong_checksum_is_refused(tmp_path: Path) -> None:
     pq.write_table(table, path, write_page_checksum=True, compression="none", use_dictionary=False)
     data = path.read_bytes()
     path.write_bytes(data.replace(text.encode(), b"Twelve bytes"))
-    with pytest.raises(InputError, match=r"a.parquet: cannot be read: .*CRC"):
+    with pytest.raises(InputError, match=r"a.parquet: column .* cannot be read: .*CRC"):
         list(open_source(path))
 
 

@@ -97,8 +97,32 @@ class ParquetReader(ArrowFile):
             return opened.schema_arrow
 
     def _batches(self) -> Iterator[Any]:
+        rows = 0
         with self._open() as opened:
-            yield from opened.iter_batches(batch_size=self._batch_rows)
+            batches = opened.iter_batches(batch_size=self._batch_rows)
+            while True:
+                try:
+                    batch = next(batches, None)
+                except Exception as error:
+                    raise self._refusal(error, rows) from error
+                if batch is None:
+                    return
+                rows += batch.num_rows
+                yield batch
+
+    def _refusal(self, error: Exception, rows_before: int) -> InputError:
+        """A value that pyarrow checks itself when it reads the file, a word of a dictionary, by its column."""
+        problem = "it is not UTF-8" if "UTF8" in str(error) else str(error)
+        where = f"{self.name}: after row {rows_before}" if rows_before else self.name
+        column = next((f"column {name!r} " for name in self._columns if not self._is_readable(name)), "")
+        return InputError(f"{where}: {column}cannot be read: {problem}", index=rows_before)
+
+    def _is_readable(self, column: str) -> bool:
+        with self._open() as opened:
+            try:
+                return all(True for _ in opened.iter_batches(batch_size=self._batch_rows, columns=[column]))
+            except Exception:
+                return False
 
     def _open(self) -> Any:
         # With a buffer a column is streamed; without, a row group's whole column is in memory.

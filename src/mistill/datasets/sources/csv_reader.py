@@ -9,6 +9,7 @@ from itertools import islice
 
 from mistill.datasets.encoding import encode_row
 from mistill.datasets.sources.input_file import TextReader
+from mistill.datasets.sources.json_problems import NUL_TAIL_HINT, nul_tail
 from mistill.datasets.sources.row import Row
 from mistill.datasets.sources.text_blocks import text_blocks
 from mistill.errors import InputError
@@ -68,8 +69,11 @@ class CsvReader(TextReader):
             raise self._not_well_formed(error, line) from error
 
     def _lines(self) -> Iterator[str]:
-        for _, block in text_blocks(self._file.chunks(), self.name):
-            for line in io.BytesIO(block):
+        for first_line, block in text_blocks(self._file.chunks(), self.name):
+            for place, line in enumerate(io.BytesIO(block), first_line):
+                if line.endswith(b"\0"):
+                    column = len(line.rstrip(b"\0").decode()) + 1
+                    raise InputError(f"{self.where(place)}: {nul_tail(column)}", hint=NUL_TAIL_HINT)
                 yield line.decode()
 
     def _check_header(self, header: list[str]) -> None:

@@ -46,10 +46,15 @@ def _explain_nul(text: str) -> JsonProblem:
     column = text.index("\0") + 1
     if text[column - 1 :].strip("\0"):
         return JsonProblem(f"not JSON: a NUL byte, column {column}")
-    return JsonProblem(
-        f"NUL bytes from column {column} on: the file was not written to its end, as after a power failure",
-        hint="remove them, or write the file again",
-    )
+    return JsonProblem(nul_tail(column), hint=NUL_TAIL_HINT)
+
+
+NUL_TAIL_HINT = "remove them, or write the file again"
+
+
+def nul_tail(column: int) -> str:
+    """What is wrong with a line that has NUL bytes from ``column`` (from 1) to its end."""
+    return f"NUL bytes from column {column} on: the file was not written to its end, as after a power failure"
 
 
 def _explain_syntax(error: json.JSONDecodeError) -> JsonProblem:

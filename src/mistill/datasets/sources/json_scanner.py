@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
-from mistill.datasets.sources.json_problems import is_cut
+from mistill.datasets.sources.json_problems import NUL_TAIL_HINT, is_cut, nul_tail
 from mistill.datasets.sources.json_text import json_decoder
 from mistill.errors import InputError
 
@@ -109,6 +109,8 @@ class JsonScanner:
         """What is wrong at a place of the text at hand; at the next character unless given."""
         at = self._at if at is None else at
         line, column = self._place(at)
+        if self._text[at:] and not self._text[at:].strip("\0"):
+            return InputError(f"{self._name} line {line + 1}: {nul_tail(column + 1)}", hint=NUL_TAIL_HINT)
         hint = "the file is still being written, or was cut" if at >= len(self._text.rstrip()) else None
         return InputError(f"{self._name} line {line + 1} column {column + 1}: not JSON: {problem}", hint=hint)
 
