@@ -341,7 +341,7 @@ def test_a_torn_last_line_is_called_that(tmp_path: Path, torn: bytes) -> None:
 
 def test_a_document_given_as_lines_is_explained(tmp_path: Path) -> None:
     path = put(tmp_path, "a.jsonl", json.dumps(ROWS, indent=2).encode())
-    with pytest.raises(InputError, match=r"line 1: .*pass the format json"):
+    with pytest.raises(InputError, match=r"line 1: .*give input_format=.json"):
         list(open_source(path))
 
 
@@ -403,7 +403,7 @@ def test_other_kinds_of_file_are_recognised(tmp_path: Path, data: bytes, hint: s
         ("a.json", b'[{"a": 1} {"a": 2}]', "line 1 column 11: not JSON: ',' is missing"),
         ("a.json", b'[{"a": 1}] more', "more text after the end"),
         ("a.json", b'{"a": [{}], "b": [{}]}', "both 'a' and 'b' are lists"),
-        ("a.json", b'{"a": 1}', "an object without a list.*pass the format jsonl"),
+        ("a.json", b'{"a": 1}', "an object without a list.*give input_format=.jsonl"),
         ("a.json", b"12", "not a list of objects"),
         ("a.json", b'[{"a": NaN}]', "NaN is no JSON number"),
         ("a.json", b"{1: [{}]}", "a key in double quotes is missing"),
