@@ -152,10 +152,13 @@ signal.pause()
 @needs_xllamacpp
 @pytest.mark.parametrize("kill_fork_first", [True, False])
 def test_the_child_ends_when_its_parent_is_killed(kill_fork_first: bool) -> None:
-    holder = subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True)
+    secrets = {"MISTRAL_API_KEY": "a-secret-of-mine", "GITHUB_TOKEN": "a-secret-of-mine"}
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER], stdout=subprocess.PIPE, text=True, env=os.environ | secrets
+    )
     assert holder.stdout
     child, fork = map(int, holder.stdout.readline().split())
-    assert b"MISTRAL_API_KEY" not in Path(f"/proc/{child}/environ").read_bytes()
+    assert b"a-secret-of-mine" not in Path(f"/proc/{child}/environ").read_bytes()
     watched = os.pidfd_open(child)
     try:
         if kill_fork_first:

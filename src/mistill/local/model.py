@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from pydantic import SecretStr
 
+from mistill.child_environment import MODEL_LIBRARIES, child_environment
 from mistill.errors import InputError, LocalModelError
 from mistill.local.weights import ensure_weights
 
@@ -161,9 +162,8 @@ class LocalModel:
             raise died
 
     def _spawn(self) -> subprocess.Popen[bytes]:
-        # Spinning threads on a busy machine cost most of the speed. No API key is any of the child's business.
-        environment = {name: value for name, value in os.environ.items() if not name.endswith("_API_KEY")}
-        environment["OMP_WAIT_POLICY"] = "PASSIVE"
+        # Spinning threads on a busy machine cost most of the speed.
+        environment = child_environment(MODEL_LIBRARIES) | {"OMP_WAIT_POLICY": "PASSIVE"}
         process = subprocess.Popen(  # noqa: S603 - this interpreter, our file
             # -P: the file's directory must not become a place to import from.
             [sys.executable, "-P", str(_CHILD)],

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 import msgspec
 
+from mistill.child_environment import child_environment
 from mistill.simulator.settings import Settings
 
 _END_TIMEOUT_S = 10.0
@@ -30,8 +31,11 @@ class SimulatorProcess:
         return self._child().pid
 
     def __enter__(self) -> Self:
-        command = [sys.executable, "-m", "mistill.simulator.process_entry"]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)  # noqa: S603  our own module
+        # -P: nothing of the working directory runs in the place of a module.
+        command = [sys.executable, "-P", "-m", "mistill.simulator.process_entry"]
+        self._process = subprocess.Popen(  # noqa: S603  our own module
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=child_environment()
+        )
         try:
             self.url = self._ask(_plain(self._settings))["url"]
         except BaseException:
