@@ -9,29 +9,8 @@ import os
 from collections.abc import Sequence
 
 _EXACT = frozenset(
-    [
-        "PATH",
-        "HOME",
-        "USER",
-        "LOGNAME",
-        "SHELL",
-        "TZ",
-        "TMPDIR",
-        "TEMP",
-        "TMP",
-        "LANG",
-        "LANGUAGE",
-        "VIRTUAL_ENV",
-        "SYSTEMROOT",
-        "SYSTEMDRIVE",
-        "WINDIR",
-        "COMSPEC",
-        "PATHEXT",
-        "APPDATA",
-        "LOCALAPPDATA",
-        "PROGRAMDATA",
-        "USERPROFILE",
-    ]
+    """PATH HOME USER LOGNAME SHELL TZ TMPDIR TEMP TMP LANG LANGUAGE VIRTUAL_ENV SYSTEMROOT SYSTEMDRIVE WINDIR COMSPEC
+    PATHEXT APPDATA LOCALAPPDATA PROGRAMDATA USERPROFILE""".split()  # noqa: SIM905  a list of so many is a column
 )
 _PREFIXES = ("LC_", "XDG_", "PYTHON", "COVERAGE_", "LD_", "DYLD_")
 MODEL_LIBRARIES = (
@@ -48,8 +27,10 @@ MODEL_LIBRARIES = (
     "KMP_",
 )
 """Further prefixes: what llama.cpp and the libraries under it are tuned by."""
-DOWNLOAD = ("PIP_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC")
-DOWNLOAD += ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY")
+DOWNLOAD = (
+    *("PIP_", "SSL_CERT_", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NETRC"),
+    *("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"),
+)
 """Further prefixes: how pip finds its index, and the way to it."""
 
 

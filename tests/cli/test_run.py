@@ -3,6 +3,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import stat
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,27 @@ def test_a_column_of_the_input_is_not_overwritten(mistill: Mistill, run_of: RunO
     ended = mistill(*arguments)
     assert ended.code == 2
     assert "--column error=new_error" in ended.stderr
+
+
+def mode_of(path: str) -> int:
+    return stat.S_IMODE(Path(path).stat().st_mode)
+
+
+def test_whoever_may_not_read_the_input_may_not_read_what_is_made_of_it(
+    mistill: Mistill, run_of: RunOf
+) -> None:
+    arguments = run_of(2)
+    Path("prompts.jsonl").chmod(0o600)
+    assert mistill(*arguments).code == 0
+    assert [mode_of(name) for name in ("answers.jsonl", "answers.jsonl.ledger")] == [0o600, 0o600]
+    assert mistill("export", "answers.jsonl", "--to", "more.csv").code == 0
+    assert mode_of("more.csv") == 0o600
+    Path("more.csv").chmod(0o644)  # by whoever wants to give it away
+    assert mistill("export", "answers.jsonl", "--to", "more.csv").code == 0
+    assert mode_of("more.csv") == 0o644
+    Path("answers.jsonl").unlink()
+    assert mistill("retry", "answers.jsonl", "--where", "row=1").code == 0
+    assert mode_of("answers.jsonl") == 0o600
 
 
 def test_several_generations_make_a_list(mistill: Mistill, run_of: RunOf, answers: Answers) -> None:

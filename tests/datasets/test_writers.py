@@ -7,6 +7,8 @@ import json
 import os
 import resource
 import stat
+import subprocess
+import sys
 import tempfile
 import tracemalloc
 from collections.abc import Iterable, Iterator
@@ -407,6 +409,49 @@ def test_a_new_file_has_the_usual_rights_and_a_replaced_one_its_own(tmp_path: Pa
     path.chmod(0o640)
     write(path, ROWS)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    ("sources", "replaced", "right"),
+    [
+        ([0o600], None, 0o600),
+        ([0o644], None, 0o644),
+        ([0o640], None, 0o640),
+        ([0o400], None, 0o600),  # its owner may always write what is his
+        ([0o644, 0o600, 0o644], None, 0o600),
+        ([0o600], 0o644, 0o600),
+        ([0o644], 0o600, 0o600),
+        ([0o640], 0o604, 0o600),
+        ([0o644], 0o755, 0o755),
+        ([], 0o600, 0o600),
+    ],
+)
+def test_nobody_may_read_an_output_who_may_not_read_what_it_is_made_of(
+    tmp_path: Path, sources: list[int], replaced: int | None, right: int
+) -> None:
+    made_of = [tmp_path / f"{place}.jsonl" for place in range(len(sources))]
+    for source, mode in zip(made_of, sources, strict=True):
+        source.touch()
+        source.chmod(mode)
+    path = tmp_path / "out.jsonl"
+    if replaced is not None:
+        path.touch()
+        path.chmod(replaced)
+    with open_writer(path, made_of=[*made_of, tmp_path / "gone.jsonl", "/dev/null"]) as writer:
+        (partial,) = tmp_path.glob("*.partial")
+        assert stat.S_IMODE(partial.stat().st_mode) == 0o600
+        writer.write({"a": 1})
+    assert stat.S_IMODE(path.stat().st_mode) == right
+
+
+def test_a_private_file_on_stdin_makes_a_private_output(tmp_path: Path) -> None:
+    source = tmp_path / "in.jsonl"
+    source.touch(0o600)
+    path = tmp_path / "out.jsonl"
+    code = f"from mistill.datasets.writers import open_writer\nwith open_writer({str(path)!r}, made_of=['-']): pass"
+    with source.open() as stdin:
+        subprocess.run([sys.executable, "-c", code], stdin=stdin, check=True)
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
 def test_a_link_stays_a_link(tmp_path: Path) -> None:

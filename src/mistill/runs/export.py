@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -103,16 +103,23 @@ def write_records(
     *,
     format: str | None = None,  # noqa: A002  the public name
     selection: Selection = EVERYTHING,
+    made_of: Sequence[str | Path] | None = None,
 ) -> int:
     """As `export`, for rows that have an outcome, whether or not others still have none.
+
+    Args:
+        made_of: the files of the input, where they are at hand: whoever may not read one may not read the output. Else
+            a new output is as private as the ledger, and an old one stays as it is.
 
     Raises:
         LedgerError: some rows are damaged in the ledger; the others were written.
     """
     written = 0
+    if made_of is None:
+        made_of = () if Path(out).exists() else (ledger,)
     with LedgerReader(ledger) as reader:
         columns = _all_columns(reader, shape) if format_of(str(out), format).needs_header else None
-        with open_writer(out, format=format, columns=columns) as writer:
+        with open_writer(out, format=format, columns=columns, made_of=made_of) as writer:
             for row in reader.rows(selection, with_unfit="raw" in shape.extra):
                 if row.state != "pending":
                     writer.write_raw(record_line(row, shape))

@@ -345,7 +345,10 @@ class Run:
         try:
             with LedgerReader(self.ledger_path) as reader:
                 shape = self._shape_of_records(reader)
-            write_records(self.ledger_path, self.out, shape, format=self.options.output_format)
+            made_of = self._source.paths if self._retried is None else None
+            write_records(
+                self.ledger_path, self.out, shape, format=self.options.output_format, made_of=made_of
+            )
         except LedgerError:
             # Where rows are damaged, the next start makes them good.
             background.run(runner.ledger.set_damaged_aside())

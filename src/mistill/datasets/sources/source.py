@@ -23,7 +23,7 @@ class Source:
 
     Attributes:
         name: what the inputs are called, for messages.
-        paths: of those that are files.
+        paths: of those that are files; ``-`` for stdin.
         repeatable: it can be iterated again, as files, lists and frames can; stdin, pipes and generators cannot.
     """
 

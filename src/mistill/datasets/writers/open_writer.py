@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def open_writer(
     *,
     format: str | None = None,  # noqa: A002 the public name
     columns: Iterable[str] | None = None,
+    made_of: Sequence[str | Path] = (),
 ) -> Generator[Writer]:
     """A writer to ``target``; the file appears when the block ends well, else nothing changes.
 
@@ -47,6 +48,7 @@ def open_writer(
         format: see ``formats``; else the suffix says it.
         columns: all that records can have, in order. A format that ``needs_header`` wants them if the first record may
             not have all.
+        made_of: the files that are in it: whoever may not read these may not read the output, see `open_output`.
 
     Raises:
         InputError: at once what ``check_target`` refuses; later a record that does not fit.
@@ -55,7 +57,7 @@ def open_writer(
     chosen = check_target(target, format)
     path = Path(target)
     with ExitStack() as stack:
-        output = stack.enter_context(open_output(target))
+        output = stack.enter_context(open_output(target, made_of))
         stream = stack.enter_context(_compressed(output, chosen.compression))
         spool = open_spool(path.parent if is_replaceable(path) else None, str(target))
         writer = chosen.open_writer(

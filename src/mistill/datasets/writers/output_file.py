@@ -6,7 +6,7 @@ import os
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -15,6 +15,7 @@ from typing import Any, cast
 from mistill.errors import InputError, MistillError
 
 _FLUSH_BYTES = 1 << 20
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 class OutputFile:
@@ -86,12 +87,17 @@ class OutputFile:
 
 
 @contextmanager
-def open_output(target: str | Path) -> Generator[OutputFile]:
+def open_output(target: str | Path, made_of: Sequence[str | Path] = ()) -> Generator[OutputFile]:
     """The place ``target`` for writing: a path, or ``-`` for stdout.
 
     A regular file appears, or is replaced, when the block ends well; until then, and if it ends badly, the old one
     stays as it was. Meanwhile the new one is ``NAME.xxxxxxxx.partial`` beside it, which only a process that was killed
-    leaves behind. Devices and pipes (``/dev/null``) are written to as they are.
+    leaves behind, and which its owner alone can read. Devices and pipes (``/dev/null``) are written to as they are.
+
+    Args:
+        target: where it goes.
+        made_of: the files that are in it, ``-`` for stdin: whoever may not read these, or the file that it replaces,
+            may not read it either.
 
     Raises:
         InputError: nothing can be written at that place.
@@ -102,7 +108,7 @@ def open_output(target: str | Path) -> Generator[OutputFile]:
         return
     path = Path(os.path.realpath(target))  # the file a link names is replaced, not the link
     if is_replaceable(path):
-        yield from _beside(path, str(target))
+        yield from _beside(path, str(target), made_of)
     else:
         yield from _device(path, str(target))
 
@@ -160,13 +166,12 @@ def _device(path: Path, name: str) -> Generator[OutputFile]:
         output.emit_pending()
 
 
-def _beside(path: Path, name: str) -> Generator[OutputFile]:
+def _beside(path: Path, name: str, made_of: Sequence[str | Path]) -> Generator[OutputFile]:
     check_place(path)
     temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        descriptor = os.open(
-            temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666
-        )
+        mode = _usual_mode(temporary)
+        descriptor = os.open(temporary, _NEW_FILE, 0o600)
     except OSError as error:
         raise InputError(f"{name}: cannot be written: {error.strerror}") from error
     output = OutputFile(name, partial(write_all, descriptor))
@@ -174,7 +179,7 @@ def _beside(path: Path, name: str) -> Generator[OutputFile]:
         try:
             yield output
             output.emit_pending()
-            _commit(descriptor, temporary, path, name)
+            _commit(descriptor, temporary, partial(_mode_for, mode, path, made_of), name)
         finally:
             os.close(descriptor)
         _replace(temporary, path, name)
@@ -185,13 +190,46 @@ def _beside(path: Path, name: str) -> Generator[OutputFile]:
         raise
 
 
-def _commit(descriptor: int, temporary: Path, path: Path, name: str) -> None:
+def _commit(descriptor: int, temporary: Path, mode_for: Callable[[os.stat_result], int], name: str) -> None:
     try:
-        if path.exists():
-            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
+        temporary.chmod(mode_for(os.fstat(descriptor)))
         os.fsync(descriptor)
     except OSError as error:
         raise write_failure(name, error) from error
+
+
+def _usual_mode(unused: Path) -> int:
+    """The mode that a new file of that name gets, by this process's umask and the directory's default rights."""
+    descriptor = os.open(unused, _NEW_FILE, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        unused.unlink()
+
+
+def _mode_for(usual: int, path: Path, made_of: Sequence[str | Path], new: os.stat_result) -> int:
+    """The mode of an output that replaces ``path``: its own, or the usual one, but for nobody whom a source shuts out.
+
+    A source's group is another one's "others": only where both files are of one group, its rights are the group's.
+    """
+    mode = usual
+    if (replaced := _stat(path)) is not None:
+        mode = stat.S_IMODE(replaced.st_mode)
+    for source in filter(None, map(_stat, made_of)):
+        others_read = source.st_mode & stat.S_IROTH
+        group_reads = source.st_mode & stat.S_IRGRP if source.st_gid == new.st_gid else others_read
+        mode &= ~(0 if others_read else stat.S_IRWXO) & ~(0 if group_reads else stat.S_IRWXG)
+    return mode
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    """``None`` where there is no such file, or where it is a pipe: of those, nobody knows who may read them."""
+    try:
+        found = os.fstat(sys.stdin.fileno()) if str(path) == "-" else Path(path).stat()
+    except (AttributeError, OSError, ValueError):
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
 
 
 def _replace(temporary: Path, path: Path, name: str) -> None:
