@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -19,6 +20,9 @@ from mistill.errors import InvalidModel, MistillError
 KEY = "sk-ASecretKey/0123456789abcdef"
 ESCAPED = "".join(f"\\u{ord(character):04x}" for character in KEY)
 SLASHED = KEY.replace("/", "\\/")
+PERCENT = "".join(f"%{ord(character):02X}" for character in KEY)
+PYTHONS = "".join(f"\\x{ord(character):02x}" for character in KEY)
+TWICE = ESCAPED.replace("\\", "\\\\")
 
 
 async def error_of(raw: bytes, key: str = KEY) -> MistillError:
@@ -46,6 +50,8 @@ ECHOES: list[Any] = [
     f"not JSON: {ESCAPED}".encode(),
     f"not JSON: {SLASHED}".encode(),
     b"y" * 180 + KEY.encode(),
+    f"not JSON: {KEY} {ESCAPED} {SLASHED} {PERCENT} {PYTHONS} {TWICE} {KEY}".encode(),
+    json.dumps({"message": f"{KEY} and {ESCAPED}, {PERCENT}"}).encode(),
 ]
 
 
@@ -55,7 +61,9 @@ async def test_an_echo_is_cut_out(body: Any, status: int) -> None:
     error = await error_of(response(body, status))
     shown = f"{error} {error.args} {pickle.dumps(error)!r}"
     assert not any(KEY[at : at + 8] in shown for at in range(len(KEY) - 7))
-    assert ESCAPED[:48] not in shown
+    for escaped in (ESCAPED, SLASHED, PERCENT, PYTHONS, TWICE):
+        assert escaped[:48] not in shown
+        assert escaped[-48:] not in shown
 
 
 async def test_an_echo_in_a_header_is_cut_out() -> None:
@@ -83,6 +91,7 @@ async def test_a_short_key_changes_no_word_and_no_code(key: str) -> None:
     assert (error.message, error.code) == ("Invalid model: m (there are many)", "1500")
 
 
+FORMS = ["\\u%04x", "\\x%02x", "%%%02X", "\\\\u%04X"]
 keys = st.text(st.characters(min_codepoint=33, max_codepoint=126), min_size=8, max_size=60)
 
 
@@ -91,6 +100,24 @@ def test_the_whole_key_is_cut_out_wherever_it_stands(before: str, key: str, afte
     redacted = Redactor(key).redact(before + key + after)
     assert key not in redacted or key in PLACEHOLDER
     assert PLACEHOLDER in redacted
+
+
+written = st.sampled_from(
+    [str, *(lambda key, form=form: "".join(form % ord(one) for one in key) for form in FORMS)]
+)
+
+
+@given(keys, st.lists(written, min_size=1, max_size=4), st.lists(st.text(), min_size=5, max_size=5))
+def test_however_often_and_however_written_it_stands_all_of_it_is_cut_out(
+    key: str, forms: list[Callable[[str], str]], between: list[str]
+) -> None:
+    assume("\\" not in key and "%" not in key)
+    assume(not any(set(text) & {"\\", "%"} for text in between))
+    keys_written = [form(key) for form in forms]
+    text = between[0] + "".join(one + more for one, more in zip(keys_written, between[1:], strict=False))
+    redacted = Redactor(key).redact(text)
+    for one in keys_written:
+        assert one not in redacted or one in PLACEHOLDER
 
 
 @given(st.text(), keys)

@@ -18,7 +18,6 @@ from tests.local.conftest import needs_xllamacpp
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
 from mistill.local import LocalModel, LocalModelError
-from mistill.local.weights import SMOLLM2
 
 Post = Callable[..., tuple[int, str]]
 
@@ -101,18 +100,6 @@ def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.Mo
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
     with pytest.raises(LocalModelError, match=r"pip install 'mistill\[local\]'"):
         LocalModel().start()
-
-
-@needs_xllamacpp
-def test_broken_weights_are_told_in_the_words_of_the_server(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("MISTILL_CACHE_DIR", str(tmp_path))
-    with (tmp_path / SMOLLM2.file_name).open("wb") as zeros:
-        zeros.truncate(SMOLLM2.member_bytes)
-    with pytest.raises(LocalModelError, match=r"(?s)ended with status 1:.*magic") as caught:
-        LocalModel(slots=1).start()
-    assert "Traceback" not in str(caught.value)
 
 
 def test_a_port_in_use_is_reported(local: LocalModel) -> None:
