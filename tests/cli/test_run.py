@@ -71,7 +71,7 @@ def test_whoever_may_not_read_the_input_may_not_read_what_is_made_of_it(
     assert mistill("export", "answers.jsonl", "--to", "more.csv").code == 0
     assert mode_of("more.csv") == 0o600
     Path("more.csv").chmod(0o644)  # by whoever wants to give it away
-    assert mistill("export", "answers.jsonl", "--to", "more.csv").code == 0
+    assert mistill("export", "answers.jsonl", "--to", "more.csv", "--overwrite").code == 0
     assert mode_of("more.csv") == 0o644
     Path("answers.jsonl").unlink()
     assert mistill("retry", "answers.jsonl", "--where", "row=1").code == 0
