@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 from tests.conftest import Simulate
+from tests.libraries import library
 from tests.simulator.conftest import Ask, Got
 
+from mistill import MistralLLM
 from mistill.simulator import Simulator
 
 
@@ -311,3 +313,24 @@ def test_a_schema_told_in_the_system_message_is_answered_by_an_instance(
     text = ask(simulator, body={"model": "mistral-small-latest", "messages": messages, **fields}).content
     assert text.startswith("```json\n") is fenced
     assert isinstance(json.loads(text.removeprefix("```json").removesuffix("```"))["n"], int)
+
+
+@pytest.mark.parametrize("mode", ["md_json", "json_object", "json_schema", "tools"])
+def test_what_did_not_fit_is_asked_for_again(simulator: Simulator, mode: str) -> None:
+    if mode in ("md_json", "tools"):
+        library("instructor")
+    settings: Any = {"endpoint": simulator.url, "api_key": "k"}
+    llm = MistralLLM(model="mistral-small-latest", **settings)
+    simulator.script(["nonsense"])
+    schema: Any = {
+        "schema": {"type": "object", "properties": {"age": {"type": "integer"}}, "required": ["age"]}
+    }
+    ((answer,),) = llm.complete(["Bob is 5"], structured_output=schema | {"mode": mode})
+    assert isinstance(answer.value["age"], int)
+    assert simulator.answered == 2
+
+
+def test_half_of_a_character_leaves_as_an_escape(simulator: Simulator) -> None:
+    settings: Any = {"endpoint": simulator.url, "api_key": "k"}
+    simulator.script(["h\ud83d"])
+    assert MistralLLM(model="mistral-small-latest", **settings).generate(["x"]) == [["h�"]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -41,6 +42,10 @@ def refuses(schema: Any, text: str) -> bool:
         {"name": "Person", "strict": True, "schema": PERSON},
         {"name": "Person", "schema_definition": PERSON},
         {"json_schema": {"name": "Person", "schema": PERSON}},
+        {"name": "Person", "schema": PERSON, "type": "object"},
+        {"name": "Person", "description": "d", "parameters": PERSON},
+        {"type": "function", "function": {"name": "Person", "parameters": PERSON, "strict": True}},
+        {"format": "json", "schema": {"title": "Person", **PERSON}},
     ],
 )
 def test_a_schema_is_taken_out_of_the_field_of_a_request(given: dict[str, Any]) -> None:
@@ -67,7 +72,7 @@ def test_its_own_title_stays() -> None:
     "schema",
     [
         {"type": "object", "properties": {"schema": {"type": "string"}, "name": {"type": "string"}}},
-        {"type": "object", "schema": {"type": "array"}},
+        {"type": "object", "properties": {"a": {}}, "parameters": {"type": "array"}},
         {"title": "t", "schema": {"type": "array"}, "properties": {"a": {}}},
     ],
 )
@@ -80,7 +85,6 @@ def test_what_only_looks_like_such_a_field_stays_as_it_is(schema: dict[str, Any]
     [
         {"age": "integer"},
         {"name": {"type": "string"}, "age": {"type": "integer"}},
-        {"name": "get_weather", "description": "Weather.", "parameters": PERSON},
         {"title": "T", "fields": {"age": "integer"}},
         {"name": "n", "schema": "Person"},
     ],
@@ -90,9 +94,14 @@ def test_a_schema_that_would_let_everything_pass_by_mistake_is_refused(schema: d
         compile_schema(schema)
 
 
-@pytest.mark.parametrize(
-    "schema", [{}, {"title": "T"}, {"description": "Whatever you like", "x-order": 3}, {"$defs": {"a": {}}}]
-)
+@pytest.mark.parametrize("key", ["$defs", "definitions"])
+def test_definitions_that_nothing_uses_are_refused(key: str) -> None:
+    with pytest.raises(InputError, match=f'uses none.*"#/{re.escape(key)}/Person"'):
+        compile_schema({key: {"Person": PERSON}})
+    assert refuses({key: {"Person": PERSON}, "$ref": f"#/{key}/Person"}, '{"age": "x"}')
+
+
+@pytest.mark.parametrize("schema", [{}, {"title": "T"}, {"description": "Whatever you like", "x-order": 3}])
 def test_a_schema_that_lets_everything_pass_on_purpose_is_taken(schema: dict[str, Any]) -> None:
     assert compile_schema(schema).parse('{"value": [1]}') == [1]
 

@@ -20,7 +20,7 @@ from typing import Any
 
 import msgspec
 
-from mistill.api.chat import AssistantMessage, SystemMessage
+from mistill.api.chat import AssistantMessage, SystemMessage, UserMessage
 from mistill.simulator import refusals
 from mistill.simulator.requests import ChatRequest, content_text, last_user_text
 from mistill.simulator.sampler import sample
@@ -135,7 +135,7 @@ def _text(request: ChatRequest, settings: Settings, asked: str, k: int) -> str:
     form = request.response_format
     schema = form.json_schema.schema if form and form.json_schema else _schema_in_prompt(request)
     is_text = form is None or form.type == "text"
-    if schema is not None and (not is_text or "```json" in asked):
+    if schema is not None and (not is_text or _wants_code_block(request)):
         try:
             instance = sample(schema, _rng(request, settings, asked, k))
         except Unsatisfiable as error:
@@ -146,6 +146,12 @@ def _text(request: ChatRequest, settings: Settings, asked: str, k: int) -> str:
     if is_text:
         return _echo(asked, settings.answer_tokens, k)
     return msgspec.json.encode({"echo": asked} if k == 0 else {"echo": asked, "choice": k + 1}).decode()
+
+
+def _wants_code_block(request: ChatRequest) -> bool:
+    """A user message asks for one: the last, or one before the model was asked again for an answer that fits."""
+    users = (message for message in request.messages if isinstance(message, UserMessage))
+    return any("```json" in content_text(message.content) for message in users)
 
 
 def _schema_in_prompt(request: ChatRequest) -> dict[str, Any] | None:

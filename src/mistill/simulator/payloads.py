@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections import deque
 from collections.abc import Iterator
@@ -11,7 +12,15 @@ import msgspec
 
 from mistill.simulator.drafts import TOKEN_CHARS, DraftedAnswer
 
-encode = msgspec.json.encode
+
+def encode(body: Any) -> bytes:
+    """As JSON. Half of a character, which a script may have, is an escape, as with servers in Python."""
+    try:
+        return msgspec.json.encode(body)
+    except UnicodeEncodeError:
+        return json.dumps(body).encode()
+
+
 Json = dict[str, Any]
 
 DONE = b"data: [DONE]\n\n"

@@ -70,34 +70,38 @@ def decode_schema(text: str) -> Schema:
     if not isinstance(schema, dict):
         raise InputError(f"not a JSON schema: $: an object is needed, not {type(schema).__name__}")
     schema = cast("Schema", schema)
-    _refuse_unknown_keys_alone(schema)
+    _refuse_what_says_nothing(schema)
     return schema
 
 
-_ENVELOPE = {"type", "name", "description", "schema", "schema_definition", "strict"}
+_ENVELOPE = {"type", "name", "description", "strict", "format"}
+_IN_ENVELOPE = ("schema", "schema_definition", "json_schema", "parameters", "function")
+"""What holds the schema in it: none of these is a keyword of JSON Schema."""
 
 
 def _out_of_its_envelope(given: Schema) -> Any:
-    """The schema itself, where it is given as the field of a request that would hold it.
+    """The schema itself, where it is given as what would hold it: a field of a request, a tool, or a setting of ours.
 
-    That is ``{"type": "json_schema", "json_schema": {"name", "schema", …}}``, or one of the objects in it. The name
-    becomes the title of a schema that has none.
+    That is ``{"type": "json_schema", "json_schema": {"name", "schema", …}}``, ``{"format": "json", "schema": …}``,
+    ``{"type": "function", "function": {"name", "parameters", …}}``, or one of the objects in it. The name becomes the
+    title of a schema that has none.
     """
-    if given.get("type", "json_schema") != "json_schema":
+    held = [key for key in _IN_ENVELOPE if isinstance(given.get(key), dict | bool)]
+    if len(held) != 1 or not given.keys() <= {*_ENVELOPE, *held}:
         return given
-    field = given
-    if given.keys() <= {"type", "json_schema"} and isinstance(given.get("json_schema"), dict):
-        field = cast("Schema", given["json_schema"])
-    schema = field.get("schema", field.get("schema_definition"))
-    if not (field.keys() <= _ENVELOPE and isinstance(schema, dict | bool)):
-        return field
-    name = field.get("name")
+    schema: Any = given[held[0]]
+    if isinstance(schema, dict):
+        schema = _out_of_its_envelope(cast("Schema", schema))
+    name = given.get("name")
     if isinstance(schema, dict) and isinstance(name, str) and "title" not in schema:
         return {"title": name, **cast("Schema", schema)}
-    return cast("Schema | bool", schema)
+    return cast("Any", schema)
 
 
-def _refuse_unknown_keys_alone(schema: Schema) -> None:
+_DEFINITIONS = ("$defs", "definitions")
+
+
+def _refuse_what_says_nothing(schema: Schema) -> None:
     """Unknown keywords are allowed, but such a schema, ``{"age": "integer"}``, was meant to say something."""
     meant = [key for key in schema if key not in ANNOTATIONS and not key.startswith("x-")]
     if meant and not ASSERTIONS.intersection(meant):
@@ -106,6 +110,13 @@ def _refuse_unknown_keys_alone(schema: Schema) -> None:
             f"not a JSON schema: $: it has no keyword of JSON Schema, so every answer would fit: {names}",
             hint='fields stand under "properties": {"type": "object", "properties": {…}}',
         )
+    for key in _DEFINITIONS:
+        if not ASSERTIONS.intersection(schema) and isinstance(schema.get(key), dict) and schema[key]:
+            name = next(iter(schema[key]))
+            raise InputError(
+                f"not a JSON schema: $: it has definitions and uses none, so every answer would fit: {key}",
+                hint=f'say which is meant: "$ref": "#/{key}/{name}"',
+            )
 
 
 # --- checked ----------------------------------------------------------------------------------------------------------
