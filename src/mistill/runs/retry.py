@@ -79,6 +79,10 @@ class Retry(Run):
         with LedgerReader(self._path) as before:
             return shape_of(before, live=self.kind, trust=self._trust)
 
+    @property
+    def _input_paths(self) -> None:
+        return None
+
     def _find_input_size(self) -> InputSize:
         return InputSize(self._source)  # of the rows that are chosen
 

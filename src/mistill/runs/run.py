@@ -8,7 +8,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -320,6 +320,11 @@ class Run:
     def _retry_record(self) -> RetryRecord | None:
         return None
 
+    @property
+    def _input_paths(self) -> Sequence[str] | None:
+        """The files of the input, where they are at hand."""
+        return self._source.paths
+
     def _other_settings(self, error: ManifestChanged) -> ManifestChanged:
         """The same, in the names of the settings that a user gives."""
         with LedgerReader(self.ledger_path) as reader:
@@ -345,9 +350,12 @@ class Run:
         try:
             with LedgerReader(self.ledger_path) as reader:
                 shape = self._shape_of_records(reader)
-            made_of = self._source.paths if self._retried is None else None
             write_records(
-                self.ledger_path, self.out, shape, format=self.options.output_format, made_of=made_of
+                self.ledger_path,
+                self.out,
+                shape,
+                format=self.options.output_format,
+                made_of=self._input_paths,
             )
         except LedgerError:
             # Where rows are damaged, the next start makes them good.
