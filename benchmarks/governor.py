@@ -140,7 +140,7 @@ def measure(case: Case) -> dict[str, Any]:
         started_s = time.monotonic()
         outcomes = llm.outcomes(["hello"] * rows)
         took_s = time.monotonic() - started_s
-        counts = simulator.stats()["counts_by_status"]
+        counts = simulator.stats().counts_by_status
     refused = counts.get("429", 0) / rows
     lost = sum(outcome.error is not None for outcome in outcomes)
     is_kept = (

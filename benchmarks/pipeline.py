@@ -70,7 +70,7 @@ def measure(class_path: str, rows: int, batch: int, faults: dict[str, float]) ->
             timeout=TIMEOUT_S,
             check=False,
         )
-        counts = simulator.stats()["counts_by_status"]
+        counts = simulator.stats().counts_by_status
     lines = [line for line in ended.stdout.splitlines() if line.startswith("{")]
     if not lines:
         raise RuntimeError(ended.stderr[-2000:])

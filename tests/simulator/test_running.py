@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import http.client
+import json
 import re
 import signal
 import subprocess
 import sys
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import get_args
 
+import msgspec
 import pytest
 from pydantic import SecretStr
 from tests.conftest import Simulate
 from tests.libraries import library
 from tests.simulator.conftest import Ask
 
-from mistill.simulator import FaultName, Settings, Simulator, SimulatorProcess
+from mistill.simulator import STATS_PATH, Fault, FaultName, Settings, Simulator, SimulatorProcess
 
 
 def test_requests_are_remembered_without_the_key(simulator: Simulator, ask: Ask) -> None:
@@ -155,11 +159,9 @@ def test_a_process_of_its_own(ask: Ask) -> None:
         assert ask(process, key="right").status == 200
         process.change(outage="503")
         assert ask(process, key="right").status == 503
-        assert process.stats() == {
-            "in_flight": 0,
-            "peak_in_flight": 1,
-            "counts_by_status": {"401": 1, "200": 1, "503": 1},
-        }
+        stats = process.stats()
+        assert (stats.requests, stats.answered, stats.in_flight, stats.peak_in_flight) == (3, 1, 0, 1)
+        assert stats.counts_by_status == {"200": 1, "401": 1, "503": 1}
     with pytest.raises(RuntimeError):
         process.stats()
 
@@ -190,3 +192,43 @@ def test_serving_in_the_foreground_ends_with_a_signal(ask: Ask, number: int) -> 
         process.send_signal(number)
         assert process.stdout.read() == "ended cleanly\n"
         assert process.wait(10) == 0
+
+
+def test_it_tells_over_http_what_it_answered(simulate: Simulate, ask: Ask) -> None:
+    simulator = simulate(embedding_dimension=4)
+    simulator.script([Fault.html(), Fault.status(503), Fault.truncate(), "an answer"])
+    for _ in range(4):
+        with suppress(Exception):  # one is cut
+            ask(simulator)
+    with urllib.request.urlopen(f"{simulator.url}{STATS_PATH}") as answer:
+        stats = json.loads(answer.read())
+    assert stats == msgspec.to_builtins(simulator.stats())
+    assert (stats["requests"], stats["answered"], stats["pages"]) == (4, 1, 1)
+    assert stats["counts_by_status"] == {"0": 1, "200": 2, "503": 1}
+    assert stats["input_tokens"] > 0
+    assert simulator.answered == 1
+    assert [request.path for request in simulator.requests] == [
+        "/v1/chat/completions"
+    ] * 4  # looking is not counted
+
+
+def test_the_command_tells_at_its_end() -> None:
+    command = [sys.executable, "-m", "mistill", "simulate", "--port", "0", "--fault", "html=1"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    url = process.stdout.readline().split()[-1]
+    request = urllib.request.Request(f"{url}/v1/chat/completions", b"{}", {"Authorization": "Bearer k"})
+    urllib.request.urlopen(request).close()
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=30)
+    assert process.returncode == 0
+    assert "1 request, at most 1 at once\n0 answers: 0 tokens in, 0 out\n1 page of HTML\n" in told
+
+
+def test_a_port_in_use_is_said(simulator: Simulator) -> None:
+    port = simulator.url.rpartition(":")[2]
+    command = [sys.executable, "-m", "mistill", "simulate", "--port", port]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert f"cannot listen at 127.0.0.1, port {port}: Address already in use" in ended.stderr
+    assert "--port 0 takes a free one" in ended.stderr

@@ -16,6 +16,17 @@ from mistill.simulator.faults import Answer, Fault
 from mistill.simulator.process import SimulatorProcess
 from mistill.simulator.running import Simulator, serve
 from mistill.simulator.settings import FaultName, Settings
-from mistill.simulator.traffic import Received
+from mistill.simulator.traffic import STATS_PATH, Received, Stats
 
-__all__ = ["Answer", "Fault", "FaultName", "Received", "Settings", "Simulator", "SimulatorProcess", "serve"]
+__all__ = [
+    "STATS_PATH",
+    "Answer",
+    "Fault",
+    "FaultName",
+    "Received",
+    "Settings",
+    "Simulator",
+    "SimulatorProcess",
+    "Stats",
+    "serve",
+]

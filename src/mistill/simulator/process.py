@@ -10,6 +10,7 @@ import msgspec
 
 from mistill.child_environment import child_environment
 from mistill.simulator.settings import Settings
+from mistill.simulator.traffic import Stats
 
 _END_TIMEOUT_S = 10.0
 
@@ -60,9 +61,9 @@ class SimulatorProcess:
         self._process.stdout.close()
         self._process = None
 
-    def stats(self) -> dict[str, Any]:
-        """What it counted: ``in_flight``, ``peak_in_flight``, and ``counts_by_status`` with the status as text."""
-        return self._ask({"stats": True})
+    def stats(self) -> Stats:
+        """All its counts."""
+        return msgspec.convert(self._ask({"stats": True}), Stats)
 
     def change(self, **changes: Any) -> None:
         """Change these settings from the next request on.

@@ -14,6 +14,7 @@ import msgspec
 from mistill.simulator.service import Service
 from mistill.simulator.settings import Settings
 from mistill.simulator.site import Site, run_in_new_loop
+from mistill.simulator.traffic import Stats
 
 
 async def _main() -> None:
@@ -29,19 +30,12 @@ async def _main() -> None:
             command: dict[str, Any] = msgspec.json.decode(line)
             if "change" in command:
                 await site.adopt(Settings.model_validate(command["change"]))
-            traffic = service.traffic
-            _say(
-                {
-                    "in_flight": traffic.in_flight,
-                    "peak_in_flight": traffic.peak_in_flight,
-                    "counts_by_status": {str(key): value for key, value in traffic.counts_by_status.items()},
-                }
-            )
+            _say(service.traffic.stats())
     finally:
         await site.close()
 
 
-def _say(answer: dict[str, Any]) -> None:
+def _say(answer: dict[str, Any] | Stats) -> None:
     sys.stdout.buffer.write(msgspec.json.encode(answer) + b"\n")
     sys.stdout.buffer.flush()
 

@@ -37,6 +37,7 @@ class Reply:
         return self._response(refusal.status, payloads.encode(refusal.payload), _JSON, refusal.headers)
 
     def html(self, page: str) -> web.Response:
+        self._traffic.pages += 1
         return self._response(200, page.encode(), "text/html", {})
 
     def disconnect(self) -> web.Response:

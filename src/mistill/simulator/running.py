@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from mistill.errors import InputError
 from mistill.simulator.faults import Scripted, When
 from mistill.simulator.settings import Settings
-from mistill.simulator.traffic import Received
+from mistill.simulator.traffic import Received, Stats
 
 if TYPE_CHECKING:
     # Loaded where they are first used: aiohttp is an extra, and without it the names here can still be imported.
@@ -107,8 +107,12 @@ class Simulator:
 
     @property
     def answered(self) -> int:
-        """How many whole answers with status 200 were sent."""
-        return self._service.traffic.counts_by_status[200]
+        """How many whole answers of the API were sent: with status 200, and no page of HTML."""
+        return self._service.traffic.answered
+
+    def stats(self) -> Stats:
+        """All its counts at once."""
+        return self._service.traffic.stats()
 
     @property
     def script_left(self) -> int:
@@ -184,8 +188,10 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8080,
     on_ready: Callable[[str], None] | None = None,
-) -> None:
-    """Serve in the foreground until SIGINT or SIGTERM; then return. ``on_ready`` is called with the URL.
+) -> Stats:
+    """Serve in the foreground until SIGINT or SIGTERM, then return what was answered.
+
+    ``on_ready`` is called with the URL.
 
     Raises:
         InputError: the extra ``simulator`` is not installed.
@@ -196,6 +202,7 @@ def serve(
     from mistill.simulator.site import run_in_new_loop
 
     run_in_new_loop(_serve(service, host, port, on_ready))
+    return service.traffic.stats()
 
 
 def _make_service(settings: Settings) -> Service:

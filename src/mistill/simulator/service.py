@@ -19,7 +19,7 @@ from mistill.simulator.rate_limiter import RateLimiter
 from mistill.simulator.refusals import RefusedRequest
 from mistill.simulator.reply import Reply
 from mistill.simulator.settings import Settings
-from mistill.simulator.traffic import NO_WHOLE_ANSWER, Received, Traffic
+from mistill.simulator.traffic import NO_WHOLE_ANSWER, STATS_PATH, Received, Traffic
 
 _HTML = (
     "<!DOCTYPE html><html><head><title>Please wait</title></head><body>Checking your browser</body></html>"
@@ -51,6 +51,8 @@ class Service:
         self.settings = settings
 
     async def handle(self, request: BaseRequest) -> web.StreamResponse:
+        if request.path == STATS_PATH and request.method == "GET":
+            return web.Response(body=payloads.encode(self.traffic.stats()), content_type="application/json")
         raw = await request.content.read()
         received = Received(request.method, request.path, _without_key(request), raw, time.time())
         correlation_id = _uuid()
@@ -104,6 +106,7 @@ class Service:
         completion_tokens = sum(draft.completion_tokens for draft in drafts)
         await self._wait(0 if request.stream else completion_tokens)
         headers = self._rate_limiter.settle(key, request.model, settings, prompt_tokens + completion_tokens)
+        self.traffic.bill(prompt_tokens, completion_tokens)
         usage = None
         if not (fault and fault.name == "missing_usage"):
             usage = payloads.usage_body(prompt_tokens, completion_tokens, settings.cached_share)
@@ -125,6 +128,7 @@ class Service:
         self._admit(key, request.model, settings)
         await self._wait(0)
         headers = self._rate_limiter.settle(key, request.model, settings, answer["usage"]["total_tokens"])
+        self.traffic.bill(answer["usage"]["total_tokens"], 0)
         return await reply.whole_or_broken(answer, headers, fault)
 
     def _what_comes_next(self, received: Received) -> tuple[Answer | None, Fault | None]:

@@ -6,8 +6,11 @@ from collections import Counter, deque
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 NO_WHOLE_ANSWER = 0
+STATS_PATH = "/simulator/stats"
+"""No path of Mistral's: it needs no key, and is not counted."""
 
 
 class Received:
@@ -42,6 +45,26 @@ class Received:
         return f"Received({self.method} {self.path}, status={self.status}, {len(self._raw)} bytes)"
 
 
+class Stats(Struct, frozen=True):
+    """What a simulator has answered since it began; ``GET /simulator/stats`` gives it as JSON.
+
+    Attributes:
+        requests: those that came, the ones in flight too.
+        answered: whole answers of the API. ``pages``: pages of HTML in their place, with status 200.
+        counts_by_status: ends by status, "0" for those cut or dropped.
+        input_tokens, output_tokens: of answers, whole or cut: what a server bills.
+    """
+
+    requests: int
+    answered: int
+    pages: int
+    in_flight: int
+    peak_in_flight: int
+    counts_by_status: dict[str, int]
+    input_tokens: int
+    output_tokens: int
+
+
 class Traffic:
     """Counts. Written by the server's thread, read by any."""
 
@@ -50,10 +73,35 @@ class Traffic:
         self.counts_by_status: Counter[int] = Counter()
         self.in_flight = 0
         self.peak_in_flight = 0
+        self.pages = 0
+        self.input_tokens = 0
+        self.output_tokens = 0
 
     def keep(self, requests_kept: int) -> None:
         if requests_kept != self.requests.maxlen:
             self.requests = deque(self.requests, maxlen=requests_kept)
+
+    @property
+    def answered(self) -> int:
+        return self.counts_by_status[200] - self.pages
+
+    def stats(self) -> Stats:
+        counts = dict(self.counts_by_status)
+        return Stats(
+            requests=sum(counts.values()) + self.in_flight,
+            answered=self.answered,
+            pages=self.pages,
+            in_flight=self.in_flight,
+            peak_in_flight=self.peak_in_flight,
+            counts_by_status={str(status): count for status, count in sorted(counts.items())},
+            input_tokens=self.input_tokens,
+            output_tokens=self.output_tokens,
+        )
+
+    def bill(self, input_tokens: int, output_tokens: int) -> None:
+        """An answer was made, whatever becomes of it on its way."""
+        self.input_tokens += input_tokens
+        self.output_tokens += output_tokens
 
     def enter(self, received: Received) -> None:
         self.requests.append(received)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import NoneType
 from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 
@@ -14,7 +14,9 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.param_types import Pair
 from mistill.cli.terminal.output import say, show
-from mistill.simulator import FaultName, Settings, serve
+from mistill.errors import InputError
+from mistill.progress.formatting import count
+from mistill.simulator import STATS_PATH, FaultName, Settings, Stats, serve
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -122,11 +124,33 @@ def command(port: int, host: str, fault: tuple[tuple[str, float], ...], **settin
     Its answers follow rules; no model is behind them. docs/simulator.md says which.
     """
     given = {name: value for name, value in settings.items() if value is not None}
-    serve(Settings(**given, faults=dict(fault)), host, port, on_ready=_show_address)  # pyright: ignore[reportArgumentType]  pydantic checks the names
+    settled = Settings(**given, faults=dict(fault))  # pyright: ignore[reportArgumentType]  pydantic checks the names
+    try:
+        stats = serve(settled, host, port, on_ready=_show_address)
+    except OSError as error:
+        raise InputError(
+            f"cannot listen at {host}, port {port}: {error.strerror or error}",
+            hint="is another simulator running? --port 0 takes a free one",
+        ) from error
+    for line in _stats_lines(stats):
+        say(line)
     return Exit.ANSWERED
 
 
 def _show_address(url: str) -> None:
     show(f"simulating Mistral's API at {url}")
     say(f"point a run at it:  MISTRAL_API_KEY=any mistill run … --endpoint {url}")
+    say(f"what it has answered so far:  {url}{STATS_PATH}")
     say("Ctrl-C ends it")
+
+
+def _stats_lines(stats: Stats) -> Iterator[str]:
+    yield f"{count(stats.requests, 'request')}, at most {stats.peak_in_flight:,} at once"
+    yield f"{count(stats.answered, 'answer')}: {stats.input_tokens:,} tokens in, {stats.output_tokens:,} out"
+    if stats.pages:
+        yield f"{count(stats.pages, 'page')} of HTML"
+    for status, number in stats.counts_by_status.items():
+        if status == "0":
+            yield f"{number:,} cut or dropped"
+        elif status != "200":
+            yield f"{number:,} refused with {status}"
