@@ -161,7 +161,7 @@ class RandomWalk:
             return
         suffix = self._rng.choice(("jsonl", "csv", "json"))
         to = self._out.with_name(f"export.{suffix}")
-        child = self._spawn("export", str(self._out), "--to", str(to), "--partial")
+        child = self._spawn("export", str(self._out), "--to", str(to), "--partial", "--overwrite")
         if self._promise(self._wait(child) == 0, "what there is can be exported", of_child=True):
             self._check_records(_read(to))
 

@@ -12,6 +12,7 @@ from tests.delivery.fake_clock import run_in_fake_time
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.errors import InputError, Stopped
+from mistill.ledger import Spending
 from mistill.runs.budget import Budget
 
 PRICE = Price(input=1.0, output=4.0, cached_input=0.1)
@@ -146,8 +147,39 @@ def test_no_usage_makes_a_budget_larger(reported: list[tuple[int, int]]) -> None
     assert requests <= 10_000
 
 
+KNOWN = {
+    "answers": 10,
+    "input_tokens": 100,
+    "output_tokens": 200,
+    "longest_output_tokens": 50,
+    "cost": 0.0009,
+}
+
+
+@pytest.mark.parametrize(
+    ("before", "bound", "tokens"),
+    [
+        (Spending(), None, 0),
+        (Spending(**KNOWN), 100, 300),  # type: ignore[arg-type]
+        (Spending(**KNOWN, unknown=3, unknown_bytes=3_000), 100, 300 + 3 * (10 + 20)),  # type: ignore[arg-type]
+        (Spending(**KNOWN, unknown=3, unknown_bytes=12), None, 300 + 12 + 3 * 20),  # type: ignore[arg-type]
+        (Spending(unknown=3, unknown_bytes=900), 100, 900 + 3 * 100),
+        (Spending(unknown=3, unknown_bytes=900), None, 900 + 3 * 500),
+        (Spending(unknown=3, unknown_bytes=900), 0, 900),  # vectors
+    ],
+)
+def test_requests_of_earlier_starts_that_may_be_on_the_bill_count(
+    before: Spending, bound: int | None, tokens: int
+) -> None:
+    budget = Budget(max_tokens_total=10**7, before=before, price=PRICE)
+    for _ in range(2):  # once, not with every request
+        budget.try_reserve(10, bound)
+        assert budget.spent_tokens == tokens
+        assert tokens <= budget.spent_cost * 1e6 <= 4 * tokens
+
+
 def test_spent_before_counts() -> None:
-    budget = Budget(max_tokens_total=100, spent_tokens=100)
+    budget = Budget(max_tokens_total=100, before=Spending(answers=4, input_tokens=60, output_tokens=40))
     with pytest.raises(Stopped, match="max_tokens_total of 100") as stopped:
         budget.try_reserve(1, 1)
     assert stopped.value.reason == "budget"

@@ -5,10 +5,12 @@ from __future__ import annotations
 import asyncio
 import math
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -258,6 +260,78 @@ def test_no_usage_switches_a_budget_off(
     assert (
         place.run(**settings, **limit).start().sent == 0
     )  # what was estimated is still spent in the next start
+
+
+def _cut_off(place: Place, simulator: Simulator, limit: dict[str, Any]) -> None:
+    """Stops in the middle of what is in flight, and does not wait for it."""
+    simulator.change(latency_s=NEVER_S)
+    run = place.run(grace=0.0, parameters={"max_new_tokens": 100}, **limit)
+    seen = len(simulator.requests)
+    thread, _ = in_thread(run.start)
+    simulator.wait_until(lambda: len(simulator.requests) > seen or not thread.is_alive())
+    run.stop()
+    wait_for(thread)
+
+
+def _killed(place: Place, simulator: Simulator, limit: dict[str, Any]) -> None:
+    """As `kill -9` leaves it: nobody has said how the attempts ended."""
+    _cut_off(place, simulator, limit)
+    with closing(sqlite3.connect(place.ledger)) as connection, connection:
+        connection.execute("UPDATE attempts SET status = NULL, ended_at = NULL, error = NULL")
+
+
+def _broken(place: Place, simulator: Simulator, limit: dict[str, Any]) -> None:
+    """The connection is closed in every answer."""
+    simulator.script([Fault.truncate()] * 500)
+    place.run(llm_settings={"max_retries": 1}, parameters={"max_new_tokens": 100}, **limit).start()
+
+
+@pytest.mark.parametrize("end", [_cut_off, _killed, _broken])
+@pytest.mark.parametrize("limit", [{"max_tokens_total": 2_000}, {"max_cost": 0.0004}])
+@pytest.mark.parametrize("answered", [0, 5])
+def test_what_may_be_on_the_bill_is_spent_in_the_next_start_too(
+    place: Place, simulator: Simulator, end: Any, limit: dict[str, Any], answered: int
+) -> None:
+    place.write([text + " and so on" * 10 for text in TEXTS])
+    if answered:
+        place.run(limit=answered, parameters={"max_new_tokens": 100}).start()
+    for _ in range(6):
+        end(place, simulator, limit)
+    assert answered < len(simulator.requests) <= answered + 45
+    seen = len(simulator.requests)
+    simulator.change(latency_s=0)
+    last = place.run(parameters={"max_new_tokens": 100}, **limit).start()
+    assert isinstance(last.stopped, Stopped)
+    assert last.stopped.reason == "budget"
+    assert "requests of earlier starts that may be on the bill" in str(last.stopped)
+    assert len(simulator.requests) - seen < 20
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "input_tokens = -32768",
+        "output_tokens = 'many'",
+        "cost = -750, input_tokens = 9e99",
+        "status = 'anwered'",
+    ],
+)
+def test_numbers_that_cannot_be_in_the_ledger_do_not_make_a_budget_larger(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture, change: str
+) -> None:
+    place.write(TEXTS)
+    settings: dict[str, Any] = {"max_tokens_total": 300, "parameters": {"max_new_tokens": 10}}
+    first = place.run(**settings).start()
+    with closing(sqlite3.connect(place.ledger)) as connection, connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
+        connection.execute(f"UPDATE attempts SET {change} WHERE id % 2")
+    second = place.run(**settings).start()
+    assert second.sent <= 3
+    assert 0 < second.input_tokens <= first.input_tokens + 100
+    assert second.output_tokens >= 0
+    assert second.cost is not None
+    assert second.cost >= 0
+    assert "have numbers that cannot be" in caplog.text
 
 
 def test_a_budget_of_vectors_whose_usage_cannot_be(place: Place, simulator: Simulator) -> None:

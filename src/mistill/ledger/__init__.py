@@ -13,6 +13,7 @@ from mistill.ledger.reader import (
     Start,
 )
 from mistill.ledger.selection import EVERYTHING, Selection
+from mistill.ledger.spending import Spending
 from mistill.ledger.writer import Attempt, Ledger, PaidAnswer, Tokens
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "PastAttempt",
     "RowState",
     "Selection",
+    "Spending",
     "Start",
     "Tokens",
 ]

@@ -21,6 +21,7 @@ from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damag
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.forks import forget, register_for_forks
 from mistill.ledger.selection import EVERYTHING, Selection
+from mistill.ledger.spending import Spending, is_possible, read_spending
 from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, SETTINGS_SUM, START_SUM
 from mistill.wording import words
 
@@ -475,6 +476,11 @@ class LedgerReader:
         with database.explained(self.path):
             return count_rows(self._connection)
 
+    def spending(self) -> Spending:
+        """What all attempts have taken, and how many may have taken something that nobody knows."""
+        with database.explained(self.path):
+            return read_spending(self._connection)
+
     def failures(self) -> list[Cause]:
         """Failures of the current input by kind of error, the most frequent first."""
         with database.explained(self.path):
@@ -574,6 +580,11 @@ def _error_of(kind: object, error: object) -> ErrorRecord:
         return ErrorRecord(kind=str(kind), message="what it said is damaged in the ledger")
 
 
+def _total(column: str) -> str:
+    """The sum of what attempts can have taken."""
+    return f"CAST(total(CASE WHEN {is_possible(column)} THEN {column} END) AS INTEGER)"
+
+
 def count_rows(connection: sqlite3.Connection) -> Counts:
     """``LedgerReader.counts`` on any connection."""
     completions, failures, rows = connection.execute(
@@ -587,9 +598,10 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
     took = connection.execute(
         # total(), since sum() fails on integers that overflow.
         f"""SELECT coalesce(sum({_IS_FIRST}), 0), coalesce(sum(status = 'maybe_billed' AND {_IS_FIRST}), 0),
-               coalesce(sum(status IS NULL AND {_IS_FIRST}), 0), CAST(total(input_tokens) AS INTEGER),
-               CAST(total(output_tokens) AS INTEGER), CAST(total(cached_tokens) AS INTEGER),
-               CASE WHEN count(cost) OR NOT count(input_tokens) THEN total(cost) END
+               coalesce(sum(status IS NULL AND {_IS_FIRST}), 0), {_total("input_tokens")},
+               {_total("output_tokens")}, {_total("cached_tokens")},
+               CASE WHEN count(cost) OR NOT count(input_tokens)
+                   THEN total(CASE WHEN {is_possible("cost")} THEN cost END) END
            FROM attempts"""  # noqa: S608 - our own words
     ).fetchone()
     try:

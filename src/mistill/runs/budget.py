@@ -18,10 +18,13 @@ from msgspec import Struct
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.errors import InputError, Stopped, StopReason
+from mistill.ledger import Spending
 from mistill.wording import Setting, words
 
 _LONGEST_ANSWER_TOKENS = 131_072
 """What an answer may take at its worst, while nothing is known: the context length of Mistral's large models."""
+_GUESSED_ANSWER_TOKENS = 500
+"""What an answer that never came is taken to have had, where none has come yet and nothing bounds them."""
 _ANSWERS_TO_TRUST = 20
 _TRUST = 2
 """Once so many answers have been seen, one of unlimited length is taken to be at most twice the longest of them."""
@@ -73,7 +76,7 @@ class Budget:
         max_tokens_total: input and output together.
         deadline: seconds from now.
         price: of the model; needed with ``max_cost``.
-        spent_cost, spent_tokens: what was spent before, for a run that goes on.
+        before: what was spent before, for a run that goes on.
         clock: seconds that never go back.
 
     Attributes:
@@ -90,8 +93,7 @@ class Budget:
         max_tokens_total: int | None = None,
         deadline: float | None = None,
         price: Price | None = None,
-        spent_cost: float = 0.0,
-        spent_tokens: int = 0,
+        before: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = {"max_cost": max_cost, "max_tokens_total": max_tokens_total, "deadline": deadline}
@@ -108,8 +110,13 @@ class Budget:
         self.max_cost = max_cost
         self.max_tokens_total = max_tokens_total
         self.is_limited = max_cost is not None or max_tokens_total is not None
-        self.spent_cost = spent_cost
-        self.spent_tokens = spent_tokens
+        before = before or Spending()
+        self.spent_cost = before.cost
+        self.spent_tokens = before.input_tokens + before.output_tokens
+        self._before = before
+        self._unknown_tokens: int | None = (
+            None  # what those of before count as, once the first request says how long
+        )
         self._price = price
         self._clock = clock
         self._deadline = deadline
@@ -117,9 +124,9 @@ class Budget:
         self._in_flight = 0
         self._reserved_cost = 0.0
         self._reserved_tokens = 0
-        self._answers = 0
-        self._output_tokens = 0
-        self._longest_output = 0
+        self._answers = before.answers
+        self._output_tokens = before.output_tokens
+        self._longest_output = before.longest_output_tokens
         self._has_warned = False
         self._lock = Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -139,6 +146,8 @@ class Budget:
             Stopped: a limit has been reached.
         """
         with self._lock:
+            if self._unknown_tokens is None:
+                self._count_unknown(max_output_tokens)
             self._raise_if_reached()
             if not self._in_flight_fits():
                 return None
@@ -165,7 +174,8 @@ class Budget:
 
         Args:
             usage: None, or one that cannot be: the server reported nothing of use, or may have billed an answer that
-                never came. The mean of all answers is taken, and of the input as much as it can have been.
+                never came. The mean of all answers is taken (before there is one, what bounds it, or a guess), and of
+                the input as much as it can have been.
             cost: US dollars, where they are known otherwise than from tokens.
         """
         with self._lock:
@@ -174,7 +184,7 @@ class Budget:
                 self.warn_of_estimates()
                 usage = None
             if usage is None:
-                output = round(self._output_tokens / self._answers) if self._answers else 0
+                output = self._expected_output(reservation.output_tokens)
                 usage = Usage(reservation.input_tokens, output)
                 estimate = self._cost(reservation.input_tokens, output)
             else:
@@ -201,6 +211,27 @@ class Budget:
         with self._lock:
             self._release(reservation)
 
+    def _count_unknown(self, max_output_tokens: int | None) -> None:
+        """Attempts of earlier starts that may be on the bill, and of which no more is known, count at the mean."""
+        before = self._before
+        output = before.unknown * self._expected_output(self._longest(max_output_tokens))
+        inputs = before.unknown_bytes
+        if before.answers:
+            inputs = min(inputs, math.ceil(before.unknown * before.input_tokens / before.answers))
+        self._unknown_tokens = inputs + output
+        self.spent_tokens += inputs + output
+        self.spent_cost += self._cost(inputs, output)
+        if before.impossible:
+            _log.warning(
+                "%s attempts in the ledger have numbers that cannot be: the budget counts an estimate of them",
+                before.impossible,
+            )
+
+    def _expected_output(self, most: int) -> int:
+        if self._answers:
+            return round(self._output_tokens / self._answers)
+        return most if most < _LONGEST_ANSWER_TOKENS else _GUESSED_ANSWER_TOKENS
+
     def _raise_if_reached(self) -> None:
         reason: StopReason = "budget"
         if self.max_cost is not None and self.spent_cost >= self.max_cost:
@@ -214,6 +245,12 @@ class Budget:
             reason = "deadline"
         else:
             return
+        if reason == "budget" and self._before.unknown:
+            reached = words(
+                reached,
+                f", about {self._unknown_tokens:,} tokens of it by {self._before.unknown} requests of earlier starts "
+                "that may be on the bill",
+            )
         hint = "run again with a larger one to go on with the rest"
         raise Stopped(words("budget: ", reached), reason=reason, hint=hint)
 

@@ -24,7 +24,7 @@ from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, ManifestChanged, MistillError, Stopped, StopReason
-from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection
+from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection, Spending
 from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
@@ -132,7 +132,7 @@ class Run:
         self._runner: Runner | None = None
         self._input_size = InputSize(rows)
         self._unread: SimpleQueue[RowOutcome | None] | None = None
-        self._new_budget(0, 0.0)  # a wrong limit is refused now
+        self._new_budget()  # a wrong limit is refused now
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -240,7 +240,7 @@ class Run:
                 ledger,
                 self.options,
                 self.progress,
-                self._new_budget(*self._spent_before()),
+                self._new_budget(self._spent_before()),
                 size=self._llm.max_concurrent_requests,
                 reserved=self._shape.hints,
                 matcher=self._matcher(ledger),
@@ -267,14 +267,13 @@ class Run:
         finally:
             self._runner = None
 
-    def _spent_before(self) -> tuple[int, float]:
+    def _spent_before(self) -> Spending | None:
         if self.options.max_cost is None and self.options.max_tokens_total is None:
-            return 0, 0.0  # nobody asks, and counting takes time
+            return None  # nobody asks, and counting takes time
         with LedgerReader(self.ledger_path) as reader:
-            counts = reader.counts()
-        return counts.input_tokens + counts.output_tokens, counts.cost or 0.0
+            return reader.spending()
 
-    def _new_budget(self, tokens: int, cost: float) -> Budget:
+    def _new_budget(self, before: Spending | None = None) -> Budget:
         options, server = self.options, self.kind.server
         if options.max_cost is not None and server.price is None:
             raise InputError(words(Setting("max_cost"), f": {shipped_prices().unknown(server.model)}"))
@@ -283,8 +282,7 @@ class Run:
             max_tokens_total=options.max_tokens_total,
             deadline=options.deadline,
             price=server.price,
-            spent_tokens=tokens,
-            spent_cost=cost,
+            before=before,
         )
 
     async def _hand_over(self, outcome: RowOutcome) -> None:
