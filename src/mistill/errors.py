@@ -33,6 +33,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from difflib import get_close_matches
+from threading import current_thread, main_thread
 from types import MappingProxyType
 from typing import Any, ClassVar, Literal, Self, TypeVar
 
@@ -342,3 +343,12 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     names = list(known)
     near = nearest_name(name, names)
     return f"there are {', '.join(names)}" if near is None else f"did you mean {near!r}?"
+
+
+def let_interrupt_pass(error: BaseException) -> None:
+    """Called first where whatever the code of a user raises costs one row: ``sys.exit()`` in a validator, say.
+
+    Ctrl-C is raised again. Python raises it in the main thread only, so that elsewhere it is the code's own too.
+    """
+    if isinstance(error, KeyboardInterrupt) and current_thread() is main_thread():
+        raise error

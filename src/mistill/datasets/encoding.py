@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from mistill.datasets.iso_dates import iso_duration, with_signed_year
-from mistill.errors import InputError
+from mistill.errors import InputError, let_interrupt_pass
 
 _TICKS_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY_S = 86_400
@@ -44,7 +44,8 @@ def encode_row(record: Mapping[Any, Any], where: str, index: int) -> bytes:
     """``encode_record``, with an ``InputError`` that names the row and the column."""
     try:
         return encode_record(record)
-    except Exception as error:  # a value's own tolist or model_dump may raise anything
+    except BaseException as error:  # a value's own tolist or model_dump may raise anything
+        let_interrupt_pass(error)
         raise InputError(f"{where}: {_explain(record, error)}", index=index) from error
 
 
@@ -53,11 +54,12 @@ def replace_lone_surrogates(text: str) -> str:
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
 
 
-def _explain(record: Mapping[Any, Any], error: Exception) -> str:
+def _explain(record: Mapping[Any, Any], error: BaseException) -> str:
     for column, value in record.items():
         try:
             encode_record({column: value})
-        except Exception as cause:
+        except BaseException as cause:
+            let_interrupt_pass(cause)
             return f"column {column!r} holds what JSON cannot carry: {cause}; convert it before the run"
     return str(error)
 

@@ -12,6 +12,7 @@ from collections import deque
 from contextlib import suppress
 
 from mistill.datasets.sources import Row, Source
+from mistill.errors import InputError
 
 WINDOW_ROWS = 512
 _WINDOW_BYTES = 16 << 20  # rows can be long: one of 50 MB is a window of its own
@@ -32,6 +33,7 @@ class Windows:
         self.ended = False
         self.error: Exception | None = None
         self._rows = iter(source)
+        self._name = source.name
 
     async def next(self) -> list[Row]:
         """At least one row, unless the input has ended or broken off."""
@@ -44,12 +46,20 @@ class Windows:
                 if len(rows) >= WINDOW_ROWS or size_bytes >= _WINDOW_BYTES:
                     return rows
             self.ended = True
-        except Exception as error:  # kept until those in flight are answered
-            self.error = error
+        except BaseException as error:  # kept until those in flight are answered
+            self.error = self._failed(error)
         return rows
 
     def close(self) -> None:
         """No more rows are wanted."""
+
+    def _failed(self, error: BaseException) -> Exception:
+        """Why the input breaks off; one that is code of the user's own may even call ``sys.exit()``."""
+        if isinstance(error, Exception):
+            return error
+        failed = InputError(f"{self._name} ended in {type(error).__name__}: {error}")
+        failed.__cause__ = error
+        return failed
 
 
 class StreamedWindows(Windows):
@@ -104,8 +114,8 @@ class StreamedWindows(Windows):
                     self._condition.wait_for(self._has_room)
                     if self._closed:
                         return
-        except Exception as error:
-            self.error = error
+        except BaseException as error:
+            self.error = self._failed(error)
         finally:
             with self._condition:
                 self._exhausted = True

@@ -82,7 +82,7 @@ class BackgroundLoop:
         with self._lock:
             if self._loop is None:
                 loop = new_event_loop()
-                self._thread = threading.Thread(target=loop.run_forever, name="mistill", daemon=True)
+                self._thread = threading.Thread(target=_serve, args=(loop,), name="mistill", daemon=True)
                 self._thread.start()
                 self._loop = loop
             return self._loop
@@ -122,6 +122,18 @@ def _caller() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:  # no loop runs in this thread
         return None
+
+
+def _serve(loop: asyncio.AbstractEventLoop) -> None:
+    """Runs the loop until it is stopped, whatever is raised on it: what would end a program, and so leaves the loop,
+    is the error of the one task that raised it. All others, whoever waits for them, go on."""
+    is_stopped = False
+    while not is_stopped:
+        try:
+            loop.run_forever()
+            is_stopped = True
+        except (SystemExit, KeyboardInterrupt):
+            pass
 
 
 async def _with_end(work: Awaitable[T], ended: threading.Event) -> T:

@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 
 from msgspec import Struct
 
+from mistill.errors import let_interrupt_pass
 from mistill.progress.screens import Screen, find_screen
 from mistill.progress.view import View, Watch
 
@@ -108,6 +109,7 @@ class _Drawing(threading.Thread):
             return
         try:
             self._on_progress(view)
-        except Exception:
+        except BaseException as error:
+            let_interrupt_pass(error)
             _logger.exception("on_progress failed, and is not called again; the work goes on")
             self._on_progress = None

@@ -8,7 +8,7 @@ from typing import Any, cast
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
 
 from mistill.datasets.sources import Row
-from mistill.errors import InputError, nearest_name
+from mistill.errors import InputError, let_interrupt_pass, nearest_name
 from mistill.prompts.row_errors import list_columns, row_error
 from mistill.prompts.template_environment import (
     MAX_WORK,
@@ -75,7 +75,8 @@ class RowTemplate:
             context = cast("RowContext", self._template.new_context(values, shared=True))
             context.work = [-_WORK_PER_BYTE * len(row.raw)]
             text = "".join(self._template.root_render_func(context))
-        except Exception as error:  # whatever a filter or an expression does with this row's values
+        except BaseException as error:  # whatever a filter or an expression does with this row's values
+            let_interrupt_pass(error)
             raise self._error(row, error) from error
         if not text.strip():
             raise row_error(row, f"the {self._role} template gives a blank text")
@@ -87,7 +88,7 @@ class RowTemplate:
             values[SELF] = record["self"]
         return values
 
-    def _error(self, row: Row, error: Exception) -> InputError:
+    def _error(self, row: Row, error: BaseException) -> InputError:
         role = self._role
         if isinstance(error, MissingColumn):
             return self._missing(row, error)

@@ -10,7 +10,7 @@ import msgspec
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.writers import open_writer
-from mistill.errors import InputError, LedgerError, MistillError
+from mistill.errors import InputError, LedgerError, MistillError, let_interrupt_pass
 from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.ledger.error_record import decode_error
 from mistill.ledger.files import is_same
@@ -146,7 +146,8 @@ def record_line(row: LedgerRow, shape: RecordShape) -> bytes:
         del columns[name]
     try:
         return add_columns(row.record, columns)
-    except Exception as error:  # whatever a value turns out to hold: it must not hold up the other rows
+    except BaseException as error:  # whatever a value turns out to hold: it must not hold up the other rows
+        let_interrupt_pass(error)
         failed = dict.fromkeys(columns) | {shape.names["error"]: _unwritable(error)}
         return add_columns(row.record, {name: value for name, value in failed.items() if name not in own})
 
@@ -182,9 +183,8 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
             read["value"] = flat.read(read["value"], read["generation"])
     except MistillError as error:
         return fields | {"error": f"{error.kind}: {error}"}
-    except (
-        Exception
-    ) as error:  # of a validator or a serializer of the user's own, or of an answer that is none
+    except BaseException as error:  # of a serializer of the user's own, or of an answer that is none
+        let_interrupt_pass(error)
         return fields | {"error": _unwritable(error)}
     return fields | read
 
@@ -206,7 +206,7 @@ def _extra_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     return fields
 
 
-def _unwritable(error: Exception) -> str:
+def _unwritable(error: BaseException) -> str:
     return f"invalid_output: the answer cannot be written: {type(error).__name__}: {error}"
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeGuard
 
 from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
-from mistill.errors import InputError, WrongParameter
+from mistill.errors import InputError, WrongParameter, let_interrupt_pass
 from mistill.ledger import InputRow, RowState
 from mistill.progress.progress import Progress
 from mistill.prompts.row_errors import row_error
@@ -168,7 +168,8 @@ class PendingRows:
             if not self._reserved.keys().isdisjoint(row.record):
                 check_columns(row.record, self._reserved, row.where, row.index)
             return self._kind.prepare(row)
-        except Exception as error:  # whatever a row holds: it must not hold up the other rows
+        except BaseException as error:  # whatever a row holds: it must not hold up the other rows
+            let_interrupt_pass(error)
             return _refusal(row, error)
 
     def _input_row(self, row: Row, own_digest: bytes, prepared: Any) -> InputRow:
@@ -177,7 +178,7 @@ class PendingRows:
         return InputRow(row.index, own_digest, fingerprint, row.raw)
 
 
-def _refusal(row: Row, error: Exception) -> InputError:
+def _refusal(row: Row, error: BaseException) -> InputError:
     """Why a row cannot be asked; it names the row."""
     if not isinstance(error, InputError):
         return row_error(row, f"it cannot be made into a request: {type(error).__name__}: {error}")

@@ -16,6 +16,8 @@ from typing import Any, NamedTuple, cast
 import msgspec
 from pydantic import TypeAdapter, ValidationError
 
+from mistill.errors import let_interrupt_pass
+
 Place = tuple[str | int, ...]
 
 _MARK = "?"  # no number and no name of one, so that whatever wants a number complains of it
@@ -120,7 +122,8 @@ class ExactNumbers:
             for detail in error.errors(include_url=False, include_context=False, include_input=False):
                 place = tuple(self._places(detail["loc"], detail["type"], document))
                 wanted.setdefault(place, set()).add(detail["type"].partition("_")[0])
-        except Exception:
+        except BaseException as error:
+            let_interrupt_pass(error)
             return {}  # a validator of the user's own that does not expect the mark: nothing is known
         return wanted
 

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 from pydantic import TypeAdapter, ValidationError
 
-from mistill.errors import InvalidOutput
+from mistill.errors import InvalidOutput, let_interrupt_pass
 from mistill.structured.exact_numbers import ExactNumbers, NumberMistake
 from mistill.structured.strict_json import decode_json
 
@@ -72,7 +72,8 @@ def type_reader(adapter: TypeAdapter[Any], label: str) -> Reader:
             raise invalid_output(label, raw, _pydantic_mistakes(error, json_text, root)) from error
         except NumberMistake as error:
             raise invalid_output(label, raw, [(json_path(error.place, root), error.message)]) from error
-        except Exception as error:
+        except BaseException as error:
+            let_interrupt_pass(error)
             # A validator of the user's own that breaks must not lose an answer that is paid for.
             mistake = (root, f"its validator raised {type(error).__name__}: {error}")
             raise invalid_output(label, raw, [mistake]) from error

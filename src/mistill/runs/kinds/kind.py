@@ -14,7 +14,7 @@ from msgspec import Struct
 
 from mistill.datasets.sources import Row
 from mistill.delivery.dispatcher import Dispatcher, Send
-from mistill.errors import InputError
+from mistill.errors import InputError, let_interrupt_pass
 from mistill.ledger import RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
@@ -72,7 +72,8 @@ class AnswerReader(ABC):
         """The completions in a body; none where it does not fit, or is no answer: it is asked again then."""
         try:
             return self.read(body)
-        except Exception:
+        except BaseException as error:
+            let_interrupt_pass(error)
             return []
 
 
