@@ -46,10 +46,17 @@ async def answered(body: Any, status: int = 200) -> ChatResponse:
     return (await exchanged(response(body, status))).response
 
 
-@pytest.mark.parametrize("status", [200, 201, 202])
+@pytest.mark.parametrize("status", [200, 201, 202, 203, 206, 299])
 async def test_every_status_of_success_is_good(status: int) -> None:
     good = await answered(answer(), status)
     assert good.choices[0].message.content == "ok"
+
+
+@pytest.mark.parametrize("status", [200, 203, 204, 205, 206])
+async def test_a_success_without_an_answer_is_malformed(status: int) -> None:
+    with pytest.raises(MalformedAnswer, match=f"HTTP {status}, but the body is no answer") as caught:
+        await answered(b"", status)
+    assert caught.value.maybe_billed
 
 
 CALL = {"id": "a1b2c3d4e", "type": "function", "function": {"name": "f", "arguments": "{}"}}

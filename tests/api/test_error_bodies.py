@@ -67,7 +67,6 @@ def encoded(body: Any) -> bytes:
         (599, b"  \n", ServerError, "the server gave no reason"),
         (999, b"x", ServerError, "x"),
         (301, b"", BadRequest, "the server gave no reason"),
-        (204, b"", BadRequest, "the server gave no reason"),
     ],
 )  # fmt: skip
 def test_a_status_and_a_body_are_one_error(status: int, body: Any, kind: type[APIError], words: str) -> None:

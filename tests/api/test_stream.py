@@ -98,6 +98,9 @@ def test_whole_events_may_be_many() -> None:
 USAGE = {"prompt_tokens": 5, "completion_tokens": 2, "total_tokens": 7}
 HI = chunk({"content": "Hi"})
 END = chunk({"content": ""}, "stop", usage=USAGE)
+FAILED = {"choices": [{"index": 0, "delta": {}, "error": {"code": 502, "message": "up"}}]}
+SECOND = {"choices": [{"index": 1, "delta": {"content": "B"}, "finish_reason": "stop"}]}
+TWICE = {"choices": [{"delta": {"content": "a"}}, {"delta": {"content": "b"}}]}
 
 
 async def streamed(
@@ -143,6 +146,21 @@ def text_of(chunks: list[ChatChunk]) -> str:
         events(HI, {"choices": [{"index": None, "delta": {"content": None}}]}, END),
         events(HI, {"choices": [{"index": "0", "delta": {"role": 5}}]}, END),
         events(chunk({"content": "Hi"}, ""), END),
+        events(chunk({"content": "H"}, "stop"), chunk({"content": "i"}, "stop"), END),
+        events({"choices": [{"index": 0, "message": {"content": "Hi"}, "finish_reason": "stop"}]}, END),
+        events(
+            {"choices": [{"message": {"content": "H"}}]}, {"choices": [{"message": {"content": "i"}}]}, END
+        ),
+        events(HI, {"choices": [{"delta": {}, "message": {"content": "Hi"}, "finish_reason": "stop"}]}, END),
+        events(
+            {"choices": [{"index": 1, "delta": {"content": "B"}}, {"index": 0, "delta": {"content": "Hi"}}]},
+            END,
+        ),
+        events(SECOND, HI, END),
+        events(HI, {"choices": [{"index": 1, "delta": {"content": "B"}}]}, END),
+        events(HI, {"choices": [], "error": {}}, {"choices": [{"delta": {}, "error": {"code": None}}]}, END),
+        events(HI, END, end="event: done\ndata: [DONE]\n\n"),
+        events(HI, END, end="event: error\n\ndata: [DONE]\n\n"),
         events(HI, chunk({}, "stop"), {"choices": [], "usage": USAGE}),
         events(chunk({"content": "Hi"}, usage={"prompt_tokens": -1}, created="now", error=None), END),
         response(
@@ -160,11 +178,6 @@ async def test_a_stream_that_has_all_of_its_answer_is_whole(raw: bytes) -> None:
     assert usages == [7]
 
 
-async def test_a_stream_whose_server_gives_no_finish_reason_ends_with_done() -> None:
-    chunks, error = await streamed(events(HI))
-    assert (text_of(chunks), error) == ("Hi", None)
-
-
 async def test_a_connection_that_breaks_after_the_finish_reason_has_lost_nothing() -> None:
     whole = events(HI, END, end="")
     promised = whole.replace(b"content-length: ", b"content-length: 9")  # and closed long before
@@ -176,6 +189,8 @@ async def test_a_connection_that_breaks_after_the_finish_reason_has_lost_nothing
     ("raw", "kind", "words"),
     [
         (events(), MalformedAnswer, "held no answer"),
+        (events(chunk({"role": "assistant", "content": ""})), Disconnected, "before its finish reason"),
+        (events(SECOND), MalformedAnswer, "no answer"),
         (events(end=""), Disconnected, "before [DONE]"),
         (events({"choices": [], "usage": USAGE}), MalformedAnswer, "held no answer"),
         (response(b"", content_type="text/event-stream"), Disconnected, "before [DONE]"),
@@ -197,6 +212,20 @@ async def test_a_stream_without_an_answer_is_none(raw: bytes, kind: type[Mistill
     ("raw", "kind", "words"),
     [
         (events(HI, end=""), Disconnected, "before [DONE]"),
+        (events(HI), Disconnected, "before its finish reason"),
+        (events(HI, chunk({}, "")), Disconnected, "before its finish reason"),
+        (events(HI, {"choices": [{"index": 1, "delta": {}, "finish_reason": "stop"}]}), Disconnected, "finish reason"),
+        (events(chunk({"content": "H"}, "stop"), chunk({"content": "i"})), Disconnected, "before its finish reason"),
+        (events(chunk({"content": "H"}, "stop"), chunk({"content": "i"}), end=""), Disconnected, "before [DONE]"),
+        (events(HI, end='event: error\ndata: {"message": "boom"}\n\ndata: [DONE]\n\n'), ServerError, "boom"),
+        (events(HI, end="event: error\ndata: boom\n\ndata: [DONE]\n\n"), ServerError, "boom"),
+        (events(HI, end='event:error\ndata: {"code": 429, "reason": "slow"}\n\n'), RateLimited, "slow"),
+        (events(HI, end='data: {"detail": "boom"}\nevent: error\n\n'), ServerError, "boom"),
+        (events(HI, END, end="error: gone\n\n"), ServerError, "gone"),
+        (events(HI, FAILED), ServerError, "up"),
+        (events(HI, chunk({}, "abort")), ServerError, "gave up"),
+        (events(HI, chunk({}, "ERROR")), ServerError, "gave up"),
+        (events(HI, TWICE), MalformedAnswer, "two choices"),
         (events(HI, end='data: {"choices": [{"de'), Disconnected, "in the middle of an event"),
         (events(HI, "not JSON", END), MalformedAnswer, "'not JSON'"),
         (events(HI, [1], END), MalformedAnswer, "no chunk of an answer"),

@@ -181,6 +181,14 @@ def test_indexes_say_the_order_or_else_the_order_does(
         ([A, B, C], [0, 1, None]),
         ([A, B, C], [None, 0, None]),
         ([A, B, C], [10, 20, 30]),
+        ([A, B, C], ["b", "c", "a"]),
+        ([A, B, C], [{"i": 2}, {"i": 1}, {"i": 0}]),
+        ([A, B, C], [[2], [1], [0]]),
+        ([A, B, C], [0.5, 1, 2]),
+        ([A, B, C], [0, 1, "x"]),
+        ([A, B, C], [True, False, 2]),
+        ([A, B, C], ["", "", ""]),
+        ([A, B, C], [2**70, 2**71, 2**72]),
         ([A, B], None),
         ([A, B], [1, 3]),
         ([A, B], [0, None]),
@@ -201,6 +209,18 @@ def test_where_neither_says_it_the_answer_is_none(
         make_embeddings(max_retries=1).embed(["a", "b", "c"])
     assert {type(error) for error in caught.value.failures.values()} == {MalformedAnswer}
     assert caught.value.outputs == [None] * 3
+
+
+@pytest.mark.parametrize("error", [{"code": 503, "message": "overloaded"}, "overloaded"])
+def test_an_error_beside_the_vectors_is_an_error(
+    simulator: Simulator, make_embeddings: MakeEmbeddings, error: Any
+) -> None:
+    simulator.script([Fault.status(200, answer(A, B) | {"error": error})] * 2)
+    with pytest.raises(GenerationError, match="overloaded"):
+        make_embeddings(max_retries=0).embed(["a", "b"])
+    assert make_embeddings().embed(["a", "b"]) == [vector(text, 4) for text in "ab"]
+    simulator.script([Fault.status(200, answer(A, B) | {"error": None})])
+    assert make_embeddings().embed(["a", "b"]) == [A, B]
 
 
 @given(st.data())

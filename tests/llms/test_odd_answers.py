@@ -35,11 +35,29 @@ def outcome_of(llm: MistralLLM, num_generations: int = 1, **arguments: Any) -> O
 # --- given up in the middle -------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("text", ["", "half an ans", None])
+FAILED = {"code": 502, "message": "worker limit reached"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        answer(choices=[choice("", "error")]),
+        answer(choices=[choice("half an ans", "error")]),
+        answer(choices=[choice(None, "error")]),
+        answer(choices=[choice("half an ans", "ERROR")]),
+        answer(choices=[choice("half an ans", "abort")]),
+        answer(choices=[choice("half an ans", "insufficient_system_resource")]),
+        answer(error=FAILED),
+        answer(error="worker limit reached"),
+        answer(choices=[{"message": {"content": ""}, "finish_reason": None}], error=FAILED),
+        answer(choices=[choice("half an ans") | {"error": FAILED}]),
+        answer(choices=[choice("half", "error"), choice("a", index=1) | {"error": FAILED}]),
+    ],
+)
 def test_an_answer_that_the_server_gave_up_is_a_failed_attempt(
-    simulator: Simulator, make_llm: MakeLLM, text: str | None
+    simulator: Simulator, make_llm: MakeLLM, body: dict[str, Any]
 ) -> None:
-    simulator.script([Fault.status(200, answer(choices=[choice(text, "error")]))])
+    simulator.script([Fault.status(200, body)])
     outcome = outcome_of(make_llm())
     assert outcome.completions[0] is not None
     assert (outcome.completions[0].text, outcome.attempts) == ("Echo: q", 2)
@@ -58,12 +76,62 @@ def test_one_that_is_given_up_every_time_fails_its_row_and_keeps_what_came(
     assert (outcome.completions, outcome.finish_reason) == ((None,), "error")
 
 
-def test_the_servers_own_error_is_taken_where_it_sends_one(simulator: Simulator, make_llm: MakeLLM) -> None:
-    body = answer(choices=[choice("", "error")], error={"code": 502, "message": "worker limit reached"})
+@pytest.mark.parametrize("error", [None, {}, "", False, {"code": None, "message": ""}])
+def test_an_error_that_says_nothing_is_none(simulator: Simulator, make_llm: MakeLLM, error: Any) -> None:
+    simulator.script([Fault.status(200, answer(choices=[choice("a") | {"error": error}], error=error))])
+    outcome = outcome_of(make_llm())
+    assert [one and one.text for one in outcome.completions] == ["a"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        answer(choices=[choice("hal", "error")], error=FAILED),
+        answer(choices=[choice("hal", "stop")], error=FAILED),
+        answer(choices=[choice("hal", "error") | {"error": FAILED}]),
+    ],
+)
+def test_the_servers_own_error_is_taken_where_it_sends_one(
+    simulator: Simulator, make_llm: MakeLLM, body: dict[str, Any]
+) -> None:
     simulator.script([Fault.status(200, body)])
     error = outcome_of(make_llm(max_retries=0)).error
     assert isinstance(error, ServerError)
-    assert error.message == "worker limit reached"
+    assert (error.status, error.message) == (502, "worker limit reached")
+    assert error.partial is not None
+    assert error.partial.text == "hal"
+
+
+def test_the_key_in_the_words_of_an_answer_that_was_given_up_is_cut_out(
+    simulator: Simulator, make_llm: MakeLLM
+) -> None:
+    key = "sk-0123456789abcdef"
+    simulator.script([Fault.status(200, answer(error={"message": f"{key} is out of credit"}))])
+    assert key not in str(outcome_of(make_llm(max_retries=0, api_key=key)).error)
+
+
+@pytest.mark.parametrize(
+    ("choices", "texts"),
+    [
+        ([choice(text, index=index) for index, text in enumerate("abcde")], ["a", "b", "c"]),
+        ([choice(text, index=2 - index) for index, text in enumerate("cba")], ["a", "b", "c"]),
+        ([choice("a"), choice("b"), choice("c")], ["a", "b", "c"]),
+        ([choice("b", index=1), choice("a")], ["a", "b", "Echo: q"]),
+    ],
+)
+def test_several_generations_are_as_many_as_were_asked_for_in_their_order(
+    simulator: Simulator, make_llm: MakeLLM, choices: list[dict[str, Any]], texts: list[str]
+) -> None:
+    simulator.script([Fault.status(200, answer(choices=choices))])
+    outcome = outcome_of(make_llm(), 3)
+    assert [one and one.text for one in outcome.completions] == texts
+
+
+def test_of_choices_that_nobody_asked_for_the_first_is_the_answer(
+    simulator: Simulator, make_llm: MakeLLM
+) -> None:
+    simulator.script([Fault.status(200, answer(choices=[choice("b", index=1), choice("a")]))])
+    assert [one and one.text for one in outcome_of(make_llm()).completions] == ["a"]
 
 
 def test_of_several_generations_only_the_one_that_was_given_up_is_asked_again(
@@ -246,6 +314,30 @@ ID, OTHER = "a1b2c3d4e", "f6g7h8i9j"
         # an empty piece behind it
         ([piece(NICE, index=0, id=ID, name="f"), piece("", index=0, id=ID, name="f")], [(ID, "f", NICE)]),
         ([piece(NICE, index=0, id=ID, name="f"), piece("\n", index=0)], [(ID, "f", NICE)]),
+        # all that there is so far, with every piece
+        ([piece(text, index=0, id=ID, name="f") for text in (START, START + '"Ni', NICE)], [(ID, "f", NICE)]),
+        ([piece(text, index=0) for text in (START, NICE, NICE)], [(None, "", NICE)]),
+        (
+            [piece(START, index=0, name="f"), piece(START, index=0), piece("1}}", index=0)],
+            [(None, "f", START + START + "1}}")],
+        ),
+        # an object without anything in the place of arguments that come
+        ([piece("{}", index=0, id=ID, name="f"), piece(NICE, index=0)], [(ID, "f", NICE)]),
+        ([piece("{ }", index=0, id=ID, name="f"), piece(NICE, index=0, id=ID, name="f")], [(ID, "f", NICE)]),
+        ([piece({}, index=0, id=ID, name="f"), piece(NICE, index=0)], [(ID, "f", NICE)]),
+        (
+            [piece("{}", index=0, id=ID, name="f"), piece(START, index=0), piece(END, index=0)],
+            [(ID, "f", NICE)],
+        ),
+        ([piece("{}", index=0, id=ID, name="f"), piece("", index=0)], [(ID, "f", "{}")]),
+        # a name in pieces, or all of it so far
+        ([piece(index=0, id=ID, name="get_"), piece(NICE, index=0, name="town")], [(ID, "get_town", NICE)]),
+        (
+            [piece(index=0, id=ID, name="get_"), piece(NICE, index=0, id=ID, name="get_town")],
+            [(ID, "get_town", NICE)],
+        ),
+        # what makes no sense is one call whose arguments are broken, not a second one without a name
+        ([piece(NICE, index=0, id=ID, name="f"), piece(PARIS, index=0)], [(ID, "f", NICE + PARIS)]),
         # calls beside each other
         (
             [piece(NICE, index=0, id=ID, name="f"), piece(PARIS, index=1, id=OTHER, name="f")],

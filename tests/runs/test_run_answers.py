@@ -38,6 +38,38 @@ def test_several_generations_a_row(place: Place, simulator: Simulator) -> None:
     assert place.records()[2]["generation"][2] == "Echo 3: row 2"
 
 
+@pytest.mark.parametrize(
+    ("first", "generations"),
+    [
+        (
+            [("a", "stop", 0), ("b", "stop", 1), ("c", "stop", 2), ("d", "stop", 3), ("e", "stop", 4)],
+            ["a", "b", "c"],
+        ),
+        ([("c", "stop", 2), ("a", "stop", 0), ("b", "stop", 1)], ["a", "b", "c"]),
+        ([("a", "stop", 0), ("b", "stop", 1)], ["a", "b", "x"]),
+        ([("a", "stop", 0), ("b", "error", 1), ("c", "stop", 2)], ["a", "c", "x"]),
+        ([("a", "stop", 0)], ["a", "x", "x"]),
+    ],
+)
+def test_a_row_has_as_many_generations_as_were_asked_for_however_many_come(
+    place: Place, simulator: Simulator, first: list[tuple[str, str, int]], generations: list[str]
+) -> None:
+    def body(choices: list[tuple[str, str, int]]) -> dict[str, Any]:
+        return {
+            "choices": [
+                {"index": index, "message": {"content": text}, "finish_reason": reason}
+                for text, reason, index in choices
+            ]
+        }
+
+    two = body([("y", "stop", 1), ("x", "stop", 0)])  # of which one was asked for
+    place.write(["row"])
+    simulator.script([Fault.status(200, body(first)), Fault.status(200, two), Fault.status(200, two)])
+    place.run(num_generations=3).start()
+    [record] = place.records()
+    assert record["generation"] == generations
+
+
 def test_several_generations_from_a_server_that_refuses_n(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS[:4])
     llm = place.llm()

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, cast
 import msgspec
 from msgspec import Meta, Struct
 
-from mistill.api.decoding import Incoming, tolerant_decoder
+from mistill.api.decoding import Incoming, is_error, tolerant_decoder
 from mistill.api.dialects import MISTRAL, Dialect
 from mistill.api.operation import Operation
 from mistill.api.usage import UsageInfo
@@ -400,20 +400,23 @@ class Choice(Incoming, frozen=True, gc=False):
 
     Attributes:
         finish_reason: why it ended: with Mistral ``stop``, ``length``, ``model_length``, ``tool_calls`` or ``error``.
+        error: what went wrong in the middle of it, as OpenRouter says it.
     """
 
     message: AnswerMessage
     index: int = 0
     finish_reason: str | None = None
+    error: Any = None
 
 
 class ChatResponse(Incoming, frozen=True, gc=False):
-    """A whole answer: ``n`` choices, and the tokens of all of them together."""
+    """A whole answer: ``n`` choices, and the tokens of all of them together. With an ``error`` it is none."""
 
     choices: list[Choice]
     id: str | None = None
     model: str | None = None
     usage: UsageInfo | None = None
+    error: Any = None
 
 
 class DeltaFunction(Incoming, frozen=True, gc=False):
@@ -450,13 +453,22 @@ class Delta(Incoming, frozen=True, gc=False):
     def mended(cls, given: dict[str, Any]) -> dict[str, Any]:
         return _with_usable_parts(given, is_whole=False)
 
+    @property
+    def says_anything(self) -> bool:
+        """It has something of the answer in it. Many streams begin with a chunk that names the role, and no more."""
+        return bool(self.content or self.tool_calls or self.reasoning_content or self.reasoning)
+
 
 class ChunkChoice(Incoming, frozen=True, gc=False):
+    """A piece of one of the choices. Some servers put it under ``message``, as they do in an answer that is whole."""
+
     ESSENTIAL = frozenset({"delta"})
 
     delta: Delta = Delta()
     index: int = 0
     finish_reason: str | None = None
+    message: Delta | None = None
+    error: Any = None
 
 
 class ChatChunk(Incoming, frozen=True, gc=False):
@@ -471,8 +483,23 @@ class ChatChunk(Incoming, frozen=True, gc=False):
     error: Any = None
 
 
-GAVE_UP = "error"
-"""The finish reason of a choice in whose middle the server failed."""
+_REASONS_OF_FAILURE = (
+    "error",
+    "failed",
+    "abort",
+    "aborted",
+    "cancelled",
+    "canceled",
+    "timeout",
+    "server_error",
+)
+_REASONS_OF_FAILURE += ("internal_error", "network_error", "insufficient_system_resource")
+
+GAVE_UP = frozenset(
+    form for reason in _REASONS_OF_FAILURE for form in (reason, reason.upper(), reason.capitalize())
+)
+"""Finish reasons of a choice in whose middle the server failed: Mistral's and OpenRouter's (``error``), vLLM's and
+SGLang's (``abort``), DeepSeek's (``insufficient_system_resource``), Zhipu's (``network_error``), and others' words."""
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 decode_response = tolerant_decoder(ChatResponse)
@@ -483,9 +510,20 @@ def _missing(response: ChatResponse) -> str | None:
     return None if response.choices else "the answer has no choices"
 
 
-def _gave_up(response: ChatResponse) -> bool:
-    choices = response.choices
-    return choices[0].finish_reason == GAVE_UP and all(one.finish_reason == GAVE_UP for one in choices)
+def is_given_up(choice: Choice | ChunkChoice) -> bool:
+    """Whether the server says that it failed in the middle of it."""
+    return choice.finish_reason in GAVE_UP or is_error(choice.error)
+
+
+def _gave_up(response: ChatResponse) -> Any:
+    if response.error is not None and is_error(response.error):
+        return response.error
+    first = response.choices[0]
+    if first.error is None and first.finish_reason not in GAVE_UP:
+        return None
+    if not all(map(is_given_up, response.choices)):
+        return None
+    return next((choice.error for choice in response.choices if is_error(choice.error)), first.finish_reason)
 
 
 CHAT = Operation("/v1/chat/completions", decode_response, _missing, _gave_up)

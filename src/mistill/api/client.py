@@ -10,8 +10,9 @@ import time
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Generic, NoReturn
+from typing import Any, Generic, NoReturn
 
+import msgspec
 from msgspec import Struct
 
 from mistill.api.chat import CHAT, ChatChunk
@@ -32,7 +33,7 @@ from mistill.errors import (
     RateLimits,
 )
 
-_GOOD = frozenset({200, 201, 202})
+_GOOD = range(200, 300)  # whether an answer came with it, its body says
 _CORRELATION_ID = "mistral-correlation-id"
 _EXCERPT_BYTES = 200
 
@@ -50,7 +51,7 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
         correlation_id: what Mistral's support asks for.
         latency_s: seconds from sending to the last byte.
         usage: tokens billed for it. ``cost``: US dollars, or ``None`` where the model has no known price.
-        gave_up: the server failed in the middle of it, see `Operation`.
+        failure: it is none after all: the server failed in the middle of it, and says so in it.
     """
 
     response: R
@@ -60,7 +61,7 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
     latency_s: float
     usage: Usage
     cost: float | None
-    gave_up: bool = False
+    failure: MistillError | None = None
 
 
 class ChatStream:
@@ -165,9 +166,10 @@ class MistralClient:
             self._limits_due_at = answered_at + _LIMITS_EVERY_S
         usage = usage_of(response)
         cost = None if self._price is None else self._price.cost(usage)
-        gave_up = operation.gave_up is not None and operation.gave_up(response)
+        said = None if operation.gave_up is None else operation.gave_up(response)
+        failure = self._failure(http, said) if said else None
         latency_s = answered_at - sent_at
-        return HTTPAnswer(response, raw, limits, correlation_id, latency_s, usage, cost, gave_up)
+        return HTTPAnswer(response, raw, limits, correlation_id, latency_s, usage, cost, failure)
 
     @asynccontextmanager
     async def stream(self, body: bytes) -> AsyncGenerator[ChatStream]:
@@ -233,6 +235,16 @@ class MistralClient:
         self._redactor.redact_error(malformed)
         raise malformed from cause
 
+    def _failure(self, http: Response, said: Any) -> MistillError:
+        """The error of an answer that says of itself that it failed: in the server's words, or by its finish reason."""
+        correlation_id = _correlation_id(http)
+        if not isinstance(said, str) and (failure := error_in_answer(_error_body(said), correlation_id)):
+            return self._complete(failure, http)
+        reason = f"the server gave up in the middle of its answer: {said!r}"
+        malformed = MalformedAnswer(reason, correlation_id=correlation_id)
+        self._redactor.redact_error(malformed)
+        return malformed
+
     def _complete(self, error: APIError, http: Response) -> APIError:
         """The error with what its headers say of limits, and without the key."""
         error.limits = _limits(http)
@@ -246,6 +258,13 @@ class MistralClient:
 
     def _raise_transport(self, error: PyreqwestError) -> NoReturn:
         raise error_of_transport(error, self.endpoint, self.timeout_s) from error
+
+
+def _error_body(said: Any) -> bytes:
+    try:
+        return msgspec.json.encode({"error": said})
+    except (ValueError, RecursionError):  # nested too deeply to be written
+        return b"{}"
 
 
 def _header(http: Response, name: str) -> str | None:

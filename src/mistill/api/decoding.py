@@ -38,6 +38,11 @@ class Incoming(Struct, frozen=True, gc=False):
         return given
 
 
+def is_error(said: Any) -> bool:
+    """Whether what stands under ``error`` says that something failed: null does not, nor does an object of nothings."""
+    return any(cast("dict[str, Any]", said).values()) if isinstance(said, dict) else bool(said)
+
+
 def tolerant_decoder(kind: type[T]) -> Callable[[bytes], T]:
     """A decoder of JSON into ``kind``, a struct of `Incoming` structs. What is no such JSON gives a `ValueError`."""
     decode = msgspec.json.Decoder(kind).decode

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeAlias
 import msgspec
 from msgspec import Raw, Struct
 
-from mistill.api.decoding import Incoming, tolerant_decoder
+from mistill.api.decoding import Incoming, is_error, tolerant_decoder
 from mistill.api.operation import Operation
 from mistill.api.usage import UsageInfo
 
@@ -33,17 +33,20 @@ class EmbeddingParameters(Struct, frozen=True, omit_defaults=True):
 class Embedding(Incoming, frozen=True, gc=False):
     """One vector, as JSON. ``index``: which text it is of; where there is none, the order says it."""
 
+    ESSENTIAL = frozenset({"index"})  # one that cannot be read is not the same as none
+
     embedding: Raw
     index: int | None = None
 
 
 class EmbeddingResponse(Incoming, frozen=True, gc=False):
-    """A vector for each text of the request, and the tokens of all texts together."""
+    """A vector for each text of the request, and the tokens of all texts together. With an ``error`` it is none."""
 
     data: list[Embedding]
     id: str | None = None
     model: str | None = None
     usage: UsageInfo | None = None
+    error: Any = None
 
 
 class StoredEmbedding(Struct, frozen=True, gc=False, omit_defaults=True):
@@ -72,8 +75,12 @@ def _missing(response: EmbeddingResponse) -> str | None:
     return None if response.data else "the answer has no vectors"
 
 
+def _gave_up(response: EmbeddingResponse) -> Any:
+    return response.error if response.error is not None and is_error(response.error) else None
+
+
 # 256 vectors of 3,072 numbers, each written with all its digits, are 17 MB.
-EMBEDDINGS = Operation("/v1/embeddings", decode_embeddings, _missing, max_bytes=64 * 2**20)
+EMBEDDINGS = Operation("/v1/embeddings", decode_embeddings, _missing, _gave_up, max_bytes=64 * 2**20)
 
 decode_stored = msgspec.json.Decoder(StoredEmbedding).decode
 encode_stored = msgspec.json.Encoder().encode

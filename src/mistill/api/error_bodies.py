@@ -78,6 +78,12 @@ def error_in_answer(raw: bytes, correlation_id: str | None = None) -> APIError |
     return _error(_status_of(body), body, raw, correlation_id) if body.is_error else None
 
 
+def error_of_event(data: bytes, correlation_id: str | None = None) -> APIError:
+    """The error that is the data of an event whose type says that it is one, in whatever form that is."""
+    body = _read(data)
+    return _error(_status_of(body), body, data, correlation_id)
+
+
 def _error(status: int, body: _ErrorBody, raw: bytes, correlation_id: str | None) -> APIError:
     return _kind_of(status, body)(
         _words(body.reason)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from mistill.api.decoding import Incoming, tolerant_decoder
+from mistill.api.decoding import Incoming, is_error, tolerant_decoder
 
 MODELS_PATH = "/v1/models"
 
@@ -30,6 +30,7 @@ class ModelCard(Incoming, frozen=True, gc=False):
 
 class _ModelList(Incoming, frozen=True, gc=False):
     data: list[ModelCard]
+    error: Any = None
 
 
 _decode = tolerant_decoder(_ModelList)
@@ -37,4 +38,7 @@ _decode = tolerant_decoder(_ModelList)
 
 def decode_models(raw: bytes) -> list[ModelCard]:
     """The body of a list of models → its models."""
-    return _decode(raw).data
+    found = _decode(raw)
+    if is_error(found.error):
+        raise ValueError("the list of models has an error beside it")
+    return found.data

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Final, Generic, TypeVar
+from typing import Any, Final, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -23,12 +23,13 @@ class Operation(Struct, Generic[R], frozen=True):
         path: behind the base URL: ``/v1/…``.
         decode: an answer's body → the answer. Raises `ValueError` for a body that is none.
         check: what a decoded answer lacks to be of any use, in words; ``None`` where it lacks nothing.
-        gave_up: whether the server failed in the middle of a decoded answer, and says so in it.
+        gave_up: what a decoded answer says of a failure in its middle, or beside it; anything that is false where it
+            says nothing of the kind.
         max_bytes: of an answer's body, decompressed.
     """
 
     path: str
     decode: Callable[[bytes], R]
     check: Callable[[R], str | None] | None = None
-    gave_up: Callable[[R], bool] | None = None
+    gave_up: Callable[[R], Any] | None = None
     max_bytes: int = MAX_BYTES

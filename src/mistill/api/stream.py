@@ -1,24 +1,35 @@
 """Streamed answers: the bytes of a stream → server-sent events → chunks of a chat completion. Pure, no network.
 
 Events follow the event stream format of the WHATWG HTML standard (section 9.2) as far as chat completions use it: lines
-end with LF, CRLF or CR; several ``data`` lines of one event are joined by LF; comments and other fields are passed
-over.
+end with LF, CRLF or CR; several ``data`` lines of one event are joined by LF; of other fields only an ``event`` that is
+``error`` counts.
+
+A stream is of one choice, that of index 0: what comes of others is passed over. It is whole once its finish reason has
+come, and nothing of an answer after it: some servers give a finish reason with every piece.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-from mistill.api.chat import GAVE_UP, ChatChunk, decode_chunk
-from mistill.api.error_bodies import error_in_answer
+import msgspec
+
+from mistill.api.chat import GAVE_UP, ChatChunk, ChunkChoice, decode_chunk
+from mistill.api.decoding import is_error
+from mistill.api.error_bodies import error_in_answer, error_of_event
 from mistill.api.operation import MAX_BYTES
 from mistill.errors import Disconnected, MalformedAnswer, MistillError, ServerError
 
 _DONE = b"[DONE]"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_DATA_FIELDS = (b"data:", b"error:")  # llama.cpp had a field of its own for errors
+_DATA_FIELDS = (b"data:", b"error:")
+_ERROR_FIELD = b"error:"  # llama.cpp had a field of its own for errors
 _EXCERPT_BYTES = 4096
 PROXY_HINT = "is the endpoint Mistral's API, or a proxy's error page?"
+
+
+class ErrorEvent(bytes):
+    """The data of an event whose type is ``error``."""
 
 
 class EventParser:
@@ -33,10 +44,11 @@ class EventParser:
         self._rest = bytearray()
         self._data: list[bytes] = []
         self._data_bytes = 0
+        self._is_error = False
         self._is_first_line = True
 
     def feed(self, piece: bytes) -> list[bytes]:
-        """The payloads of the events that this piece completes, in order.
+        """The data of the events that this piece completes, in order; of errors as `ErrorEvent`.
 
         Raises:
             MalformedAnswer: an event is larger than any can be.
@@ -66,11 +78,15 @@ class EventParser:
             if line.startswith(_DATA_FIELDS):
                 self._data.append(line.partition(b":")[2].removeprefix(b" "))
                 self._data_bytes += len(line)
-            elif not line and self._data:
+                self._is_error = self._is_error or line.startswith(_ERROR_FIELD)
+            elif line.startswith(b"event:"):
+                self._is_error = line.partition(b":")[2].strip().lower() == b"error"
+            elif not line:
                 if event := b"\n".join(self._data):
-                    events.append(event)
+                    events.append(ErrorEvent(event) if self._is_error else event)
                 self._data = []
                 self._data_bytes = 0
+                self._is_error = False
         return events
 
 
@@ -88,6 +104,7 @@ class ChunkReader:
         self._correlation_id = correlation_id
         self._parser = EventParser(max_bytes)
         self._has_choices = False
+        self._has_deltas = False
         self._has_failed = False
         self._head: bytes | None = b""
         """What came before the first event; ``None`` from then on."""
@@ -141,6 +158,8 @@ class ChunkReader:
 
     def _chunks(self, events: list[bytes]) -> Iterator[ChatChunk]:
         for event in events:
+            if isinstance(event, ErrorEvent):
+                raise error_of_event(event, self._correlation_id)
             if event.strip() == _DONE:
                 self.is_done = True
                 self._end()
@@ -161,11 +180,31 @@ class ChunkReader:
             ) from error
         if (chunk.error or not chunk.choices) and (failure := error_in_answer(event, self._correlation_id)):
             raise failure
-        for choice in chunk.choices:
-            self._has_choices = True
-            self.has_finished |= bool(choice.finish_reason)
-            self._has_failed |= choice.finish_reason == GAVE_UP
-        return chunk
+        if not chunk.choices:
+            return chunk
+        own = [choice for choice in chunk.choices if not choice.index]
+        if len(own) > 1:
+            raise MalformedAnswer(
+                "an event of the stream has two choices of one index", correlation_id=self._correlation_id
+            )
+        return msgspec.structs.replace(chunk, choices=tuple(map(self._followed, own)))
+
+    def _followed(self, choice: ChunkChoice) -> ChunkChoice:
+        """A piece of the answer, noted, with what it says as its delta."""
+        if is_error(choice.error):
+            body = msgspec.json.encode({"error": choice.error})
+            raise error_in_answer(body, self._correlation_id) or error_of_event(body, self._correlation_id)
+        self._has_choices = True
+        if choice.delta.says_anything:
+            self._has_deltas = True
+        elif choice.message is not None and not self._has_deltas:  # else it is all of the answer once more
+            choice = msgspec.structs.replace(choice, delta=choice.message)
+        if choice.finish_reason:
+            self.has_finished = True
+            self._has_failed |= choice.finish_reason in GAVE_UP
+        elif choice.delta.says_anything:
+            self.has_finished = False
+        return choice
 
     def _end(self) -> None:
         if self._has_failed:
@@ -176,3 +215,5 @@ class ChunkReader:
             )
         if not self._has_choices:
             raise MalformedAnswer("the stream held no answer", correlation_id=self._correlation_id)
+        if not self.has_finished:
+            raise Disconnected("the stream ended before its finish reason: [DONE] came without one")

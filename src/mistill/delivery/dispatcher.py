@@ -41,7 +41,14 @@ It raises where the answer is of no use to any of them: then the attempt has fai
 """
 
 Refuse: TypeAlias = Callable[[HTTPAnswer[Any]], None]
-"""Raises what is wrong with an answer in whose middle the server gave up: the attempt has failed."""
+"""Raises the failure of an answer in whose middle the server gave up, with what came of it if need be."""
+
+
+def raise_failure(answer: HTTPAnswer[Any]) -> None:
+    """Raises the failure of an answer, as it is."""
+    if answer.failure is not None:
+        raise answer.failure
+
 
 _MAX_HELD = 64
 
@@ -113,7 +120,7 @@ class Dispatcher(Generic[R]):
     Args:
         client: what attempts go through.
         governor: decides when each may leave. ``concurrency``: one object's own limit of requests in flight.
-        operation: what kind of request is sent here. ``refuse``: of its answers, those that the server gave up.
+        operation: what kind of request is sent here. ``refuse``: see `Refuse`.
         max_retries: tries after the first, for failures that are this row's own (`Governor.settle` decides).
         tuning: the constants of delivery; those in force unless given.
     """
@@ -125,7 +132,7 @@ class Dispatcher(Generic[R]):
         concurrency: ConcurrencyLimit,
         *,
         operation: Operation[R],
-        refuse: Refuse | None = None,
+        refuse: Refuse = raise_failure,
         max_retries: int,
         tuning: Tuning | None = None,
     ) -> None:
@@ -175,7 +182,7 @@ class Dispatcher(Generic[R]):
                     raise
             try:
                 answer = await self.client.exchange(self._operation, request.body)
-                if answer.gave_up and self._refuse is not None:
+                if answer.failure is not None:
                     self._refuse(answer)
                 parts = () if request.split is None else request.split(answer)
             except Exception as caught:
@@ -233,7 +240,8 @@ class Dispatcher(Generic[R]):
                         if chunk.usage is not None:
                             total_tokens = chunk.usage.total_tokens or None
                         held.append(chunk)
-                        has_begun = has_begun or _says_anything(chunk) or len(held) > _MAX_HELD
+                        says_anything = any(choice.delta.says_anything for choice in chunk.choices)
+                        has_begun = has_begun or says_anything or len(held) > _MAX_HELD
                         while has_begun and held:
                             yield held.pop(0)
                     limits = stream.limits
@@ -291,12 +299,3 @@ class Dispatcher(Generic[R]):
         if request.max_output_tokens is not None:
             output = min(output, request.max_output_tokens)
         return len(request.body) // self._bytes_per_token + int(output)
-
-
-def _says_anything(chunk: ChatChunk) -> bool:
-    """It has something of the answer in it. Many streams begin with a chunk that names the role, and no more."""
-    for choice in chunk.choices:
-        delta = choice.delta
-        if delta.content or delta.tool_calls or delta.reasoning_content or delta.reasoning:
-            return True
-    return False

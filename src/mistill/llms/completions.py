@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import msgspec
 
-from mistill.api.chat import GAVE_UP, AnswerMessage, ChatResponse, decode_response
+from mistill.api.chat import GAVE_UP, AnswerMessage, ChatResponse, Choice, decode_response, is_given_up
 from mistill.api.client import HTTPAnswer
 from mistill.api.embeddings import Dtype, StoredEmbedding, decode_stored, decode_vector
-from mistill.api.error_bodies import error_in_answer
 from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import Delivered
 from mistill.errors import MalformedAnswer, MistillError
@@ -19,27 +19,25 @@ NO_USAGE = Usage()
 
 
 def refuse_given_up(answer: HTTPAnswer[ChatResponse]) -> None:
-    """Refuses an answer that the server gave up in the middle of, whatever text had come.
-
-    Raises:
-        MistillError: the server's own error if it sends one, else `MalformedAnswer`; ``partial`` is what came.
-    """
-    error = error_in_answer(answer.raw, answer.correlation_id) or MalformedAnswer(
-        'the server gave up in the middle of its answer: finish reason "error"',
-        correlation_id=answer.correlation_id,
-    )
-    error.partial = chat_completions(Delivered(answer, attempts=1), only_good=False)[0]
-    raise error
+    """Raises the failure of an answer that the server gave up in the middle; its ``partial`` is what came."""
+    if answer.failure is not None:
+        answer.failure.partial = chat_completions(Delivered(answer, attempts=1), only_good=False)[0]
+        raise answer.failure
 
 
 def without_given_up(response: ChatResponse) -> ChatResponse:
-    """A chat answer with only those of its choices that the server brought to their end."""
-    good = [choice for choice in response.choices if choice.finish_reason != GAVE_UP]
+    """A chat answer with only those of its choices that the server brought to their end, in order."""
+    good = [choice for choice in in_order(response.choices) if not is_given_up(choice)]
     return msgspec.structs.replace(response, choices=good)
 
 
+def in_order(choices: Sequence[Choice]) -> Sequence[Choice]:
+    """The choices of an answer by their indexes; those of one index stay in the order that they came in."""
+    return sorted(choices, key=lambda choice: choice.index)
+
+
 def chat_completions(delivered: Delivered[ChatResponse], *, only_good: bool = True) -> list[Completion]:
-    """A completion for each choice of a chat answer, with all that belongs to the attempt that brought it.
+    """A completion for each choice of a chat answer, in order, with all that belongs to the attempt that brought it.
 
     The first carries the tokens and the cost of the whole answer, so that sums are what was billed.
 
@@ -50,8 +48,10 @@ def chat_completions(delivered: Delivered[ChatResponse], *, only_good: bool = Tr
     usage, cost = answer.usage, answer.cost
     response = answer.response
     completions: list[Completion] = []
-    for choice in response.choices:
-        if only_good and choice.finish_reason == GAVE_UP:
+    choices = response.choices
+    for choice in choices if len(choices) == 1 else in_order(choices):
+        failed = choice.error is not None or choice.finish_reason in GAVE_UP
+        if only_good and failed and is_given_up(choice):
             continue
         text, thinking = split_content(choice.message)
         completions.append(

@@ -23,7 +23,7 @@ from mistill.api.endpoint import (
 from mistill.api.models import ModelCard
 from mistill.api.operation import Operation
 from mistill.api.prices import load_prices, price_of
-from mistill.delivery.dispatcher import Dispatcher, Refuse
+from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
 from mistill.delivery.governor import ConcurrencyLimit, governor_for
 from mistill.errors import InputError, MalformedAnswer, NotFound
 from mistill.llms.configurable import Configurable
@@ -218,9 +218,9 @@ class Connection(Configurable):
         """Where this model's requests go."""
 
     @property
-    def _refuse(self) -> Refuse | None:
-        """Refuses those of its answers that the server gave up in the middle of."""
-        return None
+    def _refuse(self) -> Refuse:
+        """What raises the failure of an answer that the server gave up in the middle."""
+        return raise_failure
 
     async def _ready(self) -> Session:
         """The session, its dialect found out where that is left to us."""

@@ -189,7 +189,7 @@ class Generation:
         delivered = None
         try:
             delivered = await send(_request(template, messages))
-            completions = chat_completions(delivered)
+            completions = chat_completions(delivered)[: self.num_generations]
         except BadRequest as error:
             if classify(error).fatal:
                 raise

@@ -16,7 +16,6 @@ from mistill.api.chat import (
     ChatResponse,
     Choice,
     ChunkChoice,
-    Delta,
     DeltaToolCall,
 )
 from mistill.api.usage import Usage, usage_of
@@ -54,7 +53,7 @@ async def read_stream(chunks: AsyncGenerator[ChatChunk]) -> AsyncGenerator[Strea
     try:
         async for chunk in chunks:
             yield received.add(chunk)
-        if received.calls:  # a server that gives no finish reason
+        if received.calls:  # they came after the finish reason
             yield StreamChunk(tool_calls=received.take_calls())
     except MistillError as error:
         error.partial = received.completion()
@@ -65,53 +64,90 @@ async def read_stream(chunks: AsyncGenerator[ChatChunk]) -> AsyncGenerator[Strea
 
 class _Call(Struct):
     """A tool call as far as it has come. Some servers send it whole, some its arguments bit by bit; some say its id and
-    its name once, some with every bit; some send all of it again.
+    its name once, some with every bit; some send all of it again, or all that there is so far; some send ``{}`` first,
+    in the place of arguments that come.
+
+    Attributes:
+        joined: the arguments as their pieces make them together, or an object.
+        latest: the last of the pieces.
+        is_repeated: every piece began with the whole one before it.
     """
 
     name: str
-    arguments: str | dict[str, Any]
     id: str | None
     index: int
+    joined: str | dict[str, Any] = ""
+    latest: str = ""
+    is_repeated: bool = False
 
     @property
-    def is_whole(self) -> bool:
-        """Its arguments are a JSON object, after which no more of them can come."""
-        if not isinstance(self.arguments, str):
-            return True
-        if not self.arguments[-9:].rstrip().endswith("}"):
-            return False
-        try:
-            msgspec.json.decode(self.arguments, type=dict[str, Any])
-        except (msgspec.DecodeError, RecursionError):
-            return False
-        return True
+    def arguments(self) -> str | dict[str, Any]:
+        """What came bit by bit, joined; or the last piece, if only that is JSON and it begins with all before it."""
+        if self.is_repeated and not _is_object(self.joined) and _is_object(self.latest):
+            return self.latest
+        return self.joined
 
     def goes_on_in(self, piece: DeltaToolCall) -> bool:
         """Whether ``piece`` is a further piece of this call, or the call once more; else it is another call."""
         name, arguments = piece.function.name, piece.function.arguments
-        if name and self.name and name != self.name:
-            return False
-        is_marked = bool(piece.id and self.id) or piece.index is not None
+        same_index = piece.index is None or piece.index == self.index
         if piece.id and self.id:
             if piece.id != self.id:
                 return False
-        elif piece.index is not None and piece.index != self.index:
+        elif not same_index:
             return False
-        if not self.is_whole:
+        is_marked = bool(piece.id and self.id) or piece.index is not None
+        if name and self.name and name != self.name:
+            return is_marked and same_index and not self.joined  # the name comes in pieces
+        if not _is_object(self.joined):
             return is_marked or not (name and piece.id)
-        if isinstance(arguments, str) and not arguments.strip():
-            arguments = None
-        return is_marked and arguments == self.arguments if arguments else is_marked or not name
+        if not arguments or (isinstance(arguments, str) and not arguments.strip()):
+            return is_marked or not name
+        if not is_marked or arguments == self.joined:
+            return is_marked
+        return same_index and (not name or (self._is_empty and bool(piece.id and self.id)))
 
     def take(self, piece: DeltaToolCall) -> None:
         """Adds what is new in a piece of it."""
-        self.name = self.name or piece.function.name or ""
         self.id = self.id or piece.id
-        arguments = piece.function.arguments
-        if not self.arguments:
-            self.arguments = arguments or ""
-        elif isinstance(arguments, str) and isinstance(self.arguments, str) and not self.is_whole:
-            self.arguments += arguments
+        name, arguments = piece.function.name or "", piece.function.arguments
+        if name != self.name:
+            self.name = name if name.startswith(self.name) else self.name + name
+        if not arguments:
+            return
+        if (
+            isinstance(arguments, str)
+            and (not arguments.strip() or arguments == self.joined)
+            and _is_object(self.joined)
+        ):
+            return
+        if isinstance(arguments, dict) or isinstance(self.joined, dict) or not self.joined or self._is_empty:
+            self.joined = arguments
+        else:
+            self.is_repeated = arguments.startswith(self.latest) and (
+                self.is_repeated or self.latest == self.joined
+            )
+            self.joined += arguments
+        self.latest = arguments if isinstance(arguments, str) else ""
+
+    @property
+    def _is_empty(self) -> bool:
+        return self.joined == {} or (
+            isinstance(self.joined, str) and self.joined.split() in (["{}"], ["{", "}"])
+        )
+
+
+def _is_object(arguments: str | dict[str, Any]) -> bool:
+    """Whether they are a JSON object, after which no more of them can come."""
+    if not isinstance(arguments, str):
+        return True
+    if not arguments[-9:].rstrip().endswith("}"):
+        return False
+    try:
+        msgspec.json.decode(arguments, type=dict[str, Any])
+    except (msgspec.DecodeError, RecursionError):
+        return False
+    return True
 
 
 class _Received:
@@ -127,7 +163,7 @@ class _Received:
         self._usage = Usage()
 
     def add(self, chunk: ChatChunk) -> StreamChunk:
-        choice = next(iter(chunk.choices), None) or ChunkChoice(Delta())
+        choice = chunk.choices[0] if chunk.choices else ChunkChoice()
         delta = choice.delta
         text, thinking = split_content(
             AnswerMessage(
@@ -161,7 +197,9 @@ class _Received:
                 call.take(piece)
                 return
         index = piece.index if piece.index is not None else len(self.calls)
-        self.calls.append(_Call(piece.function.name or "", piece.function.arguments or "", piece.id, index))
+        call = _Call(piece.function.name or "", piece.id, index)
+        call.take(piece)
+        self.calls.append(call)
 
     def take_calls(self) -> tuple[AnsweredToolCall, ...]:
         """The calls that have gathered, now whole."""

@@ -72,16 +72,18 @@ class ChatManifest(RunManifest, frozen=True, kw_only=True):
 class ChatReader(AnswerReader):
     """Reads chat completions; with a schema, each with its value. ``InvalidOutput`` where one does not fit."""
 
-    def __init__(self, schema: OutputSchema | None = None) -> None:
+    def __init__(self, schema: OutputSchema | None = None, num_generations: int = 1) -> None:
         self.schema = schema
+        self.num_generations = num_generations
 
     def read(self, body: bytes) -> list[Completion]:
-        completions = kept_completions(body)
-        schema = self.schema
-        return completions if schema is None else [_with_value(one, schema) for one in completions]
+        completions, schema = kept_completions(body), self.schema
+        if schema is None:
+            return completions[: self.num_generations]
+        return [_with_value(one, schema) for one in completions[:1]]  # several with a schema are asked for one by one
 
     def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
-        completions = [completion for body in bodies for completion in self.read(body)]
+        completions = self._wanted([self.read(body) for body in bodies])
         if several:
             return {
                 "generation": [one.text for one in completions],
@@ -99,6 +101,13 @@ class ChatReader(AnswerReader):
             "model": first.model,
             "value": first.value,
         }
+
+    def _wanted(self, answers: Sequence[list[Completion]]) -> list[Completion]:
+        """As many as a row is to have: some of each answer, however many more its server gave unasked."""
+        wanted: list[Completion] = []
+        for later, completions in zip(range(len(answers) - 1, -1, -1), answers, strict=True):
+            wanted += completions[: max(1, self.num_generations - len(wanted) - later)]
+        return wanted
 
 
 class ChatKind(Kind[Prompt]):
@@ -122,7 +131,7 @@ class ChatKind(Kind[Prompt]):
         self.dispatcher = generation.dispatcher
         self.server = generation.server
         structured = generation.structured
-        self.reader = ChatReader(structured.schema if structured else None)
+        self.reader = ChatReader(structured.schema if structured else None, options.num_generations)
         self.manifest = ChatManifest(
             model=llm.model,
             prompt=template.describe(),
@@ -141,19 +150,19 @@ class ChatKind(Kind[Prompt]):
     @classmethod
     def reader_of(
         cls,
-        manifest: ChatManifest,  # noqa: ARG003  the kind's signature
+        manifest: ChatManifest,
         llm: Mapping[str, Any],
         schema: Any = None,
         *,
         trust: bool = False,
     ) -> AnswerReader:
         if schema is not None:
-            return ChatReader(compile_schema(schema))
+            return ChatReader(compile_schema(schema), manifest.num_generations)
         setting = llm.get("structured_output")
         if setting is None:
-            return ChatReader()
+            return ChatReader(None, manifest.num_generations)
         restored = MistralLLM.restore_attribute("structured_output", setting, trust=trust)
-        return ChatReader(compile_structured_output(restored).schema)
+        return ChatReader(compile_structured_output(restored).schema, manifest.num_generations)
 
     @classmethod
     def prompts_of(cls, manifest: ChatManifest) -> Callable[[Row], Any]:
