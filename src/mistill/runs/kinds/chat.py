@@ -80,7 +80,9 @@ class ChatReader(AnswerReader):
         completions, schema = kept_completions(body), self.schema
         if schema is None:
             return completions[: self.num_generations]
-        return [_with_value(one, schema) for one in completions[:1]]  # several with a schema are asked for one by one
+        return [
+            _with_value(one, schema) for one in completions[:1]
+        ]  # several with a schema are asked for one by one
 
     def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
         completions = self._wanted([self.read(body) for body in bodies])
