@@ -484,16 +484,9 @@ class ChatChunk(Incoming, frozen=True, gc=False):
 
 
 _REASONS_OF_FAILURE = (
-    "error",
-    "failed",
-    "abort",
-    "aborted",
-    "cancelled",
-    "canceled",
-    "timeout",
-    "server_error",
+    *("error", "failed", "abort", "aborted", "cancelled", "canceled", "timeout"),
+    *("server_error", "internal_error", "network_error", "insufficient_system_resource"),
 )
-_REASONS_OF_FAILURE += ("internal_error", "network_error", "insufficient_system_resource")
 
 GAVE_UP = frozenset(
     form for reason in _REASONS_OF_FAILURE for form in (reason, reason.upper(), reason.capitalize())
