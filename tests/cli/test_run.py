@@ -248,7 +248,8 @@ def test_columns_of_parameters_can_stand_in_a_settings_file(
         (["--schema-retries", "2"], "give one with --schema"),
         (["--flatten"], "can be flattened"),
         (["--max-cost", "-1"], "--max-cost: it must be"),
-        (["--dry-run", "more.jsonl"], "write --dry-run=20, or put it last"),
+        (["--sample", "more.jsonl"], "'more.jsonl' is not a valid integer"),
+        (["--sample-seed", "7"], "--sample-seed: it chooses the rows of a sample, and none is wanted"),
         (["--api-key-env", "NO_SUCH_KEY"], "the environment variable NO_SUCH_KEY is not set"),
     ],
 )
@@ -437,18 +438,16 @@ def test_a_budget_is_a_clean_stop(mistill: Mistill, run_of: RunOf, simulator: Si
 def test_a_sample_forecasts_the_rest_and_is_kept(
     mistill: Mistill, run_of: RunOf, simulator: Simulator
 ) -> None:
-    ended = mistill(*run_of(50, "--dry-run", "10"))
+    ended = mistill(*run_of(50, "--sample", "10"))
     assert ended.code == 0
     assert "the 40 rows left, forecast from 10 answered" in ended.stderr
     assert "cost    $" in ended.stderr
+    assert "to go on: the same command without --sample" in ended.stderr
     assert not Path("answers.jsonl").exists()
+    assert mistill(*run_of(50, "--sample", "10", "--json")).json["sent"] == 0
+    assert mistill(*run_of(50, "--sample", "10", "--sample-seed", "1", "--json")).json["sent"] > 0
     assert mistill(*run_of(50)).code == 0
     assert len(simulator.requests) == 50
-
-
-def test_a_sample_has_a_size_of_its_own_accord(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
-    assert mistill(*run_of(50, "--dry-run")).code == 0
-    assert len(simulator.requests) == 20
 
 
 def test_money_is_counted_by_ones_own_prices(mistill: Mistill, run_of: RunOf) -> None:

@@ -110,7 +110,7 @@ def test_another_schema_reads_paid_answers(mistill: Mistill, run_of: RunOf, simu
 
 
 def test_an_unfinished_run_is_exported_in_part_only_if_wanted(mistill: Mistill, run_of: RunOf) -> None:
-    assert mistill(*run_of(9, "--dry-run", "4")).code == 0
+    assert mistill(*run_of(9, "--sample", "4")).code == 0
     refused = mistill("export", "answers.jsonl", "--to", "part.jsonl")
     assert refused.code == 3
     assert "--partial" in refused.stderr

@@ -27,7 +27,7 @@ def limits(*, requests: float | None = None, tokens: float | None = None) -> Sna
 
 
 def of(rows: list[LedgerRow], left: int, quota: Snapshot | None = None) -> Forecast:
-    found = forecast(rows, left, seconds_each=2.0, at_once=10, limits=quota or limits())
+    found = forecast(rows, left, is_random=True, seconds_each=2.0, at_once=10, limits=quota or limits())
     assert found is not None
     return found
 
@@ -46,7 +46,7 @@ def test_equal_rows_leave_no_doubt() -> None:
 
 
 def test_nothing_to_go_by() -> None:
-    assert forecast([], 100, seconds_each=1.0, at_once=1, limits=limits()) is None
+    assert forecast([], 100, is_random=True, seconds_each=1.0, at_once=1, limits=limits()) is None
 
 
 def test_one_row_says_little() -> None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runs.conftest import MODEL, Place, echoes
+from tests.runs.conftest import MODEL, Place, echoes, sent
 
 from mistill import MistralEmbeddings
 from mistill.errors import InputError, Stopped
@@ -384,11 +384,31 @@ def test_a_sample_is_kept_and_becomes_the_run(place: Place, simulator: Simulator
     assert (summary.sent, summary.output, summary.stopped) == (10, None, None)
     assert (forecast.sample, forecast.rows_left) == (10, 30)
     assert forecast.input_tokens.low <= forecast.input_tokens.expected <= forecast.input_tokens.high
-    second = place.run(sample=5).start().forecast
-    assert second is not None
-    assert (second.sample, second.rows_left) == (15, 25)
+    assert forecast.is_random
+    assert set(sent(simulator)) != set(TEXTS[:10])
+    smaller, larger = place.run(sample=5).start(), place.run(sample=15).start()
+    assert (smaller.sent, larger.sent) == (0, 5)  # what it has of them is not asked again
+    assert larger.forecast is not None
+    assert (larger.forecast.sample, larger.forecast.rows_left) == (15, 25)
     whole = place.run().start()
     assert (whole.sent, whole.forecast) == (25, None)
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_a_sample_goes_on_with_its_own_rows(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.script([Fault.disconnect()] * 3)
+    place.run(sample=10, llm_settings={"max_retries": 0, "max_concurrent_requests": 1}).start()
+    failed = set(sent(simulator))
+    again = place.run(sample=10).start()
+    assert again.completions == 10
+    assert set(sent(simulator)) == failed
+    assert place.run(sample=10).start().sent == 0
+
+
+def test_a_sample_of_more_rows_than_there_are_is_the_run(place: Place) -> None:
+    place.write(TEXTS)
+    assert place.run(sample=1000).start().output == str(place.out)
     assert place.answers() == echoes(TEXTS)
 
 
@@ -400,4 +420,5 @@ def test_a_sample_of_what_can_be_read_once_counts_the_rest(place: Place, simulat
     summary = place.run(rows(), sample=5).start()
     assert summary.forecast is not None
     assert summary.forecast.rows_left == 1995
-    assert simulator.answered == 5
+    assert sorted(sent(simulator)) == [f"row {number}" for number in range(5)]
+    assert "they are the first of the input" in str(summary)

@@ -29,6 +29,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
     Attributes:
         sample, rows_left: rows answered, rows to go.
+        is_random: the sample was drawn from the whole input; else it is its first rows.
         input_tokens, output_tokens: of the rows left.
         cost: US dollars, ``None`` where the model has no known price.
         seconds: at the quota that is known and the latency that was seen, whichever is slower.
@@ -36,6 +37,7 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
     sample: int
     rows_left: int
+    is_random: bool = False
     input_tokens: Range
     output_tokens: Range
     cost: Range | None
@@ -43,11 +45,18 @@ class Forecast(Struct, frozen=True, kw_only=True):
 
 
 def forecast(
-    answered: Iterable[LedgerRow], rows_left: int, *, seconds_each: float, at_once: int, limits: Snapshot
+    answered: Iterable[LedgerRow],
+    rows_left: int,
+    *,
+    is_random: bool,
+    seconds_each: float,
+    at_once: int,
+    limits: Snapshot,
 ) -> Forecast | None:
     """The forecast, or ``None`` where no row is answered yet.
 
     Args:
+        is_random: how the sample was taken.
         seconds_each: mean seconds that a row of the sample took. ``at_once``: rows that may be under way together.
         limits: tells the quota, where one is known.
     """
@@ -63,6 +72,7 @@ def forecast(
     return Forecast(
         sample=inputs.count,
         rows_left=rows_left,
+        is_random=is_random,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cost=costs.total_of(rows_left) if costs.count else None,

@@ -12,7 +12,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
 from msgspec import Struct
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from mistill.errors import InputError, did_you_mean
 from mistill.wording import Part, Setting, words
@@ -31,8 +39,7 @@ class Written(Struct, frozen=True):
         flag: its name, where it is not the field's own. ``negates``: giving it makes the field false.
         metavar: what stands for its value in the help; for ``NAME=VALUE``, both.
         verb: what it does with a NAME, for the error of one that is given twice.
-        form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``), or a number that
-            may be left out, ``default`` then.
+        form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``).
         in_settings: whether a settings file may have it.
     """
 
@@ -40,8 +47,7 @@ class Written(Struct, frozen=True):
     flag: str | None = None
     metavar: str | None = None
     verb: str = ""
-    form: Literal["duration", "optional_number"] | None = None
-    default: int | None = None
+    form: Literal["duration"] | None = None
     in_settings: bool = True
     negates: bool = False
 
@@ -132,13 +138,13 @@ class RunOptions(BaseModel):
     deadline: Annotated[float | None, _positive, Written("Budget", form="duration")] = Field(
         default=None, description="What this start may take: 90s, 30m, 2h."
     )
-    sample: Annotated[
-        int | None,
-        Written("Budget", "--dry-run", "[N]", form="optional_number", default=20, in_settings=False),
-    ] = Field(
+    sample: Annotated[int | None, Written("Budget", metavar="N", in_settings=False)] = Field(
         default=None,
         ge=1,
-        description="Ask N rows (20), then forecast cost and time of the rest. The answers are kept.",
+        description="Ask N rows, taken at random, then forecast cost and time of the rest. The answers are kept.",
+    )
+    sample_seed: Annotated[int, Written("Budget", metavar="N", in_settings=False)] = Field(
+        default=0, description="Another one takes other rows for the sample."
     )
     ledger: Annotated[Path | None, Written("Durability", metavar="FILE")] = Field(
         default=None, description="Where the run remembers.  [default: OUT.ledger]"
@@ -164,6 +170,13 @@ class RunOptions(BaseModel):
             if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
                 raise ValueError(f"{text[:80]!r} holds what no text of a file can")
         return value
+
+    @field_validator("sample_seed")
+    @classmethod
+    def _check_sampled(cls, seed: int, options: ValidationInfo) -> int:
+        if seed and options.data.get("sample") is None:
+            raise ValueError("it chooses the rows of a sample, and none is wanted")
+        return seed
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -245,6 +258,7 @@ class RunArguments(TypedDict, total=False):
     max_tokens_total: int | None
     deadline: float | None
     sample: int | None
+    sample_seed: int
     ledger: str | Path | None
     fresh: bool
     retry_failed: bool

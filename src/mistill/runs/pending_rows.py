@@ -17,6 +17,7 @@ from mistill.prompts.row_errors import row_error
 from mistill.runs.kinds.kind import Kind, PendingRow, digest
 from mistill.runs.options import RunOptions
 from mistill.runs.records import check_columns
+from mistill.runs.row_sample import RowSample
 
 _HELD_S = 0.1
 """How long rows may be prepared at a stretch."""
@@ -37,8 +38,9 @@ class PendingRows:
     Where the input breaks off it ends, with ``error`` set: the rows before were read, and are asked in a later start.
 
     Args:
-        options: which rows are asked again, and how many at the most.
+        options: which rows are asked again.
         reserved: names of the output's own columns, which no row may have, and what can be done about each.
+        sample: which rows are asked at all; ``None``: every one.
     """
 
     def __init__(
@@ -50,6 +52,7 @@ class PendingRows:
         options: RunOptions,
         *,
         reserved: Mapping[str, str],
+        sample: RowSample | None = None,
     ) -> None:
         self._windows = windows
         self._kind = kind
@@ -59,7 +62,7 @@ class PendingRows:
         self._reserved = reserved
         self._ready: deque[PendingRow] = deque()
         self._filling = asyncio.Lock()
-        self._left = options.sample
+        self._sample = sample
         self._closed = False
         self.rows_read = 0
 
@@ -99,7 +102,9 @@ class PendingRows:
 
     @property
     def _is_over(self) -> bool:
-        return self._closed or self._left == 0 or self.read_to_end or self.error is not None
+        if self._sample is not None and self.rows_read >= self._sample.end:
+            return True
+        return self._closed or self.read_to_end or self.error is not None
 
     def close(self) -> None:
         """Gives out nothing more."""
@@ -142,15 +147,15 @@ class PendingRows:
             return
         for place, state in enumerate(states):
             assert state is not None
-            if not self._is_due(state) or self._left == 0:
+            if not self._is_due(state):
                 continue
             one = prepared[place] if place in prepared else self._prepare(rows[place])
             self._ready.append(PendingRow(state, rows[place], one))
-            if self._left is not None:
-                self._left -= 1
 
     def _is_due(self, state: RowState) -> bool:
-        """Whether the row is to be asked in this start; counts it where it is not."""
+        """Whether the row is to be asked in this start; counts it where it is done, or held."""
+        if self._sample is not None and state.position not in self._sample.positions:
+            return False
         if state.same_as is not None or state.state == "completion":
             self._progress.known += 1
             return False

@@ -125,6 +125,8 @@ def _forecast_lines(forecast: Forecast, wording: Wording) -> Iterator[Line]:
     )
     left, sample = count(forecast.rows_left, "row"), f"{forecast.sample:,}"
     yield Line(f"the {left} left, forecast from {sample} answered (95% interval):")
+    if not forecast.is_random:
+        yield Line("  they are the first of the input, since of a stream none can be taken at random")
     cost = forecast.cost
     if cost is None:
         missing = words(
@@ -155,6 +157,12 @@ def _missing_output(report: RunReport, out: str) -> Phrase | None:
 def _next_step(report: RunReport, out: str | None) -> Phrase | None:
     """What to do next."""
     if report.pending or report.stopped is not None:
+        if report.forecast is not None and out != "-":
+            done = "those of the sample cost nothing more"
+            return Phrase(
+                f"to go on: the same run without sample; {done}",
+                f"to go on: the same command without --sample; {done}",
+            )
         how = _changed_how(report)
         again = f"to go on: start the same run {how}; answered rows cost nothing"
         if out == "-":

@@ -90,7 +90,9 @@ class Run:
         max_cost: US dollars that the whole run may cost, all its starts together.
         max_tokens_total: tokens, input and output, that the whole run may take.
         deadline: seconds that this start may take.
-        sample: ask only so many rows in this start, then forecast the rest (`RunReport.forecast`). Answers are kept.
+        sample: ask only so many rows, taken at random, then forecast the rest (`RunReport.forecast`). Answers are kept,
+            and the same sample again asks nothing. Of a stream, whose end nobody knows, it is the first rows.
+        sample_seed: another one takes other rows.
 
     Attributes:
         options: all of them, as `RunOptions`.
@@ -342,7 +344,7 @@ class Run:
         """The forecast after a sample, and where the output was written, if it was."""
         with LedgerReader(self.ledger_path) as reader:
             counts = reader.counts()
-            expected = self._forecast(reader, counts, runner.input_rows)
+            expected = self._forecast(reader, counts, runner)
         if self.out is None or runner.stopped is not None or not counts.is_finished:
             return expected, None
         try:
@@ -398,12 +400,14 @@ class Run:
             self.summary = report = msgspec.structs.replace(report, ledger=None)
         return report
 
-    def _forecast(self, reader: LedgerReader, counts: Counts, input_rows: int | None) -> Forecast | None:
-        if input_rows is None:
+    def _forecast(self, reader: LedgerReader, counts: Counts, runner: Runner) -> Forecast | None:
+        sample, input_rows = runner.sample, runner.input_rows
+        if sample is None or input_rows is None:
             return None
         return forecast(
             reader.rows(Selection.parse("state=completion")),
             max(0, input_rows - counts.completions - counts.failures),
+            is_random=sample.is_random,
             seconds_each=self.progress.busy_s / max(1, self.progress.completions),
             at_once=self._llm.max_concurrent_requests,
             limits=self._governor.snapshot(),

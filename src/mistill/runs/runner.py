@@ -23,6 +23,7 @@ from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
+from mistill.runs.row_sample import RowSample, draw_rows, first_rows
 
 
 class RowOutcome(Struct, frozen=True):
@@ -48,6 +49,7 @@ class Runner:
 
     Attributes:
         stopped: why it ended early, if it did.
+        sample: which rows are asked, where not all are.
         input_rows: after a sample, how many rows the input has.
     """
 
@@ -66,6 +68,7 @@ class Runner:
         on_outcome: OnOutcome | None = None,
     ) -> None:
         self.stopped: MistillError | None = None
+        self.sample: RowSample | None = None
         self.input_rows: int | None = None
         self.ledger = ledger
         self.budget = budget
@@ -90,9 +93,10 @@ class Runner:
         """
         options = self._options
         matcher = self._matcher or await self.ledger.match_input(dedupe=options.dedupe)
+        self.sample = await self._choose_rows()
         windows = open_windows(self._source)
         self._rows = rows = PendingRows(
-            windows, self._kind, matcher, self._progress, options, reserved=self._reserved
+            windows, self._kind, matcher, self._progress, options, reserved=self._reserved, sample=self.sample
         )
         self._lane = LiveLane(self, self._kind, rows, self._end_rows, size=self._size)
         self._call_later(self.budget.time_left_s(), self._pass_deadline)
@@ -110,6 +114,13 @@ class Runner:
                 timer.cancel()
         if rows.error is not None:
             raise rows.error
+
+    async def _choose_rows(self) -> RowSample | None:
+        size = self._options.sample
+        if size is None:
+            return None
+        rows = await asyncio.to_thread(self._source.count, lambda: self.stopped is None)
+        return first_rows(size) if rows is None else draw_rows(size, rows, self._options.sample_seed)
 
     def stop(self, reason: MistillError) -> None:
         """Sends nothing more; what is in flight is waited for, at most `RunOptions.grace`. On the run's own loop."""

@@ -37,7 +37,7 @@ mistill run 'data/*.csv' --out answers.parquet --settings run.toml --limit 100
 cat prompts.jsonl | mistill run - --out - --model mistral-small-latest | jq .generation
 mistill run users.jsonl --out profiles.csv --model mistral-small-latest \\
     --prompt "A profile for {{ name }}" --schema models:User --flatten
-mistill run prompts.jsonl --out answers.jsonl --settings run.toml --dry-run     # what will it cost?
+mistill run prompts.jsonl --out answers.jsonl --settings run.toml --sample 20   # what will it cost?
 """,
 )
 @click.argument("source", nargs=-1, required=True)

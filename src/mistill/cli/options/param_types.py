@@ -59,20 +59,6 @@ class Duration(_Type):
         return float(found[1]) * _SECONDS_OF[found[2]]
 
 
-class OptionalNumber(_Type):
-    """A number of 1 or more, for an option whose value may be left out. ``flag``: the option, for the error."""
-
-    name = "N"
-
-    def __init__(self, flag: str) -> None:
-        self._flag = flag
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        if not str(value).isdecimal() or int(value) < 1:
-            self.fail(f"{value!r} is no number of rows; write {self._flag}=20, or put it last", param, ctx)
-        return int(value)
-
-
 class Pair(_Type):
     """``NAME=VALUE`` → ``(name, value)``, the value converted by ``of``."""
 

@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 
 from mistill.cli.command import OTHER, option
 from mistill.cli.options.model_options import all_of
-from mistill.cli.options.param_types import METAVARS, Duration, OptionalNumber, Pair, members_of, read_text
+from mistill.cli.options.param_types import METAVARS, Duration, Pair, members_of, read_text
 from mistill.cli.options.settings_file import settings_option
 from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.errors import InputError
@@ -71,7 +71,7 @@ def _option(
     name: str, field: FieldInfo, written: Written, kinds: Iterable[type[Kind[Any]]]
 ) -> list[Callable[[Any], Any]]:
     flag = written.flag or f"--{name.replace('_', '-')}"
-    settings = _click_settings(field, written, flag, kinds)
+    settings = _click_settings(field, written, kinds)
     columns = dict.fromkeys(column for kind in kinds for column in kind.row_columns)
     text = (field.description or "").replace("{columns}", " or ".join(repr(column) for column in columns))
     if isinstance(field.default, str | int | float) and not isinstance(field.default, bool):
@@ -84,17 +84,12 @@ def _option(
     return made
 
 
-def _click_settings(
-    field: FieldInfo, written: Written, flag: str, kinds: Iterable[type[Kind[Any]]]
-) -> dict[str, Any]:
+def _click_settings(field: FieldInfo, written: Written, kinds: Iterable[type[Kind[Any]]]) -> dict[str, Any]:
     (plain,) = members_of(field.annotation)
     origin = get_origin(plain) or plain
     metavar = {"metavar": written.metavar} if written.metavar else {}
     if written.form == "duration":
         return {"type": Duration()}
-    if written.form == "optional_number":
-        number = OptionalNumber(flag)
-        return {"type": number, "is_flag": False, "flag_value": str(written.default), **metavar}
     if origin is bool:
         return {"is_flag": True, "callback": _negated} if written.negates else {"is_flag": True}
     if origin is dict:
