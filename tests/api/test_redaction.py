@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Callable
 from typing import Any
 
@@ -23,6 +24,10 @@ SLASHED = KEY.replace("/", "\\/")
 PERCENT = "".join(f"%{ord(character):02X}" for character in KEY)
 PYTHONS = "".join(f"\\x{ord(character):02x}" for character in KEY)
 TWICE = ESCAPED.replace("\\", "\\\\")
+ENTITIES = "".join(f"&#{ord(character)};" for character in KEY)
+HEX_ENTITIES = "".join(f"&#x{ord(character):X};" for character in KEY)
+BASE64 = [b64encode(before + KEY.encode()).decode() for before in (b"", b"a", b"Bearer ", b"user:")]
+HEXADECIMAL = KEY.encode().hex()
 
 
 async def error_of(raw: bytes, key: str = KEY) -> MistillError:
@@ -52,6 +57,10 @@ ECHOES: list[Any] = [
     b"y" * 180 + KEY.encode(),
     f"not JSON: {KEY} {ESCAPED} {SLASHED} {PERCENT} {PYTHONS} {TWICE} {KEY}".encode(),
     json.dumps({"message": f"{KEY} and {ESCAPED}, {PERCENT}"}).encode(),
+    {"message": f"{ENTITIES} or {HEX_ENTITIES} or {KEY.replace('/', '&sol;')}"},
+    {"message": " ".join(BASE64)},
+    {"message": urlsafe_b64encode(b">>>" + KEY.encode()).decode()},
+    {"message": f"{HEXADECIMAL} {HEXADECIMAL.upper()}"},
 ]
 
 
@@ -61,9 +70,43 @@ async def test_an_echo_is_cut_out(body: Any, status: int) -> None:
     error = await error_of(response(body, status))
     shown = f"{error} {error.args} {pickle.dumps(error)!r}"
     assert not any(KEY[at : at + 8] in shown for at in range(len(KEY) - 7))
-    for escaped in (ESCAPED, SLASHED, PERCENT, PYTHONS, TWICE):
+    for escaped in (ESCAPED, SLASHED, PERCENT, PYTHONS, TWICE, ENTITIES, HEX_ENTITIES, HEXADECIMAL):
         assert escaped[:48] not in shown
         assert escaped[-48:] not in shown
+    assert not any(encoded[8:32] in shown for encoded in BASE64)
+
+
+async def test_an_echo_in_a_good_answer_is_cut_out_before_it_is_kept() -> None:
+    message = {"content": f"your key is {KEY}"}
+    body = {"model": KEY, "choices": [{"message": message, "finish_reason": "stop"}]}
+    async with RawServer(response(body, headers=[b"mistral-correlation-id: " + KEY.encode()])) as server:
+        client = MistralClient(server.url, KEY, timeout_s=5)
+        answer = await client.exchange(CHAT, b"{}")
+        await client.close()
+    assert KEY not in f"{answer}"
+    assert answer.response.model == PLACEHOLDER
+    assert answer.response.choices[0].message.content == f"your key is {PLACEHOLDER}"
+
+
+async def test_an_echo_in_a_list_of_models_and_in_a_stream_is_cut_out() -> None:
+    pieces = events({"model": KEY, "choices": []}, chunk({"content": KEY}, "stop", model=KEY))
+    async with RawServer(response({"data": [{"id": KEY}]}), pieces) as server:
+        client = MistralClient(server.url, KEY, timeout_s=5)
+        assert [card.id for card in await client.models()] == [PLACEHOLDER]
+        async with client.stream(b"{}") as stream:
+            came = [each async for each in stream]
+        await client.close()
+    assert KEY not in f"{came}"
+
+
+@pytest.mark.parametrize("key", ["embedding", "prompt_tokens_details", "0123456789012345", "x1"])
+async def test_a_key_that_could_be_anything_else_changes_no_answer(key: str) -> None:
+    body = {"model": key, "choices": [{"message": {"content": key}, "finish_reason": "stop"}]}
+    async with RawServer(response(body)) as server:
+        client = MistralClient(server.url, key, timeout_s=5)
+        answer = await client.exchange(CHAT, b"{}")
+        await client.close()
+    assert answer.response.choices[0].message.content == key
 
 
 async def test_an_echo_in_a_header_is_cut_out() -> None:

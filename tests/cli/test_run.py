@@ -251,6 +251,18 @@ def test_columns_of_parameters_can_stand_in_a_settings_file(
         (["--sample", "more.jsonl"], "'more.jsonl' is not a valid integer"),
         (["--sample-seed", "7"], "--sample-seed: it chooses the rows of a sample, and none is wanted"),
         (["--api-key-env", "NO_SUCH_KEY"], "the environment variable NO_SUCH_KEY is not set"),
+        (
+            ["--api-key-env", "sk-0123456789abcdef"],
+            "the environment variable that --api-key-env names is not set",
+        ),
+        (
+            ["--api-key-env", "AbCdEf0123456789AbCdEf0123456789"],
+            "variable that --api-key-env names is not set",
+        ),
+        (
+            ["--api-key-env", "ABCDEF0123456789ABCDEF0123456789"],
+            "variable that --api-key-env names is not set",
+        ),
     ],
 )
 def test_a_wrong_setting_is_told_in_one_or_two_lines_and_nothing_is_sent(

@@ -132,6 +132,11 @@ def test_a_settings_file_imports_no_module_unless_it_is_trusted(settled: Mistill
         ("run.toml", "model = ['a', 'b']", "model takes one value, not a list"),
         ("run.toml", "model =", "run.toml is not TOML"),
         ("run.yaml", "a: b: c", "run.yaml is not YAML"),
+        (
+            "run.yaml",
+            "model: m\nx: sk-0123: [",
+            "not YAML: mapping values are not allowed here (line 2, column 11)",
+        ),
         ("run.yaml", "- a", "run.yaml holds no settings"),
         ("run.ini", "", "settings are TOML or YAML"),
     ],

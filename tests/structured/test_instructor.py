@@ -286,6 +286,11 @@ async def answered(
         '[None, {"name": "Bob"}]',
         '{"name": "Ann", "friend": {"name": "Bob"}',
         '"he said {} "',
+        'f(x={"name": "Bob"}, y=2',
+        '# {"name": "Bob"}\nnothing',
+        '{"name": "Bob"} and no wait, Ann',
+        '<think>maybe {"name": "Bob"}</think>',
+        '\'{"name": "Bob"}\'',
     ],
 )
 async def test_no_mode_takes_a_part_of_what_is_broken(mode: str, text: str) -> None:
@@ -302,6 +307,8 @@ async def test_no_mode_takes_a_part_of_what_is_broken(mode: str, text: str) -> N
         f"Here it is:\n```\n{GOOD}\n```\nAnything else?",
         f"~~~json\n{GOOD}\n~~~",
         f"```json\n{GOOD}",
+        f"<think>Not {WRONG}.</think>\n```json\n{GOOD}\n```",
+        f"<think>Not {WRONG}.</think>{GOOD}",
         GOOD,
     ],
 )

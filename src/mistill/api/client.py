@@ -79,7 +79,7 @@ class ChatStream:
         self._redactor = redactor
 
     async def __aiter__(self) -> AsyncIterator[ChatChunk]:
-        reader = ChunkReader(self.correlation_id)
+        reader = ChunkReader(self.correlation_id, clean=self._redactor.clean)
         try:
             while not reader.is_done and (piece := await self._next_piece(reader)) is not None:
                 for chunk in reader.feed(piece):
@@ -145,6 +145,8 @@ class MistralClient:
         raw = b"" if read is None else read.to_bytes()
         if http.status not in _GOOD:
             self._raise_status(http, raw)
+        if (echo := self._redactor.echo) is not None and echo in raw:
+            raw = self._redactor.clean(raw)
         if len(raw) > operation.max_bytes:
             self._raise_malformed(http, raw, f"the answer is larger than {operation.max_bytes:,} bytes")
         try:
@@ -158,6 +160,8 @@ class MistralClient:
         try:
             correlation_id = http.get_header(_CORRELATION_ID)
         except ValueError:  # not ASCII
+            correlation_id = None
+        if echo is not None and correlation_id is not None and echo in correlation_id.encode():
             correlation_id = None
         answered_at = time.perf_counter()
         limits = None
@@ -206,7 +210,7 @@ class MistralClient:
         if http.status not in _GOOD:
             self._raise_status(http, raw)
         try:
-            return decode_models(raw)
+            return decode_models(self._redactor.clean(raw))
         except Exception as error:
             self._raise_malformed(http, raw, error)
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import re
+from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
 
 from mistill.errors import APIError, MalformedAnswer, MistillError
@@ -10,23 +12,40 @@ from mistill.errors import APIError, MalformedAnswer, MistillError
 PLACEHOLDER = "[api key]"
 _SHORTEST = 8
 """A key or a part of one is not recognised below this: "1" or "any", as given to local servers, is in every text."""
+_UNMISTAKABLE = 16
+_LETTER_AND_DIGIT = re.compile(r"[A-Za-z].*\d|\d.*[A-Za-z]")
 _ESCAPE = re.compile(
     r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([/\"'\\]))"  # of JSON, in JSON in JSON too; of Python
     r"|%([0-9a-fA-F]{2})"  # of URLs
+    r"|(&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8});)"  # of HTML
 )
 
 
 class Redactor:
-    """Cuts one key out of texts that are shown. What a program decides by has been read before."""
+    """Cuts one key out of texts that are shown. What a program decides by has been read before.
+
+    Attributes:
+        echo: what is cut out of whole answers, before they are read: the key as it is, if it is such that nothing else
+            in an answer can be meant; else ``None``.
+    """
 
     def __init__(self, api_key: str) -> None:
-        starts = range(len(api_key) - _SHORTEST + 1)
-        self._parts = frozenset(api_key[start : start + _SHORTEST] for start in starts)
+        self._parts = frozenset(
+            form[start : start + _SHORTEST]
+            for form in _forms(api_key)
+            for start in range(len(form) - _SHORTEST + 1)
+        )
+        is_one = len(api_key) >= _UNMISTAKABLE and _LETTER_AND_DIGIT.search(api_key) is not None
+        self.echo = api_key.encode() if is_one else None
+
+    def clean(self, raw: bytes) -> bytes:
+        """An answer's body without the key: it may stand where a text is kept, as in the model's name."""
+        return raw if self.echo is None else raw.replace(self.echo, PLACEHOLDER.encode())
 
     def redact(self, text: str) -> str:
         """The text with a placeholder for every run of characters that is in the key too, as it is or escaped."""
         found = list(self._runs(text))
-        if "\\" in text or "%" in text:
+        if "\\" in text or "%" in text or "&" in text:
             plain, places = _unescaped(text)
             found += [(places[start], places[end]) for start, end in self._runs(plain)]
         kept: list[str] = []
@@ -63,6 +82,20 @@ class Redactor:
                 at += 1
 
 
+def _forms(api_key: str) -> Iterator[str]:
+    """The key, and as it is written in base64, whatever stands before it there, and in hexadecimal."""
+    yield api_key
+    if len(api_key) < _SHORTEST:
+        return
+    key = api_key.encode()
+    for before in range(3):
+        start = -(-8 * before // 6)  # characters that have bits of what stands before
+        for encode in (b64encode, urlsafe_b64encode):
+            yield encode(bytes(before) + key).decode().rstrip("=")[start : (8 * (before + len(key))) // 6]
+    yield key.hex()
+    yield key.hex().upper()
+
+
 def _unescaped(text: str) -> tuple[str, list[int]]:
     """The text without its escapes, and where each of its characters, and its end, stands in ``text``."""
     characters: list[str] = []
@@ -71,10 +104,11 @@ def _unescaped(text: str) -> tuple[str, list[int]]:
     for escape in _ESCAPE.finditer(text):
         characters += text[at : escape.start()]
         places += range(at, escape.start())
-        unicode, byte, itself, percent = escape.groups()
+        unicode, byte, itself, percent, entity = escape.groups()
         code = unicode or byte or percent
-        characters.append(chr(int(code, 16)) if code else itself)
-        places.append(escape.start())
+        plain = chr(int(code, 16)) if code else html.unescape(entity) if entity else itself
+        characters += plain
+        places += [escape.start()] * len(plain)
         at = escape.end()
     characters += text[at:]
     places += range(at, len(text) + 1)

@@ -10,7 +10,7 @@ come, and nothing of an answer after it: some servers give a finish reason with 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 
@@ -98,10 +98,17 @@ class ChunkReader:
         has_finished: a finish reason has come, so that all of the answer has.
     """
 
-    def __init__(self, correlation_id: str | None = None, max_bytes: int = MAX_BYTES) -> None:
+    def __init__(
+        self,
+        correlation_id: str | None = None,
+        max_bytes: int = MAX_BYTES,
+        *,
+        clean: Callable[[bytes], bytes] = bytes,
+    ) -> None:
         self.is_done = False
         self.has_finished = False
         self._correlation_id = correlation_id
+        self._clean = clean
         self._parser = EventParser(max_bytes)
         self._has_choices = False
         self._has_deltas = False
@@ -165,7 +172,7 @@ class ChunkReader:
                 self._end()
                 return
             if event.strip():
-                yield self._chunk(event)
+                yield self._chunk(self._clean(event))
 
     def _chunk(self, event: bytes) -> ChatChunk:
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
@@ -150,6 +151,9 @@ _ATTRIBUTES = (
 )
 
 
+_VARIABLE = re.compile(r"[A-Z][A-Z0-9]*(?:_[A-Z0-9]+)+|[A-Z]{1,24}")
+
+
 def attributes_of(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any]:
     """The attributes of `MistralLLM` that were given, the key among them where ``--api-key-env`` names it.
 
@@ -163,8 +167,10 @@ def attributes_of(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any
     if variable is not None:
         key = os.environ.get(variable)
         if not key:
+            is_name = _VARIABLE.fullmatch(variable)  # else it may be the key itself
             raise InputError(
-                f"the environment variable {variable} is not set", hint="it should have the API key"
+                f"the environment variable {variable if is_name else 'that --api-key-env names'} is not set",
+                hint="the option takes the name of a variable that has the API key, not the key",
             )
         attributes["api_key"] = SecretStr(key)
     return attributes

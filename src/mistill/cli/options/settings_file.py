@@ -53,12 +53,19 @@ def _read_yaml(text: str, path: str) -> dict[str, Any]:
     try:
         table = yaml.safe_load(text)
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise InputError(f"{path} is not YAML: {_place_in_yaml(error)}") from None
     if table is None:
         return {}
     if not isinstance(table, dict):
         raise InputError(f"{path} holds no settings", hint="write NAME: VALUE on each line")
     return cast("dict[str, Any]", table)
+
+
+def _place_in_yaml(error: Exception) -> str:
+    """What is wrong, and where; not what is written there, which may be a key."""
+    mark: Any = getattr(error, "problem_mark", None)
+    problem = str(getattr(error, "problem", None) or "it cannot be read")
+    return problem if mark is None else f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def options_of(settings: dict[str, Any], command: click.Command, path: str) -> dict[str, Any]:
