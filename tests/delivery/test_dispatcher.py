@@ -52,9 +52,10 @@ class Notes:
         self.entries.append(("sending", self._attempts, ""))
         return [Numbered(self._attempts)]
 
-    def answered(self, recorded: Sequence[Numbered], delivered: Delivered[Any]) -> None:
+    def answered(self, recorded: Sequence[Numbered], delivered: Delivered[Any]) -> Delivered[Any]:
         assert delivered.recorded == recorded
         self.entries.append(("answered", recorded[0].id, ""))
+        return delivered
 
     def ended(self, recorded: Sequence[Numbered], error: MistillError) -> None:
         self.entries.append(("ended", recorded[0].id, error.kind))

@@ -126,7 +126,7 @@ def test_usage_that_cannot_be_counts_as_the_mean_and_is_said_once(
     assert budget.spent_tokens == 250 + 2 * 300
     assert budget.spent_cost == pytest.approx((50 + 2 * 100 + 3 * 200 * 4) / 1e6)
     assert [record.message.partition(":")[2] for record in caplog.records] == [
-        " the budget counts an estimate of such answers"
+        " an estimate of such answers is counted"
     ]
 
 

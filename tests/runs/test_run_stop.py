@@ -256,7 +256,7 @@ def test_no_usage_switches_a_budget_off(
     assert first.cost is not None
     assert 0 < first.cost < 0.0004
     assert 0 < first.input_tokens + first.output_tokens < 2_000
-    assert len([one for one in caplog.records if "the budget counts an estimate" in one.message]) == 1
+    assert len([one for one in caplog.records if "an estimate of such answers" in one.message]) == 1
     assert (
         place.run(**settings, **limit).start().sent == 0
     )  # what was estimated is still spent in the next start
@@ -332,6 +332,36 @@ def test_numbers_that_cannot_be_in_the_ledger_do_not_make_a_budget_larger(
     assert second.cost is not None
     assert second.cost >= 0
     assert "have numbers that cannot be" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "usage",
+    [
+        *ABSURD,
+        {"prompt_tokens": 2**32 - 1, "completion_tokens": 1},
+        {"prompt_tokens": 5, "completion_tokens": 2**32 - 1},
+        {"prompt_tokens": 2**32, "completion_tokens": 2**32},
+        {"prompt_tokens": 5},
+    ],
+)
+@pytest.mark.parametrize("most", [{}, {"max_new_tokens": 10}])
+def test_usage_that_cannot_be_is_an_estimate_without_a_budget_too(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture, usage: Any, most: dict[str, int]
+) -> None:
+    place.write(TEXTS)
+    message = {"role": "assistant", "content": "fine"}
+    body = {"id": "a", "model": MODEL, "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    simulator.script([Fault.status(200, body | {"usage": usage})] * 3)
+    first = place.run(parameters=most).start()
+    assert first.completions == len(TEXTS)
+    assert first.cost is not None
+    assert 0 < first.cost < 0.01
+    assert 3 * 50 < first.input_tokens + first.output_tokens < 20_000  # by the bytes of the request
+    assert len([one for one in caplog.records if "an estimate of such answers" in one.message]) == 1
+    recorded = [record["input_tokens"] for record in place.records()]
+    assert sum(recorded) == first.input_tokens
+    place.write([*TEXTS, "one more"])
+    assert place.run(parameters=most, max_cost=0.1).start().stopped is None  # and nothing else is spent
 
 
 def test_a_budget_of_vectors_whose_usage_cannot_be(place: Place, simulator: Simulator) -> None:

@@ -105,8 +105,8 @@ class AttemptObserver(Protocol):
         """An attempt is about to leave; returns when that is safe on disk. What it raises keeps it from leaving."""
         ...
 
-    def answered(self, recorded: Sequence[Any], delivered: Delivered[Any]) -> None:
-        """It was answered."""
+    def answered(self, recorded: Sequence[Any], delivered: Delivered[Any]) -> Delivered[Any]:
+        """It was answered; returns the answer as it counts, which may have taken other than it says."""
         ...
 
     def ended(self, recorded: Sequence[Any], error: MistillError) -> None:
@@ -211,7 +211,7 @@ class Dispatcher(Generic[R]):
                         classify(part)  # so that it says whether another attempt could help
                 delivered = Delivered(answer, attempts, recorded, parts)
                 if observer is not None:
-                    observer.answered(recorded, delivered)
+                    return observer.answered(recorded, delivered)
                 return delivered
 
     async def stream(self, request: Request) -> AsyncGenerator[ChatChunk]:

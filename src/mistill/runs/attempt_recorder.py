@@ -6,9 +6,10 @@ import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
-from mistill.api.client import HTTPAnswer
-from mistill.api.usage import Usage, UsageInfo
-from mistill.delivery.dispatcher import Delivered, Request
+import msgspec
+
+from mistill.api.usage import Usage
+from mistill.delivery.dispatcher import AnswerPart, Delivered, Request
 from mistill.errors import MistillError, Stopped
 from mistill.ledger import Attempt, Ledger
 from mistill.runs.budget import Budget, Reservation, Spent
@@ -44,7 +45,9 @@ class AttemptRecorder:
         self._start = start
         self._rows = rows
         self._ended_while_stopping = ended_while_stopping
-        self._reservations: dict[int, Reservation] = {}  # by the first attempt's number, as in `open`
+        # By the first attempt's number, as in `open`.
+        self._requests: dict[int, Request] = {}
+        self._reservations: dict[int, Reservation] = {}
 
     async def sending(self, request: Request) -> Sequence[Attempt]:
         start = self._start
@@ -63,45 +66,45 @@ class AttemptRecorder:
         if reservation is not None:
             self._reservations[attempts[0].id] = reservation
         self.open[attempts[0].id] = attempts
+        self._requests[attempts[0].id] = request
         start.count_attempt()
         return attempts
 
-    def answered(self, recorded: Sequence[Attempt], delivered: Delivered[Any]) -> None:
-        del self.open[recorded[0].id]
+    def answered(self, recorded: Sequence[Attempt], delivered: Delivered[Any]) -> Delivered[Any]:
+        number = recorded[0].id
+        del self.open[number]
         start, answer = self._start, delivered.answer
-        usage, cost = answer.usage, answer.cost
-        spent = None
-        if self._reservations and (spent := self._settle(recorded[0].id, answer)) is not None:
-            usage, cost = spent.usage, spent.cost
+        request, budget = self._requests.pop(number), start.budget
+        usage, wire = answer.usage, answer.response.usage
+        if (
+            wire is None
+            or wire.prompt_tokens is None
+            or (wire.completion_tokens is None and request.max_output_tokens != 0)
+        ):
+            budget.warn_of_estimates()
+            usage = None
+        if self._reservations:
+            spent = budget.settle(self._reservations.pop(number), usage)
+            if spent.usage is usage:
+                spent = None
+        else:
+            spent = budget.estimated(usage, len(request.body), request.max_output_tokens)
+        if spent is not None:
+            delivered = _with(spent, delivered)
+            answer = delivered.answer
         ledger = start.ledger
         if not delivered.parts:
-            ledger.answer(recorded[0], answer.raw, usage, cost)
-            return
+            ledger.answer(recorded[0], answer.raw, answer.usage, answer.cost)
+            return delivered
         for attempt, part in zip(recorded, delivered.parts, strict=True):
             if isinstance(part, MistillError):
                 ledger.end_attempt(attempt, "failed", part)
-            elif spent is not None:  # what it was taken to have cost, all with the first text
-                ledger.answer(attempt, part.body, usage, cost)
-                usage, cost = Usage(), 0.0
             else:
                 ledger.answer(attempt, part.body, part.usage, part.cost)
-
-    def _settle(self, number: int, answer: HTTPAnswer[Any]) -> Spent | None:
-        """Counts an answer against the budget: what it says that it took, or else what is returned."""
-        budget, reservation = self._start.budget, self._reservations.pop(number)
-        wire: UsageInfo | None = answer.response.usage
-        unknown = (
-            wire is None
-            or wire.prompt_tokens is None
-            or (wire.completion_tokens is None and reservation.output_tokens > 0)
-        )
-        if unknown:
-            budget.warn_of_estimates()
-        spent = budget.settle(reservation, None if unknown else answer.usage)
-        return None if spent.usage is answer.usage else spent
+        return delivered
 
     def ended(self, recorded: Sequence[Attempt], error: MistillError) -> None:
-        del self.open[recorded[0].id]
+        del self.open[recorded[0].id], self._requests[recorded[0].id]
         start = self._start
         # One that we cut off ourselves had left too.
         maybe_billed = isinstance(error, Stopped) or error.maybe_billed
@@ -120,8 +123,21 @@ class AttemptRecorder:
     def end_open(self, error: MistillError) -> None:
         """Ends what is still open, after an error that nobody has foreseen: it had left, so it may be billed."""
         for recorded in list(self.open.values()):
-            del self.open[recorded[0].id]
+            del self.open[recorded[0].id], self._requests[recorded[0].id]
             if self._reservations:
                 self._start.budget.settle(self._reservations.pop(recorded[0].id), None)
             for attempt in recorded:
                 self._start.ledger.end_attempt(attempt, "maybe_billed", error)
+
+
+def _with(spent: Spent, delivered: Delivered[Any]) -> Delivered[Any]:
+    """An answer that took so much; of several rows, the first that has a part of it."""
+    cost = None if delivered.answer.cost is None else spent.cost
+    answer = msgspec.structs.replace(delivered.answer, usage=spent.usage, cost=cost)
+    usage, parts = spent.usage, list[AnswerPart | MistillError]()
+    for part in delivered.parts:
+        if not isinstance(part, MistillError):
+            part = msgspec.structs.replace(part, usage=usage, cost=cost)
+            usage, cost = Usage(), None if cost is None else 0.0
+        parts.append(part)
+    return msgspec.structs.replace(delivered, answer=answer, parts=parts)

@@ -54,11 +54,12 @@ class Reservation:
         """Input and output together."""
         return self.input_tokens + self.output_tokens
 
-    def allows(self, usage: Usage) -> bool:
-        """Whether the attempt can have taken so much."""
-        return 1 <= usage.input_tokens <= _FAR * self.input_tokens + _FAR_INPUT_TOKENS and (
-            0 <= usage.output_tokens <= _FAR * self.output_tokens + _FAR_OUTPUT_TOKENS
-        )
+
+def _can_be(usage: Usage, input_tokens: int, output_tokens: int) -> bool:
+    """Whether an attempt can have taken so much that was to take so much at its worst."""
+    return 1 <= usage.input_tokens <= _FAR * input_tokens + _FAR_INPUT_TOKENS and (
+        0 <= usage.output_tokens <= _FAR * output_tokens + _FAR_OUTPUT_TOKENS
+    )
 
 
 class Spent(Struct, frozen=True):
@@ -169,33 +170,50 @@ class Budget:
             await settled.wait()
         return reservation
 
-    def settle(self, reservation: Reservation, usage: Usage | None, cost: float | None = None) -> Spent:
+    def settle(self, reservation: Reservation, usage: Usage | None) -> Spent:
         """The attempt was answered, and billed so.
 
         Args:
             usage: None, or one that cannot be: the server reported nothing of use, or may have billed an answer that
                 never came. The mean of all answers is taken (before there is one, what bounds it, or a guess), and of
                 the input as much as it can have been.
-            cost: US dollars, where they are known otherwise than from tokens.
         """
         with self._lock:
             self._release(reservation)
-            if usage is not None and not reservation.allows(usage):
-                self.warn_of_estimates()
-                usage = None
-            if usage is None:
-                output = self._expected_output(reservation.output_tokens)
-                usage = Usage(reservation.input_tokens, output)
-                estimate = self._cost(reservation.input_tokens, output)
-            else:
-                self._answers += 1
-                self._output_tokens += usage.output_tokens
-                self._longest_output = max(self._longest_output, usage.output_tokens)
-                estimate = 0.0 if self._price is None else self._price.cost(usage)
-            spent = Spent(usage, estimate if cost is None else cost)
-            self.spent_tokens += usage.input_tokens + usage.output_tokens
+            spent = self._taken(usage, reservation.input_tokens, reservation.output_tokens)
+            self.spent_tokens += spent.usage.input_tokens + spent.usage.output_tokens
             self.spent_cost += spent.cost
             return spent
+
+    def estimated(
+        self, usage: Usage | None, input_tokens: int, max_output_tokens: int | None
+    ) -> Spent | None:
+        """What an attempt took that needed no reservation; ``None``: what it says itself.
+
+        Args:
+            usage: as in `settle`. ``input_tokens``, ``max_output_tokens``: as in `try_reserve`.
+        """
+        if usage is None or not (
+            1 <= usage.input_tokens <= input_tokens and usage.output_tokens <= _FAR_OUTPUT_TOKENS
+        ):
+            with self._lock:
+                worst = _LONGEST_ANSWER_TOKENS if max_output_tokens is None else max_output_tokens
+                spent = self._taken(usage, input_tokens, worst)
+            return None if spent.usage is usage else spent
+        self._answers += 1
+        self._output_tokens += usage.output_tokens
+        return None
+
+    def _taken(self, usage: Usage | None, input_tokens: int, output_tokens: int) -> Spent:
+        if usage is not None and _can_be(usage, input_tokens, output_tokens):
+            self._answers += 1
+            self._output_tokens += usage.output_tokens
+            self._longest_output = max(self._longest_output, usage.output_tokens)
+            return Spent(usage, 0.0 if self._price is None else self._price.cost(usage))
+        if usage is not None:
+            self.warn_of_estimates()
+        output = self._expected_output(output_tokens)
+        return Spent(Usage(input_tokens, output), self._cost(input_tokens, output))
 
     def warn_of_estimates(self) -> None:
         """Says, once, that answers do not tell what they took."""
@@ -203,7 +221,7 @@ class Budget:
             self._has_warned = True
             _log.warning(
                 "an answer does not tell how many tokens it took, or tells a number that cannot be: "
-                "the budget counts an estimate of such answers"
+                "an estimate of such answers is counted"
             )
 
     def refund(self, reservation: Reservation) -> None:
