@@ -20,7 +20,7 @@ from typing import Any, Protocol, TypeVar
 
 from mistill.errors import LedgerError
 from mistill.ledger.damage import SQLiteErrors
-from mistill.ledger.database import explain
+from mistill.ledger.database import explain, write_meta
 from mistill.ledger.files import FilesInUse
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
 from mistill.wording import START_AGAIN, words
@@ -80,17 +80,28 @@ def _sizes() -> list[int]:
 class CommitQueue:
     """Owns the write connection, and the thread that uses it, until ``close``.
 
-    Before a commit, at most every tenth of a second, it looks whether ``files`` are still there: what is written into
+    Commits are counted in the ledger, from ``commits`` on, and by ``note_commits`` beside it, so that a lost log is
+    noticed. Before one, at most every tenth of a second, it looks whether ``files`` are still there: what is written in
     a file that was deleted, nobody would find.
 
     Writes of one statement are done in the order in which they were put. What is put together is on disk
     together or not at all. A job sees every write put before it.
     """
 
-    def __init__(self, path: Path, connection: sqlite3.Connection, files: FilesInUse) -> None:
+    def __init__(
+        self,
+        path: Path,
+        connection: sqlite3.Connection,
+        files: FilesInUse,
+        *,
+        commits: int,
+        note_commits: Callable[[int], None],
+    ) -> None:
         self._path = path
         self._connection = connection
         self._files = files
+        self._note_commits = note_commits
+        self._commits = commits
         self._in_sqlite = threading.Lock()
         self._queue: SimpleQueue[_Write | _Task | None] = SimpleQueue()
         self._broken: LedgerError | None = None
@@ -185,7 +196,10 @@ class CommitQueue:
                 self._files.check(now=any(isinstance(operation, _Task) for operation in group))
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._apply(group)
+                write_meta(self._connection, "commits", str(self._commits + 1))
                 self._connection.execute("COMMIT")
+                self._commits += 1
+                self._note_commits(self._commits)
             except Exception as error:
                 with suppress(sqlite3.Error):
                     self._connection.rollback()

@@ -14,8 +14,8 @@ from typing import Any
 from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
 from mistill.ledger.checksums import add_checksum, meta_sum, schema_sum
 from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
-from mistill.ledger.files import create_private, journal_of, log_of, main_name
-from mistill.ledger.lock import LedgerLock
+from mistill.ledger.files import create_private, journal_of, lock_of, log_of, main_name
+from mistill.ledger.lock import LedgerLock, read_commits
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.tables import APPLICATION_ID, FORMAT, SCHEMA, statements
 from mistill.wording import START_AGAIN, Phrase, Setting, words
@@ -28,12 +28,21 @@ _FORBIDDEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite
 
 _FRESH = Setting("fresh", True)
 
+_READ_THE_REST = (
+    "; ",
+    Phrase("export_run(out, to, partial=True)", "`mistill export --partial`"),
+    " writes what can still be read",
+)
+
 _OTHER_READER_S = 2.0
 """How long a reader waits for another one that is bringing the ledger up to date."""
 
 
-def explain(path: Path, error: Exception) -> LedgerError:
-    """SQLite's error as ours: what happened to which file, and what to do. Raise it ``from`` the error."""
+def explain(path: Path, error: Exception, *, is_readable: bool = True) -> LedgerError:
+    """SQLite's error as ours: what happened to which file, and what to do. Raise it ``from`` the error.
+
+    ``is_readable``: where it is damaged, the rest can perhaps be read; not where it cannot even be opened.
+    """
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary result code
     if means_damage(error) and code != sqlite3.SQLITE_NOTADB:
         code = sqlite3.SQLITE_CORRUPT
@@ -53,9 +62,8 @@ def explain(path: Path, error: Exception) -> LedgerError:
             hint=words(
                 "restore it from a copy, or start over with ",
                 _FRESH,
-                ", which keeps this file under another name; ",
-                Phrase("export_run(out, to, partial=True)", "`mistill export --partial`"),
-                " writes what can still be read",
+                ", which keeps this file under another name",
+                *(_READ_THE_REST if is_readable else ()),
             ),
         )
     if code in _FORBIDDEN:
@@ -67,12 +75,12 @@ def explain(path: Path, error: Exception) -> LedgerError:
 
 
 @contextmanager
-def explained(path: Path) -> Generator[None]:
-    """Turn any SQLite error inside into a ``LedgerError``."""
+def explained(path: Path, *, is_readable: bool = True) -> Generator[None]:
+    """Turn any SQLite error inside into a ``LedgerError``; see `explain`."""
     try:
         yield
     except SQLiteErrors as error:
-        raise explain(path, error) from error
+        raise explain(path, error, is_readable=is_readable) from error
 
 
 def name_to_write(path: Path) -> Path:
@@ -91,8 +99,12 @@ def name_to_write(path: Path) -> Path:
     return name
 
 
-def open_to_write(path: Path, manifest: Mapping[str, Any], version: str) -> sqlite3.Connection:
+def open_to_write(
+    path: Path, manifest: Mapping[str, Any], version: str, *, commits: int = 0
+) -> sqlite3.Connection:
     """A connection to the ledger of this very run, made if there was none. Leaves anything else as it is.
+
+    ``commits``: how many transactions one that is there must have seen.
 
     The caller has the ledger's lock. A ledger of an older format is migrated.
     """
@@ -114,8 +126,11 @@ def open_to_write(path: Path, manifest: Mapping[str, Any], version: str) -> sqli
             hint="check that the directory exists and that you may write to it",
         ) from error
     with explained(path):
+        is_new = not path.stat().st_size
         connection = _connect(path)
         try:
+            if not is_new:
+                _check_nothing_is_lost(path, connection, commits)
             if _is_empty(connection):
                 _create(connection, manifest, version)
             else:
@@ -138,7 +153,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             f"there is no ledger at {path}", hint="check the output's name; a run makes the ledger"
         )
     path, _ = main_name(path)
-    with explained(path):
+    commits = read_commits(path)  # before the ledger, which is ahead of it
+    with explained(path, is_readable=False):
         if _was_cut_off(path):
             _bring_up_to_date(path)
         connection = _connect_to_read(path)
@@ -153,6 +169,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
                 connection.close()
                 connection = _connect_to_read(path, immutable=True)
                 found = check(path, connection)
+            if found == FORMAT:
+                _check_nothing_is_lost(path, connection, commits)
         except BaseException:
             connection.close()
             raise
@@ -204,7 +222,7 @@ def _bring_up_to_date(path: Path) -> None:
             if found < FORMAT:  # else somebody was faster
                 migrate(connection, found)
     finally:
-        lock.release()
+        lock.release(keep=lock.commits_before > 0)
 
 
 def _lock_soon(path: Path) -> LedgerLock:
@@ -298,6 +316,27 @@ def write_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, meta_sum(key, value)))
 
 
+def count_commits(connection: sqlite3.Connection) -> int:
+    """The transactions that a ledger has seen, as far as its versions have counted them."""
+    return int(read_meta(connection, "commits") or 0)
+
+
+def _check_nothing_is_lost(path: Path, connection: sqlite3.Connection, commits: int) -> None:
+    """Refuses a ledger that knows less than it did: SQLite passes over a log that is gone, and over what does not fit
+    its sums from the first wrong byte on."""
+    if not commits:
+        return
+    found = 0 if _is_empty(connection) else count_commits(connection)
+    if found < commits:
+        lock = lock_of(path)
+        raise LedgerError(
+            f"the ledger {path} lost the end of its log: {commits - found:,} of {commits:,} transactions are gone, "
+            "with all that was answered in them",
+            hint=f"{log_of(path)} was deleted, cut or changed: put it back as it was; to go on without it, remove "
+            f"{lock}: what is lost is asked and paid for again",
+        )
+
+
 def _is_empty(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
@@ -318,6 +357,8 @@ def _create(connection: sqlite3.Connection, manifest: Mapping[str, Any], version
     write_meta(connection, "mistill_version", version)
     write_meta(connection, "schema", schema_sum(connection) or "")
     connection.execute("COMMIT")
+    # The file itself says what it is, with its log or without.
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def _write_manifest(connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> None:

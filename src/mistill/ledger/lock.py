@@ -26,7 +26,17 @@ else:
 
 
 _MAX_BYTES = 32
-"""More than the number of a process has: a file that is longer is somebody else's."""
+"""More than the numbers in it have: a file that is longer is somebody else's."""
+
+
+def read_commits(ledger: Path) -> int:
+    """How many transactions a ledger must have seen; 0 where nothing says it, as after a start that ended well."""
+    try:
+        with lock_of(ledger).open("rb") as file:
+            numbers = file.read(_MAX_BYTES + 1).split()
+        return int(numbers[1]) if len(numbers) == 2 else 0
+    except (OSError, ValueError):
+        return 0
 
 
 class LedgerLock:
@@ -50,13 +60,22 @@ class LedgerLock:
             if self._is_current():
                 break
             os.close(self._descriptor)  # its last holder removed it between our open and our lock
-        os.ftruncate(self._descriptor, 0)
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, str(os.getpid()).encode())
+        self.commits_before = read_commits(ledger)
+        self.note_commits(self.commits_before)
 
-    def release(self) -> None:
+    def note_commits(self, commits: int) -> None:
+        """Keeps how many transactions the ledger has seen: written after each, so that it never says too many.
+
+        It is there as long as the lock's file is: when a run was killed, the next start knows what its log must hold.
+        """
+        text = f"{os.getpid()} {commits}".encode()
+        os.lseek(self._descriptor, 0, os.SEEK_SET)
+        os.write(self._descriptor, text.ljust(_MAX_BYTES))
+
+    def release(self, *, keep: bool = False) -> None:
+        """Lets go of it; ``keep``: its file stays, with what it says of the ledger."""
         # Removed while it is still held: whoever opened it meanwhile sees that it is not the current one.
-        if sys.platform != "win32" and self._is_current():
+        if sys.platform != "win32" and not keep and self._is_current():
             self.path.unlink(missing_ok=True)
         os.close(self._descriptor)
 
@@ -83,7 +102,7 @@ class LedgerLock:
             _try_lock(descriptor)
         except OSError as error:
             os.lseek(descriptor, 0, os.SEEK_SET)
-            holder = os.read(descriptor, _MAX_BYTES).decode(errors="replace") or "unknown"
+            holder = (os.read(descriptor, _MAX_BYTES).decode(errors="replace").split() or ["unknown"])[0]
             os.close(descriptor)
             raise LedgerInUse(
                 f"the ledger {ledger} is in use by process {holder}",

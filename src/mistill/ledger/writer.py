@@ -144,8 +144,15 @@ class Ledger:
                 _next_id(connection, ("attempts", "id"), ("answers", "attempt"))
             )
             self._next_row = _next_id(connection, ("rows", "id"), ("records", "row"))
+            commits = database.count_commits(connection)
             self._max_bytes = connection.getlimit(sqlite3.SQLITE_LIMIT_LENGTH) - _LINE_BYTES
-        self._commits = CommitQueue(path, connection, FilesInUse(path, log_of(path), lock.path))
+        self._commits = CommitQueue(
+            path,
+            connection,
+            FilesInUse(path, log_of(path), lock.path),
+            commits=commits,
+            note_commits=lock.note_commits,
+        )
         register_for_forks(self)
 
     @classmethod
@@ -177,7 +184,9 @@ class Ledger:
         lock = LedgerLock(path)
         try:
             backup = database.set_aside(path) if fresh else None
-            connection = database.open_to_write(path, manifest, version)
+            connection = database.open_to_write(
+                path, manifest, version, commits=0 if fresh else lock.commits_before
+            )
             try:
                 if settings is not None:
                     with database.explained(path):
@@ -187,7 +196,7 @@ class Ledger:
                 connection.close()
                 raise
         except BaseException:
-            lock.release()
+            lock.release(keep=lock.commits_before > 0)
             raise
 
     def close(self) -> None:
