@@ -526,3 +526,27 @@ def test_the_same_records_make_the_same_gzip(tmp_path: Path) -> None:
         write(tmp_path / name, ROWS)
     assert (tmp_path / "a.jsonl.gz").read_bytes() == (tmp_path / "b.jsonl.gz").read_bytes()
     assert gzip.decompress((tmp_path / "a.jsonl.gz").read_bytes()).count(b"\n") == 2
+
+
+def _nested(depth: int, kind: str) -> Any:
+    value: Any = 1
+    for level in range(depth):
+        value = [value] if kind == "lists" or (kind == "both" and level % 2) else {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize("kind", ["lists", "objects", "both"])
+@pytest.mark.parametrize("depth", [1, 32, 33, 49, 50, 64, 65, 90, 130, 400])
+def test_a_deep_row_makes_text_of_its_column_and_costs_no_other(
+    tmp_path: Path, suffix: str, kind: str, depth: int
+) -> None:
+    deep = _nested(depth, kind)
+    path = tmp_path / f"out.{suffix}"
+    write(path, [{"n": 1, "x": None}, {"n": 2, "x": deep}, {"n": 3, "x": None}])
+    found = read(path)
+    assert [row["n"] for row in found] == [1, 2, 3]
+    assert found[0]["x"] is found[2]["x"] is None
+    value = found[1]["x"]
+    assert isinstance(value, str) == (depth > 32)
+    assert (json.loads(value) if isinstance(value, str) else value) == deep

@@ -6,7 +6,8 @@ The types do not depend on the order of the records:
 - lists and objects: lists and structs, an object's keys being all that occur; a missing key comes back as null;
 - a column of nulls only: text;
 - a column whose values fit no such type (a number here, a string there; integers beyond 64 bits, or beyond 2^53 beside
-  fractions; fractions with more digits than a double keeps; an object that never has a key): JSON text of each value.
+  fractions; fractions with more digits than a double keeps; an object that never has a key; lists and objects more than
+  `MAX_DEPTH` deep): JSON text of each value.
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from mistill.datasets.optional_library import PYARROW
 
 _PURPOSE = "writing Arrow data"
 _EXACT_IN_DOUBLE = 2**53
+MAX_DEPTH = 32
+"""Lists and objects in one another. pyarrow 26 writes Parquet that it cannot open itself from 50 on, and no Arrow file
+from 64 on; others stop earlier."""
 
 
 class ColumnTypes:
@@ -59,7 +63,9 @@ class ColumnTypes:
             array = self._pa.array(values)
         except (self._pa.ArrowException, OverflowError, TypeError, ValueError):
             return None
-        return None if self._holds_boolean_as_double(values, array.type) else array
+        if _depth_of(array.type) > MAX_DEPTH or self._holds_boolean_as_double(values, array.type):
+            return None
+        return array
 
     def _holds_boolean_as_double(self, values: list[Any], kind: Any) -> bool:
         """pyarrow refuses true among integers and strings, but among fractions it makes 1.0 of it."""
@@ -130,3 +136,11 @@ class ColumnTypes:
         if types.is_struct(kind):
             return self._pa.struct([(field.name, self._without_null_type(field.type)) for field in kind])
         return kind
+
+
+def _depth_of(kind: Any) -> int:
+    """How many lists and structs stand in one another."""
+    depth, level = 0, [kind]
+    while level := [child.field(place).type for child in level for place in range(child.num_fields)]:
+        depth += 1
+    return depth
