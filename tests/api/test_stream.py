@@ -178,6 +178,28 @@ async def test_a_stream_that_has_all_of_its_answer_is_whole(raw: bytes) -> None:
     assert usages == [7]
 
 
+@pytest.mark.parametrize(
+    ("pieces", "text"),
+    [
+        (["a\ud83d", "\ude00b"], "a😀b"),
+        (["\ud83d", "\ude00"], "😀"),
+        (["a\ud83d", "", "\ude00"], "a😀"),
+        (["a\ud83d", "b"], "a\ufffdb"),
+        (["a", "\ude00b"], "a\ufffdb"),
+        (["a\ud83d"], "a\ufffd"),
+        (["\ud83d", "\ud83d", "\ude00"], "\ufffd😀"),
+        (["é", "\ud83dé\ud83d", "\ude00"], "é\ufffdé😀"),
+    ],
+)
+@pytest.mark.parametrize("name", ["content", "reasoning", "reasoning_content"])
+async def test_a_character_that_is_split_over_two_events_comes_whole(
+    pieces: list[str], text: str, name: str
+) -> None:
+    chunks, error = await streamed(events(*(chunk({name: piece}) for piece in pieces), END))
+    assert error is None
+    assert "".join(getattr(one.delta, name) or "" for each in chunks for one in each.choices) == text
+
+
 async def test_a_connection_that_breaks_after_the_finish_reason_has_lost_nothing() -> None:
     whole = events(HI, END, end="")
     promised = whole.replace(b"content-length: ", b"content-length: 9")  # and closed long before

@@ -16,8 +16,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.conftest import Mistill
 
-from mistill.cli.terminal.output import visible, visible_json
 from mistill.simulator import Fault, Simulator
+from mistill.visible import visible, visible_json
 
 CLIPBOARD = "\x1b]52;c;ZXZpbA==\x07"
 EVIL = f"{CLIPBOARD}\x1b[2J\x9b31mred\u202eesrever"

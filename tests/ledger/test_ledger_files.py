@@ -245,3 +245,20 @@ def test_an_old_ledger_keeps_its_rights(path: Path) -> None:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert ledger.backup is not None
         assert stat.S_IMODE(ledger.backup.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize(
+    ("make", "where", "words"),
+    [
+        (Path.mkdir, "out.ledger", "is a directory"),
+        (os.mkfifo, "out.ledger", "is a pipe"),
+        (Path.mkdir, "out.ledger-wal", "out.ledger-wal is a directory"),
+        (os.mkfifo, "out.ledger-wal", "out.ledger-wal is a pipe"),
+    ],
+)
+def test_a_ledger_that_can_be_no_file_is_said_to_be_none(
+    path: Path, make: Callable[[Path], None], where: str, words: str
+) -> None:
+    make(path.with_name(where))
+    with pytest.raises(LedgerError, match=words):
+        Ledger.open(path, {})

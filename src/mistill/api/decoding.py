@@ -43,20 +43,25 @@ def is_error(said: Any) -> bool:
     return any(cast("dict[str, Any]", said).values()) if isinstance(said, dict) else bool(said)
 
 
-def tolerant_decoder(kind: type[T]) -> Callable[[bytes], T]:
-    """A decoder of JSON into ``kind``, a struct of `Incoming` structs. What is no such JSON gives a `ValueError`."""
+def tolerant_decoder(kind: type[T], *, pieces: frozenset[str] = frozenset()) -> Callable[[bytes], T]:
+    """A decoder of JSON into ``kind``, a struct of `Incoming` structs. What is no such JSON gives a `ValueError`.
+
+    Args:
+        pieces: fields whose texts are pieces of a longer one: half a character at their ends may have its other half in
+            the next, and is kept.
+    """
     decode = msgspec.json.Decoder(kind).decode
 
     def tolerant(raw: bytes) -> T:
         try:
             return decode(raw)
         except (ValueError, RecursionError) as error:  # msgspec's errors are ValueErrors
-            return _mend(raw, kind, error)
+            return _mend(raw, kind, error, pieces)
 
     return tolerant
 
 
-def load_json(raw: bytes) -> Any:
+def load_json(raw: bytes, pieces: frozenset[str] = frozenset()) -> Any:
     """Any JSON, with what msgspec refuses: a byte order mark, NaN, halves of surrogate pairs (as U+FFFD).
 
     Raises:
@@ -64,12 +69,12 @@ def load_json(raw: bytes) -> Any:
     """
     text = raw.removeprefix(_BYTE_ORDER_MARK).decode()
     try:
-        return _without_surrogates(json.loads(text, parse_int=_integer))
+        return _without_surrogates(json.loads(text, parse_int=_integer), pieces)
     except RecursionError as error:
         raise ValueError("the JSON is nested too deeply") from error
 
 
-def _mend(raw: bytes, kind: type[T], error: Exception) -> T:
+def _mend(raw: bytes, kind: type[T], error: Exception, pieces: frozenset[str]) -> T:
     """What can be read of ``raw`` with patience.
 
     Args:
@@ -79,7 +84,7 @@ def _mend(raw: bytes, kind: type[T], error: Exception) -> T:
         Exception: ``error``, which has the better words, where nothing can be done.
     """
     try:
-        return _convert(load_json(raw), kind)
+        return _convert(load_json(raw, pieces), kind)
     except (ValueError, RecursionError):
         raise error from None
 
@@ -88,17 +93,31 @@ def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
 
 
-def _without_surrogates(value: Any) -> Any:
+def whole_characters(text: str) -> str:
+    """The text with U+FFFD for each half of a character that has not its other half beside it."""
+    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def _without_surrogates(value: Any, pieces: frozenset[str]) -> Any:
     if isinstance(value, str):
-        return (
-            value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        )
+        return whole_characters(value)
     if isinstance(value, list):
-        return [_without_surrogates(item) for item in cast("list[Any]", value)]
+        return [_without_surrogates(item, pieces) for item in cast("list[Any]", value)]
     if isinstance(value, dict):
         items = cast("dict[str, Any]", value).items()
-        return {_without_surrogates(name): _without_surrogates(item) for name, item in items}
+        return {
+            whole_characters(name): _piece(item)
+            if name in pieces and isinstance(item, str)
+            else _without_surrogates(item, pieces)
+            for name, item in items
+        }
     return value
+
+
+def _piece(text: str) -> str:
+    start = text[:1] if "\udc00" <= text[:1] <= "\udfff" else ""
+    end = text[-1:] if "\ud800" <= text[-1:] <= "\udbff" else ""
+    return start + whole_characters(text[len(start) : len(text) - len(end)]) + end
 
 
 def _convert(value: Any, kind: Any) -> Any:

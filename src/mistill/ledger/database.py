@@ -89,6 +89,10 @@ def name_to_write(path: Path) -> Path:
     Raises:
         LedgerError: not all its names are known.
     """
+    for place in (path, log_of(path)):
+        if place.exists() and not place.is_file():
+            what = "a directory" if place.is_dir() else "a pipe or a device"
+            raise LedgerError(f"{place} is {what}, and no file", hint="give another path for the ledger")
     name, all_known = main_name(path)
     if not all_known:
         raise LedgerError(

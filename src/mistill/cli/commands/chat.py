@@ -25,9 +25,10 @@ from mistill.cli.options.model_options import (
     structured_options,
 )
 from mistill.cli.options.settings_file import settings_option
-from mistill.cli.terminal.output import is_terminal, say, visible, visible_json
+from mistill.cli.terminal.output import is_terminal, say
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
+from mistill.visible import visible, visible_json
 
 _MODEL = "mistral-small-latest"
 

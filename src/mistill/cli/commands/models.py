@@ -20,9 +20,10 @@ from mistill.cli.options.model_options import (
     refuse_beside_local,
     served,
 )
-from mistill.cli.terminal.output import is_terminal, say, visible, visible_json
+from mistill.cli.terminal.output import is_terminal, say
 from mistill.llms import MistralLLM
 from mistill.llms.event_loop import background
+from mistill.visible import visible, visible_json
 
 _NO_MODEL = "-"  # listing models needs the connection of an LLM, and none of its models
 

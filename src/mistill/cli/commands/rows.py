@@ -17,10 +17,11 @@ from mistill.cli.options.ledger_options import (
     selection_of,
     where_option,
 )
-from mistill.cli.terminal.output import is_terminal, visible_json
+from mistill.cli.terminal.output import is_terminal
 from mistill.ledger import LedgerReader
 from mistill.runs.export import record_line
 from mistill.runs.record_shape import shape_of
+from mistill.visible import visible_json
 
 
 @cli_command(

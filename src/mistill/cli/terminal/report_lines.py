@@ -8,9 +8,10 @@ import click
 
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.wording import on_the_command_line
-from mistill.cli.terminal.output import Colored, say, show, visible_json
+from mistill.cli.terminal.output import Colored, say, show
 from mistill.runs.report import RunReport
 from mistill.runs.report_text import Line, start_lines, status_lines
+from mistill.visible import visible_json
 
 
 def write_json(report: RunReport, exit_code: Exit, *, to_stderr: bool = False) -> None:

@@ -9,10 +9,11 @@ from typing import Any
 from mistill.cli.exit_codes import Exit, exit_of_start
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.interrupts import stopped_by_signals
-from mistill.cli.terminal.output import say_error, visible
+from mistill.cli.terminal.output import say_error
 from mistill.cli.terminal.report_lines import write_json, write_report
 from mistill.progress.display import Display
 from mistill.runs.run import Run
+from mistill.visible import visible
 
 
 def start(run: Run, given: Mapping[str, Any], *, out: str) -> Exit:

@@ -62,7 +62,8 @@ def _check_utf8(block: bytes, name: str, line: int, offset: int) -> None:
 
 def not_utf8(error: UnicodeDecodeError, where: str, offset: int) -> InputError:
     """What to say of bytes that are no UTF-8; ``offset`` counts from the start of the (decompressed) file."""
-    hint = "save the file as UTF-8, for example: iconv -f LATIN1 -t UTF-8"
+    # Latin-1 but for 0x80 to 0x9f, which Windows has its quotes, dashes and the euro at, and Latin-1 nothing of use.
+    hint = "save the file as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8"
     if offset == error.start:  # the bytes at hand are the start of the file
         hint = next((text for start, text in _SIGNATURES if error.object.startswith(start)), hint)
     return InputError(

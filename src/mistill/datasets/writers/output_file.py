@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mistill.errors import InputError, MistillError
+from mistill.visible import visible_records
 
 _FLUSH_BYTES = 1 << 20
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
@@ -152,7 +153,9 @@ def _stdout() -> Generator[OutputFile]:
     if stdout is None:
         raise InputError("stdout is closed", hint="name a file instead of -")
     stdout.flush()
-    output = OutputFile("stdout", stdout.buffer.write)
+    write = stdout.buffer.write
+    # A terminal obeys what is in foreign text. What is emitted at once are whole records.
+    output = OutputFile("stdout", (lambda data: write(visible_records(data))) if stdout.isatty() else write)
     yield output
     output.emit_pending()
     stdout.buffer.flush()
