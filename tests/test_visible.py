@@ -38,10 +38,10 @@ def test_lines_of_csv_stay_lines(text: str) -> None:
     assert "\r" not in shown.replace("\r\n", "")
 
 
-@pytest.mark.parametrize("format", ["jsonl", "json", "csv"])
+@pytest.mark.parametrize("file_format", ["jsonl", "json", "csv"])
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_records_on_a_terminal_move_no_cursor(
-    monkeypatch: pytest.MonkeyPatch, format: str, is_terminal: bool
+    monkeypatch: pytest.MonkeyPatch, file_format: str, is_terminal: bool
 ) -> None:
     class Stdout(io.TextIOWrapper):
         def isatty(self) -> bool:
@@ -49,7 +49,7 @@ def test_records_on_a_terminal_move_no_cursor(
 
     stdout = Stdout(written := io.BytesIO())
     monkeypatch.setattr(sys, "stdout", stdout)
-    with open_writer("-", format=format, columns=["x"]) as writer:
+    with open_writer("-", format=file_format, columns=["x"]) as writer:
         writer.write({"x": "a\x7f\x9b\u202eb😀"})
     shown = written.getvalue().decode()
     assert ("a\\u007f\\u009b\\u202eb😀" if is_terminal else "a\x7f\x9b\u202eb😀") in shown

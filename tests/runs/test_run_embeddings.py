@@ -86,7 +86,7 @@ def test_identical_texts_can_share_a_vector(place: Place, simulator: Simulator) 
     assert [record["embedding"] for record in place.records()] == [vector("same", 4)] * 30
 
 
-@pytest.mark.parametrize("wrong", [{"text": None}, {"text": "  "}, {"text": 7}, {"other": "x"}])
+@pytest.mark.parametrize("wrong", [{"text": None}, {"text": "  "}, {"text": True}, {"other": "x"}])
 def test_a_row_without_a_text_fails_alone(place: Place, wrong: dict[str, Any], simulator: Simulator) -> None:
     place.write_rows([{"text": "a"}, wrong, {"text": "b"}])
     summary = run(place).start()

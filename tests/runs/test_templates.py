@@ -270,6 +270,18 @@ def test_a_number_reads_as_it_stands_in_the_row(tmp_path: Path, digits: str, tem
     assert TextTemplate(template).render(row) == digits
 
 
+@pytest.mark.parametrize("digits", ["7", *DIGITS])
+def test_a_text_that_is_a_number_is_embedded_as_it_is_written(tmp_path: Path, digits: str) -> None:
+    assert TextTemplate().render(row_of(tmp_path, f'{{"text": {digits}}}')) == digits
+
+
+@pytest.mark.parametrize("value", ["true", "[1]", "{}", "null"])
+def test_a_text_that_is_neither_is_none(tmp_path: Path, value: str) -> None:
+    row = row_of(tmp_path, f'{{"text": {value}}}')
+    with pytest.raises(InputError, match="the column 'text'"):
+        TextTemplate().render(row)
+
+
 @pytest.mark.parametrize("indent", ["", "indent=1", "indent=4"])
 def test_json_in_a_prompt_keeps_the_digits(tmp_path: Path, indent: str) -> None:
     line = '{"a": 1.10, "b": [1e5, {"c": "é"}], "d": 12345678901234567890.12, "e": null}'

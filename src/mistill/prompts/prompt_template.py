@@ -119,6 +119,8 @@ class TextTemplate:
         text = row.record.get(self._text_column)
         if text is None:
             raise _nothing_in(row, (self._text_column,))
+        if isinstance(text, int | float) and not isinstance(text, bool):
+            return str(written_record(row)[self._text_column])  # from CSV it would be text already
         return _text_of(row, self._text_column, text)
 
 
