@@ -198,6 +198,10 @@ class Nameless(BaseModel):
         # In the middle of a sentence.
         'Do not answer {"name": "Bob"}; I refuse.',
         '{"name": "Bob"} and no wait, it is Ann',
+        '{"name": "Bob"}. and so on',
+        '{"name": "Bob"}Done',
+        '{"name": "Bob"} 2',
+        'Friend: {"name": "Bob"} Name: Ann',
         'I would not say {"name": "Bob"}',
         'Is it {"name": "Bob"}?',
         'Write JSON, e.g. {"name": "Bob"}',
@@ -215,6 +219,9 @@ def test_a_part_is_never_taken_for_the_answer(text: str) -> None:
     "text",
     [
         'Sure! {"name": "Ann"}',
+        'Sure! {"name": "Ann"} Done.',
+        'It is: {"name": "Ann"}. That is all.',
+        '{"name": "Ann"} I hope that helps [1].',
         'It is: {"name": "Ann"}.',
         '{"name": "Ann"}\n\nThat is all.\n- a note\n- another',
         '**Answer:** {"name": "Ann"}',

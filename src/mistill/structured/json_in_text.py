@@ -5,8 +5,8 @@ A value is taken whole or not at all. It stands by itself where
 - nothing else in the answer is JSON, unless it is the same value again: of two, nobody knows which is meant;
 - it is no part of anything larger: not of JSON that is broken or cut short, a string, a comment, code, markup, a list,
   or the thinking of a model;
-- it ends its line, and begins it or follows words that lead to it: a sentence, or what ends with a colon. In the middle
-  of a sentence it is what the sentence is about, and not the answer.
+- it begins its line, or follows words that lead to it: a sentence, or what ends with a colon; and it ends its line, or a
+  new sentence begins behind it. In the middle of a sentence it is what the sentence is about, and not the answer.
 
 A code fence, backticks or one pair of tags may stand around the value, if nothing else is in there.
 
@@ -150,6 +150,8 @@ _LAST_OF_LEAD_IN = tuple(":.!?…。：！")
 _A_WORD = re.compile(r"[^\W\d_]{2}")
 _SHORT_FORM = re.compile(r"\b\w\.\s?\w\.\Z")  # "e.g.": an example is no answer
 
+_NEW_SENTENCE = re.compile(r"\.?\s+(?![\w.-]+\s*[:=])([^\W\d_])")  # and no further key
+
 _KEY = re.compile(r"\s*(?:- )?[\w.-]+:(?=\s|\Z)")
 _KEY_OF_VALUE = re.compile(r"\s*(?:- )?[\w.-]+:\s*\0")
 
@@ -177,11 +179,12 @@ def _own_lines(around: str) -> list[bool]:
         line = lines[number]
         if _MARK not in line:
             continue
-        before, _, after = (part.strip(_BLANK) for part in line.partition(_MARK))
+        before, _, after = line.strip(_BLANK).partition(_MARK)
+        before = before.rstrip(_BLANK)
         above = lines[filled[place - 1]] if place else ""
         below = lines[filled[place + 1]] if place + 1 < len(filled) else ""
         is_led = _leads(before) if before else not above.rstrip(_BLANK).endswith(_TIED_BEFORE)
-        if not is_led or after not in ("", ".") or below.lstrip(_BLANK).startswith(_TIED_AFTER):
+        if not is_led or not _may_follow(after) or below.lstrip(_BLANK).startswith(_TIED_AFTER):
             return []
         if _is_one_of_several_keys(line, *_next_lines(lines, number)):
             return []
@@ -220,6 +223,12 @@ def _leads(words: str) -> bool:
 def _next_lines(lines: list[str], number: int) -> tuple[str, str]:
     above = lines[number - 1] if number else ""
     return above, lines[number + 1] if number + 1 < len(lines) else ""
+
+
+def _may_follow(words: str) -> bool:
+    """Whether ``words`` on its line leave a value as it is: none do, a full stop, and sentences of their own."""
+    sentence = _NEW_SENTENCE.match(words)
+    return words in ("", ".") or (sentence is not None and not sentence[1].islower())
 
 
 def _is_one_of_several_keys(line: str, above: str, below: str) -> bool:
