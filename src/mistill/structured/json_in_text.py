@@ -5,8 +5,8 @@ A value is taken whole or not at all. It stands by itself where
 - nothing else in the answer is JSON, unless it is the same value again: of two, nobody knows which is meant;
 - it is no part of anything larger: not of JSON that is broken or cut short, a string, a comment, code, markup, a list,
   or the thinking of a model;
-- it begins its line, or follows words that lead to it: a sentence, or what ends with a colon; and it ends its line, or a
-  new sentence begins behind it. In the middle of a sentence it is what the sentence is about, and not the answer.
+- it begins its line, or follows words that lead to it: a sentence, or what ends with a colon; and it ends its line, or
+  a new sentence begins behind it. In the middle of a sentence it is what the sentence is about, and not the answer.
 
 A code fence, backticks or one pair of tags may stand around the value, if nothing else is in there.
 
