@@ -81,6 +81,10 @@ async def test_failures_are_grouped_by_cause_with_an_example_and_its_hint(ledger
         ("cost=0.25 AND finish_reason=stop", [0]),
         ("row=17", []),
         ("finish_reason=' OR 1=1 --", []),
+        ('finish_reason="length"', [1]),
+        ("finish_reason==length", [1]),
+        ("finish_reason=null", [2, 3]),
+        ("finish_reason='null'", []),
     ],
 )
 async def test_where(ledger: Ledger, where: str, positions: list[int]) -> None:
@@ -96,7 +100,8 @@ async def test_where(ledger: Ledger, where: str, positions: list[int]) -> None:
     ("where", "message", "hint"),
     [
         ("finish_reson=length", "no field 'finish_reson'", "finish_reason"),
-        ("1=1", "cannot read '1=1'", "error=rate_limited"),
+        ("1", "cannot read '1'", "error=rate_limited"),
+        ("finish_reason=war and peace", "cannot read 'peace'", "stands in quotes"),
         ("", "cannot read ''", "error=rate_limited"),
         ("row=first", "row is a number", "row=17"),
         ("cost=nan", "cost is a number", "cost=17"),

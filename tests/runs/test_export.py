@@ -14,7 +14,6 @@ from tests.runs.conftest import Place, echoes
 
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError, LedgerError
-from mistill.ledger import Selection
 from mistill.runs.export import export, export_run
 from mistill.runs.kinds.chat import ChatKind, ChatReader
 from mistill.runs.record_shape import record_shape
@@ -66,7 +65,7 @@ def test_a_selection_is_exported_in_order(place: Place, simulator: Simulator) ->
     simulator.change(poison="row 4")
     place.run().start()
     out = place.out.with_name("failed.jsonl")
-    assert export(place.ledger, out, record_shape(), selection=Selection.parse("state=failure")) == 1
+    assert export_run(place.out, out, where="state=failure") == 1
     assert json.loads(out.read_text())["text"] == "row 4"
 
 

@@ -19,7 +19,8 @@ from mistill import Run
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
-from mistill.runs.export import export_run, record_line
+from mistill.runs.export import export_run
+from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report import read_report
 from mistill.simulator import Simulator
@@ -363,3 +364,168 @@ def test_a_field_may_have_a_name_of_ours_that_is_renamed(
     (record,) = place.records()
     assert record[name] == "theirs"
     assert Path(place.out).exists()
+
+
+# --- an output as the next input ------------------------------------------------------------------------------------
+
+FORMATS = ["jsonl", "csv", "parquet"]
+
+
+@pytest.fixture(params=FORMATS)
+def first_out(request: pytest.FixtureRequest, place: Place) -> Path:
+    """The output of an earlier run, in some format."""
+    if request.param == "parquet":
+        library("pyarrow")
+    out = place.out.with_name(f"first.{request.param}")
+    place.run(ROWS, out=out).start()
+    return out
+
+
+def test_an_output_as_input_is_refused_in_one_message_that_settles_all(
+    place: Place, simulator: Simulator, first_out: Path
+) -> None:
+    with pytest.raises(InputError) as refused:
+        place.run(first_out, prompt="Judge {{ generation }}")
+    message = str(refused.value)
+    assert "columns of an earlier run" in message
+    for name in ("generation", "finish_reason", "input_tokens", "output_tokens", "error"):
+        assert f"'{name}'" in message
+    assert "earlier='drop' leaves the row's out" in message
+    assert len(simulator.requests) == len(ROWS)
+
+
+def test_earlier_columns_are_dropped_or_renamed_and_prompts_see_them(place: Place, first_out: Path) -> None:
+    settings: dict[str, Any] = {"prompt": "Judge {{ generation }}"}
+    place.run(first_out, earlier="drop", **settings).start()
+    assert [record["generation"] for record in place.records()] == [
+        "Echo: Judge Echo: hello",
+        "Echo: Judge Echo: bye",
+    ]
+    assert list(place.records()[0]) == [
+        "id", "model", "text", "generation", "finish_reason", "input_tokens", "output_tokens", "error",
+    ]  # fmt: skip
+    # How the output looks may change between two starts.
+    assert place.run(first_out, earlier="first_", **settings).start().sent == 0
+    record = place.records()[0]
+    assert (record["first_generation"], record["generation"]) == ("Echo: hello", "Echo: Judge Echo: hello")
+    assert "first_error" in record
+    # A third run in the chain.
+    third = place.out.with_name("third.jsonl")
+    with pytest.raises(
+        InputError, match=r"its column 'generation' would become 'first_generation'.*another prefix"
+    ):
+        place.run(place.out, out=third, earlier="first_", **settings)
+    place.run(place.out, out=third, earlier="second_", **settings).start()
+    assert {"first_generation", "second_generation", "generation"} <= json.loads(
+        third.read_text().splitlines()[0]
+    ).keys()
+
+
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_columns_are_kept_in_their_order_and_dropped(place: Place, suffix: str) -> None:
+    if suffix == "parquet":
+        library("pyarrow")
+    out = place.out.with_suffix(f".{suffix}")
+    place.run(ROWS, out=out, keep=["generation", "id"]).start()
+    assert [list(row.record) for row in open_source(out)] == [["generation", "id"]] * 2
+    export_run(out, place.out.with_name(f"other.{suffix}"), drop=["id", "error", "model"])
+    (first, _) = (row.record for row in open_source(place.out.with_name(f"other.{suffix}")))
+    assert list(first) == ["text", "generation", "finish_reason", "input_tokens", "output_tokens"]
+
+
+def test_a_column_of_ours_that_is_dropped_is_in_nobodys_way(place: Place) -> None:
+    place.run([{"text": "a", "input_tokens": 5}], drop=["input_tokens"]).start()
+    assert "input_tokens" not in place.records()[0]
+
+
+@pytest.mark.parametrize("option", ["keep", "drop"])
+def test_a_column_that_no_record_has_is_refused(place: Place, simulator: Simulator, option: str) -> None:
+    given: dict[str, Any] = {option: ["generatoin"]}
+    with pytest.raises(
+        InputError, match=rf"{option}: .*no output column 'generatoin' .*did you mean 'generation'"
+    ):
+        place.run(ROWS, **given)
+    assert not simulator.requests
+    place.run(ROWS).start()
+    with pytest.raises(InputError, match=r"there are id, model, text, generation"):
+        export_run(place.out, place.out.with_name("other.csv"), **given)
+
+
+# --- flattening -----------------------------------------------------------------------------------------------------
+
+NESTED = {
+    "type": "object",
+    "properties": {
+        "id": {"type": "integer"},
+        "home": {"anyOf": [{"$ref": "#/$defs/Home"}, {"type": "null"}]},
+        "tags": {"type": "array", "items": {"type": "object", "properties": {"a": {}}}},
+    },
+    "$defs": {
+        "Home": {
+            "type": "object",
+            "properties": {"city": {"type": "string"}, "size": {"$ref": "#/$defs/Size"}},
+        },
+        "Size": {"type": "object", "properties": {"m2": {"type": "number"}}},
+    },
+}
+
+
+class Size(BaseModel):
+    m2: float = Field(serialization_alias="m2")
+
+
+class Home(BaseModel):
+    city: str = Field(validation_alias="City", serialization_alias="city")
+    size: Size | None = None
+
+
+class Person(BaseModel):
+    id: int
+    home: Home | None = None
+    tags: list[dict[str, int]] = []
+    boss: Person | None = None
+
+
+def test_a_prefix_stands_before_every_field(typed: Place) -> None:
+    to = typed.out.with_name("other.jsonl")
+    export_run(typed.out, to, flatten="answer_")
+    first = json.loads(to.read_text().splitlines()[0])
+    assert (first["id"], first["answer_id"]) == (1001, 1)
+    export_run(typed.out, to, flatten="answer_", columns={"id": "number"})
+    assert json.loads(to.read_text().splitlines()[0])["number"] == 1
+
+
+def test_deep_makes_columns_of_the_fields_of_objects(place: Place, simulator: Simulator) -> None:
+    place.write(["a", "b", "c"])
+    simulator.script([
+        '{"id": 1, "home": {"city": "Rome", "size": {"m2": 40.10}, "zip": 7}, "tags": [{"a": 1}]}',
+        '{"id": 2, "home": null, "tags": []}',
+        '{"id": 3, "tags": [], "home": {"city": "Bern"}}',
+    ])  # fmt: skip
+    place.run(llm_settings=structured(NESTED), flatten="deep", columns={"home.city": "city"}).start()
+    first, second, third = place.records()
+    assert list(first)[1:6] == ["id", "city", "home.size.m2", "tags", "finish_reason"]
+    assert (first["city"], first["home.zip"], first["tags"]) == ("Rome", 7, [{"a": 1}])
+    assert '"home.size.m2":40.10' in place.out.read_text()
+    assert (second["city"], second["home.size.m2"]) == (None, None)
+    assert (third["city"], third["home.size.m2"]) == ("Bern", None)
+    to = place.out.with_name("other.csv")
+    export_run(place.out, to, flatten="deep,x_", columns={"home.city": "home.city"})
+    assert (
+        to.read_text().splitlines()[0].startswith("text,x_id,x_home.city,x_home.size.m2,x_tags,finish_reason")
+    )
+
+
+def test_deep_of_a_class_goes_by_what_it_is_dumped_as(place: Place, simulator: Simulator) -> None:
+    place.write(["a"])
+    simulator.script(['{"id": 1, "home": {"City": "Rome", "size": {"m2": 4}}, "boss": {"id": 2}}'])
+    place.run(llm_settings=structured(Person), flatten="deep").start()
+    (record,) = place.records()
+    assert (record["id"], record["home.city"], record["home.size.m2"], record["tags"]) == (1, "Rome", 4.0, [])
+    assert (record["boss"]["id"], record["boss"]["boss"]) == (2, None)  # a type in itself has no end
+    assert record["error"] is None
+
+
+def test_two_prefixes_are_a_mistake(place: Place) -> None:
+    with pytest.raises(InputError, match="two prefixes, 'a_' and 'b_'"):
+        place.run(ROWS, llm_settings=structured(ID_SCHEMA), flatten="a_,b_")

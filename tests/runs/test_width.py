@@ -22,6 +22,7 @@ from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.kinds.kind import PendingRow
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import PendingRows
+from mistill.runs.record_shape import record_shape
 
 TICK_S = 0.1
 """Everything here takes a whole number of these, so that half a tick later all has happened."""
@@ -78,10 +79,13 @@ class SlowMatcher:
         return 0
 
 
+SHAPE = record_shape()
+
+
 async def narrow_moments(rng: random.Random, *, rows: int, size: int, share_known: float, rests: bool) -> int:
     """At how many moments a row waited although fewer than ``size`` were at work."""
     matcher = SlowMatcher(share_known, rng)
-    feed = PendingRows(SlowWindows(rows, rng), KIND, matcher, Progress(), OPTIONS, reserved={})
+    feed = PendingRows(SlowWindows(rows, rng), KIND, matcher, Progress(), OPTIONS, shape=SHAPE)
     pool: WorkerPool[list[PendingRow]] = WorkerPool(feed, size=size)
     begun: list[int] = []
     at_work = resting = narrow = 0
@@ -135,7 +139,7 @@ def test_no_row_waits_while_fewer_than_size_are_at_work(
 async def test_a_pool_of_ten_thousand_starts_no_more_workers_than_there_are_rows(rows: int) -> None:
     feed = PendingRows(
         Windows(open_source([{"n": number} for number in range(rows)])),
-        KIND, SlowMatcher(0.0, random.Random(0)), Progress(), OPTIONS, reserved={},
+        KIND, SlowMatcher(0.0, random.Random(0)), Progress(), OPTIONS, shape=SHAPE,
     )  # fmt: skip
     all_at_work = asyncio.Event()
     most = at_work = 0

@@ -28,12 +28,21 @@ class Option(click.Option):
 
     Args:
         in_settings: whether a settings file may have it.
+        value_after_equals: it may be given without a value, which is this then; what follows it is never its value.
     """
 
-    def __init__(self, *args: Any, group: str = OTHER, in_settings: bool = True, **settings: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        group: str = OTHER,
+        in_settings: bool = True,
+        value_after_equals: str | None = None,
+        **settings: Any,
+    ) -> None:
         super().__init__(*args, **settings)
         self.group = group
         self.in_settings = in_settings
+        self.value_after_equals = value_after_equals
 
 
 class Failure(click.ClickException):
@@ -66,7 +75,18 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _explained_errors(ctx):
-            return super().parse_args(ctx, args)
+            return super().parse_args(ctx, self._with_values(args))
+
+    def _with_values(self, args: list[str]) -> list[str]:
+        """The arguments, where an option that may stand alone has its value."""
+        alone = {
+            name: f"{name}={param.value_after_equals}"
+            for param in self.params
+            if isinstance(param, Option) and param.value_after_equals is not None
+            for name in param.opts
+        }
+        end = args.index("--") if "--" in args else len(args)
+        return [*(alone.get(one, one) for one in args[:end]), *args[end:]]
 
     def invoke(self, ctx: click.Context) -> Any:
         try:

@@ -12,12 +12,13 @@ from mistill.ledger.reader import (
     PastAttempt,
     Start,
 )
-from mistill.ledger.selection import EVERYTHING, Selection
+from mistill.ledger.selection import EVERYTHING, FIELDS, Selection, Term, parse_terms
 from mistill.ledger.spending import Spending
 from mistill.ledger.writer import Attempt, Ledger, PaidAnswer, Tokens
 
 __all__ = [
     "EVERYTHING",
+    "FIELDS",
     "Attempt",
     "Cause",
     "Counts",
@@ -35,5 +36,7 @@ __all__ = [
     "Selection",
     "Spending",
     "Start",
+    "Term",
     "Tokens",
+    "parse_terms",
 ]

@@ -136,12 +136,16 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """Failures of one kind: how many, and the first row that has one, with its error. Rows count from 0."""
+    """Failures of one kind: how many, and the first row that has one, with its error. Rows count from 0.
+
+    ``row_id``: what that row calls itself, where the run has a column for that.
+    """
 
     kind: str
     count: int
     row: int
     error: ErrorRecord
+    row_id: str | None = None
 
 
 class Start(msgspec.Struct, frozen=True):

@@ -3,14 +3,18 @@
     error=rate_limited
     finish_reason=length, output_tokens>=500
     state=failure and row<100
+    category="refund, partial", score>=4
 
-Each term is a field, a comparison and a value; a comma or ``and`` joins them. For "or", choose twice.
+Each term is a name, a comparison and a value; a comma or ``and`` joins them. For "or", choose twice. A name or a
+value with a comma, ``and`` or a comparison in it stands in quotes. Names that a ledger knows are `FIELDS`; others are
+columns, which whoever knows columns compares (see ``mistill.runs.where``).
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mistill.errors import InputError, did_you_mean
@@ -30,15 +34,61 @@ _NUMBER = {
 FIELDS = (*_TEXT, *_NUMBER)
 _MAX_INTEGER = 2**63  # SQLite has none from here on
 _STATES = ("completion", "failure", "pending")
-_TERM = re.compile(r"\s*([A-Za-z_]+)\s*(!=|<=|>=|=|<|>)\s*(.*?)\s*", re.DOTALL)
-_JOINT = re.compile(r",|\s+and\s+", re.IGNORECASE)
+_QUOTED = r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' """
+_TERM = re.compile(
+    rf"""\s* (?P<name> {_QUOTED} | [^\s=!<>,"'][^=!<>,"']*? ) \s*
+         (?P<comparison> != | <= | >= | ==? | < | > ) \s*
+         (?P<value> {_QUOTED} | [^,]*? ) \s*
+         (?P<joint> , | \s+and\s+ | $ )""",
+    re.DOTALL | re.IGNORECASE | re.VERBOSE,
+)
+
+
+class Term(NamedTuple):
+    """One of the conditions. ``quoted``: the value stood in quotes, and is a text whatever it looks like."""
+
+    name: str
+    comparison: str
+    value: str
+    quoted: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name}{self.comparison}{self.value}"
+
+
+def parse_terms(text: str) -> list[Term]:
+    """Raises:
+    InputError: it is not of that form.
+    """
+    terms: list[Term] = []
+    start = 0
+    while True:
+        found = _TERM.match(text, start)
+        if found is None:
+            rest = re.split(r",|\s+and\s+", text[start:], maxsplit=1, flags=re.IGNORECASE)[0].strip()
+            raise InputError(
+                f"cannot read {rest!r} as a condition",
+                hint="write it like error=rate_limited, finish_reason=length or output_tokens>=500; "
+                "a value with a comma or 'and' in it stands in quotes",
+            )
+        comparison = "=" if found["comparison"] == "==" else found["comparison"]
+        value = _without_quotes(found["value"])
+        terms.append(Term(_without_quotes(found["name"]), comparison, value, value != found["value"]))
+        if not found["joint"]:
+            return terms
+        start = found.end()
+
+
+def _without_quotes(text: str) -> str:
+    quoted = re.fullmatch(_QUOTED, text, re.DOTALL | re.VERBOSE)
+    return text if quoted is None else re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
 
 
 class Selection(NamedTuple):
     """A condition over the view ``row_states``, with its values apart."""
 
     sql: str
-    values: tuple[str | float, ...]
+    values: tuple[str | float | None, ...]
     wants_pending: bool = False
     """It asks for rows without an outcome, in so many words."""
 
@@ -50,14 +100,19 @@ class Selection(NamedTuple):
         """Raises:
         InputError: a field, comparison or value that does not exist; names the nearest one that does.
         """
+        return cls.of(parse_terms(text))
+
+    @classmethod
+    def of(cls, terms: Iterable[Term]) -> Selection:
+        """As `parse`, of terms that are read already."""
         conditions: list[str] = []
         values: list[Any] = []
-        for term in _JOINT.split(text):
-            condition, value = _parse_term(term)
+        for term in terms:
+            condition, value = _condition(term)
             conditions.append(condition)
             values.append(value)
         return cls(
-            " AND ".join(conditions),
+            " AND ".join(conditions) or "1",
             tuple(values),
             wants_pending="pending" in values,
             wants_damaged=any(str(value).startswith("damaged_") for value in values),
@@ -67,14 +122,8 @@ class Selection(NamedTuple):
 EVERYTHING = Selection("1", ())
 
 
-def _parse_term(term: str) -> tuple[str, str | float]:
-    found = _TERM.fullmatch(term)
-    if found is None:
-        raise InputError(
-            f"cannot read {term.strip()!r} as a condition",
-            hint="write it like error=rate_limited, finish_reason=length or output_tokens>=500",
-        )
-    field, comparison, value = found.groups()
+def _condition(term: Term) -> tuple[str, str | float | None]:
+    field, comparison, value, is_quoted = term
     if field in _NUMBER:
         return f"{_NUMBER[field]} {comparison} ?", _number(field, value)
     if field not in _TEXT:
@@ -86,7 +135,8 @@ def _parse_term(term: str) -> tuple[str, str | float]:
     if field == "state" and value not in _STATES:
         raise InputError(f"there is no state {value!r}", hint=did_you_mean(value, _STATES))
     # IS NOT, because a row with no error also has an error that is not rate_limited.
-    return f"{_TEXT[field]} {'IS' if comparison == '=' else 'IS NOT'} ?", value
+    is_or_not = "IS" if comparison == "=" else "IS NOT"
+    return f"{_TEXT[field]} {is_or_not} ?", None if value == "null" and not is_quoted else value
 
 
 def _number(field: str, value: str) -> float:

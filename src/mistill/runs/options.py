@@ -6,6 +6,7 @@ its option of what `Written` says, and settings files know every option of the c
 
 from __future__ import annotations
 
+import csv
 import math
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -47,7 +48,7 @@ class Written(Struct, frozen=True):
     flag: str | None = None
     metavar: str | None = None
     verb: str = ""
-    form: Literal["duration"] | None = None
+    form: Literal["duration", "flattening"] | None = None
     in_settings: bool = True
     negates: bool = False
 
@@ -77,6 +78,16 @@ def _named(place: tuple[int | str, ...]) -> list[Part]:
     """The option in which something is wrong, and the place in it."""
     name, *steps = place
     return [Setting(str(name)), *(f".{step}" for step in steps)]
+
+
+def split_names(value: Any) -> Any:
+    """``a,b`` → ``["a", "b"]``; a name with a comma in it stands in double quotes, as in a CSV file."""
+    if not isinstance(value, str):
+        return value
+    return [name for line in csv.reader([value], skipinitialspace=True) for name in line if name]
+
+
+Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 
 
 class RunOptions(BaseModel):
@@ -114,14 +125,41 @@ class RunOptions(BaseModel):
         default_factory=dict[str, str],
         description="Rename a column of ours, such as generation=answer or embedding=vector. Repeatable.",
     )
-    extra_columns: Annotated[tuple[str, ...], Written("Output", "--extra-column")] = Field(
-        default=(), description="A further column. Repeatable."
+    extra_columns: Annotated[Names, Written("Output", "--extra-column", "A,B")] = Field(
+        default=(), description="Further columns: {extras}. Repeatable."
     )
-    flatten: Annotated[bool, Written("Output")] = Field(
-        default=False, description="Fields of a structured answer become columns."
+    flatten: Annotated[bool | str, Written("Output", metavar="[deep][,PREFIX]", form="flattening")] = Field(
+        default=False,
+        description="Fields of a structured answer become columns; =deep: those of objects in it too, as address.city; "
+        "=answer_: with that before their names.",
+    )
+    keep: Annotated[Names, Written("Output", metavar="A,B")] = Field(
+        default=(), description="Only these columns of the output, in this order. Repeatable."
+    )
+    drop: Annotated[Names, Written("Output", metavar="A,B")] = Field(
+        default=(), description="All columns of the output but these. Repeatable."
+    )
+    earlier: Annotated[str | None, Written("Output", metavar="drop|PREFIX")] = Field(
+        default=None,
+        min_length=1,
+        description="Columns of the row that ours would replace, as of an earlier run: drop leaves them out of the "
+        "output, any other word is put before their names, such as first_. Prompts see them as they are.",
+    )
+    explode: Annotated[str | None, Written("Input", metavar="COLUMN[=NAME]")] = Field(
+        default=None,
+        description="A row for each item of the list in this column, with the row's other columns; NAME: what the "
+        "column is called then.",
+    )
+    where: Annotated[str | None, Written("Input", metavar="CONDITION")] = Field(
+        default=None,
+        description="Only rows that fulfil it: category=refund, score>=4, error=null, address.city!='Paris, Texas'; "
+        "a comma means and.",
+    )
+    id_column: Annotated[str | None, Written("Input", metavar="COLUMN")] = Field(
+        default=None, description="Names rows in messages."
     )
     limit: Annotated[int | None, Written("Input", metavar="N")] = Field(
-        default=None, ge=0, le=2**62, description="At most so many rows."
+        default=None, ge=0, le=2**62, description="At most so many rows, of those that are left."
     )
     input_format: Annotated[str | None, Written("Input", metavar="FORMAT")] = Field(
         default=None, description="Where the suffix does not tell: jsonl, csv, …"
@@ -162,7 +200,9 @@ class RunOptions(BaseModel):
         default=30.0, ge=0, allow_inf_nan=False, description="How long Ctrl-C waits for what is in flight."
     )
 
-    @field_validator("columns", "extra_columns", "ledger", "input_format", "output_format")
+    @field_validator(
+        "columns", "extra_columns", "ledger", "input_format", "output_format", "keep", "drop", "earlier"
+    )
     @classmethod
     def _check_text(cls, value: Any) -> Any:
         """Half a character of UTF-16, or NUL, is in no path or column that can be kept."""
@@ -177,6 +217,11 @@ class RunOptions(BaseModel):
         if seed and options.data.get("sample") is None:
             raise ValueError("it chooses the rows of a sample, and none is wanted")
         return seed
+
+    @field_validator("flatten")
+    @classmethod
+    def _read_flatten(cls, value: bool | str) -> bool | str:
+        return value or value == ""  # --flatten alone
 
     @classmethod
     def of(cls, given: Mapping[str, Any]) -> Self:
@@ -209,7 +254,7 @@ class RunOptions(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True, exclude={"parameters"})
 
 
-OUTPUT_OPTIONS = ("output_format", "columns", "extra_columns", "flatten")
+OUTPUT_OPTIONS = ("output_format", "columns", "extra_columns", "flatten", "keep", "drop", "earlier")
 """Options that say what a record looks like: a retry and an export take them over."""
 
 
@@ -250,7 +295,13 @@ class RunArguments(TypedDict, total=False):
     output_format: str | None
     columns: Mapping[str, str] | None
     extra_columns: Iterable[str]
-    flatten: bool
+    flatten: bool | str
+    keep: Iterable[str]
+    drop: Iterable[str]
+    earlier: str | None
+    explode: str | None
+    where: str | None
+    id_column: str | None
     limit: int | None
     input_format: str | None
     dedupe: bool

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol, Self, TypeGuard
 
 from mistill.datasets.prefetch import Windows
@@ -16,7 +16,7 @@ from mistill.progress.progress import Progress
 from mistill.prompts.row_errors import row_error
 from mistill.runs.kinds.kind import Kind, PendingRow, digest
 from mistill.runs.options import RunOptions
-from mistill.runs.records import check_columns
+from mistill.runs.record_shape import RecordShape
 from mistill.runs.row_sample import RowSample
 
 _HELD_S = 0.1
@@ -39,7 +39,7 @@ class PendingRows:
 
     Args:
         options: which rows are asked again.
-        reserved: names of the output's own columns, which no row may have, and what can be done about each.
+        shape: of the output's records, which says what columns a row may not have.
         sample: which rows are asked at all; ``None``: every one.
     """
 
@@ -51,7 +51,7 @@ class PendingRows:
         progress: Progress,
         options: RunOptions,
         *,
-        reserved: Mapping[str, str],
+        shape: RecordShape,
         sample: RowSample | None = None,
     ) -> None:
         self._windows = windows
@@ -59,7 +59,8 @@ class PendingRows:
         self._matcher = matcher
         self._progress = progress
         self._options = options
-        self._reserved = reserved
+        self._shape = shape
+        self._reserved = shape.hints.keys()
         self._ready: deque[PendingRow] = deque()
         self._filling = asyncio.Lock()
         self._sample = sample
@@ -169,9 +170,11 @@ class PendingRows:
 
     def _prepare(self, row: Row) -> Any:
         """The row made ready to be sent, or why it cannot be."""
+        if row.problem is not None:
+            return row_error(row, row.problem)
         try:
-            if not self._reserved.keys().isdisjoint(row.record):
-                check_columns(row.record, self._reserved, row.where, row.index)
+            if not self._reserved.isdisjoint(row.record):
+                self._shape.check_row(row.record, row.where, row.index)
             return self._kind.prepare(row)
         except BaseException as error:  # whatever a row holds: it must not hold up the other rows
             let_interrupt_pass(error)

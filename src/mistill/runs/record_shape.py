@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Final
+
+import msgspec
 
 from mistill.errors import InputError, did_you_mean
 from mistill.ledger import LedgerReader, LedgerRow
-from mistill.runs.flattening import FlatFields
+from mistill.runs.flattening import FlatFields, Flattening
 from mistill.runs.kept_settings import read_settings
 from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.kinds.kind import Kind
 from mistill.runs.options import RunOptions
-from mistill.runs.records import column_names, rename_hint
+from mistill.runs.records import check_columns, column_names, nearest_and_all, rename_hint
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.wording import Setting, words
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+DROP: Final = "drop"
+"""What the option ``earlier`` says to leave the row's columns out that ours would replace."""
 
 
 class RecordShape:
@@ -28,7 +34,11 @@ class RecordShape:
         flat: makes columns of the fields of an answer, in place of ``generation``; ``None``: they are not.
         own: what the rows of the run were asked with. ``retried``: the same of those that were asked again, by the
             numbers of their settings; ``flat_retried``: the fields of their answers, likewise.
+        prefix: stands before the names of further fields, which no schema names.
         several: ``generation`` is a list, since each row has several.
+        keep: the only columns, in this order; all where there are none. ``drop``: columns that are left out.
+        earlier: what becomes of a row's column that has the name of one of ours: ``drop``, or a prefix for its name;
+            ``None``: such a row is refused.
 
     Raises:
         InputError: two columns would have one name.
@@ -45,10 +55,21 @@ class RecordShape:
         retried: Mapping[int, RowSettings],
         flat_retried: Mapping[int, FlatFields],
         several: bool,
+        prefix: str = "",
+        keep: Sequence[str] = (),
+        drop: Iterable[str] = (),
+        earlier: str | None = None,
     ) -> None:
-        self.names = names
-        self.fields = fields
+        self._keep = dict.fromkeys(keep)
+        self._drop = frozenset(drop)
+        self._earlier = earlier
+        self._all_ours = [*fields.values(), *names.values()]
+        self._own_names = (*names, *fields)
+        self.names = {ours: name for ours, name in names.items() if self.has(name)}
+        self.fields = {field: name for field, name in fields.items() if self.has(name)}
         self.flat = flat
+        self.prefix = prefix
+        self.known_fields = tuple(fields)
         self.several = several
         self._own = own
         self._retried = retried
@@ -59,7 +80,12 @@ class RecordShape:
             twice = next(name for name in columns if columns.count(name) > 1)
             raise InputError(
                 f"two output columns would be called {twice!r}",
-                hint=words("rename one: ", Setting("columns", {twice: "NEW_NAME"})),
+                hint=words(
+                    "rename one: ",
+                    Setting("columns", {twice: "NEW_NAME"}),
+                    ", or give fields a prefix: ",
+                    Setting("flatten", "answer_"),
+                ),
             )
 
     def settings_of(self, row: LedgerRow) -> RowSettings:
@@ -76,18 +102,101 @@ class RecordShape:
         return [*self.fields.values(), *self.names.values()]
 
     @property
+    def chosen(self) -> list[str]:
+        """Columns that were named to be kept or left out."""
+        return [*self._keep, *self._drop]
+
+    @property
     def has_further_fields(self) -> bool:
         """Fields of an answer that no schema names become columns too."""
         return any(flat.is_open for flat in (self.flat, *self._flat_retried.values()) if flat is not None)
+
+    def has(self, name: str) -> bool:
+        """Whether a column of that name is in the output, if there is one."""
+        return name not in self._drop and (not self._keep or name in self._keep)
+
+    def answer_names(self) -> list[str]:
+        """By what names an answer's columns may be called, as far as they are known before it is read: as the output
+        has them, by our own, and the fields of its schema."""
+        schemas = (settings.answers.schema for settings in (self._own, *self._retried.values()))
+        fields = (name for schema in schemas if schema for name in schema.json_schema.get("properties", ()))
+        return [*self.columns, *self._own_names, *fields]
+
+    def error_column(self) -> str | None:
+        """What the column ``error`` is called, if there is one."""
+        return self.names.get("error")
 
     @cached_property
     def hints(self) -> Mapping[str, str]:
         """Each of `columns` → what can be done where a row has a column of that name."""
         hints = {name: rename_hint(ours, name) for ours, name in {**self.fields, **self.names}.items()}
-        for ours in self.extra:
+        for ours in self.extra & self.names.keys():
             name = self.names[ours]
             hints[name] = words("leave ", Setting("extra_columns", [ours]), " out, or ", hints[name])
         return hints
+
+    def check_row(self, columns: Collection[str], where: str = "the input", index: int | None = None) -> None:
+        """Refuses columns of a row, or of the whole input, that the output cannot have beside ours.
+
+        Raises:
+            InputError: they have the names of ours, and ``earlier`` does not say what becomes of them; or names that
+                it would give to others.
+        """
+        if self.hints.keys().isdisjoint(columns):
+            return
+        if self._earlier is None:
+            check_columns(columns, self.hints, where, index)
+        elif self._earlier != DROP:
+            for name in (name for name in columns if name in self.hints):
+                if (other := self._earlier + name) in columns or other in self.hints:
+                    raise InputError(
+                        f"{where}: its column {name!r} would become {other!r}, which is there already",
+                        hint=words("give another prefix to ", Setting("earlier"), ", or drop"),
+                        index=index,
+                    )
+
+    def check_chosen(self, missing: Iterable[str], columns: Iterable[str]) -> None:
+        """Refuses a column to keep or to leave out that no record has.
+
+        Args:
+            missing: those of `chosen` that no row has. ``columns``: those that rows have.
+
+        Raises:
+            InputError: the output has no such column.
+        """
+        ours = self._all_ours
+        for name in missing:
+            if name not in ours:
+                known = dict.fromkeys([*columns, *ours])
+                word = "keep" if name in self._keep else "drop"
+                raise InputError(
+                    words(Setting(word), f": there is no output column {name!r}"),
+                    hint=nearest_and_all(name, known),
+                )
+
+    def of_row(self, raw: bytes) -> bytes:
+        """What a record has of the row itself, JSON."""
+        if self._earlier is None and not self._drop:
+            return raw
+        own: dict[str, Any] = {}
+        for name, value in _decode_fields(raw).items():
+            if self._earlier is not None and name in self.hints:
+                name = None if self._earlier == DROP else self._earlier + name
+            if name is not None and name not in self._drop:
+                own[name] = value
+        return msgspec.json.encode(own)
+
+    def ordered(self, line: bytes) -> bytes:
+        """A record with the columns that are kept, in their order."""
+        if not self._keep:
+            return line
+        found = _decode_fields(line)
+        return msgspec.json.encode({name: found[name] for name in self._keep if name in found})
+
+    def header(self, found: Iterable[str]) -> list[str]:
+        """The names of all columns that records have, of those that were ``found`` in rows and answers."""
+        columns = dict.fromkeys(name for name in found if self.has(name))
+        return [name for name in self._keep if name in columns] if self._keep else list(columns)
 
 
 def record_shape(
@@ -97,8 +206,11 @@ def record_shape(
     kind: type[Kind[Any]] = ChatKind,
     own: RowSettings | None = None,
     retried: Mapping[int, RowSettings] | None = None,
-    flatten: bool = False,
+    flatten: bool | str = False,
     num_generations: int = 1,
+    keep: Sequence[str] = (),
+    drop: Sequence[str] = (),
+    earlier: str | None = None,
 ) -> RecordShape:
     """The shape of a run's records.
 
@@ -106,6 +218,7 @@ def record_shape(
         renames: ``generation=answer``, …; of our columns, and where answers are flattened, of their fields.
         extra: some of the extra columns of ``kind``.
         own, retried: as for `RecordShape`; of a run whose answers are plain text, unless given.
+        flatten, keep, drop, earlier: as in `RunOptions`.
 
     Raises:
         InputError: an unknown or doubled column, or answers that cannot be flattened.
@@ -113,23 +226,41 @@ def record_shape(
     own, retried = own or RowSettings.of_chat(), retried or {}
     extra = _known_extras(extra, kind)
     ours = (*kind.columns, *extra)
-    flat = FlatFields(own.answers.schema) if flatten else None
+    flattening = Flattening.of(flatten)
+    flat = _flat(own, flattening)
     flat_retried = {
-        number: FlatFields(settings.answers.schema) for number, settings in retried.items() if flatten
+        number: other
+        for number, settings in retried.items()
+        if (other := _flat(settings, flattening)) is not None
     }
     if flat is not None and num_generations > 1:
         raise InputError(
             "several generations a row cannot be flattened",
             hint=words("leave ", Setting("num_generations"), " or ", Setting("flatten"), " out"),
         )
+    prefix = "" if flattening is None else flattening.prefix
     renamed = column_names(renames, _renamable(kind, extra, flat))
-    fields = {name: renamed[name] if name not in ours else name for name in flat.names} if flat else {}
+    fields: dict[str, str] = {}
+    for name in flat.names if flat else ():
+        # A field that has a name of ours goes by its own; renames are of ours then.
+        theirs = renamed[name] if name not in ours else name
+        fields[name] = theirs if theirs != name else prefix + name
     for other in flat_retried.values():
-        fields |= {name: name for name in other.names if name not in fields}
+        fields |= {name: prefix + name for name in other.names if name not in fields}
     names = {column: renamed[column] for column in ours if flat is None or column != "generation"}
-    several = num_generations > 1
     return RecordShape(
-        names, fields, extra, flat=flat, own=own, retried=retried, flat_retried=flat_retried, several=several
+        names,
+        fields,
+        extra,
+        flat=flat,
+        own=own,
+        retried=retried,
+        flat_retried=flat_retried,
+        several=num_generations > 1,
+        prefix=prefix,
+        keep=keep,
+        drop=drop,
+        earlier=earlier,
     )
 
 
@@ -148,6 +279,9 @@ def shape_for(
         retried=retried,
         flatten=options.flatten,
         num_generations=options.num_generations,
+        keep=options.keep,
+        drop=options.drop,
+        earlier=options.earlier,
     )
 
 
@@ -156,15 +290,18 @@ def shape_of(
     *,
     columns: Mapping[str, str] | None = None,
     extra_columns: Iterable[str] = (),
-    flatten: bool | None = None,
+    flatten: bool | str | None = None,
+    keep: Iterable[str] = (),
+    drop: Iterable[str] = (),
+    earlier: str | None = None,
     schema: Any = None,
     live: Kind[Any] | None = None,
     trust: bool = False,
 ) -> RecordShape:
     """The shape of a run's own records, as its ledger has it, changed where something is given. No key is needed.
 
-    Answers are read by the schema that their row was asked with, unless one for all of them is given. ``live`` and
-    ``trust`` are as for `retried_settings`.
+    Answers are read by the schema that their row was asked with, unless one for all of them is given. Columns to keep
+    or to drop are given in place of the run's own. ``live`` and ``trust`` are as for `retried_settings`.
 
     Raises:
         InputError: the run never read a row, or the change is impossible.
@@ -176,17 +313,36 @@ def shape_of(
     if schema is not None:
         retried = {number: settings.read_by(answers) for number, settings in retried.items()}
     settings = RowSettings(kind, kept.manifest, answers)
-    extra = tuple(dict.fromkeys([*own.extra_columns, *extra_columns]))
-    flattened = own.flatten if flatten is None else flatten
+    given = RunOptions.of(
+        {
+            "columns": columns,
+            "extra_columns": extra_columns,
+            "flatten": flatten,
+            "keep": keep,
+            "drop": drop,
+            "earlier": earlier,
+        }
+    )
+    extra = tuple(dict.fromkeys([*own.extra_columns, *given.extra_columns]))
+    flattened = own.flatten if flatten is None else given.flatten
+    flat = _flat(settings, Flattening.of(flattened))
     # A field that the run gave another name may be no column of this shape.
-    renamable = _renamable(kind, extra, FlatFields(answers.schema) if flattened else None)
+    renamable = _renamable(kind, extra, flat)
     own_renames = {ours: name for ours, name in own.columns.items() if ours in renamable}
+    chosen = given if given.keep or given.drop else own
     changed = {
-        "columns": own_renames | dict(columns or {}),
+        "columns": own_renames | given.columns,
         "extra_columns": extra,
         "flatten": flattened,
+        "keep": chosen.keep,
+        "drop": chosen.drop,
+        "earlier": given.earlier or own.earlier,
     }
     return shape_for(kind, settings, own.model_copy(update=changed), retried)
+
+
+def _flat(settings: RowSettings, flattening: Flattening | None) -> FlatFields | None:
+    return None if flattening is None else FlatFields(settings.answers.schema, deep=flattening.deep)
 
 
 def _renamable(kind: type[Kind[Any]], extra: Iterable[str], flat: FlatFields | None) -> tuple[str, ...]:

@@ -11,6 +11,8 @@ from mistill.datasets.encoding import encode_record
 from mistill.errors import InputError, nearest_name
 from mistill.wording import Setting, Words, words
 
+_MAX_NAMED = 30
+
 
 def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
     """``columns`` of ours to the names they have in the output; ``renames`` as on the command line:
@@ -40,24 +42,55 @@ def check_columns(
     where: str = "the input",
     index: int | None = None,
 ) -> None:
-    """Refuses a column of the input that has the name of one of ours.
+    """Refuses columns of the input that have the names of ours, all of them at once.
 
     Args:
         ours: their names in the output; a mapping has what can be done about each.
         where, index: the row, if it is about one.
 
     Raises:
-        InputError: there is such a column.
+        InputError: there are such columns.
     """
-    hints = cast("Mapping[str, str]", ours) if isinstance(ours, Mapping) else None
-    for name in input_columns:
-        if name in ours:
-            hint = rename_hint(name, name) if hints is None else hints[name]
-            raise InputError(
-                f"{where}: it has a column {name!r}, and the output adds one of that name",
-                hint=hint,
-                index=index,
-            )
+    taken = [name for name in input_columns if name in ours]
+    if not taken:
+        return
+    if len(taken) == 1:
+        (name,) = taken
+        ours_to = (
+            cast("Mapping[str, str]", ours)[name] if isinstance(ours, Mapping) else rename_hint(name, name)
+        )
+        problem = f"it has a column {name!r}, and the output adds one of that name"
+        hint = words(ours_to, "; or say what becomes of the row's own: ", _EARLIER)
+    else:
+        named = ", ".join(repr(name) for name in taken)
+        of_a_run = " of an earlier run" if _is_of_a_run(taken) else ""
+        problem = f"it has columns{of_a_run} that the output adds too: {named}"
+        hint = words("say what becomes of them: ", _EARLIER)
+    raise InputError(f"{where}: {problem}", hint=hint, index=index)
+
+
+_EARLIER = words(
+    Setting("earlier", "drop"),
+    " leaves the row's out, ",
+    Setting("earlier", "first_"),
+    " keeps them as first_…",
+)
+
+
+def _is_of_a_run(columns: Collection[str]) -> bool:
+    """Whether these look like what a run adds to a row."""
+    return {"input_tokens", "error"} <= set(columns)
+
+
+def nearest_and_all(name: str, known: Iterable[str]) -> str:
+    """A hint for a column that is not there: the nearest one, and which there are."""
+    names = list(known)
+    near = nearest_name(name, names)
+    shown = ", ".join(names[:_MAX_NAMED]) + (
+        f" and {len(names) - _MAX_NAMED} more" if len(names) > _MAX_NAMED else ""
+    )
+    there = f"there are {shown}" if names else "there are none"
+    return there if near is None else f"did you mean {near!r}? {there}"
 
 
 def rename_hint(ours: str, name: str) -> Words:

@@ -15,11 +15,12 @@ import msgspec
 from msgspec import Struct
 
 from mistill._version import __version__
+from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
-from mistill.runs.export import record_line
 from mistill.runs.forecast import Forecast
 from mistill.runs.kept_settings import output_of, read_manifest, read_options
+from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_text import start_lines
 from mistill.wording import Part, Wording, Words, in_python, worded
@@ -234,15 +235,16 @@ def read_report(ledger: str | Path) -> RunReport:
     """
     with LedgerReader(ledger) as reader, reader.snapshot():
         _, manifest = read_manifest(reader)
+        options = read_options(reader)
         latencies = reader.latencies_s(_PERCENTILES)
         return RunReport(
             **msgspec.structs.asdict(reader.counts()),
             kind=manifest.kind,
             model=manifest.model,
             settings=manifest.values(),
-            options=read_options(reader),
+            options=options,
             finish_reasons=reader.finish_reasons(),
-            causes=reader.failures(),
+            causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
             latency_s=Latency(*latencies) if latencies else None,
             starts=list(_start_reports(reader)),
             samples=list(_samples(reader)),
@@ -265,6 +267,13 @@ def _start_reports(reader: LedgerReader) -> Iterator[StartReport]:
             sent, last_seen_at = reader.requests_since(start.started_at, next_began_at)
             said |= {"sent": sent, "seconds": last_seen_at - start.started_at}
         yield StartReport(**said, number=start.number, started_at=start.started_at, ended_at=start.ended_at)
+
+
+def _with_id(cause: Cause, reader: LedgerReader, id_column: str | None) -> Cause:
+    if id_column is None:
+        return cause
+    row = next(reader.rows(Selection.parse(f"row={cause.row}")), None)
+    return cause if row is None else msgspec.structs.replace(cause, row_id=name_of(row.record, id_column))
 
 
 def _samples(reader: LedgerReader) -> Iterator[dict[str, Any]]:

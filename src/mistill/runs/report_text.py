@@ -112,7 +112,8 @@ def _cause_lines(causes: Iterable[Cause]) -> Iterator[Line]:
     for place, cause in enumerate(causes):
         if place == 0:
             yield Line("failed:")
-        yield Line(f"  {cause.count:>6,}  {cause.kind}, for example row {cause.row}: {cause.error.message}")
+        row = f"row {cause.row}" + (f" ({cause.row_id})" if cause.row_id else "")
+        yield Line(f"  {cause.count:>6,}  {cause.kind}, for example {row}: {cause.error.message}")
         if cause.error.hint:
             yield Line(f"          hint: {cause.error.hint}")
 

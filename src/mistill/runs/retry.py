@@ -10,7 +10,7 @@ import msgspec
 
 from mistill.datasets.sources import Source
 from mistill.errors import InputError, did_you_mean
-from mistill.ledger import Ledger, LedgerReader, Selection
+from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
 from mistill.runs.input_size import InputSize
@@ -22,6 +22,7 @@ from mistill.runs.report import RetryRecord, last_start
 from mistill.runs.retried_rows import RetriedRows
 from mistill.runs.row_settings import changes_of, settings_of_retry
 from mistill.runs.run import Run, path_of_ledger
+from mistill.runs.where import RunFilter
 from mistill.wording import Setting, words
 
 
@@ -42,9 +43,10 @@ class Retry(Run):
         self._path, _ = path_of_ledger(str(out), ledger)
         path = self._path
         self._where = _condition(where, failed=failed)
-        self._selection = Selection.parse(self._where)
         with LedgerReader(path) as reader:
             self._kept = kept = read_settings(reader)
+            chosen = RunFilter(self._where, reader, shape_of(reader, trust=trust))
+            self._selection = chosen.ids(reader)
             self._own_manifest = reader.manifest()
         self._trust = trust
         self._rows = RetriedRows(path)
@@ -119,7 +121,8 @@ def _options_of(kept: KeptSettings, path: Path, changes: RetryArguments) -> RunA
         if name not in RETRY_OPTIONS:
             raise InputError(f"a retry has no option {name!r}", hint=did_you_mean(name, RETRY_OPTIONS))
     given = {name: value for name, value in changes.items() if value is not None}
-    options = {name: getattr(kept.options, name) for name in OUTPUT_OPTIONS} | kept.manifest.options()
+    taken_over = (*OUTPUT_OPTIONS, "id_column")
+    options = {name: getattr(kept.options, name) for name in taken_over} | kept.manifest.options()
     columns: dict[str, str] = options.get("row_parameters") or {}
     parameters = cast("Mapping[str, Any]", given.get("parameters") or {})
     if columns:

@@ -19,7 +19,7 @@ import msgspec
 
 from mistill._version import __version__
 from mistill.api.prices import shipped_prices
-from mistill.datasets.sources import Source, open_source
+from mistill.datasets.sources import Exploded, Filtered, Named, Source, open_source
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
@@ -41,10 +41,10 @@ from mistill.runs.manifest import changed_settings
 from mistill.runs.options import RetryArguments, RunArguments, RunOptions
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
-from mistill.runs.records import check_columns
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.runs.runner import RowOutcome, Runner
+from mistill.runs.where import InputFilter, columns_of, require_columns
 from mistill.wording import START_AGAIN, Part, Setting, words
 
 _MAX_UNREAD_OUTCOMES = 1024
@@ -76,12 +76,22 @@ class Run:
             ``temp``. Where it is null or missing, the run's own holds; a wrong value fails its row, unsent.
         ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
             temporary one, deleted when the run is finished.
-        limit: at most so many rows of the input.
+        explode: ``"instructions"``: a row for each item of the list in that column, with the row's other columns;
+            ``"instructions=instruction"``: the column has another name then.
+        where: only rows of the input that fulfil it, such as ``"score>=4, error=null"``; see docs/runs.md. The others
+            are not asked, and not in the output.
+        id_column: a column that names rows in messages.
+        limit: at most so many rows, of those that are left.
         input_format, output_format: where the suffix does not tell.
         columns: renames of the output's columns, ``{"generation": "answer"}``.
         extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``; of the last two with
             embeddings.
-        flatten: fields of a structured answer become columns of their own.
+        flatten: fields of a structured answer become columns of their own; ``"deep"``: those of objects in it too, as
+            ``address.city``; ``"answer_"``: with that before their names; ``"deep,answer_"``: both.
+        keep: only these columns of the output, in this order.
+        drop: all columns of the output but these.
+        earlier: what becomes of a row's columns that ours would replace, such as those of an earlier run: ``"drop"``
+            leaves them out of the output, any other word is put before their names. Prompts see them as they are.
         fresh: put an earlier ledger aside and start over.
         retry_failed: ask rows again that failed in an earlier start.
         on_unknown: ``"retry"`` or ``"hold"`` rows that were in flight when a run died, and may be on the bill.
@@ -122,7 +132,9 @@ class Run:
         if out is not None:
             check_target(out, options.output_format)
         if rows.columns is not None:
-            check_columns(rows.columns, shape.hints)
+            shape.check_row(rows.columns)
+        if shape.chosen:
+            shape.check_chosen(*columns_of(rows, shape.chosen))
         if rows.header is not None:
             kind.row_parameters.check_columns(rows.header)
         self.out = None if out is None else str(out)
@@ -244,7 +256,7 @@ class Run:
                 self.progress,
                 self._new_budget(self._spent_before()),
                 size=self._llm.max_concurrent_requests,
-                reserved=self._shape.hints,
+                shape=self._shape,
                 matcher=self._matcher(ledger),
                 on_outcome=None if self._unread is None else self._hand_over,
             )
@@ -458,9 +470,18 @@ class Run:
 
 
 def _opened(source: Any, options: RunOptions) -> Source:
-    if isinstance(source, Source):
-        return source
-    return open_source(source, **options.of_input())
+    rows = source if isinstance(source, Source) else open_source(source, **options.of_input())
+    if options.id_column is not None:
+        require_columns(rows, [options.id_column], "id_column")
+        rows.add(Named(options.id_column))
+    if options.explode is not None:
+        column, _, name = options.explode.partition("=")
+        require_columns(rows, [column], "explode")
+        rows.add(Exploded(column, name or None))
+    if options.where is not None:
+        chosen = InputFilter(options.where, rows)
+        rows.add(Filtered(chosen.holds, chosen.refuse_nothing))
+    return rows
 
 
 def _told(name: str, old: object, new: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -23,6 +23,7 @@ from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
+from mistill.runs.record_shape import RecordShape
 from mistill.runs.row_sample import RowSample, draw_rows, first_rows
 
 
@@ -43,7 +44,7 @@ class Runner:
 
     Args:
         size: requests under way at once.
-        reserved: names of the output's own columns, which no row may have, and what can be done about each.
+        shape: of the output's records, which says what columns a row may not have.
         matcher: in place of the ledger's own, see `RetriedRows`.
         on_outcome: is given every outcome once it is on disk.
 
@@ -63,7 +64,7 @@ class Runner:
         budget: Budget,
         *,
         size: int,
-        reserved: Mapping[str, str],
+        shape: RecordShape,
         matcher: Matcher | None = None,
         on_outcome: OnOutcome | None = None,
     ) -> None:
@@ -77,7 +78,7 @@ class Runner:
         self._options = options
         self._progress = progress
         self._size = size
-        self._reserved = reserved
+        self._shape = shape
         self._matcher = matcher
         self._on_outcome = on_outcome
         self._rows: PendingRows | None = None
@@ -96,7 +97,7 @@ class Runner:
         self.sample = await self._choose_rows()
         windows = open_windows(self._source)
         self._rows = rows = PendingRows(
-            windows, self._kind, matcher, self._progress, options, reserved=self._reserved, sample=self.sample
+            windows, self._kind, matcher, self._progress, options, shape=self._shape, sample=self.sample
         )
         self._lane = LiveLane(self, self._kind, rows, self._end_rows, size=self._size)
         self._call_later(self.budget.time_left_s(), self._pass_deadline)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from mistill.cli.command import command as cli_command
@@ -9,7 +11,7 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import find_ledger, ledger_option, where_option
 from mistill.cli.options.model_options import schema_named
-from mistill.cli.options.run_options import option_of_run, options_given
+from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.output import say
 from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.progress.formatting import count
@@ -42,14 +44,15 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     metavar="SCHEMA",
     help="Read the answers by this schema in place of the run's: a .json file, or module:Name.",
 )
+@option_of_run("flatten", *KINDS.values())
 @option(
-    "--flatten/--no-flatten",
-    group=_OUTPUT,
-    default=None,
-    help="Fields of a structured answer become columns.",
+    "--no-flatten", group=_OUTPUT, is_flag=True, help="They do not, though the run's own output has them."
 )
 @option_of_run("columns", *KINDS.values())
 @option_of_run("extra_columns", *KINDS.values())
+@option_of_run("keep", *KINDS.values())
+@option_of_run("drop", *KINDS.values())
+@option_of_run("earlier", *KINDS.values())
 @option(
     "--partial",
     group="Run",
@@ -67,15 +70,13 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
 def command(
     out: str,
     to: str,
-    output_format: str | None,
     schema: str | None,
-    flatten: bool | None,
-    columns: tuple[tuple[str, str], ...],
-    extra_columns: tuple[str, ...],
+    no_flatten: bool,
     partial: bool,
     overwrite: bool,
     where: str | None,
     ledger: str | None,
+    **given: Any,
 ) -> Exit:
     """Writes the records of the run that writes OUT once more: another format, other columns, another schema.
 
@@ -85,11 +86,8 @@ def command(
         out,
         to,
         ledger=find_ledger(out, ledger),
-        format=output_format,
         where=where,
-        columns=options_given({"columns": columns}).get("columns"),
-        extra_columns=extra_columns,
-        flatten=flatten,
+        **shape_given(given | ({"flatten": False} if no_flatten else {})),
         schema=None if schema is None else schema_named(schema),
         partial=partial,
         overwrite=overwrite,

@@ -13,14 +13,15 @@ from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import (
     failed_option,
     find_ledger,
+    joined_conditions,
     ledger_option,
-    selection_of,
     where_option,
 )
-from mistill.cli.terminal.output import is_terminal
+from mistill.cli.terminal.output import is_terminal, say
 from mistill.ledger import LedgerReader
-from mistill.runs.export import record_line
+from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
+from mistill.runs.where import RunFilter
 from mistill.visible import visible_json
 
 
@@ -30,6 +31,7 @@ from mistill.visible import visible_json
 mistill rows answers.jsonl | head
 mistill rows answers.jsonl --failed | jq -r .error
 mistill rows answers.jsonl --where finish_reason=length --limit 10
+mistill rows answers.jsonl --where 'category=refund, score>=4'
 """,
 )
 @click.argument("out")
@@ -42,16 +44,21 @@ def command(out: str, failed: bool, where: str | None, limit: int | None, ledger
 
     Rows without an outcome yet are left out, unless --where state=pending asks for them.
     """
-    selection = selection_of(where, failed=failed)
+    condition = joined_conditions(where, failed=failed)
     looked_at = is_terminal()
+    written = 0
     with LedgerReader(find_ledger(out, ledger)) as reader:
         shape = shape_of(reader)
-        found = (row for row in reader.rows(selection) if selection.wants_pending or row.state != "pending")
-        for row in islice(found, limit):
+        chosen = RunFilter(condition, reader, shape)
+        wants_pending = chosen.selection.wants_pending
+        found = (row for row in chosen.rows(reader) if wants_pending or row.state != "pending")
+        for written, row in enumerate(islice(found, limit), 1):  # noqa: B007  how many there were
             line = record_line(row, shape)
             if looked_at:
                 line = visible_json(line.decode()).encode()
             sys.stdout.buffer.write(line + b"\n")
         sys.stdout.buffer.flush()
         reader.check_damages()
+    if condition is not None and not written and limit != 0:
+        say(chosen.nothing(out))
     return Exit.ANSWERED

@@ -6,7 +6,6 @@ from pathlib import Path
 
 from mistill.cli.command import option
 from mistill.errors import InputError
-from mistill.ledger import EVERYTHING, Selection
 from mistill.runs.kept_settings import LEDGER_SUFFIX, ledger_beside
 
 ledger_option = option(
@@ -17,7 +16,8 @@ where_option = option(
     group="Run",
     metavar="CONDITION",
     in_settings=False,
-    help="Which rows: error=rate_limited, finish_reason=length, output_tokens>=500, row<100; a comma means and.",
+    help="Which rows: error=rate_limited, finish_reason=length, output_tokens>=500, row<100, or a column of the row "
+    "or of its answer: category=refund, score>=4; a comma means and.",
 )
 failed_option = option("--failed", group="Run", is_flag=True, in_settings=False, help="Failed rows only.")
 
@@ -42,7 +42,7 @@ def output_of(ledger: Path, out: str) -> str:
     return str(ledger).removesuffix(LEDGER_SUFFIX) if out.endswith(LEDGER_SUFFIX) else out
 
 
-def selection_of(where: str | None, *, failed: bool = False) -> Selection:
-    """``--where``, and ``--failed`` besides."""
+def joined_conditions(where: str | None, *, failed: bool = False) -> str | None:
+    """``--where``, and ``--failed`` besides; ``None`` where neither is given."""
     terms = [*(["state=failure"] if failed else []), *([where] if where else [])]
-    return Selection.parse(",".join(terms)) if terms else EVERYTHING
+    return ",".join(terms) or None

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from mistill.errors import InputError
+from mistill.runs.flattening import Flattening
+from mistill.runs.options import split_names
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -57,6 +59,36 @@ class Duration(_Type):
         if found is None or found[2] not in _SECONDS_OF:
             self.fail(f"{value!r} is no time: write 90, 90s, 30m, 2h or 1d", param, ctx)
         return float(found[1]) * _SECONDS_OF[found[2]]
+
+
+class NameList(_Type):
+    """``a,b`` → ``("a", "b")``; a name with a comma in it stands in double quotes."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[str, ...]:
+        names = tuple(split_names(value))
+        if not names:
+            self.fail(f"{value!r} names nothing", param, ctx)
+        return names
+
+
+class Flatten(_Type):
+    """Whether and how answers are flattened; a settings file may say ``true``."""
+
+    name = "HOW"
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,  # noqa: ARG002  click's signature
+        ctx: click.Context | None,  # noqa: ARG002  click's signature
+    ) -> bool | str:
+        Flattening.of(value)
+        return value
 
 
 class Pair(_Type):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 
@@ -11,12 +12,20 @@ from pydantic.fields import FieldInfo
 
 from mistill.cli.command import OTHER, option
 from mistill.cli.options.model_options import all_of
-from mistill.cli.options.param_types import METAVARS, Duration, Pair, members_of, read_text
+from mistill.cli.options.param_types import (
+    METAVARS,
+    Duration,
+    Flatten,
+    NameList,
+    Pair,
+    members_of,
+    read_text,
+)
 from mistill.cli.options.settings_file import settings_option
 from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.errors import InputError
 from mistill.runs.kinds.kind import Kind
-from mistill.runs.options import RunOptions, Written
+from mistill.runs.options import OUTPUT_OPTIONS, RunOptions, Written
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -71,9 +80,11 @@ def _option(
     name: str, field: FieldInfo, written: Written, kinds: Iterable[type[Kind[Any]]]
 ) -> list[Callable[[Any], Any]]:
     flag = written.flag or f"--{name.replace('_', '-')}"
-    settings = _click_settings(field, written, kinds)
+    settings = _click_settings(field, written)
     columns = dict.fromkeys(column for kind in kinds for column in kind.row_columns)
+    extras = dict.fromkeys(column for kind in kinds for column in kind.extra_columns)
     text = (field.description or "").replace("{columns}", " or ".join(repr(column) for column in columns))
+    text = text.replace("{extras}", ", ".join(extras))
     if isinstance(field.default, str | int | float) and not isinstance(field.default, bool):
         text += f"  [default: {field.default}]"
     made = [option(flag, name, group=written.group, help=text, in_settings=written.in_settings, **settings)]
@@ -84,19 +95,20 @@ def _option(
     return made
 
 
-def _click_settings(field: FieldInfo, written: Written, kinds: Iterable[type[Kind[Any]]]) -> dict[str, Any]:
-    (plain,) = members_of(field.annotation)
-    origin = get_origin(plain) or plain
+def _click_settings(field: FieldInfo, written: Written) -> dict[str, Any]:
     metavar = {"metavar": written.metavar} if written.metavar else {}
     if written.form == "duration":
         return {"type": Duration()}
+    if written.form == "flattening":
+        return {"type": Flatten(), "value_after_equals": "", **metavar}
+    (plain,) = members_of(field.annotation)
+    origin = get_origin(plain) or plain
     if origin is bool:
         return {"is_flag": True, "callback": _negated} if written.negates else {"is_flag": True}
     if origin is dict:
         return {"multiple": True, "type": Pair(written.metavar or "NAME=VALUE"), **metavar}
     if origin is tuple:
-        choices = dict.fromkeys(column for kind in kinds for column in kind.extra_columns)
-        return {"multiple": True, "type": click.Choice(list(choices))}
+        return {"multiple": True, "type": NameList(written.metavar or "A,B")}
     if origin is Literal:
         return {"type": click.Choice(list(get_args(plain)))}
     return {"type": str if plain is Path else plain, "metavar": METAVARS[plain]} | metavar
@@ -120,9 +132,19 @@ def options_given(given: Mapping[str, Any]) -> dict[str, Any]:
             value = read_text(given[f"{name}_file"]).removesuffix("\n")
         if value is None or value == ():
             continue
+        if (get_origin(field.annotation) or field.annotation) is tuple:
+            value = tuple(chain.from_iterable(cast("Iterable[tuple[str, ...]]", value)))
         if (get_origin(field.annotation) or field.annotation) is dict:
             value = _once_each(cast("Iterable[tuple[str, str]]", value), field)
         found[name] = value
+    return found
+
+
+def shape_given(given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a command was given of how records look, as arguments of `export_run`."""
+    found = {name: value for name, value in options_given(given).items() if name in OUTPUT_OPTIONS}
+    if (format_ := found.pop("output_format", None)) is not None:
+        found["format"] = format_
     return found
 
 

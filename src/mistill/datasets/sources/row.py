@@ -54,6 +54,9 @@ class Row(msgspec.Struct, eq=False):
             compact encoding (see ``encoding.encode_record``).
         origin: the input that it came from.
         place: its line or row number there, from 1.
+        within: which part of it, where it is one of several rows that were made of one.
+        problem: why it cannot be a row of a run, though it was read; ``None`` where it can.
+        id_column: the column that names it in messages.
     """
 
     index: int
@@ -61,6 +64,9 @@ class Row(msgspec.Struct, eq=False):
     origin: Input
     place: int
     _record: dict[str, Any] | None = None
+    within: str = ""
+    problem: str | None = None
+    id_column: str | None = None
 
     @property
     def record(self) -> dict[str, Any]:
@@ -80,8 +86,21 @@ class Row(msgspec.Struct, eq=False):
 
     @property
     def where(self) -> str:
-        """Where the row came from, for messages: "prompts.jsonl line 17"."""
-        return self.origin.where(self.place)
+        """Where the row came from, and what it calls itself, for messages: "prompts.jsonl line 17 (id 'a7')"."""
+        place = f"{self.origin.where(self.place)}{self.within}"
+        name = name_of(self.raw, self.id_column)
+        return place if name is None else f"{place} ({name})"
+
+
+def name_of(raw: bytes, id_column: str | None) -> str | None:
+    """What a row calls itself, "id 'a7'", by its JSON and the column that says it; ``None`` where nothing does."""
+    if id_column is None:
+        return None
+    try:
+        value = _decode(raw).get(id_column)
+    except (msgspec.MsgspecError, RecursionError):
+        return None
+    return None if value is None else f"{id_column} {value!r}"
 
 
 _decode = msgspec.json.Decoder(dict[str, Any]).decode

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, cast
+
+import msgspec
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.sources.in_memory import input_of
 from mistill.datasets.sources.input_file import InputFile, TextReader
 from mistill.datasets.sources.row import Input, Row
+from mistill.datasets.sources.steps import Step
 from mistill.errors import InputError
 
 _MAX_INPUTS_NAMED = 3
+
+
+_MAX_PEEKED = 512
 
 
 class Source:
@@ -31,14 +38,48 @@ class Source:
         self._inputs = inputs
         self._limit = limit
         self.paths = paths
+        self._steps: list[Step] = []
         self._unread: Iterator[Row] | None = None
         names = [one.name for one in inputs[:_MAX_INPUTS_NAMED]]
         self.name = ", ".join(names) + (" …" if len(inputs) > _MAX_INPUTS_NAMED else "")
         self.repeatable = all(one.repeatable for one in inputs)
 
     @property
+    def _is_changed_in_number(self) -> bool:
+        return any(step.changes_number for step in self._steps)
+
+    def add(self, step: Step) -> None:
+        """Does something to the rows before they are given; ``limit`` counts those that are left."""
+        self._steps.append(step)
+
+    def records_until(self, is_enough: Callable[[], bool]) -> Iterator[dict[str, Any]]:
+        """Records from the first on, with the steps that were added so far, to look at their columns; it is still the
+        first that iteration gives. The last, where ``is_enough`` says so; of what can be read once, 512 at the most.
+
+        What breaks off the input ends it, and is raised when the rows are wanted.
+        """
+        with suppress(InputError):
+            rows = self._rows() if self.repeatable else self._peek_on()
+            for row in self._after_steps(rows, looking=True):
+                yield row.record
+                if is_enough():
+                    return
+
+    def _peek_on(self) -> Iterator[Row]:
+        """The first rows of what can be read once; they are still the first that iteration gives."""
+        rows = self._rows() if self._unread is None else self._unread
+        seen: list[Row] = []
+        self._unread = chain(seen, rows)  # by the time it is read, all that was seen is in it
+        for row in islice(rows, _MAX_PEEKED):
+            seen.append(row)
+            yield msgspec.structs.replace(row)
+
+    @property
     def total(self) -> int | None:
-        """How many rows, where that is known without reading them; None for text files and streams."""
+        """How many rows, where that is known without reading them; None for text files, streams, and where some are
+        left out or made of others."""
+        if self._is_changed_in_number:
+            return None
         totals = [one.total() for one in self._inputs]
         known = [total for total in totals if total is not None]
         if len(known) < len(totals):
@@ -50,6 +91,8 @@ class Source:
 
         ``None`` where nobody can know, and where it is no longer ``wanted``.
         """
+        if self._is_changed_in_number:
+            return None
         rows = 0
         for one in self._inputs:
             found = one.count(wanted) if isinstance(one, TextReader) else one.total()
@@ -78,7 +121,7 @@ class Source:
         if not found and not self.repeatable:
             first = self._peek()
             found.update(dict.fromkeys(first.record if first else ()))
-        return tuple(found) or None
+        return self._named(found) or None
 
     @property
     def header(self) -> tuple[str, ...] | None:
@@ -89,24 +132,33 @@ class Source:
             if names is None:
                 return None
             found.update(dict.fromkeys(names))
-        return tuple(found)
+        return self._named(found)
+
+    def _named(self, columns: Iterable[str]) -> tuple[str, ...]:
+        names = list(columns)
+        for step in self._steps:
+            names = step.columns(names)
+        return tuple(names)
 
     def __iter__(self) -> Iterator[Row]:
-        if self._unread is not None:
-            rows, self._unread = self._unread, None
-            return rows
-        return self._rows()
+        rows, self._unread = self._rows() if self._unread is None else self._unread, None
+        rows = self._after_steps(rows)
+        return rows if self._limit is None else islice(rows, self._limit)
+
+    def _after_steps(self, rows: Iterator[Row], *, looking: bool = False) -> Iterator[Row]:
+        for step in self._steps:
+            rows = step.rows(rows, looking=looking)
+        return rows
 
     def _peek(self) -> Row | None:
         """The first row of what can be read once; it is still the first that iteration gives."""
-        rows = iter(self)
+        rows = self._rows() if self._unread is None else self._unread
         first = next(rows, None)
         self._unread = rows if first is None else chain([first], rows)
         return first
 
     def _rows(self) -> Iterator[Row]:
-        rows = chain.from_iterable(self._rows_by_input())
-        return rows if self._limit is None else islice(rows, self._limit)
+        return chain.from_iterable(self._rows_by_input())
 
     def _rows_by_input(self) -> Iterator[Iterator[Row]]:
         next_index = 0

@@ -1,0 +1,119 @@
+"""One row of a ledger → its record: the row as it was read, then our columns."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, cast
+
+import msgspec
+
+from mistill.errors import InputError, MistillError, let_interrupt_pass
+from mistill.ledger import LedgerRow
+from mistill.ledger.error_record import decode_error
+from mistill.runs.record_shape import RecordShape
+from mistill.runs.records import add_columns, check_columns
+
+
+def record_line(row: LedgerRow, shape: RecordShape) -> bytes:
+    """One record as JSON: the row as it was read, then our columns. In a row that was never answered its own column
+    stands, where one of ours has that name.
+
+    Raises:
+        InputError: the row was answered, and has a column of the name of one of ours.
+    """
+    raw = shape.of_row(row.record)
+    own = _decode_fields(raw)
+    taken = shape.hints.keys() & own.keys()
+    if taken and row.state == "completion":
+        check_columns(own, shape.hints, f"row {row.position}", row.position)
+    columns = added_columns(row, shape)
+    if shape.has_further_fields:
+        taken = columns.keys() & own.keys()
+    for name in taken:
+        del columns[name]
+    try:
+        line = add_columns(raw, columns)
+    except BaseException as error:  # whatever a value turns out to hold: it must not hold up the other rows
+        let_interrupt_pass(error)
+        failed = dict.fromkeys(columns) | (
+            {name: _unwritable(error)} if (name := shape.error_column()) else {}
+        )
+        line = add_columns(raw, {name: value for name, value in failed.items() if name not in own})
+    return shape.ordered(line)
+
+
+def added_columns(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
+    """Our columns by the names that they have in the output."""
+    fields = outcome_fields(row, shape)
+    columns: dict[str, Any] = {}
+    if shape.flat is not None:
+        flat = cast("dict[str, Any]", fields.get("value") or {})
+        found = {name: flat.pop(name, None) for name in shape.known_fields}
+        columns = {column: found[name] for name, column in shape.fields.items()}
+        # Further fields, which the schema allows and does not name, where no column has that name.
+        named = ((f"{shape.prefix}{name}", value) for name, value in flat.items())
+        further = {name: value for name, value in named if name not in shape.hints and shape.has(name)}
+        return columns | {name: fields.get(column) for column, name in shape.names.items()} | further
+    return {name: fields.get(column) for column, name in shape.names.items()}
+
+
+def answer_columns(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
+    """What a condition may ask of an answer, as JSON values: its fields, and our columns by their own names and by
+    those that they have in the output."""
+    columns: dict[str, Any] = {}
+    own = outcome_fields(row, shape)
+    text = own.get("generation")
+    if shape.settings_of(row).answers.schema is not None and isinstance(text, str):
+        with suppress(msgspec.DecodeError, RecursionError):
+            value: Any = msgspec.json.decode(text)
+            columns |= cast("dict[str, Any]", value) if isinstance(value, dict) else {}
+    columns |= {name: value for name, value in own.items() if name != "value"} | added_columns(row, shape)
+    return msgspec.json.decode(add_columns(b"{}", columns))
+
+
+def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
+    """Our columns of a row by our own names, and where answers are flattened, the fields of the first as ``value``."""
+    fields: dict[str, Any] = {
+        "input_tokens": row.input_tokens,
+        "output_tokens": row.output_tokens,
+        "cost": row.cost,
+        "finish_reason": row.finish_reason,
+    }
+    if shape.extra:
+        fields |= _extra_fields(row, shape)
+    if row.state != "completion":
+        return fields | {"error": None if row.error is None else str(decode_error(row.error))}
+    try:
+        read = shape.settings_of(row).answers.fields(row.answers, several=shape.several)
+        if (flat := shape.flat_of(row)) is not None:
+            read["value"] = flat.read(read["value"], read["generation"])
+    except MistillError as error:
+        return fields | {"error": f"{error.kind}: {error}"}
+    except BaseException as error:  # of a serializer of the user's own, or of an answer that is none
+        let_interrupt_pass(error)
+        return fields | {"error": _unwritable(error)}
+    return fields | read
+
+
+def _extra_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
+    """Those of the columns of a row's making that are asked for."""
+    fields: dict[str, Any] = {}
+    if "settings" in shape.extra:
+        fields["settings"] = shape.settings_of(row).changes or None
+    if "prompt" in shape.extra:
+        try:
+            fields["prompt"] = shape.settings_of(row).prompt_of(row)
+        except InputError:
+            fields["prompt"] = None  # the row's error says why
+    if "raw" in shape.extra:
+        bodies = row.answers if row.unfit is None else (row.unfit,)
+        texts = [body.decode(errors="replace") for body in bodies]
+        fields["raw"] = texts if shape.several else next(iter(texts), None)
+    return fields
+
+
+def _unwritable(error: BaseException) -> str:
+    return f"invalid_output: the answer cannot be written: {type(error).__name__}: {error}"
+
+
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
