@@ -153,7 +153,7 @@ def test_a_run_is_exported_in_its_own_shape_unless_told_and_without_a_key(
     to = tmp_path / "again.jsonl"
 
     def exported(**settings: Any) -> list[dict[str, Any]]:
-        count = export_run(structured.out, to, **settings)
+        count = export_run(structured.out, to, overwrite=True, **settings)
         records = [json.loads(line) for line in to.read_text().splitlines()]
         assert count == len(records)
         return records

@@ -491,7 +491,7 @@ def test_a_prefix_stands_before_every_field(typed: Place) -> None:
     export_run(typed.out, to, flatten="answer_")
     first = json.loads(to.read_text().splitlines()[0])
     assert (first["id"], first["answer_id"]) == (1001, 1)
-    export_run(typed.out, to, flatten="answer_", columns={"id": "number"})
+    export_run(typed.out, to, flatten="answer_", columns={"id": "number"}, overwrite=True)
     assert json.loads(to.read_text().splitlines()[0])["number"] == 1
 
 
