@@ -17,9 +17,10 @@ from tests.runs.conftest import Place, sent
 from mistill import Run
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader, parse_terms
+from mistill.ledger.conditions import Condition
 from mistill.runs.export import export_run
 from mistill.runs.record_shape import shape_of
-from mistill.runs.where import Condition, RunFilter
+from mistill.runs.where import RunFilter
 from mistill.simulator import Simulator
 
 ROWS = [
@@ -241,3 +242,14 @@ def test_a_text_in_quotes_is_that_text(text: str) -> None:
     assert (term.name, term.value, term.quoted) == ("unit price", text, True)
     assert Condition(term).holds({"unit price": text})
     assert not Condition(term).holds({"unit price": text + "x"})
+
+
+def test_a_sample_of_the_rows_that_are_left_is_of_all_of_them(place: Place, simulator: Simulator) -> None:
+    place.write_rows([{"text": str(n), "odd": n % 2 == 1} for n in range(2000)])
+    report = place.run(where="odd=true", sample=20).start()
+    asked = [int(text) for text in sent(simulator)]
+    assert len(asked) == 20
+    assert all(number % 2 for number in asked)
+    assert max(asked) > 200
+    assert report.forecast is not None
+    assert report.forecast.rows_left == 980

@@ -23,6 +23,7 @@ _MAX_INPUTS_NAMED = 3
 
 
 _MAX_PEEKED = 512
+_ROWS_AT_ONCE = 512
 
 
 class Source:
@@ -92,7 +93,7 @@ class Source:
         ``None`` where nobody can know, and where it is no longer ``wanted``.
         """
         if self._is_changed_in_number:
-            return None
+            return self._count_after_steps(wanted)
         rows = 0
         for one in self._inputs:
             found = one.count(wanted) if isinstance(one, TextReader) else one.total()
@@ -100,6 +101,17 @@ class Source:
                 return None
             rows += found
         return self.of_total(rows)
+
+    def _count_after_steps(self, wanted: Callable[[], bool]) -> int | None:
+        if not self.repeatable:
+            return None
+        rows = 0
+        with suppress(InputError):  # it is raised where the rows are read
+            for rows, _ in enumerate(self._after_steps(self._rows(), looking=True), 1):
+                if rows % _ROWS_AT_ONCE == 0 and not wanted():
+                    return None
+            return self.of_total(rows)
+        return None
 
     def of_total(self, rows: int) -> int:
         """How many rows are given where the inputs have so many."""
