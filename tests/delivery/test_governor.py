@@ -371,6 +371,32 @@ async def test_one_rows_own_failures_are_no_outage() -> None:
 
 
 @in_fake_time
+async def test_rows_that_fail_while_others_are_answered_are_no_outage_when_they_are_left_alone() -> None:
+    caller = Caller()
+    caller.answer()
+    for row in range(12):
+        assert caller.fail(UNAVAILABLE, row) is True
+        if row % 4 == 3:
+            caller.answer()
+    for _ in range(3):  # nothing else is left
+        assert all(caller.fail(UNAVAILABLE, row) for row in range(12))
+    assert not caller.is_blocked()
+    # Of other rows, they hide no outage.
+    assert [caller.fail(UNAVAILABLE, row) for row in "abcde"] == [True] * 4 + [False]
+    assert caller.is_blocked()
+
+
+@in_fake_time
+async def test_rows_of_an_outage_are_not_suspected_after_it() -> None:
+    caller = Caller()
+    caller.answer()
+    assert [caller.fail(UNAVAILABLE, row) for row in "abcde"] == [True] * 4 + [False]
+    await asyncio.sleep(6)
+    caller.answer()
+    assert [caller.fail(UNAVAILABLE, row) for row in "abcde"] == [True] * 4 + [False]
+
+
+@in_fake_time
 async def test_a_server_that_never_answered_is_no_outage() -> None:
     caller = Caller()
     assert all(caller.fail(UNAVAILABLE, row) for row in range(10))

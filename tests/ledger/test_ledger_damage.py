@@ -59,6 +59,7 @@ def test_flipped_bits_never_give_another_answer(path: Path, first_seed: int, bit
 def change(path: Path, *statements: str) -> None:
     """Writes to the ledger past its checksums."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("PRAGMA ignore_check_constraints = ON")
         for trigger in ("row_changed", "outcome_replaced"):
             (text,) = connection.execute(
                 "SELECT sql FROM sqlite_master WHERE name = ?", (trigger,)
@@ -285,6 +286,20 @@ def test_a_run_names_what_is_damaged_writes_the_rest_and_asks_again(
     report = run.start()
     assert (report.sent, report.failures, report.completions) == (2, 0, 20)
     assert [record["generation"] for record in records_in(tmp_path)] == [f"Echo: row {n}" for n in range(20)]
+
+
+def test_an_outcome_that_says_nothing_any_more_is_named_and_made_anew_for_free(
+    tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = finished_run(tmp_path, simulator)
+    before = records_in(tmp_path)
+    change(run.ledger_path, "UPDATE outcomes SET state = 'completiOn' WHERE row IN (3, 9)")
+    with pytest.raises(LedgerError, match="2 rows are damaged"):
+        export_run(tmp_path / "out.jsonl", tmp_path / "again.jsonl")
+    report = run.start()
+    assert (report.sent, report.completions) == (0, 20)
+    assert "2 outcomes are damaged in the ledger" in caplog.text
+    assert records_in(tmp_path) == before
 
 
 def test_an_export_names_what_is_damaged_and_a_retry_asks_it_again(

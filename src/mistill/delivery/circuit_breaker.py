@@ -12,13 +12,17 @@ from mistill.errors import MistillError
 
 BreakerCause = Literal["cool_down", "outage"]
 
+_MAX_SUSPECTS = 1 << 16
+"""So many rows are remembered. One that was forgotten is only taken for any other."""
+
 
 class CircuitBreaker:
     """Cool-downs after refusals (429), and the breaker for outages.
 
     Once tripped, it is open until the pause ends, so that nothing is sent; then half-open: one request is sent as a
     probe, and its end decides. Good, and it closes; bad, and the next pause is longer. An outage is a stretch in which
-    `Tuning.outage_rows` different rows failed and none was answered, of a server that had answered before.
+    `Tuning.outage_rows` different rows failed and none was answered, of a server that had answered before. A row that
+    failed while others were answered is none of them.
 
     Attributes:
         is_tripped: there is a cool-down or an outage: it is open, or half-open.
@@ -34,6 +38,8 @@ class CircuitBreaker:
         self._tuning = tuning
         self._has_answered = False
         self._failed_rows: set[Hashable] = set()
+        # Rows that failed while others were answered: when they fail again, that says nothing of the server.
+        self._suspects: set[Hashable] = set()
         self._patience_from_s = math.inf
         self._open_until_s = -math.inf
         self._last_sent_s = -math.inf
@@ -94,6 +100,7 @@ class CircuitBreaker:
         self._has_answered = True
         if not self.is_tripped:
             if self._failed_rows:
+                self._suspect(self._failed_rows)
                 self._failed_rows.clear()
             return
         if not is_probe and sequence <= (self._failed_sequence if self.is_outage else self._refused_sequence):
@@ -145,6 +152,8 @@ class CircuitBreaker:
                 self._probe_interval_s = min(tuning.max_probe_interval_s, longer_s)
                 self._pause_before_probe(now_s)
             return True
+        if row in self._suspects:
+            return False
         self._failed_rows.add(row)
         if not self._has_answered or len(self._failed_rows) < tuning.outage_rows:
             return False
@@ -155,6 +164,11 @@ class CircuitBreaker:
         self._probe_sent_s = None
         self._pause_before_probe(now_s)
         return True
+
+    def _suspect(self, rows: set[Hashable]) -> None:
+        if len(self._suspects) > _MAX_SUSPECTS:
+            self._suspects.clear()
+        self._suspects |= rows
 
     def _pause_before_probe(self, now_s: float) -> None:
         self._open_until_s = max(self._open_until_s, now_s + self._jittered(self._probe_interval_s))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sqlite3
 from typing import Literal
 
@@ -10,6 +11,8 @@ import msgspec
 from mistill.ledger.error_record import ErrorRecord, encode_error_record
 from mistill.ledger.tables import NOT_IN_INDEX, ROW_IS_SOUND
 from mistill.wording import Phrase, Words, words
+
+_log = logging.getLogger(__name__)
 
 Part = Literal["answer", "outcome", "record", "row"]
 
@@ -110,6 +113,16 @@ def mend_index(connection: sqlite3.Connection) -> None:
     """Makes the index over positions anew where it has lost some: nothing else is lost with it."""
     if connection.execute(f"{NOT_IN_INDEX} LIMIT 1").fetchone() is not None:
         connection.execute("REINDEX rows_position")
+
+
+def drop_lost_outcomes(connection: sqlite3.Connection) -> None:
+    """Forgets outcomes of which nobody can say what they are: their rows have none, and are made of their answers anew
+    where these are whole."""
+    lost = connection.execute("DELETE FROM outcomes WHERE state NOT IN ('completion', 'failure')").rowcount
+    if lost:
+        _log.warning(
+            "%s outcomes are damaged in the ledger: made anew from their answers, or asked again", lost
+        )
 
 
 def set_damage_aside(connection: sqlite3.Connection, damage: Damage) -> None:

@@ -594,7 +594,7 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
     completions, failures, rows = connection.execute(
         """SELECT
                coalesce(sum(state = 'completion' AND NOT asked_again), 0),
-               coalesce(sum(state = 'failure' AND NOT asked_again), 0),
+               coalesce(sum(state NOT IN ('completion', 'pending') AND NOT asked_again), 0),
                count(*)
            FROM row_states WHERE position IS NOT NULL"""
     ).fetchone()

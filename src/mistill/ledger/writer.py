@@ -19,7 +19,7 @@ from mistill.errors import LedgerError, MalformedAnswer, MistillError
 from mistill.ledger import database
 from mistill.ledger.checksums import MASK, ODD, answer_sum, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
-from mistill.ledger.damage import Damage, mend_index, set_damage_aside
+from mistill.ledger.damage import Damage, drop_lost_outcomes, mend_index, set_damage_aside
 from mistill.ledger.error_record import encode_error, whole_text
 from mistill.ledger.files import FilesInUse, log_of
 from mistill.ledger.forks import forget, register_for_forks
@@ -135,6 +135,7 @@ class Ledger:
         self._lock = lock
         with database.explained(path):
             mend_index(connection)
+            drop_lost_outcomes(connection)
             self.maybe_billed_at_open = _mark_interrupted(connection)
             self._unfinished = _unfinished_answers(connection)
             self._settings: int | None = None
