@@ -66,7 +66,12 @@ class Model:
         self.good += any(lengths)
         answer = HTTPAnswer(Lengths(lengths), b"", None, None, 0.0, Usage(TOKENS), None)
         assert request.split is not None
-        return Delivered(answer, 1, (), request.split(answer))
+        try:
+            return Delivered(answer, 1, (), request.split(answer))
+        except MalformedAnswer as error:
+            assert lengths == [None] * len(texts)
+            error.attempts = 1
+            raise
 
 
 def call(max_texts: int = 8, max_tokens: int | None = None) -> LengthCall:

@@ -271,18 +271,34 @@ def test_a_vector_of_another_length_than_was_asked_for_is_refused(
     assert vectors == [right, None, None]
 
 
-def test_lengths_without_a_majority_are_all_refused(
-    simulator: Simulator, make_embeddings: MakeEmbeddings
-) -> None:
-    simulator.script([Fault.status(200, answer(A, [1.0, 2.0, 3.0]))])
+def test_an_answer_of_several_lengths_is_none(simulator: Simulator, make_embeddings: MakeEmbeddings) -> None:
+    simulator.script([Fault.status(200, answer(A, [1.0, 2.0, 3.0]))] * 2)
     with pytest.raises(GenerationError, match="different lengths: 2, 3"):
-        make_embeddings().embed(["a", "b"])
+        make_embeddings(max_retries=1).embed(["a", "b"])
+    assert len(simulator.requests) == 2
 
 
-def test_the_requests_of_a_call_agree_on_the_length(
-    simulator: Simulator, make_embeddings: MakeEmbeddings
+@pytest.mark.parametrize(
+    ("lengths", "wrong"),
+    [([1], 1), ([4, 1], 0), ([4, 4, 1], 0), ([1, 1], 2), ([4, 4, 1, 1, 4, 1], 0), ([4, 1, 2, 3], 0)],
+)
+def test_one_wrong_answer_makes_no_right_one_wrong(
+    simulator: Simulator, make_embeddings: MakeEmbeddings, lengths: list[int], wrong: int
 ) -> None:
-    simulator.script([Fault.status(200, answer(A)), Fault.status(200, answer([1.0, 2.0, 3.0]))])
+    """A wrong one among the first cannot be told from a right one; those that come after it are not lost."""
+    simulator.script([Fault.status(200, answer([0.5] * length)) for length in lengths])
     embeddings = make_embeddings(max_batch_tokens=1, max_concurrent_requests=1)
-    vectors: list[Any] = embeddings.embed(["a", "b"], on_error="none")
-    assert vectors == [A, None]
+    vectors: list[Any] = embeddings.embed([f"text {place}" for place in range(20)], on_error="none")
+    assert sum(vector is None or len(vector) != 4 for vector in vectors) == wrong
+
+
+@pytest.mark.parametrize("body", [[], [None], ["text"], [[]], [{}]])
+@pytest.mark.parametrize("texts", [1, 3])
+def test_an_answer_with_no_vector_of_use_is_asked_for_again(
+    simulator: Simulator, make_embeddings: MakeEmbeddings, body: list[Any], texts: int
+) -> None:
+    simulator.change(embedding_dimension=4)
+    simulator.script([Fault.status(200, answer(*body * texts))])
+    embedded = make_embeddings(max_retries=1).embed_outputs([f"text {place}" for place in range(texts)])
+    assert [len(vector or ()) for vector in embedded.vectors] == [4] * texts
+    assert embedded.attempts == 2

@@ -124,8 +124,10 @@ def test_a_text_that_the_answer_leaves_out_fails_and_the_others_are_kept(
 
 @pytest.mark.parametrize("vector_", ["text", None, [1.0, "x"], {}])
 def test_what_is_no_vector_fails_its_row(place: Place, simulator: Simulator, vector_: Any) -> None:
-    simulator.script([Fault.status(200, {"data": [{"embedding": vector_, "index": 0}]})])
-    assert run(place, [{"text": "a"}]).start().failures == 1
+    simulator.script([Fault.status(200, {"data": [{"embedding": vector_, "index": 0}]})] * 3)
+    report = run(place, [{"text": "a"}], llm_settings={"max_retries": 2}).start()
+    assert (report.failures, report.sent) == (1, 3)
+    assert report.maybe_billed == 3  # each may be on the bill, and each is said
     assert place.records()[0]["error"].startswith("malformed_answer: ")
 
 

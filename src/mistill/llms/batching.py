@@ -64,6 +64,8 @@ class BatchedCall(ABC, Generic[R]):
     def read(self, response: R, texts: int) -> Sequence[TextAnswer | MistillError]:
         """What an answer says of each of its texts, in their order, or the error of one of which it says nothing.
 
+        Where it says nothing of any, the attempt has failed: it is repeated, and maybe billed.
+
         Raises:
             MalformedAnswer: nothing tells what of it is of which text.
         """
@@ -141,8 +143,15 @@ class BatchedCall(ABC, Generic[R]):
         return Request(self._encode(texts), 0, places, split)
 
     def _split(self, answer: HTTPAnswer[R], texts: Sequence[str]) -> list[AnswerPart | MistillError]:
-        """An answer's part for each text. Its tokens are shared out by the length of the texts that it answers."""
+        """An answer's part for each text. Its tokens are shared out by the length of the texts that it answers.
+
+        Raises:
+            MistillError: it has a part for none of them.
+        """
         found = self.read(answer.response, len(texts))
+        errors = [one for one in found if isinstance(one, MistillError)]
+        if len(errors) == len(texts):
+            raise errors[0]
         weights = [
             0 if isinstance(one, MistillError) else _estimate(text)
             for one, text in zip(found, texts, strict=True)

@@ -187,7 +187,9 @@ class Embedder(BatchedCall[EmbeddingResponse]):
         encode = EmbeddingTemplate(server.model, parameters).encode
         super().__init__(dispatcher, server, encode, max_texts=MAX_TEXTS, max_tokens=max_batch_tokens)
         self._dtype: Dtype | None = parameters.output_dtype
-        self._length = _length_asked(parameters)
+        self._asked = _length_asked(parameters)
+        self._seen: Counter[int] = Counter()
+        """How many answers had vectors of a length, each counted as the most of its vectors are."""
         self._keeps_values = keeps_values
 
     def read(self, response: EmbeddingResponse, texts: int) -> list[TextAnswer | MistillError]:
@@ -215,17 +217,30 @@ class Embedder(BatchedCall[EmbeddingResponse]):
     def _of_one_length(self, vectors: Sequence[_Vector | MalformedAnswer]) -> list[_Vector | MalformedAnswer]:
         """The vectors; refused are those of another length than was asked for, or than most have."""
         lengths = Counter(len(vector.numbers) for vector in vectors if isinstance(vector, _Vector))
-        if self._length is None and lengths:
-            length, count = lengths.most_common(1)[0]
-            if 2 * count > lengths.total():
-                self._length = length  # of all answers to come, too
-        right = self._length
+        right = self._asked or self._agreed(lengths)
         return [
             vector
             if not isinstance(vector, _Vector) or len(vector.numbers) == right
             else _wrong_length(len(vector.numbers), right, lengths)
             for vector in vectors
         ]
+
+    def _agreed(self, lengths: Counter[int]) -> int | None:
+        """The length that most answers have, this one of such lengths included; ``None`` where they do not agree.
+
+        It is one answer, one vote: a server that gives one wrong answer may give it to 256 texts.
+        """
+        if (vote := _majority(lengths)) is not None:
+            self._seen[vote] += 1
+        return _majority(self._seen)
+
+
+def _majority(counts: Counter[int]) -> int | None:
+    """What more than half of all are."""
+    for length, count in counts.most_common(1):
+        if 2 * count > counts.total():
+            return length
+    return None
 
 
 class _Vector(Struct, frozen=True, gc=False):
@@ -267,10 +282,14 @@ def _length_asked(parameters: EmbeddingParameters) -> int | None:
 
 
 def _wrong_length(length: int, right: int | None, lengths: Counter[int]) -> MalformedAnswer:
-    if right is None:
-        several = ", ".join(map(str, sorted(lengths)))
-        return MalformedAnswer(f"the vectors of one answer are of different lengths: {several}")
-    return MalformedAnswer(f"a vector of {length} numbers, where {right} are right")
+    if right is not None:
+        return MalformedAnswer(f"a vector of {length} numbers, where {right} are right")
+    if len(lengths) == 1:
+        return MalformedAnswer(
+            f"a vector of {length} numbers, where other answers had vectors of another length"
+        )
+    several = ", ".join(map(str, sorted(lengths)))
+    return MalformedAnswer(f"the vectors of one answer are of different lengths: {several}")
 
 
 class _Result:
