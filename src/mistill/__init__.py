@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 from mistill._version import __version__
 
 if TYPE_CHECKING:
+    from mistill.curation.near_duplicates import Deduped, NearDuplicate, dedupe
     from mistill.errors import (
         APIError,
         AttemptTimeout,
@@ -41,6 +42,7 @@ __all__ = [
     "BadRequest",
     "CapacityExceeded",
     "ConnectFailed",
+    "Deduped",
     "Disconnected",
     "Forbidden",
     "GenerationError",
@@ -55,6 +57,7 @@ __all__ = [
     "MistillError",
     "MistralEmbeddings",
     "MistralLLM",
+    "NearDuplicate",
     "NotFound",
     "RateLimited",
     "Run",
@@ -65,9 +68,13 @@ __all__ = [
     "Unauthorized",
     "WrongParameter",
     "__version__",
+    "dedupe",
 ]
 
 _HOMES = {
+    "Deduped": "mistill.curation.near_duplicates",
+    "NearDuplicate": "mistill.curation.near_duplicates",
+    "dedupe": "mistill.curation.near_duplicates",
     "MistralEmbeddings": "mistill.llms",
     "MistralLLM": "mistill.llms",
     "Run": "mistill.runs.run",

@@ -1,0 +1,1 @@
+"""What is done with a dataset beside asking a model: near duplicates taken out."""
