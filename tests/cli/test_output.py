@@ -95,6 +95,54 @@ def test_closed_streams_are_no_error(simulator: Simulator, tmp_path: Path, close
     assert json.loads((tmp_path / "answers.jsonl").read_text())["generation"] == "Echo: hello"
 
 
+@pytest.mark.parametrize(
+    ("command", "streams", "code", "said"),
+    [
+        ("chat Hi", "<&-", 0, ""),
+        ("chat Hi", ">&-", 0, ""),
+        ("chat Hi", "<&- >&- 2>&-", 0, ""),
+        ("chat Hi", ">/dev/full", 3, "stdout could not be written: No space left"),
+        ("--help", ">/dev/full", 3, "stdout could not be written: No space left"),
+        ("run rows.jsonl --out answers.jsonl", "2>/dev/full", 0, ""),
+        ("run rows.jsonl --out answers.jsonl", ">&- 2>/dev/full", 0, ""),
+    ],
+)
+def test_streams_that_take_nothing(
+    simulator: Simulator, tmp_path: Path, command: str, streams: str, code: int, said: str
+) -> None:
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "hello"}\n')
+    if not command.startswith("-"):
+        command += f" --model mistral-small-latest --endpoint {simulator.url}"
+    ended = subprocess.run(
+        ["sh", "-c", f'"{sys.executable}" -m mistill {command} {streams}'],
+        cwd=tmp_path,
+        timeout=60,
+        capture_output=True,
+        text=True,
+    )
+    assert ended.returncode == code
+    assert said in ended.stderr
+    assert "internal error" not in ended.stderr
+    if command.startswith("run"):
+        assert (tmp_path / "answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(("stdout", "code"), [("| head -1 >/dev/null", 141), (">&-", 2), (">/dev/full", 3)])
+def test_rows_for_a_stdout_that_takes_none(
+    mistill: Mistill, simulator: Simulator, tmp_path: Path, stdout: str, code: int
+) -> None:
+    Path("rows.jsonl").write_text("".join(f'{{"prompt": "{"long " * 500}{n}"}}\n' for n in range(100)))
+    given_ = ("--model", "mistral-small-latest", "--endpoint", simulator.url)
+    assert mistill("run", "rows.jsonl", "--out", "answers.jsonl", *given_).code == 0
+    script = f'{{ "{sys.executable}" -m mistill rows answers.jsonl; echo $? >code; }} {stdout}'
+    if not stdout.startswith("|"):
+        script = f'"{sys.executable}" -m mistill rows answers.jsonl {stdout}; echo $? >code'
+    ended = subprocess.run(["sh", "-c", script], cwd=tmp_path, timeout=60, capture_output=True, text=True)
+    assert int((tmp_path / "code").read_text()) == code
+    assert "internal error" not in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
 def test_a_warning_of_the_library_is_made_visible(
     mistill: Mistill, simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:

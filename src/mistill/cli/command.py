@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pydantic import ValidationError
 from mistill.cli.exit_codes import Exit, exit_of_error
 from mistill.cli.options.wording import flag_of, on_the_command_line
 from mistill.cli.program import write_examples
-from mistill.cli.terminal.output import say_error
+from mistill.cli.terminal.output import not_written, say_error
 from mistill.errors import InputError, MistillError
 from mistill.wording import worded
 
@@ -130,7 +129,7 @@ def _explained_errors(ctx: click.Context) -> Generator[None]:
         yield
     except (MistillError, ValidationError, OSError) as error:
         if isinstance(error.__cause__ or error, BrokenPipeError):
-            raise BrokenPipeError(errno.EPIPE, "whoever read our stdout has left") from error
+            raise click.exceptions.Exit(Exit.READER_LEFT) from error
         if ctx.meta.get("mistill.debug"):
             traceback.print_exc()
         raise failure_of(error) from error
@@ -141,7 +140,8 @@ def failure_of(error: MistillError | ValidationError | OSError) -> Failure:
     if isinstance(error, ValidationError):
         return _failure_of_value(error)
     if isinstance(error, OSError):
-        return Failure(str(error), hint=None, exit_code=Exit.STOPPED)
+        message = str(error) if error.filename else not_written(error)
+        return Failure(message, hint=None, exit_code=Exit.STOPPED)
     message, hint = worded(error.headline, on_the_command_line), error.hint
     worded_hint = None if hint is None else worded(hint, on_the_command_line)
     return Failure(message, hint=worded_hint, exit_code=exit_of_error(error))

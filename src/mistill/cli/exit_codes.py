@@ -31,6 +31,8 @@ class Exit(IntEnum):
     """A refused key, a quota of 0, a budget, or a ledger that cannot be used."""
     INTERRUPTED = 130
     """Ctrl-C, or a signal that ends programs."""
+    READER_LEFT = 141
+    """Whoever read our stdout has left, as `head` does: what SIGPIPE makes of other programs (128 + 13)."""
 
 
 def exit_of_start(report: RunReport, *, is_sample: bool = False) -> Exit:

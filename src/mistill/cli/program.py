@@ -7,7 +7,6 @@ called, so that ``mistill --help`` costs next to nothing: what it shows is the f
 from __future__ import annotations
 
 import ast
-import os
 import pkgutil
 import sys
 import traceback
@@ -20,7 +19,8 @@ import click
 from mistill._version import __version__
 from mistill.cli import commands
 from mistill.cli.exit_codes import Exit
-from mistill.cli.terminal.output import say_error
+from mistill.cli.terminal.output import not_written, say_error
+from mistill.cli.terminal.standard_streams import open_closed_streams, settle_streams
 from mistill.errors import did_you_mean
 
 
@@ -96,12 +96,9 @@ click.version_option(__version__, prog_name="mistill", message="%(prog)s %(versi
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; its exit code. See `Exit`."""
+    open_closed_streams()
     try:
-        given = None if arguments is None else list(arguments)
-        code = program.main(given, prog_name="mistill", standalone_mode=False)
-        if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  None where it is closed
-            sys.stdout.flush()
-        return int(code or 0)
+        return _run(None if arguments is None else list(arguments))
     except click.UsageError as error:
         say_error(error.format_message(), _usage_hint(error))
         return Exit.USAGE
@@ -110,23 +107,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except click.Abort:
         return Exit.INTERRUPTED
-    except BrokenPipeError:
-        _drop_stdout()
-        return Exit.SOME_FAILED
+    except (BrokenPipeError, SystemExit):  # the latter is click's way to end where it meets the former
+        return Exit.READER_LEFT
+    except OSError as error:  # all others are explained where they arise
+        say_error(not_written(error))
+        return Exit.STOPPED
     except Exception as error:  # a bug: nobody is helped by a page of frames they did not ask for
         if "--debug" in (sys.argv if arguments is None else arguments):
             traceback.print_exc()
         say_error(f"internal error: {type(error).__name__}: {error}", "--debug shows where; please report it")
         return Exit.STOPPED
+    finally:
+        settle_streams()
+
+
+def _run(arguments: list[str] | None) -> int:
+    code = program.main(arguments, prog_name="mistill", standalone_mode=False)
+    if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  None where it is closed
+        sys.stdout.flush()
+    return int(code or 0)
 
 
 def _usage_hint(error: click.UsageError) -> str | None:
     return f"{error.ctx.command_path} --help" if error.ctx else None
-
-
-def _drop_stdout() -> None:
-    """Whoever read our stdout has left: what is still buffered must not fail again when the interpreter ends."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):  # stdout is no file of the operating system
-        return

@@ -18,6 +18,7 @@ from mistill.cli.options.ledger_options import (
     where_option,
 )
 from mistill.cli.terminal.output import is_terminal, say
+from mistill.errors import InputError
 from mistill.ledger import LedgerReader
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
@@ -44,6 +45,8 @@ def command(out: str, failed: bool, where: str | None, limit: int | None, ledger
 
     Rows without an outcome yet are left out, unless --where state=pending asks for them.
     """
+    if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  None where it is closed
+        raise InputError("stdout is closed, and rows are written to it")
     condition = joined_conditions(where, failed=failed)
     looked_at = is_terminal()
     written = 0

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import click
 
+from mistill.cli.terminal.standard_streams import drop
 from mistill.visible import visible
 
 
@@ -22,8 +23,11 @@ class Colored(NamedTuple):
 
 
 def say(*parts: str | Colored) -> None:
-    """A line for a person, on stderr: stdout is for records."""
-    click.echo(_line(parts), err=True)
+    """A line for a person, on stderr: stdout is for records. Where stderr takes nothing, the work goes on unsaid."""
+    try:
+        click.echo(_line(parts), err=True)
+    except OSError:
+        drop(sys.stderr)
 
 
 def show(*parts: str | Colored) -> None:
@@ -36,6 +40,11 @@ def say_error(message: str, hint: str | None = None) -> None:
     say(Colored("error: ", "red"), message)
     if hint:
         say(Colored("hint: ", "cyan"), hint)
+
+
+def not_written(error: OSError) -> str:
+    """What to say of an error that names no file: it is of the one that is not opened by name."""
+    return f"stdout could not be written: {error.strerror or error}"
 
 
 def _line(parts: tuple[str | Colored, ...]) -> str:
