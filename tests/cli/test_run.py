@@ -462,6 +462,43 @@ def test_a_sample_forecasts_the_rest_and_is_kept(
     assert len(simulator.requests) == 50
 
 
+def test_a_dry_run_sends_nothing(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MISTRAL_API_KEY")
+    ended = mistill(*run_of(50, "--dry-run", "--max-new-tokens", "7"))
+    assert ended.code == 0, ended.stderr
+    assert "  user: Say word 2\n" in ended.stdout
+    assert "50 rows: 50 to ask in 50 requests" in ended.stdout
+    assert "tokens out: at most 350" in ended.stdout
+    assert "--sample 20" in ended.stdout
+    assert simulator.requests == []
+    assert [path.name for path in Path().iterdir()] == ["prompts.jsonl"]
+
+
+def test_a_dry_run_says_by_its_exit_code_what_the_run_would_come_to(mistill: Mistill, run_of: RunOf) -> None:
+    arguments = run_of(2, "--dry-run", "--json")
+    Path("prompts.jsonl").write_text('{"text": "fine"}\n{"txt": 1}\n')
+    refused = mistill(*arguments)
+    assert (refused.code, refused.json["exit_code"], refused.json["refused"]) == (1, 1, 1)
+    Path("prompts.jsonl").write_text('{"txt": 1}\n')
+    assert mistill(*arguments).code == 2
+
+
+def test_a_dry_run_starts_no_demo_model(mistill: Mistill, rows: Rows) -> None:
+    ended = mistill(
+        "run", rows(2), "--out", "a.jsonl", "--local", "--prompt", "{{ text }}", "--dry-run", "--json"
+    )
+    assert ended.code == 0, ended.stderr
+    assert ended.json["model"].startswith("smollm2")
+
+
+def test_a_dry_run_is_no_sample(mistill: Mistill, run_of: RunOf) -> None:
+    ended = mistill(*run_of(2, "--dry-run", "--sample", "1"))
+    assert ended.code == 2
+    assert "--dry-run and --sample exclude each other" in ended.stderr
+
+
 def test_money_is_counted_by_ones_own_prices(mistill: Mistill, run_of: RunOf) -> None:
     Path("prices.toml").write_text('[models."mistral-small-latest"]\ninput = 1000000\noutput = 0\n')
     ended = mistill(*run_of(3, "--prices", "prices.toml", "--json"))

@@ -277,4 +277,4 @@ def test_the_model_of_a_retry_is_made_from_the_ledger_without_a_secret(
     assert b"a-secret-of-mine" not in place.ledger.read_bytes()
     monkeypatch.delenv("MISTRAL_API_KEY")
     with pytest.raises(InputError, match="MISTRAL_API_KEY"):
-        Run.retry(place.out, "row=1")
+        Run.retry(place.out, "row=1").start()

@@ -74,12 +74,14 @@ class ModelPrice(Struct, frozen=True, forbid_unknown_fields=True):
     Attributes:
         input, output, cached_input: US dollars per million tokens; ``cached_input`` where the factor does not hold.
         aliases: other names of the model.
+        context: tokens of prompt and answer together that it takes, where that is published.
     """
 
     input: Dollars
     output: Dollars
     cached_input: Dollars | None = None
     aliases: tuple[str, ...] = ()
+    context: Annotated[int, Meta(gt=0)] | None = None
 
 
 class Prices(Struct, frozen=True, forbid_unknown_fields=True):
@@ -89,11 +91,14 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
     date: date | None = None
     factors: Factors = Factors()
 
+    def entry_of(self, model: str) -> ModelPrice | None:
+        """What the table has of a model by its name or an alias."""
+        entry = self.models.get(model)
+        return entry or next((each for each in self.models.values() if model in each.aliases), None)
+
     def price_of(self, model: str) -> Price | None:
         """The price of a model by its name or an alias, or None where it is unknown."""
-        entry = self.models.get(model)
-        if entry is None:
-            entry = next((each for each in self.models.values() if model in each.aliases), None)
+        entry = self.entry_of(model)
         if entry is None:
             return None
         cached = entry.cached_input
@@ -137,6 +142,15 @@ def price_of(model: str, prices: Prices | None = None) -> Price | None:
     """The price of ``model`` in the user's table if it has it, else in the shipped one; None where unknown."""
     own = prices.price_of(model) if prices is not None else None
     return own if own is not None else shipped_prices().price_of(model)
+
+
+def context_of(model: str, prices: Prices | None = None) -> int | None:
+    """The tokens of prompt and answer together that ``model`` takes, by the user's table or the shipped one."""
+    for table in (prices, shipped_prices()):
+        entry = None if table is None else table.entry_of(model)
+        if entry is not None and entry.context is not None:
+            return entry.context
+    return None
 
 
 def _read(text: str, name: str) -> Prices:

@@ -17,6 +17,7 @@ from mistill.errors import (
 )
 
 if TYPE_CHECKING:
+    from mistill.estimates.dry_run import DryRun
     from mistill.runs.report import RunReport
 
 
@@ -44,6 +45,13 @@ def exit_of_start(report: RunReport, *, is_sample: bool = False) -> Exit:
     if report.failures or (report.pending and not is_sample):
         return Exit.SOME_FAILED
     return Exit.ANSWERED
+
+
+def exit_of_dry_run(found: DryRun) -> Exit:
+    """What the start would come to, as far as that is known before anything is sent."""
+    if found.is_blocked:
+        return Exit.USAGE
+    return Exit.SOME_FAILED if found.refused or found.too_long else Exit.ANSWERED
 
 
 def exit_of_status(report: RunReport) -> Exit:

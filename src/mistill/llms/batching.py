@@ -93,6 +93,11 @@ class BatchedCall(ABC, Generic[R]):
             size += 1
         return size
 
+    def share_of(self, text: str) -> float:
+        """The part of a request that a text takes, where others go with it."""
+        by_tokens = 0.0 if self._max_tokens is None else min(1.0, _estimate(text) / self._max_tokens)
+        return max(1 / self.max_texts, by_tokens)
+
     def batches(self, texts: Sequence[str]) -> Iterator[range]:
         """Consecutive texts, as many a request as fit."""
         start = 0

@@ -22,7 +22,7 @@ from mistill.api.endpoint import (
 )
 from mistill.api.models import ModelCard
 from mistill.api.operation import Operation
-from mistill.api.prices import load_prices, price_of
+from mistill.api.prices import context_of, load_prices, price_of, shipped_prices
 from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
 from mistill.delivery.governor import ConcurrencyLimit, governor_for
 from mistill.errors import InputError, MalformedAnswer, NotFound
@@ -149,14 +149,14 @@ class Connection(Configurable):
         """What the endpoint has."""
         return background.run(self.amodels())
 
-    def _open(self) -> Session:
-        """The session of the settings as they are now.
+    def _open(self, *, offline: bool = False) -> Session:
+        """The session of the settings as they are now; ``offline``: for what is not sent, without a key too.
 
         Raises:
             InputError: there is no key, or it would be readable on its way.
         """
         key = self.api_key or _key_of_environment(self._api_key_env_var)
-        if key is None or not key.get_secret_value():
+        if (key is None or not key.get_secret_value()) and not offline:
             raise InputError(
                 f"{type(self).__name__} has no api_key",
                 hint=words(
@@ -171,12 +171,35 @@ class Connection(Configurable):
         session = self._session
         if session is None or session.settings != settings:
             self._refuse_readable_key()
-            session = self._session = self._new_session(settings, key.get_secret_value())
+            session = self._session = self._new_session(settings, key.get_secret_value() if key else "")
             self._aclient = session.client
             _with_sessions[id(self)] = self
         if self._concurrency.limit != self.max_concurrent_requests:
             self._concurrency.limit = self.max_concurrent_requests
         return session
+
+    @property
+    def batch_factor(self) -> float:
+        """What its price is multiplied with in the batch API."""
+        prices = shipped_prices() if self.prices is None else load_prices(self.prices)
+        return prices.factors.batch
+
+    @property
+    def is_ready(self) -> bool:
+        """It has a key, and knows how its server speaks: what is made offline can be sent."""
+        try:
+            return self._open().is_dialect_known
+        except InputError:
+            return False
+
+    def make_ready(self) -> None:
+        """Sees to it that it is ready.
+
+        Raises:
+            InputError: there is no key.
+            MistillError: the endpoint had to be asked what it is, and does not answer.
+        """
+        background.run(self._ready())
 
     def _refuse_readable_key(self) -> None:
         if self.endpoint.startswith("https:") or self.allow_http or is_this_machine(self.endpoint):
@@ -195,7 +218,8 @@ class Connection(Configurable):
         self._concurrency = ConcurrencyLimit(1)
 
     def _new_session(self, settings: tuple[Any, ...], key: str) -> Session:
-        price = price_of(self.model, None if self.prices is None else load_prices(self.prices))
+        prices = None if self.prices is None else load_prices(self.prices)
+        price = price_of(self.model, prices)
         client = MistralClient(self.endpoint, key, self.timeout, price=price)
         governor = governor_for(self.endpoint, key, self.model)
         if self.requests_per_minute is not None or self.tokens_per_minute is not None:
@@ -209,7 +233,7 @@ class Connection(Configurable):
             max_retries=self.max_retries,
         )
         dialect = DIALECTS.get(self.dialect)
-        server = Server(self.model, dialect or MISTRAL, price)
+        server = Server(self.model, dialect or MISTRAL, price, context_of(self.model, prices))
         return Session(settings, client, dispatcher, server, dialect is not None)
 
     @property

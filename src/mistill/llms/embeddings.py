@@ -154,14 +154,15 @@ class MistralEmbeddings(Connection):
                 fatal = error
         return result.embedded(fatal, on_error)
 
-    def embedder(self, *, keeps_values: bool = True) -> Embedder:
+    def embedder(self, *, keeps_values: bool = True, offline: bool = False) -> Embedder:
         """The settings of a call, checked and resolved, to embed any number of texts with.
 
         Args:
             keeps_values: completions have their vectors as numbers, which take twice the memory of their JSON; else
                 ``value`` is ``None``, and can be read in ``raw``.
+            offline: no key is needed: for texts that are not sent, or not yet.
         """
-        session = self._open()
+        session = self._open(offline=offline)
         parameters = EmbeddingParameters(self.output_dimension, self.output_dtype)
         return Embedder(
             session.dispatcher, session.server, parameters, self.max_batch_tokens, keeps_values=keeps_values

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Hashable, Mapping, Sequence
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, cast
 
 import msgspec
@@ -22,6 +22,7 @@ from mistill.llms.messages import check_messages, check_text_only, encode_messag
 from mistill.llms.parameters import check_parameters
 from mistill.llms.plain_values import plain
 from mistill.llms.streaming import StreamChunk, read_stream
+from mistill.llms.token_estimate import message_tokens, text_tokens
 from mistill.llms.types import Completion, Outcome
 from mistill.structured.repair import Parsed, answer_text, judge, read_answer
 from mistill.structured.structured_output import StructuredOutputPlan, compile_structured_output
@@ -33,11 +34,17 @@ _VARIANTS_KEPT = 256
 
 
 class Server(Struct):
-    """What is known of the server behind an endpoint and model; shared by all calls of an object."""
+    """What is known of the server behind an endpoint and model; shared by all calls of an object.
+
+    Attributes:
+        context: tokens of prompt and answer together that the model takes, where that is published.
+        refuses_n: it has been seen to take no ``n``.
+    """
 
     model: str
     dialect: Dialect
     price: Price | None = None
+    context: int | None = None
     refuses_n: bool = False
 
 
@@ -57,6 +64,10 @@ class Prompt(Struct, frozen=True, gc=False):
 
     def stream(self) -> AsyncGenerator[StreamChunk]:
         return self.generation.stream(self.messages)
+
+    def estimated_tokens(self) -> int:
+        """About how many its request has, see ``mistill.llms.token_estimate``."""
+        return message_tokens(msgspec.json.decode(self.messages)) + self.generation.tool_tokens
 
 
 class Generation:
@@ -87,6 +98,18 @@ class Generation:
         self._templates: dict[tuple[int, int], RequestTemplate] = {}
         self._variants: dict[Hashable, Generation] = {}
         self._template = self._template_of(n=1, seed_offset=0)
+
+    @property
+    def requests_each(self) -> int:
+        """In how many requests a row goes, if all its answers will do."""
+        together = self.structured is None and self.server.dialect.has_n and not self.server.refuses_n
+        return 1 if together else self.num_generations
+
+    @cached_property
+    def tool_tokens(self) -> int:
+        """About how many tokens the tools take in each request."""
+        tools = self.parameters.tools
+        return text_tokens(msgspec.json.encode(tools).decode()) if tools else 0
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 

@@ -185,15 +185,21 @@ class MistralLLM(Connection, AsyncLLM):
     def _fitting(self, schema: Any) -> dict[str, Any]:
         return (self.structured_output or {}) | {"schema": schema}
 
-    def generation(self, num_generations: int = 1, **generation_kwargs: Any) -> Generation:
-        """The settings of a call, checked and resolved: the object's ``generation_kwargs``, then the call's own."""
+    def generation(
+        self, num_generations: int = 1, *, offline: bool = False, **generation_kwargs: Any
+    ) -> Generation:
+        """The settings of a call, checked and resolved: the object's ``generation_kwargs``, then the call's own.
+
+        Args:
+            offline: no key is needed and no server asked what it is: for prompts that are not sent, or not yet.
+        """
         if not isinstance(num_generations, int) or isinstance(num_generations, bool) or num_generations < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
             raise InputError(f"num_generations must be an integer of 1 or more, not {num_generations!r}")
         setting = generation_kwargs.pop("structured_output", self.structured_output)
         given = {name: value for name, value in generation_kwargs.items() if value is not None}
         arguments = self.generation_kwargs | given
-        session = self._open()
-        if not session.is_dialect_known:
+        session = self._open(offline=offline)
+        if not session.is_dialect_known and not offline:
             background.run(self._ready())
         key = _key_of(num_generations, arguments) if setting is None else None
         if key is not None and (known := session.plain.get(key)):

@@ -11,13 +11,13 @@ from typing import Any, Protocol, Self, TypeGuard
 from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, WrongParameter, let_interrupt_pass
+from mistill.estimates.row_sample import RowSample
 from mistill.ledger import InputRow, RowState
 from mistill.progress.progress import Progress
 from mistill.prompts.row_errors import row_error
 from mistill.runs.kinds.kind import Kind, PendingRow, digest
 from mistill.runs.options import RunOptions
 from mistill.runs.record_shape import RecordShape
-from mistill.runs.row_sample import RowSample
 
 _HELD_S = 0.1
 """How long rows may be prepared at a stretch."""
@@ -60,7 +60,6 @@ class PendingRows:
         self._progress = progress
         self._options = options
         self._shape = shape
-        self._reserved = shape.hints.keys()
         self._ready: deque[PendingRow] = deque()
         self._filling = asyncio.Lock()
         self._sample = sample
@@ -131,13 +130,13 @@ class PendingRows:
         began_s = time.monotonic()
         for place, state in enumerate(states):
             if state is None:
-                prepared[place] = self._prepare(rows[place])
+                prepared[place] = prepare_row(self._kind, rows[place], self._shape)
             if time.monotonic() - began_s > _HELD_S:
                 await asyncio.sleep(0)  # templates may take long, and a stop must get through
                 if self._closed:
                     return
                 began_s = time.monotonic()
-        if prepared and rows[0].index == 0 and _is_of_all_rows(first := prepared.get(0)):
+        if prepared and rows[0].index == 0 and is_of_all_rows(first := prepared.get(0)):
             raise first
         claimed = await self._matcher.claim(
             [self._input_row(rows[place], digests[place], one) for place, one in prepared.items()]
@@ -150,7 +149,7 @@ class PendingRows:
             assert state is not None
             if not self._is_due(state):
                 continue
-            one = prepared[place] if place in prepared else self._prepare(rows[place])
+            one = prepared[place] if place in prepared else prepare_row(self._kind, rows[place], self._shape)
             self._ready.append(PendingRow(state, rows[place], one))
 
     def _is_due(self, state: RowState) -> bool:
@@ -168,22 +167,27 @@ class PendingRows:
             return False
         return True
 
-    def _prepare(self, row: Row) -> Any:
-        """The row made ready to be sent, or why it cannot be."""
-        if row.problem is not None:
-            return row_error(row, row.problem)
-        try:
-            if not self._reserved.isdisjoint(row.record):
-                self._shape.check_row(row.record, row.where, row.index)
-            return self._kind.prepare(row)
-        except BaseException as error:  # whatever a row holds: it must not hold up the other rows
-            let_interrupt_pass(error)
-            return _refusal(row, error)
-
     def _input_row(self, row: Row, own_digest: bytes, prepared: Any) -> InputRow:
         # A row that cannot be asked is known by its own bytes.
         fingerprint = own_digest if isinstance(prepared, InputError) else self._kind.fingerprint(prepared)
         return InputRow(row.index, own_digest, fingerprint, row.raw)
+
+
+def prepare_row(kind: Kind[Any], row: Row, shape: RecordShape) -> Any:
+    """The row made ready to be sent, or why it cannot be.
+
+    Args:
+        shape: of the records, whose own columns no row may have.
+    """
+    if row.problem is not None:
+        return row_error(row, row.problem)
+    try:
+        if not shape.hints.keys().isdisjoint(row.record):
+            shape.check_row(row.record, row.where, row.index)
+        return kind.prepare(row)
+    except BaseException as error:  # whatever a row holds: it must not hold up the other rows
+        let_interrupt_pass(error)
+        return _refusal(row, error)
 
 
 def _refusal(row: Row, error: BaseException) -> InputError:
@@ -193,6 +197,6 @@ def _refusal(row: Row, error: BaseException) -> InputError:
     return row_error(row, error.message, error.hint) if error.index is None else error
 
 
-def _is_of_all_rows(first: Any) -> TypeGuard[InputError]:
+def is_of_all_rows(first: Any) -> TypeGuard[InputError]:
     """A first row that cannot be rendered means a wrong template or wrong names: nothing is sent."""
     return isinstance(first, InputError) and not isinstance(first, WrongParameter)

@@ -17,8 +17,8 @@ from msgspec import Struct
 from mistill._version import __version__
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError
+from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
-from mistill.runs.forecast import Forecast
 from mistill.runs.kept_settings import output_of, read_manifest, read_options
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from mistill.errors import Stopped
+from mistill.estimates.forecast import Forecast, Range
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split
-from mistill.runs.forecast import Forecast, Range
 from mistill.wording import Phrase, Setting, Wording, worded, words
 
 if TYPE_CHECKING:

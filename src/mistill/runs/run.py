@@ -24,6 +24,8 @@ from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, ManifestChanged, MistillError, Stopped, StopReason
+from mistill.estimates.dry_run import DryRun
+from mistill.estimates.forecast import Forecast, forecast
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection, Spending
 from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
@@ -33,7 +35,6 @@ from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
 from mistill.runs.budget import Budget
 from mistill.runs.export import write_records
-from mistill.runs.forecast import Forecast, forecast
 from mistill.runs.input_size import InputSize
 from mistill.runs.kept_settings import ledger_beside, read_manifest, settings_to_keep
 from mistill.runs.kinds import kind_of
@@ -41,6 +42,7 @@ from mistill.runs.manifest import changed_settings
 from mistill.runs.options import RetryArguments, RunArguments, RunOptions
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
+from mistill.runs.rehearsal import rehearse
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.runs.runner import RowOutcome, Runner
@@ -147,6 +149,7 @@ class Run:
         self._input_size = InputSize(rows)
         self._unread: SimpleQueue[RowOutcome | None] | None = None
         self._new_budget()  # a wrong limit is refused now
+        self._is_ready = llm.is_ready
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -164,6 +167,22 @@ class Run:
         with self._started() as runner, self._shown(self.display):
             self._wait(background.submit(self._work(runner)))
         return self._report()
+
+    def dry_run(self) -> DryRun:
+        """What a start would ask of the whole input, and about what that would cost. Nothing is sent or written, and no
+        key is needed.
+
+        Raises:
+            InputError: the input breaks off.
+        """
+        return rehearse(
+            self._source,
+            self.kind,
+            dedupe=self.options.dedupe,
+            shape=self._shape,
+            batch_factor=self._llm.batch_factor,
+            limits=self._governor.snapshot(),
+        )
 
     def __iter__(self) -> Iterator[RowOutcome]:
         """Starts the run, gives each outcome as it completes, then sets ``summary``. Leaving the loop stops the run."""
@@ -245,6 +264,7 @@ class Run:
     def _started(self) -> Generator[Runner]:
         """A start, from opening the ledger to the output and what the ledger keeps of how it ended."""
         self.summary = None
+        self._make_ready()
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
         before = self._governor.snapshot()
         with self._open_ledger() as ledger:
@@ -273,6 +293,13 @@ class Run:
                 raise
             ended = self._record(before, stopped=runner.stopped, forecast=expected, output=output)
             background.run(ledger.end_start(number, ended.encode()))
+
+    def _make_ready(self) -> None:
+        """Sees to what a dry run does without: a key, and how the server speaks."""
+        if not self._is_ready:
+            self._llm.make_ready()
+            self.kind = kind_of(self._llm)(self._llm, self.options)
+            self._is_ready = True
 
     async def _work(self, runner: Runner) -> None:
         try:

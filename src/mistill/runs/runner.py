@@ -15,6 +15,7 @@ from mistill.datasets.prefetch import open_windows
 from mistill.datasets.sources import Source
 from mistill.delivery.retry import as_failure
 from mistill.errors import MistillError, Stopped
+from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
 from mistill.ledger import Ledger
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.progress import Progress
@@ -24,7 +25,6 @@ from mistill.runs.lanes.live import LiveLane
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
 from mistill.runs.record_shape import RecordShape
-from mistill.runs.row_sample import RowSample, draw_rows, first_rows
 
 
 class RowOutcome(Struct, frozen=True):

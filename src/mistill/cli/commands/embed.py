@@ -17,7 +17,13 @@ from mistill.cli.options.model_options import (
     pace_options,
     prices_option,
 )
-from mistill.cli.options.run_options import options_given, out_option, report_options, run_options
+from mistill.cli.options.run_options import (
+    dry_run_option,
+    options_given,
+    out_option,
+    report_options,
+    run_options,
+)
 from mistill.cli.terminal.start import start
 from mistill.llms import MistralEmbeddings
 from mistill.runs.kinds.embedding import EmbeddingKind
@@ -64,7 +70,9 @@ mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-
 @out_option
 @run_options(EmbeddingKind, groups=("Output", "Input"))
 @pace_options
-@run_options(EmbeddingKind, groups=("Budget", "Durability"))
+@run_options(EmbeddingKind, groups=("Budget",))
+@dry_run_option
+@run_options(EmbeddingKind, groups=("Durability",))
 @report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:
@@ -77,6 +85,7 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     130 interrupted.
     """
     choose_one(ctx, given, "prompt", "prompt_file")
+    choose_one(ctx, given, "dry_run", "sample")
     attributes = attributes_of(ctx, given) | {
         name: given[name] for name in _ATTRIBUTES if given[name] is not None
     }

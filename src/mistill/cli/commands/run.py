@@ -21,7 +21,13 @@ from mistill.cli.options.model_options import (
     served,
     structured_options,
 )
-from mistill.cli.options.run_options import options_given, out_option, report_options, run_options
+from mistill.cli.options.run_options import (
+    dry_run_option,
+    options_given,
+    out_option,
+    report_options,
+    run_options,
+)
 from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
 from mistill.runs.kinds.chat import ChatKind
@@ -37,6 +43,7 @@ mistill run 'data/*.csv' --out answers.parquet --settings run.toml --limit 100
 cat prompts.jsonl | mistill run - --out - --model mistral-small-latest | jq .generation
 mistill run users.jsonl --out profiles.csv --model mistral-small-latest \\
     --prompt "A profile for {{ name }}" --schema models:User --flatten
+mistill run prompts.jsonl --out answers.jsonl --settings run.toml --dry-run     # what will be asked?
 mistill run prompts.jsonl --out answers.jsonl --settings run.toml --sample 20   # what will it cost?
 """,
 )
@@ -51,7 +58,9 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --sample 20   
 @generation_options
 @run_options(ChatKind, groups=("Generation",))
 @pace_options
-@run_options(ChatKind, groups=("Budget", "Durability"))
+@run_options(ChatKind, groups=("Budget",))
+@dry_run_option
+@run_options(ChatKind, groups=("Durability",))
 @report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:
@@ -64,9 +73,12 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     130 interrupted.
     """
     choose_one(ctx, given, "prompt", "prompt_file")
+    choose_one(ctx, given, "dry_run", "sample")
     choose_one(ctx, given, "system", "system_file")
     refuse_beside_local(ctx, given)
-    with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
+    with served(
+        attributes_of(ctx, given), local=given["local"], offline=given["dry_run"], say=say
+    ) as attributes:
         llm, sources = make_llm(ctx, attributes, given), list(given["source"])
         run = Run(sources, llm=llm, out=given["out"], **options_given(given))
         return start(run, given, out=given["out"])

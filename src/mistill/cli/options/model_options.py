@@ -184,14 +184,17 @@ def _is_foreign(ctx: click.Context, given: Mapping[str, Any], name: str) -> bool
 
 @contextmanager
 def served(
-    attributes: dict[str, Any], *, local: bool, say: Callable[[str], object]
+    attributes: dict[str, Any], *, local: bool, say: Callable[[str], object], offline: bool = False
 ) -> Generator[dict[str, Any]]:
-    """``attributes``, with those of a local model while it runs, where it is wanted."""
+    """``attributes``, with those of a local model while it runs, where it is wanted; ``offline``: it is not started."""
     if not local:
         yield attributes
         return
-    from mistill.local import LocalModel
+    from mistill.local import MODEL, LocalModel
 
+    if offline:
+        yield {**attributes, "model": MODEL, "dialect": "local"}
+        return
     with LocalModel(say=say) as model:
         yield {
             "max_concurrent_requests": model.slots,

@@ -48,6 +48,14 @@ json_option = option(
     help="The report as JSON, on stdout (on stderr where stdout has the records).",
 )
 quiet_option = option("--quiet", "-q", group=OTHER, is_flag=True, help="Say nothing but errors.")
+dry_run_option = option(
+    "--dry-run",
+    group="Budget",
+    is_flag=True,
+    in_settings=False,
+    help="Send nothing, and need no key: make every row ready, show three prompts, count rows, duplicates, tokens and "
+    "cost, and say what would be refused.",
+)
 report_options = all_of(settings_option, json_option, quiet_option)
 
 

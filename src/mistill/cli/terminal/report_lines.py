@@ -9,13 +9,14 @@ import click
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.output import Colored, say, show
+from mistill.estimates.dry_run import DryRun
 from mistill.runs.report import RunReport
 from mistill.runs.report_text import Line, start_lines, status_lines
 from mistill.visible import visible_json
 
 
-def write_json(report: RunReport, exit_code: Exit, *, to_stderr: bool = False) -> None:
-    """One line of JSON: `RunReport.describe`, and the exit code."""
+def write_json(report: RunReport | DryRun, exit_code: Exit, *, to_stderr: bool = False) -> None:
+    """One line of JSON: what `describe` gives, and the exit code."""
     described = report.worded(on_the_command_line).describe()
     text = json.dumps(described | {"exit_code": int(exit_code)}, ensure_ascii=False)
     click.echo(visible_json(text), err=to_stderr)

@@ -6,10 +6,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from mistill.cli.exit_codes import Exit, exit_of_start
+from mistill.cli.exit_codes import Exit, exit_of_dry_run, exit_of_start
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.interrupts import stopped_by_signals
-from mistill.cli.terminal.output import say_error
+from mistill.cli.terminal.output import say_error, show
 from mistill.cli.terminal.report_lines import write_json, write_report
 from mistill.progress.display import Display
 from mistill.runs.run import Run
@@ -22,6 +22,8 @@ def start(run: Run, given: Mapping[str, Any], *, out: str) -> Exit:
     Args:
         given: what the command was given: ``as_json`` and ``quiet`` of it.
     """
+    if given.get("dry_run"):
+        return _rehearse(run, given)
     as_json, quiet = given["as_json"], given["quiet"]
     options = run.options
     run.display = Display(progress=not quiet)
@@ -34,6 +36,19 @@ def start(run: Run, given: Mapping[str, Any], *, out: str) -> Exit:
         write_report(report, out)
     elif report.stopped is not None:
         say_error(report.stopped.headline, report.stopped.hint)
+    return code
+
+
+def _rehearse(run: Run, given: Mapping[str, Any]) -> Exit:
+    """Shows what a start would ask, on stdout: no record goes there."""
+    with _warnings_once():
+        found = run.dry_run()
+    code = exit_of_dry_run(found)
+    if given["as_json"]:
+        write_json(found, code)
+    elif not given["quiet"]:
+        for line in found.lines(on_the_command_line):
+            show(line)
     return code
 
 

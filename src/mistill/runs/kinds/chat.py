@@ -18,7 +18,7 @@ from mistill.llms.parameters import SETTING_NAMES, describe_parameters
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_parameters import RowParameters
-from mistill.runs.kinds.kind import AnswerReader, Kind, digest
+from mistill.runs.kinds.kind import AnswerReader, Kind, RequestSize, digest
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
 from mistill.structured.repair import answer_text, read_answer
@@ -127,7 +127,7 @@ class ChatKind(Kind[Prompt]):
     def __init__(self, llm: MistralLLM, options: RunOptions) -> None:
         template = PromptTemplate(prompt=options.prompt, system=options.system)
         given = llm.generation_kwargs | options.parameters
-        self.generation = generation = llm.generation(options.num_generations, **given)
+        self.generation = generation = llm.generation(options.num_generations, offline=True, **given)
         self.row_parameters = RowParameters(options.row_parameters)
         self.num_generations = options.num_generations
         self.dispatcher = generation.dispatcher
@@ -181,6 +181,13 @@ class ChatKind(Kind[Prompt]):
             return digest(prepared.messages)
         own = prepared.generation
         return digest(_encode_sorted((msgspec.Raw(prepared.messages), own.parameters, own.extra_body)))
+
+    def size_of(self, prepared: Prompt) -> RequestSize:
+        generation = prepared.generation
+        most, requests = generation.parameters.max_tokens, generation.requests_each
+        return RequestSize(
+            prepared.estimated_tokens() * requests, most and most * self.num_generations, requests
+        )
 
     def answer(
         self, prepared: Sequence[Prompt], send: Send[ChatResponse]

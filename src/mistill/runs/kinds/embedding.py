@@ -79,7 +79,7 @@ class EmbeddingKind(TextKind):
         self.reader = EmbeddingReader(llm.output_dtype)
 
     def call_of(self, llm: MistralEmbeddings) -> Embedder:
-        return llm.embedder(keeps_values=False)
+        return llm.embedder(keeps_values=False, offline=True)
 
     @classmethod
     def reader_of(

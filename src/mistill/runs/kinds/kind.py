@@ -40,6 +40,20 @@ class PendingRow(Struct, frozen=True, gc=False):
         return self.state.has_answers or isinstance(self.prepared, InputError)
 
 
+class RequestSize(Struct, frozen=True, gc=False):
+    """About how large a row's request is, and what may come of it.
+
+    Attributes:
+        input_tokens: as estimated, see ``mistill.llms.token_estimate``.
+        most_output_tokens: of its answers; ``None`` where nothing bounds them.
+        requests: in how many it goes; part of one, where rows go together.
+    """
+
+    input_tokens: int
+    most_output_tokens: int | None
+    requests: float
+
+
 class AnswerReader(ABC):
     """Reads answers that a ledger has kept. Token counts and cost are the ledger's own, so they are left at nothing.
 
@@ -119,7 +133,7 @@ class Kind(ABC, Generic[A]):
         """The kind for a run of ``llm`` with such options.
 
         Raises:
-            InputError: a template, a parameter or a schema is wrong, or there is no key.
+            InputError: a template, a parameter or a schema is wrong.
         """
 
     @classmethod
@@ -154,6 +168,10 @@ class Kind(ABC, Generic[A]):
     @abstractmethod
     def fingerprint(self, prepared: A) -> bytes:
         """16 bytes that tell it from any other request of this run."""
+
+    @abstractmethod
+    def size_of(self, prepared: A) -> RequestSize:
+        """About how large its request is."""
 
     @abstractmethod
     def answer(self, prepared: Sequence[A], send: Send[Any]) -> Coroutine[Any, Any, Sequence[Outcome]]:

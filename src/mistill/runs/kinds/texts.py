@@ -11,9 +11,10 @@ from mistill.datasets.sources import Row
 from mistill.delivery.dispatcher import Send
 from mistill.llms.batching import BatchedCall
 from mistill.llms.connection import Connection
+from mistill.llms.token_estimate import text_tokens
 from mistill.llms.types import Outcome
 from mistill.prompts.prompt_template import TextTemplate
-from mistill.runs.kinds.kind import Kind, PendingRow, digest, refuse_unused
+from mistill.runs.kinds.kind import Kind, PendingRow, RequestSize, digest, refuse_unused
 from mistill.runs.options import RunOptions
 
 
@@ -44,7 +45,7 @@ class TextKind(Kind[str]):
         """The call that sends all texts of the run.
 
         Raises:
-            InputError: a setting is wrong, or there is no key.
+            InputError: a setting is wrong.
         """
 
     def prepare(self, row: Row) -> str:
@@ -52,6 +53,9 @@ class TextKind(Kind[str]):
 
     def fingerprint(self, prepared: str) -> bytes:
         return digest(prepared.encode())
+
+    def size_of(self, prepared: str) -> RequestSize:
+        return RequestSize(text_tokens(prepared), 0, self.call.share_of(prepared))
 
     def together(self, ready: Sequence[PendingRow]) -> int:
         if ready[0].stands_alone:

@@ -7,7 +7,7 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistill.runs.row_sample import draw_rows
+from mistill.estimates.row_sample import draw_rows
 
 SIZES = st.integers(min_value=0, max_value=300)
 

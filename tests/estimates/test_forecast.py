@@ -7,8 +7,8 @@ import random
 import pytest
 
 from mistill.delivery.diagnostics import Snapshot
+from mistill.estimates.forecast import Forecast, forecast
 from mistill.ledger import LedgerRow
-from mistill.runs.forecast import Forecast, forecast
 
 
 def row(input_tokens: int, output_tokens: int, cost: float | None = None) -> LedgerRow:

@@ -1,0 +1,82 @@
+"""A dry run: every row made ready as a run would, and none sent."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from mistill.datasets.sources import Row
+from mistill.delivery.diagnostics import Snapshot
+from mistill.errors import InputError
+from mistill.estimates.dry_run import DryRun, Refusal, RequestTable, ShownPrompt, cost_of, seconds_of
+from mistill.runs.kinds.kind import Kind
+from mistill.runs.pending_rows import is_of_all_rows, prepare_row
+from mistill.runs.record_shape import RecordShape
+
+_SHOWN = 3
+
+
+def rehearse(
+    rows: Iterable[Row],
+    kind: Kind[Any],
+    *,
+    dedupe: bool,
+    shape: RecordShape,
+    batch_factor: float,
+    limits: Snapshot,
+) -> DryRun:
+    """Makes every row ready as a run would, and sends none. At most a thousand rows are in memory.
+
+    Args:
+        shape: of the records, whose own columns no row may have.
+        batch_factor: what a price is multiplied with in the batch API.
+        limits: tells the quota, where one is known.
+
+    Raises:
+        InputError: the input breaks off.
+    """
+    show = kind.prompts_of(kind.manifest)
+    refusals: list[Refusal] = []
+    prompts: list[ShownPrompt] = []
+    found = too_long = refused = 0
+    is_blocked = False
+    context = kind.server.context
+    with RequestTable() as requests:
+        for row in rows:
+            found += 1
+            prepared = prepare_row(kind, row, shape)
+            if isinstance(prepared, InputError):
+                is_blocked = is_blocked or (row.index == 0 and is_of_all_rows(prepared))
+                refused += 1
+                if len(refusals) < _SHOWN:
+                    refusals.append(Refusal(row.index, prepared.message, prepared.hint))
+                continue
+            if len(prompts) < _SHOWN:
+                prompts.append(ShownPrompt(row.index, show(row)))
+            size = kind.size_of(prepared)
+            too_long += context is not None and size.input_tokens > context
+            requests.add(
+                kind.fingerprint(prepared), size.input_tokens, size.most_output_tokens, size.requests
+            )
+        total, duplicates = requests.total(dedupe=dedupe)
+    cost = cost_of(total, kind.server.price)
+    return DryRun(
+        model=kind.server.model,
+        rows=found,
+        asked=total.rows,
+        requests=math.ceil(total.requests),
+        duplicates=duplicates,
+        dedupe=dedupe,
+        refused=refused,
+        refusals=refusals,
+        is_blocked=is_blocked,
+        too_long=None if context is None else too_long,
+        context=context,
+        input_tokens=total.input_tokens,
+        most_output_tokens=total.most_output_tokens,
+        cost=cost,
+        batch_cost=None if cost is None else cost.times(batch_factor),
+        seconds=seconds_of(total, limits),
+        prompts=prompts,
+    )
