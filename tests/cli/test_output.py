@@ -175,3 +175,29 @@ def test_a_run_that_is_told_to_end_stops_as_with_ctrl_c(
     assert process.returncode == 130
     assert "stopping: 4 in flight, up to 30 s; Ctrl-C again cuts them off" in said
     assert "maybe billed" not in said  # what was in flight was waited for
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+@pytest.mark.parametrize(
+    ("source", "out", "prompt", "code"),
+    [
+        ("in.jsonl", "out\udcff.jsonl", "{{ text }}", 0),
+        ("in\udcff.jsonl", "out.jsonl", "{{ text }}", 0),
+        ("in\udcff.jsonl", "out\udcff.jsonl", "{{ nope }}", 2),
+        ("gone\udcff.jsonl", "out.jsonl", "{{ text }}", 2),
+    ],
+)
+def test_names_of_files_that_are_no_text(
+    mistill: Mistill, simulator: Simulator, source: str, out: str, prompt: str, code: int
+) -> None:
+    for name in ("in.jsonl", "in\udcff.jsonl"):
+        Path(name).write_text('{"text": "a"}\n')
+    given_ = ("--model", "mistral-small-latest", "--endpoint", simulator.url, "--prompt", prompt)
+    for more in ((), ("--json",)):
+        ended = mistill("run", source, "--out", out, *given_, *more)
+        assert ended.code == code, ended.stderr
+        assert "internal error" not in ended.stderr
+    if code == 0:
+        assert mistill("status", out, "--json").code == 0
+        assert mistill("export", out, "--to", "again\udcff.csv").code == 0
+        assert json.loads(Path(out).read_text())["generation"] == "Echo: a"

@@ -15,6 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from mistill._version import __version__
+from mistill.datasets.encoding import encode_record
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
@@ -75,7 +76,10 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     retry: RetryRecord | None = None
 
     def encode(self) -> bytes:
-        return msgspec.json.encode(self)
+        try:
+            return msgspec.json.encode(self)
+        except UnicodeEncodeError:  # a file has a name that is no text
+            return encode_record(msgspec.to_builtins(self))
 
 
 _decode_start = msgspec.json.Decoder(StartRecord).decode
