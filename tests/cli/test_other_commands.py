@@ -69,6 +69,27 @@ def test_chat_checks_an_answer_that_must_fit(mistill: Mistill, simulator: Simula
     assert json.loads(ended.stdout) == {"name": "Ada"}
 
 
+@pytest.mark.parametrize(
+    ("fault", "code", "words"),
+    [
+        (Fault.status(400, {"message": "no such thing"}), 1, "no such thing"),
+        (Fault.status(401, {"message": "Unauthorized"}), 3, "MISTRAL_API_KEY"),
+        ("nonsense", 1, "the answer"),
+    ],
+)
+def test_a_chat_that_must_fit_and_fails_says_why(
+    mistill: Mistill, simulator: Simulator, fault: Fault | str, code: int, words: str
+) -> None:
+    simulator.script([fault] * 3)
+    schema = '{"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}'
+    given = ["--endpoint", simulator.url, "--schema", schema, "--schema-retries", "0", "--max-retries", "0"]
+    ended = mistill("chat", "Who?", *given)
+    assert ended.code == code
+    assert words in ended.stderr
+    assert "internal error" not in ended.stderr
+    assert "rows failed" not in ended.stderr
+
+
 def test_chat_says_when_an_answer_was_cut(mistill: Mistill, simulator: Simulator) -> None:
     ended = mistill("chat", "one two three four five", "--endpoint", simulator.url, "--max-new-tokens", "2")
     assert ended.code == 0

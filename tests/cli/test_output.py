@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.cli.conftest import Mistill
 
+from mistill.cli.terminal.log_lines import logged_lines
 from mistill.simulator import Fault, Simulator
 from mistill.visible import visible, visible_json
 
@@ -143,18 +144,47 @@ def test_rows_for_a_stdout_that_takes_none(
     assert "Traceback" not in ended.stderr
 
 
+@pytest.mark.parametrize("level", ["mistill", "mistill.runs.budget", "another.library"])
+def test_what_is_logged_is_made_visible_and_said_once(
+    mistill: Mistill, capfd: pytest.CaptureFixture[str], level: str
+) -> None:
+    with logged_lines():
+        for _ in range(3):
+            logging.getLogger(level).warning("odd %s", CLIPBOARD)
+            logging.getLogger(level).error("as odd", exc_info=ValueError(CLIPBOARD))
+    said = capfd.readouterr().err
+    assert said.count("\\x1b]52") == 2
+    assert "\x1b" not in said
+
+
+@pytest.mark.parametrize("command", ["run", "chat"])
 def test_a_warning_of_the_library_is_made_visible(
-    mistill: Mistill, simulator: Simulator, caplog: pytest.LogCaptureFixture
+    mistill: Mistill, simulator: Simulator, command: str
 ) -> None:
     reason = f"odd {CLIPBOARD}"
     choice = {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": reason}
-    simulator.script([Fault.status(200, {"choices": [choice]})])
-    Path("rows.jsonl").write_text('{"prompt": "hello"}\n')
+    simulator.script([Fault.status(200, {"choices": [choice]})] * 2)
+    Path("rows.jsonl").write_text('{"prompt": "hello"}\n' * 2)
+    given_ = ["--model", "mistral-small-latest", "--endpoint", simulator.url]
+    what = (
+        ["run", "rows.jsonl", "--out", "answers.jsonl"]
+        if command == "run"
+        else ["chat", "Hi", "--schema", "{}"]
+    )
+    said = mistill(*what, *given_).stderr
+    assert said.count("\\x1b]52") >= 1
+    assert said.count("gave no content") == 1
+    assert "\x1b" not in said
+
+
+def test_a_traceback_is_made_visible(mistill: Mistill, simulator: Simulator) -> None:
+    simulator.script([Fault.status(400, {"message": f"no {CLIPBOARD}"})] * 2)
     given_ = ("--model", "mistral-small-latest", "--endpoint", simulator.url)
-    with caplog.at_level(logging.WARNING):
-        mistill("run", "rows.jsonl", "--out", "answers.jsonl", *given_)
-    assert "\\x1b]52" in caplog.text
-    assert "\x1b" not in caplog.text
+    for more in ([], ["--schema", "{}"]):
+        said = mistill("chat", "Hi", "--debug", *given_, *more).stderr
+        assert "Traceback" in said
+        assert said.count("\\x1b]52") >= 2
+        assert "\x1b" not in said
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import Any, TypeVar
@@ -13,7 +12,7 @@ from pydantic import ValidationError
 from mistill.cli.exit_codes import Exit, exit_of_error
 from mistill.cli.options.wording import flag_of, on_the_command_line
 from mistill.cli.program import write_examples
-from mistill.cli.terminal.output import not_written, say_error
+from mistill.cli.terminal.output import not_written, say_error, say_traceback
 from mistill.errors import InputError, MistillError
 from mistill.wording import worded
 
@@ -131,7 +130,7 @@ def _explained_errors(ctx: click.Context) -> Generator[None]:
         if isinstance(error.__cause__ or error, BrokenPipeError):
             raise click.exceptions.Exit(Exit.READER_LEFT) from error
         if ctx.meta.get("mistill.debug"):
-            traceback.print_exc()
+            say_traceback(error)
         raise failure_of(error) from error
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import pkgutil
 import sys
-import traceback
 from collections.abc import Sequence
 from importlib import import_module, resources
 from typing import Any
@@ -19,7 +18,8 @@ import click
 from mistill._version import __version__
 from mistill.cli import commands
 from mistill.cli.exit_codes import Exit
-from mistill.cli.terminal.output import not_written, say_error
+from mistill.cli.terminal.log_lines import logged_lines
+from mistill.cli.terminal.output import not_written, say_error, say_traceback
 from mistill.cli.terminal.standard_streams import open_closed_streams, settle_streams
 from mistill.errors import did_you_mean
 
@@ -114,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return Exit.STOPPED
     except Exception as error:  # a bug: nobody is helped by a page of frames they did not ask for
         if "--debug" in (sys.argv if arguments is None else arguments):
-            traceback.print_exc()
+            say_traceback(error)
         say_error(f"internal error: {type(error).__name__}: {error}", "--debug shows where; please report it")
         return Exit.STOPPED
     finally:
@@ -122,7 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(arguments: list[str] | None) -> int:
-    code = program.main(arguments, prog_name="mistill", standalone_mode=False)
+    with logged_lines():
+        code = program.main(arguments, prog_name="mistill", standalone_mode=False)
     if sys.stdout is not None:  # pyright: ignore[reportUnnecessaryComparison]  None where it is closed
         sys.stdout.flush()
     return int(code or 0)

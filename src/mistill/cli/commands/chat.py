@@ -28,6 +28,7 @@ from mistill.cli.options.settings_file import settings_option
 from mistill.cli.terminal.output import is_terminal, say
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
+from mistill.llms.event_loop import background
 from mistill.visible import visible, visible_json
 
 _MODEL = "mistral-small-latest"
@@ -82,7 +83,8 @@ def _streamed(llm: MistralLLM, messages: list[dict[str, Any]]) -> Pieces:
 
 
 def _whole(llm: MistralLLM, messages: list[dict[str, Any]]) -> Pieces:
-    for completion in llm.complete([messages])[0]:
+    # Not `complete`, which raises a group of errors: here is one row, whose own error says all.
+    for completion in background.run(llm.acomplete(messages)):
         yield (
             completion.text or "",
             completion.thinking or "",

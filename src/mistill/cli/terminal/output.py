@@ -7,6 +7,7 @@ visible before it is printed.
 from __future__ import annotations
 
 import sys
+import traceback
 from typing import NamedTuple
 
 import click
@@ -45,6 +46,11 @@ def say_error(message: str, hint: str | None = None) -> None:
 def not_written(error: OSError) -> str:
     """What to say of an error that names no file: it is of the one that is not opened by name."""
     return f"stdout could not be written: {error.strerror or error}"
+
+
+def say_traceback(error: BaseException) -> None:
+    """Where an error came from; its words, and those of its causes, may be a server's."""
+    say("".join(traceback.format_exception(error)).rstrip("\n"))
 
 
 def _line(parts: tuple[str | Colored, ...]) -> str:

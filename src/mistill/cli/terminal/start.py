@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,7 +12,6 @@ from mistill.cli.terminal.output import say_error, show
 from mistill.cli.terminal.report_lines import write_json, write_report
 from mistill.progress.display import Display
 from mistill.runs.run import Run
-from mistill.visible import visible
 
 
 def start(run: Run, given: Mapping[str, Any], *, out: str) -> Exit:
@@ -27,7 +25,7 @@ def start(run: Run, given: Mapping[str, Any], *, out: str) -> Exit:
     as_json, quiet = given["as_json"], given["quiet"]
     options = run.options
     run.display = Display(progress=not quiet)
-    with _warnings_once(), stopped_by_signals():
+    with stopped_by_signals():
         report = run.start().worded(on_the_command_line)
     code = exit_of_start(report, is_sample=options.sample is not None)
     if as_json:
@@ -41,8 +39,7 @@ def start(run: Run, given: Mapping[str, Any], *, out: str) -> Exit:
 
 def _rehearse(run: Run, given: Mapping[str, Any]) -> Exit:
     """Shows what a start would ask, on stdout: no record goes there."""
-    with _warnings_once():
-        found = run.dry_run()
+    found = run.dry_run()
     code = exit_of_dry_run(found)
     if given["as_json"]:
         write_json(found, code)
@@ -50,24 +47,3 @@ def _rehearse(run: Run, given: Mapping[str, Any]) -> Exit:
         for line in found.lines(on_the_command_line):
             show(line)
     return code
-
-
-class _warnings_once(logging.Filter):  # noqa: N801  used as a function
-    """Lets each warning of the library through once: what is wrong with a thousand rows is told once."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._seen: set[str] = set()
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        text = visible(record.getMessage())
-        record.msg, record.args = text, ()
-        is_new = text not in self._seen
-        self._seen.add(text)
-        return is_new
-
-    def __enter__(self) -> None:
-        logging.getLogger("mistill").addFilter(self)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger("mistill").removeFilter(self)
