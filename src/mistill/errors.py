@@ -19,6 +19,7 @@
     ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
     ├── InvalidOutput                 a paid answer that does not fit its schema
     ├── Stopped                       a budget, a deadline or an interrupt ended the work         reason
+    ├── RunStopped                    a run ended early, and nobody had asked for it              summary
     ├── LedgerError                   a run's record on disk cannot be read or written
     │   ├── LedgerInUse               another process is running on it
     │   └── ManifestChanged           it belongs to a run with other settings      changes
@@ -272,6 +273,20 @@ class Stopped(MistillError):
     def __init__(self, message: str, *, reason: StopReason = "stopped", hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.reason = reason
+
+
+class RunStopped(MistillError):
+    """A run ended early though nobody had asked for it: a refused key, an unknown model, nothing that answers.
+
+    It is raised from the error that ended the run. ``summary`` is the run's `RunReport`: what was answered is kept.
+    """
+
+    kind = "run_stopped"
+    summary: Any = None
+
+    def __init__(self, message: str, *, summary: Any = None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.summary = summary
 
 
 class LedgerError(MistillError):

@@ -176,7 +176,7 @@ def test_an_integer_beyond_every_use_is_refused(tmp_path: Path) -> None:
         _ = row.record
     with pytest.raises(InputError, match=r"the number 9+… of 5000 digits is out of range"):
         records(put(tmp_path, "a.json", f'[{{"n": {digits}}}]'.encode()))
-    with pytest.raises(InputError, match="row 1 of the list: column 'n' holds what JSON cannot carry"):
+    with pytest.raises(InputError, match="row 0 of the list: column 'n' holds what JSON cannot carry"):
         records([{"n": 10**5000}])
 
 
@@ -208,7 +208,7 @@ def test_keys_of_numpy_and_of_enums() -> None:
 
 
 def test_a_key_that_is_no_text_is_named() -> None:
-    with pytest.raises(InputError, match="row 1 of the list: column 'a' holds what JSON cannot carry"):
+    with pytest.raises(InputError, match="row 0 of the list: column 'a' holds what JSON cannot carry"):
         records([{"a": {("x", "y"): 1}}])
 
 
@@ -217,5 +217,5 @@ def test_a_value_whose_own_conversion_fails_is_named() -> None:
         def tolist(self) -> list[int]:
             raise RuntimeError("not loaded yet")
 
-    with pytest.raises(InputError, match=r"row 2 of the list: column 'b' .*: not loaded yet"):
+    with pytest.raises(InputError, match=r"row 1 of the list: column 'b' .*: not loaded yet"):
         records([{"b": 1}, {"a": 1, "b": Lazy()}])

@@ -209,7 +209,7 @@ def test_where_names_the_line_also_after_blank_and_multiline_ones(tmp_path: Path
     path = put(tmp_path, "a.jsonl", b'\n{"a":1}\n\n{"a":2}')
     assert [row.where for row in open_source(path)] == [f"{path} line 2", f"{path} line 4"]
     path = put(tmp_path, "a.parquet", parquet(ROWS))
-    assert [row.where for row in open_source(path)][2] == f"{path} row 3"
+    assert [row.where for row in open_source(path)][2] == f"{path} row 2"
 
 
 def test_lines_are_counted_across_chunks(tmp_path: Path) -> None:
@@ -399,7 +399,7 @@ def test_other_kinds_of_file_are_recognised(tmp_path: Path, data: bytes, hint: s
         ("a.arrow", jsonl(ROWS), "a.arrow: cannot be read"),
         ("a.json", b'[{"a": 1}, {"a": 2', r"a.json line 1 column 19: not JSON: .* \(.*cut"),
         ("a.json", b'[{"a": 1},\n {"a" 2}, {"a": 3}]', "a.json line 2 column 7: not JSON: Expecting ':'"),
-        ("a.json", b'[{"a": 1}, 5]', "a.json item 2: a number, where a row must be an object"),
+        ("a.json", b'[{"a": 1}, 5]', "a.json row 1: a number, where a row must be an object"),
         ("a.json", b'[{"a": 1} {"a": 2}]', "line 1 column 11: not JSON: ',' is missing"),
         ("a.json", b'[{"a": 1}] more', "more text after the end"),
         ("a.json", b'{"a": [{}], "b": [{}]}', "both 'a' and 'b' are lists"),
@@ -492,7 +492,7 @@ def test_objects_in_memory(name: str) -> None:
     assert source.repeatable
     for _ in range(2):
         assert [row.record for row in source] == ROWS
-    assert "row 2 of the" in next(row for row in source if row.index == 1).where
+    assert "row 1 of the" in next(row for row in source if row.index == 1).where
 
 
 @pytest.mark.parametrize("make", [_generated, lambda: library("pyarrow").Table.from_pylist(ROWS).to_reader()])
@@ -644,11 +644,11 @@ def test_nested_arrow_types() -> None:
         (b"a.jsonl", "rows cannot be read from a bytes"),
         (None, "rows cannot be read from a NoneType"),
         (7, "rows cannot be read from a int"),
-        ([{"a": 1}, "text"], r'row 2 of the list: a str, where a row must be a mapping .*"prompt": text'),
-        ([{"a": 1}, None], "row 2 of the list: a NoneType, where a row must be a mapping"),
+        ([{"a": 1}, "text"], r'row 1 of the list: a str, where a row must be a mapping .*"prompt": text'),
+        ([{"a": 1}, None], "row 1 of the list: a NoneType, where a row must be a mapping"),
         (
             [{"a": 1, "b": object()}],
-            "row 1 of the list: column 'b' holds what JSON cannot carry: builtins.object",
+            "row 0 of the list: column 'b' holds what JSON cannot carry: builtins.object",
         ),
     ],
 )

@@ -33,7 +33,10 @@ def test_arguments_of_a_run_are_its_options() -> None:
 
 
 def test_only_what_models_take_too_is_written_otherwise() -> None:
-    assert set(RunOptions.model_fields) - set(WRITTEN) == {"parameters"}  # an option each: --temperature, …
+    assert set(RunOptions.model_fields) - set(WRITTEN) == {
+        "parameters",
+        "on_stop",
+    }  # an option each: --temperature, …; Python alone
 
 
 @pytest.mark.parametrize("name", WRITTEN)

@@ -87,7 +87,7 @@ def test_rendering_leaves_the_record_alone() -> None:
     [
         (
             "{{ txt }}",
-            r"row 1 of the list: the prompt template needs a column 'txt'; it has 'text', 'n', .*did you mean 'text'\?",
+            r"row 0 of the list: the prompt template needs a column 'txt'; it has 'text', 'n', .*did you mean 'text'\?",
         ),
         ("{{ zebra }}", r"needs a column 'zebra'; it has 'text', 'n', 'nothing'$"),
         ("{{ dict }}", "needs a column 'dict'"),
@@ -103,7 +103,7 @@ def test_rendering_leaves_the_record_alone() -> None:
         ("{{ text.__class__.__mro__ }}", "the prompt template failed: SecurityError"),
         ("{{ range(10000000) | length }}", "the prompt template failed: OverflowError"),
         ("{% set _ = row.update({'a': 1}) %}x", "the prompt template failed: SecurityError"),
-        ("{# nothing #} \n", "row 1 of the list: the prompt template gives a blank text"),
+        ("{# nothing #} \n", "row 0 of the list: the prompt template gives a blank text"),
         ("{% include 'x' %}", "the prompt template failed"),
     ],
 )
@@ -208,7 +208,7 @@ def test_nulls_that_columnar_files_put_into_messages_are_dropped_but_content_and
 def test_a_row_with_nothing_to_ask(record: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=message) as caught:
         render(record)
-    assert "row 1 of the list" in str(caught.value)
+    assert "row 0 of the list" in str(caught.value)
 
 
 def test_two_system_prompts_are_refused() -> None:

@@ -70,7 +70,7 @@ def test_why_it_was_stopped_is_a_reason_and_the_same_error_again(
 def test_a_refused_key_is_the_same_error_again(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS)
     simulator.change(api_keys=["another"])
-    report = place.run().start()
+    report = place.run(on_stop="return").start()
     assert isinstance(report.stopped, Unauthorized)
     assert report.stopped.status == 401
     assert not report.stopped.retryable

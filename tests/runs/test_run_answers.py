@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from tests.runs.conftest import Place, echoes
 
 from mistill import MistralLLM, Run
-from mistill.errors import InputError, LedgerError
+from mistill.errors import InputError
 from mistill.ledger import LedgerReader
 from mistill.simulator import Fault, Simulator
 
@@ -264,7 +264,7 @@ def test_a_wrong_retry_is_refused_at_once(
     place.run().start()
     with pytest.raises(InputError, match=message):
         Run.retry(place.out, where, parameters=parameters)
-    with pytest.raises(LedgerError, match="there is no ledger"):
+    with pytest.raises(InputError, match="no run is known"):
         Run.retry(place.out.with_name("other.jsonl"), "row=1")
 
 

@@ -94,7 +94,7 @@ def test_a_row_without_a_text_fails_alone(place: Place, wrong: dict[str, Any], s
     assert place.records()[1]["error"].startswith("invalid_input: ")
     assert place.records()[1]["embedding"] is None
     # With the wrong row first, nothing is sent: the template or the column must be wrong.
-    with pytest.raises(InputError, match="row 1"):
+    with pytest.raises(InputError, match="row 0"):
         run(place, [wrong, {"text": "a"}], out=None).start()
 
 
@@ -187,7 +187,7 @@ def test_a_budget_stops_it_and_the_rest_goes_on(place: Place, simulator: Simulat
 def test_a_refused_key_stops_it(place: Place, simulator: Simulator) -> None:
     simulator.change(api_keys=frozenset({"another"}))
     place.write(TEXTS)
-    summary = run(place).start()
+    summary = run(place, on_stop="return").start()
     assert (summary.pending, summary.failures) == (40, 0)
     assert "Unauthorized" in str(summary.stopped)
 

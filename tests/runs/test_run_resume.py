@@ -60,7 +60,7 @@ def test_a_finished_run_sends_nothing(place: Place, simulator: Simulator) -> Non
 def test_after_a_refused_key_the_rest_is_asked(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS)
     simulator.script([Fault.status(401)], when=lambda body: "row 12" in str(body["messages"]))
-    summary = place.run(llm_settings={"max_concurrent_requests": 4}).start()
+    summary = place.run(llm_settings={"max_concurrent_requests": 4}, on_stop="return").start()
     assert isinstance(summary.stopped, Unauthorized)
     assert summary.pending > 0
     assert summary.output is None

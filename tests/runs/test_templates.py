@@ -357,7 +357,7 @@ def test_a_template_without_end_is_its_rows_error(template: str) -> None:
     began_s = time.monotonic()
     message = refusal({"big": "x" * 10_000, "hundred": list(range(100))}, template)
     assert (
-        f"row 1 of the list: the prompt template goes on beyond {MAX_WORK:,} characters and steps" in message
+        f"row 0 of the list: the prompt template goes on beyond {MAX_WORK:,} characters and steps" in message
     )
     assert time.monotonic() - began_s < 30
 

@@ -14,7 +14,7 @@ from typing import Any
 from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
 from mistill.ledger.checksums import add_checksum, meta_sum, schema_sum
 from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
-from mistill.ledger.files import create_private, journal_of, lock_of, log_of, main_name
+from mistill.ledger.files import create_private, is_database, journal_of, lock_of, log_of, main_name
 from mistill.ledger.lock import LedgerLock, read_commits
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.tables import APPLICATION_ID, FORMAT, SCHEMA, statements
@@ -157,6 +157,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             f"there is no ledger at {path}", hint="check the output's name; a run makes the ledger"
         )
     path, _ = main_name(path)
+    if path.stat().st_size and not is_database(path):
+        raise LedgerError(f"{path} is not a ledger", hint="give the output of the run, or its ledger")
     commits = read_commits(path)  # before the ledger, which is ahead of it
     with explained(path, is_readable=False):
         if _was_cut_off(path):

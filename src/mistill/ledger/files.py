@@ -11,6 +11,7 @@ from mistill.errors import LedgerError
 from mistill.wording import START_AGAIN, words
 
 _LOOK_EVERY_S = 0.1
+_MAGIC = b"SQLite format 3\0"
 
 _DATABASE = b"SQLite format 3\0"
 _COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
@@ -83,6 +84,15 @@ def main_name(path: Path) -> tuple[Path, bool]:
         name for name in names if lock_of(name).exists()
     ]
     return (in_use or names)[0], len(names) >= found.st_nlink
+
+
+def is_database(path: Path) -> bool:
+    """Whether it is a file of SQLite's (https://www.sqlite.org/fileformat2.html, 1.3.1)."""
+    try:
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except OSError:
+        return False
 
 
 def create_private(path: Path) -> None:

@@ -40,7 +40,7 @@ class BackgroundLoop:
         ended = threading.Event()
         future = self.submit(_with_end(work, ended))
         try:
-            return _result(future)
+            return result_of(future)
         except KeyboardInterrupt:
             future.cancel()
             # A cancelled future counts as done before its task has unwound, hence the event.
@@ -103,9 +103,12 @@ class BackgroundLoop:
         self.__init__()
 
 
-def _result(future: Future[T]) -> T:
-    """The result, once it is there. ``asyncio.run`` answers Ctrl-C by cancelling its task and no more, which a task
-    that waits here, and blocks its loop, would notice only at the end; so look now and then.
+def result_of(future: Future[T]) -> T:
+    """The result, once it is there.
+
+    Raises:
+        KeyboardInterrupt: Ctrl-C, in a coroutine of ``asyncio.run`` too. That answers it by cancelling its task and no
+            more, which a task that waits here, and blocks its loop, would notice only at the end; so look now and then.
     """
     task = _caller()
     if task is None:

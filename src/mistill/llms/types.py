@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from html import escape
 from typing import Any, TypeAlias, TypedDict
 
 from msgspec import Struct
@@ -62,6 +64,23 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
     cost: float | None = None
     raw: bytes = b""
     attempt_id: int | None = None
+
+    def __repr__(self) -> str:
+        """Without the body, which says the same at ten times the length."""
+        shown = (name for name in self.__struct_fields__ if name != "raw")
+        return f"Completion({', '.join(f'{name}={getattr(self, name)!r}' for name in shown)})"
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the answer as it is, and in a line below it what it took."""
+        took = [
+            self.finish_reason or "no finish reason",
+            f"{self.usage.input_tokens:,} tokens in, {self.usage.output_tokens:,} out",
+            f"{self.latency_s:.1f} s",
+            self.model or "",
+        ]
+        text = json.dumps([call.name for call in self.tool_calls]) if self.text is None else self.text
+        line = escape(" · ".join(part for part in took if part))
+        return f'<pre style="white-space: pre-wrap">{escape(text)}</pre><small>{line}</small>'
 
     def as_message(self) -> dict[str, Any]:
         """The answer as an assistant message, thinking and tool calls in it, to go on with the conversation."""

@@ -15,7 +15,7 @@ from mistill.errors import LedgerError
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss, check_targets
-from mistill.runs.kept_settings import ledger_beside, read_inputs
+from mistill.runs.kept_settings import find_run, read_inputs
 from mistill.runs.record_lines import added_columns, record_line
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter, SeenColumns
@@ -58,13 +58,13 @@ def export_run(
             replaced; the run's own output always may be.
 
     Raises:
-        InputError: something given is wrong, or ``to`` exists.
-        LedgerError: there is no such run, or it is not finished and ``partial`` is not wanted.
+        InputError: there is no such run, something given is wrong, or ``to`` exists.
+        LedgerError: it is not finished and ``partial`` is not wanted.
     """
-    path = Path(ledger) if ledger is not None else ledger_beside(out)
+    output, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
         check_targets(to, path, read_inputs(reader))
-        if not overwrite and not is_same(Path(to), Path(out)):
+        if not overwrite and not (output is not None and is_same(Path(to), Path(output))):
             check_no_loss(to, "overwrite")
         shape = shape_of(
             reader,

@@ -13,10 +13,12 @@ from msgspec import Struct
 
 from mistill.errors import InputError, LedgerError
 from mistill.ledger import LedgerReader
+from mistill.ledger.files import is_database
 from mistill.runs.kinds import KINDS
 from mistill.runs.kinds.kind import Kind
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
+from mistill.wording import Setting, words
 
 LEDGER_SUFFIX: Final = ".ledger"
 
@@ -30,6 +32,33 @@ def output_of(ledger: str | Path) -> str | None:
     """The output of the run that remembers here; ``None`` where the name does not say it."""
     name = str(ledger)
     return name.removesuffix(LEDGER_SUFFIX) if name.endswith(LEDGER_SUFFIX) else None
+
+
+def find_run(path: str | Path, ledger: str | Path | None = None) -> tuple[str | None, Path]:
+    """The output and the ledger of a run that was started before.
+
+    Args:
+        path: its output, which need not be there, or its ledger.
+        ledger: where it remembers, if not beside its output.
+
+    Returns:
+        The output, ``None`` where nothing says it, and the ledger.
+
+    Raises:
+        InputError: there is no such ledger.
+    """
+    name = str(path)
+    beside = Path(ledger) if ledger is not None else ledger_beside(name)
+    if ledger is None and not beside.is_file() and (name.endswith(LEDGER_SUFFIX) or is_database(Path(name))):
+        out, beside = output_of(name), Path(name)
+    else:
+        out = name
+    if not beside.is_file():
+        raise InputError(
+            f"no run is known for {name}: there is no file {beside}",
+            hint=words("give the output of the run, or its ", Setting("ledger")),
+        )
+    return out, beside
 
 
 class KeptSettings(Struct, frozen=True):

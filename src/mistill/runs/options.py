@@ -27,6 +27,7 @@ from mistill.errors import InputError, did_you_mean
 from mistill.wording import Part, Setting, words
 
 OnUnknown = Literal["retry", "hold"]
+OnStop = Literal["raise", "return"]
 
 MAX_GENERATIONS = 1024
 """More answers of one row than that are a slip of the finger: each is asked for, and paid."""
@@ -200,6 +201,11 @@ class RunOptions(BaseModel):
         default=30.0, ge=0, allow_inf_nan=False, description="How long Ctrl-C waits for what is in flight."
     )
 
+    on_stop: OnStop = Field(
+        default="raise",
+        description="Raise where a run ends early and nobody has asked for it, or return its report.",
+    )
+
     @field_validator(
         "columns", "extra_columns", "ledger", "input_format", "output_format", "keep", "drop", "earlier"
     )
@@ -250,8 +256,8 @@ class RunOptions(BaseModel):
 
     def kept(self) -> dict[str, Any]:
         """What a ledger keeps of them, as JSON values: what was given, but for parameters, which the model's settings
-        have."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={"parameters"})
+        have, and what is the caller's affair alone."""
+        return self.model_dump(mode="json", exclude_defaults=True, exclude={"parameters", "on_stop"})
 
 
 OUTPUT_OPTIONS = ("output_format", "columns", "extra_columns", "flatten", "keep", "drop", "earlier")
@@ -267,6 +273,7 @@ RETRY_OPTIONS = (
     "max_tokens_total",
     "deadline",
     "grace",
+    "on_stop",
 )
 """Options that a retry has of its own."""
 
@@ -282,6 +289,7 @@ class RetryArguments(TypedDict, total=False):
     max_tokens_total: int | None
     deadline: float | None
     grace: float
+    on_stop: OnStop
 
 
 class RunArguments(TypedDict, total=False):
@@ -315,3 +323,4 @@ class RunArguments(TypedDict, total=False):
     retry_failed: bool
     on_unknown: OnUnknown
     grace: float
+    on_stop: OnStop

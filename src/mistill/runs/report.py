@@ -20,9 +20,10 @@ from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
-from mistill.runs.kept_settings import output_of, read_manifest, read_options
+from mistill.runs.kept_settings import find_run, output_of, read_manifest, read_options
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
+from mistill.runs.report_html import report_html
 from mistill.runs.report_text import start_lines
 from mistill.wording import Part, Wording, Words, in_python, worded
 
@@ -102,7 +103,7 @@ class Latency(Struct, frozen=True):
     max: float
 
 
-class RunReport(Counts, frozen=True, kw_only=True):
+class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     """A run, all its starts together, and how the last one ended. The counts of rows and tokens are those of `Counts`.
 
     Attributes:
@@ -195,6 +196,9 @@ class RunReport(Counts, frozen=True, kw_only=True):
         out = None if self.ledger is None else output_of(self.ledger)
         return "\n".join(map(str, start_lines(self, out, in_python)))
 
+    def _repr_html_(self) -> str:
+        return report_html(self)
+
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
         report = self.worded(in_python)
@@ -231,12 +235,17 @@ def _start_values(start: StartRecord) -> dict[str, Any]:
 _NO_START = StartRecord(version="", max_concurrent_requests=0)
 
 
-def read_report(ledger: str | Path) -> RunReport:
-    """The report of the run whose ledger this is, whether or not it goes on.
+def read_report(path: str | Path) -> RunReport:
+    """The report of a run, whether or not it goes on.
+
+    Args:
+        path: its output, or its ledger.
 
     Raises:
-        LedgerError: there is no such ledger, or it cannot be read.
+        InputError: there is no such run.
+        LedgerError: its ledger cannot be read.
     """
+    _, ledger = find_run(path)
     with LedgerReader(ledger) as reader, reader.snapshot():
         _, manifest = read_manifest(reader)
         options = read_options(reader)

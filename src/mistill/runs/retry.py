@@ -14,14 +14,14 @@ from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
 from mistill.runs.input_size import InputSize
-from mistill.runs.kept_settings import KeptSettings, read_settings
+from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
 from mistill.runs.options import OUTPUT_OPTIONS, RETRY_OPTIONS, RetryArguments, RunArguments
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RetryRecord, last_start
 from mistill.runs.retried_rows import RetriedRows
 from mistill.runs.row_settings import changes_of, settings_of_retry
-from mistill.runs.run import Run, path_of_ledger
+from mistill.runs.run import Run
 from mistill.runs.where import RunFilter
 from mistill.wording import Setting, words
 
@@ -40,7 +40,7 @@ class Retry(Run):
         trust: bool,
         changes: RetryArguments,
     ) -> None:
-        self._path, _ = path_of_ledger(str(out), ledger)
+        output, self._path = find_run(out, ledger)
         path = self._path
         self._where = _condition(where, failed=failed)
         with LedgerReader(path) as reader:
@@ -55,7 +55,7 @@ class Retry(Run):
         super().__init__(
             Source([self._rows], None),
             llm=_model_of(kept, llm or {}, path, trust=trust),
-            out=out,
+            out=output,
             **_options_of(kept, path, changes),
         )
         self._changes = changes_of(kept.manifest, self.kind.manifest, self.kind.llm_settings)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
-import shutil
-import tempfile
+import os
+import threading
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,17 +18,27 @@ import msgspec
 
 from mistill._version import __version__
 from mistill.api.prices import shipped_prices
-from mistill.datasets.sources import Exploded, Filtered, Named, Source, open_source
+from mistill.datasets.sources import Exploded, Filtered, Named, Row, Source, open_source
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
-from mistill.errors import InputError, LedgerError, ManifestChanged, MistillError, Stopped, StopReason
+from mistill.errors import (
+    InputError,
+    LedgerError,
+    LedgerInUse,
+    ManifestChanged,
+    MistillError,
+    RunStopped,
+    Stopped,
+    StopReason,
+)
 from mistill.estimates.dry_run import DryRun
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection, Spending
 from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
-from mistill.llms.event_loop import background
+from mistill.llms.event_loop import background, result_of
+from mistill.llms.types import Completion
 from mistill.progress.display import Display, OnProgress
 from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
@@ -44,8 +53,10 @@ from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
 from mistill.runs.rehearsal import rehearse
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
+from mistill.runs.results import RowOutcome, RunResults
 from mistill.runs.row_settings import RowSettings, retried_settings
-from mistill.runs.runner import RowOutcome, Runner
+from mistill.runs.runner import Runner
+from mistill.runs.temporary_ledger import TemporaryLedger
 from mistill.runs.where import InputFilter, columns_of, require_columns
 from mistill.wording import START_AGAIN, Part, Setting, words
 
@@ -53,7 +64,7 @@ _MAX_UNREAD_OUTCOMES = 1024
 _MAX_SHOWN = 80
 
 
-class Run:
+class Run(RunResults):
     """One pass of a model over a dataset. Start it again, in this process or another, and it goes on where it ended.
 
     Every attempt is on disk before it is sent, and every answer before it is counted, in a ledger beside the output.
@@ -77,7 +88,7 @@ class Run:
         row_parameters: generation parameters that rows bring themselves, ``{"temperature": "temp"}`` from their column
             ``temp``. Where it is null or missing, the run's own holds; a wrong value fails its row, unsent.
         ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
-            temporary one, deleted when the run is finished.
+            temporary one, which is there as long as this object or one of its reports is: take its `results`.
         explode: ``"instructions"``: a row for each item of the list in that column, with the row's other columns;
             ``"instructions=instruction"``: the column has another name then.
         where: only rows of the input that fulfil it, such as ``"score>=4, error=null"``; see docs/runs.md. The others
@@ -102,6 +113,8 @@ class Run:
         max_cost: US dollars that the whole run may cost, all its starts together.
         max_tokens_total: tokens, input and output, that the whole run may take.
         deadline: seconds that this start may take.
+        on_stop: ``"raise"``: what ends the run early though nobody has asked for it raises, see `start`; ``"return"``
+            for its report in any case.
         sample: ask only so many rows, taken at random, then forecast the rest (`RunReport.forecast`). Answers are kept,
             and the same sample again asks nothing. Of a stream, whose end nobody knows, it is the first rows.
         sample_seed: another one takes other rows.
@@ -139,8 +152,13 @@ class Run:
             shape.check_chosen(*columns_of(rows, shape.chosen))
         if rows.header is not None:
             kind.row_parameters.check_columns(rows.header)
-        self.out = None if out is None else str(out)
-        self.ledger_path, self._ledger_is_temporary = path_of_ledger(self.out, options.ledger)
+        name = None if out is None else str(out)
+        path = path_of_ledger(name, options.ledger)
+        self._temporary: TemporaryLedger | None = None
+        if path is None:
+            self._temporary = TemporaryLedger()
+            path = self._temporary.path
+        super().__init__(path, name)
         check_targets(self.out, self.ledger_path, rows.paths)
         self.progress = Progress()
         self.display = Display(progress, on_progress)
@@ -148,6 +166,9 @@ class Run:
         self._runner: Runner | None = None
         self._input_size = InputSize(rows)
         self._unread: SimpleQueue[RowOutcome | None] | None = None
+        self._state = threading.Lock()
+        self._under_way = False
+        self._stopped_early: Stopped | None = None
         self._new_budget()  # a wrong limit is refused now
         self._is_ready = llm.is_ready
 
@@ -156,17 +177,45 @@ class Run:
     def start(self) -> RunReport:
         """Works through the input and writes the output.
 
-        Ctrl-C stops it as `stop` does; a second one cuts off what is in flight. Either way this returns a report, with
-        ``stopped`` set, and the same run started again goes on.
+        Ctrl-C stops it as `stop` does, and raises once what was in flight has ended; a second one cuts that off. A stop
+        that was asked for (`stop`, a budget, a deadline, a sample) returns. Whatever ends it, what was answered is
+        kept, ``summary`` is set, and the same run started again goes on.
 
         Raises:
+            RunStopped: the key is refused, there is no such model, or nothing answers. Raised from that error.
+            KeyboardInterrupt: Ctrl-C.
             InputError: the first row cannot be rendered, or the input breaks off.
             LedgerError: the ledger is in use, of other settings, damaged, or cannot be written.
             MistillError: the output cannot be written; every answer is in the ledger.
         """
-        with self._started() as runner, self._shown(self.display):
-            self._wait(background.submit(self._work(runner)))
-        return self._report()
+        self._begin()
+        self._start()
+        return self._ended()
+
+    async def astart(self) -> RunReport:
+        """As `start`, from a coroutine: the loop of the caller goes on meanwhile.
+
+        To be cancelled is a stop as well: what is in flight is waited for, at most ``grace`` seconds, and then
+        `asyncio.CancelledError` goes on. To be cancelled once more cuts that off.
+        """
+        self._begin()
+        working = asyncio.wrap_future(_in_thread(self._start))
+        cancelled: asyncio.CancelledError | None = None
+        while not working.done():
+            try:
+                await asyncio.wait((working,))
+            except asyncio.CancelledError as error:
+                if cancelled is None:
+                    self._stop("cancelled", "cancelled")
+                else:
+                    self._abandon()
+                cancelled = error
+        if cancelled is not None:
+            with suppress(Exception):  # the caller has left; what failed is in the ledger
+                working.result()
+            raise cancelled
+        working.result()
+        return self._ended()
 
     def dry_run(self) -> DryRun:
         """What a start would ask of the whole input, and about what that would cost. Nothing is sent or written, and no
@@ -185,51 +234,102 @@ class Run:
         )
 
     def __iter__(self) -> Iterator[RowOutcome]:
-        """Starts the run, gives each outcome as it completes, then sets ``summary``. Leaving the loop stops the run."""
+        """Starts the run, gives each outcome as it completes, then sets ``summary``, and raises as `start` does.
+
+        Leaving the loop stops the run.
+        """
+        self._begin()
+        process, has_left = os.getpid(), False
         self._unread = unread = SimpleQueue[RowOutcome | None]()
         # What the loop prints itself would be drawn over, unless that is what is wanted.
         display = msgspec.structs.replace(self.display, progress=self.display.progress or False)
-        with self._started() as runner, self._shown(display):
+        with self._started() as runner, self._shown(display), self._kept_open():
             future = background.submit(self._work(runner))
             future.add_done_callback(lambda _: unread.put(None))
             try:
                 while (outcome := unread.get()) is not None:
                     yield outcome
             except GeneratorExit:
-                pass  # the reader has enough: a stop like any other, with a summary
+                if os.getpid() != process:
+                    raise  # of a forked child
+                has_left = True
+            except KeyboardInterrupt:
+                self._interrupt()
             finally:
-                self._unread = None
-                self.stop()
-                self._wait(future)
-        self._report()
+                if os.getpid() == process:  # else the run is the parent's
+                    self._unread = None
+                    self.stop()
+                    self._wait(future)
+        self._summarize()
+        if not has_left:
+            self._ended()
 
     def stop(self, message: str = "stopped") -> None:
         """Sends nothing more; what is in flight is waited for, at most ``grace`` seconds. From any thread."""
         self._stop(message, "stopped")
 
     def _stop(self, message: str, reason: StopReason) -> None:
+        stopped = Stopped(message, reason=reason, hint=words(START_AGAIN, " to go on"))
+        with self._state:
+            runner = self._runner
+            if runner is None and self._under_way and self._stopped_early is None:
+                self._stopped_early = stopped  # it is just starting
+        if runner is not None:
+            background.call(lambda: runner.stop(stopped))
+
+    def _interrupt(self) -> None:
+        self.progress.interrupted = True
+        if self.progress.cut_off_at_s is None:
+            self._stop("interrupted", "interrupted")
+        else:
+            self._abandon()
+
+    def _abandon(self) -> None:
         runner = self._runner
         if runner is not None:
-            stopped = Stopped(
-                message,
-                reason=reason,
-                hint=words(START_AGAIN, " to go on"),
-            )
-            background.call(lambda: runner.stop(stopped))
+            background.call(runner.abandon)
+
+    def _begin(self) -> None:
+        with self._state:
+            if self._under_way:
+                raise LedgerInUse(
+                    "this run is going on already", hint="wait for its end, or stop it: run.stop()"
+                )
+            self._under_way = True
+            self._stopped_early = None
+
+    def _start(self) -> None:
+        with self._started() as runner, self._shown(self.display):
+            self._wait(background.submit(self._work(runner)))
+        self._summarize()
 
     def _wait(self, future: Future[None]) -> None:
         while True:
             try:
-                return future.result()
+                return result_of(future)
             except KeyboardInterrupt:
-                runner = self._runner
-                if runner is None:
-                    continue  # it is just ending
-                self.progress.interrupted = True
-                if self.progress.cut_off_at_s is None:
-                    self._stop("interrupted", "interrupted")
-                else:
-                    background.call(runner.abandon)
+                self._interrupt()
+
+    def _ended(self) -> RunReport:
+        """The report of the start that has ended. Raises what ended it, where nobody has asked for that."""
+        report = self.summary
+        assert report is not None, "it has ended"
+        stopped = report.stopped
+        if stopped is None or self.options.on_stop == "return":
+            return report
+        if not isinstance(stopped, Stopped):
+            raise RunStopped(
+                words(
+                    "the run was stopped: ",
+                    stopped.headline,
+                    f"; {report.completions:,} of {report.rows:,} rows are answered, and kept",
+                ),
+                summary=report,
+                hint=stopped.hint,
+            ) from stopped
+        if stopped.reason == "interrupted":
+            raise KeyboardInterrupt
+        return report
 
     @contextmanager
     def _shown(self, display: Display) -> Generator[None]:
@@ -242,8 +342,8 @@ class Run:
 
     def _open_ledger(self) -> Ledger:
         options = self.options
-        if self._ledger_is_temporary:
-            self.ledger_path.parent.mkdir(mode=0o700, exist_ok=True)
+        if self._temporary is not None:
+            self._temporary.make_folder()
         if self.out is not None and not options.fresh:
             _refuse_foreign(self.out, self.ledger_path)
         try:
@@ -263,12 +363,9 @@ class Run:
     @contextmanager
     def _started(self) -> Generator[Runner]:
         """A start, from opening the ledger to the output and what the ledger keeps of how it ended."""
-        self.summary = None
-        self._make_ready()
-        self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
-        before = self._governor.snapshot()
-        with self._open_ledger() as ledger:
-            self._runner = runner = Runner(
+        with self._at_work(), self._open_ledger() as ledger:
+            before = self._governor.snapshot()
+            runner = Runner(
                 self.kind,
                 self._source,
                 ledger,
@@ -282,6 +379,10 @@ class Run:
             )
             self._input_size = self._find_input_size()
             number = background.run(ledger.begin_start(self._record().encode()))
+            with self._state:
+                self._runner, stopped_early = runner, self._stopped_early
+            if stopped_early is not None:
+                runner.stop(stopped_early)
             try:
                 yield runner
                 expected, output = self._finish(runner)
@@ -300,6 +401,18 @@ class Run:
             self._llm.make_ready()
             self.kind = kind_of(self._llm)(self._llm, self.options)
             self._is_ready = True
+
+    @contextmanager
+    def _at_work(self) -> Generator[None]:
+        try:
+            self.summary = None
+            self._make_ready()
+            self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
+            yield
+        finally:
+            with self._state:
+                self._under_way = False
+                self._runner = None
 
     async def _work(self, runner: Runner) -> None:
         try:
@@ -326,13 +439,15 @@ class Run:
             before=before,
         )
 
-    async def _hand_over(self, outcome: RowOutcome) -> None:
+    async def _hand_over(
+        self, row: Row, completions: tuple[Completion | None, ...], error: MistillError | None
+    ) -> None:
         unread = self._unread
         while unread is not None and unread.qsize() >= _MAX_UNREAD_OUTCOMES:
             await asyncio.sleep(0.01)  # a slow reader slows the run, so that memory stays bounded
             unread = self._unread
         if unread is not None:
-            unread.put(outcome)
+            unread.put(RowOutcome(row.index, row.record, completions, error, self._record_at))
 
     # --- what a retry does in another way -----------------------------------------------------------------------------
 
@@ -432,12 +547,18 @@ class Run:
             retry=self._retry_record,
         )
 
-    def _report(self) -> RunReport:
-        self.summary = report = read_report(self.ledger_path)
-        if self._ledger_is_temporary and report.is_finished and report.stopped is None:
-            shutil.rmtree(self.ledger_path.parent)
-            self.summary = report = msgspec.structs.replace(report, ledger=None)
-        return report
+    def _summarize(self) -> None:
+        report = read_report(self.ledger_path)
+        if (temporary := self._temporary) is not None:
+            if self.out is not None and (report.stopped is not None or not report.is_finished):
+                temporary.keep()  # a program that writes to stdout ends, and its answers were paid
+            elif self.out is not None:
+                report = msgspec.structs.replace(report, ledger=None)
+            temporary.held_by(report)
+        self.summary = report
+
+    def _shape_in(self, reader: LedgerReader) -> RecordShape:
+        return self._shape_of_records(reader)
 
     def _forecast(self, reader: LedgerReader, counts: Counts, runner: Runner) -> Forecast | None:
         sample, input_rows = runner.sample, runner.input_rows
@@ -485,11 +606,13 @@ class Run:
             trust: the ledger is your own: the key goes to the endpoint that it names, and classes that it names are
                 imported. Without it, only this machine and Mistral's own endpoint are, and a schema is its JSON schema.
             changes: options for these rows, in place of the run's own: ``prompt``, ``system``, ``parameters`` and
-                ``row_parameters`` over the run's; budgets and ``grace`` as for a start of the run.
+                ``row_parameters`` over the run's; budgets, ``grace`` and ``on_stop`` as for a start of the
+                run.
 
         Raises:
-            InputError: no rows are chosen, a setting is wrong, or the ledger names an endpoint that needs ``trust``.
-            LedgerError: there is no such run.
+            InputError: there is no such run, no rows are chosen, a setting is wrong, or the ledger names an endpoint
+                that needs ``trust``.
+            LedgerError: its ledger cannot be read.
         """
         from mistill.runs.retry import Retry
 
@@ -544,11 +667,25 @@ def _check_path(ledger: Path) -> None:
         raise InputError(f"ledger: {str(ledger)!r} names no file", hint="for example answers.ledger")
 
 
-def path_of_ledger(out: str | None, ledger: str | Path | None) -> tuple[Path, bool]:
-    """Where a run remembers, and whether that is only for now."""
+def path_of_ledger(out: str | None, ledger: str | Path | None) -> Path | None:
+    """Where a run remembers; ``None`` where it has no place for that."""
     if ledger is not None:
         _check_path(Path(ledger))
-        return Path(ledger), False
-    if out is not None and out != "-":
-        return ledger_beside(out), False
-    return Path(tempfile.gettempdir(), f"mistill-{secrets.token_hex(8)}", "run.ledger"), True
+        return Path(ledger)
+    return None if out is None or out == "-" else ledger_beside(out)
+
+
+def _in_thread(work: Callable[[], None]) -> Future[None]:
+    """Does it in a thread of its own."""
+    future: Future[None] = Future()
+
+    def do() -> None:
+        try:
+            work()
+        except BaseException as error:
+            future.set_exception(error)
+        else:
+            future.set_result(None)
+
+    threading.Thread(target=do, name="mistill-start", daemon=True).start()
+    return future

@@ -9,10 +9,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
-from msgspec import Struct
-
 from mistill.datasets.prefetch import open_windows
-from mistill.datasets.sources import Source
+from mistill.datasets.sources import Row, Source
 from mistill.delivery.retry import as_failure
 from mistill.errors import MistillError, Stopped
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
@@ -26,17 +24,7 @@ from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
 from mistill.runs.record_shape import RecordShape
 
-
-class RowOutcome(Struct, frozen=True):
-    """A row that ended. ``position`` is its place in the input, from 0; ``record`` is the row itself."""
-
-    position: int
-    record: dict[str, Any]
-    completions: tuple[Completion | None, ...]
-    error: MistillError | None
-
-
-OnOutcome = Callable[[RowOutcome], Awaitable[None]]
+OnOutcome = Callable[[Row, tuple[Completion | None, ...], MistillError | None], Awaitable[None]]
 
 
 class Runner:
@@ -168,12 +156,12 @@ class Runner:
         for pending, outcome, on_disk in zip(rows, outcomes, written, strict=True):
             await on_disk
             self._progress.add(outcome)
-            row, completions, error = pending.row, outcome.completions, outcome.error
+            completions, error = outcome.completions, outcome.error
             try:
                 completions = self._kind.with_values(outcome)
             except Exception as caught:  # the answer is in the ledger, whatever is wrong with its value
                 error = as_failure(caught)
-            await self._on_outcome(RowOutcome(row.index, row.record, completions, error))
+            await self._on_outcome(pending.row, completions, error)
 
     def _write(self, pending: PendingRow, outcome: Outcome) -> asyncio.Future[None]:
         state, error = pending.state, outcome.error

@@ -90,5 +90,5 @@ def command(ctx: click.Context, **given: Any) -> Exit:
         name: given[name] for name in _ATTRIBUTES if given[name] is not None
     }
     llm, sources = MistralEmbeddings(**attributes), list(given["source"])
-    run = Run(sources, llm=llm, out=given["out"], **options_given(given))
+    run = Run(sources, llm=llm, out=given["out"], **options_given(given), on_stop="return")
     return start(run, given, out=given["out"])

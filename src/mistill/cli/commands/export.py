@@ -9,7 +9,7 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.ledger_options import find_ledger, ledger_option, where_option
+from mistill.cli.options.ledger_options import ledger_option, where_option
 from mistill.cli.options.model_options import schema_named
 from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.output import say
@@ -85,7 +85,7 @@ def command(
     written = export_run(
         out,
         to,
-        ledger=find_ledger(out, ledger),
+        ledger=ledger,
         where=where,
         **shape_given(given | ({"flatten": False} if no_flatten else {})),
         schema=None if schema is None else schema_named(schema),

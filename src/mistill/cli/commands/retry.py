@@ -10,9 +10,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import (
     failed_option,
-    find_ledger,
     ledger_option,
-    output_of,
     where_option,
 )
 from mistill.cli.options.model_options import (
@@ -78,19 +76,18 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     choose_one(ctx, given, "prompt", "prompt_file")
     choose_one(ctx, given, "system", "system_file")
     refuse_beside_local(ctx, given)
-    path = find_ledger(given["out"], given["ledger"])
-    out = output_of(path, given["out"])
     changes = {name: value for name, value in options_given(given).items() if name in RETRY_OPTIONS}
     structured = structured_changes_of(ctx, given)
     with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
         run = Run.retry(
-            out,
+            given["out"],
             given["where"],
             failed=given["failed"],
             llm=attributes | ({} if structured is None else {"structured_output": structured}),
-            ledger=path,
+            ledger=given["ledger"],
             trust=given["trust"],
             parameters=parameters_of(given),
             **changes,
+            on_stop="return",
         )
-        return start(run, given, out=out)
+        return start(run, given, out=run.out)

@@ -12,7 +12,6 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import (
     failed_option,
-    find_ledger,
     joined_conditions,
     ledger_option,
     where_option,
@@ -20,6 +19,7 @@ from mistill.cli.options.ledger_options import (
 from mistill.cli.terminal.output import is_terminal, say
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
+from mistill.runs.kept_settings import find_run
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.where import RunFilter
@@ -50,7 +50,8 @@ def command(out: str, failed: bool, where: str | None, limit: int | None, ledger
     condition = joined_conditions(where, failed=failed)
     looked_at = is_terminal()
     written = 0
-    with LedgerReader(find_ledger(out, ledger)) as reader:
+    _, path = find_run(out, ledger)
+    with LedgerReader(path) as reader:
         shape = shape_of(reader)
         chosen = RunFilter(condition, reader, shape)
         wants_pending = chosen.selection.wants_pending

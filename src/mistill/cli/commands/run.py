@@ -80,5 +80,5 @@ def command(ctx: click.Context, **given: Any) -> Exit:
         attributes_of(ctx, given), local=given["local"], offline=given["dry_run"], say=say
     ) as attributes:
         llm, sources = make_llm(ctx, attributes, given), list(given["source"])
-        run = Run(sources, llm=llm, out=given["out"], **options_given(given))
+        run = Run(sources, llm=llm, out=given["out"], **options_given(given), on_stop="return")
         return start(run, given, out=given["out"])

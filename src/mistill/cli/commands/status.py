@@ -7,8 +7,9 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit, exit_of_status
-from mistill.cli.options.ledger_options import find_ledger, ledger_option, output_of
+from mistill.cli.options.ledger_options import ledger_option
 from mistill.cli.terminal.report_lines import write_json, write_status
+from mistill.runs.kept_settings import find_run
 from mistill.runs.report import read_report
 
 
@@ -28,11 +29,11 @@ def command(out: str, ledger: str | None, as_json: bool) -> Exit:
 
     Exit code: 0 if no row failed so far, else 1.
     """
-    path = find_ledger(out, ledger)
+    output, path = find_run(out, ledger)
     report = read_report(path)
     code = exit_of_status(report)
     if as_json:
         write_json(report, code)
     else:
-        write_status(report, output_of(path, out))
+        write_status(report, output)
     return code

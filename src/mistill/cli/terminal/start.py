@@ -14,7 +14,7 @@ from mistill.progress.display import Display
 from mistill.runs.run import Run
 
 
-def start(run: Run, given: Mapping[str, Any], *, out: str) -> Exit:
+def start(run: Run, given: Mapping[str, Any], *, out: str | None) -> Exit:
     """Starts the run, shows it, reports how it ended, and gives the exit code.
 
     Args:

@@ -57,7 +57,7 @@ class ArrowFile(ABC):
         return None
 
     def where(self, place: int) -> str:
-        return f"{self.name} row {place}"
+        return f"{self.name} row {place - 1}"
 
     def rows(self, first_index: int) -> Iterator[Row]:
         place = 0

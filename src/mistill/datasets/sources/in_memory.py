@@ -53,7 +53,7 @@ def _has_transform(dataset: Any) -> bool:
 
 
 class InMemory:
-    """Base of what is given as an object. ``where`` counts rows from 1."""
+    """Base of what is given as an object."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
@@ -64,7 +64,7 @@ class InMemory:
         return len(self._data) if isinstance(self._data, Sized) else None
 
     def where(self, place: int) -> str:
-        return f"row {place} of {self.name}"
+        return f"row {place - 1} of {self.name}"
 
 
 class Items(InMemory):

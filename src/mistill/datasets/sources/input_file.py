@@ -76,10 +76,11 @@ class TextReader(ABC):
     """What readers of text files have in common: nothing is known of one before it is read.
 
     Attributes:
-        unit: what the place of a row counts.
+        unit: what the place of a row counts. ``first_unit``: from which number.
     """
 
     unit: ClassVar = "line"
+    first_unit: ClassVar = 1
 
     def __init__(self, file: InputFile) -> None:
         self._file = file
@@ -117,7 +118,7 @@ class TextReader(ABC):
         return self.rows(0)
 
     def where(self, place: int) -> str:
-        return f"{self.name} {self.unit} {place}"
+        return f"{self.name} {self.unit} {place - 1 + self.first_unit}"
 
 
 def _stdin() -> IO[bytes]:

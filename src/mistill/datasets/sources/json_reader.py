@@ -30,7 +30,8 @@ class JsonDocumentReader(TextReader):
     the file is read as such.
     """
 
-    unit = "item"
+    unit = "row"
+    first_unit = 0
 
     def rows(self, first_index: int) -> Iterator[Row]:
         chunks = self._file.chunks()

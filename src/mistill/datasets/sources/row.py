@@ -41,7 +41,7 @@ class Input(Protocol):
         ...
 
     def where(self, place: int) -> str:
-        """``place`` (a line or row number, from 1) in words: "prompts.jsonl line 17"."""
+        """``place`` in words: "prompts.jsonl line 17", "prompts.parquet row 16". Lines count from 1, rows from 0."""
         ...
 
 
@@ -53,7 +53,7 @@ class Row(msgspec.Struct, eq=False):
         raw: the row as JSON: of a JSON Lines file the line itself without surrounding blanks, of anything else its
             compact encoding (see ``encoding.encode_record``).
         origin: the input that it came from.
-        place: its line or row number there, from 1.
+        place: its number there, from 1, of lines or of rows.
         within: which part of it, where it is one of several rows that were made of one.
         problem: why it cannot be a row of a run, though it was read; ``None`` where it can.
         id_column: the column that names it in messages.

@@ -1,0 +1,46 @@
+"""A run's report as a small piece of HTML, for notebooks: no script, no style sheet, and all that came from elsewhere
+escaped."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mistill.runs.report import RunReport
+
+_MAX_CHARS = 200
+_CELL = ' style="text-align: left; vertical-align: top; white-space: pre-wrap; max-width: 40em"'
+
+
+def report_html(report: RunReport | None, *, problem: str | None = None) -> str:
+    """The report's text, and its first records as a table.
+
+    Args:
+        report: ``None`` of a run that was never started.
+        problem: why there is no report, if it is another reason.
+    """
+    if report is None:
+        return f"<p>{escape(problem or 'a run that was not started yet')}</p>"
+    return f"<pre>{escape(str(report))}</pre>{_table(report.samples)}"
+
+
+def _table(records: Sequence[dict[str, Any]]) -> str:
+    columns = list(dict.fromkeys(name for record in records for name in record))
+    if not columns:
+        return ""
+    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    rows = "".join(
+        f"<tr>{''.join(f'<td{_CELL}>{_cell(record.get(name))}</td>' for name in columns)}</tr>"
+        for record in records
+    )
+    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return escape(text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}…")

@@ -1,0 +1,236 @@
+"""`RunResults`: what a run has answered, read from its ledger, while it goes on and after. No model is needed."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import tempfile
+import threading
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mistill.datasets.optional_library import PYARROW
+from mistill.errors import InputError, LedgerError, MistillError
+from mistill.ledger import LedgerReader, LedgerRow
+from mistill.llms.types import Completion
+from mistill.runs.export import write_records
+from mistill.runs.kept_settings import find_run
+from mistill.runs.record_lines import record_line
+from mistill.runs.record_shape import RecordShape, shape_of
+from mistill.runs.report import RunReport, read_report
+from mistill.runs.report_html import report_html
+
+if TYPE_CHECKING:
+    import pandas  # pyright: ignore[reportMissingTypeStubs]  the same
+    import polars
+
+    import datasets  # pyright: ignore[reportMissingTypeStubs]  for those who have stubs of it
+
+_PAGE_ROWS = 1000
+
+
+class RunResults:
+    """What a run has answered so far, whatever start of it, in whatever process, has got the answers.
+
+    Attributes:
+        out: where its records go; ``None``: nowhere, or it is not known.
+        ledger_path: where it remembers.
+    """
+
+    def __init__(self, ledger: Path, out: str | None) -> None:
+        self.ledger_path = ledger
+        self.out = out
+        self._reader: LedgerReader | None = None
+        self._reading = threading.Lock()
+
+    @staticmethod
+    def open(path: str | Path, *, ledger: str | Path | None = None) -> RunResults:
+        """The results of a run that was started before, here or anywhere. Nothing is sent, and no key is needed.
+
+        Args:
+            path: its output, or its ledger.
+            ledger: where it remembers, if not beside its output.
+
+        Raises:
+            InputError: there is no such run.
+            LedgerError: the ledger is none, is damaged, or is of a newer format.
+        """
+        out, found = find_run(path, ledger)
+        with LedgerReader(found):
+            return RunResults(found, out)
+
+    # --- records ----------------------------------------------------------------------------------------------------
+
+    def results(self) -> Iterator[dict[str, Any]]:
+        """The records of all rows that have an outcome, in the order of the input: each as it stands in the output.
+
+        They are read as they are asked for, some at a time: a run may go on meanwhile, and no more than these are in
+        memory.
+
+        Raises:
+            LedgerError: it was never started. On iterating, at the end: some rows are damaged in the ledger; the others
+                were given.
+        """
+        self._check_started()
+        return self._records()
+
+    def _records(self) -> Iterator[dict[str, Any]]:
+        first = 0
+        with LedgerReader(self.ledger_path) as reader:
+            shape = self._shape_in(reader)
+            # A page at a time, since a read that goes on keeps SQLite from folding its log into the file.
+            while page := list(islice(_rows(reader, shape, first), _PAGE_ROWS)):
+                for row in page:
+                    if row.state != "pending":
+                        yield json.loads(record_line(row, shape))
+                first = page[-1].position + 1
+            reader.check_damages("the others were given")
+
+    def to_arrow(self) -> Any:
+        """The records as an Arrow table; its types are those that Parquet and Arrow files have (see docs/formats.md).
+
+        Raises:
+            InputError: pyarrow is not installed.
+            LedgerError: it was never started, or some rows are damaged.
+        """
+        arrow: Any = PYARROW.load("to_arrow()")
+        self._check_started()
+        with tempfile.TemporaryDirectory(prefix="mistill-") as folder:
+            path = Path(folder, "results.arrow")
+            with LedgerReader(self.ledger_path) as reader:
+                shape = self._shape_in(reader)
+            write_records(self.ledger_path, path, shape)
+            return arrow.ipc.open_file(path.read_bytes()).read_all()
+
+    def to_pandas(self) -> pandas.DataFrame:
+        """The records as a pandas frame. Whole numbers and booleans with nulls among them stay what they are
+        (``Int64``, ``boolean``).
+
+        Raises:
+            InputError: pandas or pyarrow is not installed.
+            LedgerError: it was never started, or some rows are damaged.
+        """
+        pandas = _library("pandas", "to_pandas()")
+        table: Any = self.to_arrow()
+        frame = table.to_pandas()
+        exact = {"int64": pandas.Int64Dtype(), "bool": pandas.BooleanDtype()}
+        for column, values in zip(table.schema, table.columns, strict=True):
+            if values.null_count and (kind := exact.get(str(column.type))) is not None:
+                frame[column.name] = values.to_pandas(types_mapper={column.type: kind}.get)
+        return frame
+
+    def to_polars(self) -> polars.DataFrame:
+        """The records as a polars frame.
+
+        Raises:
+            InputError: polars or pyarrow is not installed.
+            LedgerError: it was never started, or some rows are damaged.
+        """
+        return _library("polars", "to_polars()").from_arrow(self.to_arrow())
+
+    def to_dataset(self) -> datasets.Dataset:
+        """The records as a Hugging Face dataset.
+
+        Raises:
+            InputError: datasets or pyarrow is not installed.
+            LedgerError: it was never started, or some rows are damaged.
+        """
+        return _library("datasets", "to_dataset()").Dataset(self.to_arrow())
+
+    def _record_at(self, position: int) -> dict[str, Any]:
+        """The record of one row that has an outcome; rows count from 0."""
+        with self._reading, self._open_reader() as reader:
+            shape = self._shape_in(reader)
+            return json.loads(record_line(next(_rows(reader, shape, position)), shape))
+
+    @contextmanager
+    def _open_reader(self) -> Generator[LedgerReader]:
+        """The reader that is open while somebody iterates, or one for this time."""
+        if self._reader is not None:
+            yield self._reader
+            return
+        with LedgerReader(self.ledger_path) as reader:
+            yield reader
+
+    @contextmanager
+    def _kept_open(self) -> Generator[None]:
+        """Within the block, records of single rows are read without opening the ledger for each."""
+        with LedgerReader(self.ledger_path) as reader:
+            self._reader = reader
+            try:
+                yield
+            finally:
+                with self._reading:
+                    self._reader = None
+
+    def _shape_in(self, reader: LedgerReader) -> RecordShape:
+        """What its records look like."""
+        return shape_of(reader)
+
+    def _check_started(self) -> None:
+        if not self.ledger_path.is_file():
+            raise LedgerError("this run has no results: it was never started", hint="start it: run.start()")
+
+    # --- the run as a whole -----------------------------------------------------------------------------------------
+
+    def report(self) -> RunReport:
+        """How far it is, what it cost, what failed.
+
+        Raises:
+            LedgerError: it was never started, or its ledger cannot be read.
+        """
+        self._check_started()
+        return read_report(self.ledger_path)
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} {self.out or 'without an output'}>"
+
+    def _repr_html_(self) -> str:
+        if not self.ledger_path.is_file():
+            return report_html(None)
+        try:
+            return report_html(self.report())
+        except MistillError as error:  # a display of a cell must not hide what the cell has done
+            return report_html(None, problem=str(error))
+
+
+@dataclass(frozen=True, slots=True)
+class RowOutcome:
+    """A row that ended.
+
+    Attributes:
+        position: its place in the input, from 0.
+        record: the row itself.
+        completions: its answers; ``None`` in the place of one that failed.
+        error: why it failed; ``None`` where it was answered.
+        read_record: reads the record of the row at a position.
+    """
+
+    position: int
+    record: dict[str, Any]
+    completions: tuple[Completion | None, ...]
+    error: MistillError | None
+    read_record: Callable[[int], dict[str, Any]] = field(repr=False, compare=False)
+
+    def to_record(self) -> dict[str, Any]:
+        """The row as it goes out: its own columns, and those of the run.
+
+        Raises:
+            LedgerError: the ledger is gone by now.
+        """
+        return self.read_record(self.position)
+
+
+def _rows(reader: LedgerReader, shape: RecordShape, first: int) -> Iterator[LedgerRow]:
+    return reader.rows(first=first, with_unfit="raw" in shape.extra)
+
+
+def _library(name: str, call: str) -> Any:
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise InputError(f"{call} needs {name}", hint=f"pip install {name}") from error
