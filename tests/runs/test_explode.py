@@ -98,13 +98,13 @@ def test_what_is_no_list_is_its_rows_failure(place: Place) -> None:
     report = place.run(rows, explode="tasks", prompt="{{ tasks }}", id_column="id").start()
     assert (report.completions, report.failures) == (2, 2)
     second, third = (record["error"] for record in place.records()[1:3])
-    assert "row 2 of the list (id 2): the column 'tasks' is no list" in second
+    assert "row 1 of the list (id 2): the column 'tasks' is no list" in second
     assert "is text, but not the JSON of a list" in third
 
 
 def test_an_item_that_fails_is_named(place: Place) -> None:
     report = place.run([{"tasks": ["a", None]}], explode="tasks", prompt="{{ tasks }}").start()
-    assert "row 1 of the list, tasks[1]: " in report.causes[0].error.message
+    assert "row 0 of the list, tasks[1]: " in report.causes[0].error.message
 
 
 @pytest.mark.parametrize(

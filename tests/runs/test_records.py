@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistill.errors import InputError
+from mistill.records.columns import check_columns, column_names, make_line, make_record
 from mistill.runs.kinds.chat import ChatKind
-from mistill.runs.records import check_columns, column_names, make_line, make_record
 
 OUTPUT_COLUMNS = ChatKind.columns
 OUTCOME = {"generation": "hi", "finish_reason": "stop", "input_tokens": 3, "output_tokens": 1}

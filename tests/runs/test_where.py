@@ -155,7 +155,7 @@ def test_rows_are_named_by_their_id_column(place: Place, simulator: Simulator) -
     report = place.run(rows, id_column="id", prompt="{{ text }}").start()
     (cause,) = report.causes
     assert (cause.row, cause.row_id) == (1, "id 'b8'")
-    assert "row 2 of the list (id 'b8')" in place.records()[1]["error"]
+    assert "row 1 of the list (id 'b8')" in place.records()[1]["error"]
     with pytest.raises(InputError, match=r"id_column: .* no column 'key'.*there are id, text"):
         place.run(rows, id_column="key", fresh=True)
 

@@ -22,7 +22,7 @@ from mistill.datasets.writers import check_target, open_writer
 from mistill.errors import InputError, did_you_mean
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss
-from mistill.runs.records import add_columns
+from mistill.records.columns import add_columns
 
 NUMPY: Final = OptionalLibrary("numpy", extra="dedupe")
 

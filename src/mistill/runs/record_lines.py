@@ -10,8 +10,8 @@ import msgspec
 from mistill.errors import InputError, MistillError, let_interrupt_pass
 from mistill.ledger import LedgerRow
 from mistill.ledger.error_record import decode_error
+from mistill.records.columns import add_columns, check_columns
 from mistill.runs.record_shape import RecordShape
-from mistill.runs.records import add_columns, check_columns
 
 
 def record_line(row: LedgerRow, shape: RecordShape) -> bytes:

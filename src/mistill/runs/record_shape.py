@@ -10,12 +10,12 @@ import msgspec
 
 from mistill.errors import InputError, did_you_mean
 from mistill.ledger import LedgerReader, LedgerRow
-from mistill.runs.flattening import FlatFields, Flattening
+from mistill.records.columns import check_columns, column_names, nearest_and_all, rename_hint
+from mistill.records.flattening import FlatFields, Flattening
 from mistill.runs.kept_settings import read_settings
 from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.kinds.kind import Kind
 from mistill.runs.options import RunOptions
-from mistill.runs.records import check_columns, column_names, nearest_and_all, rename_hint
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.wording import Setting, words
 

@@ -15,9 +15,9 @@ from mistill.datasets.sources import Source
 from mistill.errors import InputError
 from mistill.ledger import EVERYTHING, FIELDS, LedgerReader, LedgerRow, Selection, Term, parse_terms
 from mistill.ledger.conditions import NOTHING, Condition, Record, Scope, look_up
+from mistill.records.columns import nearest_and_all
 from mistill.runs.record_lines import answer_columns
 from mistill.runs.record_shape import RecordShape
-from mistill.runs.records import nearest_and_all
 from mistill.wording import Setting, words
 
 _MAX_COLUMNS = 1000

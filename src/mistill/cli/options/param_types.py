@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from mistill.errors import InputError
-from mistill.runs.flattening import Flattening
+from mistill.records.flattening import Flattening
 from mistill.runs.options import split_names
 
 if TYPE_CHECKING:
