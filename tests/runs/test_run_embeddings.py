@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import csv
+import datetime
 import json
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -150,7 +152,7 @@ def test_rows_that_come_one_by_one_are_not_waited_for(place: Place, simulator: S
 
     for outcome in run(place, slowly()):
         assert outcome.completions[0] is not None
-        assert outcome.completions[0].value == vector(outcome.record["text"], 4)
+        assert outcome.completions[0].value == pytest.approx(vector(outcome.record["text"], 4))
         answered.set()
 
 
@@ -210,12 +212,39 @@ def test_other_formats(place: Place, simulator: Simulator) -> None:
     out = place.out.with_suffix(".parquet")
     run(place, out=out, columns={"embedding": "vector"}).start()
     table = library("pyarrow.parquet").read_table(out)
-    assert str(table.schema.field("vector").type) == "list<element: double>"
-    assert table["vector"].to_pylist() == [vector(text, 4) for text in TEXTS[:3]]
+    assert str(table.schema.field("vector").type) == "list<element: float>"
+    assert table["vector"].to_pylist() == [pytest.approx(vector(text, 4)) for text in TEXTS[:3]]
     assert export_run(out, place.out.with_suffix(".csv"), extra_columns=["model"]) == 3
     with place.out.with_suffix(".csv").open(newline="") as file:
         (first, *_) = csv.DictReader(file)
     assert (json.loads(first["vector"]), first["model"]) == (vector("text 0", 4), "mistral-embed")
+
+
+def test_columns_of_the_input_keep_their_types_in_every_export(place: Place, tmp_path: Path) -> None:
+    pa, parquet = library("pyarrow"), library("pyarrow.parquet")
+    days = pa.array([datetime.date(2024, 2, 29)], pa.date32())
+    rows = pa.table({"text": ["a"], "day": days, "embedding": pa.array([1], pa.int8())})
+    parquet.write_table(rows, tmp_path / "in.parquet")
+    run(place, tmp_path / "in.parquet", out=tmp_path / "out.parquet", earlier="first_").start()
+    (tmp_path / "in.parquet").unlink()  # the ledger has the types
+    export_run(tmp_path / "out.parquet", tmp_path / "again.arrow")
+    for table in (
+        parquet.read_table(tmp_path / "out.parquet"),
+        library("pyarrow.feather").read_table(tmp_path / "again.arrow"),
+    ):
+        types = {field.name: field.type for field in table.schema}
+        assert (types["day"], types["first_embedding"]) == (pa.date32(), pa.int8())
+        assert types["embedding"] == pa.list_(pa.float32())
+
+
+def test_vectors_take_four_bytes_a_number(place: Place, simulator: Simulator, tmp_path: Path) -> None:
+    library("pyarrow")
+    simulator.change(embedding_dimension=1024)
+    out = tmp_path / "out.parquet"
+    run(place, [{"text": f"text {number}"} for number in range(500)], out=out).start()
+    most = 2.5e6  # of 2.05 MB of floats
+    assert out.stat().st_size < most
+    assert Path(f"{out}.ledger").stat().st_size < most
 
 
 @pytest.mark.parametrize(

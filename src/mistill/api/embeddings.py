@@ -1,7 +1,4 @@
-"""Wire structs of Mistral's embeddings: what goes out, what comes back. Pure data, no network.
-
-A vector is kept as the JSON that came: a run stores it so, and reading a thousand numbers costs more than all the rest.
-"""
+"""Wire structs of Mistral's embeddings: what goes out, what comes back. Pure data, no network."""
 
 from __future__ import annotations
 
@@ -49,14 +46,6 @@ class EmbeddingResponse(Incoming, frozen=True, gc=False):
     error: Any = None
 
 
-class StoredEmbedding(Struct, frozen=True, gc=False, omit_defaults=True):
-    """What of an answer concerns one text: what a ledger keeps of it."""
-
-    embedding: Raw
-    model: str | None = None
-    id: str | None = None
-
-
 class EmbeddingTemplate:
     """A request for embeddings but for its texts, encoded once. ``encode(texts)`` is the body."""
 
@@ -82,8 +71,6 @@ def _gave_up(response: EmbeddingResponse) -> Any:
 # 256 vectors of 3,072 numbers, each written with all its digits, are 17 MB.
 EMBEDDINGS = Operation("/v1/embeddings", decode_embeddings, _missing, _gave_up, max_bytes=64 * 2**20)
 
-decode_stored = msgspec.json.Decoder(StoredEmbedding).decode
-encode_stored = msgspec.json.Encoder().encode
 _decode_floats = msgspec.json.Decoder(list[float]).decode
 _decode_integers: Callable[[Raw], Any] = msgspec.json.Decoder(list[int]).decode
 

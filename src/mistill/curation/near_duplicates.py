@@ -211,7 +211,7 @@ def _nearest_kept(numpy: Any, unit: Any, file: Any, kept: int, length: int) -> t
 
 def _write(rows: Source, to: str | Path, result: Deduped, *, mark: bool, output_format: str | None) -> None:
     dropped = {found.row: found for found in result.dropped}
-    with open_writer(to, format=output_format, made_of=rows.paths) as writer:
+    with open_writer(to, format=output_format, types=rows.types(), made_of=rows.paths) as writer:
         for row in rows:
             found = dropped.get(row.index)
             if not mark:

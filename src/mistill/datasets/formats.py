@@ -38,6 +38,7 @@ class FileFormat(Struct, frozen=True, kw_only=True):
         writer: ``module:class`` of its ``Writer``; ``None`` where it cannot be written.
         needs_header: all columns must be known before the first record is written.
         is_binary: no text: it is not for a terminal, and takes no compression, since it compresses inside.
+        has_types: each column has a type.
         library: what reader and writer need.
         compression: how this file is compressed around its format.
     """
@@ -48,6 +49,7 @@ class FileFormat(Struct, frozen=True, kw_only=True):
     writer: str | None = None
     needs_header: bool = False
     is_binary: bool = False
+    has_types: bool = False
     library: OptionalLibrary | None = None
     compression: Compression | None = None
 
@@ -116,6 +118,7 @@ FORMATS = (
         reader=f"{_SOURCES}.arrow_reader:ParquetReader",
         writer=f"{_WRITERS}.arrow_writer:ParquetWriter",
         is_binary=True,
+        has_types=True,
         library=PYARROW,
     ),
     FileFormat(
@@ -124,6 +127,7 @@ FORMATS = (
         reader=f"{_SOURCES}.arrow_reader:ArrowIpcReader",
         writer=f"{_WRITERS}.arrow_writer:ArrowIpcWriter",
         is_binary=True,
+        has_types=True,
         library=PYARROW,
     ),
 )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
+import sys
 from typing import Any, NamedTuple
 
 from mistill.errors import InputError
@@ -18,6 +19,11 @@ class OptionalLibrary(NamedTuple):
 
     name: str
     extra: str
+
+    @property
+    def is_there(self) -> bool:
+        """Whether it is installed."""
+        return self.name in sys.modules or importlib.util.find_spec(self.name) is not None
 
     def load(self, purpose: str, module: str | None = None) -> Any:
         """The library, or a ``module`` of it.

@@ -9,7 +9,8 @@ import msgspec
 
 from mistill.api.chat import GAVE_UP, AnswerMessage, ChatResponse, Choice, decode_response, is_given_up
 from mistill.api.client import HTTPAnswer
-from mistill.api.embeddings import Dtype, StoredEmbedding, decode_stored, decode_vector
+from mistill.api.embeddings import Dtype
+from mistill.api.stored_embeddings import StoredEmbedding, decode_stored
 from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import Delivered
 from mistill.errors import MalformedAnswer, MistillError
@@ -130,7 +131,7 @@ def kept_embedding(body: bytes, dtype: Dtype | None = None) -> Completion:
     """
     stored = stored_embedding(body)
     try:
-        vector = decode_vector(stored.embedding, dtype)
+        vector = stored.vector(dtype)
     except msgspec.DecodeError as error:
         raise _no_vector(error) from error
     return Completion(text=None, value=vector, model=stored.model, id=stored.id, raw=body)

@@ -20,11 +20,10 @@ from mistill.api.embeddings import (
     EmbeddingParameters,
     EmbeddingResponse,
     EmbeddingTemplate,
-    StoredEmbedding,
     decode_vector,
-    encode_stored,
 )
 from mistill.api.operation import Operation
+from mistill.api.stored_embeddings import encode_stored
 from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import Dispatcher
 from mistill.delivery.worker_pool import SharedIterator, WorkerPool
@@ -158,8 +157,8 @@ class MistralEmbeddings(Connection):
         """The settings of a call, checked and resolved, to embed any number of texts with.
 
         Args:
-            keeps_values: completions have their vectors as numbers, which take twice the memory of their JSON; else
-                ``value`` is ``None``, and can be read in ``raw``.
+            keeps_values: completions have their vectors as numbers, which take eight times the memory of their
+                bytes; else ``value`` is ``None``, and can be read in ``raw``.
             offline: no key is needed: for texts that are not sent, or not yet.
         """
         session = self._open(offline=offline)
@@ -201,7 +200,7 @@ class Embedder(BatchedCall[EmbeddingResponse]):
         ]
 
     def _answer(self, vector: _Vector, response: EmbeddingResponse) -> TextAnswer:
-        body = encode_stored(StoredEmbedding(vector.raw, response.model, response.id))
+        body = encode_stored(vector.raw, vector.numbers, self._dtype, response.model, response.id)
         return TextAnswer(body, vector.numbers if self._keeps_values else None)
 
     def _read(self, raw: Raw | None, texts: int) -> _Vector | MalformedAnswer:

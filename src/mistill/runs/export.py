@@ -15,7 +15,7 @@ from mistill.errors import LedgerError
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss, check_targets
-from mistill.runs.kept_settings import find_run, read_inputs
+from mistill.runs.kept_settings import find_run, read_inputs, read_types
 from mistill.runs.record_lines import added_columns, record_line
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter, SeenColumns
@@ -138,8 +138,10 @@ def write_records(
     if made_of is None:
         made_of = () if Path(out).exists() else (ledger,)
     with LedgerReader(ledger) as reader:
-        columns = _all_columns(reader, shape) if format_of(str(out), format).needs_header else None
-        with open_writer(out, format=format, columns=columns, made_of=made_of) as writer:
+        chosen_format = format_of(str(out), format)
+        columns = _all_columns(reader, shape) if chosen_format.needs_header else None
+        types = shape.types(read_types(reader)) if chosen_format.has_types else None
+        with open_writer(out, format=format, columns=columns, types=types, made_of=made_of) as writer:
             for row in (chosen or RunFilter(None, reader, shape)).rows(reader):
                 if row.state != "pending":
                     writer.write_raw(record_line(row, shape))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
@@ -11,6 +10,8 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
+from mistill.datasets.optional_library import PYARROW
+from mistill.datasets.sources import Source
 from mistill.errors import InputError, LedgerError
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import is_database
@@ -78,16 +79,29 @@ class _Stored(Struct, frozen=True):
     llm: dict[str, Any] | None = None
     options: dict[str, Any] = {}
     inputs: list[str] = []  # quoted as in a URL: a path may be no text
+    types: bytes = b""  # of the input's columns: an Arrow schema, as base64
 
 
 class _KindOf(Struct, frozen=True):
     kind: str | None = None
 
 
-def settings_to_keep(llm: dict[str, Any], options: RunOptions, inputs: Iterable[str]) -> dict[str, Any]:
-    """The model, the options and the input files of a start as a ledger keeps them; `read_settings` reads them."""
-    files = [quote(os.fsencode(Path(path).absolute())) for path in inputs if path != "-"]
-    return msgspec.to_builtins(_Stored(llm, options.kept(), files))
+def settings_to_keep(llm: dict[str, Any], options: RunOptions, source: Source) -> dict[str, Any]:
+    """The model, the options, the input files and their types of a start as a ledger keeps them; `read_settings` reads
+    them."""
+    files = [quote(os.fsencode(Path(path).absolute())) for path in source.paths if path != "-"]
+    types = source.types()
+    schema = PYARROW.load("keeping types").schema(list(types.items())).serialize() if types else b""
+    return msgspec.to_builtins(_Stored(llm, options.kept(), files, bytes(schema)))
+
+
+def read_types(reader: LedgerReader) -> dict[str, Any]:
+    """pyarrow's types of columns of the input, as the last start found them."""
+    data = msgspec.json.decode(reader.settings(), type=_Stored).types
+    if not data:
+        return {}
+    schema = PYARROW.load("reading types").ipc.read_schema(PYARROW.load("reading types").py_buffer(data))
+    return dict(zip(schema.names, schema.types, strict=True))
 
 
 def read_inputs(reader: LedgerReader) -> list[str]:

@@ -107,7 +107,7 @@ def _extra_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
             fields["prompt"] = None  # the row's error says why
     if "raw" in shape.extra:
         bodies = row.answers if row.unfit is None else (row.unfit,)
-        texts = [body.decode(errors="replace") for body in bodies]
+        texts = [shape.settings_of(row).answers.as_text(body) for body in bodies]
         fields["raw"] = texts if shape.several else next(iter(texts), None)
     return fields
 

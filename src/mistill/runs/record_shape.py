@@ -178,13 +178,26 @@ class RecordShape:
         """What a record has of the row itself, JSON."""
         if self._earlier is None and not self._drop:
             return raw
+        return msgspec.json.encode(self._of_row(_decode_fields(raw)))
+
+    def _of_row(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """Columns of the row by the names that they have in the output."""
         own: dict[str, Any] = {}
-        for name, value in _decode_fields(raw).items():
+        for name, value in fields.items():
             if self._earlier is not None and name in self.hints:
                 name = None if self._earlier == DROP else self._earlier + name
             if name is not None and name not in self._drop:
                 own[name] = value
-        return msgspec.json.encode(own)
+        return own
+
+    def types(self, of_input: Mapping[str, Any]) -> dict[str, Any]:
+        """The types of the output's columns, where they are known: those of the input's, and of vectors."""
+        vectors = {
+            name: self._own.answers.vectors[ours]
+            for ours, name in self.names.items()
+            if ours in self._own.answers.vectors
+        }
+        return self._of_row(of_input) | vectors
 
     def ordered(self, line: bytes) -> bytes:
         """A record with the columns that are kept, in their order."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from mistill.datasets.sources import Row
 from mistill.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selection
@@ -40,6 +41,9 @@ class RetriedRows:
 
     def columns(self) -> tuple[str, ...] | None:
         return None
+
+    def types(self) -> Mapping[str, Any]:
+        return {}
 
     def total(self) -> int | None:
         return None

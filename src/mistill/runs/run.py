@@ -350,7 +350,7 @@ class Run(RunResults):
             ledger = Ledger.open(
                 self.ledger_path,
                 self.kind.manifest.values(),
-                settings=settings_to_keep(self.kind.llm_settings, options, self._source.paths),
+                settings=settings_to_keep(self.kind.llm_settings, options, self._source),
                 fresh=options.fresh,
                 version=__version__,
             )

@@ -16,10 +16,10 @@ _CENTRED = tuple((byte - 127.5) / 127.5 for byte in range(256))
 
 
 def vector(text: str, dimension: int) -> list[float]:
-    """The unit vector of a text, the same for the same text."""
+    """The unit vector of a text, the same for the same text, in digits that a float32 keeps."""
     values = [_CENTRED[byte] for byte in hashlib.shake_128(text.encode(errors="replace")).digest(dimension)]
     length = math.sqrt(sum(value * value for value in values))
-    return [round(value / length, 8) for value in values]
+    return [round(value / length, 7) for value in values]
 
 
 def encoded(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -36,7 +36,9 @@ class ArrowFile(ABC):
         self._path = str(file.path)
         self.name = file.name
         with self._refusing_damage():
-            self._columns = check_columns_once(self._read_schema().names, self.name)
+            schema = self._read_schema()
+            self._columns = check_columns_once(schema.names, self.name)
+            self._types = dict(zip(schema.names, schema.types, strict=True))
 
     @abstractmethod
     def _read_schema(self) -> Any:
@@ -52,6 +54,9 @@ class ArrowFile(ABC):
 
     def columns(self) -> tuple[str, ...]:
         return self._columns
+
+    def types(self) -> Mapping[str, Any]:
+        return self._types
 
     def total(self) -> int | None:
         return None

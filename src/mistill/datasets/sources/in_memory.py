@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import suppress
 from typing import Any, cast
 
 from mistill.datasets.encoding import encode_row, replace_lone_surrogates
@@ -59,6 +60,9 @@ class InMemory:
         self._data = data
         self.name = f"the {type(data).__name__}"
         self.repeatable = True
+
+    def types(self) -> Mapping[str, Any]:
+        return {}
 
     def total(self) -> int | None:
         return len(self._data) if isinstance(self._data, Sized) else None
@@ -119,6 +123,19 @@ class PandasFrame(InMemory):
     def columns(self) -> tuple[str, ...]:
         return self._columns
 
+    def types(self) -> Mapping[str, Any]:
+        """By their dtypes; a column of objects by the first of them."""
+        if not PYARROW.is_there:
+            return {}
+        pyarrow = PYARROW.load(f"reading {self.name}")
+        found: dict[str, Any] = {}
+        for number, name in enumerate(self._columns):
+            column = self._data.iloc[:, number]
+            some = column.dropna().iloc[:_BATCH_ROWS] if column.dtype == object else column.iloc[:0]
+            with suppress(pyarrow.ArrowException, TypeError, ValueError):
+                found[name] = pyarrow.array(some, from_pandas=True).type
+        return found
+
     def rows(self, first_index: int) -> Iterator[Row]:
         for start in range(0, len(self._data), _BATCH_ROWS):
             part = self._data.iloc[start : start + _BATCH_ROWS]
@@ -145,6 +162,9 @@ class PolarsFrame(InMemory):
     def columns(self) -> tuple[str, ...]:
         return tuple(self._data.columns)
 
+    def types(self) -> Mapping[str, Any]:
+        return _types_of(self._data.head(0).to_arrow().schema) if PYARROW.is_there else {}
+
     def rows(self, first_index: int) -> Iterator[Row]:
         for start in range(0, len(self._data), _BATCH_ROWS):
             part = self._data.slice(start, _BATCH_ROWS)
@@ -168,6 +188,9 @@ class HuggingFaceDataset(InMemory):
     def columns(self) -> tuple[str, ...]:
         return tuple(self._data.column_names)
 
+    def types(self) -> Mapping[str, Any]:
+        return _types_of(self._data.features.arrow_schema)
+
     def rows(self, first_index: int) -> Iterator[Row]:
         place = 0
         for table in self._data.with_format("arrow").iter(batch_size=_BATCH_ROWS):
@@ -190,6 +213,10 @@ class ArrowData(InMemory):
     def columns(self) -> tuple[str, ...] | None:
         return self._columns
 
+    def types(self) -> Mapping[str, Any]:
+        schema = getattr(self._data, "schema", None)
+        return _types_of(schema) if isinstance(schema, PYARROW.load(f"reading {self.name}").Schema) else {}
+
     def total(self) -> int | None:
         total = getattr(self._data, "num_rows", None)
         return total if isinstance(total, int) else None
@@ -204,3 +231,7 @@ class ArrowData(InMemory):
         for batch in batches:
             yield from rows_of_batch(batch, self, first_index + place, place)
             place += batch.num_rows
+
+
+def _types_of(schema: Any) -> dict[str, Any]:
+    return dict(zip(schema.names, schema.types, strict=True))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
@@ -89,6 +89,9 @@ class TextReader(ABC):
 
     def columns(self) -> tuple[str, ...] | None:
         return None
+
+    def types(self) -> Mapping[str, Any]:
+        return {}
 
     def total(self) -> None:
         return None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 import msgspec
@@ -26,6 +26,10 @@ class Input(Protocol):
 
     def columns(self) -> tuple[str, ...] | None:
         """Column names where they stand in a header or schema; None where only the rows tell."""
+        ...
+
+    def types(self) -> Mapping[str, Any]:
+        """pyarrow's types of columns, where they have some; for the output, which gives them the same."""
         ...
 
     def total(self) -> int | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain, islice
 from pathlib import Path
@@ -145,6 +145,19 @@ class Source:
                 return None
             found.update(dict.fromkeys(names))
         return self._named(found)
+
+    def types(self) -> Mapping[str, Any]:
+        """pyarrow's types of columns, where all inputs that have types have one and the same for them."""
+        found: dict[str, Any] = {}
+        several: set[str] = set()
+        for one in self._inputs:
+            for name, kind in one.types().items():
+                if found.setdefault(name, kind) != kind:
+                    several.add(name)
+        types: Mapping[str, Any] = {name: kind for name, kind in found.items() if name not in several}
+        for step in self._steps:
+            types = step.types(types)
+        return types
 
     def _named(self, columns: Iterable[str]) -> tuple[str, ...]:
         names = list(columns)

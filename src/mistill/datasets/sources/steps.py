@@ -5,7 +5,7 @@ named by its id. One row is in memory at a time.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar, Protocol
 
 import msgspec
@@ -25,6 +25,10 @@ class Step(Protocol):
 
     def columns(self, found: Sequence[str]) -> list[str]:
         """What the columns ``found`` are called after it."""
+        ...
+
+    def types(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The types of columns after it, of those before it, as in `Input.types`."""
         ...
 
     def rows(self, rows: Iterator[Row], *, looking: bool = False) -> Iterator[Row]:
@@ -54,6 +58,11 @@ class Exploded:
 
     def columns(self, found: Sequence[str]) -> list[str]:
         return [self._name if column == self._column else column for column in found]
+
+    def types(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        items = getattr(found.get(self._column), "value_type", None)
+        types = {name: kind for name, kind in found.items() if name != self._column}
+        return types if items is None else types | {self._name: items}
 
     def rows(self, rows: Iterator[Row], *, looking: bool = False) -> Iterator[Row]:
         index = read = empty = 0
@@ -140,6 +149,9 @@ class Filtered:
     def columns(self, found: Sequence[str]) -> list[str]:
         return list(found)
 
+    def types(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        return found
+
     def rows(self, rows: Iterator[Row], *, looking: bool = False) -> Iterator[Row]:
         index = read = 0
         for read, row in enumerate(rows, 1):  # noqa: B007  how many there were
@@ -161,6 +173,9 @@ class Named:
 
     def columns(self, found: Sequence[str]) -> list[str]:
         return list(found)
+
+    def types(self, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        return found
 
     def rows(self, rows: Iterator[Row], *, looking: bool = False) -> Iterator[Row]:  # noqa: ARG002  nothing to say
         for row in rows:

@@ -1,8 +1,8 @@
 """Records to Parquet or Arrow, whose columns need one type each, while JSON promises none.
 
 Records go to a temporary spool first, and only when all are there, so that every value had its say, are types chosen
-(see `column_types`) and the file written. No row is sampled, and none is lost. While it lasts it costs the disk space
-of the records as JSON Lines, in the directory of the output.
+(see `column_types`; `typed_columns` for those that are known before) and the file written. No row is sampled, and none
+is lost. While it lasts it costs the disk space of the records as JSON Lines, in the directory of the output.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ import msgspec
 from mistill.datasets.encoding import encode_record
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.writers.column_types import ColumnTypes
-from mistill.datasets.writers.destination import Destination
+from mistill.datasets.writers.destination import Destination, Vectors
 from mistill.datasets.writers.exact_records import decode, decode_exactly
+from mistill.datasets.writers.typed_columns import TypedColumn
 
 BATCH_ROWS = 8192
 _BATCH_BYTES = 4 << 20
@@ -40,6 +41,7 @@ class ArrowWriter(ABC):
         self._batch_rows = batch_rows
         self._stream = destination.stream
         self._types = ColumnTypes(destination.columns or [])
+        self._typed = {name: _typed_column(name, kind) for name, kind in destination.types.items()}
         self._spool = destination.open_spool()
 
     @abstractmethod
@@ -53,10 +55,24 @@ class ArrowWriter(ABC):
         self._spool.append(line)
 
     def finish(self) -> None:
-        for lines in self._batches():
-            self._types.learn([decode_exactly(line) for line in lines])
-        schema, as_text = self._types.schema()
+        unfit = self._learn()
+        if unfit:
+            for lines in self._batches():
+                self._types.learn([decode_exactly(line) for line in lines], only=unfit)
+        schema, as_text = self._types.schema({name: column.type for name, column in self._typed.items()})
         self._write_groups(schema, as_text)
+
+    def _learn(self) -> set[str]:
+        """Looks at all records. Gives the columns that turned out not to have the type that they were to have."""
+        unfit: set[str] = set()
+        for lines in self._batches():
+            fields = [_decode_fields(line) for line in lines] if self._typed else []
+            for name, column in list(self._typed.items()):
+                if not column.fits([one.get(name) for one in fields]):
+                    del self._typed[name]
+                    unfit.add(name)
+            self._types.learn([decode_exactly(line) for line in lines], known=self._typed.keys() | unfit)
+        return unfit
 
     def _batches(self) -> Iterator[list[bytes]]:
         lines: list[bytes] = []
@@ -75,13 +91,29 @@ class ArrowWriter(ABC):
         with self._open(schema) as file:
             group: list[Any] = []
             for lines in self._batches():
-                group.append(_to_batch(pyarrow, lines, schema, as_text))
+                group.append(self._to_batch(pyarrow, lines, schema, as_text))
                 rows = sum(batch.num_rows for batch in group)
                 if rows >= _GROUP_ROWS or sum(batch.nbytes for batch in group) >= _GROUP_BYTES:
                     file.write_table(pyarrow.Table.from_batches(group))
                     group = []
             if group:
                 file.write_table(pyarrow.Table.from_batches(group))
+
+    def _to_batch(self, pyarrow: Any, lines: list[bytes], schema: Any, as_text: set[str]) -> Any:
+        records = [decode(line) for line in lines]
+        fields = [_decode_fields(line) for line in lines] if as_text or self._typed else []
+        arrays: list[Any] = []
+        for field in schema:
+            name = field.name
+            if name in self._typed:
+                arrays.append(self._typed[name].array([one.get(name) for one in fields]))
+                continue
+            if name in as_text:
+                values = [_json_text(one.get(name)) for one in fields]
+            else:
+                values = [record.get(name) for record in records]
+            arrays.append(pyarrow.array(values, type=field.type))
+        return pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
 
 
 class ParquetWriter(ArrowWriter):
@@ -98,17 +130,11 @@ class ArrowIpcWriter(ArrowWriter):
         return PYARROW.load(_PURPOSE).ipc.new_file(self._stream, schema)
 
 
-def _to_batch(pyarrow: Any, lines: list[bytes], schema: Any, as_text: set[str]) -> Any:
-    records = [decode(line) for line in lines]
-    fields = [_decode_fields(line) for line in lines] if as_text else []
-    arrays: list[Any] = []
-    for field in schema:
-        if field.name in as_text:
-            values = [_json_text(one.get(field.name)) for one in fields]
-        else:
-            values = [record.get(field.name) for record in records]
-        arrays.append(pyarrow.array(values, type=field.type))
-    return pyarrow.RecordBatch.from_arrays(arrays, schema=schema)
+def _typed_column(name: str, kind: Any) -> TypedColumn:
+    if not isinstance(kind, Vectors):
+        return TypedColumn(name, kind)
+    pyarrow = PYARROW.load(_PURPOSE)
+    return TypedColumn(name, pyarrow.list_(getattr(pyarrow, kind.numbers)()), is_vector=True)
 
 
 def _json_text(value: msgspec.Raw | None) -> str | None:

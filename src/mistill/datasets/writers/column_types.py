@@ -12,6 +12,7 @@ The types do not depend on the order of the records:
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from mistill.datasets.optional_library import PYARROW
@@ -33,13 +34,24 @@ class ColumnTypes:
         self._large_integers: set[str] = set()
         self._widened: set[str] = set()
 
-    def learn(self, records: list[dict[str, Any]]) -> None:
+    def learn(
+        self,
+        records: list[dict[str, Any]],
+        *,
+        known: Collection[str] = (),
+        only: Collection[str] | None = None,
+    ) -> None:
+        """Looks at a batch of records.
+
+        Args:
+            known: columns whose type is known; of these, it is kept that they are there. ``only``: the only columns.
+        """
         for name in dict.fromkeys(name for record in records for name in record):
-            known = self._types.setdefault(name, self._pa.null())
-            if name in self._as_text:
+            so_far = self._types.setdefault(name, self._pa.null())
+            if name in self._as_text or name in known or not (only is None or name in only):
                 continue
             array = self._array([record.get(name) for record in records])
-            joined = None if array is None else self._join(known, array.type, name)
+            joined = None if array is None else self._join(so_far, array.type, name)
             if joined is None:
                 self._as_text.add(name)
                 continue
@@ -47,12 +59,14 @@ class ColumnTypes:
             if self._has_large_integer(array):
                 self._large_integers.add(name)
 
-    def schema(self) -> tuple[Any, set[str]]:
-        """The schema for all records learnt, and the columns of JSON text in it."""
+    def schema(self, known: Mapping[str, Any]) -> tuple[Any, set[str]]:
+        """The schema for all records learnt, and the columns of JSON text in it; ``known``: types of some columns."""
         as_text = self._as_text | (self._large_integers & self._widened)
         as_text |= {name for name, kind in self._types.items() if self._has_empty_struct(kind)}
         fields = [
             self._pa.field(name, self._pa.string() if name in as_text else self._without_null_type(kind))
+            if name not in known
+            else self._pa.field(name, known[name])
             for name, kind in self._types.items()
         ]
         return self._pa.schema(fields), as_text

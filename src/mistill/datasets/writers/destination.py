@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from msgspec import Struct
 
@@ -26,6 +26,16 @@ class Writer(Protocol):
         ...
 
 
+class Vectors(Struct, frozen=True):
+    """The type of a column of vectors.
+
+    Attributes:
+        numbers: theirs.
+    """
+
+    numbers: Literal["float32", "int8", "uint8"]
+
+
 class Destination(Struct, frozen=True):
     """Where a writer's records go.
 
@@ -33,8 +43,10 @@ class Destination(Struct, frozen=True):
         stream: takes bytes by ``write``, and compresses them where that is wanted.
         columns: all that records can have, in order; None where that is not known.
         open_spool: makes a temporary file beside the output, which ends with it.
+        types: of columns where they are known: those of `Source.types`, and `Vectors`. For formats that have types.
     """
 
     stream: Any
     columns: list[str] | None
     open_spool: Callable[[], Spool]
+    types: Mapping[str, Any] = {}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,7 @@ def open_writer(
     *,
     format: str | None = None,  # noqa: A002 the public name
     columns: Iterable[str] | None = None,
+    types: Mapping[str, Any] | None = None,
     made_of: Sequence[str | Path] = (),
 ) -> Generator[Writer]:
     """A writer to ``target``; the file appears when the block ends well, else nothing changes.
@@ -48,6 +49,8 @@ def open_writer(
         format: see ``formats``; else the suffix says it.
         columns: all that records can have, in order. A format that ``needs_header`` wants them if the first record may
             not have all.
+        types: of columns, for Parquet and Arrow: pyarrow's, or `Vectors`. A column whose values do not have its type
+            gets one by its values, as those do that are not named.
         made_of: the files that are in it: whoever may not read these may not read the output, see `open_output`.
 
     Raises:
@@ -65,6 +68,7 @@ def open_writer(
                 stream=stream,
                 columns=None if columns is None else list(columns),
                 open_spool=lambda: stack.enter_context(spool),
+                types=types or {},
             )
         )
         yield writer

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import msgspec
 
 from mistill.api.embeddings import Dtype
+from mistill.api.stored_embeddings import NumberType, number_type, stored_as_text
 from mistill.datasets.sources import Row
+from mistill.datasets.writers import Vectors
 from mistill.errors import InputError
 from mistill.llms.completions import kept_embedding, stored_embedding
 from mistill.llms.embeddings import Embedder, MistralEmbeddings
@@ -18,6 +20,12 @@ from mistill.runs.kinds.kind import AnswerReader
 from mistill.runs.kinds.texts import TextKind
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
+
+_NUMBERS: Mapping[NumberType, Literal["float32", "int8", "uint8"]] = {
+    "f": "float32",
+    "b": "int8",
+    "B": "uint8",
+}
 
 
 class EmbeddingManifest(RunManifest, frozen=True, kw_only=True):
@@ -51,13 +59,20 @@ class EmbeddingReader(AnswerReader):
 
     def __init__(self, dtype: Dtype | None = None) -> None:
         self._dtype: Dtype | None = dtype
+        self.vectors = {"embedding": Vectors(_NUMBERS[number_type(dtype)])}
 
     def read(self, body: bytes) -> list[Completion]:
         return [kept_embedding(body, self._dtype)]
 
     def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:  # noqa: ARG002  a row has one
         stored = stored_embedding(bodies[0])  # its numbers were read when it came
-        return {"embedding": stored.embedding, "model": stored.model}
+        return {"embedding": stored.as_json(), "model": stored.model}
+
+    def as_text(self, body: bytes) -> str:
+        try:
+            return stored_as_text(body)
+        except msgspec.DecodeError:
+            return super().as_text(body)
 
 
 class EmbeddingKind(TextKind):

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, Generic, TypeVar
 from msgspec import Struct
 
 from mistill.datasets.sources import Row
+from mistill.datasets.writers import Vectors
 from mistill.delivery.dispatcher import Dispatcher, Send
 from mistill.errors import InputError, let_interrupt_pass
 from mistill.ledger import RowState
@@ -59,9 +60,11 @@ class AnswerReader(ABC):
 
     Attributes:
         schema: what answers must fit, where they must.
+        vectors: columns of ours that have vectors.
     """
 
     schema: OutputSchema | None = None
+    vectors: Mapping[str, Vectors] = {}
 
     @abstractmethod
     def read(self, body: bytes) -> list[Completion]:
@@ -81,6 +84,10 @@ class AnswerReader(ABC):
         Raises:
             MistillError: a body is no answer, or what is in it does not fit.
         """
+
+    def as_text(self, body: bytes) -> str:
+        """A body for people to read."""
+        return body.decode(errors="replace")
 
     def read_fitting(self, body: bytes) -> list[Completion]:
         """The completions in a body; none where it does not fit, or is no answer: it is asked again then."""
