@@ -9,13 +9,16 @@ Links between documents are checked in those for contributors too.
 
 from __future__ import annotations
 
+import json
 import re
+import shlex
 from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
+from mistill.cli import main
 from mistill.llms import MistralEmbeddings, MistralLLM
 from mistill.simulator import Simulator
 
@@ -25,7 +28,7 @@ FOR_CONTRIBUTORS = [
     *(ROOT / name for name in ("CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md")),
     *sorted((ROOT / "design").glob("*.md")),
 ]
-NEEDS = {"local-model.md": "xllamacpp", "distilabel.md": "distilabel"}
+NEEDS = {"local-model.md": "xllamacpp", "distilabel.md": "distilabel", "chains.md": "mistralai"}
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -60,6 +63,36 @@ def test_the_examples_run(path: Path, endpoint: str, tmp_path: Path, monkeypatch
         line = path.read_text("utf-8")[: block.start()].count("\n") + 1
         code = compile("\n" * line + block[1], str(path), "exec")
         exec(code, namespace)
+
+
+CHAINS = ROOT / "docs" / "chains.md"
+
+
+def test_the_chain_runs_as_commands(
+    endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert endpoint
+    monkeypatch.chdir(tmp_path)
+    text = CHAINS.read_text("utf-8")
+    for name, content in re.findall(r"^`(\S+)`:\n\n```\w+\n(.*?)^```", text, re.MULTILINE | re.DOTALL):
+        Path(name).write_text(content)
+    (block,) = re.findall(r"^```sh\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line) for line in block.replace("\\\n", " ").splitlines()]
+    assert len(commands) == 5
+    for program, *arguments in commands:
+        assert program == "mistill"
+        assert main(arguments) == 0, capfd.readouterr().err
+    lines = [json.loads(line) for line in Path("sft.jsonl").read_text().splitlines()]
+    assert lines
+    assert {tuple(one["role"] for one in line["messages"]) for line in lines} == {("user", "assistant")}
+
+
+@pytest.mark.parametrize(("told", "marked"), [("mistill", "chain"), ("sdk", "sdk")])
+def test_the_lines_of_a_chain_are_counted(told: str, marked: str) -> None:
+    text = CHAINS.read_text("utf-8")
+    (code,) = re.findall(rf"^# <{marked}>\n(.*?)^# </{marked}>", text, re.MULTILINE | re.DOTALL)
+    count = sum(1 for line in code.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    assert re.findall(rf"<!-- lines {told} -->(\d+)<!-- /lines -->", text) == [str(count)]
 
 
 def test_links_between_documents_lead_somewhere() -> None:

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 import click
 import pytest
-from tests.cli.conftest import Mistill, Spawn
+from tests.cli.conftest import Answers, Mistill, RunOf, Spawn
 from tests.conftest import Simulate
 from tests.libraries import library
 
@@ -170,3 +170,18 @@ def test_the_demo_model_is_served_until_ctrl_c(spawn: Spawn) -> None:
     connection.close()
     process.send_signal(signal.SIGINT)
     assert process.wait() == 0
+
+
+def test_a_chat_file_is_exported_and_what_is_left_out_is_said(
+    mistill: Mistill, run_of: RunOf, answers: Answers, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulator.change(poison="word 1")
+    assert mistill(*run_of(3)).code == 1
+    ended = mistill("export", "answers.jsonl", "--to", "sft.jsonl", "--as", "chat")
+    assert ended.code == 0
+    assert "left out of sft.jsonl: 1 row that failed" in caplog.text
+    said = [line["messages"][-1]["content"] for line in answers("sft.jsonl")]
+    assert said == ["Echo: Say word 0", "Echo: Say word 2"]
+    ended = mistill("export", "answers.jsonl", "--to", "x.jsonl", "--as", "chat", "--turn", "user=txt")
+    assert ended.code == 2
+    assert "--turn: there is no column 'txt'" in ended.stderr

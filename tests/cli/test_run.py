@@ -567,3 +567,44 @@ def test_the_demo_model_needs_no_key(
     retried = mistill("retry", "answers.jsonl", "--local", "--where", "row=0", "--max-new-tokens", "2")
     assert retried.code == 0, retried.stderr
     assert answers()[0]["output_tokens"] <= 3
+
+
+# --- columns and rows -------------------------------------------------------------------------------------------------
+
+
+def test_flatten_stands_alone_or_has_its_value_after_an_equals_sign(
+    mistill: Mistill, run_of: RunOf, answers: Answers
+) -> None:
+    arguments = run_of(1, "--schema", USER)
+    # What follows it is never its value: here the source.
+    assert mistill(arguments[0], "--flatten", *arguments[1:]).code == 0
+    assert "name" in answers()[0]
+    assert mistill("export", "answers.jsonl", "--to", "b.jsonl", "--flatten=deep,a_").code == 0
+    assert "a_name" in answers("b.jsonl")[0]
+    assert mistill("export", "answers.jsonl", "--to", "c.jsonl", "--no-flatten").code == 0
+    assert "generation" in answers("c.jsonl")[0]
+
+
+def test_lists_of_columns_are_written_with_commas(mistill: Mistill, run_of: RunOf, answers: Answers) -> None:
+    keep = ["--extra-column", "model,cost", "--keep", "text,model", "--keep", "cost"]
+    assert mistill(*run_of(1, *keep)).code == 0
+    assert list(answers()[0]) == ["text", "model", "cost"]
+
+
+def test_rows_are_filtered_and_settings_files_know_it(
+    mistill: Mistill, run_of: RunOf, answers: Answers
+) -> None:
+    Path("run.toml").write_text(
+        'where = "text!=\'word 1\'"\nid-column = "text"\ndrop = ["error", "input_tokens"]\n'
+    )
+    assert mistill(*run_of(3, "--settings", "run.toml")).code == 0
+    assert [record["text"] for record in answers()] == ["word 0", "word 2"]
+    ended = mistill("rows", "answers.jsonl", "--where", "text=word")
+    assert (ended.code, ended.stdout) == (0, "")
+    assert "no row of answers.jsonl matches 'text=word', of 2 rows (text is word 0, word 2)" in ended.stderr
+    ended = mistill(*run_of(3, "--where", "txt=1", out="b.jsonl"))
+    assert ended.code == 2
+    assert "--where: prompts.jsonl has no column 'txt'" in ended.stderr
+    ended = mistill(*run_of(3, "--flatten=a_,b_", out="b.jsonl"))
+    assert ended.code == 2
+    assert "--flatten=deep,answer_" in ended.stderr

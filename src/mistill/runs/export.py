@@ -5,16 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.writers import open_writer
-from mistill.errors import LedgerError
+from mistill.errors import InputError, LedgerError
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss, check_targets
+from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.kept_settings import find_run, read_inputs, read_types
 from mistill.runs.record_lines import added_columns, record_line
 from mistill.runs.record_shape import RecordShape, shape_of
@@ -40,6 +41,8 @@ def export_run(
     schema: Any = None,
     partial: bool = False,
     overwrite: bool = False,
+    as_: Literal["chat"] | None = None,
+    turns: Turns | None = None,
 ) -> int:
     """Writes the records of the run that writes ``out`` once more, in another shape. Returns how many.
 
@@ -56,11 +59,17 @@ def export_run(
         partial: rows without an outcome yet are left out, instead of refused.
         overwrite: replace a file that is at ``to``. An input of the run, a ledger and what belongs to one are never
             replaced; the run's own output always may be.
+        as_: ``"chat"``: conversations for fine-tuning in place of records, ``{"messages": […]}``: what the run asked
+            and what was answered. Rows that failed and answers that were cut off are left out, which is said.
+        turns: who says what in them, in place of that: ``{"user": "instruction", "assistant": "answer"}``, or pairs
+            where a role speaks twice. Roles are ``system``, ``user``, ``assistant``, ``tool``, and ``messages`` for a
+            column of several messages.
 
     Raises:
         InputError: there is no such run, something given is wrong, or ``to`` exists.
         LedgerError: it is not finished and ``partial`` is not wanted.
     """
+    _check_form(as_, turns, keep, drop)
     output, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
         check_targets(to, path, read_inputs(reader))
@@ -78,7 +87,10 @@ def export_run(
         )
         _check_chosen(reader, shape)
         chosen = RunFilter(where, reader, shape)
-    written = export(path, to, shape, format=format, chosen=chosen, partial=partial)
+        chat = ChatLines(reader, shape, turns) if as_ == "chat" else None
+    written = export(path, to, shape, format=format, chosen=chosen, partial=partial, chat=chat)
+    if chat is not None and chat.left_out:
+        _log.warning("left out of %s: %s", to, chat.left_out)
     if where is not None and not written:
         _log.warning("%s", chosen.nothing(out))
     return written
@@ -92,11 +104,13 @@ def export(
     format: str | None = None,  # noqa: A002  the public name
     chosen: RunFilter | None = None,
     partial: bool = False,
+    chat: ChatLines | None = None,
 ) -> int:
     """Writes the records of a run, in the order of its input; complete or not at all. Returns how many.
 
     Args:
         chosen: which rows; all unless given.
+        chat: makes conversations of them, in place of records.
         partial: rows without an outcome yet are left out, instead of refused.
 
     Raises:
@@ -113,7 +127,7 @@ def export(
                     Setting("partial", True),
                 ),
             )
-    return write_records(ledger, out, shape, format=format, chosen=chosen)
+    return write_records(ledger, out, shape, format=format, chosen=chosen, chat=chat)
 
 
 def write_records(
@@ -124,6 +138,7 @@ def write_records(
     format: str | None = None,  # noqa: A002  the public name
     chosen: RunFilter | None = None,
     made_of: Sequence[str | Path] | None = None,
+    chat: ChatLines | None = None,
 ) -> int:
     """As `export`, for rows that have an outcome, whether or not others still have none.
 
@@ -139,15 +154,36 @@ def write_records(
         made_of = () if Path(out).exists() else (ledger,)
     with LedgerReader(ledger) as reader:
         chosen_format = format_of(str(out), format)
-        columns = _all_columns(reader, shape) if chosen_format.needs_header else None
-        types = shape.types(read_types(reader)) if chosen_format.has_types else None
+        columns = types = None
+        if chosen_format.needs_header:
+            columns = chat.columns if chat is not None else _all_columns(reader, shape)
+        if chosen_format.has_types and chat is None:
+            types = shape.types(read_types(reader))
         with open_writer(out, format=format, columns=columns, types=types, made_of=made_of) as writer:
             for row in (chosen or RunFilter(None, reader, shape)).rows(reader):
                 if row.state != "pending":
-                    writer.write_raw(record_line(row, shape))
-                    written += 1
+                    for line in (record_line(row, shape),) if chat is None else chat(row):
+                        writer.write_raw(line)
+                        written += 1
+            if chat is not None:
+                chat.check(out)
         reader.check_damages(f"{out} was written")
     return written
+
+
+def _check_form(as_: str | None, turns: Turns | None, keep: Iterable[str], drop: Iterable[str]) -> None:
+    if as_ not in (None, "chat"):
+        raise InputError(words(Setting("as_"), f": there is no form {as_!r}"), hint='there is "chat"')
+    if as_ is None and turns is not None:
+        raise InputError(
+            words(Setting("turns"), " says who speaks in a conversation"),
+            hint=words("it goes with ", Setting("as_", "chat")),
+        )
+    if as_ is not None and (keep or drop):
+        raise InputError(
+            words(Setting("keep" if keep else "drop"), ": a conversation has no such columns"),
+            hint="leave it out",
+        )
 
 
 def _check_chosen(reader: LedgerReader, shape: RecordShape) -> None:

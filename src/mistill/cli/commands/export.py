@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import click
 
@@ -11,6 +11,7 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import ledger_option, where_option
 from mistill.cli.options.model_options import schema_named
+from mistill.cli.options.param_types import Pair
 from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.output import say
 from mistill.datasets.formats import OUTPUT_FORMATS
@@ -26,6 +27,8 @@ _OUTPUT = "Output"
     examples="""
 mistill export answers.jsonl --to answers.parquet
 mistill export profiles.jsonl --to profiles.csv --schema models:UserV2 --flatten
+mistill export judged.jsonl --where "score>=4" --to sft.jsonl --as chat \\
+    --turn user=instruction --turn assistant=answer
 mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
 """,
 )
@@ -54,6 +57,22 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
 @option_of_run("drop", *KINDS.values())
 @option_of_run("earlier", *KINDS.values())
 @option(
+    "--as",
+    "as_",
+    group=_OUTPUT,
+    type=click.Choice(["chat"]),
+    help='Conversations for fine-tuning in place of records: {"messages": [...]}, what was asked and answered.',
+)
+@option(
+    "--turn",
+    "turns",
+    group=_OUTPUT,
+    multiple=True,
+    type=Pair("ROLE=COLUMN"),
+    help="Who says what in them, in order: system=persona, user=instruction, assistant=answer, tool=result, or "
+    "messages=history. Repeatable.",
+)
+@option(
     "--partial",
     group="Run",
     is_flag=True,
@@ -76,6 +95,8 @@ def command(
     overwrite: bool,
     where: str | None,
     ledger: str | None,
+    as_: Literal["chat"] | None,
+    turns: tuple[tuple[str, str], ...],
     **given: Any,
 ) -> Exit:
     """Writes the records of the run that writes OUT once more: another format, other columns, another schema.
@@ -91,6 +112,8 @@ def command(
         schema=None if schema is None else schema_named(schema),
         partial=partial,
         overwrite=overwrite,
+        as_=as_,
+        turns=turns or None,
     )
     say(f"{count(written, 'record')} to {'stdout' if to == '-' else to}")
     return Exit.ANSWERED

@@ -9,7 +9,7 @@ from typing import Any, cast
 from mistill.runs.options import RunOptions, Written
 from mistill.wording import Phrase, Setting
 
-_FLAGS = {"api_key": "--api-key-env", "structured_output": "--schema"}
+_FLAGS = {"api_key": "--api-key-env", "structured_output": "--schema", "turns": "--turn", "as_": "--as"}
 """Those that the command line calls by another name, beside a run's options, which say so themselves."""
 
 
@@ -18,18 +18,24 @@ def on_the_command_line(part: Setting | Phrase) -> str:
     if isinstance(part, Phrase):
         return part.command_line
     flag = flag_of(part.name)
+    written = _written(part.name)
+    joint = "=" if written is not None and written.form == "flattening" else " "
     return " ".join(
-        flag if value is None else f"{flag} {shlex.quote(value)}" for value in _values(part.value)
+        flag if value is None else f"{flag}{joint}{shlex.quote(value)}" for value in _values(part.value)
     )
 
 
 def flag_of(name: str) -> str:
     """The option of the setting that Python calls so."""
-    field = RunOptions.model_fields.get(name)
-    written = next((one for one in field.metadata if isinstance(one, Written)), None) if field else None
+    written = _written(name)
     if written is not None and written.flag is not None:
         return written.flag
     return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def _written(name: str) -> Written | None:
+    field = RunOptions.model_fields.get(name)
+    return next((one for one in field.metadata if isinstance(one, Written)), None) if field else None
 
 
 def _values(value: Any) -> Iterator[str | None]:
