@@ -68,7 +68,7 @@ def test_the_other_commands_know_its_runs(
         (["--output-dimension", "0"], "output-dimension"),
         (["--output-dtype", "int7"], "int8"),
         (["--max-cost", "1"], "no price is known for 'mistral-embed'"),
-        (["--extra-column", "thinking"], "cost"),
+        (["--extra-column", "thinking"], "no extra column 'thinking'"),
     ],
 )
 def test_mistakes_are_told_and_nothing_is_sent(
@@ -78,3 +78,14 @@ def test_mistakes_are_told_and_nothing_is_sent(
     assert ended.code == 2
     assert message in ended.stderr
     assert simulator.requests == []
+
+
+def test_a_table_as_a_spreadsheet_saves_it_is_embedded(mistill: Mistill, simulator: Simulator) -> None:
+    Path("in.csv").write_bytes("id;text\n1;café\n".encode("cp1252"))
+    command = ["embed", "in.csv", "--out", "v.jsonl", "--endpoint", simulator.url]
+    ended = mistill(*command)
+    assert (ended.code, "--encoding cp1252" in ended.stderr) == (2, True)
+    ended = mistill(*command, "--encoding", "cp1252")
+    assert (ended.code, "--delimiter ';'" in ended.stderr) == (2, True)
+    assert mistill(*command, "--encoding", "cp1252", "--delimiter", ";").code == 0
+    assert [request.body["input"] for request in simulator.requests] == [["café"]]

@@ -350,7 +350,7 @@ def test_a_wrong_encoding_names_line_and_offset(tmp_path: Path, name: str) -> No
     good = {"a.jsonl": b'{"a": "x"}\n', "a.csv": b"a\n", "a.json": b'{"rows": [\n'}[name]
     bad = {"a.jsonl": b'{"a": "caf', "a.csv": b"caf", "a.json": b'{"a": "caf'}[name]
     path = put(tmp_path, name, good + bad + "é".encode("latin-1") + b'"}\n')
-    message = rf"line 2: not UTF-8: byte 0xe9 at offset {len(good + bad)} .*WINDOWS-1252"
+    message = rf"line 2: not UTF-8: byte 0xe9 at offset {len(good + bad)} .*Windows-1252: encoding='cp1252'"
     with pytest.raises(InputError, match=message):
         list(open_source(path))
 

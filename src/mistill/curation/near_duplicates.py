@@ -71,6 +71,8 @@ def dedupe(
     mark: bool = False,
     overwrite: bool = False,
     input_format: str | None = None,
+    delimiter: str | None = None,
+    encoding: str | None = None,
     output_format: str | None = None,
 ) -> Deduped:
     """Keeps one of each cluster of near duplicates: the first in the order of the input.
@@ -87,13 +89,14 @@ def dedupe(
             and ``similarity``; null in those that are kept.
         overwrite: replace ``to`` if it is there.
         input_format, output_format: where the suffix does not tell.
+        delimiter, encoding: of the input, as for `Run`.
 
     Raises:
         InputError: a vector is none, or of another length; it names the row.
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold is {threshold}, and must be above 0 and at most 1")
-    rows = open_source(source, format=input_format)
+    rows = open_source(source, format=input_format, delimiter=delimiter, encoding=encoding)
     if to is not None:
         check_target(to, output_format)
         if any(is_same(Path(to), Path(path)) for path in rows.paths):

@@ -37,6 +37,7 @@ class FileFormat(Struct, frozen=True, kw_only=True):
         reader: ``module:class`` of its ``Input``; ``None`` where it cannot be read.
         writer: ``module:class`` of its ``Writer``; ``None`` where it cannot be written.
         needs_header: all columns must be known before the first record is written.
+        has_delimiter: a character stands between its fields.
         is_binary: no text: it is not for a terminal, and takes no compression, since it compresses inside.
         has_types: each column has a type.
         library: what reader and writer need.
@@ -48,6 +49,7 @@ class FileFormat(Struct, frozen=True, kw_only=True):
     reader: str | None = None
     writer: str | None = None
     needs_header: bool = False
+    has_delimiter: bool = False
     is_binary: bool = False
     has_types: bool = False
     library: OptionalLibrary | None = None
@@ -106,12 +108,14 @@ FORMATS = (
         reader=f"{_SOURCES}.csv_reader:CsvReader",
         writer=f"{_WRITERS}.csv_writer:CsvWriter",
         needs_header=True,
+        has_delimiter=True,
     ),
     FileFormat(
         name="tsv",
         reader=f"{_SOURCES}.csv_reader:TsvReader",
         writer=f"{_WRITERS}.csv_writer:TsvWriter",
         needs_header=True,
+        has_delimiter=True,
     ),
     FileFormat(
         name="parquet",

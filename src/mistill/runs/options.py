@@ -165,6 +165,12 @@ class RunOptions(BaseModel):
     input_format: Annotated[str | None, Written("Input", metavar="FORMAT")] = Field(
         default=None, description="Where the suffix does not tell: jsonl, csv, …"
     )
+    delimiter: Annotated[str | None, Written("Input", metavar="CHAR")] = Field(
+        default=None, description="Between the fields of CSV files: ';', '|', tab."
+    )
+    encoding: Annotated[str | None, Written("Input", metavar="NAME")] = Field(
+        default=None, description="Of text files that are not UTF-8: cp1252, latin-1, utf-16, …"
+    )
     dedupe: Annotated[bool, Written("Input")] = Field(
         default=False, description="Ask identical requests once, and copy the answer."
     )
@@ -252,7 +258,12 @@ class RunOptions(BaseModel):
 
     def of_input(self) -> dict[str, Any]:
         """Which rows are read, as arguments of `open_source`."""
-        return {"format": self.input_format, "limit": self.limit}
+        return {
+            "format": self.input_format,
+            "encoding": self.encoding,
+            "delimiter": self.delimiter,
+            "limit": self.limit,
+        }
 
     def kept(self) -> dict[str, Any]:
         """What a ledger keeps of them, as JSON values: what was given, but for parameters, which the model's settings
@@ -312,6 +323,8 @@ class RunArguments(TypedDict, total=False):
     id_column: str | None
     limit: int | None
     input_format: str | None
+    delimiter: str | None
+    encoding: str | None
     dedupe: bool
     max_cost: float | None
     max_tokens_total: int | None

@@ -96,6 +96,8 @@ class Run(RunResults):
         id_column: a column that names rows in messages.
         limit: at most so many rows, of those that are left.
         input_format, output_format: where the suffix does not tell.
+        delimiter: between the fields of CSV files: ``";"``, ``"|"``, ``"tab"``.
+        encoding: of text files that are not UTF-8: ``"cp1252"``, ``"latin-1"``, ``"utf-16"``.
         columns: renames of the output's columns, ``{"generation": "answer"}``.
         extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``; of the last two with
             embeddings.

@@ -9,6 +9,7 @@ import click
 from mistill.cli.command import OTHER, option
 from mistill.cli.command import command as cli_command
 from mistill.cli.exit_codes import Exit
+from mistill.cli.options.run_options import option_of_run
 from mistill.cli.terminal.output import say, show
 from mistill.curation.near_duplicates import Deduped, dedupe
 from mistill.datasets.formats import OUTPUT_FORMATS
@@ -37,6 +38,8 @@ mistill dedupe embeddings.parquet --json | jq '.dropped | length'   # only look
 @option("--overwrite", group="Output", is_flag=True, help="Replace FILE if it is there; never the input.")
 @option("--output-format", group="Output", metavar="FORMAT", help="Where the suffix does not tell.")
 @option("--input-format", group="Input", metavar="FORMAT", help="Where the suffix does not tell.")
+@option_of_run("delimiter")
+@option_of_run("encoding")
 @option(
     "--column",
     group="Input",
@@ -59,6 +62,8 @@ def command(
     overwrite: bool,
     output_format: str | None,
     input_format: str | None,
+    delimiter: str | None,
+    encoding: str | None,
     column: str,
     threshold: float,
     as_json: bool,
@@ -76,6 +81,8 @@ def command(
         mark=mark,
         overwrite=overwrite,
         input_format=input_format,
+        delimiter=delimiter,
+        encoding=encoding,
         output_format=output_format,
     )
     if as_json:

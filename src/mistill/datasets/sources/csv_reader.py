@@ -8,27 +8,33 @@ from collections.abc import Iterator, Sequence
 from itertools import islice
 
 from mistill.datasets.encoding import encode_row
-from mistill.datasets.sources.input_file import TextReader
+from mistill.datasets.sources.input_file import InputFile, TextReader
 from mistill.datasets.sources.json_problems import NUL_TAIL_HINT, nul_tail
 from mistill.datasets.sources.row import Row
 from mistill.datasets.sources.text_blocks import text_blocks
 from mistill.errors import InputError
+from mistill.wording import Setting, words
 
 # The csv module's own limit is 128 KiB, one for the whole process. This is the most that fits a C long
 # on every platform.
 _MAX_FIELD_CHARS = 2**31 - 1
 
-_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_OTHER_DELIMITERS = {";": "semicolons", "\t": "tabs", "|": "bars", ",": "commas"}
 
 
 class CsvReader(TextReader):
-    """A CSV file as RFC 4180 has it, in UTF-8, quoted with double quotes. Blank lines are skipped.
+    """A CSV file as RFC 4180 has it, quoted with double quotes. Blank lines are skipped.
 
     A row with more or fewer fields than the header is refused: it is a stray delimiter or a cut file, and padding it
     would hide that.
     """
 
     delimiter = ","
+
+    def __init__(self, file: InputFile) -> None:
+        super().__init__(file)
+        self._is_told = file.form.delimiter is not None
+        self.delimiter = file.form.delimiter or self.delimiter
 
     def columns(self) -> tuple[str, ...] | None:
         if not self.repeatable:
@@ -63,6 +69,8 @@ class CsvReader(TextReader):
                     if header is None:
                         header = fields
                         self._check_header(header)
+                    elif len(header) == 1 and len(fields) == 1:
+                        self._check_delimiter(header[0], fields[0])
                     yield line, fields
                 line = reader.line_num + 1
         except csv.Error as error:
@@ -81,6 +89,14 @@ class CsvReader(TextReader):
         if repeated is not None:
             raise InputError(
                 f"{self.name}: the column {repeated!r} stands twice in the header", hint="rename one"
+            )
+
+    def _check_delimiter(self, header: str, row: str) -> None:
+        """Refuses a table of one column whose header and row have several fields by another delimiter."""
+        other = _other_delimiter([header])
+        if not self._is_told and other is not None and header.count(other) == row.count(other):
+            raise InputError(
+                f"{self.name}: its header is one column, {header!r}", hint=delimiter_hint([header])
             )
 
     def _not_well_formed(self, error: csv.Error, line: int) -> InputError:
@@ -111,11 +127,14 @@ class TsvReader(CsvReader):
 
 def delimiter_hint(columns: Sequence[str]) -> str | None:
     """What to say of a table whose only column seems to be a whole header; None of any other."""
-    if len(columns) != 1:
-        return None
-    delimiter = next((one for one in _OTHER_DELIMITERS if one in columns[0]), None)
+    delimiter = _other_delimiter(columns)
     if delimiter is None:
         return None
-    return (
-        f"the fields seem to be separated by {_OTHER_DELIMITERS[delimiter]}; a .csv has commas, a .tsv tabs"
+    named = "tab" if delimiter == "\t" else delimiter
+    return words(
+        f"the fields seem to be separated by {_OTHER_DELIMITERS[delimiter]}: ", Setting("delimiter", named)
     )
+
+
+def _other_delimiter(columns: Sequence[str]) -> str | None:
+    return next((one for one in _OTHER_DELIMITERS if len(columns) == 1 and one in columns[0]), None)

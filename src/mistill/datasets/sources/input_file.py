@@ -12,6 +12,7 @@ from typing import IO, Any, ClassVar, cast
 
 from mistill.datasets.compression import Compression
 from mistill.datasets.sources.row import Row
+from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
 
 _CHUNK_BYTES = 1 << 20
@@ -23,13 +24,15 @@ class InputFile:
     Attributes:
         name: how the user wrote it.
         repeatable: it can be read again, as a regular file can; a pipe or stdin cannot.
+        form: how its text is written.
     """
 
-    def __init__(self, path: str | Path, compression: Compression | None) -> None:
+    def __init__(self, path: str | Path, compression: Compression | None, form: TextForm) -> None:
         self.name = str(path)
         self.is_stdin = self.name == "-"
         self.path = Path(path)
         self.repeatable = not self.is_stdin and self.path.is_file()
+        self.form = form
         self._compression = compression
         self._started = False
         if self.is_stdin:
@@ -44,11 +47,14 @@ class InputFile:
             raise InputError(f"{self.name}: no such file")
 
     def chunks(self) -> Iterator[bytes]:
-        """The bytes in pieces of about 1 MiB, as they come.
+        """The bytes in pieces of about 1 MiB, as they come; of text in another encoding that was named, its UTF-8.
 
         Raises:
             InputError: whatever goes wrong.
         """
+        return self.form.to_utf8(self._chunks(), self.name)
+
+    def _chunks(self) -> Iterator[bytes]:
         if self._started and not self.repeatable:
             raise InputError(f"{self.name} can be read only once")
         self._started = True

@@ -17,7 +17,9 @@ from mistill.datasets.sources.in_memory import input_of
 from mistill.datasets.sources.input_file import InputFile, TextReader
 from mistill.datasets.sources.row import Input, Row
 from mistill.datasets.sources.steps import Step
+from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
+from mistill.wording import Setting, words
 
 _MAX_INPUTS_NAMED = 3
 
@@ -202,7 +204,14 @@ class Source:
             yield self._inputs[-1].rows(next_index)
 
 
-def open_source(source: Any, *, format: str | None = None, limit: int | None = None) -> Source:  # noqa: A002 the public name
+def open_source(
+    source: Any,
+    *,
+    format: str | None = None,  # noqa: A002 the public name
+    encoding: str | None = None,
+    delimiter: str | None = None,
+    limit: int | None = None,
+) -> Source:
     """The rows of ``source``.
 
     Args:
@@ -210,6 +219,8 @@ def open_source(source: Any, *, format: str | None = None, limit: int | None = N
             mappings, an Arrow table or whatever exports an Arrow stream, a pandas or polars frame, or a Hugging Face
             dataset.
         format: that of the files (see ``formats``), where their suffix does not say it.
+        encoding: that of text files that are not UTF-8: ``cp1252``, ``latin-1``, ``utf-16``.
+        delimiter: what is between fields of CSV files: one character, or ``tab``.
         limit: at most so many rows.
 
     Raises:
@@ -217,20 +228,30 @@ def open_source(source: Any, *, format: str | None = None, limit: int | None = N
     """
     if limit is not None and limit < 0:
         raise InputError(f"limit is {limit}, and must be 0 or more")
+    form = TextForm.of(encoding, delimiter)
     if isinstance(source, (str, os.PathLike)):
         paths = _expand(cast("str | os.PathLike[str]", source))
     elif _is_paths(source):
         paths = list(chain.from_iterable(_expand(path) for path in source))
-    elif format is not None:
-        raise InputError("a format can be given for files only", hint="leave it out")
+    elif format is not None or form != TextForm():
+        told = "a format" if format is not None else "an encoding or a delimiter"
+        raise InputError(f"{told} can be given for files only", hint="leave it out")
     else:
         return Source([input_of(source)], limit)
-    return Source([_open_file(path, format) for path in paths], limit, paths)
+    return Source([_open_file(path, format, form) for path in paths], limit, paths)
 
 
-def _open_file(path: str, override: str | None) -> Input:
+def _open_file(path: str, override: str | None, form: TextForm) -> Input:
     chosen = format_of(path, override)
-    return chosen.open_reader(InputFile(path, chosen.compression))
+    if form.delimiter is not None and not chosen.has_delimiter:
+        raise _useless("delimiter", path, chosen.name)
+    if form.encoding is not None and chosen.is_binary:
+        raise _useless("encoding", path, chosen.name)
+    return chosen.open_reader(InputFile(path, chosen.compression, form))
+
+
+def _useless(setting: str, path: str, format_: str) -> InputError:
+    return InputError(words(Setting(setting), f": {path} is {format_}, which has none"), hint="leave it out")
 
 
 def _is_paths(source: Any) -> bool:

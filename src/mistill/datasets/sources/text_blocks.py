@@ -6,11 +6,12 @@ import codecs
 from collections.abc import Iterable, Iterator
 
 from mistill.errors import InputError
+from mistill.wording import Setting, words
 
 # How a file begins that is something else than text in UTF-8.
 _SIGNATURES = (
-    (b"\xff\xfe", "it looks like UTF-16; save it as UTF-8"),
-    (b"\xfe\xff", "it looks like UTF-16; save it as UTF-8"),
+    (b"\xff\xfe", words("it looks like UTF-16: ", Setting("encoding", "utf-16"))),
+    (b"\xfe\xff", words("it looks like UTF-16: ", Setting("encoding", "utf-16"))),
     (b"\x1f\x8b", "it looks gzip-compressed; add .gz to its name or format"),
     (b"\x28\xb5\x2f\xfd", "it looks zstd-compressed; add .zst to its name or format"),
     (b"PAR1", "it looks like Parquet; pass the format parquet"),
@@ -63,7 +64,7 @@ def _check_utf8(block: bytes, name: str, line: int, offset: int) -> None:
 def not_utf8(error: UnicodeDecodeError, where: str, offset: int) -> InputError:
     """What to say of bytes that are no UTF-8; ``offset`` counts from the start of the (decompressed) file."""
     # Latin-1 but for 0x80 to 0x9f, which Windows has its quotes, dashes and the euro at, and Latin-1 nothing of use.
-    hint = "save the file as UTF-8, for example: iconv -f WINDOWS-1252 -t UTF-8"
+    hint: str = words("it may be Windows-1252: ", Setting("encoding", "cp1252"))
     if offset == error.start:  # the bytes at hand are the start of the file
         hint = next((text for start, text in _SIGNATURES if error.object.startswith(start)), hint)
     return InputError(
