@@ -309,7 +309,9 @@ class Run(RunResults):
         while True:
             try:
                 return result_of(future)
-            except KeyboardInterrupt:
+            except KeyboardInterrupt as error:
+                if future.done() and future.exception() is error:
+                    raise  # the user's own code raised it, and would for ever
                 self._interrupt()
 
     def _ended(self) -> RunReport:
