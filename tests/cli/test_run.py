@@ -57,6 +57,35 @@ def test_a_column_of_the_input_is_not_overwritten(mistill: Mistill, run_of: RunO
     assert "--column error=new_error" in ended.stderr
 
 
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("--requests-per-minute", "inf"),
+        ("--tokens-per-minute", "nan"),
+        ("--guardrails", "[" * 100_000),
+        ("--guardrails", "9" * 5000),
+        ("--schema", '{"a":' * 3000),
+        ("--sample", "9" * 5000),
+        ("--deadline", "9" * 5000),
+        ("--prices", "deep.toml"),
+        ("--schema", "deep.json"),
+        ("--schema", "raises_schemas:Answer"),
+        ("--schema", "exits_schemas:Answer"),
+    ],
+)
+def test_a_value_that_cannot_be_is_a_wrong_option(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator, option: str, value: str
+) -> None:
+    Path("deep.toml").write_text(f"models = {'[' * 9000}")
+    Path("deep.json").write_text("[" * 100_000)
+    Path("raises_schemas.py").write_text("1 / 0")
+    Path("exits_schemas.py").write_text("raise SystemExit('no more')")
+    ended = mistill(*run_of(1, option, value))
+    assert ended.code == 2
+    assert "internal error" not in ended.stderr
+    assert simulator.requests == []
+
+
 def mode_of(path: str) -> int:
     return stat.S_IMODE(Path(path).stat().st_mode)
 

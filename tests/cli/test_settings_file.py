@@ -138,6 +138,12 @@ def test_a_settings_file_imports_no_module_unless_it_is_trusted(settled: Mistill
             "not YAML: mapping values are not allowed here (line 2, column 11)",
         ),
         ("run.yaml", "- a", "run.yaml holds no settings"),
+        ("run.toml", f"guardrails = {'[' * 9000}", "run.toml is nested too deep"),
+        ("run.yaml", f"guardrails: {'[' * 9000}", "run.yaml is nested too deep"),
+        ("run.yaml", "random-seed: " + "9" * 5000, "run.yaml is not YAML"),
+        ("run.toml", "random-seed = " + "9" * 5000, "run.toml is not TOML"),
+        ("run.yaml", "model: 2001-99-99", "run.yaml is not YAML"),
+        ("run.toml", "schema = {a = 2001-01-01}", "schema has what JSON has not"),
         ("run.ini", "", "settings are TOML or YAML"),
     ],
 )

@@ -320,6 +320,20 @@ def test_what_only_looks_like_ours_is_refused(kind: str) -> None:
         LLM.from_dict({"type": kind, "model": "m"})
 
 
+@pytest.mark.parametrize(
+    "text", ["5", "[]", "null", '"x"', "{", "[" * 100_000, "{}", '{"structured_output": 5}', "\xff"]
+)
+@pytest.mark.parametrize("suffix", ["json", "yaml"])
+@pytest.mark.parametrize("kind", [MistralLLM, LLM])
+def test_a_file_that_holds_no_dump_is_refused(
+    kind: type[LLM], suffix: str, text: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"llm.{suffix}"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises((InputError, ValidationError)):
+        kind.from_file(path)
+
+
 def test_a_schema_in_a_dump_is_its_json_schema_unless_that_is_trusted(foreign: str, tmp_path: Path) -> None:
     schema = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
     named = {"schema": {"module": foreign, "name": "Answer", "json_schema": schema}}

@@ -17,6 +17,7 @@ from msgspec import Meta, Struct
 
 from mistill.api.usage import Usage
 from mistill.errors import InputError, nearest_name
+from mistill.foreign_text import read_toml
 
 _MILLION = 1_000_000
 _DIGITS = 12
@@ -154,13 +155,7 @@ def context_of(model: str, prices: Prices | None = None) -> int | None:
 
 
 def _read(text: str, name: str) -> Prices:
-    import tomllib  # 4 ms, which importing this package need not cost
-
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"the prices in {name} are not TOML: {error}") from error
-    return _convert(table, name)
+    return _convert(read_toml(text, f"the table of prices in {name}"), name)
 
 
 def _convert(table: dict[str, Any], name: str) -> Prices:

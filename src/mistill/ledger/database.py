@@ -37,6 +37,9 @@ _READ_THE_REST = (
 _OTHER_READER_S = 2.0
 """How long a reader waits for another one that is bringing the ledger up to date."""
 
+_MAX_DIGITS = 18
+"""SQLite's numbers have no more."""
+
 
 def explain(path: Path, error: Exception, *, is_readable: bool = True) -> LedgerError:
     """SQLite's error as ours: what happened to which file, and what to do. Raise it ``from`` the error.
@@ -318,13 +321,27 @@ def read_meta(connection: sqlite3.Connection, key: str) -> str | None:
     return value
 
 
+def read_number(connection: sqlite3.Connection, key: str) -> int | None:
+    """The number that ``meta`` has under a key.
+
+    Raises:
+        DamagedMeta: it does not fit its checksum, or is none.
+    """
+    value = read_meta(connection, key)
+    if value is None:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) <= _MAX_DIGITS):
+        raise DamagedMeta(f"its {key} is no number")
+    return int(value)
+
+
 def write_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, meta_sum(key, value)))
 
 
 def count_commits(connection: sqlite3.Connection) -> int:
     """The transactions that a ledger has seen, as far as its versions have counted them."""
-    return int(read_meta(connection, "commits") or 0)
+    return read_number(connection, "commits") or 0
 
 
 def _check_nothing_is_lost(path: Path, connection: sqlite3.Connection, commits: int) -> None:
@@ -391,7 +408,10 @@ def _check_manifest(path: Path, connection: sqlite3.Connection, manifest: Mappin
     text = read_meta(connection, "manifest")
     if text is None:
         raise DamagedMeta("its manifest is lost")
-    before = _flat(json.loads(text))
+    try:
+        before = _flat(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        raise DamagedMeta("its manifest is no JSON") from error
     now = _flat(json.loads(json.dumps(manifest)))
     changes: dict[str, tuple[object, object]] = {
         key: (before.get(key), now.get(key))

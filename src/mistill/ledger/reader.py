@@ -407,8 +407,7 @@ class LedgerReader:
     def input_rows(self) -> int | None:
         """Rows of the input, where a start has read it to its end."""
         with database.explained(self.path), suppress(DamagedMeta):
-            found = database.read_meta(self._connection, "input_rows")
-            return None if found is None else int(found)
+            return database.read_number(self._connection, "input_rows")
         return None
 
     def _rows_one_by_one(self, selection: Selection, first: int) -> Iterator[LedgerRow]:
@@ -609,7 +608,7 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
            FROM attempts"""  # noqa: S608 - our own words
     ).fetchone()
     try:
-        total = database.read_meta(connection, "input_rows")
+        total = database.read_number(connection, "input_rows")
     except DamagedMeta:
         total = None  # the next start reads the input to its end once more
     attempts, maybe_billed, open_attempts, input_tokens, output_tokens, cached_tokens, cost = took

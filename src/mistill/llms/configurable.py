@@ -6,12 +6,14 @@ import importlib
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from pydantic import ConfigDict
 
 from mistill.errors import InputError
+from mistill.foreign_text import read_json, read_yaml
 from mistill.llms.runtime_parameters import RuntimeParametersMixin
 from mistill.wording import Setting, words
 
@@ -86,7 +88,9 @@ class Configurable(RuntimeParametersMixin, ABC):
             InputError: ``type`` names no class of this kind, or ``type`` or ``endpoint`` one that needs ``trust``.
             pydantic.ValidationError: an attribute is unknown or has a value that does not fit.
         """
-        attributes = {name: value for name, value in dumped.items() if name not in own}
+        if not isinstance(dumped, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance]  a file may hold anything
+            raise InputError(f"{source} is no dump of a {cls.__name__}: it is no object")
+        attributes = {str(name): value for name, value in dumped.items() if name not in own}
         wanted = _class_named(str(attributes.pop("type", _name_of(cls))), cls, trust=trust)
         if not trust:
             attributes = wanted.check_foreign(attributes, source)
@@ -108,8 +112,12 @@ class Configurable(RuntimeParametersMixin, ABC):
     @classmethod
     def from_file(cls, path: str | Path, *, trust: bool = False, **own: Any) -> Self:
         """The object that `save` wrote to ``path``, see `from_dict`."""
-        text = Path(path).read_text(encoding="utf-8")
-        dumped = _yaml().safe_load(text) if _is_yaml(Path(path)) else json.loads(text)
+        try:
+            text = Path(path).read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8") from error
+        read = read_yaml if _is_yaml(Path(path)) else read_json
+        dumped = read(text, str(path))
         return cls.from_dict(dumped, trust=trust, source=str(path), **own)
 
     def dump_attribute(self, name: str, value: Any) -> Any:  # noqa: ARG002  subclasses know their names
@@ -139,7 +147,7 @@ def _name_of(kind: type[Any]) -> str:
 
 
 def _class_named(name: str, kind: type[Any], *, trust: bool) -> Any:
-    if name == _name_of(kind):
+    if name == _name_of(kind) and not isabstract(kind):
         return kind
     module, _, qualname = name.partition(":")
     hint = f"module:ClassName of a {kind.__name__}"
@@ -154,7 +162,7 @@ def _class_named(name: str, kind: type[Any], *, trust: bool) -> Any:
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"the dump's type {name!r} names no class: {error}", hint=hint) from error
-    if not (isinstance(found, type) and issubclass(found, kind)):
+    if not (isinstance(found, type) and issubclass(found, kind)) or isabstract(found):
         raise InputError(f"the dump's type {name!r} is no {kind.__name__}", hint=hint)
     return found
 

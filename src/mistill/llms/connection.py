@@ -86,10 +86,10 @@ class Connection(Configurable):
     max_concurrent_requests: RuntimeParameter[Annotated[int, Field(ge=1, le=_MAX_CONCURRENT_REQUESTS)]] = (
         Field(default=64, description="Requests in flight, over all calls that use this object.")
     )
-    requests_per_minute: RuntimeParameter[Annotated[float, Field(gt=0)] | None] = Field(
+    requests_per_minute: RuntimeParameter[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(
         default=None, description="The quota of requests; learned where it is not given."
     )
-    tokens_per_minute: RuntimeParameter[Annotated[float, Field(gt=0)] | None] = Field(
+    tokens_per_minute: RuntimeParameter[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(
         default=None, description="The quota of tokens; learned where it is not given."
     )
     allow_http: RuntimeParameter[bool] = Field(

@@ -62,8 +62,9 @@ class MistralLLM(Connection, AsyncLLM):
 
     @classmethod
     def restore_attribute(cls, name: str, value: Any, *, trust: bool = False) -> Any:
-        if name != "structured_output" or value is None:
+        if name != "structured_output" or not isinstance(value, dict):
             return value
+        value = cast("dict[str, Any]", value)
         schema = value.get("schema")
         if not isinstance(schema, dict) or schema.keys().isdisjoint({"module", "json_schema"}):
             return value

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote, unquote_to_bytes
@@ -12,7 +14,7 @@ from msgspec import Struct
 
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Source
-from mistill.errors import InputError, LedgerError
+from mistill.errors import InputError, LedgerError, MistillError
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import is_database
 from mistill.runs.kinds import KINDS
@@ -97,16 +99,38 @@ def settings_to_keep(llm: dict[str, Any], options: RunOptions, source: Source) -
 
 def read_types(reader: LedgerReader) -> dict[str, Any]:
     """pyarrow's types of columns of the input, as the last start found them."""
-    data = msgspec.json.decode(reader.settings(), type=_Stored).types
+    data = _stored(reader).types
     if not data:
         return {}
-    schema = PYARROW.load("reading types").ipc.read_schema(PYARROW.load("reading types").py_buffer(data))
-    return dict(zip(schema.names, schema.types, strict=True))
+    pyarrow = PYARROW.load("reading types")
+    with explained_meta(reader):
+        schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(data))
+        return dict(zip(schema.names, schema.types, strict=True))
+
+
+@contextmanager
+def explained_meta(reader: LedgerReader) -> Generator[None]:
+    """What a ledger has may be somebody else's, or a newer version's: what cannot be read of it is a `LedgerError`."""
+    try:
+        yield
+    except MistillError:
+        raise
+    except (ValueError, TypeError, AttributeError, KeyError, RecursionError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise LedgerError(
+            f"the settings of the run in {reader.path} cannot be read: {reason}",
+            hint="use the version that wrote it, or start over with another output",
+        ) from error
+
+
+def _stored(reader: LedgerReader) -> _Stored:
+    with explained_meta(reader):
+        return msgspec.json.decode(reader.settings(), type=_Stored)
 
 
 def read_inputs(reader: LedgerReader) -> list[str]:
     """The files that the last start read, by absolute paths."""
-    stored = msgspec.json.decode(reader.settings(), type=_Stored)
+    stored = _stored(reader)
     return [os.fsdecode(unquote_to_bytes(path)) for path in stored.inputs]
 
 
@@ -114,22 +138,24 @@ def read_manifest(reader: LedgerReader) -> tuple[type[Kind[Any]], RunManifest]:
     """Of which kind a run is, and what makes it the same run.
 
     Raises:
-        LedgerError: it is of a kind that this version does not know.
+        LedgerError: it is of a kind that this version does not know, or nobody can read it.
     """
     data = reader.manifest()
-    name = msgspec.json.decode(data, type=_KindOf).kind
+    with explained_meta(reader):
+        name = msgspec.json.decode(data, type=_KindOf).kind
     kind = KINDS.get(name or "")
     if kind is None:
         raise LedgerError(
             f"{reader.path} is of a run of the kind {name!r}, which this version of mistill does not know",
             hint="use the version that wrote it",
         )
-    return kind, kind.manifest_type.decode(data)
+    with explained_meta(reader):
+        return kind, kind.manifest_type.decode(data)
 
 
 def read_options(reader: LedgerReader) -> dict[str, Any]:
     """The options of the last start that were given, as JSON values."""
-    return msgspec.json.decode(reader.settings(), type=_Stored).options
+    return _stored(reader).options
 
 
 def read_settings(reader: LedgerReader) -> KeptSettings:
@@ -137,11 +163,12 @@ def read_settings(reader: LedgerReader) -> KeptSettings:
 
     Raises:
         InputError: its first start never got so far as to have some.
-        LedgerError: it is of a kind that this version does not know.
+        LedgerError: it is of a kind that this version does not know, or nobody can read it.
     """
-    stored = msgspec.json.decode(reader.settings(), type=_Stored)
+    stored = _stored(reader)
     if stored.llm is None:
         raise InputError(f"{reader.path} has no row yet: its run never got that far", hint="start the run")
     kind, manifest = read_manifest(reader)
-    options = RunOptions.of(stored.options | manifest.options())
+    with explained_meta(reader):
+        options = RunOptions.of(stored.options | manifest.options())
     return KeptSettings(kind, manifest, stored.llm, options)

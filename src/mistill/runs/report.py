@@ -20,7 +20,7 @@ from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
-from mistill.runs.kept_settings import find_run, output_of, read_manifest, read_options
+from mistill.runs.kept_settings import explained_meta, find_run, output_of, read_manifest, read_options
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
@@ -246,7 +246,7 @@ def read_report(path: str | Path) -> RunReport:
         LedgerError: its ledger cannot be read.
     """
     _, ledger = find_run(path)
-    with LedgerReader(ledger) as reader, reader.snapshot():
+    with LedgerReader(ledger) as reader, explained_meta(reader), reader.snapshot():
         _, manifest = read_manifest(reader)
         options = read_options(reader)
         latencies = reader.latencies_s(_PERCENTILES)
@@ -275,7 +275,8 @@ def _start_reports(reader: LedgerReader) -> Iterator[StartReport]:
     for place, start in enumerate(starts):
         is_last = place == len(starts) - 1
         next_began_at = math.inf if is_last else starts[place + 1].started_at
-        said = msgspec.structs.asdict(_decode_start(start.record))
+        with explained_meta(reader):
+            said = msgspec.structs.asdict(_decode_start(start.record))
         if start.ended_at is None:  # it goes on, or was killed: what its attempts say of it
             sent, last_seen_at = reader.requests_since(start.started_at, next_began_at)
             said |= {"sent": sent, "seconds": last_seen_at - start.started_at}

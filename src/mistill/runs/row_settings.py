@@ -13,7 +13,7 @@ from msgspec import Struct
 from mistill.datasets.sources import Row
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.prompts.prompt_template import PromptTemplate
-from mistill.runs.kept_settings import read_manifest
+from mistill.runs.kept_settings import explained_meta, read_manifest
 from mistill.runs.kinds.chat import ChatKind, ChatManifest, ChatReader
 from mistill.runs.kinds.kind import AnswerReader, Kind
 from mistill.runs.manifest import RunManifest, changed_settings
@@ -99,11 +99,12 @@ def retried_settings(
     found: dict[int, RowSettings] = {}
     kind, own = read_manifest(reader)
     for number, data in reader.retry_settings().items():
-        kept = msgspec.json.decode(data, type=_Kept)
-        manifest = kind.manifest_type.decode(bytes(kept.manifest))
-        is_live = live is not None and live.manifest == manifest
-        answers = live.reader if live and is_live else kind.reader_of(manifest, kept.llm, trust=trust)
-        found[number] = RowSettings(kind, manifest, answers, changes=changes_of(own, manifest, kept.llm))
+        with explained_meta(reader):
+            kept = msgspec.json.decode(data, type=_Kept)
+            manifest = kind.manifest_type.decode(bytes(kept.manifest))
+            is_live = live is not None and live.manifest == manifest
+            answers = live.reader if live and is_live else kind.reader_of(manifest, kept.llm, trust=trust)
+            found[number] = RowSettings(kind, manifest, answers, changes=changes_of(own, manifest, kept.llm))
         live = None if is_live else live
     if live is not None and live.manifest != own:
         found[_NOT_KEPT_YET] = RowSettings(type(live), live.manifest, live.reader)

@@ -7,7 +7,6 @@ trusts what does.
 from __future__ import annotations
 
 import importlib
-import json
 import sys
 from collections.abc import Mapping
 from enum import Enum
@@ -15,6 +14,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from mistill.errors import InputError, nearest_name
+from mistill.foreign_text import read_json
 from mistill.structured.schema import compile_schema
 from mistill.structured.structured_output import compile_structured_output
 
@@ -30,13 +30,13 @@ def load_schema(reference: str) -> Any:
         InputError: there is no such file, module or name, or the file is not JSON.
     """
     if reference.lstrip().startswith("{"):
-        return _decode(reference, "the schema")
+        return read_json(reference, "the schema")
     if reference.endswith(".json"):
         try:
             text = Path(reference).read_text(encoding="utf-8-sig")
         except (OSError, UnicodeDecodeError) as error:
             raise InputError(f"the schema file {reference} cannot be read: {error}") from error
-        return _decode(text, reference)
+        return read_json(text, reference)
     module_name, colon, name = reference.partition(":")
     if not colon or not module_name or not name:
         raise InputError(
@@ -132,10 +132,3 @@ def _attribute(module: Any, name: str, reference: str) -> Any:
             )
         found = getattr(found, part)
     return found
-
-
-def _decode(text: str, where: str) -> Any:
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InputError(f"{where} is not JSON: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from mistill.errors import InputError
+from mistill.foreign_text import read_json
 from mistill.records.flattening import Flattening
 from mistill.runs.options import split_names
 
@@ -33,9 +33,9 @@ class Json(_Type):
             return value
         text = read_text(value) if value.endswith(".json") else value
         try:
-            return json.loads(text)
-        except ValueError as error:
-            self.fail(f"not JSON: {error}", param, ctx)
+            return read_json(text, value if value.endswith(".json") else "it")
+        except InputError as error:
+            self.fail(str(error), param, ctx)
 
 
 class TextOrJson(_Type):

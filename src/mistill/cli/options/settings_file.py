@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from typing import Any, cast
 
 import click
@@ -11,6 +10,7 @@ import click
 from mistill.cli.command import OTHER, Option, option
 from mistill.cli.options.param_types import Json, TextOrJson, read_text
 from mistill.errors import InputError, did_you_mean
+from mistill.foreign_text import read_toml, read_yaml
 
 
 def _load(ctx: click.Context, _: click.Parameter, path: str | None) -> None:
@@ -41,31 +41,16 @@ def read_settings_file(path: str) -> dict[str, Any]:
         return _read_yaml(text, path)
     if not path.endswith(".toml"):
         raise InputError(f"{path}: settings are TOML or YAML", hint="name the file .toml, .yaml or .yml")
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise InputError(f"{path} is not TOML: {error}") from error
+    return read_toml(text, path)
 
 
 def _read_yaml(text: str, path: str) -> dict[str, Any]:
-    import yaml
-
-    try:
-        table = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise InputError(f"{path} is not YAML: {_place_in_yaml(error)}") from None
+    table = read_yaml(text, path)
     if table is None:
         return {}
     if not isinstance(table, dict):
         raise InputError(f"{path} holds no settings", hint="write NAME: VALUE on each line")
     return cast("dict[str, Any]", table)
-
-
-def _place_in_yaml(error: Exception) -> str:
-    """What is wrong, and where; not what is written there, which may be a key."""
-    mark: Any = getattr(error, "problem_mark", None)
-    problem = str(getattr(error, "problem", None) or "it cannot be read")
-    return problem if mark is None else f"{problem} (line {mark.line + 1}, column {mark.column + 1})"
 
 
 def options_of(settings: dict[str, Any], command: click.Command, path: str) -> dict[str, Any]:
@@ -106,7 +91,10 @@ def _value(value: Any, param: click.Parameter, where: str) -> Any:
     if isinstance(param.type, Json | TextOrJson):
         return value
     if param.name == "schema" and isinstance(value, dict):
-        return json.dumps(value)
+        try:
+            return json.dumps(value)
+        except (TypeError, ValueError, RecursionError) as error:  # a date, say, which TOML and YAML have
+            raise InputError(f"{where} has what JSON has not: {error}") from error
     if param.multiple or param.nargs == -1:
         if isinstance(value, dict):
             return [f"{name}={one}" for name, one in cast("dict[str, Any]", value).items()]
