@@ -9,7 +9,9 @@ fields (``tests/contract/fields.py``) when its test ends. Tests that go beyond i
 
 The simulator is an extra: where aiohttp is missing, the tests that need it are skipped, and say so.
 
-Every test runs with MISTRAL_API_KEY=``API_KEY`` and with no other MISTRAL_*, OPENAI_* or MISTILL_* variable.
+Every test runs with MISTRAL_API_KEY=``API_KEY`` and with no other MISTRAL_*, OPENAI_* or MISTILL_* variable but that of
+the cache. It is one of the tests' own, so that none takes up limits that were learned elsewhere; of the user's, it has
+the weights of the demo model.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,18 +27,28 @@ from tests.contract.fields import problems_of_request
 from tests.libraries import library
 
 from mistill.simulator import Settings, Simulator
+from mistill.user_cache import cache_dir
 
 API_KEY = "a-key-for-tests"
 
 Simulate = Callable[..., Simulator]
 
 
+@pytest.fixture(scope="session")
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    cache = tmp_path_factory.mktemp("cache")
+    for weights in cache_dir().glob("*.gguf"):
+        cache.joinpath(weights.name).symlink_to(weights)
+    return cache
+
+
 @pytest.fixture(autouse=True)
-def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _own_environment(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     for name in os.environ:
         if name.startswith(("MISTRAL_", "OPENAI_", "MISTILL_")):
             monkeypatch.delenv(name)
     monkeypatch.setenv("MISTRAL_API_KEY", API_KEY)
+    monkeypatch.setenv("MISTILL_CACHE_DIR", str(own_cache))
 
 
 @pytest.fixture

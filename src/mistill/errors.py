@@ -14,6 +14,7 @@
     │   └── ServerError               5xx                                 retry_after_s
     ├── TransportError                no whole answer came               maybe_billed
     │   ├── ConnectFailed             the request never left              (maybe_billed is False)
+    │   │   └── NothingAnswers        and nothing ever answered there: the whole run
     │   ├── Disconnected              the connection ended before the answer did
     │   └── AttemptTimeout            no answer within `timeout`
     ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
@@ -220,7 +221,28 @@ class TransportError(MistillError):
 
 
 class ConnectFailed(TransportError):
+    """The request never left. ``why``: why no connection to ``endpoint`` could be made."""
+
     kind = "connect_failed"
+    endpoint: str = ""
+    why: str = ""
+
+    def __init__(self, message: str, *, endpoint: str = "", why: str = "", hint: str | None = None) -> None:
+        super().__init__(message, maybe_billed=False, hint=hint)
+        self.endpoint = endpoint
+        self.why = why
+
+
+class NothingAnswers(ConnectFailed):
+    """No attempt has ever met a server at ``endpoint``: no row of the call can be answered."""
+
+    kind = "nothing_answers"
+
+    @classmethod
+    def after(cls, error: ConnectFailed) -> Self:
+        """What the last of the failed attempts says of all of them."""
+        message = f"nothing answers at {error.endpoint}: {error.why}"
+        return cls(message, endpoint=error.endpoint, why=error.why, hint=error.hint)
 
 
 class Disconnected(TransportError):

@@ -41,6 +41,21 @@ def test_every_row_is_answered_in_order(mistill: Mistill, run_of: RunOf, answers
     assert "ledger: answers.jsonl.ledger" in ended.stderr
 
 
+def test_a_wrong_endpoint_is_told_after_a_few_attempts(
+    mistill: Mistill, run_of: RunOf, unused_tcp_port: int
+) -> None:
+    endpoint = f"http://127.0.0.1:{unused_tcp_port}"
+    arguments = run_of(2_000, "--json")
+    arguments[arguments.index("--endpoint") + 1] = endpoint
+    ended = mistill(*arguments)
+    assert ended.code == 3
+    report = json.loads(ended.stdout)
+    assert report["stopped"]["message"].startswith(f"nothing answers at {endpoint}: ")
+    assert "is the endpoint right" in report["stopped"]["hint"]
+    assert (report["failures"], report["pending"] > 0) == (0, True)
+    assert report["sent"] <= 80  # 64 that leave at once, and probes
+
+
 def test_columns_are_renamed_added_and_limited(mistill: Mistill, run_of: RunOf, answers: Answers) -> None:
     columns = ["--column", "generation=answer", "--column", "error=why", "--extra-column", "model"]
     assert mistill(*run_of(9, "--limit", "2", *columns)).code == 0

@@ -21,9 +21,11 @@ from mistill.errors import (
     AttemptTimeout,
     BadRequest,
     CapacityExceeded,
+    ConnectFailed,
     Forbidden,
     MistillError,
     NotFound,
+    NothingAnswers,
     RateLimited,
     RateLimits,
     ServerError,
@@ -31,6 +33,7 @@ from mistill.errors import (
     Unauthorized,
 )
 
+REFUSED_CONNECTION = ConnectFailed("no", endpoint="http://127.0.0.1:1", why="refused")
 UNAVAILABLE = ServerError("unavailable", status=503)
 REFUSED = RateLimited("slow down", status=429, code="1300")
 
@@ -328,11 +331,11 @@ async def test_refusals_of_most_that_left_later_tell_of_a_quota() -> None:
 @in_fake_time
 async def test_scattered_failures_do_not_keep_the_limit_from_growing() -> None:
     caller = Caller()
-    for number in range(400):
+    for number in range(800):
         permits = [caller.take() for _ in range(int(caller.governor.snapshot().adaptive_limit))]
-        caller.governor.settle(permits.pop(), error=UNAVAILABLE, row=number)
-        for permit in permits:
+        for permit in permits[1:]:
             caller.governor.settle(permit)
+        caller.governor.settle(permits[0], error=UNAVAILABLE, row=number)
         if caller.governor.snapshot().adaptive_limit >= 64:
             return
     pytest.fail("it did not grow")
@@ -439,6 +442,87 @@ async def test_an_outage_beyond_patience_fails_those_who_wait_with_the_servers_e
     assert caller.clock() == pytest.approx(50)
     caller.governor.settle(hanging)
     assert not caller.is_blocked()
+
+
+async def _until_given_up(
+    caller: Caller, error: MistillError, rows: int = 1_000
+) -> tuple[int, float, list[object]]:
+    """Attempts that rows make, each again for as long as it may; when the first gave up, and what all got."""
+    attempts = 0
+
+    async def row(number: int) -> None:
+        nonlocal attempts
+        while True:
+            permit = caller.governor.try_admit(caller.concurrency_limit, 1)
+            permit = permit or await caller.governor.admit(caller.concurrency_limit, 1)
+            attempts += 1
+            await asyncio.sleep(0.001)
+            caller.governor.settle(permit, error=error, row=number)
+            await asyncio.sleep(0.25)
+
+    tasks = [asyncio.ensure_future(row(number)) for number in range(rows)]
+    await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    given_up_s, so_far = caller.clock(), attempts
+    ended = [task.exception() for task in tasks if task.done()]
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    return so_far, given_up_s, list(ended)
+
+
+@in_fake_time
+async def test_where_nothing_ever_answered_all_are_given_up_after_a_few_attempts() -> None:
+    attempts, given_up_s, ended = await _until_given_up(Caller(), REFUSED_CONNECTION)
+    assert attempts <= 16
+    assert given_up_s == pytest.approx(2.0, abs=0.1)
+    assert {type(each) for each in ended} == {NothingAnswers}
+    assert str(ended[0]).startswith("nothing answers at http://127.0.0.1:1: refused")
+
+
+@in_fake_time
+async def test_one_row_alone_gives_up_where_nothing_ever_answered() -> None:
+    attempts, given_up_s, ended = await _until_given_up(Caller(), REFUSED_CONNECTION, rows=1)
+    assert attempts <= 8
+    assert given_up_s <= 3.5
+    assert isinstance(ended[0], NothingAnswers)
+
+
+@pytest.mark.parametrize("sign_of_life", ["answer", "error", "earlier start"])
+@in_fake_time
+async def test_a_server_that_was_there_once_is_waited_for(sign_of_life: str) -> None:
+    caller = Caller()
+    if sign_of_life == "answer":
+        caller.answer()
+    elif sign_of_life == "error":
+        caller.fail(UNAVAILABLE, "loading")
+    else:
+        caller.governor.expect_answers()
+    for row in range(20):
+        if not caller.is_blocked():
+            caller.fail(REFUSED_CONNECTION, row)
+    await asyncio.sleep(30)
+    admitted = caller.governor.try_admit(caller.concurrency_limit, 1) or await caller.wait()
+    caller.governor.settle(admitted)
+
+
+@in_fake_time
+async def test_a_server_that_comes_up_within_a_moment_is_waited_for() -> None:
+    caller = Caller()
+    for row in range(3):
+        caller.fail(REFUSED_CONNECTION, row)
+    waiting = [caller.wait() for _ in range(5)]
+    caller.governor.settle(await waiting[0])
+    for permit in await asyncio.gather(*waiting[1:]):
+        caller.governor.settle(permit)
+    assert caller.clock() < 1
+
+
+@in_fake_time
+async def test_a_call_after_one_that_was_given_up_begins_anew() -> None:
+    caller = Caller()
+    await _until_given_up(caller, REFUSED_CONNECTION, rows=3)
+    await asyncio.sleep(1)
+    caller.answer()
 
 
 @in_fake_time

@@ -22,7 +22,7 @@ ERRORS: tuple[MistillError | None, ...] = (
     RateLimited("slow down", status=429, code="1300"),
     CapacityExceeded("full", status=429, code="3505"),
     ServerError("unavailable", status=503),
-    ConnectFailed("refused", maybe_billed=False),
+    ConnectFailed("refused"),
 )
 
 

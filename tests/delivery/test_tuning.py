@@ -155,14 +155,16 @@ def test_without_waiting_pauses_are_a_hundredth_and_backoff_next_to_nothing() ->
         assert all(backoff_s(failures) <= 0.01 for failures in range(1, 50))
         with without_waiting():  # a fixture and its test may both ask for it
             assert current_tuning() == short
+    assert short.remember_for_s == 0
     changed = {
         name: getattr(usual, name) / value
         for name, value in msgspec.structs.asdict(short).items()
-        if value != getattr(usual, name)
+        if value != getattr(usual, name) and name != "remember_for_s"
     }
     assert changed.keys() == {
         "cool_down_s", "max_cool_down_s", "probe_interval_s", "max_probe_interval_s", "growth_pause_s",
         "estimate_probe_s", "estimate_probe_after_success_s", "patience_s", "backoff_base_s", "max_backoff_s",
+        "unreachable_patience_s",
     }  # fmt: skip
     assert min(changed.values()) >= 99
 

@@ -14,6 +14,7 @@ from mistill.errors import (
     BadRequest,
     Disconnected,
     MistillError,
+    NothingAnswers,
     RateLimited,
     Stopped,
     Unauthorized,
@@ -131,6 +132,14 @@ def test_a_timeout_says_what_to_do(simulator: Simulator, make_llm: MakeLLM) -> N
     error = caught.value.failures[0]
     assert isinstance(error, AttemptTimeout)
     assert "no answer within 0.2 s (raise timeout" in str(error)
+
+
+def test_where_nothing_ever_answered_a_call_ends_at_once(make_llm: MakeLLM, unused_tcp_port: int) -> None:
+    endpoint = f"http://127.0.0.1:{unused_tcp_port}"
+    told = f"nothing answers at {endpoint}: .*refused.*is the endpoint right"
+    with pytest.raises(GenerationError, match=told) as caught:
+        make_llm(endpoint=endpoint, max_retries=1_000).generate(["Hello"] * 100)
+    assert isinstance(caught.value.failures[0], NothingAnswers)
 
 
 def test_nobody_listening_is_told_with_the_address(make_llm: MakeLLM, unused_tcp_port: int) -> None:

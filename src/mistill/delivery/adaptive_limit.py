@@ -23,15 +23,18 @@ class AdaptiveLimit:
         "_failing_share",
         "_failure_smoothing",
         "_grow_from_s",
+        "_has_paused",
         "_limit_before_pause",
+        "_paused_until_s",
         "_saturated_share",
         "_slow_start_threshold",
         "_tuning",
         "limit",
     )
 
-    def __init__(self, tuning: Tuning) -> None:
-        self.limit = float(tuning.initial_limit)
+    def __init__(self, tuning: Tuning, *, reached: int = 0) -> None:
+        """``reached``: so many at once have been accepted before."""
+        self.limit = float(max(tuning.initial_limit, reached))
         self._tuning = tuning
         self._saturated_share = tuning.saturated_share
         self._failure_smoothing = tuning.failure_smoothing
@@ -39,21 +42,40 @@ class AdaptiveLimit:
         self._cut_sequence = 0
         self._failing_share = 0.0
         self._limit_before_pause = 0.0
-        self._grow_from_s: float | None = None
+        self._has_paused = False
+        self._paused_until_s = -math.inf
+        self._grow_from_s: float | None = None  # when slow start takes its next step by time alone
 
-    def blocked_until_s(self, in_flight: int, now_s: float) -> float:
-        """0 if one more may leave; else when slow start will have grown by time alone."""
+    def blocked_until_s(self, in_flight: int, now_s: float, quota: float | None) -> float:
+        """0 if one more may leave; else when slow start will have grown by time alone.
+
+        Args:
+            quota: the requests of a window that the user or the server has told. Until the first pause or cut it bounds
+                what leaves, so there is nothing to be found out in small steps.
+        """
+        if quota is not None and not self._has_paused:
+            self.limit = max(self.limit, quota)
         if in_flight < self.limit:
             return 0.0
         if self.limit >= self._slow_start_threshold:
             return math.inf
+        tuning = self._tuning
         if self._grow_from_s is None:
-            self._grow_from_s = now_s + self._tuning.growth_interval_s
-        elif now_s >= self._grow_from_s:
-            self.limit *= 1 + self._tuning.growth_unknown_quota
-            self._grow_from_s = now_s + self._tuning.growth_interval_s
-            return 0.0
-        return self._grow_from_s
+            self._grow_from_s = now_s + tuning.growth_after_s
+        due_s = max(self._grow_from_s, self._paused_until_s)
+        if now_s < due_s:
+            return due_s
+        self.limit += 1
+        # Behind time, where a busy machine came late, it catches up; not all that it has missed at once.
+        self._grow_from_s = max(due_s, now_s - tuning.growth_after_s) + self._step_s()
+        return 0.0
+
+    def _step_s(self) -> float:
+        """How long the next step takes, by time alone."""
+        tuning, beyond = self._tuning, self.limit - self._tuning.quick_start_limit
+        if beyond < 0:
+            return 1 / min(tuning.quick_growth_per_s * self.limit, tuning.max_quick_growth_per_s)
+        return tuning.growth_pause_quick_s if beyond < 1 else 1 / (tuning.growth_per_s * self.limit)
 
     def answered(self, in_flight: int, now_s: float, *, quota_is_known: bool) -> None:
         """A good answer came; ``in_flight`` counts it still."""
@@ -63,7 +85,7 @@ class AdaptiveLimit:
         tuning = self._tuning
         if self.limit >= self._slow_start_threshold:
             self.limit += max(tuning.growth_after_cut, 1 / self.limit)
-        elif self._grow_from_s is None or now_s >= self._grow_from_s - tuning.growth_interval_s:
+        elif now_s >= self._paused_until_s:
             is_known = quota_is_known or self.limit < self._limit_before_pause
             self.limit += tuning.growth_known_quota if is_known else tuning.growth_unknown_quota
 
@@ -71,7 +93,7 @@ class AdaptiveLimit:
         """The server failed a request: no growth for a while, if it fails many."""
         self._failing_share += self._failure_smoothing * (1 - self._failing_share)
         if self._failing_share > self._tuning.failing_share:
-            self._grow_from_s = now_s + self._tuning.growth_pause_s
+            self._pause(now_s)
 
     def cut(self, sequence: int, newest: int, in_flight: int, now_s: float) -> None:
         """The server is full. Requests that were sent before the last cut do not cut again.
@@ -86,7 +108,7 @@ class AdaptiveLimit:
         self._limit_before_pause = 0.0
         reached = min(self.limit, in_flight + 1)
         self.limit = self._slow_start_threshold = max(1.0, self._tuning.cut_factor * reached)
-        self._grow_from_s = now_s + self._tuning.growth_pause_s
+        self._pause(now_s)
 
     def restart(self) -> None:
         """A pause begins: after it, slow start again, or all that waits would leave at once."""
@@ -94,3 +116,8 @@ class AdaptiveLimit:
         self._limit_before_pause = max(self._limit_before_pause if self.limit <= initial else 0.0, self.limit)
         self.limit = min(self.limit, initial)
         self._grow_from_s = None
+        self._has_paused = True
+
+    def _pause(self, now_s: float) -> None:
+        self._has_paused = True
+        self._paused_until_s = now_s + self._tuning.growth_pause_s

@@ -21,10 +21,12 @@ class CircuitBreaker:
 
     Once tripped, it is open until the pause ends, so that nothing is sent; then half-open: one request is sent as a
     probe, and its end decides. Good, and it closes; bad, and the next pause is longer. An outage is a stretch in which
-    `Tuning.outage_rows` different rows failed and none was answered, of a server that had answered before. A row that
-    failed while others were answered is none of them.
+    `Tuning.outage_rows` different rows failed and none was answered, of a server that had answered before (a row that
+    failed while others were answered is none of them); or one where no connection was ever made, which is waited for
+    only briefly.
 
     Attributes:
+        is_reached: something has answered there, if only with an error.
         is_tripped: there is a cool-down or an outage: it is open, or half-open.
         is_outage: it is an outage. ``cause``: which of both it is, or was last.
         last_error: what the server answered last, for those who wait when patience ends.
@@ -36,7 +38,10 @@ class CircuitBreaker:
         self.is_outage = False
         self.is_tripped = False
         self._tuning = tuning
+        self.is_reached = False
         self._has_answered = False
+        self._unreached = 0
+        self._unreached_from_s = 0.0
         self._failed_rows: set[Hashable] = set()
         # Rows that failed while others were answered: when they fail again, that says nothing of the server.
         self._suspects: set[Hashable] = set()
@@ -83,17 +88,28 @@ class CircuitBreaker:
 
     def patience_ends_s(self) -> float:
         """When it will have been tripped for so long that waiting rows should fail; infinite if it is not."""
+        if not self.is_reached:
+            return self._patience_from_s + self._tuning.unreachable_patience_s
         return max(self._patience_from_s + self._tuning.patience_s, self._open_until_s)
 
     def give_up(self, now_s: float) -> None:
         """The waiting rows have been failed; those that come from now on have patience anew."""
         self._patience_from_s = now_s
+        if not self.is_reached:
+            self._unreached = 0
+            self.is_outage = self.is_tripped = self._is_half_open = False
+            self._open_until_s = -math.inf
+            self._patience_from_s = math.inf
 
     # --- after a request --------------------------------------------------------------------------------------
 
     def probe_ended(self) -> None:
         """A probe was settled or refunded: another may be sent, unless its end brings the next pause."""
         self._probe_sent_s = None
+
+    def expect_answers(self) -> None:
+        """The server answered in an earlier start: it is worth waiting for."""
+        self.is_reached = self._has_answered = True
 
     def answered(self, sequence: int, *, is_probe: bool) -> None:
         """The server gave a sane answer to the request of this sequence."""
@@ -155,9 +171,17 @@ class CircuitBreaker:
         if row in self._suspects:
             return False
         self._failed_rows.add(row)
-        if not self._has_answered or len(self._failed_rows) < tuning.outage_rows:
+        if not self.is_reached:
+            self._unreached += 1
+            if self._unreached == 1:
+                self._unreached_from_s = now_s
+            if self._unreached < tuning.unreachable_attempts:
+                return False
+        elif not self._has_answered or len(self._failed_rows) < tuning.outage_rows:
             return False
         self._trip(now_s)
+        if not self.is_reached:
+            self._patience_from_s = self._unreached_from_s
         self.is_outage = True
         self.cause = "outage"
         self._is_half_open = True

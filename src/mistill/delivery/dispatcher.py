@@ -187,8 +187,9 @@ class Dispatcher(Generic[R]):
                 parts = () if request.split is None else request.split(answer)
             except Exception as caught:
                 error = as_failure(caught)
-                error.attempts = attempts
                 charged += governor.settle(permit, error=error, row=row)
+                error = governor.seen_by_now(error)
+                error.attempts = attempts
                 may_retry = self._may_retry(error, charged)
                 if observer is not None:
                     observer.ended(recorded, error)
@@ -249,8 +250,9 @@ class Dispatcher(Generic[R]):
                     yield chunk
             except Exception as caught:
                 error = as_failure(caught)
-                error.attempts = attempts
                 charged += governor.settle(permit, error=error, row=row)
+                error = governor.seen_by_now(error)
+                error.attempts = attempts
                 if has_begun or not self._may_retry(error, charged):
                     if error is caught:
                         raise

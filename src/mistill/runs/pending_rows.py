@@ -157,6 +157,8 @@ class PendingRows:
         if self._sample is not None and state.position not in self._sample.positions:
             return False
         if state.same_as is not None or state.state == "completion":
+            if not self._progress.known:
+                self._kind.dispatcher.governor.expect_answers()
             self._progress.known += 1
             return False
         if state.state == "failure" and not self._options.retry_failed:
