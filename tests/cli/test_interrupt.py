@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
+from pathlib import Path
 
+import pytest
 from tests.cli.conftest import Answers, Mistill, RunOf, Spawn
 from tests.conftest import Simulate
 
@@ -59,3 +62,19 @@ def test_twice_ends_at_once_and_says_what_may_be_billed(
     held = mistill(*arguments, "--on-unknown", "hold", "--json")
     assert (held.code, held.json["completions"], held.json["pending"]) == (1, 2, 1)
     assert mistill(*arguments).code == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_before_the_run_has_begun_is_an_interrupt_too(
+    spawn: Spawn, run_of: RunOf, number: signal.Signals
+) -> None:
+    os.mkfifo("prompt.txt")  # whose reader waits for a writer, and a writer for a reader
+    arguments = run_of(3)
+    place = arguments.index("--prompt")
+    process = spawn(*arguments[:place], *arguments[place + 2 :], "--prompt-file", "prompt.txt")
+    with Path("prompt.txt").open("w"):
+        process.send_signal(number)
+        _, err = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in err

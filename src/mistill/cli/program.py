@@ -18,6 +18,7 @@ import click
 from mistill._version import __version__
 from mistill.cli import commands
 from mistill.cli.exit_codes import Exit
+from mistill.cli.terminal.interrupts import stopped_by_signals
 from mistill.cli.terminal.log_lines import logged_lines
 from mistill.cli.terminal.output import not_written, say_error, say_traceback
 from mistill.cli.terminal.standard_streams import open_closed_streams, settle_streams
@@ -98,14 +99,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; its exit code. See `Exit`."""
     open_closed_streams()
     try:
-        return _run(None if arguments is None else list(arguments))
+        with stopped_by_signals():
+            return _run(None if arguments is None else list(arguments))
     except click.UsageError as error:
         say_error(error.format_message(), _usage_hint(error))
         return Exit.USAGE
     except click.ClickException as error:
         error.show()
         return error.exit_code
-    except click.Abort:
+    except (click.Abort, KeyboardInterrupt):
         return Exit.INTERRUPTED
     except (BrokenPipeError, SystemExit):  # the latter is click's way to end where it meets the former
         return Exit.READER_LEFT

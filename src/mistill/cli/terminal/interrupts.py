@@ -1,4 +1,4 @@
-"""Signals that end programs, while a run goes on."""
+"""Signals that end programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ _STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") i
 
 @contextmanager
 def stopped_by_signals() -> Generator[None]:
-    """SIGTERM and SIGHUP, as containers, batch systems and closed terminals send them, stop the run as Ctrl-C does."""
+    """SIGTERM and SIGHUP, as containers, batch systems and closed terminals send them, stop the program as Ctrl-C does.
+
+    From its beginning: before a run goes on, too, there may be a local model to end, and an exit code to give.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield  # only the main thread may set handlers
         return

@@ -7,7 +7,6 @@ from typing import Any
 
 from mistill.cli.exit_codes import Exit, exit_of_dry_run, exit_of_start
 from mistill.cli.options.wording import on_the_command_line
-from mistill.cli.terminal.interrupts import stopped_by_signals
 from mistill.cli.terminal.output import say_error, show
 from mistill.cli.terminal.report_lines import write_json, write_report
 from mistill.progress.display import Display
@@ -25,8 +24,7 @@ def start(run: Run, given: Mapping[str, Any], *, out: str | None) -> Exit:
     as_json, quiet = given["as_json"], given["quiet"]
     options = run.options
     run.display = Display(progress=not quiet)
-    with stopped_by_signals():
-        report = run.start().worded(on_the_command_line)
+    report = run.start().worded(on_the_command_line)
     code = exit_of_start(report, is_sample=options.sample is not None)
     if as_json:
         write_json(report, code, to_stderr=out == "-")
