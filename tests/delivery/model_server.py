@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from mistill.delivery.governor import ConcurrencyLimit, Governor
 from mistill.errors import CapacityExceeded, MistillError, RateLimited, RateLimits, ServerError
+from mistill.progress.progress import Progress
 
 
 @dataclass
@@ -28,6 +29,7 @@ class ModelServer:
     window_s: float = 60.0
     outage_from_s: float = float("inf")
     outage_until_s: float = float("inf")
+    stray_share: float = 0.0
     accepted: int = 0
     refused: int = 0
     failed: int = 0
@@ -43,6 +45,10 @@ class ModelServer:
             self.failed += 1
             await asyncio.sleep(self.refusal_s)
             raise ServerError("unavailable", status=503)
+        if rng.random() < self.stray_share:
+            self.refused += 1
+            await asyncio.sleep(self.refusal_s)
+            raise RateLimited("Rate limit exceeded", status=429, code="1300", limits=self._limits())
         if self._is_used_up():
             self.refused += 1
             limits = self._limits()
@@ -111,8 +117,12 @@ async def send_rows(
     max_concurrent_requests: int = 64,
     max_retries: int = 5,
     seed: int = 0,
+    progress: Progress | None = None,
 ) -> Passage:
-    """All rows through the governor as a dispatcher sends them, with as many at work as there are slots."""
+    """All rows through the governor as a dispatcher sends them, with as many at work as there are slots.
+
+    ``progress``: counts those that were answered.
+    """
     clock = server.clock
     start_s = clock()
     rng = random.Random(seed)
@@ -127,6 +137,7 @@ async def send_rows(
                 permit = governor.try_admit(limit, server.tokens) or await governor.admit(
                     limit, server.tokens
                 )
+                sent_s = clock()
                 try:
                     limits = await server.answer(rng)
                 except MistillError as error:
@@ -134,11 +145,15 @@ async def send_rows(
                     if charged > max_retries:
                         passage.lost += 1
                         break
-                    if not isinstance(error, RateLimited):
+                    if permit.stands_alone or not isinstance(error, RateLimited):
                         await asyncio.sleep(min(30, 0.5 * 2**attempt) * rng.random())
                 else:
                     governor.settle(permit, limits=limits, tokens=server.tokens)
                     passage.finished_s.append(clock() - start_s)
+                    if progress is not None:
+                        progress.completions += 1
+                        progress.requests += attempt + 1
+                        progress.busy_s += clock() - sent_s
                     break
             passage.charged += charged
 

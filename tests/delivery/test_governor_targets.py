@@ -15,7 +15,9 @@ import pytest
 from tests.delivery.fake_clock import run_in_fake_time
 from tests.delivery.model_server import ModelServer, Passage, send_rows
 
+from mistill.delivery.diagnostics import WaitCause, advice
 from mistill.delivery.governor import Governor, Snapshot
+from mistill.delivery.quotas import LimitSource
 from mistill.errors import RateLimits
 
 Event = Callable[[ModelServer], Coroutine[Any, Any, None]]
@@ -205,3 +207,63 @@ def test_requests_that_reach_the_server_late_are_not_taken_for_somebody_elses() 
     assert passage.lost == 0
     assert passage.took_s <= 1.10 * 120
     assert passage.refused <= 0.02 * 1_800
+
+
+@pytest.mark.parametrize("share", [0.005, 0.04, 0.1])
+@pytest.mark.parametrize(("latency_s", "slots"), [(0.2, 64), (2.0, 64), (0.2, 8)])
+def test_refusals_scattered_at_random_delay_their_own_rows_only(
+    share: float, latency_s: float, slots: int
+) -> None:
+    settings: dict[str, Any] = {
+        "latency_s": latency_s,
+        "max_concurrent_requests": slots,
+        "reports_limits": False,
+    }
+    without, _ = simulate(2_000, **settings)
+    passage, snapshot = simulate(2_000, stray_share=share, **settings)
+    assert passage.lost == 0
+    assert snapshot.seconds.get("cool_down", 0.0) <= 6  # until it is known that they are scattered
+    assert passage.took_s <= 1.25 * without.took_s + 5  # the last rows back off alone
+    told = advice(snapshot, max_concurrent_requests=slots)
+    assert told is None or "requests_per_minute" not in told
+
+
+@pytest.mark.parametrize("reports_limits", [True, False])
+def test_a_quota_is_found_among_scattered_refusals(reports_limits: bool) -> None:
+    passage, snapshot = simulate(
+        1_800, requests_per_minute=600, latency_s=0.2, stray_share=0.04, reports_limits=reports_limits
+    )
+    assert passage.lost == 0
+    assert passage.took_s <= 1.25 * 120
+    assert passage.refused <= 0.15 * 1_800
+    assert max(snapshot.seconds, key=lambda cause: snapshot.seconds[cause]) == "quota_requests"
+
+
+@pytest.mark.parametrize(
+    ("settings", "told"),
+    [({"reports_limits": False}, "a quota of 6"), ({}, "your quota of 600")],  # found within some percent
+)
+def test_a_quota_that_binds_is_told(settings: dict[str, Any], told: str) -> None:
+    _, snapshot = simulate(1_800, latency_s=0.3, requests_per_minute=600, **settings)
+    assert told in (advice(snapshot, max_concurrent_requests=64) or "")
+
+
+def spent(cause: WaitCause, *, quota: float | None = None, source: LimitSource | None = None) -> str:
+    """The advice after a minute that was spent on one cause, in which 1,000 were answered."""
+    snapshot = Snapshot(
+        waiting=0, in_flight=0, adaptive_limit=64, requests_per_minute=quota, requests_source=source,
+        tokens_per_minute=None, tokens_source=None, answered=1_000, refused=40, seconds={cause: 60.0},
+    )  # fmt: skip
+    return advice(snapshot, max_concurrent_requests=64) or ""
+
+
+def test_advice_that_would_not_help_is_not_given() -> None:
+    assert "set requests_per_minute" in spent(
+        "cool_down", quota=600, source="inferred"
+    )  # 40 s in place of 60
+    assert "no setting helps" in spent("cool_down", quota=500, source="inferred")  # as long as now
+    assert "no setting helps" in spent("cool_down", quota=600, source="user")
+    assert "no setting helps" in spent("cool_down")
+    assert "raise max_concurrent_requests" in spent("concurrency")
+    assert "raise max_concurrent_requests" in spent("concurrency", quota=4_000, source="server")
+    assert spent("concurrency", quota=500, source="server") == ""  # more at once would wait for the quota

@@ -52,7 +52,7 @@ def error(message: Any, kind: str, code: str | None = None) -> dict[str, Any]:
     [
         (Fault.status(400, error("Invalid model: x", "invalid_model", "1500")), InvalidModel, STOP_ALL, "1500"),
         (Fault.status(400, error("Wrong order", "invalid_request_message_order", "3230")), BadRequest, GIVE_UP, "3230"),
-        (Fault.status(401, {"detail": "Unauthorized"}), Unauthorized, STOP_ALL, "set MISTRAL_API_KEY or pass api_key"),
+        (Fault.status(401, {"detail": "Unauthorized"}), Unauthorized, STOP_ALL, "set MISTRAL_API_KEY, or give api_key"),
         (Fault.status(401, {"message": "Unauthorized", "request_id": "r"}), Unauthorized, STOP_ALL, "Unauthorized"),
         (Fault.status(402, {"detail": "Payment required"}), Unauthorized, STOP_ALL, "no balance"),
         (Fault.status(403, error("Blocked by guardrail", "guardrail")), Forbidden, GIVE_UP, "Blocked by guardrail"),

@@ -7,6 +7,7 @@ import random
 import pytest
 
 from mistill.delivery.diagnostics import Snapshot
+from mistill.delivery.sliding_window import Room
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.ledger import LedgerRow
 
@@ -19,10 +20,16 @@ def row(input_tokens: int, output_tokens: int, cost: float | None = None) -> Led
     )  # fmt: skip
 
 
+def room(per_minute: float | None) -> Room | None:
+    """A quota whose window is used up, all of it at once just now."""
+    return None if per_minute is None else Room(per_minute, 60.0, 0.0, ((60.0, per_minute),))
+
+
 def limits(*, requests: float | None = None, tokens: float | None = None) -> Snapshot:
     return Snapshot(
         waiting=0, in_flight=0, adaptive_limit=8, requests_per_minute=requests, requests_source=None,
         tokens_per_minute=tokens, tokens_source=None, answered=0, refused=0, seconds={},
+        requests_room=room(requests), tokens_room=room(tokens),
     )  # fmt: skip
 
 
@@ -59,8 +66,20 @@ def test_one_row_says_little() -> None:
 def test_time_is_that_of_whatever_binds() -> None:
     rows = [row(10, 20)] * 4
     assert of(rows, 600).seconds.expected == pytest.approx(600 * 2.0 / 10)  # ten at once, 2 s each
-    assert of(rows, 600, limits(requests=60)).seconds.expected == pytest.approx(600)
-    assert of(rows, 600, limits(requests=60, tokens=600)).seconds.expected == pytest.approx(1800)
+    assert of(rows, 600, limits(requests=60)).seconds.expected == pytest.approx(
+        600 + 2
+    )  # and the last answer
+    assert of(rows, 600, limits(requests=60, tokens=600)).seconds.expected == pytest.approx(1800 + 2)
+    assert of(rows, 1).seconds.expected == pytest.approx(2)  # one row is no tenth of an answer
+
+
+def test_rows_that_one_request_asks_use_one_request_of_the_quota() -> None:
+    quota = limits(requests=60)
+    found = forecast(
+        [row(10, 0)] * 4, 600, is_random=True, seconds_each=0.02, at_once=10, limits=quota, requests_each=0.01
+    )
+    assert found is not None
+    assert found.seconds.expected <= 62
 
 
 @pytest.mark.parametrize("left", [50, 1000])

@@ -32,6 +32,7 @@ FAR = View(
     cost=1.25,
     usage=Usage(1_000_000, 200_000),
     elapsed_s=100.0,
+    left_s=1_550.0,
     in_flight=49,
     waiting_for="quota_requests",
     seconds_by_cause={"server": 30.0, "quota_requests": 70.0},

@@ -65,12 +65,14 @@ class Permit(QuotaUse, eq=False, gc=False):
         sequence: its place in the order of sending.
         is_probe: the circuit breaker sends it to find out whether the server accepts requests again.
         is_settled: it has been given back.
+        stands_alone: it was refused for itself, as far as is known: its row has to wait, and nobody else.
     """
 
     concurrency_limit: ConcurrencyLimit
     sequence: int
     is_probe: bool = False
     is_settled: bool = False
+    stands_alone: bool = False
 
 
 class Waiter:

@@ -8,8 +8,12 @@ from typing import Literal
 from msgspec import Struct
 
 from mistill.delivery.quotas import LimitSource
+from mistill.delivery.sliding_window import Room
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.wording import Setting, Words, words
+
+_WORTH_SHARE = 0.9
+"""Advice must take more than the rest of the time away."""
 
 WaitCause = Literal[
     "quota_requests", "quota_tokens", "cool_down", "outage", "concurrency", "adaptive_limit", "server", "idle"
@@ -56,6 +60,7 @@ class Snapshot(Struct, frozen=True):
         requests_source, tokens_source: who set them.
         answered, refused: good answers and 429s, since the governor was made.
         seconds: wall time by cause, since the governor was made.
+        requests_room, tokens_room: what the quotas let through from now on; None while none is known.
     """
 
     waiting: int
@@ -68,6 +73,8 @@ class Snapshot(Struct, frozen=True):
     answered: int
     refused: int
     seconds: dict[WaitCause, float]
+    requests_room: Room | None = None
+    tokens_room: Room | None = None
 
     def since(self, earlier: Snapshot) -> dict[WaitCause, float]:
         """Seconds by cause between an earlier snapshot and this one: how one run's time was spent."""
@@ -76,6 +83,28 @@ class Snapshot(Struct, frozen=True):
             for cause, seconds in self.seconds.items()
             if (spent := seconds - earlier.seconds.get(cause, 0.0)) > 0
         }
+
+
+def time_left_s(
+    snapshot: Snapshot, *, rows: float, requests: float, tokens: float, seconds_each: float, at_once: float
+) -> float:
+    """Seconds that further rows take, by whatever binds: the quotas, or width and latency.
+
+    While the quota is waited for it goes down with the clock, and while a row is waited for it stands: it does not ask
+    how fast it went so far.
+
+    Args:
+        rows: of which none has been sent yet. ``requests``, ``tokens``: that they take.
+        seconds_each: that a row is under way; of rows that are asked together, each one's share.
+        at_once: requests that are in flight together.
+    """
+    if rows <= 0:
+        return 0.0
+    if snapshot.refused and snapshot.requests_room is None:
+        at_once = min(at_once, max(1, snapshot.adaptive_limit))  # what a full server takes
+    by_requests = 0.0 if snapshot.requests_room is None else snapshot.requests_room.wait_s(requests)
+    by_tokens = 0.0 if snapshot.tokens_room is None else snapshot.tokens_room.wait_s(tokens)
+    return max(by_requests, by_tokens, (rows / at_once - 1) * seconds_each) + seconds_each
 
 
 def advice(
@@ -102,11 +131,14 @@ def advice(
     share = spent[cause] / total
     if share < (tuning or current_tuning()).notable_share:
         return None
-    text = _advice_for(cause, snapshot, max_concurrent_requests)
+    answered = snapshot.answered - (0 if earlier is None else earlier.answered)
+    text = _advice_for(cause, snapshot, max_concurrent_requests, answered=answered, total_s=total)
     return None if text is None else words(f"{share:.0%} of the time ", text)
 
 
-def _advice_for(cause: WaitCause, snapshot: Snapshot, max_concurrent_requests: int) -> str | None:
+def _advice_for(
+    cause: WaitCause, snapshot: Snapshot, max_concurrent_requests: int, *, answered: int, total_s: float
+) -> str | None:
     match cause:
         case "quota_requests":
             return _quota_advice("requests", snapshot.requests_per_minute, snapshot.requests_source)
@@ -114,17 +146,25 @@ def _advice_for(cause: WaitCause, snapshot: Snapshot, max_concurrent_requests: i
             return _quota_advice("tokens", snapshot.tokens_per_minute, snapshot.tokens_source)
         case "cool_down":
             rate = snapshot.requests_per_minute
-            value = "" if rate is None else f" (about {math.floor(rate)} was accepted)"
+            paused = "went into cool-downs after refusals (HTTP 429)"
+            if (
+                rate is None
+                or snapshot.requests_source != "inferred"
+                or not _is_worth_it(rate, answered, total_s)
+            ):
+                return f"{paused} that no known quota explains: no setting helps"
+            setting = Setting("requests_per_minute")
             return words(
-                "went into cool-downs after refusals (HTTP 429): set ",
-                Setting("requests_per_minute"),
-                f" to your quota{value}",
+                f"{paused}: set ", setting, f" to your quota (about {math.floor(rate)} was accepted)"
             )
         case "outage":
             return (
                 "the server was failing: no setting helps, and the work went on by itself when it came back"
             )
         case "concurrency":
+            quota = snapshot.requests_per_minute
+            if quota is not None and not _is_worth_it(quota, answered, total_s):
+                return None  # more at once would only wait for the quota
             return words(
                 f"all {max_concurrent_requests} slots waited for the server: raise ",
                 Setting("max_concurrent_requests"),
@@ -139,6 +179,11 @@ def _advice_for(cause: WaitCause, snapshot: Snapshot, max_concurrent_requests: i
             )
         case "server" | "idle":
             return None
+
+
+def _is_worth_it(per_minute: float, answered: int, total_s: float) -> bool:
+    """Whether as many answers would have taken notably less time, had this quota been all that held them back."""
+    return max(0.0, answered - per_minute) / per_minute * 60 < _WORTH_SHARE * total_s
 
 
 def _quota_advice(what: str, per_minute: float | None, source: LimitSource | None) -> str:

@@ -190,14 +190,14 @@ class Dispatcher(Generic[R]):
                 charged += governor.settle(permit, error=error, row=row)
                 error = governor.seen_by_now(error)
                 error.attempts = attempts
-                may_retry = self._may_retry(error, charged)
+                may_retry = self._may_retry(error, charged, permit)
                 if observer is not None:
                     observer.ended(recorded, error)
                 if not may_retry:
                     if error is caught:
                         raise
                     raise error from caught
-                await self._rest(error, attempts, pool)
+                await self._rest(error, attempts, pool, permit)
             except BaseException:
                 # Cancelled on the way: the quota has counted it, but it teaches the governor nothing.
                 cancelled = Stopped("cancelled while in flight", reason="cancelled")
@@ -253,11 +253,11 @@ class Dispatcher(Generic[R]):
                 charged += governor.settle(permit, error=error, row=row)
                 error = governor.seen_by_now(error)
                 error.attempts = attempts
-                if has_begun or not self._may_retry(error, charged):
+                if has_begun or not self._may_retry(error, charged, permit):
                     if error is caught:
                         raise
                     raise error from caught
-                await self._rest(error, attempts, None)
+                await self._rest(error, attempts, None, permit)
             except BaseException:
                 closed = Stopped("the stream was closed before its end", reason="cancelled")
                 governor.settle(permit, error=closed)
@@ -266,17 +266,19 @@ class Dispatcher(Generic[R]):
                 governor.settle(permit, limits=limits, tokens=total_tokens)
                 return
 
-    def _may_retry(self, error: MistillError, charged: int) -> bool:
-        """``charged``: failures that were the row's own, this one included."""
+    def _may_retry(self, error: MistillError, charged: int, permit: Permit) -> bool:
+        """``charged``: failures that were the row's own, this one included. ``permit``: of the attempt."""
         decision = classify(error)
         if not decision.retry or charged > self._max_retries:
             return False
         asked_s = error.retry_after_s if isinstance(error, APIError) else None
-        return decision.wait != "backoff" or (asked_s or 0.0) <= self._tuning.max_retry_after_s
+        return not _backs_off(error, permit) or (asked_s or 0.0) <= self._tuning.max_retry_after_s
 
-    async def _rest(self, error: MistillError, failures: int, pool: WorkerPool[Any] | None) -> None:
+    async def _rest(
+        self, error: MistillError, failures: int, pool: WorkerPool[Any] | None, permit: Permit
+    ) -> None:
         """Sleeps outside the slot, so that a cooling row does not block others; not where the governor decides."""
-        if classify(error).wait != "backoff":
+        if not _backs_off(error, permit):
             return
         retry_after_s = error.retry_after_s if isinstance(error, APIError) else None
         pause_s = backoff_s(failures, retry_after_s, tuning=self._tuning)
@@ -301,3 +303,8 @@ class Dispatcher(Generic[R]):
         if request.max_output_tokens is not None:
             output = min(output, request.max_output_tokens)
         return len(request.body) // self._bytes_per_token + int(output)
+
+
+def _backs_off(error: MistillError, permit: Permit) -> bool:
+    """The row waits by itself before its next attempt: for a failure, or for a refusal that was of this row alone."""
+    return permit.stands_alone or classify(error).wait == "backoff"

@@ -36,7 +36,7 @@ from mistill.delivery.admission_queue import LOCK, AdmissionQueue, ConcurrencyLi
 from mistill.delivery.circuit_breaker import CircuitBreaker
 from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause
 from mistill.delivery.limits_file import LearnedLimits, LimitsFile
-from mistill.delivery.quota_estimate import QuotaHypothesis
+from mistill.delivery.quota_estimate import QuotaHypothesis, Scatter
 from mistill.delivery.quotas import Quotas, explains_refusal, is_reported
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
@@ -67,6 +67,8 @@ class Refusal(Enum):
     """Many were sent after it: before a quota is inferred, it is to be seen whether they are refused as well."""
     EVIDENCE = auto()
     """One of those is refused as well."""
+    SCATTERED = auto()
+    """Refusals that stand alone are known here: its row waits, and all others go on while it is seen how they fare."""
     BEYOND_ESTIMATE = auto()
     """It was sent beyond the estimated quota to find out whether that is right, and it is."""
     STRAGGLER = auto()
@@ -125,6 +127,8 @@ class Governor:
         self._adaptive_limit = AdaptiveLimit(tuning, reached=0 if learned is None else learned.in_flight)
         self._breaker = CircuitBreaker(tuning)
         self._hypothesis: QuotaHypothesis | None = None
+        self._scatter = Scatter(tuning)
+        self._refused_probes = 0
         self._time = TimeByCause(clock())
         self._cause: WaitCause = "server"
         self._timer: _Timer | None = None
@@ -273,6 +277,8 @@ class Governor:
                 answered=self._answered,
                 refused=self._refused,
                 seconds=self._time.seconds(self._clock()),
+                requests_room=quotas.requests.room_ahead(self._clock()),
+                tokens_room=quotas.tokens.room_ahead(self._clock()),
             )
 
     # --- admission --------------------------------------------------------------------------------------------
@@ -308,10 +314,11 @@ class Governor:
         """0 if nothing but a concurrency limit could hold back a request; else when to look again, the cause noted."""
         hypothesis = self._hypothesis
         if hypothesis is not None:
-            if now_s < hypothesis.decides_at_s:
+            if now_s >= hypothesis.decides_at_s:
+                self._decide(hypothesis, now_s)
+            elif not hypothesis.is_open:
                 self._cause = "cool_down"
                 return hypothesis.decides_at_s
-            self._decide(hypothesis, now_s)
         breaker = self._breaker
         if breaker.is_tripped and (until_s := breaker.blocked_until_s(now_s)):
             self._cause = breaker.cause
@@ -337,6 +344,8 @@ class Governor:
         permit = Permit(concurrency_limit, self._sequence, tokens=tokens)
         permit.is_probe = self._breaker.sent(now_s)
         self._quotas.sent(permit, now_s)
+        if self._hypothesis is not None:
+            self._hypothesis.sent(self._sequence, now_s)
         return permit
 
     def _release(self, permit: Permit) -> None:
@@ -446,6 +455,8 @@ class Governor:
             quotas.learn(permit, permit.sequence, limits, now_s)
         self._adaptive_limit.answered(self.in_flight, now_s, quota_is_known=quotas.is_known)
         self._breaker.answered(permit.sequence, is_probe=permit.is_probe)
+        if self._refused:
+            self._scatter.accepted(permit.sequence)
         if self.in_flight > self._widest:
             self._widest = self.in_flight
         if now_s >= self._write_at_s:
@@ -484,7 +495,7 @@ class Governor:
         again, so what is asked beyond that is of no use to the others; if the answer says itself that the quota is not
         used up, no cool-down is longer.
         """
-        if not isinstance(error, APIError) or not error.retry_after_s:
+        if not isinstance(error, APIError) or not error.retry_after_s or permit.stands_alone:
             return 0.0
         if not isinstance(error, RateLimited | CapacityExceeded) and error.status != _UNAVAILABLE:
             return 0.0
@@ -503,27 +514,30 @@ class Governor:
             return Refusal.ZERO_LIMIT
         hypothesis = self._hypothesis
         is_explained = explains_refusal(limits, permit.tokens)
-        if hypothesis is not None and permit.sequence <= hypothesis.newest and not is_explained:
+        if hypothesis is not None and hypothesis.concerns(permit.sequence) and not is_explained:
             return Refusal.EVIDENCE
-        if hypothesis is None and not is_explained and self._may_stand_alone(permit):
-            return Refusal.UNCERTAIN
+        if not is_explained and self._is_first_of_stretch(permit):
+            if self._scatter.is_known:
+                return Refusal.SCATTERED
+            if hypothesis is None and self._quotas.sent_since(permit) >= self._tuning.hypothesis_min_later:
+                return Refusal.UNCERTAIN
         if permit.exceeds_estimate and not permit.is_probe:
             return Refusal.BEYOND_ESTIMATE
         if self._breaker.is_straggler(permit.sequence):
             return Refusal.STRAGGLER
         return Refusal.PROBE if permit.is_probe else Refusal.NEW
 
-    def _may_stand_alone(self, permit: Permit) -> bool:
-        """All was well when this one was refused, and enough has been sent since to see whether that fares alike."""
-        if permit.is_probe or permit.exceeds_estimate or self._breaker.is_tripped:
-            return False
-        return self._quotas.sent_since(permit) >= self._tuning.hypothesis_min_later
+    def _is_first_of_stretch(self, permit: Permit) -> bool:
+        """All was well when this one was refused, and nothing special was tried with it."""
+        return not (permit.is_probe or permit.exceeds_estimate or self._breaker.is_tripped)
 
     def _settle_refusal(
         self, permit: Permit, limits: RateLimits | None, error: RateLimited, now_s: float
     ) -> bool:
         """True, and so the row's own, for the first of a stretch while the server answers nobody."""
         self._refused += 1
+        is_odd = self._is_first_of_stretch(permit) and not explains_refusal(limits, permit.tokens)
+        self._scatter.refused(self._sequence, is_odd=is_odd)
         refusal = self._judge(permit, limits, error)
         if refusal is Refusal.ZERO_LIMIT:
             self._quotas.cancelled(permit, now_s)
@@ -534,17 +548,24 @@ class Governor:
             self._breaker.last_error = error
         match refusal:
             case Refusal.UNCERTAIN:
-                later = self._quotas.sent_since(permit)
-                self._hypothesis = QuotaHypothesis(self._sequence, later, now_s, self._tuning)
+                self._hypothesis = self._new_hypothesis(permit, now_s)
+                return not self._is_answering(now_s)
+            case Refusal.SCATTERED:
+                permit.stands_alone = True
+                self._hypothesis = self._hypothesis or self._new_hypothesis(permit, now_s)
                 return not self._is_answering(now_s)
             case Refusal.EVIDENCE:
                 assert self._hypothesis is not None
                 self._hypothesis.add_refusal()
+                permit.stands_alone = self._hypothesis.is_open
                 return False
             case Refusal.BEYOND_ESTIMATE:
                 self._infer_quota(permit, limits, now_s)
                 return False
             case Refusal.STRAGGLER | Refusal.PROBE | Refusal.NEW:
+                self._refused_probes += refusal is Refusal.PROBE
+                if refusal is Refusal.NEW:
+                    self._refused_probes = 0
                 self._infer_quota(permit, limits, now_s)
                 self._breaker.refused(permit.sequence, self._sequence, now_s, probe_after=True)
         is_own = refusal is Refusal.NEW and not self._is_answering(now_s)
@@ -557,11 +578,18 @@ class Governor:
         breaker, quotas = self._breaker, self._quotas
         if explains_refusal(limits, permit.tokens):
             return
-        if breaker.is_tripped or permit.exceeds_estimate or quotas.has_estimate:
+        if self._refused_probes >= 2 or permit.exceeds_estimate or quotas.has_estimate:
             quotas.infer(now_s, is_straggler=breaker.is_straggler(permit.sequence))
+
+    def _new_hypothesis(self, permit: Permit, now_s: float) -> QuotaHypothesis:
+        later = self._quotas.sent_since(permit)
+        return QuotaHypothesis(
+            permit.sequence, self._sequence, later, now_s, self._tuning, is_open=self._scatter.is_known
+        )
 
     def _decide(self, hypothesis: QuotaHypothesis, now_s: float) -> None:
         self._hypothesis = None
+        self._scatter.decided(is_scatter=not hypothesis.is_confirmed)
         if hypothesis.is_confirmed:
             self._quotas.infer(now_s, is_straggler=False)
             self._breaker.refused(hypothesis.newest, hypothesis.newest, now_s, probe_after=True)

@@ -8,32 +8,116 @@ from mistill.delivery.tuning import Tuning
 
 
 class QuotaHypothesis:
-    """A refusal with many requests sent after it: is the quota used up, or was this one refused alone?
+    """A refusal that no header explains: is the quota used up, or was this one refused alone?
 
-    A quota that is used up refuses what was sent later too, and refusals come at once. So the later ones are given a
-    moment; only if enough of them are refused as well is there a quota to infer.
+    A quota that is used up refuses what was sent later too, and refusals come at once. So of those that were sent later
+    some are given a moment; only if enough of them are refused as well is there a quota to infer.
+
+    Args:
+        first: the sequence of the refused request; ``newest``: the last one that was given out.
+        later: how many had been sent after it by then.
+        is_open: nobody waits for the decision, since refusals that stand alone are known here: it is by what is sent
+            from now on, too, until there are enough.
 
     Attributes:
-        newest: the last sequence that was given out when it was made. ``decides_at_s``: when the moment is over.
+        decides_at_s: when the moment is over; infinite while too few have been sent.
     """
 
-    __slots__ = ("_later", "_needed_share", "_refused", "decides_at_s", "newest")
+    __slots__ = (
+        "_first",
+        "_later",
+        "_needed_later",
+        "_needed_share",
+        "_newest",
+        "_refused",
+        "_wait_s",
+        "decides_at_s",
+        "is_open",
+    )
 
-    def __init__(self, newest: int, later: int, now_s: float, tuning: Tuning) -> None:
-        self.newest = newest
-        self.decides_at_s = now_s + tuning.hypothesis_wait_s
+    def __init__(
+        self, first: int, newest: int, later: int, now_s: float, tuning: Tuning, *, is_open: bool = False
+    ) -> None:
+        self.is_open = is_open
+        self._first = first
+        self._newest = newest
         self._later = later
-        self._needed_share = tuning.hypothesis_refused_share
+        self._wait_s = tuning.hypothesis_wait_s
+        self._needed_later = tuning.scatter_min_later if is_open else 0
+        self._needed_share = tuning.scatter_refused_share if is_open else tuning.hypothesis_refused_share
         self._refused = 0
+        self.decides_at_s = math.inf if later < self._needed_later else now_s + self._wait_s
+
+    @property
+    def newest(self) -> int:
+        """The last of those that it is decided by."""
+        return self._newest
+
+    def sent(self, sequence: int, now_s: float) -> None:
+        """One more left."""
+        if self._later < self._needed_later:
+            self._newest = sequence
+            self._later += 1
+            if self._later == self._needed_later:
+                self.decides_at_s = now_s + self._wait_s
+
+    def concerns(self, sequence: int) -> bool:
+        """Whether it is decided by the request of this sequence."""
+        return sequence <= self._newest and (sequence > self._first or not self.is_open)
 
     def add_refusal(self) -> None:
-        """Another of those that had been sent by then was refused."""
+        """Another of those was refused."""
         self._refused += 1
 
     @property
     def is_confirmed(self) -> bool:
         """Enough of the later ones were refused as well."""
         return self._refused >= self._needed_share * self._later
+
+
+class Scatter:
+    """Whether refusals are met here that stand alone: scattered among accepted requests, with no quota behind them.
+
+    They are known once a hypothesis was wrong, or many were accepted between two of them. A server that limits by the
+    second looks like that at first; but then most are refused, and it is soon known that it does not scatter.
+
+    Attributes:
+        is_known: they are.
+    """
+
+    __slots__ = ("_accepted", "_known_at", "_needed", "_share", "_tuning", "_was_wrong", "is_known")
+
+    def __init__(self, tuning: Tuning) -> None:
+        self.is_known = False
+        self._tuning = tuning
+        self._accepted = 0  # of those sent since the last refusal was known
+        self._known_at = 0
+        self._needed = tuning.scatter_accepted
+        self._share = 0.0  # of the newest requests that were refused
+        self._was_wrong = False
+
+    def accepted(self, sequence: int) -> None:
+        """The request of this sequence was answered."""
+        self._share -= self._tuning.failure_smoothing * self._share
+        if sequence > self._known_at:
+            self._accepted += 1
+
+    def refused(self, newest: int, *, is_odd: bool) -> None:
+        """A request was refused. ``newest``: the last that was given out. ``is_odd``: nothing explains it."""
+        tuning = self._tuning
+        self._share += tuning.failure_smoothing * (1 - self._share)
+        if self._share > tuning.scatter_max_share:
+            if self.is_known:
+                self._was_wrong = True
+                self._needed *= tuning.scatter_doubt
+            self.is_known = False
+        elif is_odd and self._known_at and self._accepted >= self._needed:
+            self.is_known = True
+        self._accepted, self._known_at = 0, newest
+
+    def decided(self, *, is_scatter: bool) -> None:
+        """A hypothesis was decided."""
+        self.is_known = is_scatter and not self._was_wrong
 
 
 class QuotaEstimate:

@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections import deque
 
+from msgspec import Struct
+
 from mistill.delivery.tuning import Tuning
 
 
@@ -29,6 +31,34 @@ Mark = tuple[int, int, int]
 """A window when a request was sent: its totals (entered, expired), and what had entered but was not answered yet. What
 came later, or was still on its way, may be unknown to the request's answer."""
 NO_MARK: Mark = (0, 0, 0)
+
+
+class Room(Struct, frozen=True):
+    """What a quota lets through from one moment on.
+
+    Attributes:
+        limit: what one window holds. ``window_s``: how long it is.
+        free: what may be used now.
+        frees: in how many seconds how much more becomes free, in order: what is in the window now.
+    """
+
+    limit: float
+    window_s: float
+    free: float
+    frees: tuple[tuple[float, float], ...] = ()
+
+    def wait_s(self, amount: float) -> float:
+        """In how many seconds the last of ``amount`` may be used, if all is used as early as it may be."""
+        in_window = sum(freed for _, freed in self.frees)
+        windows = max(0, math.ceil((amount - self.free - in_window) / self.limit))
+        missing = amount - windows * self.limit - self.free
+        waited_s = 0.0
+        for in_s, freed in self.frees:
+            if missing <= 0:
+                break
+            waited_s = in_s
+            missing -= freed
+        return windows * self.window_s + waited_s
 
 
 class SlidingWindow:
@@ -105,6 +135,20 @@ class SlidingWindow:
             return math.inf
         self._expire(now_s)
         return self.limit - self.used - self.reserved - self.others(now_s)
+
+    def room_ahead(self, now_s: float) -> Room | None:
+        """What it lets through from now on; ``None`` while no limit is known."""
+        if self.limit is None:
+            return None
+        free = max(0.0, self.room(now_s))
+        by_second: dict[int, float] = {}
+        for bucket in self._buckets:
+            in_s = math.ceil(max(0.0, bucket.ends_s + self._hold_s - now_s))
+            by_second[in_s] = by_second.get(in_s, 0.0) + bucket.amount
+        others_end_s = max(0.0, self._others_at_s + self.window_s - now_s)
+        frees = [(float(in_s), amount) for in_s, amount in by_second.items() if amount]
+        frees += [(others_end_s, self.others(now_s)), (self._hold_s, float(self.reserved))]
+        return Room(self.limit, self._hold_s, free, tuple(sorted(each for each in frees if each[1] > 0)))
 
     def has_room(self, amount: float, now_s: float) -> bool:
         """Whether ``amount`` may still be used now."""

@@ -132,6 +132,22 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hypothesis_refused_share: float = 0.5
     """A quota is used up if at least this share of the later ones was refused too."""
 
+    scatter_accepted: int = 8
+    """Where so many that left after a refusal were accepted, and no quota was found, it stood alone."""
+
+    scatter_max_share: float = 0.3
+    """Refusals of more than this share of the newest requests are not scattered: a limit by the second refuses most."""
+
+    scatter_doubt: int = 4
+    """Each time that it turned out so, so many times as many must be accepted between two refusals to believe it."""
+
+    scatter_min_later: int = 8
+    """Where refusals that stand alone are known, a quota is inferred from no fewer later requests than this. Nobody
+    waits for it meanwhile."""
+
+    scatter_refused_share: float = 0.75
+    """So many of them must be refused too: with a tenth refused at random, once in 40,000 refusals they are."""
+
     estimate_probe_s: float = 2.0
     """The first request beyond a new estimate leaves so long after it was made."""
 

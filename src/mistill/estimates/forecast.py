@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from msgspec import Struct
 
-from mistill.delivery.diagnostics import Snapshot
+from mistill.delivery.diagnostics import Snapshot, time_left_s
 from mistill.ledger import LedgerRow
 
 _Z_95 = 1.96
@@ -52,6 +52,7 @@ def forecast(
     seconds_each: float,
     at_once: int,
     limits: Snapshot,
+    requests_each: float = 1.0,
 ) -> Forecast | None:
     """The forecast, or ``None`` where no row is answered yet.
 
@@ -59,6 +60,7 @@ def forecast(
         is_random: how the sample was taken.
         seconds_each: mean seconds that a row of the sample took. ``at_once``: rows that may be under way together.
         limits: tells the quota, where one is known.
+        requests_each: requests for a row: a part of one where a request asks several.
     """
     inputs, outputs, costs = _Sample(), _Sample(), _Sample()
     for row in answered:
@@ -76,22 +78,35 @@ def forecast(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cost=costs.total_of(rows_left) if costs.count else None,
-        seconds=_seconds(input_tokens, output_tokens, rows_left, seconds_each / at_once, limits),
+        seconds=_seconds(
+            input_tokens, output_tokens, rows_left, seconds_each, at_once, limits, requests_each
+        ),
     )
 
 
 def _seconds(
-    input_tokens: Range, output_tokens: Range, rows: int, seconds_each: float, limits: Snapshot
+    input_tokens: Range,
+    output_tokens: Range,
+    rows: int,
+    seconds_each: float,
+    at_once: int,
+    limits: Snapshot,
+    requests_each: float,
 ) -> Range:
-    def slowest(tokens: float) -> float:
-        by_requests = rows / limits.requests_per_minute * 60 if limits.requests_per_minute else 0.0
-        by_tokens = tokens / limits.tokens_per_minute * 60 if limits.tokens_per_minute else 0.0
-        return max(by_requests, by_tokens, rows * seconds_each)
+    def seconds(tokens: float) -> float:
+        return time_left_s(
+            limits,
+            rows=rows,
+            requests=rows * requests_each,
+            tokens=tokens,
+            seconds_each=seconds_each,
+            at_once=at_once,
+        )
 
     return Range(
-        slowest(input_tokens.low + output_tokens.low),
-        slowest(input_tokens.expected + output_tokens.expected),
-        slowest(input_tokens.high + output_tokens.high),
+        seconds(input_tokens.low + output_tokens.low),
+        seconds(input_tokens.expected + output_tokens.expected),
+        seconds(input_tokens.high + output_tokens.high),
     )
 
 

@@ -228,7 +228,11 @@ class AsyncLLM(LLM):
                 failures[index] = outcome.error
 
         run_call(
-            partial(self._answer_all, prompts, keep), len(prompts), generation.dispatcher.governor, display
+            partial(self._answer_all, prompts, keep),
+            len(prompts),
+            generation.dispatcher.governor,
+            display,
+            at_once=self._max_at_once,
         )
         raise_failures(outputs, failures, _fatal_among(failures.values()), on_error)
         return cast("list[T]", outputs)

@@ -113,7 +113,9 @@ class MistralEmbeddings(Connection):
         """As `embed`, with tokens, cost and attempts."""
         embedder, texts = self._checked(texts, on_error)
         call = partial(self._embed_all, embedder, texts, on_error)
-        return run_call(call, len(texts), embedder.dispatcher.governor, Display(progress, on_progress))
+        display = Display(progress, on_progress)
+        at_once = self.max_concurrent_requests
+        return run_call(call, len(texts), embedder.dispatcher.governor, display, at_once=at_once)
 
     async def aembed_outputs(self, texts: Sequence[str], *, on_error: OnError = "raise") -> Embedded:
         """As `embed_outputs`."""

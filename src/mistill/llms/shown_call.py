@@ -20,11 +20,20 @@ _SHOWN_AFTER_S = 1.0
 
 
 def run_call(
-    call: Callable[[Count | None], Coroutine[Any, Any, T]], rows: int, governor: Governor, display: Display
+    call: Callable[[Count | None], Coroutine[Any, Any, T]],
+    rows: int,
+    governor: Governor,
+    display: Display,
+    *,
+    at_once: int,
 ) -> T:
-    """Runs ``call`` to its end. It is given what counts each row's outcome, where anybody wants to know."""
+    """Runs ``call`` to its end. It is given what counts each row's outcome, where anybody wants to know.
+
+    Args:
+        at_once: requests that may be in flight.
+    """
     if not rows or not display.is_wanted:
         return background.run(call(None))
     progress = Progress(total=rows, started_at_s=time.monotonic())
-    with display.showing(Watch(progress, governor.snapshot), after_s=_SHOWN_AFTER_S):
+    with display.showing(Watch(progress, governor.snapshot, at_once=at_once), after_s=_SHOWN_AFTER_S):
         return background.run(call(progress.add))

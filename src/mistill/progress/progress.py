@@ -43,7 +43,7 @@ class Progress(Struct):
             the user's word.
         attempts: HTTP tries of this start.
         usage: tokens of this start. ``cost``: US dollars of this start, ``None`` while no price is known.
-        busy_s: what all requests took together.
+        busy_s: what all requests took together. ``requests``: those of rows that ended.
         cut_off_at_s: it was stopped, and what is in flight is waited for until then (a monotonic time).
         interrupted: by Ctrl-C.
     """
@@ -58,6 +58,7 @@ class Progress(Struct):
     cost: float | None = None
     started_at_s: float = 0.0
     busy_s: float = 0.0
+    requests: int = 0
     cut_off_at_s: float | None = None
     interrupted: bool = False
 
@@ -71,6 +72,7 @@ class Progress(Struct):
         else:
             self.failures += 1
         self.usage = self.usage + outcome.usage
+        self.requests += outcome.attempts
         if outcome.attempts:  # of texts that go out together, the first counts for all
             longest_s = 0.0
             for completion in outcome.completions:

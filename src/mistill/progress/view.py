@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from msgspec import Struct
 
 from mistill.api.usage import Usage
-from mistill.delivery.diagnostics import Snapshot, WaitCause
+from mistill.delivery.diagnostics import Snapshot, WaitCause, time_left_s
 from mistill.progress.formatting import count, money, seconds, time_split, wait
 from mistill.progress.progress import Progress
 
@@ -21,7 +21,8 @@ class View(Struct, frozen=True, kw_only=True):
         known: rows that were done before, and cost nothing now.
         completions, failures, held: rows that ended since it began; held ones may have been billed already.
         usage, cost: tokens and money since it began; ``cost`` is ``None`` while no price is known.
-        elapsed_s: since it began.
+        elapsed_s: since it began. ``left_s``: to go, by what binds: quota, requests at once, latency; ``None`` while
+            nobody can say.
         in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
         cut_off_in_s: it was stopped: how long what is in flight is still waited for. ``None`` while it goes on.
         interrupted: Ctrl-C stopped it.
@@ -35,6 +36,7 @@ class View(Struct, frozen=True, kw_only=True):
     usage: Usage = Usage()
     cost: float | None = None
     elapsed_s: float = 0.0
+    left_s: float | None = None
     in_flight: int = 0
     waiting_for: WaitCause = "idle"
     seconds_by_cause: Mapping[WaitCause, float] = {}
@@ -59,13 +61,6 @@ class View(Struct, frozen=True, kw_only=True):
     @property
     def rows_per_s(self) -> float:
         return self.ended / max(self.elapsed_s, 1e-9)
-
-    @property
-    def left_s(self) -> float | None:
-        """Seconds to go, at the mean speed so far; ``None`` while nobody can say."""
-        if self.left is None or not self.ended:
-            return None
-        return self.left / self.rows_per_s
 
     @property
     def expected_cost(self) -> float | None:
@@ -132,6 +127,7 @@ class Watch:
         progress: its counts.
         snapshot: how its governor stands; called now and then.
         total: rows of the input where ``progress`` does not know it, if anybody does by now.
+        at_once: rows that may be under way together.
     """
 
     def __init__(
@@ -139,12 +135,17 @@ class Watch:
         progress: Progress,
         snapshot: Callable[[], Snapshot],
         total: Callable[[], int | None] = lambda: None,
+        *,
+        at_once: int,
     ) -> None:
         self._progress = progress
         self._snapshot = snapshot
         self._total = total
         self._began = self._last = snapshot()
         self._cause: WaitCause = "idle"
+        self._at_once = at_once
+        self._ended = 0
+        self._pace_s = 0.0
 
     def view(self) -> View:
         now = self._snapshot()
@@ -153,9 +154,10 @@ class Watch:
         if lately:
             self._cause = max(lately, key=lambda cause: lately[cause])
         progress = self._progress
+        total = progress.total if progress.total is not None else self._total()
         cut_off_at_s = progress.cut_off_at_s
         return View(
-            total=progress.total if progress.total is not None else self._total(),
+            total=total,
             known=progress.known,
             completions=progress.completions,
             failures=progress.failures,
@@ -163,9 +165,42 @@ class Watch:
             usage=progress.usage,
             cost=progress.cost,
             elapsed_s=progress.elapsed_s,
+            left_s=self._left_s(total, now),
             in_flight=now.in_flight,
             waiting_for=self._cause,
             seconds_by_cause=now.since(self._began),
             cut_off_in_s=None if cut_off_at_s is None else max(0.0, cut_off_at_s - time.monotonic()),
             interrupted=progress.interrupted,
         )
+
+    def _left_s(self, total: int | None, now: Snapshot) -> float | None:
+        progress = self._progress
+        ended = progress.completions + progress.failures
+        if total is None or not ended:
+            return None
+        if ended != self._ended:  # only then: while a row is waited for, it would seem slower and slower
+            self._ended = ended
+            spent = now.since(self._began)
+            self._pace_s = sum(spent.get(cause, 0.0) for cause in _AT_WORK) / ended
+        left = max(0, total - progress.known - progress.held - ended)
+        # At first the pace says how long the first answers took; later, what this machine makes of it.
+        seconds_each = progress.busy_s / max(1, progress.completions)
+        if ended >= 2 * self._at_once:
+            seconds_each = max(seconds_each, self._pace_s * self._at_once)
+        tokens = (progress.usage.input_tokens + progress.usage.output_tokens) / ended
+        requests = max(1, progress.requests) / ended
+        unsent = max(0.0, left - now.in_flight / requests)
+        if not unsent:
+            return min(left, 1) * seconds_each
+        return time_left_s(
+            now,
+            rows=unsent,
+            requests=unsent * requests,
+            tokens=unsent * tokens,
+            seconds_each=seconds_each,
+            at_once=self._at_once,
+        )
+
+
+_AT_WORK: tuple[WaitCause, ...] = ("server", "concurrency", "adaptive_limit", "idle")
+"""What time is spent on that is no waiting for a quota or for a server that is not there."""

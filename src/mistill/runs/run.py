@@ -340,7 +340,12 @@ class Run(RunResults):
         if not display.is_wanted:
             yield
             return
-        watch = Watch(self.progress, self._governor.snapshot, self._input_size)
+        watch = Watch(
+            self.progress,
+            self._governor.snapshot,
+            self._input_size,
+            at_once=self._llm.max_concurrent_requests,
+        )
         with self._input_size.counting(), display.showing(watch):
             yield
 
@@ -572,10 +577,17 @@ class Run(RunResults):
             reader.rows(Selection.parse("state=completion")),
             max(0, input_rows - counts.completions - counts.failures),
             is_random=sample.is_random,
-            seconds_each=self.progress.busy_s / max(1, self.progress.completions),
+            seconds_each=self._seconds_each(reader),
             at_once=self._llm.max_concurrent_requests,
             limits=self._governor.snapshot(),
+            requests_each=self.progress.requests / max(1, self.progress.completions) or 1.0,
         )
+
+    def _seconds_each(self, reader: LedgerReader) -> float:
+        """How long a row is under way: in this start, or in those before where this one had nothing to ask."""
+        if self.progress.completions:
+            return self.progress.busy_s / self.progress.completions
+        return next(iter(reader.latencies_s((0.5,))), 0.0)
 
     @property
     def _governor(self) -> Governor:
