@@ -252,7 +252,7 @@ def test_a_retry_of_structured_rows_by_another_host(place: Place, simulator: Sim
 @pytest.mark.parametrize(
     ("where", "parameters", "message"),
     [
-        ("colour=red", {}, "no field 'colour'"),
+        ("colour=red", {}, "no column 'colour'"),
         ("row=1", {"max_tokens": 3}, "max_new_tokens"),
         ("row=1", {"temperature": 9}, "temperature"),
     ],
