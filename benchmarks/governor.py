@@ -165,8 +165,8 @@ def measure_budgets(budgets: int = 1_000) -> dict[str, Any]:
     """Random budgets, sizes, concurrency and answer times; the worst overrun in answers (1.0: one whole answer)."""
     from mistill.api.prices import Price
     from mistill.errors import Stopped
+    from mistill.estimates.budget import Budget
     from mistill.llms import Usage
-    from mistill.runs.budget import Budget
 
     rng = random.Random(20260801)
     price = Price(input=1.0, output=4.0, cached_input=0.1)

@@ -17,7 +17,7 @@ echo "1. Plain text: one sentence about each review"
 mistill run examples/prompts.jsonl --local --fresh --out "$out/answers.jsonl" \
     --system "You answer in one short sentence." \
     --prompt "What does this customer think of the {{ product }}? {{ review }}" \
-    --max-new-tokens 32 --temperature 0.2
+    --max-new-tokens 160 --temperature 0.2
 head -n 3 "$out/answers.jsonl"
 
 echo

@@ -144,7 +144,7 @@ def test_rows_for_a_stdout_that_takes_none(
     assert "Traceback" not in ended.stderr
 
 
-@pytest.mark.parametrize("level", ["mistill", "mistill.runs.budget", "another.library"])
+@pytest.mark.parametrize("level", ["mistill", "mistill.estimates.budget", "another.library"])
 def test_what_is_logged_is_made_visible_and_said_once(
     mistill: Mistill, capfd: pytest.CaptureFixture[str], level: str
 ) -> None:

@@ -610,7 +610,7 @@ def test_the_demo_model_needs_no_key(
     assert all(record["output_tokens"] for record in answers())
     retried = mistill("retry", "answers.jsonl", "--local", "--where", "row=0", "--max-new-tokens", "2")
     assert retried.code == 0, retried.stderr
-    assert answers()[0]["output_tokens"] <= 3
+    assert mistill("show", "answers.jsonl", "0", "--json").json["attempts"][-1]["output_tokens"] <= 3
 
 
 # --- columns and rows -------------------------------------------------------------------------------------------------

@@ -12,8 +12,8 @@ from tests.delivery.fake_clock import run_in_fake_time
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.errors import InputError, Stopped
+from mistill.estimates.budget import Budget
 from mistill.ledger import Spending
-from mistill.runs.budget import Budget
 
 PRICE = Price(input=1.0, output=4.0, cached_input=0.1)
 

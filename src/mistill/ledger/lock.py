@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import sys
+import time
 from pathlib import Path
 
 from mistill.errors import LedgerError, LedgerInUse
@@ -37,6 +38,37 @@ def read_commits(ledger: Path) -> int:
         return int(numbers[1]) if len(numbers) == 2 else 0
     except (OSError, ValueError):
         return 0
+
+
+_GLANCE_S = 0.05
+"""How long somebody may hold the lock who only looks whether it is held."""
+
+
+def _lock_soon(descriptor: int) -> None:
+    """The lock, unless it is held for longer than a glance takes."""
+    give_up_at = time.monotonic() + _GLANCE_S
+    while True:
+        try:
+            return _try_lock(descriptor)
+        except OSError:
+            if time.monotonic() >= give_up_at:
+                raise
+        time.sleep(_GLANCE_S / 10)
+
+
+def is_held(ledger: Path) -> bool:
+    """Whether a run is on the ledger, which is given by its main name."""
+    try:
+        descriptor = os.open(lock_of(ledger), os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except OSError:
+        return False  # each run makes one, that it removes at its end
+    try:
+        _try_lock(descriptor)
+    except OSError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 class LedgerLock:
@@ -99,7 +131,7 @@ class LedgerLock:
             os.close(descriptor)
             raise self._is_foreign(ledger)
         try:
-            _try_lock(descriptor)
+            _lock_soon(descriptor)
         except OSError as error:
             os.lseek(descriptor, 0, os.SEEK_SET)
             holder = (os.read(descriptor, _MAX_BYTES).decode(errors="replace").split() or ["unknown"])[0]

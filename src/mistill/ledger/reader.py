@@ -19,7 +19,9 @@ from mistill.ledger import database
 from mistill.ledger.checksums import answer_sum, record_sum
 from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damage_at, means_damage
 from mistill.ledger.error_record import ErrorRecord, decode_error
+from mistill.ledger.files import main_name
 from mistill.ledger.forks import forget, register_for_forks
+from mistill.ledger.lock import is_held
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.spending import Spending, is_possible, read_spending
 from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, SETTINGS_SUM, START_SUM
@@ -234,6 +236,10 @@ class LedgerReader:
             finally:
                 self._connection.execute("COMMIT")
 
+    def is_being_written(self) -> bool:
+        """Whether a run is on the ledger now."""
+        return is_held(main_name(self.path)[0])
+
     def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float]:
         """How many requests left in a stretch of time (unix seconds), and the last moment of which one knows."""
         with database.explained(self.path):
@@ -267,15 +273,14 @@ class LedgerReader:
             ).fetchall()
         return {number: text.encode() for number, text in found}
 
-    def longest_cut(self) -> dict[int | None, int]:
-        """Settings → the most output tokens of an answer to a row that ended with ``finish_reason=length``."""
+    def longest_cut(self) -> int:
+        """The most output tokens of one generation that was cut off: of a row with ``finish_reason=length``."""
         with database.explained(self.path):
             found = self._connection.execute(
-                """SELECT a.settings, max(a.output_tokens) FROM attempts AS a JOIN outcomes AS o ON o.row = a.row
-                   WHERE o.finish_reason = 'length' AND a.status = 'answered' AND a.settings IS o.settings
-                   GROUP BY a.settings"""
-            ).fetchall()
-        return dict(found)
+                """SELECT max(a.output_tokens) FROM attempts AS a JOIN outcomes AS o ON o.row = a.row
+                   WHERE o.finish_reason = 'length' AND a.status = 'answered' AND a.settings IS o.settings"""
+            ).fetchone()[0]
+        return found or 0
 
     def attempts_of(self, row: int) -> list[PastAttempt]:
         """All attempts at a row (``LedgerRow.leader``), the oldest first; of a damaged answer, there is no body."""

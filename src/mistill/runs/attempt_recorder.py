@@ -11,8 +11,8 @@ import msgspec
 from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import AnswerPart, Delivered, Request
 from mistill.errors import MistillError, Stopped
+from mistill.estimates.budget import Budget, Reservation, Spent
 from mistill.ledger import Attempt, Ledger
-from mistill.runs.budget import Budget, Reservation, Spent
 
 
 class RunningStart(Protocol):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -20,7 +21,7 @@ from mistill.runs.kept_settings import find_run, read_inputs, read_types
 from mistill.runs.record_lines import added_columns, record_line
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter, SeenColumns
-from mistill.wording import Setting, words
+from mistill.wording import Phrase, Setting, words
 
 _log = logging.getLogger("mistill")
 
@@ -58,7 +59,7 @@ def export_run(
         schema: reads the answers in place of the run's own: a pydantic model class, any type, or a JSON schema.
         partial: rows without an outcome yet are left out, instead of refused.
         overwrite: replace a file that is at ``to``. An input of the run, a ledger and what belongs to one are never
-            replaced; the run's own output always may be.
+            replaced; the run's own output may be without this, unless it would be by some of its rows.
         as_: ``"chat"``: conversations for fine-tuning in place of records, ``{"messages": […]}``: what the run asked
             and what was answered. Rows that failed and answers that were cut off are left out, which is said.
         turns: who says what in them, in place of that: ``{"user": "instruction", "assistant": "answer"}``, or pairs
@@ -66,15 +67,15 @@ def export_run(
             column of several messages.
 
     Raises:
-        InputError: there is no such run, something given is wrong, or ``to`` exists.
+        InputError: there is no such run, something given is wrong, or ``to`` exists and would be lost.
         LedgerError: it is not finished and ``partial`` is not wanted.
     """
     _check_form(as_, turns, keep, drop)
     output, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
         check_targets(to, path, read_inputs(reader))
-        if not overwrite and not (output is not None and is_same(Path(to), Path(output))):
-            check_no_loss(to, "overwrite")
+        if not overwrite:
+            _check_no_loss(output, to, is_part=where is not None or partial)
         shape = shape_of(
             reader,
             columns=columns,
@@ -94,6 +95,17 @@ def export_run(
     if where is not None and not written:
         _log.warning("%s", chosen.nothing(out))
     return written
+
+
+def _check_no_loss(out: str | None, to: str | Path, *, is_part: bool) -> None:
+    """``InputError`` if ``to`` exists, and more would be lost with it than can be made again in the same way."""
+    if out is None or not is_same(Path(to), Path(out)):
+        check_no_loss(to, "overwrite")
+    elif is_part and Path(to).exists():
+        raise InputError(
+            f"{to} is the run's own output, and would be replaced by some of its rows",
+            hint=words("choose another name, or replace it with ", Setting("overwrite", True)),
+        )
 
 
 def export(
@@ -125,6 +137,10 @@ def export(
                 hint=words(
                     "start the run again to finish it, or export what there is with ",
                     Setting("partial", True),
+                    Phrase(
+                        "",
+                        f"; to look at it: mistill rows {shlex.quote(str(ledger).removesuffix('.ledger'))}",
+                    ),
                 ),
             )
     return write_records(ledger, out, shape, format=format, chosen=chosen, chat=chat)

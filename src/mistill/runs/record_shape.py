@@ -92,6 +92,11 @@ class RecordShape:
         """What a row was asked with."""
         return self._own if row.settings is None else self._retried.get(row.settings, self._own)
 
+    def changes_of(self, number: int | None) -> dict[str, Any]:
+        """What differs from the run's own settings in those that have this number in the ledger."""
+        settings = None if number is None else self._retried.get(number)
+        return {} if settings is None else settings.changes
+
     def flat_of(self, row: LedgerRow) -> FlatFields | None:
         """The fields of a row's answer, where they are columns."""
         return self.flat if row.settings is None else self._flat_retried.get(row.settings, self.flat)

@@ -103,13 +103,29 @@ class Latency(Struct, frozen=True):
     max: float
 
 
+class CutAnswers(Struct, frozen=True):
+    """Answers that were cut off at the most tokens that they might have.
+
+    Attributes:
+        rows: how many rows ended so, those that failed for it too.
+        limit: the largest limit that was seen.
+        max_new_tokens: what to ask them again with: twice as much, rounded up to two digits.
+    """
+
+    rows: int
+    limit: int
+    max_new_tokens: int
+
+
 class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     """A run, all its starts together, and how the last one ended. The counts of rows and tokens are those of `Counts`.
 
     Attributes:
         kind: of which kind it is. ``model``: as it was given.
         settings: what makes it the same run: prompt, parameters, schema. ``options``: those of the last start.
-        finish_reasons: why answers ended → how many rows.
+        finish_reasons: why answers ended → how many rows, those too that failed with an answer that did not do.
+        cut: those of them that ended at the limit of tokens; ``None``: no row did.
+        is_running: a start goes on.
         causes: failures by kind of error, the most frequent first.
         latency_s: of all answers ever; ``None`` before the first.
         starts: the oldest first. `describe` has the last one's particulars at its top level too.
@@ -122,6 +138,8 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     settings: dict[str, Any]
     options: dict[str, Any]
     finish_reasons: dict[str, int]
+    cut: CutAnswers | None
+    is_running: bool
     causes: list[Cause]
     latency_s: Latency | None
     starts: list[StartReport]
@@ -144,6 +162,11 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def to_go(self) -> int:
         """Rows without an outcome, of all that are known of."""
         return (self.input_rows or self.rows) - self.completions - self.failures
+
+    @property
+    def has_died(self) -> bool:
+        """The last start ended without a word: it was killed, or its machine went down."""
+        return bool(self.starts) and self.starts[-1].ended_at is None and not self.is_running
 
     @property
     def sent(self) -> int:
@@ -209,6 +232,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         last = _start_values(report.last_start)
         values |= {name: last[name] for name in StartRecord.__struct_fields__ if name in last}
         values["input_rows"] = self.input_rows
+        values["has_died"] = self.has_died
         if self.cost is not None:
             values["cost"] = round(self.cost, 9)  # a sum of floats has digits that mean nothing
         return values
@@ -246,23 +270,41 @@ def read_report(path: str | Path) -> RunReport:
         LedgerError: its ledger cannot be read.
     """
     _, ledger = find_run(path)
-    with LedgerReader(ledger) as reader, explained_meta(reader), reader.snapshot():
-        _, manifest = read_manifest(reader)
-        options = read_options(reader)
-        latencies = reader.latencies_s(_PERCENTILES)
-        return RunReport(
-            **msgspec.structs.asdict(reader.counts()),
-            kind=manifest.kind,
-            model=manifest.model,
-            settings=manifest.values(),
-            options=options,
-            finish_reasons=reader.finish_reasons(),
-            causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
-            latency_s=Latency(*latencies) if latencies else None,
-            starts=list(_start_reports(reader)),
-            samples=list(_samples(reader)),
-            ledger=str(ledger),
-        )
+    with LedgerReader(ledger) as reader, explained_meta(reader):
+        is_running = reader.is_being_written()
+        with reader.snapshot():
+            return _read(reader, is_running=is_running)
+
+
+def _read(reader: LedgerReader, *, is_running: bool) -> RunReport:
+    _, manifest = read_manifest(reader)
+    options = read_options(reader)
+    latencies = reader.latencies_s(_PERCENTILES)
+    finish_reasons = reader.finish_reasons()
+    return RunReport(
+        **msgspec.structs.asdict(reader.counts()),
+        kind=manifest.kind,
+        model=manifest.model,
+        settings=manifest.values(),
+        options=options,
+        finish_reasons=finish_reasons,
+        cut=_cut_answers(reader, finish_reasons.get("length", 0)),
+        is_running=is_running,
+        causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
+        latency_s=Latency(*latencies) if latencies else None,
+        starts=list(_start_reports(reader)),
+        samples=list(_samples(reader)),
+        ledger=str(reader.path),
+    )
+
+
+def _cut_answers(reader: LedgerReader, rows: int) -> CutAnswers | None:
+    if not rows:
+        return None
+    # What an answer took that was cut off is its limit.
+    limit = max(1, reader.longest_cut())
+    digits = max(1, 10 ** (len(str(2 * limit)) - 2))
+    return CutAnswers(rows, limit, -(-2 * limit // digits) * digits)
 
 
 def last_start(reader: LedgerReader) -> StartReport | None:

@@ -16,7 +16,7 @@ from mistill.progress.formatting import count, money, seconds, time_split
 from mistill.wording import Phrase, Setting, Wording, worded, words
 
 if TYPE_CHECKING:
-    from mistill.runs.report import RunReport
+    from mistill.runs.report import CutAnswers, RetryRecord, RunReport
 
 
 class Line(Struct, frozen=True):
@@ -38,9 +38,11 @@ def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterato
     """
     report = report.worded(wording)
     yield Line(f"{_rows(report)}: {_rows_by_state(report)}")
+    if report.last_start.retry is not None:
+        yield Line(_retried(report.last_start.retry))
     yield Line(f"sent now: {count(report.sent, 'request')} in {seconds(report.seconds)}")
     yield Line(f"in all: {_spending(report)}")
-    yield from _details(report)
+    yield from _details(report, out, wording)
     if report.seconds_by_cause:
         yield Line(f"time: {time_split(report.seconds_by_cause)}")
     if report.advice:
@@ -71,11 +73,13 @@ def status_lines(report: RunReport, out: str | None, wording: Wording) -> Iterat
     if report.latency_s is not None:
         latency = report.latency_s
         yield Line(f"latency: half within {seconds(latency.p50)}, 99% within {seconds(latency.p99)}")
-    yield from _details(report)
+    yield from _details(report, out, wording)
     if out is not None and (missing := _missing_output(report, out)) is not None:
         yield Line(wording(missing))
     if (stopped := report.stopped) is not None:
         yield Line(stopped.headline, label="stopped: ")
+    if report.has_died:
+        yield Line(wording(_died(report)), label="died: ")
     yield Line(f"ledger: {report.ledger}")
 
 
@@ -99,12 +103,49 @@ def _spending(report: RunReport) -> str:
     return f"{report.input_tokens:,} tokens in{cached}, {report.output_tokens:,} out, {money(report.cost)}"
 
 
-def _details(report: RunReport) -> Iterator[Line]:
+def _retried(retry: RetryRecord) -> str:
+    if not retry.rows:
+        return f"asked again: no row matches {retry.where}"
+    return f"asked again: {count(retry.rows, 'row')} of {retry.where}"
+
+
+def _died(report: RunReport) -> Phrase:
+    cut_off = (
+        f"; {count(report.open_attempts, 'attempt')} in flight then, maybe billed"
+        if report.open_attempts
+        else ""
+    )
+    what = f"the last start ended without a word (killed, or the machine went down){cut_off}; "
+    return Phrase(
+        f"{what}start the same run again; what is answered costs nothing",
+        f"{what}the same command goes on; what is answered costs nothing",
+    )
+
+
+def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[Line]:
+    if report.finish_reasons:
+        told = ", ".join(f"{rows:,} {reason}" for reason, rows in report.finish_reasons.items())
+        yield Line(f"finish reasons: {told}")
+    if report.cut is not None:
+        yield Line(_cut_answers(report.cut, out, wording), label="cut off: ")
     if report.maybe_billed:
         yield Line(f"maybe billed: {count(report.maybe_billed, 'attempt')} cut off before the answer came")
     if report.no_longer_in_input:
         yield Line(f"no longer in the input, and kept: {count(report.no_longer_in_input, 'row')}")
     yield from _cause_lines(report.causes)
+
+
+def _cut_answers(cut: CutAnswers, out: str | None, wording: Wording) -> str:
+    """How many there are, and how to ask them again with room."""
+    rows = f"{count(cut.rows, 'answer')} at {cut.limit:,} tokens"
+    if out is None or out == "-":
+        return worded(
+            words(rows, "; give them room with ", Setting("max_new_tokens", cut.max_new_tokens)), wording
+        )
+    where, room = "finish_reason=length", cut.max_new_tokens
+    python = f"Run.retry({out!r}, {where!r}, parameters={{'max_new_tokens': {room}}}).start()"
+    command = f"mistill retry {shlex.quote(out)} --where {where} --max-new-tokens {room}"
+    return f"{rows}; again, with room: {wording(Phrase(python, command))}"
 
 
 def _cause_lines(causes: Iterable[Cause]) -> Iterator[Line]:
@@ -146,7 +187,8 @@ def _missing_output(report: RunReport, out: str) -> Phrase | None:
     if not report.is_finished:
         stale = ", and the one that is there is of before" if Path(out).exists() else ""
         waits = f"{out} is written when every row has an outcome{stale}; until then: "
-        return Phrase(f"{waits}Run.open({out!r}).results()", f"{waits}mistill rows, or export --partial")
+        rows = f"mistill rows {shlex.quote(out)}"
+        return Phrase(f"{waits}Run.open({out!r}).results()", f"{waits}{rows}, or export --partial")
     if Path(out).exists():
         return None
     return Phrase(
@@ -172,8 +214,10 @@ def _next_step(report: RunReport, out: str | None) -> Phrase | None:
     if report.failures and out != "-":
         rows = "" if out is None else shlex.quote(out)
         return Phrase(
-            "the same run again asks failed rows again; all of them are among its results()",
-            f"the same command asks failed rows again; all of them: mistill rows {rows} --failed",
+            "the same run again asks failed rows again, Run.retry(out, failed=True, …) by other settings; "
+            "all of them are among its results()",
+            f"the same command asks failed rows again; by other settings: mistill retry {rows} --failed …; "
+            f"all of them: mistill rows {rows} --failed",
         )
     return None
 

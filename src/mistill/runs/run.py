@@ -32,6 +32,7 @@ from mistill.errors import (
     Stopped,
     StopReason,
 )
+from mistill.estimates.budget import Budget
 from mistill.estimates.dry_run import DryRun
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection, Spending
@@ -42,7 +43,6 @@ from mistill.llms.types import Completion
 from mistill.progress.display import Display, OnProgress
 from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
-from mistill.runs.budget import Budget
 from mistill.runs.export import write_records
 from mistill.runs.input_size import InputSize
 from mistill.runs.kept_settings import ledger_beside, read_manifest, settings_to_keep

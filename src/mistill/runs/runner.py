@@ -13,11 +13,11 @@ from mistill.datasets.prefetch import open_windows
 from mistill.datasets.sources import Row, Source
 from mistill.delivery.retry import as_failure
 from mistill.errors import MistillError, Stopped
+from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
 from mistill.ledger import Ledger
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.progress import Progress
-from mistill.runs.budget import Budget
 from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.options import RunOptions
@@ -174,6 +174,8 @@ class Runner:
                 cost=outcome.cost,
             )
         first = outcome.completions[0]
+        if len(outcome.completions) > 1:
+            first = _cut_off(outcome.completions) or first
         return self.ledger.complete(
             state.row,
             _attempts_of(outcome.completions),
@@ -185,6 +187,11 @@ class Runner:
     def _count(self, outcome: Outcome, written: asyncio.Future[None]) -> None:
         if written.exception() is None:  # else the next attempt raises it
             self._progress.add(outcome)
+
+
+def _cut_off(completions: Sequence[Completion | None]) -> Completion | None:
+    """The first that was cut off, if one was: its row is to be asked again, so it says how the row ended."""
+    return next((one for one in completions if one is not None and one.finish_reason == "length"), None)
 
 
 def _attempts_of(completions: Sequence[Completion | None]) -> list[int]:

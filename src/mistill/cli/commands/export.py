@@ -15,8 +15,10 @@ from mistill.cli.options.param_types import Pair
 from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.output import say
 from mistill.datasets.formats import OUTPUT_FORMATS
+from mistill.ledger import LedgerReader
 from mistill.progress.formatting import count
 from mistill.runs.export import export_run
+from mistill.runs.kept_settings import find_run
 from mistill.runs.kinds import KINDS
 
 _OUTPUT = "Output"
@@ -115,5 +117,17 @@ def command(
         as_=as_,
         turns=turns or None,
     )
-    say(f"{count(written, 'record')} to {'stdout' if to == '-' else to}")
+    _, path = find_run(out, ledger)
+    with LedgerReader(path) as reader:
+        left_out = _left_out(reader) if partial else ""
+        say(f"{count(written, 'record')} to {'stdout' if to == '-' else to}{left_out}")
     return Exit.ANSWERED
+
+
+def _left_out(reader: LedgerReader) -> str:
+    """What is not in a part of the records, for the end of a line."""
+    counts = reader.counts()
+    parts = [f"{count(counts.pending, 'row')} without an outcome"] if counts.pending else []
+    if not counts.input_was_read_to_its_end:
+        parts.append("what was not read of the input yet")
+    return f"; left out: {' and '.join(parts)}" if parts else ""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from itertools import islice
+from typing import Any
 
 import click
 
@@ -16,10 +17,12 @@ from mistill.cli.options.ledger_options import (
     ledger_option,
     where_option,
 )
+from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.output import is_terminal, say
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
 from mistill.runs.kept_settings import find_run
+from mistill.runs.kinds import KINDS
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.where import RunFilter
@@ -33,14 +36,23 @@ mistill rows answers.jsonl | head
 mistill rows answers.jsonl --failed | jq -r .error
 mistill rows answers.jsonl --where finish_reason=length --limit 10
 mistill rows answers.jsonl --where 'category=refund, score>=4'
+mistill rows answers.jsonl --failed --extra-column prompt,raw
 """,
 )
 @click.argument("out")
 @failed_option
 @where_option
 @option("--limit", group="Run", type=click.IntRange(min=0), metavar="N", help="At most so many.")
+@option_of_run("extra_columns", *KINDS.values())
 @ledger_option
-def command(out: str, failed: bool, where: str | None, limit: int | None, ledger: str | None) -> Exit:
+def command(
+    out: str,
+    failed: bool,
+    where: str | None,
+    limit: int | None,
+    ledger: str | None,
+    **given: Any,
+) -> Exit:
     """Records of the run that writes OUT, as JSONL on stdout, in the order of its input. Works while it runs.
 
     Rows without an outcome yet are left out, unless --where state=pending asks for them.
@@ -52,7 +64,7 @@ def command(out: str, failed: bool, where: str | None, limit: int | None, ledger
     written = 0
     _, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
-        shape = shape_of(reader)
+        shape = shape_of(reader, **shape_given(given))
         chosen = RunFilter(condition, reader, shape)
         wants_pending = chosen.selection.wants_pending
         found = (row for row in chosen.rows(reader) if wants_pending or row.state != "pending")

@@ -11,6 +11,7 @@ from msgspec import field
 from mistill.api.chat import ChatResponse
 from mistill.datasets.sources import Row
 from mistill.delivery.dispatcher import Send
+from mistill.errors import MalformedAnswer
 from mistill.llms.completions import kept_completions
 from mistill.llms.generation import Prompt
 from mistill.llms.mistral import MistralLLM
@@ -169,6 +170,18 @@ class ChatKind(Kind[Prompt]):
     @classmethod
     def prompts_of(cls, manifest: ChatManifest) -> Callable[[Row], Any]:
         return PromptTemplate(prompt=manifest.prompt["prompt"], system=manifest.prompt["system"]).render
+
+    @classmethod
+    def text_of(cls, body: bytes) -> str:
+        try:
+            completions = kept_completions(body)
+        except MalformedAnswer:
+            return body.decode(errors="replace")
+        texts = [
+            one.text or msgspec.json.encode(one.tool_calls).decode() if one.text or one.tool_calls else ""
+            for one in completions
+        ]
+        return "\n".join(texts)
 
     def prepare(self, row: Row) -> Prompt:
         generation = self.generation

@@ -11,7 +11,7 @@ from mistill.api.embeddings import Dtype
 from mistill.api.stored_embeddings import NumberType, number_type, stored_as_text
 from mistill.datasets.sources import Row
 from mistill.datasets.writers import Vectors
-from mistill.errors import InputError
+from mistill.errors import InputError, MalformedAnswer
 from mistill.llms.completions import kept_embedding, stored_embedding
 from mistill.llms.embeddings import Embedder, MistralEmbeddings
 from mistill.llms.types import Completion, Outcome
@@ -114,6 +114,14 @@ class EmbeddingKind(TextKind):
     @classmethod
     def prompts_of(cls, manifest: EmbeddingManifest) -> Callable[[Row], Any]:
         return TextTemplate(manifest.prompt["prompt"]).render
+
+    @classmethod
+    def text_of(cls, body: bytes) -> str:
+        try:
+            vector = kept_embedding(body).value
+        except MalformedAnswer:
+            return body.decode(errors="replace")
+        return f"a vector of {len(vector):,} numbers"
 
     def with_values(self, outcome: Outcome) -> tuple[Completion | None, ...]:
         return tuple(one and self._with_value(one) for one in outcome.completions)

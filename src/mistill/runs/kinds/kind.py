@@ -164,6 +164,11 @@ class Kind(ABC, Generic[A]):
     def prompts_of(cls, manifest: Any) -> Callable[[Row], Any]:
         """What makes a row's prompt, as JSON values, for which no model is needed. It raises as `prepare` does."""
 
+    @classmethod
+    @abstractmethod
+    def text_of(cls, body: bytes) -> str:
+        """An answer that a ledger has kept, as a person reads it; whatever it is, and whether or not it fits."""
+
     @abstractmethod
     def prepare(self, row: Row) -> A:
         """The row, ready to be sent.

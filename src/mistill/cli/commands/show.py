@@ -1,0 +1,116 @@
+"""``mistill show``: one row of a run: its prompt, its attempts, what came of it."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any, cast
+
+import click
+
+from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
+from mistill.cli.exit_codes import Exit
+from mistill.cli.options.ledger_options import ledger_option
+from mistill.cli.options.wording import on_the_command_line
+from mistill.cli.terminal.output import Colored, show
+from mistill.ledger import ErrorRecord
+from mistill.progress.formatting import money, seconds
+from mistill.runs.row_report import AttemptReport, OutcomeReport, RowReport, read_row
+from mistill.visible import visible_json
+
+
+@cli_command(
+    "show",
+    examples="""
+mistill show answers.jsonl 1929
+mistill show answers.jsonl 1929 --json | jq -r '.attempts[].raw'
+mistill rows answers.jsonl --failed --extra-column prompt,raw      # the same of many rows
+""",
+)
+@click.argument("out")
+@click.argument("row", type=click.IntRange(min=0))
+@ledger_option
+@option("--json", "as_json", group="Run", is_flag=True, help="All of it as JSON, the raw answers too.")
+def command(out: str, row: int, ledger: str | None, as_json: bool) -> Exit:
+    """What the run that writes OUT knows of one ROW of its input, which count from 0. Works while it runs.
+
+    Its prompt as it was rendered; each attempt with its time and how it ended; the answers, those too that did not fit;
+    tokens and cost; and the outcomes that a retry has replaced.
+    """
+    report = read_row(out, row, ledger=ledger)
+    if as_json:
+        click.echo(visible_json(json.dumps(report.describe(), ensure_ascii=False)))
+    else:
+        _show(report, out)
+    return Exit.ANSWERED
+
+
+def _show(report: RowReport, out: str) -> None:
+    again = ", to be asked again" if report.asked_again else ""
+    copied = ", copied from an identical row" if report.copied else ""
+    show(f"row {report.row} of {out}: {report.outcome.state}{copied}{again}")
+    show(Colored("row: ", "cyan"), _json(report.record))
+    if report.prompt_error is not None:
+        show(Colored("prompt: ", "cyan"), f"none: {report.prompt_error}")
+    else:
+        _show_prompt(report.prompt)
+    for attempt in report.attempts:
+        _show_attempt(attempt)
+    for outcome in report.earlier:
+        _show_outcome("earlier outcome", outcome)
+    _show_outcome("outcome", report.outcome)
+
+
+def _show_prompt(prompt: Any) -> None:
+    if not isinstance(prompt, list):
+        show(Colored("text: ", "cyan"), str(prompt))
+        return
+    for message in cast("list[dict[str, Any]]", prompt):
+        content = message.get("content")
+        text = content if isinstance(content, str) else _json(message)
+        show(Colored(f"{message.get('role')}: ", "cyan"), text)
+
+
+def _show_attempt(attempt: AttemptReport) -> None:
+    took = "" if attempt.seconds is None else f", {seconds(attempt.seconds)}"
+    label = f"attempt {attempt.number}, {_moment(attempt.sent_at)}{took}: "
+    ended = (attempt.status or "in flight, or cut off by a kill").replace("_", " ")
+    tokens = ""
+    if attempt.input_tokens is not None:
+        tokens = _spending(attempt.input_tokens, attempt.output_tokens or 0, attempt.cost)
+    show(Colored(label, "yellow"), ended + tokens + _settings(attempt.settings) + _error(attempt.error))
+    if attempt.answer is not None:
+        show("  " + attempt.answer.replace("\n", "\n  "))
+
+
+def _show_outcome(label: str, outcome: OutcomeReport) -> None:
+    if outcome.state == "pending":
+        show(Colored(f"{label}: ", "yellow"), "none yet")
+        return
+    reason = "" if outcome.finish_reason is None else f", {outcome.finish_reason}"
+    spending = _spending(outcome.input_tokens, outcome.output_tokens, outcome.cost)
+    told = outcome.state + reason + spending + _settings(outcome.settings) + _error(outcome.error)
+    show(Colored(f"{label}: ", "yellow"), told)
+    for answer in outcome.answers:
+        show("  " + answer.replace("\n", "\n  "))
+
+
+def _moment(unix_s: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
+
+
+def _spending(input_tokens: int, output_tokens: int, cost: float | None) -> str:
+    return f", {input_tokens:,} tokens in, {output_tokens:,} out, {money(cost)}"
+
+
+def _settings(changes: dict[str, Any]) -> str:
+    return f", with {_json(changes)}" if changes else ""
+
+
+def _error(error: ErrorRecord | None) -> str:
+    return "" if error is None else f": {error.worded(on_the_command_line)}"
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)

@@ -1,0 +1,170 @@
+"""`RowReport`: everything that a run knows of one row, from its ledger alone: what was asked, and what came of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from msgspec import Struct
+
+from mistill.errors import InputError
+from mistill.ledger import ErrorRecord, LedgerReader, LedgerRow, PastAttempt, Selection
+from mistill.ledger.error_record import decode_error
+from mistill.runs.kept_settings import find_run, read_manifest
+from mistill.runs.kinds.kind import AnswerReader, Kind
+from mistill.runs.record_shape import RecordShape, shape_of
+
+
+class AttemptReport(Struct, frozen=True, kw_only=True):
+    """One attempt at a row. Times in unix seconds.
+
+    Attributes:
+        number: in the ledger. ``status``: how it ended; ``None`` where nothing has ended it.
+        seconds: from sending to its end.
+        cost: US dollars; ``None`` where no price is known.
+        error: why it got no answer.
+        settings: what it was asked with in place of the run's own settings.
+        answer: the answer's text. ``raw``: its body as it came.
+    """
+
+    number: int
+    sent_at: float
+    seconds: float | None
+    status: str | None
+    input_tokens: int | None
+    output_tokens: int | None
+    cost: float | None
+    error: ErrorRecord | None
+    settings: dict[str, Any]
+    answer: str | None
+    raw: str | None
+
+
+class OutcomeReport(Struct, frozen=True, kw_only=True):
+    """How a row ended, for good or until a better outcome came.
+
+    Attributes:
+        state: ``completion`` or ``failure``; ``pending`` where the row has not ended yet.
+        answers: the texts of its answers, one a generation as a rule.
+        settings: what it was asked with in place of the run's own settings.
+        cost: US dollars, of all that it took. ``ended_at``: unix seconds.
+    """
+
+    state: str
+    finish_reason: str | None
+    error: ErrorRecord | None
+    answers: list[str]
+    input_tokens: int
+    output_tokens: int
+    cost: float | None
+    ended_at: float | None
+    settings: dict[str, Any]
+
+
+class RowReport(Struct, frozen=True, kw_only=True):
+    """A row of a run.
+
+    Attributes:
+        row: its place in the input, from 0. ``record``: the row as it was read.
+        prompt: what was asked, rendered once more: messages, or a text to embed; ``None`` where none can be made of it.
+        prompt_error: why none can.
+        outcome: how it ended. ``earlier``: outcomes that a later one replaced, the oldest first.
+        attempts: all that were ever made at it, the oldest first.
+        copied: it shares the outcome, and the attempts, of an identical row.
+        asked_again: a retry is to ask it.
+    """
+
+    row: int
+    record: dict[str, Any]
+    prompt: Any
+    prompt_error: str | None
+    outcome: OutcomeReport
+    earlier: list[OutcomeReport]
+    attempts: list[AttemptReport]
+    copied: bool
+    asked_again: bool
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values."""
+        return msgspec.to_builtins(self)
+
+
+def read_row(out: str | Path, row: int, *, ledger: str | Path | None = None) -> RowReport:
+    """What the run that writes ``out`` knows of a row. No key is needed, and a run may be writing meanwhile.
+
+    Args:
+        out: the run's output, or its ledger.
+        row: its place in the input, from 0.
+        ledger: where the run remembers, if not beside ``out``.
+
+    Raises:
+        InputError: there is no such run, or it has no such row.
+        LedgerError: its ledger cannot be read.
+    """
+    _, path = find_run(out, ledger)
+    with LedgerReader(path) as reader:
+        found = next(reader.rows(Selection("position = ?", (row,)), with_unfit=True), None)
+        if found is None or found.position != row:
+            raise InputError(
+                f"there is no row {row}", hint=f"{reader.counts().rows:,} were read, and they count from 0"
+            )
+        return _RowReader(reader).report(found)
+
+
+class _RowReader:
+    def __init__(self, reader: LedgerReader) -> None:
+        self._reader = reader
+        self._kind: type[Kind[Any]] = read_manifest(reader)[0]
+        self._shape: RecordShape = shape_of(reader)
+
+    def report(self, row: LedgerRow) -> RowReport:
+        prompt, problem = None, None
+        try:
+            prompt = self._shape.settings_of(row).prompt_of(row)
+        except InputError as error:
+            problem = str(error)
+        return RowReport(
+            row=row.position,
+            record=msgspec.json.decode(row.record),
+            prompt=prompt,
+            prompt_error=problem,
+            outcome=self._outcome(row),
+            earlier=[self._outcome(one) for one in self._reader.earlier_outcomes(row.leader)],
+            attempts=[
+                self._attempt(one, self._shape.settings_of(row).answers)
+                for one in self._reader.attempts_of(row.leader)
+            ],
+            copied=row.copied,
+            asked_again=row.asked_again,
+        )
+
+    def _outcome(self, outcome: Any) -> OutcomeReport:
+        """Of a row, or of an earlier outcome of it: their fields have the same names."""
+        return OutcomeReport(
+            state=outcome.state,
+            finish_reason=outcome.finish_reason,
+            error=None if outcome.error is None else decode_error(outcome.error),
+            answers=[self._kind.text_of(body) for body in outcome.answers],
+            input_tokens=outcome.input_tokens,
+            output_tokens=outcome.output_tokens,
+            cost=outcome.cost,
+            ended_at=outcome.ended_at,
+            settings=self._shape.changes_of(outcome.settings),
+        )
+
+    def _attempt(self, attempt: PastAttempt, answers: AnswerReader) -> AttemptReport:
+        body = attempt.body
+        return AttemptReport(
+            number=attempt.number,
+            sent_at=attempt.sent_at,
+            seconds=None if attempt.ended_at is None else attempt.ended_at - attempt.sent_at,
+            status=attempt.status,
+            input_tokens=attempt.input_tokens,
+            output_tokens=attempt.output_tokens,
+            cost=attempt.cost,
+            error=None if attempt.error is None else decode_error(attempt.error),
+            settings=self._shape.changes_of(attempt.settings),
+            answer=None if body is None else self._kind.text_of(body),
+            raw=None if body is None else answers.as_text(body),
+        )
