@@ -214,6 +214,16 @@ def test_export_and_retry_take_the_same(graded: Place, simulator: Simulator) -> 
     assert chosen_by(graded, "grade=3") == [1, 3]
 
 
+def test_a_retry_of_nothing_says_so_and_asks_nothing(
+    graded: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert Run.retry(graded.out, "grade=4").start().sent == 0
+    assert "matches 'grade=4', of 4 rows (grade is 1, 9, 7)" in caplog.text
+    assert Run.retry(graded.out, failed=True).start().sent == 0
+    assert "matches 'state=failure'" in caplog.text
+    assert len(simulator.requests) == len(ROWS)
+
+
 def test_an_export_of_nothing_says_so(graded: Place, caplog: pytest.LogCaptureFixture) -> None:
     assert export_run(graded.out, graded.out.with_name("none.jsonl"), where="grade=4") == 0
     assert "matches 'grade=4', of 4 rows (grade is 1, 9, 7)" in caplog.text

@@ -129,7 +129,7 @@ class RunOptions(BaseModel):
     extra_columns: Annotated[Names, Written("Output", "--extra-column", "A,B")] = Field(
         default=(), description="Further columns: {extras}. Repeatable."
     )
-    flatten: Annotated[bool | str, Written("Output", metavar="[deep][,PREFIX]", form="flattening")] = Field(
+    flatten: Annotated[bool | str, Written("Output", metavar="[=deep|=PREFIX]", form="flattening")] = Field(
         default=False,
         description="Fields of a structured answer become columns; =deep: those of objects in it too, as address.city; "
         "=answer_: with that before their names.",

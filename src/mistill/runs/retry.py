@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -25,6 +26,8 @@ from mistill.runs.run import Run
 from mistill.runs.where import RunFilter
 from mistill.wording import Setting, words
 
+_log = logging.getLogger("mistill")
+
 
 class Retry(Run):
     """See `Run.retry`, which makes one."""
@@ -45,8 +48,8 @@ class Retry(Run):
         self._where = _condition(where, failed=failed)
         with LedgerReader(path) as reader:
             self._kept = kept = read_settings(reader)
-            chosen = RunFilter(self._where, reader, shape_of(reader, trust=trust))
-            self._selection = chosen.ids(reader)
+            self._filter = RunFilter(self._where, reader, shape_of(reader, trust=trust))
+            self._selection = self._filter.ids(reader)
             self._own_manifest = reader.manifest()
         self._trust = trust
         self._rows = RetriedRows(path)
@@ -97,6 +100,8 @@ class Retry(Run):
         settings = settings_of_retry(self.kind) if self._changes else None
         self._chosen = await ledger.begin_retry(None if self._goes_on else self._selection, settings)
         self.progress.total = self._chosen
+        if not self._chosen and not self._goes_on:
+            _log.warning("%s", self._filter.nothing(self.out))
 
     @property
     def _retry_record(self) -> RetryRecord:
