@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -176,8 +177,6 @@ def test_an_integer_beyond_every_use_is_refused(tmp_path: Path) -> None:
         _ = row.record
     with pytest.raises(InputError, match=r"the number 9+… of 5000 digits is out of range"):
         records(put(tmp_path, "a.json", f'[{{"n": {digits}}}]'.encode()))
-    with pytest.raises(InputError, match="row 0 of the list: column 'n' holds what JSON cannot carry"):
-        records([{"n": 10**5000}])
 
 
 # --- types of text --------------------------------------------------------------------------------------------------
@@ -207,15 +206,11 @@ def test_keys_of_numpy_and_of_enums() -> None:
     assert records([{"in": {np.int64(1): {np.str_("x"): 1}}}]) == [{"in": {"1": {"x": 1}}}]
 
 
-def test_a_key_that_is_no_text_is_named() -> None:
-    with pytest.raises(InputError, match="row 0 of the list: column 'a' holds what JSON cannot carry"):
-        records([{"a": {("x", "y"): 1}}])
-
-
 def test_a_value_whose_own_conversion_fails_is_named() -> None:
     class Lazy:
         def tolist(self) -> list[int]:
             raise RuntimeError("not loaded yet")
 
-    with pytest.raises(InputError, match=r"row 1 of the list: column 'b' .*: not loaded yet"):
-        records([{"b": 1}, {"a": 1, "b": Lazy()}])
+    _, row = open_source([{"b": 1}, {"a": 1, "b": Lazy()}])
+    assert re.match("column 'b' .*: not loaded yet; convert it", row.problem or "")
+    assert row.record == {"a": 1, "b": None}

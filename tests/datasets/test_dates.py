@@ -70,6 +70,9 @@ def test_years_beyond_four_digits_have_a_sign(text: str, expected: str) -> None:
 
 
 COLUMNS = [
+    (pa.time64("ns"), 1, "00:00:00.000000001"),
+    (pa.time64("ns"), 86_399_999_999_999, "23:59:59.999999999"),
+    (pa.time64("ns"), 3_600_000_000_000, "01:00:00"),
     (pa.timestamp("s"), YEAR_10000_S, "+10000-01-01T00:00:00"),
     (pa.timestamp("us"), YEAR_10000_S * 10**6, "+10000-01-01T00:00:00"),
     (pa.timestamp("us"), YEAR_0_S * 10**6, "0000-12-31T23:59:59"),

@@ -10,7 +10,7 @@ from typing import Any, cast
 import msgspec
 
 from mistill.datasets.iso_dates import iso_duration, with_signed_year
-from mistill.errors import InputError, let_interrupt_pass
+from mistill.errors import let_interrupt_pass
 
 _TICKS_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY_S = 86_400
@@ -40,28 +40,29 @@ def encode_record(record: Mapping[Any, Any]) -> bytes:
     return _encode(_normalize(plain)) if b"NaN" in raw or b"Infinity" in raw else raw
 
 
-def encode_row(record: Mapping[Any, Any], where: str, index: int) -> bytes:
-    """``encode_record``, with an ``InputError`` that names the row and the column."""
-    try:
-        return encode_record(record)
-    except BaseException as error:  # a value's own tolist or model_dump may raise anything
-        let_interrupt_pass(error)
-        raise InputError(f"{where}: {_explain(record, error)}", index=index) from error
+def encode_what_can_be(record: Mapping[Any, Any]) -> tuple[bytes, str]:
+    """A record that `encode_record` refuses, with null for each value that has no form in JSON, and what is wrong."""
+    kept: dict[Any, Any] = {}
+    problem = ""
+    for column, value in record.items():
+        try:
+            encode_record({column: value})
+            kept[column] = value
+        except BaseException as cause:  # a value's own tolist or model_dump may raise anything
+            let_interrupt_pass(cause)
+            what = "it never ends" if isinstance(cause, RecursionError) else str(cause)
+            problem = (
+                problem
+                or f"column {column!r} holds what JSON cannot carry: {what}; convert it before the run"
+            )
+            if isinstance(column, str):
+                kept[column] = None
+    return encode_record(kept), problem
 
 
 def replace_lone_surrogates(text: str) -> str:
     """``text`` as UTF-8 can carry it: half of a character becomes U+FFFD; two halves side by side become one."""
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
-def _explain(record: Mapping[Any, Any], error: BaseException) -> str:
-    for column, value in record.items():
-        try:
-            encode_record({column: value})
-        except BaseException as cause:
-            let_interrupt_pass(cause)
-            return f"column {column!r} holds what JSON cannot carry: {cause}; convert it before the run"
-    return str(error)
 
 
 def _to_plain(value: Any) -> Any:

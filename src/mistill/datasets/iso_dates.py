@@ -27,10 +27,15 @@ def iso_datetime(ticks: int, ticks_per_s: int, *, utc: bool) -> str:
         ticks_per_s: a power of ten.
         utc: it is a moment in UTC, not a time of no zone.
     """
-    seconds, fraction = divmod(ticks, ticks_per_s)
-    days, second = divmod(seconds, _DAY_S)
+    days, ticks_of_day = divmod(ticks, _DAY_S * ticks_per_s)
+    return f"{iso_date(days)}T{iso_time(ticks_of_day, ticks_per_s)}{'Z' if utc else ''}"
+
+
+def iso_time(ticks: int, ticks_per_s: int) -> str:
+    """The time of day so many ticks after midnight, with a fraction of a second where there is one."""
+    second, fraction = divmod(ticks, ticks_per_s)
     time = f"{second // 3600:02}:{second // 60 % 60:02}:{second % 60:02}"
-    return f"{iso_date(days)}T{time}{_fraction(fraction, ticks_per_s)}{'Z' if utc else ''}"
+    return time + _fraction(fraction, ticks_per_s)
 
 
 def iso_duration(ticks: int, ticks_per_s: int) -> str:

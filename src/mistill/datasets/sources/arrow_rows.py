@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from mistill.datasets.encoding import encode_row
-from mistill.datasets.iso_dates import iso_date, iso_datetime, iso_duration
+from mistill.datasets.iso_dates import iso_date, iso_datetime, iso_duration, iso_time
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.row import Input, Row
 from mistill.errors import InputError
@@ -16,6 +15,7 @@ _SLICE_BYTES = 1 << 20  # as Python objects, which take several times as much
 
 _TICKS_PER_S = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}
 _DAY_MS = 86_400_000
+_NANOSECOND_TIME = "time64[ns]"
 
 
 def rows_of_batch(batch: Any, origin: Input, first_index: int, first_place: int) -> Iterator[Row]:
@@ -41,7 +41,7 @@ def rows_of_batch(batch: Any, origin: Input, first_index: int, first_place: int)
         records = _records(part, origin, first_index + start, first_place + start)
         for offset, record in enumerate(records, start):
             place, index = first_place + offset + 1, first_index + offset
-            yield Row(index, encode_row(record, origin.where(place), index), origin, place)
+            yield Row.of(record, origin, index, place)
 
 
 def rows_within(limit_bytes: int, rows: int, size_bytes: int) -> int:
@@ -65,30 +65,42 @@ def check_columns_once(names: list[str], where: str) -> tuple[str, ...]:
 
 
 def _records(part: Any, origin: Input, first_index: int, first_place: int) -> list[dict[str, Any]]:
-    try:
-        part.validate(full=True)
-        return part.to_pylist()
-    except Exception:  # of any type, by what is wrong; looked into value by value
-        names = part.schema.names
-        columns = [
-            column_values(column, name, origin, first_index, first_place)
-            for name, column in zip(names, part.columns, strict=True)
-        ]
-        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+    found = None if any(_loses_digits(field.type) for field in part.schema) else _python_values(part)
+    if found is not None:
+        return found
+    names = part.schema.names
+    columns = [
+        column_values(column, name, origin, first_index, first_place)
+        for name, column in zip(names, part.columns, strict=True)
+    ]
+    return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
 
 
 def column_values(column: Any, name: str, origin: Input, first_index: int, first_place: int) -> list[Any]:
     """The values of an Arrow array, which is the column ``name``; for the rest see ``rows_of_batch``."""
+    found = None if _loses_digits(column.type) else _python_values(column)
+    if found is not None:
+        return found
+    chunks = getattr(column, "chunks", [column])
+    places = ((chunk, at) for chunk in chunks for at in range(len(chunk)))
+    return [
+        _checked_value(chunk, at, name, origin, first_index + offset, first_place + offset)
+        for offset, (chunk, at) in enumerate(places)
+    ]
+
+
+def _python_values(data: Any) -> list[Any] | None:
+    """All values of Arrow data at once; ``None`` where one needs a closer look."""
     try:
-        column.validate(full=True)
-        return column.to_pylist()
-    except Exception:
-        chunks = getattr(column, "chunks", [column])
-        places = ((chunk, at) for chunk in chunks for at in range(len(chunk)))
-        return [
-            _checked_value(chunk, at, name, origin, first_index + offset, first_place + offset)
-            for offset, (chunk, at) in enumerate(places)
-        ]
+        data.validate(full=True)
+        return data.to_pylist()
+    except Exception:  # of any type, by what is wrong
+        return None
+
+
+def _loses_digits(kind: Any) -> bool:
+    """pyarrow gives times of day in nanoseconds as Python's, which have microseconds, without a word."""
+    return _NANOSECOND_TIME in str(kind)  # which says what is in it, too; a field of that name does no harm
 
 
 def _checked_value(array: Any, at: int, name: str, origin: Input, index: int, rows_before: int) -> Any:
@@ -136,6 +148,8 @@ def _plain(one: Any) -> Any:
     pyarrow = PYARROW.load("reading Arrow data")
     one.validate(full=True)
     scalar = one[0]
+    if str(one.type) == _NANOSECOND_TIME:
+        return iso_time(scalar.value, _TICKS_PER_S["ns"])
     try:
         return scalar.as_py()
     except (ArithmeticError, ValueError):

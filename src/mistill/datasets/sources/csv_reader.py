@@ -7,7 +7,6 @@ import io
 from collections.abc import Iterator, Sequence
 from itertools import islice
 
-from mistill.datasets.encoding import encode_row
 from mistill.datasets.sources.input_file import InputFile, TextReader
 from mistill.datasets.sources.json_problems import NUL_TAIL_HINT, nul_tail
 from mistill.datasets.sources.row import Row
@@ -47,8 +46,7 @@ class CsvReader(TextReader):
         for index, (line, fields) in enumerate(records, first_index):
             if len(fields) != len(header):
                 raise self._wrong_length(line, index, len(fields), header)
-            raw = encode_row(dict(zip(header, fields, strict=True)), self.where(line), index)
-            yield Row(index, raw, self, line)
+            yield Row.of(dict(zip(header, fields, strict=True)), self, index, line)
 
     def _each(self) -> Iterator[object]:
         return islice(self._records(), 1, None)

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
 from typing import Any, cast
 
-from mistill.datasets.encoding import encode_row, replace_lone_surrogates
+from mistill.datasets.encoding import replace_lone_surrogates
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import check_columns_once, column_values, rows_of_batch
 from mistill.datasets.sources.row import Input, Row
@@ -98,7 +98,7 @@ class Items(InMemory):
                     index=index,
                 )
             record = cast("Mapping[Any, Any]", item)
-            yield Row(index, encode_row(record, self.where(place), index), self, place)
+            yield Row.of(record, self, index, place)
 
 
 class TransformedDataset(Items):
@@ -146,7 +146,7 @@ class PandasFrame(InMemory):
             for place, values in enumerate(zip(*columns, strict=True), start + 1):
                 index = first_index + place - 1
                 record = dict(zip(self._columns, values, strict=True))
-                yield Row(index, encode_row(record, self.where(place), index), self, place)
+                yield Row.of(record, self, index, place)
 
     def _values(self, column: Any, number: int, first_index: int, start: int) -> list[Any]:
         try:
@@ -179,7 +179,7 @@ class PolarsFrame(InMemory):
                 continue
             for place, record in enumerate(records, start + 1):
                 index = first_index + place - 1
-                yield Row(index, encode_row(record, self.where(place), index), self, place)
+                yield Row.of(record, self, index, place)
 
 
 class HuggingFaceDataset(InMemory):

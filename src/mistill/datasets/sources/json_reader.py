@@ -9,7 +9,6 @@ from typing import Any, cast
 
 import msgspec
 
-from mistill.datasets.encoding import encode_row
 from mistill.datasets.sources.input_file import TextReader
 from mistill.datasets.sources.json_problems import name_of_json
 from mistill.datasets.sources.json_scanner import JsonScanner
@@ -47,7 +46,7 @@ class JsonDocumentReader(TextReader):
                 raise InputError(
                     f"{self.where(place)}: {name_of_json(item)}, where a row must be an object", index=index
                 )
-            yield Row(index, encode_row(cast("dict[str, Any]", item), self.where(place), index), self, place)
+            yield Row.of(cast("dict[str, Any]", item), self, index, place)
 
     def _items(self, scanner: JsonScanner) -> Iterator[Any]:
         opening = scanner.peek()

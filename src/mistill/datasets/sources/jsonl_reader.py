@@ -40,15 +40,19 @@ class JsonLinesReader(TextReader):
                     if not raw:
                         continue
                     torn = not block.endswith(b"\n") and place == first_line + block.count(b"\n")
-                    self._check_again(raw, place, index, torn=torn)
-                yield Row(index, raw, self, place)
+                    yield self._repaired(raw, place, index, torn=torn)
+                else:
+                    yield Row(index, raw, self, place)
                 index += 1
 
-    def _check_again(self, raw: bytes, place: int, index: int, *, torn: bool) -> None:
+    def _repaired(self, raw: bytes, place: int, index: int, *, torn: bool) -> Row:
         try:
             check_object(raw)
-        except (msgspec.MsgspecError, RecursionError) as error:
+        except RecursionError:  # it may be JSON all the same, and costs its row alone
+            return Row(index, b"{}", self, place, problem="it is nested too deep to be read")
+        except msgspec.MsgspecError as error:
             raise self._refusal(raw, place, index, torn=torn) from error
+        return Row(index, raw, self, place)
 
     def _refusal(self, raw: bytes, place: int, index: int, *, torn: bool) -> InputError:
         problem = explain_json(raw)

@@ -7,8 +7,9 @@ from typing import Any, Protocol
 
 import msgspec
 
+from mistill.datasets.encoding import encode_record, encode_what_can_be
 from mistill.datasets.sources.json_problems import explain_json
-from mistill.errors import InputError
+from mistill.errors import InputError, let_interrupt_pass
 
 
 class Input(Protocol):
@@ -71,6 +72,16 @@ class Row(msgspec.Struct, eq=False):
     within: str = ""
     problem: str | None = None
     id_column: str | None = None
+
+    @classmethod
+    def of(cls, record: Mapping[Any, Any], origin: Input, index: int, place: int) -> Row:
+        """The row of a mapping. One that holds what JSON cannot carry has a ``problem``, and null in its place."""
+        try:
+            return cls(index, encode_record(record), origin, place)
+        except BaseException as error:  # a value's own tolist or model_dump may raise anything
+            let_interrupt_pass(error)
+            raw, problem = encode_what_can_be(record)
+            return cls(index, raw, origin, place, problem=problem or str(error))
 
     @property
     def record(self) -> dict[str, Any]:
