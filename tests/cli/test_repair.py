@@ -210,6 +210,12 @@ def test_after_a_kill_status_tells_of_it_and_of_what_may_be_billed(
     assert mistill("status", "answers.jsonl", "--json").json["has_died"] is True
     refused = mistill("export", "answers.jsonl", "--to", "part.jsonl")
     assert "mistill rows answers.jsonl" in refused.stderr
+    for command, *more in (
+        ("run", "--out", "next.jsonl", "--model", "m", "--endpoint", simulator.url),
+        ("dedupe", "--to", "next.jsonl"),
+    ):
+        refused = mistill(command, "answers.jsonl", *more)
+        assert (refused.code, "what it has so far: mistill rows answers.jsonl" in refused.stderr) == (2, True)
     simulator.change(latency_s=0.0)
     assert mistill(*run_of(3)).code == 0
     assert not read_report("answers.jsonl.ledger").has_died

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,10 +13,12 @@ from mistill.api.usage import Usage
 from mistill.errors import BadRequest, InputError, InvalidOutput, RateLimited
 from mistill.ledger import ErrorRecord, InputRow, Ledger, LedgerReader, RowState, Selection
 
+MANIFEST = {"model": "m"}
+
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with Ledger.open(tmp_path / "out.ledger", {"model": "m"}) as ledger:
+    with Ledger.open(tmp_path / "out.ledger", MANIFEST) as ledger:
         yield ledger
 
 
@@ -200,3 +203,70 @@ async def test_answers_paid_before_a_stop_are_there_for_the_next_run(tmp_path: P
         )
     with LedgerReader(tmp_path / "out.ledger") as reader:
         assert [row.answers for row in reader.rows()] == [(b"one of two",)]
+
+
+async def paid_and_killed(path: Path, settings: dict[str, Any] | None) -> None:
+    """A retry that was answered, and died before it could say so."""
+    with Ledger.open(path, MANIFEST) as ledger:
+        await ledger.begin_retry(Selection.parse("row=0"), settings)
+        (attempt,) = await ledger.begin_attempts([1])
+        ledger.answer(attempt, b"paid", Usage(1, 1), 0.5)
+        await ledger.flush()
+
+
+@pytest.mark.parametrize("settings", [None, {"manifest": {"model": "other"}}])
+async def test_an_answer_that_a_killed_retry_paid_for_is_used_by_the_same_retry_alone(
+    ledger: Ledger, settings: dict[str, Any] | None
+) -> None:
+    await complete(ledger, (await rows_of(ledger, 1))[0], "length", 2, b"cut")
+    ledger.close()
+    await paid_and_killed(ledger.path, settings)
+    with Ledger.open(ledger.path, MANIFEST) as again:
+        assert 1 in again.rows_with_answers
+        assert await again.begin_retry(None, settings) == 1
+        (paid,) = await again.paid_answers(1)
+        assert (paid.body, paid.attempt.settings) == (b"paid", 1 if settings else None)
+    with Ledger.open(ledger.path, MANIFEST) as other:
+        assert await other.begin_retry(Selection.parse("row=0"), {"manifest": {"model": "third"}}) == 1
+        assert await other.paid_answers(1) == []
+    with Ledger.open(ledger.path, MANIFEST) as run:
+        await run.end_retry()
+        (state,) = await rows_of(run, 1)
+        assert state.state == "completion"
+
+
+async def test_settings_are_kept_once_however_often_they_are_asked_with(ledger: Ledger) -> None:
+    await complete(ledger, (await rows_of(ledger, 1))[0], "stop", 2)
+    for endpoint in ("a", "b"):
+        for model in ("small", "large"):
+            settings = {"manifest": {"model": model}, "llm": {"endpoint": endpoint}}
+            await ledger.begin_retry(Selection.parse("row=0"), settings)
+    with LedgerReader(ledger.path) as reader:
+        kept = [json.loads(text)["manifest"]["model"] for text in reader.retry_settings().values()]
+    assert kept == ["small", "large"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "stays"),
+    [
+        ("stop", "stop", False),
+        ("length", "stop", False),
+        ("length", "length", False),
+        ("stop", "length", True),
+        ("stop", "model_length", True),
+        ("tool_calls", "length", True),
+    ],
+)
+async def test_what_replaces_an_answer_is_as_whole_as_it(
+    ledger: Ledger, before: str, after: str, stays: bool
+) -> None:
+    (state,) = await rows_of(ledger, 1)
+    await complete(ledger, state, before, 2, b"before")
+    await ledger.begin_retry(Selection.parse("row=0"))
+    await complete(ledger, state, after, 2, b"after")
+    with LedgerReader(ledger.path) as reader:
+        (row,) = reader.rows()
+        assert row.answers == ((b"before",) if stays else (b"after",))
+        assert not row.asked_again
+        assert reader.counts().pending == 0
+        assert len(reader.attempts_of(row.row)) == 2

@@ -1,13 +1,13 @@
 """Ledgers of older formats, as the version that wrote them left them: they open, go on, and pay nothing twice.
 
-``data/format-1-*.ledger`` were written by version 0.1.0 before format 2, against the simulator:
+``data/format-1-*.ledger`` and ``format-2-*`` were written by the last versions of these formats, against the simulator:
 
 - ``chat``: 12 rows of 8 texts, deduplicated, with a system prompt; two rows were asked again with another temperature;
   one row was removed from the input.
 - ``cut``: three rows of which one failed, one was in flight when the run was killed, one was answered and not yet
   counted.
 - ``structured``: four rows with a schema and a parameter of their own, fields in columns.
-- ``vectors``: five texts in one request.
+- ``vectors``: five texts, of format 1 in one request, of format 2 in two.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ import pytest
 from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.errors import LedgerError, LedgerInUse
 from mistill.ledger import LedgerReader, Selection
+from mistill.ledger.checksums import add_checksum
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.migrations import STEPS
 from mistill.ledger.tables import FORMAT
@@ -38,6 +39,7 @@ from mistill.testing import without_waiting
 
 DATA = Path(__file__).parent / "data"
 NAMES = ["chat", "cut", "structured", "vectors"]
+FORMATS = [1, 2]
 OUTPUTS = {"chat": "out.jsonl", "cut": "out.jsonl", "structured": "out.csv", "vectors": "out.jsonl"}
 CHAT_ROWS = [{"id": number, "text": f"question {number % 8}"} for number in range(12)]
 SCHEMA = {
@@ -54,11 +56,22 @@ def _no_waiting() -> Iterator[None]:
         yield
 
 
-def old_ledger(name: str, folder: Path) -> Path:
-    """A copy of the old ledger, beside where its run would write."""
-    path = folder / f"{OUTPUTS[name]}.ledger"
-    shutil.copy(DATA / f"format-1-{name}.ledger", path)
-    return path
+class OldLedgers:
+    """Ledgers of one old format."""
+
+    def __init__(self, number: int) -> None:
+        self.format = number
+
+    def __call__(self, name: str, folder: Path) -> Path:
+        """A copy of one, beside where its run would write."""
+        path = folder / f"{OUTPUTS[name]}.ledger"
+        shutil.copy(DATA / f"format-{self.format}-{name}.ledger", path)
+        return path
+
+
+@pytest.fixture(params=FORMATS, ids=lambda number: f"format {number}")
+def old_ledger(request: pytest.FixtureRequest) -> OldLedgers:
+    return OldLedgers(request.param)
 
 
 def format_of(path: Path) -> int:
@@ -85,14 +98,17 @@ def run_of(name: str, folder: Path, simulator: Simulator) -> Run:
     return Run([{"text": f"text {number}"} for number in range(5)], llm=vectors, out=out)
 
 
-def test_there_is_a_step_from_every_format_before_this_one() -> None:
+def test_there_is_a_step_from_every_format_before_this_one(old_ledger: OldLedgers) -> None:
     assert sorted(STEPS) == list(range(1, FORMAT))
-    assert {format_of(DATA / f"format-1-{name}.ledger") for name in NAMES} == {1}
+    assert list(range(1, FORMAT)) == FORMATS
+    assert {format_of(DATA / f"format-{old_ledger.format}-{name}.ledger") for name in NAMES} == {
+        old_ledger.format
+    }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_an_old_ledger_goes_on_and_pays_for_nothing_again(
-    name: str, tmp_path: Path, simulator: Simulator
+    name: str, tmp_path: Path, simulator: Simulator, old_ledger: OldLedgers
 ) -> None:
     path = old_ledger(name, tmp_path)
     report = run_of(name, tmp_path, simulator).start()
@@ -103,7 +119,9 @@ def test_an_old_ledger_goes_on_and_pays_for_nothing_again(
     assert run_of(name, tmp_path, simulator).start().sent == 0
 
 
-def test_what_was_paid_before_a_kill_is_in_the_output(tmp_path: Path, simulator: Simulator) -> None:
+def test_what_was_paid_before_a_kill_is_in_the_output(
+    tmp_path: Path, simulator: Simulator, old_ledger: OldLedgers
+) -> None:
     old_ledger("cut", tmp_path)
     report = run_of("cut", tmp_path, simulator).start()
     records = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
@@ -114,7 +132,7 @@ def test_what_was_paid_before_a_kill_is_in_the_output(tmp_path: Path, simulator:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_an_old_ledger_can_be_read_without_its_run(name: str, tmp_path: Path) -> None:
+def test_an_old_ledger_can_be_read_without_its_run(name: str, tmp_path: Path, old_ledger: OldLedgers) -> None:
     path = old_ledger(name, tmp_path)
     with closing(sqlite3.connect(path)) as connection:
         rows, answers = (
@@ -125,14 +143,16 @@ def test_an_old_ledger_can_be_read_without_its_run(name: str, tmp_path: Path) ->
             )
         )
     report = read_report(path)
-    assert (report.rows, report.starts, format_of(path)) == (rows, [], FORMAT)
+    assert (report.rows, bool(report.starts), format_of(path)) == (rows, old_ledger.format > 1, FORMAT)
     assert (report.latency_s is not None) == (answers > 0)
     with LedgerReader(path) as reader:
         assert len(list(reader.rows())) == rows
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_damaged_in_an_old_ledger_later_is_noticed(name: str, tmp_path: Path) -> None:
+def test_what_is_damaged_in_an_old_ledger_later_is_noticed(
+    name: str, tmp_path: Path, old_ledger: OldLedgers
+) -> None:
     path = old_ledger(name, tmp_path)
     with LedgerReader(path) as reader:
         rows = list(reader.rows())
@@ -144,14 +164,18 @@ def test_what_is_damaged_in_an_old_ledger_later_is_noticed(name: str, tmp_path: 
     assert damaged == [row.position for row in rows if row.answers]
 
 
-def test_the_manifest_of_an_old_ledger_says_of_which_kind_it_is(tmp_path: Path) -> None:
+def test_the_manifest_of_an_old_ledger_says_of_which_kind_it_is(
+    tmp_path: Path, old_ledger: OldLedgers
+) -> None:
     (chat, vectors) = (read_report(old_ledger(name, tmp_path)) for name in ("structured", "vectors"))
     assert (chat.kind, chat.settings["prompt"]["prompt"]) == ("chat", "A profile for {{ who }}")
-    assert chat.options == {"flatten": True, "columns": {}, "extra_columns": [], "output_format": None}
+    assert chat.options["flatten"] is True
     assert (vectors.kind, vectors.settings["output_dimension"]) == ("embedding", 4)
 
 
-def test_some_rows_of_an_old_run_are_asked_again(tmp_path: Path, simulator: Simulator) -> None:
+def test_some_rows_of_an_old_run_are_asked_again(
+    tmp_path: Path, simulator: Simulator, old_ledger: OldLedgers
+) -> None:
     path = old_ledger("chat", tmp_path)
     asked = Run.retry(
         tmp_path / "out.jsonl", "row=3", parameters={"temperature": 1.0}, llm={"endpoint": simulator.url}
@@ -164,25 +188,25 @@ def test_some_rows_of_an_old_run_are_asked_again(tmp_path: Path, simulator: Simu
 
 
 def test_a_migration_that_is_cut_off_leaves_the_old_ledger(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old_ledger: OldLedgers
 ) -> None:
     path = old_ledger("chat", tmp_path)
-    step = STEPS[1]
+    step = STEPS[old_ledger.format]
 
     def cut(connection: sqlite3.Connection) -> None:
         step(connection)
         raise sqlite3.OperationalError("disk full")
 
-    monkeypatch.setitem(STEPS, 1, cut)
+    monkeypatch.setitem(STEPS, old_ledger.format, cut)
     with pytest.raises(LedgerError, match="disk full"):
         read_report(path)
-    assert format_of(path) == 1
+    assert format_of(path) == old_ledger.format
     monkeypatch.undo()
     monkeypatch.setenv("MISTRAL_API_KEY", "a-key-for-tests")
     assert read_report(path).rows == 12
 
 
-def test_an_old_ledger_in_use_is_not_touched(tmp_path: Path) -> None:
+def test_an_old_ledger_in_use_is_not_touched(tmp_path: Path, old_ledger: OldLedgers) -> None:
     path = old_ledger("chat", tmp_path)
     lock = LedgerLock(path)
     try:
@@ -190,10 +214,12 @@ def test_an_old_ledger_in_use_is_not_touched(tmp_path: Path) -> None:
             read_report(path)
     finally:
         lock.release()
-    assert format_of(path) == 1
+    assert format_of(path) == old_ledger.format
 
 
-def test_a_newer_format_is_refused_and_left_as_it_is(tmp_path: Path, simulator: Simulator) -> None:
+def test_a_newer_format_is_refused_and_left_as_it_is(
+    tmp_path: Path, simulator: Simulator, old_ledger: OldLedgers
+) -> None:
     path = old_ledger("chat", tmp_path)
     with closing(sqlite3.connect(path)) as connection:
         connection.execute(f"PRAGMA user_version = {FORMAT + 1}")
@@ -203,7 +229,9 @@ def test_a_newer_format_is_refused_and_left_as_it_is(tmp_path: Path, simulator: 
     assert path.read_bytes() == before
 
 
-def test_what_a_kill_cut_off_outside_of_the_log_is_undone_by_a_reader(tmp_path: Path) -> None:
+def test_what_a_kill_cut_off_outside_of_the_log_is_undone_by_a_reader(
+    tmp_path: Path, old_ledger: OldLedgers
+) -> None:
     """A kill in the middle of a migration's commit leaves SQLite's journal, and half the pages written."""
     path = old_ledger("chat", tmp_path)
     code = """
@@ -223,21 +251,57 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
-def test_an_old_ledger_that_cannot_be_written_is_read_all_the_same(tmp_path: Path) -> None:
+def test_an_old_ledger_that_cannot_be_written_is_read_all_the_same(
+    tmp_path: Path, old_ledger: OldLedgers
+) -> None:
     path = old_ledger("chat", tmp_path)
     path.chmod(0o400)
     tmp_path.chmod(0o500)
     try:
         assert read_report(path).rows == 12
-        assert format_of(path) == 1
+        assert format_of(path) == old_ledger.format
     finally:
         tmp_path.chmod(0o700)
 
 
 def test_an_old_ledger_is_read_from_a_copy_where_it_cannot_be_written(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, old_ledger: OldLedgers
 ) -> None:
     path = old_ledger("chat", tmp_path)
     before = path.read_bytes()
     monkeypatch.setattr(os, "access", lambda *_, **__: False)  # as it is for anybody but root
     assert (read_report(path).rows, path.read_bytes()) == (12, before)
+
+
+def test_parameters_of_old_retries_become_settings_of_their_rows(
+    tmp_path: Path, old_ledger: OldLedgers
+) -> None:
+    path = old_ledger("chat", tmp_path)
+    with LedgerReader(path) as reader:
+        asked_again = [row for row in reader.rows() if row.settings is not None]
+        (number,) = {row.settings for row in asked_again}
+        assert number is not None
+        settings = json.loads(reader.retry_settings()[number])
+        (earlier,) = reader.earlier_outcomes(asked_again[0].row)
+        attempts = reader.attempts_of(asked_again[0].leader)
+    assert settings["manifest"]["parameters"] == settings["llm"]["generation_kwargs"] == {"temperature": 0.5}
+    assert settings["manifest"]["prompt"]["system"] == "Be brief."
+    assert earlier.settings is None
+    assert [attempt.settings for attempt in attempts] == [None, number]
+
+
+def test_attempts_of_old_runs_of_vectors_are_counted_by_request(
+    tmp_path: Path, old_ledger: OldLedgers
+) -> None:
+    assert read_report(old_ledger("vectors", tmp_path)).attempts == old_ledger.format
+    assert read_report(old_ledger("cut", tmp_path)).open_attempts == 1
+
+
+def test_what_was_damaged_before_a_migration_is_damaged_after_it(tmp_path: Path) -> None:
+    path = OldLedgers(2)("chat", tmp_path)  # the first that has checksums
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        add_checksum(connection)
+        connection.execute("UPDATE outcomes SET finish_reason = 'stip' WHERE row = 3")
+    with LedgerReader(path) as reader:
+        damaged = [row.position for row in reader.rows() if row.damaged == "outcome"]
+    assert damaged

@@ -23,6 +23,7 @@ from mistill.errors import InputError, did_you_mean
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss
 from mistill.records.columns import add_columns
+from mistill.runs.kept_settings import refuse_unwritten
 
 NUMPY: Final = OptionalLibrary("numpy", extra="dedupe")
 
@@ -96,6 +97,7 @@ def dedupe(
     """
     if not 0 < threshold <= 1:
         raise InputError(f"threshold is {threshold}, and must be above 0 and at most 1")
+    refuse_unwritten(source)
     rows = open_source(source, format=input_format, delimiter=delimiter, encoding=encoding)
     if to is not None:
         check_target(to, output_format)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+import shlex
+from collections.abc import Generator, Iterable
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import quote, unquote_to_bytes
 
 import msgspec
@@ -21,7 +22,7 @@ from mistill.runs.kinds import KINDS
 from mistill.runs.kinds.kind import Kind
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
-from mistill.wording import Setting, words
+from mistill.wording import Phrase, Setting, words
 
 LEDGER_SUFFIX: Final = ".ledger"
 
@@ -62,6 +63,29 @@ def find_run(path: str | Path, ledger: str | Path | None = None) -> tuple[str | 
             hint=words("give the output of the run, or its ", Setting("ledger")),
         )
     return out, beside
+
+
+def refuse_unwritten(source: Any) -> None:
+    """``InputError`` if a file of an input is not there because the run that writes it has not come to its end."""
+    several = cast("Iterable[Any]", source) if isinstance(source, list | tuple) else (source,)
+    for path in several:
+        if not isinstance(path, str | Path) or _is_there(path) or not _is_there(ledger_beside(path)):
+            continue
+        name = str(path)
+        raise InputError(
+            f"{name} is not there: the run that writes it has not come to its end",
+            hint=words(
+                "start that run again; what it has so far: ",
+                Phrase(f"Run.open({name!r}).results()", f"mistill rows {shlex.quote(name)}"),
+            ),
+        )
+
+
+def _is_there(path: str | Path) -> bool:
+    try:
+        return Path(path).exists()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
 
 
 class KeptSettings(Struct, frozen=True):

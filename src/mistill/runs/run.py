@@ -45,7 +45,7 @@ from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
 from mistill.runs.export import write_records
 from mistill.runs.input_size import InputSize
-from mistill.runs.kept_settings import ledger_beside, read_manifest, settings_to_keep
+from mistill.runs.kept_settings import ledger_beside, read_manifest, refuse_unwritten, settings_to_keep
 from mistill.runs.kinds import kind_of
 from mistill.runs.manifest import changed_settings
 from mistill.runs.options import RetryArguments, RunArguments, RunOptions
@@ -636,6 +636,7 @@ class Run(RunResults):
 
 
 def _opened(source: Any, options: RunOptions) -> Source:
+    refuse_unwritten(source)
     rows = source if isinstance(source, Source) else open_source(source, **options.of_input())
     if options.id_column is not None:
         require_columns(rows, [options.id_column], "id_column")
