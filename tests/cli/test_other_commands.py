@@ -150,8 +150,12 @@ def test_what_cannot_be_simulated_is_told(mistill: Mistill, given: list[str], me
 
 def test_a_port_that_is_taken_is_told(mistill: Mistill, simulator: Simulator) -> None:
     ended = mistill("simulate", "--port", str(urlsplit(simulator.url).port))
-    assert ended.code == 3
-    assert "in use" in ended.stderr
+    assert ended.code == 2
+    assert (
+        f"cannot listen at 127.0.0.1, port {urlsplit(simulator.url).port}: Address already in use"
+        in ended.stderr
+    )
+    assert "--port 0 takes a free one" in ended.stderr
 
 
 # --- local ----------------------------------------------------------------------------------------------------------

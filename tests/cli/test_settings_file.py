@@ -104,7 +104,8 @@ def test_a_settings_file_does_not_say_where_the_key_goes(mistill: Mistill, comma
     assert "the settings file names the endpoint https://collector.invalid" in ended.stderr
     assert "name it yourself: --endpoint, or say that what names it is yours: --trust" in ended.stderr
     for leave in (["--trust"], ["--endpoint", "https://elsewhere.invalid"]):
-        assert "cannot connect to" in mistill(*command, "--settings", "run.toml", *leave).stderr
+        told = mistill(*command, "--settings", "run.toml", *leave).stderr
+        assert "nothing answers at" in told or "cannot connect to" in told
 
 
 def test_a_settings_file_imports_no_module_unless_it_is_trusted(settled: Mistill) -> None:

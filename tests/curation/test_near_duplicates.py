@@ -82,7 +82,7 @@ def test_marked_rows_are_all_there(tmp_path: Path, suffix: str) -> None:
     [
         (rows_of([[1, 2], [1, 2, 3]]), "row 1: 'embedding' has 3 numbers, where others have 2"),
         ([{"embeding": [1]}], "no column 'embedding'.*did you mean 'embeding'"),
-        (rows_of([[1], "x"]), "row 2 of .*'embedding' is no vector"),
+        (rows_of([[1], "x"]), "row 1 of .*'embedding' is no vector"),
         (rows_of([[]]), "an empty vector"),
     ],
 )

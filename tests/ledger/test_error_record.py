@@ -23,7 +23,6 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "InputError": {"index": 3},
     "WrongParameter": {"index": 3},
     "TransportError": {"maybe_billed": True},
-    "ConnectFailed": {"maybe_billed": False},
     "MalformedAnswer": {"correlation_id": "abc"},
     "InvalidOutput": {"text": "raw", "path": "$.age"},
     "Stopped": {"reason": "deadline"},

@@ -82,7 +82,9 @@ def test_a_wrong_model_stops_the_call_at_once(
     simulator: Simulator, make_llm: MakeLLM, num_generations: int
 ) -> None:
     llm = make_llm(model="mistral-smal-latest", max_concurrent_requests=2)
-    with pytest.raises(GenerationError, match=r"Invalid model: mistral-smal-latest.*mistill models"):
+    with pytest.raises(
+        GenerationError, match=r"Invalid model: mistral-smal-latest.*llm.models\(\) lists the models"
+    ):
         llm.generate(["row"] * 50, num_generations, on_error="none")
     assert len(simulator.requests) <= 2
 

@@ -223,12 +223,3 @@ def test_the_command_tells_at_its_end() -> None:
     _, told = process.communicate(timeout=30)
     assert process.returncode == 0
     assert "1 request, at most 1 at once\n0 answers: 0 tokens in, 0 out\n1 page of HTML\n" in told
-
-
-def test_a_port_in_use_is_said(simulator: Simulator) -> None:
-    port = simulator.url.rpartition(":")[2]
-    command = [sys.executable, "-m", "mistill", "simulate", "--port", port]
-    ended = subprocess.run(command, capture_output=True, text=True)
-    assert ended.returncode == 2
-    assert f"cannot listen at 127.0.0.1, port {port}: Address already in use" in ended.stderr
-    assert "--port 0 takes a free one" in ended.stderr

@@ -311,7 +311,7 @@ def test_repair_never_changes_a_value(before: str, document: dict[str, Any], aft
     assert json_candidates(f"```json\n{text}\n```") == [text]
 
 
-_SENTENCE = st.text("abcdé ,.!?", max_size=20).map(lambda words: f"So {words}.")
+_SENTENCE = st.text("abcdé ,", max_size=20).map(lambda words: f"So {words}.")
 
 
 @given(

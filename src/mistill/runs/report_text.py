@@ -143,9 +143,11 @@ def _cut_answers(cut: CutAnswers, out: str | None, wording: Wording) -> str:
             words(rows, "; give them room with ", Setting("max_new_tokens", cut.max_new_tokens)), wording
         )
     where, room = "finish_reason=length", cut.max_new_tokens
-    python = f"Run.retry({out!r}, {where!r}, parameters={{'max_new_tokens': {room}}}).start()"
-    command = f"mistill retry {shlex.quote(out)} --where {where} --max-new-tokens {room}"
-    return f"{rows}; again, with room: {wording(Phrase(python, command))}"
+    again = Phrase(
+        f"Run.retry({out!r}, {where!r}, parameters={{'max_new_tokens': {room}}}).start()",
+        f"mistill retry {shlex.quote(out)} --where {where} --max-new-tokens {room}",
+    )
+    return f"{rows}; again, with room: {wording(again)}"
 
 
 def _cause_lines(causes: Iterable[Cause]) -> Iterator[Line]:
@@ -187,8 +189,10 @@ def _missing_output(report: RunReport, out: str) -> Phrase | None:
     if not report.is_finished:
         stale = ", and the one that is there is of before" if Path(out).exists() else ""
         waits = f"{out} is written when every row has an outcome{stale}; until then: "
-        rows = f"mistill rows {shlex.quote(out)}"
-        return Phrase(f"{waits}Run.open({out!r}).results()", f"{waits}{rows}, or export --partial")
+        return Phrase(
+            f"{waits}Run.open({out!r}).results()",
+            f"{waits}mistill rows {shlex.quote(out)}, or export --partial",
+        )
     if Path(out).exists():
         return None
     return Phrase(

@@ -189,7 +189,8 @@ class HuggingFaceDataset(InMemory):
         return tuple(self._data.column_names)
 
     def types(self) -> Mapping[str, Any]:
-        return _types_of(self._data.features.arrow_schema)
+        features = getattr(self._data, "features", None)
+        return {} if features is None else _types_of(features.arrow_schema)
 
     def rows(self, first_index: int) -> Iterator[Row]:
         place = 0
