@@ -89,3 +89,17 @@ def test_a_table_as_a_spreadsheet_saves_it_is_embedded(mistill: Mistill, simulat
     assert (ended.code, "--delimiter ';'" in ended.stderr) == (2, True)
     assert mistill(*command, "--encoding", "cp1252", "--delimiter", ";").code == 0
     assert [request.body["input"] for request in simulator.requests] == [["café"]]
+
+
+def test_csv_for_a_spreadsheet(mistill: Mistill, simulator: Simulator) -> None:
+    Path("in.jsonl").write_text('{"text": "=1+1"}\n')
+    Path("run.toml").write_text('csv-dialect = "excel"\n')
+    embed = ["embed", "in.jsonl", "--endpoint", simulator.url, "--settings", "run.toml"]
+    assert mistill(*embed, "--out", "v.csv").code == 0
+    assert mistill("export", "v.csv", "--to", "w.csv", "--csv-dialect", "excel").code == 0
+    assert mistill("export", "v.csv", "--to", "plain.csv").code == 0
+    assert b"\r\n'=1+1," in Path("v.csv").read_bytes()
+    assert Path("w.csv").read_bytes() == Path("v.csv").read_bytes()
+    assert b"\n=1+1," in Path("plain.csv").read_bytes()
+    refused = mistill("export", "v.csv", "--to", "v.jsonl", "--csv-dialect", "excel")
+    assert (refused.code, "--csv-dialect excel: v.jsonl is jsonl" in refused.stderr) == (2, True)

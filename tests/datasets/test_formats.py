@@ -12,6 +12,7 @@ import pytest
 from mistill.datasets.compression import COMPRESSIONS
 from mistill.datasets.formats import FORMATS, KNOWN_FORMATS, FileFormat, format_of, parse_format
 from mistill.errors import InputError
+from mistill.extras import install_command
 
 BINARY = ("parquet", "arrow")
 
@@ -73,7 +74,7 @@ def test_a_missing_library_is_asked_for_by_its_extra() -> None:
         "except InputError as error: print(error)"
     )
     said = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout
-    assert said.strip() == "writing a.parquet needs pyarrow (pip install 'mistill[arrow]')"
+    assert said.strip() == f"writing a.parquet needs pyarrow ({install_command('arrow')})"
 
 
 def test_the_table_loads_no_reader_and_no_library() -> None:

@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from mistill.extras import install_command
+
 pytest.importorskip("distilabel", reason="distilabel is an extra: pip install 'mistill[distilabel]'")
 
 
@@ -28,4 +30,4 @@ except ImportError as error:
     start = "mistill.integrations.distilabel needs distilabel, which cannot be imported: "
     assert words.startswith(start)
     assert missing in words.removeprefix(start)
-    assert "pip install 'mistill[distilabel]'" in words
+    assert install_command("distilabel") in words

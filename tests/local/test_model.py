@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import re
 import select
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import pytest
 from tests.local.conftest import needs_xllamacpp
 
 from mistill.errors import InputError
+from mistill.extras import install_command
 from mistill.llms import MistralLLM
 from mistill.local import LocalModel, LocalModelError
 
@@ -98,7 +100,7 @@ def test_impossible_settings_are_refused(name: str, value: int) -> None:
 
 def test_without_the_extra_the_error_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "xllamacpp", None)
-    with pytest.raises(LocalModelError, match=r"pip install 'mistill\[local\]'"):
+    with pytest.raises(LocalModelError, match=re.escape(install_command("local"))):
         LocalModel().start()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gc
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -27,6 +28,7 @@ from mistill.errors import (
     Stopped,
     Unauthorized,
 )
+from mistill.extras import install_command
 from mistill.llms import Completion
 from mistill.runs.report import read_report
 from mistill.simulator import Fault, Simulator
@@ -232,7 +234,7 @@ def test_polars_and_hugging_face(place: Place) -> None:
 @pytest.mark.parametrize(
     ("missing", "call", "command"),
     [
-        ("pyarrow", "to_arrow", r"pip install 'mistill\[arrow\]'"),
+        ("pyarrow", "to_arrow", re.escape(install_command("arrow"))),
         ("pandas", "to_pandas", "pip install pandas"),
         ("polars", "to_polars", "pip install polars"),
         ("datasets", "to_dataset", "pip install datasets"),

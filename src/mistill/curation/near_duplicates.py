@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final
@@ -18,7 +19,7 @@ from msgspec import Struct
 
 from mistill.datasets.optional_library import OptionalLibrary
 from mistill.datasets.sources import Row, Source, open_source
-from mistill.datasets.writers import check_target, open_writer
+from mistill.datasets.writers import CsvDialect, Writer, check_target, open_writer
 from mistill.errors import InputError, did_you_mean
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss
@@ -75,6 +76,7 @@ def dedupe(
     delimiter: str | None = None,
     encoding: str | None = None,
     output_format: str | None = None,
+    csv_dialect: CsvDialect = "unix",
 ) -> Deduped:
     """Keeps one of each cluster of near duplicates: the first in the order of the input.
 
@@ -90,7 +92,7 @@ def dedupe(
             and ``similarity``; null in those that are kept.
         overwrite: replace ``to`` if it is there.
         input_format, output_format: where the suffix does not tell.
-        delimiter, encoding: of the input, as for `Run`.
+        delimiter, encoding: of the input, ``csv_dialect``: of the output, as for `Run`.
 
     Raises:
         InputError: a vector is none, or of another length; it names the row.
@@ -100,7 +102,7 @@ def dedupe(
     refuse_unwritten(source)
     rows = open_source(source, format=input_format, delimiter=delimiter, encoding=encoding)
     if to is not None:
-        check_target(to, output_format)
+        check_target(to, output_format, csv_dialect)
         if any(is_same(Path(to), Path(path)) for path in rows.paths):
             raise InputError(
                 f"{to} is the input, and the output would replace it", hint="give it another name"
@@ -132,7 +134,10 @@ def dedupe(
     ]
     result = Deduped(total, without_vector, dropped)
     if to is not None:
-        _write(rows, to, result, mark=mark, output_format=output_format)
+        writer = open_writer(
+            to, format=output_format, types=rows.types(), csv_dialect=csv_dialect, made_of=rows.paths
+        )
+        _write(rows, writer, result, mark=mark)
     return result
 
 
@@ -214,9 +219,9 @@ def _nearest_kept(numpy: Any, unit: Any, file: Any, kept: int, length: int) -> t
     return best, like
 
 
-def _write(rows: Source, to: str | Path, result: Deduped, *, mark: bool, output_format: str | None) -> None:
+def _write(rows: Source, opened: AbstractContextManager[Writer], result: Deduped, *, mark: bool) -> None:
     dropped = {found.row: found for found in result.dropped}
-    with open_writer(to, format=output_format, types=rows.types(), made_of=rows.paths) as writer:
+    with opened as writer:
         for row in rows:
             found = dropped.get(row.index)
             if not mark:

@@ -7,6 +7,7 @@ import sys
 from typing import Any, NamedTuple
 
 from mistill.errors import InputError
+from mistill.extras import install_command
 
 
 class OptionalLibrary(NamedTuple):
@@ -37,9 +38,7 @@ class OptionalLibrary(NamedTuple):
         try:
             return importlib.import_module(module or self.name)
         except ImportError as error:
-            raise InputError(
-                f"{purpose} needs {self.name}", hint=f"pip install 'mistill[{self.extra}]'"
-            ) from error
+            raise InputError(f"{purpose} needs {self.name}", hint=install_command(self.extra)) from error
 
 
 PYARROW = OptionalLibrary("pyarrow", extra="arrow")

@@ -32,6 +32,7 @@ from mistill import llms
 from mistill.api.dialects import DialectName
 from mistill.delivery.retry import classify
 from mistill.errors import MistillError
+from mistill.extras import install_command
 from mistill.llms.event_loop import background
 from mistill.llms.parameters import PARAMETERS
 from mistill.llms.plain_values import without_nulls
@@ -46,7 +47,7 @@ except ImportError as error:
     # It imports packages that it does not require, so the cause may be another one that is missing.
     raise ImportError(
         f"mistill.integrations.distilabel needs distilabel, which cannot be imported: {error}; "
-        "pip install 'mistill[distilabel]' has all that it takes",
+        f"{install_command('distilabel')} has all that it takes",
         name=error.name,
     ) from error
 

@@ -22,6 +22,7 @@ from pydantic import SecretStr
 
 from mistill.child_environment import MODEL_LIBRARIES, child_environment
 from mistill.errors import InputError, LocalModelError
+from mistill.extras import install_command
 from mistill.local.weights import ensure_weights
 
 MODEL = "smollm2-135m-instruct"
@@ -108,7 +109,7 @@ class LocalModel:
             return
         if importlib.util.find_spec("xllamacpp") is None:
             raise LocalModelError(
-                "the local model needs the package xllamacpp", hint="pip install 'mistill[local]'"
+                "the local model needs the package xllamacpp", hint=install_command("local")
             )
         weights = ensure_weights(say=self._say)
         try:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from mistill.datasets.formats import format_of
-from mistill.datasets.writers import open_writer
+from mistill.datasets.writers import CsvDialect, open_writer
 from mistill.errors import InputError, LedgerError
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import is_same
@@ -32,6 +32,7 @@ def export_run(
     *,
     ledger: str | Path | None = None,
     format: str | None = None,  # noqa: A002  the public name
+    csv_dialect: CsvDialect = "unix",
     where: str | None = None,
     columns: Mapping[str, str] | None = None,
     extra_columns: Iterable[str] = (),
@@ -52,6 +53,7 @@ def export_run(
     Args:
         out: the run's output; it need not be there any more.
         to: the new file, whose suffix says the format; ``"-"`` for stdout.
+        csv_dialect: as for `Run`; the run's own is not taken over, since this may be another format.
         ledger: where the run remembers, if not beside ``out``.
         where: which rows, such as ``"finish_reason=stop"``; all unless given.
         columns, extra_columns, flatten, earlier: as for `Run`.
@@ -89,7 +91,9 @@ def export_run(
         _check_chosen(reader, shape)
         chosen = RunFilter(where, reader, shape)
         chat = ChatLines(reader, shape, turns) if as_ == "chat" else None
-    written = export(path, to, shape, format=format, chosen=chosen, partial=partial, chat=chat)
+    written = export(
+        path, to, shape, format=format, csv_dialect=csv_dialect, chosen=chosen, partial=partial, chat=chat
+    )
     if chat is not None and chat.left_out:
         _log.warning("left out of %s: %s", to, chat.left_out)
     if where is not None and not written:
@@ -114,6 +118,7 @@ def export(
     shape: RecordShape,
     *,
     format: str | None = None,  # noqa: A002  the public name
+    csv_dialect: CsvDialect = "unix",
     chosen: RunFilter | None = None,
     partial: bool = False,
     chat: ChatLines | None = None,
@@ -143,7 +148,7 @@ def export(
                     ),
                 ),
             )
-    return write_records(ledger, out, shape, format=format, chosen=chosen, chat=chat)
+    return write_records(ledger, out, shape, format=format, csv_dialect=csv_dialect, chosen=chosen, chat=chat)
 
 
 def write_records(
@@ -152,6 +157,7 @@ def write_records(
     shape: RecordShape,
     *,
     format: str | None = None,  # noqa: A002  the public name
+    csv_dialect: CsvDialect = "unix",
     chosen: RunFilter | None = None,
     made_of: Sequence[str | Path] | None = None,
     chat: ChatLines | None = None,
@@ -175,7 +181,9 @@ def write_records(
             columns = chat.columns if chat is not None else _all_columns(reader, shape)
         if chosen_format.has_types and chat is None:
             types = shape.types(read_types(reader))
-        with open_writer(out, format=format, columns=columns, types=types, made_of=made_of) as writer:
+        with open_writer(
+            out, format=format, columns=columns, types=types, csv_dialect=csv_dialect, made_of=made_of
+        ) as writer:
             for row in (chosen or RunFilter(None, reader, shape)).rows(reader):
                 if row.state != "pending":
                     for line in (record_line(row, shape),) if chat is None else chat(row):

@@ -23,6 +23,7 @@ from pydantic import (
     field_validator,
 )
 
+from mistill.datasets.writers import CsvDialect
 from mistill.errors import InputError, did_you_mean
 from mistill.wording import Part, Setting, words
 
@@ -121,6 +122,11 @@ class RunOptions(BaseModel):
     )
     output_format: Annotated[str | None, Written("Output", metavar="FORMAT")] = Field(
         default=None, description="Where the suffix does not tell: jsonl, csv.gz, …"
+    )
+    csv_dialect: Annotated[CsvDialect, Written("Output")] = Field(
+        default="unix",
+        description="excel: CSV and TSV as Excel opens them, with a byte order mark, and texts that it would take for "
+        "formulas (=, +, -, @) made harmless by an apostrophe.",
     )
     columns: Annotated[dict[str, str], Written("Output", "--column", "OURS=NAME", "renames")] = Field(
         default_factory=dict[str, str],
@@ -271,7 +277,16 @@ class RunOptions(BaseModel):
         return self.model_dump(mode="json", exclude_defaults=True, exclude={"parameters", "on_stop"})
 
 
-OUTPUT_OPTIONS = ("output_format", "columns", "extra_columns", "flatten", "keep", "drop", "earlier")
+OUTPUT_OPTIONS = (
+    "output_format",
+    "csv_dialect",
+    "columns",
+    "extra_columns",
+    "flatten",
+    "keep",
+    "drop",
+    "earlier",
+)
 """Options that say what a record looks like: a retry and an export take them over."""
 
 
@@ -312,6 +327,7 @@ class RunArguments(TypedDict, total=False):
     parameters: Mapping[str, Any] | None
     row_parameters: Mapping[str, str] | None
     output_format: str | None
+    csv_dialect: CsvDialect
     columns: Mapping[str, str] | None
     extra_columns: Iterable[str]
     flatten: bool | str

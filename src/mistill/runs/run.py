@@ -96,6 +96,8 @@ class Run(RunResults):
         id_column: a column that names rows in messages.
         limit: at most so many rows, of those that are left.
         input_format, output_format: where the suffix does not tell.
+        csv_dialect: ``"excel"``: CSV and TSV as Excel opens them, with texts made harmless that it would take for
+            formulas.
         delimiter: between the fields of CSV files: ``";"``, ``"|"``, ``"tab"``.
         encoding: of text files that are not UTF-8: ``"cp1252"``, ``"latin-1"``, ``"utf-16"``.
         columns: renames of the output's columns, ``{"generation": "answer"}``.
@@ -147,7 +149,7 @@ class Run(RunResults):
         self._llm = llm
         self._source = rows = _opened(source, options)
         if out is not None:
-            check_target(out, options.output_format)
+            check_target(out, options.output_format, options.csv_dialect)
         if rows.columns is not None:
             shape.check_row(rows.columns)
         if shape.chosen:
@@ -518,6 +520,7 @@ class Run(RunResults):
                 self.out,
                 shape,
                 format=self.options.output_format,
+                csv_dialect=self.options.csv_dialect,
                 made_of=self._input_paths,
             )
         except LedgerError:

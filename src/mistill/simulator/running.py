@@ -12,6 +12,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Self
 
 from mistill.errors import InputError
+from mistill.extras import install_command
 from mistill.simulator.faults import Scripted, When
 from mistill.simulator.settings import Settings
 from mistill.simulator.traffic import Received, Stats
@@ -207,7 +208,7 @@ def serve(
 
 def _make_service(settings: Settings) -> Service:
     if find_spec("aiohttp") is None:
-        raise InputError("the simulator needs the package aiohttp", hint="pip install 'mistill[simulator]'")
+        raise InputError("the simulator needs the package aiohttp", hint=install_command("simulator"))
 
     from mistill.simulator.service import Service
 

@@ -20,6 +20,7 @@ import msgspec
 
 from mistill.api.chat import AnsweredToolCall, AnswerMessage, ChatResponse
 from mistill.errors import InputError, InvalidOutput
+from mistill.extras import install_command
 from mistill.structured.repair import CUT_SHORT, answer_text, arguments_text, cut_short, read_answer
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
@@ -210,7 +211,7 @@ def _package() -> Any:
     except ImportError as error:
         raise InputError(
             "this structured_output mode needs the package instructor",
-            hint="pip install 'mistill[instructor]', or leave the mode out",
+            hint=f"{install_command('instructor')}, or leave the mode out",
         ) from error
     # Its errors come back to the caller; without a handler Python would print each of them as well.
     logging.getLogger("instructor").addHandler(logging.NullHandler())

@@ -13,6 +13,7 @@ from typing_extensions import TypedDict
 
 from mistill.api.chat import ResponseFormat
 from mistill.errors import InputError, nearest_name
+from mistill.extras import install_command
 from mistill.structured.schema import OutputSchema, compile_schema
 
 InstructorMode = Literal["tools", "json_schema", "md_json"]
@@ -122,7 +123,7 @@ def compile_structured_output(setting: Any) -> StructuredOutputPlan:
     if plan.uses_instructor and find_spec("instructor") is None:
         raise InputError(
             f'structured_output: mode "{mode}" needs the package instructor',
-            hint="pip install 'mistill[instructor]', or leave the mode out",
+            hint=f"{install_command('instructor')}, or leave the mode out",
         )
     return plan
 

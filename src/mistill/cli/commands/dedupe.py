@@ -13,6 +13,7 @@ from mistill.cli.options.run_options import option_of_run
 from mistill.cli.terminal.output import say, show
 from mistill.curation.near_duplicates import Deduped, dedupe
 from mistill.datasets.formats import OUTPUT_FORMATS
+from mistill.datasets.writers import CsvDialect
 from mistill.progress.formatting import count
 
 _NAMED = 5
@@ -37,6 +38,7 @@ mistill dedupe embeddings.parquet --json | jq '.dropped | length'   # only look
 )
 @option("--overwrite", group="Output", is_flag=True, help="Replace FILE if it is there; never the input.")
 @option("--output-format", group="Output", metavar="FORMAT", help="Where the suffix does not tell.")
+@option_of_run("csv_dialect")
 @option("--input-format", group="Input", metavar="FORMAT", help="Where the suffix does not tell.")
 @option_of_run("delimiter")
 @option_of_run("encoding")
@@ -61,6 +63,7 @@ def command(
     mark: bool,
     overwrite: bool,
     output_format: str | None,
+    csv_dialect: CsvDialect | None,
     input_format: str | None,
     delimiter: str | None,
     encoding: str | None,
@@ -84,6 +87,7 @@ def command(
         delimiter=delimiter,
         encoding=encoding,
         output_format=output_format,
+        csv_dialect=csv_dialect or "unix",
     )
     if as_json:
         dropped = [

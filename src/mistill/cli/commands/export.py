@@ -43,6 +43,7 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     help=f"By suffix: {OUTPUT_FORMATS}; - for stdout.",
 )
 @option_of_run("output_format", *KINDS.values())
+@option_of_run("csv_dialect")
 @option(
     "--schema",
     group=_OUTPUT,

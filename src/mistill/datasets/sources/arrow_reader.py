@@ -1,4 +1,4 @@
-"""Parquet and Arrow files. Needs pyarrow (``pip install 'mistill[arrow]'``)."""
+"""Parquet and Arrow files. Needs the extra ``arrow``."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ with open_writer("answers.csv.gz", columns=["id", "generation"]) as writer:
     writer.write({"id": 1, "generation": "…"})
 """
 
-from mistill.datasets.writers.destination import Vectors, Writer
+from mistill.datasets.writers.destination import CsvDialect, Vectors, Writer
 from mistill.datasets.writers.open_writer import check_target, open_writer
 
-__all__ = ["Vectors", "Writer", "check_target", "open_writer"]
+__all__ = ["CsvDialect", "Vectors", "Writer", "check_target", "open_writer"]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from mistill.datasets.writers.spool import Spool
+
+CsvDialect: TypeAlias = Literal["unix", "excel"]
+"""``excel``: as Excel opens it by a double click, and without cells that it would take for formulas."""
 
 
 class Writer(Protocol):
@@ -44,9 +47,11 @@ class Destination(Struct, frozen=True):
         columns: all that records can have, in order; None where that is not known.
         open_spool: makes a temporary file beside the output, which ends with it.
         types: of columns where they are known: those of `Source.types`, and `Vectors`. For formats that have types.
+        csv_dialect: of CSV and TSV.
     """
 
     stream: Any
     columns: list[str] | None
     open_spool: Callable[[], Spool]
     types: Mapping[str, Any] = {}
+    csv_dialect: CsvDialect = "unix"

@@ -10,13 +10,18 @@ from typing import Any
 
 from mistill.datasets.compression import Compression
 from mistill.datasets.formats import FileFormat, format_of
-from mistill.datasets.writers.destination import Destination, Writer
+from mistill.datasets.writers.destination import CsvDialect, Destination, Writer
 from mistill.datasets.writers.output_file import OutputFile, check_place, is_replaceable, open_output
 from mistill.datasets.writers.spool import open_spool
 from mistill.errors import InputError
+from mistill.wording import Setting, words
 
 
-def check_target(target: str | Path, format: str | None = None) -> FileFormat:  # noqa: A002 the public name
+def check_target(
+    target: str | Path,
+    format: str | None = None,  # noqa: A002 the public name
+    csv_dialect: CsvDialect = "unix",
+) -> FileFormat:
     """What ``open_writer`` would refuse, without writing: for the time before any money is spent.
 
     Raises:
@@ -25,6 +30,11 @@ def check_target(target: str | Path, format: str | None = None) -> FileFormat:  
     chosen = format_of(str(target), format)
     if chosen.writer is None:
         raise InputError(f"{target}: files of the format {chosen.name} can be read, not written")
+    if csv_dialect != "unix" and not chosen.has_delimiter:
+        raise InputError(
+            words(Setting("csv_dialect", csv_dialect), f": {target} is {chosen.name}"),
+            hint="leave it out, or write .csv or .tsv",
+        )
     check_place(target)
     chosen.load_libraries(f"writing {target}")
     is_binary = chosen.is_binary or chosen.compression is not None
@@ -40,6 +50,7 @@ def open_writer(
     format: str | None = None,  # noqa: A002 the public name
     columns: Iterable[str] | None = None,
     types: Mapping[str, Any] | None = None,
+    csv_dialect: CsvDialect = "unix",
     made_of: Sequence[str | Path] = (),
 ) -> Generator[Writer]:
     """A writer to ``target``; the file appears when the block ends well, else nothing changes.
@@ -51,13 +62,15 @@ def open_writer(
             not have all.
         types: of columns, for Parquet and Arrow: pyarrow's, or `Vectors`. A column whose values do not have its type
             gets one by its values, as those do that are not named.
+        csv_dialect: ``excel``: CSV and TSV for Excel, with a byte order mark, ``\\r\\n``, and an apostrophe before
+            texts that it would take for formulas.
         made_of: the files that are in it: whoever may not read these may not read the output, see `open_output`.
 
     Raises:
         InputError: at once what ``check_target`` refuses; later a record that does not fit.
         MistillError: the disk is full, or fails.
     """
-    chosen = check_target(target, format)
+    chosen = check_target(target, format, csv_dialect)
     path = Path(target)
     with ExitStack() as stack:
         output = stack.enter_context(open_output(target, made_of))
@@ -69,6 +82,7 @@ def open_writer(
                 columns=None if columns is None else list(columns),
                 open_spool=lambda: stack.enter_context(spool),
                 types=types or {},
+                csv_dialect=csv_dialect,
             )
         )
         yield writer
