@@ -109,3 +109,29 @@ def test_half_of_a_rows_generations_failing_fails_the_row_and_keeps_the_others(
     assert outcome.error is not None
     assert sorted(completion is None for completion in outcome.completions) == [False, True]
     assert outcome.usage.input_tokens == 6
+
+
+def nested(depth: int) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for _ in range(depth):
+        value = {"a": value}
+    return value
+
+
+@pytest.mark.parametrize("depth", [600, 990, 3000])
+@pytest.mark.parametrize(
+    "argument",
+    ["extra_body", "prediction", "stop", "guardrails", "metadata", "tools", "tool_choice", "response_format"],
+)
+def test_what_is_nested_too_deeply_to_be_sent_is_refused(
+    make_llm: MakeLLM, argument: str, depth: int
+) -> None:
+    value: Any = nested(depth)
+    if argument == "tools":
+        value = [{"type": "function", "function": {"name": "x", "parameters": value}}]
+    elif argument in ("stop", "guardrails"):
+        value = [value]
+    try:
+        make_llm().generation(**{argument: value})
+    except InputError as error:  # any other error is one too many
+        assert argument in str(error) or "nested" in str(error) or "not a tool" in str(error)

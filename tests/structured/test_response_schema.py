@@ -296,3 +296,25 @@ def test_the_name_is_one_that_the_api_takes(schema: Any, name: str) -> None:
     format_ = compile_schema(schema).response_format().json_schema
     assert format_ is not None
     assert format_.name == name
+
+
+A = {"$ref": "#/$defs/a"}
+B = {"$ref": "#/$defs/b"}
+OBJECT = {"type": "object", "properties": {"n": {"type": "integer"}}}
+
+
+@pytest.mark.parametrize(
+    ("schema", "is_object"),
+    [
+        ({"allOf": [A], "$defs": {"a": {"allOf": [A]}}}, False),
+        ({"allOf": [A], "$defs": {"a": {"allOf": [B]}, "b": {"allOf": [A, B]}}}, False),
+        ({**A, "$defs": {"a": A}}, False),
+        ({**A, "$defs": {"a": {"allOf": [A, OBJECT]}}}, True),
+        ({"allOf": [A, B], "$defs": {"a": {"allOf": [B]}, "b": {"allOf": [A, OBJECT]}}}, True),
+        ({"allOf": [{"$ref": "#"}], "$defs": {}}, False),
+        ({"allOf": [{"allOf": [A]}], "definitions": {}, "$defs": {"a": OBJECT}}, True),
+        ({"allOf": [{"allOf": [A]}], "$defs": {"a": {"type": "string"}}}, False),
+    ],
+)
+def test_a_schema_that_refers_to_itself_has_a_root_or_none(schema: dict[str, Any], is_object: bool) -> None:
+    assert compile_schema(schema).is_wrapped is not is_object

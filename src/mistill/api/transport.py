@@ -56,14 +56,23 @@ class _Runtime:
 
     A fork leaves the threads of a runtime that had started behind, and it cannot start again; the other one still can.
     Source: https://github.com/MarkusSintonen/pyreqwest/issues/51
+
+    Attributes:
+        multithreaded: the one in use. ``started``: by this process. ``none_left``: both were left to parents.
     """
 
     started = False
     multithreaded = False
+    none_left = False
 
     @classmethod
     def after_fork(cls) -> None:
-        if cls.started:
+        if not cls.started:
+            return
+        cls.started = False
+        if cls.multithreaded:
+            cls.none_left = True
+        else:
             cls.multithreaded = True
             runtime_worker_threads(1)
 
@@ -87,8 +96,14 @@ def build_client(endpoint: str, api_key: str, timeout_s: float) -> Client:
         timeout_s: for one attempt, from connecting to the last byte of the body.
 
     Raises:
-        InputError: the key cannot be sent, or this machine has no CA certificates.
+        InputError: the key cannot be sent, this machine has no CA certificates, or this process was forked by one that
+            was forked itself, and each of them had clients.
     """
+    if _Runtime.none_left:
+        raise InputError(
+            "this process was forked by a forked process, and both had sent requests: no more can be sent from here",
+            hint="start it by spawn or forkserver (multiprocessing.get_context), or fork before the first request",
+        )
     builder = _with_key(api_key)
     if builder is None:  # raised here, since what that came from shows the header
         raise InputError("api_key has characters that no HTTP header can hold")

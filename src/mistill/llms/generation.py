@@ -19,7 +19,7 @@ from mistill.delivery.retry import as_failure, classify
 from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
 from mistill.llms.completions import NO_USAGE, chat_completions, without_given_up
 from mistill.llms.messages import check_messages, check_text_only, encode_messages
-from mistill.llms.parameters import check_parameters
+from mistill.llms.parameters import check_parameters, plain_extra_body
 from mistill.llms.plain_values import plain
 from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.token_estimate import message_tokens, text_tokens
@@ -94,7 +94,7 @@ class Generation:
         self.parameters = parameters
         self.structured = structured
         self.num_generations = num_generations
-        self.extra_body: dict[str, Any] | None = plain(extra_body)
+        self.extra_body = plain_extra_body(extra_body) or None
         self._templates: dict[tuple[int, int], RequestTemplate] = {}
         self._variants: dict[Hashable, Generation] = {}
         self._template = self._template_of(n=1, seed_offset=0)
@@ -148,8 +148,7 @@ class Generation:
         given = {name: value for name, value in given.items() if value is not None}
         own = check_parameters(self._tools_beside(given) | given)
         changes = {name: value for name, value in msgspec.structs.asdict(own).items() if value is not None}
-        more: dict[str, Any] = plain(given.get("extra_body") or {})
-        extra_body: dict[str, Any] | None = (self.extra_body or {}) | more or None
+        extra_body = (self.extra_body or {}) | plain_extra_body(given.get("extra_body")) or None
         if not changes and extra_body == self.extra_body:
             return self
         key = msgspec.json.encode((own, extra_body), order="sorted")
@@ -337,6 +336,8 @@ class Generation:
             return encoder(parameters)
         except UnicodeEncodeError:  # half a character in the words of a schema
             return encoder(msgspec.convert(plain(parameters), ChatParameters))
+        except RecursionError as error:
+            raise InputError("the parameters of the request are nested too deeply") from error
 
     def _template_of(self, *, n: int, seed_offset: int) -> RequestTemplate:
         template = self._templates.get((n, seed_offset))

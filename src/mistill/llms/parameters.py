@@ -111,10 +111,35 @@ def check_parameters(arguments: Mapping[str, Any]) -> ChatParameters:
         parameters = _as_parameters(fields)
     except msgspec.ValidationError as error:
         raise InputError(_in_our_names(str(error), arguments)) from error
+    except RecursionError as error:
+        raise InputError(f"{_deepest(fields)} is nested too deeply") from error
     form = parameters.response_format
     if form is not None and (form.type == "json_schema") != (form.json_schema is not None):
         raise InputError("response_format: type json_schema and the field json_schema go together")
     return parameters
+
+
+def _deepest(fields: Mapping[str, Any]) -> str:
+    for name, value in fields.items():
+        try:
+            _encode(plain({name: value}))
+        except RecursionError:
+            return name
+        except (TypeError, ValueError):
+            continue
+    return "a parameter"
+
+
+def plain_extra_body(given: Any) -> dict[str, Any]:
+    """Fields beside our own, in types that JSON has.
+
+    Raises:
+        InputError: they are nested deeper than can be sent.
+    """
+    try:
+        return plain(given or {})
+    except RecursionError as error:
+        raise InputError("extra_body is nested too deeply") from error
 
 
 def _as_parameters(fields: dict[str, Any]) -> ChatParameters:

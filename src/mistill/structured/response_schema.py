@@ -23,24 +23,30 @@ def wire_name(name: str) -> str:
 
 def has_object_root(schema: Schema) -> bool:
     """Whether ``schema`` may go out as it is: it says that an answer is an object, or names properties of one."""
-    root = _follow_ref(schema)
-    if "type" in root:
-        return root["type"] == "object"
-    if "properties" in root:
-        return True
-    members = root.get("allOf")
-    return isinstance(members, list) and any(
-        has_object_root({**_definitions(schema), **member})
-        for member in cast("list[Any]", members)
-        if isinstance(member, dict)
-    )
+    left: list[Any] = [schema]
+    seen: set[int] = set()  # members may refer to what they are members of
+    while left:
+        member = left.pop()
+        if not isinstance(member, dict):
+            continue
+        root = _follow_ref(cast("Schema", member), schema)
+        if id(root) in seen:
+            continue
+        seen.add(id(root))
+        if "type" in root or "properties" in root:
+            if root.get("type", "object") == "object":
+                return True
+            continue
+        members = root.get("allOf")
+        left += cast("list[Any]", members) if isinstance(members, list) else []
+    return False
 
 
 def inline_root(schema: Schema) -> Schema:
     """``schema`` with a root ``$ref`` (pydantic writes one for a recursive model) resolved."""
     if set(schema) - {"$defs"} != {"$ref"}:
         return schema
-    return {**_follow_ref(schema), "$defs": schema["$defs"]}
+    return {**_follow_ref(schema, schema), "$defs": schema["$defs"]}
 
 
 def wrap(schema: Schema, id_keyword: str = "$id") -> Schema:
@@ -91,12 +97,8 @@ def _rebase_pointer(ref: str) -> str:
     return f"#/properties/{WRAPPER_KEY}{ref[1:]}"
 
 
-def _definitions(schema: Schema) -> Schema:
-    return {key: schema[key] for key in _DEFINITIONS if key in schema}
-
-
-def _follow_ref(schema: Schema) -> Schema:
-    node: Schema = schema
+def _follow_ref(node: Schema, schema: Schema) -> Schema:
+    """What ``node`` refers to in ``schema``, the whole; itself where it refers to nothing in it."""
     for _ in range(_MAX_REF_HOPS):
         ref = node.get("$ref")
         if not isinstance(ref, str) or not ref.startswith("#/"):
