@@ -60,6 +60,19 @@ def test_the_second_start_is_wide_at_once(folder: Path, settings: dict[str, Any]
     assert refused == 0
 
 
+def test_a_start_whose_rows_ran_short_before_it_was_wide_makes_the_next_one_wide(folder: Path) -> None:
+    first, _, _ = start(64, latency_s=0.2)
+    second, refused, _ = start(64, latency_s=0.2)
+    assert second <= 0.4 < first
+    assert refused == 0
+
+
+def test_a_server_that_was_full_is_not_filled_again(folder: Path) -> None:
+    _, first, _ = start(500, capacity=20, latency_s=1.0)
+    _, second, _ = start(500, capacity=20, latency_s=1.0)
+    assert 0 < second <= first
+
+
 async def told(requests: int, slots: int) -> int:
     """How many leave within 0.3 s where the user has told the quota, and nothing is answered."""
     clock = asyncio.get_running_loop().time

@@ -123,8 +123,11 @@ class Governor:
         self._write_at_s = math.inf
         self._written: LearnedLimits | None = None
         self._widest = 0
+        self._was_full = False
         learned = None if limits_file is None else limits_file.read()
-        self._adaptive_limit = AdaptiveLimit(tuning, reached=0 if learned is None else learned.in_flight)
+        self._adaptive_limit = AdaptiveLimit(
+            tuning, reached=0 if learned is None else learned.may_be_in_flight
+        )
         self._breaker = CircuitBreaker(tuning)
         self._hypothesis: QuotaHypothesis | None = None
         self._scatter = Scatter(tuning)
@@ -133,7 +136,7 @@ class Governor:
         self._cause: WaitCause = "server"
         self._timer: _Timer | None = None
         if learned is not None:
-            self._widest = learned.in_flight
+            self._widest, self._was_full = learned.in_flight, learned.was_full
             self._quotas.take_up(learned, time.time() - learned.learned_at, clock())
         self.set_quota(requests_per_minute, tokens_per_minute)
 
@@ -408,6 +411,7 @@ class Governor:
         return LearnedLimits(
             learned_at=time.time(),
             in_flight=self._widest,
+            was_full=self._was_full,
             requests_per_minute=told[0] if requests is None else requests / minutes,
             tokens_per_minute=told[1],
             source="inferred" if is_inferred else "server" if told != (None, None) else None,
@@ -602,6 +606,7 @@ class Governor:
         breaker, newest = self._breaker, self._sequence
         self._quotas.cancelled(permit, now_s)
         self._adaptive_limit.cut(permit.sequence, newest, self.in_flight, now_s)
+        self._was_full, self._widest = True, min(self._widest, int(self._adaptive_limit.limit))
         is_new = breaker.refused(permit.sequence, newest, now_s, probe_after=False)
         is_own = is_new and not self._note_failure(permit, row, now_s)
         breaker.last_error = error

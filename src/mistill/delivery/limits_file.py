@@ -31,6 +31,7 @@ class LearnedLimits(Struct, frozen=True, kw_only=True):
     Attributes:
         learned_at: when, in unix seconds.
         in_flight: requests that were in flight at once without being too many.
+        was_full: more of them were too many: the server said that it was full.
         requests_per_minute, tokens_per_minute: the quotas; ``None`` where none was found.
         source: ``server``: it told them; ``inferred``: refusals showed the one of requests.
         by_second: the server was found to limit by the second, so that requests are best spread evenly.
@@ -40,12 +41,18 @@ class LearnedLimits(Struct, frozen=True, kw_only=True):
     version: int = VERSION
     learned_at: float
     in_flight: int
+    was_full: bool = False
     requests_per_minute: float | None = None
     tokens_per_minute: float | None = None
     source: Literal["server", "inferred"] | None = None
     by_second: bool = False
     used_requests: int = 0
     used_tokens: int = 0
+
+    @property
+    def may_be_in_flight(self) -> int:
+        """Requests that may leave at once: twice as many where nothing was too many, since rows may have run short."""
+        return self.in_flight if self.was_full or self.source is not None else 2 * self.in_flight
 
     @property
     def is_sane(self) -> bool:
