@@ -338,3 +338,8 @@ async def test_a_list_of_models_that_is_none_is_an_error_of_its_kind(body: Any) 
 async def test_a_list_of_models_may_be_refused() -> None:
     with pytest.raises(Unauthorized, match="Who"):
         await models_of(response({"message": "Who?"}, 401))
+
+
+async def test_a_list_of_models_that_is_too_large_is_called_so() -> None:
+    with pytest.raises(MalformedAnswer, match="larger than 16,777,216 bytes"):
+        await models_of(response(b'{"data": [' + b" " * 2**24 + b"]}"))

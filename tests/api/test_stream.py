@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from itertools import pairwise
 from typing import Any
 
@@ -91,6 +92,15 @@ def test_an_event_has_a_largest_size_however_it_comes(line: bytes) -> None:
 def test_whole_events_may_be_many() -> None:
     parser = EventParser(max_bytes=1000)
     assert len([event for _ in range(100) for event in parser.feed(b"data: " + b"x" * 600 + b"\n\n")]) == 100
+
+
+def test_a_stream_without_end_has_a_largest_size() -> None:
+    reader = ChunkReader(max_bytes=1000, max_stream_bytes=10_000)
+    event = b"data: " + json.dumps(HI).encode() + b"\n\n"
+    for _ in range(10_000 // len(event)):
+        assert list(reader.feed(event))
+    with pytest.raises(MalformedAnswer, match="the stream is larger than 10,000 bytes"):
+        list(reader.feed(event))
 
 
 # --- chunks -------------------------------------------------------------------------------------------------------
@@ -265,6 +275,24 @@ async def test_a_stream_that_failed_never_ends_as_if_it_were_whole(
     assert text_of(chunks) == "Hi"
     assert type(error) is kind
     assert words in str(error)
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "status", "message": "queued"},
+        {"type": "ping"},
+        {"object": "status", "message": "place 3 in the queue"},
+        {"code": 0, "message": "ok"},
+        {"code": "200", "message": "accepted"},
+        {"message": "hello"},
+        {"event": "progress", "detail": None, "message": "loading the model"},
+    ],
+)
+async def test_an_event_that_says_how_it_goes_is_no_error(event: dict[str, Any]) -> None:
+    chunks, error = await streamed(events(event, HI, event, END, event))
+    assert error is None
+    assert text_of(chunks) == "Hi"
 
 
 @pytest.mark.parametrize(("body", "kind", "status", "words"), ERRORS_UNDER_200)

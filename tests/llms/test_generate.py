@@ -276,6 +276,13 @@ def test_a_model_that_refuses_n_is_asked_one_by_one_and_remembered(
     assert sorted(asked[1:]) == [(None, 7), (None, 7), (None, 8), (None, 8)]
 
 
+def test_the_request_that_a_model_refused_is_counted(simulator: Simulator, make_llm: MakeLLM) -> None:
+    llm = make_llm(model="mistral-large-2512")
+    first, second = (llm.outcomes(["Hello"], num_generations=3)[0] for _ in range(2))
+    assert (first.attempts, second.attempts) == (4, 3)
+    assert first.attempts + second.attempts == len(simulator.requests)
+
+
 def test_a_row_that_is_refused_does_not_teach_that_n_is(simulator: Simulator, make_llm: MakeLLM) -> None:
     simulator.change(poison="poison")
     llm = make_llm()

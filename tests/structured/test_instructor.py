@@ -10,8 +10,10 @@ import msgspec
 import pytest
 from pydantic import BaseModel, Field
 
-from mistill.api.chat import ChatParameters, ChatResponse, Message, decode_response
+from mistill.api.chat import ChatParameters, Message
 from mistill.errors import InvalidOutput, RateLimited
+from mistill.llms.completions import kept_completions
+from mistill.llms.types import Completion
 from mistill.structured import Parsed, compile_structured_output
 
 pytest.importorskip("instructor")
@@ -43,7 +45,7 @@ class Script:
         self.as_tools = as_tools
         self.requests: list[tuple[list[dict[str, Any]], dict[str, Any]]] = []
 
-    async def send(self, messages: list[dict[str, Any]], parameters: dict[str, Any]) -> ChatResponse:
+    async def send(self, messages: list[dict[str, Any]], parameters: dict[str, Any]) -> Completion:
         msgspec.convert(messages, list[Message])  # strict, as in front of the wire
         msgspec.convert(parameters, ChatParameters)
         self.requests.append(json.loads(json.dumps((messages, parameters))))
@@ -61,10 +63,9 @@ class Script:
         return response(message, self.finish_reason)
 
 
-def response(message: dict[str, Any], finish_reason: str = "stop") -> ChatResponse:
-    return decode_response(
-        json.dumps({"choices": [{"message": message, "finish_reason": finish_reason}]}).encode()
-    )
+def response(message: dict[str, Any], finish_reason: str = "stop") -> Completion:
+    body = {"choices": [{"message": message, "finish_reason": finish_reason}]}
+    return kept_completions(json.dumps(body).encode())[0]
 
 
 def compiled(mode: str, schema: Any = User, max_retries: int = 1) -> Any:
@@ -161,7 +162,7 @@ async def test_a_failure_to_send_comes_back_as_it_is(mode: str) -> None:
 async def test_cancelling_cancels_the_request() -> None:
     started, cancelled = asyncio.Event(), asyncio.Event()
 
-    async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> ChatResponse:
+    async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> Completion:
         started.set()
         try:
             await asyncio.Event().wait()
@@ -177,8 +178,26 @@ async def test_cancelling_cancels_the_request() -> None:
     assert cancelled.is_set()
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"type": "text", "text": None},
+        {"type": "text"},
+        {"text": "x"},
+        {"type": "thinking", "thinking": None},
+        {},
+    ],
+)
+async def test_chunks_that_say_nothing_are_no_text(mode: str, odd: dict[str, Any]) -> None:
+    async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> Completion:
+        return response({"content": [odd, {"type": "text", "text": GOOD}, odd]})
+
+    assert (await ask(compiled(mode, max_retries=0), PROMPT, {}, send)).text == GOOD
+
+
 async def test_thinking_does_not_reach_the_parser() -> None:
-    async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> ChatResponse:
+    async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> Completion:
         chunks = [
             {"type": "thinking", "thinking": [{"type": "text", "text": WRONG}]},
             {"type": "text", "text": GOOD},
@@ -205,7 +224,7 @@ async def test_an_empty_answer_is_asked_again_without_showing_it(mode: str) -> N
 
 
 async def test_arguments_may_be_an_object() -> None:
-    async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> ChatResponse:
+    async def send(messages: list[dict[str, Any]], parameters: dict[str, Any]) -> Completion:
         calls = [{"id": None, "function": {"name": "User", "arguments": json.loads(GOOD)}}]
         return response({"tool_calls": calls})
 
@@ -268,7 +287,7 @@ async def answered(
     """What `ask` makes of answers with these messages, and the requests that it sends."""
     left, requests = list(messages), list[Any]()
 
-    async def send(asked: list[dict[str, Any]], fields: dict[str, Any]) -> ChatResponse:
+    async def send(asked: list[dict[str, Any]], fields: dict[str, Any]) -> Completion:
         msgspec.convert(asked, list[Message])
         requests.append((asked, fields))
         return response(left.pop(0))

@@ -139,6 +139,7 @@ class MistralClient:
         url = self._urls.get(operation.path) or self._url(operation.path)
         try:
             async with self._http.post(url).body_bytes(body).build_streamed() as http:
+                # As `_body` does: this is called for every request.
                 read = await http.body_reader.read(operation.max_bytes + 1)
         except PyreqwestError as error:
             self._raise_transport(error)
@@ -148,7 +149,7 @@ class MistralClient:
         if (echo := self._redactor.echo) is not None and echo in raw:
             raw = self._redactor.clean(raw)
         if len(raw) > operation.max_bytes:
-            self._raise_malformed(http, raw, f"the answer is larger than {operation.max_bytes:,} bytes")
+            self._raise_too_large(http, raw, operation.max_bytes)
         try:
             response = operation.decode(raw)
             missing = operation.check(response) if operation.check is not None else None
@@ -189,8 +190,7 @@ class MistralClient:
         try:
             async with request.build_streamed() as http:
                 if http.status not in _GOOD:
-                    read = await http.body_reader.read(MAX_BYTES)
-                    self._raise_status(http, b"" if read is None else read.to_bytes())
+                    self._raise_status(http, await _body(http, MAX_BYTES))
                 yield ChatStream(http, self._redactor)
         except PyreqwestError as error:
             self._raise_transport(error)
@@ -203,12 +203,13 @@ class MistralClient:
         """
         try:
             async with self._http.get(self._url(MODELS_PATH)).build_streamed() as http:
-                read = await http.body_reader.read(MAX_BYTES)
+                raw = await _body(http, MAX_BYTES)
         except PyreqwestError as error:
             self._raise_transport(error)
-        raw = b"" if read is None else read.to_bytes()
         if http.status not in _GOOD:
             self._raise_status(http, raw)
+        if len(raw) > MAX_BYTES:
+            self._raise_too_large(http, raw, MAX_BYTES)
         try:
             return decode_models(self._redactor.clean(raw))
         except Exception as error:
@@ -220,6 +221,9 @@ class MistralClient:
         if url is None:
             url = self._urls[path] = Url(self.endpoint + path)
         return url
+
+    def _raise_too_large(self, http: Response, raw: bytes, max_bytes: int) -> NoReturn:
+        self._raise_malformed(http, raw, f"the answer is larger than {max_bytes:,} bytes")
 
     def _raise_status(self, http: Response, raw: bytes) -> NoReturn:
         raise self._complete(error_of_status(http.status, raw, _correlation_id(http)), http)
@@ -269,6 +273,12 @@ def _error_body(said: Any) -> bytes:
         return msgspec.json.encode({"error": said})
     except (ValueError, RecursionError):  # nested too deeply to be written
         return b"{}"
+
+
+async def _body(http: Response, max_bytes: int) -> bytes:
+    """An answer's body, decompressed; of one that is larger, one byte more than it may have."""
+    read = await http.body_reader.read(max_bytes + 1)
+    return b"" if read is None else read.to_bytes()
 
 
 def _header(http: Response, name: str) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, Final, cast
 
@@ -53,6 +54,13 @@ _STATUS_OF_TYPE = (
     ("validation", 422),
 )
 """What is in an error's type → the status that it stands for: types of Mistral, vLLM, SGLang, TGI and OpenRouter."""
+
+
+_FAILURE = re.compile(
+    "error|exception|fail|invalid|bad|exceed|limit|quota|capacity|overload|unavailable|timeout|timed|denied|forbidden"
+    "|permission|auth|not.?found|unknown|unsupported|refus|reject|abort|cancel|missing|billing|balance",
+    re.IGNORECASE,
+)
 
 
 class _ErrorBody(Struct, frozen=True):
@@ -114,8 +122,23 @@ def _read(raw: bytes) -> _ErrorBody:
     code = _code(fields.get("code"))
     kind: Any = fields.get("type") or fields.get("error_type")
     reason: Any = fields.get("message") or fields.get("detail") or error
-    is_error = bool(error or code or kind or fields.get("detail") or outer.get("object") == "error")
+    is_error = bool(
+        error
+        or fields.get("detail")
+        or outer.get("object") == "error"
+        or _means_failure(code)
+        or _means_failure(kind)
+    )
     return _ErrorBody(reason, code, kind if isinstance(kind, str) else None, is_error and bool(reason))
+
+
+def _means_failure(word: Any) -> bool:
+    """Whether a code or a type says that something failed: a message of a status, say, has a type too."""
+    if not isinstance(word, str):
+        return False
+    if word.isdecimal():  # an HTTP status, or one of Mistral's own codes
+        return (len(word) == 3 and word[0] in "45") or len(word) == 4
+    return _FAILURE.search(word) is not None
 
 
 def _code(code: Any) -> str | None:

@@ -21,6 +21,8 @@ from mistill.api.error_bodies import error_in_answer, error_of_event
 from mistill.api.operation import MAX_BYTES
 from mistill.errors import Disconnected, MalformedAnswer, MistillError, ServerError
 
+MAX_STREAM_BYTES = 256 * 2**20
+"""Of one stream, decompressed: 131,072 tokens, each in an event of its own of 2 kB. One without end is no answer."""
 _DONE = b"[DONE]"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DATA_FIELDS = (b"data:", b"error:")
@@ -104,6 +106,7 @@ class ChunkReader:
         correlation_id: str | None = None,
         max_bytes: int = MAX_BYTES,
         *,
+        max_stream_bytes: int = MAX_STREAM_BYTES,
         clean: Callable[[bytes], bytes] = bytes,
     ) -> None:
         self.is_done = False
@@ -111,6 +114,8 @@ class ChunkReader:
         self._correlation_id = correlation_id
         self._clean = clean
         self._parser = EventParser(max_bytes)
+        self._max_stream_bytes = max_stream_bytes
+        self._bytes = 0
         self._characters = _Characters()
         self._has_choices = False
         self._has_deltas = False
@@ -123,8 +128,14 @@ class ChunkReader:
 
         Raises:
             APIError: the server says that it failed.
-            MalformedAnswer: an event is no chunk, or the end has come and there was no answer.
+            MalformedAnswer: an event is no chunk, the end has come and there was no answer, or it does not come.
         """
+        self._bytes += len(piece)
+        if self._bytes > self._max_stream_bytes:
+            raise MalformedAnswer(
+                f"the stream is larger than {self._max_stream_bytes:,} bytes",
+                correlation_id=self._correlation_id,
+            )
         events = self._parser.feed(piece)
         if events:
             self._head = None

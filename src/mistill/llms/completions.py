@@ -26,12 +26,6 @@ def refuse_given_up(answer: HTTPAnswer[ChatResponse]) -> None:
         raise answer.failure
 
 
-def without_given_up(response: ChatResponse) -> ChatResponse:
-    """A chat answer with only those of its choices that the server brought to their end, in order."""
-    good = [choice for choice in in_order(response.choices) if not is_given_up(choice)]
-    return msgspec.structs.replace(response, choices=good)
-
-
 def in_order(choices: Sequence[Choice]) -> Sequence[Choice]:
     """The choices of an answer by their indexes; those of one index stay in the order that they came in."""
     return sorted(choices, key=lambda choice: choice.index)

@@ -17,7 +17,7 @@ from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Delivered, Dispatcher, Request, Send
 from mistill.delivery.retry import as_failure, classify
 from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
-from mistill.llms.completions import NO_USAGE, chat_completions, without_given_up
+from mistill.llms.completions import NO_USAGE, chat_completions
 from mistill.llms.messages import check_messages, check_text_only, encode_messages
 from mistill.llms.parameters import check_parameters, plain_extra_body
 from mistill.llms.plain_values import plain
@@ -216,6 +216,7 @@ class Generation:
             if classify(error).fatal:
                 raise
             outcome = await self._answer_each(messages, send)
+            outcome = msgspec.structs.replace(outcome, attempts=outcome.attempts + error.attempts)
             # Only an answer without n proves that n was the trouble, not the row.
             self.server.refuses_n = self.server.refuses_n or outcome.error is None
             return outcome
@@ -300,12 +301,12 @@ class Generation:
         spent = _Spent()
         last: list[Completion] = []
 
-        async def ask_model(asked: Sequence[dict[str, Any]], fields: dict[str, Any]) -> ChatResponse:
+        async def ask_model(asked: Sequence[dict[str, Any]], fields: dict[str, Any]) -> Completion:
             template = self._encoder(msgspec.convert(fields, ChatParameters))
             delivered = await send(_request(template, self._encoded(asked)))
             last[:] = chat_completions(delivered)[:1]
             spent.add(last[0])
-            return without_given_up(delivered.answer.response)
+            return last[0]
 
         fields = msgspec.to_builtins(self._template_of(n=1, seed_offset=seed_offset).parameters)
         fields.pop("response_format", None)  # each mode has its own way to tell the schema

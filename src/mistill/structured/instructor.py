@@ -14,18 +14,32 @@ from contextvars import ContextVar
 from dataclasses import asdict, dataclass
 from functools import cache, lru_cache
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
-from mistill.api.chat import AnsweredToolCall, AnswerMessage, ChatResponse
+from mistill.api.chat import AnsweredToolCall
 from mistill.errors import InputError, InvalidOutput
 from mistill.extras import install_command
 from mistill.structured.repair import CUT_SHORT, answer_text, arguments_text, cut_short, read_answer
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
 
-SendChat = Callable[[list[MessageDict], dict[str, Any]], Awaitable[ChatResponse]]
+
+class ChatAnswer(Protocol):
+    """What is looked at in an answer: its text without its thinking, and its tool calls."""
+
+    @property
+    def text(self) -> str | None: ...
+
+    @property
+    def tool_calls(self) -> Sequence[AnsweredToolCall]: ...
+
+    @property
+    def finish_reason(self) -> str | None: ...
+
+
+SendChat = Callable[[list[MessageDict], dict[str, Any]], Awaitable[ChatAnswer]]
 
 _MEMO_SIZE = 512
 
@@ -86,26 +100,22 @@ class _Exchange:
 
     async def complete(self, *, messages: list[MessageDict], **made: Any) -> Any:
         try:
-            response = await self._send(
-                self._context(messages), self._parameters | self._with_our_schema(made)
-            )
+            answer = await self._send(self._context(messages), self._parameters | self._with_our_schema(made))
         except Exception as error:  # instructor wraps it; the caller is to get it as it was
             self.sending_failed = error
             raise
-        choice = response.choices[0]
-        message = self._message(choice.message)
+        message = self._message(answer)
         self._texts = {call.function.arguments for call in message.tool_calls or ()} or {message.content}
-        self._was_cut = choice.finish_reason in CUT_SHORT
+        self._was_cut = answer.finish_reason in CUT_SHORT
         _current.set(self)
-        finish_reason = "length" if self._was_cut else choice.finish_reason
+        finish_reason = "length" if self._was_cut else answer.finish_reason
         return SimpleNamespace(
             choices=[SimpleNamespace(message=message, finish_reason=finish_reason)], usage=None
         )
 
-    def _message(self, answered: AnswerMessage) -> _InstructorMessage:
+    def _message(self, answered: ChatAnswer) -> _InstructorMessage:
         """The answer as instructor reads it: with tool calls in the mode that asks for one, else with a text."""
-        text = _plain_text(answered.content)
-        calls = answered.tool_calls or ()
+        text, calls = answered.text or "", answered.tool_calls
         if self._plan.mode == "tools":
             return _InstructorMessage(text, [_call(call) for call in calls] or None)
         return _InstructorMessage(answer_text(text, () if self._parameters.get("tools") else calls), None)
@@ -189,13 +199,6 @@ def _call(call: AnsweredToolCall) -> _InstructorCall:
     return _InstructorCall(
         call.id or "000000000", _InstructorFunction(call.function.name, arguments_text(call))
     )
-
-
-def _plain_text(content: str | list[dict[str, Any]] | None) -> str:
-    """Without the thinking: instructor takes content for a string, and would spend every retry on a list of chunks."""
-    if isinstance(content, list):
-        return "".join(chunk["text"] for chunk in content if chunk.get("type") == "text")
-    return content or ""
 
 
 # --- the package ------------------------------------------------------------------------------------------------------
