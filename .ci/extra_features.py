@@ -50,6 +50,13 @@ def try_arrow() -> None:
         ]
 
 
+def try_excel() -> None:
+    from mistill.datasets.sources import open_source
+
+    run_rows("answers.xlsx")
+    assert [row.record["text"] for row in open_source("answers.xlsx")] == ["a marathon", "a sprint"]
+
+
 def try_dedupe() -> None:
     write_rows("v.jsonl", [{"embedding": [1.0, 0.0]}, {"embedding": [1.0, 0.001]}, {"embedding": [0.0, 1.0]}])
     command("dedupe", "v.jsonl", "--to", "unique.jsonl")

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-_INSTALL = {"aiohttp": "mistill[simulator]", "instructor": "mistill[instructor]", "pyarrow": "mistill[arrow]"}
+_INSTALL = {
+    "aiohttp": "mistill[simulator]",
+    "instructor": "mistill[instructor]",
+    "openpyxl": "mistill[excel]",
+    "pyarrow": "mistill[arrow]",
+}
 
 
 def library(name: str) -> Any:

@@ -52,6 +52,7 @@ BLOCKED = {
         "numpy",
         "from mistill.curation.near_duplicates import dedupe; dedupe([{'embedding': [1.0]}])",
     ),
+    "excel": ("openpyxl", "from mistill.datasets.writers import check_target; check_target('a.xlsx')"),
     "simulator": ("aiohttp", "from mistill.simulator import Simulator; Simulator().start()"),
     "instructor": (
         "instructor",

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from tests.cli.conftest import Answers, Mistill, Rows
+from tests.libraries import library
 
 from mistill.simulator import Simulator
 from mistill.simulator.catalogue import vector
@@ -103,3 +104,17 @@ def test_csv_for_a_spreadsheet(mistill: Mistill, simulator: Simulator) -> None:
     assert b"\n=1+1," in Path("plain.csv").read_bytes()
     refused = mistill("export", "v.csv", "--to", "v.jsonl", "--csv-dialect", "excel")
     assert (refused.code, "--csv-dialect excel: v.jsonl is jsonl" in refused.stderr) == (2, True)
+
+
+def test_a_workbook_in_and_out(mistill: Mistill, simulator: Simulator) -> None:
+    openpyxl = library("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["id", "text"], [1, "=SUM(A1)"], [2, "two"]):
+        book.active.append(row)
+    book.active["B2"].data_type = "s"
+    book.save("in.xlsx")
+    ended = mistill("embed", "in.xlsx", "--out", "v.xlsx", "--endpoint", simulator.url)
+    assert ended.code == 0
+    (header, first, _) = openpyxl.load_workbook("v.xlsx").active.iter_rows()
+    assert [cell.value for cell in header] == ["id", "text", "embedding", "input_tokens", "error"]
+    assert [first[0].value, first[1].value, first[1].data_type] == [1, "=SUM(A1)", "s"]

@@ -396,9 +396,9 @@ def test_places_that_cannot_be(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"there is no directory .*mkdir -p"):
         check_target(tmp_path / "none" / "a.jsonl")
     with pytest.raises(InputError, match=r"its suffix names no known format.*jsonl.*parquet"):
-        check_target(tmp_path / "a.xlsx")
-    with pytest.raises(InputError, match="unknown format 'xlsx'"):
-        check_target(tmp_path / "a.jsonl", "xlsx")
+        check_target(tmp_path / "a.docx")
+    with pytest.raises(InputError, match="unknown format 'docx'"):
+        check_target(tmp_path / "a.jsonl", "docx")
 
 
 def test_a_new_file_has_the_usual_rights_and_a_replaced_one_its_own(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import Struct
 
 from mistill.datasets.compression import COMPRESSIONS, Compression
-from mistill.datasets.optional_library import PYARROW, OptionalLibrary
+from mistill.datasets.optional_library import OPENPYXL, PYARROW, OptionalLibrary
 from mistill.errors import InputError
 
 if TYPE_CHECKING:
@@ -133,6 +133,13 @@ FORMATS = (
         is_binary=True,
         has_types=True,
         library=PYARROW,
+    ),
+    FileFormat(
+        name="xlsx",
+        reader=f"{_SOURCES}.excel_reader:ExcelReader",
+        writer=f"{_WRITERS}.excel_writer:ExcelWriter",
+        is_binary=True,
+        library=OPENPYXL,
     ),
 )
 

@@ -42,3 +42,4 @@ class OptionalLibrary(NamedTuple):
 
 
 PYARROW = OptionalLibrary("pyarrow", extra="arrow")
+OPENPYXL = OptionalLibrary("openpyxl", extra="excel")

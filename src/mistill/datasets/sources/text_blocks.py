@@ -15,6 +15,7 @@ _SIGNATURES = (
     (b"\x1f\x8b", "it looks gzip-compressed; add .gz to its name or format"),
     (b"\x28\xb5\x2f\xfd", "it looks zstd-compressed; add .zst to its name or format"),
     (b"PAR1", "it looks like Parquet; pass the format parquet"),
+    (b"PK\x03\x04", words("it looks like Excel, or another zip: ", Setting("input_format", "xlsx"))),
     (b"ARROW1", "it looks like Arrow; pass the format arrow"),
 )
 

@@ -1,0 +1,133 @@
+"""Workbooks in and out."""
+
+from __future__ import annotations
+
+import datetime as dt
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tests.libraries import library
+
+from mistill.datasets.sources import open_source
+from mistill.datasets.writers import open_writer
+from mistill.errors import InputError
+
+openpyxl = library("openpyxl")
+
+
+def book(path: Path, rows: list[list[Any]], *others: str) -> Path:
+    workbook = openpyxl.Workbook()
+    for row in rows:
+        workbook.active.append(row)
+    for title in others:
+        workbook.create_sheet(title)
+    workbook.save(path)
+    return path
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    return [row.record for row in open_source(path)]
+
+
+def test_cells_are_read_as_what_they_are(tmp_path: Path) -> None:
+    moment = dt.datetime(2024, 2, 29, 12, 30)  # noqa: DTZ001  Excel has no zones
+    rows = [
+        ["text", "n", "x", "yes", "day", "at", "gone"],
+        ["é = 1", 5, 0.25, True, moment.date(), moment, None],
+        [],
+        [None, None, None, None, None, None, "last"],
+    ]
+    source = open_source(book(tmp_path / "a.xlsx", rows))
+    assert [row.record for row in source] == [
+        {
+            "text": "é = 1",
+            "n": 5,
+            "x": 0.25,
+            "yes": True,
+            "day": "2024-02-29",
+            "at": "2024-02-29T12:30:00",
+            "gone": None,
+        },
+        dict.fromkeys(rows[0][:-1]) | {"gone": "last"},
+    ]
+    assert source.columns == tuple(rows[0])
+    assert [row.where for row in source][-1].endswith("row 4")
+
+
+def test_the_first_sheet_is_read_and_the_others_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert read(book(tmp_path / "a.xlsx", [["a"], [1]], "Prices")) == [{"a": 1}]
+    assert "not Prices" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([["a", "a"], [1, 2]], "'a' stands twice"),
+        ([["a", None, "b"], [1, 2, 3]], "column 2 of the header is empty"),
+        ([["a"], [1, 2]], "row 2: it has more cells"),
+    ],
+)
+def test_a_sheet_that_is_no_table_is_refused(tmp_path: Path, rows: list[list[Any]], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        read(book(tmp_path / "a.xlsx", rows))
+
+
+def test_what_is_no_workbook_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.xlsx").write_bytes(b"PK\x03\x04 no zip")
+    with pytest.raises(InputError, match=r"a\.xlsx: cannot be read"):
+        read(tmp_path / "a.xlsx")
+    book(tmp_path / "b.xlsx", [["a"], [1]]).rename(tmp_path / "b.csv")
+    with pytest.raises(InputError, match="input_format='xlsx'"):
+        read(tmp_path / "b.csv")
+    (tmp_path / "c.csv").write_text("a\n1\n")
+    assert read(book(tmp_path / "d.xlsx", [])) == []
+
+
+def test_text_is_never_a_formula(tmp_path: Path) -> None:
+    record = {"a": "=1+1", "b": "-5", "c": "\x01", "d": 10**17, "e": [1], "f": None, "=g": 1.5, "h": 12}
+    with open_writer(tmp_path / "a.xlsx") as writer:
+        writer.write(record)
+    sheet = openpyxl.load_workbook(tmp_path / "a.xlsx").active
+    assert {cell.data_type for cell in sheet[1]} == {"s"}
+    assert [cell.data_type for cell in sheet[2]] == ["s", "s", "s", "s", "s", "n", "n", "n"]
+    assert read(tmp_path / "a.xlsx") == [record | {"c": "\ufffd", "d": "100000000000000000", "e": "[1]"}]
+
+
+cells = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**14), 10**14)
+    | st.text(
+        alphabet=st.characters(min_codepoint=32, exclude_categories=("Cs", "Cn")), min_size=1, max_size=8
+    )
+)
+
+
+@given(st.lists(st.fixed_dictionaries({"first": st.just("x"), "a": cells, "b": cells}), max_size=4))
+def test_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
+    path = tmp_path_factory.mktemp("excel") / "a.xlsx"
+    with open_writer(path, columns=["first", "a", "b"]) as writer:
+        for row in rows:
+            writer.write(row)
+    assert read(path) == rows
+
+
+def test_more_than_a_cell_holds_is_refused_not_cut(tmp_path: Path) -> None:
+    with (
+        pytest.raises(InputError, match="32,768 characters in 'a'"),
+        open_writer(tmp_path / "a.xlsx") as writer,
+    ):
+        writer.write({"a": "x" * 32_768})
+    assert not (tmp_path / "a.xlsx").exists()
+
+
+def test_columns_that_come_later_are_columns(tmp_path: Path) -> None:
+    with open_writer(tmp_path / "a.xlsx") as writer:
+        writer.write({"a": 1})
+        writer.write({"b": 2})
+    assert read(tmp_path / "a.xlsx") == [{"a": 1, "b": None}, {"a": None, "b": 2}]
