@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.libraries import library
 
@@ -108,6 +108,7 @@ cells = (
 )
 
 
+@settings(deadline=None, max_examples=30)
 @given(st.lists(st.fixed_dictionaries({"first": st.just("x"), "a": cells, "b": cells}), max_size=4))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.mktemp("excel") / "a.xlsx"
