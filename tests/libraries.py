@@ -8,6 +8,7 @@ import pytest
 
 _INSTALL = {
     "aiohttp": "mistill[simulator]",
+    "PIL": "pillow",
     "instructor": "mistill[instructor]",
     "openpyxl": "mistill[excel]",
     "pyarrow": "mistill[arrow]",

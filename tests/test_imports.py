@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "structured": {"api"},
     "progress": {"api", "delivery"},
     "llms": {"api", "delivery", "structured", "progress"},
-    "prompts": {"llms", "datasets"},
+    "prompts": {"api", "delivery", "llms", "datasets"},
     "records": {"structured", "datasets"},
     "estimates": {"api", "delivery", "progress", "llms", "ledger"},
     "runs": {

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
         Stopped,
         TransportError,
         Unauthorized,
+        WrongFile,
         WrongParameter,
     )
     from mistill.llms import MistralEmbeddings, MistralLLM
@@ -70,6 +71,7 @@ __all__ = [
     "Stopped",
     "TransportError",
     "Unauthorized",
+    "WrongFile",
     "WrongParameter",
     "__version__",
     "dedupe",

@@ -2,7 +2,8 @@
 
     MistillError                      message, hint, retryable, attempts, maybe_billed, partial
     ├── InputError (ValueError)       refused before anything was sent: a row, a message, an argument, a setting
-    │   └── WrongParameter            a row's own value of a generation parameter: this row alone
+    │   ├── WrongParameter            a row's own value of a generation parameter: this row alone
+    │   └── WrongFile                 a row's own image, document or sound: this row alone
     ├── APIError                      the server answered with an error: status, code, kind, correlation_id
     │   ├── BadRequest                400, 422: this request, permanently
     │   │   └── InvalidModel          400, code 1500: no such model, so the whole run
@@ -125,6 +126,13 @@ class InputError(MistillError, ValueError):
 
 class WrongParameter(InputError):
     """A row's own value of a generation parameter is wrong: that row's failure alone, even if it is the first."""
+
+
+class WrongFile(InputError):
+    """What a row brings as an image, a document or sound is none, or too large: that row's failure alone, even if it is
+    the first."""
+
+    kind = "wrong_file"
 
 
 class APIError(MistillError):

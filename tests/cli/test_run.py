@@ -652,3 +652,29 @@ def test_rows_are_filtered_and_settings_files_know_it(
     ended = mistill(*run_of(3, "--flatten=a_,b_", out="b.jsonl"))
     assert ended.code == 2
     assert "--flatten=deep,answer_" in ended.stderr
+
+
+# --- images ---------------------------------------------------------------------------------------------------------
+
+
+def test_images_go_along_by_their_column(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
+    arguments = run_of(2, "--image", "photo", "--image", "more")
+    Path("a.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(20))
+    rows = [
+        {"text": "x", "photo": "a.png", "more": None},
+        {"text": "y", "photo": None, "more": ["a.png", "a.png"]},
+    ]
+    Path("prompts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert mistill(*arguments).code == 0
+    contents = [request.body["messages"][0]["content"] for request in simulator.requests]
+    assert sorted(len(content) for content in contents) == [2, 3]
+
+
+def test_the_name_of_an_image_as_text_is_warned_about_in_the_words_of_the_place(
+    mistill: Mistill, run_of: RunOf
+) -> None:
+    arguments = run_of(1)
+    Path("prompts.jsonl").write_text('{"text": "cat.png"}\n')
+    ended = mistill(*arguments)
+    assert ended.code == 0
+    assert "from the column 'text'; to send the file itself: --image text\n" in ended.stderr

@@ -11,8 +11,8 @@ import pytest
 from tests.runs.conftest import Place
 
 from mistill import MistralEmbeddings, MistralLLM, Run
+from mistill.api.token_estimate import BYTES_PER_TOKEN, MESSAGE_TOKENS
 from mistill.errors import InputError
-from mistill.llms.token_estimate import BYTES_PER_TOKEN, MESSAGE_TOKENS
 from mistill.simulator import Simulator
 
 PRICES = {"models": {"mistral-small-latest": {"input": 1_000_000, "output": 2_000_000, "context": 1000}}}

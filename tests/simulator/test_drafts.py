@@ -38,12 +38,20 @@ def test_usage_counts_four_characters_a_token_and_four_tokens_a_message(
     assert got.json["usage"] == {"prompt_tokens": 3 + 4, "completion_tokens": 4, "total_tokens": 11}
 
 
-def test_a_chunk_that_is_no_text_costs_64_tokens(simulator: Simulator, ask: Ask) -> None:
-    content = [
-        {"type": "text", "text": "abcd"},
-        {"type": "image_url", "image_url": "https://example.com/a.png"},
-    ]
-    assert ask(simulator, content).json["usage"]["prompt_tokens"] == 4 + 1 + 64
+@pytest.mark.parametrize(
+    ("chunk", "tokens"),
+    [
+        ({"type": "image_url", "image_url": "https://example.com/a.png"}, 55 * 55),
+        ({"type": "document_url", "document_url": "https://example.com/a.pdf"}, 1000),
+        ({"type": "input_audio", "input_audio": "https://example.com/a.mp3"}, 750),
+        ({"type": "reference", "reference_ids": [1]}, 64),
+    ],
+)
+def test_chunks_cost_tokens_by_their_size(
+    simulator: Simulator, ask: Ask, chunk: dict[str, Any], tokens: int
+) -> None:
+    got = ask(simulator, [{"type": "text", "text": "abcd"}, chunk])
+    assert got.json["usage"]["prompt_tokens"] == 4 + 1 + tokens
 
 
 def test_cached_tokens_are_reported_when_asked_for(simulate: Simulate, ask: Ask) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import datetime
+import io
 from collections.abc import Mapping
 from decimal import Decimal
+from pathlib import PurePath
 from typing import Any, cast
 
 import msgspec
@@ -23,7 +25,8 @@ def encode_record(record: Mapping[Any, Any]) -> bytes:
     """Any mapping as one line of JSON.
 
     What JSON has no type for becomes: dates, times and durations ISO 8601 text; ``Decimal`` a number with all its
-    digits; bytes base64 text; sets and tuples lists; numpy scalars and arrays, tensors and series plain values and
+    digits; bytes base64 text, and so images of Pillow, as the files that they are; decoders of sound their samples and
+    rate; paths text; sets and tuples lists; numpy scalars and arrays, tensors and series plain values and
     lists; pydantic models and dataclasses objects; NaN, infinities, ``NaT`` and ``pandas.NA`` null; a lone surrogate,
     which UTF-8 cannot carry, U+FFFD.
 
@@ -78,6 +81,13 @@ def _to_plain(value: Any) -> Any:
         return _pandas_timedelta(value)
     if isinstance(value, Mapping):
         return dict(cast("Mapping[Any, Any]", value))
+    if isinstance(value, PurePath):
+        return str(value)
+    if type(value).__module__.startswith("PIL."):
+        return _image_file(value)
+    if hasattr(value, "get_all_samples"):  # of torchcodec, as Hugging Face's Audio feature gives it
+        samples = value.get_all_samples()
+        return {"array": samples.data.tolist(), "sampling_rate": samples.sample_rate}
     for method in ("tolist", "to_list", "model_dump"):
         if callable(convert := getattr(value, method, None)):
             return convert()
@@ -86,6 +96,19 @@ def _to_plain(value: Any) -> Any:
             return base(value)
     raise TypeError(f"{type(value).__module__}.{type(value).__qualname__}")
 
+
+def _image_file(image: Any) -> bytes:
+    """An image of Pillow as the bytes of a file: a JPEG as it was compressed, all else as PNG, which loses nothing."""
+    written = io.BytesIO()
+    if type(image).__name__ == "JpegImageFile":
+        image.save(written, format="JPEG", quality="keep")
+    else:
+        as_png = image if image.mode in _PNG_MODES else image.convert("RGB")
+        as_png.save(written, format="PNG")
+    return written.getvalue()
+
+
+_PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 
 _encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_to_plain).encode
 

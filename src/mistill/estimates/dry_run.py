@@ -12,8 +12,8 @@ import msgspec
 from msgspec import Struct
 
 from mistill.api.prices import Price
+from mistill.api.token_estimate import HOW
 from mistill.delivery.diagnostics import Snapshot
-from mistill.llms.token_estimate import HOW
 from mistill.progress.formatting import count, money, seconds
 from mistill.wording import Part, Setting, Wording, in_python, parts_of, worded
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -24,8 +26,26 @@ MAX_IMAGE_BYTES = 10 * _MIB
 MAX_DOCUMENT_BYTES = 50 * _MIB
 MAX_AUDIO_BYTES = 20 * _MIB
 
+FileKind: TypeAlias = Literal["image", "document", "audio"]
+"""What a chunk can hold besides text."""
+
 _IMAGES = ("image/png", "image/jpeg", "image/webp", "image/gif")
 _AUDIO = ("audio/mpeg", "audio/wav", "audio/flac", "audio/ogg", "audio/mp4", "audio/webm")
+_TYPES: dict[FileKind, tuple[str, ...]] = {
+    "image": _IMAGES,
+    "document": ("application/pdf",),
+    "audio": _AUDIO,
+}
+_MAX_BYTES: dict[FileKind, int] = {
+    "image": MAX_IMAGE_BYTES,
+    "document": MAX_DOCUMENT_BYTES,
+    "audio": MAX_AUDIO_BYTES,
+}
+_SHOWN_CHARS = 80
+_SIGNED_CHARS = 64
+"""Of base64: where the type of what it holds shows."""
+_FEWEST_CHARS = 24
+_BASE64 = re.compile("[A-Za-z0-9+/]+={0,2}")
 _LONGEST_SIGNATURE = 16
 
 
@@ -44,7 +64,7 @@ def image(
     Raises:
         InputError: it cannot be read, is no such image, or is larger than ``max_bytes``.
     """
-    url = _url(source, "image", _IMAGES, max_bytes)
+    url = _url(source, "image", max_bytes)
     return {
         "type": "image_url",
         "image_url": {"url": url} if detail is None else {"url": url, "detail": detail},
@@ -59,7 +79,7 @@ def document(source: FileSource, *, name: str | None = None, max_bytes: int = MA
     """
     chunk: Chunk = {
         "type": "document_url",
-        "document_url": _url(source, "document", ("application/pdf",), max_bytes),
+        "document_url": _url(source, "document", max_bytes),
     }
     if name is None and isinstance(source, Path):
         name = source.name
@@ -72,14 +92,49 @@ def audio(source: FileSource, *, max_bytes: int = MAX_AUDIO_BYTES) -> Chunk:
     Raises:
         InputError: it cannot be read, is no such sound, or is larger than ``max_bytes``.
     """
-    url = _url(source, "audio", _AUDIO, max_bytes)
+    url = _url(source, "audio", max_bytes)
     # Base64 without a data: URL around it is what this chunk takes.
     return {"type": "input_audio", "input_audio": url.partition(",")[2] if url.startswith("data:") else url}
 
 
-def _url(source: FileSource, what: str, kinds: tuple[str, ...], max_bytes: int) -> str:
-    if isinstance(source, str) and source.lower().startswith(("http://", "https://")):
+def with_chunks(messages: Sequence[Mapping[str, Any]], chunks: Sequence[Chunk]) -> list[dict[str, Any]]:
+    """The messages with chunks after what the last user message says.
+
+    Raises:
+        InputError: there is no user message.
+    """
+    changed = [dict(message) for message in messages]
+    asking = next((message for message in reversed(changed) if message["role"] == "user"), None)
+    if asking is None:
+        raise InputError("there is no user message for images, documents or sound to go along with")
+    said: Any = asking.get("content") or []
+    asking["content"] = [*([text(said)] if isinstance(said, str) else said), *chunks]
+    return changed
+
+
+def is_address(source: object) -> bool:
+    """Whether it is of something that the server fetches itself."""
+    return isinstance(source, str) and source[:8].lower().startswith(("http://", "https://"))
+
+
+def _url(source: FileSource, what: FileKind, max_bytes: int) -> str:
+    if isinstance(source, str) and is_address(source):
         return source
+    data, media_type = load(source, what, max_bytes=max_bytes)
+    return f"data:{media_type};base64,{base64.b64encode(data).decode()}"
+
+
+def load(source: FileSource, what: FileKind, *, max_bytes: int | None = None) -> tuple[bytes, str]:
+    """The bytes of what is on this machine, and their type, which the first of them tell.
+
+    Args:
+        source: as for `image`, but no address.
+        max_bytes: the most it may have; as for a chunk unless given.
+
+    Raises:
+        InputError: it cannot be read, is of no type that such a chunk can hold, or is larger.
+    """
+    max_bytes = _MAX_BYTES[what] if max_bytes is None else max_bytes
     if isinstance(source, str) and source.lower().startswith("data:"):
         data = _decoded(source, what)
     elif isinstance(source, str | Path):
@@ -90,9 +145,7 @@ def _url(source: FileSource, what: str, kinds: tuple[str, ...], max_bytes: int) 
         raise InputError(f"{what}: {type(source).__name__} is no path, bytes or URL")
     if len(data) > max_bytes:
         raise _too_large(what, len(data), max_bytes)
-    kind = mime_type(data)
-    _check_kind(kind, what, kinds)
-    return f"data:{kind};base64,{base64.b64encode(data).decode()}"
+    return data, _checked_type(mime_type(data), what)
 
 
 def check_image_url(url: str, max_bytes: int = MAX_IMAGE_BYTES) -> None:
@@ -108,15 +161,16 @@ def check_image_url(url: str, max_bytes: int = MAX_IMAGE_BYTES) -> None:
     if size > max_bytes:
         raise _too_large("image", size, max_bytes)
     start = url[: comma + 1 + _LONGEST_SIGNATURE * 2]  # a multiple of four, as base64 needs it
-    _check_kind(mime_type(_decoded(start, "image")), "image", _IMAGES)
+    _checked_type(mime_type(_decoded(start, "image")), "image")
 
 
-def _check_kind(kind: str | None, what: str, kinds: tuple[str, ...]) -> None:
-    if kind not in kinds:
-        names = ", ".join(kind.partition("/")[2] for kind in kinds)
+def _checked_type(found: str | None, what: FileKind) -> str:
+    if found is None or found not in _TYPES[what]:
+        names = ", ".join(one.partition("/")[2] for one in _TYPES[what])
         raise InputError(
-            f"{what}: its bytes are {kind or 'of no known type'}", hint=f"what is taken: {names}"
+            f"{what}: its bytes are {found or 'of no known type'}", hint=f"what is taken: {names}"
         )
+    return found
 
 
 def _read(path: Path, what: str, max_bytes: int) -> bytes:
@@ -125,8 +179,9 @@ def _read(path: Path, what: str, max_bytes: int) -> bytes:
         if size > max_bytes:
             raise _too_large(what, size, max_bytes)
         return path.read_bytes()
-    except OSError as error:
-        raise InputError(f"{what}: {path} cannot be read: {error.strerror or error}") from error
+    except (OSError, ValueError) as error:  # a name may hold what no path can
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{what}: {str(path)[:_SHOWN_CHARS]} cannot be read: {reason}") from error
 
 
 def _decoded(url: str, what: str) -> bytes:
@@ -170,3 +225,14 @@ _SIGNATURES = {
     b"OggS": "audio/ogg",
     b"\x1a\x45\xdf\xa3": "audio/webm",
 }
+
+
+def is_base64_of_media(text: str) -> bool:
+    """Whether a text is the base64 of an image, a document or sound, by its first bytes."""
+    if len(text) < _FEWEST_CHARS or len(text) % 4:
+        return False
+    try:
+        start = base64.b64decode(text[:_SIGNED_CHARS], validate=True)
+    except (binascii.Error, ValueError):
+        return False
+    return mime_type(start) is not None and _BASE64.fullmatch(text) is not None

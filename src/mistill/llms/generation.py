@@ -14,15 +14,16 @@ from msgspec import Struct
 from mistill.api.chat import ChatParameters, ChatResponse, RequestTemplate, without_prefix
 from mistill.api.dialects import Dialect
 from mistill.api.prices import Price
+from mistill.api.token_estimate import message_tokens, text_tokens
 from mistill.delivery.dispatcher import Delivered, Dispatcher, Request, Send
 from mistill.delivery.retry import as_failure, classify
 from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
 from mistill.llms.completions import NO_USAGE, chat_completions
+from mistill.llms.content import Chunk, image, with_chunks
 from mistill.llms.messages import check_messages, check_text_only, encode_messages
 from mistill.llms.parameters import check_parameters, plain_extra_body
 from mistill.llms.plain_values import plain
 from mistill.llms.streaming import StreamChunk, read_stream
-from mistill.llms.token_estimate import message_tokens, text_tokens
 from mistill.llms.types import Completion, Outcome
 from mistill.structured.repair import Parsed, answer_text, judge, read_answer
 from mistill.structured.structured_output import StructuredOutputPlan, compile_structured_output
@@ -65,8 +66,25 @@ class Prompt(Struct, frozen=True, gc=False):
     def stream(self) -> AsyncGenerator[StreamChunk]:
         return self.generation.stream(self.messages)
 
+    def with_chunks(self, chunks: Sequence[Chunk]) -> Prompt:
+        """The same with content chunks after what its last user message says.
+
+        Raises:
+            InputError: there is no user message, or the server reads text only.
+        """
+        messages = with_chunks(msgspec.json.decode(self.messages), chunks)
+        return Prompt(self.generation.encoded(messages), self.generation)
+
+    def check_takes_files(self) -> None:
+        """Refuses, as `with_chunks` would, before there are chunks.
+
+        Raises:
+            InputError: see there.
+        """
+        self.with_chunks([image("https://mistral.ai/an-image.png")])
+
     def estimated_tokens(self) -> int:
-        """About how many its request has, see ``mistill.llms.token_estimate``."""
+        """About how many its request has, see ``mistill.api.token_estimate``."""
         return message_tokens(msgspec.json.decode(self.messages)) + self.generation.tool_tokens
 
 
@@ -128,9 +146,14 @@ class Generation:
         if structured is not None and structured.mode == "json_object":
             checked = check_messages(given, index, in_order=self.server.dialect.has_order)
             given = structured.messages(msgspec.to_builtins(checked))
-        return Prompt(self._encoded(given, index), generation)
+        return Prompt(self.encoded(given, index), generation)
 
-    def _encoded(self, messages: Any, index: int | None = None) -> bytes:
+    def encoded(self, messages: Any, index: int | None = None) -> bytes:
+        """Messages as JSON that may be sent.
+
+        Raises:
+            InputError: with the input's index, and what is wrong.
+        """
         dialect = self.server.dialect
         checked = check_messages(messages, index, in_order=dialect.has_order)
         if dialect.text_only:
@@ -281,7 +304,7 @@ class Generation:
                 if isinstance(verdict, Parsed):
                     return spent.outcome(completion, verdict)
                 asks_left -= 1
-                asked = self._encoded(verdict.messages)
+                asked = self.encoded(verdict.messages)
                 delivered = await send(_request(template, asked))
                 completion = chat_completions(delivered)[0]
                 spent.add(completion)
@@ -303,7 +326,7 @@ class Generation:
 
         async def ask_model(asked: Sequence[dict[str, Any]], fields: dict[str, Any]) -> Completion:
             template = self._encoder(msgspec.convert(fields, ChatParameters))
-            delivered = await send(_request(template, self._encoded(asked)))
+            delivered = await send(_request(template, self.encoded(asked)))
             last[:] = chat_completions(delivered)[:1]
             spent.add(last[0])
             return last[0]

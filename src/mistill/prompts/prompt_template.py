@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import msgspec
 
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.json_problems import name_of_json
+from mistill.datasets.sources.media_files import media_kind
 from mistill.errors import InputError
 from mistill.llms.plain_values import without_nulls
 from mistill.prompts.row_errors import list_columns, row_error
@@ -26,6 +27,9 @@ class PromptDescription(TypedDict):
     system: str | None
     messages_column: str | None
     prompt_column: str | None
+    images: NotRequired[list[str]]
+    documents: NotRequired[list[str]]
+    audio: NotRequired[list[str]]
 
 
 class TextDescription(TypedDict):
@@ -69,6 +73,11 @@ class PromptTemplate:
             "messages_column": None if by_template else self._messages_column,
             "prompt_column": None if by_template else self._prompt_column,
         }
+
+    def written_files(self, row: Row) -> list[str]:
+        """Columns that the template writes as text, and that name a file of images, documents or sound."""
+        names = self._prompt.names if self._prompt is not None else ()
+        return [name for name in sorted(names) if _names_media(row.record.get(name))]
 
     def render(self, row: Row) -> Messages:
         """The messages for ``row``. ``InputError``, naming the row, where it gives none or a blank one."""
@@ -170,6 +179,10 @@ def _write_arguments(calls: Any) -> None:
         function: Any = cast("dict[str, Any]", call).get("function") if isinstance(call, dict) else None
         if isinstance(function, dict) and isinstance(function.get("arguments"), dict):  # pyright: ignore[reportUnknownMemberType]
             function["arguments"] = encode_written(function["arguments"]).decode()
+
+
+def _names_media(value: object) -> bool:
+    return isinstance(value, str) and value.count("\n") == 0 and media_kind(value) is not None
 
 
 def _text_of(row: Row, column: str, text: object) -> str:

@@ -25,6 +25,7 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedEnvironment
 from jinja2.utils import missing, object_type_repr
 from jinja2.visitor import NodeTransformer
 
+from mistill.llms.content import is_base64_of_media
 from mistill.prompts.written_numbers import encode_written, holds_written
 
 MAX_WORK = 10_000_000
@@ -32,6 +33,9 @@ MAX_WORK = 10_000_000
 
 SELF = "_column_self"
 """By what name a template finds a column called ``self``, a word that Jinja keeps for itself."""
+
+_LONG_CHARS = 256
+"""A text that long may be the base64 of an image, which nobody wants to read."""
 
 _STEP_WORK = 10
 _STEP = "a step"  # a filter that no template can name
@@ -100,27 +104,22 @@ def compile_template(source: str) -> tuple[Template, frozenset[str], dict[str, A
 
 
 def _writable(value: Any) -> Any:
-    """``value``, if it is text, a number, or lists and objects of these.
+    """``value``, if it is text or a number.
 
     Raises:
         NullInText, NoText, MissingColumn: it is not.
     """
-    if isinstance(value, (str, int, float)):
+    if isinstance(value, str):
+        if len(value) >= _LONG_CHARS and is_base64_of_media(value):
+            raise NoText(value)
+        return value
+    if isinstance(value, (int, float)):
         return value
     if value is None:
         raise NullInText
     if isinstance(value, Undefined):
         return str(value)  # raises
-    if isinstance(value, dict):
-        for key, item in cast("dict[Any, Any]", value).items():
-            _writable(key)
-            _writable(item)
-    elif isinstance(value, (list, tuple, set, frozenset)):
-        for item in cast("Iterable[Any]", value):
-            _writable(item)
-    elif not isinstance(value, range):
-        raise NoText(value)
-    return cast("Any", value)
+    raise NoText(value)
 
 
 @pass_context
@@ -215,9 +214,12 @@ class _Environment(ImmutableSandboxedEnvironment):
         if wrapped is None:
             return None
 
+        of_map = value.__name__ == "format_map"
+
         def checked(*args: Any, **kwargs: Any) -> str:
             return wrapped(
-                *_all_writable(args), **dict(zip(kwargs, _all_writable(kwargs.values()), strict=True))
+                *(map(_all_in, args) if of_map else _all_writable(args)),
+                **dict(zip(kwargs, _all_writable(kwargs.values()), strict=True)),
             )
 
         return checked
@@ -233,7 +235,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         if operator != "%" or not isinstance(left, str):
             counted.charge(_work_of(operator, left, right))
             return super().call_binop(context, operator, left, right)
-        text = super().call_binop(context, operator, left, _writable(right))
+        text = super().call_binop(context, operator, left, _all_in(right))
         counted.charge(len(text))
         return text
 
@@ -277,6 +279,16 @@ def _all_writable(values: Iterable[Any]) -> list[Any]:
     return [_writable(value) for value in values]
 
 
+def _all_in(value: Any) -> Any:
+    """What stands right of ``%``: a value, a tuple of several, or an object of them by name."""
+    if isinstance(value, tuple):
+        return tuple(_all_writable(cast("tuple[Any, ...]", value)))
+    if isinstance(value, dict):
+        _all_writable(cast("dict[Any, Any]", value).values())
+        return cast("Any", value)
+    return _writable(value)
+
+
 def _on_text(name: str) -> Callable[..., Any]:
     """Jinja's filter of that name, which makes text of what it is given, for what may be text."""
 
@@ -297,7 +309,9 @@ def _join(context: RowContext, value: Any, d: Any = "", attribute: Any = None) -
         raise NullInText
     if attribute is not None:
         value = context.environment.call_filter("map", value, None, {"attribute": attribute}, context)
-    return _on_text("join")(context, _all_writable(value), d)
+    text = _PLAIN.call_filter("join", _all_writable(value), [_writable(d)], {}, context)
+    context.charge(len(text))
+    return text
 
 
 @pass_context

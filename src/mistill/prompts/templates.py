@@ -21,6 +21,7 @@ from mistill.prompts.template_environment import (
     compile_template,
 )
 from mistill.prompts.written_numbers import WITHOUT_FRACTIONS, written_record
+from mistill.wording import Setting, words
 
 _WORK_PER_BYTE = 10
 """What a template may do to a row beyond `MAX_WORK`, since a large row is no endless template."""
@@ -63,6 +64,8 @@ class RowTemplate:
         Raises:
             InputError: the template does not fit the row, whatever is wrong; names the row.
         """
+        if row.binary and not self._names.isdisjoint(row.binary):
+            raise self._binary(row)
         values = row.record
         if not WITHOUT_FRACTIONS.issuperset(
             map(type, values.values())
@@ -97,14 +100,44 @@ class RowTemplate:
         if isinstance(error, NullInText):
             return self._null(row)
         if isinstance(error, NoText):
-            value = error.value
-            problem = f"the {role} template would write a {type(value).__name__}, which is no text"
-            many = "add | list, or | join(', ')" if isinstance(value, Iterable) else None
-            return row_error(row, problem, "write () to call it" if callable(error.value) else many)
+            return self._no_text(row, error.value)
         if isinstance(error, TooMuchWork):
             problem = f"the {role} template goes on beyond {MAX_WORK:,} characters and steps"
             return row_error(row, problem, "a loop in it hardly ends, or a text grows without end")
         return row_error(row, f"the {role} template failed: {type(error).__name__}: {error}")
+
+    def _no_text(self, row: Row, value: Any) -> InputError:
+        column = next((name for name in sorted(self._names) if row.record.get(name) == value), None)
+        what = "an image, document or sound" if isinstance(value, str) else f"a {type(value).__name__}"
+        problem = f"the {self._role} template would write {what}, which is no text"
+        if column is not None:
+            problem = f"the column {column!r}: {problem}"
+        return row_error(row, problem, self._instead_of(value, column))
+
+    def _binary(self, row: Row) -> InputError:
+        column = next(name for name in sorted(self._names) if name in row.binary)
+        problem = f"the column {column!r} holds bytes, which are no text for the {self._role} template"
+        return row_error(row, problem, self._instead_of("", column))
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The columns that it names."""
+        return self._names
+
+    def _instead_of(self, value: Any, column: str | None) -> str | None:
+        """What to write in place of a value that is no text."""
+        if callable(value):
+            return "write () to call it"
+        if not isinstance(value, Iterable):
+            return None
+        goes_along = words("what is an image goes along with ", Setting("images", [column or "COLUMN"]))
+        if isinstance(value, str):
+            return goes_along
+        several = "" if isinstance(value, dict) else "| join(', ') writes its items, "
+        as_json = f"{several}| tojson writes it as JSON"
+        if column is None or not _may_be_media(value):
+            return as_json if isinstance(value, dict | list) else "add | list, and | join(', ') or | tojson"
+        return words(f"{as_json}; ", goes_along)
 
     def _missing(self, row: Row, error: MissingColumn) -> InputError:
         missing = "self" if error.name == SELF else error.name
@@ -125,3 +158,13 @@ class RowTemplate:
             f"{what} is null, and the {self._role} would read 'None'",
             f"say what stands for it: {{{{ {name} or 'unknown' }}}}",
         )
+
+
+def _may_be_media(value: Any) -> bool:
+    """Whether it looks as Hugging Face's features of images and sound do, or is a list of such."""
+    if isinstance(value, list):
+        return any(map(_may_be_media, cast("list[Any]", value)))
+    return isinstance(value, dict) and not _MEDIA_FIELDS.isdisjoint(cast("dict[str, Any]", value))
+
+
+_MEDIA_FIELDS = frozenset(("bytes", "path", "array", "url"))

@@ -104,6 +104,16 @@ class RunOptions(BaseModel):
     system: Annotated[str | None, Written("Prompt", metavar="TEMPLATE")] = Field(
         default=None, description="System message, a template too."
     )
+    images: Annotated[Names, Written("Prompt", "--image", "COLUMN")] = Field(
+        default=(),
+        description="Column whose images go along with the prompt: paths, addresses or bytes. Repeatable.",
+    )
+    documents: Annotated[Names, Written("Prompt", "--document", "COLUMN")] = Field(
+        default=(), description="Column whose documents (PDF) do. Repeatable."
+    )
+    audio: Annotated[Names, Written("Prompt", "--audio", "COLUMN")] = Field(
+        default=(), description="Column whose sound does. Repeatable."
+    )
     num_generations: Annotated[int, Written("Prompt", metavar="N")] = Field(
         default=1,
         ge=1,
@@ -323,6 +333,9 @@ class RunArguments(TypedDict, total=False):
 
     prompt: str | None
     system: str | None
+    images: str | Iterable[str]
+    documents: str | Iterable[str]
+    audio: str | Iterable[str]
     num_generations: int
     parameters: Mapping[str, Any] | None
     row_parameters: Mapping[str, str] | None

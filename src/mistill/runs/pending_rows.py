@@ -10,12 +10,12 @@ from typing import Any, Protocol, Self, TypeGuard
 
 from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
-from mistill.errors import InputError, WrongParameter, let_interrupt_pass
+from mistill.errors import InputError, WrongFile, WrongParameter, let_interrupt_pass
 from mistill.estimates.row_sample import RowSample
 from mistill.ledger import InputRow, RowState
 from mistill.progress.progress import Progress
 from mistill.prompts.row_errors import row_error
-from mistill.runs.kinds.kind import Kind, PendingRow, digest
+from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.options import RunOptions
 from mistill.runs.record_shape import RecordShape
 
@@ -124,7 +124,7 @@ class PendingRows:
         if self._closed:
             return  # nothing of them is in the ledger yet, so a later start meets them again
         self.rows_read += len(rows)
-        digests = [digest(row.raw) for row in rows]
+        digests = await self._digests(rows)
         states = await self._matcher.known(digests)
         prepared: dict[int, Any] = {}
         began_s = time.monotonic()
@@ -151,6 +151,10 @@ class PendingRows:
                 continue
             one = prepared[place] if place in prepared else prepare_row(self._kind, rows[place], self._shape)
             self._ready.append(PendingRow(state, rows[place], one))
+
+    async def _digests(self, rows: Sequence[Row]) -> list[bytes]:
+        kind = self._kind
+        return await asyncio.to_thread(kind.digests, rows) if kind.reads_files else kind.digests(rows)
 
     def _is_due(self, state: RowState) -> bool:
         """Whether the row is to be asked in this start; counts it where it is done, or held."""
@@ -201,4 +205,4 @@ def _refusal(row: Row, error: BaseException) -> InputError:
 
 def is_of_all_rows(first: Any) -> TypeGuard[InputError]:
     """A first row that cannot be rendered means a wrong template or wrong names: nothing is sent."""
-    return isinstance(first, InputError) and not isinstance(first, WrongParameter)
+    return isinstance(first, InputError) and not isinstance(first, WrongParameter | WrongFile)

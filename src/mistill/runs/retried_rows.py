@@ -10,6 +10,7 @@ from typing import Any
 
 from mistill.datasets.sources import Row
 from mistill.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selection
+from mistill.runs.kept_settings import read_inputs
 
 _PAGE_ROWS = 1000
 
@@ -28,6 +29,7 @@ class RetriedRows:
         self._ledger = ledger
         self._states: deque[RowState] = deque()
         self.with_answers: Collection[int] = ()
+        self._folders: Sequence[Path] | None = None
 
     # --- as a source ------------------------------------------------------------------------------------------------
 
@@ -38,6 +40,14 @@ class RetriedRows:
     @property
     def repeatable(self) -> bool:
         return True
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        """Those of the input's files, wherever this process works."""
+        if self._folders is None:
+            with LedgerReader(self._ledger) as reader:
+                self._folders = tuple(dict.fromkeys(Path(path).parent for path in read_inputs(reader)))
+        return self._folders
 
     def columns(self) -> tuple[str, ...] | None:
         return None

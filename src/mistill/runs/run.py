@@ -154,8 +154,7 @@ class Run(RunResults):
             shape.check_row(rows.columns)
         if shape.chosen:
             shape.check_chosen(*columns_of(rows, shape.chosen))
-        if rows.header is not None:
-            kind.row_parameters.check_columns(rows.header)
+        kind.check_source(rows.header, rows.media_kinds)
         name = None if out is None else str(out)
         path = path_of_ledger(name, options.ledger)
         self._temporary: TemporaryLedger | None = None

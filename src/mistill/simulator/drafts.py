@@ -7,7 +7,8 @@ for a code block gets its instance in one. ``<<answer: TEXT>>`` in the last user
 ``>>``, the answer, or the arguments of a tool call that was asked for.
 
 One token is four characters, or what is left of them at the end. Each message of a prompt costs four tokens
-more, and each of its chunks that is no text 64.
+more. An image takes tokens by its size, a document by its pages and sound by its length, as
+``mistill.api.token_estimate`` has it; any other chunk 64.
 """
 
 from __future__ import annotations
@@ -20,7 +21,15 @@ from typing import Any
 
 import msgspec
 
-from mistill.api.chat import AssistantMessage, SystemMessage, UserMessage
+from mistill.api.chat import (
+    AssistantMessage,
+    AudioChunk,
+    DocumentURLChunk,
+    ImageURLChunk,
+    SystemMessage,
+    UserMessage,
+)
+from mistill.api.token_estimate import chunk_tokens
 from mistill.simulator import refusals
 from mistill.simulator.requests import ChatRequest, content_text, last_user_text
 from mistill.simulator.sampler import sample
@@ -70,9 +79,16 @@ def count_prompt_tokens(request: ChatRequest) -> int:
         if isinstance(content, str):
             tokens += count_tokens(content)
         elif content:
-            others = sum(1 for chunk in content if not hasattr(chunk, "text"))
-            tokens += count_tokens(content_text(content)) + CHUNK_TOKENS * others
+            others = (chunk for chunk in content if not hasattr(chunk, "text"))
+            tokens += count_tokens(content_text(content)) + sum(map(_chunk_tokens, others))
     return tokens
+
+
+def _chunk_tokens(chunk: Any) -> int:
+    """An image by its size, a document by its pages, sound by its length; of what else there is, `CHUNK_TOKENS`."""
+    if isinstance(chunk, ImageURLChunk | DocumentURLChunk | AudioChunk):
+        return chunk_tokens(msgspec.to_builtins(chunk))
+    return CHUNK_TOKENS
 
 
 def compose(

@@ -7,6 +7,7 @@ from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
 from mistill.cli.terminal.output import say
+from mistill.wording import Words, worded
 
 
 @contextmanager
@@ -27,6 +28,12 @@ class _OnceEach(logging.Handler):
         self._seen: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
+        if isinstance(record.msg, Words):
+            from mistill.cli.options.wording import (
+                on_the_command_line,
+            )  # loads what the program's help need not
+
+            record.msg = worded(record.msg, on_the_command_line)
         line = self.format(record)
         if line not in self._seen:
             self._seen.add(line)

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mistill.datasets.optional_library import PYARROW
@@ -39,6 +40,10 @@ class ArrowFile(ABC):
             schema = self._read_schema()
             self._columns = check_columns_once(schema.names, self.name)
             self._types = dict(zip(schema.names, schema.types, strict=True))
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return (Path(self._path).parent,)
 
     @abstractmethod
     def _read_schema(self) -> Any:

@@ -32,6 +32,7 @@ class ExcelReader:
                 f"{file.name}: a workbook cannot be read from a pipe", hint="save it as a file, or send csv"
             )
         self._path = file.path
+        self.folders = (file.path.parent,)
         self.name = file.name
         with self._sheet() as (sheet, others):
             first = next(_filled(sheet), None)

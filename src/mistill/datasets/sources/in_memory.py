@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from contextlib import suppress
+from pathlib import Path
 from typing import Any, cast
 
 from mistill.datasets.encoding import replace_lone_surrogates
@@ -63,6 +64,10 @@ class InMemory:
 
     def types(self) -> Mapping[str, Any]:
         return {}
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return ()
 
     def total(self) -> int | None:
         return len(self._data) if isinstance(self._data, Sized) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
@@ -92,6 +92,10 @@ class TextReader(ABC):
         self._file = file
         self.name = file.name
         self.repeatable = file.repeatable
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return () if self._file.is_stdin else (self._file.path.parent,)
 
     def columns(self) -> tuple[str, ...] | None:
         return None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
@@ -23,6 +24,11 @@ class Input(Protocol):
     @property
     def repeatable(self) -> bool:
         """Whether ``rows`` can be called again."""
+        ...
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        """Where the paths that its rows hold begin, besides the working directory: beside the file itself."""
         ...
 
     def columns(self) -> tuple[str, ...] | None:
@@ -62,6 +68,7 @@ class Row(msgspec.Struct, eq=False):
         within: which part of it, where it is one of several rows that were made of one.
         problem: why it cannot be a row of a run, though it was read; ``None`` where it can.
         id_column: the column that names it in messages.
+        binary: columns that hold bytes, which are base64 in ``raw``, where the input tells.
     """
 
     index: int
@@ -72,16 +79,19 @@ class Row(msgspec.Struct, eq=False):
     within: str = ""
     problem: str | None = None
     id_column: str | None = None
+    binary: Sequence[str] = ()
 
     @classmethod
     def of(cls, record: Mapping[Any, Any], origin: Input, index: int, place: int) -> Row:
         """The row of a mapping. One that holds what JSON cannot carry has a ``problem``, and null in its place."""
         try:
-            return cls(index, encode_record(record), origin, place)
+            raw, problem = encode_record(record), None
         except BaseException as error:  # a value's own tolist or model_dump may raise anything
             let_interrupt_pass(error)
             raw, problem = encode_what_can_be(record)
-            return cls(index, raw, origin, place, problem=problem or str(error))
+            problem = problem or str(error)
+        binary = () if _BYTES.isdisjoint(map(type, record.values())) else _columns_of_bytes(record)
+        return cls(index, raw, origin, place, problem=problem, binary=binary)
 
     @property
     def record(self) -> dict[str, Any]:
@@ -105,6 +115,13 @@ class Row(msgspec.Struct, eq=False):
         place = f"{self.origin.where(self.place)}{self.within}"
         name = name_of(self.raw, self.id_column)
         return place if name is None else f"{place} ({name})"
+
+
+_BYTES = frozenset((bytes, bytearray, memoryview))
+
+
+def _columns_of_bytes(record: Mapping[Any, Any]) -> Sequence[str]:
+    return [str(name) for name, value in record.items() if type(value) in _BYTES]
 
 
 def name_of(raw: bytes, id_column: str | None) -> str | None:

@@ -6,7 +6,7 @@ import glob
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from itertools import chain, islice
+from itertools import chain, groupby, islice
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,6 +15,7 @@ import msgspec
 from mistill.datasets.formats import format_of
 from mistill.datasets.sources.in_memory import input_of
 from mistill.datasets.sources.input_file import InputFile, TextReader
+from mistill.datasets.sources.media_files import MediaFiles, holds_media, media_kind
 from mistill.datasets.sources.row import Input, Row
 from mistill.datasets.sources.steps import Step
 from mistill.datasets.sources.text_form import TextForm
@@ -76,6 +77,12 @@ class Source:
         for row in islice(rows, _MAX_PEEKED):
             seen.append(row)
             yield msgspec.structs.replace(row)
+
+    @property
+    def media_kinds(self) -> frozenset[str]:
+        """``image``, ``document``, ``audio``: what its rows name, where they were made of such files."""
+        kinds = (one.kinds for one in self._inputs if isinstance(one, MediaFiles))
+        return frozenset(chain.from_iterable(kinds))
 
     @property
     def total(self) -> int | None:
@@ -215,7 +222,8 @@ def open_source(
     """The rows of ``source``.
 
     Args:
-        source: a path, a glob (``"data/*.jsonl"``, sorted), ``"-"`` for stdin, several of these, an iterable of
+        source: a path, a glob (``"data/*.jsonl"``, sorted), ``"-"`` for stdin, a folder or files of images, documents
+            or sound (see `MediaFiles`), several of these, an iterable of
             mappings, an Arrow table or whatever exports an Arrow stream, a pandas or polars frame, or a Hugging Face
             dataset.
         format: that of the files (see ``formats``), where their suffix does not say it.
@@ -238,7 +246,18 @@ def open_source(
         raise InputError(f"{told} can be given for files only", hint="leave it out")
     else:
         return Source([input_of(source)], limit)
-    return Source([_open_file(path, format, form) for path in paths], limit, paths)
+    inputs = list(_open_files(paths, format, form))
+    # Files of images may be many, and no output takes the place of one.
+    return Source(inputs, limit, [path for path in paths if format is not None or media_kind(path) is None])
+
+
+def _open_files(paths: Sequence[str], override: str | None, form: TextForm) -> Iterator[Input]:
+    """The inputs in files; files of images and the like that stand side by side are one."""
+    for is_media, group in groupby(paths, key=lambda path: override is None and holds_media(path)):
+        if is_media:
+            yield MediaFiles(list(group))
+        else:
+            yield from (_open_file(path, override, form) for path in group)
 
 
 def _open_file(path: str, override: str | None, form: TextForm) -> Input:

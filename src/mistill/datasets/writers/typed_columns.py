@@ -112,6 +112,7 @@ class _Nowhere:
 
     name = "the output"
     repeatable = True
+    folders = ()
 
     def columns(self) -> None:
         return None

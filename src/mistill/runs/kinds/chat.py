@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+import logging
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -10,13 +11,16 @@ from msgspec import field
 
 from mistill.api.chat import ChatResponse
 from mistill.datasets.sources import Row
+from mistill.datasets.sources.media_files import media_kind
 from mistill.delivery.dispatcher import Send
-from mistill.errors import MalformedAnswer
+from mistill.errors import InputError, MalformedAnswer
 from mistill.llms.completions import kept_completions
+from mistill.llms.content import with_chunks
 from mistill.llms.generation import Prompt
 from mistill.llms.mistral import MistralLLM
 from mistill.llms.parameters import SETTING_NAMES, describe_parameters
 from mistill.llms.types import Completion, Outcome
+from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedPrompt, attached_options
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_parameters import RowParameters
 from mistill.runs.kinds.kind import AnswerReader, Kind, RequestSize, digest
@@ -25,6 +29,9 @@ from mistill.runs.options import RunOptions
 from mistill.structured.repair import answer_text, read_answer
 from mistill.structured.schema import OutputSchema, compile_schema
 from mistill.structured.structured_output import compile_structured_output
+from mistill.wording import Setting, words
+
+_log = logging.getLogger("mistill")
 
 
 class ChatManifest(RunManifest, frozen=True, kw_only=True):
@@ -52,6 +59,7 @@ class ChatManifest(RunManifest, frozen=True, kw_only=True):
             **super().settings(),
             "prompt": self.prompt["prompt"],
             "system": self.prompt["system"],
+            **attached_options(self.prompt),
             **parameters,
             "extra_body": self.extra_body,
             "row_parameters": self.row_parameters or None,
@@ -65,6 +73,7 @@ class ChatManifest(RunManifest, frozen=True, kw_only=True):
         return {
             "prompt": self.prompt["prompt"],
             "system": self.prompt["system"],
+            **attached_options(self.prompt),
             "num_generations": self.num_generations,
             "row_parameters": self.row_parameters,
         }
@@ -113,7 +122,7 @@ class ChatReader(AnswerReader):
         return wanted
 
 
-class ChatKind(Kind[Prompt]):
+class ChatKind(Kind[Prompt | AttachedPrompt]):
     """A prompt for each row, completions for each prompt.
 
     Args:
@@ -127,6 +136,8 @@ class ChatKind(Kind[Prompt]):
 
     def __init__(self, llm: MistralLLM, options: RunOptions) -> None:
         template = PromptTemplate(prompt=options.prompt, system=options.system)
+        self.attached = AttachedColumns(options.images, options.documents, options.audio)
+        self.reads_files = bool(self.attached)
         given = llm.generation_kwargs | options.parameters
         self.generation = generation = llm.generation(options.num_generations, offline=True, **given)
         self.row_parameters = RowParameters(options.row_parameters)
@@ -137,7 +148,7 @@ class ChatKind(Kind[Prompt]):
         self.reader = ChatReader(structured.schema if structured else None, options.num_generations)
         self.manifest = ChatManifest(
             model=llm.model,
-            prompt=template.describe(),
+            prompt=self.attached.describe(template.describe()),
             parameters=msgspec.to_builtins(generation.parameters),
             extra_body=generation.extra_body,
             row_parameters=self.row_parameters.columns,
@@ -169,7 +180,12 @@ class ChatKind(Kind[Prompt]):
 
     @classmethod
     def prompts_of(cls, manifest: ChatManifest) -> Callable[[Row], Any]:
-        return PromptTemplate(prompt=manifest.prompt["prompt"], system=manifest.prompt["system"]).render
+        described = manifest.prompt
+        template = PromptTemplate(prompt=described["prompt"], system=described["system"])
+        attached = AttachedColumns.described(described)
+        if not attached:
+            return template.render
+        return lambda row: with_chunks(template.render(row), attached.shown(row))
 
     @classmethod
     def text_of(cls, body: bytes) -> str:
@@ -183,27 +199,59 @@ class ChatKind(Kind[Prompt]):
         ]
         return "\n".join(texts)
 
-    def prepare(self, row: Row) -> Prompt:
+    def check_source(self, header: Sequence[str] | None, media_kinds: Collection[str]) -> None:
+        super().check_source(header, ())
+        if header is not None:
+            self.attached.check_columns(header)
+        if media_kinds and not self.reads_files:
+            named = [Setting(OPTION_OF[kind], ["file"]) for kind in sorted(media_kinds)]
+            hint = words("send them: ", named[0], *(part for one in named[1:] for part in (", ", one)))
+            raise InputError("the rows are the names of files, and nothing sends the files", hint=hint)
+
+    def digests(self, rows: Sequence[Row]) -> list[bytes]:
+        return self.attached.digests(rows) if self.reads_files else super().digests(rows)
+
+    def prepare(self, row: Row) -> Prompt | AttachedPrompt:
         generation = self.generation
         if self._rows_have_parameters:
             generation = self.row_parameters.apply(generation, row)
-        return generation.check(self._template.render(row))
+        if row.index == 0 and not self.reads_files:
+            self._warn_of_names(row)
+        prompt = generation.check(self._template.render(row))
+        if not self.reads_files or not (attachments := self.attached.of(row)):
+            return prompt
+        prompt.check_takes_files()
+        return AttachedPrompt(prompt, attachments)
 
-    def fingerprint(self, prepared: Prompt) -> bytes:
+    def _warn_of_names(self, row: Row) -> None:
+        """Whoever writes the name of an image into a prompt means the image, mostly."""
+        for column in self._template.written_files(row):
+            option = OPTION_OF[media_kind(row.record[column]) or "image"]
+            name = f"the prompt has the name of a file as text, from the column {column!r}; to send the file itself: "
+            _log.warning(words(name, Setting(option, [column])))
+
+    def fingerprint(self, prepared: Prompt | AttachedPrompt) -> bytes:
+        if isinstance(prepared, AttachedPrompt):
+            return digest(b"".join((self.fingerprint(prepared.prompt), *prepared.digests)))
         if not self._rows_have_parameters:
             return digest(prepared.messages)
         own = prepared.generation
         return digest(_encode_sorted((msgspec.Raw(prepared.messages), own.parameters, own.extra_body)))
 
-    def size_of(self, prepared: Prompt) -> RequestSize:
+    def size_of(self, prepared: Prompt | AttachedPrompt) -> RequestSize:
+        attached = 0
+        if isinstance(prepared, AttachedPrompt):
+            prepared, attached = prepared.prompt, prepared.tokens
         generation = prepared.generation
         most, requests = generation.parameters.max_tokens, generation.requests_each
         return RequestSize(
-            prepared.estimated_tokens() * requests, most and most * self.num_generations, requests
+            (prepared.estimated_tokens() + attached) * requests,
+            most and most * self.num_generations,
+            requests,
         )
 
     def answer(
-        self, prepared: Sequence[Prompt], send: Send[ChatResponse]
+        self, prepared: Sequence[Prompt | AttachedPrompt], send: Send[ChatResponse]
     ) -> Coroutine[Any, Any, tuple[Outcome]]:
         (prompt,) = prepared
         return prompt.outcomes(send)

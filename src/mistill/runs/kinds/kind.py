@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import Struct
@@ -45,7 +45,7 @@ class RequestSize(Struct, frozen=True, gc=False):
     """About how large a row's request is, and what may come of it.
 
     Attributes:
-        input_tokens: as estimated, see ``mistill.llms.token_estimate``.
+        input_tokens: as estimated, see ``mistill.api.token_estimate``.
         most_output_tokens: of its answers; ``None`` where nothing bounds them.
         requests: in how many it goes; part of one, where rows go together.
     """
@@ -117,6 +117,7 @@ class Kind(ABC, Generic[A]):
         row_parameters: the columns that have rows' own parameters.
         num_generations: answers for each row.
         max_rows_together: rows that one request can ask at the most.
+        reads_files: of those that rows name, so that whatever reads them belongs into a thread.
     """
 
     manifest_type: ClassVar[type[RunManifest]]
@@ -134,6 +135,7 @@ class Kind(ABC, Generic[A]):
     row_parameters: RowParameters = RowParameters({})
     num_generations: int = 1
     max_rows_together: int = 1
+    reads_files: bool = False
 
     @abstractmethod
     def __init__(self, llm: Any, options: RunOptions) -> None:
@@ -168,6 +170,27 @@ class Kind(ABC, Generic[A]):
     @abstractmethod
     def text_of(cls, body: bytes) -> str:
         """An answer that a ledger has kept, as a person reads it; whatever it is, and whether or not it fits."""
+
+    def check_source(self, header: Sequence[str] | None, media_kinds: Collection[str]) -> None:
+        """Refuses an input that no row of which could be asked.
+
+        Args:
+            header: the columns, where no row has another.
+            media_kinds: what its rows name, where they were made of files of images and the like.
+
+        Raises:
+            InputError: a column is missing; or nothing would send the files.
+        """
+        if header is not None:
+            self.row_parameters.check_columns(header)
+        if media_kinds:
+            raise InputError(
+                f"{self.asked_for} send no {', '.join(sorted(media_kinds))}", hint="give rows of text"
+            )
+
+    def digests(self, rows: Sequence[Row]) -> list[bytes]:
+        """16 bytes for each row that tell it, with all that its request is made of, from any other."""
+        return [digest(row.raw) for row in rows]
 
     @abstractmethod
     def prepare(self, row: Row) -> A:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, ClassVar
 
+from mistill.api.token_estimate import text_tokens
 from mistill.datasets.sources import Row
 from mistill.delivery.dispatcher import Send
 from mistill.llms.batching import BatchedCall
 from mistill.llms.connection import Connection
-from mistill.llms.token_estimate import text_tokens
 from mistill.llms.types import Outcome
 from mistill.prompts.prompt_template import TextTemplate
 from mistill.runs.kinds.kind import Kind, PendingRow, RequestSize, digest, refuse_unused
@@ -29,7 +29,18 @@ class TextKind(Kind[str]):
     """
 
     row_columns: ClassVar = ("text",)
-    unused_options = frozenset({"system", "num_generations", "parameters", "row_parameters", "flatten"})
+    unused_options = frozenset(
+        {
+            "system",
+            "num_generations",
+            "parameters",
+            "row_parameters",
+            "flatten",
+            "images",
+            "documents",
+            "audio",
+        }
+    )
 
     def __init__(self, llm: Connection, options: RunOptions) -> None:
         refuse_unused(type(self), options)

@@ -33,6 +33,7 @@ _LOOKED_AT_CHARS = 1 << 16
 
 
 def text_tokens(text: str) -> int:
+    """Of a text."""
     return -(-len(text.encode("utf-8", "surrogatepass")) // BYTES_PER_TOKEN)
 
 
@@ -47,10 +48,11 @@ def _content_tokens(message: Mapping[str, Any]) -> int:
     tokens = text_tokens(str(calls)) if calls else 0
     if isinstance(content, str):
         return tokens + text_tokens(content)
-    return tokens + sum(_chunk_tokens(chunk) for chunk in cast("list[dict[str, Any]]", content or []))
+    return tokens + sum(chunk_tokens(chunk) for chunk in cast("list[dict[str, Any]]", content or []))
 
 
-def _chunk_tokens(chunk: Mapping[str, Any]) -> int:
+def chunk_tokens(chunk: Mapping[str, Any]) -> int:
+    """Of a content chunk as a request has it."""
     match chunk.get("type"):
         case "image_url":
             url = chunk["image_url"]
@@ -75,6 +77,7 @@ def _data_of(source: Any, most: int | None = None) -> bytes | None:
 
 
 def document_tokens(data: bytes | None) -> int:
+    """Of a PDF; ``None``: of which only the address is known."""
     pages = 0 if data is None else data.count(b"/Type /Page") + data.count(b"/Type/Page")
     if data is not None:
         pages -= data.count(b"/Type /Pages") + data.count(b"/Type/Pages")
@@ -82,6 +85,7 @@ def document_tokens(data: bytes | None) -> int:
 
 
 def audio_tokens(data: bytes | None) -> int:
+    """Of sound; ``None``: of which only the address is known."""
     if data is None:
         return int(60 * _TOKENS_PER_S)
     per_s = int.from_bytes(data[28:32], "little") if data[8:12] == b"WAVE" else 0

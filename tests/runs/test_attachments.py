@@ -1,0 +1,397 @@
+"""Images, documents and sound of rows: what goes along with a prompt, and what is kept of it."""
+
+from __future__ import annotations
+
+import base64
+import io
+import logging
+import struct
+import wave
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.libraries import library
+from tests.runs.conftest import Place
+
+from mistill import MistralEmbeddings, Run
+from mistill.errors import InputError
+from mistill.ledger import LedgerReader
+from mistill.simulator import Simulator
+
+PDF = b"%PDF-1.7\n1 0 obj << /Type /Page >> endobj"
+ADDRESS = "https://example.com/cat.png"
+
+
+def png(shade: int = 0, side: int = 40) -> bytes:
+    """A grey image, whole."""
+
+    def part(name: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+
+    lines = b"".join(b"\0" + bytes([shade]) * side for _ in range(side))
+    header = struct.pack(">IIBBBBB", side, side, 8, 0, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + part(b"IHDR", header)
+        + part(b"IDAT", zlib.compress(lines))
+        + part(b"IEND", b"")
+    )
+
+
+def sound(samples: int = 800) -> bytes:
+    written = io.BytesIO()
+    with wave.open(written, "wb") as file:
+        file.setparams((1, 2, 8000, 0, "NONE", ""))
+        file.writeframes(b"\0\0" * samples)
+    return written.getvalue()
+
+
+def b64(data: bytes) -> str:
+    return base64.b64encode(data).decode()
+
+
+def data_url(data: bytes, kind: str = "image/png") -> str:
+    return f"data:{kind};base64,{b64(data)}"
+
+
+def chunks(simulator: Simulator) -> list[list[Any]]:
+    """The content of the last message of every request, in the order of their texts."""
+    contents = [request.body["messages"][-1]["content"] for request in simulator.requests]
+    return sorted(contents, key=lambda content: content if isinstance(content, str) else content[0]["text"])
+
+
+def images(simulator: Simulator) -> list[str]:
+    """Of the one request, the images."""
+    [content] = chunks(simulator)
+    return [chunk["image_url"]["url"] for chunk in content[1:]]
+
+
+# --- where they come from -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        png(),
+        bytearray(png()),
+        b64(png()),
+        data_url(png()),
+        {"bytes": png(), "path": None},
+        {"bytes": png(), "path": "not-there.png"},
+        [png()],
+    ],
+)
+def test_an_image_is_taken_in_whatever_form_a_row_has_it(
+    place: Place, simulator: Simulator, value: Any
+) -> None:
+    assert place.run([{"text": "What?", "photo": value}], images="photo").start().completions == 1
+    assert chunks(simulator) == [
+        [{"type": "text", "text": "What?"}, {"type": "image_url", "image_url": {"url": data_url(png())}}]
+    ]
+
+
+def test_an_address_is_for_the_server_to_fetch(place: Place, simulator: Simulator) -> None:
+    place.run([{"text": "What?", "photo": ADDRESS}], images=["photo"]).start()
+    assert images(simulator) == [ADDRESS]
+
+
+def test_a_path_begins_beside_the_input_or_else_where_one_works(
+    place: Place, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = tmp_path / "here"
+    here.mkdir()
+    monkeypatch.chdir(here)
+    (here / "near.png").write_bytes(png(1))
+    (here / "both.png").write_bytes(png(2))
+    place.input.with_name("both.png").write_bytes(png(3))
+    place.write_rows(
+        [{"text": "What?", "photo": [Path("near.png").name, "both.png", str(here / "both.png")]}]
+    )
+    place.run(images="photo").start()
+    assert images(simulator) == [data_url(png(1)), data_url(png(3)), data_url(png(2))]
+
+
+def test_several_columns_and_lists_go_along_in_order_and_null_is_nothing(
+    place: Place, simulator: Simulator
+) -> None:
+    row = {
+        "text": "Compare.",
+        "photos": [png(1), None, png(2)],
+        "none": None,
+        "paper": PDF,
+        "voice": sound(),
+    }
+    options = {"images": ["photos", "none"], "documents": ["paper"], "audio": ["voice"]}
+    assert place.run([row], **options).start().completions == 1
+    [content] = chunks(simulator)
+    assert [chunk["type"] for chunk in content] == [
+        "text", "image_url", "image_url", "document_url", "input_audio",
+    ]  # fmt: skip
+    assert content[-1]["input_audio"] == b64(sound())
+
+
+def test_a_row_whose_column_is_null_is_sent_as_text_alone(place: Place, simulator: Simulator) -> None:
+    place.run([{"text": "a", "photo": None}, {"text": "b", "photo": png()}], images="photo").start()
+    first, second = chunks(simulator)
+    assert first == "a"
+    assert len(second) == 2
+
+
+def test_images_go_along_with_messages_of_the_row(place: Place, simulator: Simulator) -> None:
+    messages = [
+        {"role": "user", "content": "first"},
+        {"role": "assistant", "content": "yes"},
+        {"role": "user", "content": "second"},
+    ]
+    place.run([{"messages": messages, "photo": ADDRESS}], prompt=None, images="photo").start()
+    sent = simulator.requests[0].body["messages"]
+    assert sent[0]["content"] == "first"
+    assert [chunk["type"] for chunk in sent[2]["content"]] == ["text", "image_url"]
+
+
+def test_samples_become_a_sound_file(place: Place, simulator: Simulator) -> None:
+    voice = {"array": [0.0, 1.0, -1.0, 0.5], "sampling_rate": 8000, "path": None}
+    place.run([{"text": "What?", "voice": voice}], audio="voice").start()
+    [[_, chunk]] = chunks(simulator)
+    with wave.open(io.BytesIO(base64.b64decode(chunk["input_audio"]))) as file:
+        assert (file.getnchannels(), file.getframerate(), file.getnframes()) == (1, 8000, 4)
+        assert struct.unpack("<4h", file.readframes(4)) == (0, 32767, -32767, 16384)
+
+
+def test_columns_of_bytes_in_parquet_are_taken(place: Place, simulator: Simulator, tmp_path: Path) -> None:
+    pyarrow, parquet = library("pyarrow"), library("pyarrow.parquet")
+    table = pyarrow.table({"text": ["What?"], "photo": [png()]})
+    parquet.write_table(table, tmp_path / "in.parquet")
+    place.run(tmp_path / "in.parquet", images="photo").start()
+    assert images(simulator) == [data_url(png())]
+
+
+def test_images_of_pillow_and_of_hugging_face_are_taken(
+    place: Place, simulator: Simulator, tmp_path: Path
+) -> None:
+    pillow, datasets = library("PIL.Image"), library("datasets")
+    (tmp_path / "a.png").write_bytes(png(7))
+    image = pillow.open(tmp_path / "a.png")
+    place.run([{"text": "What?", "photo": image}], images="photo").start()
+    [url] = images(simulator)
+    assert pillow.open(io.BytesIO(base64.b64decode(url.partition(",")[2]))).getpixel((0, 0)) == 7
+    columns = {"text": ["What?"], "photo": [str(tmp_path / "a.png")]}
+    rows = datasets.Dataset.from_dict(columns).cast_column("photo", datasets.Image())
+    place.run(rows, images="photo", out=tmp_path / "other.jsonl").start()
+    assert simulator.requests[1].body["messages"][0]["content"][1]["image_url"]["url"] == data_url(png(7))
+
+
+def test_bytes_that_are_no_image_are_taken_for_bytes(place: Place) -> None:
+    place.run([{"text": "a", "photo": b"BM"}, {"text": "b", "photo": png()}], images="photo").start()
+    assert "image: its bytes are of no known type" in place.records()[0]["error"]
+
+
+# --- what is refused --------------------------------------------------------------------------------------------------
+
+
+def test_what_is_no_image_fails_its_row_alone_even_the_first(place: Place, simulator: Simulator) -> None:
+    place.input.with_name("text.png").write_text("no image")
+    rows = [
+        {"text": "a", "photo": "text.png"},
+        {"text": "b", "photo": ADDRESS},
+        {"text": "c", "photo": b64(PDF)},
+    ]
+    place.write_rows(rows)
+    summary = place.run(images="photo").start()
+    assert (summary.completions, summary.failures) == (1, 2)
+    assert [cause.kind for cause in summary.causes] == ["wrong_file"]
+    first, _, third = place.records()
+    assert "column 'photo': text.png: image: its bytes are of no known type" in first["error"]
+    assert "its bytes are application/pdf (what is taken: png, jpeg, webp, gif)" in third["error"]
+    assert simulator.answered == 1
+
+
+def test_an_image_that_is_too_large_fails_its_row(place: Place) -> None:
+    place.input.with_name("large.png").write_bytes(png() + bytes(11 * 2**20))
+    place.write_rows([{"text": "a", "photo": "large.png"}, {"text": "b", "photo": ADDRESS}])
+    assert place.run(images="photo").start().failures == 1
+    assert "11.0 MiB are more than 10 MiB" in place.records()[0]["error"]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({"text": "a", "photo": "not-there.png"}, r"column 'photo': image: there is no file 'not-there.png'"),
+        ({"text": "a", "foto": "cat.png"}, r"no column 'photo' with images"),
+        ({"text": "a", "photo": "\0"}, r"there is no file"),
+    ],
+)
+def test_a_first_row_without_its_file_stops_the_run(
+    place: Place, simulator: Simulator, row: dict[str, Any], message: str
+) -> None:
+    place.write_rows([row])
+    with pytest.raises(InputError, match=message):
+        place.run(images="photo").start()
+    assert simulator.requests == []
+
+
+def test_a_server_of_text_alone_is_sent_no_image(place: Place) -> None:
+    run = place.run([{"text": "a", "photo": ADDRESS}], images="photo", llm_settings={"dialect": "local"})
+    with pytest.raises(InputError, match="reads text only"):
+        run.start()
+
+
+def test_embeddings_have_no_images(place: Place) -> None:
+    llm = MistralEmbeddings(endpoint=place.endpoint)
+    with pytest.raises(InputError, match=r"images.*have no such setting"):
+        Run([{"text": "a"}], llm=llm, images="photo")
+    (place.input.parent / "photos").mkdir()
+    (place.input.parent / "photos" / "a.png").write_bytes(png())
+    with pytest.raises(InputError, match="embeddings send no image"):
+        Run(place.input.parent / "photos", llm=llm)
+
+
+# --- what is kept, and found again -----------------------------------------------------------------------------------
+
+
+def test_a_file_is_not_copied_and_bytes_stand_once(place: Place) -> None:
+    body = b64(png(9))
+    place.input.with_name("a.png").write_bytes(png(9))
+    place.write_rows([{"text": "a", "photo": "a.png"}])
+    place.run(images="photo").start()
+    assert body.encode() not in place.ledger.read_bytes()
+    assert place.records()[0]["photo"] == "a.png"
+    held = place.out.with_name("bytes.jsonl")
+    place.run([{"text": "a", "photo": png(9)}], images="photo", out=held).start()
+    assert Path(f"{held}.ledger").read_bytes().count(body.encode()) == 1
+    assert held.read_text().count(body) == 1
+
+
+def test_a_file_that_changed_is_asked_again_and_one_that_was_only_touched_is_not(
+    place: Place, simulator: Simulator
+) -> None:
+    for number in range(3):
+        place.input.with_name(f"{number}.png").write_bytes(png(number))
+    place.write_rows([{"text": "a", "photo": f"{number}.png"} for number in range(3)])
+    assert place.run(images="photo").start().sent == 3
+    place.input.with_name("0.png").write_bytes(png(0))
+    place.input.with_name("1.png").write_bytes(png(100))
+    assert place.run(images="photo").start().sent == 1
+    assert simulator.requests[-1].body["messages"][-1]["content"][1]["image_url"]["url"] == data_url(png(100))
+    place.input.with_name("1.png").write_bytes(png(1))
+    assert place.run(images="photo").start().sent == 0  # as it was before, and paid for
+
+
+def test_equal_images_under_two_names_are_asked_once_where_that_is_wanted(place: Place) -> None:
+    for name in ("a", "b"):
+        place.input.with_name(f"{name}.png").write_bytes(png())
+    place.write_rows([{"text": "same", "photo": "a.png"}, {"text": "same", "photo": "b.png"}])
+    assert place.run(images="photo", dedupe=True).start().sent == 1
+
+
+def test_other_columns_of_images_are_another_run(place: Place) -> None:
+    rows = [{"text": "a", "photo": ADDRESS, "other": ADDRESS}]
+    place.run(rows, images="photo").start()
+    with pytest.raises(Exception, match="images"):
+        place.run(rows, images="other").start()
+    assert place.run(rows, images=["photo"]).start().sent == 0
+
+
+def test_a_retry_reads_the_file_wherever_it_works(
+    place: Place, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place.input.with_name("a.png").write_bytes(png())
+    place.write_rows([{"text": "a", "photo": "a.png"}])
+    place.run(images="photo").start()
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    assert Run.retry(place.out, "row=0").start().sent == 1
+    assert simulator.requests[1].body == simulator.requests[0].body
+
+
+def test_what_was_asked_is_shown_without_what_is_in_it(place: Place) -> None:
+    rows = [{"text": "a", "photo": png()}, {"text": "b", "photo": ADDRESS}]
+    shown = place.run(rows, images="photo").dry_run().prompts
+    assert [one.prompt[0]["content"][1] for one in shown] == [
+        {"type": "image_url", "image_url": "bytes"},
+        {"type": "image_url", "image_url": ADDRESS},
+    ]
+
+
+def test_tokens_of_images_are_estimated_as_they_are_counted(place: Place) -> None:
+    rows = [{"text": f"row {number}", "photo": png(side=28 * number)} for number in range(1, 5)]
+    run = place.run(rows, images="photo")
+    assert run.dry_run().input_tokens == run.start().input_tokens == 1 + 4 + 9 + 16 + 4 * (4 + 2)
+
+
+# --- folders ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.chdir(tmp_path)
+    for name in ("b.png", "a.PNG", "sub/c.png", ".hidden.png", "notes.txt"):
+        path = tmp_path / "photos" / name
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(png(len(name)))
+    return "photos"
+
+
+def test_a_folder_of_images_is_an_input(place: Place, folder: str) -> None:
+    summary = place.run(folder, prompt="Caption {{ name }}.", images="file").start()
+    assert summary.completions == 3
+    assert [(record["file"], record["name"], record["folder"]) for record in place.records()] == [
+        ("photos/a.PNG", "a.PNG", "photos"),
+        ("photos/b.png", "b.png", "photos"),
+        ("photos/sub/c.png", "c.png", "photos/sub"),
+    ]
+    assert place.answers()[0] == "Echo: Caption a.PNG."
+
+
+def test_a_glob_and_single_files_are_too(place: Place, folder: str) -> None:
+    run = place.run([f"{folder}/*.png", f"{folder}/sub/c.png"], prompt="Caption.", images="file")
+    run.start()
+    assert [record["file"] for record in place.records()] == ["photos/b.png", "photos/sub/c.png"]
+
+
+def test_names_of_files_alone_are_not_sent(place: Place, folder: str) -> None:
+    with pytest.raises(InputError, match=r"nothing sends the files \(send them: images=\['file'\]\)"):
+        place.run(folder, prompt="Caption {{ file }}")
+    (place.input.parent / "empty").mkdir()
+    with pytest.raises(InputError, match=r"empty is a directory with no image.*\.jsonl"):
+        place.run("empty", prompt="x", images="file")
+
+
+def test_whoever_writes_a_files_name_into_a_prompt_is_told(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "mistill"):
+        place.run([{"photo": "a.png", "text": "b"}], prompt="Caption {{ photo }}").start()
+    assert "from the column 'photo'; to send the file itself: images=['photo']" in caplog.text
+    assert simulator.answered == 1
+
+
+# --- templates -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "hint"),
+    [
+        ({"bytes": b"x", "path": "a.png"}, r"tojson.*images=\['photo'\]"),
+        (png(side=300), r"an image goes along with images=\['photo'\]"),
+        (b"\x00\x01", r"holds bytes.*images=\['photo'\]"),
+        (["a", "b"], r"join\(', '\) writes its items, \| tojson"),
+        ({"a": 1}, r"tojson writes it as JSON"),
+    ],
+)
+def test_what_has_no_text_form_is_an_error_that_says_what_to_write(
+    place: Place, simulator: Simulator, value: Any, hint: str
+) -> None:
+    with pytest.raises(InputError, match=rf"column 'photo'.*{hint}"):
+        place.run([{"photo": value}], prompt="Caption {{ photo }}").start()
+    assert simulator.requests == []
+
+
+def test_the_records_of_a_ledger_are_the_rows_as_they_were(place: Place) -> None:
+    place.run([{"text": "a", "photo": png()}], images="photo").start()
+    with LedgerReader(place.ledger) as reader:
+        [row] = reader.rows()
+    assert row.record == b'{"text":"a","photo":"' + b64(png()).encode() + b'"}'
