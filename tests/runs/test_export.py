@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +17,12 @@ from tests.runs.conftest import Place, echoes
 
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError, LedgerError
-from mistill.runs.export import export, export_run
+from mistill.ledger import LedgerReader, LedgerRow
+from mistill.runs.export import export, export_run, write_records
 from mistill.runs.kinds.chat import ChatKind, ChatReader
 from mistill.runs.record_shape import record_shape
 from mistill.runs.row_settings import RowSettings
+from mistill.runs.where import RunFilter
 from mistill.simulator import Simulator
 from mistill.structured.schema import compile_schema
 
@@ -88,6 +93,40 @@ def test_csv_has_every_column_that_any_row_has(place: Place) -> None:
     with place.out.with_suffix(".csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     assert [(row["late"], row["generation"]) for row in rows] == [("", "Echo: a"), ("1", "Echo: b")]
+
+
+def header_of(path: Path) -> list[str]:
+    return path.read_text().splitlines()[0].split(",")
+
+
+def test_a_header_is_that_of_the_rows_that_are_exported(place: Place) -> None:
+    place.write_rows([{"text": "a", "x": 1}, {"text": "b", "y": 2}, {"text": "c", "z": 3}])
+    place.run(limit=2).start()
+    out = place.out.with_name("some.csv")
+    assert export_run(place.out, out, where="row=0") == 1
+    assert header_of(out)[:2] == ["text", "x"]
+    assert not {"y", "z"} & set(header_of(out))
+    assert export_run(place.out, out, where="state=failure", overwrite=True) == 0
+    assert not {"text", "x", "y", "z"} & set(header_of(out))
+
+
+def test_an_export_while_the_run_goes_on_is_of_one_moment(place: Place) -> None:
+    place.write_rows([{"text": "a", "x": 1}, {"text": "b", "y": 2}])
+    place.run(limit=1).start()
+    out = place.out.with_name("some.csv")
+
+    class Meanwhile(RunFilter):
+        def rows(self, reader: LedgerReader) -> Iterator[LedgerRow]:
+            yield from super().rows(reader)
+            place.run().start()
+
+    with closing(sqlite3.connect(place.ledger)) as connection, LedgerReader(place.ledger) as reader:
+        connection.execute("PRAGMA journal_mode = WAL")  # as while a run goes on
+        chosen = Meanwhile(None, reader, record_shape())
+        assert write_records(place.ledger, out, record_shape(), chosen=chosen) == 1
+    assert "y" not in header_of(out)
+    assert export_run(place.out, out, overwrite=True) == 2
+    assert header_of(out)[:3] == ["text", "x", "y"]
 
 
 def test_parquet_has_types(place: Place) -> None:

@@ -13,7 +13,7 @@ import msgspec
 from mistill.datasets.formats import format_of
 from mistill.datasets.writers import CsvDialect, open_writer
 from mistill.errors import InputError, LedgerError
-from mistill.ledger import LedgerReader
+from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss, check_targets
 from mistill.runs.chat_lines import ChatLines, Turns
@@ -174,17 +174,19 @@ def write_records(
     written = 0
     if made_of is None:
         made_of = () if Path(out).exists() else (ledger,)
-    with LedgerReader(ledger) as reader:
+    # Of one moment, or a row that is answered meanwhile would have columns that the header has not.
+    with LedgerReader(ledger) as reader, reader.snapshot():
+        chosen = chosen or RunFilter(None, reader, shape)
         chosen_format = format_of(str(out), format)
         columns = types = None
         if chosen_format.needs_header:
-            columns = chat.columns if chat is not None else _all_columns(reader, shape)
+            columns = chat.columns if chat is not None else _all_columns(chosen.rows(reader), shape)
         if chosen_format.has_types and chat is None:
             types = shape.types(read_types(reader))
         with open_writer(
             out, format=format, columns=columns, types=types, csv_dialect=csv_dialect, made_of=made_of
         ) as writer:
-            for row in (chosen or RunFilter(None, reader, shape)).rows(reader):
+            for row in chosen.rows(reader):
                 if row.state != "pending":
                     for line in (record_line(row, shape),) if chat is None else chat(row):
                         writer.write_raw(line)
@@ -223,11 +225,13 @@ def _check_chosen(reader: LedgerReader, shape: RecordShape) -> None:
         shape.check_chosen(columns.missing, columns.known)
 
 
-def _all_columns(reader: LedgerReader, shape: RecordShape) -> list[str]:
-    """Every column of every record, in the order of appearance: what a header must have."""
+def _all_columns(rows: Iterable[LedgerRow], shape: RecordShape) -> list[str]:
+    """Every column of every record that the rows make, in the order of appearance: what a header must have."""
     found: dict[str, None] = {}
     further: dict[str, None] = {}
-    for row in reader.rows():
+    for row in rows:
+        if row.state == "pending":
+            continue
         found.update(dict.fromkeys(_decode_fields(shape.of_row(row.record))))
         if shape.has_further_fields:
             further.update(dict.fromkeys(added_columns(row, shape)))
