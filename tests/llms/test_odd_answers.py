@@ -329,6 +329,8 @@ ID, OTHER = "a1b2c3d4e", "f6g7h8i9j"
             [piece("{}", index=0, id=ID, name="f"), piece(START, index=0), piece(END, index=0)],
             [(ID, "f", NICE)],
         ),
+        ([piece("{}", index=0, id=ID, name="f"), piece(NICE, index=0, name="f")], [(ID, "f", NICE)]),
+        ([piece("{}", index=0, name="f"), piece(NICE, index=0, id=ID, name="f")], [(ID, "f", NICE)]),
         ([piece("{}", index=0, id=ID, name="f"), piece("", index=0)], [(ID, "f", "{}")]),
         # a name in pieces, or all of it so far
         ([piece(index=0, id=ID, name="get_"), piece(NICE, index=0, name="town")], [(ID, "get_town", NICE)]),

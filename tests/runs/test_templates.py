@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
@@ -362,6 +363,75 @@ def test_a_template_without_end_is_its_rows_error(template: str) -> None:
         f"row 0 of the list: the prompt template goes on beyond {MAX_WORK:,} characters and steps" in message
     )
     assert time.monotonic() - began_s < 30
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "'x' | center(300000000)",
+        "'x'.center(300000000)",
+        "'x'.ljust(width)",
+        "'x'.rjust(300000000)",
+        "'x'.zfill(300000000)",
+        "'x'.ljust(300000000) | length",
+        "'\t\t\t'.expandtabs(300000000)",
+        "'%300000000d' % 1",
+        "'%-300000000s' % 'x'",
+        "'%.300000000f' % 1.5",
+        "'%(a)300000000d' % {'a': 1}",
+        "'%*d' % (300000000, 1)",
+        "'%300000000d' | format(1)",
+        "'{:300000000}'.format(1)",
+        "'{:>{w}}'.format(1, w=300000000)",
+        "'{a:.300000000f}'.format_map({'a': 1.5})",
+        "'a\nb' | indent(300000000)",
+        "big | replace('x', big)",
+        "big.replace('x', big)",
+        "big.translate({120: big})",
+        "big.join(['x'] * 9999)",
+        "(['x'] * 9999) | join(big)",
+        "([big] * 9999) | join",
+        "''.join([big] * 9999)",
+        "hundred | batch(50000000, 'x') | list | length",
+        "hundred | slice(50000000) | list | length",
+        "hundred | tojson(indent=300000000)",
+        "(1).to_bytes(300000000, 'big') | length",
+        "['x'] | map('center', 300000000) | list | length",
+        "'x'.ljust(" + "9" * 30 + ")",
+        "'%" + "9" * 5000 + "d' % 1",
+    ],
+)
+def test_what_would_be_too_much_is_refused_before_it_is_made(expression: str) -> None:
+    tracemalloc.start()
+    try:
+        row = {"big": "x" * 10_000, "hundred": list(range(100)), "width": 300_000_000}
+        message = refusal(row, "{{ " + expression + " }}")
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert "goes on beyond" in message
+    assert peak < 30_000_000
+
+
+@pytest.mark.parametrize(
+    ("expression", "text"),
+    [
+        ("'x' | center(7)", "   x   "),
+        ("'%05d %s 300000000' % (7, 'order 999999999')", "00007 order 999999999 300000000"),
+        ("'100%d of 999999999' % 3", "1003 of 999999999"),
+        ("'{:>5} 999999999 {}'.format(1, 999999999)", "    1 999999999 999999999"),
+        ("'a,b'.replace(',', ';')", "a;b"),
+        ("[1, 2, 3] | batch(2, 0) | list", "[[1, 2], [3, 0]]"),
+        ("[1, 2, 3] | slice(2) | list", "[[1, 2], [3]]"),
+        ("'a\nb' | indent(2)", "a\n  b"),
+        ("{'a': [1]} | tojson(indent=2)", '{\n  "a": [\n    1\n  ]\n}'),
+        ("'-'.join(['a', 'b'])", "a-b"),
+        ("'-'.join(['a', 'b'] | map('upper'))", "A-B"),
+        ("(999999999).bit_length()", "30"),
+    ],
+)
+def test_what_is_not_much_is_written(expression: str, text: str) -> None:
+    assert render({"text": "x"}, "{{ " + expression + " }}") == text
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ class _Call(Struct):
             return is_marked or not name
         if not is_marked or arguments == self.joined:
             return is_marked
-        return same_index and (not name or (self._is_empty and bool(piece.id and self.id)))
+        return same_index and (not name or self._is_empty)
 
     def take(self, piece: DeltaToolCall) -> None:
         """Adds what is new in a piece of it."""

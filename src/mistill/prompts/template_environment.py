@@ -26,6 +26,13 @@ from jinja2.utils import missing, object_type_repr
 from jinja2.visitor import NodeTransformer
 
 from mistill.llms.content import is_base64_of_media
+from mistill.prompts.template_work import (
+    work_of_call,
+    work_of_filter,
+    work_of_indent,
+    work_of_operator,
+    work_of_percent,
+)
 from mistill.prompts.written_numbers import encode_written, holds_written
 
 MAX_WORK = 10_000_000
@@ -39,8 +46,6 @@ _LONG_CHARS = 256
 
 _STEP_WORK = 10
 _STEP = "a step"  # a filter that no template can name
-_MAX_BITS = 100_000
-_TOO_MUCH = 2**63
 
 # Jinja's other globals (dict, lipsum …) would stand in, unseen, for a missing column of that name.
 _KEPT_GLOBALS = ("namespace", "range")
@@ -166,6 +171,11 @@ class RowContext(Context):
         if self.work[0] > MAX_WORK:
             raise TooMuchWork
 
+    def expect(self, work: int) -> None:
+        """As `charge`, of work that is counted once it is done."""
+        if self.work[0] + work > MAX_WORK:
+            raise TooMuchWork
+
     def derived(self, locals: dict[str, Any] | None = None) -> Context:  # noqa: A002  Jinja's name
         derived = cast("RowContext", super().derived(locals))
         derived.work = self.work
@@ -188,6 +198,7 @@ class _Environment(ImmutableSandboxedEnvironment):
         filters: dict[str, Any] = own.filters
         for name in filters.keys() - _VALUE_FILTERS:
             filters[name] = _on_text(name)
+        filters |= {name: _counted(name) for name in ("batch", "slice")}
         filters |= {"tojson": _to_json, "join": _join, _STEP: _step}
 
     def getitem(self, obj: Any, argument: Any) -> Any:
@@ -216,7 +227,9 @@ class _Environment(ImmutableSandboxedEnvironment):
 
         of_map = value.__name__ == "format_map"
 
-        def checked(*args: Any, **kwargs: Any) -> str:
+        @pass_context
+        def checked(context: RowContext, *args: Any, **kwargs: Any) -> str:
+            context.expect(work_of_call(value, args, kwargs))
             return wrapped(
                 *(map(_all_in, args) if of_map else _all_writable(args)),
                 **dict(zip(kwargs, _all_writable(kwargs.values()), strict=True)),
@@ -225,38 +238,26 @@ class _Environment(ImmutableSandboxedEnvironment):
         return checked
 
     def call(self, context: Context, called: Any, /, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(called, types.BuiltinMethodType):
+            if called.__name__ == "join" and args:
+                args = (list(args[0]), *args[1:])  # a generator can be counted only by using it up
+            cast("RowContext", context).expect(work_of_call(called, args, kwargs))
         result = super().call(context, called, *args, **kwargs)
-        if isinstance(result, str) and not isinstance(called, Macro):  # what a macro writes was counted there
+        if isinstance(result, (str, bytes)) and not isinstance(
+            called, Macro
+        ):  # what a macro writes was counted there
             cast("RowContext", context).charge(len(result))
         return result
 
     def call_binop(self, context: Context, operator: str, left: Any, right: Any) -> Any:
         counted = cast("RowContext", context)
         if operator != "%" or not isinstance(left, str):
-            counted.charge(_work_of(operator, left, right))
+            counted.charge(work_of_operator(operator, left, right))
             return super().call_binop(context, operator, left, right)
+        counted.expect(work_of_percent(left, right))
         text = super().call_binop(context, operator, left, _all_in(right))
         counted.charge(len(text))
         return text
-
-
-def _work_of(operator: str, left: Any, right: Any) -> int:
-    """About how much an operation makes, where that may be much."""
-    if isinstance(left, int) and isinstance(right, int):
-        bits = left.bit_length() + right.bit_length() if operator == "*" else 0
-        if operator == "**":
-            bits = left.bit_length() * right
-        return _TOO_MUCH if bits > _MAX_BITS else 0
-    if operator == "*" and isinstance(left, int):
-        left, right = right, left
-    if not isinstance(left, (str, list, tuple)):
-        return 0
-    length = len(cast("Any", left))
-    if operator == "*" and isinstance(right, int):
-        return length * max(0, right)
-    return (
-        length + len(cast("Any", right)) if operator == "+" and isinstance(right, (str, list, tuple)) else 0
-    )
 
 
 def _counted_range(make: Callable[..., range]) -> Callable[..., range]:
@@ -295,10 +296,22 @@ def _on_text(name: str) -> Callable[..., Any]:
     @pass_context
     def apply(context: RowContext, value: Any, *args: Any, **kwargs: Any) -> Any:
         _all_writable(kwargs.values())
+        context.expect(work_of_filter(name, value, args, kwargs))
         result = _PLAIN.call_filter(name, _writable(value), _all_writable(args), kwargs, context)
         if isinstance(result, str):
             context.charge(len(result))
         return result
+
+    return apply
+
+
+def _counted(name: str) -> Callable[..., Any]:
+    """Jinja's filter of that name, which makes no text, but as much of lists as it is told."""
+
+    @pass_context
+    def apply(context: RowContext, value: Any, *args: Any, **kwargs: Any) -> Any:
+        context.charge(work_of_filter(name, value, args, kwargs))
+        return _PLAIN.call_filter(name, value, args, kwargs, context)
 
     return apply
 
@@ -320,10 +333,12 @@ def _step(context: RowContext, work: int) -> bool:
     return True
 
 
-def _to_json(value: object, indent: int | None = None) -> str:
+@pass_context
+def _to_json(context: RowContext, value: object, indent: int | None = None) -> str:
     """Jinja's own filter is for HTML: it writes < as \\u003c and sorts the keys."""
     if isinstance(value, Undefined):
         return str(value)  # raises
+    context.expect(work_of_indent(value, indent))
     if not holds_written(value):
         return json.dumps(value, ensure_ascii=False, indent=indent)
     return msgspec.json.format(encode_written(value), indent=indent or 0).decode()
