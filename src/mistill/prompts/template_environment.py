@@ -322,7 +322,9 @@ def _join(context: RowContext, value: Any, d: Any = "", attribute: Any = None) -
         raise NullInText
     if attribute is not None:
         value = context.environment.call_filter("map", value, None, {"attribute": attribute}, context)
-    text = _PLAIN.call_filter("join", _all_writable(value), [_writable(d)], {}, context)
+    items = _all_writable(value)
+    context.expect(work_of_filter("join", items, [d], {}))
+    text = _PLAIN.call_filter("join", items, [_writable(d)], {}, context)
     context.charge(len(text))
     return text
 
