@@ -35,6 +35,7 @@ Every error is raised ``from`` its cause. None holds a request header, so no key
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from difflib import get_close_matches
 from threading import current_thread, main_thread
 from types import MappingProxyType
@@ -376,6 +377,13 @@ class GenerationError(ExceptionGroup[MistillError]):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (type(self).of, (self.outputs, self.failures))
+
+
+def copied(error: E) -> E:
+    """The same error once more: where many raise it, each would add to its traceback."""
+    again = copy(error)
+    again.__cause__ = error.__cause__
+    return again
 
 
 def nearest_name(name: object, known: Iterable[str]) -> str | None:

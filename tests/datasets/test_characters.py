@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistill.datasets.encoding import encode_record, replace_lone_surrogates
+from mistill.characters import whole_characters
+from mistill.datasets.encoding import encode_record
 from mistill.datasets.sources import open_source
 from mistill.datasets.sources.csv_reader import delimiter_hint
 from mistill.datasets.sources.json_text import check_object, repair_line
@@ -86,7 +87,7 @@ def test_a_row_is_the_same_from_a_file_as_from_memory(row: dict[str, Any]) -> No
 
 @given(st.text())
 def test_whole_text_is_left_alone(text: str) -> None:
-    assert replace_lone_surrogates(text) == text
+    assert whole_characters(text) == text
     line = json.dumps({"t": text}).encode()
     assert repair_line(line) == line
 

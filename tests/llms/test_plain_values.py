@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 from tests.libraries import library
 
+from mistill.characters import whole_characters
 from mistill.errors import InputError
 from mistill.llms import MistralEmbeddings, MistralLLM
-from mistill.llms.plain_values import plain, plain_text
+from mistill.llms.plain_values import plain
 from mistill.simulator import Simulator
 
 MakeLLM = Callable[..., MistralLLM]
@@ -217,7 +218,7 @@ def test_plain_json_stays_as_it_is(value: Any) -> None:
 
 @given(st.text(st.characters(codec=None), max_size=20))
 def test_every_text_can_be_sent_and_a_good_one_is_the_same(text: str) -> None:
-    sent = plain_text(text)
+    sent = whole_characters(text)
     sent.encode()
     assert len(sent) <= len(text)
     try:

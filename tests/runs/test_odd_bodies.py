@@ -159,6 +159,22 @@ def test_an_unforeseen_error_of_one_row_ends_its_attempt_and_nothing_else(
     assert place.run().start().completions == 6
 
 
+def test_an_error_that_nobody_foresaw_is_logged_once_with_its_traceback(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Breaks(ChatKind):
+        async def answer(self, prepared: Any, send: Any) -> Any:
+            raise ArithmeticError("a fault of ours")
+
+    place.write([f"row {number}" for number in range(6)])
+    run = place.run()
+    run.kind.__class__ = Breaks
+    assert run.start().failures == 6
+    (told,) = [one for one in caplog.records if "nobody foresaw" in one.message]
+    assert told.exc_info is not None
+    assert told.exc_info[0] is ArithmeticError
+
+
 def test_an_answer_kept_that_is_none_is_asked_again(place: Place, simulator: Simulator) -> None:
     place.write(["a"])
     reader = place.run().kind.reader

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from pydantic import BaseModel, ConfigDict, Field
 from tests.libraries import library
 from tests.runs.conftest import MODEL, Place, echoes, sent
 
@@ -295,3 +296,19 @@ def test_messages_of_the_row_are_sent_as_they_are(place: Place, simulator: Simul
     place.write_rows([{"messages": messages}])
     place.run(prompt=None).start()
     assert simulator.requests[0].body["messages"] == messages
+
+
+class Said(BaseModel):
+    """A message of a library whose fields have other names in JSON."""
+
+    model_config = ConfigDict(populate_by_name=True)
+
+    speaker: str = Field(serialization_alias="role")
+    words: str = Field(serialization_alias="content")
+
+
+def test_a_message_of_another_library_is_the_same_in_a_run_and_in_a_call(place: Place) -> None:
+    messages: Any = [Said(speaker="user", words="Hello")]
+    assert place.llm().generate([messages]) == [["Echo: Hello"]]
+    assert place.run([{"messages": messages}], prompt=None).start().completions == 1
+    assert place.records()[0]["messages"] == [{"role": "user", "content": "Hello"}]

@@ -16,6 +16,8 @@ from typing import Any, ClassVar, TypeVar, Union, cast, get_args, get_origin
 import msgspec
 from msgspec import Raw, Struct
 
+from mistill.characters import whole_characters
+
 T = TypeVar("T")
 
 _MAX_DIGITS = 4000  # of an integer; Python refuses to read longer ones
@@ -91,11 +93,6 @@ def _mend(raw: bytes, kind: type[T], error: Exception, pieces: frozenset[str]) -
 
 def _integer(digits: str) -> int | float:
     return int(digits) if len(digits) <= _MAX_DIGITS else float(digits)
-
-
-def whole_characters(text: str) -> str:
-    """The text with U+FFFD for each half of a character that has not its other half beside it."""
-    return text if text.isascii() else text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _without_surrogates(value: Any, pieces: frozenset[str]) -> Any:

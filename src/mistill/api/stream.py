@@ -16,9 +16,10 @@ from typing import Any
 import msgspec
 
 from mistill.api.chat import GAVE_UP, ChatChunk, ChunkChoice, decode_chunk
-from mistill.api.decoding import is_error, whole_characters
+from mistill.api.decoding import is_error
 from mistill.api.error_bodies import error_in_answer, error_of_event
 from mistill.api.operation import MAX_BYTES
+from mistill.characters import whole_characters
 from mistill.errors import Disconnected, MalformedAnswer, MistillError, ServerError
 
 MAX_STREAM_BYTES = 256 * 2**20

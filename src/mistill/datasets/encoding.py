@@ -11,6 +11,7 @@ from typing import Any, cast
 
 import msgspec
 
+from mistill.characters import whole_characters
 from mistill.datasets.iso_dates import iso_duration, with_signed_year
 from mistill.errors import let_interrupt_pass
 
@@ -63,11 +64,6 @@ def encode_what_can_be(record: Mapping[Any, Any]) -> tuple[bytes, str]:
     return encode_record(kept), problem
 
 
-def replace_lone_surrogates(text: str) -> str:
-    """``text`` as UTF-8 can carry it: half of a character becomes U+FFFD; two halves side by side become one."""
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
-
-
 def _to_plain(value: Any) -> Any:
     """For the types that msgspec does not know. Duck-typed, so that no library is imported for it."""
     kind = type(value).__name__
@@ -88,9 +84,11 @@ def _to_plain(value: Any) -> Any:
     if hasattr(value, "get_all_samples"):  # of torchcodec, as Hugging Face's Audio feature gives it
         samples = value.get_all_samples()
         return {"array": samples.data.tolist(), "sampling_rate": samples.sample_rate}
-    for method in ("tolist", "to_list", "model_dump"):
+    for method in ("tolist", "to_list"):
         if callable(convert := getattr(value, method, None)):
             return convert()
+    if callable(dump := getattr(value, "model_dump", None)):
+        return dump(by_alias=True)  # as its JSON has it: a message in a row is the one that `generate` takes
     for base in (str, int, float):
         if isinstance(value, base):
             return base(value)
@@ -149,7 +147,7 @@ def _normalize(value: Any) -> Any:
 
 def _normalize_builtin(value: Any) -> Any:
     if isinstance(value, str):
-        return replace_lone_surrogates(value)
+        return whole_characters(value)
     if isinstance(value, dict):
         items = cast("dict[Any, Any]", value).items()
         return {_normalize_key(key): _normalize_builtin(item) for key, item in items}
@@ -163,4 +161,4 @@ def _normalize_builtin(value: Any) -> Any:
 def _normalize_key(key: Any) -> Any:
     if hasattr(key, "tolist"):  # of numpy
         return _normalize_key(key.tolist())
-    return replace_lone_surrogates(key) if isinstance(key, str) else key
+    return whole_characters(key) if isinstance(key, str) else key

@@ -26,7 +26,6 @@ import os
 import time
 import weakref
 from collections.abc import Callable, Hashable
-from copy import copy
 from enum import Enum, auto
 
 import msgspec
@@ -51,6 +50,7 @@ from mistill.errors import (
     ServerError,
     Stopped,
     TransportError,
+    copied,
 )
 
 __all__ = ["ConcurrencyLimit", "Governor", "Permit", "Snapshot", "governor_for"]
@@ -164,18 +164,14 @@ class Governor:
                 return None
             return self._grant(concurrency_limit, tokens, now_s)
 
-    async def admit(
-        self, concurrency_limit: ConcurrencyLimit, tokens: int, *, deadline_s: float | None = None
-    ) -> Permit:
+    async def admit(self, concurrency_limit: ConcurrencyLimit, tokens: int) -> Permit:
         """A permit, first in first out. Safe to cancel; while it waits it holds no slot.
 
         Args:
             concurrency_limit: of the object that sends the attempt.
             tokens: the estimated cost of the attempt, input and output.
-            deadline_s: seconds from now that this may wait at most.
 
         Raises:
-            Stopped: the deadline has passed.
             RateLimited: the key may not use this model at all.
             NothingAnswers: no connection to it could be made, ever.
             MistillError: the server's last error, when it has failed for longer than `Tuning.patience_s`.
@@ -188,22 +184,12 @@ class Governor:
             self._queue.add(waiter)
             self.admit_waiting()
         try:
-            if deadline_s is None:
-                await waiter.wait()
-            else:
-                async with asyncio.timeout(deadline_s):
-                    await waiter.wait()
-        except BaseException as error:
+            await waiter.wait()
+        except BaseException:
             self._abandon(waiter)
-            if isinstance(error, TimeoutError):
-                raise Stopped(
-                    f"deadline: this request could not be sent within {deadline_s:g} s",
-                    reason="deadline",
-                    hint=f"it waited for: {self._cause}; allow more time, or raise that limit",
-                ) from None
             raise
         if waiter.error is not None:
-            raise copy(waiter.error) from waiter.error  # many may raise it, and each adds to its traceback
+            raise copied(waiter.error) from waiter.error
         assert waiter.permit is not None
         return waiter.permit
 

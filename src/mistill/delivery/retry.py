@@ -6,8 +6,10 @@ the governor, which sees every row's 429, decides when the next attempt may leav
 
 from __future__ import annotations
 
+import logging
 import random
-from typing import Literal
+import traceback
+from typing import Any, Literal
 
 from msgspec import Struct
 
@@ -29,6 +31,9 @@ from mistill.errors import (
     TransportError,
     Unauthorized,
 )
+
+_log = logging.getLogger("mistill")
+_told: set[tuple[Any, ...]] = set()
 
 
 class Decision(Struct, frozen=True):
@@ -82,6 +87,12 @@ def as_failure(error: Exception) -> MistillError:
     """What an attempt raised, as an error of the tree: whatever a server made us stumble over costs one row."""
     if isinstance(error, MistillError):
         return error
+    places = [(frame.filename, frame.lineno) for frame in traceback.extract_tb(error.__traceback__)[-1:]]
+    if (told := (type(error), *places)) not in _told:  # by the row's error alone nobody could find it
+        _told.add(told)
+        _log.warning(
+            "rows fail by an error that nobody foresaw, of mistill's or of your own code", exc_info=error
+        )
     return MalformedAnswer(f"this attempt ended in an unforeseen {type(error).__name__}: {str(error)[:200]}")
 
 

@@ -18,11 +18,11 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from mistill.errors import LedgerError
+from mistill.errors import LedgerError, copied
 from mistill.ledger.damage import SQLiteErrors
 from mistill.ledger.database import explain, write_meta
 from mistill.ledger.files import FilesInUse
-from mistill.ledger.forks import forget, of_another_process, register_for_forks
+from mistill.ledger.forks import forget, keep_unused, of_another_process, register_for_forks
 from mistill.wording import START_AGAIN, words
 
 T = TypeVar("T")
@@ -147,11 +147,11 @@ class CommitQueue:
     def leave_to_parent(self) -> None:
         """In a forked child, which has no such thread: nothing can be written here."""
         self._broken = of_another_process(f"the ledger {self._path}")
-        _of_parents.append(self._connection)
+        keep_unused(self._connection)
 
     def _check(self) -> None:
         if self._broken is not None:
-            raise _copy(self._broken)
+            raise copied(self._broken)
 
     def _serve(self) -> None:
         failed = False
@@ -225,10 +225,6 @@ class CommitQueue:
         tables.clear()
 
 
-# Connections that a forked child must neither use nor close.
-_of_parents: list[sqlite3.Connection] = []
-
-
 class _Task:
     __slots__ = ("future", "job", "result")
 
@@ -266,7 +262,7 @@ def _resolve(waiters: list[PendingWrite], error: LedgerError | None) -> None:
         if error is None:
             future.set_result(result)
         else:
-            future.set_exception(_copy(error))
+            future.set_exception(copied(error))
 
 
 def _broken_by(path: Path, error: Exception) -> LedgerError:
@@ -281,10 +277,3 @@ def _broken_by(path: Path, error: Exception) -> LedgerError:
         )
     broken.__cause__ = error
     return broken
-
-
-def _copy(error: LedgerError) -> LedgerError:
-    # One exception raised in many tasks would collect all their tracebacks.
-    copy = LedgerError(error.message, hint=error.hint)
-    copy.__cause__ = error.__cause__
-    return copy

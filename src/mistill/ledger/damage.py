@@ -78,6 +78,7 @@ _DAMAGED = frozenset(
         sqlite3.SQLITE_NOTADB,
         sqlite3.SQLITE_TOOBIG,
         sqlite3.SQLITE_MISMATCH,
+        sqlite3.SQLITE_CONSTRAINT,  # all that is written keeps to them
     }
 )
 

@@ -21,8 +21,6 @@ from mistill.ledger.tables import APPLICATION_ID, FORMAT, SCHEMA, statements
 from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
-# A constraint that does not hold any more, since all that is written keeps to them.
-_DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_CONSTRAINT})
 _FORBIDDEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
 
@@ -59,7 +57,7 @@ def explain(path: Path, error: Exception, *, is_readable: bool = True) -> Ledger
             f"{path} is not a ledger: {error}",
             hint="nothing was changed; give another path for the ledger or output",
         )
-    if code in _DAMAGED:
+    if code == sqlite3.SQLITE_CORRUPT:
         return LedgerError(
             f"the ledger {path} is damaged: {error}",
             hint=words(

@@ -8,6 +8,7 @@ import msgspec
 from msgspec import Struct
 
 from mistill import errors
+from mistill.characters import whole_characters
 from mistill.errors import MistillError, RateLimits, StopReason
 from mistill.wording import Part, Wording, Words, worded
 
@@ -125,14 +126,11 @@ def encode_error_record(record: ErrorRecord) -> str:
     try:
         return msgspec.json.encode(kept).decode()
     except UnicodeEncodeError:
-        whole = {name: whole_text(value) if isinstance(value, str) else value for name, value in kept.items()}
+        whole = {
+            name: whole_characters(value) if isinstance(value, str) else value for name, value in kept.items()
+        }
         whole.pop("parts", None)
         return msgspec.json.encode(whole).decode()
-
-
-def whole_text(text: str) -> str:
-    """The text with U+FFFD for each half of a surrogate pair, which UTF-8 and so SQLite cannot hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def decode_error(text: str | bytes) -> ErrorRecord:

@@ -7,6 +7,7 @@ locks would hang at its first query, whatever ledger it opens.
 from __future__ import annotations
 
 import os
+import sqlite3
 import threading
 from contextlib import AbstractContextManager
 from typing import Protocol
@@ -47,6 +48,14 @@ def of_another_process(what: str) -> LedgerError:
         f"{what} was opened by process {os.getppid()}, and this is a fork of it",
         hint="open it in this process once the other has closed it",
     )
+
+
+_of_parents: list[sqlite3.Connection] = []
+
+
+def keep_unused(connection: sqlite3.Connection) -> None:
+    """Keeps a parent's connection, which a child must neither use nor close."""
+    _of_parents.append(connection)
 
 
 def _before() -> None:

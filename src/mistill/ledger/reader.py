@@ -20,7 +20,7 @@ from mistill.ledger.checksums import answer_sum, record_sum
 from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damage_at, means_damage
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.files import main_name
-from mistill.ledger.forks import forget, register_for_forks
+from mistill.ledger.forks import forget, keep_unused, register_for_forks
 from mistill.ledger.lock import is_held
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.spending import Spending, is_possible, read_spending
@@ -174,22 +174,30 @@ class LedgerReader:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._connection = database.open_to_read(self.path)
+        self._opened: sqlite3.Connection | None = database.open_to_read(self.path)
         self._damages: dict[Damage, None] = {}
         register_for_forks(self)
 
     def close(self) -> None:
         forget(self)
-        self._connection.close()
+        if self._opened is not None:
+            self._opened.close()
 
     def busy(self) -> AbstractContextManager[object]:
         """Whoever reads in one thread does not fork in another; see `Forkable`."""
         return nullcontext()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: it reads through a connection of its own."""
-        _of_parents.append(self._connection)
-        self._connection = database.open_to_read(self.path)
+        """In a forked child: it reads through a connection of its own, from its next question on."""
+        if self._opened is not None:
+            keep_unused(self._opened)
+            self._opened = None
+
+    @property
+    def _connection(self) -> sqlite3.Connection:
+        if self._opened is None:
+            self._opened = database.open_to_read(self.path)
+        return self._opened
 
     def __enter__(self) -> Self:
         return self
@@ -561,10 +569,6 @@ class LedgerReader:
         return tuple(found)
 
 
-# Connections that a forked child must neither use nor close.
-_of_parents: list[sqlite3.Connection] = []
-
-
 def _rows_query(selection: Selection, fat: str, joins: str, place: str) -> str:
     return f"""SELECT position, {fat}, id, outcome_row, answer, more_answers, {ROW_IS_SOUND}, {OUTCOME_IS_SOUND}, state,
             finish_reason, error, coalesce(input_tokens, 0), coalesce(output_tokens, 0), cost, ended_at, settings,
@@ -583,7 +587,7 @@ def _attempts(answer: int | None, more_answers: str | None) -> list[int]:
 
 def _error_of(kind: object, error: object) -> ErrorRecord:
     try:
-        return decode_error(error)  # type: ignore[arg-type]
+        return decode_error(error)  # pyright: ignore[reportArgumentType]  what is no text is caught
     except (msgspec.DecodeError, UnicodeDecodeError, TypeError):
         return ErrorRecord(kind=str(kind), message="what it said is damaged in the ledger")
 

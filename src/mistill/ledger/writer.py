@@ -15,12 +15,13 @@ from typing import Any, Literal, Protocol, Self
 
 import msgspec
 
+from mistill.characters import whole_characters
 from mistill.errors import LedgerError, MalformedAnswer, MistillError
 from mistill.ledger import database
 from mistill.ledger.checksums import MASK, ODD, answer_sum, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
 from mistill.ledger.damage import Damage, drop_lost_outcomes, mend_index, set_damage_aside
-from mistill.ledger.error_record import encode_error, whole_text
+from mistill.ledger.error_record import encode_error
 from mistill.ledger.files import FilesInUse, log_of
 from mistill.ledger.forks import forget, register_for_forks
 from mistill.ledger.lock import LedgerLock
@@ -136,7 +137,7 @@ class Ledger:
         with database.explained(path):
             mend_index(connection)
             drop_lost_outcomes(connection)
-            self.maybe_billed_at_open = _mark_interrupted(connection)
+            _mark_interrupted(connection)
             self._unfinished = _unfinished_answers(connection)
             self._settings: int | None = None
             self._is_retry = False
@@ -172,8 +173,7 @@ class Ledger:
         starts.
 
         ``fresh`` puts an old ledger aside, whatever is in it, and ``backup`` says where: paid answers are not
-        deleted. Attempts that were in flight when the last run died are marked maybe billed here, and
-        ``maybe_billed_at_open`` counts them.
+        deleted. Attempts that were in flight when the last run died are marked maybe billed here.
 
         Raises:
             LedgerInUse: another run holds it.
@@ -321,6 +321,8 @@ class Ledger:
         took.
         """
         input_tokens, output_tokens, ended_at = tokens.input_tokens, tokens.output_tokens, time.time()
+        if finish_reason is not None and not finish_reason.isascii():
+            finish_reason = whole_characters(finish_reason)
         if not (0 <= input_tokens | output_tokens < _MAX and (cost is None or 0 <= cost < _MAX)):
             input_tokens, output_tokens, cost = (
                 _clamped(input_tokens),
@@ -343,12 +345,7 @@ class Ledger:
             "outcomes", row, "completion", answer, None, finish_reason, None, None,
             input_tokens, output_tokens, cost, ended_at, None,
         )  # fmt: skip
-        try:
-            checksum = crc32(pack(values))
-        except UnicodeEncodeError:
-            return self.complete(
-                row, attempts, finish_reason=whole_text(finish_reason or ""), tokens=tokens, cost=cost
-            )
+        checksum = crc32(pack(values))
         plain = (row, answer, finish_reason, input_tokens, output_tokens, cost, ended_at, checksum)
         return self._commits.commit(None, (_PLAIN_COMPLETIONS, [plain]))
 
@@ -463,15 +460,14 @@ class Ledger:
         return first
 
 
-def _mark_interrupted(connection: sqlite3.Connection) -> int:
+def _mark_interrupted(connection: sqlite3.Connection) -> None:
     """Attempts that nothing ended were in flight when the process died: sent, perhaps answered and billed."""
     connection.execute("BEGIN IMMEDIATE")
     connection.execute(
         "UPDATE rows SET maybe_billed = 1 WHERE id IN (SELECT row FROM attempts WHERE status IS NULL)"
     )
-    marked = connection.execute("UPDATE attempts SET status = 'maybe_billed' WHERE status IS NULL").rowcount
+    connection.execute("UPDATE attempts SET status = 'maybe_billed' WHERE status IS NULL")
     connection.execute("COMMIT")
-    return marked
 
 
 def _unfinished_answers(connection: sqlite3.Connection) -> dict[int, list[int]]:
@@ -567,7 +563,7 @@ def _with_checksum(outcome: tuple[Any, ...]) -> tuple[Any, ...]:
     try:
         return (*outcome, crc32(pack(("outcomes", *outcome))))
     except UnicodeEncodeError:
-        whole = (whole_text(value) if isinstance(value, str) else value for value in outcome)
+        whole = (whole_characters(value) if isinstance(value, str) else value for value in outcome)
         return _with_checksum(tuple(whole))
 
 

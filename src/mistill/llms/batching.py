@@ -12,12 +12,12 @@ from msgspec import Struct
 from mistill.api.client import HTTPAnswer
 from mistill.api.operation import R
 from mistill.api.usage import Usage
+from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Request, Send
 from mistill.delivery.retry import classify
 from mistill.errors import BadRequest, InputError, MistillError
 from mistill.llms.completions import part_completions
 from mistill.llms.generation import Server
-from mistill.llms.plain_values import plain_text
 from mistill.llms.types import Outcome
 
 _BYTES_PER_TOKEN = 3  # on the safe side for English; a batch that the server still finds too large is halved
@@ -81,7 +81,7 @@ class BatchedCall(ABC, Generic[R]):
             raise InputError(f"{name} is {type(text).__name__}, not a string", index=index)
         if not text:
             raise InputError(f"{name} is empty", index=index)
-        return plain_text(text)
+        return whole_characters(text)
 
     def batch_size(self, texts: Iterable[str]) -> int:
         """How many of the first texts fit one request; a text that does not fit stands alone."""

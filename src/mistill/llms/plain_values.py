@@ -15,16 +15,7 @@ from typing import Any, cast
 import msgspec
 from msgspec import Struct
 
-
-def plain_text(text: str) -> str:
-    """``text`` as a ``str`` and no subclass of it, with U+FFFD for each half of a character (a lone surrogate), which
-    UTF-8 cannot carry. Two halves that stand side by side are their character.
-    """
-    if type(text) is not str:
-        text = str.__str__(text)
-    if text.isascii():
-        return text
-    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+from mistill.characters import whole_characters
 
 
 def plain(value: Any) -> Any:
@@ -34,7 +25,7 @@ def plain(value: Any) -> Any:
     and msgspec's structs.
     """
     if isinstance(value, str):
-        return plain_text(value)
+        return whole_characters(value)
     if value is None or isinstance(value, bool):
         return value
     if isinstance(value, Mapping):

@@ -177,7 +177,7 @@ def _as_sent(message: dict[str, Any]) -> dict[str, Any]:
 def _write_arguments(calls: Any) -> None:
     for call in cast("list[Any]", calls) if isinstance(calls, list) else []:
         function: Any = cast("dict[str, Any]", call).get("function") if isinstance(call, dict) else None
-        if isinstance(function, dict) and isinstance(function.get("arguments"), dict):  # pyright: ignore[reportUnknownMemberType]
+        if isinstance(function, dict) and isinstance(function.get("arguments"), dict):  # pyright: ignore[reportUnknownMemberType]  JSON
             function["arguments"] = encode_written(function["arguments"]).decode()
 
 

@@ -98,22 +98,6 @@ def rename_hint(ours: str, name: str) -> Words:
     return words("rename ours: ", Setting("columns", {ours: f"new_{name}"}))
 
 
-def make_record(
-    record: Mapping[str, Any], outcome: Mapping[str, Any], names: Mapping[str, str]
-) -> dict[str, Any]:
-    """A row and the outcome's columns, renamed. ``outcome`` is keyed by our own names; what it lacks is
-    null.
-    """
-    return {**record, **{name: outcome.get(column) for column, name in names.items()}}
-
-
-def make_line(raw: bytes, outcome: Mapping[str, Any], names: Mapping[str, str]) -> bytes:
-    """``make_record`` on a row's JSON, without decoding it: the row's own digits and spelling are kept to
-    the byte.
-    """
-    return add_columns(raw, {name: outcome.get(column) for column, name in names.items()})
-
-
 def add_columns(raw: bytes, columns: Mapping[str, Any]) -> bytes:
     """A row's JSON with columns added, none of which it has."""
     if not columns:

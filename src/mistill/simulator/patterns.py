@@ -13,7 +13,7 @@ from collections.abc import Callable
 from functools import lru_cache
 
 # The parser has no public name since sre_parse was deprecated; Hypothesis reads patterns through it too.
-from re import _parser  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
+from re import _parser  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]  it has no types
 from typing import Any, cast
 
 _TRIES = 200
@@ -54,7 +54,7 @@ def sample_match(pattern: str, rng: random.Random, min_length: int = 0, max_leng
 
 @lru_cache(maxsize=256)
 def _parse(pattern: str) -> tuple[re.Pattern[str], Any]:
-    parse = cast("Callable[[str], Any]", _parser.parse)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+    parse = cast("Callable[[str], Any]", _parser.parse)  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]  nor this
     try:
         return re.compile(pattern), parse(pattern)
     except (re.error, OverflowError) as error:

@@ -120,7 +120,7 @@ class _Sampler:
         if isinstance(kinds, str):
             return kinds
         if isinstance(kinds, list):
-            options: list[str] = [str(kind) for kind in kinds]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]
+            options: list[str] = [str(kind) for kind in kinds]  # pyright: ignore[reportUnknownVariableType, reportUnknownArgumentType]  JSON
             fuller = [kind for kind in options if kind != "null"]
             if not fuller or self._rng.random() < 0.2:
                 return self._rng.choice(options)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from mistill.api.chat import AnsweredToolCall
+from mistill.characters import whole_characters
 from mistill.errors import InvalidOutput
 from mistill.structured.json_in_text import standing_values
 from mistill.structured.schema import OutputSchema, Parsed
@@ -113,15 +114,10 @@ def reask_messages(messages: Sequence[MessageDict], answer: str, error: InvalidO
     if kept and kept[-1].get("role") == "assistant":
         kept.pop()
     if answer.strip():
-        kept.append({"role": "assistant", "content": _without_half_characters(answer)})
+        kept.append({"role": "assistant", "content": whole_characters(answer)})
     correction = f"{error.message}\nAnswer again with the whole JSON, corrected, and nothing else."
-    kept.append({"role": "user", "content": _without_half_characters(correction)})
+    kept.append({"role": "user", "content": whole_characters(correction)})
     return kept
-
-
-def _without_half_characters(text: str) -> str:
-    """``text`` with U+FFFD for lone surrogates, which no request can hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def cut_short(error: InvalidOutput) -> InvalidOutput:

@@ -57,7 +57,8 @@ class CsvReader(TextReader):
 
     def _records(self) -> Iterator[tuple[int, list[str]]]:
         """The header, checked, then each record, with the line it begins at."""
-        csv.field_size_limit(_MAX_FIELD_CHARS)
+        # Of the whole process: it may only grow, or another reader would fail.
+        csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS))
         reader = csv.reader(self._lines(), delimiter=self.delimiter, strict=True)
         header: list[str] | None = None
         line = 1

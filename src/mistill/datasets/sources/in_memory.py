@@ -7,7 +7,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
 
-from mistill.datasets.encoding import replace_lone_surrogates
+from mistill.characters import whole_characters
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import check_columns_once, column_values, rows_of_batch
 from mistill.datasets.sources.row import Input, Row
@@ -122,7 +122,7 @@ class PandasFrame(InMemory):
             raise InputError(
                 "the DataFrame's columns have several levels", hint="flatten them to plain names"
             )
-        names = [replace_lone_surrogates(str(name)) for name in frame.columns]
+        names = [whole_characters(str(name)) for name in frame.columns]
         self._columns = check_columns_once(names, self.name)
 
     def columns(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from mistill.datasets.sources import Row
 from mistill.datasets.writers import Vectors
 from mistill.delivery.dispatcher import Dispatcher, Send
-from mistill.errors import InputError, let_interrupt_pass
+from mistill.errors import InputError, MistillError
 from mistill.ledger import RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
@@ -90,11 +90,14 @@ class AnswerReader(ABC):
         return body.decode(errors="replace")
 
     def read_fitting(self, body: bytes) -> list[Completion]:
-        """The completions in a body; none where it does not fit, or is no answer: it is asked again then."""
+        """The completions in a body; none where it does not fit, or is no answer: it is asked again then.
+
+        Raises:
+            Exception: what a validator of the user's own breaks at: another answer would be paid for nothing.
+        """
         try:
             return self.read(body)
-        except BaseException as error:
-            let_interrupt_pass(error)
+        except MistillError:
             return []
 
 

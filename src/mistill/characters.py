@@ -1,0 +1,15 @@
+"""Text as UTF-8 can carry it, wherever it came from."""
+
+from __future__ import annotations
+
+
+def whole_characters(text: str) -> str:
+    """The text as a ``str`` and no subclass of it, with U+FFFD for each half of a character (a lone surrogate).
+
+    Two halves that stand side by side are their character.
+    """
+    if type(text) is not str:
+        text = str.__str__(text)
+    if text.isascii():
+        return text
+    return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
