@@ -269,3 +269,25 @@ async def test_what_replaces_an_answer_is_as_whole_as_it(
         assert not row.asked_again
         assert reader.counts().pending == 0
         assert len(reader.attempts_of(row.row)) == 2
+
+
+@pytest.mark.parametrize(
+    ("where", "pending", "damaged"),
+    [
+        ("state=pending", True, False),
+        ("state=pending, row<5", True, False),
+        ("state!=pending", False, False),
+        ("finish_reason=pending", False, False),
+        ("finish_reason!=pending", False, False),
+        ("error=damaged_answer", False, True),
+        ("error=damaged_record, row=1", False, True),
+        ("error!=damaged_answer", False, False),
+        ("finish_reason=damaged_answer", False, False),
+        ("row<5", False, False),
+    ],
+)
+def test_rows_without_an_outcome_and_damaged_ones_are_wanted_only_in_so_many_words(
+    where: str, pending: bool, damaged: bool
+) -> None:
+    selection = Selection.parse(where)
+    assert (selection.wants_pending, selection.wants_damaged) == (pending, damaged)

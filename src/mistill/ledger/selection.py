@@ -107,15 +107,20 @@ class Selection(NamedTuple):
         """As `parse`, of terms that are read already."""
         conditions: list[str] = []
         values: list[Any] = []
+        named: set[tuple[str, Any]] = set()
         for term in terms:
             condition, value = _condition(term)
             conditions.append(condition)
             values.append(value)
+            if term.comparison == "=":
+                named.add((term.name, value))
         return cls(
             " AND ".join(conditions) or "1",
             tuple(values),
-            wants_pending="pending" in values,
-            wants_damaged=any(str(value).startswith("damaged_") for value in values),
+            wants_pending=("state", "pending") in named,
+            wants_damaged=any(
+                field == "error" and str(value).startswith("damaged_") for field, value in named
+            ),
         )
 
 
