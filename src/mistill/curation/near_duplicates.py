@@ -80,7 +80,7 @@ def dedupe(
 ) -> Deduped:
     """Keeps one of each cluster of near duplicates: the first in the order of the input.
 
-    100,000 vectors of 1,024 numbers are 5 × 10⁹ pairs, and some minutes (docs/performance.md). Vectors of kept rows lie
+    100,000 vectors of 1,024 numbers are 5 × 10⁹ pairs, and some minutes. Vectors of kept rows lie
     in a temporary file meanwhile, 4 bytes a number, so memory does not grow with them.
 
     Args:
