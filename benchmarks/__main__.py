@@ -18,7 +18,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -186,9 +186,11 @@ def targets(cases: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
-def machine() -> dict[str, Any]:
-    """Where and with what it was measured."""
-    packages = ("pyreqwest", "aiohttp", "uvloop", "mistralai", "openai", "langchain-mistralai", "instructor")
+_COMPARED = ("pyreqwest", "aiohttp", "uvloop", "mistralai", "openai", "langchain-mistralai", "instructor")
+
+
+def machine(packages: Sequence[str] = _COMPARED) -> dict[str, Any]:
+    """Where and with what it was measured: the machine, and the versions of these packages."""
     cpu = next(
         (
             line.split(":", 1)[1].strip()

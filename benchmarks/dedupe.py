@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000])
     parser.add_argument("--length", type=int, default=1024)
     given = parser.parse_args()
-    print(machine())
+    print(json.dumps(machine(("numpy", "pyarrow"))))
     print("| vectors | dropped | seconds | peak of memory |\n|--:|--:|--:|--:|")
     for rows in given.rows:
         with tempfile.TemporaryDirectory() as folder:

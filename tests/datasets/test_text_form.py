@@ -70,8 +70,9 @@ def test_one_column_with_such_a_character_in_its_name_is_one(tmp_path: Path) -> 
 )
 def test_an_encoding_is_guessed_in_the_hint(tmp_path: Path, data: bytes, hint: str) -> None:
     (tmp_path / "a.csv").write_bytes(data)
-    with pytest.raises(InputError, match=f"encoding={hint!r}"):
-        read(tmp_path / "a.csv")
+    for named in (None, "utf-8", "UTF8"):
+        with pytest.raises(InputError, match=f"encoding={hint!r}"):
+            read(tmp_path / "a.csv", encoding=named)
     assert read(tmp_path / "a.csv", encoding=hint) == [{"text": "café"}]
 
 

@@ -54,7 +54,7 @@ def forecast(
     limits: Snapshot,
     requests_each: float = 1.0,
 ) -> Forecast | None:
-    """The forecast, or ``None`` where no row is answered yet.
+    """The forecast, or ``None`` where no row is answered yet, or none is left.
 
     Args:
         is_random: how the sample was taken.
@@ -62,6 +62,8 @@ def forecast(
         limits: tells the quota, where one is known.
         requests_each: requests for a row: a part of one where a request asks several.
     """
+    if not rows_left:
+        return None
     inputs, outputs, costs = _Sample(), _Sample(), _Sample()
     for row in answered:
         inputs.add(row.input_tokens)

@@ -51,6 +51,8 @@ class TextForm(Struct, frozen=True):
                     words(Setting("encoding"), f": there is no encoding {encoding!r}"),
                     hint="for example cp1252, latin-1, utf-16",
                 ) from error
+            if codecs.lookup(encoding).name == "utf-8":
+                encoding = None  # as where nothing was said: errors then guess what else it may be
         return cls(encoding, delimiter)
 
     def to_utf8(self, chunks: Iterable[bytes], name: str) -> Iterator[bytes]:
