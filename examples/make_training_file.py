@@ -40,7 +40,7 @@ def make_training_file(topics: str, out: str, endpoint: str = "https://api.mistr
     print(Run(listed, out=answered, llm=plain, prompt="{{ instruction }}", **answer).start())
     grade = {"where": "finish_reason=stop", "flatten": True, "earlier": "drop"}
     print(Run(answered, out=graded, llm=grading, prompt=JUDGE, **grade).start())
-    return export_run(graded, out, as_="chat", turns=TURNS, where="score>=3", overwrite=True)
+    return export_run(graded, out, as_="chat", turns=TURNS, where="score>=3", overwrite=True).records
 
 
 if __name__ == "__main__":

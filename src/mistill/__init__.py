@@ -7,6 +7,7 @@ from mistill._version import __version__
 if TYPE_CHECKING:
     from mistill.curation.near_duplicates import Deduped, NearDuplicate, dedupe
     from mistill.errors import (
+        AnswerWithoutFields,
         APIError,
         AttemptTimeout,
         BadRequest,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
         Stopped,
         TransportError,
         Unauthorized,
+        UnwritableAnswer,
         WrongFile,
         WrongParameter,
     )
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "APIError",
+    "AnswerWithoutFields",
     "AttemptTimeout",
     "BadRequest",
     "CapacityExceeded",
@@ -71,6 +74,7 @@ __all__ = [
     "Stopped",
     "TransportError",
     "Unauthorized",
+    "UnwritableAnswer",
     "WrongFile",
     "WrongParameter",
     "__version__",

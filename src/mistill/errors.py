@@ -20,6 +20,8 @@
     │   └── AttemptTimeout            no answer within `timeout`
     ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
     ├── InvalidOutput                 a paid answer that does not fit its schema
+    │   ├── AnswerWithoutFields       it is no object, so nothing of it can be columns
+    │   └── UnwritableAnswer          what its class makes of it cannot be written
     ├── Stopped                       a budget, a deadline or an interrupt ended the work         reason
     ├── RunStopped                    a run ended early, and nobody had asked for it              summary
     ├── LedgerError                   a run's record on disk cannot be read or written
@@ -285,6 +287,18 @@ class InvalidOutput(MistillError):
         super().__init__(message, hint=hint)
         self.text = text
         self.path = path
+
+
+class AnswerWithoutFields(InvalidOutput):
+    """A paid answer whose fields are to be columns, and that is no object."""
+
+    kind = "answer_without_fields"
+
+
+class UnwritableAnswer(InvalidOutput):
+    """A paid answer that fits its schema, but of which no record can be made: a serializer of its class raised."""
+
+    kind = "unwritable_answer"
 
 
 StopReason = Literal["interrupted", "stopped", "budget", "deadline", "cancelled"]

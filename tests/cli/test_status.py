@@ -102,11 +102,34 @@ def test_another_schema_reads_paid_answers(mistill: Mistill, run_of: RunOf, simu
     Path("narrow.json").write_text(json.dumps(wide | {"required": ["a", "b"]}))
     assert mistill(*run_of(2, "--schema", "wide.json", "--max-concurrent-requests", "1")).code == 0
     ended = mistill("export", "answers.jsonl", "--to", "-", "--schema", "narrow.json", "--flatten")
-    assert ended.code == 0
+    assert ended.code == 1  # it is not all as asked
     first, second = ended.records
     assert (first["a"], first["b"], first["error"]) == (1, 2, None)
     assert second["error"].startswith("invalid_output: ")
+    assert "1  invalid_output, row 1: " in ended.stderr
+    assert "mistill export OUT --to FILE --schema" in ended.stderr
+    assert ended.stderr.endswith("2 records to stdout, 1 of them not as asked\n")
+    assert mistill("export", "answers.jsonl", "--to", "-", "--flatten").code == 0
     assert len(simulator.requests) == 2
+
+
+def test_answers_that_are_no_record_as_asked_are_told_by_every_command(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
+    simulator.script(['{"value": {"a": 1}}', '{"value": "b"}'])
+    a = {"type": "object", "properties": {"a": {}}}
+    given = run_of(2, "--schema", json.dumps({"anyOf": [a, {"type": "string"}]}), "--flatten")
+    ran = mistill(*given, "--max-concurrent-requests", "1")
+    looked = mistill("status", "answers.jsonl")
+    rows = mistill("rows", "answers.jsonl")
+    assert (ran.code, looked.code, rows.code) == (1, 1, 1)
+    for told in (ran.stderr, looked.stdout, rows.stderr):
+        assert "not written as asked: 1 record; the answers are kept" in told
+        assert "1  answer_without_fields, row 1: the answer is no object" in told
+        assert "--flatten" in told
+    told = mistill("status", "answers.jsonl", "--json").json
+    assert (told["exit_code"], told["misfits"][0]["rows"]) == (1, [1])
+    assert mistill("rows", "answers.jsonl", "--where", "row=0").code == 0
 
 
 def test_an_unfinished_run_is_exported_in_part_only_if_wanted(mistill: Mistill, run_of: RunOf) -> None:

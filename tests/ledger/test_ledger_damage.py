@@ -312,7 +312,7 @@ def test_an_export_names_what_is_damaged_and_a_retry_asks_it_again(
     assert sum(record["error"] is None for record in records_in(tmp_path, "again.jsonl")) == 19
     retry = Run.retry(tmp_path / "out.jsonl", "error=damaged_answer", llm={"endpoint": simulator.url})
     assert retry.start().sent == 1
-    assert export_run(tmp_path / "out.jsonl", tmp_path / "again.jsonl", overwrite=True) == 20
+    assert export_run(tmp_path / "out.jsonl", tmp_path / "again.jsonl", overwrite=True).records == 20
     assert all(record["error"] is None for record in records_in(tmp_path, "again.jsonl"))
 
 

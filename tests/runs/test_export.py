@@ -48,7 +48,7 @@ def finished(place: Place) -> Place:
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "csv", "tsv.gz", "parquet", "arrow", "jsonl.zst"])
 def test_every_format_holds_the_same_records(finished: Place, simulator: Simulator, suffix: str) -> None:
     out = finished.out.with_name(f"other.{suffix}")
-    assert export(finished.ledger, out, record_shape()) == 8
+    assert export(finished.ledger, out, record_shape()).records == 8
     records = [row.record for row in open_source(out)]
     assert [record["generation"] for record in records] == echoes(TEXTS)
     assert [int(record["input_tokens"]) for record in records] == [6] * 8
@@ -61,7 +61,7 @@ def test_an_unfinished_run_is_exported_only_if_one_says_so(place: Place) -> None
     with pytest.raises(LedgerError, match="5 rows have no outcome"):
         export(place.ledger, place.out, record_shape())
     assert not place.out.exists()
-    assert export(place.ledger, place.out, record_shape(), partial=True) == 3
+    assert export(place.ledger, place.out, record_shape(), partial=True).records == 3
     assert set(place.answers()) < set(echoes(TEXTS))
 
 
@@ -70,7 +70,7 @@ def test_a_selection_is_exported_in_order(place: Place, simulator: Simulator) ->
     simulator.change(poison="row 4")
     place.run().start()
     out = place.out.with_name("failed.jsonl")
-    assert export_run(place.out, out, where="state=failure") == 1
+    assert export_run(place.out, out, where="state=failure").records == 1
     assert json.loads(out.read_text())["text"] == "row 4"
 
 
@@ -103,10 +103,10 @@ def test_a_header_is_that_of_the_rows_that_are_exported(place: Place) -> None:
     place.write_rows([{"text": "a", "x": 1}, {"text": "b", "y": 2}, {"text": "c", "z": 3}])
     place.run(limit=2).start()
     out = place.out.with_name("some.csv")
-    assert export_run(place.out, out, where="row=0") == 1
+    assert export_run(place.out, out, where="row=0").records == 1
     assert header_of(out)[:2] == ["text", "x"]
     assert not {"y", "z"} & set(header_of(out))
-    assert export_run(place.out, out, where="state=failure", overwrite=True) == 0
+    assert export_run(place.out, out, where="state=failure", overwrite=True).records == 0
     assert not {"text", "x", "y", "z"} & set(header_of(out))
 
 
@@ -123,9 +123,9 @@ def test_an_export_while_the_run_goes_on_is_of_one_moment(place: Place) -> None:
     with closing(sqlite3.connect(place.ledger)) as connection, LedgerReader(place.ledger) as reader:
         connection.execute("PRAGMA journal_mode = WAL")  # as while a run goes on
         chosen = Meanwhile(None, reader, record_shape())
-        assert write_records(place.ledger, out, record_shape(), chosen=chosen) == 1
+        assert write_records(place.ledger, out, record_shape(), chosen=chosen).records == 1
     assert "y" not in header_of(out)
-    assert export_run(place.out, out, overwrite=True) == 2
+    assert export_run(place.out, out, overwrite=True).records == 2
     assert header_of(out)[:3] == ["text", "x", "y"]
 
 
@@ -194,7 +194,7 @@ def test_a_run_is_exported_in_its_own_shape_unless_told_and_without_a_key(
     def exported(**settings: Any) -> list[dict[str, Any]]:
         count = export_run(structured.out, to, overwrite=True, **settings)
         records = [json.loads(line) for line in to.read_text().splitlines()]
-        assert count == len(records)
+        assert count.records == len(records)
         return records
 
     assert [record["generation"] for record in exported()] == own

@@ -50,7 +50,7 @@ def test_an_odd_body_costs_its_row_at_most(place: Place, simulator: Simulator, *
     for suffix in ("csv", "parquet", "json"):
         if suffix == "parquet":
             library("pyarrow")
-        assert export_run(place.out, place.out.with_suffix(f".{suffix}")) == CASES
+        assert export_run(place.out, place.out.with_suffix(f".{suffix}")).records == CASES
     again = place.run(llm_settings=settings, **extra).start()
     assert again.sent == report.failures
     if not structured:
@@ -128,7 +128,7 @@ def test_a_value_that_cannot_be_written_is_its_own_rows_error(place: Place, simu
     assert "no one" in one["error"]
     for record in (two, three):
         assert record["a"] is None
-        assert record["error"].startswith("invalid_output: the answer cannot be written")
+        assert record["error"].startswith("unwritable_answer: the answer cannot be written")
 
 
 def test_an_unforeseen_error_of_one_row_ends_its_attempt_and_nothing_else(

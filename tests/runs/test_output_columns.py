@@ -110,7 +110,7 @@ def test_a_run_refuses_the_same_and_its_hint_works(place: Place, simulator: Simu
     Run.retry(place.out, "row=0").start()
     assert [record["new_id"] for record in place.records()] == [3, 2]
     to = place.out.with_name("again.jsonl")
-    assert export_run(place.out, to, flatten=False) == 2
+    assert export_run(place.out, to, flatten=False).records == 2
     assert "new_id" not in to.read_text()
 
 
@@ -147,7 +147,7 @@ def test_a_later_row_with_a_column_of_ours_fails_and_keeps_it(place: Place, suff
     if suffix == "csv":
         header = next(csv.reader([out.read_text().splitlines()[0]]))
         assert len(set(header)) == len(header)
-    assert export_run(out, out.with_name("again.jsonl")) == 3
+    assert export_run(out, out.with_name("again.jsonl")).records == 3
 
 
 def test_a_run_that_goes_on_with_other_columns_says_so_and_loses_nothing(

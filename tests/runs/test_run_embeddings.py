@@ -214,7 +214,7 @@ def test_other_formats(place: Place, simulator: Simulator) -> None:
     table = library("pyarrow.parquet").read_table(out)
     assert str(table.schema.field("vector").type) == "list<element: float>"
     assert table["vector"].to_pylist() == [pytest.approx(vector(text, 4)) for text in TEXTS[:3]]
-    assert export_run(out, place.out.with_suffix(".csv"), extra_columns=["model"]) == 3
+    assert export_run(out, place.out.with_suffix(".csv"), extra_columns=["model"]).records == 3
     with place.out.with_suffix(".csv").open(newline="") as file:
         (first, *_) = csv.DictReader(file)
     assert (json.loads(first["vector"]), first["model"]) == (vector("text 0", 4), "mistral-embed")

@@ -100,7 +100,7 @@ def test_an_export_replaces_a_file_only_if_one_says_so(finished: Place) -> None:
     assert refused.value.hint is not None
     assert "overwrite=True" in refused.value.hint
     assert to.read_text() == "dear to me\n"
-    assert export_run(place.out, to, overwrite=True) == 2
+    assert export_run(place.out, to, overwrite=True).records == 2
     assert to.read_bytes() == place.out.read_bytes()
 
 
@@ -109,12 +109,12 @@ def test_the_runs_own_output_and_an_empty_file_are_written_anew(finished: Place,
     place, folder = finished, finished.out.parent
     (folder / "hard-out.jsonl").hardlink_to(place.out)
     (folder / "empty.jsonl").touch()
-    assert export_run(place.out, os.path.join(folder, name)) == 2  # noqa: PTH118 - with the ./ in it
+    assert export_run(place.out, os.path.join(folder, name)).records == 2  # noqa: PTH118 - with the ./ in it
     assert len((folder / name).read_text().splitlines()) == 2
 
 
 def test_an_output_goes_to_a_device_at_any_time(finished: Place) -> None:
-    assert export_run(finished.out, os.devnull, format="jsonl") == 2
+    assert export_run(finished.out, os.devnull, format="jsonl").records == 2
 
 
 def test_inputs_are_known_when_the_run_was_started_elsewhere(

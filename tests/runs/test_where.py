@@ -207,7 +207,7 @@ def test_a_name_of_both_wants_to_be_told_apart(graded: Place, simulator: Simulat
 
 def test_export_and_retry_take_the_same(graded: Place, simulator: Simulator) -> None:
     to = graded.out.with_name("high.csv")
-    assert export_run(graded.out, to, where="grade>=9", keep=["text", "grade"], flatten=True) == 2
+    assert export_run(graded.out, to, where="grade>=9", keep=["text", "grade"], flatten=True).records == 2
     assert to.read_text().splitlines() == ["text,grade", "b,9", "d,9"]
     simulator.script(['{"grade": 3}', '{"grade": 3}'])
     assert Run.retry(graded.out, "grade>=9, category!=refund").start().sent == 2
@@ -225,7 +225,7 @@ def test_a_retry_of_nothing_says_so_and_asks_nothing(
 
 
 def test_an_export_of_nothing_says_so(graded: Place, caplog: pytest.LogCaptureFixture) -> None:
-    assert export_run(graded.out, graded.out.with_name("none.jsonl"), where="grade=4") == 0
+    assert export_run(graded.out, graded.out.with_name("none.jsonl"), where="grade=4").records == 0
     assert "matches 'grade=4', of 4 rows (grade is 1, 9, 7)" in caplog.text
 
 

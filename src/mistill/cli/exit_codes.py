@@ -25,7 +25,7 @@ class Exit(IntEnum):
     ANSWERED = 0
     """Every row was answered."""
     SOME_FAILED = 1
-    """Some rows failed, or wait for the user's word."""
+    """Some rows failed, wait for the user's word, or have an answer that is no record as it was asked for."""
     USAGE = 2
     """The command, a setting or the input is wrong; nothing was sent."""
     STOPPED = 3
@@ -42,7 +42,7 @@ def exit_of_start(report: RunReport, *, is_sample: bool = False) -> Exit:
     if stopped is not None:
         is_interrupt = isinstance(stopped, Stopped) and stopped.reason == "interrupted"
         return Exit.INTERRUPTED if is_interrupt else Exit.STOPPED
-    if report.failures or (report.pending and not is_sample):
+    if report.failures or report.misfits or (report.pending and not is_sample):
         return Exit.SOME_FAILED
     return Exit.ANSWERED
 
@@ -56,7 +56,7 @@ def exit_of_dry_run(found: DryRun) -> Exit:
 
 def exit_of_status(report: RunReport) -> Exit:
     """What a look at a run means: it may go on, so rows without an outcome are no failure."""
-    return Exit.SOME_FAILED if report.failures else Exit.ANSWERED
+    return Exit.SOME_FAILED if report.failures or report.misfits else Exit.ANSWERED
 
 
 def exit_of_error(error: MistillError) -> Exit:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
+from msgspec import Struct
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.writers import CsvDialect, open_writer
@@ -17,13 +18,26 @@ from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss, check_targets
 from mistill.runs.chat_lines import ChatLines, Turns
-from mistill.runs.kept_settings import find_run, read_inputs, read_types
+from mistill.runs.kept_settings import find_run, read_inputs, read_options, read_types
+from mistill.runs.misfits import Misfit, Misfits, misfit_lines
 from mistill.runs.record_lines import added_columns, record_line
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter, SeenColumns
 from mistill.wording import Phrase, Setting, words
 
 _log = logging.getLogger("mistill")
+
+
+class Exported(Struct, frozen=True):
+    """What was written.
+
+    Attributes:
+        records: how many.
+        misfits: answered rows whose records could not be made as they were asked for, by kind.
+    """
+
+    records: int
+    misfits: list[Misfit]
 
 
 def export_run(
@@ -45,8 +59,8 @@ def export_run(
     overwrite: bool = False,
     as_: Literal["chat"] | None = None,
     turns: Turns | None = None,
-) -> int:
-    """Writes the records of the run that writes ``out`` once more, in another shape. Returns how many.
+) -> Exported:
+    """Writes the records of the run that writes ``out`` once more, in another shape.
 
     Nothing is sent and no key is needed: the answers are in the ledger. What is not given is as the run has it.
 
@@ -96,9 +110,16 @@ def export_run(
     )
     if chat is not None and chat.left_out:
         _log.warning("left out of %s: %s", to, chat.left_out)
-    if where is not None and not written:
+    if where is not None and not written.records:
         _log.warning("%s", chosen.nothing(out))
+    warn_of_misfits(written.misfits)
     return written
+
+
+def warn_of_misfits(misfits: Iterable[Misfit]) -> None:
+    """Says which records of a table or a file were not made as asked, where no report does."""
+    for line in misfit_lines(misfits):
+        _log.warning(line)
 
 
 def _check_no_loss(out: str | None, to: str | Path, *, is_part: bool) -> None:
@@ -122,8 +143,8 @@ def export(
     chosen: RunFilter | None = None,
     partial: bool = False,
     chat: ChatLines | None = None,
-) -> int:
-    """Writes the records of a run, in the order of its input; complete or not at all. Returns how many.
+) -> Exported:
+    """Writes the records of a run, in the order of its input; complete or not at all.
 
     Args:
         chosen: which rows; all unless given.
@@ -161,7 +182,7 @@ def write_records(
     chosen: RunFilter | None = None,
     made_of: Sequence[str | Path] | None = None,
     chat: ChatLines | None = None,
-) -> int:
+) -> Exported:
     """As `export`, for rows that have an outcome, whether or not others still have none.
 
     Args:
@@ -177,6 +198,7 @@ def write_records(
     # Of one moment, or a row that is answered meanwhile would have columns that the header has not.
     with LedgerReader(ledger) as reader, reader.snapshot():
         chosen = chosen or RunFilter(None, reader, shape)
+        misfits = misfits_of(reader)
         chosen_format = format_of(str(out), format)
         columns = types = None
         if chosen_format.needs_header:
@@ -188,13 +210,30 @@ def write_records(
         ) as writer:
             for row in chosen.rows(reader):
                 if row.state != "pending":
-                    for line in (record_line(row, shape),) if chat is None else chat(row):
+                    for line in (record_line(row, shape, misfits),) if chat is None else chat(row):
                         writer.write_raw(line)
                         written += 1
             if chat is not None:
                 chat.check(out)
         reader.check_damages(f"{out} was written")
-    return written
+    return Exported(written, misfits.found())
+
+
+def misfits_of(reader: LedgerReader) -> Misfits:
+    """What counts the misfits of a run, and names its rows as the run does."""
+    return Misfits(read_options(reader).get("id_column"))
+
+
+def find_misfits(ledger: str | Path, shape: RecordShape) -> list[Misfit]:
+    """The misfits among the records of a run, which are not written."""
+    if not shape.may_misfit:
+        return []
+    with LedgerReader(ledger) as reader:
+        misfits = misfits_of(reader)
+        for row in reader.rows():
+            if row.state == "completion":
+                record_line(row, shape, misfits)
+    return misfits.found()
 
 
 def _check_form(as_: str | None, turns: Turns | None, keep: Iterable[str], drop: Iterable[str]) -> None:

@@ -7,16 +7,21 @@ from typing import Any, cast
 
 import msgspec
 
-from mistill.errors import InputError, MistillError, let_interrupt_pass
+from mistill.errors import InputError, MistillError, UnwritableAnswer, let_interrupt_pass
 from mistill.ledger import LedgerRow
 from mistill.ledger.error_record import decode_error
 from mistill.records.columns import add_columns, check_columns
+from mistill.runs.misfits import Misfits
 from mistill.runs.record_shape import RecordShape
 
 
-def record_line(row: LedgerRow, shape: RecordShape) -> bytes:
+def record_line(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = None) -> bytes:
     """One record as JSON: the row as it was read, then our columns. In a row that was never answered its own column
     stands, where one of ours has that name.
+
+    Args:
+        misfits: is told of a row whose answer does not make the record that is asked for. What it has in place of
+            the answer is the error.
 
     Raises:
         InputError: the row was answered, and has a column of the name of one of ours.
@@ -26,7 +31,7 @@ def record_line(row: LedgerRow, shape: RecordShape) -> bytes:
     taken = shape.hints.keys() & own.keys()
     if taken and row.state == "completion":
         check_columns(own, shape.hints, f"row {row.position}", row.position)
-    columns = added_columns(row, shape)
+    columns = added_columns(row, shape, misfits)
     if shape.has_further_fields:
         taken = columns.keys() & own.keys()
     for name in taken:
@@ -35,16 +40,18 @@ def record_line(row: LedgerRow, shape: RecordShape) -> bytes:
         line = add_columns(raw, columns)
     except BaseException as error:  # whatever a value turns out to hold: it must not hold up the other rows
         let_interrupt_pass(error)
+        unwritable = _unwritable(error)
+        _note(misfits, row, unwritable)
         failed = dict.fromkeys(columns) | (
-            {name: _unwritable(error)} if (name := shape.error_column()) else {}
+            {name: _told(unwritable)} if (name := shape.error_column()) else {}
         )
         line = add_columns(raw, {name: value for name, value in failed.items() if name not in own})
     return shape.ordered(line)
 
 
-def added_columns(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
-    """Our columns by the names that they have in the output."""
-    fields = outcome_fields(row, shape)
+def added_columns(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = None) -> dict[str, Any]:
+    """Our columns by the names that they have in the output. ``misfits``: as for `record_line`."""
+    fields = outcome_fields(row, shape, misfits)
     columns: dict[str, Any] = {}
     if shape.flat is not None:
         flat = cast("dict[str, Any]", fields.get("value") or {})
@@ -71,8 +78,9 @@ def answer_columns(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     return msgspec.json.decode(add_columns(b"{}", columns))
 
 
-def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
-    """Our columns of a row by our own names, and where answers are flattened, the fields of the first as ``value``."""
+def outcome_fields(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = None) -> dict[str, Any]:
+    """Our columns of a row by our own names, and where answers are flattened, the fields of the first as ``value``.
+    ``misfits``: as for `record_line`."""
     fields: dict[str, Any] = {
         "input_tokens": row.input_tokens,
         "output_tokens": row.output_tokens,
@@ -88,11 +96,14 @@ def outcome_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
         if (flat := shape.flat_of(row)) is not None:
             read["value"] = flat.read(read["value"], read["generation"])
     except MistillError as error:
-        return fields | {"error": f"{error.kind}: {error}"}
+        problem = error
     except BaseException as error:  # of a serializer of the user's own, or of an answer that is none
         let_interrupt_pass(error)
-        return fields | {"error": _unwritable(error)}
-    return fields | read
+        problem = _unwritable(error)
+    else:
+        return fields | read
+    _note(misfits, row, problem)
+    return fields | {"error": _told(problem)}
 
 
 def _extra_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
@@ -112,8 +123,17 @@ def _extra_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     return fields
 
 
-def _unwritable(error: BaseException) -> str:
-    return f"invalid_output: the answer cannot be written: {type(error).__name__}: {error}"
+def _unwritable(error: BaseException) -> UnwritableAnswer:
+    return UnwritableAnswer(f"the answer cannot be written: {type(error).__name__}: {error}", text=None)
+
+
+def _told(error: MistillError) -> str:
+    return f"{error.kind}: {error}"
+
+
+def _note(misfits: Misfits | None, row: LedgerRow, error: MistillError) -> None:
+    if misfits is not None and row.state == "completion":
+        misfits.note(row, error)
 
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode

@@ -17,6 +17,7 @@ from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.kinds.kind import Kind
 from mistill.runs.options import RunOptions
 from mistill.runs.row_settings import RowSettings, retried_settings
+from mistill.structured.object_fields import object_fields
 from mistill.wording import Setting, words
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -116,6 +117,11 @@ class RecordShape:
         """Fields of an answer that no schema names become columns too."""
         return any(flat.is_open for flat in (self.flat, *self._flat_retried.values()) if flat is not None)
 
+    @property
+    def may_misfit(self) -> bool:
+        """Answers must fit a schema to become records, which those of a text always do."""
+        return any(settings.answers.schema is not None for settings in (self._own, *self._retried.values()))
+
     def has(self, name: str) -> bool:
         """Whether a column of that name is in the output, if there is one."""
         return name not in self._drop and (not self._keep or name in self._keep)
@@ -124,7 +130,8 @@ class RecordShape:
         """By what names an answer's columns may be called, as far as they are known before it is read: as the output
         has them, by our own, and the fields of its schema."""
         schemas = (settings.answers.schema for settings in (self._own, *self._retried.values()))
-        fields = (name for schema in schemas if schema for name in schema.json_schema.get("properties", ()))
+        sent = (schema.json_schema for schema in schemas if schema is not None)
+        fields = (name for schema in sent for name in object_fields(schema, schema).schemas)
         return [*self.columns, *self._own_names, *fields]
 
     def error_column(self) -> str | None:

@@ -21,6 +21,7 @@ from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
 from mistill.runs.kept_settings import explained_meta, find_run, output_of, read_manifest, read_options
+from mistill.runs.misfits import Misfit
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
@@ -60,6 +61,8 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         stopped: why it ended early; ``None`` where the input was worked through.
         forecast: of the rows that are left, after a sample.
         output: where the records were written.
+        misfits: answered rows whose records could not be made as they were asked for, by kind, the most frequent
+            first; found where the records are written, or would be.
         retry: what it asked, if it was a retry.
     """
 
@@ -74,6 +77,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     stopped: ErrorRecord | None = None
     forecast: Forecast | None = None
     output: str | None = None
+    misfits: list[Misfit] = []
     retry: RetryRecord | None = None
 
     def encode(self) -> bytes:
@@ -203,6 +207,11 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def output(self) -> str | None:
         """Where the last start wrote the records, if it did."""
         return self.last_start.output
+
+    @property
+    def misfits(self) -> list[Misfit]:
+        """Answered rows whose records the last start could not make as they were asked for, by kind."""
+        return self.last_start.misfits
 
     def worded(self, wording: Wording) -> RunReport:
         """The same in the words of a place, all its texts plain."""

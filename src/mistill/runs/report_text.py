@@ -13,6 +13,7 @@ from mistill.errors import Stopped
 from mistill.estimates.forecast import Forecast, Range
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split
+from mistill.runs.misfits import misfit_lines
 from mistill.wording import Phrase, Setting, Wording, worded, words
 
 if TYPE_CHECKING:
@@ -133,6 +134,7 @@ def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[L
     if report.no_longer_in_input:
         yield Line(f"no longer in the input, and kept: {count(report.no_longer_in_input, 'row')}")
     yield from _cause_lines(report.causes)
+    yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits))
 
 
 def _cut_answers(cut: CutAnswers, out: str | None, wording: Wording) -> str:

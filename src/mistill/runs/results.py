@@ -17,7 +17,7 @@ from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, LedgerError, MistillError
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.llms.types import Completion
-from mistill.runs.export import write_records
+from mistill.runs.export import warn_of_misfits, write_records
 from mistill.runs.kept_settings import find_run
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import RecordShape, shape_of
@@ -103,7 +103,7 @@ class RunResults:
             path = Path(folder, "results.arrow")
             with LedgerReader(self.ledger_path) as reader:
                 shape = self._shape_in(reader)
-            write_records(self.ledger_path, path, shape)
+            warn_of_misfits(write_records(self.ledger_path, path, shape).misfits)
             return arrow.ipc.open_file(path.read_bytes()).read_all()
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -101,13 +101,27 @@ def _follow_ref(node: Schema, schema: Schema) -> Schema:
     """What ``node`` refers to in ``schema``, the whole; itself where it refers to nothing in it."""
     for _ in range(_MAX_REF_HOPS):
         ref = node.get("$ref")
-        if not isinstance(ref, str) or not ref.startswith("#/"):
-            break
-        target: Any = schema
-        for part in ref[2:].split("/"):
-            step = part.replace("~1", "/").replace("~0", "~")
-            target = cast("Schema", target).get(step) if isinstance(target, dict) else None
+        target = referred(ref, schema) if isinstance(ref, str) and ref != "#" else None
         if not isinstance(target, dict):
             break
         node = cast("Schema", target)
     return node
+
+
+def referred(reference: str, schema: Schema) -> Any:
+    """What a reference to a place in ``schema``, the whole, stands for; ``None`` where there is no such place."""
+    pointer = unquote(reference)
+    if pointer == "#":
+        return schema
+    if not pointer.startswith("#/"):
+        return None  # an anchor or another document
+    target: Any = schema
+    for part in pointer[2:].split("/"):
+        step = part.replace("~1", "/").replace("~0", "~")
+        if isinstance(target, dict):
+            target = cast("Schema", target).get(step)
+        elif isinstance(target, list) and step.isdecimal() and int(step) < len(cast("list[Any]", target)):
+            target = cast("list[Any]", target)[int(step)]
+        else:
+            return None
+    return target

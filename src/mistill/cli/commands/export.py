@@ -20,6 +20,7 @@ from mistill.progress.formatting import count
 from mistill.runs.export import export_run
 from mistill.runs.kept_settings import find_run
 from mistill.runs.kinds import KINDS
+from mistill.runs.misfits import number_of
 
 _OUTPUT = "Output"
 
@@ -105,6 +106,9 @@ def command(
     """Writes the records of the run that writes OUT once more: another format, other columns, another schema.
 
     The raw answers are in the ledger, so nothing is sent and nothing is paid. The file is complete or not there at all.
+
+    Exit code: 1 where answers could not be written as asked (they fit no such schema, or have no fields to flatten);
+    their records say why.
     """
     written = export_run(
         out,
@@ -121,8 +125,10 @@ def command(
     _, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
         left_out = _left_out(reader) if partial else ""
-        say(f"{count(written, 'record')} to {'stdout' if to == '-' else to}{left_out}")
-    return Exit.ANSWERED
+        misfits = number_of(written.misfits)
+        as_asked = f", {misfits:,} of them not as asked" if misfits else ""
+        say(f"{count(written.records, 'record')} to {'stdout' if to == '-' else to}{as_asked}{left_out}")
+    return Exit.SOME_FAILED if written.misfits else Exit.ANSWERED
 
 
 def _left_out(reader: LedgerReader) -> str:

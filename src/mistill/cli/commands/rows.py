@@ -18,15 +18,19 @@ from mistill.cli.options.ledger_options import (
     where_option,
 )
 from mistill.cli.options.run_options import option_of_run, shape_given
+from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.output import is_terminal, say
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
+from mistill.runs.export import misfits_of
 from mistill.runs.kept_settings import find_run
 from mistill.runs.kinds import KINDS
+from mistill.runs.misfits import misfit_lines
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.where import RunFilter
 from mistill.visible import visible_json
+from mistill.wording import worded
 
 
 @cli_command(
@@ -56,6 +60,8 @@ def command(
     """Records of the run that writes OUT, as JSONL on stdout, in the order of its input. Works while it runs.
 
     Rows without an outcome yet are left out, unless --where state=pending asks for them.
+
+    Exit code: 1 where answers among them could not be written as asked; their records say why.
     """
     if sys.stdout is None:  # pyright: ignore[reportUnnecessaryComparison]  None where it is closed
         raise InputError("stdout is closed, and rows are written to it")
@@ -66,10 +72,11 @@ def command(
     with LedgerReader(path) as reader:
         shape = shape_of(reader, **shape_given(given))
         chosen = RunFilter(condition, reader, shape)
+        misfits = misfits_of(reader)
         wants_pending = chosen.selection.wants_pending
         found = (row for row in chosen.rows(reader) if wants_pending or row.state != "pending")
         for written, row in enumerate(islice(found, limit), 1):  # noqa: B007  how many there were
-            line = record_line(row, shape)
+            line = record_line(row, shape, misfits)
             if looked_at:
                 line = visible_json(line.decode()).encode()
             sys.stdout.buffer.write(line + b"\n")
@@ -77,4 +84,6 @@ def command(
         reader.check_damages()
     if condition is not None and not written and limit != 0:
         say(chosen.nothing(out))
-    return Exit.ANSWERED
+    for text in misfit_lines(found_misfits := misfits.found()):
+        say(worded(text, on_the_command_line))
+    return Exit.SOME_FAILED if found_misfits else Exit.ANSWERED

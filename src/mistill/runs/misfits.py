@@ -1,0 +1,109 @@
+"""Misfits: answered rows of which no record can be made as it was asked for. They are paid and kept, so each is counted
+and named, and none is asked again unless somebody says so."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from msgspec import Struct
+
+from mistill.datasets.sources import name_of
+from mistill.errors import MistillError
+from mistill.ledger import LedgerRow
+from mistill.progress.formatting import count
+from mistill.wording import Part, Phrase, Setting, words
+
+_MAX_NAMED = 3
+
+_HINTS: Final[dict[str, str]] = {
+    "answer_without_fields": words(
+        "without ", Setting("flatten"), " such an answer is the column generation: "
+    ),
+    "unwritable_answer": words(
+        "mend its class; without ", Setting("flatten"), " the answer is written as it came: "
+    ),
+    "invalid_output": "another schema reads it, or the run's own, where none is given: ",
+}
+_HOW: Final[dict[str, Phrase]] = {
+    "invalid_output": Phrase("export_run(out, to, schema=…)", "mistill export OUT --to FILE --schema SCHEMA"),
+}
+_WITHOUT_FLATTEN = Phrase("export_run(out, to, flatten=False)", "mistill export OUT --to FILE --no-flatten")
+
+
+class Misfit(Struct, frozen=True):
+    """Answered rows of which no record could be made as it was asked for, all for one kind of reason.
+
+    Attributes:
+        kind: why: ``answer_without_fields``, ``unwritable_answer``, ``invalid_output``, ``malformed_answer``.
+        count: how many rows. ``rows``: the first of them, from 0.
+        row_ids: what these call themselves, where the run has a column for that.
+        message: what is wrong with the first.
+    """
+
+    kind: str
+    count: int
+    rows: list[int]
+    row_ids: list[str]
+    message: str
+
+
+class Misfits:
+    """Counts them, while records are made.
+
+    Args:
+        id_column: names rows.
+    """
+
+    def __init__(self, id_column: str | None = None) -> None:
+        self._id_column = id_column
+        self._rows: dict[str, list[int]] = {}
+        self._row_ids: dict[str, list[str]] = {}
+        self._counts: dict[str, int] = {}
+        self._messages: dict[str, str] = {}
+        self._last: int | None = None
+
+    def note(self, row: LedgerRow, error: MistillError) -> None:
+        """A row of which no record can be made; one has one reason."""
+        if row.position == self._last:
+            return
+        self._last, kind = row.position, error.kind
+        self._counts[kind] = self._counts.get(kind, 0) + 1
+        self._messages.setdefault(kind, error.message)
+        rows = self._rows.setdefault(kind, [])
+        if len(rows) < _MAX_NAMED:
+            rows.append(row.position)
+            if name := name_of(row.record, self._id_column):
+                self._row_ids.setdefault(kind, []).append(name)
+
+    def found(self) -> list[Misfit]:
+        """All of them by kind, the most frequent first."""
+        kinds = sorted(self._counts, key=lambda kind: (-self._counts[kind], kind))
+        return [
+            Misfit(
+                kind, self._counts[kind], self._rows[kind], self._row_ids.get(kind, []), self._messages[kind]
+            )
+            for kind in kinds
+        ]
+
+
+def number_of(misfits: Iterable[Misfit]) -> int:
+    """How many rows they are."""
+    return sum(misfit.count for misfit in misfits)
+
+
+def misfit_lines(misfits: Iterable[Misfit]) -> Iterator[str]:
+    """What they are and what can be done, as lines for a person, which name settings; none where there are none."""
+    found = list(misfits)
+    if not found:
+        return
+    answers = count(number_of(found), "record")
+    yield f"not written as asked: {answers}; the answers are kept, and not asked again:"
+    for misfit in found:
+        names = misfit.row_ids if len(misfit.row_ids) == len(misfit.rows) else map(str, misfit.rows)
+        more = ", …" if misfit.count > len(misfit.rows) else ""
+        noun = "row" if misfit.count == 1 else "rows"
+        yield f"  {misfit.count:>6,}  {misfit.kind}, {noun} {', '.join(names)}{more}: {misfit.message}"
+        if (hint := _HINTS.get(misfit.kind)) is not None:
+            how: Part = _HOW.get(misfit.kind, _WITHOUT_FLATTEN)
+            yield words("          hint: ", hint, how)

@@ -1,0 +1,132 @@
+"""Paid answers of which no record can be made as it was asked: counted, named, kept, and never asked again for it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, computed_field, field_serializer, model_serializer
+from tests.runs.conftest import Place
+
+from mistill import Run
+from mistill.runs.export import export_run
+from mistill.simulator import Simulator
+
+NAMED_OR_TEXT = {
+    "anyOf": [{"type": "object", "properties": {"a": {}}, "required": ["a"]}, {"type": "string"}]
+}
+ANSWERS = ['{"value": {"a": 0}}', '{"value": "one"}', '{"value": "two"}', '{"value": {"a": 3}}']
+
+
+def structured(schema: Any) -> dict[str, Any]:
+    return {"structured_output": {"schema": schema}, "max_concurrent_requests": 1}
+
+
+class ModelBreaks(BaseModel):
+    a: int
+
+    @model_serializer
+    def write(self) -> dict[str, Any]:
+        return {"a": 1 // self.a}
+
+
+class FieldBreaks(BaseModel):
+    a: int
+
+    @field_serializer("a")
+    def write(self, value: int) -> int:
+        return 1 // value
+
+
+class ComputedBreaks(BaseModel):
+    a: int
+
+    @computed_field
+    @property
+    def share(self) -> int:
+        return 1 // self.a
+
+
+class NoJson(BaseModel):
+    a: int
+
+    @field_serializer("a")
+    def write(self, value: int) -> Any:
+        return value or object()
+
+
+class Exits(BaseModel):
+    a: int
+
+    @field_serializer("a")
+    def write(self, value: int) -> int:
+        return value or exit(1)
+
+
+@pytest.mark.parametrize("schema", [ModelBreaks, FieldBreaks, ComputedBreaks, NoJson, Exits])
+@pytest.mark.parametrize("has_out", [True, False])
+def test_a_class_that_cannot_write_its_answer_is_counted(
+    place: Place, simulator: Simulator, schema: Any, *, has_out: bool
+) -> None:
+    place.write(["a", "b", "c"])
+    simulator.script(['{"a": 1}', '{"a": 0}', '{"a": 0}'])
+    given: dict[str, Any] = {} if has_out else {"out": None, "ledger": place.ledger}
+    run = place.run(llm_settings=structured(schema), flatten=True, **given)
+    report = run.start()
+    (misfit,) = report.misfits
+    assert (misfit.kind, misfit.count, misfit.rows) == ("unwritable_answer", 2, [1, 2])
+    assert (report.completions, report.failures) == (3, 0)
+    assert "not written as asked: 2 records" in str(report)
+    assert report.describe()["misfits"][0]["rows"] == [1, 2]
+    assert [bool(record["error"]) for record in run.results()] == [False, True, True]
+    assert run.start().sent == 0  # paid answers are not asked again
+    assert run.report().misfits == [misfit]
+
+
+def test_answers_without_fields_are_counted_and_come_out_unflattened(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write_rows([{"text": str(number), "id": f"r{number}"} for number in range(4)])
+    simulator.script(ANSWERS)
+    report = place.run(llm_settings=structured(NAMED_OR_TEXT), flatten=True, id_column="id").start()
+    (misfit,) = report.misfits
+    assert (misfit.kind, misfit.rows, misfit.row_ids) == (
+        "answer_without_fields",
+        [1, 2],
+        ["id 'r1'", "id 'r2'"],
+    )
+    assert "rows id 'r1', id 'r2': the answer is no object" in str(report)
+    to = place.out.with_name("whole.jsonl")
+    exported = export_run(place.out, to, flatten=False)
+    assert (exported.records, exported.misfits) == (4, [])
+    assert json.loads(to.read_text().splitlines()[1])["generation"] == '"one"'
+    again = place.run(llm_settings=structured(NAMED_OR_TEXT)).start()
+    assert (again.sent, again.misfits) == (0, [])
+
+
+def test_an_export_counts_those_of_its_own_schema_and_selection(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(["0", "1", "2", "3"])
+    simulator.script(ANSWERS)
+    assert place.run(llm_settings=structured(NAMED_OR_TEXT)).start().misfits == []
+    to = place.out.with_name("other.csv")
+    all_of_them = export_run(place.out, to, schema=list[int])
+    assert [(one.kind, one.count, one.rows) for one in all_of_them.misfits] == [
+        ("invalid_output", 4, [0, 1, 2])
+    ]
+    assert "4  invalid_output, rows 0, 1, 2, …: the answer does not fit" in caplog.text
+    some = export_run(place.out, to, schema={"type": "string"}, where="row<2", overwrite=True)
+    assert (some.records, [one.rows for one in some.misfits]) == (2, [[0]])
+    assert Run.open(place.out).report().misfits == []  # the run's own output is as it was asked
+
+
+def test_they_can_be_chosen_and_asked_again(place: Place, simulator: Simulator) -> None:
+    place.write(["0", "1", "2", "3"])
+    simulator.script(ANSWERS)
+    place.run(llm_settings=structured(NAMED_OR_TEXT), flatten=True).start()
+    simulator.script(['{"value": {"a": 1}}', '{"value": {"a": 2}}'])
+    report = Run.retry(place.out, "state=completion, answer.error!=null").start()
+    assert (report.sent, report.misfits) == (2, [])
+    assert [record["a"] for record in place.records()] == [0, 1, 2, 3]
