@@ -13,8 +13,9 @@ $(VENV)/.installed-%: pyproject.toml
 demo: $(VENV)/.installed-local
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
 
+# Two workers take half the time: most tests wait for sockets and processes. More than four would only wait for each other.
 test: $(VENV)/.installed-test-all
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal
 
 # The processes that tests start are measured too, so each writes a file of its own; they are put together at the end.
 coverage: $(VENV)/.installed-coverage
