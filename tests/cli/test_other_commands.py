@@ -137,7 +137,7 @@ def test_every_setting_of_one_word_or_number_is_an_option() -> None:
         (["--fault", "503"], "not of the form NAME=RATE"),
         (["--fault", "503=often"], "'often' is not a number"),
         (["--fault", "503=0.9", "--fault", "500=0.9"], "add up to 1.8"),
-        (["--fault", "404=0.1"], "--faults"),
+        (["--fault", "404=0.1"], "--fault: "),
         (["--latency-s", "-1"], "--latency-s: input should be greater than or equal to 0"),
         (["--outage", "partly"], "'partly' is not one of"),
     ],

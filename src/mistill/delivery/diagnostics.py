@@ -158,8 +158,10 @@ def _advice_for(
                 f"{paused}: set ", setting, f" to your quota (about {math.floor(rate)} was accepted)"
             )
         case "outage":
+            if not answered:
+                return None  # whether it ever comes back is not known
             return (
-                "the server was failing: no setting helps, and the work went on by itself when it came back"
+                "the server was failing: no setting helps, and the work goes on by itself when it comes back"
             )
         case "concurrency":
             quota = snapshot.requests_per_minute

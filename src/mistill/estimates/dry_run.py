@@ -15,6 +15,7 @@ from mistill.api.prices import Price
 from mistill.api.token_estimate import HOW
 from mistill.delivery.diagnostics import Snapshot
 from mistill.progress.formatting import count, money, seconds
+from mistill.progress.preformatted import preformatted
 from mistill.wording import Part, Setting, Wording, in_python, parts_of, worded
 
 _SHOWN_CHARS = 1000
@@ -100,6 +101,9 @@ class DryRun(Struct, frozen=True, kw_only=True):
 
     def __str__(self) -> str:
         return "\n".join(self.lines(in_python))
+
+    def _repr_html_(self) -> str:
+        return preformatted(str(self))
 
     def lines(self, wording: Wording) -> Iterator[str]:
         """The same as text, in the words of a place."""

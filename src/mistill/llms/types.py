@@ -11,6 +11,7 @@ from msgspec import Struct
 from mistill.api.chat import AnsweredToolCall
 from mistill.api.usage import Usage
 from mistill.errors import MistillError
+from mistill.progress.preformatted import preformatted
 from mistill.structured.structured_output import StructuredOutput
 
 StandardInput: TypeAlias = list[dict[str, Any]]
@@ -80,7 +81,7 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
         ]
         text = json.dumps([call.name for call in self.tool_calls]) if self.text is None else self.text
         line = escape(" · ".join(part for part in took if part))
-        return f'<pre style="white-space: pre-wrap">{escape(text)}</pre><small>{line}</small>'
+        return f"{preformatted(text)}<small>{line}</small>"
 
     def as_message(self) -> dict[str, Any]:
         """The answer as an assistant message, thinking and tool calls in it, to go on with the conversation."""

@@ -83,7 +83,7 @@ class _Drawing(threading.Thread):
                 found = find_screen(self._progress)
                 self._screen = None if found is None else found()
             self._show(view)
-        view = self._watch.view()
+        view = self._watch.view(is_last=True)
         self._tell(view)
         if self._screen is not None:
             with suppress(OSError, ValueError):

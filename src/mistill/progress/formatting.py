@@ -13,7 +13,7 @@ _WAITS = {
     "quota_tokens": "quota of tokens",
     "cool_down": "cool-down after refusals",
     "outage": "failing server",
-    "concurrency": "server, all slots in use",
+    "concurrency": "server (all slots in use)",
     "adaptive_limit": "finding the server's pace",
     "server": "server",
     "idle": "this machine",

@@ -51,8 +51,8 @@ class Lines:
     every_s = 10.0
 
     def show(self, view: View) -> None:
-        is_stopping = view.cut_off_in_s is not None
-        text = view.waiting() if is_stopping else "; ".join(view.texts())
+        stopping = None if view.cut_off_in_s is None else view.waiting()
+        text = stopping or "; ".join(view.texts())
         print(text, file=sys.stderr, flush=True)  # noqa: T201  it is for a person
 
     def close(self, last: View) -> None:
@@ -115,10 +115,11 @@ class Drawn:
             lines = [row]
         spending = [text for text in (view.money(), view.tokens()) if text is not None]
         lines.append(_cut(" · ".join(spending), width))
-        if view.cut_off_in_s is None:
-            lines.append(_cut(view.waiting(), width))
-        else:  # what another Ctrl-C does is not cut
-            lines.append(Constrain(Text(view.waiting(), "bold yellow"), width))
+        if waiting := view.waiting():
+            if view.cut_off_in_s is None:
+                lines.append(_cut(waiting, width))
+            else:  # what another Ctrl-C does is not cut
+                lines.append(Constrain(Text(waiting, "bold yellow"), width))
         if time := view.time():
             lines.append(_cut(time, width))
         return Group(*lines)
@@ -157,16 +158,15 @@ def as_html(view: View) -> str:
     """A view as a piece of a page; no script is in it."""
     rows = f"<b>{html.escape(view.rows())}</b>"
     if failed := view.failed():
-        rows += f', <span style="color:#c62828">{html.escape(failed)}</span>'
+        rows += f', <span style="color:#e53935">{html.escape(failed)}</span>'
     head = [rows, *(html.escape(text) for text in (view.time_left(), view.speed()) if text)]
     bar = ""
     if view.total:
         done = min(view.done, view.total)
         bar = f'<progress max="{view.total}" value="{done}" aria-label="{html.escape(view.rows())}"></progress> '
     spending = " · ".join(html.escape(text) for text in (view.money(), view.tokens()) if text)
-    lines = [bar + " · ".join(head), spending, html.escape(view.waiting())]
-    if time := view.time():
-        lines.append(html.escape(time))
+    lines = [bar + " · ".join(head), spending]
+    lines += [html.escape(text) for text in (view.waiting(), view.time()) if text]
     return f'<div style="font-family:monospace">{"<br>".join(lines)}</div>'
 
 

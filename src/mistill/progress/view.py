@@ -26,6 +26,7 @@ class View(Struct, frozen=True, kw_only=True):
         in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
         cut_off_in_s: it was stopped: how long what is in flight is still waited for. ``None`` while it goes on.
         interrupted: Ctrl-C stopped it.
+        is_last: the work has ended.
     """
 
     total: int | None = None
@@ -42,6 +43,7 @@ class View(Struct, frozen=True, kw_only=True):
     seconds_by_cause: Mapping[WaitCause, float] = {}
     cut_off_in_s: float | None = None
     interrupted: bool = False
+    is_last: bool = False
 
     @property
     def ended(self) -> int:
@@ -69,6 +71,11 @@ class View(Struct, frozen=True, kw_only=True):
             return None
         return self.cost * (1 + self.left / self.ended)
 
+    @property
+    def _is_ending(self) -> bool:
+        """What is left is not begun any more: it was stopped, or the work has ended."""
+        return self.is_last or self.cut_off_in_s is not None
+
     # --- in words ---------------------------------------------------------------------------------------------------
 
     def rows(self) -> str:
@@ -78,7 +85,10 @@ class View(Struct, frozen=True, kw_only=True):
         return f"{self.failures:,} failed" if self.failures else None
 
     def time_left(self) -> str | None:
-        return None if self.left_s is None else f"{seconds(self.left_s)} left"
+        """How long it will take yet; at the end, how long it took."""
+        if self.is_last:
+            return f"in {seconds(self.elapsed_s)}"
+        return None if self.left_s is None or self._is_ending else f"{seconds(self.left_s)} left"
 
     def speed(self) -> str:
         return f"{self.rows_per_s:.1f} rows/s"
@@ -87,15 +97,17 @@ class View(Struct, frozen=True, kw_only=True):
         """What it cost so far, and will in the end."""
         if self.cost is None:
             return None
-        if self.expected_cost is None or not self.left:
+        if self.expected_cost is None or not self.left or self._is_ending:
             return money(self.cost)
         return f"{money(self.cost)} of about {money(self.expected_cost)}"
 
     def tokens(self) -> str:
         return f"{self.usage.input_tokens:,} tokens in, {self.usage.output_tokens:,} out"
 
-    def waiting(self) -> str:
-        """What is waited for, or what becomes of what is in flight when it was stopped."""
+    def waiting(self) -> str | None:
+        """What is waited for, or what becomes of what is in flight when it was stopped; at the end, nothing."""
+        if self.is_last:
+            return None
         if self.cut_off_in_s is None:
             return f"{self.in_flight:,} in flight, waiting for: {wait(self.waiting_for)}"
         flying = f"stopping: {self.in_flight:,} in flight, up to {seconds(self.cut_off_in_s)}"
@@ -147,7 +159,12 @@ class Watch:
         self._ended = 0
         self._pace_s = 0.0
 
-    def view(self) -> View:
+    def view(self, *, is_last: bool = False) -> View:
+        """How far it is now.
+
+        Args:
+            is_last: the work has ended.
+        """
         now = self._snapshot()
         lately = now.since(self._last)
         self._last = now
@@ -171,6 +188,7 @@ class Watch:
             seconds_by_cause=now.since(self._began),
             cut_off_in_s=None if cut_off_at_s is None else max(0.0, cut_off_at_s - time.monotonic()),
             interrupted=progress.interrupted,
+            is_last=is_last,
         )
 
     def _left_s(self, total: int | None, now: Snapshot) -> float | None:

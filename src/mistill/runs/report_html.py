@@ -8,10 +8,13 @@ from collections.abc import Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from mistill.progress.preformatted import preformatted
+
 if TYPE_CHECKING:
     from mistill.runs.report import RunReport
 
 _MAX_CHARS = 200
+_HEAD = ' style="text-align: left"'
 _CELL = ' style="text-align: left; vertical-align: top; white-space: pre-wrap; max-width: 40em"'
 
 
@@ -24,14 +27,14 @@ def report_html(report: RunReport | None, *, problem: str | None = None) -> str:
     """
     if report is None:
         return f"<p>{escape(problem or 'a run that was not started yet')}</p>"
-    return f"<pre>{escape(str(report))}</pre>{_table(report.samples)}"
+    return preformatted(str(report)) + _table(report.samples)
 
 
 def _table(records: Sequence[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for record in records for name in record))
     if not columns:
         return ""
-    head = "".join(f"<th>{escape(name)}</th>" for name in columns)
+    head = "".join(f"<th{_HEAD}>{escape(name)}</th>" for name in columns)
     rows = "".join(
         f"<tr>{''.join(f'<td{_CELL}>{_cell(record.get(name))}</td>' for name in columns)}</tr>"
         for record in records

@@ -14,7 +14,7 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.param_types import Pair
 from mistill.cli.terminal.output import say, show
-from mistill.errors import InputError
+from mistill.errors import InputError, did_you_mean
 from mistill.progress.formatting import count
 from mistill.simulator import STATS_PATH, FaultName, Settings, Stats, serve
 
@@ -45,6 +45,7 @@ _GROUPS = {
     ),
     "Faults": ("outage", "outage_after_s", "outage_for_s", "poison"),
 }
+_FAULTS: tuple[str, ...] = get_args(FaultName)
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -115,7 +116,7 @@ mistill run prompts.jsonl --out trial.jsonl --model mistral-small-latest \\
     multiple=True,
     type=Pair("NAME=RATE", float),
     metavar="NAME=RATE",
-    help=f"Share of requests that meet it, such as 503=0.1. Repeatable. Faults: {', '.join(get_args(FaultName))}.",
+    help=f"Share of requests that meet it, such as 503=0.1. Repeatable. Faults: {', '.join(_FAULTS)}.",
 )
 @_setting_options
 def command(port: int, host: str, fault: tuple[tuple[str, float], ...], **settings: Any) -> Exit:
@@ -123,6 +124,9 @@ def command(port: int, host: str, fault: tuple[tuple[str, float], ...], **settin
 
     Its answers follow rules; no model is behind them. docs/simulator.md says which.
     """
+    for name, _ in fault:
+        if name not in _FAULTS:
+            raise InputError(f"--fault: there is no fault {name!r}", hint=did_you_mean(name, _FAULTS))
     given = {name: value for name, value in settings.items() if value is not None}
     settled = Settings(**given, faults=dict(fault))  # pyright: ignore[reportArgumentType]  pydantic checks the names
     try:
