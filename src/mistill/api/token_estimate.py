@@ -1,9 +1,12 @@
 """About how many tokens a request has, before a server has counted them.
 
 Text: a token for each `BYTES_PER_TOKEN` bytes of UTF-8, as is about right for European languages, code and JSON, and
-`MESSAGE_TOKENS` for each message. An image: its area over that of a patch of 28 by 28 pixels, once it is scaled to at
-most 1,540 pixels a side (https://docs.mistral.ai, "Vision", for Mistral Small and Medium 3). A document: 1,000 tokens a
-page. Sound: 12.5 tokens a second (https://arxiv.org/abs/2507.13264, Voxtral). What is named by an address is not
+`MESSAGE_TOKENS` for each message.
+
+An image: Mistral's encoders scale it down to a largest side and make a token of each patch of pixels
+(https://mistralai.github.io/mistral-common/usage/images). Which side and which patch a model has is not published for
+each; 1,540 and 28 pixels are taken here for all. A document: 1,000 tokens a page, which is a guess. Sound: 12.5 tokens
+a second (https://arxiv.org/abs/2507.13264, Voxtral). Usage tells what it really was. What is named by an address is not
 looked at: it counts as a large image, one page or a minute.
 """
 
