@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, computed_field, field_serializer, model_serializer
 from tests.runs.conftest import Place
+from tests.runs.odd_bodies import good_body
 
 from mistill import Run
 from mistill.runs.export import export_run
-from mistill.simulator import Simulator
+from mistill.simulator import Fault, Simulator
 
 NAMED_OR_TEXT = {
     "anyOf": [{"type": "object", "properties": {"a": {}}, "required": ["a"]}, {"type": "string"}]
@@ -130,3 +131,38 @@ def test_they_can_be_chosen_and_asked_again(place: Place, simulator: Simulator) 
     report = Run.retry(place.out, "state=completion, answer.error!=null").start()
     assert (report.sent, report.misfits) == (2, [])
     assert [record["a"] for record in place.records()] == [0, 1, 2, 3]
+
+
+def test_answers_without_content_are_counted_and_can_be_asked_again(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(["null", "empty", "call", "text"])
+    call = {"id": "abcdefghi", "function": {"name": "f", "arguments": "{}"}}
+    bodies = [good_body(""), good_body(""), good_body(""), good_body("fine")]
+    bodies[0]["choices"][0]["message"]["content"] = None
+    bodies[2]["choices"][0]["message"]["tool_calls"] = [call]
+    simulator.script(Fault.status(200, body) for body in bodies)
+    report = place.run(llm_settings={"max_concurrent_requests": 1}).start()
+    assert (report.completions, report.empty_answers, report.describe()["empty_answers"]) == (4, 2, 2)
+    assert "empty: 2 answers without content; again" in str(report)
+    where = "state=completion, answer.generation=null, answer.tool_calls=null"
+    assert where in str(report)
+    simulator.script(["a", "b"])
+    again = Run.retry(place.out, where).start()
+    assert (again.sent, again.empty_answers) == (2, 0)
+    assert [record["generation"] for record in place.records()][:2] == ["a", "b"]
+
+
+def test_an_empty_generation_among_several_counts(place: Place, simulator: Simulator) -> None:
+    place.write(["a"])
+    simulator.script(["", "b"])
+    report = place.run(out=None, ledger=place.ledger, num_generations=2).start()
+    assert report.empty_answers == 1
+
+
+def test_answers_without_content_are_counted_without_an_output_too(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(["a", "b", "c"])
+    simulator.script(["", '"content":""', "c"])
+    assert place.run(out=None, ledger=place.ledger).start().empty_answers == 1

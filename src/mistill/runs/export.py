@@ -34,10 +34,12 @@ class Exported(Struct, frozen=True):
     Attributes:
         records: how many.
         misfits: answered rows whose records could not be made as they were asked for, by kind.
+        empty_answers: answered rows with nothing in their answer.
     """
 
     records: int
     misfits: list[Misfit]
+    empty_answers: int
 
 
 def export_run(
@@ -216,7 +218,7 @@ def write_records(
             if chat is not None:
                 chat.check(out)
         reader.check_damages(f"{out} was written")
-    return Exported(written, misfits.found())
+    return Exported(written, misfits.found(), misfits.empty)
 
 
 def misfits_of(reader: LedgerReader) -> Misfits:
@@ -224,16 +226,14 @@ def misfits_of(reader: LedgerReader) -> Misfits:
     return Misfits(read_options(reader).get("id_column"))
 
 
-def find_misfits(ledger: str | Path, shape: RecordShape) -> list[Misfit]:
-    """The misfits among the records of a run, which are not written."""
-    if not shape.may_misfit:
-        return []
+def read_records(ledger: str | Path, shape: RecordShape) -> Exported:
+    """What there is to say of the records of a run that are not written."""
     with LedgerReader(ledger) as reader:
-        misfits = misfits_of(reader)
-        for row in reader.rows():
-            if row.state == "completion":
+        misfits, chosen = misfits_of(reader), shape.told_apart()
+        if reader.has_any(chosen):  # mostly there is none, and to read rows takes time
+            for row in reader.rows(chosen):
                 record_line(row, shape, misfits)
-    return misfits.found()
+    return Exported(0, misfits.found(), misfits.empty)
 
 
 def _check_form(as_: str | None, turns: Turns | None, keep: Iterable[str], drop: Iterable[str]) -> None:

@@ -49,13 +49,17 @@ class Misfit(Struct, frozen=True):
 
 
 class Misfits:
-    """Counts them, while records are made.
+    """Counts them, and answers without content, while records are made.
 
     Args:
         id_column: names rows.
+
+    Attributes:
+        empty: answered rows with no text in some generation, and no tool call.
     """
 
     def __init__(self, id_column: str | None = None) -> None:
+        self.empty = 0
         self._id_column = id_column
         self._rows: dict[str, list[int]] = {}
         self._row_ids: dict[str, list[str]] = {}

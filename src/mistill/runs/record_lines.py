@@ -101,6 +101,9 @@ def outcome_fields(row: LedgerRow, shape: RecordShape, misfits: Misfits | None =
         let_interrupt_pass(error)
         problem = _unwritable(error)
     else:
+        said = read.get("generation", "no chat")
+        if misfits is not None and not (all(said) if shape.several else said):
+            misfits.empty += not any(read["tool_calls"] or ())
         return fields | read
     _note(misfits, row, problem)
     return fields | {"error": _told(problem)}

@@ -9,7 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from mistill.errors import InputError, did_you_mean
-from mistill.ledger import LedgerReader, LedgerRow
+from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.records.columns import check_columns, column_names, nearest_and_all, rename_hint
 from mistill.records.flattening import FlatFields, Flattening
 from mistill.runs.kept_settings import read_settings
@@ -117,10 +117,12 @@ class RecordShape:
         """Fields of an answer that no schema names become columns too."""
         return any(flat.is_open for flat in (self.flat, *self._flat_retried.values()) if flat is not None)
 
-    @property
-    def may_misfit(self) -> bool:
-        """Answers must fit a schema to become records, which those of a text always do."""
-        return any(settings.answers.schema is not None for settings in (self._own, *self._retried.values()))
+    def told_apart(self) -> Selection:
+        """At least the rows whose records may be not as asked, or without content: by a schema all of them."""
+        settings = (self._own, *self._retried.values())
+        if any(one.answers.schema is not None for one in settings):
+            return EVERYTHING
+        return Selection.of_bodies(self._own.answers.signs_of_nothing)
 
     def has(self, name: str) -> bool:
         """Whether a column of that name is in the output, if there is one."""

@@ -63,6 +63,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         output: where the records were written.
         misfits: answered rows whose records could not be made as they were asked for, by kind, the most frequent
             first; found where the records are written, or would be.
+        empty_answers: answered rows with nothing in their answer, found there too.
         retry: what it asked, if it was a retry.
     """
 
@@ -78,6 +79,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     forecast: Forecast | None = None
     output: str | None = None
     misfits: list[Misfit] = []
+    empty_answers: int = 0
     retry: RetryRecord | None = None
 
     def encode(self) -> bytes:
@@ -212,6 +214,11 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def misfits(self) -> list[Misfit]:
         """Answered rows whose records the last start could not make as they were asked for, by kind."""
         return self.last_start.misfits
+
+    @property
+    def empty_answers(self) -> int:
+        """Answered rows with nothing in their answer, as the last start found them: no text, and no tool call."""
+        return self.last_start.empty_answers
 
     def worded(self, wording: Wording) -> RunReport:
         """The same in the words of a place, all its texts plain."""

@@ -129,6 +129,8 @@ def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[L
         yield Line(f"finish reasons: {told}")
     if report.cut is not None:
         yield Line(_cut_answers(report.cut, out, wording), label="cut off: ")
+    if report.empty_answers:
+        yield Line(_empty_answers(report.empty_answers, out, wording), label="empty: ")
     if report.maybe_billed:
         yield Line(f"maybe billed: {count(report.maybe_billed, 'attempt')} cut off before the answer came")
     if report.no_longer_in_input:
@@ -150,6 +152,19 @@ def _cut_answers(cut: CutAnswers, out: str | None, wording: Wording) -> str:
         f"mistill retry {shlex.quote(out)} --where {where} --max-new-tokens {room}",
     )
     return f"{rows}; again, with room: {wording(again)}"
+
+
+def _empty_answers(rows: int, out: str | None, wording: Wording) -> str:
+    """How many there are, and how to ask them again."""
+    told = f"{count(rows, 'answer')} without content"
+    if out is None or out == "-":
+        return told
+    where = "state=completion, answer.generation=null, answer.tool_calls=null"
+    again = Phrase(
+        f"Run.retry({out!r}, {where!r}, llm={{'model': …}}).start()",
+        f"mistill retry {shlex.quote(out)} --where {shlex.quote(where)} --model …",
+    )
+    return f"{told}; again, by another model, prompt or temperature: {wording(again)}"
 
 
 def _cause_lines(causes: Iterable[Cause]) -> Iterator[Line]:

@@ -43,12 +43,11 @@ from mistill.llms.types import Completion
 from mistill.progress.display import Display, OnProgress
 from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
-from mistill.runs.export import find_misfits, write_records
+from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.input_size import InputSize
 from mistill.runs.kept_settings import ledger_beside, read_manifest, refuse_unwritten, settings_to_keep
 from mistill.runs.kinds import kind_of
 from mistill.runs.manifest import changed_settings
-from mistill.runs.misfits import Misfit
 from mistill.runs.options import RetryArguments, RunArguments, RunOptions
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
@@ -396,7 +395,7 @@ class Run(RunResults):
                 runner.stop(stopped_early)
             try:
                 yield runner
-                expected, output, misfits = self._finish(runner)
+                expected, output, written = self._finish(runner)
             except Exception as error:
                 unforeseen = MistillError(f"{type(error).__name__}: {error}")
                 ended = self._record(before, stopped=error if isinstance(error, MistillError) else unforeseen)
@@ -404,7 +403,7 @@ class Run(RunResults):
                     background.run(ledger.end_start(number, ended.encode()))
                 raise
             ended = self._record(
-                before, stopped=runner.stopped, forecast=expected, output=output, misfits=misfits
+                before, stopped=runner.stopped, forecast=expected, output=output, written=written
             )
             background.run(ledger.end_start(number, ended.encode()))
 
@@ -507,18 +506,18 @@ class Run(RunResults):
 
     # --- what is left when it ends ----------------------------------------------------------------------------------
 
-    def _finish(self, runner: Runner) -> tuple[Forecast | None, str | None, list[Misfit]]:
-        """The forecast after a sample, where the output was written, if it was, and what did not become what it should
-        have in it."""
+    def _finish(self, runner: Runner) -> tuple[Forecast | None, str | None, Exported | None]:
+        """The forecast after a sample, where the output was written, if it was, and what its records are like, once all
+        are there."""
         with LedgerReader(self.ledger_path) as reader:
             counts = reader.counts()
             expected = self._forecast(reader, counts, runner)
         if runner.stopped is not None or not counts.is_finished:
-            return expected, None, []
+            return expected, None, None
         with LedgerReader(self.ledger_path) as reader:
             shape = self._shape_of_records(reader)
         if self.out is None:
-            return expected, None, find_misfits(self.ledger_path, shape)
+            return expected, None, read_records(self.ledger_path, shape)
         try:
             written = write_records(
                 self.ledger_path,
@@ -532,7 +531,7 @@ class Run(RunResults):
             # Where rows are damaged, the next start makes them good.
             background.run(runner.ledger.set_damaged_aside())
             raise
-        return expected, self.out, written.misfits
+        return expected, self.out, written
 
     def _record(
         self,
@@ -541,7 +540,7 @@ class Run(RunResults):
         stopped: MistillError | None = None,
         forecast: Forecast | None = None,
         output: str | None = None,
-        misfits: Sequence[Misfit] = (),
+        written: Exported | None = None,
     ) -> StartRecord:
         """What the ledger keeps of this start; ``before``: the governor when it began, if it has ended."""
         at_once = self._llm.max_concurrent_requests
@@ -562,7 +561,8 @@ class Run(RunResults):
             stopped=None if stopped is None else ErrorRecord.of(stopped),
             forecast=forecast,
             output=output,
-            misfits=list(misfits),
+            misfits=written.misfits if written is not None else [],
+            empty_answers=written.empty_answers if written is not None else 0,
             retry=self._retry_record,
         )
 

@@ -82,6 +82,10 @@ class ChatManifest(RunManifest, frozen=True, kw_only=True):
 class ChatReader(AnswerReader):
     """Reads chat completions; with a schema, each with its value. ``InvalidOutput`` where one does not fit."""
 
+    signs_of_nothing = tuple(
+        f'"content":{space}{nothing}'.encode() for space in ("", " ") for nothing in ('""', "null", "[]")
+    )
+
     def __init__(self, schema: OutputSchema | None = None, num_generations: int = 1) -> None:
         self.schema = schema
         self.num_generations = num_generations

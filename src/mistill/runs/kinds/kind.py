@@ -61,8 +61,10 @@ class AnswerReader(ABC):
     Attributes:
         schema: what answers must fit, where they must.
         vectors: columns of ours that have vectors.
+        signs_of_nothing: the body of an answer without content has one of these in it, and few others have.
     """
 
+    signs_of_nothing: ClassVar[Sequence[bytes]] = ()
     schema: OutputSchema | None = None
     vectors: Mapping[str, Vectors] = {}
 
