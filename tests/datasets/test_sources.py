@@ -697,3 +697,8 @@ def test_a_line_that_is_nested_too_deep_costs_its_row_alone(tmp_path: Path) -> N
         (1, {}, "it is nested too deep to be read"),
         (2, {"a": 3}, None),
     ]
+
+
+def test_a_path_without_a_suffix_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="photos: no such file"):
+        open_source(tmp_path / "photos")

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import os
 import struct
+import sys
 import wave
 import zlib
 from pathlib import Path
@@ -213,6 +215,25 @@ def test_an_image_that_is_too_large_fails_its_row(place: Place) -> None:
     place.write_rows([{"text": "a", "photo": "large.png"}, {"text": "b", "photo": ADDRESS}])
     assert place.run(images="photo").start().failures == 1
     assert "11.0 MiB are more than 10 MiB" in place.records()[0]["error"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems have no file names that are not UTF-8")
+def test_a_file_in_a_folder_fails_alone_and_says_why(place: Place, tmp_path: Path) -> None:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "a b ü.png").write_bytes(png())
+    (folder / "empty.png").write_bytes(b"")
+    (folder / ".hidden.png").write_bytes(png())
+    with open(os.fsencode(folder) + b"/latin-\xe9.png", "wb") as file:  # noqa: PTH123  a Path has no such bytes
+        file.write(png())
+    (folder / "link.png").symlink_to("not-there.png")
+    report = place.run(str(folder), prompt="Caption.", images="file").start()
+    assert (report.completions, report.failures) == (1, 2)
+    errors = {Path(record["file"]).name: record["error"] for record in place.records()}
+    assert errors.pop("a b ü.png") is None
+    assert "empty.png: image: it is empty" in errors.pop("empty.png")
+    [(_, not_utf8)] = errors.items()
+    assert "rename the file" in not_utf8
 
 
 @pytest.mark.parametrize(

@@ -145,6 +145,8 @@ def load(source: FileSource, what: FileKind, *, max_bytes: int | None = None) ->
         raise InputError(f"{what}: {type(source).__name__} is no path, bytes or URL")
     if len(data) > max_bytes:
         raise _too_large(what, len(data), max_bytes)
+    if not data:
+        raise InputError(f"{what}: it is empty")
     return data, _checked_type(mime_type(data), what)
 
 

@@ -37,6 +37,8 @@ from mistill.prompts.row_errors import list_columns, row_error
 _LONGEST_PATH = 4096
 _FULL_SCALE = 32767
 _SHOWN_CHARS = 80
+_REPLACED = "\ufffd"
+"""What became of bytes that are no UTF-8."""
 
 
 class Attachment(Struct, frozen=True):
@@ -231,10 +233,7 @@ def _attachment(kind: FileKind, value: Any, row: Row, *, is_bytes: bool) -> Atta
     if isinstance(source, str) and content.is_address(source):
         return Attachment(kind, source, _digest(source.encode()), _TOKENS[kind](None), label)
     if isinstance(source, Path) and not _is_file(source):
-        raise InputError(
-            f"{kind}: there is no file {label!r}",
-            hint="a path begins in the folder of the input file, or else in the working directory",
-        )
+        raise InputError(f"{kind}: there is no file {label!r}", hint=_where_it_may_be(label))
     try:
         data, media_type = content.load(source, kind)
     except InputError as error:
@@ -243,6 +242,12 @@ def _attachment(kind: FileKind, value: Any, row: Row, *, is_bytes: bool) -> Atta
     if isinstance(source, bytes):
         source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
     return Attachment(kind, source, _digest(data), _TOKENS[kind](data), label)
+
+
+def _where_it_may_be(label: str) -> str:
+    if _REPLACED in label:
+        return "where the name of a file is not UTF-8, no row can hold it: rename the file"
+    return "a path begins in the folder of the input file, or else in the working directory"
 
 
 _TOKENS = {"image": image_tokens, "document": document_tokens, "audio": audio_tokens}
@@ -258,7 +263,8 @@ def _source(value: Any, row: Row) -> FileSource:
             return _wave_file(fields["array"], fields["sampling_rate"])
         value = fields.get("path")
     if not isinstance(value, str) or not value.strip():
-        raise WrongFile(f"a {type(value).__name__} is no path, address or bytes")
+        found = "a blank text" if isinstance(value, str) else f"a value of type {type(value).__name__}"
+        raise WrongFile(f"{found} is no path, address or bytes")
     if value[:5].lower() == "data:" or content.is_address(value):
         return value
     if len(value) <= _LONGEST_PATH and _is_file(path := _path_of(value, row)):

@@ -261,6 +261,8 @@ def _open_files(paths: Sequence[str], override: str | None, form: TextForm) -> I
 
 
 def _open_file(path: str, override: str | None, form: TextForm) -> Input:
+    if path != "-" and not os.path.exists(path):  # noqa: PTH110  to it a name that is too long is none that exists
+        raise InputError(f"{path}: no such file")
     chosen = format_of(path, override)
     if form.delimiter is not None and not chosen.has_delimiter:
         raise _useless("delimiter", path, chosen.name)
