@@ -302,7 +302,16 @@ def test_what_is_not_there(tmp_path: Path) -> None:
         (b"[1, 2]", "line 2: a list, where a row must be an object"),
         (b'"text"', "line 2: a string, where a row must be an object"),
         (b"null", "line 2: null, where a row must be an object"),
-        (b"{'a': 1}", "line 2: not JSON: .*column 2"),
+        (b"{'a': 1}", r"line 2: not JSON: a single quote, column 2 \(.*what Python prints of a dict"),
+        (b"{\"a\": 'x'}", "line 2: not JSON: a single quote, column 7"),
+        (
+            b'{"a": "x\ty"}',
+            r"line 2: not JSON: the control character U\+0009 in a string, column 9 \(write it as \\t;",
+        ),
+        (
+            b'{"a\x1b": 1}',
+            r"line 2: not JSON: the control character U\+001B in a string, column 4 \(write it as \\u001b;",
+        ),
         (b'{"a": 1,}', "line 2: not JSON: .*column"),
         (b'{"a": NaN}', "line 2: not JSON: NaN is no JSON number; write null"),
         (b'{"a": -Infinity}', "line 2: not JSON: -Infinity is no JSON number"),

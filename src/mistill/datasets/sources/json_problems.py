@@ -68,6 +68,16 @@ def _explain_syntax(error: json.JSONDecodeError) -> JsonProblem:
             f"not JSON: a byte order mark, column {error.colno}",
             hint="where files were joined, a line end is missing before it",
         )
+    if error.msg.startswith("Invalid control character"):
+        return JsonProblem(
+            f"not JSON: the control character U+{ord(found):04X} in a string, column {error.colno}",
+            hint=f"write it as {json.dumps(found)[1:-1]}; a JSON library does",
+        )
+    if found == "'":
+        return JsonProblem(
+            f"not JSON: a single quote, column {error.colno}",
+            hint="this looks like what Python prints of a dict: write it with json.dumps, or double quotes",
+        )
     return JsonProblem(f"not JSON: {error.msg}, column {error.colno}", is_cut(error))
 
 
