@@ -201,3 +201,12 @@ def test_a_retry_that_cannot_be_is_refused_at_once(
     with pytest.raises((InputError, ValueError), match=message):
         Run.retry(place.out, **changes)
     assert len(simulator.requests) == 8
+
+
+def test_a_retry_may_add_columns_to_those_of_the_run(place: Place) -> None:
+    place.write(["a", "b"])
+    place.run(extra_columns=["model"]).start()
+    Run.retry(place.out, "row=0", llm={"model": "mistral-large-latest"}, extra_columns="settings").start()
+    first, second = place.records()
+    assert first["settings"]["model"] == "mistral-large-latest"
+    assert (second["settings"], second["model"]) == (None, "mistral-small-latest")

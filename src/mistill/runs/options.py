@@ -305,6 +305,7 @@ RETRY_OPTIONS = (
     "system",
     "parameters",
     "row_parameters",
+    "extra_columns",
     "max_cost",
     "max_tokens_total",
     "deadline",
@@ -321,6 +322,7 @@ class RetryArguments(TypedDict, total=False):
     system: str | None
     parameters: Mapping[str, Any] | None
     row_parameters: Mapping[str, str] | None
+    extra_columns: Iterable[str]
     max_cost: float | None
     max_tokens_total: int | None
     deadline: float | None

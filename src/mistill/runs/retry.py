@@ -16,7 +16,7 @@ from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
 from mistill.runs.input_size import InputSize
 from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
-from mistill.runs.options import OUTPUT_OPTIONS, RETRY_OPTIONS, RetryArguments, RunArguments
+from mistill.runs.options import OUTPUT_OPTIONS, RETRY_OPTIONS, RetryArguments, RunArguments, split_names
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RetryRecord, last_start
@@ -80,9 +80,11 @@ class Retry(Run):
 
     def _shape_of_records(self, reader: LedgerReader | None = None) -> RecordShape:
         if reader is not None:
-            return shape_of(reader, live=self.kind, trust=self._trust)
+            return shape_of(
+                reader, extra_columns=self.options.extra_columns, live=self.kind, trust=self._trust
+            )
         with LedgerReader(self._path) as before:
-            return shape_of(before, live=self.kind, trust=self._trust)
+            return self._shape_of_records(before)
 
     @property
     def _input_paths(self) -> None:
@@ -136,6 +138,9 @@ def _options_of(kept: KeptSettings, path: Path, changes: RetryArguments) -> RunA
         given["row_parameters"] = kept_columns | dict(
             cast("Mapping[str, str]", given.get("row_parameters") or {})
         )
+    # Further ones beside the run's own, as for an export.
+    extra = (*kept.options.extra_columns, *split_names(given.get("extra_columns", ())))
+    given["extra_columns"] = tuple(dict.fromkeys(extra))
     return cast("RunArguments", options | given | {"ledger": path})
 
 

@@ -632,8 +632,8 @@ class Run(RunResults):
             trust: the ledger is your own: the key goes to the endpoint that it names, and classes that it names are
                 imported. Without it, only this machine and Mistral's own endpoint are, and a schema is its JSON schema.
             changes: options for these rows, in place of the run's own: ``prompt``, ``system``, ``parameters`` and
-                ``row_parameters`` over the run's; budgets, ``grace`` and ``on_stop`` as for a start of the
-                run.
+                ``row_parameters`` over the run's, ``extra_columns`` beside its own; budgets, ``grace`` and ``on_stop``
+                as for a start of the run.
 
         Raises:
             InputError: there is no such run, no rows are chosen, a setting is wrong, or the ledger names an endpoint

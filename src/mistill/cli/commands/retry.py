@@ -59,7 +59,7 @@ mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://
 @prices_option
 @structured_options
 @generation_options
-@_options("row_parameters")
+@_options("row_parameters", "extra_columns")
 @pace_options
 @_options("max_cost", "max_tokens_total", "deadline", "grace")
 @report_options
