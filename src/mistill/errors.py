@@ -393,6 +393,11 @@ class GenerationError(ExceptionGroup[MistillError]):
         return (type(self).of, (self.outputs, self.failures))
 
 
+def unforeseen(error: Exception) -> MistillError:
+    """An error of somebody else's code, as the ledger keeps it."""
+    return MistillError(f"{type(error).__name__}: {error}")
+
+
 def copied(error: E) -> E:
     """The same error once more: where many raise it, each would add to its traceback."""
     again = copy(error)

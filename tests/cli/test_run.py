@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import csv
+import gzip
 import json
 import os
 import stat
@@ -54,6 +55,41 @@ def test_a_wrong_endpoint_is_told_after_a_few_attempts(
     assert "is the endpoint right" in report["stopped"]["hint"]
     assert (report["failures"], report["pending"] > 0) == (0, True)
     assert report["sent"] <= 80  # 64 that leave at once, and probes
+
+
+def test_an_input_that_breaks_off_says_what_is_kept_and_how_to_go_on(mistill: Mistill, run_of: RunOf) -> None:
+    arguments = run_of(600)
+    path = Path(arguments[1])
+    good = path.read_bytes()
+    path.write_bytes(good + b"[]\n")
+    ended = mistill(*arguments)
+    assert ended.code == 2
+    assert "512 answered" in ended.stderr
+    assert f"stopped: {path} line 601: a list, where a row must be an object" in ended.stderr
+    assert "to go on: the same command again, once that is mended; answered rows cost nothing" in ended.stderr
+    quiet = mistill(*arguments, "--quiet")
+    assert quiet.code == 2
+    assert "512 rows answered so far, and kept: " in quiet.stderr
+    assert (
+        "once the input is mended, start the same command again; answered rows cost nothing" in quiet.stderr
+    )
+    path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(good)[:-100])
+    arguments[1] = str(path.with_suffix(".jsonl.gz"))
+    ended = mistill(*arguments)
+    assert ended.code == 2
+    assert "the compressed data ends too early, after " in ended.stderr
+    path.write_bytes(good)
+    arguments[1] = str(path)
+    ended = mistill(*arguments, "--json")
+    assert (ended.code, ended.json["sent"]) == (0, 88)
+
+
+def test_a_first_line_that_is_no_row_is_two_plain_lines(mistill: Mistill, run_of: RunOf) -> None:
+    arguments = run_of(5)
+    Path(arguments[1]).write_text("nothing of JSON\n")
+    ended = mistill(*arguments)
+    assert (ended.code, len(ended.stderr.splitlines())) == (2, 1)
+    assert "line 1: not JSON" in ended.stderr
 
 
 def test_columns_are_renamed_added_and_limited(mistill: Mistill, run_of: RunOf, answers: Answers) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tests.libraries import library
 from tests.runs.conftest import MODEL, Place, echoes, sent
 
+from mistill.datasets.sources import open_source
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
 from mistill.simulator import Simulator
@@ -257,8 +258,14 @@ def test_rows_in_flight_are_answered_before_a_broken_line_is_told(place: Place, 
     place.write(texts)
     with place.input.open("ab") as file:
         file.write(b"[]\n")
-    with pytest.raises(InputError, match="line 601"):
-        place.run().start()
+    run = place.run()
+    with pytest.raises(
+        InputError, match=r"line 601.*512 rows answered so far, and kept: .* start the same run again"
+    ):
+        run.start()
+    report = run.summary
+    assert report is not None
+    assert (report.completions, type(report.stopped)) == (512, InputError)
     with LedgerReader(place.ledger) as reader:
         counts = reader.counts()
     assert counts.completions == simulator.answered == 512  # the windows before; nothing cut off
@@ -272,10 +279,38 @@ def test_an_iterable_that_raises_is_told_as_it_is(place: Place, simulator: Simul
         yield from ROWS[:5]
         raise ZeroDivisionError("mine")
 
-    with pytest.raises(ZeroDivisionError, match="mine"):
-        place.run(rows()).start()
+    with pytest.raises(ZeroDivisionError, match="mine") as raised:
+        place.run(rows(), on_stop="return").start()
+    (note,) = raised.value.__notes__
+    assert "rows answered so far, and kept" in note
+    assert "once the input is mended, start the same run again" in note
     assert place.run(ROWS).start().completions == 12
     assert place.answers() == echoes(TEXTS)
+
+
+def test_a_run_without_an_output_keeps_what_it_has_of_an_input_that_breaks_off(
+    place: Place, simulator: Simulator
+) -> None:
+    def rows() -> Iterator[dict[str, str]]:
+        yield from ROWS[:5]
+        simulator.wait_until(lambda: simulator.answered == 5, timeout_s=30)
+        raise ZeroDivisionError("mine")
+
+    run = place.run(rows(), out=None)
+    with pytest.raises(ZeroDivisionError) as raised:
+        run.start()
+    assert "5 rows answered so far" in raised.value.__notes__[0]
+    assert "they are in its results(); with out or ledger another run goes on" in raised.value.__notes__[0]
+    assert [record["generation"] for record in run.results()] == echoes(TEXTS[:5])
+
+
+def test_what_breaks_off_while_columns_are_looked_for_is_raised_when_the_rows_are_read() -> None:
+    source = open_source(iter([{"text": "a"}, {"text": "b"}, "no row"]))
+    assert list(source.records_until(lambda: False)) == [{"text": "a"}, {"text": "b"}]
+    read: list[Any] = []
+    with pytest.raises(InputError, match="row 2 of the list_iterator"):
+        read.extend(row.record for row in source)
+    assert read == [{"text": "a"}, {"text": "b"}]
 
 
 def test_a_row_of_50_mb(place: Place, simulator: Simulator) -> None:

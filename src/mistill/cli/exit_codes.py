@@ -27,7 +27,7 @@ class Exit(IntEnum):
     SOME_FAILED = 1
     """Some rows failed, wait for the user's word, or have an answer that is no record as it was asked for."""
     USAGE = 2
-    """The command, a setting or the input is wrong; nothing was sent."""
+    """The command, a setting or the input is wrong. Nothing was sent, unless the input breaks off later."""
     STOPPED = 3
     """A refused key, a quota of 0, nothing that answers, a budget, or a ledger that cannot be used."""
     INTERRUPTED = 130
@@ -41,6 +41,8 @@ def exit_of_start(report: RunReport, *, is_sample: bool = False) -> Exit:
     stopped = report.stopped
     if stopped is not None:
         is_interrupt = isinstance(stopped, Stopped) and stopped.reason == "interrupted"
+        if isinstance(stopped, InputError):
+            return Exit.USAGE
         return Exit.INTERRUPTED if is_interrupt else Exit.STOPPED
     if report.failures or report.misfits or (report.pending and not is_sample):
         return Exit.SOME_FAILED

@@ -14,7 +14,7 @@ from mistill.estimates.forecast import Forecast, Range
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split
 from mistill.runs.misfits import misfit_lines
-from mistill.wording import Phrase, Setting, Wording, worded, words
+from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
 if TYPE_CHECKING:
     from mistill.runs.report import CutAnswers, RetryRecord, RunReport
@@ -59,6 +59,31 @@ def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterato
         yield Line(stopped.message if isinstance(stopped, Stopped) else str(stopped), label="stopped: ")
     if (next_step := _next_step(report, out)) is not None:
         yield Line(wording(next_step))
+
+
+def hint_of_broken_input(
+    hint: str | None, report: RunReport, out: str | None, *, is_read_once: bool = False
+) -> Words:
+    """Of a run whose input broke off: what is kept, what was paid, and how it goes on.
+
+    Args:
+        hint: what to do about the input itself.
+        out: as for `start_lines`.
+        is_read_once: neither can this object read it again, nor would another one find the ledger.
+    """
+    kept = f"{count(report.completions, 'row')} answered so far, and kept: {_spending(report)}"
+    go_on: tuple[Part, ...] = ("once the input is mended, ", START_AGAIN, "; answered rows cost nothing")
+    if out == "-":
+        go_on = (START_AGAIN, " with ", Setting("ledger", str(report.ledger)), ", once the input is mended")
+    elif is_read_once:
+        go_on = (
+            "they are in its results(); with ",
+            Setting("out"),
+            " or ",
+            Setting("ledger"),
+            " another run goes on",
+        )
+    return words(*((hint, "; ") if hint else ()), kept, "; ", *go_on)
 
 
 def status_lines(report: RunReport, out: str | None, wording: Wording) -> Iterator[Line]:

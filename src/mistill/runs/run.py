@@ -31,6 +31,7 @@ from mistill.errors import (
     RunStopped,
     Stopped,
     StopReason,
+    unforeseen,
 )
 from mistill.estimates.budget import Budget
 from mistill.estimates.dry_run import DryRun
@@ -53,6 +54,7 @@ from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
 from mistill.runs.rehearsal import rehearse
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
+from mistill.runs.report_text import hint_of_broken_input
 from mistill.runs.results import RowOutcome, RunResults
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.runs.runner import Runner
@@ -172,6 +174,7 @@ class Run(RunResults):
         self._state = threading.Lock()
         self._under_way = False
         self._stopped_early: Stopped | None = None
+        self._broke_off: Exception | None = None
         self._new_budget()  # a wrong limit is refused now
         self._is_ready = llm.is_ready
 
@@ -187,7 +190,8 @@ class Run(RunResults):
         Raises:
             RunStopped: the key is refused, there is no such model, or nothing answers. Raised from that error.
             KeyboardInterrupt: Ctrl-C.
-            InputError: the first row cannot be rendered, or the input breaks off.
+            InputError: the first row cannot be rendered, or the input breaks off: the rows before are answered, and
+                kept. What an iterator of yours raises is raised as it is, with a note that says so.
             LedgerError: the ledger is in use, of other settings, damaged, or cannot be written.
             MistillError: the output cannot be written; every answer is in the ledger.
         """
@@ -319,6 +323,8 @@ class Run(RunResults):
         """The report of the start that has ended. Raises what ended it, where nobody has asked for that."""
         report = self.summary
         assert report is not None, "it has ended"
+        if self._broke_off is not None:
+            self._raise_broken_input(self._broke_off, report)
         stopped = report.stopped
         if stopped is None or self.options.on_stop == "return":
             return report
@@ -335,6 +341,27 @@ class Run(RunResults):
         if stopped.reason == "interrupted":
             raise KeyboardInterrupt
         return report
+
+    def _raise_broken_input(self, error: Exception, report: RunReport) -> None:
+        """Raises what broke off the input, with how to go on; unless the report is wanted, and something was sent.
+
+        An exception of the caller's own iterator is raised in any case, as it is.
+        """
+        if isinstance(error, InputError):
+            if not report.attempts:
+                raise error
+            if self.options.on_stop == "raise":
+                error.hint = self._hint_of_broken_input(error.hint, report)
+                raise error
+        elif isinstance(error, MistillError):
+            raise error
+        else:
+            error.add_note(self._hint_of_broken_input(None, report))
+            raise error
+
+    def _hint_of_broken_input(self, hint: str | None, report: RunReport) -> str:
+        is_read_once = self._temporary is not None and not self._source.repeatable
+        return hint_of_broken_input(hint, report, self.out, is_read_once=is_read_once)
 
     @contextmanager
     def _shown(self, display: Display) -> Generator[None]:
@@ -397,8 +424,8 @@ class Run(RunResults):
                 yield runner
                 expected, output, written = self._finish(runner)
             except Exception as error:
-                unforeseen = MistillError(f"{type(error).__name__}: {error}")
-                ended = self._record(before, stopped=error if isinstance(error, MistillError) else unforeseen)
+                told = error if isinstance(error, MistillError) else unforeseen(error)
+                ended = self._record(before, stopped=told)
                 with suppress(LedgerError):  # it may be what failed
                     background.run(ledger.end_start(number, ended.encode()))
                 raise
@@ -406,6 +433,7 @@ class Run(RunResults):
                 before, stopped=runner.stopped, forecast=expected, output=output, written=written
             )
             background.run(ledger.end_start(number, ended.encode()))
+            self._broke_off = runner.broke_off
 
     def _make_ready(self) -> None:
         """Sees to what a dry run does without: a key, and how the server speaks."""
@@ -417,7 +445,7 @@ class Run(RunResults):
     @contextmanager
     def _at_work(self) -> Generator[None]:
         try:
-            self.summary = None
+            self.summary = self._broke_off = None
             self._make_ready()
             self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
             yield

@@ -12,17 +12,19 @@ from typing import Any
 from mistill.datasets.prefetch import open_windows
 from mistill.datasets.sources import Row, Source
 from mistill.delivery.retry import as_failure
-from mistill.errors import MistillError, Stopped
+from mistill.errors import InputError, MistillError, Stopped, unforeseen
 from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
 from mistill.ledger import Ledger
 from mistill.llms.types import Completion, Outcome
+from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
 from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
 from mistill.runs.record_shape import RecordShape
+from mistill.wording import words
 
 OnOutcome = Callable[[Row, tuple[Completion | None, ...], MistillError | None], Awaitable[None]]
 
@@ -40,6 +42,7 @@ class Runner:
         stopped: why it ended early, if it did.
         sample: which rows are asked, where not all are.
         input_rows: after a sample, how many rows the input has.
+        broke_off: why the input ended too early, by its own fault or that of who made it, where that ended the start.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Runner:
         self.stopped: MistillError | None = None
         self.sample: RowSample | None = None
         self.input_rows: int | None = None
+        self.broke_off: Exception | None = None
         self.ledger = ledger
         self.budget = budget
         self._kind = kind
@@ -74,10 +78,10 @@ class Runner:
         self._timers: list[asyncio.TimerHandle] = []
 
     async def run(self) -> None:
-        """Works through the input.
+        """Works through the input, as far as it can be read.
 
         Raises:
-            InputError: the first row cannot be rendered (nothing was sent), or the input breaks off.
+            InputError: the first row cannot be rendered; nothing was sent.
             LedgerError: the ledger cannot be written; what was committed is in it.
         """
         options = self._options
@@ -102,7 +106,16 @@ class Runner:
             for timer in self._timers:
                 timer.cancel()
         if rows.error is not None:
-            raise rows.error
+            self._break_off(rows.error, rows.rows_read)
+
+    def _break_off(self, error: Exception, rows_before: int) -> None:
+        self.input_rows = None
+        if self.stopped is not None:
+            return
+        if isinstance(error, InputError) and error.index is None and rows_before:
+            error.message = words(error.message, f", after {count(rows_before, 'row')}")
+        self.broke_off = error
+        self.stopped = error if isinstance(error, MistillError) else unforeseen(error)
 
     async def _choose_rows(self) -> RowSample | None:
         size = self._options.sample

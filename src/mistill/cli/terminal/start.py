@@ -9,8 +9,12 @@ from mistill.cli.exit_codes import Exit, exit_of_dry_run, exit_of_start
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.output import say_error, show
 from mistill.cli.terminal.report_lines import write_json, write_report
+from mistill.errors import InputError
 from mistill.progress.display import Display
+from mistill.runs.report import RunReport
+from mistill.runs.report_text import hint_of_broken_input
 from mistill.runs.run import Run
+from mistill.wording import worded
 
 
 def start(run: Run, given: Mapping[str, Any], *, out: str | None) -> Exit:
@@ -31,8 +35,17 @@ def start(run: Run, given: Mapping[str, Any], *, out: str | None) -> Exit:
     elif not quiet:
         write_report(report, out)
     elif report.stopped is not None:
-        say_error(report.stopped.headline, report.stopped.hint)
+        say_error(report.stopped.headline, _hint(report, out))
     return code
+
+
+def _hint(report: RunReport, out: str | None) -> str | None:
+    """What to do next, where no report says it."""
+    stopped = report.stopped
+    assert stopped is not None, "it was"
+    if not isinstance(stopped, InputError):
+        return stopped.hint
+    return worded(hint_of_broken_input(stopped.hint, report, out), on_the_command_line)
 
 
 def _rehearse(run: Run, given: Mapping[str, Any]) -> Exit:

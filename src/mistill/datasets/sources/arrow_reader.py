@@ -123,7 +123,7 @@ class ParquetReader(ArrowFile):
     def _refusal(self, error: Exception, rows_before: int) -> InputError:
         """A value that pyarrow checks itself when it reads the file, a word of a dictionary, by its column."""
         problem = "it is not UTF-8" if "UTF8" in str(error) else str(error)
-        where = f"{self.name}: after row {rows_before}" if rows_before else self.name
+        where = f"{self.name}: after row {rows_before - 1}" if rows_before else self.name
         column = next((f"column {name!r} " for name in self._columns if not self._is_readable(name)), "")
         return InputError(f"{where}: {column}cannot be read: {problem}", index=rows_before)
 

@@ -70,7 +70,8 @@ class InputFile:
             ) from error
         except (OSError, zlib.error) as error:
             reason = getattr(error, "strerror", None) or str(error)
-            raise InputError(f"{self.name}: cannot be read: {reason}") from error
+            hint = None if self._compression is None else "the file may be cut or damaged; copy it again"
+            raise InputError(f"{self.name}: cannot be read: {reason}", hint=hint) from error
 
     def _open(self, stack: ExitStack) -> Any:
         """A stream of what is in the file, which ``stack`` closes; stdin stays open."""

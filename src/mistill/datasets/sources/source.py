@@ -74,9 +74,13 @@ class Source:
         rows = self._rows() if self._unread is None else self._unread
         seen: list[Row] = []
         self._unread = chain(seen, rows)  # by the time it is read, all that was seen is in it
-        for row in islice(rows, _MAX_PEEKED):
-            seen.append(row)
-            yield msgspec.structs.replace(row)
+        try:
+            for row in islice(rows, _MAX_PEEKED):
+                seen.append(row)
+                yield msgspec.structs.replace(row)
+        except Exception as error:  # once raised, what raised it would end without a word
+            self._unread = chain(seen, _raising(error))
+            raise
 
     @property
     def media_kinds(self) -> frozenset[str]:
@@ -209,6 +213,11 @@ class Source:
             yield counted(one.rows(next_index))
         if self._inputs:
             yield self._inputs[-1].rows(next_index)
+
+
+def _raising(error: Exception) -> Iterator[Row]:
+    raise error
+    yield
 
 
 def open_source(
