@@ -21,6 +21,7 @@
     ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
     ├── InvalidOutput                 a paid answer that does not fit its schema
     │   ├── AnswerWithoutFields       it is no object, so nothing of it can be columns
+    │   ├── FieldLeftOut              a field of it has no column: another has its name
     │   └── UnwritableAnswer          what its class makes of it cannot be written
     ├── Stopped                       a budget, a deadline or an interrupt ended the work         reason
     ├── RunStopped                    a run ended early, and nobody had asked for it              summary
@@ -293,6 +294,12 @@ class AnswerWithoutFields(InvalidOutput):
     """A paid answer whose fields are to be columns, and that is no object."""
 
     kind = "answer_without_fields"
+
+
+class FieldLeftOut(InvalidOutput):
+    """A paid answer with a field that its schema does not name, and that is no column: another one has its name."""
+
+    kind = "field_left_out"
 
 
 class UnwritableAnswer(InvalidOutput):

@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 from tests.cli.conftest import Mistill, RunOf, Spawn
+from tests.runs.odd_bodies import good_body
 
 from mistill import MistralLLM, Run
 from mistill.errors import InputError, ManifestChanged, MistillError
 from mistill.runs.export import export_run
 from mistill.runs.report import read_report
 from mistill.runs.row_report import read_row
-from mistill.simulator import Simulator
+from mistill.simulator import Settings, Simulator
 from mistill.simulator.faults import Fault
 
 SCHEMA = {
@@ -68,6 +69,43 @@ def test_cut_answers_are_counted_and_the_command_that_helps_does(
     again = mistill(*command[:-1], "50")
     assert "finish reasons: 4 stop" in again.stderr
     assert "cut off" not in again.stderr
+
+
+def test_a_full_context_is_told_from_a_limit(mistill: Mistill, simulator: Simulator) -> None:
+    bodies = [
+        good_body("half", finish_reason=reason) for reason in ("model_length", "length", "model_length")
+    ]
+    simulator.script(Fault.status(200, body) for body in bodies)
+    report = run_in_python(simulator, 3, llm_settings={"max_concurrent_requests": 1}).start()
+    assert report.cut is not None
+    assert (report.cut.rows, report.cut.context_full) == (3, 2)
+    lines = [
+        line for line in mistill("status", "out.jsonl").stdout.splitlines() if line.startswith("cut off:")
+    ]
+    assert len(lines) == 2
+    assert lines[0].startswith("cut off: 1 answer at ")
+    assert lines[1] == (
+        "cut off: 2 answers where the context was full; shorten the prompt, or choose a model with a larger context: "
+        "mistill retry out.jsonl --where finish_reason=model_length --model …"
+    )
+
+
+def test_chat_says_what_helps_where_an_answer_is_cut_off(mistill: Mistill) -> None:
+    with Simulator(Settings(max_context_tokens=10)) as small:
+        given = ("chat", "x" * 20, "--model", "mistral-small-latest", "--endpoint", small.url)
+        assert "(cut off by the end of the model's context: shorten the prompt" in mistill(*given).stderr
+        limited = mistill(*given, "--max-new-tokens", "1")
+        assert "(cut off by the token limit: raise --max-new-tokens)" in limited.stderr
+
+
+def test_a_context_that_is_full_in_one_of_several_generations_counts(simulator: Simulator) -> None:
+    simulator.script(
+        Fault.status(200, good_body("x", finish_reason=reason)) for reason in ("stop", "model_length")
+    )
+    report = run_in_python(simulator, 1, num_generations=2).start()
+    assert report.cut is not None
+    assert (report.cut.rows, report.cut.limit, report.cut.context_full) == (1, None, 1)
+    assert "context was full" in str(report)
 
 
 def test_answers_that_failed_because_they_were_cut_are_counted_too(simulator: Simulator) -> None:

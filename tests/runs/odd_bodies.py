@@ -16,14 +16,14 @@ _ODD: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def good_body(text: str = "fine") -> dict[str, Any]:
+def good_body(text: str = "fine", finish_reason: str = "stop") -> dict[str, Any]:
     message = {"role": "assistant", "content": text, "tool_calls": None}
     return {
         "id": "an-id",
         "object": "chat.completion",
         "created": 1,
         "model": "mistral-small-latest",
-        "choices": [{"index": 0, "message": message, "finish_reason": "stop"}],
+        "choices": [{"index": 0, "message": message, "finish_reason": finish_reason}],
         "usage": {"prompt_tokens": 5, "completion_tokens": 3, "total_tokens": 8},
     }
 

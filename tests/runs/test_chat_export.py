@@ -22,9 +22,9 @@ TURNS = {"user": "question", "assistant": "answer"}
 
 def exported(place: Place, **settings: Any) -> list[dict[str, Any]]:
     to = place.out.with_name("sft.jsonl")
-    count = export_run(place.out, to, as_="chat", overwrite=True, **settings)
+    written = export_run(place.out, to, as_="chat", overwrite=True, **settings)
     lines = [json.loads(line) for line in to.read_text().splitlines()]
-    assert count == len(lines)
+    assert written.records == len(lines)
     return lines
 
 
@@ -60,7 +60,7 @@ def test_failed_and_cut_rows_are_left_out_and_said(
     assert said_in(line)[0] == ("user", "fine")
     assert "left out of" in caplog.text
     assert "1 row that failed" in caplog.text
-    assert "1 answer cut at the token limit" in caplog.text
+    assert "1 answer cut off by the token limit" in caplog.text
 
 
 def test_calls_of_tools_and_the_tools_themselves_are_in_it(place: Place) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from pydantic import BaseModel, computed_field, field_serializer, model_serializer
@@ -11,6 +12,8 @@ from tests.runs.conftest import Place
 from tests.runs.odd_bodies import good_body
 
 from mistill import Run
+from mistill.datasets.sources import open_source
+from mistill.errors import InputError
 from mistill.runs.export import export_run
 from mistill.simulator import Fault, Simulator
 
@@ -131,6 +134,74 @@ def test_they_can_be_chosen_and_asked_again(place: Place, simulator: Simulator) 
     report = Run.retry(place.out, "state=completion, answer.error!=null").start()
     assert (report.sent, report.misfits) == (2, [])
     assert [record["a"] for record in place.records()] == [0, 1, 2, 3]
+
+
+FURTHER = {"type": "object", "properties": {"a": {"type": "string"}}, "required": ["a"]}
+
+
+@pytest.mark.parametrize("suffix", ["jsonl", "csv"])
+@pytest.mark.parametrize(
+    ("earlier", "found", "why"),
+    [
+        (None, {"note": "row"}, "'note': the row has"),
+        ("drop", {"note": "answer"}, None),
+        ("first_", {"first_note": "row", "note": "answer"}, None),
+        ("x_", {"note": "row", "x_note": "other"}, "'note': the row has"),
+    ],
+)
+def test_a_further_field_with_the_name_of_a_column_does_not_vanish_silently(
+    place: Place,
+    simulator: Simulator,
+    suffix: str,
+    earlier: str | None,
+    found: dict[str, str],
+    why: str | None,
+) -> None:
+    rows = [{"text": "t", "note": "row"} | ({"x_note": "other"} if earlier == "x_" else {})]
+    simulator.script(['{"a": "1", "note": "answer"}'])
+    out = place.out.with_suffix(f".{suffix}")
+    report = place.run(rows, out=out, llm_settings=structured(FURTHER), flatten=True, earlier=earlier).start()
+    (record,) = (row.record for row in open_source(out))
+    assert {name: value for name, value in record.items() if "note" in name} == found
+    assert [one.message for one in report.misfits] == ([] if why is None else [ANY])
+    if why is not None:
+        assert f"field_left_out, row 0: of the answer is left out {why} a column of that name" in str(report)
+        to = place.out.with_name("other.jsonl")
+        assert not export_run(out, to, flatten="answer_").misfits
+        assert json.loads(to.read_text())["answer_note"] == "answer"
+
+
+@pytest.mark.parametrize("given", [{}, {"earlier": "drop"}, {"drop": ["finish_reason"]}])
+def test_a_further_field_with_a_name_of_ours_is_left_out_and_counted(
+    place: Place, simulator: Simulator, given: dict[str, Any]
+) -> None:
+    place.write(["t"])
+    simulator.script(['{"a": "1", "finish_reason": "answer"}'])
+    report = place.run(llm_settings=structured(FURTHER), flatten=True, **given).start()
+    (record,) = place.records()
+    assert (record["a"], record.get("finish_reason"), record["error"]) == (
+        "1",
+        None if "drop" in given else "stop",
+        None,
+    )
+    kinds = [one.kind for one in report.misfits]
+    assert kinds == ([] if "drop" in given else ["field_left_out"])
+
+
+def test_two_fields_of_one_name_are_a_misfit(place: Place, simulator: Simulator) -> None:
+    place.write(["t"])
+    schema = {"type": "object", "properties": {"home": {"type": "object", "properties": {"city": {}}}}}
+    simulator.script(['{"home": {"city": "Rome"}, "home.city": "Bern"}'])
+    report = place.run(llm_settings=structured(schema), flatten="deep").start()
+    assert "two fields of the answer would be called 'home.city'" in place.records()[0]["error"]
+    assert [one.kind for one in report.misfits] == ["field_left_out"]
+
+
+def test_an_export_never_replaces_an_earlier_column_by_another(place: Place) -> None:
+    rows = [{"text": "t", "generation": "one", "first_generation": "two"}]
+    place.run(rows, earlier="x_").start()
+    with pytest.raises(InputError, match="'generation' would become 'first_generation', which is there"):
+        export_run(place.out, place.out.with_name("other.jsonl"), earlier="first_")
 
 
 def test_answers_without_content_are_counted_and_can_be_asked_again(

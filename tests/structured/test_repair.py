@@ -398,9 +398,15 @@ def test_no_ask_left_is_a_failure_that_keeps_the_answer() -> None:
     assert (caught.value.text, caught.value.path) == ('{"name": 1}', "$.name")
 
 
-@pytest.mark.parametrize("finish_reason", ["length", "model_length"])
-def test_an_answer_that_was_cut_short_is_not_asked_again(finish_reason: str) -> None:
-    with pytest.raises(InvalidOutput, match=r"cut short by the token limit.*raise max_new_tokens") as caught:
+@pytest.mark.parametrize(
+    ("finish_reason", "told"),
+    [
+        ("length", r"cut short by the token limit.*raise max_new_tokens"),
+        ("model_length", r"cut short by the end of the model's context.*shorten the prompt"),
+    ],
+)
+def test_an_answer_that_was_cut_short_is_not_asked_again(finish_reason: str, told: str) -> None:
+    with pytest.raises(InvalidOutput, match=told) as caught:
         judge(compiled(), PROMPT, '{"name": "A', finish_reason=finish_reason, asks_left=5)
     assert caught.value.text == '{"name": "A'
     whole = judge(compiled(), PROMPT, GOOD + "\n", finish_reason=finish_reason, asks_left=5)

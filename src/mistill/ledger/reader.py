@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 import msgspec
 
 from mistill.errors import LedgerError
+from mistill.finish_reasons import LIMIT_REACHED
 from mistill.ledger import database
 from mistill.ledger.checksums import answer_sum, record_sum
 from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damage_at, means_damage
@@ -282,11 +283,12 @@ class LedgerReader:
         return {number: text.encode() for number, text in found}
 
     def longest_cut(self) -> int:
-        """The most output tokens of one generation that was cut off: of a row with ``finish_reason=length``."""
+        """The most output tokens of one generation that was cut off: of a row that ended at the limit of tokens."""
         with database.explained(self.path):
             found = self._connection.execute(
                 """SELECT max(a.output_tokens) FROM attempts AS a JOIN outcomes AS o ON o.row = a.row
-                   WHERE o.finish_reason = 'length' AND a.status = 'answered' AND a.settings IS o.settings"""
+                   WHERE o.finish_reason = ? AND a.status = 'answered' AND a.settings IS o.settings""",
+                (LIMIT_REACHED,),
             ).fetchone()[0]
         return found or 0
 

@@ -17,6 +17,7 @@ import msgspec
 
 from mistill.characters import whole_characters
 from mistill.errors import LedgerError, MalformedAnswer, MistillError
+from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import database
 from mistill.ledger.checksums import MASK, ODD, answer_sum, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
@@ -53,15 +54,16 @@ _ANSWERED_WITH = Insert(
 _ANSWERS = Insert("INSERT INTO answers", "(?, ?, ?)")
 # A completion is replaced only where the row was asked again, and only by one that is as whole: no failure takes its
 # place, nor does an answer that was cut off take that of one that was not.
-_REPLACING = """ON CONFLICT (row) DO UPDATE SET
+_CUT_OFF = ", ".join(f"'{reason}'" for reason in CUT_OFF)
+_REPLACING = f"""ON CONFLICT (row) DO UPDATE SET
         state = excluded.state, answer = excluded.answer, more_answers = excluded.more_answers,
         finish_reason = excluded.finish_reason, error_kind = excluded.error_kind, error = excluded.error,
         input_tokens = excluded.input_tokens, output_tokens = excluded.output_tokens, cost = excluded.cost,
         ended_at = excluded.ended_at, settings = excluded.settings, checksum = excluded.checksum
     WHERE outcomes.state = 'failure' OR (
         excluded.state = 'completion' AND (SELECT asked_again FROM rows WHERE id = excluded.row)
-        AND (coalesce(excluded.finish_reason, '') NOT IN ('length', 'model_length')
-            OR outcomes.finish_reason IN ('length', 'model_length')))"""
+        AND (coalesce(excluded.finish_reason, '') NOT IN ({_CUT_OFF})
+            OR outcomes.finish_reason IN ({_CUT_OFF})))"""  # noqa: S608 - our own words
 _OUTCOMES = Insert("INSERT INTO outcomes", f"({', '.join('?' * 13)})", _REPLACING)
 _PLAIN_COMPLETIONS = Insert(
     "INSERT INTO outcomes (row, state, answer, finish_reason, input_tokens, output_tokens, cost, ended_at, checksum)",

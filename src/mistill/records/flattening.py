@@ -11,7 +11,7 @@ from msgspec import Raw, Struct
 from pydantic import RootModel, TypeAdapter
 from pydantic_core import to_jsonable_python
 
-from mistill.errors import AnswerWithoutFields, InputError
+from mistill.errors import AnswerWithoutFields, FieldLeftOut, InputError
 from mistill.records.answer_classes import AnswerClass, Field, answer_classes
 from mistill.structured.object_fields import Names, nested_names, object_fields
 from mistill.structured.schema import OutputSchema
@@ -124,6 +124,7 @@ class FlatFields:
 
         Raises:
             AnswerWithoutFields: the answer is no object.
+            FieldLeftOut: two of its fields would have one name.
             Exception: whatever a serializer of the user's own raises.
         """
         if value is None:
@@ -199,6 +200,8 @@ def _spread(name: str, value: Any, inner: Names, into: dict[str, Any]) -> None:
             value = _decode_fields(value)
     if not inner or not isinstance(value, dict):
         if not inner or not _is_null(value):
+            if name in into:
+                raise FieldLeftOut(f"two fields of the answer would be called {name!r}", text=None)
             into[name] = value
         return
     for key, one in cast("dict[str, Any]", value).items():

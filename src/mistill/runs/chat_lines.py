@@ -10,6 +10,7 @@ import msgspec
 
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError, did_you_mean
+from mistill.finish_reasons import CUT_BY, CUT_OFF
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.conditions import NOTHING, look_up
 from mistill.llms.conversations import encode_conversation
@@ -24,7 +25,6 @@ from mistill.wording import Setting, words
 Turns = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _ROLES: Final = ("system", "user", "assistant", "tool", "messages")
-_CUT = ("length", "model_length")
 _MAX_NAMED = 5
 
 
@@ -109,16 +109,16 @@ class ChatLines:
         settings = self._shape.settings_of(row)
         asked: list[Any] = settings.prompt_of(row)
         for completion in (one for body in row.answers for one in settings.answers.read(body)):
-            if completion.finish_reason in _CUT:
-                self._left_out["answer", "cut at the token limit"] += 1
+            if completion.finish_reason in CUT_OFF:
+                self._left_out["answer", f"cut off by {CUT_BY[completion.finish_reason]}"] += 1
                 yield None
                 continue
             answer = msgspec.structs.replace(completion, thinking=None).as_message()
             yield [*asked, {name: value for name, value in answer.items() if value is not None}]
 
     def _of_turns(self, row: LedgerRow, turns: Sequence[tuple[str, str]]) -> Iterator[list[Any] | None]:
-        if row.finish_reason in _CUT:
-            self._left_out["answer", "cut at the token limit"] += 1
+        if row.finish_reason in CUT_OFF:
+            self._left_out["answer", f"cut off by {CUT_BY[row.finish_reason]}"] += 1
             return
         columns = _Columns(row, self._shape)
         messages: list[Any] = []

@@ -20,7 +20,7 @@ from mistill.ledger.targets import check_no_loss, check_targets
 from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.kept_settings import find_run, read_inputs, read_options, read_types
 from mistill.runs.misfits import Misfit, Misfits, misfit_lines
-from mistill.runs.record_lines import added_columns, record_line
+from mistill.runs.record_lines import added_columns, record_line, record_parts
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter, SeenColumns
 from mistill.wording import Phrase, Setting, words
@@ -271,9 +271,12 @@ def _all_columns(rows: Iterable[LedgerRow], shape: RecordShape) -> list[str]:
     for row in rows:
         if row.state == "pending":
             continue
-        found.update(dict.fromkeys(_decode_fields(shape.of_row(row.record))))
         if shape.has_further_fields:
-            further.update(dict.fromkeys(added_columns(row, shape)))
+            _, own, columns = record_parts(row, shape)
+            further.update(dict.fromkeys(columns))
+        else:
+            own = shape.of_row(_decode_fields(row.record))
+        found.update(dict.fromkeys(own))
     return shape.header([*found, *shape.columns, *further])
 
 

@@ -20,12 +20,16 @@ _HINTS: Final[dict[str, str]] = {
     "answer_without_fields": words(
         "without ", Setting("flatten"), " such an answer is the column generation: "
     ),
+    "field_left_out": words("a prefix keeps the names of fields apart from others: "),
     "unwritable_answer": words(
         "mend its class; without ", Setting("flatten"), " the answer is written as it came: "
     ),
     "invalid_output": "another schema reads it, or the run's own, where none is given: ",
 }
 _HOW: Final[dict[str, Phrase]] = {
+    "field_left_out": Phrase(
+        "export_run(out, to, flatten='answer_')", "mistill export OUT --to FILE --flatten=answer_"
+    ),
     "invalid_output": Phrase("export_run(out, to, schema=…)", "mistill export OUT --to FILE --schema SCHEMA"),
 }
 _WITHOUT_FLATTEN = Phrase("export_run(out, to, flatten=False)", "mistill export OUT --to FILE --no-flatten")
@@ -35,7 +39,8 @@ class Misfit(Struct, frozen=True):
     """Answered rows of which no record could be made as it was asked for, all for one kind of reason.
 
     Attributes:
-        kind: why: ``answer_without_fields``, ``unwritable_answer``, ``invalid_output``, ``malformed_answer``.
+        kind: why: ``answer_without_fields``, ``field_left_out``, ``unwritable_answer``, ``invalid_output``,
+            ``malformed_answer``.
         count: how many rows. ``rows``: the first of them, from 0.
         row_ids: what these call themselves, where the run has a column for that.
         message: what is wrong with the first.

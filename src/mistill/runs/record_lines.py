@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 
-from mistill.errors import InputError, MistillError, UnwritableAnswer, let_interrupt_pass
+from mistill.errors import FieldLeftOut, InputError, MistillError, UnwritableAnswer, let_interrupt_pass
 from mistill.ledger import LedgerRow
 from mistill.ledger.error_record import decode_error
-from mistill.records.columns import add_columns, check_columns
+from mistill.records.columns import add_columns
 from mistill.runs.misfits import Misfits
 from mistill.runs.record_shape import RecordShape
+
+
+class RecordParts(NamedTuple):
+    """What a record is made of.
+
+    Attributes:
+        raw: the row's part of it, JSON. ``own``: its columns.
+        columns: those that are added, none of which the row has.
+    """
+
+    raw: bytes
+    own: Mapping[str, Any]
+    columns: dict[str, Any]
 
 
 def record_line(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = None) -> bytes:
@@ -26,16 +40,7 @@ def record_line(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = No
     Raises:
         InputError: the row was answered, and has a column of the name of one of ours.
     """
-    raw = shape.of_row(row.record)
-    own = _decode_fields(raw)
-    taken = shape.hints.keys() & own.keys()
-    if taken and row.state == "completion":
-        check_columns(own, shape.hints, f"row {row.position}", row.position)
-    columns = added_columns(row, shape, misfits)
-    if shape.has_further_fields:
-        taken = columns.keys() & own.keys()
-    for name in taken:
-        del columns[name]
+    raw, own, columns = record_parts(row, shape, misfits)
     try:
         line = add_columns(raw, columns)
     except BaseException as error:  # whatever a value turns out to hold: it must not hold up the other rows
@@ -49,6 +54,21 @@ def record_line(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = No
     return shape.ordered(line)
 
 
+def record_parts(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = None) -> RecordParts:
+    """The row's part of its record, and what is added to it; ``misfits`` and errors: as for `record_line`."""
+    fields = _decode_fields(row.record)
+    if row.state == "completion" and not shape.hints.keys().isdisjoint(fields):
+        shape.check_row(fields, f"row {row.position}", row.position)
+    columns = added_columns(row, shape, misfits)
+    further = columns.keys() - shape.hints.keys() if shape.has_further_fields else ()
+    own = shape.of_row(fields, further)
+    for name in columns.keys() & own.keys():
+        del columns[name]
+    if further and (left_out := [name for name in further if name in own]):
+        _note(misfits, row, _left_out(left_out, "the row has a column of that name"))
+    return RecordParts(row.record if own is fields else msgspec.json.encode(own), own, columns)
+
+
 def added_columns(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = None) -> dict[str, Any]:
     """Our columns by the names that they have in the output. ``misfits``: as for `record_line`."""
     fields = outcome_fields(row, shape, misfits)
@@ -57,10 +77,15 @@ def added_columns(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = 
         flat = cast("dict[str, Any]", fields.get("value") or {})
         found = {name: flat.pop(name, None) for name in shape.known_fields}
         columns = {column: found[name] for name, column in shape.fields.items()}
-        # Further fields, which the schema allows and does not name, where no column has that name.
-        named = ((f"{shape.prefix}{name}", value) for name, value in flat.items())
-        further = {name: value for name, value in named if name not in shape.hints and shape.has(name)}
-        return columns | {name: fields.get(column) for column, name in shape.names.items()} | further
+        columns |= {name: fields.get(column) for column, name in shape.names.items()}
+        # Further fields, which the schema allows and does not name.
+        further = {f"{shape.prefix}{name}": value for name, value in flat.items()}
+        if further and (left_out := [name for name in further if name in shape.hints]):
+            _note(misfits, row, _left_out(left_out, "the output has a column of that name"))
+        added = {
+            name: value for name, value in further.items() if name not in shape.hints and shape.has(name)
+        }
+        return columns | added
     return {name: fields.get(column) for column, name in shape.names.items()}
 
 
@@ -124,6 +149,10 @@ def _extra_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
         texts = [shape.settings_of(row).answers.as_text(body) for body in bodies]
         fields["raw"] = texts if shape.several else next(iter(texts), None)
     return fields
+
+
+def _left_out(names: Sequence[str], why: str) -> FieldLeftOut:
+    return FieldLeftOut(f"of the answer is left out {', '.join(map(repr, names))}: {why}", text=None)
 
 
 def _unwritable(error: BaseException) -> UnwritableAnswer:

@@ -112,7 +112,7 @@ class RecordShape:
         """Columns that were named to be kept or left out."""
         return [*self._keep, *self._drop]
 
-    @property
+    @cached_property
     def has_further_fields(self) -> bool:
         """Fields of an answer that no schema names become columns too."""
         return any(flat.is_open for flat in (self.flat, *self._flat_retried.values()) if flat is not None)
@@ -188,21 +188,31 @@ class RecordShape:
                     hint=nearest_and_all(name, known),
                 )
 
-    def of_row(self, raw: bytes) -> bytes:
-        """What a record has of the row itself, JSON."""
-        if self._earlier is None and not self._drop:
-            return raw
-        return msgspec.json.encode(self._of_row(_decode_fields(raw)))
+    def of_row(self, fields: Mapping[str, Any], further: Collection[str] = ()) -> Mapping[str, Any]:
+        """What a record has of the row itself: its columns by the names that they have in the output.
 
-    def _of_row(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Columns of the row by the names that they have in the output."""
+        Args:
+            further: columns of its answer that are not among `columns`: the row's own make way for them too, where
+                ``earlier`` says how.
+        """
+        if self._earlier is None and not self._drop:
+            return fields
         own: dict[str, Any] = {}
         for name, value in fields.items():
-            if self._earlier is not None and name in self.hints:
-                name = None if self._earlier == DROP else self._earlier + name
+            if self._earlier is not None and (name in self.hints or name in further):
+                name = self._out_of_the_way(name, self._earlier, fields, further)
             if name is not None and name not in self._drop:
                 own[name] = value
         return own
+
+    def _out_of_the_way(
+        self, name: str, earlier: str, fields: Collection[str], further: Collection[str]
+    ) -> str | None:
+        """What becomes of a row's column; it stays what it is where another has the name that it would get."""
+        if earlier == DROP:
+            return None
+        other = earlier + name
+        return name if other in fields or other in self.hints or other in further else other
 
     def types(self, of_input: Mapping[str, Any]) -> dict[str, Any]:
         """The types of the output's columns, where they are known: those of the input's, and of vectors."""
@@ -211,7 +221,7 @@ class RecordShape:
             for ours, name in self.names.items()
             if ours in self._own.answers.vectors
         }
-        return self._of_row(of_input) | vectors
+        return {**self.of_row(of_input), **vectors}
 
     def ordered(self, line: bytes) -> bytes:
         """A record with the columns that are kept, in their order."""

@@ -6,7 +6,7 @@ The summary of a start, ``mistill status``, their ``--json`` and whatever else s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
@@ -19,6 +19,7 @@ from mistill.datasets.encoding import encode_record
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
+from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
 from mistill.runs.kept_settings import explained_meta, find_run, output_of, read_manifest, read_options
 from mistill.runs.misfits import Misfit
@@ -110,17 +111,19 @@ class Latency(Struct, frozen=True):
 
 
 class CutAnswers(Struct, frozen=True):
-    """Answers that were cut off at the most tokens that they might have.
+    """Answers that were cut off: at the most tokens that they might have, or where the model's context was full.
 
     Attributes:
         rows: how many rows ended so, those that failed for it too.
-        limit: the largest limit that was seen.
-        max_new_tokens: what to ask them again with: twice as much, rounded up to two digits.
+        limit: the largest limit that was seen; ``None``: no answer ended at one.
+        max_new_tokens: what to ask those again with: twice as much, rounded up to two digits; ``None`` likewise.
+        context_full: of how many rows the context was full, which no limit helps.
     """
 
     rows: int
-    limit: int
-    max_new_tokens: int
+    limit: int | None
+    max_new_tokens: int | None
+    context_full: int
 
 
 class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
@@ -130,7 +133,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         kind: of which kind it is. ``model``: as it was given.
         settings: what makes it the same run: prompt, parameters, schema. ``options``: those of the last start.
         finish_reasons: why answers ended → how many rows, those too that failed with an answer that did not do.
-        cut: those of them that ended at the limit of tokens; ``None``: no row did.
+        cut: those of them that were cut off; ``None``: no row was.
         is_running: a start goes on.
         causes: failures by kind of error, the most frequent first.
         latency_s: of all answers ever; ``None`` before the first.
@@ -304,7 +307,7 @@ def _read(reader: LedgerReader, *, is_running: bool) -> RunReport:
         settings=manifest.values(),
         options=options,
         finish_reasons=finish_reasons,
-        cut=_cut_answers(reader, finish_reasons.get("length", 0)),
+        cut=_cut_answers(reader, finish_reasons),
         is_running=is_running,
         causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
         latency_s=Latency(*latencies) if latencies else None,
@@ -314,13 +317,14 @@ def _read(reader: LedgerReader, *, is_running: bool) -> RunReport:
     )
 
 
-def _cut_answers(reader: LedgerReader, rows: int) -> CutAnswers | None:
-    if not rows:
-        return None
+def _cut_answers(reader: LedgerReader, finish_reasons: Mapping[str, int]) -> CutAnswers | None:
+    at_limit, context_full = (finish_reasons.get(reason, 0) for reason in CUT_OFF)
+    if not at_limit:
+        return CutAnswers(context_full, None, None, context_full) if context_full else None
     # What an answer took that was cut off is its limit.
     limit = max(1, reader.longest_cut())
     digits = max(1, 10 ** (len(str(2 * limit)) - 2))
-    return CutAnswers(rows, limit, -(-2 * limit // digits) * digits)
+    return CutAnswers(at_limit + context_full, limit, -(-2 * limit // digits) * digits, context_full)
 
 
 def last_start(reader: LedgerReader) -> StartReport | None:

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from mistill.errors import Stopped
 from mistill.estimates.forecast import Forecast, Range
+from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split
 from mistill.runs.misfits import misfit_lines
@@ -153,7 +154,7 @@ def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[L
         told = ", ".join(f"{rows:,} {reason}" for reason, rows in report.finish_reasons.items())
         yield Line(f"finish reasons: {told}")
     if report.cut is not None:
-        yield Line(_cut_answers(report.cut, out, wording), label="cut off: ")
+        yield from (Line(text, label="cut off: ") for text in _cut_answers(report.cut, out, wording))
     if report.empty_answers:
         yield Line(_empty_answers(report.empty_answers, out, wording), label="empty: ")
     if report.maybe_billed:
@@ -164,19 +165,33 @@ def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[L
     yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits))
 
 
-def _cut_answers(cut: CutAnswers, out: str | None, wording: Wording) -> str:
+def _cut_answers(cut: CutAnswers, out: str | None, wording: Wording) -> Iterator[str]:
     """How many there are, and how to ask them again with room."""
-    rows = f"{count(cut.rows, 'answer')} at {cut.limit:,} tokens"
-    if out is None or out == "-":
-        return worded(
-            words(rows, "; give them room with ", Setting("max_new_tokens", cut.max_new_tokens)), wording
+    out = None if out == "-" else out
+    if cut.limit is not None:
+        rows, room = (
+            f"{count(cut.rows - cut.context_full, 'answer')} at {cut.limit:,} tokens",
+            cut.max_new_tokens,
         )
-    where, room = "finish_reason=length", cut.max_new_tokens
+        if out is not None:
+            given = Phrase(f"parameters={{'max_new_tokens': {room}}}", f"--max-new-tokens {room}")
+            yield f"{rows}; again, with room: {_retry(out, LIMIT_REACHED, given, wording)}"
+        else:
+            yield worded(words(rows, "; give them room with ", Setting("max_new_tokens", room)), wording)
+    if cut.context_full:
+        told = f"{count(cut.context_full, 'answer')} where the context was full; {GIVE_ROOM[CONTEXT_FULL]}"
+        given = Phrase("llm={'model': …}", "--model …")
+        yield f"{told}: {_retry(out, CONTEXT_FULL, given, wording)}" if out is not None else told
+
+
+def _retry(out: str, finish_reason: str, given: Phrase, wording: Wording) -> str:
+    """How rows that ended so are asked again."""
+    where = f"finish_reason={finish_reason}"
     again = Phrase(
-        f"Run.retry({out!r}, {where!r}, parameters={{'max_new_tokens': {room}}}).start()",
-        f"mistill retry {shlex.quote(out)} --where {where} --max-new-tokens {room}",
+        f"Run.retry({out!r}, {where!r}, {given.python}).start()",
+        f"mistill retry {shlex.quote(out)} --where {where} {given.command_line}",
     )
-    return f"{rows}; again, with room: {wording(again)}"
+    return wording(again)
 
 
 def _empty_answers(rows: int, out: str | None, wording: Wording) -> str:

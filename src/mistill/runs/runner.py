@@ -15,6 +15,7 @@ from mistill.delivery.retry import as_failure
 from mistill.errors import InputError, MistillError, Stopped, unforeseen
 from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
+from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import Ledger
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
@@ -204,7 +205,7 @@ class Runner:
 
 def _cut_off(completions: Sequence[Completion | None]) -> Completion | None:
     """The first that was cut off, if one was: its row is to be asked again, so it says how the row ended."""
-    return next((one for one in completions if one is not None and one.finish_reason == "length"), None)
+    return next((one for one in completions if one is not None and one.finish_reason in CUT_OFF), None)
 
 
 def _attempts_of(completions: Sequence[Completion | None]) -> list[int]:

@@ -21,7 +21,8 @@ import msgspec
 from mistill.api.chat import AnsweredToolCall
 from mistill.errors import InputError, InvalidOutput
 from mistill.extras import install_command
-from mistill.structured.repair import CUT_SHORT, answer_text, arguments_text, cut_short, read_answer
+from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED
+from mistill.structured.repair import answer_text, arguments_text, cut_short, read_answer
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
 
@@ -96,7 +97,7 @@ class _Exchange:
         self._send = send
         self._prompt_size: int | None = None
         self._texts: set[str] = {""}
-        self._was_cut = False
+        self._cut_off: str | None = None  # the finish reason, where it says so
 
     async def complete(self, *, messages: list[MessageDict], **made: Any) -> Any:
         try:
@@ -106,9 +107,9 @@ class _Exchange:
             raise
         message = self._message(answer)
         self._texts = {call.function.arguments for call in message.tool_calls or ()} or {message.content}
-        self._was_cut = answer.finish_reason in CUT_SHORT
+        self._cut_off = answer.finish_reason if answer.finish_reason in CUT_OFF else None
         _current.set(self)
-        finish_reason = "length" if self._was_cut else answer.finish_reason
+        finish_reason = LIMIT_REACHED if self._cut_off else answer.finish_reason  # it knows no other
         return SimpleNamespace(
             choices=[SimpleNamespace(message=message, finish_reason=finish_reason)], usage=None
         )
@@ -137,7 +138,7 @@ class _Exchange:
         try:
             return self.read()
         except InvalidOutput as error:
-            raise (cut_short(error) if self._was_cut else error) from failure
+            raise (cut_short(error, self._cut_off) if self._cut_off else error) from failure
 
     def _context(self, messages: list[MessageDict]) -> list[MessageDict]:
         """The prompt and the last attempt only; instructor's list grows by every one."""

@@ -9,12 +9,10 @@ from dataclasses import dataclass
 from mistill.api.chat import AnsweredToolCall
 from mistill.characters import whole_characters
 from mistill.errors import InvalidOutput
+from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM
 from mistill.structured.json_in_text import standing_values
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
-from mistill.wording import Setting, words
-
-CUT_SHORT = ("length", "model_length")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +45,8 @@ def judge(
     try:
         return read_answer(plan.schema, text or "")
     except InvalidOutput as error:
-        if finish_reason in CUT_SHORT:
-            raise cut_short(error) from error.__cause__
+        if finish_reason in CUT_OFF:
+            raise cut_short(error, finish_reason) from error.__cause__
         if asks_left < 1:
             raise
         return Reask(reask_messages(messages, text or "", error), error)
@@ -120,11 +118,11 @@ def reask_messages(messages: Sequence[MessageDict], answer: str, error: InvalidO
     return kept
 
 
-def cut_short(error: InvalidOutput) -> InvalidOutput:
-    """``error`` of an answer that the token limit ended; the same limit would end the next one too."""
+def cut_short(error: InvalidOutput, finish_reason: str) -> InvalidOutput:
+    """``error`` of an answer that was cut off; the next one would be too. ``finish_reason``: one of `CUT_OFF`."""
     return InvalidOutput(
-        f"the answer was cut short by the token limit: {error.message}",
+        f"the answer was cut short by {CUT_BY[finish_reason]}: {error.message}",
         text=error.text,
         path=error.path,
-        hint=words("raise ", Setting("max_new_tokens")),
+        hint=GIVE_ROOM[finish_reason],
     )

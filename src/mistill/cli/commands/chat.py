@@ -25,11 +25,14 @@ from mistill.cli.options.model_options import (
     structured_options,
 )
 from mistill.cli.options.settings_file import settings_option
+from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.output import is_terminal, say
 from mistill.errors import InputError
+from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM
 from mistill.llms import MistralLLM
 from mistill.llms.event_loop import background
 from mistill.visible import visible, visible_json
+from mistill.wording import worded
 
 _MODEL = "mistral-small-latest"
 
@@ -105,7 +108,8 @@ def _show(pieces: Pieces, *, with_thinking: bool) -> None:
             last = text
         for call in calls:
             click.echo(visible_json(msgspec.json.encode(call).decode()))
-        if finish_reason == "length":
-            click.echo("\n(cut by the token limit: raise --max-new-tokens)", err=True)
+        if finish_reason in CUT_OFF:
+            room = worded(GIVE_ROOM[finish_reason], on_the_command_line)
+            click.echo(f"\n(cut off by {CUT_BY[finish_reason]}: {room})", err=True)
     if last and not last.endswith("\n"):
         click.echo()
