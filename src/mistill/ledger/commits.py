@@ -23,6 +23,7 @@ from mistill.ledger.damage import SQLiteErrors
 from mistill.ledger.database import explain, write_meta
 from mistill.ledger.files import FilesInUse
 from mistill.ledger.forks import forget, keep_unused, of_another_process, register_for_forks
+from mistill.process import OwnProcess
 from mistill.wording import START_AGAIN, words
 
 T = TypeVar("T")
@@ -102,6 +103,7 @@ class CommitQueue:
         self._files = files
         self._note_commits = note_commits
         self._commits = commits
+        self._process = OwnProcess()
         self._in_sqlite = threading.Lock()
         self._queue: SimpleQueue[_Write | _Task | None] = SimpleQueue()
         self._broken: LedgerError | None = None
@@ -146,7 +148,7 @@ class CommitQueue:
 
     def leave_to_parent(self) -> None:
         """In a forked child, which has no such thread: nothing can be written here."""
-        self._broken = of_another_process(f"the ledger {self._path}")
+        self._broken = of_another_process(self._path, self._process)
         keep_unused(self._connection)
 
     def _check(self) -> None:

@@ -10,10 +10,12 @@ import os
 import sqlite3
 import threading
 from contextlib import AbstractContextManager
+from pathlib import Path
 from typing import Protocol
 from weakref import WeakSet
 
 from mistill.errors import LedgerError
+from mistill.process import OwnProcess
 
 
 class Forkable(Protocol):
@@ -42,12 +44,10 @@ def forget(one: Forkable) -> None:
     _open.discard(one)
 
 
-def of_another_process(what: str) -> LedgerError:
-    """The error of whoever uses it in the child."""
-    return LedgerError(
-        f"{what} was opened by process {os.getppid()}, and this is a fork of it",
-        hint="open it in this process once the other has closed it",
-    )
+def of_another_process(path: Path, process: OwnProcess) -> LedgerError:
+    """The error of whoever uses a ledger in a child of the process that opened it."""
+    hint = "open it in this process once the other has closed it"
+    return process.error(f"the ledger {path} was opened", LedgerError, hint)
 
 
 _of_parents: list[sqlite3.Connection] = []

@@ -21,11 +21,12 @@ from mistill.ledger.checksums import answer_sum, record_sum
 from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damage_at, means_damage
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.files import main_name
-from mistill.ledger.forks import forget, keep_unused, register_for_forks
+from mistill.ledger.forks import forget, keep_unused, of_another_process, register_for_forks
 from mistill.ledger.lock import is_held
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.spending import Spending, is_possible, read_spending
 from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, SETTINGS_SUM, START_SUM
+from mistill.process import OwnProcess
 from mistill.wording import words
 
 _MAX_NAMED = 5
@@ -176,6 +177,7 @@ class LedgerReader:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self._opened: sqlite3.Connection | None = database.open_to_read(self.path)
+        self._process = OwnProcess()
         self._damages: dict[Damage, None] = {}
         register_for_forks(self)
 
@@ -392,7 +394,8 @@ class LedgerReader:
             next_position = first
             gaps: list[range] = []
             try:
-                for position, *line in self._connection.execute(query, (first, *selection.values)):
+                connection = self._connection
+                for position, *line in connection.execute(query, (first, *selection.values)):
                     if not isinstance(position, int) or position < next_position:
                         raise DamagedMeta("its index is out of order")
                     row = self._row(position, line)
@@ -402,6 +405,8 @@ class LedgerReader:
                         gaps.append(range(next_position, position))
                     next_position = position + 1
                     yield row
+                    if self._opened is not connection:
+                        raise of_another_process(self.path, self._process)
             except SQLiteErrors as error:
                 if not means_damage(error):
                     raise

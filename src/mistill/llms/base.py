@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import AsyncGenerator, Callable, Generator, Iterable, Mapping, Sequence
-from contextlib import aclosing
 from functools import partial
 from typing import Any, Literal, TypeVar, cast
 
@@ -14,12 +13,13 @@ from mistill.delivery.retry import classify
 from mistill.delivery.worker_pool import SharedIterator, WorkerPool
 from mistill.errors import GenerationError, InputError, MistillError, Stopped
 from mistill.llms.configurable import Configurable
-from mistill.llms.event_loop import background
+from mistill.llms.event_loop import LEAVE_STREAM, background
 from mistill.llms.generation import Generation, Prompt
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.llms.shown_call import Count, run_call
 from mistill.llms.streaming import StreamChunk
 from mistill.llms.types import Completion, FormattedInput, GenerateOutput, Outcome
+from mistill.process import OwnProcess
 from mistill.progress.display import Display, OnProgress
 
 T = TypeVar("T")
@@ -188,10 +188,16 @@ class AsyncLLM(LLM):
             InputError: the input or an argument is wrong; nothing was sent.
             MistillError: no retry could help, none was left, or the stream was cut before its end.
         """
+        process = OwnProcess()
         await self._ready()
-        async with aclosing(self.generation(**generation_kwargs).check(input).stream()) as chunks:
+        chunks = self.generation(**generation_kwargs).check(input).stream()
+        try:
             async for chunk in chunks:
                 yield chunk
+                process.check("the stream was begun", InputError, LEAVE_STREAM)
+        finally:
+            if process.is_this():  # a forked child would wait for the parent's transport to close it
+                await chunks.aclose()
 
     def stream(
         self,

@@ -10,11 +10,19 @@ import asyncio
 import atexit
 import os
 import threading
-from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Generator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future, wait
-from typing import Any, TypeVar
+from contextlib import suppress
+from queue import Empty, SimpleQueue
+from typing import Any, Generic, TypeVar
+
+from mistill.errors import InputError
+from mistill.process import OwnProcess
 
 T = TypeVar("T")
+
+LEAVE_STREAM = "leave it to that process, and begin one of your own here"
+"""What a forked child does with a stream of its parent."""
 
 _UNWIND_S = 1.0
 _LOOK_S = 0.1
@@ -37,28 +45,31 @@ class BackgroundLoop:
 
     def run(self, work: Awaitable[T]) -> T:
         """Runs ``work`` to its end and returns its result. Ctrl-C cancels it and waits until it has ended."""
-        ended = threading.Event()
-        future = self.submit(_with_end(work, ended))
+        begun = self.work(work)
         try:
-            return result_of(future)
+            return begun.result()
         except KeyboardInterrupt:
-            future.cancel()
-            # A cancelled future counts as done before its task has unwound, hence the event.
-            ended.wait(_UNWIND_S)
+            begun.cancel()
             raise
 
-    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Starts ``work`` and returns at once."""
+    def work(self, work: Awaitable[T]) -> BackgroundWork[T]:
+        """``work``, to be begun and waited for."""
+        return BackgroundWork(self, work)
+
+    def refuse_own_thread(self) -> None:
         if threading.current_thread() is self._thread:
-            work.close()
             raise RuntimeError(
                 "a blocking call inside mistill's own event loop would wait for itself; await instead"
             )
-        return asyncio.run_coroutine_threadsafe(work, self._running_loop())
 
     def iterate(self, items: AsyncGenerator[T]) -> Generator[T]:
-        """What ``items`` yields, each made on the loop when it is asked for; closed when this is closed."""
+        """What ``items`` yields, each made on the loop when it is asked for; closed when this is closed.
+
+        Raises:
+            InputError: it was begun by another process, of which this is a fork.
+        """
         loop = self._running_loop()
+        process = OwnProcess()
         try:
             while True:
                 try:
@@ -66,6 +77,7 @@ class BackgroundLoop:
                 except StopAsyncIteration:
                     return
                 yield item
+                process.check("the stream was begun", InputError, LEAVE_STREAM)
         finally:
             if loop is not self._loop:
                 pass  # in a forked child, or after the end: nothing is left that it could be closed on
@@ -103,21 +115,101 @@ class BackgroundLoop:
         self.__init__()
 
 
-def result_of(future: Future[T]) -> T:
-    """The result, once it is there.
+class BackgroundWork(Generic[T]):
+    """Work on a background loop, of which a thread waits for the result.
+
+    An interrupt may fall between any two steps of that thread. So to begin it once more does nothing, and whoever was
+    interrupted, wherever it was, calls `result` again, or `cancel`.
+
+    Attributes:
+        future: its result, once it is there.
+    """
+
+    def __init__(self, loop: BackgroundLoop, work: Awaitable[T]) -> None:
+        self.future: Future[T] = Future()
+        self._loop = loop
+        self._work = work
+        self._task: asyncio.Task[None] | None = None
+        self._is_cancelled = False
+
+    def begin(self) -> None:
+        """Returns at once."""
+        if self._task is None:
+            try:
+                self._loop.refuse_own_thread()
+            except RuntimeError:
+                _never_awaited(self._work)
+                raise
+            self._loop.call(self._begin)
+
+    def result(self) -> T:
+        """Begins it, unless it has begun, and waits.
+
+        Raises:
+            KeyboardInterrupt: see `Interrupts`. The work goes on.
+        """
+        self.begin()
+        interrupts = Interrupts()
+        while not wait([self.future], timeout=_LOOK_S).done:
+            interrupts.check()
+        return self.future.result()
+
+    def cancel(self) -> None:
+        """Ends it, and waits a second for that at most."""
+        self._loop.call(self._cancel)
+        wait([self.future], timeout=_UNWIND_S)
+
+    def _begin(self) -> None:
+        if self._task is None and not self._is_cancelled:
+            self._task = asyncio.ensure_future(self._run())
+
+    def _cancel(self) -> None:
+        self._is_cancelled = True
+        if self._task is not None:
+            self._task.cancel()
+        elif not self.future.done():
+            _never_awaited(self._work)
+            self.future.set_exception(asyncio.CancelledError())
+
+    async def _run(self) -> None:
+        try:
+            result = await self._work
+        except BaseException as error:
+            # What would end a program is the error of who waits, and no concern of the loop.
+            self.future.set_exception(error)
+        else:
+            self.future.set_result(result)
+
+
+class Interrupts:
+    """What ends the waiting of a blocking call, looked for now and then.
+
+    A signal that comes as a thread begins to wait for a lock, or that another thread is given, wakes nobody up: Python
+    raises it once the thread does something. And in a coroutine of ``asyncio.run``, Ctrl-C cancels its task and no
+    more, which a task that waits here, and blocks its loop, would notice only at the end.
+    """
+
+    def __init__(self) -> None:
+        self._task = _caller()
+        self._cancelled_before = 0 if self._task is None else self._task.cancelling()
+
+    def check(self) -> None:
+        """Raises ``KeyboardInterrupt`` where the caller's task was cancelled. Others Python raises by itself."""
+        if self._task is not None and self._task.cancelling() > self._cancelled_before:
+            raise KeyboardInterrupt
+
+
+def next_of(queue: SimpleQueue[T]) -> T:
+    """What comes next out of a queue, once it is there.
 
     Raises:
-        KeyboardInterrupt: Ctrl-C, in a coroutine of ``asyncio.run`` too. That answers it by cancelling its task and no
-            more, which a task that waits here, and blocks its loop, would notice only at the end; so look now and then.
+        KeyboardInterrupt: see `Interrupts`.
     """
-    task = _caller()
-    if task is None:
-        return future.result()
-    cancelled_before = task.cancelling()
-    while not wait([future], timeout=_LOOK_S).done:
-        if task.cancelling() > cancelled_before:
-            raise KeyboardInterrupt
-    return future.result()
+    interrupts = Interrupts()
+    while True:
+        with suppress(Empty):
+            return queue.get(timeout=_LOOK_S)
+        interrupts.check()
 
 
 def _caller() -> asyncio.Task[Any] | None:
@@ -125,6 +217,12 @@ def _caller() -> asyncio.Task[Any] | None:
         return asyncio.current_task()
     except RuntimeError:  # no loop runs in this thread
         return None
+
+
+def _never_awaited(work: Awaitable[Any]) -> None:
+    """Closes it, where it is a coroutine: Python would say that it was forgotten."""
+    if asyncio.iscoroutine(work):
+        work.close()
 
 
 def _serve(loop: asyncio.AbstractEventLoop) -> None:
@@ -137,13 +235,6 @@ def _serve(loop: asyncio.AbstractEventLoop) -> None:
             is_stopped = True
         except (SystemExit, KeyboardInterrupt):
             pass
-
-
-async def _with_end(work: Awaitable[T], ended: threading.Event) -> T:
-    try:
-        return await work
-    finally:
-        ended.set()
 
 
 background = BackgroundLoop()

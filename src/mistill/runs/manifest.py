@@ -6,10 +6,16 @@ is, how fast, how the output looks.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from typing import Any, Self
 
 import msgspec
 from msgspec import Struct
+
+from mistill.wording import Part, Setting
+
+_MAX_SHOWN = 80
 
 
 class RunManifest(Struct, frozen=True, kw_only=True):
@@ -49,3 +55,25 @@ def changed_settings(before: RunManifest, now: RunManifest) -> dict[str, tuple[A
         for name in dict.fromkeys([*old, *new])
         if old.get(name) != new.get(name)
     }
+
+
+def shown_changes(changes: Mapping[str, tuple[object, object]]) -> list[Part]:
+    """`changed_settings` for a message."""
+    shown: list[Part] = []
+    for name, (old, new) in changes.items():
+        shown += ["; " if shown else "", Setting(name), f": {_told(name, old, new)}"]
+    return shown
+
+
+def _told(name: str, old: object, new: object) -> str:
+    """``"a" → "b"``; a schema is known by a fingerprint, which tells nobody anything."""
+    if name == "schema" and old is not None and new is not None:
+        return "another one"
+    return f"{_short(name, old)} → {_short(name, new)}"
+
+
+def _short(name: str, value: object) -> str:
+    if value is None:
+        return "none"
+    text = "one" if name == "schema" else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import os
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -18,19 +16,17 @@ import msgspec
 
 from mistill._version import __version__
 from mistill.api.prices import shipped_prices
-from mistill.datasets.sources import Exploded, Filtered, Named, Row, Source, open_source
+from mistill.datasets.sources import Row
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
 from mistill.errors import (
     InputError,
     LedgerError,
-    LedgerInUse,
     ManifestChanged,
     MistillError,
     RunStopped,
     Stopped,
-    StopReason,
     unforeseen,
 )
 from mistill.estimates.budget import Budget
@@ -39,16 +35,19 @@ from mistill.estimates.forecast import Forecast, forecast
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection, Spending
 from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
-from mistill.llms.event_loop import background, result_of
+from mistill.llms.event_loop import background
 from mistill.llms.types import Completion
+from mistill.process import OwnProcess
 from mistill.progress.display import Display, OnProgress
 from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
+from mistill.runs.control import RunControl
 from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.input_size import InputSize
-from mistill.runs.kept_settings import ledger_beside, read_manifest, refuse_unwritten, settings_to_keep
+from mistill.runs.kept_settings import read_manifest, settings_to_keep
 from mistill.runs.kinds import kind_of
-from mistill.runs.manifest import changed_settings
+from mistill.runs.manifest import changed_settings, shown_changes
+from mistill.runs.opening import opened_input, path_of_ledger, refuse_foreign
 from mistill.runs.options import RetryArguments, RunArguments, RunOptions
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
@@ -59,11 +58,10 @@ from mistill.runs.results import RowOutcome, RunResults
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.runs.runner import Runner
 from mistill.runs.temporary_ledger import TemporaryLedger
-from mistill.runs.where import InputFilter, columns_of, require_columns
-from mistill.wording import START_AGAIN, Part, Setting, words
+from mistill.runs.where import columns_of
+from mistill.wording import START_AGAIN, Setting, words
 
 _MAX_UNREAD_OUTCOMES = 1024
-_MAX_SHOWN = 80
 
 
 class Run(RunResults):
@@ -149,7 +147,7 @@ class Run(RunResults):
         self.kind = kind = kind_of(llm)(llm, options)
         self._shape = shape = self._shape_of_records()
         self._llm = llm
-        self._source = rows = _opened(source, options)
+        self._source = rows = opened_input(source, options)
         if out is not None:
             check_target(out, options.output_format, options.csv_dialect)
         if rows.columns is not None:
@@ -168,12 +166,9 @@ class Run(RunResults):
         self.progress = Progress()
         self.display = Display(progress, on_progress)
         self.summary: RunReport | None = None
-        self._runner: Runner | None = None
+        self._control = RunControl()
         self._input_size = InputSize(rows)
         self._unread: SimpleQueue[RowOutcome | None] | None = None
-        self._state = threading.Lock()
-        self._under_way = False
-        self._stopped_early: Stopped | None = None
         self._broke_off: Exception | None = None
         self._new_budget()  # a wrong limit is refused now
         self._is_ready = llm.is_ready
@@ -195,8 +190,7 @@ class Run(RunResults):
             LedgerError: the ledger is in use, of other settings, damaged, or cannot be written.
             MistillError: the output cannot be written; every answer is in the ledger.
         """
-        self._begin()
-        self._start()
+        self._start(object())
         return self._ended()
 
     async def astart(self) -> RunReport:
@@ -205,17 +199,22 @@ class Run(RunResults):
         To be cancelled is a stop as well: what is in flight is waited for, at most ``grace`` seconds, and then
         `asyncio.CancelledError` goes on. To be cancelled once more cuts that off.
         """
-        self._begin()
-        working = asyncio.wrap_future(_in_thread(self._start))
+        turn = object()
+        try:
+            self._control.begin(turn)
+            working = asyncio.wrap_future(_in_thread(lambda: self._start(turn)))
+        except BaseException:
+            self._control.end(turn)
+            raise
         cancelled: asyncio.CancelledError | None = None
         while not working.done():
             try:
                 await asyncio.wait((working,))
             except asyncio.CancelledError as error:
                 if cancelled is None:
-                    self._stop("cancelled", "cancelled")
+                    self._control.stop("cancelled", "cancelled")
                 else:
-                    self._abandon()
+                    self._control.abandon()
                 cancelled = error
         if cancelled is not None:
             with suppress(Exception):  # the caller has left; what failed is in the ledger
@@ -243,81 +242,53 @@ class Run(RunResults):
     def __iter__(self) -> Iterator[RowOutcome]:
         """Starts the run, gives each outcome as it completes, then sets ``summary``, and raises as `start` does.
 
-        Leaving the loop stops the run.
+        Leaving the loop stops the run. A forked child can only leave it.
+
+        Raises:
+            LedgerError: this is a fork of the process that began the loop; or as for `start`.
         """
-        self._begin()
-        process, has_left = os.getpid(), False
-        self._unread = unread = SimpleQueue[RowOutcome | None]()
+        process, has_left = OwnProcess(), False
+        unread = SimpleQueue[RowOutcome | None]()
         # What the loop prints itself would be drawn over, unless that is what is wanted.
         display = msgspec.structs.replace(self.display, progress=self.display.progress or False)
-        with self._started() as runner, self._shown(display), self._kept_open():
-            future = background.submit(self._work(runner))
-            future.add_done_callback(lambda _: unread.put(None))
+        with (
+            self._control.in_turn(object()),
+            self._handing_over(unread),
+            self._started() as runner,
+            self._shown(display),
+            self._kept_open(),
+            self._control.working(self._work(runner)) as work,
+        ):
             try:
-                while (outcome := unread.get()) is not None:
-                    yield outcome
+                yield from self._control.each(unread, work)
             except GeneratorExit:
-                if os.getpid() != process:
-                    raise  # of a forked child
+                if not process.is_this():
+                    raise
                 has_left = True
             except KeyboardInterrupt:
-                self._interrupt()
+                self._control.interrupt()
             finally:
-                if os.getpid() == process:  # else the run is the parent's
-                    self._unread = None
+                if process.is_this():  # else the run is the parent's
+                    self._unread = None  # nobody waits for more
                     self.stop()
-                    self._wait(future)
+                    self._control.wait(work)
         self._summarize()
         if not has_left:
             self._ended()
 
     def stop(self, message: str = "stopped") -> None:
         """Sends nothing more; what is in flight is waited for, at most ``grace`` seconds. From any thread."""
-        self._stop(message, "stopped")
+        self._control.stop(message, "stopped")
 
-    def _stop(self, message: str, reason: StopReason) -> None:
-        stopped = Stopped(message, reason=reason, hint=words(START_AGAIN, " to go on"))
-        with self._state:
-            runner = self._runner
-            if runner is None and self._under_way and self._stopped_early is None:
-                self._stopped_early = stopped  # it is just starting
-        if runner is not None:
-            background.call(lambda: runner.stop(stopped))
-
-    def _interrupt(self) -> None:
-        self.progress.interrupted = True
-        if self.progress.cut_off_at_s is None:
-            self._stop("interrupted", "interrupted")
-        else:
-            self._abandon()
-
-    def _abandon(self) -> None:
-        runner = self._runner
-        if runner is not None:
-            background.call(runner.abandon)
-
-    def _begin(self) -> None:
-        with self._state:
-            if self._under_way:
-                raise LedgerInUse(
-                    "this run is going on already", hint="wait for its end, or stop it: run.stop()"
-                )
-            self._under_way = True
-            self._stopped_early = None
-
-    def _start(self) -> None:
-        with self._started() as runner, self._shown(self.display):
-            self._wait(background.submit(self._work(runner)))
+    def _start(self, turn: object) -> None:
+        with (
+            self._control.in_turn(turn),
+            self._started() as runner,
+            self._shown(self.display),
+            self._control.working(self._work(runner)) as work,
+        ):
+            self._control.wait(work)
         self._summarize()
-
-    def _wait(self, future: Future[None]) -> None:
-        while True:
-            try:
-                return result_of(future)
-            except KeyboardInterrupt as error:
-                if future.done() and future.exception() is error:
-                    raise  # the user's own code raised it, and would for ever
-                self._interrupt()
 
     def _ended(self) -> RunReport:
         """The report of the start that has ended. Raises what ended it, where nobody has asked for that."""
@@ -382,7 +353,7 @@ class Run(RunResults):
         if self._temporary is not None:
             self._temporary.make_folder()
         if self.out is not None and not options.fresh:
-            _refuse_foreign(self.out, self.ledger_path)
+            refuse_foreign(self.out, self.ledger_path)
         try:
             ledger = Ledger.open(
                 self.ledger_path,
@@ -400,7 +371,11 @@ class Run(RunResults):
     @contextmanager
     def _started(self) -> Generator[Runner]:
         """A start, from opening the ledger to the output and what the ledger keeps of how it ended."""
-        with self._at_work(), self._open_ledger() as ledger:
+        process = OwnProcess()
+        self.summary = self._broke_off = None
+        self._make_ready()
+        self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
+        with self._open_ledger() as ledger:
             before = self._governor.snapshot()
             runner = Runner(
                 self.kind,
@@ -416,18 +391,15 @@ class Run(RunResults):
             )
             self._input_size = self._find_input_size()
             number = background.run(ledger.begin_start(self._record().encode()))
-            with self._state:
-                self._runner, stopped_early = runner, self._stopped_early
-            if stopped_early is not None:
-                runner.stop(stopped_early)
+            self._control.take(runner)
             try:
                 yield runner
                 expected, output, written = self._finish(runner)
-            except Exception as error:
-                told = error if isinstance(error, MistillError) else unforeseen(error)
-                ended = self._record(before, stopped=told)
-                with suppress(LedgerError):  # it may be what failed
-                    background.run(ledger.end_start(number, ended.encode()))
+            except (Exception, KeyboardInterrupt) as error:
+                if process.is_this():  # else it goes on, in the parent
+                    ended = self._record(before, stopped=_end_by(error))
+                    with suppress(LedgerError):  # it may be what failed
+                        background.run(ledger.end_start(number, ended.encode()))
                 raise
             ended = self._record(
                 before, stopped=runner.stopped, forecast=expected, output=output, written=written
@@ -442,24 +414,9 @@ class Run(RunResults):
             self.kind = kind_of(self._llm)(self._llm, self.options)
             self._is_ready = True
 
-    @contextmanager
-    def _at_work(self) -> Generator[None]:
-        try:
-            self.summary = self._broke_off = None
-            self._make_ready()
-            self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
-            yield
-        finally:
-            with self._state:
-                self._under_way = False
-                self._runner = None
-
     async def _work(self, runner: Runner) -> None:
-        try:
-            await self._choose_rows(runner.ledger)
-            await runner.run()
-        finally:
-            self._runner = None
+        await self._choose_rows(runner.ledger)
+        await runner.run()
 
     def _spent_before(self) -> Spending | None:
         if self.options.max_cost is None and self.options.max_tokens_total is None:
@@ -478,6 +435,15 @@ class Run(RunResults):
             price=server.price,
             before=before,
         )
+
+    @contextmanager
+    def _handing_over(self, unread: SimpleQueue[RowOutcome | None]) -> Generator[None]:
+        """Outcomes go into the queue."""
+        try:
+            self._unread = unread
+            yield
+        finally:
+            self._unread = None
 
     async def _hand_over(
         self, row: Row, completions: tuple[Completion | None, ...], error: MistillError | None
@@ -526,10 +492,9 @@ class Run(RunResults):
         if kind is not type(self.kind):
             return error
         changes: dict[str, tuple[object, object]] = dict(changed_settings(before, self.kind.manifest))
-        shown: list[Part] = []
-        for name, (old, new) in changes.items():
-            shown += ["; " if shown else "", Setting(name), f": {_told(name, old, new)}"]
-        message = words(f"{self.out or self.ledger_path} belongs to a run with other settings: ", *shown)
+        message = words(
+            f"{self.out or self.ledger_path} belongs to a run with other settings: ", *shown_changes(changes)
+        )
         return ManifestChanged(message, changes=changes, hint=error.hint) if changes else error
 
     # --- what is left when it ends ----------------------------------------------------------------------------------
@@ -673,61 +638,11 @@ class Run(RunResults):
         return Retry(out, where, failed=failed, llm=llm, ledger=ledger, trust=trust, changes=changes)
 
 
-def _opened(source: Any, options: RunOptions) -> Source:
-    refuse_unwritten(source)
-    rows = source if isinstance(source, Source) else open_source(source, **options.of_input())
-    if options.id_column is not None:
-        require_columns(rows, [options.id_column], "id_column")
-        rows.add(Named(options.id_column))
-    if options.explode is not None:
-        column, _, name = options.explode.partition("=")
-        require_columns(rows, [column], "explode")
-        rows.add(Exploded(column, name or None))
-    if options.where is not None:
-        chosen = InputFilter(options.where, rows)
-        rows.add(Filtered(chosen.holds, chosen.refuse_nothing))
-    return rows
-
-
-def _told(name: str, old: object, new: object) -> str:
-    """``"a" → "b"``; a schema is known by a fingerprint, which tells nobody anything."""
-    if name == "schema" and old is not None and new is not None:
-        return "another one"
-    return f"{_short(name, old)} → {_short(name, new)}"
-
-
-def _short(name: str, value: object) -> str:
-    if value is None:
-        return "none"
-    text = "one" if name == "schema" else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
-
-
-def _refuse_foreign(out: str, ledger: Path) -> None:
-    """``InputError`` if the output exists and no run is known that made it: it may be dear to somebody."""
-    if Path(out).is_file() and Path(out).stat().st_size and not ledger.exists():
-        raise InputError(
-            f"{out} exists, and {ledger} does not, so it is no output of this run",
-            hint=words("choose another output, or replace it with ", Setting("fresh", True)),
-        )
-
-
-def _check_path(ledger: Path) -> None:
-    """``InputError`` if no file can have that name."""
-    try:
-        is_possible = bool(ledger.name) and not ledger.is_dir()
-    except (OSError, ValueError) as error:  # a name that is too long, or no text of a file system
-        raise InputError(f"ledger: {str(ledger)[:80]!r} can be no file: {error}") from error
-    if not is_possible:
-        raise InputError(f"ledger: {str(ledger)!r} names no file", hint="for example answers.ledger")
-
-
-def path_of_ledger(out: str | None, ledger: str | Path | None) -> Path | None:
-    """Where a run remembers; ``None`` where it has no place for that."""
-    if ledger is not None:
-        _check_path(Path(ledger))
-        return Path(ledger)
-    return None if out is None or out == "-" else ledger_beside(out)
+def _end_by(error: Exception | KeyboardInterrupt) -> MistillError:
+    """What the ledger keeps of an error that ended a start."""
+    if isinstance(error, KeyboardInterrupt):
+        return Stopped("interrupted", reason="interrupted", hint=words(START_AGAIN, " to go on"))
+    return error if isinstance(error, MistillError) else unforeseen(error)
 
 
 def _in_thread(work: Callable[[], None]) -> Future[None]:

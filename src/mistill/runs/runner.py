@@ -40,6 +40,7 @@ class Runner:
         on_outcome: is given every outcome once it is on disk.
 
     Attributes:
+        progress: how far it is.
         stopped: why it ended early, if it did.
         sample: which rows are asked, where not all are.
         input_rows: after a sample, how many rows the input has.
@@ -69,7 +70,7 @@ class Runner:
         self._kind = kind
         self._source = source
         self._options = options
-        self._progress = progress
+        self.progress = progress
         self._size = size
         self._shape = shape
         self._matcher = matcher
@@ -90,7 +91,7 @@ class Runner:
         self.sample = await self._choose_rows()
         windows = open_windows(self._source)
         self._rows = rows = PendingRows(
-            windows, self._kind, matcher, self._progress, options, shape=self._shape, sample=self.sample
+            windows, self._kind, matcher, self.progress, options, shape=self._shape, sample=self.sample
         )
         self._lane = LiveLane(self, self._kind, rows, self._end_rows, size=self._size)
         self._call_later(self.budget.time_left_s(), self._pass_deadline)
@@ -130,7 +131,7 @@ class Runner:
         if self.stopped is not None:
             return
         self.stopped = reason
-        self._progress.cut_off_at_s = time.monotonic() + self._options.grace
+        self.progress.cut_off_at_s = time.monotonic() + self._options.grace
         if self._rows is None or self._lane is None:
             return
         self._rows.close()
@@ -143,7 +144,7 @@ class Runner:
             self._lane.abandon()
 
     def count_attempt(self) -> None:
-        self._progress.attempts += 1
+        self.progress.attempts += 1
 
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         if seconds < math.inf:
@@ -169,7 +170,7 @@ class Runner:
             return
         for pending, outcome, on_disk in zip(rows, outcomes, written, strict=True):
             await on_disk
-            self._progress.add(outcome)
+            self.progress.add(outcome)
             completions, error = outcome.completions, outcome.error
             try:
                 completions = self._kind.with_values(outcome)
@@ -200,7 +201,7 @@ class Runner:
 
     def _count(self, outcome: Outcome, written: asyncio.Future[None]) -> None:
         if written.exception() is None:  # else the next attempt raises it
-            self._progress.add(outcome)
+            self.progress.add(outcome)
 
 
 def _cut_off(completions: Sequence[Completion | None]) -> Completion | None:
