@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 from mistill.api.usage import Usage
 from mistill.errors import InputError, InvalidOutput, LedgerError, MalformedAnswer
 from mistill.ledger import Attempt, InputRow, Ledger, LedgerReader, Selection
+from mistill.ledger.checksums import add_checksum
+from mistill.ledger.tables import ATTEMPT_SUM
 
 ODD_NUMBERS = [0, -1, 2**53, 2**62, 2**63 - 1, 2**63, 2**64, 10**400, -(10**400)]
 ODD_COSTS = [None, 0, 1, -0.0, -1.0, 1e300, math.inf, -math.inf, math.nan, 10**400]
@@ -123,7 +125,9 @@ async def test_a_ledger_that_has_such_numbers_already_stays_readable(path: Path)
             ledger.answer(attempt, b"an answer", Usage(1, 1), 0.5)
             await ledger.complete(row, [attempt.id], finish_reason="stop", tokens=Usage(1, 1), cost=0.5)
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        add_checksum(connection)
         connection.execute("UPDATE attempts SET input_tokens = ?, cost = 1e308", (2**63 - 1,))
+        connection.execute(f"UPDATE attempts SET checksum = {ATTEMPT_SUM}")  # as if it had been written so
     with LedgerReader(path) as reader:
         counts = reader.counts()
         assert (counts.completions, counts.input_tokens, counts.cost) == (

@@ -30,8 +30,12 @@ from mistill import MistralLLM, Run
 from mistill.api.usage import Usage
 from mistill.errors import LedgerError
 from mistill.ledger import Damage, Ledger, LedgerReader, Selection
+from mistill.ledger.checksums import add_checksum
+from mistill.ledger.reader import count_rows
 from mistill.runs.export import export_run
-from mistill.simulator import Simulator
+from mistill.runs.report import read_report
+from mistill.runs.row_report import read_row
+from mistill.simulator import Fault, Simulator
 from mistill.testing import without_waiting
 
 TRIES = 60  # of each group of seeds; `python -m tests.ledger.fuzz_damage` tries more
@@ -337,3 +341,93 @@ def test_a_row_whose_record_is_damaged_is_not_asked_by_a_retry(tmp_path: Path, s
     assert len(simulator.requests) == 20  # the input has the row, and its answer was good
     assert run.start().sent == 0
     assert [record["generation"] for record in records_in(tmp_path)] == [f"Echo: row {n}" for n in range(20)]
+
+
+FIGURES = [
+    "input_tokens = 5",
+    "input_tokens = input_tokens + 4294967297",
+    "output_tokens = NULL",
+    "output_tokens = 'many'",
+    "cost = cost / 2",
+    "cost = NULL",
+    "cached_tokens = 1",
+    "status = 'failed'",
+    "status = 'not_sent'",
+    "status = 'anwered'",
+    "status = NULL",
+    "ended_at = sent_at + 0.01",
+    "sent_at = sent_at - 3600",
+    "settings = 1",
+    "request = 1",
+    "row = 3",
+    "checksum = 0",
+]
+
+
+@pytest.mark.parametrize("figure", FIGURES)
+def test_a_changed_figure_of_an_attempt_is_named_and_counts_at_its_worst(
+    tmp_path: Path, simulator: Simulator, figure: str
+) -> None:
+    finished_run(tmp_path, simulator)
+    ledger = tmp_path / "out.jsonl.ledger"
+    before = read_report(ledger)
+    change(ledger, f"UPDATE OR IGNORE attempts SET {figure} WHERE id = 2")
+    report = read_report(ledger)
+    assert (report.damaged_attempts, report.maybe_billed, report.open_attempts) == (1, 1, 0)
+    assert report.attempts == before.attempts
+    assert report.input_tokens < before.input_tokens
+    assert report.output_tokens < before.output_tokens
+    assert len(report.rows_of_damaged_attempts) == 1
+    assert "damaged in the ledger: 1 attempt (of row " in str(report)
+    with LedgerReader(ledger) as reader:
+        assert [spent.damaged for spent in (reader.spending(),)] == [1]
+        assert reader.spending().unknown == 1
+        assert reader.spending().answers == before.attempts - 1
+
+
+def test_any_two_figures_of_an_attempt_may_be_changed_and_it_is_noticed(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    finished_run(tmp_path, simulator)
+    ledger = tmp_path / "out.jsonl.ledger"
+    columns = ("input_tokens", "output_tokens", "cached_tokens", "sent_at", "cost")
+    with closing(sqlite3.connect(ledger, isolation_level=None)) as connection:
+        add_checksum(connection)
+        for one in columns:
+            for other in columns:
+                for number in (1, 2, 16, 1000):
+                    connection.execute("BEGIN")
+                    connection.execute(
+                        f"UPDATE attempts SET {one} = {one} + {number}, {other} = {other} - {number} WHERE id = 2"
+                    )
+                    damaged = count_rows(connection).damaged_attempts
+                    connection.execute("ROLLBACK")
+                    assert damaged == 1, (one, other, number)
+
+
+def test_an_attempt_with_a_damaged_error_is_shown_as_such(tmp_path: Path, simulator: Simulator) -> None:
+    simulator.script([Fault.named("503")])
+    finished_run(tmp_path, simulator)
+    ledger = tmp_path / "out.jsonl.ledger"
+    with LedgerReader(ledger) as reader:
+        (failed,) = [row.position for row in reader.rows() if len(reader.attempts_of(row.leader)) > 1]
+    assert [attempt.damaged for attempt in read_row(tmp_path / "out.jsonl", failed).attempts] == [
+        False,
+        False,
+    ]
+    change(ledger, "UPDATE attempts SET error = replace(error, '503', '403') WHERE error IS NOT NULL")
+    shown = read_row(tmp_path / "out.jsonl", failed).attempts
+    assert [(attempt.damaged, attempt.error) for attempt in shown] == [(True, None), (False, None)]
+    assert read_report(ledger).damaged_attempts == 0  # no figure of it is
+
+
+def test_what_was_in_flight_in_a_kill_is_sound_when_it_is_marked(path: Path) -> None:
+    async def begin() -> None:
+        with Ledger.open(path, MANIFEST) as ledger:
+            await ledger.begin_attempts([1])
+
+    asyncio.run(begin())
+    Ledger.open(path, MANIFEST).close()
+    with LedgerReader(path) as reader:
+        assert reader.counts().damaged_attempts == 0
+        assert reader.counts().maybe_billed >= 1

@@ -1,13 +1,14 @@
 """Ledgers of older formats, as the version that wrote them left them: they open, go on, and pay nothing twice.
 
-``data/format-1-*.ledger`` and ``format-2-*`` were written by the last versions of these formats, against the simulator:
+``data/format-1-*.ledger``, ``format-2-*`` and ``format-3-*`` were written by the last versions of these formats,
+against the simulator:
 
 - ``chat``: 12 rows of 8 texts, deduplicated, with a system prompt; two rows were asked again with another temperature;
   one row was removed from the input.
 - ``cut``: three rows of which one failed, one was in flight when the run was killed, one was answered and not yet
   counted.
 - ``structured``: four rows with a schema and a parameter of their own, fields in columns.
-- ``vectors``: five texts, of format 1 in one request, of format 2 in two.
+- ``vectors``: five texts, of format 2 in two requests, else in one.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ from mistill.testing import without_waiting
 
 DATA = Path(__file__).parent / "data"
 NAMES = ["chat", "cut", "structured", "vectors"]
-FORMATS = [1, 2]
+FORMATS = [1, 2, 3]
 OUTPUTS = {"chat": "out.jsonl", "cut": "out.jsonl", "structured": "out.csv", "vectors": "out.jsonl"}
 CHAT_ROWS = [{"id": number, "text": f"question {number % 8}"} for number in range(12)]
 SCHEMA = {
@@ -293,8 +294,24 @@ def test_parameters_of_old_retries_become_settings_of_their_rows(
 def test_attempts_of_old_runs_of_vectors_are_counted_by_request(
     tmp_path: Path, old_ledger: OldLedgers
 ) -> None:
-    assert read_report(old_ledger("vectors", tmp_path)).attempts == old_ledger.format
+    assert read_report(old_ledger("vectors", tmp_path)).attempts == (2 if old_ledger.format == 2 else 1)
     assert read_report(old_ledger("cut", tmp_path)).open_attempts == 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attempts_of_an_old_ledger_are_sound_and_what_is_changed_of_them_later_is_noticed(
+    name: str, tmp_path: Path, old_ledger: OldLedgers
+) -> None:
+    path = old_ledger(name, tmp_path)
+    before = read_report(path)
+    assert before.damaged_attempts == 0
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(
+            "UPDATE attempts SET input_tokens = 1 WHERE id = (SELECT max(id) FROM attempts WHERE status = 'answered')"
+        )
+    report = read_report(path)
+    assert (report.damaged_attempts, report.attempts) == (1, before.attempts + (name == "vectors"))
+    assert report.input_tokens < before.input_tokens
 
 
 def test_what_was_damaged_before_a_migration_is_damaged_after_it(tmp_path: Path) -> None:

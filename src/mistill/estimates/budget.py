@@ -239,10 +239,9 @@ class Budget:
         self._unknown_tokens = inputs + output
         self.spent_tokens += inputs + output
         self.spent_cost += self._cost(inputs, output)
-        if before.impossible:
+        if before.damaged:
             _log.warning(
-                "%s attempts in the ledger have numbers that cannot be: the budget counts an estimate of them",
-                before.impossible,
+                "%s attempts are damaged in the ledger: the budget counts an estimate of them", before.damaged
             )
 
     def _expected_output(self, most: int) -> int:

@@ -1,7 +1,8 @@
 """A checksum beside everything that an output is made of, so that damage on the disk is never taken for an answer.
 
 CRC-32 finds every flipped bit. What a line belongs to is part of its sum: an answer that is whole, but another
-row's, does not fit either. ``attempts`` has none: only sums, times and counts are made of it.
+row's, does not fit either. The figures of ``attempts``, which are added up by the million, have sums in SQL alone: see
+`ATTEMPT_SUM`.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = [
     "add_checksum",
     "answer_sum",
     "crc32",
+    "error_sum",
     "meta_sum",
     "pack",
     "record_sum",
@@ -44,6 +46,15 @@ def record_sum(row: int, record: bytes) -> int:
     return crc32(record, ~row * ODD & MASK)
 
 
+def error_sum(error: bytes) -> int:
+    """31 bits, so that it fits beside those of an attempt's figures."""
+    return crc32(error) >> 1
+
+
+def _text_sum(text: str) -> int:
+    return error_sum(text.encode())
+
+
 def meta_sum(key: str, value: str) -> int:
     return crc32(value.encode(), crc32(key.encode()))
 
@@ -53,6 +64,7 @@ def add_checksum(connection: sqlite3.Connection) -> None:
     connection.create_function("checksum", -1, lambda *values: crc32(pack(values)), deterministic=True)
     connection.create_function("answer_sum", 3, answer_sum, deterministic=True)
     connection.create_function("record_sum", 2, record_sum, deterministic=True)
+    connection.create_function("error_sum", 1, _text_sum, deterministic=True)
     connection.create_function("meta_sum", 2, meta_sum, deterministic=True)
 
 

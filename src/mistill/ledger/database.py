@@ -17,7 +17,7 @@ from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
 from mistill.ledger.files import create_private, is_database, journal_of, lock_of, log_of, main_name
 from mistill.ledger.lock import LedgerLock, read_commits
 from mistill.ledger.migrations import STEPS, migrate
-from mistill.ledger.tables import APPLICATION_ID, FORMAT, SCHEMA, statements
+from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, statements
 from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -388,7 +388,8 @@ def _write_manifest(connection: sqlite3.Connection, manifest: Mapping[str, Any])
 
 def _has_cost_money(connection: sqlite3.Connection) -> bool:
     """An attempt was answered, or may be on the bill."""
-    query = "SELECT 1 FROM attempts WHERE status IS NULL OR status IN ('answered', 'maybe_billed') LIMIT 1"
+    query = f"""SELECT 1 FROM attempts
+        WHERE coalesce(status NOT IN ('failed', 'not_sent'), 1) OR NOT {ATTEMPT_IS_SOUND} LIMIT 1"""  # noqa: S608 - our own words
     return connection.execute(query).fetchone() is not None
 
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mistill.ledger.checksums import schema_sum
-from mistill.ledger.tables import FORMAT, SETTINGS_SUM, TRIGGERS_AND_VIEWS, statements
+from mistill.ledger.tables import ATTEMPT_SUM, FORMAT, SETTINGS_SUM, TRIGGERS_AND_VIEWS, statements
 
 
 def migrate(connection: sqlite3.Connection, found: int) -> None:
@@ -197,5 +197,11 @@ def _meta(connection: sqlite3.Connection, key: str) -> dict[str, Any]:
         return {}
 
 
-STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3}
+def _to_4(connection: sqlite3.Connection) -> None:
+    """Checksums of attempts: what they say is believed once more."""
+    connection.execute("ALTER TABLE attempts ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0")
+    connection.execute(f"UPDATE attempts SET checksum = {ATTEMPT_SUM}")  # noqa: S608 - our own words
+
+
+STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3, 3: _to_4}
 """Format → the step that leads from it to the next."""

@@ -17,15 +17,22 @@ import msgspec
 from mistill.errors import LedgerError
 from mistill.finish_reasons import LIMIT_REACHED
 from mistill.ledger import database
-from mistill.ledger.checksums import answer_sum, record_sum
+from mistill.ledger.checksums import answer_sum, error_sum, record_sum
 from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damage_at, means_damage
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.files import main_name
 from mistill.ledger.forks import forget, keep_unused, of_another_process, register_for_forks
 from mistill.ledger.lock import is_held
 from mistill.ledger.selection import EVERYTHING, Selection
-from mistill.ledger.spending import Spending, is_possible, read_spending
-from mistill.ledger.tables import NOT_IN_INDEX, OUTCOME_IS_SOUND, ROW_IS_SOUND, SETTINGS_SUM, START_SUM
+from mistill.ledger.spending import IS_DAMAGED, Spending, read_spending
+from mistill.ledger.tables import (
+    ATTEMPT_IS_SOUND,
+    NOT_IN_INDEX,
+    OUTCOME_IS_SOUND,
+    ROW_IS_SOUND,
+    SETTINGS_SUM,
+    START_SUM,
+)
 from mistill.process import OwnProcess
 from mistill.wording import words
 
@@ -33,7 +40,7 @@ _MAX_NAMED = 5
 _IS_FIRST = "coalesce(request, id) = id"
 """An attempt as it is counted: rows that one request asks have a line each, and are asked by one attempt."""
 
-_HAS_LATENCY = "status = 'answered' AND typeof(ended_at - sent_at) = 'real'"
+_HAS_LATENCY = f"status = 'answered' AND typeof(ended_at - sent_at) = 'real' AND {ATTEMPT_IS_SOUND}"
 
 
 class LedgerRow(msgspec.Struct, frozen=True, gc=False):
@@ -93,6 +100,7 @@ class PastAttempt(msgspec.Struct, frozen=True):
         error: the JSON of an `ErrorRecord`, where it failed.
         settings: as in `LedgerRow`.
         request: the first attempt of those that left in one request; ``None`` where that asked one row.
+        damaged: the ledger did not write its figures or its error so. Then an error that cannot be read is ``None``.
     """
 
     body: bytes | None
@@ -106,12 +114,14 @@ class PastAttempt(msgspec.Struct, frozen=True):
     cost: float | None
     settings: int | None
     request: int | None
+    damaged: bool = False
 
 
 class Counts(msgspec.Struct, frozen=True, kw_only=True):
     """Rows of the current input by state (``rows`` is their sum), and the attempts of all rows ever.
 
-    An attempt is one HTTP try, however many rows it asks. ``maybe_billed`` are some of them. ``open_attempts``: those
+    An attempt is one HTTP try, however many rows it asks. ``maybe_billed`` are some of them, ``damaged_attempts`` some
+    of these: what the ledger says of them, it did not write, so it is in no sum. ``open_attempts``: those
     that nothing has ended: in flight, or cut off when the process died, and maybe billed, as the next start counts
     them.
     Rows that are to be asked again count as pending. ``cached_tokens`` are some of ``input_tokens``. ``cost``: US
@@ -126,6 +136,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     no_longer_in_input: int
     attempts: int
     maybe_billed: int
+    damaged_attempts: int
     open_attempts: int
     input_tokens: int
     output_tokens: int
@@ -288,8 +299,10 @@ class LedgerReader:
         """The most output tokens of one generation that was cut off: of a row that ended at the limit of tokens."""
         with database.explained(self.path):
             found = self._connection.execute(
-                """SELECT max(a.output_tokens) FROM attempts AS a JOIN outcomes AS o ON o.row = a.row
-                   WHERE o.finish_reason = ? AND a.status = 'answered' AND a.settings IS o.settings""",
+                f"""SELECT max(output_tokens) FROM attempts
+                    WHERE status = 'answered' AND EXISTS (
+                        SELECT 1 FROM outcomes AS o WHERE o.row = attempts.row AND o.finish_reason = ?
+                            AND o.settings IS attempts.settings) AND {ATTEMPT_IS_SOUND}""",  # noqa: S608 - our own words
                 (LIMIT_REACHED,),
             ).fetchone()[0]
         return found or 0
@@ -298,15 +311,24 @@ class LedgerReader:
         """All attempts at a row (``LedgerRow.leader``), the oldest first; of a damaged answer, there is no body."""
         with database.explained(self.path):
             found = self._connection.execute(
-                """SELECT id, sent_at, ended_at, status, error, input_tokens, output_tokens, cost, settings, request,
-                       body, checksum
-                   FROM attempts LEFT JOIN answers ON attempt = id WHERE row = ? ORDER BY id""",
+                f"""SELECT id, sent_at, ended_at, status, CAST(error AS BLOB), input_tokens, output_tokens, cost,
+                       settings, request, damaged, error_checksum, body, answers.checksum
+                   FROM (SELECT *, {IS_DAMAGED} AS damaged, checksum >> 32 AS error_checksum FROM attempts) AS a
+                       LEFT JOIN answers ON attempt = id WHERE row = ? ORDER BY id""",  # noqa: S608 - our own words
                 (row,),
             ).fetchall()
-        return [
-            PastAttempt(body if _is_sound(number, row, body, checksum) else None, number, *rest)
-            for number, *rest, body, checksum in found
-        ]
+        return [_past_attempt(row, *line) for line in found]
+
+    def damaged_attempts(self, limit: int) -> list[int]:
+        """Rows of the current input (by position) of which attempts are damaged: so many, the first ones."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                f"""SELECT DISTINCT position FROM rows JOIN attempts AS a ON a.row = rows.id
+                    WHERE position IS NOT NULL AND a.id IN (SELECT id FROM attempts WHERE {IS_DAMAGED})
+                    ORDER BY position LIMIT ?""",  # noqa: S608 - our own words
+                (limit,),
+            ).fetchall()
+        return [position for (position,) in found]
 
     def _unfit_answers(self) -> dict[int, int]:
         """Row (``LedgerRow.leader``) → its last answered attempt, of rows that failed though they were answered."""
@@ -608,9 +630,24 @@ def _error_of(kind: object, error: object) -> ErrorRecord:
         return ErrorRecord(kind=str(kind), message="what it said is damaged in the ledger")
 
 
-def _total(column: str) -> str:
-    """The sum of what attempts can have taken."""
-    return f"CAST(total(CASE WHEN {is_possible(column)} THEN {column} END) AS INTEGER)"
+def _past_attempt(
+    row: int,
+    number: int,
+    sent_at: float,
+    ended_at: float | None,
+    status: Any,
+    error: bytes | None,
+    *rest: Any,
+) -> PastAttempt:
+    *figures, damaged, error_checksum, body, checksum = rest
+    text: str | None = None
+    if error is not None:
+        if error_sum(error) == error_checksum:
+            text = error.decode()
+        else:
+            damaged = True
+    sound_body = body if _is_sound(number, row, body, checksum) else None
+    return PastAttempt(sound_body, number, sent_at, ended_at, status, text, *figures, damaged=bool(damaged))
 
 
 def count_rows(connection: sqlite3.Connection) -> Counts:
@@ -623,15 +660,15 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
            FROM row_states WHERE position IS NOT NULL"""
     ).fetchone()
     every = connection.execute("SELECT count(*) FROM rows").fetchone()[0]
-    took = connection.execute(
+    sound, *took = connection.execute(
         # total(), since sum() fails on integers that overflow.
-        f"""SELECT coalesce(sum({_IS_FIRST}), 0), coalesce(sum(status = 'maybe_billed' AND {_IS_FIRST}), 0),
-               coalesce(sum(status IS NULL AND {_IS_FIRST}), 0), {_total("input_tokens")},
-               {_total("output_tokens")}, {_total("cached_tokens")},
-               CASE WHEN count(cost) OR NOT count(input_tokens)
-                   THEN total(CASE WHEN {is_possible("cost")} THEN cost END) END
-           FROM attempts"""  # noqa: S608 - our own words
+        f"""SELECT count(*), coalesce(sum({_IS_FIRST}), 0), coalesce(sum(status = 'maybe_billed' AND {_IS_FIRST}), 0),
+               coalesce(sum(status IS NULL AND {_IS_FIRST}), 0), CAST(total(input_tokens) AS INTEGER),
+               CAST(total(output_tokens) AS INTEGER), CAST(total(cached_tokens) AS INTEGER),
+               CASE WHEN count(cost) OR NOT count(input_tokens) THEN total(cost) END
+           FROM attempts WHERE NOT {IS_DAMAGED}"""  # noqa: S608 - our own words
     ).fetchone()
+    damaged_attempts = connection.execute("SELECT count(*) FROM attempts").fetchone()[0] - sound
     try:
         total = database.read_number(connection, "input_rows")
     except DamagedMeta:
@@ -643,8 +680,9 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
         failures=failures,
         pending=rows - completions - failures,
         no_longer_in_input=every - rows,
-        attempts=attempts,
-        maybe_billed=maybe_billed,
+        attempts=attempts + damaged_attempts,
+        maybe_billed=maybe_billed + damaged_attempts,
+        damaged_attempts=damaged_attempts,
         open_attempts=open_attempts,
         input_tokens=input_tokens,
         output_tokens=output_tokens,

@@ -6,20 +6,25 @@ import sqlite3
 
 import msgspec
 
+from mistill.ledger.tables import ATTEMPT_IS_SOUND
+
 MOST = 2**53
 """More tokens and more dollars than there are; what SQLite adds up of them stays exact."""
 
 
 def is_possible(column: str) -> str:
-    """That an attempt can have taken so much: ``attempts`` has no checksum, and budgets are made of it."""
+    """That an attempt can have taken so much: what was believed as it was written may be absurd all the same."""
     return (
         f"({column} IS NULL OR (typeof({column}) IN ('integer', 'real') AND {column} BETWEEN 0 AND {MOST}))"
     )
 
 
 _IS_KNOWN = f"""(status = 'answered' AND input_tokens IS NOT NULL AND output_tokens IS NOT NULL
-    AND {" AND ".join(map(is_possible, ("input_tokens", "output_tokens", "cost")))})"""
-_IS_FREE = "coalesce(status IN ('failed', 'not_sent'), 0)"
+    AND {" AND ".join(map(is_possible, ("input_tokens", "output_tokens", "cost")))} AND {ATTEMPT_IS_SOUND})"""
+_IS_FREE = f"(coalesce(status IN ('failed', 'not_sent'), 0) AND {ATTEMPT_IS_SOUND})"
+IS_DAMAGED = f"""(NOT {ATTEMPT_IS_SOUND}
+    OR NOT ({" AND ".join(map(is_possible, ("input_tokens", "output_tokens", "cached_tokens", "cost")))}))"""
+"""Of a line of ``attempts``: the ledger did not write it so, or wrote numbers that cannot be."""
 
 
 class Spending(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,9 +33,9 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         answers: how many did.
         longest_output_tokens: the most that one of them put out.
-        unknown: further attempts that may be on the bill: cut off, killed, or with numbers that cannot be.
+        unknown: further attempts that may be on the bill: cut off, killed, or damaged.
         unknown_bytes: no less than these have asked with, in tokens: their rows, each with all that the run asks by.
-        impossible: those of them with numbers that cannot be, which the ledger did not write so.
+        damaged: those of them that the ledger did not write so, or with numbers that cannot be.
     """
 
     answers: int = 0
@@ -40,7 +45,7 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     cost: float = 0.0
     unknown: int = 0
     unknown_bytes: int = 0
-    impossible: int = 0
+    damaged: int = 0
 
 
 def read_spending(connection: sqlite3.Connection) -> Spending:
@@ -50,20 +55,22 @@ def read_spending(connection: sqlite3.Connection) -> Spending:
                 coalesce(max(output_tokens), 0), total(cost)
             FROM attempts WHERE {_IS_KNOWN}"""  # noqa: S608 - our own words
     ).fetchone()
-    unknown, unknown_bytes, impossible = connection.execute(
-        f"""SELECT count(*), coalesce(sum(coalesce(length(record), 0) + asked), 0),
-                coalesce(sum(status IS NOT 'maybe_billed' AND status IS NOT NULL), 0)
-            FROM attempts LEFT JOIN records ON records.row = attempts.row,
-                (SELECT coalesce(max(length(value)), 0) AS asked FROM meta WHERE key = 'manifest')
-            WHERE NOT {_IS_KNOWN} AND NOT {_IS_FREE}"""  # noqa: S608 - our own words
-    ).fetchone()
-    return Spending(
+    spending = Spending(
         answers=answers,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         longest_output_tokens=longest,
         cost=cost,
-        unknown=unknown,
-        unknown_bytes=unknown_bytes,
-        impossible=impossible,
     )
+    others = connection.execute("SELECT count(*) FROM attempts").fetchone()[0] - answers
+    free = f"SELECT count(*) FROM attempts WHERE {_IS_FREE}"  # noqa: S608 - our own words
+    if not others or others == connection.execute(free).fetchone()[0]:
+        return spending
+    unknown, unknown_bytes, damaged = connection.execute(
+        f"""SELECT count(*), coalesce(sum(coalesce(length(record), 0) + asked), 0), coalesce(sum(damaged), 0)
+            FROM (SELECT row AS asked_row, {IS_DAMAGED} AS damaged FROM attempts
+                  WHERE NOT {_IS_KNOWN} AND NOT {_IS_FREE})
+                LEFT JOIN records ON records.row = asked_row,
+                (SELECT coalesce(max(length(value)), 0) AS asked FROM meta WHERE key = 'manifest')"""  # noqa: S608 - our own words
+    ).fetchone()
+    return msgspec.structs.replace(spending, unknown=unknown, unknown_bytes=unknown_bytes, damaged=damaged)

@@ -12,9 +12,8 @@ opens the ledger makes. Where a column ``settings`` is NULL, it was the run's ow
 Attempts at rows that one request asks have the first one's number as their ``request``; where it is NULL, the request
 asks one row.
 
-Every table has checksums but ``attempts``, see ``checksums``. Whoever writes a line works its sum out; those of
-``rows``, whose lines are changed many at once, follow by a trigger. A line that did not fit its sum before still does
-not after.
+Every table has checksums, see ``checksums``. Whoever writes a line works its sum out; those of ``rows``, whose lines
+are changed many at once, follow by a trigger. A line that did not fit its sum before still does not after.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ import sqlite3
 from collections.abc import Iterator
 
 APPLICATION_ID = 0x4D53544C  # "MSTL": tells a ledger from any other SQLite file
-FORMAT = 3
+FORMAT = 4
 
 # A row is in the current input when it has a position; a row that was removed keeps what was paid for it.
 # A copied row (same_as) shows its leader's outcome: that is derived, so the two cannot differ.
@@ -63,7 +62,8 @@ CREATE TABLE attempts (
     cost REAL,
     cached_tokens INTEGER,
     settings INTEGER,
-    request INTEGER
+    request INTEGER,
+    checksum INTEGER NOT NULL
 );
 CREATE TABLE answers (attempt INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE outcomes (
@@ -141,6 +141,47 @@ NOT_IN_INDEX = """
 
 SETTINGS_SUM = "checksum('settings', id, settings)"
 START_SUM = "checksum('starts', id, started_at, ended_at, record)"
+
+ATTEMPT_COLUMNS = (
+    "id", "row", "sent_at", "ended_at", "status", "error", "input_tokens", "output_tokens", "cost", "cached_tokens",
+    "settings", "request",
+)  # fmt: skip
+"""All but the checksum, in their order."""
+
+_FIGURES = {
+    "id": 0x9E3779B,
+    "row": 0x85EBCA7,
+    "CAST(sent_at * 1024 AS INTEGER)": 0xC2B2B,
+    "CAST(ended_at * 1024 AS INTEGER)": 0x27D4F,
+    """CASE {status} WHEN 'answered' THEN 1 WHEN 'failed' THEN 2 WHEN 'maybe_billed' THEN 3 WHEN 'not_sent' THEN 4
+        ELSE 0 END""": 0x165667B,
+    "input_tokens": 0xB5297A5,
+    "output_tokens": 0x68E31DB,
+    "CAST(cost * 1073741824 AS INTEGER)": 0x1B56D,
+    "cached_tokens": 0xD2511F5,
+    "settings": 0xCD9E8D7,
+    "request": 0x63C5F0B,
+}
+"""What an attempt's line says → what it is multiplied by: odd, so that any other number makes another sum; so small
+that the sum of what there is stays below 2^63. Times count by the millisecond, dollars by the billionth."""
+_LOW = 0xFFFFFFFF
+
+
+def _figures_sum(status: str = "status") -> str:
+    terms = (f"coalesce({column}, -1) * {factor}" for column, factor in _FIGURES.items())
+    return f"(({' + '.join(terms)}) & {_LOW})".format(status=status)
+
+
+ATTEMPT_SUM = f"({_figures_sum()} + CASE WHEN error IS NULL THEN 0 ELSE error_sum(error) << 32 END)"
+"""Of figures in SQL alone, since a run that goes on adds up a million of them: 0.3 s, and 0.8 s by a function of ours.
+What an error says has a sum of its own above that, which is looked at where the error is read."""
+
+ATTEMPT_IS_SOUND = f"(checksum & {_LOW} IS {_figures_sum()})"
+"""Conditions over ``attempts``: that its figures are those that were written."""
+
+MARK_MAYBE_BILLED = f"""UPDATE attempts SET status = 'maybe_billed', checksum =
+        CASE WHEN {ATTEMPT_IS_SOUND} THEN {_figures_sum("'maybe_billed'")} ELSE -1 END
+    WHERE status IS NULL"""  # noqa: S608 - our own words
 
 CHECKSUMMED = tuple(sorted(re.findall(r"^CREATE (?:UNIQUE )?\w+ (\w+)", SCHEMA, re.MULTILINE)))
 """The names of all tables, triggers and views."""

@@ -29,28 +29,35 @@ from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
 from mistill.ledger.reader import LedgerReader
 from mistill.ledger.selection import Selection
-from mistill.ledger.tables import SETTINGS_SUM, START_SUM
+from mistill.ledger.tables import (
+    ATTEMPT_COLUMNS,
+    ATTEMPT_IS_SOUND,
+    ATTEMPT_SUM,
+    MARK_MAYBE_BILLED,
+    SETTINGS_SUM,
+    START_SUM,
+)
+
+
+def _attempts(columns: str, *, status: str | None = None, replaces: bool = True) -> Insert:
+    """A way into ``attempts`` for lines of such values; what they leave out is NULL. SQLite adds their checksums."""
+    names = columns.split(", ")
+    given = {name: f"column{number}" for number, name in enumerate(names, 1)}
+    given |= {} if status is None else {"status": f"'{status}'"}
+    line = ", ".join(f"{given.get(name, 'NULL')} AS {name}" for name in ATTEMPT_COLUMNS)
+    otherwise = "REPLACE" if replaces else "IGNORE"
+    head = f"INSERT OR {otherwise} INTO attempts SELECT *, {ATTEMPT_SUM} FROM (SELECT {line} FROM ("  # noqa: S608 - our own words
+    return Insert(head, f"({', '.join('?' * len(names))})", "))")
+
 
 # An attempt that was cancelled as it began may be in one group with its own end, so neither minds the other.
-_BEGUN = Insert("INSERT OR IGNORE INTO attempts (id, row, sent_at)", "(?, ?, ?)")
-_ANSWERED = Insert(
-    "INSERT OR REPLACE INTO attempts "
-    "(id, row, sent_at, ended_at, status, input_tokens, output_tokens, cost, cached_tokens)",
-    "(?, ?, ?, ?, 'answered', ?, ?, ?, ?)",
-)
-_UNANSWERED = Insert(
-    "INSERT OR REPLACE INTO attempts (id, row, sent_at, ended_at, status, error, settings, request)",
-    "(?, ?, ?, ?, ?, ?, ?, ?)",
-)
+_BEGUN = _attempts("id, row, sent_at", replaces=False)
+_TOOK = "id, row, sent_at, ended_at, input_tokens, output_tokens, cost, cached_tokens"
+_ANSWERED = _attempts(_TOOK, status="answered")
+_UNANSWERED = _attempts("id, row, sent_at, ended_at, status, error, settings, request")
 # The same of a retry's attempts, and of several rows' in one request. Most attempts are neither, and NULL costs time.
-_BEGUN_WITH = Insert(
-    "INSERT OR IGNORE INTO attempts (id, row, sent_at, settings, request)", "(?, ?, ?, ?, ?)"
-)
-_ANSWERED_WITH = Insert(
-    "INSERT OR REPLACE INTO attempts "
-    "(id, row, sent_at, ended_at, status, input_tokens, output_tokens, cost, cached_tokens, settings, request)",
-    "(?, ?, ?, ?, 'answered', ?, ?, ?, ?, ?, ?)",
-)
+_BEGUN_WITH = _attempts("id, row, sent_at, settings, request", replaces=False)
+_ANSWERED_WITH = _attempts(f"{_TOOK}, settings, request", status="answered")
 _ANSWERS = Insert("INSERT INTO answers", "(?, ?, ?)")
 # A completion is replaced only where the row was asked again, and only by one that is as whole: no failure takes its
 # place, nor does an answer that was cut off take that of one that was not.
@@ -109,7 +116,10 @@ class Tokens(Protocol):
 
 
 class PaidAnswer(msgspec.Struct, frozen=True, gc=False):
-    """An answer that is in the ledger though its row had no outcome yet when the last run ended."""
+    """An answer that is in the ledger though its row had no outcome yet when the last run ended.
+
+    What it took is 0, and its cost unknown, where that is damaged.
+    """
 
     attempt: Attempt
     body: bytes
@@ -468,7 +478,7 @@ def _mark_interrupted(connection: sqlite3.Connection) -> None:
     connection.execute(
         "UPDATE rows SET maybe_billed = 1 WHERE id IN (SELECT row FROM attempts WHERE status IS NULL)"
     )
-    connection.execute("UPDATE attempts SET status = 'maybe_billed' WHERE status IS NULL")
+    connection.execute(MARK_MAYBE_BILLED)
     connection.execute("COMMIT")
 
 
@@ -488,12 +498,14 @@ def _unfinished_answers(connection: sqlite3.Connection) -> dict[int, list[int]]:
 def _read_paid(connection: sqlite3.Connection, attempts: list[int], settings: int | None) -> list[PaidAnswer]:
     found: list[PaidAnswer] = []
     for attempt in attempts:
-        for row, sent_at, *took, body, checksum in connection.execute(
-            """SELECT row, sent_at, input_tokens, output_tokens, coalesce(cached_tokens, 0), cost, body, checksum
-               FROM attempts JOIN answers ON attempt = id WHERE id = ? AND settings IS ?""",
+        for row, sent_at, is_sound, *numbers, body, checksum in connection.execute(
+            f"""SELECT row, sent_at, {ATTEMPT_IS_SOUND.replace("checksum", "attempts.checksum")}, input_tokens,
+                   output_tokens, coalesce(cached_tokens, 0), cost, body, answers.checksum
+               FROM attempts JOIN answers ON attempt = id WHERE id = ? AND settings IS ?""",  # noqa: S608 - our own words
             (attempt, settings),
         ):
             if isinstance(body, bytes) and answer_sum(attempt, row, body) == checksum:
+                took: list[Any] = numbers if is_sound else [0, 0, 0, None]
                 found.append(PaidAnswer(Attempt(attempt, row, sent_at, settings), body, *took))
     return found
 

@@ -32,6 +32,7 @@ from mistill.wording import Part, Wording, Words, in_python, worded
 _SAMPLES = 3
 _MAX_SAMPLE_CHARS = 500
 _MAX_SAMPLE_ITEMS = 16
+_MAX_NAMED = 5
 _PERCENTILES: Final = (0.5, 0.9, 0.99, 1.0)
 
 
@@ -139,6 +140,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         latency_s: of all answers ever; ``None`` before the first.
         starts: the oldest first. `describe` has the last one's particulars at its top level too.
         samples: the first answered rows as records, long values cut.
+        rows_of_damaged_attempts: the first rows, by their place in the input, that have some of `damaged_attempts`.
         ledger: where all this was read; ``None`` if it is gone by now.
     """
 
@@ -153,6 +155,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     latency_s: Latency | None
     starts: list[StartReport]
     samples: list[dict[str, Any]]
+    rows_of_damaged_attempts: list[int]
     ledger: str | None
 
     @property
@@ -300,8 +303,10 @@ def _read(reader: LedgerReader, *, is_running: bool) -> RunReport:
     options = read_options(reader)
     latencies = reader.latencies_s(_PERCENTILES)
     finish_reasons = reader.finish_reasons()
+    counts = reader.counts()
+    damaged = reader.damaged_attempts(_MAX_NAMED) if counts.damaged_attempts else []
     return RunReport(
-        **msgspec.structs.asdict(reader.counts()),
+        **msgspec.structs.asdict(counts),
         kind=manifest.kind,
         model=manifest.model,
         settings=manifest.values(),
@@ -313,6 +318,7 @@ def _read(reader: LedgerReader, *, is_running: bool) -> RunReport:
         latency_s=Latency(*latencies) if latencies else None,
         starts=list(_start_reports(reader)),
         samples=list(_samples(reader)),
+        rows_of_damaged_attempts=damaged,
         ledger=str(reader.path),
     )
 

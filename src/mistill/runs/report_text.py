@@ -157,12 +157,24 @@ def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[L
         yield from (Line(text, label="cut off: ") for text in _cut_answers(report.cut, out, wording))
     if report.empty_answers:
         yield Line(_empty_answers(report.empty_answers, out, wording), label="empty: ")
-    if report.maybe_billed:
-        yield Line(f"maybe billed: {count(report.maybe_billed, 'attempt')} cut off before the answer came")
+    if cut_off := report.maybe_billed - report.damaged_attempts:
+        yield Line(f"maybe billed: {count(cut_off, 'attempt')} cut off before the answer came")
+    if report.damaged_attempts:
+        yield Line(_damaged_attempts(report), label="damaged in the ledger: ")
     if report.no_longer_in_input:
         yield Line(f"no longer in the input, and kept: {count(report.no_longer_in_input, 'row')}")
     yield from _cause_lines(report.causes)
     yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits))
+
+
+def _damaged_attempts(report: RunReport) -> str:
+    rows = report.rows_of_damaged_attempts
+    more = "" if report.damaged_attempts <= len(rows) else ", …"
+    of_rows = f" (of {'row' if len(rows) == 1 else 'rows'} {', '.join(map(str, rows))}{more})" if rows else ""
+    return (
+        f"{count(report.damaged_attempts, 'attempt')}{of_rows}, counted as maybe billed: what the ledger says of them, "
+        "it did not write, and it is in no sum above"
+    )
 
 
 def _cut_answers(cut: CutAnswers, out: str | None, wording: Wording) -> Iterator[str]:

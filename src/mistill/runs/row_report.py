@@ -26,6 +26,7 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
         error: why it got no answer.
         settings: what it was asked with in place of the run's own settings.
         answer: the answer's text. ``raw``: its body as it came.
+        damaged: the ledger did not write its figures, or its error, so.
     """
 
     number: int
@@ -39,6 +40,7 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     answer: str | None
     raw: str | None
+    damaged: bool = False
 
 
 class OutcomeReport(Struct, frozen=True, kw_only=True):
@@ -167,4 +169,5 @@ class _RowReader:
             settings=self._shape.changes_of(attempt.settings),
             answer=None if body is None else self._kind.text_of(body),
             raw=None if body is None else answers.as_text(body),
+            damaged=attempt.damaged,
         )

@@ -79,7 +79,11 @@ def _show_attempt(attempt: AttemptReport) -> None:
     tokens = ""
     if attempt.input_tokens is not None:
         tokens = _spending(attempt.input_tokens, attempt.output_tokens or 0, attempt.cost)
-    show(Colored(label, "yellow"), ended + tokens + _settings(attempt.settings) + _error(attempt.error))
+    damaged = ", damaged in the ledger: these figures are not what it wrote" if attempt.damaged else ""
+    show(
+        Colored(label, "yellow"),
+        ended + tokens + damaged + _settings(attempt.settings) + _error(attempt.error),
+    )
     if attempt.answer is not None:
         show("  " + attempt.answer.replace("\n", "\n  "))
 
