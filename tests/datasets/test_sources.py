@@ -370,8 +370,15 @@ def test_a_wrong_encoding_far_inside(tmp_path: Path, name: str) -> None:
     data = (b"[\n" if name == "a.json" else b"") + line.encode() * 10_000 + b'{"t": "\xff"}\n'
     offset = data.index(b"\xff")
     number = data.count(b"\n", 0, offset) + 1
-    with pytest.raises(InputError, match=f"line {number}: not UTF-8: byte 0xff at offset {offset} "):
-        list(open_source(put(tmp_path, name, data)))
+    path = put(tmp_path, name, data)
+    told = f"not UTF-8: byte 0xff at offset {offset}"
+    if name == "a.json":
+        with pytest.raises(InputError, match=f"line {number}: {told} .*encoding='utf-8-replace'"):
+            list(open_source(path))
+    else:  # where lines are sure, it is that row's own trouble
+        *others, row = list(open_source(path))
+        assert (row.where, row.problem) == (f"{path} line {number}", told)
+        assert {other.problem for other in others} == {None}
 
 
 @pytest.mark.parametrize(

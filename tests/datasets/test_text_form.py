@@ -97,3 +97,52 @@ def test_what_cannot_be_is_refused(tmp_path: Path, name: str, options: Any, word
 def test_rows_in_memory_have_neither() -> None:
     with pytest.raises(InputError, match="for files only"):
         open_source([{"a": 1}], encoding="cp1252")
+
+
+LINES = {
+    "a.jsonl": b'{"text": "Gr\xc3\xbc\xc3\x9fe"}\n{"text": "f\xf6\xff"}\n{"text": "caf\xc3\xa9"}\n',
+    "a.csv": b'text\nGr\xc3\xbc\xc3\x9fe\n"f\xf6\xff"\ncaf\xc3\xa9\n',
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_bytes_that_are_no_text_are_their_rows_trouble_in_a_file_that_is_utf8(
+    tmp_path: Path, name: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(LINES[name])
+    before, row, after = open_source(path)
+    assert (before.record, after.record) == ({"text": "Grüße"}, {"text": "café"})
+    assert (before.problem, after.problem) == (None, None)
+    assert (row.problem or "").startswith("not UTF-8: byte 0xf6 at offset ")
+    assert "encoding='utf-8-replace'" in (row.hint or "")
+    assert read(path, encoding="utf-8-replace") == [
+        {"text": "Grüße"},
+        {"text": "f\ufffd\ufffd"},
+        {"text": "café"},
+    ]
+
+
+def test_bytes_that_are_no_text_are_refused_in_a_header(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes(b"Gr\xc3\xb6\xc3\x9fe,b\xff\n1,2\n")
+    with pytest.raises(InputError, match=r"line 1: not UTF-8: byte 0xff .*utf-8-replace"):
+        read(tmp_path / "a.csv")
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "latin-1", "cp437", "cp932"])
+@pytest.mark.parametrize(
+    "text", ["café", "Größe, Maß und Übermut: 3 € für 5 °C", "Œuvres de Molière » l’été"]
+)
+def test_another_encoding_is_not_taken_for_utf8(tmp_path: Path, encoding: str, text: str) -> None:
+    data = text.encode(encoding, errors="ignore")
+    if not data.isascii():
+        (tmp_path / "a.csv").write_bytes(b"text\n" + data + b"\n")
+        with pytest.raises(InputError, match="cp1252"):
+            read(tmp_path / "a.csv")
+
+
+def test_what_another_encoding_has_not_can_be_replaced_too(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_bytes("text\ncafé ".encode("cp1252") + b"\x81\n")
+    with pytest.raises(InputError, match=r"not cp1252.*encoding='cp1252-replace'"):
+        read(tmp_path / "a.csv", encoding="cp1252")
+    assert read(tmp_path / "a.csv", encoding="cp1252-replace") == [{"text": "café \ufffd"}]

@@ -185,7 +185,9 @@ class RunOptions(BaseModel):
         default=None, description="Between the fields of CSV files: ';', '|', tab."
     )
     encoding: Annotated[str | None, Written("Input", metavar="NAME")] = Field(
-        default=None, description="Of text files that are not UTF-8: cp1252, latin-1, utf-16, …"
+        default=None,
+        description="Of text files that are not UTF-8: cp1252, latin-1, utf-16, …; utf-8-replace: U+FFFD for bytes "
+        "that are no text.",
     )
     dedupe: Annotated[bool, Written("Input")] = Field(
         default=False, description="Ask identical requests once, and copy the answer."

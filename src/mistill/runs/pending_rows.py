@@ -186,7 +186,7 @@ def prepare_row(kind: Kind[Any], row: Row, shape: RecordShape) -> Any:
         shape: of the records, whose own columns no row may have.
     """
     if row.problem is not None:
-        return row_error(row, row.problem)
+        return row_error(row, row.problem, row.hint)
     try:
         if not shape.hints.keys().isdisjoint(row.record):
             shape.check_row(row.record, row.where, row.index)

@@ -99,7 +99,8 @@ class Run(RunResults):
         csv_dialect: ``"excel"``: CSV and TSV as Excel opens them, with texts made harmless that it would take for
             formulas.
         delimiter: between the fields of CSV files: ``";"``, ``"|"``, ``"tab"``.
-        encoding: of text files that are not UTF-8: ``"cp1252"``, ``"latin-1"``, ``"utf-16"``.
+        encoding: of text files that are not UTF-8: ``"cp1252"``, ``"latin-1"``, ``"utf-16"``; with
+            ``-replace`` after it (``"utf-8-replace"``), U+FFFD stands for bytes that are no text.
         columns: renames of the output's columns, ``{"generation": "answer"}``.
         extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``; of the last two with
             embeddings.

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from mistill.datasets.sources.input_file import InputFile, TextReader
 from mistill.datasets.sources.json_problems import NUL_TAIL_HINT, nul_tail
 from mistill.datasets.sources.row import Row
-from mistill.datasets.sources.text_blocks import text_blocks
+from mistill.datasets.sources.text_blocks import TAKE_REPLACED, text_blocks
 from mistill.errors import InputError
 from mistill.wording import Setting, words
 
@@ -41,12 +41,17 @@ class CsvReader(TextReader):
         return tuple(self._header(self._records()))
 
     def rows(self, first_index: int) -> Iterator[Row]:
-        records = self._records()
+        torn: dict[int, str] = {}
+        records = self._records(torn)
         header = self._header(records)
         for index, (line, fields) in enumerate(records, first_index):
             if len(fields) != len(header):
                 raise self._wrong_length(line, index, len(fields), header)
-            yield Row.of(dict(zip(header, fields, strict=True)), self, index, line)
+            row = Row.of(dict(zip(header, fields, strict=True)), self, index, line)
+            if torn:  # its lines are read, and none beyond them
+                row.problem, row.hint = next(iter(torn.values())), TAKE_REPLACED
+                torn.clear()
+            yield row
 
     def _each(self) -> Iterator[object]:
         return islice(self._records(), 1, None)
@@ -55,11 +60,15 @@ class CsvReader(TextReader):
         first = next(records, None)
         return [] if first is None else first[1]
 
-    def _records(self) -> Iterator[tuple[int, list[str]]]:
-        """The header, checked, then each record, with the line it begins at."""
+    def _records(self, torn: dict[int, str] | None = None) -> Iterator[tuple[int, list[str]]]:
+        """The header, checked, then each record, with the line it begins at.
+
+        Args:
+            torn: is given each line whose bytes are no UTF-8, as it is read, and what is wrong with it.
+        """
         # Of the whole process: it may only grow, or another reader would fail.
         csv.field_size_limit(max(csv.field_size_limit(), _MAX_FIELD_CHARS))
-        reader = csv.reader(self._lines(), delimiter=self.delimiter, strict=True)
+        reader = csv.reader(self._lines({} if torn is None else torn), delimiter=self.delimiter, strict=True)
         header: list[str] | None = None
         line = 1
         try:
@@ -68,6 +77,7 @@ class CsvReader(TextReader):
                     if header is None:
                         header = fields
                         self._check_header(header)
+                        self._check_whole(torn)
                     elif len(header) == 1 and len(fields) == 1:
                         self._check_delimiter(header[0], fields[0])
                     yield line, fields
@@ -75,9 +85,11 @@ class CsvReader(TextReader):
         except csv.Error as error:
             raise self._not_well_formed(error, line) from error
 
-    def _lines(self) -> Iterator[str]:
-        for first_line, block in text_blocks(self._file.chunks(), self.name):
+    def _lines(self, torn: dict[int, str]) -> Iterator[str]:
+        for first_line, block, torn_here in text_blocks(self._file.chunks(), self.name):
             for place, line in enumerate(io.BytesIO(block), first_line):
+                if torn_here and place in torn_here:
+                    torn[place] = torn_here[place]
                 if line.endswith(b"\0"):
                     column = len(line.rstrip(b"\0").decode()) + 1
                     raise InputError(f"{self.where(place)}: {nul_tail(column)}", hint=NUL_TAIL_HINT)
@@ -89,6 +101,12 @@ class CsvReader(TextReader):
             raise InputError(
                 f"{self.name}: the column {repeated!r} stands twice in the header", hint="rename one"
             )
+
+    def _check_whole(self, torn: Mapping[int, str] | None) -> None:
+        """Refuses a header with bytes that are no text: every row has it."""
+        if torn:
+            line, problem = next(iter(torn.items()))
+            raise InputError(f"{self.where(line)}: {problem}", hint=TAKE_REPLACED)
 
     def _check_delimiter(self, header: str, row: str) -> None:
         """Refuses a table of one column whose header and row have several fields by another delimiter."""

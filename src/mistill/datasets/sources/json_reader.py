@@ -92,16 +92,17 @@ def _first_bytes(chunks: Iterator[bytes]) -> bytes:
 def _texts(chunks: Iterable[bytes], name: str) -> Iterator[str]:
     """Chunks decoded as they come. Not by lines: a document may be one line."""
     decoder = codecs.getincrementaldecoder("utf-8-sig")()
-    taken, line = 0, 1
+    taken, line, is_utf8 = 0, 1, False
     for chunk in chain(chunks, [b""]):
         try:
             text = decoder.decode(chunk, final=not chunk)
         except UnicodeDecodeError as error:
             line += error.object.count(b"\n", 0, error.start)
             before = taken + len(chunk) - len(error.object)
-            raise not_utf8(error, f"{name} line {line}", before + error.start) from error
+            raise not_utf8(error, f"{name} line {line}", before + error.start, is_utf8=is_utf8) from error
         taken += len(chunk)
         line += text.count("\n")
+        is_utf8 = is_utf8 or not text.isascii()
         yield text
 
 

@@ -10,7 +10,7 @@ from mistill.datasets.sources.input_file import TextReader
 from mistill.datasets.sources.json_problems import explain_json
 from mistill.datasets.sources.json_text import check_object, repair_line
 from mistill.datasets.sources.row import Row
-from mistill.datasets.sources.text_blocks import text_blocks
+from mistill.datasets.sources.text_blocks import TAKE_REPLACED, text_blocks
 from mistill.errors import InputError
 from mistill.wording import Setting, words
 
@@ -22,13 +22,13 @@ class JsonLinesReader(TextReader):
         return self.rows_of(self._file.chunks(), first_index)
 
     def _each(self) -> Iterator[bytes]:
-        for _, block in text_blocks(self._file.chunks(), self.name):
-            yield from filter(bytes.strip, block.split(b"\n"))
+        for block in text_blocks(self._file.chunks(), self.name):
+            yield from filter(bytes.strip, block.text.split(b"\n"))
 
     def rows_of(self, chunks: Iterable[bytes], first_index: int) -> Iterator[Row]:
         """The rows in ``chunks``, which are this file's bytes."""
         index = first_index
-        for first_line, block in text_blocks(chunks, self.name):
+        for first_line, block, torn in text_blocks(chunks, self.name):
             for place, line in enumerate(block.split(b"\n"), first_line):
                 raw = line.strip()
                 if not raw:
@@ -39,24 +39,27 @@ class JsonLinesReader(TextReader):
                     raw = repair_line(raw)
                     if not raw:
                         continue
-                    torn = not block.endswith(b"\n") and place == first_line + block.count(b"\n")
-                    yield self._repaired(raw, place, index, torn=torn)
+                    is_cut = not block.endswith(b"\n") and place == first_line + block.count(b"\n")
+                    row = self._repaired(raw, place, index, is_cut=is_cut)
                 else:
-                    yield Row(index, raw, self, place)
+                    row = Row(index, raw, self, place)
+                if torn and place in torn:
+                    row.problem, row.hint = torn[place], TAKE_REPLACED
+                yield row
                 index += 1
 
-    def _repaired(self, raw: bytes, place: int, index: int, *, torn: bool) -> Row:
+    def _repaired(self, raw: bytes, place: int, index: int, *, is_cut: bool) -> Row:
         try:
             check_object(raw)
         except RecursionError:  # it may be JSON all the same, and costs its row alone
             return Row(index, b"{}", self, place, problem="it is nested too deep to be read")
         except msgspec.MsgspecError as error:
-            raise self._refusal(raw, place, index, torn=torn) from error
+            raise self._refusal(raw, place, index, is_cut=is_cut) from error
         return Row(index, raw, self, place)
 
-    def _refusal(self, raw: bytes, place: int, index: int, *, torn: bool) -> InputError:
+    def _refusal(self, raw: bytes, place: int, index: int, *, is_cut: bool) -> InputError:
         problem = explain_json(raw)
-        if torn and problem.cut:
+        if is_cut and problem.cut:
             return InputError(
                 f"{self.where(place)}, the last, has no end: {problem.message}",
                 hint="the file is still being written, or was cut; wait for it, or remove that line",

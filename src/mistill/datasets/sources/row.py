@@ -67,6 +67,7 @@ class Row(msgspec.Struct, eq=False):
         place: its number there, from 1, of lines or of rows.
         within: which part of it, where it is one of several rows that were made of one.
         problem: why it cannot be a row of a run, though it was read; ``None`` where it can.
+        hint: what to do about that.
         id_column: the column that names it in messages.
         binary: columns that hold bytes, which are base64 in ``raw``, where the input tells.
     """
@@ -78,6 +79,7 @@ class Row(msgspec.Struct, eq=False):
     _record: dict[str, Any] | None = None
     within: str = ""
     problem: str | None = None
+    hint: str | None = None
     id_column: str | None = None
     binary: Sequence[str] = ()
 

@@ -236,7 +236,8 @@ def open_source(
             mappings, an Arrow table or whatever exports an Arrow stream, a pandas or polars frame, or a Hugging Face
             dataset.
         format: that of the files (see ``formats``), where their suffix does not say it.
-        encoding: that of text files that are not UTF-8: ``cp1252``, ``latin-1``, ``utf-16``.
+        encoding: that of text files that are not UTF-8: ``cp1252``, ``latin-1``, ``utf-16``; with
+            ``-replace`` after it (``utf-8-replace``), U+FFFD stands for bytes that are no text.
         delimiter: what is between fields of CSV files: one character, or ``tab``.
         limit: at most so many rows.
 

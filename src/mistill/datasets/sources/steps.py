@@ -70,8 +70,10 @@ class Exploded:
         for read, row in enumerate(rows, 1):  # noqa: B007  how many there were
             fields = _decode_fields(row.raw)
             items = _items(fields.get(self._column))
-            if isinstance(items, str):
-                row.index, row.problem = index, f"the column {self._column!r} {items}"
+            if isinstance(items, str) and row.problem is None:
+                row.problem = f"the column {self._column!r} {items}"
+            if row.problem is not None:
+                row.index = index
                 index += 1
                 yield row
                 continue

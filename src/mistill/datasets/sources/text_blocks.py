@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import NamedTuple
 
 from mistill.errors import InputError
 from mistill.wording import Setting, words
@@ -20,24 +22,50 @@ _SIGNATURES = (
 )
 
 
-def text_blocks(chunks: Iterable[bytes], name: str) -> Iterator[tuple[int, bytes]]:
-    """Chunks to blocks of whole lines, each with the number of its first line (from 1).
+class TextBlock(NamedTuple):
+    """Some whole lines of a text file.
+
+    Attributes:
+        first_line: the number of the first, from 1.
+        text: of all of them, UTF-8. ``torn``: by the number of a line whose bytes were not, what is wrong with it; it
+            has U+FFFD in their place. No byte of a line end, a quote or a bracket is lost so.
+    """
+
+    first_line: int
+    text: bytes
+    torn: Mapping[int, str]
+
+
+def text_blocks(chunks: Iterable[bytes], name: str) -> Iterator[TextBlock]:
+    """Chunks to blocks of whole lines.
 
     Only the last block can end without a newline. A byte order mark at the start is dropped. A block is as long as a
     chunk, or as one line where that is longer.
 
     Raises:
-        InputError: a block is not UTF-8; it names the line.
+        InputError: the file is in another encoding than UTF-8, as far as can be seen; it names the line.
     """
-    line, offset = 1, 0
+    line, offset, is_utf8 = 1, 0, False
     for block in _whole_lines(chunks):
-        is_marked = False
+        text, torn = block, _NOTHING_TORN
         if not block.isascii():
-            _check_utf8(block, name, line, offset)
-            is_marked = offset == 0 and block.startswith(codecs.BOM_UTF8)
-        yield line, block[len(codecs.BOM_UTF8) :] if is_marked else block
+            try:
+                block.decode()
+            except UnicodeDecodeError as error:
+                if not is_utf8 and not _is_mostly_utf8(block):
+                    place = line + block.count(b"\n", 0, error.start)
+                    raise not_utf8(error, f"{name} line {place}", offset + error.start) from error
+                torn = dict(_torn_lines(block, line, offset))
+                text = block.decode(errors="replace").encode()
+            is_utf8 = True
+            if offset == 0:
+                text = text.removeprefix(codecs.BOM_UTF8)
+        yield TextBlock(line, text, torn)
         line += block.count(b"\n")
         offset += len(block)
+
+
+_NOTHING_TORN: Mapping[int, str] = {}
 
 
 def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
@@ -54,20 +82,52 @@ def _whole_lines(chunks: Iterable[bytes]) -> Iterator[bytes]:
         yield b"".join(pending)
 
 
-def _check_utf8(block: bytes, name: str, line: int, offset: int) -> None:
-    try:
-        block.decode()
-    except UnicodeDecodeError as error:
-        line += block.count(b"\n", 0, error.start)
-        raise not_utf8(error, f"{name} line {line}", offset + error.start) from error
+_REPLACED = re.compile("\ufffd+")
+_ONE_BYTE_EACH = re.compile("[\\x00-\\x7f\ufffd]+")
 
 
-def not_utf8(error: UnicodeDecodeError, where: str, offset: int) -> InputError:
-    """What to say of bytes that are no UTF-8; ``offset`` counts from the start of the (decompressed) file."""
+def _is_mostly_utf8(text: bytes) -> bool:
+    """Whether more characters in it are of several bytes, as UTF-8 has them, than bytes are none of it.
+
+    A text in an encoding of one byte a character has hardly any such character, and never more.
+    """
+    if text.startswith(tuple(start for start, _ in _SIGNATURES)):
+        return False
+    read = text.decode(errors="replace")
+    good = len(_ONE_BYTE_EACH.sub("", read)) + text.count("\ufffd".encode())
+    return good > len(_REPLACED.findall(read)) - text.count("\ufffd".encode())
+
+
+def _torn_lines(block: bytes, line: int, offset: int) -> Iterator[tuple[int, str]]:
+    for number, one in enumerate(block.split(b"\n"), line):
+        try:
+            one.decode()
+        except UnicodeDecodeError as error:
+            yield number, _not_utf8(error, offset + error.start)
+        offset += len(one) + 1
+
+
+TAKE_REPLACED = words(
+    "it is UTF-8 but for such bytes, which are no text: mend them, or take each as U+FFFD: ",
+    Setting("encoding", "utf-8-replace"),
+)
+"""What to do with bytes that are no text, in a file that is UTF-8."""
+
+
+def _not_utf8(error: UnicodeDecodeError, offset: int) -> str:
+    return f"not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset}"
+
+
+def not_utf8(error: UnicodeDecodeError, where: str, offset: int, *, is_utf8: bool = False) -> InputError:
+    """What to say of bytes that are no UTF-8; ``offset`` counts from the start of the (decompressed) file.
+
+    Args:
+        is_utf8: what stands before them or around them shows that the file is UTF-8 all the same.
+    """
     # Latin-1 but for 0x80 to 0x9f, which Windows has its quotes, dashes and the euro at, and Latin-1 nothing of use.
     hint: str = words("it may be Windows-1252: ", Setting("encoding", "cp1252"))
+    if is_utf8 or _is_mostly_utf8(error.object):
+        hint = TAKE_REPLACED
     if offset == error.start:  # the bytes at hand are the start of the file
         hint = next((text for start, text in _SIGNATURES if error.object.startswith(start)), hint)
-    return InputError(
-        f"{where}: not UTF-8: byte 0x{error.object[error.start]:02x} at offset {offset}", hint=hint
-    )
+    return InputError(f"{where}: {_not_utf8(error, offset)}", hint=hint)

@@ -12,6 +12,7 @@ from mistill.errors import InputError
 from mistill.wording import Setting, words
 
 _NAMED = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";", "pipe": "|"}
+_REPLACE = "-replace"
 _NOT_BETWEEN_FIELDS = frozenset('"\r\n\0')
 
 
@@ -19,7 +20,8 @@ class TextForm(Struct, frozen=True):
     """What was said of it; ``None``: nothing, so it is UTF-8, and its suffix says what is between fields.
 
     Attributes:
-        encoding: as Python calls it: ``cp1252``, ``latin-1``, ``utf-16``.
+        encoding: as Python calls it: ``cp1252``, ``latin-1``, ``utf-16``; with ``-replace`` after it, U+FFFD stands for
+            bytes that are none of it.
         delimiter: one character.
     """
 
@@ -45,13 +47,13 @@ class TextForm(Struct, frozen=True):
                 )
         if encoding is not None:
             try:
-                "".encode(encoding)
+                "".encode(encoding.removesuffix(_REPLACE))
             except (LookupError, ValueError) as error:
                 raise InputError(
                     words(Setting("encoding"), f": there is no encoding {encoding!r}"),
-                    hint="for example cp1252, latin-1, utf-16",
+                    hint="for example cp1252, latin-1, utf-16, utf-8-replace",
                 ) from error
-            if codecs.lookup(encoding).name == "utf-8":
+            if not encoding.endswith(_REPLACE) and codecs.lookup(encoding).name == "utf-8":
                 encoding = None  # as where nothing was said: errors then guess what else it may be
         return cls(encoding, delimiter)
 
@@ -64,7 +66,8 @@ class TextForm(Struct, frozen=True):
         if self.encoding is None:
             yield from chunks
             return
-        decoder = codecs.getincrementaldecoder(self.encoding)()
+        encoding = self.encoding.removesuffix(_REPLACE)
+        decoder = codecs.getincrementaldecoder(encoding)("strict" if encoding == self.encoding else "replace")
         offset = 0
         try:
             for chunk in chunks:
@@ -74,5 +77,10 @@ class TextForm(Struct, frozen=True):
         except UnicodeError as error:
             raise InputError(
                 f"{name}: not {self.encoding}, from about byte {offset + getattr(error, 'start', 0)} on",
-                hint=words("leave ", Setting("encoding"), " out where it is UTF-8, or name another one"),
+                hint=words(
+                    "leave ",
+                    Setting("encoding"),
+                    " out where it is UTF-8, or name another one; to take U+FFFD for what is none: ",
+                    Setting("encoding", encoding + _REPLACE),
+                ),
             ) from error
