@@ -34,6 +34,57 @@ def refusal(record: dict[str, Any], template: str) -> str:
     return str(caught.value)
 
 
+# --- names in single braces ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "braced", ["{text}", "{ text }", "{text!r}", "{text:>9}", "{text[0]}", "{text.name}", "${text}"]
+)
+def test_a_column_in_the_braces_of_an_f_string_is_refused_before_anything_is_sent(
+    place: Place, simulator: Simulator, braced: str
+) -> None:
+    place.write(["a", "b"])
+    with pytest.raises(
+        InputError, match=r"has \{text\}, which is sent as it stands.*\{\{ text \}\}"
+    ) as caught:
+        place.run(prompt=f"Say {braced}").start()
+    assert caught.value.index == 0
+    assert sent(simulator) == []
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{label}",
+        '{"text": 1}',
+        "{text: a}",
+        "{{ '{text}' }}",
+        "{% raw %}{text}{% endraw %}",
+        "{text} {{ text }}",
+    ],
+)
+def test_other_braces_go_out_as_they_stand(template: str) -> None:
+    assert "{" in render({"text": "a"}, template)
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+def test_a_prompt_that_is_the_same_for_several_rows_is_said_to_be(
+    place: Place, caplog: pytest.LogCaptureFixture, rows: int
+) -> None:
+    place.write(["a", "b"][:rows])
+    assert place.run(prompt="Say hello").start().completions == rows
+    assert ("every row is asked the same; a column goes into it as {{ text }}" in caplog.text) == (rows == 2)
+
+
+def test_a_column_in_single_braces_beside_others_is_told(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(["a", "b"])
+    place.run(system="You are {text}, {{ text }}", prompt="{{ text }}").start()
+    assert "{text} is sent as it stands" in caplog.text
+    assert "the same" not in caplog.text
+
+
 # --- methods and other objects --------------------------------------------------------------------------------------
 
 METHODS_OF_OBJECTS = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import msgspec
@@ -79,6 +80,11 @@ class PromptTemplate:
         names = self._prompt.names if self._prompt is not None else ()
         return [name for name in sorted(names) if _names_media(row.record.get(name))]
 
+    def doubts(self, row: Row) -> Iterator[str]:
+        """What may be meant otherwise, in words, for whoever looks at the first rows."""
+        templates = [one for one in (self._prompt, self._system) if one is not None]
+        return _doubts(row, templates) if self._prompt is not None else iter(())
+
     def render(self, row: Row) -> Messages:
         """The messages for ``row``. ``InputError``, naming the row, where it gives none or a blank one."""
         if self._prompt is not None:
@@ -121,6 +127,10 @@ class TextTemplate:
             "text_column": None if self._template else self._text_column,
         }
 
+    def doubts(self, row: Row) -> Iterator[str]:
+        """As those of a `PromptTemplate`."""
+        return _doubts(row, [self._template]) if self._template is not None else iter(())
+
     def render(self, row: Row) -> str:
         """The text of ``row``. ``InputError``, naming the row, where it gives none or a blank one."""
         if self._template is not None:
@@ -141,6 +151,20 @@ def _compiled(source: str | None, role: str) -> RowTemplate | None:
     )
 
     return RowTemplate(source, role)
+
+
+def _doubts(row: Row, templates: Sequence[RowTemplate]) -> Iterator[str]:
+    if row.index == 0:
+        for name in (name for one in templates for name in one.braced(row)):
+            yield f"{{{name}}} is sent as it stands; the column goes into a prompt as {{{{ {name} }}}}"
+    if row.index == 1 and not any(one.takes_columns for one in templates):
+        column = _in_braces(next(iter(row.record), "text"))
+        yield f"the prompt names no column, so every row is asked the same; a column goes into it as {column}"
+
+
+def _in_braces(column: str) -> str:
+    """How a template names a column."""
+    return f"{{{{ {column} }}}}" if column.isidentifier() else f'{{{{ row["{column}"] }}}}'
 
 
 # --- messages of the row ------------------------------------------------------------------------------------
@@ -197,11 +221,10 @@ def _nothing_in(row: Row, wanted: tuple[str, ...]) -> InputError:
     nulls = [column for column in wanted if column in row.record]
     if nulls:
         return row_error(row, f"the column {nulls[0]!r} is null")
-    column = next(iter(row.record), "text")
-    taken = column if column.isidentifier() else f'row["{column}"]'
+    column = _in_braces(next(iter(row.record), "text"))
     named = " or ".join(repr(name) for name in wanted)
     return row_error(
         row,
         f"no column {named}; it has {list_columns(row.record)}",
-        hint=f"give a prompt template, for example '{{{{ {taken} }}}}'",
+        hint=f"give a prompt template, for example '{column}'",
     )

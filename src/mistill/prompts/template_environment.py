@@ -16,7 +16,7 @@ import json
 import types
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import msgspec
 from jinja2 import StrictUndefined, Template, Undefined, UndefinedError, nodes, pass_context
@@ -82,8 +82,22 @@ class TooMuchWork(Exception):
     """The template goes on beyond `MAX_WORK`."""
 
 
-def compile_template(source: str) -> tuple[Template, frozenset[str], dict[str, Any]]:
-    """The template, the names that it does not set itself, and those of them that are Jinja's, with what they are.
+class Compiled(NamedTuple):
+    """A template that was compiled.
+
+    Attributes:
+        names: those that it does not set itself. ``kept``: those of them that are Jinja's, with what they are.
+        text: what stands in it as it is.
+    """
+
+    template: Template
+    names: frozenset[str]
+    kept: dict[str, Any]
+    text: str
+
+
+def compile_template(source: str) -> Compiled:
+    """``source``, compiled.
 
     Raises:
         TemplateError: it is none.
@@ -102,7 +116,8 @@ def compile_template(source: str) -> tuple[Template, frozenset[str], dict[str, A
     names = frozenset(meta.find_undeclared_variables(tree))
     template = environment.from_string(tree)
     template.globals = {}  # they come with the row's values; jinja would go through them for each row
-    return template, names, {name: value for name, value in kept.items() if name in names}
+    text = "\0".join(data.data for data in tree.find_all(nodes.TemplateData))
+    return Compiled(template, names, {name: value for name, value in kept.items() if name in names}, text)
 
 
 # --- what may be written ----------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Any, cast
 
@@ -27,11 +28,18 @@ _WORK_PER_BYTE = 10
 """What a template may do to a row beyond `MAX_WORK`, since a large row is no endless template."""
 
 
+_BRACED = re.compile(r"(?<!\{)\{\s*(\w+)\s*(?:[!:.\[][^{}\s]*)?\}(?!\})")
+"""``{text}``, ``{text!r}``, ``{text:>9}``, as f-strings have it."""
+
+
 class RowTemplate:
     """One compiled template.
 
     Args:
         role: what the user calls it: prompt, system.
+
+    Attributes:
+        takes_columns: it names some, so that its text is not the same for every row.
 
     Raises:
         InputError: it does not compile.
@@ -44,7 +52,7 @@ class RowTemplate:
             raise InputError(f"the {role} template is blank")
         try:
             source.encode()
-            self._template, self._names, self._globals = compile_template(source)
+            self._template, self._names, self._globals, text = compile_template(source)
         except UnicodeEncodeError as error:
             raise InputError(f"the {role} template is not UTF-8 text: {error.reason}") from error
         except TemplateSyntaxError as error:
@@ -56,6 +64,9 @@ class RowTemplate:
             ) from error
         except TemplateError as error:
             raise InputError(f"the {role} template: {error.message}") from error
+        self.takes_columns = not self._names <= self._globals.keys()
+        # Who writes of raw text knows what goes out as it stands.
+        self._braced = frozenset(() if "endraw" in source else _BRACED.findall(text))
         self._takes_record_as_it_is = not (self._globals or self._names & {"row", SELF})
 
     def render(self, row: Row) -> str:
@@ -64,6 +75,8 @@ class RowTemplate:
         Raises:
             InputError: the template does not fit the row, whatever is wrong; names the row.
         """
+        if self._braced and not self.takes_columns and (names := self.braced(row)):
+            raise self._not_filled(row, names[0])
         if row.binary and not self._names.isdisjoint(row.binary):
             raise self._binary(row)
         values = row.record
@@ -118,6 +131,17 @@ class RowTemplate:
         column = next(name for name in sorted(self._names) if name in row.binary)
         problem = f"the column {column!r} holds bytes, which are no text for the {self._role} template"
         return row_error(row, problem, self._instead_of("", column))
+
+    def braced(self, row: Row) -> list[str]:
+        """Columns of the row that stand in its text as an f-string has them, ``{text}``, and go out as they stand."""
+        return sorted(self._braced & row.record.keys()) if self._braced else []
+
+    def _not_filled(self, row: Row, name: str) -> InputError:
+        return row_error(
+            row,
+            f"the {self._role} template has {{{name}}}, which is sent as it stands, and names no column",
+            f"the column goes into it as {{{{ {name} }}}}; what is meant as text is written {{{{ '{{{name}}}' }}}}",
+        )
 
     @property
     def names(self) -> frozenset[str]:

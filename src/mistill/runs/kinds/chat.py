@@ -23,7 +23,7 @@ from mistill.llms.types import Completion, Outcome
 from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedPrompt, attached_options
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_parameters import RowParameters
-from mistill.runs.kinds.kind import AnswerReader, Kind, RequestSize, digest
+from mistill.runs.kinds.kind import AnswerReader, Kind, RequestSize, digest, warn_of_doubts
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
 from mistill.structured.repair import answer_text, read_answer
@@ -219,17 +219,19 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         generation = self.generation
         if self._rows_have_parameters:
             generation = self.row_parameters.apply(generation, row)
-        if row.index == 0 and not self.reads_files:
-            self._warn_of_names(row)
+        if row.index <= 1 and not self.reads_files:
+            self._warn(row)
         prompt = generation.check(self._template.render(row))
         if not self.reads_files or not (attachments := self.attached.of(row)):
             return prompt
         prompt.check_takes_files()
         return AttachedPrompt(prompt, attachments)
 
-    def _warn_of_names(self, row: Row) -> None:
+    def _warn(self, row: Row) -> None:
         """Whoever writes the name of an image into a prompt means the image, mostly."""
-        for column in self._template.written_files(row):
+        if not self._rows_have_parameters:
+            warn_of_doubts(self._template.doubts(row))
+        for column in self._template.written_files(row) if row.index == 0 else ():
             option = OPTION_OF[media_kind(row.record[column]) or "image"]
             name = f"the prompt has the name of a file as text, from the column {column!r}; to send the file itself: "
             _log.warning(words(name, Setting(option, [column])))

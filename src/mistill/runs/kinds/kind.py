@@ -6,8 +6,9 @@ The run loop knows no kind. A kind is one file beside this one and one line of t
 from __future__ import annotations
 
 import hashlib
+import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import Struct
@@ -26,6 +27,8 @@ from mistill.structured.schema import OutputSchema
 from mistill.wording import Setting, words
 
 A = TypeVar("A")
+
+_log = logging.getLogger("mistill")
 
 
 class PendingRow(Struct, frozen=True, gc=False):
@@ -232,6 +235,12 @@ class Kind(ABC, Generic[A]):
 def digest(data: bytes) -> bytes:
     """16 bytes that tell the data from any other."""
     return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def warn_of_doubts(doubts: Iterable[str]) -> None:
+    """Says what may be meant otherwise in a template."""
+    for doubt in doubts:
+        _log.warning("%s", doubt)
 
 
 def refuse_unused(kind: type[Kind[Any]], options: RunOptions) -> None:

@@ -14,7 +14,7 @@ from mistill.llms.batching import BatchedCall
 from mistill.llms.connection import Connection
 from mistill.llms.types import Outcome
 from mistill.prompts.prompt_template import TextTemplate
-from mistill.runs.kinds.kind import Kind, PendingRow, RequestSize, digest, refuse_unused
+from mistill.runs.kinds.kind import Kind, PendingRow, RequestSize, digest, refuse_unused, warn_of_doubts
 from mistill.runs.options import RunOptions
 
 
@@ -60,6 +60,8 @@ class TextKind(Kind[str]):
         """
 
     def prepare(self, row: Row) -> str:
+        if row.index <= 1:
+            warn_of_doubts(self.template.doubts(row))
         return self.call.check(self.template.render(row))
 
     def fingerprint(self, prepared: str) -> bytes:
