@@ -231,3 +231,37 @@ def test_names_of_files_that_are_no_text(
         assert mistill("status", out, "--json").code == 0
         assert mistill("export", out, "--to", "again\udcff.csv").code == 0
         assert json.loads(Path(out).read_text())["generation"] == "Echo: a"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of files are text elsewhere")
+def test_every_path_may_be_no_text(mistill: Mistill, simulator: Simulator) -> None:
+    Path("in\udcff.jsonl").write_text('{"text": "a"}\n{"text": "b"}\n')
+    Path("p\udcff.txt").write_text("{{ text }}\n")
+    Path("m\udcff.toml").write_text('[models."mistral-small-latest"]\ninput = 1e6\noutput = 0\n')
+    Path("s\udcff.toml").write_text("limit = 1\n")
+    ledger = ("--ledger", "l\udcff.ledger")
+    given_ = ("--model", "mistral-small-latest", "--endpoint", simulator.url, "--prompt-file", "p\udcff.txt")
+    files = ("--prices", "m\udcff.toml", "--settings", "s\udcff.toml")
+    ended = mistill("run", "in\udcff.jsonl", "--out", "out.jsonl", *ledger, *given_, *files, "--json")
+    assert (ended.code, ended.json["completions"]) == (0, 1), ended.stderr
+    assert ended.json["cost"] == ended.json["input_tokens"]
+    assert mistill("status", "out.jsonl", *ledger).code == 0
+    assert len(mistill("rows", "l\udcff.ledger").records) == 1
+    assert mistill("retry", "l\udcff.ledger", "--where", "row=0", "--quiet").code == 0
+    assert mistill("show", "out.jsonl", "0", *ledger).code == 0
+
+
+def test_an_empty_input_and_a_choice_of_no_row_are_said(mistill: Mistill, simulator: Simulator) -> None:
+    Path("none.jsonl").write_text("\n")
+    Path("one.jsonl").write_text('{"text": "a"}\n')
+    given_ = ("--model", "mistral-small-latest", "--endpoint", simulator.url, "--prompt", "{{ text }}")
+    for more in ((), ("--quiet",), ("--dry-run",)):
+        ended = mistill("run", "none.jsonl", "--out", "none-out.jsonl", *given_, *more)
+        assert ended.code == 0
+        assert "the input is empty: none.jsonl has no row\n" in ended.stderr
+    assert mistill("run", "one.jsonl", "--out", "out.jsonl", *given_, "--quiet").stderr == ""
+    assert mistill("run", "one.jsonl", "--out", "cut.jsonl", *given_, "--quiet", "--limit", "0").stderr == ""
+    no_row = "no row of out.jsonl matches 'row=7'\n"
+    assert mistill("retry", "out.jsonl", "--where", "row=7", "--quiet").stderr == no_row
+    assert mistill("rows", "out.jsonl", "--where", "row=7").stderr == no_row
+    assert no_row in mistill("export", "out.jsonl", "--to", "-", "--where", "row=7").stderr

@@ -320,14 +320,32 @@ def test_an_export_names_what_is_damaged_and_a_retry_asks_it_again(
     assert all(record["error"] is None for record in records_in(tmp_path, "again.jsonl"))
 
 
-def test_a_damaged_record_is_read_again_from_the_input_for_free(tmp_path: Path, simulator: Simulator) -> None:
+def test_a_damaged_record_is_read_again_from_the_input_at_once_and_for_free(
+    tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
     run = finished_run(tmp_path, simulator)
     before = records_in(tmp_path)
     change(run.ledger_path, "UPDATE records SET record = replace(record, 'row', 'Row') WHERE row = 4")
-    with pytest.raises(LedgerError, match=r"row 3 \(record\)"):
-        run.start()
+    report = run.start()
+    assert (report.sent, report.completions, report.stopped) == (0, 20, None)
+    assert records_in(tmp_path) == before
+    assert "read again from the input: row 3 (record)" in caplog.text
     assert run.start().sent == 0
-    assert [record["text"] for record in records_in(tmp_path)] == [record["text"] for record in before]
+
+
+def test_a_damaged_record_whose_input_is_read_once_is_made_good_by_the_next_start(
+    tmp_path: Path, simulator: Simulator
+) -> None:
+    run = finished_run(tmp_path, simulator)
+    before = records_in(tmp_path)
+    change(run.ledger_path, "UPDATE records SET record = x'00' WHERE row = 4")
+    rows = [{name: record[name] for name in ("id", "text")} for record in before]
+    settings: dict[str, Any] = {"prompt": "{{ text }}", "out": tmp_path / "out.jsonl"}
+    llm = MistralLLM(model="mistral-small-latest", endpoint=simulator.url)
+    with pytest.raises(LedgerError, match=r"row 3 \(record\)"):
+        Run(iter(rows), llm=llm, **settings).start()
+    assert Run(iter(rows), llm=llm, **settings).start().sent == 0
+    assert records_in(tmp_path) == before
 
 
 def test_a_row_whose_record_is_damaged_is_not_asked_by_a_retry(tmp_path: Path, simulator: Simulator) -> None:
@@ -336,10 +354,8 @@ def test_a_row_whose_record_is_damaged_is_not_asked_by_a_retry(tmp_path: Path, s
     retry = Run.retry(tmp_path / "out.jsonl", "row=3", llm={"endpoint": simulator.url})
     report = retry.start()
     assert (report.sent, report.pending) == (0, 1)
-    with pytest.raises(LedgerError, match=r"row 3 \(record\)"):
-        run.start()
-    assert len(simulator.requests) == 20  # the input has the row, and its answer was good
     assert run.start().sent == 0
+    assert len(simulator.requests) == 20  # the input has the row, and its answer was good
     assert [record["generation"] for record in records_in(tmp_path)] == [f"Echo: row {n}" for n in range(20)]
 
 

@@ -82,6 +82,7 @@ def test_none_stands_for_what_is_not_given(name: str) -> None:
         ({"num_generations": 2**31}, "num_generations: "),
         ({"columns": {"generation": "\ud800"}}, "columns: "),
         ({"ledger": "a\0b"}, "ledger: "),
+        ({"ledger": "a\ud800"}, "ledger: "),
         ({"sample": 0}, "sample: "),
         ({"sample": math.nan}, "sample: "),
         ({"num_generations": 0}, "num_generations: "),

@@ -134,7 +134,7 @@ def load_prices(source: Path | str | Mapping[str, Any]) -> Prices:
         return _convert(dict(source), "prices")
     try:
         text = Path(source).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:  # the latter: no UTF-8, or a name that no file can have
         raise InputError(f"the prices in {source} cannot be read: {error}") from error
     return _read(text, str(source))
 

@@ -433,8 +433,8 @@ class Ledger:
         """Rows of which `paid_answers` may have some."""
         return self._unfinished.keys()
 
-    async def set_damaged_aside(self) -> int:
-        """Reads all rows of the current input, so that what is damaged of them can be made good. Returns how many.
+    async def set_damaged_aside(self) -> list[Damage]:
+        """Reads all rows of the current input, so that what is damaged of them can be made good. Returns what was.
 
         A damaged answer or outcome becomes a failure of the kind ``damaged_answer`` or ``damaged_outcome``, and is
         asked again like any other. A damaged record is written anew when the run next reads its input, and a row of
@@ -452,7 +452,7 @@ class Ledger:
         await self._commits.run(
             lambda connection: [set_damage_aside(connection, damage) for damage in damages]
         )
-        return len(damages)
+        return damages
 
     async def flush(self) -> None:
         """Returns once all that was asked for before is on disk."""

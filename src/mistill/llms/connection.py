@@ -9,6 +9,7 @@ from collections.abc import Hashable, Mapping
 from copy import copy, deepcopy
 from typing import Annotated, Any, ClassVar, Self
 
+import msgspec
 from msgspec import Struct
 from pydantic import Field, PrivateAttr, SecretStr, field_validator
 
@@ -23,6 +24,7 @@ from mistill.api.endpoint import (
 from mistill.api.models import ModelCard
 from mistill.api.operation import Operation
 from mistill.api.prices import context_of, load_prices, price_of, shipped_prices
+from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
 from mistill.delivery.governor import ConcurrencyLimit, governor_for
 from mistill.errors import InputError, MalformedAnswer, NotFound
@@ -107,6 +109,14 @@ class Connection(Configurable):
     @classmethod
     def _check_endpoint(cls, endpoint: str) -> str:
         return normalise_endpoint(endpoint)
+
+    @field_validator("prices", mode="before")
+    @classmethod
+    def _read_prices(cls, prices: Any) -> Any:
+        """Of a file whose name is no text, which no dump could hold, the table itself is kept."""
+        if isinstance(prices, str) and prices != whole_characters(prices):
+            return msgspec.to_builtins(load_prices(prices))
+        return prices
 
     @field_validator("prices")
     @classmethod

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypedDict, cast
@@ -20,9 +21,11 @@ from pydantic import (
     Field,
     ValidationError,
     ValidationInfo,
+    field_serializer,
     field_validator,
 )
 
+from mistill.characters import whole_characters
 from mistill.datasets.writers import CsvDialect
 from mistill.errors import InputError, did_you_mean
 from mistill.wording import Part, Setting, words
@@ -230,9 +233,7 @@ class RunOptions(BaseModel):
         description="Raise where a run ends early and nobody has asked for it, or return its report.",
     )
 
-    @field_validator(
-        "columns", "extra_columns", "ledger", "input_format", "output_format", "keep", "drop", "earlier"
-    )
+    @field_validator("columns", "extra_columns", "input_format", "output_format", "keep", "drop", "earlier")
     @classmethod
     def _check_text(cls, value: Any) -> Any:
         """Half a character of UTF-16, or NUL, is in no path or column that can be kept."""
@@ -240,6 +241,22 @@ class RunOptions(BaseModel):
             if "\0" in text or any("\ud800" <= character <= "\udfff" for character in text):
                 raise ValueError(f"{text[:80]!r} holds what no text of a file can")
         return value
+
+    @field_validator("ledger")
+    @classmethod
+    def _check_path(cls, value: Path | None) -> Path | None:
+        """The name of a file need be no text: Python has halves of characters for its bytes. No others, nor NUL."""
+        try:
+            name = b"" if value is None else os.fsencode(value)
+        except UnicodeEncodeError:
+            name = b"\0"
+        if b"\0" in name:
+            raise ValueError(f"{str(value)[:80]!r} holds what no name of a file can")
+        return value
+
+    @field_serializer("ledger", when_used="json-unless-none")
+    def _shown_path(self, value: Path) -> str:
+        return whole_characters(str(value))
 
     @field_validator("sample_seed")
     @classmethod

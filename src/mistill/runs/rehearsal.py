@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any
 
-from mistill.datasets.sources import Row
+from mistill.datasets.sources import Source
 from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import InputError
 from mistill.estimates.dry_run import DryRun, Refusal, RequestTable, ShownPrompt, cost_of, seconds_of
@@ -18,7 +17,7 @@ _SHOWN = 3
 
 
 def rehearse(
-    rows: Iterable[Row],
+    rows: Source,
     kind: Kind[Any],
     *,
     dedupe: bool,
@@ -59,6 +58,8 @@ def rehearse(
             requests.add(
                 kind.fingerprint(prepared), size.input_tokens, size.most_output_tokens, size.requests
             )
+        if not found:
+            rows.say_empty()
         total, duplicates = requests.total(dedupe=dedupe)
     cost = cost_of(total, kind.server.price)
     return DryRun(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -60,6 +61,8 @@ from mistill.runs.runner import Runner
 from mistill.runs.temporary_ledger import TemporaryLedger
 from mistill.runs.where import columns_of
 from mistill.wording import START_AGAIN, Setting, words
+
+_log = logging.getLogger("mistill")
 
 _MAX_UNREAD_OUTCOMES = 1024
 
@@ -508,24 +511,35 @@ class Run(RunResults):
             expected = self._forecast(reader, counts, runner)
         if runner.stopped is not None or not counts.is_finished:
             return expected, None, None
-        with LedgerReader(self.ledger_path) as reader:
-            shape = self._shape_of_records(reader)
         if self.out is None:
+            with LedgerReader(self.ledger_path) as reader:
+                shape = self._shape_of_records(reader)
             return expected, None, read_records(self.ledger_path, shape)
         try:
-            written = write_records(
-                self.ledger_path,
-                self.out,
-                shape,
-                format=self.options.output_format,
-                csv_dialect=self.options.csv_dialect,
-                made_of=self._input_paths,
-            )
+            written = self._write_output(self.out)
         except LedgerError:
-            # Where rows are damaged, the next start makes them good.
-            background.run(runner.ledger.set_damaged_aside())
-            raise
+            # What cannot be made good now, the next start does.
+            damages = background.run(runner.ledger.set_damaged_aside())
+            if self.out == "-" or not runner.can_mend(damages):
+                raise
+            background.run(runner.read_again())
+            written = self._write_output(self.out)
+            _log.warning(
+                "damaged in the ledger, and read again from the input: %s", ", ".join(map(str, damages))
+            )
         return expected, self.out, written
+
+    def _write_output(self, out: str) -> Exported:
+        with LedgerReader(self.ledger_path) as reader:
+            shape = self._shape_of_records(reader)
+        return write_records(
+            self.ledger_path,
+            out,
+            shape,
+            format=self.options.output_format,
+            csv_dialect=self.options.csv_dialect,
+            made_of=self._input_paths,
+        )
 
     def _record(
         self,

@@ -16,7 +16,7 @@ from mistill.errors import InputError, MistillError, Stopped, unforeseen
 from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
 from mistill.finish_reasons import CUT_OFF
-from mistill.ledger import Ledger
+from mistill.ledger import Damage, Ledger
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
@@ -100,6 +100,8 @@ class Runner:
                 await self._lane.run()
             if rows.read_to_end:
                 await matcher.finish()
+                if not rows.rows_read and self._matcher is None:
+                    self._source.say_empty()
             await self.ledger.flush()
             if options.sample is not None and self.stopped is None:
                 self.input_rows = self._source.total or await rows.count_rest()
@@ -118,6 +120,23 @@ class Runner:
             error.message = words(error.message, f", after {count(rows_before, 'row')}")
         self.broke_off = error
         self.stopped = error if isinstance(error, MistillError) else unforeseen(error)
+
+    def can_mend(self, damages: Sequence[Damage]) -> bool:
+        """Whether all that is damaged stands in the input, which can be read again."""
+        is_at_hand = self._matcher is None and self._source.repeatable
+        return is_at_hand and bool(damages) and all(damage.part == "record" for damage in damages)
+
+    async def read_again(self) -> None:
+        """Reads the input once more and asks nothing: records that were set aside are written anew."""
+        matcher = await self.ledger.match_input(dedupe=self._options.dedupe)
+        rows = PendingRows(
+            open_windows(self._source), self._kind, matcher, Progress(), self._options, shape=self._shape
+        )
+        async for _ in rows:
+            pass
+        if rows.read_to_end:
+            await matcher.finish()
+        await self.ledger.flush()
 
     async def _choose_rows(self) -> RowSample | None:
         size = self._options.sample

@@ -47,7 +47,7 @@ json_option = option(
     is_flag=True,
     help="The report as JSON, on stdout (on stderr where stdout has the records).",
 )
-quiet_option = option("--quiet", "-q", group=OTHER, is_flag=True, help="Say nothing but errors.")
+quiet_option = option("--quiet", "-q", group=OTHER, is_flag=True, help="Say nothing but errors and warnings.")
 dry_run_option = option(
     "--dry-run",
     group="Budget",

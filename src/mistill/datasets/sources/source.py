@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -22,8 +23,9 @@ from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
 from mistill.wording import Setting, words
 
-_MAX_INPUTS_NAMED = 3
+_log = logging.getLogger("mistill")
 
+_MAX_INPUTS_NAMED = 3
 
 _MAX_PEEKED = 512
 _ROWS_AT_ONCE = 512
@@ -125,6 +127,11 @@ class Source:
                     return None
             return self.of_total(rows)
         return None
+
+    def say_empty(self) -> None:
+        """Warns that the inputs have no row, where some are wanted."""
+        if self._limit != 0:
+            _log.warning("the input is empty: %s has no row", self.name or "it")
 
     def of_total(self, rows: int) -> int:
         """How many rows are given where the inputs have so many."""
