@@ -247,7 +247,7 @@ def test_every_path_may_be_no_text(mistill: Mistill, simulator: Simulator) -> No
     assert ended.json["cost"] == ended.json["input_tokens"]
     assert mistill("status", "out.jsonl", *ledger).code == 0
     assert len(mistill("rows", "l\udcff.ledger").records) == 1
-    assert mistill("retry", "l\udcff.ledger", "--where", "row=0", "--quiet").code == 0
+    assert mistill("retry", "out.jsonl", *ledger, "--where", "row=0", "--quiet").code == 0
     assert mistill("show", "out.jsonl", "0", *ledger).code == 0
 
 

@@ -310,3 +310,33 @@ def test_a_run_with_answers_refuses_other_settings_by_their_names(
     assert ended.code == 2
     assert '--prompt: "Say {{ text }}" → "Tell {{ text }}"' in ended.stderr
     assert "--max-new-tokens: 30 → none" in ended.stderr
+
+
+def test_a_row_is_found_and_named_by_its_id(mistill: Mistill, simulator: Simulator) -> None:
+    rows = [
+        {"text": "a", "id": "x"},
+        {"text": "b", "id": "7"},
+        {"text": "c", "id": 0},
+        {"text": "d", "id": "x"},
+    ]
+    llm = MistralLLM(model="mistral-small-latest", endpoint=simulator.url)
+    Run(rows, llm=llm, prompt="{{ text }}", out="named.jsonl", id_column="id").start()
+    Run(rows, llm=llm, prompt="{{ text }}", out="plain.jsonl").start()
+    for arguments, place in (
+        (("named.jsonl", "1"), 1),
+        (("named.jsonl", "7", "--id-column", "id"), 1),
+        (("named.jsonl", "0", "--id-column", "id"), 2),
+        (("plain.jsonl", "c", "--id-column", "text"), 2),
+        (("named.jsonl", "c", "--id-column", "text"), 2),
+    ):
+        assert mistill("show", *arguments, "--json").json["row"] == place
+    assert mistill("show", "named.jsonl", "1").stdout.startswith("row 1 (id '7') of named.jsonl: completion")
+    assert read_row("named.jsonl", 0, id_column="id").row_id == read_row("named.jsonl", 2).row_id == "id 0"
+    for arguments, said in (
+        (("named.jsonl", "x"), "2 rows have the id 'x': 0, 3"),
+        (("named.jsonl", "y"), "no row has the id 'y'"),
+        (("plain.jsonl", "x"), "to find one by its id, say which column has it: --id-column"),
+        (("plain.jsonl", "x", "--id-column", "idd"), "--id-column: no row has a column 'idd'"),
+    ):
+        ended = mistill("show", *arguments)
+        assert (ended.code, said in ended.stderr) == (2, True), ended.stderr

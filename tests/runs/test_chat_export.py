@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.runs.conftest import Place
 
+from mistill import Run
 from mistill.errors import InputError
 from mistill.llms.conversations import encode_conversation
 from mistill.runs.export import export_run
@@ -177,3 +178,20 @@ def test_turn_by_turn_is_always_a_conversation(turns: list[tuple[str, str]]) -> 
     ]
     decoded: Any = json.loads(encode_conversation(messages))
     assert [message["role"] for message in decoded] == ["user", "assistant"] * len(turns)
+
+
+def test_the_lines_are_a_list_in_python_too(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write_rows([{"text": "a", "n": 1}, {"text": "b", "n": 2}, {"text": "poison", "n": 2}])
+    simulator.change(poison="poison")
+    run = place.run(num_generations=2)
+    run.start()
+    to = place.out.with_name("sft.jsonl")
+    for turns, where in ((None, None), (None, "n=2"), ({"user": "text", "assistant": "n"}, "state=failure")):
+        export_run(place.out, to, as_="chat", turns=turns, where=where, overwrite=True)
+        lines = [json.loads(line) for line in to.read_text().splitlines()]
+        assert run.to_chat(turns, where=where) == Run.open(place.out).to_chat(turns, where=where) == lines
+    with pytest.raises(InputError, match=r"out.jsonl would be no conversation: line 1 \(row 0\): .* holds 1"):
+        run.to_chat({"user": "text", "assistant": "n"})
+    assert "left out of the conversations: 1 row that failed" in caplog.text

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import tempfile
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -17,18 +18,22 @@ from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, LedgerError, MistillError
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.llms.types import Completion
+from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.export import warn_of_misfits, write_records
 from mistill.runs.kept_settings import find_run
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RunReport, read_report
 from mistill.runs.report_html import report_html
+from mistill.runs.where import RunFilter
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]  the same
     import polars
 
     import datasets  # pyright: ignore[reportMissingTypeStubs]  for those who have stubs of it
+
+_log = logging.getLogger("mistill")
 
 _PAGE_ROWS = 1000
 
@@ -140,6 +145,34 @@ class RunResults:
             LedgerError: it was never started, or some rows are damaged.
         """
         return _library("datasets", "to_dataset()").Dataset(self.to_arrow())
+
+    def to_chat(self, turns: Turns | None = None, *, where: str | None = None) -> list[dict[str, Any]]:
+        """Conversations for fine-tuning, ``{"messages": […]}``, as ``export_run(…, as_="chat")`` writes them: one for
+        each answer. Rows that failed and answers that were cut off are left out, which is said.
+
+        Args:
+            turns: who says what, such as ``{"user": "question", "assistant": "answer"}``; what the run asked and what
+                was answered, unless given.
+            where: of which rows, such as ``"score>=3"``; see docs/runs.md.
+
+        Raises:
+            InputError: a role or a column is none, or some would be no conversation; it names them.
+            LedgerError: it was never started, or some rows are damaged.
+        """
+        self._check_started()
+        name = self.out or "the run"
+        with LedgerReader(self.ledger_path) as reader, reader.snapshot():
+            shape = self._shape_in(reader)
+            chosen, chat = RunFilter(where, reader, shape), ChatLines(reader, shape, turns)
+            rows = (row for row in chosen.rows(reader) if row.state != "pending")
+            lines = [json.loads(line) for row in rows for line in chat(row)]
+            chat.check(name)
+            reader.check_damages()
+        if where is not None and not lines and not chat.left_out:
+            _log.warning("%s", chosen.nothing(name))
+        if chat.left_out:
+            _log.warning("left out of the conversations: %s", chat.left_out)
+        return lines
 
     def _record_at(self, position: int) -> dict[str, Any]:
         """The record of one row that has an outcome; rows count from 0."""

@@ -8,12 +8,19 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
+from mistill.datasets.sources import name_of
 from mistill.errors import InputError
 from mistill.ledger import ErrorRecord, LedgerReader, LedgerRow, PastAttempt, Selection
+from mistill.ledger.conditions import look_up
 from mistill.ledger.error_record import decode_error
-from mistill.runs.kept_settings import find_run, read_manifest
+from mistill.records.columns import nearest_and_all
+from mistill.runs.kept_settings import find_run, read_manifest, read_options
 from mistill.runs.kinds.kind import AnswerReader, Kind
 from mistill.runs.record_shape import RecordShape, shape_of
+from mistill.runs.where import SeenColumns
+from mistill.wording import Setting, words
+
+_MAX_NAMED = 5
 
 
 class AttemptReport(Struct, frozen=True, kw_only=True):
@@ -69,6 +76,7 @@ class RowReport(Struct, frozen=True, kw_only=True):
 
     Attributes:
         row: its place in the input, from 0. ``record``: the row as it was read.
+        row_id: what it calls itself, ``id 'a7'``, where a column that says it is known.
         prompt: what was asked, rendered once more: messages, or a text to embed; ``None`` where none can be made of it.
         prompt_error: why none can.
         outcome: how it ended. ``earlier``: outcomes that a later one replaced, the oldest first.
@@ -78,6 +86,7 @@ class RowReport(Struct, frozen=True, kw_only=True):
     """
 
     row: int
+    row_id: str | None
     record: dict[str, Any]
     prompt: Any
     prompt_error: str | None
@@ -92,31 +101,69 @@ class RowReport(Struct, frozen=True, kw_only=True):
         return msgspec.to_builtins(self)
 
 
-def read_row(out: str | Path, row: int, *, ledger: str | Path | None = None) -> RowReport:
+def read_row(
+    out: str | Path, row: int | str, *, ledger: str | Path | None = None, id_column: str | None = None
+) -> RowReport:
     """What the run that writes ``out`` knows of a row. No key is needed, and a run may be writing meanwhile.
 
     Args:
         out: the run's output, or its ledger.
-        row: its place in the input, from 0.
+        row: its place in the input, from 0; or its id, where it is a text, or where ``id_column`` is given.
         ledger: where the run remembers, if not beside ``out``.
+        id_column: which column has ids; that of the run, if it has one, unless given.
 
     Raises:
-        InputError: there is no such run, or it has no such row.
+        InputError: there is no such run, or it has no such row, or several of that id.
         LedgerError: its ledger cannot be read.
     """
     _, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
-        found = next(reader.rows(Selection("position = ?", (row,)), with_unfit=True), None)
-        if found is None or found.position != row:
+        column = id_column or read_options(reader).get("id_column")
+        position = (
+            row if isinstance(row, int) and id_column is None else _position_of(str(row), column, reader)
+        )
+        found = next(reader.rows(Selection("position = ?", (position,)), with_unfit=True), None)
+        if found is None or found.position != position:
             raise InputError(
                 f"there is no row {row}", hint=f"{reader.counts().rows:,} were read, and they count from 0"
             )
-        return _RowReader(reader).report(found)
+        return _RowReader(reader, column).report(found)
+
+
+def _position_of(row_id: str, column: str | None, reader: LedgerReader) -> int:
+    """The place of the one row that has this id."""
+    if column is None:
+        raise InputError(
+            f"there is no row {row_id!r}: rows count from 0",
+            hint=words("to find one by its id, say which column has it: ", Setting("id_column")),
+        )
+    columns, found = SeenColumns([column]), list[int]()
+    for row in reader.rows():
+        record: dict[str, Any] = msgspec.json.decode(row.record)
+        columns.see(record)
+        if str(look_up(record, column)) == row_id:
+            found.append(row.position)
+    if columns.missing and columns.known:
+        raise InputError(
+            words(Setting("id_column"), f": no row has a column {column!r}"),
+            hint=nearest_and_all(column, columns.known),
+        )
+    if len(found) != 1:
+        several = (
+            f"{len(found):,} rows have the {column} {row_id!r}: {', '.join(map(str, found[:_MAX_NAMED]))}"
+        )
+        more = ", …" if len(found) > _MAX_NAMED else ""
+        raise InputError(
+            f"{several}{more}" if found else f"no row has the {column} {row_id!r}",
+            hint="give the number of one" if found else None,
+        )
+    return found[0]
 
 
 class _RowReader:
-    def __init__(self, reader: LedgerReader) -> None:
+    def __init__(self, reader: LedgerReader, id_column: str | None) -> None:
         self._reader = reader
+        self._id_column = id_column
         self._kind: type[Kind[Any]] = read_manifest(reader)[0]
         self._shape: RecordShape = shape_of(reader)
 
@@ -128,6 +175,7 @@ class _RowReader:
             problem = str(error)
         return RowReport(
             row=row.position,
+            row_id=name_of(row.record, self._id_column),
             record=msgspec.json.decode(row.record),
             prompt=prompt,
             prompt_error=problem,

@@ -24,21 +24,29 @@ from mistill.visible import visible_json
     "show",
     examples="""
 mistill show answers.jsonl 1929
+mistill show answers.jsonl mail-17 --id-column id
 mistill show answers.jsonl 1929 --json | jq -r '.attempts[].raw'
 mistill rows answers.jsonl --failed --extra-column prompt,raw      # the same of many rows
 """,
 )
 @click.argument("out")
-@click.argument("row", type=click.IntRange(min=0))
+@click.argument("row")
+@option(
+    "--id-column",
+    group="Run",
+    metavar="COLUMN",
+    help="ROW is an id, which this column has.  [default: that of the run, where ROW is no number]",
+)
 @ledger_option
 @option("--json", "as_json", group="Run", is_flag=True, help="All of it as JSON, the raw answers too.")
-def command(out: str, row: int, ledger: str | None, as_json: bool) -> Exit:
-    """What the run that writes OUT knows of one ROW of its input, which count from 0. Works while it runs.
+def command(out: str, row: str, id_column: str | None, ledger: str | None, as_json: bool) -> Exit:
+    """What the run that writes OUT knows of one ROW of its input: a number, from 0, or an id. Works while it runs.
 
     Its prompt as it was rendered; each attempt with its time and how it ended; the answers, those too that did not fit;
     tokens and cost; and the outcomes that a retry has replaced.
     """
-    report = read_row(out, row, ledger=ledger)
+    number = int(row) if row.isdecimal() and len(row) <= _MAX_DIGITS else row
+    report = read_row(out, number, ledger=ledger, id_column=id_column)
     if as_json:
         click.echo(visible_json(json.dumps(report.describe(), ensure_ascii=False)))
     else:
@@ -46,10 +54,14 @@ def command(out: str, row: int, ledger: str | None, as_json: bool) -> Exit:
     return Exit.ANSWERED
 
 
+_MAX_DIGITS = 18
+
+
 def _show(report: RowReport, out: str) -> None:
     again = ", to be asked again" if report.asked_again else ""
     copied = ", copied from an identical row" if report.copied else ""
-    show(f"row {report.row} of {out}: {report.outcome.state}{copied}{again}")
+    name = f" ({report.row_id})" if report.row_id else ""
+    show(f"row {report.row}{name} of {out}: {report.outcome.state}{copied}{again}")
     show(Colored("row: ", "cyan"), _json(report.record))
     if report.prompt_error is not None:
         show(Colored("prompt: ", "cyan"), f"none: {report.prompt_error}")
