@@ -18,8 +18,10 @@ from tests.libraries import library
 from tests.runs.conftest import Place
 
 from mistill import MistralEmbeddings, Run
+from mistill.datasets.sources import open_source
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
+from mistill.llms import content
 from mistill.simulator import Simulator
 
 PDF = b"%PDF-1.7\n1 0 obj << /Type /Page >> endobj"
@@ -206,8 +208,67 @@ def test_what_is_no_image_fails_its_row_alone_even_the_first(place: Place, simul
     assert [cause.kind for cause in summary.causes] == ["wrong_file"]
     first, _, third = place.records()
     assert "column 'photo': text.png: image: its bytes are of no known type" in first["error"]
-    assert "its bytes are application/pdf (what is taken: png, jpeg, webp, gif)" in third["error"]
+    document = "its bytes are application/pdf (it is a document, which goes along by documents=['photo'])"
+    assert document in third["error"]
     assert simulator.answered == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "found"),
+    [
+        ("images", PDF, "a document, which goes along by documents=['photo']"),
+        ("images", sound(), "sound, which goes along by audio=['photo']"),
+        ("documents", png(), "an image, which goes along by images=['photo']"),
+        ("documents", sound(), "sound, which goes along by audio=['photo']"),
+        ("audio", png(), "an image, which goes along by images=['photo']"),
+        ("audio", PDF, "a document, which goes along by documents=['photo']"),
+    ],
+)
+def test_what_is_of_another_kind_is_refused_before_it_is_sent_with_the_right_option(
+    place: Place, simulator: Simulator, kind: str, data: bytes, found: str
+) -> None:
+    place.input.with_name("thing.bin").write_bytes(data)
+    place.write_rows([{"text": "a", "photo": one} for one in ("thing.bin", b64(data), data_url(data))])
+    run = place.run(**{kind: "photo"})
+    refusals = run.dry_run().refusals
+    assert len(refusals) == 3
+    assert all(refusal.hint == f"it is {found}" for refusal in refusals)
+    assert run.start().failures == 3
+    assert simulator.requests == []
+
+
+def test_files_of_a_folder_that_are_all_of_another_kind_are_refused_at_once(
+    place: Place, folder: str
+) -> None:
+    with pytest.raises(
+        InputError, match=r"none of them is of the kind document \(send them: images=\['file'\]\)"
+    ):
+        place.run(folder, prompt="Read.", documents="file")
+
+
+def test_urls_of_files_and_the_home_directory_are_paths(
+    place: Place, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    home = place.input.parent / "at home"
+    home.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    (home / "a b.png").write_bytes(png())
+    named = [
+        (home / "a b.png").as_uri(),
+        f"file://localhost{home}/a%20b.png",
+        "~/a b.png",
+        str(home / "a b.png"),
+    ]
+    place.write_rows([{"text": "a", "photo": one} for one in named])
+    assert place.run(images="photo").start().completions == 4
+    images = [
+        request.body["messages"][-1]["content"][-1]["image_url"]["url"] for request in simulator.requests
+    ]
+    assert images == [data_url(png())] * 4
+    assert content.image(f"file://{home}/a%20b.png")["image_url"]["url"] == data_url(png())
+    place.write_rows([{"text": "a", "photo": "file:///not/there.png"}])
+    with pytest.raises(InputError, match=r"there is no file 'file:///not/there\.png'"):
+        place.run(images="photo", fresh=True).start()
 
 
 def test_an_image_that_is_too_large_fails_its_row(place: Place) -> None:
@@ -371,6 +432,23 @@ def test_a_glob_and_single_files_are_too(place: Place, folder: str) -> None:
     run = place.run([f"{folder}/*.png", f"{folder}/sub/c.png"], prompt="Caption.", images="file")
     run.start()
     assert [record["file"] for record in place.records()] == ["photos/b.png", "photos/sub/c.png"]
+
+
+def test_folders_that_a_glob_matches_are_named(folder: str, caplog: pytest.LogCaptureFixture) -> None:
+    (Path(folder) / "sub" / "more").mkdir()
+    assert open_source(f"{folder}/*.png").total == 1
+    assert "photos/**/*.png" not in caplog.text
+    Path(folder, "notes.txt").unlink()
+    assert open_source(f"{folder}/*").total == 2
+    assert "'photos/*' matches folders too, which are left out: photos/sub; what is in folders" in caplog.text
+    assert "is matched by 'photos/**/*'" in caplog.text
+    caplog.clear()
+    assert open_source(f"{folder}/**/*").total == 3
+    assert caplog.text == ""
+    with pytest.raises(
+        InputError, match=r"no file matches 'photos/sub/m\*', but 1 folder \(what .* 'photos/sub/\*\*/\*'"
+    ):
+        open_source(f"{folder}/sub/m*")
 
 
 def test_names_of_files_alone_are_not_sent(place: Place, folder: str) -> None:

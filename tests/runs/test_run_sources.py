@@ -102,6 +102,8 @@ def test_with_no_output_the_outcomes_are_there_to_be_read(place: Place) -> None:
     assert len(list(run)) == 12
     assert run.summary is not None
     assert run.summary.ledger == str(run.ledger_path)  # a temporary one, there as long as the run is
+    assert run.summary.is_temporary
+    assert str(run.ledger_path) not in str(run.summary) + str(run.report())  # nobody need remember it
 
 
 def test_a_slow_generator_holds_up_nobody(place: Place, simulator: Simulator) -> None:

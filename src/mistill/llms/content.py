@@ -11,13 +11,15 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
+from urllib.parse import unquote, urlsplit
 
 from mistill.errors import InputError
 
 FileSource: TypeAlias = str | Path | bytes
-"""A path, the bytes themselves, or an ``http(s)://`` or ``data:`` URL."""
+"""A path, the bytes themselves, or an ``http(s)://``, ``file://`` or ``data:`` URL."""
 
 Chunk: TypeAlias = dict[str, Any]
 
@@ -138,7 +140,7 @@ def load(source: FileSource, what: FileKind, *, max_bytes: int | None = None) ->
     if isinstance(source, str) and source.lower().startswith("data:"):
         data = _decoded(source, what)
     elif isinstance(source, str | Path):
-        data = _read(Path(source), what, max_bytes)
+        data = _read(local_path(source), what, max_bytes)
     elif isinstance(source, bytes):  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
         data = source
     else:
@@ -148,6 +150,32 @@ def load(source: FileSource, what: FileKind, *, max_bytes: int | None = None) ->
     if not data:
         raise InputError(f"{what}: it is empty")
     return data, _checked_type(mime_type(data), what)
+
+
+def local_path(source: str | Path) -> Path:
+    """The file that a path or a ``file://`` URL names; ``~`` is the home directory, where no file is called so."""
+    if isinstance(source, str) and source[:7].lower() == "file://":
+        return Path(unquote(urlsplit(source).path, errors="surrogateescape"))
+    path = Path(source)
+    if str(path).startswith("~") and not path.exists():
+        with suppress(RuntimeError):  # there is no such user
+            return path.expanduser()
+    return path
+
+
+def kind_of(source: FileSource) -> FileKind | None:
+    """What the first bytes of something on this machine say that it is; ``None``: none of these, or nothing to read."""
+    head = b""
+    with suppress(OSError, ValueError):
+        if isinstance(source, bytes):
+            head = source[:_LONGEST_SIGNATURE]
+        elif isinstance(source, str) and source[:5].lower() == "data:":
+            head = base64.b64decode(source.partition(",")[2][:_SIGNED_CHARS])
+        else:
+            with local_path(source).open("rb") as file:
+                head = file.read(_LONGEST_SIGNATURE)
+    found = mime_type(head)
+    return next((kind for kind, types in _TYPES.items() if found in types), None)
 
 
 def check_image_url(url: str, max_bytes: int = MAX_IMAGE_BYTES) -> None:
@@ -169,9 +197,9 @@ def check_image_url(url: str, max_bytes: int = MAX_IMAGE_BYTES) -> None:
 def _checked_type(found: str | None, what: FileKind) -> str:
     if found is None or found not in _TYPES[what]:
         names = ", ".join(one.partition("/")[2] for one in _TYPES[what])
-        raise InputError(
-            f"{what}: its bytes are {found or 'of no known type'}", hint=f"what is taken: {names}"
-        )
+        other = next((kind for kind, types in _TYPES.items() if found in types), None)
+        hint = f"what is taken: {names}" + (f"; this goes along by content.{other}()" if other else "")
+        raise InputError(f"{what}: its bytes are {found or 'of no known type'}", hint=hint)
     return found
 
 

@@ -1,8 +1,8 @@
 """Images, documents and sound that rows bring along: columns → content chunks after the text of a prompt.
 
-What a column holds may be a path, an address (``http://``, ``https://``), a ``data:`` URL, bytes (as base64, which is
-what they are in a row), what Hugging Face's Image and Audio features hold (``bytes`` and ``path``, or ``array`` and
-``sampling_rate``), or a list of these; null is nothing.
+What a column holds may be a path (``~`` is the home directory) or a ``file://`` URL, an address (``http://``,
+``https://``), a ``data:`` URL, bytes (as base64, which is what they are in a row), what Hugging Face's Image and Audio
+features hold (``bytes`` and ``path``, or ``array`` and ``sampling_rate``), or a list of these; null is nothing.
 
 A file is read twice, and never kept: to tell by a digest which it is, and when its request leaves.
 """
@@ -33,6 +33,7 @@ from mistill.llms.generation import Prompt
 from mistill.llms.types import Outcome
 from mistill.prompts.prompt_template import PromptDescription
 from mistill.prompts.row_errors import list_columns, row_error
+from mistill.wording import Setting, words
 
 _LONGEST_PATH = 4096
 _FULL_SCALE = 32767
@@ -72,7 +73,8 @@ class Attachment(Struct, frozen=True):
                     hint="run again to send it as it is",
                 )
         if self.kind == "document":
-            return content.document(source, name=Path(self.label).name if self.label else None)
+            path = self.source if isinstance(self.source, Path) else Path(self.label)
+            return content.document(source, name=path.name or None)
         return content.image(source) if self.kind == "image" else content.audio(source)
 
 
@@ -142,6 +144,10 @@ class AttachedColumns:
     def __bool__(self) -> bool:
         return bool(self._columns)
 
+    def kinds_of(self, column: str) -> list[FileKind]:
+        """As what a column goes along."""
+        return [kind for kind, name in self._columns if name == column]
+
     def check_columns(self, header: Sequence[str]) -> None:
         """Refuses a column that no row can have.
 
@@ -205,7 +211,7 @@ class AttachedColumns:
                 )
             for value in _each(row.record[column]):
                 try:
-                    yield _attachment(kind, value, row, is_bytes=column in row.binary)
+                    yield _attachment(kind, column, value, row, is_bytes=column in row.binary)
                 except InputError as error:
                     kind_of_error = WrongFile if isinstance(error, WrongFile) else InputError
                     raise kind_of_error(
@@ -214,6 +220,7 @@ class AttachedColumns:
 
 
 _PLURAL: dict[FileKind, str] = {"image": "images", "document": "documents", "audio": "sound"}
+_ONE: dict[FileKind, str] = {"image": "an image", "document": "a document", "audio": "sound"}
 
 
 def _each(value: Any) -> Iterator[Any]:
@@ -227,7 +234,7 @@ def _each(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _attachment(kind: FileKind, value: Any, row: Row, *, is_bytes: bool) -> Attachment:
+def _attachment(kind: FileKind, column: str, value: Any, row: Row, *, is_bytes: bool) -> Attachment:
     source = _decoded(value) if is_bytes else _source(value, row)
     label = "" if is_bytes else _label(value)
     if isinstance(source, str) and content.is_address(source):
@@ -238,7 +245,11 @@ def _attachment(kind: FileKind, value: Any, row: Row, *, is_bytes: bool) -> Atta
         data, media_type = content.load(source, kind)
     except InputError as error:
         named = error.message if label in error.message else f"{label}: {error.message}"
-        raise WrongFile(named, hint=error.hint) from error
+        found = content.kind_of(source)
+        if found is None or found == kind:
+            raise WrongFile(named, hint=error.hint) from error
+        by = words(f"it is {_ONE[found]}, which goes along by ", Setting(OPTION_OF[found], [column]))
+        raise WrongFile(named, hint=by) from error
     if isinstance(source, bytes):
         source = f"data:{media_type};base64,{base64.b64encode(data).decode()}"
     return Attachment(kind, source, _digest(data), _TOKENS[kind](data), label)
@@ -269,13 +280,13 @@ def _source(value: Any, row: Row) -> FileSource:
         return value
     if len(value) <= _LONGEST_PATH and _is_file(path := _path_of(value, row)):
         return path
-    return _decoded(value) if content.is_base64_of_media(value) else Path(value)
+    return _decoded(value) if content.is_base64_of_media(value) else content.local_path(value)
 
 
 def _path_of(name: str, row: Row) -> Path:
     """From the folder of the input file, or else from the working directory."""
     beside = (folder / name for folder in row.origin.folders)
-    return next((path for path in beside if _is_file(path)), Path(name))
+    return next((path for path in beside if _is_file(path)), content.local_path(name))
 
 
 def _is_file(path: Path) -> bool:

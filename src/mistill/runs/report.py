@@ -142,6 +142,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         samples: the first answered rows as records, long values cut.
         rows_of_damaged_attempts: the first rows, by their place in the input, that have some of `damaged_attempts`.
         ledger: where all this was read; ``None`` if it is gone by now.
+        is_temporary: the ledger goes with the last object that holds it: the run, and its reports.
     """
 
     kind: str
@@ -157,6 +158,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     samples: list[dict[str, Any]]
     rows_of_damaged_attempts: list[int]
     ledger: str | None
+    is_temporary: bool = False
 
     @property
     def last_start(self) -> StartRecord:
@@ -238,7 +240,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
 
     def __str__(self) -> str:
         """How the last start ended, as the command line says it, in Python's words."""
-        out = None if self.ledger is None else output_of(self.ledger)
+        out = None if self.ledger is None or self.is_temporary else output_of(self.ledger)
         return "\n".join(map(str, start_lines(self, out, in_python)))
 
     def _repr_html_(self) -> str:

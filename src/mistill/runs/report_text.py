@@ -53,7 +53,7 @@ def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterato
         yield from _forecast_lines(report.forecast, wording)
     if report.output is not None and report.output != "-":
         yield Line(f"output: {report.output}")
-    if report.ledger is not None:
+    if report.ledger is not None and not report.is_temporary:
         yield Line(f"ledger: {report.ledger}")
     if (stopped := report.stopped) is not None:
         # What to do after a stop on purpose stands in the next line.

@@ -576,13 +576,28 @@ class Run(RunResults):
 
     def _summarize(self) -> None:
         report = read_report(self.ledger_path)
-        if (temporary := self._temporary) is not None:
-            if self.out is not None and (report.stopped is not None or not report.is_finished):
+        temporary = self._temporary
+        if temporary is not None and self.out is not None:
+            if report.stopped is not None or not report.is_finished:
                 temporary.keep()  # a program that writes to stdout ends, and its answers were paid
-            elif self.out is not None:
+            else:
                 report = msgspec.structs.replace(report, ledger=None)
-            temporary.held_by(report)
-        self.summary = report
+            self.summary = report
+        else:
+            self.summary = self._held(report)
+
+    def report(self) -> RunReport:
+        """See `RunResults.report`."""
+        return self._held(super().report())
+
+    def _held(self, report: RunReport) -> RunReport:
+        """The report, which keeps a temporary ledger as long as there is nobody else who does."""
+        temporary = self._temporary
+        if temporary is None or self.out is not None:
+            return report
+        report = msgspec.structs.replace(report, is_temporary=True)
+        temporary.held_by(report)
+        return report
 
     def _shape_in(self, reader: LedgerReader) -> RecordShape:
         return self._shape_of_records(reader)

@@ -304,7 +304,14 @@ def _expand(path: str | os.PathLike[str]) -> list[str]:
     name = os.fspath(path)
     if not glob.has_magic(name) or Path(name).exists():
         return [name]
-    found = sorted(match for match in glob.iglob(name, recursive=True) if not Path(match).is_dir())  # noqa: PTH207 a pattern may be absolute
-    if not found:
-        raise InputError(f"no file matches {name!r}")
-    return found
+    found = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207 a pattern may be absolute
+    folders = [match for match in found if Path(match).is_dir()]
+    files = [match for match in found if match not in set(folders)]
+    inside = f"what is in folders is matched by {os.path.join(os.path.dirname(name), '**', '*')!r}"  # noqa: PTH118, PTH120  the same
+    if not files:
+        named = f", but {len(folders)} folder{'s' if len(folders) > 1 else ''}" if folders else ""
+        raise InputError(f"no file matches {name!r}{named}", hint=inside if folders else None)
+    if folders and "**" not in name:
+        named = ", ".join(folders[:_MAX_INPUTS_NAMED]) + (" …" if len(folders) > _MAX_INPUTS_NAMED else "")
+        _log.warning("%r matches folders too, which are left out: %s; %s", name, named, inside)
+    return files

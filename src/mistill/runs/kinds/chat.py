@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -203,14 +203,16 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         ]
         return "\n".join(texts)
 
-    def check_source(self, header: Sequence[str] | None, media_kinds: Collection[str]) -> None:
-        super().check_source(header, ())
+    def check_source(self, header: Sequence[str] | None, media_kinds: frozenset[str]) -> None:
+        super().check_source(header, frozenset())
         if header is not None:
             self.attached.check_columns(header)
-        if media_kinds and not self.reads_files:
+        sent = self.attached.kinds_of("file")
+        if media_kinds and (not self.reads_files or (sent and media_kinds.isdisjoint(sent))):
             named = [Setting(OPTION_OF[kind], ["file"]) for kind in sorted(media_kinds)]
             hint = words("send them: ", named[0], *(part for one in named[1:] for part in (", ", one)))
-            raise InputError("the rows are the names of files, and nothing sends the files", hint=hint)
+            what = f"none of them is of the kind {' or '.join(sent)}" if sent else "nothing sends the files"
+            raise InputError(f"the rows are the names of files, and {what}", hint=hint)
 
     def digests(self, rows: Sequence[Row]) -> list[bytes]:
         return self.attached.digests(rows) if self.reads_files else super().digests(rows)

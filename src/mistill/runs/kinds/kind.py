@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import Struct
@@ -179,7 +179,7 @@ class Kind(ABC, Generic[A]):
     def text_of(cls, body: bytes) -> str:
         """An answer that a ledger has kept, as a person reads it; whatever it is, and whether or not it fits."""
 
-    def check_source(self, header: Sequence[str] | None, media_kinds: Collection[str]) -> None:
+    def check_source(self, header: Sequence[str] | None, media_kinds: frozenset[str]) -> None:
         """Refuses an input that no row of which could be asked.
 
         Args:
