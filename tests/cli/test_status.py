@@ -107,7 +107,7 @@ def test_another_schema_reads_paid_answers(mistill: Mistill, run_of: RunOf, simu
     assert (first["a"], first["b"], first["error"]) == (1, 2, None)
     assert second["error"].startswith("invalid_output: ")
     assert "1  invalid_output, row 1: " in ended.stderr
-    assert "mistill export OUT --to FILE --schema" in ended.stderr
+    assert "mistill export answers.jsonl --to answers-again.jsonl --schema …" in ended.stderr
     assert ended.stderr.endswith("2 records to stdout, 1 of them not as asked\n")
     assert mistill("export", "answers.jsonl", "--to", "-", "--flatten").code == 0
     assert len(simulator.requests) == 2

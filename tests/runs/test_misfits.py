@@ -12,9 +12,11 @@ from tests.runs.conftest import Place
 from tests.runs.odd_bodies import good_body
 
 from mistill import Run
+from mistill.cli.options.wording import on_the_command_line
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError
 from mistill.runs.export import export_run
+from mistill.runs.report_text import start_lines
 from mistill.simulator import Fault, Simulator
 
 NAMED_OR_TEXT = {
@@ -216,7 +218,7 @@ def test_answers_without_content_are_counted_and_can_be_asked_again(
     report = place.run(llm_settings={"max_concurrent_requests": 1}).start()
     assert (report.completions, report.empty_answers, report.describe()["empty_answers"]) == (4, 2, 2)
     assert "empty: 2 answers without content; again" in str(report)
-    where = "state=completion, answer.generation=null, answer.tool_calls=null"
+    where = "answer.without_content=true"
     assert where in str(report)
     simulator.script(["a", "b"])
     again = Run.retry(place.out, where).start()
@@ -229,6 +231,37 @@ def test_an_empty_generation_among_several_counts(place: Place, simulator: Simul
     simulator.script(["", "b"])
     report = place.run(out=None, ledger=place.ledger, num_generations=2).start()
     assert report.empty_answers == 1
+    assert place.run(num_generations=2).start().empty_answers == 1
+    simulator.script(["c", "d"])
+    again = Run.retry(place.out, "answer.without_content=true").start()
+    assert again.sent > 0
+    assert (again.completions, again.empty_answers) == (1, 0)
+
+
+@pytest.mark.parametrize("generations", [1, 2])
+def test_an_answer_whose_message_has_no_content_counts(
+    place: Place, simulator: Simulator, generations: int
+) -> None:
+    place.write(["a", "b"])
+    bodies = [good_body("fine") for _ in range(2 * generations)]
+    del bodies[-1]["choices"][0]["message"]["content"]
+    simulator.script(Fault.status(200, body) for body in bodies)
+    settings = {"num_generations": generations, "llm_settings": {"max_concurrent_requests": 1}}
+    assert place.run(out=None, ledger=place.ledger, **settings).start().empty_answers == 1
+    assert place.run(**settings).start().empty_answers == 1
+
+
+def test_a_hint_is_the_command_of_the_run_itself(place: Place, simulator: Simulator) -> None:
+    place.write(["a"])
+    simulator.script(['{"value": "one"}'])
+    report = place.run(llm_settings=structured(NAMED_OR_TEXT), flatten=True).start()
+    beside = place.out.with_name("out-again.jsonl")
+    assert f"export_run({str(place.out)!r}, {str(beside)!r}, flatten=False)" in str(report)
+    assert export_run(str(place.out), str(beside), flatten=False).misfits == []
+    lines = [str(line) for line in start_lines(report, "a b.jsonl", on_the_command_line)]
+    assert any(
+        line.endswith("mistill export 'a b.jsonl' --to 'a b-again.jsonl' --no-flatten") for line in lines
+    )
 
 
 def test_answers_without_content_are_counted_without_an_output_too(

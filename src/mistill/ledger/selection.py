@@ -103,12 +103,13 @@ class Selection(NamedTuple):
         return cls.of(parse_terms(text))
 
     @classmethod
-    def of_bodies(cls, parts: Sequence[bytes]) -> Selection:
-        """Rows that have an answer whose body, as it came, has one of these parts in it."""
-        any_part = " OR ".join("instr(body, ?)" for _ in parts) or "0"
+    def of_bodies(cls, parts: Sequence[bytes], lacking: bytes) -> Selection:
+        """Rows that have an answer whose body, as it came, has one of these parts in it, or has not what is
+        ``lacking``."""
+        any_part = " OR ".join(("NOT instr(body, ?)", *("instr(body, ?)" for _ in parts)))
         sql = f"""EXISTS (SELECT 1 FROM answers WHERE ({any_part}) AND attempt IN (
             SELECT answer UNION ALL SELECT value FROM json_each(coalesce(more_answers, '[]'))))"""  # noqa: S608 - our own words
-        return cls(sql, tuple(parts))
+        return cls(sql, (lacking, *parts))
 
     @classmethod
     def of(cls, terms: Iterable[Term]) -> Selection:

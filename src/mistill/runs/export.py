@@ -114,13 +114,13 @@ def export_run(
         _log.warning("left out of %s: %s", to, chat.left_out)
     if where is not None and not written.records:
         _log.warning("%s", chosen.nothing(out))
-    warn_of_misfits(written.misfits)
+    warn_of_misfits(written.misfits, str(out))
     return written
 
 
-def warn_of_misfits(misfits: Iterable[Misfit]) -> None:
+def warn_of_misfits(misfits: Iterable[Misfit], out: str | None) -> None:
     """Says which records of a table or a file were not made as asked, where no report does."""
-    for line in misfit_lines(misfits):
+    for line in misfit_lines(misfits, out):
         _log.warning(line)
 
 

@@ -3,7 +3,9 @@ and named, and none is asked again unless somebody says so."""
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Final
 
 from msgspec import Struct
@@ -26,13 +28,6 @@ _HINTS: Final[dict[str, str]] = {
     ),
     "invalid_output": "another schema reads it, or the run's own, where none is given: ",
 }
-_HOW: Final[dict[str, Phrase]] = {
-    "field_left_out": Phrase(
-        "export_run(out, to, flatten='answer_')", "mistill export OUT --to FILE --flatten=answer_"
-    ),
-    "invalid_output": Phrase("export_run(out, to, schema=…)", "mistill export OUT --to FILE --schema SCHEMA"),
-}
-_WITHOUT_FLATTEN = Phrase("export_run(out, to, flatten=False)", "mistill export OUT --to FILE --no-flatten")
 
 
 class Misfit(Struct, frozen=True):
@@ -101,8 +96,12 @@ def number_of(misfits: Iterable[Misfit]) -> int:
     return sum(misfit.count for misfit in misfits)
 
 
-def misfit_lines(misfits: Iterable[Misfit]) -> Iterator[str]:
-    """What they are and what can be done, as lines for a person, which name settings; none where there are none."""
+def misfit_lines(misfits: Iterable[Misfit], out: str | None) -> Iterator[str]:
+    """What they are and what can be done, as lines for a person, which name settings; none where there are none.
+
+    Args:
+        out: the run's output, or its ledger; ``None`` or ``"-"``: nothing that could be named.
+    """
     found = list(misfits)
     if not found:
         return
@@ -114,5 +113,27 @@ def misfit_lines(misfits: Iterable[Misfit]) -> Iterator[str]:
         noun = "row" if misfit.count == 1 else "rows"
         yield f"  {misfit.count:>6,}  {misfit.kind}, {noun} {', '.join(names)}{more}: {misfit.message}"
         if (hint := _HINTS.get(misfit.kind)) is not None:
-            how: Part = _HOW.get(misfit.kind, _WITHOUT_FLATTEN)
-            yield words("          hint: ", hint, how)
+            yield words("          hint: ", hint, _export_again(misfit.kind, out))
+
+
+def _export_again(kind: str, out: str | None) -> Part:
+    """How the answers come out all the same, beside what is there."""
+    of_run, to = ("out", "OUT"), ("to", "FILE")
+    if out not in (None, "-"):
+        path = Path(out)
+        beside = str(path.with_name(f"{path.name.partition('.')[0]}-again.jsonl"))
+        of_run, to = (repr(out), shlex.quote(out)), (repr(beside), shlex.quote(beside))
+    if kind == "invalid_output":
+        return Phrase(
+            f"export_run({of_run[0]}, {to[0]}, schema=…)",
+            f"mistill export {of_run[1]} --to {to[1]} --schema …",
+        )
+    if kind == "field_left_out":
+        return Phrase(
+            f"export_run({of_run[0]}, {to[0]}, flatten='answer_')",
+            f"mistill export {of_run[1]} --to {to[1]} --flatten=answer_",
+        )
+    return Phrase(
+        f"export_run({of_run[0]}, {to[0]}, flatten=False)",
+        f"mistill export {of_run[1]} --to {to[1]} --no-flatten",
+    )

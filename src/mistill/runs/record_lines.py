@@ -90,8 +90,8 @@ def added_columns(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = 
 
 
 def answer_columns(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
-    """What a condition may ask of an answer, as JSON values: its fields, and our columns by their own names and by
-    those that they have in the output."""
+    """What a condition may ask of an answer, as JSON values: its fields, our columns by their own names and by those
+    that they have in the output, and whether it is ``without_content``."""
     columns: dict[str, Any] = {}
     own = outcome_fields(row, shape)
     text = own.get("generation")
@@ -127,9 +127,10 @@ def outcome_fields(row: LedgerRow, shape: RecordShape, misfits: Misfits | None =
         problem = _unwritable(error)
     else:
         said = read.get("generation", "no chat")
-        if misfits is not None and not (all(said) if shape.several else said):
-            misfits.empty += not any(read["tool_calls"] or ())
-        return fields | read
+        is_empty = not (all(said) if shape.several else said) and not any(read["tool_calls"] or ())
+        if misfits is not None:
+            misfits.empty += is_empty
+        return fields | read | {"without_content": is_empty}
     _note(misfits, row, problem)
     return fields | {"error": _told(problem)}
 

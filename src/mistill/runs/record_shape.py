@@ -118,11 +118,13 @@ class RecordShape:
         return any(flat.is_open for flat in (self.flat, *self._flat_retried.values()) if flat is not None)
 
     def told_apart(self) -> Selection:
-        """At least the rows whose records may be not as asked, or without content: by a schema all of them."""
+        """At least the rows whose records may be not as asked, or without content: by a schema, or where several
+        generations may stand in one answer, all of them."""
         settings = (self._own, *self._retried.values())
-        if any(one.answers.schema is not None for one in settings):
+        if self.several or any(one.answers.schema is not None for one in settings):
             return EVERYTHING
-        return Selection.of_bodies(self._own.answers.signs_of_nothing)
+        own = self._own.answers
+        return Selection.of_bodies(own.signs_of_nothing, own.sign_of_content)
 
     def has(self, name: str) -> bool:
         """Whether a column of that name is in the output, if there is one."""

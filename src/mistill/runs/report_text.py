@@ -164,7 +164,7 @@ def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[L
     if report.no_longer_in_input:
         yield Line(f"no longer in the input, and kept: {count(report.no_longer_in_input, 'row')}")
     yield from _cause_lines(report.causes)
-    yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits))
+    yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits, out))
 
 
 def _damaged_attempts(report: RunReport) -> str:
@@ -211,7 +211,7 @@ def _empty_answers(rows: int, out: str | None, wording: Wording) -> str:
     told = f"{count(rows, 'answer')} without content"
     if out is None or out == "-":
         return told
-    where = "state=completion, answer.generation=null, answer.tool_calls=null"
+    where = "answer.without_content=true"
     again = Phrase(
         f"Run.retry({out!r}, {where!r}, llm={{'model': …}}).start()",
         f"mistill retry {shlex.quote(out)} --where {shlex.quote(where)} --model …",

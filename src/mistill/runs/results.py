@@ -108,7 +108,7 @@ class RunResults:
             path = Path(folder, "results.arrow")
             with LedgerReader(self.ledger_path) as reader:
                 shape = self._shape_in(reader)
-            warn_of_misfits(write_records(self.ledger_path, path, shape).misfits)
+            warn_of_misfits(write_records(self.ledger_path, path, shape).misfits, self.out)
             return arrow.ipc.open_file(path.read_bytes()).read_all()
 
     def to_pandas(self) -> pandas.DataFrame:

@@ -84,6 +84,6 @@ def command(
         reader.check_damages()
     if condition is not None and not written and limit != 0:
         say(chosen.nothing(out))
-    for text in misfit_lines(found_misfits := misfits.found()):
+    for text in misfit_lines(found_misfits := misfits.found(), out):
         say(worded(text, on_the_command_line))
     return Exit.SOME_FAILED if found_misfits else Exit.ANSWERED

@@ -85,6 +85,7 @@ class ChatReader(AnswerReader):
     signs_of_nothing = tuple(
         f'"content":{space}{nothing}'.encode() for space in ("", " ") for nothing in ('""', "null", "[]")
     )
+    sign_of_content = b'"content":'
 
     def __init__(self, schema: OutputSchema | None = None, num_generations: int = 1) -> None:
         self.schema = schema

@@ -64,10 +64,12 @@ class AnswerReader(ABC):
     Attributes:
         schema: what answers must fit, where they must.
         vectors: columns of ours that have vectors.
-        signs_of_nothing: the body of an answer without content has one of these in it, and few others have.
+        signs_of_nothing: the body of an answer without content has one of these in it, and few others have; or it has
+            no ``sign_of_content``.
     """
 
     signs_of_nothing: ClassVar[Sequence[bytes]] = ()
+    sign_of_content: ClassVar[bytes] = b""
     schema: OutputSchema | None = None
     vectors: Mapping[str, Vectors] = {}
 
