@@ -9,12 +9,12 @@ from typing import Any, cast
 
 import msgspec
 
+from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import Source
 from mistill.errors import InputError, did_you_mean
 from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
-from mistill.runs.input_size import InputSize
 from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
 from mistill.runs.options import OUTPUT_OPTIONS, RETRY_OPTIONS, RetryArguments, RunArguments, split_names
 from mistill.runs.pending_rows import Matcher

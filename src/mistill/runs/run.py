@@ -17,6 +17,7 @@ import msgspec
 
 from mistill._version import __version__
 from mistill.api.prices import shipped_prices
+from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import Row
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
@@ -35,6 +36,7 @@ from mistill.estimates.dry_run import DryRun
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection, Spending
 from mistill.ledger.targets import check_targets
+from mistill.ledger.temporary_ledger import TemporaryLedger
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
 from mistill.llms.types import Completion
@@ -44,7 +46,6 @@ from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
 from mistill.runs.control import RunControl
 from mistill.runs.export import Exported, read_records, write_records
-from mistill.runs.input_size import InputSize
 from mistill.runs.kept_settings import read_manifest, settings_to_keep
 from mistill.runs.kinds import kind_of
 from mistill.runs.manifest import changed_settings, shown_changes
@@ -58,7 +59,6 @@ from mistill.runs.report_text import hint_of_broken_input
 from mistill.runs.results import RowOutcome, RunResults
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.runs.runner import Runner
-from mistill.runs.temporary_ledger import TemporaryLedger
 from mistill.runs.where import columns_of
 from mistill.wording import START_AGAIN, Setting, words
 

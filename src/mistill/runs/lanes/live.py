@@ -14,8 +14,8 @@ from mistill.api.usage import Usage
 from mistill.delivery.retry import as_failure, classify
 from mistill.delivery.worker_pool import WorkerPool
 from mistill.errors import InputError, LedgerError, MistillError
+from mistill.estimates.attempt_recorder import AttemptRecorder, RunningStart
 from mistill.llms.types import Completion, Outcome
-from mistill.runs.attempt_recorder import AttemptRecorder, RunningStart
 from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.pending_rows import PendingRows
 
