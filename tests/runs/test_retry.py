@@ -210,3 +210,31 @@ def test_a_retry_may_add_columns_to_those_of_the_run(place: Place) -> None:
     first, second = place.records()
     assert first["settings"]["model"] == "mistral-large-latest"
     assert (second["settings"], second["model"]) == (None, "mistral-small-latest")
+
+
+@pytest.mark.parametrize(
+    ("settings", "columns"),
+    [
+        ({"keep": ["text", "generation"]}, ["text", "generation"]),
+        ({"drop": ["text", "error"]}, ["generation", "finish_reason", "input_tokens", "output_tokens"]),
+        ({"keep": ["part", "generation"], "explode": "text=part"}, ["part", "generation"]),
+    ],
+)
+def test_a_run_with_chosen_columns_is_retried_and_keeps_them(
+    place: Place, settings: dict[str, Any], columns: list[str]
+) -> None:
+    explodes = "explode" in settings
+    place.write_rows([{"text": ["a", "b"] if explodes else "a"}])
+    place.run(**settings, prompt="{{ part }}" if explodes else "{{ text }}").start()
+    assert Run.retry(place.out, "row=0").start().sent == 1
+    assert list(place.records()[0]) == columns
+
+
+def test_a_column_that_is_added_stands_beside_those_that_a_run_keeps(place: Place) -> None:
+    place.write(["a"])
+    place.run(keep=["text", "generation"]).start()
+    Run.retry(place.out, "row=0", prompt="Please: {{ text }}", extra_columns="settings").start()
+    assert list(place.records()[0]) == ["text", "generation", "settings"]
+    other = place.out.with_name("other.jsonl")
+    export_run(place.out, other, extra_columns=["cost"])
+    assert list(json.loads(other.read_text())) == ["text", "generation", "cost"]

@@ -368,12 +368,17 @@ def shape_of(
     # A field that the run gave another name may be no column of this shape.
     renamable = _renamable(kind, extra, flat)
     own_renames = {ours: name for ours, name in own.columns.items() if ours in renamable}
+    renames = own_renames | given.columns
     chosen = given if given.keep or given.drop else own
+    keep = chosen.keep
+    if keep and chosen is own:  # of columns that the run has; what is asked for beside them is wanted too
+        added = (renames.get(name, name) for name in extra if name not in own.extra_columns)
+        keep = tuple(dict.fromkeys([*keep, *added]))
     changed = {
-        "columns": own_renames | given.columns,
+        "columns": renames,
         "extra_columns": extra,
         "flatten": flattened,
-        "keep": chosen.keep,
+        "keep": keep,
         "drop": chosen.drop,
         "earlier": given.earlier or own.earlier,
     }

@@ -18,7 +18,7 @@ import msgspec
 from mistill._version import __version__
 from mistill.api.prices import shipped_prices
 from mistill.datasets.input_size import InputSize
-from mistill.datasets.sources import Row
+from mistill.datasets.sources import Row, Source
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
@@ -156,8 +156,7 @@ class Run(RunResults):
             check_target(out, options.output_format, options.csv_dialect)
         if rows.columns is not None:
             shape.check_row(rows.columns)
-        if shape.chosen:
-            shape.check_chosen(*columns_of(rows, shape.chosen))
+        self._check_chosen(shape, rows)
         kind.check_source(rows.header, rows.media_kinds)
         name = None if out is None else str(out)
         path = path_of_ledger(name, options.ledger)
@@ -467,6 +466,11 @@ class Run(RunResults):
         own = RowSettings(type(kind), kind.manifest, kind.reader)
         retried = None if reader is None else retried_settings(reader)
         return shape_for(type(kind), own, self.options, retried)
+
+    def _check_chosen(self, shape: RecordShape, rows: Source) -> None:
+        """``InputError`` if a column is to be kept or left out that no record will have."""
+        if shape.chosen:
+            shape.check_chosen(*columns_of(rows, shape.chosen))
 
     def _find_input_size(self) -> InputSize:
         with LedgerReader(self.ledger_path) as reader:
