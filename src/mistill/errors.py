@@ -3,6 +3,7 @@
     MistillError                      message, hint, retryable, attempts, maybe_billed, partial
     ├── InputError (ValueError)       refused before anything was sent: a row, a message, an argument, a setting
     │   ├── WrongParameter            a row's own value of a generation parameter: this row alone
+    │   ├── UnusableRow               a row that no request is made of, even in a retry
     │   └── WrongFile                 a row's own image, document or sound: this row alone
     ├── APIError                      the server answered with an error: status, code, kind, correlation_id
     │   ├── BadRequest                400, 422: this request, permanently
@@ -130,6 +131,13 @@ class InputError(MistillError, ValueError):
 
 class WrongParameter(InputError):
     """A row's own value of a generation parameter is wrong: that row's failure alone, even if it is the first."""
+
+
+class UnusableRow(InputError):
+    """A row was read, and is none of a run, whatever it is asked: a value that JSON cannot carry, no list where one is
+    to be exploded, more cells than the header. A retry does not ask it either."""
+
+    kind = "unusable_row"
 
 
 class WrongFile(InputError):

@@ -13,7 +13,6 @@ from tests.libraries import library
 
 from mistill import dedupe
 from mistill.cli import main
-from mistill.curation import near_duplicates
 from mistill.errors import InputError
 
 numpy = library("numpy")
@@ -23,34 +22,48 @@ def rows_of(vectors: list[Any]) -> list[dict[str, Any]]:
     return [{"text": f"t{number}", "embedding": vector} for number, vector in enumerate(vectors)]
 
 
-def one_by_one(vectors: list[list[float]], threshold: float) -> dict[int, int]:
-    """The rule, as plainly as it can be written."""
-    units = [numpy.asarray(vector) / (numpy.linalg.norm(vector) or 1) for vector in vectors]
+def one_by_one(vectors: Any, threshold: float) -> dict[int, int]:
+    """The rule, as plainly as it can be written; of whole numbers, whose products and squares are exact."""
+    squares = (vectors**2).sum(axis=1)
     kept: list[int] = []
     dropped: dict[int, int] = {}
-    for row, unit in enumerate(units):
-        near = [(float(unit @ units[other]), other) for other in kept]
-        if any(similarity >= threshold for similarity, _ in near):
-            dropped[row] = max(near, key=lambda one: one[0])[1]
+    for row, vector in enumerate(vectors):
+        near = vectors[kept] @ vector / numpy.sqrt(numpy.maximum(squares[kept] * squares[row], 1))
+        if kept and near.max() >= threshold * (1 - 1e-12):
+            dropped[row] = kept[int(near.argmax())]
         else:
             kept.append(row)
     return dropped
 
 
-@settings(deadline=None, max_examples=60)
-@given(seed=st.integers(0, 10_000), count=st.integers(0, 60), block=st.sampled_from([1, 3, 16, 2048]))
-def test_in_blocks_as_one_by_one(seed: int, count: int, block: int) -> None:
-    random = numpy.random.default_rng(seed)
-    centers = random.normal(size=(5, 6))
-    vectors = (centers[random.integers(0, 5, count)] + 0.25 * random.normal(size=(count, 6))).tolist()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(near_duplicates, "_BLOCK_ROWS", block)
-        result = dedupe(rows_of(vectors), threshold=0.9)
-    expected = one_by_one(vectors, 0.9)
-    assert [found.row for found in result.dropped] == list(expected)
-    assert all(found.similarity >= 0.9 for found in result.dropped)
-    kept = set(range(count)) - set(expected)
-    assert {found.kept for found in result.dropped} <= kept
+@settings(deadline=None, max_examples=8)
+@given(
+    seed=st.integers(0, 10_000),
+    count=st.integers(0, 2200),
+    length=st.sampled_from([2, 5]),
+    size=st.sampled_from([3, 40]),
+    threshold=st.sampled_from([0.5, 0.97, 1]),
+    exponent=st.sampled_from([-990, 0, 990]),
+)
+def test_the_nearest_kept_row_before_it_stands_for_a_row(
+    seed: int, count: int, length: int, size: int, threshold: float, exponent: int
+) -> None:
+    """Some blocks of rows, as if they were taken one by one; whole numbers have many that are equally near."""
+    vectors = numpy.random.default_rng(seed).integers(-size, size + 1, (count, length)).astype(float)
+    result = dedupe(rows_of((vectors * 2.0**exponent).tolist()), threshold=threshold)
+    assert {found.row: found.kept for found in result.dropped} == one_by_one(vectors, threshold)
+    assert all(threshold * (1 - 1e-12) <= found.similarity <= 1 for found in result.dropped)
+
+
+@pytest.mark.parametrize("factor", [1, 3, 1e200, 1e-200, 5e-310])
+def test_copies_are_alike_at_any_threshold_and_of_any_length(factor: float) -> None:
+    vectors = numpy.random.default_rng(1).random((100, 64))
+    both = numpy.stack([vectors, vectors * factor], axis=1).reshape(200, 64).tolist()
+    result = dedupe(rows_of(both), threshold=1)
+    if factor > 1e-300:  # else digits are lost, before we see them
+        assert [(found.row, found.kept) for found in result.dropped] == [(n + 1, n) for n in range(0, 200, 2)]
+    else:
+        assert len(dedupe(rows_of(both), threshold=0.9999).dropped) == 100
 
 
 def test_the_first_is_kept_and_the_rest_say_which_it_is(tmp_path: Path) -> None:
@@ -101,12 +114,51 @@ def test_nothing_dear_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.chdir(tmp_path)
     Path("in.jsonl").write_text('{"embedding": [1]}\n')
     Path("out.jsonl").write_text("dear\n")
-    with pytest.raises(InputError, match="is the input"):
+    with pytest.raises(InputError, match="is an input itself"):
         dedupe("in.jsonl", "in.jsonl", overwrite=True)
     with pytest.raises(InputError, match="exists"):
         dedupe("in.jsonl", "out.jsonl")
     dedupe("in.jsonl", "out.jsonl", overwrite=True)
     assert Path("out.jsonl").read_text() == '{"embedding": [1]}\n'
+
+
+@pytest.mark.parametrize("beside", ["", "-wal", "-shm", "-journal", ".lock"])
+@pytest.mark.parametrize("name", ["run.ledger", "link"])
+def test_no_ledger_is_replaced_nor_what_belongs_to_one(tmp_path: Path, name: str, beside: str) -> None:
+    (tmp_path / f"run.ledger{beside}").write_bytes(b"answers that were paid for")
+    (tmp_path / "run.ledger").write_bytes(b"SQLite format 3\0 and all of them")
+    if name == "link":
+        (tmp_path / f"link{beside}").symlink_to(tmp_path / f"run.ledger{beside}")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    with pytest.raises(InputError, match="and the output would replace it"):
+        dedupe(rows_of([[1]]), tmp_path / f"{name}{beside}", overwrite=True, output_format="jsonl")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("setting", "flags"),
+    [
+        ({"mark": True}, ["--mark"]),
+        ({"overwrite": True}, ["--overwrite"]),
+        ({"output_format": "csv"}, ["--output-format", "csv"]),
+        ({"csv_dialect": "excel"}, ["--csv-dialect", "excel"]),
+    ],
+)
+def test_what_is_about_the_output_is_refused_without_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], setting: dict[str, Any], flags: list[str]
+) -> None:
+    with pytest.raises(InputError, match="is about the file that is written, and none is"):
+        dedupe(rows_of([[1]]), **setting)
+    (tmp_path / "in.jsonl").write_text('{"embedding": [1]}\n')
+    assert main(["dedupe", str(tmp_path / "in.jsonl"), *flags]) == 2
+    told = capsys.readouterr().err
+    assert f"{' '.join(flags)} is about the file that is written" in told
+    assert "--to unique.jsonl" in told
+
+
+def test_a_row_that_is_none_of_a_run_is_not_written_with_null_in_it() -> None:
+    with pytest.raises(InputError, match="row 1 of the list: column 'x' holds what JSON cannot carry"):
+        dedupe([{"embedding": [1]}, {"embedding": [1], "x": object()}])
 
 
 def test_the_command(

@@ -69,12 +69,18 @@ def test_the_first_sheet_is_read_and_the_others_are_named(
     [
         ([["a", "a"], [1, 2]], "'a' stands twice"),
         ([["a", None, "b"], [1, 2, 3]], "column 2 of the header is empty"),
-        ([["a"], [1, 2]], "row 2: it has more cells"),
     ],
 )
 def test_a_sheet_that_is_no_table_is_refused(tmp_path: Path, rows: list[list[Any]], message: str) -> None:
     with pytest.raises(InputError, match=message):
         read(book(tmp_path / "a.xlsx", rows))
+
+
+def test_a_row_that_is_too_long_is_told_and_the_rest_is_read(tmp_path: Path) -> None:
+    rows = list(open_source(book(tmp_path / "a.xlsx", [["a"], [1], [2, 3], [4]])))
+    assert [row.record for row in rows] == [{"a": 1}, {"a": 2}, {"a": 4}]
+    assert [row.problem is None for row in rows] == [True, False, True]
+    assert "more cells than the header" in str(rows[1].problem)
 
 
 def test_what_is_no_workbook_is_refused(tmp_path: Path) -> None:

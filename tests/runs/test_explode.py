@@ -10,6 +10,7 @@ import pytest
 from tests.libraries import library
 from tests.runs.conftest import Place, sent
 
+from mistill import Run
 from mistill.errors import InputError
 from mistill.simulator import Simulator
 
@@ -100,6 +101,46 @@ def test_what_is_no_list_is_its_rows_failure(place: Place) -> None:
     second, third = (record["error"] for record in place.records()[1:3])
     assert "row 1 of the list (id 2): the column 'tasks' is no list" in second
     assert "is text, but not the JSON of a list" in third
+
+
+def test_a_row_that_has_the_items_column_already_fails_alone(place: Place, simulator: Simulator) -> None:
+    rows = [{"tasks": ["a"]}, {"tasks": ["b"], "task": 1}, {"tasks": ["c"]}]
+    report = place.run(rows, explode="tasks=task", prompt="{{ task }}").start()
+    assert (report.completions, report.failures) == (2, 1)
+    assert sent(simulator) == ["a", "c"]
+    assert "row 1 of the list: it has a column 'task' already" in report.causes[0].error.message
+
+
+@pytest.mark.parametrize("explode", [{}, {"explode": "tasks"}])
+def test_what_cannot_be_asked_is_not_asked_when_lists_become_rows_or_in_a_retry(
+    place: Place, simulator: Simulator, explode: dict[str, Any]
+) -> None:
+    """Null and base64 would stand in the prompt instead of what the row holds."""
+    rows: list[dict[str, Any]] = [
+        {"tasks": ["a"], "x": 1},
+        {"tasks": ["b"], "x": object()},
+        {"tasks": ["c"], "x": b"\x00\xff"},
+    ]
+    prompt = "{{ tasks[0] }} {{ x }}"
+    report = place.run(rows, prompt=prompt, **explode).start()
+    assert (report.completions, report.failures) == (1, 2)
+    assert sent(simulator) == ["a 1"]
+    causes = {cause.kind: cause.error.message for cause in report.causes}
+    assert "'x' holds what JSON cannot carry" in causes["unusable_row"]
+    assert "'x' holds bytes" in causes["invalid_input"]
+    for _ in range(2):
+        retried = Run.retry(place.out, "error=unusable_row").start()
+        assert (retried.sent, retried.failures) == (0, 2)
+        message = next(cause.error.message for cause in retried.causes if cause.kind == "unusable_row")
+        assert message.count("row 1: ") == 1
+
+
+def test_bytes_are_no_text_in_a_retry_either(place: Place, simulator: Simulator) -> None:
+    table = library("pyarrow").table({"t": ["a", "b"], "x": [b"1", b"2"]})
+    place.run(table, prompt="{{ t }}").start()
+    report = Run.retry(place.out, "row=1", prompt="{{ x }}").start()
+    assert report.sent == 0
+    assert sent(simulator) == ["a", "b"]
 
 
 def test_an_item_that_fails_is_named(place: Place) -> None:

@@ -38,10 +38,18 @@ def files_of(ledger: Path) -> list[Path]:
 
 def owner_of(path: Path) -> Path | None:
     """The database (a ledger, as a rule) that would be harmed if this file were written: itself, or that it stands
-    beside as log, index, journal or lock."""
+    beside as log, index, journal or lock. A symbolic link is what it names."""
+    names = [path]
+    with suppress(OSError):
+        names.append(Path(os.path.realpath(path)))
     owners = [
         path,
-        *(path.with_name(path.name.removesuffix(end)) for end in _COMPANIONS if path.name.endswith(end)),
+        *(
+            name.with_name(name.name.removesuffix(end))
+            for name in names
+            for end in _COMPANIONS
+            if name.name.endswith(end)
+        ),
     ]
     return next((owner for owner in owners if owner.name and _is_database(owner)), None)
 

@@ -1,4 +1,4 @@
-"""What a run, an export or a retry may write over, decided by which file it is and not by its name."""
+"""What a run, an export, a retry or a dedupe may write over, decided by which file it is and not by its name."""
 
 from __future__ import annotations
 
@@ -10,35 +10,32 @@ from mistill.ledger.files import files_of, is_same, owner_of
 from mistill.wording import Setting, words
 
 
-def check_targets(out: str | Path | None, ledger: Path, inputs: Iterable[str | Path]) -> None:
+def check_targets(out: str | Path | None, ledger: Path | None, inputs: Iterable[str | Path]) -> None:
     """Refuses an output or a ledger that would take the place of something else. Nothing is written.
 
     Links are followed: what counts is the file. That a file exists is no reason here, see `check_no_loss`.
 
     Args:
         out: where records go; ``None`` or ``"-"``: to no file.
-        ledger: where the run remembers.
-        inputs: what the run reads.
+        ledger: where the run remembers; ``None`` where nothing is remembered.
+        inputs: what is read.
 
     Raises:
         InputError: one file would be two of these, or belongs to another ledger.
     """
     read = [Path(one) for one in inputs]
-    own = files_of(ledger)
-    for path in own:
-        if (one := _same(path, read)) is not None:
-            raise _ledger_is(ledger, f"{one} is an input of this run", path)
-    if (owner := owner_of(ledger)) is not None and not is_same(owner, ledger):
-        raise _ledger_is(ledger, f"it belongs to the ledger {owner}", ledger)
+    if ledger is not None:
+        _check_ledger(ledger, read)
     if out is None or str(out) == "-":
         return
     target = Path(out)
     if _same(target, read) is not None:
+        whose = "of this run, and its" if ledger is not None else "itself, and the"
         raise InputError(
-            f"{out} is an input of this run, and its output would replace it",
+            f"{out} is an input {whose} output would replace it",
             hint="give the output another name, or a glob that does not match it",
         )
-    if _same(target, own) is not None:
+    if ledger is not None and _same(target, files_of(ledger)) is not None:
         raise InputError(
             f"{out} is the ledger of this run or belongs to it, and the output would replace it",
             hint="give the output another name",
@@ -50,6 +47,14 @@ def check_targets(out: str | Path | None, ledger: Path, inputs: Iterable[str | P
         raise InputError(
             f"{out} {what}, and the output would replace it", hint="give the output another name"
         )
+
+
+def _check_ledger(ledger: Path, inputs: Iterable[Path]) -> None:
+    for path in files_of(ledger):
+        if (one := _same(path, inputs)) is not None:
+            raise _ledger_is(ledger, f"{one} is an input of this run", path)
+    if (owner := owner_of(ledger)) is not None and not is_same(owner, ledger):
+        raise _ledger_is(ledger, f"it belongs to the ledger {owner}", ledger)
 
 
 def check_no_loss(out: str | Path, setting: str) -> None:

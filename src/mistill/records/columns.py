@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import msgspec
 
+from mistill.datasets.column_names import first_repeated
 from mistill.datasets.encoding import encode_record
 from mistill.errors import InputError, nearest_name
 from mistill.wording import Setting, Words, words
@@ -30,8 +31,7 @@ def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, st
             hint = f"ours are {', '.join(columns)}" if near is None else f"did you mean {near!r}?"
             raise InputError(f"there is no output column {column!r} to rename", hint=hint)
         names[column] = name
-    chosen = list(names.values())
-    if repeated := next((name for place, name in enumerate(chosen) if name in chosen[:place]), None):
+    if (repeated := first_repeated(names.values())) is not None:
         raise InputError(f"two output columns would be called {repeated!r}")
     return names
 

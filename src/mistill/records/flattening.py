@@ -11,6 +11,7 @@ from msgspec import Raw, Struct
 from pydantic import RootModel, TypeAdapter
 from pydantic_core import to_jsonable_python
 
+from mistill.datasets.column_names import first_repeated
 from mistill.errors import AnswerWithoutFields, FieldLeftOut, InputError
 from mistill.records.answer_classes import AnswerClass, Field, answer_classes
 from mistill.structured.object_fields import Names, nested_names, object_fields
@@ -90,8 +91,7 @@ class FlatFields:
         self.names = tuple(_expanded(names, self._inner)) if deep else self._top_names
         if deep:
             self.is_open = True  # what is no object after all stands under its own name
-        if len(set(self.names)) < len(self.names):
-            twice = next(name for name in self.names if self.names.count(name) > 1)
+        if (twice := first_repeated(self.names)) is not None:
             raise InputError(f"two fields of the answers would be called {twice!r}", hint="leave deep out")
 
     def _inner_names(self, schema: OutputSchema) -> Mapping[str, Names]:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, Self, TypeGuard
 
 from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
-from mistill.errors import InputError, WrongFile, WrongParameter, let_interrupt_pass
+from mistill.errors import InputError, UnusableRow, WrongFile, WrongParameter, let_interrupt_pass
 from mistill.estimates.row_sample import RowSample
 from mistill.ledger import InputRow, RowState
 from mistill.progress.progress import Progress
@@ -186,7 +186,7 @@ def prepare_row(kind: Kind[Any], row: Row, shape: RecordShape) -> Any:
         shape: of the records, whose own columns no row may have.
     """
     if row.problem is not None:
-        return row_error(row, row.problem, row.hint)
+        return UnusableRow(f"{row.where}: {row.problem}", hint=row.hint, index=row.index)
     try:
         if not shape.hints.keys().isdisjoint(row.record):
             shape.check_row(row.record, row.where, row.index)

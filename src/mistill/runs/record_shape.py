@@ -8,6 +8,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mistill.datasets.column_names import first_repeated
 from mistill.errors import InputError, did_you_mean
 from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.records.columns import check_columns, column_names, nearest_and_all, rename_hint
@@ -76,9 +77,7 @@ class RecordShape:
         self._retried = retried
         self._flat_retried = flat_retried
         self.extra = frozenset(extra)
-        columns = self.columns
-        if len(set(columns)) < len(columns):
-            twice = next(name for name in columns if columns.count(name) > 1)
+        if (twice := first_repeated(self.columns)) is not None:
             raise InputError(
                 f"two output columns would be called {twice!r}",
                 hint=words(

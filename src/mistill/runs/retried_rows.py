@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections import deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Row
+from mistill.errors import UnusableRow
 from mistill.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selection
-from mistill.runs.kept_settings import read_inputs
+from mistill.ledger.error_record import decode_error
+from mistill.runs.kept_settings import read_inputs, read_types
 
 _PAGE_ROWS = 1000
+_BYTES = re.compile(r"(large_|fixed_size_)?binary(_view|\[\d+\])?")
+"""What pyarrow calls types of bytes."""
 
 
 class RetriedRows:
@@ -62,10 +69,35 @@ class RetriedRows:
         self._states.clear()
         for row in self._pages():
             self._states.append(RowState(row.row, row.position, has_answers=row.row in self.with_answers))
-            yield Row(first_index + row.position, row.record, self, row.position)
+            problem, hint = self._problem_of(row)
+            yield Row(
+                first_index + row.position,
+                row.record,
+                self,
+                row.position,
+                problem=problem,
+                hint=hint,
+                binary=self._binary,
+            )
 
     def where(self, place: int) -> str:
         return f"{self._ledger} row {place}"
+
+    def _problem_of(self, row: LedgerRow) -> tuple[str | None, str | None]:
+        """Why it was no row of a run when it was read, and what to do: what the ledger has is not what it held."""
+        if row.error is None or (error := decode_error(row.error)).kind != UnusableRow.kind:
+            return None, None
+        message, hint = error.words
+        return message.removeprefix(f"{self.where(row.position)}: "), hint
+
+    @cached_property
+    def _binary(self) -> Sequence[str]:
+        """Columns of bytes, where the input had types."""
+        if not PYARROW.is_there:
+            return ()
+        with LedgerReader(self._ledger) as reader:
+            types = read_types(reader)
+        return [name for name, kind in types.items() if _BYTES.fullmatch(str(kind))]
 
     def _pages(self) -> Iterator[LedgerRow]:
         # A page at a time, since a read that goes on keeps SQLite from folding its log into the file.

@@ -36,7 +36,12 @@ mistill dedupe embeddings.parquet --json | jq '.dropped | length'   # only look
     is_flag=True,
     help="Write all rows instead, with the columns duplicate_of and similarity, null in rows that are kept.",
 )
-@option("--overwrite", group="Output", is_flag=True, help="Replace FILE if it is there; never the input.")
+@option(
+    "--overwrite",
+    group="Output",
+    is_flag=True,
+    help="Replace FILE if it is there; never an input, nor a ledger.",
+)
 @option("--output-format", group="Output", metavar="FORMAT", help="Where the suffix does not tell.")
 @option_of_run("csv_dialect")
 @option("--input-format", group="Input", metavar="FORMAT", help="Where the suffix does not tell.")
@@ -73,8 +78,8 @@ def command(
 ) -> Exit:
     """Keeps one of each cluster of near duplicates in SOURCE (files or globs): the first, in the order of the input.
 
-    Every row that is dropped is as near to one that is kept as the threshold says. All pairs are compared, exactly.
-    Rows without a vector are kept. Rows count from 0.
+    Every row that is dropped is as near to one that is kept as the threshold says; the nearest of those before it
+    stands for it. All pairs are compared, exactly. Rows without a vector are kept. Rows count from 0.
     """
     result = dedupe(
         list(source),

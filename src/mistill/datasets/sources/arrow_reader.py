@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
 
+from mistill.datasets.column_names import check_columns_once
 from mistill.datasets.optional_library import PYARROW
-from mistill.datasets.sources.arrow_rows import check_columns_once, rows_of_batch, rows_within
+from mistill.datasets.sources.arrow_rows import rows_of_batch, rows_within
 from mistill.datasets.sources.input_file import InputFile
 from mistill.datasets.sources.row import Row
 from mistill.errors import InputError

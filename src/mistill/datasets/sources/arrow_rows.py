@@ -49,21 +49,6 @@ def rows_within(limit_bytes: int, rows: int, size_bytes: int) -> int:
     return max(1, min(_MAX_ROWS, limit_bytes * rows // max(1, size_bytes)))
 
 
-def check_columns_once(names: list[str], where: str) -> tuple[str, ...]:
-    """The names as a tuple.
-
-    Args:
-        where: what has these columns, for the error.
-
-    Raises:
-        InputError: one stands twice: a record could hold only one of them.
-    """
-    if len(set(names)) < len(names):
-        repeated = next(name for place, name in enumerate(names) if name in names[:place])
-        raise InputError(f"{where}: the column {repeated!r} stands twice", hint="rename one")
-    return tuple(names)
-
-
 def _records(part: Any, origin: Input, first_index: int, first_place: int) -> list[dict[str, Any]]:
     found = None if any(_loses_digits(field.type) for field in part.schema) else _python_values(part)
     if found is not None:

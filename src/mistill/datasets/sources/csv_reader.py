@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
+from mistill.datasets.column_names import check_columns_once
 from mistill.datasets.sources.input_file import InputFile, TextReader
 from mistill.datasets.sources.json_problems import NUL_TAIL_HINT, nul_tail
 from mistill.datasets.sources.row import Row
@@ -75,8 +76,7 @@ class CsvReader(TextReader):
             for fields in reader:
                 if fields:
                     if header is None:
-                        header = fields
-                        self._check_header(header)
+                        header = list(check_columns_once(fields, self.name))
                         self._check_whole(torn)
                     elif len(header) == 1 and len(fields) == 1:
                         self._check_delimiter(header[0], fields[0])
@@ -94,13 +94,6 @@ class CsvReader(TextReader):
                     column = len(line.rstrip(b"\0").decode()) + 1
                     raise InputError(f"{self.where(place)}: {nul_tail(column)}", hint=NUL_TAIL_HINT)
                 yield line.decode()
-
-    def _check_header(self, header: list[str]) -> None:
-        repeated = next((name for place, name in enumerate(header) if name in header[:place]), None)
-        if repeated is not None:
-            raise InputError(
-                f"{self.name}: the column {repeated!r} stands twice in the header", hint="rename one"
-            )
 
     def _check_whole(self, torn: Mapping[int, str] | None) -> None:
         """Refuses a header with bytes that are no text: every row has it."""

@@ -8,8 +8,8 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from typing import Any
 
+from mistill.datasets.column_names import check_columns_once
 from mistill.datasets.optional_library import OPENPYXL
-from mistill.datasets.sources.arrow_rows import check_columns_once
 from mistill.datasets.sources.input_file import InputFile
 from mistill.datasets.sources.row import Row
 from mistill.errors import InputError
@@ -21,7 +21,8 @@ class ExcelReader:
     """The first sheet of a workbook: a header, then rows. Empty rows are skipped, and an empty cell is null.
 
     Numbers are numbers, dates and times ISO 8601 text: a date alone where the cell shows no time. Of a formula it is
-    the value that was saved with it. ``where`` counts rows as the sheet does, from 1.
+    the value that was saved with it. A row with more cells than the header has a
+    `Row.problem`. ``where`` counts rows as the sheet does, from 1.
     """
 
     repeatable = True
@@ -58,15 +59,12 @@ class ExcelReader:
             next(filled, None)
             for index, (place, cells) in enumerate(filled, first_index):
                 values = [_value(cell) for cell in cells]
-                if any(value is not None for value in values[len(self._columns) :]):
-                    raise InputError(
-                        f"{self.where(place)}: it has more cells than the header",
-                        hint="name the column",
-                        index=index,
-                    )
+                is_too_long = any(value is not None for value in values[len(self._columns) :])
                 values += [None] * (len(self._columns) - len(values))
-                record = dict(zip(self._columns, values, strict=False))
-                yield Row.of(record, self, index, place)
+                row = Row.of(dict(zip(self._columns, values, strict=False)), self, index, place)
+                if is_too_long and row.problem is None:
+                    row.problem, row.hint = "it has more cells than the header", "name the column"
+                yield row
 
     def _header(self, place: int, cells: tuple[Any, ...]) -> tuple[str, ...]:
         names = [None if cell.value is None else str(cell.value) for cell in cells]

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from mistill.characters import whole_characters
+from mistill.datasets.column_names import check_columns_once
 from mistill.datasets.optional_library import PYARROW
-from mistill.datasets.sources.arrow_rows import check_columns_once, column_values, rows_of_batch
+from mistill.datasets.sources.arrow_rows import column_values, rows_of_batch
 from mistill.datasets.sources.row import Input, Row
 from mistill.errors import InputError
 

@@ -44,7 +44,8 @@ class Exploded:
     """A row for each item of the list in a column, which is a list or the JSON text of one.
 
     A row keeps all other columns; the item stands in the place of the list. Rows whose list is empty, null or missing
-    give none, which is said when all are read. What is no list gives a row with a `Row.problem`.
+    give none, which is said when all are read. What is no list gives a row with a `Row.problem`, and so does a row that
+    has a column of the item's name; one that has a problem already is passed on as it is.
 
     Args:
         column: with the lists. ``name``: what it is called with an item in it.
@@ -68,20 +69,12 @@ class Exploded:
         index = read = empty = 0
         places: list[str] = []
         for read, row in enumerate(rows, 1):  # noqa: B007  how many there were
-            fields = _decode_fields(row.raw)
-            items = _items(fields.get(self._column))
-            if isinstance(items, str) and row.problem is None:
-                row.problem = f"the column {self._column!r} {items}"
-            if row.problem is not None:
+            fields, items = self._parts(row)
+            if items is None:
                 row.index = index
                 index += 1
                 yield row
                 continue
-            if self._name != self._column and self._name in fields:
-                raise InputError(
-                    f"{row.where}: it has a column {self._name!r} already",
-                    hint=f"give the items of {self._column!r} another name",
-                )
             if not items:
                 empty += 1
                 if len(places) < _MAX_NAMED:
@@ -91,13 +84,30 @@ class Exploded:
                     self._name if name == self._column else name: item if name == self._column else value
                     for name, value in fields.items()
                 }
-                within = f", {self._column}[{number}]"
-                yield Row(
-                    index, _encode(record), row.origin, row.place, within=within, id_column=row.id_column
+                yield msgspec.structs.replace(
+                    row,
+                    index=index,
+                    raw=_encode(record),
+                    _record=None,
+                    within=f"{row.within}, {self._column}[{number}]",
+                    binary=[name for name in row.binary if name != self._column],
                 )
                 index += 1
         if empty and not looking:
             self._say(empty, read, places, is_all=not index)
+
+    def _parts(self, row: Row) -> tuple[dict[str, msgspec.Raw], list[msgspec.Raw] | None]:
+        """The columns of a row, and its items; ``None`` where it has a problem, which it is told."""
+        if row.problem is not None:
+            return {}, None
+        fields = _decode_fields(row.raw)
+        items = _items(fields.get(self._column))
+        if isinstance(items, str):
+            row.problem = f"the column {self._column!r} {items}"
+        elif self._name != self._column and self._name in fields:
+            row.problem = f"it has a column {self._name!r} already"
+            row.hint = f"give the items of {self._column!r} another name"
+        return fields, None if isinstance(items, str) or row.problem is not None else items
 
     def _say(self, empty: int, read: int, places: list[str], *, is_all: bool) -> None:
         if is_all:
