@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from itertools import count
+from time import monotonic
+from typing import Any
 
 import pytest
 
 from mistill.datasets.prefetch import WINDOW_ROWS, StreamedWindows, Windows, open_windows
-from mistill.datasets.sources import open_source
+from mistill.datasets.sources import Filtered, open_source
 
 
-def rows(count: int) -> list[dict[str, int]]:
-    return [{"number": number} for number in range(count)]
+def rows(size: int) -> list[dict[str, int]]:
+    return [{"number": number} for number in range(size)]
 
 
 async def read_all(windows: Windows) -> list[int]:
@@ -25,13 +28,13 @@ async def read_all(windows: Windows) -> list[int]:
     return found
 
 
-@pytest.mark.parametrize("count", [0, 1, WINDOW_ROWS - 1, WINDOW_ROWS, WINDOW_ROWS + 1, 5 * WINDOW_ROWS])
+@pytest.mark.parametrize("size", [0, 1, WINDOW_ROWS - 1, WINDOW_ROWS, WINDOW_ROWS + 1, 5 * WINDOW_ROWS])
 @pytest.mark.parametrize("streamed", [False, True])
-async def test_every_row_comes_once_and_in_order(count: int, streamed: bool) -> None:
-    source = open_source(iter(rows(count)) if streamed else rows(count))
+async def test_every_row_comes_once_and_in_order(size: int, streamed: bool) -> None:
+    source = open_source(iter(rows(size)) if streamed else rows(size))
     windows = open_windows(source)
     assert isinstance(windows, StreamedWindows) is streamed
-    assert await read_all(windows) == list(range(count))
+    assert await read_all(windows) == list(range(size))
     assert windows.error is None
 
 
@@ -54,6 +57,68 @@ async def test_long_rows_make_short_windows(streamed: bool) -> None:
         assert len(window) <= 2
         numbers += [row.record["number"] for row in window]
     assert numbers == [0, 1, 2, 3, 4]
+
+
+class Sparse:
+    """A choice of the first row alone, which says how many were looked at."""
+
+    def __init__(self) -> None:
+        self.read = 0
+        self.has_read_many = threading.Event()
+
+    def holds(self, record: dict[str, Any]) -> bool:
+        self.read += 1
+        if self.read == 1000:
+            self.has_read_many.set()
+        return record["number"] == 0
+
+    def refuse_nothing(self, read: int) -> None:
+        raise AssertionError(f"of {read} rows one is chosen")
+
+
+class Endless:
+    """Rows without end, which can be read any number of times."""
+
+    def __iter__(self) -> Iterator[dict[str, int]]:
+        return ({"number": number} for number in count())
+
+
+async def test_a_row_is_given_while_a_filter_looks_for_the_next_and_nothing_is_read_when_none_is_wanted() -> (
+    None
+):
+    source, choice = open_source(Endless()), Sparse()
+    source.add(Filtered(lambda: choice))
+    windows = open_windows(source)
+    assert [row.record["number"] for row in await windows.next()] == [0]
+    window = asyncio.create_task(windows.next())
+    assert await asyncio.to_thread(choice.has_read_many.wait, 30)  # the loop goes on meanwhile
+    assert not window.done()
+    windows.close()
+    assert await window == []
+    reader = next(thread for thread in threading.enumerate() if thread.name == f"reading {source.name}")
+    await asyncio.to_thread(reader.join, 30)
+    assert not reader.is_alive()
+    assert windows.error is None
+
+
+def test_counting_beside_a_filter_ends_when_it_is_no_longer_wanted() -> None:
+    source, choice = open_source(Endless()), Sparse()
+    source.add(Filtered(lambda: choice))
+    assert source.count(lambda: choice.read < 1000) is None
+
+
+async def test_a_slow_input_gives_what_is_there() -> None:
+    class Slow:
+        def __iter__(self) -> Iterator[dict[str, int]]:
+            for number in count():
+                read_s.append(monotonic())
+                while monotonic() < read_s[-1] + 0.01:
+                    pass
+                yield {"number": number}
+
+    read_s: list[float] = []
+    window = await open_windows(open_source(Slow())).next()
+    assert 1 <= len(window) <= 20
 
 
 async def test_a_stream_is_read_no_further_than_one_window_ahead() -> None:

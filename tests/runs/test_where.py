@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator
+from itertools import count
 from typing import Any
 
 import msgspec
@@ -38,6 +39,31 @@ ROWS = [
 ]
 SCHEMA = {"type": "object", "properties": {"grade": {"type": "integer"}}, "required": ["grade"]}
 ONE_AT_ONCE = {"max_concurrent_requests": 1}
+
+
+class Endless:
+    """Rows without end, which can be read any number of times."""
+
+    def __iter__(self) -> Iterator[dict[str, int]]:
+        return ({"number": number} for number in count())
+
+
+def test_a_run_can_be_left_while_its_filter_finds_nothing(place: Place, simulator: Simulator) -> None:
+    for outcome in place.run(Endless(), prompt="{{ number }}", where="number=7"):
+        assert outcome.record == {"number": 7}
+        break
+    assert sent(simulator) == ["7"]
+
+
+def test_what_a_column_has_instead_is_of_the_pass_that_found_nothing(place: Place) -> None:
+    place.write_rows([{"text": "a", "category": "counted"}])
+    run = place.run(prompt="{{ text }}", where="category=refund")
+    with pytest.raises(InputError, match="category is counted"):
+        run.dry_run()
+    place.write_rows([{"text": "a", "category": "read"}])
+    with pytest.raises(InputError) as refused:
+        run.start()
+    assert refused.value.hint == "category is read"
 
 
 def texts(place: Place) -> list[str]:

@@ -1,7 +1,8 @@
 """Rows of a source, some hundreds at a time, for an event loop that must not wait for them.
 
-A file or a list is read in place. What can be read only once (stdin, a pipe, a generator) may take its time with every
-row, so a thread reads it, and a window is whatever has come by then.
+A file or a list is read in place, for a moment at a stretch. What can be read only once (stdin, a pipe, a generator)
+may take its time with every row, and a filter may read any number before it gives one: so a thread reads these, and a
+window is whatever has come by then.
 """
 
 from __future__ import annotations
@@ -9,13 +10,17 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections import deque
+from collections.abc import Iterator
 from contextlib import suppress
+from time import monotonic
 
-from mistill.datasets.sources import Row, Source
+from mistill.datasets.sources import NotWanted, Row, Source
 from mistill.errors import InputError
 
 WINDOW_ROWS = 512
 _WINDOW_BYTES = 16 << 20  # rows can be long: one of 50 MB is a window of its own
+_WINDOW_S = 0.1
+"""How long rows are read at a stretch, where they are read on the loop: what is in flight waits meanwhile."""
 
 
 class Windows:
@@ -24,7 +29,7 @@ class Windows:
     Attributes:
         ended: the input was read to its end.
         error: why it broke off, by its own fault or that of who made it.
-        may_wait: the next window may be long in coming.
+        may_wait: the next window may be long in coming, by the will of whoever makes the rows.
     """
 
     may_wait = False
@@ -32,18 +37,19 @@ class Windows:
     def __init__(self, source: Source) -> None:
         self.ended = False
         self.error: Exception | None = None
-        self._rows = iter(source)
+        self._rows = self._rows_of(source)
         self._name = source.name
 
     async def next(self) -> list[Row]:
         """At least one row, unless the input has ended or broken off."""
         rows: list[Row] = []
         size_bytes = 0
+        until_s = monotonic() + _WINDOW_S
         try:
             for row in self._rows:
                 rows.append(row)
                 size_bytes += len(row.raw)
-                if len(rows) >= WINDOW_ROWS or size_bytes >= _WINDOW_BYTES:
+                if len(rows) >= WINDOW_ROWS or size_bytes >= _WINDOW_BYTES or monotonic() > until_s:
                     return rows
             self.ended = True
         except BaseException as error:  # kept until those in flight are answered
@@ -52,6 +58,9 @@ class Windows:
 
     def close(self) -> None:
         """No more rows are wanted."""
+
+    def _rows_of(self, source: Source) -> Iterator[Row]:
+        return iter(source)
 
     def _failed(self, error: BaseException) -> Exception:
         """Why the input breaks off; one that is code of the user's own may even call ``sys.exit()``."""
@@ -63,15 +72,15 @@ class Windows:
 
 
 class StreamedWindows(Windows):
-    """Windows of a source that a thread reads ahead: by one window at most, until the input or the process ends.
+    """Windows of a source that a thread reads ahead: by one window at most, until the input or the process ends, or no
+    more rows are wanted.
 
     Only one task may wait for the next window at a time.
     """
 
-    may_wait = True
-
     def __init__(self, source: Source) -> None:
         super().__init__(source)
+        self.may_wait = not source.repeatable
         self._condition = threading.Condition()
         self._buffer: deque[Row] = deque()
         self._buffer_bytes = 0
@@ -104,6 +113,9 @@ class StreamedWindows(Windows):
             self._condition.notify_all()
             self._wake_loop()
 
+    def _rows_of(self, source: Source) -> Iterator[Row]:
+        return source.rows_while(lambda: not self._closed)
+
     def _read_ahead(self) -> None:
         try:
             for row in self._rows:
@@ -114,6 +126,8 @@ class StreamedWindows(Windows):
                     self._condition.wait_for(self._has_room)
                     if self._closed:
                         return
+        except NotWanted:
+            pass
         except BaseException as error:
             self.error = self._failed(error)
         finally:
@@ -134,4 +148,5 @@ class StreamedWindows(Windows):
 
 def open_windows(source: Source) -> Windows:
     """The windows of ``source``; read in place if that cannot take long, else by a thread."""
-    return Windows(source) if source.repeatable else StreamedWindows(source)
+    in_place = source.repeatable and not source.is_changed_in_number
+    return Windows(source) if in_place else StreamedWindows(source)

@@ -25,8 +25,7 @@ def opened_input(source: Any, options: RunOptions) -> Source:
         require_columns(rows, [column], "explode")
         rows.add(Exploded(column, name or None))
     if options.where is not None:
-        chosen = InputFilter(options.where, rows)
-        rows.add(Filtered(chosen.holds, chosen.refuse_nothing))
+        rows.add(Filtered(InputFilter(options.where, rows)))
     return rows
 
 

@@ -6,7 +6,7 @@ What a ledger knows of itself is chosen in SQL, by `Selection`; a column is comp
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, cast
 
 import msgspec
@@ -86,28 +86,43 @@ def require_columns(source: Source, names: Iterable[str], option: str) -> None:
 class InputFilter:
     """The condition of a run on its input: rows that do not fulfil it are no rows of the run.
 
+    Called, it makes an `InputChoice` of one pass over the input.
+
     Raises:
         InputError: a term is wrong, or no row has a column of that name.
     """
 
     def __init__(self, text: str, source: Source) -> None:
         self._text = text
-        self._source = source
-        self._conditions = [_scoped(term) for term in parse_terms(text)]
-        for one in self._conditions:
+        self._source_name = source.name
+        self._terms = parse_terms(text)
+        conditions = [_scoped(term) for term in self._terms]
+        for one in conditions:
             if one.scope == "answer":
                 raise InputError(
                     f"answer.{one.term} is about an answer, and the rows have none yet",
                     hint="name a column of the rows",
                 )
-        require_columns(source, [one.name for one in self._conditions], "where")
+        require_columns(source, [one.name for one in conditions], "where")
+
+    def __call__(self) -> InputChoice:
+        return InputChoice(self._text, self._source_name, [_scoped(term) for term in self._terms])
+
+
+class InputChoice:
+    """The rows of one pass over an input that fulfil a condition, and what the others have instead."""
+
+    def __init__(self, text: str, source_name: str, conditions: Sequence[Condition]) -> None:
+        self._text = text
+        self._source_name = source_name
+        self._conditions = conditions
 
     def holds(self, record: Record) -> bool:
         return all(one.holds(record) for one in self._conditions)
 
     def refuse_nothing(self, read: int) -> None:
         """``InputError``, where none of so many rows was chosen."""
-        message, hint = _nothing_matches(self._text, self._source.name, read, self._conditions)
+        message, hint = _nothing_matches(self._text, self._source_name, read, self._conditions)
         raise InputError(message, hint=hint)
 
 

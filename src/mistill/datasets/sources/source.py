@@ -28,7 +28,10 @@ _log = logging.getLogger("mistill")
 _MAX_INPUTS_NAMED = 3
 
 _MAX_PEEKED = 512
-_ROWS_AT_ONCE = 512
+
+
+class NotWanted(Exception):
+    """Nobody wants the rest of the rows. It is raised where they are read, so that no step takes it for their end."""
 
 
 class Source:
@@ -51,7 +54,8 @@ class Source:
         self.repeatable = all(one.repeatable for one in inputs)
 
     @property
-    def _is_changed_in_number(self) -> bool:
+    def is_changed_in_number(self) -> bool:
+        """Some rows are left out, or made of others: one that is given may come after any number that are read."""
         return any(step.changes_number for step in self._steps)
 
     def add(self, step: Step) -> None:
@@ -94,7 +98,7 @@ class Source:
     def total(self) -> int | None:
         """How many rows, where that is known without reading them; None for text files, streams, and where some are
         left out or made of others."""
-        if self._is_changed_in_number:
+        if self.is_changed_in_number:
             return None
         totals = [one.total() for one in self._inputs]
         known = [total for total in totals if total is not None]
@@ -107,7 +111,7 @@ class Source:
 
         ``None`` where nobody can know, and where it is no longer ``wanted``.
         """
-        if self._is_changed_in_number:
+        if self.is_changed_in_number:
             return self._count_after_steps(wanted)
         rows = 0
         for one in self._inputs:
@@ -120,12 +124,9 @@ class Source:
     def _count_after_steps(self, wanted: Callable[[], bool]) -> int | None:
         if not self.repeatable:
             return None
-        rows = 0
-        with suppress(InputError):  # it is raised where the rows are read
-            for rows, _ in enumerate(self._after_steps(self._rows(), looking=True), 1):
-                if rows % _ROWS_AT_ONCE == 0 and not wanted():
-                    return None
-            return self.of_total(rows)
+        with suppress(InputError, NotWanted):  # the first is raised where the rows are read
+            rows = self._after_steps(_while(wanted, self._rows()), looking=True)
+            return self.of_total(sum(1 for _ in rows))
         return None
 
     def say_empty(self) -> None:
@@ -186,7 +187,21 @@ class Source:
         return tuple(names)
 
     def __iter__(self) -> Iterator[Row]:
+        return self._given(self._unread_rows())
+
+    def rows_while(self, wanted: Callable[[], bool]) -> Iterator[Row]:
+        """As iteration, for as long as more are ``wanted``, which is asked of every row that is read.
+
+        Raises:
+            NotWanted: they are no longer.
+        """
+        return self._given(_while(wanted, self._unread_rows()))
+
+    def _unread_rows(self) -> Iterator[Row]:
         rows, self._unread = self._rows() if self._unread is None else self._unread, None
+        return rows
+
+    def _given(self, rows: Iterator[Row]) -> Iterator[Row]:
         rows = self._after_steps(rows)
         return rows if self._limit is None else islice(rows, self._limit)
 
@@ -220,6 +235,13 @@ class Source:
             yield counted(one.rows(next_index))
         if self._inputs:
             yield self._inputs[-1].rows(next_index)
+
+
+def _while(wanted: Callable[[], bool], rows: Iterator[Row]) -> Iterator[Row]:
+    for row in rows:
+        if not wanted():
+            raise NotWanted
+        yield row
 
 
 def _raising(error: Exception) -> Iterator[Row]:

@@ -142,21 +142,30 @@ _decode_list = msgspec.json.Decoder(list[msgspec.Raw] | None).decode
 _encode = msgspec.json.Encoder().encode
 
 
+class Choice(Protocol):
+    """Which rows of one pass over the input fulfil a condition."""
+
+    def holds(self, record: dict[str, Any], /) -> bool:
+        """Whether a row does, by its record."""
+        ...
+
+    def refuse_nothing(self, read: int, /) -> None:
+        """Is called where no row did, with the number of rows; it raises."""
+        ...
+
+
 class Filtered:
     """The rows that fulfil a condition, numbered anew. Those with a `Row.problem` are kept, so that it is told.
 
     Args:
-        holds: the condition, of a row's record.
-        refuse_nothing: is called where no row did, with the number of rows; it raises.
+        choose: makes the condition of a pass. Each has its own, since several may go on at once: rows are counted by
+            another thread than reads them.
     """
 
     changes_number: ClassVar = True
 
-    def __init__(
-        self, holds: Callable[[dict[str, Any]], bool], refuse_nothing: Callable[[int], None]
-    ) -> None:
-        self._holds = holds
-        self._refuse_nothing = refuse_nothing
+    def __init__(self, choose: Callable[[], Choice]) -> None:
+        self._choose = choose
 
     def columns(self, found: Sequence[str]) -> list[str]:
         return list(found)
@@ -166,13 +175,14 @@ class Filtered:
 
     def rows(self, rows: Iterator[Row], *, looking: bool = False) -> Iterator[Row]:
         index = read = 0
+        choice = self._choose()
         for read, row in enumerate(rows, 1):  # noqa: B007  how many there were
-            if row.problem is not None or self._holds(row.record):
+            if row.problem is not None or choice.holds(row.record):
                 row.index = index
                 index += 1
                 yield row
         if read and not index and not looking:
-            self._refuse_nothing(read)
+            choice.refuse_nothing(read)
 
 
 class Named:
