@@ -40,6 +40,15 @@ def test_a_line_is_what_was_asked_and_answered(place: Place) -> None:
     assert list(line) == ["messages"]
 
 
+def test_an_answer_that_is_one_value_is_said_as_text(place: Place, simulator: Simulator) -> None:
+    simulator.script(['"neg"', "4.50", '["a"]', "null"])
+    llm = place.llm(structured_output={"schema": str | float | list[str] | None}, **ONE_AT_ONCE)
+    place.run([{"text": text} for text in "abcd"], llm=llm).start()
+    assert [said_in(line)[-1][1] for line in exported(place)] == ["neg", "4.50", '["a"]', "null"]
+    lines = exported(place, turns={"user": "text", "assistant": "generation"}, where="generation!=null")
+    assert [said_in(line)[-1][1] for line in lines] == ["neg", "4.5", '["a"]']
+
+
 def test_several_turns_of_a_row_and_several_generations_come_out(place: Place) -> None:
     history = [
         {"role": "user", "content": "1"},
@@ -122,7 +131,7 @@ def test_a_wrong_line_is_named_and_no_file_is_written(place: Place) -> None:
         export_run(place.out, to, as_="chat", turns={"user": "text", "assistant": "answer"})
     message = str(refused.value)
     assert "1 of 2 lines of" in message
-    assert "line 2 (row 1, id 'b'): the column 'answer' holds 7, which is no text" in message
+    assert "line 2 (row 1, id 'b'): message 0 has no text" in message
     assert not to.exists()
 
 

@@ -106,7 +106,7 @@ def test_answers_without_fields_are_counted_and_come_out_unflattened(
     to = place.out.with_name("whole.jsonl")
     exported = export_run(place.out, to, flatten=False)
     assert (exported.records, exported.misfits) == (4, [])
-    assert json.loads(to.read_text().splitlines()[1])["generation"] == '"one"'
+    assert json.loads(to.read_text().splitlines()[1])["generation"] == "one"
     again = place.run(llm_settings=structured(NAMED_OR_TEXT)).start()
     assert (again.sent, again.misfits) == (0, [])
 

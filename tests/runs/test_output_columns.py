@@ -6,8 +6,9 @@ import csv
 import json
 import re
 from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any, TypedDict
+from typing import Annotated, Any, Literal, TypedDict
 
 import pytest
 from pydantic import AliasChoices, AliasPath, BaseModel, ConfigDict, Field, computed_field, model_serializer
@@ -529,3 +530,50 @@ def test_deep_of_a_class_goes_by_what_it_is_dumped_as(place: Place, simulator: S
 def test_two_prefixes_are_a_mistake(place: Place) -> None:
     with pytest.raises(InputError, match="two prefixes, 'a_' and 'b_'"):
         place.run(ROWS, llm_settings=structured(ID_SCHEMA), flatten="a_,b_")
+
+
+# --- answers that are one value -------------------------------------------------------------------------------------
+
+
+class Mood(Enum):
+    POS = "positive"
+    NEG = "negative"
+
+
+@pytest.mark.parametrize(
+    ("schema", "answers", "values"),
+    [
+        (Literal["neg", "mixed"], ['"neg"', ' "mixed"\n'], ["neg", "mixed"]),
+        (Mood, ['"positive"', '"negative"'], ["positive", "negative"]),
+        ({"type": "string"}, ['"a \\"b\\""', '"{}"'], ['a "b"', "{}"]),
+        (int, ["4", "0"], [4, 0]),
+        (float, ["4.5", "1e3"], [4.5, 1000.0]),
+        (bool, ["true", "false"], [True, False]),
+        (int | None, ["4", "null"], [4, None]),
+        (list[str], ['["a"]', "[]"], ['["a"]', "[]"]),
+        (dict[str, int], ['{"a": 1}', "{}"], ['{"a": 1}', "{}"]),
+    ],
+)
+def test_an_answer_that_is_one_value_is_that_value_in_its_record(
+    place: Place, simulator: Simulator, schema: Any, answers: list[str], values: list[Any]
+) -> None:
+    simulator.script(answers)
+    place.write(["a", "b"])
+    llm = place.llm(structured_output={"schema": schema}, max_concurrent_requests=1)
+    run = place.run(llm=llm)
+    report = run.start()
+    assert place.answers() == values
+    assert (report.empty_answers, report.misfits) == (0, [])
+    assert run.to_arrow().column("generation").to_pylist() == values
+    to = place.out.with_name("chosen.jsonl")
+    if isinstance(values[0], str | int) and values[0] is not True and "[" not in str(values[0]):
+        export_run(place.out, to, where=f"generation={json.dumps(values[0])}")
+        assert [json.loads(line)["generation"] for line in to.read_text().splitlines()] == values[:1]
+
+
+def test_several_answers_of_one_value_are_a_list_of_them(place: Place, simulator: Simulator) -> None:
+    simulator.script(['"neg"', '"pos"'])
+    place.write(["a"])
+    llm = place.llm(structured_output={"schema": Literal["neg", "pos"]}, max_concurrent_requests=1)
+    place.run(llm=llm, num_generations=2).start()
+    assert place.answers() == [["neg", "pos"]]

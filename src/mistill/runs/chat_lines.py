@@ -15,6 +15,7 @@ from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.conditions import NOTHING, look_up
 from mistill.llms.conversations import encode_conversation
 from mistill.progress.formatting import count
+from mistill.records.answer_values import column_value
 from mistill.records.columns import nearest_and_all
 from mistill.runs.kept_settings import read_settings
 from mistill.runs.kinds.chat import ChatKind
@@ -114,6 +115,10 @@ class ChatLines:
                 yield None
                 continue
             answer = msgspec.structs.replace(completion, thinking=None).as_message()
+            if settings.answers.schema is not None and isinstance(
+                said := column_value(completion.text, completion.value), str
+            ):
+                answer["content"] = said
             yield [*asked, {name: value for name, value in answer.items() if value is not None}]
 
     def _of_turns(self, row: LedgerRow, turns: Sequence[tuple[str, str]]) -> Iterator[list[Any] | None]:
@@ -208,8 +213,8 @@ def _messages_of(role: str, column: str, value: Any) -> list[Any]:
         return [{"role": role, **one} for one in cast("list[dict[str, Any]]", value)]
     if isinstance(value, dict):
         return [{**cast("dict[str, Any]", value), "role": role}]
-    if not isinstance(value, str | list):
-        raise InputError(f"the column {column!r} holds {value!r}, which is no text")
+    if isinstance(value, (int, float)):
+        value = msgspec.json.encode(value).decode()  # a label or a score
     return [{"role": role, "content": value}]
 
 

@@ -11,6 +11,7 @@ import msgspec
 from mistill.errors import FieldLeftOut, InputError, MistillError, UnwritableAnswer, let_interrupt_pass
 from mistill.ledger import LedgerRow
 from mistill.ledger.error_record import decode_error
+from mistill.records.answer_values import column_value
 from mistill.records.columns import add_columns
 from mistill.runs.misfits import Misfits
 from mistill.runs.record_shape import RecordShape
@@ -117,7 +118,9 @@ def outcome_fields(row: LedgerRow, shape: RecordShape, misfits: Misfits | None =
     if row.state != "completion":
         return fields | {"error": None if row.error is None else str(decode_error(row.error))}
     try:
-        read = shape.settings_of(row).answers.fields(row.answers, several=shape.several)
+        answers = shape.settings_of(row).answers
+        read = answers.fields(row.answers, several=shape.several)
+        values = read.get("value")
         if (flat := shape.flat_of(row)) is not None:
             read["value"] = flat.read(read["value"], read["generation"])
     except MistillError as error:
@@ -130,6 +133,10 @@ def outcome_fields(row: LedgerRow, shape: RecordShape, misfits: Misfits | None =
         is_empty = not (all(said) if shape.several else said) and not any(read["tool_calls"] or ())
         if misfits is not None:
             misfits.empty += is_empty
+        if answers.schema is not None and said:
+            read["generation"] = (
+                list(map(column_value, said, values or ())) if shape.several else column_value(said, values)
+            )
         return fields | read | {"without_content": is_empty}
     _note(misfits, row, problem)
     return fields | {"error": _told(problem)}

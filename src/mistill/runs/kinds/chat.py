@@ -107,6 +107,7 @@ class ChatReader(AnswerReader):
                 "thinking": [one.thinking for one in completions],
                 "tool_calls": [one.tool_calls or None for one in completions],
                 "model": completions[0].model if completions else None,
+                "value": [one.value for one in completions],
             }
         if not completions:
             return {}

@@ -83,7 +83,8 @@ class AnswerReader(ABC):
 
     @abstractmethod
     def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
-        """What the bodies of one row give to its record: columns of ours, and ``value``, the value of the first.
+        """What the bodies of one row give to its record: columns of ours, and ``value``, the value of the first,
+        or the values of all where there are several.
 
         Args:
             several: a column has a list, since each row has several generations.
