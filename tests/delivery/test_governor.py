@@ -197,13 +197,51 @@ async def test_others_wait_no_longer_for_retry_after_than_a_quota_takes(
 ) -> None:
     kind, status, code = error
     caller = Caller()
-    caller.answer()
+    if kind is not RateLimited:
+        caller.answer()
     caller.fail(asking(kind, status, asked_s, code=code))
     assert caller.is_blocked()
     await asyncio.sleep(59)
     assert caller.is_blocked()
     await asyncio.sleep(2)
     assert not caller.is_blocked()
+
+
+@in_fake_time
+async def test_where_others_are_answered_nobody_waits_for_what_no_row_would_wait_for() -> None:
+    caller = Caller()
+    caller.answer()
+    caller.fail(asking(RateLimited, 429, 86_400, code="1300"), "odd")
+    assert caller.is_blocked()
+    await asyncio.sleep(1)
+    assert not caller.is_blocked()
+
+
+@in_fake_time
+async def test_a_row_that_is_refused_for_itself_waits_alone() -> None:
+    caller = Caller()
+    caller.answer()
+    assert caller.fail(REFUSED, "odd") is False  # a quota, for all that is known
+    await asyncio.sleep(2)
+    for _ in range(8):
+        caller.answer()
+    for _ in range(6):
+        permit = caller.take()
+        assert caller.governor.settle(permit, error=REFUSED, row="odd") is True
+        assert permit.stands_alone
+        assert not caller.is_blocked()
+    assert caller.fail(REFUSED, "other") is False  # another one's is not its own for that
+
+
+@in_fake_time
+async def test_rows_of_a_used_up_quota_are_not_refused_for_themselves() -> None:
+    caller = Caller()
+    for _ in range(20):
+        caller.governor.settle(await caller.wait())
+        for row in range(4):
+            permit = await caller.wait()
+            caller.governor.settle(permit, error=REFUSED, row=row)
+            assert not permit.stands_alone
 
 
 @pytest.mark.parametrize("asked_s", [0.5, 20.0, *ABSURD_S])
@@ -387,6 +425,52 @@ async def test_rows_that_fail_while_others_are_answered_are_no_outage_when_they_
     # Of other rows, they hide no outage.
     assert [caller.fail(UNAVAILABLE, row) for row in "abcde"] == [True] * 4 + [False]
     assert caller.is_blocked()
+
+
+FAILED = ServerError("internal error", status=500)
+
+
+async def _fail_to_the_end(
+    caller: Caller, error: MistillError, rows: int, retries: int = 5
+) -> tuple[int, int]:
+    """Rows that always fail, as a dispatcher sends them; how many attempts they took, and how many gave up."""
+    attempts = given_up = 0
+
+    async def row(number: int) -> None:
+        nonlocal attempts, given_up
+        charged = 0
+        while charged <= retries:
+            permit = caller.governor.try_admit(caller.concurrency_limit, 1)
+            permit = permit or await caller.governor.admit(caller.concurrency_limit, 1)
+            attempts += 1
+            await asyncio.sleep(0.001)
+            charged += caller.governor.settle(permit, error=error, row=number)
+            await asyncio.sleep(0.5)
+        given_up += 1
+
+    await asyncio.gather(*map(row, range(rows)), return_exceptions=True)
+    return attempts, given_up
+
+
+@pytest.mark.parametrize("rows", [1, 4, 5, 8, 10])
+@in_fake_time
+async def test_a_few_rows_that_the_server_itself_fails_end_by_their_own_retries(rows: int) -> None:
+    caller = Caller()
+    caller.answer()
+    attempts, given_up = await _fail_to_the_end(caller, FAILED, rows)
+    assert given_up == rows
+    assert attempts <= 7 * rows
+    assert caller.clock() < 35
+
+
+@pytest.mark.parametrize(("error", "rows"), [(FAILED, 20), (UNAVAILABLE, 5), (REFUSED_CONNECTION, 5)])
+@in_fake_time
+async def test_many_rows_or_a_server_that_is_not_there_are_waited_for(error: MistillError, rows: int) -> None:
+    caller = Caller()
+    caller.answer()
+    _, given_up = await _fail_to_the_end(caller, error, rows)
+    assert given_up == 0  # none by its own retries
+    assert caller.clock() >= 300
 
 
 @in_fake_time

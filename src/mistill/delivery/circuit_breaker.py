@@ -23,7 +23,8 @@ class CircuitBreaker:
     probe, and its end decides. Good, and it closes; bad, and the next pause is longer. An outage is a stretch in which
     `Tuning.outage_rows` different rows failed and none was answered, of a server that had answered before (a row that
     failed while others were answered is none of them); or one where no connection was ever made, which is waited for
-    only briefly.
+    only briefly. An outage of few rows, all of which the server failed in its own words (500), may be of these rows
+    after all, and nothing can tell while no other is left to send: so its probes count against their rows' retries.
 
     Attributes:
         is_reached: something has answered there, if only with an error.
@@ -43,6 +44,7 @@ class CircuitBreaker:
         self._unreached = 0
         self._unreached_from_s = 0.0
         self._failed_rows: set[Hashable] = set()
+        self._may_be_own = False  # all of their failures
         # Rows that failed while others were answered: when they fail again, that says nothing of the server.
         self._suspects: set[Hashable] = set()
         self._patience_from_s = math.inf
@@ -158,16 +160,26 @@ class CircuitBreaker:
             self._probe_sent_s = None
         return True
 
-    def failed(self, row: Hashable, sequence: int, now_s: float, *, is_probe: bool) -> bool:
-        """The server failed a request. True if it is an outage, and so not the row's fault."""
+    def failed(
+        self, row: Hashable, sequence: int, now_s: float, *, is_probe: bool, may_be_own: bool = False
+    ) -> bool:
+        """The server failed a request. True if it is an outage, and so not the row's fault.
+
+        Args:
+            may_be_own: the server said in its own words that it failed with this request.
+        """
         tuning = self._tuning
         self._failed_sequence = max(self._failed_sequence, sequence)
+        self._may_be_own = may_be_own and (self._may_be_own or not self._failed_rows)
         if self.is_outage:
+            self._failed_rows.add(row)
+            is_doubtful = self._may_be_own and len(self._failed_rows) <= tuning.doubtful_rows
             if is_probe:
                 longer_s = tuning.pause_growth * self._probe_interval_s
-                self._probe_interval_s = min(tuning.max_probe_interval_s, longer_s)
+                longest_s = tuning.doubtful_probe_interval_s if is_doubtful else tuning.max_probe_interval_s
+                self._probe_interval_s = min(longest_s, longer_s)
                 self._pause_before_probe(now_s)
-            return True
+            return not (is_probe and is_doubtful)
         if row in self._suspects:
             return False
         self._failed_rows.add(row)

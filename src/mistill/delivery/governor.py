@@ -37,6 +37,7 @@ from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause
 from mistill.delivery.limits_file import LearnedLimits, LimitsFile
 from mistill.delivery.quota_estimate import QuotaHypothesis, Scatter
 from mistill.delivery.quotas import Quotas, explains_refusal, is_reported
+from mistill.delivery.refused_rows import RefusedRows
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
     APIError,
@@ -56,6 +57,7 @@ from mistill.errors import (
 __all__ = ["ConcurrencyLimit", "Governor", "Permit", "Snapshot", "governor_for"]
 
 _UNAVAILABLE = 503
+_FAILED = 500
 
 
 class Refusal(Enum):
@@ -131,6 +133,7 @@ class Governor:
         self._breaker = CircuitBreaker(tuning)
         self._hypothesis: QuotaHypothesis | None = None
         self._scatter = Scatter(tuning)
+        self._refused_rows = RefusedRows(tuning)
         self._refused_probes = 0
         self._time = TimeByCause(clock())
         self._cause: WaitCause = "server"
@@ -459,7 +462,7 @@ class Governor:
         if not isinstance(error, ConnectFailed | Stopped):
             self._breaker.is_reached = True
         if isinstance(error, RateLimited):
-            is_charged = self._settle_refusal(permit, limits, error, now_s)
+            is_charged = self._settle_refusal(permit, limits, error, row, now_s)
         elif isinstance(error, CapacityExceeded):
             is_charged = self._settle_full_server(permit, error, row, now_s)
         elif isinstance(error, ServerError | TransportError | MalformedAnswer):
@@ -473,23 +476,40 @@ class Governor:
             is_charged = True
         if limits is not None:
             self._quotas.learn(permit, permit.sequence, limits, now_s)
-        if pause_s := self._pause_for_all_s(permit, limits, error):
-            self._breaker.pause(pause_s, self._sequence, now_s)
-            self._adaptive_limit.restart()
+        if pause_s := self._pause_for_all_s(permit, limits, error, now_s):
+            hypothesis = self._hypothesis
+            if (
+                hypothesis is not None
+                and isinstance(error, RateLimited)
+                and not explains_refusal(limits, permit.tokens)
+            ):
+                hypothesis.pause_s = max(hypothesis.pause_s, pause_s)  # of all, if it turns out so
+            else:
+                self._pause_all(pause_s, now_s)
         return is_charged
 
-    def _pause_for_all_s(self, permit: Permit, limits: RateLimits | None, error: MistillError) -> float:
+    def _pause_all(self, pause_s: float, now_s: float) -> None:
+        self._breaker.pause(pause_s, self._sequence, now_s)
+        self._adaptive_limit.restart()
+
+    def _pause_for_all_s(
+        self, permit: Permit, limits: RateLimits | None, error: MistillError, now_s: float
+    ) -> float:
         """How long all wait because of the ``Retry-After`` of one request; 0: they do not.
 
         Only a refusal for load speaks of more than its own request. No quota takes longer than its window to be free
         again, so what is asked beyond that is of no use to the others; if the answer says itself that the quota is not
-        used up, no cool-down is longer.
+        used up, no cool-down is longer. A refusal for longer than any row waits, of a server that answers others, is
+        perhaps the row's own: a cool-down's probe tells.
         """
         if not isinstance(error, APIError) or not error.retry_after_s or permit.stands_alone:
             return 0.0
         if not isinstance(error, RateLimited | CapacityExceeded) and error.status != _UNAVAILABLE:
             return 0.0
         longest_s = self._quotas.window_s
+        is_odd = isinstance(error, RateLimited) and error.retry_after_s > self._tuning.max_retry_after_s
+        if is_odd and self._is_answering(now_s):
+            return 0.0
         if (
             isinstance(error, RateLimited)
             and is_reported(limits)
@@ -522,10 +542,15 @@ class Governor:
         return not (permit.is_probe or permit.exceeds_estimate or self._breaker.is_tripped)
 
     def _settle_refusal(
-        self, permit: Permit, limits: RateLimits | None, error: RateLimited, now_s: float
+        self, permit: Permit, limits: RateLimits | None, error: RateLimited, row: Hashable, now_s: float
     ) -> bool:
-        """True, and so the row's own, for the first of a stretch while the server answers nobody."""
+        """True, and so the row's own, for one of this row alone, and for the first of a stretch while the server
+        answers nobody."""
         self._refused += 1
+        if self._is_of_this_row(permit, limits, error, row):
+            permit.stands_alone = True
+            self._quotas.refused(permit, now_s)
+            return True
         is_odd = self._is_first_of_stretch(permit) and not explains_refusal(limits, permit.tokens)
         self._scatter.refused(self._sequence, is_odd=is_odd)
         refusal = self._judge(permit, limits, error)
@@ -561,6 +586,19 @@ class Governor:
         is_own = refusal is Refusal.NEW and not self._is_answering(now_s)
         return is_own or self._is_out_of_patience(now_s)
 
+    def _is_of_this_row(
+        self, permit: Permit, limits: RateLimits | None, error: RateLimited, row: Hashable
+    ) -> bool:
+        if error.limit_is_zero or permit.exceeds_estimate or explains_refusal(limits, permit.tokens):
+            return False
+        return self._refused_rows.refused(
+            row,
+            answered=self._answered,
+            refused=self._refused,
+            nobody_else=self.in_flight == 1 and not self._queue.limits,
+            asked_s=error.retry_after_s,
+        )
+
     def _infer_quota(self, permit: Permit, limits: RateLimits | None, now_s: float) -> None:
         """What was accepted is the quota: unless headers explain the refusal, or it is the first, with little sent
         after it. Then the probe will tell.
@@ -583,6 +621,8 @@ class Governor:
         if hypothesis.is_confirmed:
             self._quotas.infer(now_s, is_straggler=False)
             self._breaker.refused(hypothesis.newest, hypothesis.newest, now_s, probe_after=True)
+            if hypothesis.pause_s:
+                self._pause_all(hypothesis.pause_s, now_s)
 
     def _settle_full_server(
         self, permit: Permit, error: CapacityExceeded, row: Hashable, now_s: float
@@ -594,7 +634,7 @@ class Governor:
         self._adaptive_limit.cut(permit.sequence, newest, self.in_flight, now_s)
         self._was_full, self._widest = True, min(self._widest, int(self._adaptive_limit.limit))
         is_new = breaker.refused(permit.sequence, newest, now_s, probe_after=False)
-        is_own = is_new and not self._note_failure(permit, row, now_s)
+        is_own = is_new and not self._note_failure(permit, error, row, now_s)
         breaker.last_error = error
         is_own = is_own and not permit.is_probe and not self._is_answering(now_s)
         return is_own or self._is_out_of_patience(now_s)
@@ -608,15 +648,19 @@ class Governor:
             self._quotas.ended(permit, now_s, tokens=tokens, is_answer=False)
         self._adaptive_limit.failed(now_s)
         self._breaker.last_error = error
-        return not self._note_failure(permit, row, now_s) or self._is_out_of_patience(now_s)
+        return not self._note_failure(permit, error, row, now_s) or self._is_out_of_patience(now_s)
 
-    def _note_failure(self, permit: Permit, row: Hashable, now_s: float) -> bool:
-        """True if it is an outage."""
-        was_outage = self._breaker.is_outage
-        is_outage = self._breaker.failed(row, permit.sequence, now_s, is_probe=permit.is_probe)
-        if is_outage and not was_outage:
+    def _note_failure(self, permit: Permit, error: MistillError, row: Hashable, now_s: float) -> bool:
+        """True if it is nothing but an outage."""
+        breaker = self._breaker
+        was_outage = breaker.is_outage
+        may_be_own = isinstance(error, ServerError) and error.status == _FAILED
+        is_shared = breaker.failed(
+            row, permit.sequence, now_s, is_probe=permit.is_probe, may_be_own=may_be_own
+        )
+        if breaker.is_outage and not was_outage:
             self._adaptive_limit.restart()
-        return is_outage
+        return is_shared
 
     def _is_answering(self, now_s: float) -> bool:
         """The server answers others: then a refusal is for the governor to deal with, and no row's own failure."""

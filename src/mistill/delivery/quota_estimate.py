@@ -21,6 +21,7 @@ class QuotaHypothesis:
 
     Attributes:
         decides_at_s: when the moment is over; infinite while too few have been sent.
+        pause_s: how long all are to wait, as the refusals said (``Retry-After``), if it is confirmed.
     """
 
     __slots__ = (
@@ -33,12 +34,14 @@ class QuotaHypothesis:
         "_wait_s",
         "decides_at_s",
         "is_open",
+        "pause_s",
     )
 
     def __init__(
         self, first: int, newest: int, later: int, now_s: float, tuning: Tuning, *, is_open: bool = False
     ) -> None:
         self.is_open = is_open
+        self.pause_s = 0.0
         self._first = first
         self._newest = newest
         self._later = later

@@ -88,6 +88,14 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """So many different rows must fail, and none be answered in between, to make an outage. With three, scattered
     failures were taken for one."""
 
+    doubtful_rows: int = 10
+    """An outage of no more different rows, each failed by the server in its own words (500), may be of these rows. With
+    more, it is the server: rows that always fail are few, and seldom all that is left."""
+
+    doubtful_probe_interval_s: float = 0.5
+    """The longest pause between the probes of such an outage: what is of the rows themselves should not hold a run up
+    for long."""
+
     unreachable_attempts: int = 3
     """Where nothing ever answered, so many failed connections are an outage too: a wrong address fails every row."""
 
@@ -261,6 +269,7 @@ _PAUSES = (
     "max_cool_down_s",
     "probe_interval_s",
     "max_probe_interval_s",
+    "doubtful_probe_interval_s",
     "patience_s",
     "unreachable_patience_s",
     "estimate_probe_s",
