@@ -18,6 +18,7 @@ from tests.libraries import library
 from tests.runs.conftest import Place
 
 from mistill import MistralEmbeddings, Run
+from mistill.cli.exit_codes import Exit, exit_of_start
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
@@ -387,6 +388,44 @@ def test_a_retry_reads_the_file_wherever_it_works(
     monkeypatch.chdir(elsewhere)
     assert Run.retry(place.out, "row=0").start().sent == 1
     assert simulator.requests[1].body == simulator.requests[0].body
+
+
+@pytest.mark.parametrize("how", ["changed", "deleted", "another where one works"])
+def test_a_retry_sends_no_other_file_than_the_run_did_and_says_so(
+    place: Place, simulator: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    photo = place.input.with_name("a.png")
+    photo.write_bytes(png())
+    place.write_rows([{"text": "a", "photo": "a.png"}, {"text": "b", "photo": ADDRESS}])
+    place.run(images="photo").start()
+    photo.unlink()
+    if how == "changed":
+        photo.write_bytes(png(7))
+    elif how != "deleted":
+        (tmp_path / "elsewhere").mkdir()
+        (tmp_path / "elsewhere" / "a.png").write_bytes(png(9))
+        monkeypatch.chdir(tmp_path / "elsewhere")
+    before = place.records()
+    report = Run.retry(place.out, "row<2").start()
+    assert (report.sent, len(simulator.requests), report.completions) == (1, 3, 2)
+    [cause] = report.unreplaced
+    said = (
+        "there is no file 'a.png'" if how == "deleted" else "image: a.png has changed since the run read it"
+    )
+    assert (cause.count, cause.row, cause.kind) == (1, 0, "invalid_input")
+    assert said in cause.error.message
+    assert said in str(report)
+    assert exit_of_start(report) == Exit.SOME_FAILED
+    assert place.records() == before
+
+
+def test_a_file_that_the_run_could_not_read_is_sent_by_a_retry(place: Place) -> None:
+    place.input.with_name("b.png").write_bytes(png())
+    place.write_rows([{"text": name, "photo": f"{name}.png"} for name in "ba"])
+    assert place.run(images="photo").start().failures == 1
+    place.input.with_name("a.png").write_bytes(png())
+    report = Run.retry(place.out, failed=True).start()
+    assert (report.sent, report.completions, report.unreplaced) == (1, 2, [])
 
 
 def test_what_was_asked_is_shown_without_what_is_in_it(place: Place) -> None:

@@ -44,7 +44,8 @@ def exit_of_start(report: RunReport, *, is_sample: bool = False) -> Exit:
         if isinstance(stopped, InputError):
             return Exit.USAGE
         return Exit.INTERRUPTED if is_interrupt else Exit.STOPPED
-    if report.failures or report.misfits or (report.pending and not is_sample):
+    failed = report.failures or report.unreplaced or report.misfits
+    if failed or (report.pending and not is_sample):
         return Exit.SOME_FAILED
     return Exit.ANSWERED
 

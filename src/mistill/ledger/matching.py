@@ -56,7 +56,8 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
 
     ``state``: pending when it must be asked. ``maybe_billed``: it was in flight when a run died.
     ``has_answers``: ``Ledger.paid_answers`` has some for it. ``same_as``: the row whose outcome it shares,
-    so that it is never asked itself.
+    so that it is never asked itself. ``is_answered``: it is pending though it has an answer, which stays unless a
+    better one comes. ``has_changed``: what it names is not what the run read.
     """
 
     row: int
@@ -65,6 +66,8 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
     maybe_billed: bool = False
     has_answers: bool = False
     same_as: int | None = None
+    is_answered: bool = False
+    has_changed: bool = False
 
 
 class InputMatcher:

@@ -52,8 +52,9 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     ``next_settings``, and this is still the earlier outcome;
     ``copied``: it shares the outcome of an identical row, ``leader``, and cost nothing; ``ended_at``: unix seconds;
     ``cost``: US dollars; ``damaged``: the part of it that is damaged in the ledger. Such a row is a failure with an
-    error that says so, and a damaged record is an empty one. ``unfit``: the last answer to a row that failed,
-    where that was asked for.
+    error that says so, and a damaged record is an empty one. ``digest``: of the row and the files that it names, as
+    they were read; ``None`` where it could not be asked then. ``unfit``: the last answer to a row that failed, where
+    that was asked for.
     """
 
     row: int
@@ -74,6 +75,7 @@ class LedgerRow(msgspec.Struct, frozen=True, gc=False):
     copied: bool
     leader: int
     damaged: Part | None = None
+    digest: bytes | None = None
     unfit: bytes | None = None
 
 
@@ -457,7 +459,7 @@ class LedgerReader:
         query = _rows_query(selection, "NULL, NULL, NULL, NULL", "", "position = ?")
         without_outcome = f"""SELECT position, NULL, NULL, NULL, NULL, id, coalesce(same_as, id), NULL, NULL,
                 {ROW_IS_SOUND}, 0, 'failure', NULL, NULL, 0, 0, NULL, NULL, NULL, next_settings, maybe_billed,
-                asked_again, same_as
+                asked_again, same_as, nullif(digest, fingerprint)
             FROM row_states WHERE position = ?"""  # noqa: S608 - our own words
         for position in range(first, self._max_positions()):
             lines = self._read_or_none(query, (position, *selection.values))
@@ -552,7 +554,7 @@ class LedgerReader:
         (
             record, record_checksum, body, body_checksum, row, outcome_row, answer, more_answers, row_is_sound,
             outcome_is_sound, state, finish_reason, error, input_tokens, output_tokens, cost, ended_at,
-            settings, next_settings, maybe_billed, asked_again, same_as,
+            settings, next_settings, maybe_billed, asked_again, same_as, digest,
         ) = line  # fmt: skip
         if not row_is_sound:
             self._note(Damage(position, "row"))
@@ -587,7 +589,7 @@ class LedgerReader:
         return LedgerRow(
             row, position, record, state, answers, finish_reason, error, input_tokens, output_tokens, cost,
             ended_at, settings, next_settings, bool(maybe_billed), bool(asked_again), copied,
-            row if same_as is None else same_as, None if damage is None else damage.part,
+            row if same_as is None else same_as, None if damage is None else damage.part, digest,
         )  # fmt: skip
 
     def _note(self, damage: Damage) -> Damage:
@@ -610,7 +612,7 @@ class LedgerReader:
 def _rows_query(selection: Selection, fat: str, joins: str, place: str) -> str:
     return f"""SELECT position, {fat}, id, outcome_row, answer, more_answers, {ROW_IS_SOUND}, {OUTCOME_IS_SOUND}, state,
             finish_reason, error, coalesce(input_tokens, 0), coalesce(output_tokens, 0), cost, ended_at, settings,
-            next_settings, maybe_billed, asked_again, same_as
+            next_settings, maybe_billed, asked_again, same_as, nullif(digest, fingerprint)
         FROM row_states {joins}
         WHERE {place} AND (({selection.sql}) OR NOT ({ROW_IS_SOUND} AND {OUTCOME_IS_SOUND})) ORDER BY position"""  # noqa: S608 - our own words
 

@@ -32,7 +32,7 @@ from mistill.llms.content import Chunk, FileKind, FileSource
 from mistill.llms.generation import Prompt
 from mistill.llms.types import Outcome
 from mistill.prompts.prompt_template import PromptDescription
-from mistill.prompts.row_errors import list_columns, row_error
+from mistill.prompts.row_errors import change_error, list_columns, row_error
 from mistill.wording import Setting, words
 
 _LONGEST_PATH = 4096
@@ -68,14 +68,15 @@ class Attachment(Struct, frozen=True):
         if isinstance(source, Path):
             source, _ = content.load(source, self.kind)
             if _digest(source) != self.digest:
-                raise InputError(
-                    f"{self.kind}: {self.label} has changed since the run read it",
-                    hint="run again to send it as it is",
-                )
+                raise change_error(_named([self]))
         if self.kind == "document":
             path = self.source if isinstance(self.source, Path) else Path(self.label)
             return content.document(source, name=path.name or None)
         return content.image(source) if self.kind == "image" else content.audio(source)
+
+
+def _named(files: Sequence[Attachment]) -> str:
+    return " or ".join(f"{one.kind}: {one.label}" for one in files)
 
 
 _CHUNK_TYPES: dict[FileKind, str] = {
@@ -112,6 +113,11 @@ class AttachedPrompt(Struct, frozen=True):
     @property
     def digests(self) -> list[bytes]:
         return [one.digest for one in self.attachments]
+
+    @property
+    def files(self) -> str:
+        """Its files, as they are called."""
+        return _named([one for one in self.attachments if isinstance(one.source, Path)])
 
     @property
     def tokens(self) -> int:

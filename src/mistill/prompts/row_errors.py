@@ -15,6 +15,12 @@ def row_error(row: Row, problem: str, hint: str | None = None) -> InputError:
     return InputError(f"{row.where}: {problem}", hint=hint, index=row.index)
 
 
+def change_error(what: str, row: Row | None = None) -> InputError:
+    """A file that a row names is not what the run read: its answer would be to something else."""
+    problem, hint = f"{what} has changed since the run read it", "run again to send it as it is"
+    return InputError(problem, hint=hint) if row is None else row_error(row, problem, hint)
+
+
 def list_columns(record: Mapping[str, object]) -> str:
     """The columns of a row, some of them where there are many."""
     if not record:

@@ -14,7 +14,7 @@ from mistill.errors import InputError, UnusableRow, WrongFile, WrongParameter, l
 from mistill.estimates.row_sample import RowSample
 from mistill.ledger import InputRow, RowState
 from mistill.progress.progress import Progress
-from mistill.prompts.row_errors import row_error
+from mistill.prompts.row_errors import change_error, row_error
 from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.options import RunOptions
 from mistill.runs.record_shape import RecordShape
@@ -150,6 +150,8 @@ class PendingRows:
             if not self._is_due(state):
                 continue
             one = prepared[place] if place in prepared else prepare_row(self._kind, rows[place], self._shape)
+            if state.has_changed and not isinstance(one, InputError) and (files := self._kind.files_of(one)):
+                one = change_error(files, rows[place])
             self._ready.append(PendingRow(state, rows[place], one))
 
     async def _digests(self, rows: Sequence[Row]) -> list[bytes]:

@@ -42,11 +42,13 @@ class RetryRecord(Struct, frozen=True):
     Attributes:
         where: which rows were chosen. ``rows``: how many are to be asked; ``None`` before they are counted.
         settings: what differs from the run's own settings.
+        unreplaced: failures of rows that keep the answer that they had, by kind of error, the most frequent first.
     """
 
     where: str
     settings: dict[str, Any]
     rows: int | None = None
+    unreplaced: list[Cause] = []
 
 
 class StartRecord(Struct, frozen=True, kw_only=True):
@@ -228,13 +230,17 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         """Answered rows with nothing in their answer, as the last start found them: no text, and no tool call."""
         return self.last_start.empty_answers
 
+    @property
+    def unreplaced(self) -> list[Cause]:
+        """Failures of the last start, where it was a retry, of rows that keep the answer that they had, by kind."""
+        retry = self.last_start.retry
+        return [] if retry is None else retry.unreplaced
+
     def worded(self, wording: Wording) -> RunReport:
         """The same in the words of a place, all its texts plain."""
         return msgspec.structs.replace(
             self,
-            causes=[
-                msgspec.structs.replace(cause, error=cause.error.worded(wording)) for cause in self.causes
-            ],
+            causes=_worded_causes(self.causes, wording),
             starts=[_worded_start(start, wording) for start in self.starts],
         )
 
@@ -262,13 +268,19 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         return values
 
 
+def _worded_causes(causes: list[Cause], wording: Wording) -> list[Cause]:
+    return [msgspec.structs.replace(cause, error=cause.error.worded(wording)) for cause in causes]
+
+
 def _worded_start(start: StartReport, wording: Wording) -> StartReport:
-    advice, stopped = start.advice, start.stopped
+    advice, stopped, retry = start.advice, start.stopped, start.retry
     if start.advice_parts is not None:
         advice = worded(Words(start.advice_parts), wording)
     if stopped is not None:
         stopped = stopped.worded(wording)
-    return msgspec.structs.replace(start, advice=advice, advice_parts=None, stopped=stopped)
+    if retry is not None:
+        retry = msgspec.structs.replace(retry, unreplaced=_worded_causes(retry.unreplaced, wording))
+    return msgspec.structs.replace(start, advice=advice, advice_parts=None, stopped=stopped, retry=retry)
 
 
 def _start_values(start: StartRecord) -> dict[str, Any]:
@@ -277,6 +289,8 @@ def _start_values(start: StartRecord) -> dict[str, Any]:
     del values["advice_parts"]
     if values["stopped"] is not None:
         del values["stopped"]["parts"]
+    for cause in (values["retry"] or {}).get("unreplaced", ()):
+        del cause["error"]["parts"]
     return values
 
 

@@ -41,7 +41,7 @@ def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterato
     report = report.worded(wording)
     yield Line(f"{_rows(report)}: {_rows_by_state(report)}")
     if report.last_start.retry is not None:
-        yield Line(_retried(report.last_start.retry))
+        yield from _retried(report.last_start.retry)
     yield Line(f"sent now: {count(report.sent, 'request')} in {seconds(report.seconds)}")
     yield Line(f"in all: {_spending(report)}")
     yield from _details(report, out, wording)
@@ -130,10 +130,12 @@ def _spending(report: RunReport) -> str:
     return f"{report.input_tokens:,} tokens in{cached}, {report.output_tokens:,} out, {money(report.cost)}"
 
 
-def _retried(retry: RetryRecord) -> str:
+def _retried(retry: RetryRecord) -> Iterator[Line]:
     if not retry.rows:
-        return f"asked again: no row matches {retry.where}"
-    return f"asked again: {count(retry.rows, 'row')} of {retry.where}"
+        yield Line(f"asked again: no row matches {retry.where}")
+        return
+    yield Line(f"asked again: {count(retry.rows, 'row')} of {retry.where}")
+    yield from _cause_lines(retry.unreplaced, "failed now, with the earlier answer kept:")
 
 
 def _died(report: RunReport) -> Phrase:
@@ -219,11 +221,11 @@ def _empty_answers(rows: int, out: str | None, wording: Wording) -> str:
     return f"{told}; again, by another model, prompt or temperature: {wording(again)}"
 
 
-def _cause_lines(causes: Iterable[Cause]) -> Iterator[Line]:
+def _cause_lines(causes: Iterable[Cause], title: str = "failed:") -> Iterator[Line]:
     """Failures by cause: how many, one of them, and what to do. Rows count from 0, as in ``--where row=…``."""
     for place, cause in enumerate(causes):
         if place == 0:
-            yield Line("failed:")
+            yield Line(title)
         row = f"row {cause.row}" + (f" ({cause.row_id})" if cause.row_id else "")
         yield Line(f"  {cause.count:>6,}  {cause.kind}, for example {row}: {cause.error.message}")
         if cause.error.hint:

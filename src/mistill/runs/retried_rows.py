@@ -10,6 +10,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Row
 from mistill.errors import UnusableRow
@@ -34,7 +36,7 @@ class RetriedRows:
 
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
-        self._states: deque[RowState] = deque()
+        self._met: deque[LedgerRow] = deque()
         self.with_answers: Collection[int] = ()
         self._folders: Sequence[Path] | None = None
 
@@ -66,9 +68,9 @@ class RetriedRows:
         return None
 
     def rows(self, first_index: int) -> Iterator[Row]:
-        self._states.clear()
+        self._met.clear()
         for row in self._pages():
-            self._states.append(RowState(row.row, row.position, has_answers=row.row in self.with_answers))
+            self._met.append(msgspec.structs.replace(row, record=b"", answers=(), error=None))
             problem, hint = self._problem_of(row)
             yield Row(
                 first_index + row.position,
@@ -111,7 +113,16 @@ class RetriedRows:
     # --- as a matcher -----------------------------------------------------------------------------------------------
 
     async def known(self, digests: Sequence[bytes]) -> list[RowState | None]:
-        return [self._states.popleft() for _ in digests]
+        return [self._state(self._met.popleft(), digest) for digest in digests]
+
+    def _state(self, row: LedgerRow, digest: bytes) -> RowState:
+        return RowState(
+            row.row,
+            row.position,
+            has_answers=row.row in self.with_answers,
+            is_answered=row.state == "completion",
+            has_changed=row.digest is not None and row.digest != digest,
+        )
 
     async def claim(self, rows: Sequence[InputRow]) -> list[RowState]:
         assert not rows, "every row is known"

@@ -23,6 +23,7 @@ from mistill.runs.report import RetryRecord, last_start
 from mistill.runs.retried_rows import RetriedRows
 from mistill.runs.row_settings import changes_of, settings_of_retry
 from mistill.runs.run import Run
+from mistill.runs.runner import Runner
 from mistill.runs.where import RunFilter
 from mistill.wording import Setting, words
 
@@ -108,9 +109,10 @@ class Retry(Run):
         if not self._chosen and not self._goes_on:
             _log.warning("%s", self._filter.nothing(self.out))
 
-    @property
-    def _retry_record(self) -> RetryRecord:
-        return RetryRecord(where=self._where, settings=self._changes, rows=self._chosen)
+    def _retry_record(self, runner: Runner | None) -> RetryRecord:
+        found = [] if runner is None else runner.unreplaced.values()
+        unreplaced = sorted(found, key=lambda cause: -cause.count)
+        return RetryRecord(self._where, self._changes, self._chosen, unreplaced)
 
 
 def _condition(where: str | None, *, failed: bool) -> str:

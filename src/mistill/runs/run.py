@@ -400,12 +400,12 @@ class Run(RunResults):
                 expected, output, written = self._finish(runner)
             except (Exception, KeyboardInterrupt) as error:
                 if process.is_this():  # else it goes on, in the parent
-                    ended = self._record(before, stopped=_end_by(error))
+                    ended = self._record(before, runner, stopped=_end_by(error))
                     with suppress(LedgerError):  # it may be what failed
                         background.run(ledger.end_start(number, ended.encode()))
                 raise
             ended = self._record(
-                before, stopped=runner.stopped, forecast=expected, output=output, written=written
+                before, runner, stopped=runner.stopped, forecast=expected, output=output, written=written
             )
             background.run(ledger.end_start(number, ended.encode()))
             self._broke_off = runner.broke_off
@@ -484,8 +484,7 @@ class Run(RunResults):
         """Before the first row is read: which of those that the ledger has are asked again."""
         await ledger.end_retry()
 
-    @property
-    def _retry_record(self) -> RetryRecord | None:
+    def _retry_record(self, runner: Runner | None) -> RetryRecord | None:  # noqa: ARG002  the same
         return None
 
     @property
@@ -548,6 +547,7 @@ class Run(RunResults):
     def _record(
         self,
         before: Snapshot | None = None,
+        runner: Runner | None = None,
         *,
         stopped: MistillError | None = None,
         forecast: Forecast | None = None,
@@ -558,7 +558,9 @@ class Run(RunResults):
         at_once = self._llm.max_concurrent_requests
         if before is None:
             return StartRecord(
-                max_concurrent_requests=at_once, input_rows=self._input_size(), retry=self._retry_record
+                max_concurrent_requests=at_once,
+                input_rows=self._input_size(),
+                retry=self._retry_record(runner),
             )
         now = self._governor.snapshot()
         advised = advice(now, max_concurrent_requests=at_once, earlier=before)
@@ -575,7 +577,7 @@ class Run(RunResults):
             output=output,
             misfits=written.misfits if written is not None else [],
             empty_answers=written.empty_answers if written is not None else 0,
-            retry=self._retry_record,
+            retry=self._retry_record(runner),
         )
 
     def _summarize(self) -> None:

@@ -9,14 +9,16 @@ from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import Any
 
+import msgspec
+
 from mistill.datasets.prefetch import open_windows
-from mistill.datasets.sources import Row, Source
+from mistill.datasets.sources import Row, Source, name_of
 from mistill.delivery.retry import as_failure
 from mistill.errors import InputError, MistillError, Stopped, unforeseen
 from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
 from mistill.finish_reasons import CUT_OFF
-from mistill.ledger import Damage, Ledger
+from mistill.ledger import Cause, Damage, ErrorRecord, Ledger
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
@@ -44,6 +46,7 @@ class Runner:
         stopped: why it ended early, if it did.
         sample: which rows are asked, where not all are.
         input_rows: after a sample, how many rows the input has.
+        unreplaced: failures of rows that were answered before, and keep that answer, by their kind.
         broke_off: why the input ended too early, by its own fault or that of who made it, where that ended the start.
     """
 
@@ -64,6 +67,7 @@ class Runner:
         self.stopped: MistillError | None = None
         self.sample: RowSample | None = None
         self.input_rows: int | None = None
+        self.unreplaced: dict[str, Cause] = {}
         self.broke_off: Exception | None = None
         self.ledger = ledger
         self.budget = budget
@@ -200,6 +204,8 @@ class Runner:
     def _write(self, pending: PendingRow, outcome: Outcome) -> asyncio.Future[None]:
         state, error = pending.state, outcome.error
         if error is not None:
+            if state.is_answered:
+                self._note_unreplaced(pending, error)
             return self.ledger.fail(
                 state.row,
                 error,
@@ -217,6 +223,14 @@ class Runner:
             tokens=outcome.usage,
             cost=outcome.cost,
         )
+
+    def _note_unreplaced(self, pending: PendingRow, error: MistillError) -> None:
+        first = self.unreplaced.get(error.kind)
+        if first is None:
+            column = self._options.id_column
+            row_id = None if column is None else name_of(pending.row.raw, column)
+            first = Cause(error.kind, 0, pending.state.position, ErrorRecord.of(error), row_id)
+        self.unreplaced[error.kind] = msgspec.structs.replace(first, count=first.count + 1)
 
     def _count(self, outcome: Outcome, written: asyncio.Future[None]) -> None:
         if written.exception() is None:  # else the next attempt raises it

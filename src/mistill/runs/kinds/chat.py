@@ -248,6 +248,9 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         own = prepared.generation
         return digest(_encode_sorted((msgspec.Raw(prepared.messages), own.parameters, own.extra_body)))
 
+    def files_of(self, prepared: Prompt | AttachedPrompt) -> str:
+        return prepared.files if isinstance(prepared, AttachedPrompt) else ""
+
     def size_of(self, prepared: Prompt | AttachedPrompt) -> RequestSize:
         attached = 0
         if isinstance(prepared, AttachedPrompt):

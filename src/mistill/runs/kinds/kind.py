@@ -215,6 +215,10 @@ class Kind(ABC, Generic[A]):
     def fingerprint(self, prepared: A) -> bytes:
         """16 bytes that tell it from any other request of this run."""
 
+    def files_of(self, prepared: A) -> str:  # noqa: ARG002  most have none
+        """What its files are called, for a message."""
+        return ""
+
     @abstractmethod
     def size_of(self, prepared: A) -> RequestSize:
         """About how large its request is."""
