@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.delivery.fake_clock import run_in_fake_time
+from tests.runs.conftest import Place
 
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.errors import InputError, Stopped
 from mistill.estimates.budget import Budget
 from mistill.ledger import Spending
+from mistill.progress.view import View
+from mistill.simulator import Simulator
 
 PRICE = Price(input=1.0, output=4.0, cached_input=0.1)
 
@@ -236,3 +239,16 @@ def test_a_reservation_is_given_back_once() -> None:
     budget.refund(reservation)
     with pytest.raises(AssertionError):
         budget.settle(reservation, None)
+
+
+def test_what_waits_for_the_budget_is_told_from_what_is_in_flight(place: Place, simulator: Simulator) -> None:
+    place.write([str(n) for n in range(8)])
+    simulator.change(latency_s=0.2)
+    views: list[View] = []
+    report = place.run(max_tokens_total=200_000, on_progress=views.append).start()
+    assert report.completions == 8
+    assert max(view.in_flight for view in views) <= 2  # at 131,072 tokens each, the third could be too many
+    assert "budget" in {view.waiting_for for view in views}
+    spent = report.last_start.seconds_by_cause
+    assert spent["budget"] > 0.5 * sum(spent.values())
+    assert "max_new_tokens" in str(report.advice)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from mistill.delivery.quotas import LimitSource
 from mistill.delivery.sliding_window import Room
@@ -16,12 +16,21 @@ _WORTH_SHARE = 0.9
 """Advice must take more than the rest of the time away."""
 
 WaitCause = Literal[
-    "quota_requests", "quota_tokens", "cool_down", "outage", "concurrency", "adaptive_limit", "server", "idle"
+    "quota_requests",
+    "quota_tokens",
+    "cool_down",
+    "outage",
+    "concurrency",
+    "adaptive_limit",
+    "budget",
+    "server",
+    "idle",
 ]
 """What the oldest waiting request waits for; with none waiting, ``server`` while any is in flight, else ``idle``.
 
 ``concurrency``: all slots of ``max_concurrent_requests`` are in use. ``adaptive_limit``: the limit of requests in
 flight that is found by trying holds them back, since it still grows, or since the server said that it is full.
+``budget``: what is in flight, at its worst, has to fit in what is left; see `Snapshot.under_budget`.
 """
 
 
@@ -83,6 +92,33 @@ class Snapshot(Struct, frozen=True):
             for cause, seconds in self.seconds.items()
             if (spent := seconds - earlier.seconds.get(cause, 0.0)) > 0
         }
+
+    def under_budget(self, waiting: int, waited_s: float) -> Snapshot:
+        """What it is for a run whose budget holds back requests that the governor has let go.
+
+        Args:
+            waiting: requests that it holds back: they have a slot, and are not in flight.
+            waited_s: seconds in which it held back any, and which the governor takes for the server's.
+        """
+        seconds = dict(self.seconds)
+        left = waited_s
+        for cause in _SEEMING:
+            taken = min(left, seconds.get(cause, 0.0))
+            if taken:
+                seconds[cause] -= taken
+                left -= taken
+        if waited_s > left:
+            seconds["budget"] = waited_s - left
+        return structs.replace(
+            self,
+            waiting=self.waiting + waiting,
+            in_flight=max(0, self.in_flight - waiting),
+            seconds=seconds,
+        )
+
+
+_SEEMING: tuple[WaitCause, ...] = ("concurrency", "server", "adaptive_limit")
+"""What seems to be waited for while a budget holds back requests that have a slot."""
 
 
 def time_left_s(
@@ -178,6 +214,12 @@ def _advice_for(
             return (
                 f"was held at {snapshot.adaptive_limit} requests in flight, found by trying: "
                 "a server that says it is full (code 3505) is less so at another hour or with another model"
+            )
+        case "budget":
+            return words(
+                "waited for the budget, in which all that is in flight has to fit at its longest: a lower ",
+                Setting("max_new_tokens"),
+                " lets more leave at once",
             )
         case "server" | "idle":
             return None

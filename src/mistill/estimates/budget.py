@@ -82,6 +82,7 @@ class Budget:
 
     Attributes:
         is_limited: whether money or tokens are; if not, nothing need be reserved.
+        waiting: attempts in `reserve` that wait until what is in flight fits.
 
     Raises:
         InputError: a limit is not a positive number, or ``max_cost`` comes without a price.
@@ -131,10 +132,30 @@ class Budget:
         self._has_warned = False
         self._lock = Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
+        self.waiting = 0
+        self._waited_s = 0.0
+        self._waits_since_s = 0.0
 
     def time_left_s(self) -> float:
         """Seconds until the deadline, 0 at the least; infinite without one."""
         return max(0.0, self._ends_s - self._clock())
+
+    def waited_s(self) -> float:
+        """Seconds in which at least one attempt waited in `reserve`."""
+        with self._lock:
+            return self._waited_s + (self._clock() - self._waits_since_s if self.waiting else 0.0)
+
+    def times_more(self) -> float:
+        """How many times what was spent since it was made may be spent yet; infinite without a limit of its own."""
+        before = self._before
+        cost = self.spent_cost - before.cost
+        tokens = self.spent_tokens - before.input_tokens - before.output_tokens
+        more = math.inf
+        if self.max_cost is not None and cost > 0:
+            more = (self.max_cost - self.spent_cost) / cost
+        if self.max_tokens_total is not None and tokens > 0:
+            more = min(more, (self.max_tokens_total - self.spent_tokens) / tokens)
+        return max(0.0, more)
 
     def try_reserve(self, input_tokens: int, max_output_tokens: int | None) -> Reservation | None:
         """Before an attempt: its reservation, or None while what is in flight might already use up the rest.
@@ -161,14 +182,29 @@ class Budget:
 
     async def reserve(self, input_tokens: int, max_output_tokens: int | None) -> Reservation:
         """As `try_reserve`, but waits until the request may leave. Safe to cancel."""
-        while (reservation := self.try_reserve(input_tokens, max_output_tokens)) is None:
-            settled = asyncio.Event()
-            with self._lock:
-                if self._in_flight_fits():  # something has been settled in between
-                    continue
-                self._waiting.append((asyncio.get_running_loop(), settled))
-            await settled.wait()
+        reservation = self.try_reserve(input_tokens, max_output_tokens)
+        if reservation is not None:
+            return reservation
+        self._count_waiting(1)
+        try:
+            while (reservation := self.try_reserve(input_tokens, max_output_tokens)) is None:
+                settled = asyncio.Event()
+                with self._lock:
+                    if self._in_flight_fits():  # something has been settled in between
+                        continue
+                    self._waiting.append((asyncio.get_running_loop(), settled))
+                await settled.wait()
+        finally:
+            self._count_waiting(-1)
         return reservation
+
+    def _count_waiting(self, change: int) -> None:
+        with self._lock:
+            now_s = self._clock()
+            if self.waiting:
+                self._waited_s += now_s - self._waits_since_s
+            self._waits_since_s = now_s
+            self.waiting += change
 
     def settle(self, reservation: Reservation, usage: Usage | None) -> Spent:
         """The attempt was answered, and billed so.

@@ -25,7 +25,8 @@ LEAVE_STREAM = "leave it to that process, and begin one of your own here"
 """What a forked child does with a stream of its parent."""
 
 _UNWIND_S = 1.0
-_LOOK_S = 0.1
+LOOK_S = 0.1
+"""How often whoever waits looks for an interrupt."""
 
 
 def new_event_loop() -> asyncio.AbstractEventLoop:
@@ -150,7 +151,7 @@ class BackgroundWork(Generic[T]):
         """
         self.begin()
         interrupts = Interrupts()
-        while not wait([self.future], timeout=_LOOK_S).done:
+        while not wait([self.future], timeout=LOOK_S).done:
             interrupts.check()
         return self.future.result()
 
@@ -208,7 +209,7 @@ def next_of(queue: SimpleQueue[T]) -> T:
     interrupts = Interrupts()
     while True:
         with suppress(Empty):
-            return queue.get(timeout=_LOOK_S)
+            return queue.get(timeout=LOOK_S)
         interrupts.check()
 
 

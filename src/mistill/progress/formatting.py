@@ -15,6 +15,7 @@ _WAITS = {
     "outage": "failing server",
     "concurrency": "server (all slots in use)",
     "adaptive_limit": "finding the server's pace",
+    "budget": "room in the budget",
     "server": "server",
     "idle": "this machine",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
@@ -140,6 +141,7 @@ class Watch:
         snapshot: how its governor stands; called now and then.
         total: rows of the input where ``progress`` does not know it, if anybody does by now.
         at_once: rows that may be under way together.
+        times_more: how many times what was spent since it began may be spent yet.
     """
 
     def __init__(
@@ -149,6 +151,7 @@ class Watch:
         total: Callable[[], int | None] = lambda: None,
         *,
         at_once: int,
+        times_more: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._progress = progress
         self._snapshot = snapshot
@@ -156,6 +159,7 @@ class Watch:
         self._began = self._last = snapshot()
         self._cause: WaitCause = "idle"
         self._at_once = at_once
+        self._times_more = times_more
         self._ended = 0
         self._pace_s = 0.0
 
@@ -200,7 +204,7 @@ class Watch:
             self._ended = ended
             spent = now.since(self._began)
             self._pace_s = sum(spent.get(cause, 0.0) for cause in _AT_WORK) / ended
-        left = max(0, total - progress.known - progress.held - ended)
+        left = min(max(0, total - progress.known - progress.held - ended), ended * self._times_more())
         # At first the pace says how long the first answers took; later, what this machine makes of it.
         seconds_each = progress.busy_s / max(1, progress.completions)
         if ended >= 2 * self._at_once:
@@ -208,6 +212,7 @@ class Watch:
         tokens = (progress.usage.input_tokens + progress.usage.output_tokens) / ended
         requests = max(1, progress.requests) / ended
         unsent = max(0.0, left - now.in_flight / requests)
+        at_once = max(1, now.in_flight) if self._cause == "budget" else self._at_once
         if not unsent:
             return min(left, 1) * seconds_each
         return time_left_s(
@@ -216,9 +221,9 @@ class Watch:
             requests=unsent * requests,
             tokens=unsent * tokens,
             seconds_each=seconds_each,
-            at_once=self._at_once,
+            at_once=at_once,
         )
 
 
-_AT_WORK: tuple[WaitCause, ...] = ("server", "concurrency", "adaptive_limit", "idle")
+_AT_WORK: tuple[WaitCause, ...] = ("server", "concurrency", "adaptive_limit", "budget", "idle")
 """What time is spent on that is no waiting for a quota or for a server that is not there."""

@@ -38,7 +38,7 @@ from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection,
 from mistill.ledger.targets import check_targets
 from mistill.ledger.temporary_ledger import TemporaryLedger
 from mistill.llms.connection import Connection
-from mistill.llms.event_loop import background
+from mistill.llms.event_loop import LOOK_S, background
 from mistill.llms.types import Completion
 from mistill.process import OwnProcess
 from mistill.progress.display import Display, OnProgress
@@ -173,7 +173,7 @@ class Run(RunResults):
         self._input_size = InputSize(rows)
         self._unread: SimpleQueue[RowOutcome | None] | None = None
         self._broke_off: Exception | None = None
-        self._new_budget()  # a wrong limit is refused now
+        self._budget = self._new_budget()  # a wrong limit is refused now
         self._is_ready = llm.is_ready
 
     # --- running ----------------------------------------------------------------------------------------------------
@@ -212,7 +212,8 @@ class Run(RunResults):
         cancelled: asyncio.CancelledError | None = None
         while not working.done():
             try:
-                await asyncio.wait((working,))
+                # A notebook's loop takes note of an interrupt only when something happens on it.
+                await asyncio.wait((working,), timeout=LOOK_S)
             except asyncio.CancelledError as error:
                 if cancelled is None:
                     self._control.stop("cancelled", "cancelled")
@@ -344,9 +345,10 @@ class Run(RunResults):
             return
         watch = Watch(
             self.progress,
-            self._governor.snapshot,
+            self._snapshot,
             self._input_size,
             at_once=self._llm.max_concurrent_requests,
+            times_more=self._budget.times_more,
         )
         with self._input_size.counting(), display.showing(watch):
             yield
@@ -379,14 +381,15 @@ class Run(RunResults):
         self._make_ready()
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
         with self._open_ledger() as ledger:
-            before = self._governor.snapshot()
+            self._budget = self._new_budget(self._spent_before())
+            before = self._snapshot()
             runner = Runner(
                 self.kind,
                 self._source,
                 ledger,
                 self.options,
                 self.progress,
-                self._new_budget(self._spent_before()),
+                self._budget,
                 size=self._llm.max_concurrent_requests,
                 shape=self._shape,
                 matcher=self._matcher(ledger),
@@ -562,7 +565,7 @@ class Run(RunResults):
                 input_rows=self._input_size(),
                 retry=self._retry_record(runner),
             )
-        now = self._governor.snapshot()
+        now = self._snapshot()
         advised = advice(now, max_concurrent_requests=at_once, earlier=before)
         return StartRecord(
             max_concurrent_requests=at_once,
@@ -631,6 +634,9 @@ class Run(RunResults):
     @property
     def _governor(self) -> Governor:
         return self.kind.dispatcher.governor
+
+    def _snapshot(self) -> Snapshot:
+        return self._governor.snapshot().under_budget(self._budget.waiting, self._budget.waited_s())
 
     # --- retrying -----------------------------------------------------------------------------------------------------
 
