@@ -19,6 +19,7 @@
     │   │   └── NothingAnswers        and nothing ever answered there: the whole run
     │   ├── Disconnected              the connection ended before the answer did
     │   └── AttemptTimeout            no answer within `timeout`
+    ├── NoRowAnswered                 the first rows of a run failed alike: the whole run
     ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
     ├── InvalidOutput                 a paid answer that does not fit its schema
     │   ├── AnswerWithoutFields       it is no object, so nothing of it can be columns
@@ -271,6 +272,12 @@ class Disconnected(TransportError):
 
 class AttemptTimeout(TransportError):
     kind = "timeout"
+
+
+class NoRowAnswered(MistillError):
+    """The first rows of a run all failed alike at the server, and none was answered: no more are sent."""
+
+    kind = "no_row_answered"
 
 
 class MalformedAnswer(MistillError):

@@ -18,7 +18,7 @@ import pytest
 from tests.runs.conftest import MODEL, Place, echoes, sent
 
 from mistill import MistralEmbeddings
-from mistill.errors import InputError, Stopped
+from mistill.errors import InputError, NoRowAnswered, RunStopped, Stopped
 from mistill.ledger import LedgerReader
 from mistill.simulator import Fault, Simulator
 
@@ -456,3 +456,25 @@ def test_a_sample_of_what_can_be_read_once_counts_the_rest(place: Place, simulat
     assert summary.forecast.rows_left == 1995
     assert sorted(sent(simulator)) == [f"row {number}" for number in range(5)]
     assert "they are the first of the input" in str(summary)
+
+
+@pytest.mark.parametrize("fault", [Fault.status(404), Fault.status(422), Fault.html()])
+def test_a_server_that_fails_all_rows_alike_is_asked_no_further(
+    place: Place, simulator: Simulator, fault: Fault
+) -> None:
+    place.write([str(n) for n in range(300)])
+    simulator.script([fault] * 300)
+    with pytest.raises(RunStopped) as stopped:
+        place.run(llm_settings={"max_concurrent_requests": 4}).start()
+    assert isinstance(stopped.value.__cause__, NoRowAnswered)
+    assert "none of the first 20 rows was answered, each failed alike: " in str(stopped.value)
+    assert len(simulator.requests) <= 24 * 6  # each with its retries
+
+
+def test_rows_that_all_fail_are_asked_to_the_last_where_others_were_answered(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(["good", *(f"bad {n}" for n in range(40))])
+    simulator.change(poison="bad")
+    assert place.run(llm_settings={"max_concurrent_requests": 1}).start().failures == 40
+    assert place.run().start().failures == 40

@@ -400,6 +400,11 @@ class Ledger:
             return []
         return await self._commits.run(lambda connection: _read_paid(connection, attempts, self._settings))
 
+    async def has_completions(self) -> bool:
+        """Whether a row has ever been answered."""
+        query = "SELECT EXISTS (SELECT 1 FROM outcomes WHERE state = 'completion')"
+        return bool(await self._commits.run(lambda connection: connection.execute(query).fetchone()[0]))
+
     async def begin_retry(
         self, selection: Selection | None, settings: Mapping[str, Any] | None = None
     ) -> int:

@@ -22,6 +22,7 @@ from mistill.ledger import Cause, Damage, ErrorRecord, Ledger
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
+from mistill.runs.first_failures import FirstFailures
 from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.options import RunOptions
@@ -82,6 +83,7 @@ class Runner:
         self._rows: PendingRows | None = None
         self._lane: LiveLane | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._first_failures = FirstFailures()
 
     async def run(self) -> None:
         """Works through the input, as far as it can be read.
@@ -186,6 +188,8 @@ class Runner:
 
     async def _end_rows(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
         written = [self._write(pending, outcome) for pending, outcome in zip(rows, outcomes, strict=True)]
+        if not self.progress.completions and self.stopped is None:
+            await self._stop_if_all_fail(outcomes)
         if self._on_outcome is None:
             # The next attempt waits for the disk anyway, so this worker need not do it twice a row.
             for outcome, on_disk in zip(outcomes, written, strict=True):
@@ -200,6 +204,14 @@ class Runner:
             except Exception as caught:  # the answer is in the ledger, whatever is wrong with its value
                 error = as_failure(caught)
             await self._on_outcome(pending.row, completions, error)
+
+    async def _stop_if_all_fail(self, outcomes: Sequence[Outcome]) -> None:
+        for error in (outcome.error for outcome in outcomes):
+            if error is None:
+                return
+            if self._first_failures.add(error) and not await self.ledger.has_completions():
+                self.stop(self._first_failures.told(error))
+                return
 
     def _write(self, pending: PendingRow, outcome: Outcome) -> asyncio.Future[None]:
         state, error = pending.state, outcome.error
