@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import io
 import os
 import re
 import signal
@@ -229,6 +230,44 @@ def test_polars_and_hugging_face(place: Place) -> None:
     dataset: Any = run.to_dataset()
     assert list(dataset) == list(run.results())
     assert dataset.filter(lambda row: row["n"] == 3)[0]["generation"] == "Echo: row 3"
+
+
+def test_a_hugging_face_dataset_comes_back_with_its_features(place: Place) -> None:
+    datasets: Any = library("datasets")
+    image: Any = library("PIL.Image")
+    buffer = io.BytesIO()
+    image.new("RGB", (2, 2), (9, 8, 7)).save(buffer, format="PNG")
+    features = datasets.Features(
+        {
+            "text": datasets.Value("string"),
+            "label": datasets.ClassLabel(names=["neg", "pos"]),
+            "image": datasets.Image(),
+            "tags": datasets.List(datasets.ClassLabel(names=["a", "b"])),
+            "said": datasets.Translation(languages=["de", "en"]),
+            "inner": {"kind": datasets.ClassLabel(names=["x", "y"])},
+        }
+    )
+    picture = {"bytes": buffer.getvalue(), "path": "a.png"}
+    row = {
+        "label": 1,
+        "image": picture,
+        "tags": ["b"],
+        "said": {"de": "ja", "en": "yes"},
+        "inner": {"kind": "y"},
+    }
+    dataset = datasets.Dataset.from_list([{"text": "a"} | row, {"text": "b"} | row], features=features)
+    out = place.out.with_name("out.parquet")
+    run = place.run(dataset, out=out)
+    run.start()
+    place.run(dataset, out=out).start()  # a start that finds all done
+    from_a_path = Run.open(out).to_dataset()
+    again = place.run(str(out), out=place.out, earlier="first_")
+    again.start()
+    for found in (run.to_dataset(), from_a_path, datasets.Dataset.from_parquet(str(out)), again.to_dataset()):
+        assert {name: found.features[name] for name in features} == features
+        assert found[0]["image"].getpixel((0, 0)) == (9, 8, 7)
+        assert found.features["label"].int2str(found[1]["label"]) == "pos"
+        assert found.features["input_tokens"] == datasets.Value("int64")
 
 
 @pytest.mark.parametrize(

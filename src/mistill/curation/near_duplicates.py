@@ -149,7 +149,12 @@ def dedupe(
     result = Deduped(total, without_vector, dropped)
     if to is not None:
         writer = open_writer(
-            to, format=output_format, types=rows.types(), csv_dialect=csv_dialect, made_of=rows.paths
+            to,
+            format=output_format,
+            types=rows.types(),
+            features=rows.features(),
+            csv_dialect=csv_dialect,
+            made_of=rows.paths,
         )
         _write(rows, writer, result, mark=mark)
     return result

@@ -202,13 +202,20 @@ def write_records(
         chosen = chosen or RunFilter(None, reader, shape)
         misfits = misfits_of(reader)
         chosen_format = format_of(str(out), format)
-        columns = types = None
+        columns = types = features = None
         if chosen_format.needs_header:
             columns = chat.columns if chat is not None else _all_columns(chosen.rows(reader), shape)
         if chosen_format.has_types and chat is None:
-            types = shape.types(read_types(reader))
+            types, features = read_types(reader)
+            types, features = shape.types(types), shape.of_row(features)
         with open_writer(
-            out, format=format, columns=columns, types=types, csv_dialect=csv_dialect, made_of=made_of
+            out,
+            format=format,
+            columns=columns,
+            types=types,
+            features=features,
+            csv_dialect=csv_dialect,
+            made_of=made_of,
         ) as writer:
             for row in chosen.rows(reader):
                 if row.state != "pending":

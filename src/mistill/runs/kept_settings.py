@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
+from mistill.datasets.hugging_face import features_of, with_features
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Source
 from mistill.errors import InputError, LedgerError, MistillError
@@ -117,19 +118,22 @@ def settings_to_keep(llm: dict[str, Any], options: RunOptions, source: Source) -
     them."""
     files = [quote(os.fsencode(Path(path).absolute())) for path in source.paths if path != "-"]
     types = source.types()
-    schema = PYARROW.load("keeping types").schema(list(types.items())).serialize() if types else b""
+    schema = b""
+    if types:
+        plain = PYARROW.load("keeping types").schema(list(types.items()))
+        schema = with_features(plain, source.features()).serialize()
     return msgspec.to_builtins(_Stored(llm, options.kept(), files, bytes(schema)))
 
 
-def read_types(reader: LedgerReader) -> dict[str, Any]:
-    """pyarrow's types of columns of the input, as the last start found them."""
+def read_types(reader: LedgerReader) -> tuple[dict[str, Any], dict[str, Any]]:
+    """pyarrow's types of columns of the input, as the last start found them, and Hugging Face's features."""
     data = _stored(reader).types
     if not data:
-        return {}
+        return {}, {}
     pyarrow = PYARROW.load("reading types")
     with explained_meta(reader):
         schema = pyarrow.ipc.read_schema(pyarrow.py_buffer(data))
-        return dict(zip(schema.names, schema.types, strict=True))
+        return dict(zip(schema.names, schema.types, strict=True)), features_of(schema)
 
 
 @contextmanager

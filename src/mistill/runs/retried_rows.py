@@ -64,6 +64,9 @@ class RetriedRows:
     def types(self) -> Mapping[str, Any]:
         return {}
 
+    def features(self) -> Mapping[str, Any]:
+        return {}
+
     def total(self) -> int | None:
         return None
 
@@ -98,7 +101,7 @@ class RetriedRows:
         if not PYARROW.is_there:
             return ()
         with LedgerReader(self._ledger) as reader:
-            types = read_types(reader)
+            types, _ = read_types(reader)
         return [name for name, kind in types.items() if _BYTES.fullmatch(str(kind))]
 
     def _pages(self) -> Iterator[LedgerRow]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from mistill.datasets.column_names import check_columns_once
+from mistill.datasets.hugging_face import features_of
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import rows_of_batch, rows_within
 from mistill.datasets.sources.input_file import InputFile
@@ -41,6 +42,7 @@ class ArrowFile(ABC):
             schema = self._read_schema()
             self._columns = check_columns_once(schema.names, self.name)
             self._types = dict(zip(schema.names, schema.types, strict=True))
+            self._features = features_of(schema)
 
     @property
     def folders(self) -> Sequence[Path]:
@@ -63,6 +65,9 @@ class ArrowFile(ABC):
 
     def types(self) -> Mapping[str, Any]:
         return self._types
+
+    def features(self) -> Mapping[str, Any]:
+        return self._features
 
     def total(self) -> int | None:
         return None

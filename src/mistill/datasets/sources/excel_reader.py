@@ -47,6 +47,9 @@ class ExcelReader:
     def types(self) -> Mapping[str, Any]:
         return {}
 
+    def features(self) -> Mapping[str, Any]:
+        return {}
+
     def total(self) -> None:
         return None
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 from mistill.characters import whole_characters
 from mistill.datasets.column_names import check_columns_once
+from mistill.datasets.hugging_face import features_of
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import column_values, rows_of_batch
 from mistill.datasets.sources.row import Input, Row
@@ -64,6 +65,9 @@ class InMemory:
         self.repeatable = True
 
     def types(self) -> Mapping[str, Any]:
+        return {}
+
+    def features(self) -> Mapping[str, Any]:
         return {}
 
     @property
@@ -198,6 +202,10 @@ class HuggingFaceDataset(InMemory):
         features = getattr(self._data, "features", None)
         return {} if features is None else _types_of(features.arrow_schema)
 
+    def features(self) -> Mapping[str, Any]:
+        features = getattr(self._data, "features", None)
+        return {} if features is None else features_of(features.arrow_schema)
+
     def rows(self, first_index: int) -> Iterator[Row]:
         place = 0
         for table in self._data.with_format("arrow").iter(batch_size=_BATCH_ROWS):
@@ -223,6 +231,10 @@ class ArrowData(InMemory):
     def types(self) -> Mapping[str, Any]:
         schema = getattr(self._data, "schema", None)
         return _types_of(schema) if isinstance(schema, PYARROW.load(f"reading {self.name}").Schema) else {}
+
+    def features(self) -> Mapping[str, Any]:
+        schema = getattr(self._data, "schema", None)
+        return features_of(schema) if isinstance(schema, PYARROW.load(f"reading {self.name}").Schema) else {}
 
     def total(self) -> int | None:
         total = getattr(self._data, "num_rows", None)

@@ -104,6 +104,9 @@ class TextReader(ABC):
     def types(self) -> Mapping[str, Any]:
         return {}
 
+    def features(self) -> Mapping[str, Any]:
+        return {}
+
     def total(self) -> None:
         return None
 

@@ -64,6 +64,9 @@ class MediaFiles:
     def types(self) -> Mapping[str, Any]:
         return {}
 
+    def features(self) -> Mapping[str, Any]:
+        return {}
+
     def total(self) -> int:
         return sum(1 for _ in self._files())
 

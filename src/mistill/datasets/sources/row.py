@@ -39,6 +39,10 @@ class Input(Protocol):
         """pyarrow's types of columns, where they have some; for the output, which gives them the same."""
         ...
 
+    def features(self) -> Mapping[str, Any]:
+        """Hugging Face's features of columns, where they have some; for the output, as `types`."""
+        ...
+
     def total(self) -> int | None:
         """How many rows, where that is known without reading them."""
         ...

@@ -169,16 +169,24 @@ class Source:
 
     def types(self) -> Mapping[str, Any]:
         """pyarrow's types of columns, where all inputs that have types have one and the same for them."""
-        found: dict[str, Any] = {}
-        several: set[str] = set()
-        for one in self._inputs:
-            for name, kind in one.types().items():
-                if found.setdefault(name, kind) != kind:
-                    several.add(name)
-        types: Mapping[str, Any] = {name: kind for name, kind in found.items() if name not in several}
+        types = self._types_of_inputs()
         for step in self._steps:
             types = step.types(types)
         return types
+
+    def _types_of_inputs(self) -> Mapping[str, Any]:
+        return _same_in_all(one.types() for one in self._inputs)
+
+    def features(self) -> Mapping[str, Any]:
+        """Hugging Face's features of columns, where all inputs that have some have the same; none of a column that a
+        step makes another of."""
+        before, after = self._types_of_inputs(), self.types()
+        found = _same_in_all(one.features() for one in self._inputs)
+        return {
+            name: feature
+            for name, feature in found.items()
+            if name in after and after[name] == before.get(name)
+        }
 
     def _named(self, columns: Iterable[str]) -> tuple[str, ...]:
         names = list(columns)
@@ -288,6 +296,17 @@ def open_source(
     inputs = list(_open_files(paths, format, form))
     # Files of images may be many, and no output takes the place of one.
     return Source(inputs, limit, [path for path in paths if format is not None or media_kind(path) is None])
+
+
+def _same_in_all(inputs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """What is said of columns, where all inputs that say something of one say the same."""
+    found: dict[str, Any] = {}
+    several: set[str] = set()
+    for one in inputs:
+        for name, said in one.items():
+            if found.setdefault(name, said) != said:
+                several.add(name)
+    return {name: said for name, said in found.items() if name not in several}
 
 
 def _open_files(paths: Sequence[str], override: str | None, form: TextForm) -> Iterator[Input]:

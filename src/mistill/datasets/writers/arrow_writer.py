@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 
 from mistill.datasets.encoding import encode_record
+from mistill.datasets.hugging_face import with_features
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.writers.column_types import ColumnTypes
 from mistill.datasets.writers.destination import Destination, Vectors
@@ -42,6 +43,7 @@ class ArrowWriter(ABC):
         self._stream = destination.stream
         self._types = ColumnTypes(destination.columns or [])
         self._typed = {name: _typed_column(name, kind) for name, kind in destination.types.items()}
+        self._features = destination.features
         self._spool = destination.open_spool()
 
     @abstractmethod
@@ -60,7 +62,8 @@ class ArrowWriter(ABC):
             for lines in self._batches():
                 self._types.learn([decode_exactly(line) for line in lines], only=unfit)
         schema, as_text = self._types.schema({name: column.type for name, column in self._typed.items()})
-        self._write_groups(schema, as_text)
+        features = {name: one for name, one in self._features.items() if name in self._typed}
+        self._write_groups(with_features(schema, features), as_text)
 
     def _learn(self) -> set[str]:
         """Looks at all records. Gives the columns that turned out not to have the type that they were to have."""

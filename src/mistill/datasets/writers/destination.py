@@ -47,6 +47,7 @@ class Destination(Struct, frozen=True):
         columns: all that records can have, in order; None where that is not known.
         open_spool: makes a temporary file beside the output, which ends with it.
         types: of columns where they are known: those of `Source.types`, and `Vectors`. For formats that have types.
+        features: Hugging Face's, of those columns.
         csv_dialect: of CSV and TSV.
     """
 
@@ -54,4 +55,5 @@ class Destination(Struct, frozen=True):
     columns: list[str] | None
     open_spool: Callable[[], Spool]
     types: Mapping[str, Any] = {}
+    features: Mapping[str, Any] = {}
     csv_dialect: CsvDialect = "unix"

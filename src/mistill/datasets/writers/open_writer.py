@@ -50,6 +50,7 @@ def open_writer(
     format: str | None = None,  # noqa: A002 the public name
     columns: Iterable[str] | None = None,
     types: Mapping[str, Any] | None = None,
+    features: Mapping[str, Any] | None = None,
     csv_dialect: CsvDialect = "unix",
     made_of: Sequence[str | Path] = (),
 ) -> Generator[Writer]:
@@ -62,6 +63,7 @@ def open_writer(
             not have all.
         types: of columns, for Parquet and Arrow: pyarrow's, or `Vectors`. A column whose values do not have its type
             gets one by its values, as those do that are not named.
+        features: Hugging Face's, of columns of such types, for Parquet and Arrow: see `hugging_face`.
         csv_dialect: ``excel``: CSV and TSV for Excel, with a byte order mark, ``\\r\\n``, and an apostrophe before
             texts that it would take for formulas.
         made_of: the files that are in it: whoever may not read these may not read the output, see `open_output`.
@@ -82,6 +84,7 @@ def open_writer(
                 columns=None if columns is None else list(columns),
                 open_spool=lambda: stack.enter_context(spool),
                 types=types or {},
+                features=features or {},
                 csv_dialect=csv_dialect,
             )
         )

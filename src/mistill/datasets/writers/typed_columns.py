@@ -120,6 +120,9 @@ class _Nowhere:
     def types(self) -> Mapping[str, Any]:
         return {}
 
+    def features(self) -> Mapping[str, Any]:
+        return {}
+
     def total(self) -> None:
         return None
 
