@@ -19,6 +19,8 @@ import json
 import re
 from typing import Any, cast
 
+from mistill.json_pointers import look_up
+
 Schema = dict[str, Any]
 
 MAX_CHARS = 120
@@ -163,13 +165,7 @@ def _bound_number(node: Schema, *, whole: bool) -> None:
 
 def _resolve(root: Schema, ref: str) -> Any:
     """What a local reference names; ``True``, which any value fits, for one that leaves the document."""
-    node: Any = root
-    if not ref.startswith("#"):
+    try:
+        return look_up(ref, root)
+    except LookupError:
         return True
-    for part in ref[1:].split("/")[1:]:
-        step = part.replace("~1", "/").replace("~0", "~")
-        try:
-            node = cast("list[Any]", node)[int(step)] if isinstance(node, list) else node[step]
-        except (KeyError, IndexError, ValueError, TypeError):
-            return True
-    return node

@@ -29,6 +29,7 @@ from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
 from mistill.ledger.reader import LedgerReader
 from mistill.ledger.selection import Selection
+from mistill.ledger.spending import MOST
 from mistill.ledger.tables import (
     ATTEMPT_COLUMNS,
     ATTEMPT_IS_SOUND,
@@ -82,8 +83,6 @@ _NOT_ASKED_AGAIN = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND aske
 # The same once more, since statements of a group are done one after the other: this one after `_OUTCOMES`.
 _ASKED = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND asked_again")
 
-# More tokens and more dollars than there are; what SQLite adds up of them stays exact.
-_MAX = 2**53
 # What a line has beside its text or blob, generously.
 _LINE_BYTES = 1000
 
@@ -288,7 +287,7 @@ class Ledger:
         input_tokens, output_tokens = tokens.input_tokens, tokens.output_tokens
         # None is negative or too large if all their bits together are neither.
         if not (
-            0 <= input_tokens | output_tokens | cached_tokens < _MAX and (cost is None or 0 <= cost < _MAX)
+            0 <= input_tokens | output_tokens | cached_tokens < MOST and (cost is None or 0 <= cost < MOST)
         ):
             input_tokens, output_tokens, cached_tokens = map(
                 _clamped, (input_tokens, output_tokens, cached_tokens)
@@ -335,7 +334,7 @@ class Ledger:
         input_tokens, output_tokens, ended_at = tokens.input_tokens, tokens.output_tokens, time.time()
         if finish_reason is not None and not finish_reason.isascii():
             finish_reason = whole_characters(finish_reason)
-        if not (0 <= input_tokens | output_tokens < _MAX and (cost is None or 0 <= cost < _MAX)):
+        if not (0 <= input_tokens | output_tokens < MOST and (cost is None or 0 <= cost < MOST)):
             input_tokens, output_tokens, cost = (
                 _clamped(input_tokens),
                 _clamped(output_tokens),
@@ -588,9 +587,9 @@ def _with_checksum(outcome: tuple[Any, ...]) -> tuple[Any, ...]:
 
 def _clamped(tokens: int) -> int:
     """A number of tokens that SQLite can hold, and add up."""
-    return min(max(tokens, 0), _MAX)
+    return min(max(tokens, 0), MOST)
 
 
 def _possible(cost: float | None) -> float | None:
     """Dollars as they are read again; ``None`` where nothing can cost that."""
-    return cost + 0.0 if cost is not None and 0 <= cost < _MAX else None
+    return cost + 0.0 if cost is not None and 0 <= cost < MOST else None

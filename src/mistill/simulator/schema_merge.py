@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from typing import Any, cast
-from urllib.parse import unquote
+
+from mistill import json_pointers
 
 Schema = dict[str, Any]
 
@@ -61,14 +62,10 @@ def look_up(reference: str, root: Schema) -> Schema | bool:
     """
     if not reference.startswith("#"):
         raise Unsatisfiable(f"only local references are followed, not {reference}")
-    target: Any = root
-    for step in filter(None, reference[1:].split("/")):
-        name = unquote(step).replace("~1", "/").replace("~0", "~")
-        try:
-            target = cast("dict[Any, Any]", target)[int(name) if isinstance(target, list) else name]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise Unsatisfiable(f"{reference} leads nowhere") from error
-    return target
+    try:
+        return json_pointers.look_up(reference, root)
+    except LookupError as error:
+        raise Unsatisfiable(f"{reference} leads nowhere") from error
 
 
 def merge(first: Schema, second: Schema) -> Schema:

@@ -6,6 +6,7 @@ import re
 from typing import Any, cast
 from urllib.parse import unquote
 
+from mistill.json_pointers import look_up
 from mistill.structured.keywords import Schema, map_subschemas
 
 WRAPPER_KEY = "value"
@@ -110,18 +111,7 @@ def _follow_ref(node: Schema, schema: Schema) -> Schema:
 
 def referred(reference: str, schema: Schema) -> Any:
     """What a reference to a place in ``schema``, the whole, stands for; ``None`` where there is no such place."""
-    pointer = unquote(reference)
-    if pointer == "#":
-        return schema
-    if not pointer.startswith("#/"):
-        return None  # an anchor or another document
-    target: Any = schema
-    for part in pointer[2:].split("/"):
-        step = part.replace("~1", "/").replace("~0", "~")
-        if isinstance(target, dict):
-            target = cast("Schema", target).get(step)
-        elif isinstance(target, list) and step.isdecimal() and int(step) < len(cast("list[Any]", target)):
-            target = cast("list[Any]", target)[int(step)]
-        else:
-            return None
-    return target
+    try:
+        return look_up(reference, schema)
+    except LookupError:
+        return None
