@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "progress": {"api", "delivery"},
     "llms": {"api", "delivery", "structured", "progress"},
     "prompts": {"api", "delivery", "llms", "datasets"},
-    "records": {"structured", "datasets"},
+    "records": {"structured", "datasets", "ledger", "progress"},
     "estimates": {"api", "delivery", "progress", "llms", "ledger"},
     "runs": {
         "api",

@@ -71,6 +71,16 @@ def test_cut_answers_are_counted_and_the_command_that_helps_does(
     assert "cut off" not in again.stderr
 
 
+def test_a_run_that_has_a_ledger_alone_is_retried_by_it(mistill: Mistill, simulator: Simulator) -> None:
+    run_in_python(simulator, out=None, ledger="labels.ledger", parameters={"max_new_tokens": 3}).start()
+    status = mistill("status", "labels.ledger").stdout
+    again = status[status.index("mistill retry ") :].splitlines()[0]
+    assert again == "mistill retry labels.ledger --where finish_reason=length --max-new-tokens 6"
+    ended = mistill(*shlex.split(again)[1:])
+    assert "asked again: 4 rows" in ended.stderr
+    assert sorted(path.name for path in Path().iterdir()) == ["labels.ledger"]
+
+
 def test_a_full_context_is_told_from_a_limit(mistill: Mistill, simulator: Simulator) -> None:
     bodies = [
         good_body("half", finish_reason=reason) for reason in ("model_length", "length", "model_length")

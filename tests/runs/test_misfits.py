@@ -6,6 +6,7 @@ import json
 from typing import Any
 from unittest.mock import ANY
 
+import msgspec
 import pytest
 from pydantic import BaseModel, computed_field, field_serializer, model_serializer
 from tests.runs.conftest import Place
@@ -258,7 +259,8 @@ def test_a_hint_is_the_command_of_the_run_itself(place: Place, simulator: Simula
     beside = place.out.with_name("out-again.jsonl")
     assert f"export_run({str(place.out)!r}, {str(beside)!r}, flatten=False)" in str(report)
     assert export_run(str(place.out), str(beside), flatten=False).misfits == []
-    lines = [str(line) for line in start_lines(report, "a b.jsonl", on_the_command_line)]
+    elsewhere = msgspec.structs.replace(report, out="a b.jsonl", ledger="a b.jsonl.ledger")
+    lines = [str(line) for line in start_lines(elsewhere, on_the_command_line)]
     assert any(
         line.endswith("mistill export 'a b.jsonl' --to 'a b-again.jsonl' --no-flatten") for line in lines
     )

@@ -185,6 +185,37 @@ def test_a_budget_stops_a_retry(place: Place, simulator: Simulator) -> None:
     assert place.answers() == echoes(TEXTS)
 
 
+@pytest.mark.parametrize("kept_in", [{}, {"ledger"}, {"out", "ledger"}, {"out"}])
+def test_the_retry_that_a_report_names_works_wherever_the_run_is_kept(
+    place: Place, kept_in: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MISTRAL_API_KEY")
+    places = {"out": str(place.out), "ledger": str(place.out.with_name("other.ledger"))}
+    llm = place.llm(api_key="of this process alone")
+    run = place.run(
+        [{"text": "one two three four"}] * 2,
+        llm=llm,
+        parameters={"max_new_tokens": 2},
+        **({"out": None} | {name: places[name] for name in kept_in}),
+    )
+    told = str(run.start())
+    advice = next(line for line in told.splitlines() if line.startswith("cut off: "))
+    if "out" in kept_in or "ledger" in kept_in:  # in another process, the key is in the environment
+        monkeypatch.setenv("MISTRAL_API_KEY", "any")
+    report = eval(advice[advice.index("Run.retry(") :])
+    assert (report.sent, report.cut.limit, report.out) == (2, 4, run.out)
+    monkeypatch.delenv("MISTRAL_API_KEY", raising=False)
+    assert run.retry("row=1", parameters={"max_new_tokens": 20}).start().finish_reasons == {
+        "length": 1,
+        "stop": 1,
+    }
+    assert [record["generation"] for record in run.results()][1] == "Echo: one two three four"
+    for earlier in (run, run.ledger_path):
+        opened = earlier if isinstance(earlier, Run) else Run.open(earlier)
+        again = opened.retry("row=0", llm={"api_key": "another"}, progress=False).start()
+        assert (again.sent, again.last_start.retry is not None) == (1, True)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -189,12 +189,20 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
         return chosen
     if name == "-":
         return _BY_SUFFIX["jsonl"]
+    found = format_by_suffix(name)
+    if found is None:
+        raise InputError(
+            f"{name}: its suffix names no known format",
+            hint=f"pass the format, one of: {KNOWN_FORMATS}",
+        )
+    return found
+
+
+def format_by_suffix(name: str) -> FileFormat | None:
+    """What the suffixes of a file's name say; ``None`` where they name no format."""
     suffixes = PurePath(name).suffixes
     for count in (2, 1):
         found = parse_format("".join(suffixes[-count:])) if len(suffixes) >= count else None
         if found is not None:
             return found
-    raise InputError(
-        f"{name}: its suffix names no known format",
-        hint=f"pass the format, one of: {KNOWN_FORMATS}",
-    )
+    return None

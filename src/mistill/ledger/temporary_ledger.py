@@ -8,16 +8,27 @@ import shutil
 import tempfile
 import weakref
 from pathlib import Path
+from typing import Any
 
 
 class TemporaryLedger:
     """A place for a ledger in a folder of its own, which is removed with the last object that holds this, and at the
     latest when the process ends. A forked child leaves it to its parent.
+
+    Attributes:
+        llm: the model of its run, for whoever asks some of its rows again.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, llm: Any) -> None:
+        self.llm = llm
         self.path = Path(tempfile.gettempdir(), f"mistill-{secrets.token_hex(8)}", "run.ledger")
         self._finalizer = weakref.finalize(self, _remove, self.path.parent, os.getpid())
+        _living[self.path] = self
+
+    @staticmethod
+    def at(path: Path) -> TemporaryLedger | None:
+        """The one of this process that is at a path, for whoever opens it to hold; ``None``: that is no such ledger."""
+        return _living.get(path)
 
     def make_folder(self) -> None:
         """Makes the folder, which nobody else may read, unless it is there."""
@@ -30,6 +41,9 @@ class TemporaryLedger:
     def keep(self) -> None:
         """It stays for ever: somebody was told where it is, to go on with it in another process."""
         self._finalizer.detach()
+
+
+_living: weakref.WeakValueDictionary[Path, TemporaryLedger] = weakref.WeakValueDictionary()
 
 
 def _let_go(_: TemporaryLedger) -> None:

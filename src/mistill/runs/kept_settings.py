@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
+from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.hugging_face import features_of, with_features
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Source
@@ -34,16 +35,17 @@ def ledger_beside(out: str | Path) -> Path:
 
 
 def output_of(ledger: str | Path) -> str | None:
-    """The output of the run that remembers here; ``None`` where the name does not say it."""
+    """The output of the run that remembers here; ``None`` where the name does not say it: a run need not have one."""
     name = str(ledger)
-    return name.removesuffix(LEDGER_SUFFIX) if name.endswith(LEDGER_SUFFIX) else None
+    out = name.removesuffix(LEDGER_SUFFIX)
+    return out if out != name and (format_by_suffix(out) is not None or Path(out).is_file()) else None
 
 
-def find_run(path: str | Path, ledger: str | Path | None = None) -> tuple[str | None, Path]:
+def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple[str | None, Path]:
     """The output and the ledger of a run that was started before.
 
     Args:
-        path: its output, which need not be there, or its ledger.
+        path: its output, which need not be there, or its ledger; ``None``: it has no output.
         ledger: where it remembers, if not beside its output.
 
     Returns:
@@ -52,6 +54,10 @@ def find_run(path: str | Path, ledger: str | Path | None = None) -> tuple[str | 
     Raises:
         InputError: there is no such ledger.
     """
+    if path is None:
+        if ledger is None:
+            raise InputError("no run is named", hint=words("give its output, or its ", Setting("ledger")))
+        path, ledger = ledger, None
     name = str(path)
     beside = Path(ledger) if ledger is not None else ledger_beside(name)
     if ledger is None and not beside.is_file() and (name.endswith(LEDGER_SUFFIX) or is_database(Path(name))):

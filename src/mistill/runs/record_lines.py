@@ -13,7 +13,7 @@ from mistill.ledger import LedgerRow
 from mistill.ledger.error_record import decode_error
 from mistill.records.answer_values import column_value
 from mistill.records.columns import add_columns
-from mistill.runs.misfits import Misfits
+from mistill.records.misfits import Misfits
 from mistill.runs.record_shape import RecordShape
 
 

@@ -21,8 +21,8 @@ from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
 from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
-from mistill.runs.kept_settings import explained_meta, find_run, output_of, read_manifest, read_options
-from mistill.runs.misfits import Misfit
+from mistill.records.misfits import Misfit
+from mistill.runs.kept_settings import explained_meta, find_run, read_manifest, read_options
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
@@ -145,6 +145,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         rows_of_damaged_attempts: the first rows, by their place in the input, that have some of `damaged_attempts`.
         ledger: where all this was read; ``None`` if it is gone by now.
         is_temporary: the ledger goes with the last object that holds it: the run, and its reports.
+        out: where the records go, ``"-"`` for stdout; ``None``: nowhere, or it is not known.
     """
 
     kind: str
@@ -160,6 +161,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     samples: list[dict[str, Any]]
     rows_of_damaged_attempts: list[int]
     ledger: str | None
+    out: str | None
     is_temporary: bool = False
 
     @property
@@ -246,8 +248,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
 
     def __str__(self) -> str:
         """How the last start ended, as the command line says it, in Python's words."""
-        out = None if self.ledger is None or self.is_temporary else output_of(self.ledger)
-        return "\n".join(map(str, start_lines(self, out, in_python)))
+        return "\n".join(map(str, start_lines(self, in_python)))
 
     def _repr_html_(self) -> str:
         return report_html(self)
@@ -297,24 +298,25 @@ def _start_values(start: StartRecord) -> dict[str, Any]:
 _NO_START = StartRecord(version="", max_concurrent_requests=0)
 
 
-def read_report(path: str | Path) -> RunReport:
+def read_report(path: str | Path | None, *, ledger: str | Path | None = None) -> RunReport:
     """The report of a run, whether or not it goes on.
 
     Args:
-        path: its output, or its ledger.
+        path: its output, or its ledger; ``None``: it has no output.
+        ledger: where it remembers, if not beside its output.
 
     Raises:
         InputError: there is no such run.
         LedgerError: its ledger cannot be read.
     """
-    _, ledger = find_run(path)
-    with LedgerReader(ledger) as reader, explained_meta(reader):
+    out, found = find_run(path, ledger)
+    with LedgerReader(found) as reader, explained_meta(reader):
         is_running = reader.is_being_written()
         with reader.snapshot():
-            return _read(reader, is_running=is_running)
+            return _read(reader, out, is_running=is_running)
 
 
-def _read(reader: LedgerReader, *, is_running: bool) -> RunReport:
+def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunReport:
     _, manifest = read_manifest(reader)
     options = read_options(reader)
     latencies = reader.latencies_s(_PERCENTILES)
@@ -336,6 +338,7 @@ def _read(reader: LedgerReader, *, is_running: bool) -> RunReport:
         samples=list(_samples(reader)),
         rows_of_damaged_attempts=damaged,
         ledger=str(reader.path),
+        out=out,
     )
 
 

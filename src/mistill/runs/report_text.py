@@ -14,7 +14,8 @@ from mistill.estimates.forecast import Forecast, Range
 from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split
-from mistill.runs.misfits import misfit_lines
+from mistill.records.misfits import misfit_lines
+from mistill.runs.kept_settings import ledger_beside
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
 if TYPE_CHECKING:
@@ -31,11 +32,10 @@ class Line(Struct, frozen=True):
         return self.label + self.text
 
 
-def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterator[Line]:
+def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     """How the last start of a run ended.
 
     Args:
-        out: where its output goes, ``"-"`` for stdout; ``None``: it has none.
         wording: how settings are said, where the lines are read.
     """
     report = report.worded(wording)
@@ -44,7 +44,7 @@ def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterato
         yield from _retried(report.last_start.retry)
     yield Line(f"sent now: {count(report.sent, 'request')} in {seconds(report.seconds)}")
     yield Line(f"in all: {_spending(report)}")
-    yield from _details(report, out, wording)
+    yield from _details(report, wording)
     if report.seconds_by_cause:
         yield Line(f"time: {time_split(report.seconds_by_cause)}")
     if report.advice:
@@ -58,23 +58,20 @@ def start_lines(report: RunReport, out: str | None, wording: Wording) -> Iterato
     if (stopped := report.stopped) is not None:
         # What to do after a stop on purpose stands in the next line.
         yield Line(stopped.message if isinstance(stopped, Stopped) else str(stopped), label="stopped: ")
-    if (next_step := _next_step(report, out)) is not None:
+    if (next_step := _next_step(report)) is not None:
         yield Line(wording(next_step))
 
 
-def hint_of_broken_input(
-    hint: str | None, report: RunReport, out: str | None, *, is_read_once: bool = False
-) -> Words:
+def hint_of_broken_input(hint: str | None, report: RunReport, *, is_read_once: bool = False) -> Words:
     """Of a run whose input broke off: what is kept, what was paid, and how it goes on.
 
     Args:
         hint: what to do about the input itself.
-        out: as for `start_lines`.
         is_read_once: neither can this object read it again, nor would another one find the ledger.
     """
     kept = f"{count(report.completions, 'row')} answered so far, and kept: {_spending(report)}"
     go_on: tuple[Part, ...] = ("once the input is mended, ", START_AGAIN, "; answered rows cost nothing")
-    if out == "-":
+    if report.out == "-":
         go_on = (START_AGAIN, " with ", Setting("ledger", str(report.ledger)), ", once the input is mended")
     elif is_read_once:
         go_on = (
@@ -87,10 +84,10 @@ def hint_of_broken_input(
     return words(*((hint, "; ") if hint else ()), kept, "; ", *go_on)
 
 
-def status_lines(report: RunReport, out: str | None, wording: Wording) -> Iterator[Line]:
-    """How far a run is. ``out`` and ``wording`` as for `start_lines`."""
+def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
+    """How far a run is. ``wording`` as for `start_lines`."""
     report = report.worded(wording)
-    yield Line(f"{out or 'a run'} by {report.model}: {_rows(report)}")
+    yield Line(f"{report.out or 'a run'} by {report.model}: {_rows(report)}")
     rows = report.input_rows or report.rows
     share = report.completions / rows if rows else 0.0
     yield Line(
@@ -100,8 +97,8 @@ def status_lines(report: RunReport, out: str | None, wording: Wording) -> Iterat
     if report.latency_s is not None:
         latency = report.latency_s
         yield Line(f"latency: half within {seconds(latency.p50)}, 99% within {seconds(latency.p99)}")
-    yield from _details(report, out, wording)
-    if out is not None and (missing := _missing_output(report, out)) is not None:
+    yield from _details(report, wording)
+    if (missing := _missing_output(report)) is not None:
         yield Line(wording(missing))
     if (stopped := report.stopped) is not None:
         yield Line(stopped.headline, label="stopped: ")
@@ -151,14 +148,14 @@ def _died(report: RunReport) -> Phrase:
     )
 
 
-def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[Line]:
+def _details(report: RunReport, wording: Wording) -> Iterator[Line]:
     if report.finish_reasons:
         told = ", ".join(f"{rows:,} {reason}" for reason, rows in report.finish_reasons.items())
         yield Line(f"finish reasons: {told}")
     if report.cut is not None:
-        yield from (Line(text, label="cut off: ") for text in _cut_answers(report.cut, out, wording))
+        yield from (Line(text, label="cut off: ") for text in _cut_answers(report, report.cut, wording))
     if report.empty_answers:
-        yield Line(_empty_answers(report.empty_answers, out, wording), label="empty: ")
+        yield Line(_empty_answers(report, wording), label="empty: ")
     if cut_off := report.maybe_billed - report.damaged_attempts:
         yield Line(f"maybe billed: {count(cut_off, 'attempt')} cut off before the answer came")
     if report.damaged_attempts:
@@ -166,7 +163,7 @@ def _details(report: RunReport, out: str | None, wording: Wording) -> Iterator[L
     if report.no_longer_in_input:
         yield Line(f"no longer in the input, and kept: {count(report.no_longer_in_input, 'row')}")
     yield from _cause_lines(report.causes)
-    yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits, out))
+    yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits, _name(report)))
 
 
 def _damaged_attempts(report: RunReport) -> str:
@@ -179,46 +176,78 @@ def _damaged_attempts(report: RunReport) -> str:
     )
 
 
-def _cut_answers(cut: CutAnswers, out: str | None, wording: Wording) -> Iterator[str]:
+def _cut_answers(report: RunReport, cut: CutAnswers, wording: Wording) -> Iterator[str]:
     """How many there are, and how to ask them again with room."""
-    out = None if out == "-" else out
     if cut.limit is not None:
-        rows, room = (
-            f"{count(cut.rows - cut.context_full, 'answer')} at {cut.limit:,} tokens",
-            cut.max_new_tokens,
-        )
-        if out is not None:
-            given = Phrase(f"parameters={{'max_new_tokens': {room}}}", f"--max-new-tokens {room}")
-            yield f"{rows}; again, with room: {_retry(out, LIMIT_REACHED, given, wording)}"
+        room = cut.max_new_tokens
+        given = Phrase(f"parameters={{'max_new_tokens': {room}}}", f"--max-new-tokens {room}")
+        rows = f"{count(cut.rows - cut.context_full, 'answer')} at {count(cut.limit, 'token')}"
+        again = _retry(report, f"finish_reason={LIMIT_REACHED}", given)
+        if again is not None:
+            yield f"{rows}; again, with room: {wording(again)}"
         else:
             yield worded(words(rows, "; give them room with ", Setting("max_new_tokens", room)), wording)
     if cut.context_full:
         told = f"{count(cut.context_full, 'answer')} where the context was full; {GIVE_ROOM[CONTEXT_FULL]}"
         given = Phrase("llm={'model': …}", "--model …")
-        yield f"{told}: {_retry(out, CONTEXT_FULL, given, wording)}" if out is not None else told
+        again = _retry(report, f"finish_reason={CONTEXT_FULL}", given)
+        yield told if again is None else f"{told}: {wording(again)}"
 
 
-def _retry(out: str, finish_reason: str, given: Phrase, wording: Wording) -> str:
-    """How rows that ended so are asked again."""
-    where = f"finish_reason={finish_reason}"
-    again = Phrase(
-        f"Run.retry({out!r}, {where!r}, {given.python}).start()",
-        f"mistill retry {shlex.quote(out)} --where {where} {given.command_line}",
+class _Place(Struct, frozen=True):
+    """What names a run: its output or its ledger, and its ledger too where that is not beside the output."""
+
+    path: str
+    ledger: str | None = None
+
+    @classmethod
+    def of(cls, report: RunReport) -> _Place | None:
+        """``None`` where it can be found no more."""
+        if report.ledger is None:
+            return None
+        if report.out is None or report.out == "-":
+            return cls(report.ledger)
+        is_beside = Path(report.ledger) == ledger_beside(report.out)
+        return cls(report.out, None if is_beside else report.ledger)
+
+    def call(self, function: str, *arguments: str) -> str:
+        """A call of Python that takes the run first."""
+        named = [repr(self.path), *arguments]
+        if self.ledger is not None:
+            named.append(f"ledger={self.ledger!r}")
+        return f"{function}({', '.join(named)})"
+
+    def command(self, name: str, *arguments: str) -> str:
+        """A command of the command line."""
+        ledger = () if self.ledger is None else ("--ledger", shlex.quote(self.ledger))
+        return " ".join(("mistill", name, shlex.quote(self.path), *ledger, *arguments))
+
+
+def _name(report: RunReport) -> str | None:
+    """What names a run beside whose files others may be put; ``None`` where there is nothing that stays."""
+    place = None if report.is_temporary else _Place.of(report)
+    return place and (place.ledger or place.path)
+
+
+def _retry(report: RunReport, where: str, given: Phrase) -> Phrase | None:
+    """How rows of a condition are asked again; ``None`` where the run can be found no more."""
+    place = _Place.of(report)
+    if place is None:
+        return None
+    return Phrase(
+        f"{place.call('Run.retry', repr(where), given.python)}.start()",
+        place.command("retry", "--where", shlex.quote(where), given.command_line),
     )
-    return wording(again)
 
 
-def _empty_answers(rows: int, out: str | None, wording: Wording) -> str:
+def _empty_answers(report: RunReport, wording: Wording) -> str:
     """How many there are, and how to ask them again."""
-    told = f"{count(rows, 'answer')} without content"
-    if out is None or out == "-":
-        return told
+    told = f"{count(report.empty_answers, 'answer')} without content"
     where = "answer.without_content=true"
-    again = Phrase(
-        f"Run.retry({out!r}, {where!r}, llm={{'model': …}}).start()",
-        f"mistill retry {shlex.quote(out)} --where {shlex.quote(where)} --model …",
+    again = _retry(report, where, Phrase("llm={'model': …}", "--model …"))
+    return (
+        told if again is None else f"{told}; again, by another model, prompt or temperature: {wording(again)}"
     )
-    return f"{told}; again, by another model, prompt or temperature: {wording(again)}"
 
 
 def _cause_lines(causes: Iterable[Cause], title: str = "failed:") -> Iterator[Line]:
@@ -255,14 +284,17 @@ def _forecast_lines(forecast: Forecast, wording: Wording) -> Iterator[Line]:
     yield Line(f"  tokens  {tokens.expected:,.0f} ({tokens.low:,.0f} to {tokens.high:,.0f})")
 
 
-def _missing_output(report: RunReport, out: str) -> Phrase | None:
+def _missing_output(report: RunReport) -> Phrase | None:
     """Why the output is not there, and what to do till then."""
+    out, place = report.out, _Place.of(report)
+    if out is None or out == "-" or place is None:
+        return None
     if not report.is_finished:
         stale = ", and the one that is there is of before" if Path(out).exists() else ""
         waits = f"{out} is written when every row has an outcome{stale}; until then: "
         return Phrase(
-            f"{waits}Run.open({out!r}).results()",
-            f"{waits}mistill rows {shlex.quote(out)}, or export --partial",
+            f"{waits}{place.call('Run.open')}.results()",
+            f"{waits}{place.command('rows')}, or export --partial",
         )
     if Path(out).exists():
         return None
@@ -272,10 +304,10 @@ def _missing_output(report: RunReport, out: str) -> Phrase | None:
     )
 
 
-def _next_step(report: RunReport, out: str | None) -> Phrase | None:
+def _next_step(report: RunReport) -> Phrase | None:
     """What to do next."""
     if report.pending or report.stopped is not None:
-        if report.forecast is not None and out != "-":
+        if report.forecast is not None and report.out != "-":
             done = "those of the sample cost nothing more"
             return Phrase(
                 f"to go on: the same run without sample; {done}",
@@ -283,16 +315,17 @@ def _next_step(report: RunReport, out: str | None) -> Phrase | None:
             )
         how = _changed_how(report)
         again = f"to go on: start the same run {how}; answered rows cost nothing"
-        if out == "-":
+        if report.out == "-":
             return Phrase(again, f"to go on: the same command with --ledger {report.ledger}")
         return Phrase(again, f"to go on: the same command {how}; answered rows cost nothing")
-    if report.failures and out != "-":
-        rows = "" if out is None else shlex.quote(out)
+    place = _Place.of(report)
+    if report.failures and place is not None:
+        other = place.call("Run.retry", "failed=True", "…"), place.command("retry", "--failed …")
         return Phrase(
-            "the same run again asks failed rows again, Run.retry(out, failed=True, …) by other settings; "
+            f"the same run again asks failed rows again, {other[0]} by other settings; "
             "all of them are among its results()",
-            f"the same command asks failed rows again; by other settings: mistill retry {rows} --failed …; "
-            f"all of them: mistill rows {rows} --failed",
+            f"the same command asks failed rows again; by other settings: {other[1]}; "
+            f"all of them: {place.command('rows', '--failed')}",
         )
     return None
 

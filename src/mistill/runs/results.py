@@ -7,20 +7,26 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Unpack
+
+import msgspec
 
 from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, LedgerError, MistillError
 from mistill.ledger import LedgerReader, LedgerRow
+from mistill.ledger.temporary_ledger import TemporaryLedger
+from mistill.llms.connection import Connection
 from mistill.llms.types import Completion
+from mistill.progress.display import Display, OnProgress
 from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.export import warn_of_misfits, write_records
 from mistill.runs.kept_settings import find_run
+from mistill.runs.options import RetryArguments
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RunReport, read_report
@@ -32,6 +38,7 @@ if TYPE_CHECKING:
     import polars
 
     import datasets  # pyright: ignore[reportMissingTypeStubs]  for those who have stubs of it
+    from mistill.runs.run import Run
 
 _log = logging.getLogger("mistill")
 
@@ -44,11 +51,14 @@ class RunResults:
     Attributes:
         out: where its records go; ``None``: nowhere, or it is not known.
         ledger_path: where it remembers.
+        own_llm: the model, where it is at hand.
     """
 
     def __init__(self, ledger: Path, out: str | None) -> None:
         self.ledger_path = ledger
         self.out = out
+        self._temporary = TemporaryLedger.at(ledger)
+        self.own_llm: Connection | None = None if self._temporary is None else self._temporary.llm
         self._reader: LedgerReader | None = None
         self._reading = threading.Lock()
 
@@ -208,6 +218,62 @@ class RunResults:
         if not self.ledger_path.is_file():
             raise LedgerError("this run has no results: it was never started", hint="start it: run.start()")
 
+    # --- asking again -------------------------------------------------------------------------------------------------
+
+    def retry(  # its first argument is `self` where it is called on a run
+        out: RunResults | str | Path | None,  # noqa: N805 # pyright: ignore[reportSelfClsParameterName]  the same
+        where: str | None = None,
+        *,
+        failed: bool = False,
+        llm: Mapping[str, Any] | None = None,
+        ledger: str | Path | None = None,
+        trust: bool = False,
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
+        **changes: Unpack[RetryArguments],
+    ) -> Run:
+        """A run that asks some rows of an earlier one again, to be started like any other.
+
+        ``run.retry("finish_reason=length", …)`` of a `Run`, or of what `Run.open` gives;
+        ``Run.retry("answers.jsonl", "finish_reason=length", …)`` of one that was started anywhere.
+
+        A better outcome replaces an earlier one: a completion a failure, a whole completion one that was cut off, and a
+        later one one that is as good. What is replaced stays in the ledger. The rows come from the ledger, so the input
+        is not needed. One that was stopped goes on when it is retried in the same words.
+
+        Args:
+            out: the earlier run: its output, which is written anew, or its ledger; ``None``: it is the run of
+                ``ledger``, and has no output.
+            where: which rows, such as ``"finish_reason=length"``; see docs/runs.md.
+            failed: only rows that failed.
+            llm: attributes of the LLM to change, such as ``model``, ``structured_output`` or ``endpoint``. The others
+                are those of the run's own LLM, where that is at hand, else as its ledger has them.
+            ledger: where the run remembers, if not beside ``out``.
+            trust: the ledger is your own: the key goes to the endpoint that it names, and classes that it names are
+                imported. Without it, only this machine and Mistral's own endpoint are, and a schema is its JSON schema.
+            progress, on_progress: as for `Run`.
+            changes: options for these rows, in place of the run's own: ``prompt``, ``system``, ``parameters`` and
+                ``row_parameters`` over the run's, ``extra_columns`` beside its own; budgets, ``grace`` and ``on_stop``
+                as for a start of the run.
+
+        Raises:
+            InputError: there is no such run, no rows are chosen, a setting is wrong, or the ledger names an endpoint
+                that needs ``trust``.
+            LedgerError: its ledger cannot be read.
+        """
+        from mistill.runs.retry import Retry
+
+        return Retry(
+            out,
+            where,
+            failed=failed,
+            llm=llm,
+            ledger=ledger,
+            trust=trust,
+            display=Display(progress, on_progress),
+            changes=changes,
+        )
+
     # --- the run as a whole -----------------------------------------------------------------------------------------
 
     def report(self) -> RunReport:
@@ -217,7 +283,16 @@ class RunResults:
             LedgerError: it was never started, or its ledger cannot be read.
         """
         self._check_started()
-        return read_report(self.ledger_path)
+        return self._held(read_report(self.out, ledger=self.ledger_path))
+
+    def _held(self, report: RunReport) -> RunReport:
+        """The report, which keeps a temporary ledger as long as there is nobody else who does."""
+        temporary = self._temporary
+        if temporary is None or self.out is not None:
+            return report
+        report = msgspec.structs.replace(report, is_temporary=True)
+        temporary.held_by(report)
+        return report
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.out or 'without an output'}>"

@@ -15,11 +15,13 @@ from mistill.errors import InputError, did_you_mean
 from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
+from mistill.progress.display import Display
 from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
 from mistill.runs.options import OUTPUT_OPTIONS, RETRY_OPTIONS, RetryArguments, RunArguments, split_names
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RetryRecord, last_start
+from mistill.runs.results import RunResults
 from mistill.runs.retried_rows import RetriedRows
 from mistill.runs.row_settings import changes_of, settings_of_retry
 from mistill.runs.run import Run
@@ -35,17 +37,23 @@ class Retry(Run):
 
     def __init__(
         self,
-        out: str | Path,
+        run: RunResults | str | Path | None,
         where: str | None,
         *,
         failed: bool,
         llm: Mapping[str, Any] | None,
         ledger: str | Path | None,
         trust: bool,
+        display: Display,
         changes: RetryArguments,
     ) -> None:
-        output, self._path = find_run(out, ledger)
-        path = self._path
+        if isinstance(run, RunResults):
+            output, path = find_run(run.out, ledger or run.ledger_path)
+        else:
+            output, path = find_run(run, ledger)
+            run = RunResults(path, output)
+        own_llm = run.own_llm
+        self._path = path
         self._where = _condition(where, failed=failed)
         with LedgerReader(path) as reader:
             self._kept = kept = read_settings(reader)
@@ -58,10 +66,13 @@ class Retry(Run):
         self._goes_on = False
         super().__init__(
             Source([self._rows], None),
-            llm=_model_of(kept, llm or {}, path, trust=trust),
+            llm=_model_of(kept, own_llm, llm or {}, path, trust=trust),
             out=output,
+            progress=display.progress,
+            on_progress=display.on_progress,
             **_options_of(kept, path, changes),
         )
+        self.own_llm = own_llm
         self._changes = changes_of(kept.manifest, self.kind.manifest, self.kind.llm_settings)
 
     def _open_ledger(self) -> Ledger:
@@ -149,13 +160,22 @@ def _options_of(kept: KeptSettings, path: Path, changes: RetryArguments) -> RunA
     return cast("RunArguments", options | given | {"ledger": path})
 
 
-def _model_of(kept: KeptSettings, changes: Mapping[str, Any], path: Path, *, trust: bool) -> Connection:
-    """The model of the run, with some attributes changed."""
-    given = dict(changes)
-    structured = given.get("structured_output")
+def _model_of(
+    kept: KeptSettings, own: Connection | None, changes: Mapping[str, Any], path: Path, *, trust: bool
+) -> Connection:
+    """The model of the run, with some attributes changed: as it is at hand, its key and classes too, or as it is kept.
+
+    Its generation parameters are in any case those that are kept: some are the run's.
+    """
+    at_hand: dict[str, Any] = {}
+    if own is not None:
+        at_hand = {name: getattr(own, name) for name in type(own).model_fields if name != "generation_kwargs"}
+    given = at_hand | dict(changes)
+    structured = changes.get("structured_output")
     if isinstance(structured, Mapping):  # what it does not say of schema, mode and retries stays
-        own = MistralLLM.restore_attribute(
+        before = at_hand.get("structured_output") or MistralLLM.restore_attribute(
             "structured_output", kept.llm.get("structured_output"), trust=trust
         )
-        given["structured_output"] = (own or {}) | dict(cast("Mapping[str, Any]", structured))
-    return Connection.from_dict(kept.llm, trust=trust, source=str(path), **given)
+        given["structured_output"] = (before or {}) | dict(cast("Mapping[str, Any]", structured))
+    of_class = Connection if own is None else type(own)
+    return of_class.from_dict(kept.llm, trust=trust, source=str(path), **given)

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -50,7 +50,7 @@ from mistill.runs.kept_settings import read_manifest, settings_to_keep
 from mistill.runs.kinds import kind_of
 from mistill.runs.manifest import changed_settings, shown_changes
 from mistill.runs.opening import opened_input, path_of_ledger, refuse_foreign
-from mistill.runs.options import RetryArguments, RunArguments, RunOptions
+from mistill.runs.options import RunArguments, RunOptions
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
 from mistill.runs.rehearsal import rehearse
@@ -160,11 +160,11 @@ class Run(RunResults):
         kind.check_source(rows.header, rows.media_kinds)
         name = None if out is None else str(out)
         path = path_of_ledger(name, options.ledger)
-        self._temporary: TemporaryLedger | None = None
         if path is None:
-            self._temporary = TemporaryLedger()
-            path = self._temporary.path
+            temporary = TemporaryLedger(llm)
+            path = temporary.path
         super().__init__(path, name)
+        self.own_llm = llm
         check_targets(self.out, self.ledger_path, rows.paths)
         self.progress = Progress()
         self.display = Display(progress, on_progress)
@@ -336,7 +336,7 @@ class Run(RunResults):
 
     def _hint_of_broken_input(self, hint: str | None, report: RunReport) -> str:
         is_read_once = self._temporary is not None and not self._source.repeatable
-        return hint_of_broken_input(hint, report, self.out, is_read_once=is_read_once)
+        return hint_of_broken_input(hint, report, is_read_once=is_read_once)
 
     @contextmanager
     def _shown(self, display: Display) -> Generator[None]:
@@ -584,7 +584,7 @@ class Run(RunResults):
         )
 
     def _summarize(self) -> None:
-        report = read_report(self.ledger_path)
+        report = read_report(self.out, ledger=self.ledger_path)
         temporary = self._temporary
         if temporary is not None and self.out is not None:
             if report.stopped is not None or not report.is_finished:
@@ -594,19 +594,6 @@ class Run(RunResults):
             self.summary = report
         else:
             self.summary = self._held(report)
-
-    def report(self) -> RunReport:
-        """See `RunResults.report`."""
-        return self._held(super().report())
-
-    def _held(self, report: RunReport) -> RunReport:
-        """The report, which keeps a temporary ledger as long as there is nobody else who does."""
-        temporary = self._temporary
-        if temporary is None or self.out is not None:
-            return report
-        report = msgspec.structs.replace(report, is_temporary=True)
-        temporary.held_by(report)
-        return report
 
     def _shape_in(self, reader: LedgerReader) -> RecordShape:
         return self._shape_of_records(reader)
@@ -637,47 +624,6 @@ class Run(RunResults):
 
     def _snapshot(self) -> Snapshot:
         return self._governor.snapshot().under_budget(self._budget.waiting, self._budget.waited_s())
-
-    # --- retrying -----------------------------------------------------------------------------------------------------
-
-    @classmethod
-    def retry(
-        cls,
-        out: str | Path,
-        where: str | None = None,
-        *,
-        failed: bool = False,
-        llm: Mapping[str, Any] | None = None,
-        ledger: str | Path | None = None,
-        trust: bool = False,
-        **changes: Unpack[RetryArguments],
-    ) -> Run:
-        """A run that asks some rows of an earlier one again, to be started like any other.
-
-        A better outcome replaces an earlier one: a completion a failure, a whole completion one that was cut off, and a
-        later one one that is as good. What is replaced stays in the ledger. The rows come from the ledger, so the input
-        is not needed. One that was stopped goes on when it is retried in the same words.
-
-        Args:
-            out: the output of the earlier run; it is written anew.
-            where: which rows, such as ``"finish_reason=length"``; see docs/runs.md.
-            failed: only rows that failed.
-            llm: attributes of the LLM to change, such as ``model``, ``structured_output`` or ``endpoint``.
-            ledger: where the run remembers, if not beside ``out``.
-            trust: the ledger is your own: the key goes to the endpoint that it names, and classes that it names are
-                imported. Without it, only this machine and Mistral's own endpoint are, and a schema is its JSON schema.
-            changes: options for these rows, in place of the run's own: ``prompt``, ``system``, ``parameters`` and
-                ``row_parameters`` over the run's, ``extra_columns`` beside its own; budgets, ``grace`` and ``on_stop``
-                as for a start of the run.
-
-        Raises:
-            InputError: there is no such run, no rows are chosen, a setting is wrong, or the ledger names an endpoint
-                that needs ``trust``.
-            LedgerError: its ledger cannot be read.
-        """
-        from mistill.runs.retry import Retry
-
-        return Retry(out, where, failed=failed, llm=llm, ledger=ledger, trust=trust, changes=changes)
 
 
 def _end_by(error: Exception | KeyboardInterrupt) -> MistillError:

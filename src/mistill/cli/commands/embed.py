@@ -91,4 +91,4 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     }
     llm, sources = MistralEmbeddings(**attributes), list(given["source"])
     run = Run(sources, llm=llm, out=given["out"], **options_given(given), on_stop="return")
-    return start(run, given, out=given["out"])
+    return start(run, given)

@@ -17,10 +17,10 @@ from mistill.cli.terminal.output import say
 from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.ledger import LedgerReader
 from mistill.progress.formatting import count
+from mistill.records.misfits import number_of
 from mistill.runs.export import export_run
 from mistill.runs.kept_settings import find_run
 from mistill.runs.kinds import KINDS
-from mistill.runs.misfits import number_of
 
 _OUTPUT = "Output"
 

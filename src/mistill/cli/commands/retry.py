@@ -90,4 +90,4 @@ def command(ctx: click.Context, **given: Any) -> Exit:
             **changes,
             on_stop="return",
         )
-        return start(run, given, out=run.out)
+        return start(run, given)

@@ -9,7 +9,6 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit, exit_of_status
 from mistill.cli.options.ledger_options import ledger_option
 from mistill.cli.terminal.report_lines import write_json, write_status
-from mistill.runs.kept_settings import find_run
 from mistill.runs.report import read_report
 
 
@@ -29,11 +28,10 @@ def command(out: str, ledger: str | None, as_json: bool) -> Exit:
 
     Exit code: 0 if no row failed so far, else 1.
     """
-    output, path = find_run(out, ledger)
-    report = read_report(path)
+    report = read_report(out, ledger=ledger)
     code = exit_of_status(report)
     if as_json:
         write_json(report, code)
     else:
-        write_status(report, output)
+        write_status(report)
     return code

@@ -22,15 +22,15 @@ def write_json(report: RunReport | DryRun, exit_code: Exit, *, to_stderr: bool =
     click.echo(visible_json(text), err=to_stderr)
 
 
-def write_report(report: RunReport, out: str | None) -> None:
+def write_report(report: RunReport) -> None:
     """How a start ended, on stderr."""
-    for line in start_lines(report, out, on_the_command_line):
+    for line in start_lines(report, on_the_command_line):
         say(*_colored(line))
 
 
-def write_status(report: RunReport, out: str | None) -> None:
+def write_status(report: RunReport) -> None:
     """How far a run is, on stdout."""
-    for line in status_lines(report, out, on_the_command_line):
+    for line in status_lines(report, on_the_command_line):
         show(*_colored(line))
 
 

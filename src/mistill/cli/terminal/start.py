@@ -17,7 +17,7 @@ from mistill.runs.run import Run
 from mistill.wording import worded
 
 
-def start(run: Run, given: Mapping[str, Any], *, out: str | None) -> Exit:
+def start(run: Run, given: Mapping[str, Any]) -> Exit:
     """Starts the run, shows it, reports how it ended, and gives the exit code.
 
     Args:
@@ -31,21 +31,21 @@ def start(run: Run, given: Mapping[str, Any], *, out: str | None) -> Exit:
     report = run.start().worded(on_the_command_line)
     code = exit_of_start(report, is_sample=options.sample is not None)
     if as_json:
-        write_json(report, code, to_stderr=out == "-")
+        write_json(report, code, to_stderr=run.out == "-")
     elif not quiet:
-        write_report(report, out)
+        write_report(report)
     elif report.stopped is not None:
-        say_error(report.stopped.headline, _hint(report, out))
+        say_error(report.stopped.headline, _hint(report))
     return code
 
 
-def _hint(report: RunReport, out: str | None) -> str | None:
+def _hint(report: RunReport) -> str | None:
     """What to do next, where no report says it."""
     stopped = report.stopped
     assert stopped is not None, "it was"
     if not isinstance(stopped, InputError):
         return stopped.hint
-    return worded(hint_of_broken_input(stopped.hint, report, out), on_the_command_line)
+    return worded(hint_of_broken_input(stopped.hint, report), on_the_command_line)
 
 
 def _rehearse(run: Run, given: Mapping[str, Any]) -> Exit:
