@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from mistill.datasets.writers.destination import Destination
 from mistill.errors import InputError
 
 DANGEROUS = ("=", "+", "-", "@", "\t", "\r", "\n")
+NEGATIVE = re.compile(r"-(1|,1)*")  # of the characters that stand in the texts below
 
 
 class Memory:
@@ -36,16 +38,34 @@ def test_no_cell_of_text_begins_like_a_formula_and_none_is_lost(texts: list[str]
     lines = memory.data.decode("utf-8-sig").splitlines(keepends=True)
     (header, cells) = csv.reader(lines)
     assert header == ["'=a", "b"]
-    assert not any(cell.startswith(DANGEROUS) for cell in cells)
+    assert not any(cell.startswith(DANGEROUS) for cell in cells if not NEGATIVE.fullmatch(cell))
     assert [cell.removeprefix("'") for cell in cells] == [text.removeprefix("'") for text in texts]
 
 
 def test_numbers_stay_numbers_and_lines_end_as_in_windows(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     with open_writer(path, csv_dialect="excel") as writer:
-        writer.write({"n": -5, "text": "-5", "list": [-1], "nothing": None})
-    assert path.read_bytes() == b"\xef\xbb\xbfn,text,list,nothing\r\n-5,'-5,[-1],\r\n"
+        writer.write({"n": -5, "text": "-x", "list": [-1], "nothing": None})
+    assert path.read_bytes() == b"\xef\xbb\xbfn,text,list,nothing\r\n-5,'-x,[-1],\r\n"
     assert next(iter(open_source(path))).record["n"] == "-5"
+
+
+@pytest.mark.parametrize(
+    ("text", "is_number"),
+    [
+        (text, True)
+        for text in ("-7.25", "-3,5", "-1.234,56", "-1'000", "-1 000", "-.5", "-2e-05", "-3 %", "-€5", "-")
+    ]
+    + [
+        (text, False)
+        for text in ("-1+1", "-cmd|x", "-A1", "-(1)", "--1", "-1-1", "-5*2", "=-5", "- x", "+4917012345")
+    ],
+)
+def test_a_text_that_is_a_negative_number_stays_one(tmp_path: Path, text: str, is_number: bool) -> None:
+    path = tmp_path / "a.csv"
+    with open_writer(path, csv_dialect="excel") as writer:
+        writer.write({"n": text})
+    assert next(iter(open_source(path))).record["n"] == (text if is_number else f"'{text}")
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json", "a.jsonl.gz"])

@@ -54,7 +54,7 @@ def test_cells_are_read_as_what_they_are(tmp_path: Path) -> None:
         dict.fromkeys(rows[0][:-1]) | {"gone": "last"},
     ]
     assert source.columns == tuple(rows[0])
-    assert [row.where for row in source][-1].endswith("row 4")
+    assert [row.where for row in source][-1].endswith("a.xlsx sheet row 4")
 
 
 def test_the_first_sheet_is_read_and_the_others_are_named(

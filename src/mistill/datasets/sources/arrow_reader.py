@@ -21,7 +21,7 @@ _READ_BYTES = 1 << 20
 
 
 class ArrowFile(ABC):
-    """Base of files that pyarrow reads. ``where`` counts rows from 1.
+    """Base of files that pyarrow reads. ``where`` counts rows from 0.
 
     Attributes:
         kind: what the format is called, for messages.

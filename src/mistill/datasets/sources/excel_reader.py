@@ -54,7 +54,7 @@ class ExcelReader:
         return None
 
     def where(self, place: int) -> str:
-        return f"{self.name} row {place}"
+        return f"{self.name} sheet row {place}"
 
     def rows(self, first_index: int) -> Iterator[Row]:
         with self._sheet() as (sheet, _):

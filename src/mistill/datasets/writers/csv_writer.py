@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import csv
+import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -20,6 +21,11 @@ from mistill.errors import InputError
 _CRLF = "\r\n"
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+
+# -7.25, -1.234,56, -1 000, -2e-05, -3 %, -€5, and the dash that stands for nothing
+_is_negative = re.compile(
+    r"-(?: ?[€$£]?(?:[0-9]+(?:[.,'\u2019 \u00a0\u202f][0-9]+)*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?[ \u00a0\u202f]?[€$£%]?)?"
+).fullmatch
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 _decode_string = msgspec.json.Decoder(str).decode
@@ -95,9 +101,11 @@ class _Lines:
 def _harmless(text: str) -> str:
     """A text that no spreadsheet takes for a formula: with an apostrophe before it, where it would.
 
+    A negative number is none, however it is written. One with a plus is mostly a telephone's, which a number would end.
+
     Source: OWASP, CSV injection (https://owasp.org/www-community/attacks/CSV_Injection).
     """
-    return f"'{text}" if text.startswith(_FORMULA_STARTS) else text
+    return f"'{text}" if text.startswith(_FORMULA_STARTS) and not _is_negative(text) else text
 
 
 def _cell(value: msgspec.Raw | None, text_of: Callable[[str], str]) -> str:
