@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.libraries import library
 from tests.runs.conftest import MODEL, Place, echoes, sent
 
 from mistill import MistralEmbeddings
@@ -456,6 +457,29 @@ def test_a_sample_of_what_can_be_read_once_counts_the_rest(place: Place, simulat
     assert summary.forecast.rows_left == 1995
     assert sorted(sent(simulator)) == [f"row {number}" for number in range(5)]
     assert "they are the first of the input" in str(summary)
+
+
+@pytest.mark.parametrize("name", ["in.xlsx", "in.arrow"])
+def test_a_sample_of_a_file_that_does_not_tell_its_length_is_random(
+    place: Place, simulator: Simulator, name: str
+) -> None:
+    path = place.out.with_name(name)
+    if name == "in.xlsx":
+        book: Any = library("openpyxl").Workbook()
+        for cell in ("text", *(f"row {number}" for number in range(500))):
+            book.active.append([cell])
+        book.save(path)
+    else:
+        arrow: Any = library("pyarrow")
+        table = arrow.table({"text": [f"row {number}" for number in range(500)]})
+        with arrow.ipc.new_stream(
+            str(path), table.schema
+        ) as stream:  # which says at its end alone how long it is
+            stream.write_table(table)
+    report = place.run(path, sample=5).start()
+    assert report.forecast is not None
+    assert (report.forecast.rows_left, report.forecast.is_random) == (495, True)
+    assert set(sent(simulator)) != {f"row {number}" for number in range(5)}
 
 
 @pytest.mark.parametrize("fault", [Fault.status(404), Fault.status(422), Fault.html()])

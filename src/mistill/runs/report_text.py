@@ -270,7 +270,9 @@ def _forecast_lines(forecast: Forecast, wording: Wording) -> Iterator[Line]:
     left, sample = count(forecast.rows_left, "row"), f"{forecast.sample:,}"
     yield Line(f"the {left} left, forecast from {sample} answered (95% interval):")
     if not forecast.is_random:
-        yield Line("  they are the first of the input, since of a stream none can be taken at random")
+        yield Line(
+            "  they are the first of the input, since how many rows it has is not known before its end"
+        )
     cost = forecast.cost
     if cost is None:
         missing = words(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +12,7 @@ from mistill.datasets.column_names import check_columns_once
 from mistill.datasets.hugging_face import features_of
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import rows_of_batch, rows_within
-from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.input_file import FileReader, InputFile
 from mistill.datasets.sources.row import Row
 from mistill.errors import InputError
 
@@ -20,7 +20,7 @@ _BATCH_BYTES = 8 << 20  # as Arrow data
 _READ_BYTES = 1 << 20
 
 
-class ArrowFile(ABC):
+class ArrowFile(FileReader):
     """Base of files that pyarrow reads. ``where`` counts rows from 0.
 
     Attributes:

@@ -6,18 +6,19 @@ import datetime
 import logging
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from itertools import islice
 from typing import Any
 
 from mistill.datasets.column_names import check_columns_once
 from mistill.datasets.optional_library import OPENPYXL
-from mistill.datasets.sources.input_file import InputFile
+from mistill.datasets.sources.input_file import FileReader, InputFile
 from mistill.datasets.sources.row import Row
 from mistill.errors import InputError
 
 _log = logging.getLogger("mistill")
 
 
-class ExcelReader:
+class ExcelReader(FileReader):
     """The first sheet of a workbook: a header, then rows. Empty rows are skipped, and an empty cell is null.
 
     Numbers are numbers, dates and times ISO 8601 text: a date alone where the cell shows no time. Of a formula it is
@@ -68,6 +69,10 @@ class ExcelReader:
                 if is_too_long and row.problem is None:
                     row.problem, row.hint = "it has more cells than the header", "name the column"
                 yield row
+
+    def _each(self) -> Iterator[object]:
+        with self._sheet() as (sheet, _):
+            yield from islice(_filled(sheet), 1, None)
 
     def _header(self, place: int, cells: tuple[Any, ...]) -> tuple[str, ...]:
         names = [None if cell.value is None else str(cell.value) for cell in cells]

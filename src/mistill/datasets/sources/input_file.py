@@ -79,7 +79,47 @@ class InputFile:
         return raw if self._compression is None else stack.enter_context(self._compression.open_reader(raw))
 
 
-class TextReader(ABC):
+class FileReader(ABC):
+    """What readers of files have in common: their rows can be counted.
+
+    Attributes:
+        name: how the user wrote it. ``repeatable``: as that of an `InputFile`.
+    """
+
+    name: str
+    repeatable: bool
+
+    @abstractmethod
+    def rows(self, first_index: int) -> Iterator[Row]: ...
+
+    def count(self, wanted: Callable[[], bool]) -> int | None:
+        """How many rows, found by reading the file beside whoever reads its rows.
+
+        ``None`` where it can be read only once or not at all, and where the number is no longer ``wanted``.
+        """
+        if not self.repeatable:
+            return None
+        if (total := self.total()) is not None:
+            return total
+        rows = 0
+        try:
+            for _ in self._each():
+                if not wanted():
+                    return None
+                rows += 1
+        except InputError:  # whoever reads the rows is told
+            return None
+        return rows
+
+    def _each(self) -> Iterator[object]:
+        """One thing for each row, for little work."""
+        return self.rows(0)
+
+    @abstractmethod
+    def total(self) -> int | None: ...
+
+
+class TextReader(FileReader):
     """What readers of text files have in common: nothing is known of one before it is read.
 
     Attributes:
@@ -109,30 +149,6 @@ class TextReader(ABC):
 
     def total(self) -> None:
         return None
-
-    @abstractmethod
-    def rows(self, first_index: int) -> Iterator[Row]: ...
-
-    def count(self, wanted: Callable[[], bool]) -> int | None:
-        """How many rows, found by reading the file beside whoever reads its rows.
-
-        ``None`` where it can be read only once or not at all, and where the number is no longer ``wanted``.
-        """
-        if not self.repeatable:
-            return None
-        rows = 0
-        try:
-            for _ in self._each():
-                if not wanted():
-                    return None
-                rows += 1
-        except InputError:  # whoever reads the rows is told
-            return None
-        return rows
-
-    def _each(self) -> Iterator[object]:
-        """One thing for each row, for little work."""
-        return self.rows(0)
 
     def where(self, place: int) -> str:
         return f"{self.name} {self.unit} {place - 1 + self.first_unit}"

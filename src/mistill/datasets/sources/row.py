@@ -56,8 +56,8 @@ class Input(Protocol):
         ...
 
     def where(self, place: int) -> str:
-        """``place`` in words: "prompts.jsonl line 17", "prompts.xlsx sheet row 17", "prompts.parquet row 16". Lines count
-        from 1, as do the rows of a sheet; rows from 0."""
+        """``place`` in words: "prompts.jsonl line 17", "prompts.xlsx sheet row 17", "prompts.parquet row 16". Lines and
+        rows of a sheet count from 1, rows from 0."""
         ...
 
 

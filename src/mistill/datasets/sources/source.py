@@ -15,7 +15,7 @@ import msgspec
 
 from mistill.datasets.formats import format_of
 from mistill.datasets.sources.in_memory import input_of
-from mistill.datasets.sources.input_file import InputFile, TextReader
+from mistill.datasets.sources.input_file import FileReader, InputFile
 from mistill.datasets.sources.media_files import MediaFiles, holds_media, media_kind
 from mistill.datasets.sources.row import Input, Row
 from mistill.datasets.sources.steps import Step
@@ -107,7 +107,8 @@ class Source:
         return self.of_total(sum(known))
 
     def count(self, wanted: Callable[[], bool]) -> int | None:
-        """As `total`, for text files too, which are read through: meant for a thread beside whoever reads the rows.
+        """As `total`, for all files that can be read again, which are read through: meant for a thread beside whoever
+        reads the rows.
 
         ``None`` where nobody can know, and where it is no longer ``wanted``.
         """
@@ -115,7 +116,7 @@ class Source:
             return self._count_after_steps(wanted)
         rows = 0
         for one in self._inputs:
-            found = one.count(wanted) if isinstance(one, TextReader) else one.total()
+            found = one.count(wanted) if isinstance(one, FileReader) else one.total()
             if found is None:
                 return None
             rows += found
