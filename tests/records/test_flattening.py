@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal, NotRequired, TypedDict
 
@@ -14,6 +15,7 @@ from pydantic import AliasChoices, AliasPath, BaseModel, Field, RootModel, compu
 
 from mistill.errors import AnswerWithoutFields, InputError
 from mistill.records.flattening import FlatFields
+from mistill.structured.object_fields import SchemaFields
 from mistill.structured.schema import compile_schema
 
 NAME = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
@@ -36,6 +38,30 @@ def columns_of(schema: Any, answer: Any, *, deep: bool = False) -> dict[str, Any
         ({"allOf": [NAME, SIZE]}, {"name": "a", "size": 1}, {"name": "a", "size": 1}),
         ({"allOf": [{"$ref": "#"}, SIZE]}, {"size": 1}, {"size": 1}),
         ({"anyOf": [NAME, SIZE]}, {"size": 1}, {"name": None, "size": 1}),
+        ({"$ref": "#n", "$defs": {"N": {**NAME, "$anchor": "n"}}}, {"name": "a"}, {"name": "a"}),
+        (
+            {"$dynamicRef": "#n", "$defs": {"N": {**NAME, "$dynamicAnchor": "n"}}},
+            {"name": "a"},
+            {"name": "a"},
+        ),
+        (
+            {
+                "$schema": "http://json-schema.org/draft-07/schema#",
+                "allOf": [{"$ref": "#n"}],
+                "definitions": {"N": {**NAME, "$id": "#n"}},
+            },
+            {"name": "a"},
+            {"name": "a"},
+        ),
+        (
+            {
+                "$id": "https://x.example/a",
+                "$ref": "n#/$defs/s",
+                "$defs": {"N": {"$id": "n", "$defs": {"s": {"$ref": "#/$defs/t"}, "t": SIZE}}},
+            },
+            {"size": 1},
+            {"size": 1},
+        ),
         ({"oneOf": [NAME, SIZE, {"type": "null"}]}, {"name": "a"}, {"name": "a", "size": None}),
         ({"oneOf": [NAME, {"type": "null"}]}, None, {"name": None}),
         ({"anyOf": [NAME, {"type": "string"}]}, {"name": "a"}, {"name": "a"}),
@@ -195,3 +221,41 @@ def test_no_way_of_saying_it_changes_the_columns(wrappers: list[str]) -> None:
         else:
             schema = {wrapper: [schema], "$defs": schema.get("$defs", {})}
     assert columns_of(schema, {"name": "a"}) == {"name": "a"}
+
+
+def chained(levels: int, link: Callable[[dict[str, Any]], dict[str, Any]]) -> dict[str, Any]:
+    definitions: dict[str, Any] = {f"d{n}": link({"$ref": f"#/$defs/d{n + 1}"}) for n in range(levels)}
+    return {"$ref": "#/$defs/d0", "$defs": definitions | {f"d{levels}": NAME}}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        chained(2_000, lambda link: link),
+        chained(300, lambda link: {"anyOf": [link, link]}),
+        chained(
+            300, lambda link: {"oneOf": [link, {"allOf": [link, link]}], "anyOf": [link, {"type": "null"}]}
+        ),
+    ],
+)
+def test_a_part_is_read_once_however_many_ways_lead_to_it(schema: dict[str, Any]) -> None:
+    fields = SchemaFields(schema).fields()
+    assert (list(fields.schemas), fields.always) == (["name"], True)
+
+
+def clique(size: int) -> dict[str, Any]:
+    """Objects that each have a field for each of the others."""
+    definitions = {
+        f"c{n}": {"type": "object", "properties": {f"f{m}": {"$ref": f"#/$defs/c{m}"} for m in range(size)}}
+        for n in range(size)
+    }
+    return {"$ref": "#/$defs/c0", "$defs": definitions}
+
+
+def test_deep_has_a_bound() -> None:
+    nested = chained(100, lambda link: {"type": "object", "properties": {"in": link}})
+    with pytest.raises(InputError, match="'in' has objects in objects, more than 50 deep"):
+        SchemaFields(nested).names()
+    with pytest.raises(InputError, match=r"'f1' and other objects .* more than 2,000 columns"):
+        FlatFields(compile_schema(clique(8)), deep=True)
+    assert len(FlatFields(compile_schema(clique(4)), deep=True).names) < 100

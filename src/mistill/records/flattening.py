@@ -14,7 +14,7 @@ from pydantic_core import to_jsonable_python
 from mistill.datasets.column_names import first_repeated
 from mistill.errors import AnswerWithoutFields, FieldLeftOut, InputError
 from mistill.records.answer_classes import AnswerClass, Field, answer_classes
-from mistill.structured.object_fields import Names, nested_names, object_fields
+from mistill.structured.object_fields import Names, SchemaFields
 from mistill.structured.schema import OutputSchema
 from mistill.structured.typeddicts import with_modern_typeddicts
 from mistill.wording import Setting, words
@@ -68,11 +68,11 @@ class FlatFields:
         is_open: an answer may have further fields, of any name.
 
     Raises:
-        InputError: its answers are no objects with known fields.
+        InputError: its answers are no objects with known fields, or of too many or too deep ones where ``deep`` is set.
     """
 
     def __init__(self, schema: OutputSchema | None, *, deep: bool = False) -> None:
-        found = None if schema is None else object_fields(schema.json_schema, schema.json_schema)
+        found = None if schema is None else SchemaFields(schema.json_schema).fields()
         source: Any = None if schema is None else schema.source
         self._is_of_type = schema is not None and not isinstance(source, dict)
         self._classes: list[AnswerClass] = []
@@ -97,10 +97,10 @@ class FlatFields:
     def _inner_names(self, schema: OutputSchema) -> Mapping[str, Names]:
         """Field → the names of the fields in it, by which an answer's values are dumped."""
         if not self._is_of_type:
-            return _names_in(schema.json_schema)
+            return SchemaFields(schema.json_schema).names()
         # Inside a field, what is dumped goes by its serialization alias.
         adapter = TypeAdapter[Any](with_modern_typeddicts(schema.source))
-        by_key = _names_in(adapter.json_schema(mode="serialization", by_alias=True))
+        by_key = SchemaFields(adapter.json_schema(mode="serialization", by_alias=True)).names()
         nothing: Names = {}
         return {
             name: next((by_key[key] for key in self._keys_of(name) if key in by_key), nothing)
@@ -177,12 +177,6 @@ def _without_fields(text: str) -> AnswerWithoutFields:
 
 
 # --- objects in an answer ---------------------------------------------------------------------------------------
-
-
-def _names_in(schema: Mapping[str, Any]) -> dict[str, Names]:
-    """Field of the answer → the names of the fields in it."""
-    found = object_fields(schema, schema)
-    return {name: nested_names(inner, schema, found.reached) for name, inner in found.schemas.items()}
 
 
 def _expanded(names: Collection[str], inner: Mapping[str, Names]) -> Iterator[str]:

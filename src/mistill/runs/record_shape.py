@@ -18,7 +18,7 @@ from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.kinds.kind import Kind
 from mistill.runs.options import RunOptions
 from mistill.runs.row_settings import RowSettings, retried_settings
-from mistill.structured.object_fields import object_fields
+from mistill.structured.object_fields import SchemaFields
 from mistill.wording import Setting, words
 
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
@@ -134,7 +134,7 @@ class RecordShape:
         has them, by our own, and the fields of its schema."""
         schemas = (settings.answers.schema for settings in (self._own, *self._retried.values()))
         sent = (schema.json_schema for schema in schemas if schema is not None)
-        fields = (name for schema in sent for name in object_fields(schema, schema).schemas)
+        fields = (name for schema in sent for name in SchemaFields(schema).fields().schemas)
         return [*self.columns, *self._own_names, *fields]
 
     def error_column(self) -> str | None:

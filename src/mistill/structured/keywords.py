@@ -51,19 +51,23 @@ def map_subschemas(schema: Schema, change: Callable[[Any], Any]) -> Schema:
     return changed
 
 
+def direct_subschemas(schema: Schema) -> Iterator[Any]:
+    """Every schema that stands directly in ``schema``."""
+    for key, value in schema.items():
+        if key in _LIST_OF_SCHEMAS and isinstance(value, list):
+            yield from cast("list[Any]", value)
+        elif key in _MAP_OF_SCHEMAS and isinstance(value, dict):
+            yield from cast("Schema", value).values()
+        elif key in _ONE_SCHEMA:
+            yield value
+
+
 def all_subschemas(schema: Schema) -> Iterator[Schema]:
     """``schema``, and every schema inside it that is an object."""
     waiting: list[Any] = [schema]
     while waiting:
         node = waiting.pop()
-        if not isinstance(node, dict):
-            continue
-        node = cast("Schema", node)
-        yield node
-        for key, value in node.items():
-            if key in _LIST_OF_SCHEMAS and isinstance(value, list):
-                waiting.extend(cast("list[Any]", value))
-            elif key in _MAP_OF_SCHEMAS and isinstance(value, dict):
-                waiting.extend(cast("Schema", value).values())
-            elif key in _ONE_SCHEMA:
-                waiting.append(value)
+        if isinstance(node, dict):
+            node = cast("Schema", node)
+            yield node
+            waiting.extend(direct_subschemas(node))

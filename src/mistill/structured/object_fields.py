@@ -7,11 +7,16 @@ from typing import Any, cast
 
 from msgspec import Struct
 
+from mistill.errors import InputError
 from mistill.structured.keywords import Schema
-from mistill.structured.response_schema import referred
+from mistill.structured.schema_references import SchemaReferences
+from mistill.wording import Setting, words
 
 _ALTERNATIVES = ("anyOf", "oneOf")
 _CONDITIONAL = ("then", "else")
+_MAX_DEPTH = 50
+_MAX_INNER = 2_000
+_NULL = {"type": "null"}
 
 
 class ObjectFields(Struct):
@@ -21,22 +26,11 @@ class ObjectFields(Struct):
         schemas: field → its schemas, one of each place that names it. In order.
         is_open: further fields may be in them; ``None`` where nothing says so or otherwise.
         always: nothing fits but objects and null.
-        reached: what all this was found in, by the identity of each schema.
     """
 
     schemas: dict[str, list[Any]]
     is_open: bool | None
     always: bool
-    reached: frozenset[int] = frozenset()
-
-
-def object_fields(schema: Any, root: Mapping[str, Any]) -> ObjectFields:
-    """The fields of the objects that fit ``schema``, which stands in ``root``, behind whatever ``$ref``, ``allOf``,
-    ``anyOf``, ``oneOf`` and conditions its properties stand. None are where it has no properties."""
-    reached: set[int] = set()
-    found = _fields(schema, cast("Schema", root), reached) or ObjectFields({}, None, False)
-    found.reached = frozenset(reached)
-    return found
 
 
 Names = dict[str, Any]
@@ -44,79 +38,157 @@ Names = dict[str, Any]
 fields."""
 
 
-def nested_names(schemas: Sequence[Any], root: Mapping[str, Any], above: frozenset[int]) -> Names:
-    """The fields of what fits one of some schemas, and the fields in them.
+class SchemaFields:
+    """What objects of a schema have, behind whatever ``$ref``, ``$dynamicRef``, ``allOf``, ``anyOf``, ``oneOf`` and
+    conditions their properties stand.
+
+    Each part of the schema is read once, however many ways lead to it. Where a part refers to itself, it says nothing
+    more.
 
     Args:
-        above: schemas that led here, by identity; what is one of them in itself has no end, and no names.
+        root: the whole schema, which must not change.
     """
-    reached: set[int] = set()
-    found = _alternatives(schemas, cast("Schema", root), reached)
-    if not found.always or reached & above:
-        return {}
-    return {name: nested_names(inner, root, above | reached) for name, inner in found.schemas.items()}
+
+    def __init__(self, root: Mapping[str, Any]) -> None:
+        self._root = cast("Schema", root)
+        self._references = SchemaReferences(self._root)
+        self._read: dict[int, ObjectFields | None] = {}
+        self._reached: dict[int, frozenset[int]] = {}
+
+    def fields(self) -> ObjectFields:
+        """The fields of the objects that fit it. None are where it has no properties."""
+        return self._fields(self._root) or ObjectFields({}, None, False)
+
+    def names(self) -> Names:
+        """The fields of the objects that fit it, and those of the objects in each; not those of a type in itself, which
+        have no end.
+
+        Raises:
+            InputError: there are too many, or they are nested too deep.
+        """
+        counted = [0]
+        above = self._reached_from([self._root])
+        return {
+            name: self._names_in(inner, above, (name,), counted)
+            for name, inner in self.fields().schemas.items()
+        }
+
+    def _names_in(
+        self, schemas: Sequence[Any], above: frozenset[int], path: tuple[str, ...], counted: list[int]
+    ) -> Names:
+        """The names in what fits one of some schemas. ``above``: schemas that led here, by identity."""
+        found = _alternatives([(one, self._fields(one)) for one in schemas])
+        reached = self._reached_from(schemas)
+        counted[0] += len(path) > 1
+        if counted[0] > _MAX_INNER:
+            raise InputError(
+                f"{path[0]!r} and other objects in the answers would be more than {_MAX_INNER:,} columns",
+                hint=_LEAVE_DEEP_OUT,
+            )
+        if not found.always or reached & above:
+            return {}
+        if len(path) > _MAX_DEPTH:
+            raise InputError(
+                f"the field {path[0]!r} has objects in objects, more than {_MAX_DEPTH} deep",
+                hint=_LEAVE_DEEP_OUT,
+            )
+        return {
+            name: self._names_in(inner, above | reached, (*path, name), counted)
+            for name, inner in found.schemas.items()
+        }
+
+    def _fields(self, schema: Any) -> ObjectFields | None:
+        """``None`` where no object fits."""
+        for node in self._in_place([schema]):
+            if id(node) not in self._read:
+                self._read[id(node)] = self._combined(node)
+        return self._read.get(id(schema))
+
+    def _reached_from(self, schemas: Sequence[Any]) -> frozenset[int]:
+        """All that the fields of some schemas are found in, by identity."""
+        return frozenset(id(node) for node in self._in_place(schemas))
+
+    def _in_place(self, schemas: Sequence[Any]) -> list[Schema]:
+        """All schemas that the same value is held against, those first which others need. Any depth will do."""
+        ordered: list[Schema] = []
+        seen: set[int] = set()
+        waiting: list[tuple[Any, bool]] = [(one, False) for one in reversed(schemas)]
+        while waiting:
+            node, is_done = waiting.pop()
+            if is_done:
+                ordered.append(node)
+            elif id(node) not in seen and _may_be_object(node):
+                seen.add(id(node))
+                waiting.append((node, True))
+                waiting += ((one, False) for one in self._applied(node))
+        return ordered
+
+    def _applied(self, node: Schema) -> Iterator[Any]:
+        yield from self._conjuncts(node)
+        for members in _choices(node):
+            yield from members
+
+    def _conjuncts(self, node: Schema) -> Iterator[Any]:
+        """What fits too where ``node`` does, or may have to."""
+        yield from self._references.of(node)
+        if isinstance(members := node.get("allOf"), list):
+            yield from cast("list[Any]", members)
+        for word in _CONDITIONAL:
+            if word in node:
+                yield node[word]
+        if isinstance(dependent := node.get("dependentSchemas"), dict):
+            yield from cast("dict[str, Any]", dependent).values()
+
+    def _combined(self, node: Schema) -> ObjectFields:
+        """The fields of ``node``, by those of the schemas that are applied in its place."""
+        own = node.get("properties")
+        own = cast("dict[str, Any]", own) if isinstance(own, dict) else {}
+        parts = [ObjectFields({name: [one] for name, one in own.items()}, _says_open(node), _is_always(node))]
+        conjuncts = (self._read.get(id(one)) for one in self._conjuncts(node))
+        parts += (found for found in conjuncts if found is not None)
+        parts += (
+            _alternatives([(one, self._read.get(id(one))) for one in members]) for members in _choices(node)
+        )
+        says = [part.is_open for part in parts]
+        return ObjectFields(
+            _merged(parts),
+            False if False in says else True if True in says else None,
+            any(part.always for part in parts),
+        )
 
 
-def _fields(schema: Any, root: Schema, seen: set[int]) -> ObjectFields | None:
-    """``None`` where no object fits, or nothing is said of one that was not seen on the way here."""
-    if not isinstance(schema, dict) or id(cast("Any", schema)) in seen:
-        return None
-    node = cast("Schema", schema)
-    types = _types(node)
-    if types is not None and "object" not in types:
-        return None
-    seen.add(id(node))
-    own = node.get("properties")
-    own = cast("dict[str, Any]", own) if isinstance(own, dict) else {}
-    parts = [ObjectFields({name: [one] for name, one in own.items()}, _says_open(node), _is_always(node))]
-    parts += (found for one in _conjuncts(node, root) if (found := _fields(one, root, seen)) is not None)
+_LEAVE_DEEP_OUT = words("leave deep out: ", Setting("flatten", True))
+
+
+def _choices(node: Schema) -> Iterator[list[Any]]:
     for word in _ALTERNATIVES:
         if isinstance(members := node.get(word), list):
-            parts.append(_alternatives(cast("list[Any]", members), root, seen))
-    says = [part.is_open for part in parts]
-    return ObjectFields(
-        _merged(parts),
-        False if False in says else True if True in says else None,
-        any(p.always for p in parts),
-    )
+            yield cast("list[Any]", members)
 
 
-def _alternatives(members: Iterable[Any], root: Schema, seen: set[int]) -> ObjectFields:
-    others = [one for one in members if one != {"type": "null"}]
-    # Each by itself: what two of them refer to belongs to both.
-    found: list[ObjectFields] = []
-    reached: set[int] = set()
-    for one in others:
-        path = set(seen)
-        if (fields := _fields(one, root, path)) is not None:
-            found.append(fields)
-        reached |= path
-    seen |= reached
+def _may_be_object(schema: Any) -> bool:
+    if not isinstance(schema, dict):
+        return False
+    types = _types(cast("Schema", schema))
+    return types is None or "object" in types
+
+
+def _alternatives(members: Sequence[tuple[Any, ObjectFields | None]]) -> ObjectFields:
+    """What some schemas, of which a value fits one, have together."""
+    others = [fields for schema, fields in members if schema != _NULL]
+    found = [fields for fields in others if fields is not None]
     says = [one.is_open for one in found]
     is_open = True if True in says else None if None in says or not says else False
     always = len(found) == len(others) and all(one.always for one in found)
     return ObjectFields(_merged(found), is_open, always and bool(found))
 
 
-def _conjuncts(node: Schema, root: Schema) -> Iterator[Any]:
-    """What fits too where ``node`` does, or may have to."""
-    if isinstance(reference := node.get("$ref"), str):
-        yield referred(reference, root)
-    if isinstance(members := node.get("allOf"), list):
-        yield from cast("list[Any]", members)
-    for word in _CONDITIONAL:
-        if word in node:
-            yield node[word]
-    if isinstance(dependent := node.get("dependentSchemas"), dict):
-        yield from cast("dict[str, Any]", dependent).values()
-
-
 def _merged(parts: Iterable[ObjectFields]) -> dict[str, list[Any]]:
-    found: dict[str, list[Any]] = {}
+    found: dict[str, dict[int, Any]] = {}  # each schema once, whatever ways lead to it
     for part in parts:
         for name, schemas in part.schemas.items():
-            found.setdefault(name, []).extend(schemas)
-    return found
+            found.setdefault(name, {}).update((id(one), one) for one in schemas)
+    return {name: list(schemas.values()) for name, schemas in found.items()}
 
 
 def _types(node: Schema) -> list[Any] | None:
