@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+REPLACEMENT: Final = "\ufffd"
+"""What stands for half a character."""
+
 
 def whole_characters(text: str) -> str:
     """The text as a ``str`` and no subclass of it, with U+FFFD for each half of a character (a lone surrogate).

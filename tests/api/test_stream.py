@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from tests.api.raw_server import RawServer, answer, chunk, events, response
 from tests.api.test_answers import ERRORS_UNDER_200, KEY
 
-from mistill.api.chat import ChatChunk
+from mistill.api.chat import ChatChunk, Delta
 from mistill.api.client import MistralClient
 from mistill.api.stream import ChunkReader, EventParser
 from mistill.errors import (
@@ -201,13 +202,74 @@ async def test_a_stream_that_has_all_of_its_answer_is_whole(raw: bytes) -> None:
         (["é", "\ud83dé\ud83d", "\ude00"], "é\ufffdé😀"),
     ],
 )
-@pytest.mark.parametrize("name", ["content", "reasoning", "reasoning_content"])
+@pytest.mark.parametrize("between", ["nothing", "empty deltas", "pings"])
+@pytest.mark.parametrize(
+    "delta",
+    [
+        lambda piece: {"content": piece},
+        lambda piece: {"content": [{"type": "text", "text": piece}]},
+        lambda piece: {"content": [{"type": "thinking", "thinking": [{"type": "text", "text": piece}]}]},
+        lambda piece: {"content": [{"type": "thinking", "thinking": piece}]},
+        lambda piece: {"reasoning": piece},
+        lambda piece: {"reasoning_content": piece},
+        lambda piece: {
+            "tool_calls": [{"index": 0, "id": "a", "function": {"name": "f", "arguments": piece}}]
+        },
+        lambda piece: {"tool_calls": [{"id": "a", "function": {"name": "f", "arguments": piece}}]},
+    ],
+)
 async def test_a_character_that_is_split_over_two_events_comes_whole(
-    pieces: list[str], text: str, name: str
+    pieces: list[str], text: str, delta: Callable[[str], dict[str, Any]], between: str
 ) -> None:
-    chunks, error = await streamed(events(*(chunk({name: piece}) for piece in pieces), END))
+    deltas = [chunk(delta(piece)) for piece in pieces]
+    if between == "empty deltas":
+        deltas = [one for each in deltas for one in (each, chunk({}), chunk({"content": ""}))]
+    if between == "pings":
+        deltas = [f"{json.dumps(one)}\n\n: ping" for one in deltas]
+    chunks, error = await streamed(events(*deltas, END))
     assert error is None
-    assert "".join(getattr(one.delta, name) or "" for each in chunks for one in each.choices) == text
+    assert "".join(said_in(one.delta) for each in chunks for one in each.choices) == text
+
+
+def said_in(delta: Delta) -> str:
+    """Whatever of an answer is in it."""
+    content = delta.content or ""
+    if not isinstance(content, str):
+        content = "".join(one.get("text", "") + thought_in(one.get("thinking", "")) for one in content)
+    calls = (call.function.arguments for call in delta.tool_calls or ())
+    return content + (delta.reasoning or "") + (delta.reasoning_content or "") + "".join(map(str, calls))
+
+
+def thought_in(thinking: Any) -> str:
+    return thinking if isinstance(thinking, str) else "".join(one["text"] for one in thinking)
+
+
+async def test_halves_in_other_places_are_replaced_and_texts_are_not_mixed() -> None:
+    arguments = {"text": "\ud83d", "more": ["\ude00"]}
+    chunks, error = await streamed(
+        events(
+            chunk({"reasoning": "t\ud83d", "content": [{"type": "reference", "text": "\ud83d"}]}),
+            chunk({"content": "\ude00c"}),
+            chunk({"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": arguments}}]}),
+            chunk({"reasoning": "\ude00t"}),
+            END,
+        )
+    )
+    assert error is None
+    deltas = [one.delta for each in chunks for one in each.choices]
+    assert [one.content for one in deltas[:2]] == [[{"type": "reference", "text": "\ufffd"}], "\ufffdc"]
+    assert "".join(one.reasoning or "" for one in deltas) == "t😀t"
+    assert [call.function.arguments for one in deltas for call in one.tool_calls or ()] == [
+        {"text": "\ufffd", "more": ["\ufffd"]}
+    ]
+
+
+async def test_arguments_that_come_from_their_beginning_again_have_no_half_before_them() -> None:
+    pieces = ['{"a": "\ud83d', '{"a": "\ud83d\ude00"}']
+    calls = [{"tool_calls": [{"index": 0, "function": {"name": "f", "arguments": one}}]} for one in pieces]
+    chunks, error = await streamed(events(*map(chunk, calls), END))
+    assert error is None
+    assert [said_in(one.delta) for each in chunks for one in each.choices][:2] == ['{"a": "', '{"a": "😀"}']
 
 
 async def test_a_connection_that_breaks_after_the_finish_reason_has_lost_nothing() -> None:

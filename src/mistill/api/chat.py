@@ -496,7 +496,10 @@ SGLang's (``abort``), DeepSeek's (``insufficient_system_resource``), Zhipu's (``
 
 _decode_object = msgspec.json.Decoder(dict[str, Any]).decode
 decode_response = tolerant_decoder(ChatResponse)
-decode_chunk = tolerant_decoder(ChatChunk, pieces=frozenset({"content", "reasoning", "reasoning_content"}))
+decode_chunk = tolerant_decoder(
+    ChatChunk,
+    pieces=frozenset({"content", "text", "thinking", "reasoning", "reasoning_content", "arguments"}),
+)
 
 
 def _missing(response: ChatResponse) -> str | None:

@@ -76,6 +76,11 @@ def load_json(raw: bytes, pieces: frozenset[str] = frozenset()) -> Any:
         raise ValueError("the JSON is nested too deeply") from error
 
 
+def without_halves(value: Any) -> Any:
+    """JSON values with U+FFFD for each half of a surrogate pair in them."""
+    return _without_surrogates(value, frozenset())
+
+
 def _mend(raw: bytes, kind: type[T], error: Exception, pieces: frozenset[str]) -> T:
     """What can be read of ``raw`` with patience.
 

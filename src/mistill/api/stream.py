@@ -11,7 +11,6 @@ come, and nothing of an answer after it: some servers give a finish reason with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import msgspec
 
@@ -19,7 +18,7 @@ from mistill.api.chat import GAVE_UP, ChatChunk, ChunkChoice, decode_chunk
 from mistill.api.decoding import is_error
 from mistill.api.error_bodies import error_in_answer, error_of_event
 from mistill.api.operation import MAX_BYTES
-from mistill.characters import whole_characters
+from mistill.api.split_characters import SplitCharacters
 from mistill.errors import Disconnected, MalformedAnswer, MistillError, ServerError
 
 MAX_STREAM_BYTES = 256 * 2**20
@@ -117,7 +116,7 @@ class ChunkReader:
         self._parser = EventParser(max_bytes)
         self._max_stream_bytes = max_stream_bytes
         self._bytes = 0
-        self._characters = _Characters()
+        self._characters = SplitCharacters()
         self._has_choices = False
         self._has_deltas = False
         self._has_failed = False
@@ -216,11 +215,14 @@ class ChunkReader:
             body = msgspec.json.encode({"error": choice.error})
             raise error_in_answer(body, self._correlation_id) or error_of_event(body, self._correlation_id)
         self._has_choices = True
-        choice = self._characters.joined(choice)
-        if choice.delta.says_anything:
+        delta = choice.delta
+        if delta.says_anything:
             self._has_deltas = True
         elif choice.message is not None and not self._has_deltas:  # else it is all of the answer once more
-            choice = msgspec.structs.replace(choice, delta=choice.message)
+            delta = choice.message
+        delta = self._characters.joined(delta, is_last=bool(choice.finish_reason))
+        if delta is not choice.delta:
+            choice = msgspec.structs.replace(choice, delta=delta)
         if choice.finish_reason:
             self.has_finished = True
             self._has_failed |= choice.finish_reason in GAVE_UP
@@ -239,25 +241,3 @@ class ChunkReader:
             raise MalformedAnswer("the stream held no answer", correlation_id=self._correlation_id)
         if not self.has_finished:
             raise Disconnected("the stream ended before its finish reason: [DONE] came without one")
-
-
-class _Characters:
-    """Puts halves of characters together that came in two pieces of a text; a half that stays alone is U+FFFD."""
-
-    def __init__(self) -> None:
-        self._held: dict[str, str] = {}
-
-    def joined(self, choice: ChunkChoice) -> ChunkChoice:
-        """The choice with whole characters in its delta; half of one at an end waits for the next piece."""
-        changes: dict[str, str] = {}
-        for name in ("content", "reasoning", "reasoning_content"):
-            text: Any = getattr(choice.delta, name)
-            if name not in self._held and (not isinstance(text, str) or not text or text.isascii()):
-                continue
-            text = self._held.pop(name, "") + (text if isinstance(text, str) else "")
-            if "\ud800" <= text[-1:] <= "\udbff" and not choice.finish_reason:
-                self._held[name], text = text[-1], text[:-1]
-            changes[name] = whole_characters(text)
-        if not changes:
-            return choice
-        return msgspec.structs.replace(choice, delta=msgspec.structs.replace(choice.delta, **changes))
