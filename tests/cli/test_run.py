@@ -662,6 +662,9 @@ def test_flatten_stands_alone_or_has_its_value_after_an_equals_sign(
     assert mistill("export", "answers.jsonl", "--to", "b.jsonl", "--flatten=deep,a_").code == 0
     assert "a_name" in answers("b.jsonl")[0]
     assert mistill("export", "answers.jsonl", "--to", "c.jsonl", "--no-flatten").code == 0
+    both = mistill("export", "answers.jsonl", "--to", "d.jsonl", "--flatten", "--no-flatten")
+    assert both.code == 2
+    assert "--flatten and --no-flatten say the opposite" in both.stderr
     assert "generation" in answers("c.jsonl")[0]
 
 

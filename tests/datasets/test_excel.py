@@ -124,13 +124,19 @@ def test_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[st
     assert read(path) == rows
 
 
-def test_more_than_a_cell_holds_is_refused_not_cut(tmp_path: Path) -> None:
-    with (
-        pytest.raises(InputError, match="32,768 characters in 'a'"),
-        open_writer(tmp_path / "a.xlsx") as writer,
-    ):
-        writer.write({"a": "x" * 32_768})
-    assert not (tmp_path / "a.xlsx").exists()
+def test_what_a_cell_cannot_hold_is_cut_and_said_since_its_answers_are_paid(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with open_writer(tmp_path / "a.xlsx") as writer:
+        writer.write({"a": "y" * 32_767, "b": "x" * 32_768})
+        writer.write({"a": 1, "b": list(range(10_000))})
+    first, second = read(tmp_path / "a.xlsx")
+    assert first["a"] == "y" * 32_767
+    assert first["b"] == "x" * (32_767 - 33) + "… [cut: it has 32,768 characters]"
+    assert second["b"].startswith("[0,1,2,")
+    assert second["b"].endswith("… [cut: it has 48,891 characters]")
+    assert {len(first["b"]), len(second["b"])} == {32_767}
+    assert "2 cells were cut, since Excel takes 32,767 characters in one: B2, B3;" in caplog.text
 
 
 def test_columns_that_come_later_are_columns(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from mistill.cli.options.param_types import Pair
 from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.output import say
 from mistill.datasets.formats import OUTPUT_FORMATS
+from mistill.errors import InputError
 from mistill.ledger import LedgerReader
 from mistill.progress.formatting import count
 from mistill.records.misfits import number_of
@@ -110,6 +111,8 @@ def command(
     Exit code: 1 where answers could not be written as asked (they fit no such schema, or have no fields to flatten);
     their records say why.
     """
+    if no_flatten and given["flatten"] is not None:
+        raise InputError("--flatten and --no-flatten say the opposite", hint="give one of them")
     written = export_run(
         out,
         to,

@@ -5,6 +5,7 @@ Records go to a temporary spool first: a sheet begins with all of its columns.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,7 +17,10 @@ from mistill.datasets.writers.destination import Destination
 from mistill.datasets.writers.exact_records import INEXACT, decode_exactly
 from mistill.errors import InputError
 
+_log = logging.getLogger("mistill")
+
 _PURPOSE = "writing a workbook"
+_MAX_NAMED = 3
 _MAX_ROWS = 2**20 - 1
 _MAX_COLUMNS = 2**14
 _MAX_CHARACTERS = 32_767
@@ -29,17 +33,21 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 class ExcelWriter:
     """A sheet with a header. Text is text, also where it begins like a formula; null is an empty cell; lists, objects
-    and numbers of more digits than Excel keeps are their JSON. What XML cannot carry becomes U+FFFD.
+    and numbers of more digits than Excel keeps are their JSON. What XML cannot carry becomes U+FFFD. Text that is too
+    long for a cell is cut, with a mark at its end, and a warning says which cells those are.
     """
 
     def __init__(self, destination: Destination) -> None:
         self._cell_of = OPENPYXL.load(_PURPOSE, "openpyxl.cell").WriteOnlyCell
         self._unwritable = OPENPYXL.load(_PURPOSE, "openpyxl.cell.cell").ILLEGAL_CHARACTERS_RE
+        self._letter_of = OPENPYXL.load(_PURPOSE, "openpyxl.utils").get_column_letter
         self._book = OPENPYXL.load(_PURPOSE).Workbook(write_only=True)
         self._sheet = self._book.create_sheet("Sheet1")
         self._stream = destination.stream
         self._columns = dict.fromkeys(destination.columns or ())
         self._records = 0
+        self._cut = 0
+        self._first_cut: list[str] = []
         self._spool = destination.open_spool()
 
     def write(self, record: Mapping[str, Any]) -> None:
@@ -56,32 +64,48 @@ class ExcelWriter:
 
     def finish(self) -> None:
         try:
-            self._sheet.append([self._text(0, name, name) for name in self._columns])
-            for record, line in enumerate(self._spool.lines(), 1):
+            self._sheet.append([self._text(1, place, name) for place, name in enumerate(self._columns, 1)])
+            for row, line in enumerate(self._spool.lines(), 2):
                 fields, values = _decode_fields(line), decode_exactly(line)
                 self._sheet.append(
-                    [self._cell(record, name, fields.get(name), values.get(name)) for name in self._columns]
+                    [
+                        self._cell(row, place, fields.get(name), values.get(name))
+                        for place, name in enumerate(self._columns, 1)
+                    ]
                 )
         except BaseException:
             self._sheet.close()  # else its half-written file complains when it is collected
             raise
         self._book.save(self._stream)
+        if self._cut:
+            cells = "1 cell was" if self._cut == 1 else f"{self._cut:,} cells were"
+            more = ", …" if self._cut > len(self._first_cut) else ""
+            _log.warning(
+                "%s cut, since Excel takes %s characters in one: %s%s; JSONL, CSV and Parquet have them whole",
+                cells,
+                f"{_MAX_CHARACTERS:,}",
+                ", ".join(self._first_cut),
+                more,
+            )
 
-    def _cell(self, record: int, name: str, raw: msgspec.Raw | None, value: Any) -> Any:
+    def _cell(self, row: int, place: int, raw: msgspec.Raw | None, value: Any) -> Any:
         if raw is None or value is None or isinstance(value, bool | float):
             return value
         if isinstance(value, int) and abs(value) < _MAX_EXACT:
             return value
         if isinstance(value, str):
-            return self._text(record, name, value)
+            return self._text(row, place, value)
         text = raw if value is INEXACT or isinstance(value, int) else msgspec.json.format(raw, indent=-1)
-        return self._text(record, name, bytes(text).decode())
+        return self._text(row, place, bytes(text).decode())
 
-    def _text(self, record: int, name: str, text: str) -> Any:
+    def _text(self, row: int, place: int, text: str) -> Any:
+        """The cell of a text. Rows and columns are those of the sheet, from 1."""
         if len(text) > _MAX_CHARACTERS:
-            raise self._too_much(
-                record, f"{len(text):,} characters in {name!r}", f"{_MAX_CHARACTERS:,} in a cell"
-            )
+            mark = f"… [cut: it has {len(text):,} characters]"
+            text = text[: _MAX_CHARACTERS - len(mark)] + mark
+            self._cut += 1
+            if len(self._first_cut) < _MAX_NAMED:
+                self._first_cut.append(f"{self._letter_of(place)}{row}")
         cell = self._cell_of(self._sheet)
         cell.value = self._unwritable.sub("\ufffd", text)
         cell.data_type = "s"  # openpyxl takes what begins with = for a formula
