@@ -94,7 +94,9 @@ def test_marked_rows_are_all_there(tmp_path: Path, suffix: str) -> None:
     ("rows", "message"),
     [
         (rows_of([[1, 2], [1, 2, 3]]), "row 1: 'embedding' has 3 numbers, where others have 2"),
-        ([{"embeding": [1]}], "no column 'embedding'.*did you mean 'embeding'"),
+        ([{"embeding": [1]}], "no column 'embedding'.*vectors stand in column='embeding'"),
+        ([{"error": None, "n": [], "v": [0.5], "w": [1]}], "no column 'embedding'.*column='v', 'w'"),
+        ([{"embeding": None}], "no column 'embedding'.*did you mean 'embeding'"),
         (rows_of([[1], "x"]), "row 1 of .*'embedding' is no vector"),
         (rows_of([[]]), "an empty vector"),
     ],
@@ -174,3 +176,7 @@ def test_the_command(
     assert "row 1 is like row 0 (1.000)" in told
     assert main(["dedupe", "in.jsonl", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["dropped"] == [{"row": 1, "kept": 0, "similarity": 1.0}]
+    assert main(["dedupe", "in.jsonl"]) == 0
+    assert "nothing was written" in capsys.readouterr().err
+    assert main(["dedupe", "in.jsonl", "--out", "out.jsonl"]) == 2
+    assert "Did you mean '--to'?" in capsys.readouterr().err

@@ -20,6 +20,9 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 OTHER = "Other"
 
+_SAME_ELSEWHERE = {"--out": "--to", "--to": "--out"}
+"""Where the records go: of a run, and of a command that makes others of what is there."""
+
 
 class Option(click.Option):
     """An option that knows its group in the help.
@@ -73,7 +76,15 @@ class Command(click.Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         with _explained_errors(ctx):
-            return super().parse_args(ctx, self._with_values(args))
+            try:
+                return super().parse_args(ctx, self._with_values(args))
+            except click.NoSuchOption as error:
+                # Of several commands, so that one calls --out what another calls --to.
+                name = error.option_name
+                same = _SAME_ELSEWHERE.get(name)
+                if same is None or not any(same in param.opts for param in self.params):
+                    raise
+                raise click.NoSuchOption(name, possibilities=[same], ctx=ctx) from None
 
     def _with_values(self, args: list[str]) -> list[str]:
         """The arguments, where an option that may stand alone has its value."""

@@ -12,7 +12,7 @@ Which rows come into question is found in float32; whether one is near enough, a
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
 from pathlib import Path
@@ -184,7 +184,7 @@ def _vector_of(row: Row, column: str) -> list[float] | None:
     if column not in fields:
         raise InputError(
             f"{row.where}: it has no column {column!r}",
-            hint=did_you_mean(column, fields),
+            hint=_hint_of_vectors(column, fields),
             index=row.index,
         )
     try:
@@ -194,6 +194,21 @@ def _vector_of(row: Row, column: str) -> list[float] | None:
     if vector == []:
         raise InputError(f"{row.where}: {column!r} is an empty vector", index=row.index)
     return vector
+
+
+def _hint_of_vectors(column: str, fields: Mapping[str, msgspec.Raw]) -> str:
+    """Which columns have vectors, where one was named that is not there."""
+    found = [name for name, value in fields.items() if _is_vector(value)]
+    if not found:
+        return did_you_mean(column, fields)
+    return words("vectors stand in ", Setting("column", found[0]), *(f", {name!r}" for name in found[1:]))
+
+
+def _is_vector(value: msgspec.Raw) -> bool:
+    try:
+        return bool(_decode_vector(value))
+    except msgspec.MsgspecError:
+        return False
 
 
 class _Vectors(Struct, frozen=True):

@@ -115,5 +115,8 @@ def _tell(result: Deduped, to: str | None) -> None:
         say(f"  row {one.row} is like row {one.kept} ({one.similarity:.3f})")
     if len(result.dropped) > _NAMED:
         say(f"  … all of them: {'--mark, or ' if to is None else ''}--json")
-    if to is not None:
-        say(f"output: {to}")
+    say(
+        f"output: {to}"
+        if to is not None
+        else "nothing was written: name a file for the rows that are kept with --to"
+    )
