@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from tests.runs.conftest import Place, echoes, sent
 
 from mistill import Run
-from mistill.errors import InputError
+from mistill.errors import InputError, RunStopped
 from mistill.ledger import LedgerReader
 from mistill.runs.export import export_run
 from mistill.simulator import Simulator
@@ -183,6 +183,10 @@ def test_a_budget_stops_a_retry(place: Place, simulator: Simulator) -> None:
     assert report.stopped is not None
     assert report.sent == 0
     assert place.answers() == echoes(TEXTS)
+    assert (report.completions, report.pending, report.asked_again) == (8, 0, 8)
+    assert "8 answered, 8 to ask again" in str(report)
+    assert export_run(place.out, place.out.with_name("other.jsonl")).records == 8
+    assert place.run().start().asked_again == 0
 
 
 @pytest.mark.parametrize("kept_in", [{}, {"ledger"}, {"out", "ledger"}, {"out"}])
@@ -269,3 +273,12 @@ def test_a_column_that_is_added_stands_beside_those_that_a_run_keeps(place: Plac
     other = place.out.with_name("other.jsonl")
     export_run(place.out, other, extra_columns=["cost"])
     assert list(json.loads(other.read_text())) == ["text", "generation", "cost"]
+
+
+def test_a_refused_retry_leaves_what_is_answered_answered(place: Place, simulator: Simulator) -> None:
+    failed_run(place, simulator)
+    simulator.script([Fault.status(401)] * 8)
+    with pytest.raises(RunStopped, match="6 of 8 rows are answered, and kept"):
+        Run.retry(place.out, "row<8").start()
+    report = Run.open(place.out).report()
+    assert (report.completions, report.failures, report.pending, report.asked_again) == (6, 2, 0, 8)

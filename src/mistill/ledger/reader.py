@@ -126,7 +126,8 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     of these: what the ledger says of them, it did not write, so it is in no sum. ``open_attempts``: those
     that nothing has ended: in flight, or cut off when the process died, and maybe billed, as the next start counts
     them.
-    Rows that are to be asked again count as pending. ``cached_tokens`` are some of ``input_tokens``. ``cost``: US
+    ``asked_again``: rows that a retry is to ask and did not come to yet; they count by the outcome that they have.
+    ``cached_tokens`` are some of ``input_tokens``. ``cost``: US
     dollars, of attempts whose price is known; ``None`` where there are answers and none has
     one.
     """
@@ -135,6 +136,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     completions: int
     failures: int
     pending: int
+    asked_again: int
     no_longer_in_input: int
     attempts: int
     maybe_billed: int
@@ -654,10 +656,11 @@ def _past_attempt(
 
 def count_rows(connection: sqlite3.Connection) -> Counts:
     """``LedgerReader.counts`` on any connection."""
-    completions, failures, rows = connection.execute(
+    completions, failures, asked_again, rows = connection.execute(
         """SELECT
-               coalesce(sum(state = 'completion' AND NOT asked_again), 0),
-               coalesce(sum(state NOT IN ('completion', 'pending') AND NOT asked_again), 0),
+               coalesce(sum(state = 'completion'), 0),
+               coalesce(sum(state NOT IN ('completion', 'pending')), 0),
+               coalesce(sum(asked_again AND state != 'pending'), 0),
                count(*)
            FROM row_states WHERE position IS NOT NULL"""
     ).fetchone()
@@ -681,6 +684,7 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
         completions=completions,
         failures=failures,
         pending=rows - completions - failures,
+        asked_again=asked_again,
         no_longer_in_input=every - rows,
         attempts=attempts + damaged_attempts,
         maybe_billed=maybe_billed + damaged_attempts,

@@ -290,7 +290,8 @@ def _start_values(start: StartRecord) -> dict[str, Any]:
     del values["advice_parts"]
     if values["stopped"] is not None:
         del values["stopped"]["parts"]
-    for cause in (values["retry"] or {}).get("unreplaced", ()):
+    retry: dict[str, Any] = values["retry"] or {}
+    for cause in retry.get("unreplaced", ()):
         del cause["error"]["parts"]
     return values
 

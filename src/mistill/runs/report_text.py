@@ -90,8 +90,9 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     yield Line(f"{report.out or 'a run'} by {report.model}: {_rows(report)}")
     rows = report.input_rows or report.rows
     share = report.completions / rows if rows else 0.0
+    again = f", {report.asked_again:,} to ask again" if report.asked_again else ""
     yield Line(
-        f"{report.completions:,} answered ({share:.0%}), {report.failures:,} failed, {report.to_go:,} to go"
+        f"{report.completions:,} answered ({share:.0%}), {report.failures:,} failed, {report.to_go:,} to go{again}"
     )
     yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}")
     if report.latency_s is not None:
@@ -107,6 +108,13 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     yield Line(f"ledger: {report.ledger}")
 
 
+def answered_rows(report: RunReport) -> str:
+    """How many rows are answered; of how many, where that is known: some that were read may be the first window."""
+    if report.input_rows is None:
+        return f"{count(report.completions, 'row')} {'is' if report.completions == 1 else 'are'}"
+    return f"{report.completions:,} of {count(report.input_rows, 'row')} are"
+
+
 def _rows(report: RunReport) -> str:
     if report.input_rows is None:
         return f"{count(report.rows, 'row')} read so far"
@@ -119,6 +127,8 @@ def _rows_by_state(report: RunReport) -> str:
         parts.append(f"{report.failures:,} failed")
     if report.to_go:
         parts.append(f"{report.to_go:,} to go")
+    if report.asked_again:
+        parts.append(f"{report.asked_again:,} to ask again")
     return ", ".join(parts)
 
 

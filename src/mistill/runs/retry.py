@@ -12,7 +12,7 @@ import msgspec
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import Source
 from mistill.errors import InputError, did_you_mean
-from mistill.ledger import Ledger, LedgerReader
+from mistill.ledger import Cause, Ledger, LedgerReader
 from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
 from mistill.progress.display import Display
@@ -121,7 +121,7 @@ class Retry(Run):
             _log.warning("%s", self._filter.nothing(self.out))
 
     def _retry_record(self, runner: Runner | None) -> RetryRecord:
-        found = [] if runner is None else runner.unreplaced.values()
+        found: list[Cause] = [] if runner is None else list(runner.unreplaced.values())
         unreplaced = sorted(found, key=lambda cause: -cause.count)
         return RetryRecord(self._where, self._changes, self._chosen, unreplaced)
 

@@ -55,7 +55,7 @@ from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
 from mistill.runs.rehearsal import rehearse
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
-from mistill.runs.report_text import hint_of_broken_input
+from mistill.runs.report_text import answered_rows, hint_of_broken_input
 from mistill.runs.results import RowOutcome, RunResults
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.runs.runner import Runner
@@ -308,7 +308,7 @@ class Run(RunResults):
                 words(
                     "the run was stopped: ",
                     stopped.headline,
-                    f"; {report.completions:,} of {report.rows:,} rows are answered, and kept",
+                    f"; {answered_rows(report)} answered, and kept",
                 ),
                 summary=report,
                 hint=stopped.hint,
