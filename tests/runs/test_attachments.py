@@ -533,3 +533,22 @@ def test_the_records_of_a_ledger_are_the_rows_as_they_were(place: Place) -> None
     with LedgerReader(place.ledger) as reader:
         [row] = reader.rows()
     assert row.record == b'{"text":"a","photo":"' + b64(png()).encode() + b'"}'
+
+
+def test_an_answer_stays_when_its_file_is_gone(place: Place) -> None:
+    for name in "abc":
+        place.input.with_name(f"{name}.png").write_bytes(png(ord(name)))
+    place.write_rows([{"text": name, "photo": f"{name}.png"} for name in "abc"])
+    place.run(images="photo").start()
+    before = place.records()
+    for gone in "ab":  # the first row too, which else would say that all rows are wrong
+        place.input.with_name(f"{gone}.png").unlink()
+        report = place.run(images="photo").start()
+        assert (report.sent, report.completions, report.failures) == (0, 3, 0)
+        assert place.records() == before
+    place.write_rows([{"text": name, "photo": f"{name}.png"} for name in "abcd"])
+    assert place.run(images="photo").start().causes[0].row == 3  # it was never answered
+    for name in "abd":
+        place.input.with_name(f"{name}.png").write_bytes(png(ord(name)))
+    report = place.run(images="photo").start()
+    assert (report.sent, report.completions) == (1, 4)

@@ -3,6 +3,7 @@
 A pass goes over the input once, in order, a window at a time, with nothing else in memory:
 
 1. ``known``: a row at its old position with the same bytes is the same row; no prompt is rendered.
+   ``answered``: one whose files are gone cannot be rendered any more; its record at its old place tells it.
 2. ``claim``: the others are looked up by what their request contains. Of the rows of the ledger with that
    content, one that this pass has not met yet is moved here, so duplicates find one row each. If there is none,
    it is new.
@@ -120,6 +121,31 @@ class InputMatcher:
         self._missed = found.count(None)
         self._rows_not_met -= len(found) - self._missed
         return found
+
+    async def answered(self, rows: Sequence[InputRow]) -> list[RowState | None]:
+        """Some rows that ``known`` gave None for and that cannot be asked, since what they name is gone: the state of
+        each that has the same record at its old place, and an answer, which it keeps. ``claim`` is for the others."""
+        if not self._rows_not_met:
+            return [None] * len(rows)
+        found = await self._commits.run(
+            lambda connection: [self._find_answered(connection, row) for row in rows]
+        )
+        met = len(found) - found.count(None)
+        self._missed -= met
+        self._rows_not_met -= met
+        return found
+
+    def _find_answered(self, connection: sqlite3.Connection, row: InputRow) -> RowState | None:
+        query = f"""SELECT record, id, state, asked_again, maybe_billed, same_as
+                FROM row_states JOIN records ON records.row = id
+                WHERE position = ? AND state = 'completion' AND {ROW_IS_SOUND} AND {OUTCOME_IS_SOUND}"""  # noqa: S608 - our own words
+        try:
+            line = connection.execute(query, (row.position,)).fetchone()
+        except SQLiteErrors as error:
+            if not means_damage(error):
+                raise
+            return None
+        return self._state(row.position, *line[1:]) if line is not None and line[0] == row.record else None
 
     async def claim(self, rows: Sequence[InputRow]) -> list[RowState]:
         """The rows that ``known`` gave None for, all of them, in order. What is new is written.

@@ -27,6 +27,7 @@ class Matcher(Protocol):
     """Which row of the ledger a row of the input is; see `InputMatcher`."""
 
     async def known(self, digests: Sequence[bytes]) -> list[RowState | None]: ...
+    async def answered(self, rows: Sequence[InputRow]) -> list[RowState | None]: ...
     async def claim(self, rows: Sequence[InputRow]) -> list[RowState]: ...
     async def finish(self) -> int: ...
 
@@ -136,6 +137,15 @@ class PendingRows:
                 if self._closed:
                     return
                 began_s = time.monotonic()
+        refused = [place for place, one in prepared.items() if isinstance(one, InputError)]
+        if refused:
+            answered = await self._matcher.answered(
+                [self._input_row(rows[place], digests[place], prepared[place]) for place in refused]
+            )
+            for place, state in zip(refused, answered, strict=True):
+                if state is not None:
+                    states[place] = state
+                    del prepared[place]
         if prepared and rows[0].index == 0 and is_of_all_rows(first := prepared.get(0)):
             raise first
         claimed = await self._matcher.claim(
