@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import atexit
 import os
+import sys
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Generator
 from concurrent.futures import Future, wait
@@ -36,6 +37,26 @@ def new_event_loop() -> asyncio.AbstractEventLoop:
     except ImportError:
         return asyncio.new_event_loop()
     return uvloop.new_event_loop()
+
+
+def _keep_thread_state(loop: asyncio.AbstractEventLoop) -> None:
+    """Lets the transport's own thread keep its thread state, which is else made anew whenever it wakes the loop up.
+
+    Making one takes a lock of the interpreter (``HEAD_LOCK``), without the GIL. A process that forks at that moment has
+    a child that waits for it for ever: Python before 3.12 takes it (``_PyThreadState_DeleteExcept``) before it makes it
+    anew (``PyOS_AfterFork_Child``). It was one fork in 600 on a machine with too much to do.
+    """
+    wake = loop.call_soon_threadsafe
+
+    def wake_and_keep(*args: Any, **context: Any) -> asyncio.Handle:
+        if threading.get_ident() not in [thread.ident for thread in threading.enumerate()]:
+            import ctypes
+
+            ctypes.pythonapi.PyGILState_Ensure()
+            del loop.call_soon_threadsafe
+        return wake(*args, **context)
+
+    loop.call_soon_threadsafe = wake_and_keep  # type: ignore[method-assign]  of this one loop, until it was called
 
 
 class BackgroundLoop:
@@ -95,6 +116,8 @@ class BackgroundLoop:
         with self._lock:
             if self._loop is None:
                 loop = new_event_loop()
+                if sys.version_info < (3, 12):
+                    _keep_thread_state(loop)
                 self._thread = threading.Thread(target=_serve, args=(loop,), name="mistill", daemon=True)
                 self._thread.start()
                 self._loop = loop
