@@ -9,6 +9,14 @@ from mistill.errors import MistillError
 
 E = TypeVar("E", bound=MistillError)
 
+_of_parents: list[object] = []
+
+
+def keep_unused(belonging: object) -> None:
+    """In a forked child: keeps what is the parent's, which must be neither used nor ended here. Even to let go of it
+    could take a lock that was held when the process forked: of SQLite, or of the transport."""
+    _of_parents.append(belonging)
+
 
 class OwnProcess:
     """The process in which it was made."""

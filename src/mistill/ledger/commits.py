@@ -22,8 +22,8 @@ from mistill.errors import LedgerError, copied
 from mistill.ledger.damage import SQLiteErrors
 from mistill.ledger.database import explain, write_meta
 from mistill.ledger.files import FilesInUse
-from mistill.ledger.forks import forget, keep_unused, of_another_process, register_for_forks
-from mistill.process import OwnProcess
+from mistill.ledger.forks import forget, of_another_process, register_for_forks
+from mistill.process import OwnProcess, keep_unused
 from mistill.wording import START_AGAIN, words
 
 T = TypeVar("T")

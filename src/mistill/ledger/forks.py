@@ -7,7 +7,6 @@ locks would hang at its first query, whatever ledger it opens.
 from __future__ import annotations
 
 import os
-import sqlite3
 import threading
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -48,14 +47,6 @@ def of_another_process(path: Path, process: OwnProcess) -> LedgerError:
     """The error of whoever uses a ledger in a child of the process that opened it."""
     hint = "open it in this process once the other has closed it"
     return process.error(f"the ledger {path} was opened", LedgerError, hint)
-
-
-_of_parents: list[sqlite3.Connection] = []
-
-
-def keep_unused(connection: sqlite3.Connection) -> None:
-    """Keeps a parent's connection, which a child must neither use nor close."""
-    _of_parents.append(connection)
 
 
 def _before() -> None:

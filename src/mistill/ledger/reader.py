@@ -21,7 +21,7 @@ from mistill.ledger.checksums import answer_sum, error_sum, record_sum
 from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damage_at, means_damage
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.files import main_name
-from mistill.ledger.forks import forget, keep_unused, of_another_process, register_for_forks
+from mistill.ledger.forks import forget, of_another_process, register_for_forks
 from mistill.ledger.lock import is_held
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.spending import IS_DAMAGED, Spending, read_spending
@@ -33,7 +33,7 @@ from mistill.ledger.tables import (
     SETTINGS_SUM,
     START_SUM,
 )
-from mistill.process import OwnProcess
+from mistill.process import OwnProcess, keep_unused
 from mistill.wording import words
 
 _MAX_NAMED = 5

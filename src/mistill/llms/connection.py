@@ -32,6 +32,7 @@ from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Server
 from mistill.llms.runtime_parameters import RuntimeParameter
+from mistill.process import keep_unused
 from mistill.wording import Setting, words
 
 _API_KEY_ENV_VAR = "MISTRAL_API_KEY"
@@ -224,6 +225,7 @@ class Connection(Configurable):
 
     def forget_parent(self) -> None:
         """In a forked child: lets go of what only works, or is only counted, in the parent."""
+        keep_unused((self._aclient, self._session))
         self._aclient = self._session = None
         self._concurrency = ConcurrencyLimit(1)
 

@@ -18,7 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from mistill.errors import InputError
-from mistill.process import OwnProcess
+from mistill.process import OwnProcess, keep_unused
 
 T = TypeVar("T")
 
@@ -135,7 +135,8 @@ class BackgroundLoop:
                 loop.close()
 
     def forget(self) -> None:
-        """After a fork the thread is gone, so its loop is of no use."""
+        """After a fork the thread is gone, so its loop is of no use. What is under way on it is the parent's."""
+        keep_unused(self._loop)
         self.__init__()
 
 
