@@ -718,3 +718,21 @@ def test_a_line_that_is_nested_too_deep_costs_its_row_alone(tmp_path: Path) -> N
 def test_a_path_without_a_suffix_that_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="photos: no such file"):
         open_source(tmp_path / "photos")
+
+
+def test_one_column_is_no_table_and_the_way_to_one_is_told() -> None:
+    pandas, polars, arrow = library("pandas"), library("polars"), library("pyarrow")
+    texts = ["a", "b"]
+    for column, hint in (
+        (pandas.Series(texts), "series.to_frame"),
+        (polars.Series(texts), "series.to_frame"),
+        (arrow.chunked_array([texts]), "pyarrow.table"),
+        (arrow.array(texts), "pyarrow.table"),
+        (library("datasets").Dataset.from_dict({"text": texts})["text"], "pass the dataset itself"),
+    ):
+        with pytest.raises(InputError, match=rf"which is one column .*{hint}"):
+            open_source(column)
+    assert [row.record for row in open_source(pandas.Series(texts).to_frame("text"))] == [
+        {"text": "a"},
+        {"text": "b"},
+    ]

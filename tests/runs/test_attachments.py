@@ -490,6 +490,23 @@ def test_folders_that_a_glob_matches_are_named(folder: str, caplog: pytest.LogCa
         open_source(f"{folder}/sub/m*")
 
 
+@pytest.mark.parametrize("which", ["{}", "{}/*", "{}/**/*"])
+def test_files_of_other_kinds_are_left_out_and_said(
+    folder: str, caplog: pytest.LogCaptureFixture, which: str
+) -> None:
+    for name in ("scan.tiff", "scan2.TIFF"):
+        Path(folder, name).write_bytes(b"II*\0")
+    assert open_source(which.format(folder)).total == (2 if which == "{}/*" else 3)
+    assert (
+        f"{which.format(folder)}: 3 files are left out: .tiff (2), .txt (1); sent are .png, " in caplog.text
+    )
+
+
+def test_a_prompt_for_files_is_proposed_in_words(place: Place, folder: str) -> None:
+    with pytest.raises(InputError, match=r"give a prompt, for example 'Describe what is in it.'"):
+        place.run(folder, prompt=None, images="file").start()
+
+
 def test_names_of_files_alone_are_not_sent(place: Place, folder: str) -> None:
     with pytest.raises(InputError, match=r"nothing sends the files \(send them: images=\['file'\]\)"):
         place.run(folder, prompt="Caption {{ file }}")

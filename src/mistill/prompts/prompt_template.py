@@ -221,10 +221,11 @@ def _nothing_in(row: Row, wanted: tuple[str, ...]) -> InputError:
     nulls = [column for column in wanted if column in row.record]
     if nulls:
         return row_error(row, f"the column {nulls[0]!r} is null")
-    column = _in_braces(next(iter(row.record), "text"))
+    named_files = any(map(_names_media, row.record.values())) or row.binary
+    example = "Describe what is in it." if named_files else _in_braces(next(iter(row.record), "text"))
     named = " or ".join(repr(name) for name in wanted)
     return row_error(
         row,
         f"no column {named}; it has {list_columns(row.record)}",
-        hint=f"give a prompt template, for example '{column}'",
+        hint=f"give a prompt{'' if named_files else ' template'}, for example '{example}'",
     )

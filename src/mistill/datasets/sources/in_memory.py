@@ -23,14 +23,23 @@ _ACCEPTED = (
 )
 
 
+_ONE_COLUMN = {
+    "pandas.Series": 'make a frame of it: series.to_frame("text")',
+    "polars.Series": 'make a frame of it: series.to_frame("text")',
+    "pyarrow.ChunkedArray": 'make a table of it: pyarrow.table({"text": column})',
+    "pyarrow.StringArray": 'make a table of it: pyarrow.table({"text": column})',
+    "datasets.Column": "pass the dataset itself",
+}
+"""What is no table, by its kind, and what to do."""
+
+
 def input_of(data: Any) -> Input:
     """The input that reads ``data``. Libraries are known by the name of the type's module, and not imported for it.
 
     Raises:
         InputError: no rows can be read from it.
     """
-    library = type(data).__module__.partition(".")[0]
-    kind = f"{library}.{type(data).__name__}"
+    kind = _kind_of(data)
     if kind == "pandas.DataFrame":
         return PandasFrame(data)
     if kind == "polars.DataFrame":
@@ -42,13 +51,22 @@ def input_of(data: Any) -> Input:
     if kind in ("datasets.DatasetDict", "datasets.IterableDatasetDict"):
         splits = ", ".join(repr(split) for split in data)
         raise InputError("a Hugging Face DatasetDict is several datasets", hint=f"pick one of {splits}")
-    if kind == "pandas.Series":
-        raise InputError(f"rows cannot be read from a {kind}, which is one column", hint=_ACCEPTED)
+    if kind in _ONE_COLUMN:
+        raise InputError(f"rows cannot be read from a {kind}, which is one column", hint=_ONE_COLUMN[kind])
     if hasattr(data, "__arrow_c_stream__") or kind == "pyarrow.RecordBatch":
         return ArrowData(data)
     if isinstance(data, Iterable) and not isinstance(data, (Mapping, bytes, bytearray)):
         return Items(cast("Iterable[object]", data))
     raise InputError(f"rows cannot be read from a {kind.removeprefix('builtins.')}", hint=_ACCEPTED)
+
+
+def is_one_column(data: Any) -> bool:
+    """Whether it is a column of a library's table, and no table, however it may look."""
+    return _kind_of(data) in _ONE_COLUMN
+
+
+def _kind_of(data: Any) -> str:
+    return f"{type(data).__module__.partition('.')[0]}.{type(data).__name__}"
 
 
 def _has_transform(dataset: Any) -> bool:

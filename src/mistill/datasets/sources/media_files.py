@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -16,6 +18,13 @@ _KINDS: Final = {
     "audio": ("mp3", "wav", "flac", "ogg", "oga", "opus", "m4a", "webm"),
 }
 _KIND_OF: Final = {f".{suffix}": kind for kind, suffixes in _KINDS.items() for suffix in suffixes}
+
+
+SENT_SUFFIXES: Final = ", ".join(_KIND_OF)
+"""Of files that can be sent, for messages."""
+
+_MAX_SUFFIXES = 8
+_log = logging.getLogger("mistill")
 
 
 def media_kind(name: str) -> str | None:
@@ -47,8 +56,17 @@ class MediaFiles:
                 raise InputError(f"{path}: no such file")
         self._paths = paths
         self.name = paths[0] if len(paths) == 1 else f"{paths[0]} …"
-        self.kinds: frozenset[str] = frozenset(filter(None, map(media_kind, self._files())))
-        if not self.kinds:
+        kinds: set[str] = set()
+        left_out: list[str] = []
+        for path in self._files(of_all_kinds=True):
+            if (kind := media_kind(path)) is None:
+                left_out.append(path)
+            else:
+                kinds.add(kind)
+        self.kinds = frozenset(kinds)
+        if self.kinds:
+            say_left_out(self.name, left_out)
+        else:
             raise InputError(
                 f"{self.name} is a directory with no image, PDF or sound in it",
                 hint=f"for data files, name them: '{Path(self.name) / '*.jsonl'}'",
@@ -78,12 +96,25 @@ class MediaFiles:
             folder, name = os.path.split(file)
             yield Row.of({"file": file, "name": name, "folder": folder}, self, first_index + place - 1, place)
 
-    def _files(self) -> Iterator[str]:
+    def _files(self, *, of_all_kinds: bool = False) -> Iterator[str]:
         for path in self._paths:
             if Path(path).is_dir():
-                yield from _files_below(path)
+                found = _files_below(path)
+                yield from found if of_all_kinds else (file for file in found if media_kind(file) is not None)
             else:
                 yield path
+
+
+def say_left_out(where: str, files: Sequence[str]) -> None:
+    """Tells of files beside those of images and the like that are none, by their suffixes."""
+    if files:
+        suffixes = Counter(Path(file).suffix.lower() or "without a suffix" for file in files)
+        told = ", ".join(f"{suffix} ({number:,})" for suffix, number in suffixes.most_common(_MAX_SUFFIXES))
+        told += " …" if len(suffixes) > _MAX_SUFFIXES else ""
+        plural = "s are" if len(files) > 1 else " is"
+        _log.warning(
+            "%s: %s file%s left out: %s; sent are %s", where, f"{len(files):,}", plural, told, SENT_SUFFIXES
+        )
 
 
 def _files_below(folder: str) -> Iterator[str]:
@@ -96,7 +127,7 @@ def _files_below(folder: str) -> Iterator[str]:
             continue
         if entry.is_dir(follow_symlinks=False):  # a link may lead back
             yield from _files_below(entry.path)
-        elif media_kind(entry.name) is not None and entry.is_file():
+        elif entry.is_file():
             yield entry.path
 
 

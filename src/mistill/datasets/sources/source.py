@@ -13,10 +13,10 @@ from typing import Any, cast
 
 import msgspec
 
-from mistill.datasets.formats import format_of
-from mistill.datasets.sources.in_memory import input_of
+from mistill.datasets.formats import format_by_suffix, format_of
+from mistill.datasets.sources.in_memory import input_of, is_one_column
 from mistill.datasets.sources.input_file import FileReader, InputFile
-from mistill.datasets.sources.media_files import MediaFiles, holds_media, media_kind
+from mistill.datasets.sources.media_files import MediaFiles, holds_media, media_kind, say_left_out
 from mistill.datasets.sources.row import Input, Row
 from mistill.datasets.sources.steps import Step
 from mistill.datasets.sources.text_form import TextForm
@@ -286,9 +286,9 @@ def open_source(
         raise InputError(f"limit is {limit}, and must be 0 or more")
     form = TextForm.of(encoding, delimiter)
     if isinstance(source, (str, os.PathLike)):
-        paths = _expand(cast("str | os.PathLike[str]", source))
+        paths = _expand(cast("str | os.PathLike[str]", source), format)
     elif _is_paths(source):
-        paths = list(chain.from_iterable(_expand(path) for path in source))
+        paths = list(chain.from_iterable(_expand(path, format) for path in source))
     elif format is not None or form != TextForm():
         told = "a format" if format is not None else "an encoding or a delimiter"
         raise InputError(f"{told} can be given for files only", hint="leave it out")
@@ -335,14 +335,17 @@ def _useless(setting: str, path: str, format_: str) -> InputError:
 
 
 def _is_paths(source: Any) -> bool:
-    if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)):
+    if not isinstance(source, Sequence) or isinstance(source, (bytes, bytearray)) or is_one_column(source):
         return False
     items = cast("Sequence[object]", source)
     return bool(items) and all(isinstance(item, (str, os.PathLike)) for item in items)
 
 
-def _expand(path: str | os.PathLike[str]) -> list[str]:
-    """A glob to the files it matches, sorted; anything else to itself. A file whose own name has a * in it wins."""
+def _expand(path: str | os.PathLike[str], override: str | None) -> list[str]:
+    """A glob to the files it matches, sorted; anything else to itself. A file whose own name has a * in it wins.
+
+    Where it matches images and the like, and no format is given, files of no known format are left out, as of a folder.
+    """
     name = os.fspath(path)
     if not glob.has_magic(name) or Path(name).exists():
         return [name]
@@ -356,4 +359,8 @@ def _expand(path: str | os.PathLike[str]) -> list[str]:
     if folders and "**" not in name:
         named = ", ".join(folders[:_MAX_INPUTS_NAMED]) + (" …" if len(folders) > _MAX_INPUTS_NAMED else "")
         _log.warning("%r matches folders too, which are left out: %s; %s", name, named, inside)
+    if override is None and any(media_kind(file) is not None for file in files):
+        others = [file for file in files if media_kind(file) is None and format_by_suffix(file) is None]
+        say_left_out(name, others)
+        files = [file for file in files if file not in set(others)]
     return files
