@@ -282,3 +282,19 @@ def test_a_refused_retry_leaves_what_is_answered_answered(place: Place, simulato
         Run.retry(place.out, "row<8").start()
     report = Run.open(place.out).report()
     assert (report.completions, report.failures, report.pending, report.asked_again) == (6, 2, 0, 8)
+
+
+@pytest.mark.parametrize(("where", "asked"), [("id<3", [0, 1, 2]), ("id>=3", [3, 4, 5]), ("id=4", [4])])
+def test_a_retry_changes_no_copied_row_that_was_not_chosen(
+    place: Place, simulator: Simulator, where: str, asked: list[int]
+) -> None:
+    place.write_rows([{"id": number, "text": "same"} for number in range(6)])
+    place.run(dedupe=True).start()
+    report = Run.retry(place.out, where, prompt="Please: {{ text }}").start()
+    told = ["Echo: Please: same" if row in asked else "Echo: same" for row in range(6)]
+    assert (place.answers(), report.sent, report.attempts, len(simulator.requests)) == (told, 1, 2, 2)
+    again = place.run(dedupe=True).start()
+    assert (again.sent, place.answers()) == (0, told)
+    simulator.script([Fault.status(400)])
+    Run.retry(place.out, where).start()
+    assert place.answers() == told

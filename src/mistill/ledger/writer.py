@@ -7,7 +7,7 @@ import itertools
 import json
 import sqlite3
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +21,7 @@ from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import database
 from mistill.ledger.checksums import MASK, ODD, answer_sum, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
+from mistill.ledger.copies import part_copies
 from mistill.ledger.damage import Damage, drop_lost_outcomes, mend_index, set_damage_aside
 from mistill.ledger.error_record import encode_error
 from mistill.ledger.files import FilesInUse, log_of
@@ -423,7 +424,7 @@ class Ledger:
         if selection is not None and selection.wants_damaged:
             await self.set_damaged_aside()
         self._settings, count = await self._commits.run(
-            lambda connection: _begin_retry(connection, selection, settings)
+            lambda connection: _begin_retry(connection, selection, settings, self._attempt_ids.__next__)
         )
         self._is_retry = True
         return count
@@ -533,16 +534,17 @@ def _sum_up_start(connection: sqlite3.Connection, number: int) -> None:
 
 
 def _begin_retry(
-    connection: sqlite3.Connection, selection: Selection | None, settings: Mapping[str, Any] | None
+    connection: sqlite3.Connection,
+    selection: Selection | None,
+    settings: Mapping[str, Any] | None,
+    take_attempt: Callable[[], int],
 ) -> tuple[int | None, int]:
     number = None if settings is None else _number_of(connection, settings)
     if selection is not None:
         _end_retry(connection)
-        connection.execute(
-            f"""UPDATE rows SET asked_again = 1, settings = ? WHERE id IN (
-                SELECT coalesce(same_as, id) FROM row_states
-                WHERE position IS NOT NULL AND {selection.sql})""",  # noqa: S608 - our own words
-            (number, *selection.values),
+        asked = part_copies(connection, selection.sql, selection.values, take_attempt)
+        connection.executemany(
+            "UPDATE rows SET asked_again = 1, settings = ? WHERE id = ?", [(number, row) for row in asked]
         )
     query = "SELECT count(*) FROM rows WHERE asked_again AND settings IS ?"
     return number, connection.execute(query, (number,)).fetchone()[0]
