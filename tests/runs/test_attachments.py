@@ -502,6 +502,15 @@ def test_files_of_other_kinds_are_left_out_and_said(
     )
 
 
+@pytest.mark.parametrize("name", ["a.tiff", "a.BMP", "a.mp4"])
+def test_a_file_of_media_that_cannot_be_sent_is_called_so(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"")
+    with pytest.raises(
+        InputError, match=rf"no {Path(name).suffix.lower()} can be sent .*convert it; sent are .png"
+    ):
+        open_source(tmp_path / name)
+
+
 def test_a_prompt_for_files_is_proposed_in_words(place: Place, folder: str) -> None:
     with pytest.raises(InputError, match=r"give a prompt, for example 'Describe what is in it.'"):
         place.run(folder, prompt=None, images="file").start()

@@ -155,9 +155,9 @@ def _compiled(source: str | None, role: str) -> RowTemplate | None:
 
 def _doubts(row: Row, templates: Sequence[RowTemplate]) -> Iterator[str]:
     if row.index == 0:
-        for name in (name for one in templates for name in one.braced(row)):
+        for name in (name for one in templates if one.takes_columns for name in one.braced(row)):
             yield f"{{{name}}} is sent as it stands; the column goes into a prompt as {{{{ {name} }}}}"
-    if row.index == 1 and not any(one.takes_columns for one in templates):
+    if row.index == 1 and not any(one.takes_columns or one.braced(row) for one in templates):
         column = _in_braces(next(iter(row.record), "text"))
         yield f"the prompt names no column, so every row is asked the same; a column goes into it as {column}"
 

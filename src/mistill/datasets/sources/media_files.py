@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import mimetypes
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -103,6 +104,15 @@ class MediaFiles:
                 yield from found if of_all_kinds else (file for file in found if media_kind(file) is not None)
             else:
                 yield path
+
+
+def refusal_of_media(path: str) -> InputError | None:
+    """What to say of a file of images, sound or video that is of no kind that is sent; ``None`` of any other."""
+    suffix = Path(path).suffix.lower()
+    guessed, _ = mimetypes.guess_type(f"a{suffix}")
+    if guessed is None or guessed.partition("/")[0] not in ("image", "audio", "video"):
+        return None
+    return InputError(f"{path}: no {suffix} can be sent", hint=f"convert it; sent are {SENT_SUFFIXES}")
 
 
 def say_left_out(where: str, files: Sequence[str]) -> None:

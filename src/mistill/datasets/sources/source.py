@@ -16,7 +16,13 @@ import msgspec
 from mistill.datasets.formats import format_by_suffix, format_of
 from mistill.datasets.sources.in_memory import input_of, is_one_column
 from mistill.datasets.sources.input_file import FileReader, InputFile
-from mistill.datasets.sources.media_files import MediaFiles, holds_media, media_kind, say_left_out
+from mistill.datasets.sources.media_files import (
+    MediaFiles,
+    holds_media,
+    media_kind,
+    refusal_of_media,
+    say_left_out,
+)
 from mistill.datasets.sources.row import Input, Row
 from mistill.datasets.sources.steps import Step
 from mistill.datasets.sources.text_form import TextForm
@@ -322,6 +328,8 @@ def _open_files(paths: Sequence[str], override: str | None, form: TextForm) -> I
 def _open_file(path: str, override: str | None, form: TextForm) -> Input:
     if path != "-" and not os.path.exists(path):  # noqa: PTH110  to it a name that is too long is none that exists
         raise InputError(f"{path}: no such file")
+    if override is None and (refusal := refusal_of_media(path)) is not None:
+        raise refusal
     chosen = format_of(path, override)
     if form.delimiter is not None and not chosen.has_delimiter:
         raise _useless("delimiter", path, chosen.name)
