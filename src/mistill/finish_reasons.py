@@ -19,6 +19,14 @@ CUT_BY: Final[Mapping[str, str]] = {
     LIMIT_REACHED: "the token limit",
     CONTEXT_FULL: "the end of the model's context",
 }
+
+
+def more_room(tokens: int) -> int:
+    """A limit for answers that were cut off at so many tokens: twice as much, rounded up to two digits."""
+    digits = max(1, 10 ** (len(str(2 * tokens)) - 2))
+    return -(-2 * tokens // digits) * digits
+
+
 GIVE_ROOM: Final[Mapping[str, Words]] = {
     LIMIT_REACHED: words("raise ", Setting("max_new_tokens")),
     CONTEXT_FULL: words("shorten the prompt, or choose a model with a larger context"),

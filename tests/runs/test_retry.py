@@ -103,6 +103,38 @@ def test_a_whole_answer_is_not_replaced_by_a_worse_one(
     assert {record["finish_reason"] for record in place.records()} == {"stop"}
 
 
+def test_an_answer_that_is_no_better_is_named_with_what_helps(place: Place) -> None:
+    place.write(["a marathon and a sprint", "b"])
+    place.run(parameters={"max_new_tokens": 3}).start()
+    Run.retry(place.out, "row=0", parameters={"max_new_tokens": 20}).start()
+    before = place.answers()
+    report = Run.retry(
+        place.out, "row=0", prompt="Please: {{ text }}"
+    ).start()  # by the run's own three tokens
+    (cause,) = report.unreplaced
+    assert (report.sent, cause.kind, cause.count, cause.row) == (1, "cut_off", 1, 0)
+    assert place.answers() == before
+    told = str(report)
+    assert "asked again: 1 row of row=0, 1 of them no better now: these keep the answer that they had" in told
+    assert "the new answer was cut off by the token limit, at 3 tokens, and the earlier one was not" in told
+    assert cause.error.hint == "to replace it: max_new_tokens=8"  # as long as the earlier one
+    given = {"prompt": "Please: {{ text }}", "parameters": {"max_new_tokens": 20}}
+    assert Run.retry(place.out, "row=0", **given).start().unreplaced == []
+
+
+def test_a_limit_that_is_given_is_above_the_one_that_was_in_force(place: Place, simulator: Simulator) -> None:
+    place.write(["a b c d e f g h i j"])
+    simulator.script([Fault.named("length")] * 2)
+    cut = place.run().start().cut
+    assert cut is not None
+    assert cut.limit is not None
+    assert (cut.max_new_tokens or 0) >= 2 * cut.limit  # none was given: the server has one of its own
+    report = Run.retry(place.out, "row=0", parameters={"max_new_tokens": 200}).start()
+    assert report.cut is not None
+    assert (report.cut.limit, report.cut.max_new_tokens, report.cut.allowed) == (cut.limit, None, 200)
+    assert f"1 answer at {cut.limit} tokens, though 200 were allowed" in str(report)
+
+
 def test_a_cut_answer_is_replaced_by_a_later_one_and_stays_in_the_lineage(
     place: Place, simulator: Simulator
 ) -> None:

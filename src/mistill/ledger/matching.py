@@ -58,7 +58,8 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
     ``state``: pending when it must be asked. ``maybe_billed``: it was in flight when a run died.
     ``has_answers``: ``Ledger.paid_answers`` has some for it. ``same_as``: the row whose outcome it shares,
     so that it is never asked itself. ``is_answered``: it is pending though it has an answer, which stays unless a
-    better one comes. ``has_changed``: what it names is not what the run read.
+    better one comes; ``whole_tokens``: the output tokens of one that was not cut off. ``has_changed``: what it names is
+    not what the run read.
     """
 
     row: int
@@ -68,6 +69,7 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
     has_answers: bool = False
     same_as: int | None = None
     is_answered: bool = False
+    whole_tokens: int | None = None
     has_changed: bool = False
 
 

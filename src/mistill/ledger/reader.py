@@ -311,6 +311,14 @@ class LedgerReader:
             ).fetchone()[0]
         return found or 0
 
+    def settings_of(self, finish_reason: str) -> list[int | None]:
+        """The numbers of the settings that rows were asked with which ended so; ``None``: the run's own."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                "SELECT DISTINCT settings FROM outcomes WHERE finish_reason = ?", (finish_reason,)
+            ).fetchall()
+        return [number for (number,) in found]
+
     def attempts_of(self, row: int) -> list[PastAttempt]:
         """All attempts at a row (``LedgerRow.leader``), the oldest first; of a damaged answer, there is no body."""
         with database.explained(self.path):

@@ -19,14 +19,16 @@ from mistill.datasets.encoding import encode_record
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
-from mistill.finish_reasons import CUT_OFF
+from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED, more_room
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
 from mistill.records.misfits import Misfit
 from mistill.runs.kept_settings import explained_meta, find_run, read_manifest, read_options
+from mistill.runs.manifest import RunManifest
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
 from mistill.runs.report_text import start_lines
+from mistill.runs.row_settings import retried_manifests
 from mistill.wording import Part, Wording, Words, in_python, worded
 
 _SAMPLES = 3
@@ -42,7 +44,9 @@ class RetryRecord(Struct, frozen=True):
     Attributes:
         where: which rows were chosen. ``rows``: how many are to be asked; ``None`` before they are counted.
         settings: what differs from the run's own settings.
-        unreplaced: failures of rows that keep the answer that they had, by kind of error, the most frequent first.
+        unreplaced: why rows keep the answer that they had, the most frequent first: the errors of those that failed
+            now, by kind, and ``cut_off`` where the new answer was cut off and theirs was not. What came was paid, and
+            is among their attempts.
     """
 
     where: str
@@ -119,7 +123,10 @@ class CutAnswers(Struct, frozen=True):
     Attributes:
         rows: how many rows ended so, those that failed for it too.
         limit: the largest limit that was seen; ``None``: no answer ended at one.
-        max_new_tokens: what to ask those again with: twice as much, rounded up to two digits; ``None`` likewise.
+        max_new_tokens: what to ask those again with: twice as much, rounded up to two digits; ``None`` likewise, and
+            where that would be no help.
+        allowed: how many tokens they might have had, where that was more: it is the server's own limit, or the model's,
+            that cut them.
         context_full: of how many rows the context was full, which no limit helps.
     """
 
@@ -127,6 +134,7 @@ class CutAnswers(Struct, frozen=True):
     limit: int | None
     max_new_tokens: int | None
     context_full: int
+    allowed: int | None = None
 
 
 class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
@@ -234,7 +242,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
 
     @property
     def unreplaced(self) -> list[Cause]:
-        """Failures of the last start, where it was a retry, of rows that keep the answer that they had, by kind."""
+        """Why rows of the last start, where it was a retry, keep the answer that they had, by kind."""
         retry = self.last_start.retry
         return [] if retry is None else retry.unreplaced
 
@@ -331,7 +339,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         settings=manifest.values(),
         options=options,
         finish_reasons=finish_reasons,
-        cut=_cut_answers(reader, finish_reasons),
+        cut=_cut_answers(reader, manifest, finish_reasons),
         is_running=is_running,
         causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
         latency_s=Latency(*latencies) if latencies else None,
@@ -343,14 +351,36 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
     )
 
 
-def _cut_answers(reader: LedgerReader, finish_reasons: Mapping[str, int]) -> CutAnswers | None:
+def _cut_answers(
+    reader: LedgerReader, own: RunManifest, finish_reasons: Mapping[str, int]
+) -> CutAnswers | None:
     at_limit, context_full = (finish_reasons.get(reason, 0) for reason in CUT_OFF)
     if not at_limit:
         return CutAnswers(context_full, None, None, context_full) if context_full else None
     # What an answer took that was cut off is its limit.
     limit = max(1, reader.longest_cut())
-    digits = max(1, 10 ** (len(str(2 * limit)) - 2))
-    return CutAnswers(at_limit + context_full, limit, -(-2 * limit // digits) * digits, context_full)
+    allowed = _limit_set(reader, own)
+    if allowed is not None and limit < _AS_GOOD_AS * allowed:
+        return CutAnswers(at_limit + context_full, limit, None, context_full, allowed)
+    room = more_room(max(limit, allowed or 0))
+    return CutAnswers(at_limit + context_full, limit, room, context_full)
+
+
+_AS_GOOD_AS: Final = 0.9
+"""A server may count an answer's tokens a little otherwise than it limits them."""
+
+
+def _limit_set(reader: LedgerReader, own: RunManifest) -> int | None:
+    """The largest limit that answers were given which were cut off at one; ``None``: they were given none, or each row
+    had its own."""
+    by_number, limits = retried_manifests(reader), list[int]()
+    for number in reader.settings_of(LIMIT_REACHED):
+        settings = (own if number is None else by_number.get(number, own)).settings()
+        limit = settings.get("max_new_tokens")
+        if limit is None or "max_new_tokens" in (settings.get("row_parameters") or ()):
+            return None
+        limits.append(limit)
+    return max(limits, default=None)
 
 
 def last_start(reader: LedgerReader) -> StartReport | None:

@@ -141,8 +141,10 @@ def _retried(retry: RetryRecord) -> Iterator[Line]:
     if not retry.rows:
         yield Line(f"asked again: no row matches {retry.where}")
         return
-    yield Line(f"asked again: {count(retry.rows, 'row')} of {retry.where}")
-    yield from _cause_lines(retry.unreplaced, "failed now, with the earlier answer kept:")
+    kept = sum(cause.count for cause in retry.unreplaced)
+    told = f", {kept:,} of them no better now: these keep the answer that they had" if kept else ""
+    yield Line(f"asked again: {count(retry.rows, 'row')} of {retry.where}{told}")
+    yield from _cause_lines(retry.unreplaced, "no better, paid all the same:")
 
 
 def _died(report: RunReport) -> Phrase:
@@ -188,7 +190,12 @@ def _damaged_attempts(report: RunReport) -> str:
 
 def _cut_answers(report: RunReport, cut: CutAnswers, wording: Wording) -> Iterator[str]:
     """How many there are, and how to ask them again with room."""
-    if cut.limit is not None:
+    if cut.limit is not None and cut.max_new_tokens is None:
+        yield (
+            f"{count(cut.rows - cut.context_full, 'answer')} at {count(cut.limit, 'token')}, though {cut.allowed:,} "
+            "were allowed: a limit of the server's own or of the model's, which no setting raises"
+        )
+    elif cut.limit is not None:
         room = cut.max_new_tokens
         given = Phrase(f"parameters={{'max_new_tokens': {room}}}", f"--max-new-tokens {room}")
         rows = f"{count(cut.rows - cut.context_full, 'answer')} at {count(cut.limit, 'token')}"

@@ -15,6 +15,7 @@ import msgspec
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Row
 from mistill.errors import UnusableRow
+from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selection
 from mistill.ledger.error_record import decode_error
 from mistill.runs.kept_settings import read_inputs, read_types
@@ -124,6 +125,9 @@ class RetriedRows:
             row.position,
             has_answers=row.row in self.with_answers,
             is_answered=row.state == "completion",
+            whole_tokens=None
+            if row.state != "completion" or row.finish_reason in CUT_OFF
+            else row.output_tokens,
             has_changed=row.digest is not None and row.digest != digest,
         )
 

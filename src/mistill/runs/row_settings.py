@@ -84,6 +84,16 @@ def settings_of_retry(kind: Kind[Any]) -> dict[str, Any]:
     return {"manifest": kind.manifest.values(), "llm": kind.llm_settings}
 
 
+def retried_manifests(reader: LedgerReader) -> dict[int, RunManifest]:
+    """What the retries of a run asked, by the numbers of their settings."""
+    kind, _ = read_manifest(reader)
+    found: dict[int, RunManifest] = {}
+    for number, data in reader.retry_settings().items():
+        with explained_meta(reader):
+            found[number] = kind.manifest_type.decode(bytes(msgspec.json.decode(data, type=_Kept).manifest))
+    return found
+
+
 def retried_settings(
     reader: LedgerReader, *, live: Kind[Any] | None = None, trust: bool = False
 ) -> dict[int, RowSettings]:

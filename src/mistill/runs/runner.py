@@ -17,7 +17,7 @@ from mistill.delivery.retry import as_failure
 from mistill.errors import InputError, MistillError, Stopped, unforeseen
 from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
-from mistill.finish_reasons import CUT_OFF
+from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM, LIMIT_REACHED, more_room
 from mistill.ledger import Cause, Damage, ErrorRecord, Ledger
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
@@ -28,7 +28,7 @@ from mistill.runs.lanes.live import LiveLane
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
 from mistill.runs.record_shape import RecordShape
-from mistill.wording import words
+from mistill.wording import Setting, words
 
 OnOutcome = Callable[[Row, tuple[Completion | None, ...], MistillError | None], Awaitable[None]]
 
@@ -47,7 +47,7 @@ class Runner:
         stopped: why it ended early, if it did.
         sample: which rows are asked, where not all are.
         input_rows: after a sample, how many rows the input has.
-        unreplaced: failures of rows that were answered before, and keep that answer, by their kind.
+        unreplaced: why rows that were answered before keep that answer, by kind: the new one failed or was cut off.
         broke_off: why the input ended too early, by its own fault or that of who made it, where that ended the start.
     """
 
@@ -217,7 +217,7 @@ class Runner:
         state, error = pending.state, outcome.error
         if error is not None:
             if state.is_answered:
-                self._note_unreplaced(pending, error)
+                self._note_unreplaced(pending, ErrorRecord.of(error))
             return self.ledger.fail(
                 state.row,
                 error,
@@ -228,6 +228,8 @@ class Runner:
         first = outcome.completions[0]
         if len(outcome.completions) > 1:
             first = _cut_off(outcome.completions) or first
+        if state.whole_tokens is not None and first is not None and first.finish_reason in CUT_OFF:
+            self._note_unreplaced(pending, _not_whole(first, state.whole_tokens))
         return self.ledger.complete(
             state.row,
             _attempts_of(outcome.completions),
@@ -236,12 +238,12 @@ class Runner:
             cost=outcome.cost,
         )
 
-    def _note_unreplaced(self, pending: PendingRow, error: MistillError) -> None:
+    def _note_unreplaced(self, pending: PendingRow, error: ErrorRecord) -> None:
         first = self.unreplaced.get(error.kind)
         if first is None:
             column = self._options.id_column
             row_id = None if column is None else name_of(pending.row.raw, column)
-            first = Cause(error.kind, 0, pending.state.position, ErrorRecord.of(error), row_id)
+            first = Cause(error.kind, 0, pending.state.position, error, row_id)
         self.unreplaced[error.kind] = msgspec.structs.replace(first, count=first.count + 1)
 
     def _count(self, outcome: Outcome, written: asyncio.Future[None]) -> None:
@@ -252,6 +254,16 @@ class Runner:
 def _cut_off(completions: Sequence[Completion | None]) -> Completion | None:
     """The first that was cut off, if one was: its row is to be asked again, so it says how the row ended."""
     return next((one for one in completions if one is not None and one.finish_reason in CUT_OFF), None)
+
+
+def _not_whole(answer: Completion, whole_tokens: int) -> ErrorRecord:
+    """Why an answer that was cut off does not replace a whole one, of so many tokens."""
+    reason, tokens = answer.finish_reason or "", answer.usage.output_tokens
+    hint = GIVE_ROOM[reason]
+    if reason == LIMIT_REACHED:
+        hint = words("to replace it: ", Setting("max_new_tokens", more_room(max(tokens, whole_tokens // 2))))
+    cut = f"the new answer was cut off by {CUT_BY[reason]}, at {count(tokens, 'token')}, and the earlier one was not"
+    return ErrorRecord.made("cut_off", cut, hint)
 
 
 def _attempts_of(completions: Sequence[Completion | None]) -> list[int]:
