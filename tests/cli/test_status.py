@@ -47,7 +47,8 @@ def test_a_run_is_seen_while_it_goes_on(
     process = spawn(*arguments)
     holding.wait_until(lambda: holding.in_flight == 1, timeout_s=60)
     status = mistill("status", "answers.jsonl", "--json").json
-    assert (status["completions"], status["pending"]) == (2, 1)
+    assert (status["completions"], status["pending"], status["process"]) == (2, 1, process.pid)
+    assert f", running (process {process.pid})" in mistill("status", "answers.jsonl").stdout
     assert [record["text"] for record in mistill("rows", "answers.jsonl").records] == ["word 0", "word 1"]
     pending = mistill("rows", "answers.jsonl", "--where", "state=pending").records
     assert [record["text"] for record in pending] == ["word 2"]

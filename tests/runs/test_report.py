@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 
 import pytest
 from tests.runs.conftest import Place
 
-from mistill import MistralEmbeddings
-from mistill.errors import Stopped, Unauthorized
+from mistill import MistralEmbeddings, Run
+from mistill.errors import LedgerError, Stopped, Unauthorized
 from mistill.ledger import Ledger
 from mistill.llms.event_loop import background
+from mistill.runs.export import export_run
 from mistill.runs.report import StartRecord, read_report
 from mistill.simulator import Fault, Simulator
 
@@ -102,6 +104,42 @@ def test_it_can_be_read_while_the_run_goes_on(place: Place, simulator: Simulator
     run.stop()
     thread.join(30)
     assert not thread.is_alive()
+
+
+def test_who_looks_at_a_run_is_told_that_it_goes_on_and_how_large_its_input_is(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write([f"text {number}" for number in range(1500)])
+    simulator.script([Fault.delay(30)] * 1500)
+    run = place.run(grace=0.0, progress=True, parameters={"max_new_tokens": 3})
+    thread = threading.Thread(target=run.start, daemon=True)
+    thread.start()
+    simulator.wait_until(lambda: simulator.in_flight > 0, timeout_s=30)
+    simulator.wait_until(lambda: read_report(place.ledger).input_rows == 1500, timeout_s=30)
+    report = Run.open(place.out).report()
+    assert not report.input_was_read_to_its_end
+    told = str(report)
+    assert told.startswith(f"1,500 rows, running (process {os.getpid()}): 0 answered, 1,500 to go")
+    assert "to go on: start the same run" not in told
+    with pytest.raises(LedgerError, match="it is running: wait for its end, or export what there is with"):
+        export_run(place.out, place.out.with_name("all.csv"))
+    run.stop()
+    thread.join(30)
+    assert not thread.is_alive()
+    assert "running" not in str(run.report())
+
+
+def test_rows_of_a_start_that_paid_nothing_are_not_kept_rows(place: Place) -> None:
+    place.write([f"text {number}" for number in range(30)])
+    nobody = place.llm(max_retries=0, timeout=5)
+    nobody.endpoint = "http://127.0.0.1:9"
+    assert place.run(llm=nobody, on_stop="return").start().completions == 0
+    place.write(["text 0", "text 99"])
+    report = place.run().start()
+    assert (report.rows, report.completions, report.no_longer_in_input) == (2, 2, 0)
+    assert "no longer in the input" not in str(report)
+    place.write(["text 99"])
+    assert place.run().start().no_longer_in_input == 1  # its answer was paid
 
 
 def test_samples_are_records_with_long_values_cut(place: Place, simulator: Simulator) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 
 from mistill.datasets.sources import Source
@@ -14,9 +14,13 @@ class InputSize:
 
     Args:
         before: rows that an earlier start found, which is believed until they are counted.
+
+    Attributes:
+        on_found: is called, from the thread that counts, when it is known.
     """
 
     def __init__(self, source: Source, before: int | None = None) -> None:
+        self.on_found: Callable[[], object] | None = None
         self._source = source
         self._rows = source.total
         self._is_known = self._rows is not None
@@ -43,3 +47,5 @@ class InputSize:
         rows = self._source.count(lambda: not is_over.is_set())
         if rows is not None:
             self._rows = rows
+            if self.on_found is not None:
+                self.on_found()

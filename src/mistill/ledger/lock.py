@@ -56,6 +56,18 @@ def _lock_soon(descriptor: int) -> None:
         time.sleep(_GLANCE_S / 10)
 
 
+def holder_of(ledger: Path) -> int | None:
+    """The process whose run is on the ledger, which is given by its main name; ``None``: no run is, or it cannot say
+    who it is."""
+    if not is_held(ledger):
+        return None
+    try:
+        with lock_of(ledger).open("rb") as file:
+            return int(file.read(_MAX_BYTES + 1).split()[0])
+    except (OSError, ValueError, IndexError):
+        return None
+
+
 def is_held(ledger: Path) -> bool:
     """Whether a run is on the ledger, which is given by its main name."""
     try:

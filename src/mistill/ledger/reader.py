@@ -22,7 +22,7 @@ from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damag
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.files import main_name
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
-from mistill.ledger.lock import is_held
+from mistill.ledger.lock import holder_of, is_held
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.spending import IS_DAMAGED, Spending, read_spending
 from mistill.ledger.tables import (
@@ -261,6 +261,10 @@ class LedgerReader:
                 yield
             finally:
                 self._connection.execute("COMMIT")
+
+    def writer(self) -> int | None:
+        """The process whose run is on the ledger now, where there is one that says who it is."""
+        return holder_of(main_name(self.path)[0])
 
     def is_being_written(self) -> bool:
         """Whether a run is on the ledger now."""
@@ -672,7 +676,11 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
                count(*)
            FROM row_states WHERE position IS NOT NULL"""
     ).fetchone()
-    every = connection.execute("SELECT count(*) FROM rows").fetchone()[0]
+    no_longer = connection.execute(
+        # Looked up once, and only where rows were removed. What nothing was paid for is nothing that is kept.
+        f"""SELECT count(*) FROM rows WHERE position IS NULL AND id IN (SELECT row FROM attempts
+            WHERE coalesce(status NOT IN ('failed', 'not_sent'), 1) OR NOT {ATTEMPT_IS_SOUND})"""  # noqa: S608 - our own words
+    ).fetchone()[0]
     sound, *took = connection.execute(
         # total(), since sum() fails on integers that overflow.
         f"""SELECT count(*), coalesce(sum({_IS_FIRST}), 0), coalesce(sum(status = 'maybe_billed' AND {_IS_FIRST}), 0),
@@ -693,7 +701,7 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
         failures=failures,
         pending=rows - completions - failures,
         asked_again=asked_again,
-        no_longer_in_input=every - rows,
+        no_longer_in_input=no_longer,
         attempts=attempts + damaged_attempts,
         maybe_billed=maybe_billed + damaged_attempts,
         damaged_attempts=damaged_attempts,

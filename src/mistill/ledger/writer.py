@@ -384,6 +384,10 @@ class Ledger:
         """A start begins; ``record`` is what is known of it, as JSON. Returns its number, from 1."""
         return await self._commits.run(lambda connection: _begin_start(connection, record.decode()))
 
+    async def note_start(self, number: int, record: bytes) -> None:
+        """More is known of a start that goes on; ``record`` is all of it."""
+        await self._commits.run(lambda connection: _note_start(connection, number, record.decode()))
+
     async def end_start(self, number: int, record: bytes) -> None:
         """The start has ended, and ``record`` is how."""
         await self._commits.run(lambda connection: _end_start(connection, number, record.decode()))
@@ -520,6 +524,11 @@ def _begin_start(connection: sqlite3.Connection, record: str) -> int:
     connection.execute("INSERT INTO starts VALUES (?, ?, NULL, ?, 0)", (number, time.time(), record))
     _sum_up_start(connection, number)
     return number
+
+
+def _note_start(connection: sqlite3.Connection, number: int, record: str) -> None:
+    connection.execute("UPDATE starts SET record = ? WHERE id = ? AND ended_at IS NULL", (record, number))
+    _sum_up_start(connection, number)
 
 
 def _end_start(connection: sqlite3.Connection, number: int, record: str) -> None:

@@ -163,7 +163,10 @@ def export(
             raise LedgerError(
                 f"{missing} no outcome",
                 hint=words(
-                    "start the run again to finish it, or export what there is with ",
+                    "it is running: wait for its end"
+                    if reader.is_being_written()
+                    else "start the run again to finish it",
+                    ", or export what there is with ",
                     Setting("partial", True),
                     Phrase(
                         "",

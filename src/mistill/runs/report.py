@@ -145,7 +145,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         settings: what makes it the same run: prompt, parameters, schema. ``options``: those of the last start.
         finish_reasons: why answers ended → how many rows, those too that failed with an answer that did not do.
         cut: those of them that were cut off; ``None``: no row was.
-        is_running: a start goes on.
+        is_running: a start goes on. ``process``: in which process, where that is known.
         causes: failures by kind of error, the most frequent first.
         latency_s: of all answers ever; ``None`` before the first.
         starts: the oldest first. `describe` has the last one's particulars at its top level too.
@@ -171,6 +171,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     ledger: str | None
     out: str | None
     is_temporary: bool = False
+    process: int | None = None
 
     @property
     def last_start(self) -> StartRecord:
@@ -320,9 +321,9 @@ def read_report(path: str | Path | None, *, ledger: str | Path | None = None) ->
     """
     out, found = find_run(path, ledger)
     with LedgerReader(found) as reader, explained_meta(reader):
-        is_running = reader.is_being_written()
+        is_running, process = reader.is_being_written(), reader.writer()
         with reader.snapshot():
-            return _read(reader, out, is_running=is_running)
+            return msgspec.structs.replace(_read(reader, out, is_running=is_running), process=process)
 
 
 def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunReport:

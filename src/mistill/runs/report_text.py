@@ -39,7 +39,7 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         wording: how settings are said, where the lines are read.
     """
     report = report.worded(wording)
-    yield Line(f"{_rows(report)}: {_rows_by_state(report)}")
+    yield Line(f"{_rows(report)}{_running(report)}: {_rows_by_state(report)}")
     if report.last_start.retry is not None:
         yield from _retried(report.last_start.retry)
     yield Line(f"sent now: {count(report.sent, 'request')} in {seconds(report.seconds)}")
@@ -87,13 +87,13 @@ def hint_of_broken_input(hint: str | None, report: RunReport, *, is_read_once: b
 def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     """How far a run is. ``wording`` as for `start_lines`."""
     report = report.worded(wording)
-    yield Line(f"{report.out or 'a run'} by {report.model}: {_rows(report)}")
+    yield Line(f"{report.out or 'a run'} by {report.model}: {_rows(report)}{_running(report)}")
     rows = report.input_rows or report.rows
     share = report.completions / rows if rows else 0.0
+    of_all = f" ({share:.0%})" if report.input_rows is not None else ""
+    left = f"{report.to_go:,} to go" if report.input_rows is not None else f"{report.to_go:,} of these to go"
     again = f", {report.asked_again:,} to ask again" if report.asked_again else ""
-    yield Line(
-        f"{report.completions:,} answered ({share:.0%}), {report.failures:,} failed, {report.to_go:,} to go{again}"
-    )
+    yield Line(f"{report.completions:,} answered{of_all}, {report.failures:,} failed, {left}{again}")
     yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}")
     if report.latency_s is not None:
         latency = report.latency_s
@@ -113,6 +113,12 @@ def answered_rows(report: RunReport) -> str:
     if report.input_rows is None:
         return f"{count(report.completions, 'row')} {'is' if report.completions == 1 else 'are'}"
     return f"{report.completions:,} of {count(report.input_rows, 'row')} are"
+
+
+def _running(report: RunReport) -> str:
+    if not report.is_running:
+        return ""
+    return ", running" if report.process is None else f", running (process {report.process})"
 
 
 def _rows(report: RunReport) -> str:
@@ -251,9 +257,11 @@ def _retry(report: RunReport, where: str, given: Phrase) -> Phrase | None:
     place = _Place.of(report)
     if place is None:
         return None
+    # The ledger is one process's at a time.
+    later = "once the run has ended, " if report.is_running else ""
     return Phrase(
-        f"{place.call('Run.retry', repr(where), given.python)}.start()",
-        place.command("retry", "--where", shlex.quote(where), given.command_line),
+        f"{later}{place.call('Run.retry', repr(where), given.python)}.start()",
+        f"{later}{place.command('retry', '--where', shlex.quote(where), given.command_line)}",
     )
 
 
@@ -324,7 +332,9 @@ def _missing_output(report: RunReport) -> Phrase | None:
 
 
 def _next_step(report: RunReport) -> Phrase | None:
-    """What to do next."""
+    """What to do next; nothing while it goes on."""
+    if report.is_running:
+        return None
     if report.pending or report.stopped is not None:
         if report.forecast is not None and report.out != "-":
             done = "those of the sample cost nothing more"

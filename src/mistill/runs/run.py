@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, Unpack
@@ -397,6 +398,7 @@ class Run(RunResults):
             )
             self._input_size = self._find_input_size()
             number = background.run(ledger.begin_start(self._record().encode()))
+            self._input_size.on_found = partial(self._note_size, ledger, number)
             self._control.take(runner)
             try:
                 yield runner
@@ -412,6 +414,11 @@ class Run(RunResults):
             )
             background.run(ledger.end_start(number, ended.encode()))
             self._broke_off = runner.broke_off
+
+    def _note_size(self, ledger: Ledger, number: int) -> None:
+        """The size of the input is known by now: others that look at the run are told."""
+        with suppress(LedgerError):  # it has ended meanwhile
+            background.run(ledger.note_start(number, self._record().encode()))
 
     def _make_ready(self) -> None:
         """Sees to what a dry run does without: a key, and how the server speaks."""
