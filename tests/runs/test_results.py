@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from mistill.errors import (
     LedgerError,
     LedgerInUse,
     ManifestChanged,
+    MistillError,
     RunStopped,
     Stopped,
     Unauthorized,
@@ -287,6 +289,28 @@ def test_a_library_that_is_missing_is_named_with_what_installs_it(
     monkeypatch.setitem(sys.modules, missing, None)
     with pytest.raises(InputError, match=rf"{call}\(\) needs {missing} \({command}"):
         getattr(run, call)()
+
+
+def test_a_run_that_has_just_begun_is_an_empty_one_to_whoever_looks(place: Place) -> None:
+    ends: list[str] = []
+    for fresh in (False, True, True):
+        run, is_over = place.run(ROWS, fresh=fresh), threading.Event()
+
+        def look(run: Run = run, is_over: threading.Event = is_over) -> None:
+            while not is_over.is_set():
+                try:
+                    list(run.results())
+                    run.report()
+                except MistillError as error:
+                    ends.append(str(error))
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        run.start()
+        is_over.set()
+        looking.join()
+        assert not list(place.out.parent.glob("*.new-*"))
+    assert {end for end in ends if "it was never started" not in end} == set()
 
 
 # --- how it ends ----------------------------------------------------------------------------------------------------

@@ -9,12 +9,13 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
+from tempfile import mkstemp
 from typing import Any
 
 from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
 from mistill.ledger.checksums import add_checksum, meta_sum, schema_sum
 from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
-from mistill.ledger.files import create_private, is_database, journal_of, lock_of, log_of, main_name
+from mistill.ledger.files import is_database, journal_of, lock_of, log_of, main_name
 from mistill.ledger.lock import LedgerLock, read_commits
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, statements
@@ -104,17 +105,55 @@ def name_to_write(path: Path) -> Path:
     return name
 
 
-def open_to_write(
-    path: Path, manifest: Mapping[str, Any], version: str, *, commits: int = 0
-) -> sqlite3.Connection:
-    """A connection to the ledger of this very run, made if there was none. Leaves anything else as it is.
+def make_ledger(
+    path: Path, manifest: Mapping[str, Any], settings: Mapping[str, Any], version: str, *, fresh: bool
+) -> tuple[bool, Path | None]:
+    """Makes the ledger if there is none; ``fresh``: in any case, and puts aside what is there.
 
-    ``commits``: how many transactions one that is there must have seen.
+    It is made under another name and renamed: whoever looks for it meanwhile finds none, or all of it.
 
-    The caller has the ledger's lock. A ledger of an older format is migrated.
+    The caller has the ledger's lock. Returns whether it is new, and where the old one is.
+
+    Raises:
+        LedgerError: it cannot be made, or its log is there without it.
     """
+    if not fresh:
+        if path.exists() and path.stat().st_size:
+            return False, None
+        _refuse_log_alone(path)
+    try:
+        made = _beside(path)
+    except OSError as error:
+        raise LedgerError(
+            f"cannot make the ledger {path}: {error.strerror}",
+            hint="check that the directory exists and that you may write to it",
+        ) from error
+    try:
+        with explained(path), closing(_connect(made)) as connection:
+            _create(connection, manifest, settings, version)
+        backup = set_aside(path) if fresh else None
+        made.replace(path)
+    except BaseException:
+        made.unlink(missing_ok=True)
+        raise
+    return True, backup
+
+
+def _beside(path: Path) -> Path:
+    """An empty file of ours beside the ledger; those that a kill has left there go."""
+    prefix = f"{path.name}.new-"
+    with os.scandir(path.parent) as entries:
+        for entry in entries:
+            if entry.name.startswith(prefix):
+                path.with_name(entry.name).unlink(missing_ok=True)
+    descriptor, made = mkstemp(prefix=prefix, dir=path.parent)  # which nobody else may read
+    os.close(descriptor)
+    return Path(made)
+
+
+def _refuse_log_alone(path: Path) -> None:
     log = log_of(path)
-    if not (path.exists() and path.stat().st_size) and log.exists() and log.stat().st_size:
+    if log.exists() and log.stat().st_size:
         raise LedgerError(
             f"{log} is the log of a ledger, or somebody's file, and the ledger {path} is not there",
             hint=words(
@@ -123,21 +162,23 @@ def open_to_write(
                 ", which keeps the log under another name",
             ),
         )
-    try:
-        create_private(path)
-    except OSError as error:
-        raise LedgerError(
-            f"cannot make the ledger {path}: {error.strerror}",
-            hint="check that the directory exists and that you may write to it",
-        ) from error
+
+
+def open_to_write(
+    path: Path, manifest: Mapping[str, Any], version: str, *, commits: int = 0
+) -> sqlite3.Connection:
+    """A connection to the ledger of this very run. Leaves anything else as it is.
+
+    ``commits``: how many transactions it must have seen.
+
+    The caller has the ledger's lock. A ledger of an older format is migrated.
+    """
     with explained(path):
-        is_new = not path.stat().st_size
         connection = _connect(path)
         try:
-            if not is_new:
-                _check_nothing_is_lost(path, connection, commits)
-            if _is_empty(connection):
-                _create(connection, manifest, version)
+            _check_nothing_is_lost(path, connection, commits)
+            if _is_empty(connection):  # a database that somebody has just made
+                _create(connection, manifest, {}, version)
             else:
                 found = check(path, connection)
                 if found < FORMAT:
@@ -362,7 +403,9 @@ def _is_empty(connection: sqlite3.Connection) -> bool:
     return connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is None
 
 
-def _create(connection: sqlite3.Connection, manifest: Mapping[str, Any], version: str) -> None:
+def _create(
+    connection: sqlite3.Connection, manifest: Mapping[str, Any], settings: Mapping[str, Any], version: str
+) -> None:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(
@@ -373,13 +416,17 @@ def _create(connection: sqlite3.Connection, manifest: Mapping[str, Any], version
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {FORMAT}")
     _write_manifest(connection, manifest)
-    write_meta(connection, "settings", "{}")
+    write_settings(connection, settings)
     write_meta(connection, "created_at", str(time.time()))
     write_meta(connection, "mistill_version", version)
     write_meta(connection, "schema", schema_sum(connection) or "")
     connection.execute("COMMIT")
     # The file itself says what it is, with its log or without.
     connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def write_settings(connection: sqlite3.Connection, settings: Mapping[str, Any]) -> None:
+    write_meta(connection, "settings", json.dumps(settings, ensure_ascii=False))
 
 
 def _write_manifest(connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> None:

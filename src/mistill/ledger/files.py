@@ -103,12 +103,6 @@ def is_database(path: Path) -> bool:
         return False
 
 
-def create_private(path: Path) -> None:
-    """Makes an empty file that nobody else may read, unless there is one. SQLite gives its log the same rights."""
-    with suppress(FileExistsError):
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
-
-
 class FilesInUse:
     """The files of a ledger that is open, which somebody may delete, replace or cut meanwhile.
 

@@ -196,19 +196,22 @@ class Ledger:
         path = database.name_to_write(Path(path))
         lock = LedgerLock(path)
         try:
-            backup = database.set_aside(path) if fresh else None
+            if fresh:
+                lock.note_commits(0)  # it is of the one that is put aside
+            is_new, backup = database.make_ledger(path, manifest, settings or {}, version, fresh=fresh)
             connection = database.open_to_write(
-                path, manifest, version, commits=0 if fresh else lock.commits_before
+                path, manifest, version, commits=0 if is_new else lock.commits_before
             )
             try:
-                if settings is not None:
+                if settings is not None and not is_new:
                     with database.explained(path):
-                        database.write_meta(connection, "settings", json.dumps(settings, ensure_ascii=False))
+                        database.write_settings(connection, settings)
                 return cls(path, connection, lock, backup)
             except BaseException:
                 connection.close()
                 raise
         except BaseException:
+            lock.note_commits(lock.commits_before)
             lock.release(keep=lock.commits_before > 0)
             raise
 

@@ -58,6 +58,11 @@ class RunControl:
             if self._turn is turn:
                 self._turn = self._runner = None
 
+    @property
+    def goes_on(self) -> bool:
+        """A start has begun, and has not ended."""
+        return self._turn is not None
+
     def take(self, runner: Runner) -> None:
         """From now on it is this that is stopped; at once where that was asked for before."""
         with self._state:

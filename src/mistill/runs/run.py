@@ -66,6 +66,7 @@ from mistill.wording import START_AGAIN, Setting, words
 _log = logging.getLogger("mistill")
 
 _MAX_UNREAD_OUTCOMES = 1024
+_JUST_BEGUN_S = 0.005
 
 
 class Run(RunResults):
@@ -601,6 +602,11 @@ class Run(RunResults):
             self.summary = report
         else:
             self.summary = self._held(report)
+
+    def _check_started(self) -> None:
+        while self._control.goes_on and not self.ledger_path.is_file():
+            time.sleep(_JUST_BEGUN_S)  # the ledger is being made
+        super()._check_started()
 
     def _shape_in(self, reader: LedgerReader) -> RecordShape:
         return self._shape_of_records(reader)
