@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tests.runs.conftest import Place, echoes
 
-from mistill.errors import InputError, LedgerError
+from mistill.errors import InputError, LedgerError, LedgerInUse
 from mistill.runs.export import export_run
 from mistill.simulator import Simulator
 
@@ -148,3 +148,23 @@ def test_a_log_without_its_ledger_is_kept(place: Place, simulator: Simulator) ->
     assert place.answers() == echoes(["a"])
     (kept,) = place.out.parent.glob("*.bak-*-wal")
     assert kept.read_bytes() == b"answers that were paid for"
+
+
+@pytest.mark.parametrize("ledgers", [("a.ledger", "b.ledger"), (None, "b.ledger"), ("a.ledger", None)])
+def test_two_runs_do_not_write_one_output_at_a_time(
+    place: Place, ledgers: tuple[str | None, str | None]
+) -> None:
+    place.write(["a", "b"])
+    first, second = (
+        place.run(ledger=None if name is None else place.out.with_name(name)) for name in ledgers
+    )
+    asking = iter(first)
+    next(asking)
+    with pytest.raises(LedgerInUse, match=f"in use by process {os.getpid()}"):
+        second.start()
+    assert not second.ledger_path.exists()
+    assert len(list(asking)) == 1
+    with pytest.raises(InputError, match=r"out\.jsonl exists, and .* does not"):
+        second.start()
+    assert not list(place.out.parent.glob("*.lock"))
+    assert place.run(ledger=first.ledger_path).start().sent == 0

@@ -134,10 +134,7 @@ class LedgerLock:
         except OSError as error:
             if self.path.is_symlink():
                 raise self._is_foreign(ledger) from error
-            raise LedgerError(
-                f"cannot lock the ledger {ledger}: {error.strerror}",
-                hint="check that the directory exists and that you may write to it",
-            ) from error
+            raise self._cannot_be(ledger, error) from error
         found = os.fstat(descriptor)
         if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1 or found.st_size > _MAX_BYTES:
             os.close(descriptor)
@@ -145,6 +142,9 @@ class LedgerLock:
         try:
             _lock_soon(descriptor)
         except OSError as error:
+            if not isinstance(error, BlockingIOError | PermissionError):  # of Windows: that one
+                os.close(descriptor)
+                raise self._cannot_be(ledger, error) from error
             os.lseek(descriptor, 0, os.SEEK_SET)
             holder = (os.read(descriptor, _MAX_BYTES).decode(errors="replace").split() or ["unknown"])[0]
             os.close(descriptor)
@@ -157,6 +157,12 @@ class LedgerLock:
                 ),
             ) from error
         return descriptor
+
+    def _cannot_be(self, ledger: Path, error: OSError) -> LedgerError:
+        return LedgerError(
+            f"cannot lock the ledger {ledger}: {error.strerror}",
+            hint="check that the directory exists, that you may write to it, and that its disk has locks",
+        )
 
     def _is_foreign(self, ledger: Path) -> LedgerError:
         return LedgerError(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mistill.datasets.sources import Exploded, Filtered, Named, Source, open_source
-from mistill.errors import InputError
+from mistill.errors import InputError, LedgerError, LedgerInUse
+from mistill.ledger.files import is_same, main_name
+from mistill.ledger.lock import LedgerLock
+from mistill.process import OwnProcess
 from mistill.runs.kept_settings import ledger_beside, refuse_unwritten
 from mistill.runs.options import RunOptions
 from mistill.runs.where import InputFilter, require_columns
@@ -36,6 +41,33 @@ def refuse_foreign(out: str, ledger: Path) -> None:
             f"{out} exists, and {ledger} does not, so it is no output of this run",
             hint=words("choose another output, or replace it with ", Setting("fresh", True)),
         )
+
+
+@contextmanager
+def output_held(out: str | None, ledger: Path) -> Generator[None]:
+    """One run at a time writes an output: one that remembers elsewhere holds the place of the ledger beside it too.
+
+    Raises:
+        LedgerInUse: another run is about to write it.
+    """
+    beside = None if out is None or out == "-" else ledger_beside(Path(out).resolve())
+    if beside is None or is_same(beside, ledger):
+        yield
+        return
+    process, lock = OwnProcess(), None
+    try:
+        lock = LedgerLock(main_name(beside)[0])
+    except LedgerInUse as error:
+        raise LedgerInUse(
+            f"another run writes {out}: {error.message}", hint="wait for that run, or give another output"
+        ) from error
+    except LedgerError:
+        pass  # its folder has no locks; whether it can be written, its writer says
+    try:
+        yield
+    finally:
+        if lock is not None and process.is_this():
+            lock.release(keep=lock.commits_before > 0)
 
 
 def _check_path(ledger: Path) -> None:

@@ -50,7 +50,7 @@ from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.kept_settings import read_manifest, settings_to_keep
 from mistill.runs.kinds import kind_of
 from mistill.runs.manifest import changed_settings, shown_changes
-from mistill.runs.opening import opened_input, path_of_ledger, refuse_foreign
+from mistill.runs.opening import opened_input, output_held, path_of_ledger, refuse_foreign
 from mistill.runs.options import RunArguments, RunOptions
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
@@ -382,7 +382,7 @@ class Run(RunResults):
         self.summary = self._broke_off = None
         self._make_ready()
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
-        with self._open_ledger() as ledger:
+        with output_held(self.out, self.ledger_path), self._open_ledger() as ledger:
             self._budget = self._new_budget(self._spent_before())
             before = self._snapshot()
             runner = Runner(
