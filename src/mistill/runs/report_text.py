@@ -150,7 +150,7 @@ def _retried(retry: RetryRecord) -> Iterator[Line]:
     kept = sum(cause.count for cause in retry.unreplaced)
     told = f", {kept:,} of them no better now: these keep the answer that they had" if kept else ""
     yield Line(f"asked again: {count(retry.rows, 'row')} of {retry.where}{told}")
-    yield from _cause_lines(retry.unreplaced, "no better, paid all the same:")
+    yield from _cause_lines(retry.unreplaced, "no better, though what was sent was paid:")
 
 
 def _died(report: RunReport) -> Phrase:
