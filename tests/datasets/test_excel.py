@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +145,71 @@ def test_columns_that_come_later_are_columns(tmp_path: Path) -> None:
         writer.write({"a": 1})
         writer.write({"b": 2})
     assert read(tmp_path / "a.xlsx") == [{"a": 1, "b": None}, {"a": None, "b": 2}]
+
+
+@pytest.mark.parametrize("bad", ["\ufffe", "\uffff", "\x0b", "\x00", "\ud800", "\x1f"])
+def test_what_xml_forbids_is_replaced_in_texts_and_names(tmp_path: Path, bad: str) -> None:
+    with open_writer(tmp_path / "a.xlsx") as writer:
+        writer.write({"a": f"x{bad}y", f"n{bad}": "\U0001fffe\x85\t"})
+    assert read(tmp_path / "a.xlsx") == [{"a": "x\ufffdy", "n\ufffd": "\U0001fffe\x85\t"}]
+
+
+def test_formulas_that_were_never_calculated_are_told_once_a_column(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = book(
+        tmp_path / "a.xlsx", [["n", "double", "b"], [1, "=A2*2", None], [2, "=A3*2", "=A2"], [3, 4, "x"]]
+    )
+    assert [row["double"] for row in read(path)] == [None, None, 4]
+    assert [record.getMessage().partition(" has a formula")[0] for record in caplog.records] == [
+        f"{path} sheet row 2: column 'double'",
+        f"{path} sheet row 3: column 'b'",
+    ]
+
+
+@pytest.mark.parametrize("saved", ["<v>2</v>", "<v></v>"])
+def test_formulas_with_a_value_are_that_value(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, saved: str
+) -> None:
+    """Also where it is an empty text, which reads as null."""
+    path = book(tmp_path / "a.xlsx", [["n", "f"], [1, "=A2&A9"]])
+    with zipfile.ZipFile(path) as old:
+        parts = {name: old.read(name) for name in old.namelist()}
+    sheet = parts["xl/worksheets/sheet1.xml"]
+    was = b'<c r="B2"><f>A2&amp;A9</f><v /></c>'
+    assert was in sheet
+    now = f'<c r="B2" t="str"><f>A2&amp;A9</f>{saved}</c>'.encode()
+    parts["xl/worksheets/sheet1.xml"] = sheet.replace(was, now)
+    with zipfile.ZipFile(path, "w") as new:
+        for name, data in parts.items():
+            new.writestr(name, data)
+    assert read(path) == [{"n": 1, "f": "2" if "2" in saved else None}]
+    assert not caplog.text
+
+
+def test_a_first_sheet_that_is_empty_is_refused_where_another_is_not(tmp_path: Path) -> None:
+    workbook = openpyxl.Workbook()
+    workbook.create_sheet("Prices").append(["a"])
+    workbook.save(tmp_path / "a.xlsx")
+    with pytest.raises(InputError, match=r"its first sheet, 'Sheet', is empty.* 'Prices'"):
+        read(tmp_path / "a.xlsx")
+    assert read(book(tmp_path / "b.xlsx", [], "Empty too")) == []
+
+
+@pytest.mark.parametrize("with_chart", [True, False])
+def test_sheets_that_are_charts_are_passed_over(tmp_path: Path, *, with_chart: bool) -> None:
+    workbook = openpyxl.Workbook()
+    for row in (["a"], [1]):
+        workbook.active.append(row)
+    chart = workbook.create_chartsheet("Chart", 0)
+    if with_chart:
+        bars = openpyxl.chart.BarChart()
+        bars.add_data(openpyxl.chart.Reference(workbook["Sheet"], min_col=1, min_row=1, max_row=2))
+        chart.add_chart(bars)
+    workbook.save(tmp_path / "a.xlsx")
+    assert read(tmp_path / "a.xlsx") == [{"a": 1}]
+    workbook.remove(workbook["Sheet"])
+    workbook.active = 0
+    workbook.save(tmp_path / "b.xlsx")
+    with pytest.raises(InputError, match=r"b\.xlsx: no sheet of it has cells"):
+        read(tmp_path / "b.xlsx")

@@ -736,3 +736,29 @@ def test_one_column_is_no_table_and_the_way_to_one_is_told() -> None:
         {"text": "a"},
         {"text": "b"},
     ]
+
+
+def test_columns_of_a_frame_that_arrow_has_no_type_for() -> None:
+    pl = library("polars")
+    library("pyarrow")
+    big = 2**100
+    frame = pl.DataFrame({"a": [big], "b": ["x"]}, schema={"a": pl.Int128, "b": pl.String})
+    source = open_source(frame)
+    assert [row.record["b"] for row in source] == ["x"]
+    assert b"1267650600228229401496703205376" in next(iter(source)).raw
+    assert list(source.types()) == ["b"]
+    beyond = pl.select(at=pl.lit(2**60).cast(pl.Datetime("ms")), a=pl.lit(1).cast(pl.Int128))
+    with pytest.raises(InputError, match="the DataFrame: a column cannot be read"):
+        list(open_source(beyond))
+
+
+def test_a_stream_that_breaks_is_an_error_of_the_input() -> None:
+    pa = library("pyarrow")
+
+    def batches() -> Iterator[Any]:
+        yield pa.record_batch({"a": [1]})
+        raise OSError("the disk is gone")
+
+    reader = pa.RecordBatchReader.from_batches(pa.schema({"a": pa.int64()}), batches())
+    with pytest.raises(InputError, match=r"RecordBatchReader: .*the disk is gone"):
+        list(open_source(reader))

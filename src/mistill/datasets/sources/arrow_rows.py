@@ -93,7 +93,7 @@ def _checked_value(array: Any, at: int, name: str, origin: Input, index: int, ro
         return _value(array, at)
     except Exception as error:
         problem = "it is not UTF-8" if "UTF8" in str(error) else str(error)
-        where = origin.where(rows_before + 1)
+        where = f"{origin.where(rows_before + 1)} (record {rows_before + 1}, counted from 1)"
         raise InputError(f"{where}: column {name!r} cannot be read: {problem}", index=index) from error
 
 

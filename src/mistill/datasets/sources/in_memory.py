@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence, Sized
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, cast
 
@@ -191,23 +191,49 @@ class PolarsFrame(InMemory):
         return tuple(self._data.columns)
 
     def types(self) -> Mapping[str, Any]:
-        return _types_of(self._data.head(0).to_arrow().schema) if PYARROW.is_there else {}
+        """Those that Arrow has; it has no integers of 128 bits."""
+        if not PYARROW.is_there:
+            return {}
+        found: dict[str, Any] = {}
+        for name in self._data.columns:
+            with suppress(Exception), _refusing_panic():
+                found[name] = self._data.select(name).head(0).to_arrow().schema.field(0).type
+        return found
 
     def rows(self, first_index: int) -> Iterator[Row]:
         for start in range(0, len(self._data), _BATCH_ROWS):
             part = self._data.slice(start, _BATCH_ROWS)
             try:
-                records = part.rows(named=True)
-            except BaseException as error:
-                # It holds a date that Python has no type for. Polars may even panic at one, which is no Exception.
-                if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
-                    raise
-                PYARROW.load(f"reading {self.name}")
-                yield from rows_of_batch(part.to_arrow(), self, first_index + start, start)
+                with _refusing_panic():
+                    records = part.rows(named=True)
+            except Exception:  # it holds a date that Python has no type for
+                yield from rows_of_batch(self._arrow(part), self, first_index + start, start)
                 continue
             for place, record in enumerate(records, start + 1):
                 index = first_index + place - 1
                 yield Row.of(record, self, index, place)
+
+    def _arrow(self, part: Any) -> Any:
+        PYARROW.load(f"reading {self.name}")
+        try:
+            with _refusing_panic():
+                return part.to_arrow()
+        except Exception as error:
+            raise InputError(
+                f"{self.name}: a column cannot be read: {error}",
+                hint="cast it to a type that Arrow has, or to text",
+            ) from error
+
+
+@contextmanager
+def _refusing_panic() -> Generator[None]:
+    """Polars may even panic at a value, which is no Exception; it is one here."""
+    try:
+        yield
+    except BaseException as error:
+        if type(error).__name__ == "PanicException":
+            raise ValueError(str(error)) from error
+        raise
 
 
 class HuggingFaceDataset(InMemory):
@@ -262,12 +288,18 @@ class ArrowData(InMemory):
         pyarrow = PYARROW.load("reading Arrow data")
         try:
             batches = pyarrow.RecordBatchReader.from_stream(self._data)
-        except (pyarrow.ArrowException, TypeError) as error:
+        except Exception as error:  # of any type: it is the object's own method that is called
             raise InputError(f"rows cannot be read from {self.name}: {error}", hint=_ACCEPTED) from error
         place = 0
-        for batch in batches:
+        while (batch := self._next(batches, first_index + place)) is not None:
             yield from rows_of_batch(batch, self, first_index + place, place)
             place += batch.num_rows
+
+    def _next(self, batches: Any, index: int) -> Any:
+        try:
+            return next(batches, None)
+        except Exception as error:  # of whoever makes the stream
+            raise InputError(f"rows cannot be read from {self.name}: {error}", index=index) from error
 
 
 def _types_of(schema: Any) -> dict[str, Any]:

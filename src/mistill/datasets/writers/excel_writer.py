@@ -6,6 +6,7 @@ Records go to a temporary spool first: a sheet begins with all of its columns.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -28,6 +29,9 @@ _MAX_CHARACTERS = 32_767
 _MAX_EXACT = 10**15
 """Excel keeps 15 digits of a number."""
 
+_UNWRITABLE = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+"""Source: XML 1.0, section 2.2 (Char). openpyxl looks for control characters alone."""
+
 _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
@@ -39,7 +43,6 @@ class ExcelWriter:
 
     def __init__(self, destination: Destination) -> None:
         self._cell_of = OPENPYXL.load(_PURPOSE, "openpyxl.cell").WriteOnlyCell
-        self._unwritable = OPENPYXL.load(_PURPOSE, "openpyxl.cell.cell").ILLEGAL_CHARACTERS_RE
         self._letter_of = OPENPYXL.load(_PURPOSE, "openpyxl.utils").get_column_letter
         self._book = OPENPYXL.load(_PURPOSE).Workbook(write_only=True)
         self._sheet = self._book.create_sheet("Sheet1")
@@ -107,7 +110,7 @@ class ExcelWriter:
             if len(self._first_cut) < _MAX_NAMED:
                 self._first_cut.append(f"{self._letter_of(place)}{row}")
         cell = self._cell_of(self._sheet)
-        cell.value = self._unwritable.sub("\ufffd", text)
+        cell.value = _UNWRITABLE.sub("\ufffd", text)
         cell.data_type = "s"  # openpyxl takes what begins with = for a formula
         return cell
 
