@@ -71,8 +71,13 @@ def test_an_interrupt_that_wakes_nobody_up_is_noticed(
     thread = threading.Thread(target=interrupt)
     thread.start()
     began_s = time.monotonic()
-    with pytest.raises(KeyboardInterrupt):
-        way(place.run(grace=0.0), place.llm())
+    run = place.run(grace=0.0)
+    with pytest.raises(KeyboardInterrupt) as raised:
+        way(run, place.llm())
+    told = f"0 answered, {len(TEXTS)} to go, "
+    if run.summary is not None:  # it is what was interrupted
+        assert str(raised.value).startswith(told)
+        assert "start the same run again to go on" in str(raised.value)
     assert time.monotonic() - began_s < 20
     thread.join()
 

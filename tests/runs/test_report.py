@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import threading
 
 import pytest
 from tests.runs.conftest import Place
 
 from mistill import MistralEmbeddings, Run
-from mistill.errors import LedgerError, Stopped, Unauthorized
+from mistill.errors import InputError, LedgerError, Stopped, Unauthorized
 from mistill.ledger import Ledger
 from mistill.llms.event_loop import background
 from mistill.runs.export import export_run
@@ -127,6 +128,19 @@ def test_who_looks_at_a_run_is_told_that_it_goes_on_and_how_large_its_input_is(
     thread.join(30)
     assert not thread.is_alive()
     assert "running" not in str(run.report())
+
+
+def test_a_report_is_one_line_where_python_shows_a_value(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.script([Fault.status(400)])
+    report = place.run().start()
+    assert repr(report).startswith("RunReport(6 rows: 5 answered, 1 failed, $")
+    assert "\n" not in repr(report)
+
+
+def test_a_parameter_of_a_generation_is_no_option_of_a_run(place: Place) -> None:
+    with pytest.raises(InputError, match=re.escape("parameters={'max_new_tokens': …}")):
+        place.run(max_new_tokens=5)
 
 
 def test_rows_of_a_start_that_paid_nothing_are_not_kept_rows(place: Place) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from typing import Any
 
@@ -257,6 +258,8 @@ def test_the_retry_that_a_report_names_works_wherever_the_run_is_kept(
     [
         ({}, "no rows are chosen"),
         ({"failed": True, "limit": 3}, "a retry has no option 'limit'"),
+        ({"failed": True, "max_new_tokens": 9}, re.escape("parameters={'max_new_tokens': …}")),
+        ({"failed": True, "model": "x"}, re.escape("llm={'model': …}")),
         ({"failed": True, "prompt": "{{ text"}, "prompt"),
         ({"failed": True, "llm": {"modell": "x"}}, "modell"),
     ],

@@ -28,6 +28,7 @@ from pydantic import (
 from mistill.characters import whole_characters
 from mistill.datasets.writers import CsvDialect
 from mistill.errors import InputError, did_you_mean
+from mistill.llms.parameters import PARAMETERS
 from mistill.wording import Part, Setting, words
 
 OnUnknown = Literal["retry", "hold"]
@@ -93,6 +94,11 @@ def split_names(value: Any) -> Any:
 
 
 Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
+
+
+def hint_of_parameter(name: str) -> str | None:
+    """Where a generation parameter is given, if it is one."""
+    return f"it is a generation parameter: parameters={{{name!r}: …}}" if name in PARAMETERS else None
 
 
 class RunOptions(BaseModel):
@@ -279,7 +285,8 @@ class RunOptions(BaseModel):
         """
         for name in given:
             if name not in cls.model_fields:
-                raise InputError(f"a run has no option {name!r}", hint=did_you_mean(name, cls.model_fields))
+                hint = hint_of_parameter(name) or did_you_mean(name, cls.model_fields)
+                raise InputError(f"a run has no option {name!r}", hint=hint)
         try:
             return cls(**{name: value for name, value in given.items() if value is not None})
         except ValidationError as error:

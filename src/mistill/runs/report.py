@@ -27,7 +27,7 @@ from mistill.runs.manifest import RunManifest
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
-from mistill.runs.report_text import start_lines
+from mistill.runs.report_text import headline, start_lines
 from mistill.runs.row_settings import retried_manifests
 from mistill.wording import Part, Wording, Words, in_python, worded
 
@@ -258,6 +258,10 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def __str__(self) -> str:
         """How the last start ended, as the command line says it, in Python's words."""
         return "\n".join(map(str, start_lines(self, in_python)))
+
+    def __repr__(self) -> str:
+        """In one line; `str` says all of it."""
+        return f"{type(self).__name__}({headline(self)})"
 
     def _repr_html_(self) -> str:
         return report_html(self)

@@ -84,6 +84,24 @@ def hint_of_broken_input(hint: str | None, report: RunReport, *, is_read_once: b
     return words(*((hint, "; ") if hint else ()), kept, "; ", *go_on)
 
 
+def headline(report: RunReport) -> str:
+    """A run in a few words."""
+    return f"{_rows(report)}: {_rows_by_state(report)}, {money(report.cost)}"
+
+
+def interrupted_line(report: RunReport, *, is_temporary: bool) -> str:
+    """What a run says that Ctrl-C has ended, as the end of its traceback.
+
+    Args:
+        is_temporary: its ledger goes with the run.
+    """
+    billed = f", {count(report.maybe_billed, 'attempt')} maybe billed" if report.maybe_billed else ""
+    go_on = f"{START_AGAIN.python} to go on"
+    if is_temporary:
+        go_on = "what is answered is in results() as long as the run is there, and its start() goes on"
+    return f"{_rows_by_state(report)}{billed}: {go_on}; summary has the report"
+
+
 def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     """How far a run is. ``wording`` as for `start_lines`."""
     report = report.worded(wording)

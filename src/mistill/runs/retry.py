@@ -17,7 +17,14 @@ from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
 from mistill.progress.display import Display
 from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
-from mistill.runs.options import OUTPUT_OPTIONS, RETRY_OPTIONS, RetryArguments, RunArguments, split_names
+from mistill.runs.options import (
+    OUTPUT_OPTIONS,
+    RETRY_OPTIONS,
+    RetryArguments,
+    RunArguments,
+    hint_of_parameter,
+    split_names,
+)
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RetryRecord, last_start
@@ -142,7 +149,10 @@ def _options_of(kept: KeptSettings, path: Path, changes: RetryArguments) -> RunA
     """The options of the run, and what is given for these rows over them."""
     for name in changes:
         if name not in RETRY_OPTIONS:
-            raise InputError(f"a retry has no option {name!r}", hint=did_you_mean(name, RETRY_OPTIONS))
+            hint = hint_of_parameter(name) or did_you_mean(name, RETRY_OPTIONS)
+            if name in Connection.model_fields:
+                hint = f"it is an attribute of the LLM: llm={{{name!r}: …}}"
+            raise InputError(f"a retry has no option {name!r}", hint=hint)
     given = {name: value for name, value in changes.items() if value is not None}
     taken_over = (*OUTPUT_OPTIONS, "id_column")
     options = {name: getattr(kept.options, name) for name in taken_over} | kept.manifest.options()

@@ -56,7 +56,7 @@ from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_for
 from mistill.runs.rehearsal import rehearse
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
-from mistill.runs.report_text import answered_rows, hint_of_broken_input
+from mistill.runs.report_text import answered_rows, hint_of_broken_input, interrupted_line
 from mistill.runs.results import RowOutcome, RunResults
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.runs.runner import Runner
@@ -316,7 +316,7 @@ class Run(RunResults):
                 hint=stopped.hint,
             ) from stopped
         if stopped.reason == "interrupted":
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(interrupted_line(report, is_temporary=self._temporary is not None))
         return report
 
     def _raise_broken_input(self, error: Exception, report: RunReport) -> None:
