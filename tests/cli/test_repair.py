@@ -71,6 +71,16 @@ def test_cut_answers_are_counted_and_the_command_that_helps_does(
     assert "cut off" not in again.stderr
 
 
+def test_after_a_retry_it_is_the_run_that_asks_failed_rows_again(
+    mistill: Mistill, simulator: Simulator
+) -> None:
+    simulator.script([Fault.status(400)] * 3, when=lambda body: "word 1" in str(body))
+    run_in_python(simulator).start()
+    ended = mistill("retry", "out.jsonl", "--where", "row=0")
+    assert "the command of the run itself asks failed rows again" in ended.stderr
+    assert "mistill retry out.jsonl --failed …" in ended.stderr
+
+
 def test_a_run_that_has_a_ledger_alone_is_retried_by_it(mistill: Mistill, simulator: Simulator) -> None:
     run_in_python(simulator, out=None, ledger="labels.ledger", parameters={"max_new_tokens": 3}).start()
     status = mistill("status", "labels.ledger").stdout

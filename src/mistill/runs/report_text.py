@@ -368,10 +368,12 @@ def _next_step(report: RunReport) -> Phrase | None:
     place = _Place.of(report)
     if report.failures and place is not None:
         other = place.call("Run.retry", "failed=True", "…"), place.command("retry", "--failed …")
+        is_retry = report.last_start.retry is not None
+        command = "the command of the run itself" if is_retry else "the same command"
         return Phrase(
             f"the same run again asks failed rows again, {other[0]} by other settings; "
             "all of them are among its results()",
-            f"the same command asks failed rows again; by other settings: {other[1]}; "
+            f"{command} asks failed rows again; by other settings: {other[1]}; "
             f"all of them: {place.command('rows', '--failed')}",
         )
     return None
