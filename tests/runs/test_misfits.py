@@ -266,9 +266,20 @@ def test_a_hint_is_the_command_of_the_run_itself(place: Place, simulator: Simula
     )
 
 
-def test_answers_without_content_are_counted_without_an_output_too(
-    place: Place, simulator: Simulator
+CONTENTS: list[Any] = ["", None, [], [{"type": "text", "text": ""}], "absent", '"content":""', "text"]
+
+
+@pytest.mark.parametrize("has_out", [True, False])
+def test_answers_without_content_are_counted_in_whatever_form_and_without_an_output_too(
+    place: Place, simulator: Simulator, *, has_out: bool
 ) -> None:
-    place.write(["a", "b", "c"])
-    simulator.script(["", '"content":""', "c"])
-    assert place.run(out=None, ledger=place.ledger).start().empty_answers == 1
+    place.write([str(number) for number in range(len(CONTENTS))])
+    bodies = [good_body() for _ in CONTENTS]
+    for body, content in zip(bodies, CONTENTS, strict=True):
+        body["choices"][0]["message"]["content"] = content
+        if content == "absent":
+            del body["choices"][0]["message"]["content"]
+    simulator.script(Fault.status(200, body) for body in bodies)
+    given: dict[str, Any] = {} if has_out else {"out": None, "ledger": place.ledger}
+    run = place.run(llm_settings={"max_concurrent_requests": 1}, **given)
+    assert [run.start().empty_answers for _ in range(2)] == [5, 5]

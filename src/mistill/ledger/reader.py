@@ -532,15 +532,6 @@ class LedgerReader:
                 for state, answer, more_answers, *rest in found
             ]
 
-    def has_any(self, selection: Selection) -> bool:
-        """Whether a row of the current input is selected; no checksum is looked at."""
-        with database.explained(self.path):
-            found = self._connection.execute(
-                f"SELECT EXISTS (SELECT 1 FROM row_states WHERE position IS NOT NULL AND ({selection.sql}))",  # noqa: S608 - our own words
-                selection.values,
-            ).fetchone()
-        return bool(found[0])
-
     def counts(self) -> Counts:
         """How far the run is. Reads every row's state: about 0.5 s for a million."""
         with database.explained(self.path):

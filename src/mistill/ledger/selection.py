@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mistill.errors import InputError, did_you_mean
@@ -88,7 +88,7 @@ class Selection(NamedTuple):
     """A condition over the view ``row_states``, with its values apart."""
 
     sql: str
-    values: tuple[str | float | bytes | None, ...]
+    values: tuple[str | float | None, ...]
     wants_pending: bool = False
     """It asks for rows without an outcome, in so many words."""
 
@@ -101,15 +101,6 @@ class Selection(NamedTuple):
         InputError: a field, comparison or value that does not exist; names the nearest one that does.
         """
         return cls.of(parse_terms(text))
-
-    @classmethod
-    def of_bodies(cls, parts: Sequence[bytes], lacking: bytes) -> Selection:
-        """Rows that have an answer whose body, as it came, has one of these parts in it, or has not what is
-        ``lacking``."""
-        any_part = " OR ".join(("NOT instr(body, ?)", *("instr(body, ?)" for _ in parts)))
-        sql = f"""EXISTS (SELECT 1 FROM answers WHERE ({any_part}) AND attempt IN (
-            SELECT answer UNION ALL SELECT value FROM json_each(coalesce(more_answers, '[]'))))"""  # noqa: S608 - our own words
-        return cls(sql, (lacking, *parts))
 
     @classmethod
     def of(cls, terms: Iterable[Term]) -> Selection:

@@ -66,6 +66,11 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
     raw: bytes = b""
     attempt_id: int | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        """It has nothing in it, neither a text nor a tool call."""
+        return not self.text and not self.tool_calls
+
     def __repr__(self) -> str:
         """Without the body, which says the same at ten times the length."""
         shown = (name for name in self.__struct_fields__ if name != "raw")

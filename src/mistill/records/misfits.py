@@ -55,7 +55,7 @@ class Misfits:
         id_column: names rows.
 
     Attributes:
-        empty: answered rows with no text in some generation, and no tool call.
+        empty: answered rows with nothing in some generation, neither a text nor a tool call.
     """
 
     def __init__(self, id_column: str | None = None) -> None:
@@ -79,6 +79,10 @@ class Misfits:
             rows.append(row.position)
             if name := name_of(row.record, self._id_column):
                 self._row_ids.setdefault(kind, []).append(name)
+
+    def note_empty(self) -> None:
+        """A row whose record is as asked, and whose answer has nothing in it."""
+        self.empty += 1
 
     def found(self) -> list[Misfit]:
         """All of them by kind, the most frequent first."""

@@ -120,24 +120,23 @@ def outcome_fields(row: LedgerRow, shape: RecordShape, misfits: Misfits | None =
     try:
         answers = shape.settings_of(row).answers
         read = answers.fields(row.answers, several=shape.several)
-        values = read.get("value")
+        columns = read.columns
         if (flat := shape.flat_of(row)) is not None:
-            read["value"] = flat.read(read["value"], read["generation"])
+            columns["value"] = flat.read(read.value, columns["generation"])
     except MistillError as error:
         problem = error
     except BaseException as error:  # of a serializer of the user's own, or of an answer that is none
         let_interrupt_pass(error)
         problem = _unwritable(error)
     else:
-        said = read.get("generation", "no chat")
-        is_empty = not (all(said) if shape.several else said) and not any(read["tool_calls"] or ())
-        if misfits is not None:
-            misfits.empty += is_empty
-        if answers.schema is not None and said:
-            read["generation"] = (
+        if misfits is not None and read.is_empty:
+            misfits.note_empty()
+        if answers.schema is not None and (said := columns.get("generation")):
+            values = read.value
+            columns["generation"] = (
                 list(map(column_value, said, values or ())) if shape.several else column_value(said, values)
             )
-        return fields | read | {"without_content": is_empty}
+        return fields | columns | {"without_content": read.is_empty}
     _note(misfits, row, problem)
     return fields | {"error": _told(problem)}
 

@@ -10,7 +10,7 @@ import msgspec
 
 from mistill.datasets.column_names import first_repeated
 from mistill.errors import InputError, did_you_mean
-from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
+from mistill.ledger import LedgerReader, LedgerRow
 from mistill.records.columns import check_columns, column_names, nearest_and_all, rename_hint
 from mistill.records.flattening import FlatFields, Flattening
 from mistill.runs.kept_settings import read_settings
@@ -116,14 +116,15 @@ class RecordShape:
         """Fields of an answer that no schema names become columns too."""
         return any(flat.is_open for flat in (self.flat, *self._flat_retried.values()) if flat is not None)
 
-    def told_apart(self) -> Selection:
-        """At least the rows whose records may be not as asked, or without content: by a schema, or where several
-        generations may stand in one answer, all of them."""
-        settings = (self._own, *self._retried.values())
-        if self.several or any(one.answers.schema is not None for one in settings):
-            return EVERYTHING
-        own = self._own.answers
-        return Selection.of_bodies(own.signs_of_nothing, own.sign_of_content)
+    @property
+    def has_schema(self) -> bool:
+        """Some answers are read by a schema."""
+        return any(one.answers.schema is not None for one in (self._own, *self._retried.values()))
+
+    @property
+    def always_fits(self) -> bool:
+        """No record can be other than asked, or without content."""
+        return all(one.answers.always_fits for one in (self._own, *self._retried.values()))
 
     def has(self, name: str) -> bool:
         """Whether a column of that name is in the output, if there is one."""

@@ -403,7 +403,7 @@ class Run(RunResults):
             self._control.take(runner)
             try:
                 yield runner
-                expected, output, written = self._finish(runner)
+                expected, output, written = self._finish(runner, is_first=number == 1)
             except (Exception, KeyboardInterrupt) as error:
                 if process.is_this():  # else it goes on, in the parent
                     ended = self._record(before, runner, stopped=_end_by(error))
@@ -517,7 +517,9 @@ class Run(RunResults):
 
     # --- what is left when it ends ----------------------------------------------------------------------------------
 
-    def _finish(self, runner: Runner) -> tuple[Forecast | None, str | None, Exported | None]:
+    def _finish(
+        self, runner: Runner, *, is_first: bool
+    ) -> tuple[Forecast | None, str | None, Exported | None]:
         """The forecast after a sample, where the output was written, if it was, and what its records are like, once all
         are there."""
         with LedgerReader(self.ledger_path) as reader:
@@ -528,7 +530,10 @@ class Run(RunResults):
         if self.out is None:
             with LedgerReader(self.ledger_path) as reader:
                 shape = self._shape_of_records(reader)
-            return expected, None, read_records(self.ledger_path, shape)
+            # Of the first start everything was seen when it came.
+            is_known = is_first and counts.completions == runner.answered
+            empty_answers = runner.empty_answers if is_known else None
+            return expected, None, read_records(self.ledger_path, shape, empty_answers=empty_answers)
         try:
             written = self._write_output(self.out)
         except LedgerError:

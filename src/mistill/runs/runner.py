@@ -48,6 +48,7 @@ class Runner:
         sample: which rows are asked, where not all are.
         input_rows: after a sample, how many rows the input has.
         unreplaced: why rows that were answered before keep that answer, by kind: the new one failed or was cut off.
+        answered: rows that got an answer. ``empty_answers``: those of them with nothing in some generation.
         broke_off: why the input ended too early, by its own fault or that of who made it, where that ended the start.
     """
 
@@ -70,6 +71,7 @@ class Runner:
         self.input_rows: int | None = None
         self.unreplaced: dict[str, Cause] = {}
         self.broke_off: Exception | None = None
+        self.answered = self.empty_answers = 0
         self.ledger = ledger
         self.budget = budget
         self._kind = kind
@@ -226,10 +228,15 @@ class Runner:
                 cost=outcome.cost,
             )
         first = outcome.completions[0]
+        # `Completion.is_empty`, without a call for every row.
+        is_empty = first is not None and not first.text and not first.tool_calls
         if len(outcome.completions) > 1:
+            is_empty = any(one is not None and one.is_empty for one in outcome.completions)
             first = _cut_off(outcome.completions) or first
         if state.whole_tokens is not None and first is not None and first.finish_reason in CUT_OFF:
             self._note_unreplaced(pending, _not_whole(first, state.whole_tokens))
+        self.answered += 1
+        self.empty_answers += is_empty
         return self.ledger.complete(
             state.row,
             _attempts_of(outcome.completions),

@@ -23,7 +23,7 @@ from mistill.llms.types import Completion, Outcome
 from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedPrompt, attached_options
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_parameters import RowParameters
-from mistill.runs.kinds.kind import AnswerReader, Kind, RequestSize, digest, warn_of_doubts
+from mistill.runs.kinds.kind import AnswerFields, AnswerReader, Kind, RequestSize, digest, warn_of_doubts
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
 from mistill.structured.repair import answer_text, read_answer
@@ -82,11 +82,6 @@ class ChatManifest(RunManifest, frozen=True, kw_only=True):
 class ChatReader(AnswerReader):
     """Reads chat completions; with a schema, each with its value. ``InvalidOutput`` where one does not fit."""
 
-    signs_of_nothing = tuple(
-        f'"content":{space}{nothing}'.encode() for space in ("", " ") for nothing in ('""', "null", "[]")
-    )
-    sign_of_content = b'"content":'
-
     def __init__(self, schema: OutputSchema | None = None, num_generations: int = 1) -> None:
         self.schema = schema
         self.num_generations = num_generations
@@ -99,26 +94,27 @@ class ChatReader(AnswerReader):
             _with_value(one, schema) for one in completions[:1]
         ]  # several with a schema are asked for one by one
 
-    def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
+    def fields(self, bodies: Sequence[bytes], *, several: bool) -> AnswerFields:
         completions = self._wanted([self.read(body) for body in bodies])
+        is_empty = any(one.is_empty for one in completions)
         if several:
-            return {
+            columns = {
                 "generation": [one.text for one in completions],
                 "thinking": [one.thinking for one in completions],
                 "tool_calls": [one.tool_calls or None for one in completions],
                 "model": completions[0].model if completions else None,
-                "value": [one.value for one in completions],
             }
+            return AnswerFields(columns, [one.value for one in completions], is_empty)
         if not completions:
-            return {}
+            return AnswerFields({})
         first = completions[0]
-        return {
+        columns = {
             "generation": first.text,
             "thinking": first.thinking,
             "tool_calls": first.tool_calls or None,
             "model": first.model,
-            "value": first.value,
         }
+        return AnswerFields(columns, first.value, is_empty)
 
     def _wanted(self, answers: Sequence[list[Completion]]) -> list[Completion]:
         """As many as a row is to have: some of each answer, however many more its server gave unasked."""

@@ -16,7 +16,7 @@ from mistill.llms.completions import kept_embedding, stored_embedding
 from mistill.llms.embeddings import Embedder, MistralEmbeddings
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.prompt_template import TextDescription, TextTemplate
-from mistill.runs.kinds.kind import AnswerReader
+from mistill.runs.kinds.kind import AnswerFields, AnswerReader
 from mistill.runs.kinds.texts import TextKind
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
@@ -57,6 +57,8 @@ class EmbeddingManifest(RunManifest, frozen=True, kw_only=True):
 class EmbeddingReader(AnswerReader):
     """Reads vectors, one a body. ``MalformedAnswer`` where one is none."""
 
+    always_fits = True
+
     def __init__(self, dtype: Dtype | None = None) -> None:
         self._dtype: Dtype | None = dtype
         self.vectors = {"embedding": Vectors(_NUMBERS[number_type(dtype)])}
@@ -64,9 +66,9 @@ class EmbeddingReader(AnswerReader):
     def read(self, body: bytes) -> list[Completion]:
         return [kept_embedding(body, self._dtype)]
 
-    def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:  # noqa: ARG002  a row has one
+    def fields(self, bodies: Sequence[bytes], *, several: bool) -> AnswerFields:  # noqa: ARG002  a row has one
         stored = stored_embedding(bodies[0])  # its numbers were read when it came
-        return {"embedding": stored.as_json(), "model": stored.model}
+        return AnswerFields({"embedding": stored.as_json(), "model": stored.model})
 
     def as_text(self, body: bytes) -> str:
         try:

@@ -58,18 +58,30 @@ class RequestSize(Struct, frozen=True, gc=False):
     requests: float
 
 
+class AnswerFields(Struct, frozen=True, gc=False):
+    """What the answers of one row give to its record.
+
+    Attributes:
+        columns: columns of ours.
+        value: of the first answer, where a schema reads it; of all of them, where a row has several.
+        is_empty: there is nothing in some answer, neither a text nor a tool call.
+    """
+
+    columns: dict[str, Any]
+    value: Any = None
+    is_empty: bool = False
+
+
 class AnswerReader(ABC):
     """Reads answers that a ledger has kept. Token counts and cost are the ledger's own, so they are left at nothing.
 
     Attributes:
         schema: what answers must fit, where they must.
         vectors: columns of ours that have vectors.
-        signs_of_nothing: the body of an answer without content has one of these in it, and few others have; or it has
-            no ``sign_of_content``.
+        always_fits: each answer that was good makes a record as asked, and has content.
     """
 
-    signs_of_nothing: ClassVar[Sequence[bytes]] = ()
-    sign_of_content: ClassVar[bytes] = b""
+    always_fits: ClassVar[bool] = False
     schema: OutputSchema | None = None
     vectors: Mapping[str, Vectors] = {}
 
@@ -82,9 +94,8 @@ class AnswerReader(ABC):
         """
 
     @abstractmethod
-    def fields(self, bodies: Sequence[bytes], *, several: bool) -> dict[str, Any]:
-        """What the bodies of one row give to its record: columns of ours, and ``value``, the value of the first,
-        or the values of all where there are several.
+    def fields(self, bodies: Sequence[bytes], *, several: bool) -> AnswerFields:
+        """What the bodies of one row give to its record.
 
         Args:
             several: a column has a list, since each row has several generations.
