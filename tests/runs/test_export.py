@@ -20,6 +20,7 @@ from mistill.errors import InputError, LedgerError
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.runs.export import export, export_run, write_records
 from mistill.runs.kinds.chat import ChatKind, ChatReader
+from mistill.runs.options import RunOptions
 from mistill.runs.record_shape import record_shape
 from mistill.runs.row_settings import RowSettings
 from mistill.runs.where import RunFilter
@@ -75,7 +76,7 @@ def test_a_selection_is_exported_in_order(place: Place, simulator: Simulator) ->
 
 
 def test_columns_are_renamed_and_added(finished: Place) -> None:
-    shape = record_shape(renames=["generation=answer"], extra=ChatKind.extra_columns)
+    shape = record_shape(RunOptions(columns={"generation": "answer"}, extra_columns=ChatKind.extra_columns))
     export(finished.ledger, finished.out, shape)
     record = finished.records()[0]
     assert (record["answer"], record["model"], record["thinking"]) == (
@@ -154,7 +155,7 @@ def test_fields_become_columns(structured: Place) -> None:
     export(
         structured.ledger,
         structured.out,
-        record_shape(own=RowSettings.of_chat(ChatReader(compile_schema(User))), flatten=True),
+        record_shape(RunOptions(flatten=True), own=RowSettings.of_chat(ChatReader(compile_schema(User)))),
     )
     assert structured.records()[2] == {
         "text": "row 2",
@@ -172,7 +173,7 @@ def test_another_schema_reads_paid_answers_again(structured: Place, simulator: S
     export(
         structured.ledger,
         structured.out,
-        record_shape(own=RowSettings.of_chat(ChatReader(compile_schema(Aged))), flatten=True),
+        record_shape(RunOptions(flatten=True), own=RowSettings.of_chat(ChatReader(compile_schema(Aged)))),
     )
     assert [record["age"] for record in structured.records()] == [0, 1, 2]
     assert "name" not in structured.records()[0]
@@ -235,22 +236,23 @@ def test_a_failed_row_has_empty_columns(place: Place, simulator: Simulator) -> N
             },
             "several generations",
         ),
-        ({"extra": ["thoughts"]}, "no extra column 'thoughts'"),
-        ({"renames": ["generation=error"]}, "two output columns"),
-        ({"renames": ["generation"]}, "cannot rename"),
+        ({"extra_columns": ["thoughts"]}, "no extra column 'thoughts'"),
+        ({"columns": {"generation": "error"}}, "two output columns"),
+        ({"columns": {"generation": " "}}, "cannot rename"),
         (
             {
                 "own": RowSettings.of_chat(ChatReader(compile_schema(User))),
                 "flatten": True,
-                "renames": ["error=name"],
+                "columns": {"error": "name"},
             },
             "'name'",
         ),
     ],
 )
 def test_a_shape_that_cannot_be_is_refused(arguments: dict[str, Any], message: str) -> None:
+    options = RunOptions.of({name: value for name, value in arguments.items() if name != "own"})
     with pytest.raises(InputError, match=message):
-        record_shape(**arguments)
+        record_shape(options, own=arguments.get("own"))
 
 
 def test_an_output_is_replaced_whole(finished: Place) -> None:

@@ -349,6 +349,14 @@ def test_an_answer_that_is_no_object_is_its_rows_error(place: Place, simulator: 
     assert "no object" in record["error"] or "invalid_output" in record["error"]
 
 
+def test_a_field_with_an_equals_sign_is_renamed(place: Place, simulator: Simulator) -> None:
+    place.write(["a"])
+    simulator.script(['{"x=y": 1}'])
+    schema = {"type": "object", "properties": {"x=y": {"type": "integer"}}}
+    place.run(llm_settings=structured(schema), flatten=True, columns={"x=y": "z"}).start()
+    assert place.records()[0]["z"] == 1
+
+
 @pytest.mark.parametrize("name", ["error", "generation", "finish_reason"])
 def test_a_field_may_have_a_name_of_ours_that_is_renamed(
     place: Place, simulator: Simulator, name: str

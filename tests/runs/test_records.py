@@ -15,24 +15,24 @@ OUTCOME = {"generation": "hi", "finish_reason": "stop", "input_tokens": 3, "outp
 
 
 def test_columns_can_be_renamed() -> None:
-    names = column_names(["generation=answer", "error=why = not"], OUTPUT_COLUMNS)
+    names = column_names({"generation": "answer", "error": "why = not"}, OUTPUT_COLUMNS)
     assert list(names) == list(OUTPUT_COLUMNS)
     assert list(names.values()) == ["answer", *OUTPUT_COLUMNS[1:-1], "why = not"]
 
 
 @pytest.mark.parametrize(
-    ("rename", "message"),
+    ("column", "name", "message"),
     [
-        ("generatoin=answer", "no output column 'generatoin' to rename .*did you mean 'generation'"),
-        ("zebra=answer", "ours are generation, finish_reason"),
-        ("generation", "cannot rename a column with 'generation' .*generation=answer"),
-        ("generation=", "cannot rename"),
-        ("generation=error", "two output columns would be called 'error'"),
+        ("generatoin", "answer", "no output column 'generatoin' to rename .*did you mean 'generation'"),
+        ("zebra", "answer", "ours are generation, finish_reason"),
+        ("generation", " ", "cannot rename the column 'generation' to ' ' .*'generation': 'answer'"),
+        ("generation", "", "cannot rename"),
+        ("generation", "error", "two output columns would be called 'error'"),
     ],
 )
-def test_a_rename_that_cannot_be(rename: str, message: str) -> None:
+def test_a_rename_that_cannot_be(column: str, name: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
-        column_names([rename], OUTPUT_COLUMNS)
+        column_names({column: name}, OUTPUT_COLUMNS)
 
 
 def test_a_column_of_the_input_with_our_name_is_refused() -> None:

@@ -15,17 +15,18 @@ from mistill.wording import Setting, Words, words
 _MAX_NAMED = 30
 
 
-def column_names(renames: Iterable[str], columns: Sequence[str]) -> dict[str, str]:
-    """``columns`` of ours to the names they have in the output; ``renames`` as on the command line:
-    ``generation=answer``.
+def column_names(renames: Mapping[str, str], columns: Sequence[str]) -> dict[str, str]:
+    """``columns`` of ours to the names they have in the output, where ``renames`` gives some another.
 
     Raises ``InputError`` for a column we do not have, and for names that are empty or not all different.
     """
     names = {column: column for column in columns}
-    for rename in renames:
-        column, equals, name = rename.partition("=")
-        if not equals or not name.strip():
-            raise InputError(f"cannot rename a column with {rename!r}", hint="for example generation=answer")
+    for column, name in renames.items():
+        if not name.strip():
+            raise InputError(
+                f"cannot rename the column {column!r} to {name!r}",
+                hint=words("for example ", Setting("columns", {"generation": "answer"})),
+            )
         if column not in names:
             near = nearest_name(column, columns)
             hint = f"ours are {', '.join(columns)}" if near is None else f"did you mean {near!r}?"

@@ -94,16 +94,15 @@ def export_run(
         check_targets(to, path, read_inputs(reader))
         if not overwrite:
             _check_no_loss(output, to, is_part=where is not None or partial)
-        shape = shape_of(
-            reader,
-            columns=columns,
-            extra_columns=extra_columns,
-            flatten=flatten,
-            keep=keep,
-            drop=drop,
-            earlier=earlier,
-            schema=schema,
-        )
+        changes = {
+            "columns": columns,
+            "extra_columns": extra_columns,
+            "flatten": flatten,
+            "keep": keep,
+            "drop": drop,
+            "earlier": earlier,
+        }
+        shape = shape_of(reader, changes, schema=schema)
         _check_chosen(reader, shape)
         chosen = RunFilter(where, reader, shape)
         chat = ChatLines(reader, shape, turns) if as_ == "chat" else None

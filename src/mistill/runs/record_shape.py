@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -36,11 +36,8 @@ class RecordShape:
         flat: makes columns of the fields of an answer, in place of ``generation``; ``None``: they are not.
         own: what the rows of the run were asked with. ``retried``: the same of those that were asked again, by the
             numbers of their settings; ``flat_retried``: the fields of their answers, likewise.
+        options: which columns are kept or left out, and what becomes of a row's column of the name of one of ours.
         prefix: stands before the names of further fields, which no schema names.
-        several: ``generation`` is a list, since each row has several.
-        keep: the only columns, in this order; all where there are none. ``drop``: columns that are left out.
-        earlier: what becomes of a row's column that has the name of one of ours: ``drop``, or a prefix for its name;
-            ``None``: such a row is refused.
 
     Raises:
         InputError: two columns would have one name.
@@ -51,20 +48,17 @@ class RecordShape:
         names: Mapping[str, str],
         fields: Mapping[str, str],
         extra: Iterable[str],
+        options: RunOptions,
         *,
         flat: FlatFields | None,
         own: RowSettings,
         retried: Mapping[int, RowSettings],
         flat_retried: Mapping[int, FlatFields],
-        several: bool,
         prefix: str = "",
-        keep: Sequence[str] = (),
-        drop: Iterable[str] = (),
-        earlier: str | None = None,
     ) -> None:
-        self._keep = dict.fromkeys(keep)
-        self._drop = frozenset(drop)
-        self._earlier = earlier
+        self._keep = dict.fromkeys(options.keep)
+        self._drop = frozenset(options.drop)
+        self._earlier = options.earlier
         self._all_ours = [*fields.values(), *names.values()]
         self._own_names = (*names, *fields)
         self.names = {ours: name for ours, name in names.items() if self.has(name)}
@@ -72,7 +66,7 @@ class RecordShape:
         self.flat = flat
         self.prefix = prefix
         self.known_fields = tuple(fields)
-        self.several = several
+        self.several = options.num_generations > 1
         self._own = own
         self._retried = retried
         self._flat_retried = flat_retried
@@ -239,46 +233,38 @@ class RecordShape:
 
 
 def record_shape(
+    options: RunOptions | None = None,
     *,
-    renames: Iterable[str] = (),
-    extra: Iterable[str] = (),
     kind: type[Kind[Any]] = ChatKind,
     own: RowSettings | None = None,
     retried: Mapping[int, RowSettings] | None = None,
-    flatten: bool | str = False,
-    num_generations: int = 1,
-    keep: Sequence[str] = (),
-    drop: Sequence[str] = (),
-    earlier: str | None = None,
 ) -> RecordShape:
-    """The shape of a run's records.
+    """The shape of the records of a run of this kind with such options.
 
     Args:
-        renames: ``generation=answer``, …; of our columns, and where answers are flattened, of their fields.
-        extra: some of the extra columns of ``kind``.
         own, retried: as for `RecordShape`; of a run whose answers are plain text, unless given.
-        flatten, keep, drop, earlier: as in `RunOptions`.
 
     Raises:
         InputError: an unknown or doubled column, or answers that cannot be flattened.
     """
+    options = options or RunOptions()
     own, retried = own or RowSettings.of_chat(), retried or {}
-    extra = _known_extras(extra, kind)
+    extra = _known_extras(options.extra_columns, kind)
     ours = (*kind.columns, *extra)
-    flattening = Flattening.of(flatten)
+    flattening = Flattening.of(options.flatten)
     flat = _flat(own, flattening)
     flat_retried = {
         number: other
         for number, settings in retried.items()
         if (other := _flat(settings, flattening)) is not None
     }
-    if flat is not None and num_generations > 1:
+    if flat is not None and options.num_generations > 1:
         raise InputError(
             "several generations a row cannot be flattened",
             hint=words("leave ", Setting("num_generations"), " or ", Setting("flatten"), " out"),
         )
     prefix = "" if flattening is None else flattening.prefix
-    renamed = column_names(renames, _renamable(kind, extra, flat))
+    renamed = column_names(options.columns, _renamable(kind, extra, flat))
     fields: dict[str, str] = {}
     for name in flat.names if flat else ():
         # A field that has a name of ours goes by its own; renames are of ours then.
@@ -291,48 +277,19 @@ def record_shape(
         names,
         fields,
         extra,
+        options,
         flat=flat,
         own=own,
         retried=retried,
         flat_retried=flat_retried,
-        several=num_generations > 1,
         prefix=prefix,
-        keep=keep,
-        drop=drop,
-        earlier=earlier,
-    )
-
-
-def shape_for(
-    kind: type[Kind[Any]],
-    own: RowSettings,
-    options: RunOptions,
-    retried: Mapping[int, RowSettings] | None = None,
-) -> RecordShape:
-    """The shape of the records of a run of this kind with such options; ``own``, ``retried`` as for `RecordShape`."""
-    return record_shape(
-        renames=[f"{ours}={theirs}" for ours, theirs in options.columns.items()],
-        extra=options.extra_columns,
-        kind=kind,
-        own=own,
-        retried=retried,
-        flatten=options.flatten,
-        num_generations=options.num_generations,
-        keep=options.keep,
-        drop=options.drop,
-        earlier=options.earlier,
     )
 
 
 def shape_of(
     reader: LedgerReader,
+    changes: Mapping[str, Any] | None = None,
     *,
-    columns: Mapping[str, str] | None = None,
-    extra_columns: Iterable[str] = (),
-    flatten: bool | str | None = None,
-    keep: Iterable[str] = (),
-    drop: Iterable[str] = (),
-    earlier: str | None = None,
     schema: Any = None,
     live: Kind[Any] | None = None,
     trust: bool = False,
@@ -352,18 +309,9 @@ def shape_of(
     if schema is not None:
         retried = {number: settings.read_by(answers) for number, settings in retried.items()}
     settings = RowSettings(kind, kept.manifest, answers)
-    given = RunOptions.of(
-        {
-            "columns": columns,
-            "extra_columns": extra_columns,
-            "flatten": flatten,
-            "keep": keep,
-            "drop": drop,
-            "earlier": earlier,
-        }
-    )
+    given = RunOptions.of(changes or {})
     extra = tuple(dict.fromkeys([*own.extra_columns, *given.extra_columns]))
-    flattened = own.flatten if flatten is None else given.flatten
+    flattened = own.flatten if (changes or {}).get("flatten") is None else given.flatten
     flat = _flat(settings, Flattening.of(flattened))
     # A field that the run gave another name may be no column of this shape.
     renamable = _renamable(kind, extra, flat)
@@ -382,7 +330,7 @@ def shape_of(
         "drop": chosen.drop,
         "earlier": given.earlier or own.earlier,
     }
-    return shape_for(kind, settings, own.model_copy(update=changed), retried)
+    return record_shape(own.model_copy(update=changed), kind=kind, own=settings, retried=retried)
 
 
 def _flat(settings: RowSettings, flattening: Flattening | None) -> FlatFields | None:

@@ -61,6 +61,9 @@ class RunResults:
         self.own_llm: Connection | None = None if self._temporary is None else self._temporary.llm
         self._reader: LedgerReader | None = None
         self._reading = threading.Lock()
+        self._kept_shape: tuple[tuple[int, ...], RecordShape] | None = (
+            None  # with the retries that it knows of
+        )
 
     @staticmethod
     def open(path: str | Path, *, ledger: str | Path | None = None) -> RunResults:
@@ -187,7 +190,10 @@ class RunResults:
     def _record_at(self, position: int) -> dict[str, Any]:
         """The record of one row that has an outcome; rows count from 0."""
         with self._reading, self._open_reader() as reader:
-            shape = self._shape_in(reader)
+            retries = tuple(reader.retry_settings())
+            if self._kept_shape is None or self._kept_shape[0] != retries:
+                self._kept_shape = retries, self._shape_in(reader)
+            shape = self._kept_shape[1]
             return json.loads(record_line(next(_rows(reader, shape, position)), shape))
 
     @contextmanager
@@ -203,7 +209,7 @@ class RunResults:
     def _kept_open(self) -> Generator[None]:
         """Within the block, records of single rows are read without opening the ledger for each."""
         with LedgerReader(self.ledger_path) as reader:
-            self._reader = reader
+            self._reader, self._kept_shape = reader, None
             try:
                 yield
             finally:

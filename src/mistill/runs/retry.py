@@ -99,9 +99,8 @@ class Retry(Run):
 
     def _shape_of_records(self, reader: LedgerReader | None = None) -> RecordShape:
         if reader is not None:
-            return shape_of(
-                reader, extra_columns=self.options.extra_columns, live=self.kind, trust=self._trust
-            )
+            extra = {"extra_columns": self.options.extra_columns}
+            return shape_of(reader, extra, live=self.kind, trust=self._trust)
         with LedgerReader(self._path) as before:
             return self._shape_of_records(before)
 

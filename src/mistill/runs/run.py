@@ -53,7 +53,7 @@ from mistill.runs.manifest import changed_settings, shown_changes
 from mistill.runs.opening import opened_input, output_held, path_of_ledger, refuse_foreign
 from mistill.runs.options import RunArguments, RunOptions
 from mistill.runs.pending_rows import Matcher
-from mistill.runs.record_shape import RecordShape, shape_for
+from mistill.runs.record_shape import RecordShape, record_shape
 from mistill.runs.rehearsal import rehearse
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
 from mistill.runs.report_text import answered_rows, hint_of_broken_input, interrupted_line
@@ -476,7 +476,7 @@ class Run(RunResults):
         kind = self.kind
         own = RowSettings(type(kind), kind.manifest, kind.reader)
         retried = None if reader is None else retried_settings(reader)
-        return shape_for(type(kind), own, self.options, retried)
+        return record_shape(self.options, kind=type(kind), own=own, retried=retried)
 
     def _check_chosen(self, shape: RecordShape, rows: Source) -> None:
         """``InputError`` if a column is to be kept or left out that no record will have."""

@@ -70,7 +70,7 @@ def command(
     written = 0
     _, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
-        shape = shape_of(reader, **shape_given(given))
+        shape = shape_of(reader, shape_given(given))
         chosen = RunFilter(condition, reader, shape)
         misfits = misfits_of(reader)
         wants_pending = chosen.selection.wants_pending
