@@ -578,3 +578,12 @@ def test_an_answer_stays_when_its_file_is_gone(place: Place) -> None:
         place.input.with_name(f"{name}.png").write_bytes(png(ord(name)))
     report = place.run(images="photo").start()
     assert (report.sent, report.completions) == (1, 4)
+
+
+def test_a_dry_run_after_a_start_looks_at_the_files_anew(place: Place, tmp_path: Path) -> None:
+    image = tmp_path / "a.png"
+    image.write_bytes(png())
+    run = place.run([{"text": "see", "photo": str(image)}], images="photo")
+    assert run.start().completions == 1
+    image.unlink()
+    assert (run.dry_run().asked, run.dry_run().refused) == (0, 1)

@@ -133,7 +133,7 @@ class AttachedColumns:
         self._columns: list[tuple[FileKind, str]] = [
             (kind, column) for kind, columns in given.items() for column in columns
         ]
-        self._met: dict[int, list[Attachment] | InputError] = {}
+        self._met: dict[int, tuple[Row, list[Attachment] | InputError]] = {}
 
     @classmethod
     def described(cls, description: PromptDescription) -> Self:
@@ -168,9 +168,9 @@ class AttachedColumns:
     def digests(self, rows: Sequence[Row]) -> list[bytes]:
         """16 bytes for each row that tell it, and the files that it names, from others. Reads the files.
 
-        What is found is kept for `of`, until the next call.
+        What is found is kept for `of`, for these very rows, until the next call.
         """
-        self._met = {row.index: self._met_in(row) for row in rows}
+        self._met = {row.index: (row, self._met_in(row)) for row in rows}
         return [_digest(row.raw, *self._of_files(row)) for row in rows]
 
     def of(self, row: Row) -> list[Attachment]:
@@ -180,9 +180,13 @@ class AttachedColumns:
             WrongFile: something is no such thing, or too large.
             InputError: a column or a file is missing. Both name the row.
         """
-        met = self._met.get(row.index)
-        if met is None:
+        found = self._met.get(row.index)
+        if (
+            found is None or found[0] is not row
+        ):  # another pass has another row there, and its files may be others
             met = self._met_in(row)
+        else:
+            met = found[1]
         if isinstance(met, InputError):
             raise met
         return met
@@ -196,7 +200,7 @@ class AttachedColumns:
         ]
 
     def _of_files(self, row: Row) -> Iterator[bytes]:
-        met = self._met[row.index]
+        _, met = self._met[row.index]
         if isinstance(met, InputError):
             yield b"cannot be read"
             return

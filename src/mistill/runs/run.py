@@ -88,6 +88,8 @@ class Run(RunResults):
         arguments: the options below, as `RunOptions` has them.
         prompt, system: Jinja2 templates over a row's columns. Without ``prompt``, a row's ``messages`` or ``prompt``
             column is sent; with embeddings, its ``text`` column.
+        images, documents, audio: columns with files that go along with a row's prompt: paths, URLs or bytes, or lists
+            of these; see docs/chat-api.md.
         num_generations: completions for each row.
         parameters: generation parameters, over the LLM's own.
         row_parameters: generation parameters that rows bring themselves, ``{"temperature": "temp"}`` from their column
@@ -107,8 +109,8 @@ class Run(RunResults):
         encoding: of text files that are not UTF-8: ``"cp1252"``, ``"latin-1"``, ``"utf-16"``; with
             ``-replace`` after it (``"utf-8-replace"``), U+FFFD stands for bytes that are no text.
         columns: renames of the output's columns, ``{"generation": "answer"}``.
-        extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``; of the last two with
-            embeddings.
+        extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``, ``prompt``, ``raw``,
+            ``settings``; with embeddings without the first two.
         flatten: fields of a structured answer become columns of their own; ``"deep"``: those of objects in it too, as
             ``address.city``; ``"answer_"``: with that before their names; ``"deep,answer_"``: both.
         keep: only these columns of the output, in this order.

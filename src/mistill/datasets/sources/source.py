@@ -276,9 +276,8 @@ def open_source(
 
     Args:
         source: a path, a glob (``"data/*.jsonl"``, sorted), ``"-"`` for stdin, a folder or files of images, documents
-            or sound (see `MediaFiles`), several of these, an iterable of
-            mappings, an Arrow table or whatever exports an Arrow stream, a pandas or polars frame, or a Hugging Face
-            dataset.
+            or sound (see `MediaFiles`), several of these, an iterable of mappings, an Arrow table or whatever exports
+            an Arrow stream, a pandas or polars frame, or a Hugging Face dataset.
         format: that of the files (see ``formats``), where their suffix does not say it.
         encoding: that of text files that are not UTF-8: ``cp1252``, ``latin-1``, ``utf-16``; with
             ``-replace`` after it (``utf-8-replace``), U+FFFD stands for bytes that are no text.
