@@ -181,12 +181,8 @@ class AttachedColumns:
             InputError: a column or a file is missing. Both name the row.
         """
         found = self._met.get(row.index)
-        if (
-            found is None or found[0] is not row
-        ):  # another pass has another row there, and its files may be others
-            met = self._met_in(row)
-        else:
-            met = found[1]
+        # Another pass has another row there, whose files may be others by now.
+        met = self._met_in(row) if found is None or found[0] is not row else found[1]
         if isinstance(met, InputError):
             raise met
         return met
