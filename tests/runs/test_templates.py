@@ -390,6 +390,7 @@ NS = "{% set ns = namespace(x='ab', n=3, l=[1]) %}{% for i in range(99) %}"
         "{% filter upper %}" + LOOP + "{{ big }}{% endfor %}{% endfilter %}",
         LOOP + "{% block b scoped %}{% for j in hundred %}{% endfor %}{% endblock %}{% endfor %}x",
         LOOP + "y" * 1000 + "{% endfor %}",
+        LOOP + "{% if hundred | sort | list | length %}y{% endif %}{% endfor %}",
         "{% for i in range(9) recursive %}{% if loop.depth < 9 %}{{ loop(range(9)) }}{% endif %}x{% endfor %}",
         "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(99) }}x",
         NS + "{% set ns.x = ns.x + ns.x %}{% endfor %}x",
@@ -450,6 +451,17 @@ def test_a_template_without_end_is_its_rows_error(template: str) -> None:
         "['x'] | map('center', 300000000) | list | length",
         "'x'.ljust(" + "9" * 30 + ")",
         "'%" + "9" * 5000 + "d' % 1",
+        "('x' * 1000000) | wordwrap(1) | length",
+        "('x' * 9999999) | wordwrap | length",
+        "('x\n' * 2000000) | wordwrap(width=0) | length",
+        "('<>' * 500000) | striptags | length",
+        "('http://x' ~ '(' * 500000 ~ ')' * 500000) | urlize | length",
+        "('x' * 1000000) | trim('y' * 1000000 ~ 'x')",
+        "('x' * 1000000).strip('y' * 1000000 ~ 'x')",
+        "1.5 | round(300000000, 'floor')",
+        "1.5 | round(method='ceil', precision=300000000)",
+        "([[1]] * 100000) | sum(start=[]) | length",
+        "([{'a': [1]}] * 100000) | sum('a', []) | length",
     ],
 )
 def test_what_would_be_too_much_is_refused_before_it_is_made(expression: str) -> None:
@@ -514,3 +526,42 @@ def test_a_stop_gets_through_while_rows_are_rendered(place: Place, simulator: Si
     report = run.start()
     assert report.stopped is not None
     assert time.monotonic() - began_s < 30  # all of them take minutes
+
+
+@pytest.mark.parametrize(
+    "expression",
+    [
+        "big * 10", "1e400", "-1e400", "1e400 - 1e400", "'nan' | float", "'inf' | float", "big * 10 ~ ''",
+        "[big * 10] | join", "(big * 10) | string", "'%s' % (big * 10)", "'{}'.format(big * 10)", "(big * 10) | upper",
+        "[1, {'a': big * 10}] | tojson", "[price, big * 10] | tojson", "1e400 | filesizeformat",
+        "{'a': big * 10} | xmlattr", "'%d' | format(big * 10)",
+    ],
+)  # fmt: skip
+def test_an_infinity_is_nothing_to_write(expression: str) -> None:
+    message = refusal({"big": 1e308, "price": 19.90}, "{{ " + expression + " }}")
+    assert message.startswith("row 0 of the list: the prompt template would write ")
+    assert "which is no number to read" in message
+
+
+@pytest.mark.parametrize(
+    ("expression", "words"),
+    [
+        (
+            "order.pop",
+            "dict object has no item 'pop', but a method that changes it, and what templates may not use",
+        ),
+        (
+            "order.pop('a')",
+            "dict object has no item 'pop', but a method that changes it, and what templates may not use",
+        ),
+        ("order.a.append", "list object has no item 'append', but a method that changes it"),
+        ("order['__class__']", "dict object has no item '__class__', but what templates may not use"),
+        ("order.__class__.__mro__", "dict object has no item '__class__', but what templates may not use"),
+        ("order | attr('__class__')", "dict object has no item '__class__', but what templates may not use"),
+        ("'{0.__class__}'.format('a')", "no item '__class__', but what templates may not use"),
+    ],
+)
+def test_what_templates_may_not_use_is_said_in_words(expression: str, words: str) -> None:
+    message = refusal({"order": {"a": [1]}}, "{{ " + expression + " }}")
+    assert words in message
+    assert "SecurityError" not in message

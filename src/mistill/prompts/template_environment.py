@@ -16,6 +16,7 @@ import json
 import types
 from collections.abc import Callable, Iterable
 from functools import partial
+from math import isfinite
 from typing import Any, NamedTuple, cast
 
 import msgspec
@@ -27,6 +28,7 @@ from jinja2.visitor import NodeTransformer
 
 from mistill.llms.content import is_base64_of_media
 from mistill.prompts.template_work import (
+    WHOLE_FILTERS,
     work_of_call,
     work_of_filter,
     work_of_indent,
@@ -72,6 +74,14 @@ class NullInText(Exception):
 
 class NoText(Exception):
     """``value`` would be written, and it is nothing that can be."""
+
+    def __init__(self, value: object) -> None:
+        super().__init__(value)
+        self.value = value
+
+
+class NotFinite(Exception):
+    """``value``, an infinity or NaN, would be written."""
 
     def __init__(self, value: object) -> None:
         super().__init__(value)
@@ -127,13 +137,17 @@ def _writable(value: Any) -> Any:
     """``value``, if it is text or a number.
 
     Raises:
-        NullInText, NoText, MissingColumn: it is not.
+        NullInText, NotFinite, NoText, MissingColumn: it is not.
     """
     if isinstance(value, str):
         if len(value) >= _LONG_CHARS and is_base64_of_media(value):
             raise NoText(value)
         return value
-    if isinstance(value, (int, float)):
+    if isinstance(value, int):
+        return value
+    if isinstance(value, float):
+        if not isfinite(value):
+            raise NotFinite(value)
         return value
     if value is None:
         raise NullInText
@@ -213,8 +227,15 @@ class _Environment(ImmutableSandboxedEnvironment):
         filters: dict[str, Any] = own.filters
         for name in filters.keys() - _VALUE_FILTERS:
             filters[name] = _on_text(name)
-        filters |= {name: _counted(name) for name in ("batch", "slice")}
+        for name in (*WHOLE_FILTERS, "batch", "round", "slice"):
+            filters[_itself(name)] = filters[name]
+            filters[name] = _counted(name)
         filters |= {"tojson": _to_json, "join": _join, _STEP: _step}
+        filters |= {"filesizeformat": _file_size, "sum": _sum, "xmlattr": _xml_attributes}
+
+    def _generate(self, *args: Any, **kwargs: Any) -> str:
+        # Jinja works constants out beforehand, and writes them as their repr into the template's code.
+        return f"{super()._generate(*args, **kwargs)}\ninf, nan = float('inf'), float('nan')\n"
 
     def getitem(self, obj: Any, argument: Any) -> Any:
         try:
@@ -234,6 +255,11 @@ class _Environment(ImmutableSandboxedEnvironment):
             what = f"{object_type_repr(obj)} has no item {argument!r}, but a method: {argument}()"
             return self.undefined(what, obj, argument)
         return value
+
+    def unsafe_undefined(self, obj: Any, attribute: str) -> Undefined:
+        changes = "" if attribute.startswith("_") else "a method that changes it, and "
+        what = f"{object_type_repr(obj)} has no item {attribute!r}, but {changes}what templates may not use"
+        return self.undefined(what, obj, attribute)
 
     def wrap_str_format(self, value: Any) -> Callable[..., str] | None:
         wrapped = super().wrap_str_format(value)
@@ -320,15 +346,35 @@ def _on_text(name: str) -> Callable[..., Any]:
     return apply
 
 
+def _itself(name: str) -> str:
+    """By what name Jinja's own filter is kept, which no template can name."""
+    return f"{name} itself"
+
+
 def _counted(name: str) -> Callable[..., Any]:
-    """Jinja's filter of that name, which makes no text, but as much of lists as it is told."""
+    """Jinja's filter of that name, which writes no text, but takes as long as it is told, or as what it is given."""
 
     @pass_context
     def apply(context: RowContext, value: Any, *args: Any, **kwargs: Any) -> Any:
         context.charge(work_of_filter(name, value, args, kwargs))
-        return _PLAIN.call_filter(name, value, args, kwargs, context)
+        return context.environment.call_filter(_itself(name), value, args, kwargs, context)
 
     return apply
+
+
+@pass_context
+def _sum(context: RowContext, iterable: Any, attribute: Any = None, start: Any = 0) -> Any:
+    """Jinja's own filter copies all that it has for each list that it adds."""
+    if attribute is not None:
+        iterable = context.environment.call_filter("map", iterable, None, {"attribute": attribute}, context)
+    if not isinstance(start, (list, tuple)):
+        context.charge(work_of_filter("sum", iterable, (), {}))
+        return sum(iterable, start)
+    total: Any = start
+    for one in iterable:
+        context.charge(len(total))
+        total = total + one
+    return total
 
 
 @pass_context
@@ -357,8 +403,40 @@ def _to_json(context: RowContext, value: object, indent: int | None = None) -> s
         return str(value)  # raises
     context.expect(work_of_indent(value, indent))
     if not holds_written(value):
-        return json.dumps(value, ensure_ascii=False, indent=indent)
+        try:
+            return json.dumps(value, ensure_ascii=False, indent=indent, allow_nan=False)
+        except ValueError:
+            _refuse_infinities(value)
+            raise
+    _refuse_infinities(value)
     return msgspec.json.format(encode_written(value), indent=indent or 0).decode()
+
+
+def _refuse_infinities(value: Any) -> None:
+    waiting = [value]
+    while waiting:
+        one = waiting.pop()
+        if isinstance(one, float):
+            _writable(one)
+        elif isinstance(one, dict):
+            waiting += cast("dict[Any, Any]", one).values()
+        elif isinstance(one, (list, tuple)):
+            waiting += cast("list[Any]", one)
+
+
+@pass_context
+def _xml_attributes(context: RowContext, value: Any, autospace: bool = True) -> Any:
+    if isinstance(value, dict):
+        for one in cast("dict[Any, Any]", value).values():
+            if isinstance(one, float):
+                _writable(one)
+    return _PLAIN.call_filter("xmlattr", value, [autospace], {}, context)
+
+
+@pass_context
+def _file_size(context: RowContext, value: Any, binary: bool = False) -> Any:
+    _writable(float(value))
+    return _PLAIN.call_filter("filesizeformat", value, [binary], {}, context)
 
 
 # --- the tree of a template -------------------------------------------------------------------------------------------

@@ -20,6 +20,7 @@ _USUAL_INDENT = 16
 # A printf-style conversion: its width and its precision; https://docs.python.org/3/library/stdtypes.html#old-string-formatting
 _PERCENT = re.compile(r"%(?:\([^)]*\))?[#0\- +]*(\*|\d+)?(?:\.(\*|\d+))?")
 _NUMBER = re.compile(r"\d+")
+_STRIP = frozenset({"strip", "lstrip", "rstrip"})
 _SIZED = frozenset({"center", "ljust", "rjust", "zfill", "to_bytes"})
 """Methods whose number is the length of what they make."""
 
@@ -62,7 +63,22 @@ def work_of_call(method: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) ->
     if name == "translate" and given and isinstance(given[0], dict):
         values = cast("dict[Any, Any]", given[0]).values()
         return len(owner) * max((len(one) for one in values if isinstance(one, str)), default=0)
+    if name in _STRIP and given:
+        return _work_of_strip(owner, given[0])
     return _work_of_join(owner, given[0]) if name == "join" and given else 0
+
+
+WHOLE_FILTERS = frozenset((
+    "dictsort", "groupby", "items", "list", "max", "min", "random", "reverse", "sort", "unique",
+))  # fmt: skip
+"""Filters that go through all of a list, and write nothing."""
+_ITEM_WORK = 2
+_WRAPPED_WORK = 10  # of a character of `wordwrap`, which is Python's own and slow
+_COPIES = 64  # characters that are copied at once, while one is looked at
+_DELETED = 4096  # the same for `striptags`, whose text shrinks meanwhile
+_COMPARED = 256
+_USUAL_WIDTH = 79
+_CLOSERS = re.compile(r"[)>]|&gt;")
 
 
 def work_of_filter(name: str, value: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> int:
@@ -70,6 +86,10 @@ def work_of_filter(name: str, value: Any, args: Sequence[Any], kwargs: Mapping[s
     given = [*args, *kwargs.values()]
     if name in ("center", "batch", "slice"):
         return _largest(given)
+    if name in WHOLE_FILTERS or name == "sum":
+        return _ITEM_WORK * len(cast("Any", value)) if isinstance(value, (list, tuple, dict, str)) else 0
+    if name == "round":
+        return TOO_MUCH if _largest(given) > _MAX_BITS // 4 else 0  # it takes ten to that power
     if name == "format" and isinstance(value, str):
         return work_of_percent(value, tuple(given))
     if name == "join":
@@ -79,10 +99,30 @@ def work_of_filter(name: str, value: Any, args: Sequence[Any], kwargs: Mapping[s
         return _work_of_replace(text, *(str(one) for one in given[:2]))
     if name in ("indent", "wordwrap"):
         longest = max((len(one) for one in given if isinstance(one, str)), default=0)
-        return (text.count("\n") + 1) * (_largest(given) if name == "indent" else 0) + _times(
-            longest, len(text) + 1
-        )
+        inserted = _times(longest, len(text) + 1)
+        if name == "indent":
+            return (text.count("\n") + 1) * _largest(given) + inserted
+        return _work_of_wrap(text, args[0] if args else kwargs.get("width", _USUAL_WIDTH)) + inserted
+    if name == "trim" and given:
+        return _work_of_strip(text, given[0])
+    if name == "striptags":
+        return text.count("<") * len(text) // _DELETED
+    if name == "urlize":
+        return sum(len(_CLOSERS.findall(word)) * len(word) for word in text.split()) // _COPIES
     return 0
+
+
+def _work_of_wrap(text: str, width: Any) -> int:
+    """A word that is longer than a line is copied once for each line that it makes."""
+    columns = width if isinstance(width, int) and width > 0 else 1
+    copied = sum(len(word) * (len(word) // columns) for word in text.split() if len(word) > columns)
+    return _WRAPPED_WORK * len(text) + copied // (2 * _COPIES)
+
+
+def _work_of_strip(text: Any, characters: Any) -> int:
+    if not isinstance(characters, (str, bytes)):
+        return 0
+    return _times(len(text), len(characters)) // _COMPARED
 
 
 def work_of_percent(text: str, values: Any) -> int:

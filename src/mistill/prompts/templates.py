@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
+from jinja2.sandbox import SecurityError
 
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, let_interrupt_pass, nearest_name
@@ -16,6 +17,7 @@ from mistill.prompts.template_environment import (
     SELF,
     MissingColumn,
     NoText,
+    NotFinite,
     NullInText,
     RowContext,
     TooMuchWork,
@@ -114,6 +116,11 @@ class RowTemplate:
             return self._null(row)
         if isinstance(error, NoText):
             return self._no_text(row, error.value)
+        if isinstance(error, NotFinite):
+            problem = f"the {role} template would write {error.value!r}, which is no number to read"
+            return row_error(row, problem, "what it computes is beyond every float, or not defined")
+        if isinstance(error, SecurityError):
+            return row_error(row, f"the {role} template: it calls what templates may not use")
         if isinstance(error, TooMuchWork):
             problem = f"the {role} template goes on beyond {MAX_WORK:,} characters and steps"
             return row_error(row, problem, "a loop in it hardly ends, or a text grows without end")
