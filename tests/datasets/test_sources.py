@@ -8,6 +8,7 @@ import io
 import json
 import tracemalloc
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -762,3 +763,34 @@ def test_a_stream_that_breaks_is_an_error_of_the_input() -> None:
     reader = pa.RecordBatchReader.from_batches(pa.schema({"a": pa.int64()}), batches())
     with pytest.raises(InputError, match=r"RecordBatchReader: .*the disk is gone"):
         list(open_source(reader))
+
+
+@dataclass
+class Tagged:
+    tags: set[int]
+    more: list[frozenset[int]]
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda numbers: set(numbers),
+        lambda numbers: [{"a": frozenset(numbers)}],
+        lambda numbers: Tagged(set(numbers), [frozenset(numbers)]),
+        lambda numbers: {"a": (set(numbers), Tagged(set(), [frozenset(numbers)]))},
+        lambda numbers: {frozenset(numbers), frozenset([2, 10])},
+        lambda numbers: {str(number) if number else number for number in numbers},
+    ],
+)
+def test_a_set_is_a_list_of_one_order(made: Callable[[list[int]], Any]) -> None:
+    numbers = [0, 8, 16, 24, 32, 2**61 - 1]  # whose order in a set is that in which they came
+    backwards = numbers[::-1]
+    assert list(set(numbers)) != list(set(backwards))
+    rows = [next(iter(open_source([{"s": made(order)}]))) for order in (numbers, backwards)]
+    assert rows[0].raw == rows[1].raw
+    assert "16" in rows[0].raw.decode()
+
+
+def test_a_set_is_sorted() -> None:
+    (row,) = open_source([{"words": {"b", "a", "c"}, "numbers": {10, 9, 2.5}, "all": {"a", None, 2}}])
+    assert row.record == {"words": ["a", "b", "c"], "numbers": [2.5, 9, 10], "all": ["a", 2, None]}

@@ -27,7 +27,7 @@ def encode_record(record: Mapping[Any, Any]) -> bytes:
 
     What JSON has no type for becomes: dates, times and durations ISO 8601 text; ``Decimal`` a number with all its
     digits; bytes base64 text, and so images of Pillow, as the files that they are; decoders of sound their samples and
-    rate; paths text; sets and tuples lists; numpy scalars and arrays, tensors and series plain values and
+    rate; paths text; tuples lists; sets sorted lists; numpy scalars and arrays, tensors and series plain values and
     lists; pydantic models and dataclasses objects; NaN, infinities, ``NaT`` and ``pandas.NA`` null; a lone surrogate,
     which UTF-8 cannot carry, U+FFFD.
 
@@ -36,6 +36,8 @@ def encode_record(record: Mapping[Any, Any]) -> bytes:
         ValueError: a value has no form in JSON.
     """
     plain = cast("dict[Any, Any]", record) if type(record) is dict else dict(record)
+    if not _FLAT_TYPES.issuperset(map(type, plain.values())):
+        plain = _without_sets(plain)
     try:
         raw = _encode(plain)
     except (UnicodeEncodeError, TypeError):
@@ -108,7 +110,65 @@ def _image_file(image: Any) -> bytes:
 
 _PNG_MODES = ("1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA")
 
-_encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_to_plain).encode
+# --- sets -------------------------------------------------------------------------------------------------------------
+
+_FLAT_TYPES = frozenset((str, int, float, bool, type(None), *_TEXT_TYPES))
+
+
+def _without_sets(value: Any) -> Any:
+    """``value`` with a sorted list for each set in it: the order of a set is another one in every process, and a row
+    that reads otherwise is another row."""
+    if isinstance(value, dict):
+        items = cast("dict[Any, Any]", value)
+        if _FLAT_TYPES.issuperset(map(type, items.values())):
+            return items
+        return {key: _without_sets(item) for key, item in items.items()}
+    if isinstance(value, (list, tuple)):
+        members = cast("list[Any]", value)
+        return members if _FLAT_TYPES.issuperset(map(type, members)) else list(map(_without_sets, members))
+    if isinstance(value, (set, frozenset)):
+        return _sorted([_without_sets(member) for member in cast("set[Any]", value)])
+    if any(map(_holds_set, _fields_of(value))):
+        return msgspec.to_builtins(value, builtin_types=_TEXT_TYPES, enc_hook=_known, order="deterministic")
+    return value
+
+
+def _holds_set(value: Any) -> bool:
+    if isinstance(value, (set, frozenset)):
+        return True
+    if isinstance(value, dict):
+        return any(map(_holds_set, cast("dict[Any, Any]", value).values()))
+    members = cast("list[Any]", value) if isinstance(value, (list, tuple)) else _fields_of(value)
+    return any(map(_holds_set, members))
+
+
+def _fields_of(value: Any) -> list[Any]:
+    """The values of a struct, a dataclass or an object of attrs; nothing of anything else."""
+    kind: Any = type(value)
+    names = getattr(kind, "__struct_fields__", ())
+    names = names or getattr(kind, "__dataclass_fields__", ())
+    names = names or [field.name for field in getattr(kind, "__attrs_attrs__", ())]
+    return [getattr(value, name, None) for name in names]
+
+
+def _sorted(members: list[Any]) -> list[Any]:
+    kinds = set(map(type, members))
+    if kinds <= {str} or (kinds <= {int, float, bool} and all(one == one for one in members)):
+        return sorted(members)
+    return sorted(members, key=_sort_key)  # not all of them can be compared
+
+
+def _sort_key(member: Any) -> bytes:
+    return _encode(_normalize(member))
+
+
+def _known(value: Any) -> Any:
+    return _without_sets(_to_plain(value))
+
+
+_encode = msgspec.json.Encoder(decimal_format="number", enc_hook=_known).encode
+
+# --- other types ------------------------------------------------------------------------------------------------------
 
 
 def _numpy_time(value: Any) -> Any:
@@ -142,7 +202,7 @@ def _pandas_timedelta(value: Any) -> Any:
 
 def _normalize(value: Any) -> Any:
     """``value`` in types that msgspec writes by itself: with plain keys, without lone surrogates, without NaN."""
-    return _normalize_builtin(msgspec.to_builtins(value, builtin_types=_TEXT_TYPES, enc_hook=_to_plain))
+    return _normalize_builtin(msgspec.to_builtins(value, builtin_types=_TEXT_TYPES, enc_hook=_known))
 
 
 def _normalize_builtin(value: Any) -> Any:
