@@ -135,6 +135,57 @@ def test_a_wrong_line_is_named_and_no_file_is_written(place: Place) -> None:
     assert not to.exists()
 
 
+ODD: list[Any] = [
+    ["x"], [1], [None], [[]], [{}], [{"content": 1}], ["x", {"content": "y", "tool_call_id": "abcdefghi"}], {}, [],
+    7, True, {"content": None}, {"content": {"a": 1}}, {"role": 5}, {"tool_calls": 5},
+    {"tool_calls": [5]}, {"messages": []},
+    [{"function": 1}], [{"function": {}}], [{"function": {"name": "f", "arguments": 5}}], [{"role": []}], "[", "{}",
+    '["x"]', [{"role": "user"}], [{"role": "tool", "content": "x"}], [{"type": "text"}],
+    [{"type": 5, "text": []}], 1e300,
+    [[["x"]]], [{"type": "image_url", "image_url": 5}], "\ud83d", [{"role": "assistant", "prefix": 5, "content": "a"}],
+]  # fmt: skip
+
+
+def test_odd_values_in_turns_are_their_lines_own_errors(place: Place) -> None:
+    rows = [{"text": "x", "odd": odd} for odd in ODD]
+    place.run(rows, prompt="p {{ text }}").start()
+    for role in ("system", "user", "assistant", "tool", "messages"):
+        turns = [("user", "text"), (role, "odd"), ("assistant", "text")]
+        with pytest.raises(InputError, match=r"would be no conversation: line \d+ \(row \d+\): "):
+            export_run(place.out, place.out.with_name("sft.jsonl"), as_="chat", turns=turns)
+    with pytest.raises(
+        InputError, match=r"row 0\): the column 'odd' is a list with 'x' in it, which is no message"
+    ):
+        export_run(
+            place.out, place.out.with_name("sft.jsonl"), as_="chat", turns=[("user", "text"), ("tool", "odd")]
+        )
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["role", "content", "tool_calls", "tool_call_id", "function", "name", "type", "text", "id"]
+            )
+            | st.text(max_size=3),
+            inner | st.sampled_from(["user", "assistant", "tool", "system", "text", "image_url"]),
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.lists(JSON_VALUES, max_size=4))
+def test_whatever_messages_are_they_are_a_conversation_or_an_input_error(messages: list[Any]) -> None:
+    try:
+        assert encode_conversation(messages).startswith(b"[")
+    except InputError:
+        return
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [

@@ -27,6 +27,7 @@ Turns = Mapping[str, str] | Iterable[tuple[str, str]]
 
 _ROLES: Final = ("system", "user", "assistant", "tool", "messages")
 _MAX_NAMED = 5
+_MAX_SHOWN = 80
 
 
 class ChatLines:
@@ -210,12 +211,26 @@ def _messages_of(role: str, column: str, value: Any) -> list[Any]:
     if isinstance(value, list) and value and all(_is_call(one) for one in cast("list[Any]", value)):
         return [{"role": role, "tool_calls": value}]
     if role == "tool" and isinstance(value, list):
-        return [{"role": role, **one} for one in cast("list[dict[str, Any]]", value)]
+        return [{"role": role, **_tool_message(column, one)} for one in cast("list[Any]", value)]
     if isinstance(value, dict):
         return [{**cast("dict[str, Any]", value), "role": role}]
     if isinstance(value, (int, float)):
         value = msgspec.json.encode(value).decode()  # a label or a score
     return [{"role": role, "content": value}]
+
+
+def _tool_message(column: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InputError(
+            f"the column {column!r} is a list with {_shown(value)} in it, which is no message of a tool",
+            hint='each is an object with "content" and "tool_call_id"',
+        )
+    return cast("dict[str, Any]", value)
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 
 def _is_call(value: Any) -> bool:
