@@ -113,15 +113,14 @@ def test_a_refused_text_fails_alone(place: Place, simulator: Simulator) -> None:
     assert simulator.requests[-1].body["input"] == ["text 17"]
 
 
-def test_a_text_that_the_answer_leaves_out_fails_and_the_others_are_kept(
+def test_an_answer_that_leaves_a_text_out_is_none_and_is_asked_for_again(
     place: Place, simulator: Simulator
 ) -> None:
     data = [{"object": "embedding", "embedding": [1.0], "index": index} for index in (2, 0)]
     simulator.script([Fault.status(200, {"data": data, "usage": {"prompt_tokens": 9}})])
-    summary = run(place, [{"text": text} for text in "abc"]).start()
-    assert (summary.completions, summary.failures, summary.input_tokens) == (2, 1, 9)
-    assert [record["embedding"] for record in place.records()] == [[1.0], None, [1.0]]
-    assert place.records()[1]["error"].startswith("malformed_answer: the answer for 3 texts has no vector")
+    report = run(place, [{"text": text} for text in "abc"]).start()
+    assert (report.completions, report.failures, report.attempts, report.maybe_billed) == (3, 0, 2, 1)
+    assert [1.0] not in [record["embedding"] for record in place.records()]
 
 
 @pytest.mark.parametrize("vector_", ["text", None, [1.0, "x"], {}])

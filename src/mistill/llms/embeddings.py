@@ -205,11 +205,9 @@ class Embedder(BatchedCall[EmbeddingResponse]):
         body = encode_stored(vector.raw, vector.numbers, self._dtype, response.model, response.id)
         return TextAnswer(body, vector.numbers if self._keeps_values else None)
 
-    def _read(self, raw: Raw | None, texts: int) -> _Vector | MalformedAnswer:
+    def _read(self, raw: Raw, texts: int) -> _Vector | MalformedAnswer:
         """A vector and its numbers, or why there is none."""
         problem = f"the answer for {texts} texts has no vector for this one"
-        if raw is None:
-            return MalformedAnswer(problem)
         try:
             numbers = decode_vector(raw, self._dtype)
         except msgspec.DecodeError as error:
@@ -252,24 +250,21 @@ class _Vector(Struct, frozen=True, gc=False):
     numbers: list[float]
 
 
-def vectors_in_order(found: Sequence[Embedding], texts: int) -> list[Raw | None]:
-    """The vectors of so many texts, in their order; ``None`` for a text that the answer leaves out.
+def vectors_in_order(found: Sequence[Embedding], texts: int) -> list[Raw]:
+    """The vectors of so many texts, in their order.
 
-    The indexes say it, if each has one and they are such: of a text, and no two of the same. The order says it only
-    where there is no index at all and a vector for each text.
+    The indexes say it, if they are those of the texts, each once. The order says it only where there is no index at
+    all and a vector for each text.
 
     Raises:
         MalformedAnswer: neither says it.
     """
     indexes = [one.index for one in found]
-    known = [index for index in indexes if index is not None and 0 <= index < texts]
-    if len(set(known)) == len(indexes):
-        vectors: list[Raw | None] = [None] * texts
-        for index, one in zip(known, found, strict=True):
-            vectors[index] = one.embedding
-        return vectors
-    if len(found) == texts and indexes == [None] * texts:
+    if indexes == [None] * texts:
         return [one.embedding for one in found]
+    by_index = {one.index: one.embedding for one in found}
+    if len(found) == texts and by_index.keys() == set(range(texts)):
+        return [by_index[index] for index in range(texts)]
     raise MalformedAnswer(
         f"the answer for {texts} texts has {len(found)} vectors whose indexes do not say which is of which: "
         f"{', '.join(map(str, indexes[:8]))}"
