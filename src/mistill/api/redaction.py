@@ -13,7 +13,8 @@ PLACEHOLDER = "[api key]"
 _SHORTEST = 8
 """A key or a part of one is not recognised below this: "1" or "any", as given to local servers, is in every text."""
 _UNMISTAKABLE = 16
-_LETTER_AND_DIGIT = re.compile(r"[A-Za-z].*\d|\d.*[A-Za-z]")
+_LETTER = re.compile(r"[A-Za-z]")
+_DIGIT = re.compile(r"\d")
 _ESCAPE = re.compile(
     r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([/\"'\\]))"  # of JSON, in JSON in JSON too; of Python
     r"|%([0-9a-fA-F]{2})"  # of URLs
@@ -35,8 +36,8 @@ class Redactor:
             for form in _forms(api_key)
             for start in range(len(form) - _SHORTEST + 1)
         )
-        is_one = len(api_key) >= _UNMISTAKABLE and _LETTER_AND_DIGIT.search(api_key) is not None
-        self.echo = api_key.encode() if is_one else None
+        is_mixed = _LETTER.search(api_key) is not None and _DIGIT.search(api_key) is not None
+        self.echo = api_key.encode() if is_mixed and len(api_key) >= _UNMISTAKABLE else None
 
     def clean(self, raw: bytes) -> bytes:
         """An answer's body without the key: it may stand where a text is kept, as in the model's name."""

@@ -35,6 +35,8 @@ from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.process import keep_unused
 from mistill.wording import Setting, words
 
+_MAX_KEY_CHARS = 4096
+"""Of an API key: Mistral's has 32, a token of a cloud's some 2,000; a file that was pasted in its place has more."""
 _API_KEY_ENV_VAR = "MISTRAL_API_KEY"
 _MAX_TIMEOUT_S = 7 * 86400
 _MAX_CONCURRENT_REQUESTS = 100_000
@@ -164,7 +166,7 @@ class Connection(Configurable):
         """The session of the settings as they are now; ``offline``: for what is not sent, without a key too.
 
         Raises:
-            InputError: there is no key, or it would be readable on its way.
+            InputError: there is no key, it is none, or it would be readable on its way.
         """
         key = self.api_key or _key_of_environment(self._api_key_env_var)
         if (key is None or not key.get_secret_value()) and not offline:
@@ -172,6 +174,14 @@ class Connection(Configurable):
                 f"{type(self).__name__} has no api_key",
                 hint=words(
                     f"set the environment variable {self._api_key_env_var}, or give ", Setting("api_key")
+                ),
+            )
+        if key is not None and (length := len(key.get_secret_value())) > _MAX_KEY_CHARS:
+            raise InputError(
+                f"the api_key has {length:,} characters, and no key has more than {_MAX_KEY_CHARS:,}",
+                hint=words(
+                    f"look at what is in the environment variable {self._api_key_env_var}, or in ",
+                    Setting("api_key"),
                 ),
             )
         quota = (self.requests_per_minute, self.tokens_per_minute)
