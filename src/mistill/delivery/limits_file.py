@@ -25,6 +25,12 @@ _MAX_FUTURE_S = 60.0
 """A file from further ahead was written under a clock that was wrong."""
 
 
+_MAX_IN_FLIGHT = 100_000
+_MIN_PER_MINUTE = 0.1
+_MAX_PER_MINUTE = 1e12
+"""What is beyond these no process has learned: a quota of one request in years would hold a start for ever."""
+
+
 class LearnedLimits(Struct, frozen=True, kw_only=True):
     """What one process has learned. A reader takes a file of its own ``version`` only; unknown fields are passed over.
 
@@ -56,12 +62,14 @@ class LearnedLimits(Struct, frozen=True, kw_only=True):
 
     @property
     def is_sane(self) -> bool:
+        """It can have been learned."""
         quotas = (self.requests_per_minute, self.tokens_per_minute)
         return (
             self.version == VERSION
-            and self.in_flight >= 0
+            and 0 <= self.in_flight <= _MAX_IN_FLIGHT
             and min(self.used_requests, self.used_tokens) >= 0
-            and all(quota is None or quota > 0 for quota in quotas)
+            and max(self.used_requests, self.used_tokens) <= _MAX_PER_MINUTE
+            and all(quota is None or _MIN_PER_MINUTE <= quota <= _MAX_PER_MINUTE for quota in quotas)
         )
 
 
@@ -83,7 +91,7 @@ class LimitsFile:
         try:
             with self._path.open("rb") as file:
                 found = msgspec.json.decode(file.read(_MAX_BYTES), type=LearnedLimits)
-        except (OSError, ValueError):  # msgspec's errors are ValueErrors
+        except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
             return None
         age_s = time.time() - found.learned_at
         return found if found.is_sane and -_MAX_FUTURE_S <= age_s <= self._max_age_s else None
