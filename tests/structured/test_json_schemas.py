@@ -321,3 +321,16 @@ def test_whatever_is_given_is_a_schema_or_an_input_error(schema: Any) -> None:
         == compiled.wire_schema
     )
     assert compile_schema(restore_schema(describe_schema(compiled))).fingerprint() == compiled.fingerprint()
+
+
+@pytest.mark.parametrize("levels", [110, 300, 3000])
+@pytest.mark.parametrize("as_text", [False, True])
+def test_a_schema_that_is_nested_too_deep_is_called_that(levels: int, as_text: bool) -> None:
+    schema: Any = {"type": "string", "description": "a [ and a { count for nothing: \\" + '"' + "[" * 300}
+    text = json.dumps(schema)
+    compile_schema(schema)
+    for _ in range(levels):
+        schema = {"type": "object", "properties": {"a": schema}}
+        text = f'{{"type":"object","properties":{{"a":{text}}}}}'
+    with pytest.raises(InputError, match="it is nested more than 200 levels deep"):
+        compile_schema(text if as_text else schema)

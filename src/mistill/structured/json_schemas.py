@@ -13,7 +13,7 @@ from typing import Any, Literal, cast
 from mistill.errors import InputError
 from mistill.structured.keywords import ANNOTATIONS, ASSERTIONS, Schema, all_subschemas
 from mistill.structured.readers import json_path
-from mistill.structured.strict_json import decode_json
+from mistill.structured.strict_json import TOO_DEEP, decode_json
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +60,9 @@ def decode_schema(text: str) -> Schema:
     try:
         given = json.loads(text)
         given = decode_json(text)
-    except (ValueError, RecursionError) as error:
+    except RecursionError as error:
+        raise InputError(f"not a JSON schema: {TOO_DEEP}") from error
+    except ValueError as error:
         raise InputError(
             f"not a JSON schema: {error}", hint="a schema given as a string is the JSON of a JSON schema"
         ) from error

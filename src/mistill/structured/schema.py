@@ -29,7 +29,7 @@ from mistill.errors import InputError, InvalidOutput
 from mistill.structured.json_schemas import compile_validator, decode_schema
 from mistill.structured.readers import Reader, invalid_output, json_schema_reader, type_reader
 from mistill.structured.response_schema import WRAPPER_KEY, has_object_root, inline_root, wire_name, wrap
-from mistill.structured.strict_json import decode_json
+from mistill.structured.strict_json import TOO_DEEP, decode_json
 from mistill.structured.typeddicts import with_modern_typeddicts
 
 _MEMO_SIZE = 512
@@ -188,7 +188,9 @@ def compile_schema(schema: Any) -> OutputSchema:
     if isinstance(schema, dict | bool):
         try:
             text = json.dumps(schema, ensure_ascii=False, allow_nan=False)
-        except (TypeError, ValueError, RecursionError) as error:
+        except RecursionError as error:
+            raise InputError(f"not a JSON schema: {TOO_DEEP}") from error
+        except (TypeError, ValueError) as error:
             raise InputError(f"not a JSON schema: it is not JSON: {error}") from error
         return _compile_json(text)
     return _compile_type(_Key(schema))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import msgspec
@@ -9,6 +10,9 @@ import pydantic_core
 
 MAX_DEPTH = 200
 """Levels of nesting: pydantic's own limit in reading; what is deeper could not be written again either."""
+TOO_DEEP = f"it is nested more than {MAX_DEPTH} levels deep"
+
+_BRACKETS_AND_TEXTS = re.compile(r'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 
 _decode = msgspec.json.Decoder().decode
 
@@ -31,7 +35,19 @@ def decode_json(text: str) -> Any:
     return value
 
 
+def _is_too_deep(text: str) -> bool:
+    """Whether JSON has more levels than anything here reads."""
+    depth = 0
+    for bracket in _BRACKETS_AND_TEXTS.findall(text):
+        depth += (bracket in "[{") - (bracket in "]}")
+        if depth > MAX_DEPTH:
+            return True
+    return False
+
+
 def _refuse_by_pydantic(text: str) -> None:
+    if _is_too_deep(text):
+        raise ValueError(TOO_DEEP)
     try:
         pydantic_core.from_json(text, allow_inf_nan=False)
     except ValueError as error:
