@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import pytest
+from pydantic import SecretStr
 from tests.api.raw_server import answer
 
 from mistill.errors import InputError
@@ -229,5 +230,5 @@ def test_a_price_that_changes_counts_from_the_next_call(server: SlowServer) -> N
 
 def test_what_is_longer_than_any_key_is_refused_as_it_is_loaded() -> None:
     with pytest.raises(InputError, match="the api_key has 10,000 characters, and no key has more than 4,096"):
-        MistralLLM(model="m", endpoint="http://127.0.0.1:9", api_key="k" * 10_000).load()
-    MistralLLM(model="m", endpoint="http://127.0.0.1:9", api_key="k" * 4096).load()
+        MistralLLM(model="m", endpoint="http://127.0.0.1:9", api_key=SecretStr("k" * 10_000)).load()
+    MistralLLM(model="m", endpoint="http://127.0.0.1:9", api_key=SecretStr("k" * 4096)).load()

@@ -144,7 +144,7 @@ def _holds_set(value: Any) -> bool:
 
 def _fields_of(value: Any) -> list[Any]:
     """The values of a struct, a dataclass or an object of attrs; nothing of anything else."""
-    kind: Any = type(value)
+    kind = cast("Any", type(value))
     names = getattr(kind, "__struct_fields__", ())
     names = names or getattr(kind, "__dataclass_fields__", ())
     names = names or [field.name for field in getattr(kind, "__attrs_attrs__", ())]

@@ -370,7 +370,7 @@ def _sum(context: RowContext, iterable: Any, attribute: Any = None, start: Any =
     if not isinstance(start, (list, tuple)):
         context.charge(work_of_filter("sum", iterable, (), {}))
         return sum(iterable, start)
-    total: Any = start
+    total = cast("Any", start)
     for one in iterable:
         context.charge(len(total))
         total = total + one

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
-from jinja2.sandbox import SecurityError
+from jinja2.exceptions import SecurityError
 
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, let_interrupt_pass, nearest_name
