@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import json
 import logging
 import os
 import struct
@@ -23,6 +24,7 @@ from mistill.datasets.sources import open_source
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
 from mistill.llms import content
+from mistill.runs.export import export_run
 from mistill.simulator import Simulator
 
 PDF = b"%PDF-1.7\n1 0 obj << /Type /Page >> endobj"
@@ -587,3 +589,25 @@ def test_a_dry_run_after_a_start_looks_at_the_files_anew(place: Place, tmp_path:
     assert run.start().completions == 1
     image.unlink()
     assert (run.dry_run().asked, run.dry_run().refused) == (0, 1)
+
+
+def test_conversations_have_what_went_along_or_are_left_out(
+    place: Place, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As it was sent: what a file has become since was never answered."""
+    for name in ("same", "gone", "other"):
+        place.input.with_name(f"{name}.png").write_bytes(png(1))
+    rows = [{"text": name, "photo": f"{name}.png"} for name in ("same", "gone", "other")]
+    place.write_rows([*rows, {"text": "whole", "photo": b64(png(2))}, {"text": "far", "photo": ADDRESS}])
+    place.run(images="photo").start()
+    place.input.with_name("gone.png").unlink()
+    place.input.with_name("other.png").write_bytes(png(3))
+    to = tmp_path / "sft.jsonl"
+    assert export_run(place.out, to, as_="chat").records == 3
+    lines = [json.loads(line)["messages"][0]["content"] for line in to.read_text().splitlines()]
+    assert [(text["text"], image["image_url"]["url"]) for text, image in lines] == [
+        ("same", data_url(png(1))),
+        ("whole", data_url(png(2))),
+        ("far", ADDRESS),
+    ]
+    assert "2 rows with a file that is not there" in caplog.text

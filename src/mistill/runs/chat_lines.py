@@ -9,7 +9,7 @@ from typing import Any, Final, cast
 import msgspec
 
 from mistill.datasets.sources import name_of
-from mistill.errors import InputError, MistillError, did_you_mean
+from mistill.errors import InputError, MistillError, WrongFile, did_you_mean
 from mistill.finish_reasons import CUT_BY, CUT_OFF
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.conditions import NOTHING, look_up
@@ -21,6 +21,7 @@ from mistill.runs.kept_settings import read_settings
 from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.record_lines import answer_columns, record_line
 from mistill.runs.record_shape import RecordShape
+from mistill.runs.retried_rows import RetriedRows
 from mistill.wording import Setting, words
 
 Turns = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -45,6 +46,7 @@ class ChatLines:
     def __init__(self, reader: LedgerReader, shape: RecordShape, turns: Turns | None) -> None:
         kept = read_settings(reader)
         self._shape = shape
+        self._rows = RetriedRows(reader.path)
         self._id_column = kept.options.id_column
         self._turns = None if turns is None else _checked(turns)
         self._tools: Any = None
@@ -109,7 +111,11 @@ class ChatLines:
 
     def _of_run(self, row: LedgerRow) -> Iterator[list[Any] | None]:
         settings = self._shape.settings_of(row)
-        asked: list[Any] = settings.prompt_of(row)
+        try:
+            asked = settings.sent_of(row, self._rows)
+        except WrongFile:
+            self._left_out["row", "with a file that is not there or not as the run read it"] += 1
+            return
         for completion in (one for body in row.answers for one in settings.answers.read(body)):
             if completion.finish_reason in CUT_OFF:
                 self._left_out["answer", f"cut off by {CUT_BY[completion.finish_reason]}"] += 1

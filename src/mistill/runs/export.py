@@ -79,7 +79,9 @@ def export_run(
         overwrite: replace a file that is at ``to``. An input of the run, a ledger and what belongs to one are never
             replaced; the run's own output may be without this, unless it would be by some of its rows.
         as_: ``"chat"``: conversations for fine-tuning in place of records, ``{"messages": […]}``: what the run asked
-            and what was answered. Rows that failed and answers that were cut off are left out, which is said.
+            and what was answered. Rows that failed and answers that were cut off are left out, which is said. Images,
+            documents and sound that went along are in them as ``data:`` URLs; a row whose file is not there any more,
+            or another than it was, is left out too.
         turns: who says what in them, in place of that: ``{"user": "instruction", "assistant": "answer"}``, or pairs
             where a role speaks twice. Roles are ``system``, ``user``, ``assistant``, ``tool``, and ``messages`` for a
             column of several messages.

@@ -75,16 +75,20 @@ class RetriedRows:
         self._met.clear()
         for row in self._pages():
             self._met.append(msgspec.structs.replace(row, record=b"", answers=(), error=None))
-            problem, hint = self._problem_of(row)
-            yield Row(
-                first_index + row.position,
-                row.record,
-                self,
-                row.position,
-                problem=problem,
-                hint=hint,
-                binary=self._binary,
-            )
+            yield msgspec.structs.replace(self.row_of(row), index=first_index + row.position)
+
+    def row_of(self, row: LedgerRow) -> Row:
+        """A row as its input gave it, whose files begin where they did."""
+        problem, hint = self._problem_of(row)
+        return Row(
+            row.position,
+            row.record,
+            self,
+            row.position,
+            problem=problem,
+            hint=hint,
+            binary=self._binary,
+        )
 
     def where(self, place: int) -> str:
         return f"{self._ledger} row {place}"

@@ -67,6 +67,22 @@ class RowSettings:
         """
         return self._render(Row(row.position, row.record, _LEDGER, row.position))
 
+    def sent_of(self, row: LedgerRow, rows: RetriedRows) -> list[dict[str, Any]]:
+        """The messages that a row sent to be answered by chat, whole: its files are read once more.
+
+        Args:
+            rows: those of its ledger, which know where their files lie.
+
+        Raises:
+            WrongFile: one is not there any more, or another than it was.
+            InputError: none can be made of it.
+        """
+        return self._send(rows.row_of(row), row.digest)
+
+    @cached_property
+    def _send(self) -> Callable[[Row, bytes | None], list[dict[str, Any]]]:
+        return ChatKind.sent_of(cast("ChatManifest", self._manifest))
+
     @cached_property
     def _render(self) -> Callable[[Row], Any]:
         return self._kind.prompts_of(self._manifest)

@@ -13,7 +13,7 @@ from mistill.api.chat import ChatResponse
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.media_files import media_kind
 from mistill.delivery.dispatcher import Send
-from mistill.errors import InputError, MalformedAnswer
+from mistill.errors import InputError, MalformedAnswer, WrongFile
 from mistill.llms.completions import kept_completions
 from mistill.llms.content import with_chunks
 from mistill.llms.generation import Prompt
@@ -22,6 +22,7 @@ from mistill.llms.parameters import SETTING_NAMES, describe_parameters
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedPrompt, attached_options
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
+from mistill.prompts.row_errors import change_error
 from mistill.prompts.row_parameters import RowParameters
 from mistill.runs.kinds.kind import AnswerFields, AnswerReader, Kind, RequestSize, digest, warn_of_doubts
 from mistill.runs.manifest import RunManifest
@@ -188,6 +189,31 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         if not attached:
             return template.render
         return lambda row: with_chunks(template.render(row), attached.shown(row))
+
+    @classmethod
+    def sent_of(cls, manifest: ChatManifest) -> Callable[[Row, bytes | None], list[dict[str, Any]]]:
+        """What makes the whole of what a row sent, its files read once more; it is given the row's digest of then.
+
+        It raises as `prepare` does, and ``WrongFile`` where a file is not there any more, or another than it was.
+        """
+        described = manifest.prompt
+        template = PromptTemplate(prompt=described["prompt"], system=described["system"])
+        attached = AttachedColumns.described(described)
+
+        def sent(row: Row, digest_then: bytes | None) -> list[dict[str, Any]]:
+            messages = template.render(row)
+            if not attached:
+                return messages
+            try:
+                (digest_now,) = attached.digests([row])
+                chunks = [one.chunk() for one in attached.of(row)]
+            except InputError as error:
+                raise WrongFile(error.message, hint=error.hint, index=row.index) from error
+            if digest_then is not None and digest_now != digest_then:
+                raise WrongFile(change_error("a file of it", row).message, index=row.index)
+            return with_chunks(messages, chunks) if chunks else messages
+
+        return sent
 
     @classmethod
     def text_of(cls, body: bytes) -> str:
