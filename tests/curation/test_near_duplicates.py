@@ -107,7 +107,8 @@ def test_what_is_no_vector_names_its_row(rows: list[dict[str, Any]], message: st
 
 
 def test_a_threshold_is_a_similarity() -> None:
-    for threshold in (0, 1.5, float("nan")):
+    not_numbers: list[Any] = ["0.9", None, True, [0.9]]
+    for threshold in (0, 1.5, float("nan"), *not_numbers):
         with pytest.raises(InputError, match="threshold"):
             dedupe([], threshold=threshold)
 
@@ -180,3 +181,23 @@ def test_the_command(
     assert "nothing was written" in capsys.readouterr().err
     assert main(["dedupe", "in.jsonl", "--out", "out.jsonl"]) == 2
     assert "Did you mean '--to'?" in capsys.readouterr().err
+
+
+def test_marks_stand_once_and_only_marks_are_replaced(tmp_path: Path) -> None:
+    vectors = [[1, 0], [1, 0], [0, 1]]
+    dedupe(rows_of(vectors), tmp_path / "once.jsonl", mark=True)
+    dedupe(tmp_path / "once.jsonl", tmp_path / "twice.jsonl", mark=True)
+    assert (tmp_path / "twice.jsonl").read_text() == (tmp_path / "once.jsonl").read_text()
+    assert (tmp_path / "twice.jsonl").read_text().count("duplicate_of") == 3
+    with pytest.raises(InputError, match=r"row 1 of .*it has a column 'similarity', and mark=True adds one"):
+        dedupe([{"embedding": [1]}, {"embedding": [1], "similarity": "how"}], tmp_path / "a.jsonl", mark=True)
+    assert not (tmp_path / "a.jsonl").exists()
+
+
+def test_vectors_may_be_the_json_text_of_a_csv_file(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text('text,embedding\na,"[1, 0]"\nb,\nc,"[2.0, 0]"\n')
+    found = dedupe(tmp_path / "a.csv")
+    assert [(one.row, one.kept) for one in found.dropped] == [(2, 0)]
+    assert found.without_vector == 1
+    with pytest.raises(InputError, match=r"'embedding' is no vector"):
+        dedupe([{"embedding": "one"}])

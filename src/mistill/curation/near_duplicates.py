@@ -15,6 +15,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 from typing import Any, Final
 
@@ -46,6 +47,9 @@ _UNIT_ROUNDOFF = 2.0**-24
 """Of float32: the relative error of one operation. Source: IEEE 754."""
 
 _decode_record = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_MARKS: Final = ("duplicate_of", "similarity")
+
+_decode_text = msgspec.json.Decoder(str).decode
 _decode_vector = msgspec.json.Decoder(list[float] | None).decode
 
 
@@ -101,9 +105,9 @@ def dedupe(
         source: as for `Run`; read twice where ``to`` is given.
         to: where the rows go that are kept; ``None``: nowhere.
         threshold: vectors are alike from this cosine similarity on, above 0 and at most 1.
-        column: has the vectors, all of one length. Null is no vector: such a row is kept.
+        column: has the vectors, or their JSON text, all of one length. Null is no vector: such a row is kept.
         mark: ``to`` has all rows instead, with two columns more: ``duplicate_of``, the row (from 0) that stands for it,
-            and ``similarity``; null in those that are kept.
+            and ``similarity``; null in those that are kept. They take the place of both where a row has them already.
         overwrite: replace ``to`` if it is there. An input, a ledger and what belongs to one are never replaced.
         input_format, output_format: where the suffix does not tell.
         delimiter, encoding: of the input, ``csv_dialect``: of the output, as for `Run`.
@@ -112,8 +116,7 @@ def dedupe(
         InputError: a vector is none, or of another length, or its row is no row of a run; it names the row. Something
             given is wrong, or ``to`` may not be replaced.
     """
-    if not 0 < threshold <= 1:
-        raise InputError(f"threshold is {threshold}, and must be above 0 and at most 1")
+    _check_threshold(threshold)
     refuse_unwritten(source)
     if to is None:
         _refuse_without_output(mark, overwrite, output_format, csv_dialect)
@@ -135,6 +138,8 @@ def dedupe(
         nonlocal total, without_vector
         for row in rows:
             total += 1
+            if mark:
+                _check_marks(row)
             vector = _vector_of(row, column)
             if vector is None:
                 without_vector += 1
@@ -151,13 +156,18 @@ def dedupe(
         writer = open_writer(
             to,
             format=output_format,
-            types=rows.types(),
+            types={name: kind for name, kind in rows.types().items() if not mark or name not in _MARKS},
             features=rows.features(),
             csv_dialect=csv_dialect,
             made_of=rows.paths,
         )
         _write(rows, writer, result, mark=mark)
     return result
+
+
+def _check_threshold(threshold: object) -> None:
+    if isinstance(threshold, bool) or not isinstance(threshold, Real) or not 0 < float(threshold) <= 1:
+        raise InputError(f"threshold is {threshold!r}, and must be a number above 0 and at most 1")
 
 
 def _refuse_without_output(
@@ -188,12 +198,37 @@ def _vector_of(row: Row, column: str) -> list[float] | None:
             index=row.index,
         )
     try:
-        vector = _decode_vector(fields[column])
+        vector = _vector_in(fields[column])
     except msgspec.MsgspecError as error:
         raise InputError(f"{row.where}: {column!r} is no vector: {error}", index=row.index) from error
     if vector == []:
         raise InputError(f"{row.where}: {column!r} is an empty vector", index=row.index)
     return vector
+
+
+def _vector_in(value: msgspec.Raw) -> list[float] | None:
+    """A vector or the JSON text of one, as CSV files and sheets hold it, where a blank one stands for null."""
+    raw = bytes(value)
+    if not raw.startswith(b'"'):
+        return _decode_vector(raw)
+    text = _decode_text(raw)
+    return _decode_vector(text) if text.strip() else None
+
+
+def _check_marks(row: Row) -> None:
+    """Refuses a column of the row's own that has the name of a mark; both are those of an earlier time."""
+    if row.problem is None:
+        own = [name for name in _MARKS if name in _decode_record(row.raw)]
+        if len(own) == 1:
+            raise InputError(
+                words(
+                    f"{row.where}: it has a column {own[0]!r}, and ",
+                    Setting("mark", True),
+                    " adds one of that name",
+                ),
+                hint="rename the row's own column",
+                index=row.index,
+            )
 
 
 def _hint_of_vectors(column: str, fields: Mapping[str, msgspec.Raw]) -> str:
@@ -206,7 +241,7 @@ def _hint_of_vectors(column: str, fields: Mapping[str, msgspec.Raw]) -> str:
 
 def _is_vector(value: msgspec.Raw) -> bool:
     try:
-        return bool(_decode_vector(value))
+        return bool(_vector_in(value))
     except msgspec.MsgspecError:
         return False
 
@@ -351,4 +386,7 @@ def _write(rows: Source, opened: AbstractContextManager[Writer], result: Deduped
                     writer.write_raw(row.raw)
                 continue
             marks = {"duplicate_of": found and found.kept, "similarity": found and round(found.similarity, 6)}
-            writer.write_raw(add_columns(row.raw, marks))
+            fields = _decode_record(row.raw)
+            own = {name: value for name, value in fields.items() if name not in _MARKS}
+            raw = row.raw if len(own) == len(fields) else msgspec.json.encode(own)
+            writer.write_raw(add_columns(raw, marks))
