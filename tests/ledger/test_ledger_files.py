@@ -79,7 +79,6 @@ MEDDLERS: list[Callable[[Path], object]] = [
     lambda path: path.rename(path.with_name("moved")),
     lambda path: path.parent.rename(path.parent.with_name("moved")),
     lambda path: shutil.rmtree(path.parent),
-    lambda path: os.truncate(path, 0),
     replace_by_copy,
     replace_by_noise,
 ]
@@ -93,11 +92,9 @@ async def test_a_ledger_that_is_gone_is_noticed_before_more_is_sent(
     row = await first_row(ledger)
     await ledger.flush()
     meddle(path)
-    with pytest.raises(
-        LedgerError, match=r"deleted, moved, replaced or cut while its run went on.*put it back"
-    ):
+    with pytest.raises(LedgerError, match=r"deleted, moved or replaced while its run went on.*put it back"):
         await send_on(ledger, row)
-    with pytest.raises(LedgerError, match="deleted, moved, replaced or cut"):
+    with pytest.raises(LedgerError, match="deleted, moved or replaced"):
         await ledger.flush()
     ledger.close()
 

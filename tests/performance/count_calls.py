@@ -26,7 +26,8 @@ from mistill.simulator import Simulator
 
 ROWS = 400
 _OURS = str(Path(mistill.__file__).parent)
-_LEFT_OUT = tuple(str(Path(_OURS, name)) for name in ("simulator", "ledger/commits.py"))
+_LEDGER_THREAD = ("ledger/commits.py", "ledger/files_in_use.py", "ledger/write_ahead_log.py")
+_LEFT_OUT = tuple(str(Path(_OURS, name)) for name in ("simulator", *_LEDGER_THREAD))
 
 
 class Answer(BaseModel):

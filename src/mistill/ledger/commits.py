@@ -20,9 +20,10 @@ from typing import Any, Protocol, TypeVar
 
 from mistill.errors import LedgerError, copied
 from mistill.ledger.damage import SQLiteErrors
-from mistill.ledger.database import explain, write_meta
-from mistill.ledger.files import FilesInUse
+from mistill.ledger.database import explain, explained, write_meta
+from mistill.ledger.files_in_use import FilesInUse
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
+from mistill.ledger.rescue import fill_cache, rescue
 from mistill.process import OwnProcess, keep_unused
 from mistill.wording import START_AGAIN, words
 
@@ -82,8 +83,8 @@ class CommitQueue:
     """Owns the write connection, and the thread that uses it, until ``close``.
 
     Commits are counted in the ledger, from ``commits`` on, and by ``note_commits`` beside it, so that a lost log is
-    noticed. Before one, at most every tenth of a second, it looks whether ``files`` are still there: what is written in
-    a file that was deleted, nobody would find.
+    noticed. Before one it looks whether ``files`` are what they were: what is written in a file that was deleted,
+    nobody would find, and what is written behind the end of one that was cut makes the rest unreadable.
 
     Writes of one statement are done in the order in which they were put. What is put together is on disk
     together or not at all. A job sees every write put before it.
@@ -100,6 +101,7 @@ class CommitQueue:
     ) -> None:
         self._path = path
         self._connection = connection
+        self._guard = _open_guard(path)
         self._files = files
         self._note_commits = note_commits
         self._commits = commits
@@ -107,6 +109,8 @@ class CommitQueue:
         self._in_sqlite = threading.Lock()
         self._queue: SimpleQueue[_Write | _Task | None] = SimpleQueue()
         self._broken: LedgerError | None = None
+        with explained(path):
+            fill_cache(connection, path)
         self._thread = threading.Thread(target=self._serve, name=f"ledger {path.name}", daemon=True)
         self._thread.start()
         register_for_forks(self)
@@ -114,6 +118,11 @@ class CommitQueue:
     @property
     def closed(self) -> bool:
         return not self._thread.is_alive()
+
+    @property
+    def files_were_hurt(self) -> bool:
+        """They were cut or overwritten, and are left as they were found."""
+        return self._files.hurt is not None
 
     def put(self, *writes: tuple[Statement, list[Values]]) -> None:
         """Write these together, soon. Whoever waits for a later write of this queue waits for them too."""
@@ -150,6 +159,7 @@ class CommitQueue:
         """In a forked child, which has no such thread: nothing can be written here."""
         self._broken = of_another_process(self._path, self._process)
         keep_unused(self._connection)
+        keep_unused(self._guard)
 
     def _check(self) -> None:
         if self._broken is not None:
@@ -167,6 +177,15 @@ class CommitQueue:
                 assert self._broken is not None
                 _resolve_all(_waiters_of(group), self._broken)
         with self._in_sqlite:
+            self._close_files()
+
+    def _close_files(self) -> None:
+        if not self.files_were_hurt:
+            with suppress(LedgerError):
+                self._files.check(now=True)
+        self._files.close()
+        if not self.files_were_hurt:
+            self._guard.close()
             # On a full disk the last checkpoint fails; the log stays, and it has all.
             with suppress(sqlite3.Error):
                 # Out of WAL mode, the ledger is one file again, and a reader makes none beside it. Not while one reads,
@@ -174,8 +193,9 @@ class CommitQueue:
                 self._connection.execute("PRAGMA busy_timeout = 0")
                 if self._files.are_there():
                     self._connection.execute("PRAGMA journal_mode = DELETE")
-            with suppress(sqlite3.Error):
-                self._connection.close()
+        with suppress(sqlite3.Error):
+            self._connection.close()
+        self._guard.close()
 
     def _gather(self, linger_s: float) -> tuple[list[_Write | _Task], bool]:
         group: list[_Write | _Task] = []
@@ -200,15 +220,29 @@ class CommitQueue:
                 self._apply(group)
                 write_meta(self._connection, "commits", str(self._commits + 1))
                 self._connection.execute("COMMIT")
+                self._files.note_commit()
                 self._commits += 1
                 self._note_commits(self._commits)
             except Exception as error:
                 with suppress(sqlite3.Error):
                     self._connection.rollback()
-                self._broken = _broken_by(self._path, error)
+                self._broken = self._explain(error)
                 return False
         _resolve_all(_waiters_of(group), None)
         return True
+
+    def _explain(self, error: Exception) -> LedgerError:
+        """Why a commit failed. What SQLite finds is perhaps what was done to its files."""
+        if not isinstance(error, LedgerError):
+            try:
+                self._files.check(now=True)
+            except LedgerError as found:
+                found.__cause__ = error
+                error = found
+        broken = _broken_by(self._path, error)
+        if self.files_were_hurt:
+            broken.hint = rescue(self._connection, self._path, self._commits)
+        return broken
 
     def _apply(self, group: list[_Write | _Task]) -> None:
         tables: dict[Statement, list[Values]] = {}
@@ -225,6 +259,17 @@ class CommitQueue:
         for statement, rows in tables.items():
             statement.write(self._connection, rows)
         tables.clear()
+
+
+def _open_guard(path: Path) -> sqlite3.Connection:
+    """A connection that only reads. While there is one, closing the other copies no log into the ledger: of a log that
+    was hurt, what it copies would be written over what is whole.
+    """
+    uri = f"{path.absolute().as_uri()}?mode=ro"
+    with explained(path):
+        guard = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
+        guard.execute("SELECT 1 FROM sqlite_master").fetchone()  # SQLite's lock is taken here
+    return guard
 
 
 class _Task:

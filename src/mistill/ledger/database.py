@@ -15,10 +15,20 @@ from typing import Any
 from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
 from mistill.ledger.checksums import add_checksum, meta_sum, schema_sum
 from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
-from mistill.ledger.files import is_database, journal_of, lock_of, log_of, main_name
+from mistill.ledger.files import (
+    free_name,
+    is_database,
+    journal_of,
+    lock_of,
+    log_of,
+    main_name,
+    rescued_copy,
+    to_use_copy,
+)
 from mistill.ledger.lock import LedgerLock, read_commits
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, statements
+from mistill.ledger.write_ahead_log import pages_in
 from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
@@ -120,7 +130,7 @@ def make_ledger(
     if not fresh:
         if path.exists() and path.stat().st_size:
             return False, None
-        _refuse_log_alone(path)
+        _check_log_has_ledger(path)
     try:
         made = _beside(path)
     except OSError as error:
@@ -149,19 +159,6 @@ def _beside(path: Path) -> Path:
     descriptor, made = mkstemp(prefix=prefix, dir=path.parent)  # which nobody else may read
     os.close(descriptor)
     return Path(made)
-
-
-def _refuse_log_alone(path: Path) -> None:
-    log = log_of(path)
-    if log.exists() and log.stat().st_size:
-        raise LedgerError(
-            f"{log} is the log of a ledger, or somebody's file, and the ledger {path} is not there",
-            hint=words(
-                "nothing was changed; put the ledger back beside its log, or start over with ",
-                _FRESH,
-                ", which keeps the log under another name",
-            ),
-        )
 
 
 def open_to_write(
@@ -199,7 +196,9 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             f"there is no ledger at {path}", hint="check the output's name; a run makes the ledger"
         )
     path, _ = main_name(path)
-    if path.stat().st_size and not is_database(path):
+    _check_log_has_ledger(path)
+    # The log of one that was hurt may have its first page.
+    if path.stat().st_size and not is_database(path) and not _has_log(path):
         raise LedgerError(f"{path} is not a ledger", hint="give the output of the run, or its ledger")
     commits = read_commits(path)  # before the ledger, which is ahead of it
     with explained(path, is_readable=False):
@@ -211,8 +210,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
                 found = check(path, connection)
             except sqlite3.OperationalError:
                 # WAL needs a writable directory for its index, unless nothing is in the log.
-                log = log_of(path)
-                if log.exists() and log.stat().st_size:
+                if _has_log(path):
                     raise
                 connection.close()
                 connection = _connect_to_read(path, immutable=True)
@@ -229,6 +227,36 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         connection.close()
         _bring_up_to_date(path)
         return _connect_to_read(path)
+
+
+def _has_log(path: Path) -> bool:
+    log = log_of(path)
+    return log.exists() and log.stat().st_size > 0
+
+
+def _check_log_has_ledger(path: Path) -> None:
+    """Refuses a log without its ledger: SQLite deletes the log of one that is missing or empty."""
+    if _has_log(path) and not (path.exists() and path.stat().st_size):
+        raise LedgerError(
+            f"{log_of(path)} is the log of a ledger, or somebody's file, and the ledger {path} is not there or empty",
+            hint=words(
+                "nothing was changed; ",
+                *_use_rescued(path),
+                "put the ledger back beside its log, or start over with ",
+                _FRESH,
+                ", which keeps the log under another name",
+            ),
+        )
+
+
+def _use_rescued(path: Path) -> tuple[str, ...]:
+    """What to do first where the run whose files were hurt has kept all it knew."""
+    copy = rescued_copy(path)
+    return (
+        ()
+        if copy is None
+        else (f"all that was committed is in {copy}: {to_use_copy(copy, path)}; or else: ",)
+    )
 
 
 def _was_cut_off(path: Path) -> bool:
@@ -302,21 +330,29 @@ def check(path: Path, connection: sqlite3.Connection) -> int:
                 ", which keeps this file under another name",
             ),
         )
-    log = log_of(path)
-    if not (log.exists() and log.stat().st_size):  # with a log, the file itself may rightly be shorter
-        expected_bytes = _pragma(connection, "page_count") * _pragma(connection, "page_size")
-        if path.stat().st_size < expected_bytes:
-            raise LedgerError(
-                f"{path} is damaged: {path.stat().st_size} bytes are left of {expected_bytes}",
-                hint=words(
-                    "nothing was changed; restore it from a copy, or start over with ",
-                    _FRESH,
-                    ", which keeps this file under another name",
-                ),
-            )
+    _check_its_end(path, connection)
     if found == FORMAT and read_meta(connection, "schema") != schema_sum(connection):
         raise DamagedMeta("its tables are not those that were made")
     return found
+
+
+def _check_its_end(path: Path, connection: sqlite3.Connection) -> None:
+    """Refuses a file that is shorter than it was, unless all pages of its end are in its log."""
+    page_bytes, pages = _pragma(connection, "page_size"), _pragma(connection, "page_count")
+    size = path.stat().st_size
+    if size >= pages * page_bytes:
+        return
+    missing = range(size // page_bytes + 1, pages + 1)
+    if _has_log(path) and pages_in(log_of(path)).issuperset(missing):
+        return
+    raise LedgerError(
+        f"{path} is damaged: {size} bytes are left of {pages * page_bytes}",
+        hint=words(
+            "nothing was changed; restore it from a copy, or start over with ",
+            _FRESH,
+            ", which keeps this file under another name",
+        ),
+    )
 
 
 def set_aside(path: Path) -> Path | None:
@@ -325,19 +361,14 @@ def set_aside(path: Path) -> Path | None:
     is_there = path.exists()
     if not is_there and not log.exists():
         return None
-    if is_there:
+    if is_there and path.stat().st_size:  # beside an empty file, SQLite deletes the log
         # Not SQLite at all, or damaged: kept as it is.
         with (
             suppress(sqlite3.DatabaseError),
             closing(sqlite3.connect(path, isolation_level=None)) as connection,
         ):
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    stamp = time.strftime("%Y%m%d-%H%M%S")
-    aside = path.with_name(f"{path.name}.bak-{stamp}")
-    number = 1
-    while aside.exists():
-        number += 1
-        aside = path.with_name(f"{path.name}.bak-{stamp}-{number}")
+    aside = free_name(path, "bak")
     # What a damaged ledger still has in its log goes with it, under the name that SQLite would look for.
     if log.exists():
         log.rename(log_of(aside))
@@ -394,8 +425,11 @@ def _check_nothing_is_lost(path: Path, connection: sqlite3.Connection, commits: 
         raise LedgerError(
             f"the ledger {path} lost the end of its log: {commits - found:,} of {commits:,} transactions are gone, "
             "with all that was answered in them",
-            hint=f"{log_of(path)} was deleted, cut or changed: put it back as it was; to go on without it, remove "
-            f"{lock}: what is lost is asked and paid for again",
+            hint=words(
+                *_use_rescued(path),
+                f"{log_of(path)} was deleted, cut or changed: put it back as it was; to go on without it, remove "
+                f"{lock}: what is lost is asked and paid for again",
+            ),
         )
 
 

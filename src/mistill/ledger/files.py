@@ -1,16 +1,14 @@
-"""The ledger as a file: its one name among several, who may read it, and whether it is still there."""
+"""The ledger as a file: its one name among several, what stands beside it, and who may read it."""
 
 from __future__ import annotations
 
+import glob
 import os
+import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
 
-from mistill.errors import LedgerError
-from mistill.wording import START_AGAIN, words
-
-_LOOK_EVERY_S = 0.1
 _MAGIC = b"SQLite format 3\0"
 
 _DATABASE = b"SQLite format 3\0"
@@ -103,58 +101,24 @@ def is_database(path: Path) -> bool:
         return False
 
 
-class FilesInUse:
-    """The files of a ledger that is open, which somebody may delete, replace or cut meanwhile.
-
-    Args:
-        ledger: which never becomes shorter while a run is on it.
-        others: its log and its lock.
-    """
-
-    def __init__(self, ledger: Path, *others: Path) -> None:
-        self._ledger = ledger
-        self._ledger_bytes = 0
-        self._found = {
-            path: (found.st_dev, found.st_ino) for path in (ledger, *others) if (found := _stat(path))
-        }
-        self._next_look_s = 0.0
-
-    def check(self, *, now: bool) -> None:
-        """Looks whether they are still there; unless it must be ``now``, only where it did not look just before.
-
-        Raises:
-            LedgerError: one is not: what is written now, nobody would find.
-        """
-        time_s = time.monotonic()
-        if not now and time_s < self._next_look_s:
-            return
-        self._next_look_s = time_s + _LOOK_EVERY_S
-        for path in self._found:
-            if not self._is_there(path):
-                raise LedgerError(
-                    f"the ledger {self._ledger} was deleted, moved, replaced or cut while its run went on: "
-                    f"{path} is not what it was",
-                    hint=words(
-                        "nothing more was sent; if it was moved, put it back and ",
-                        START_AGAIN,
-                    ),
-                )
-
-    def are_there(self) -> bool:
-        return all(map(self._is_there, self._found))
-
-    def _is_there(self, path: Path) -> bool:
-        found = _stat(path)
-        if found is None or (found.st_dev, found.st_ino) != self._found[path]:
-            return False
-        if path != self._ledger:
-            return True
-        before, self._ledger_bytes = self._ledger_bytes, found.st_size
-        return before <= found.st_size
+def free_name(path: Path, why: str) -> Path:
+    """A name beside the ledger, with the time in it, that no file has."""
+    first = path.with_name(f"{path.name}.{why}-{time.strftime('%Y%m%d-%H%M%S')}")
+    free, number = first, 1
+    while free.exists() or log_of(free).exists():
+        number += 1
+        free = first.with_name(f"{first.name}-{number}")
+    return free
 
 
-def _stat(path: Path) -> os.stat_result | None:
-    try:
-        return path.stat()
-    except OSError:
-        return None
+def rescued_copy(ledger: Path) -> Path | None:
+    """The newest whole copy that a run made of a ledger whose files were hurt."""
+    copies = ledger.parent.glob(f"{glob.escape(ledger.name)}.rescued-*[0-9]")
+    return max(copies, key=lambda copy: copy.stat().st_mtime_ns, default=None)
+
+
+def to_use_copy(copy: Path, ledger: Path) -> str:
+    """What puts it in the ledger's place."""
+    # The log first: it would be taken for the copy's.
+    beside = " ".join(shlex.quote(str(path)) for path in (log_of(ledger), lock_of(ledger)))
+    return f"rm -f {beside} && mv {shlex.quote(str(copy))} {shlex.quote(str(ledger))}"

@@ -24,7 +24,7 @@ from mistill.ledger.commits import CommitQueue, Insert, Update
 from mistill.ledger.copies import part_copies
 from mistill.ledger.damage import Damage, drop_lost_outcomes, mend_index, set_damage_aside
 from mistill.ledger.error_record import encode_error
-from mistill.ledger.files import FilesInUse, log_of
+from mistill.ledger.files_in_use import FilesInUse
 from mistill.ledger.forks import forget, register_for_forks
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
@@ -163,7 +163,7 @@ class Ledger:
         self._commits = CommitQueue(
             path,
             connection,
-            FilesInUse(path, log_of(path), lock.path),
+            FilesInUse(path, connection, lock.path),
             commits=commits,
             note_commits=lock.note_commits,
         )
@@ -191,7 +191,7 @@ class Ledger:
             LedgerInUse: another run holds it.
             ManifestChanged: it belongs to other settings; says which.
             LedgerError: it is damaged, of another format, no ledger at all, or cannot be written; it is
-                left as it was. Later, from any method: it was deleted, moved or replaced.
+                left as it was. Later, from any method: it was deleted, moved, replaced, cut or overwritten.
         """
         path = database.name_to_write(Path(path))
         lock = LedgerLock(path)
@@ -219,7 +219,7 @@ class Ledger:
         """Commit what was asked for, end the writer thread, let go of the lock. Waits for the disk."""
         if not self._commits.closed:
             self._commits.close()
-            self._lock.release()
+            self._lock.release(keep=self._commits.files_were_hurt)
             forget(self)
 
     def busy(self) -> AbstractContextManager[object]:
