@@ -611,3 +611,8 @@ def test_conversations_have_what_went_along_or_are_left_out(
         ("far", ADDRESS),
     ]
     assert "2 rows with a file that is not there" in caplog.text
+
+
+def test_a_column_goes_along_once(place: Place) -> None:
+    with pytest.raises(InputError, match="images: the column 'photo' is named twice"):
+        place.run([{"text": "a", "photo": png()}], images=["photo", "photo"])

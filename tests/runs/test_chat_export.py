@@ -256,3 +256,13 @@ def test_the_lines_are_a_list_in_python_too(
     with pytest.raises(InputError, match=r"out.jsonl would be no conversation: line 1 \(row 0\): "):
         run.to_chat({"user": "text", "assistant": "is"})
     assert "left out of the conversations: 1 row that failed" in caplog.text
+
+
+def test_the_output_of_a_run_is_not_replaced_by_conversations_unasked(place: Place) -> None:
+    place.run([{"text": "a"}]).start()
+    before = place.out.read_bytes()
+    with pytest.raises(InputError, match="own output, and would be replaced by conversations"):
+        export_run(place.out, place.out, as_="chat")
+    assert place.out.read_bytes() == before
+    export_run(place.out, place.out, as_="chat", overwrite=True)
+    assert b"messages" in place.out.read_bytes()

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from mistill.errors import InputError
 
+T = TypeVar("T")
 
-def first_repeated(names: Iterable[str]) -> str | None:
+
+def first_repeated(names: Iterable[T]) -> T | None:
     """The first name that stood before it already; ``None`` where each stands once."""
-    seen: set[str] = set()
+    seen: set[T] = set()
     for name in names:
         if name in seen:
             return name

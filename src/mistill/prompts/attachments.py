@@ -24,6 +24,7 @@ from msgspec import Struct
 
 from mistill.api.chat import ChatResponse
 from mistill.api.token_estimate import audio_tokens, document_tokens, image_tokens
+from mistill.datasets.column_names import first_repeated
 from mistill.datasets.sources import Row
 from mistill.delivery.dispatcher import Send
 from mistill.errors import InputError, WrongFile
@@ -153,6 +154,19 @@ class AttachedColumns:
     def kinds_of(self, column: str) -> list[FileKind]:
         """As what a column goes along."""
         return [kind for kind, name in self._columns if name == column]
+
+    def check_once(self) -> None:
+        """Refuses a column that would go along twice, and be paid for twice.
+
+        Raises:
+            InputError: there is one.
+        """
+        if (repeated := first_repeated(self._columns)) is not None:
+            kind, column = repeated
+            raise InputError(
+                words(Setting(OPTION_OF[kind]), f": the column {column!r} is named twice"),
+                hint="name it once",
+            )
 
     def check_columns(self, header: Sequence[str]) -> None:
         """Refuses a column that no row can have.

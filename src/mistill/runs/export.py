@@ -77,7 +77,7 @@ def export_run(
         schema: reads the answers in place of the run's own: a pydantic model class, any type, or a JSON schema.
         partial: rows without an outcome yet are left out, instead of refused.
         overwrite: replace a file that is at ``to``. An input of the run, a ledger and what belongs to one are never
-            replaced; the run's own output may be without this, unless it would be by some of its rows.
+            replaced; the run's own output may be without this, unless by some of its rows, or by conversations.
         as_: ``"chat"``: conversations for fine-tuning in place of records, ``{"messages": […]}``: what the run asked
             and what was answered. Rows that failed and answers that were cut off are left out, which is said. Images,
             documents and sound that went along are in them as ``data:`` URLs; a row whose file is not there any more,
@@ -95,7 +95,8 @@ def export_run(
     with LedgerReader(path) as reader:
         check_targets(to, path, read_inputs(reader))
         if not overwrite:
-            _check_no_loss(output, to, is_part=where is not None or partial)
+            by = "conversations" if as_ else "some of its rows" if where is not None or partial else None
+            _check_no_loss(output, to, by)
         changes = {
             "columns": columns,
             "extra_columns": extra_columns,
@@ -125,13 +126,17 @@ def warn_of_misfits(misfits: Iterable[Misfit], out: str | None) -> None:
         _log.warning(line)
 
 
-def _check_no_loss(out: str | None, to: str | Path, *, is_part: bool) -> None:
-    """``InputError`` if ``to`` exists, and more would be lost with it than can be made again in the same way."""
+def _check_no_loss(out: str | None, to: str | Path, by: str | None) -> None:
+    """``InputError`` if ``to`` exists, and more would be lost with it than can be made again in the same way.
+
+    Args:
+        by: what the run's own output would be replaced by, where that is less than its records.
+    """
     if out is None or not is_same(Path(to), Path(out)):
         check_no_loss(to, "overwrite")
-    elif is_part and Path(to).exists():
+    elif by is not None and Path(to).exists():
         raise InputError(
-            f"{to} is the run's own output, and would be replaced by some of its rows",
+            f"{to} is the run's own output, and would be replaced by {by}",
             hint=words("choose another name, or replace it with ", Setting("overwrite", True)),
         )
 

@@ -140,6 +140,7 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
     def __init__(self, llm: MistralLLM, options: RunOptions) -> None:
         template = PromptTemplate(prompt=options.prompt, system=options.system)
         self.attached = AttachedColumns(options.images, options.documents, options.audio)
+        self.attached.check_once()
         self.reads_files = bool(self.attached)
         given = llm.generation_kwargs | options.parameters
         self.generation = generation = llm.generation(options.num_generations, offline=True, **given)
