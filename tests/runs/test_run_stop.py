@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 import signal
 import sqlite3
 import subprocess
@@ -491,7 +492,9 @@ def test_a_server_that_fails_all_rows_alike_is_asked_no_further(
     with pytest.raises(RunStopped) as stopped:
         place.run(llm_settings={"max_concurrent_requests": 4}).start()
     assert isinstance(stopped.value.__cause__, NoRowAnswered)
-    assert "none of the first 20 rows was answered, each failed alike: " in str(stopped.value)
+    told = re.search(r"none of the first (\d+) rows was answered, each failed alike: ", str(stopped.value))
+    assert told is not None
+    assert int(told[1]) >= 20
     assert len(simulator.requests) <= 24 * 6  # each with its retries
 
 
