@@ -1,4 +1,4 @@
-"""Topics to instructions, answers, grades and a file for fine-tuning. 26 lines.
+"""Topics to instructions, answers, grades and a file for fine-tuning. 25 lines.
 
     MISTRAL_API_KEY=… python examples/make_training_file.py topics.jsonl train.jsonl
 
@@ -13,8 +13,7 @@ import sys
 
 from pydantic import BaseModel, Field
 
-from mistill import MistralLLM, Run
-from mistill.runs.export import export_run
+from mistill import MistralLLM, Run, export_run
 
 ASK = "Instructions that an expert on {{ topic }} is given"
 JUDGE = "Grade from 1 to 5. {{ instruction }} {{ answer }}"

@@ -41,7 +41,9 @@ if TYPE_CHECKING:
         WrongParameter,
     )
     from mistill.llms import MistralEmbeddings, MistralLLM
+    from mistill.runs.export import export_run
     from mistill.runs.report import RunReport
+    from mistill.runs.row_report import read_row
     from mistill.runs.run import Run
 
 __all__ = [
@@ -85,6 +87,8 @@ __all__ = [
     "WrongParameter",
     "__version__",
     "dedupe",
+    "export_run",
+    "read_row",
 ]
 
 _HOMES = {
@@ -95,6 +99,8 @@ _HOMES = {
     "MistralLLM": "mistill.llms",
     "Run": "mistill.runs.run",
     "RunReport": "mistill.runs.report",
+    "export_run": "mistill.runs.export",
+    "read_row": "mistill.runs.row_report",
 }
 
 

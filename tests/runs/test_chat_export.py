@@ -266,3 +266,12 @@ def test_the_output_of_a_run_is_not_replaced_by_conversations_unasked(place: Pla
     assert place.out.read_bytes() == before
     export_run(place.out, place.out, as_="chat", overwrite=True)
     assert b"messages" in place.out.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["sft.csv", "sft.tsv.gz", "sft.xlsx"])
+def test_a_table_of_texts_takes_no_conversations(place: Place, name: str) -> None:
+    place.write(["a"])
+    place.run().start()
+    with pytest.raises(InputError, match="holds no conversations"):
+        export_run(place.out, place.out.with_name(name), as_="chat")
+    assert not place.out.with_name(name).exists()

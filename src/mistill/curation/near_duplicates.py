@@ -81,6 +81,9 @@ class Deduped(Struct, frozen=True):
     def kept(self) -> int:
         return self.rows - len(self.dropped)
 
+    def __repr__(self) -> str:
+        return f"Deduped({self.rows:,} rows: {self.kept:,} kept, {len(self.dropped):,} like another)"
+
 
 def dedupe(
     source: Any,

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
-from mistill.datasets.formats import format_of
+from mistill.datasets.formats import FileFormat, format_of
 from mistill.datasets.writers import CsvDialect, open_writer
 from mistill.errors import InputError, LedgerError
 from mistill.ledger import LedgerReader, LedgerRow
@@ -91,6 +91,8 @@ def export_run(
         LedgerError: it is not finished and ``partial`` is not wanted.
     """
     _check_form(as_, turns, keep, drop)
+    if as_ is not None:
+        _check_holds_conversations(format_of(str(to), format), to)
     output, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
         check_targets(to, path, read_inputs(reader))
@@ -270,6 +272,14 @@ def _check_form(as_: str | None, turns: Turns | None, keep: Iterable[str], drop:
         raise InputError(
             words(Setting("keep" if keep else "drop"), ": a conversation has no such columns"),
             hint="leave it out",
+        )
+
+
+def _check_holds_conversations(form: FileFormat, to: str | Path) -> None:
+    if form.has_delimiter or form.name == "xlsx":
+        raise InputError(
+            f"{to}: a table of texts holds no conversations",
+            hint="name a .jsonl file, or one of Parquet or Arrow",
         )
 
 
