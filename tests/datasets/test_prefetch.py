@@ -93,9 +93,9 @@ async def test_a_row_is_given_while_a_filter_looks_for_the_next_and_nothing_is_r
     window = asyncio.create_task(windows.next())
     assert await asyncio.to_thread(choice.has_read_many.wait, 30)  # the loop goes on meanwhile
     assert not window.done()
+    reader = next(thread for thread in threading.enumerate() if thread.name == f"reading {source.name}")
     windows.close()
     assert await window == []
-    reader = next(thread for thread in threading.enumerate() if thread.name == f"reading {source.name}")
     await asyncio.to_thread(reader.join, 30)
     assert not reader.is_alive()
     assert windows.error is None

@@ -100,9 +100,15 @@ def test_rendering_leaves_the_record_alone() -> None:
         ),
         ("{{ row.nothing }}", "a value of the template is null"),
         ("{{ n / 0 }}", "the prompt template failed: ZeroDivisionError"),
-        ("{{ text.__class__.__mro__ }}", "the prompt template failed: SecurityError"),
+        (
+            "{{ text.__class__.__mro__ }}",
+            "str object has no item '__class__', but what templates may not use",
+        ),
         ("{{ range(10000000) | length }}", "the prompt template failed: OverflowError"),
-        ("{% set _ = row.update({'a': 1}) %}x", "the prompt template failed: SecurityError"),
+        (
+            "{% set _ = row.update({'a': 1}) %}x",
+            "dict object has no item 'update', but a method that changes it",
+        ),
         ("{# nothing #} \n", "row 0 of the list: the prompt template gives a blank text"),
         ("{% include 'x' %}", "the prompt template failed"),
     ],
