@@ -217,7 +217,8 @@ def _advice_for(
             )
         case "budget":
             return words(
-                "waited for the budget, in which all that is in flight has to fit at its longest: a larger one, or a lower ",
+                "waited for the budget, in which all that is in flight has to fit at its longest: a larger one, or ",
+                "a lower ",
                 Setting("max_new_tokens"),
                 ", lets more leave at once",
             )
