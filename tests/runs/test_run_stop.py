@@ -495,7 +495,7 @@ def test_a_server_that_fails_all_rows_alike_is_asked_no_further(
     told = re.search(r"none of the first (\d+) rows was answered, each failed alike: ", str(stopped.value))
     assert told is not None
     assert int(told[1]) >= 20
-    assert len(simulator.requests) <= 24 * 6  # each with its retries
+    assert len(simulator.requests) < 200  # of 1,800 with the retries of each
 
 
 def test_rows_that_all_fail_are_asked_to_the_last_where_others_were_answered(
