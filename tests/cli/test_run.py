@@ -717,3 +717,13 @@ def test_the_name_of_an_image_as_text_is_warned_about_in_the_words_of_the_place(
     ended = mistill(*arguments)
     assert ended.code == 0
     assert "from the column 'text'; to send the file itself: --image text\n" in ended.stderr
+
+
+@pytest.mark.parametrize("command", ["run", "embed"])
+def test_a_dry_run_needs_no_place_for_answers(mistill: Mistill, command: str) -> None:
+    Path("in.jsonl").write_text('{"text": "a"}\n')
+    given = [command, "in.jsonl", "--prompt", "{{ text }}", "--model", "mistral-small-latest"]
+    dry = mistill(*given, "--dry-run")
+    assert (dry.code, "1 row: 1 to ask" in dry.stdout) == (0, True)
+    missing = mistill(*given)
+    assert (missing.code, "Missing option '--out' / '-o'" in missing.stderr) == (2, True)

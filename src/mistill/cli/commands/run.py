@@ -26,6 +26,7 @@ from mistill.cli.options.run_options import (
     options_given,
     out_option,
     report_options,
+    require_out,
     run_options,
 )
 from mistill.cli.terminal.output import say
@@ -72,6 +73,7 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     Exit code: 0 all rows answered, 1 some failed, 2 usage or input, 3 stopped (key, quota, budget, ledger),
     130 interrupted.
     """
+    require_out(ctx, given)
     choose_one(ctx, given, "prompt", "prompt_file")
     choose_one(ctx, given, "dry_run", "sample")
     choose_one(ctx, given, "system", "system_file")

@@ -36,10 +36,19 @@ out_option = option(
     "--out",
     "-o",
     group="Output",
-    required=True,
     metavar="FILE",
-    help=f"By suffix: {OUTPUT_FORMATS}; - for stdout.",
+    help=f"By suffix: {OUTPUT_FORMATS}; - for stdout. Needed, but for a --dry-run.",
 )
+
+
+def require_out(ctx: click.Context, given: Mapping[str, Any]) -> None:
+    """Raises the usage error of a missing option where answers would have no place to go."""
+    if given["out"] is None and not given["dry_run"]:
+        raise click.MissingParameter(
+            ctx=ctx, param=next(one for one in ctx.command.params if one.name == "out")
+        )
+
+
 json_option = option(
     "--json",
     "as_json",
