@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from mistill.datasets.optional_library import PYARROW
-from mistill.datasets.sources import Row
+from mistill.datasets.sources import Row, UntypedInput
 from mistill.errors import UnusableRow
 from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selection
@@ -25,7 +24,7 @@ _BYTES = re.compile(r"(large_|fixed_size_)?binary(_view|\[\d+\])?")
 """What pyarrow calls types of bytes."""
 
 
-class RetriedRows:
+class RetriedRows(UntypedInput):
     """The rows of a ledger that are to be asked again, in the order of the input.
 
     It is both the source and the matcher of a run: each row is met just as it stands in the ledger, and the input as a
@@ -61,12 +60,6 @@ class RetriedRows:
 
     def columns(self) -> tuple[str, ...] | None:
         return None
-
-    def types(self) -> Mapping[str, Any]:
-        return {}
-
-    def features(self) -> Mapping[str, Any]:
-        return {}
 
     def total(self) -> int | None:
         return None

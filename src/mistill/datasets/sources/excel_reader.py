@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import logging
 import re
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Generator, Iterator
 from contextlib import closing, contextmanager
 from itertools import islice
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from typing import Any
 from mistill.datasets.column_names import check_columns_once
 from mistill.datasets.optional_library import OPENPYXL
 from mistill.datasets.sources.input_file import FileReader, InputFile
-from mistill.datasets.sources.row import Row
+from mistill.datasets.sources.row import Row, UntypedInput
 from mistill.errors import InputError
 
 _log = logging.getLogger("mistill")
@@ -24,7 +24,7 @@ _BLOCK_BYTES = 1 << 20
 _LONGEST_TAG_BYTES = 64
 
 
-class ExcelReader(FileReader):
+class ExcelReader(UntypedInput, FileReader):
     """The first sheet of a workbook: a header, then rows. Empty rows are skipped, and an empty cell is null.
 
     Numbers are numbers, dates and times ISO 8601 text: a date alone where the cell shows no time. Of a formula it is
@@ -55,12 +55,6 @@ class ExcelReader(FileReader):
 
     def columns(self) -> tuple[str, ...]:
         return self._columns
-
-    def types(self) -> Mapping[str, Any]:
-        return {}
-
-    def features(self) -> Mapping[str, Any]:
-        return {}
 
     def total(self) -> None:
         return None

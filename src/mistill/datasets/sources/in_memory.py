@@ -12,7 +12,7 @@ from mistill.datasets.column_names import check_columns_once
 from mistill.datasets.hugging_face import features_of
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import column_values, rows_of_batch
-from mistill.datasets.sources.row import Input, Row
+from mistill.datasets.sources.row import Input, Row, UntypedInput
 from mistill.errors import InputError
 
 _BATCH_ROWS = 1000
@@ -74,19 +74,13 @@ def _has_transform(dataset: Any) -> bool:
     return getattr(dataset, "format", {}).get("type") == "custom"
 
 
-class InMemory:
+class InMemory(UntypedInput):
     """Base of what is given as an object."""
 
     def __init__(self, data: Any) -> None:
         self._data = data
         self.name = f"the {type(data).__name__}"
         self.repeatable = True
-
-    def types(self) -> Mapping[str, Any]:
-        return {}
-
-    def features(self) -> Mapping[str, Any]:
-        return {}
 
     @property
     def folders(self) -> Sequence[Path]:

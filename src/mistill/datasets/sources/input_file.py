@@ -5,13 +5,13 @@ from __future__ import annotations
 import sys
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, ClassVar, cast
 
 from mistill.datasets.compression import Compression
-from mistill.datasets.sources.row import Row
+from mistill.datasets.sources.row import Row, UntypedInput
 from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
 
@@ -119,7 +119,7 @@ class FileReader(ABC):
     def total(self) -> int | None: ...
 
 
-class TextReader(FileReader):
+class TextReader(UntypedInput, FileReader):
     """What readers of text files have in common: nothing is known of one before it is read.
 
     Attributes:
@@ -140,12 +140,6 @@ class TextReader(FileReader):
 
     def columns(self) -> tuple[str, ...] | None:
         return None
-
-    def types(self) -> Mapping[str, Any]:
-        return {}
-
-    def features(self) -> Mapping[str, Any]:
-        return {}
 
     def total(self) -> None:
         return None

@@ -6,11 +6,11 @@ import logging
 import mimetypes
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from mistill.datasets.sources.row import Row
+from mistill.datasets.sources.row import Row, UntypedInput
 from mistill.errors import InputError
 
 _KINDS: Final = {
@@ -33,7 +33,7 @@ def media_kind(name: str) -> str | None:
     return _KIND_OF.get(os.path.splitext(name)[1].lower())  # noqa: PTH122  a name may be an address
 
 
-class MediaFiles:
+class MediaFiles(UntypedInput):
     """Files as rows with the columns ``file`` (its path), ``name`` and ``folder``, sorted; nothing of them is read.
 
     Of a folder it has all files in it and below that are of such a kind by their suffix, but for hidden ones. Their
@@ -79,12 +79,6 @@ class MediaFiles:
 
     def columns(self) -> tuple[str, ...]:
         return ("file", "name", "folder")
-
-    def types(self) -> Mapping[str, Any]:
-        return {}
-
-    def features(self) -> Mapping[str, Any]:
-        return {}
 
     def total(self) -> int:
         return sum(1 for _ in self._files())

@@ -61,6 +61,16 @@ class Input(Protocol):
         ...
 
 
+class UntypedInput:
+    """What inputs have in common whose columns have no types of their own: the values alone say what they are."""
+
+    def types(self) -> Mapping[str, Any]:
+        return {}
+
+    def features(self) -> Mapping[str, Any]:
+        return {}
+
+
 class Row(msgspec.Struct, eq=False):
     """One record in.
 

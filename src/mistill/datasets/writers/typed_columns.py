@@ -20,6 +20,7 @@ from msgspec import Raw
 from mistill.datasets.encoding import encode_record
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import column_values
+from mistill.datasets.sources.in_memory import Items
 from mistill.errors import InputError
 
 _PURPOSE = "writing Arrow data"
@@ -107,33 +108,8 @@ class TypedColumn:
         return not len(numbers) or bool(compute.all(compute.is_finite(numbers)).as_py())
 
 
-class _Nowhere:
-    """Where the values come from that are read back; nobody is told."""
-
-    name = "the output"
-    repeatable = True
-    folders = ()
-
-    def columns(self) -> None:
-        return None
-
-    def types(self) -> Mapping[str, Any]:
-        return {}
-
-    def features(self) -> Mapping[str, Any]:
-        return {}
-
-    def total(self) -> None:
-        return None
-
-    def rows(self, first_index: int) -> Any:
-        raise NotImplementedError
-
-    def where(self, place: int) -> str:
-        return f"row {place}"
-
-
-_NOWHERE = _Nowhere()
+_NOWHERE = Items([])
+"""Where the values come from that are read back; nobody is told."""
 
 
 def _encode_value(value: Any) -> Raw:
