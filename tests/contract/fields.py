@@ -107,6 +107,18 @@ TOOL = ref(
 )
 SETTINGS_OF_TOOL = {"tool_configuration": ref("ToolConfiguration") | NULL}
 PENALTY = number(minimum=-2, maximum=2) | NULL
+BATCH_ENDPOINT = one_of(
+    "/v1/chat/completions",
+    "/v1/embeddings",
+    "/v1/fim/completions",
+    "/v1/moderations",
+    "/v1/chat/moderations",
+    "/v1/ocr",
+    "/v1/classifications",
+    "/v1/chat/classifications",
+    "/v1/conversations",
+    "/v1/audio/transcriptions",
+)
 
 REQUESTS: dict[str, Shape] = {
     "ChatCompletionRequest": Shape(
@@ -143,6 +155,18 @@ REQUESTS: dict[str, Shape] = {
             "output_dtype": one_of("float", "int8", "uint8", "binary", "ubinary"),
             "encoding_format": one_of("float", "base64"),
         },
+    ),
+    "CreateBatchJobRequest": Shape(
+        needs={"endpoint": BATCH_ENDPOINT},
+        may={
+            "input_files": list_of(TEXT) | NULL,
+            "requests": list_of(ref("BatchRequest"), maxItems=10_000) | NULL,
+            "model": TEXT | NULL,
+            "agent_id": TEXT | NULL,
+            "metadata": JSON_OBJECT | NULL,
+            "timeout_hours": integer(minimum=1, maximum=168),
+        },
+        is_open=True,
     ),
 }
 
@@ -237,6 +261,7 @@ PARTS_OF_REQUESTS: dict[str, Shape] = {
     "JsonSchema": Shape(
         needs={"name": TEXT, "schema": JSON_OBJECT}, may={"description": TEXT | NULL, "strict": FLAG}
     ),
+    "BatchRequest": Shape(needs={"body": JSON_OBJECT}, may={"custom_id": TEXT | NULL}, is_open=True),
     "Prediction": Shape(needs={}, may={"type": one_of("content"), "content": TEXT}),
     "GuardrailConfig": Shape(
         needs={},
@@ -283,7 +308,78 @@ MODEL_CARD = {
     "internal": FLAG,
 }
 
+FILE = {
+    "id": TEXT,
+    "object": TEXT,
+    "bytes": INTEGER,
+    "created_at": INTEGER,
+    "filename": TEXT,
+    "purpose": one_of("fine-tune", "batch", "ocr"),
+    "sample_type": one_of("pretrain", "instruct", "batch_request", "batch_result", "batch_error"),
+    "source": one_of("upload", "repository", "mistral"),
+}
+MORE_OF_FILE = {
+    "num_lines": INTEGER | NULL,
+    "mimetype": TEXT | NULL,
+    "signature": TEXT | NULL,
+    "expires_at": INTEGER | NULL,
+    "visibility": one_of("workspace", "user") | NULL,
+}
+
 ANSWERS: dict[str, Shape] = {
+    "CreateFileResponse": Shape(needs=FILE, may=MORE_OF_FILE, is_open=True),
+    "FileSchema": Shape(needs=FILE, may=MORE_OF_FILE, is_open=True),
+    "GetFileResponse": Shape(needs=FILE | {"deleted": FLAG}, may=MORE_OF_FILE, is_open=True),
+    "ListFilesResponse": Shape(
+        needs={"data": list_of(ref("FileSchema")), "object": TEXT},
+        may={"total": INTEGER | NULL},
+        is_open=True,
+    ),
+    "DeleteFileResponse": Shape(needs={"id": TEXT, "object": TEXT, "deleted": FLAG}, may={}, is_open=True),
+    "GetSignedUrlResponse": Shape(needs={"url": TEXT}, may={}, is_open=True),
+    "BatchError": Shape(needs={"message": TEXT}, may={"count": INTEGER}, is_open=True),
+    "BatchJob": Shape(
+        needs={
+            "id": TEXT,
+            "input_files": list_of(TEXT),
+            "endpoint": TEXT,
+            "errors": list_of(ref("BatchError")),
+            "status": one_of(
+                "QUEUED",
+                "RUNNING",
+                "SUCCESS",
+                "FAILED",
+                "TIMEOUT_EXCEEDED",
+                "CANCELLATION_REQUESTED",
+                "CANCELLED",
+            ),
+            "created_at": INTEGER,
+            "total_requests": INTEGER,
+            "completed_requests": INTEGER,
+            "succeeded_requests": INTEGER,
+            "failed_requests": INTEGER,
+        },
+        may={
+            "object": one_of("batch"),
+            "metadata": JSON_OBJECT | NULL,
+            "model": TEXT | NULL,
+            "agent_id": TEXT | NULL,
+            "output_file": TEXT | NULL,
+            "error_file": TEXT | NULL,
+            "outputs": list_of(JSON_OBJECT) | NULL,
+            "started_at": INTEGER | NULL,
+            "completed_at": INTEGER | NULL,
+        },
+        is_open=True,
+    ),
+    "ListBatchJobsResponse": Shape(
+        needs={"total": INTEGER},
+        may={"data": list_of(ref("BatchJob")), "object": one_of("list")},
+        is_open=True,
+    ),
+    "DeleteBatchJobResponse": Shape(
+        needs={"id": TEXT}, may={"object": one_of("batch"), "deleted": FLAG}, is_open=True
+    ),
     "ChatCompletionResponse": Shape(
         needs={
             "id": TEXT,
@@ -409,7 +505,11 @@ NEVER_SENT = {("CustomConnector", "authorization")}
 BEYOND_THE_SPEC = {"min_tokens", "top_k", "repetition_penalty", "logprobs", "top_logprobs"}
 """Fields of a chat request that the newest servers take, and that the specification does not have yet."""
 
-BODIES = {"/v1/chat/completions": "ChatCompletionRequest", "/v1/embeddings": "EmbeddingRequest"}
+BODIES = {
+    "/v1/chat/completions": "ChatCompletionRequest",
+    "/v1/embeddings": "EmbeddingRequest",
+    "/v1/batch/jobs": "CreateBatchJobRequest",
+}
 """Path → what is posted to it."""
 
 _REFUSED = frozenset({400, 404, 422})
@@ -430,6 +530,7 @@ def problems(shape: str, value: Any) -> list[str]:
 def problems_of_request(received: Received) -> list[str]:
     """Where a request of our client goes beyond the table, and the server took it all the same."""
     is_ours = received.headers.get("user-agent") == "mistill"
-    if not is_ours or received.path not in BODIES or received.status in _REFUSED:
+    is_posted = received.method == "POST" and received.path in BODIES
+    if not is_ours or not is_posted or received.status in _REFUSED:
         return []
     return problems(BODIES[received.path], received.body)

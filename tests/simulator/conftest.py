@@ -50,13 +50,14 @@ def ask_simulator(
     raw: bytes | None = None,
     body: dict[str, Any] | None = None,
     timeout_s: float = 10,
+    content_type: str = "application/json",
     **fields: Any,
 ) -> Got:
     if body is None:
         body = {"model": "mistral-small-latest", "messages": [{"role": "user", "content": content}], **fields}
     host = simulator.url.removeprefix("http://")
     connection = http.client.HTTPConnection(host, timeout=timeout_s)
-    headers = {"Content-Type": "application/json"}
+    headers = {"Content-Type": content_type}
     if key is not None:
         headers["Authorization"] = f"Bearer {key}"
     sent = None if method == "GET" else raw if raw is not None else json.dumps(body).encode()

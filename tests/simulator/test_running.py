@@ -217,9 +217,17 @@ def test_the_command_tells_at_its_end() -> None:
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     url = process.stdout.readline().split()[-1]
-    request = urllib.request.Request(f"{url}/v1/chat/completions", b"{}", {"Authorization": "Bearer k"})
-    urllib.request.urlopen(request).close()
+    job = {"endpoint": "/v1/embeddings", "requests": [{"body": {}}]}
+    for path, body in (("/v1/chat/completions", {}), ("/v1/batch/jobs", job)):
+        request = urllib.request.Request(
+            f"{url}{path}", json.dumps(body).encode(), {"Authorization": "Bearer k"}
+        )
+        urllib.request.urlopen(request).close()
+    while b"SUCCESS" not in urllib.request.urlopen(f"{url}{STATS_PATH}").read():
+        pass
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 0
-    assert "1 request, at most 1 at once\n0 answers: 0 tokens in, 0 out\n1 page of HTML\n" in told
+    assert "2 requests, at most 1 at once\n1 answer: 0 tokens in, 0 out\n" in told
+    assert "1 batch job: 1 SUCCESS\n0 lines billed at half the price: 0 tokens in, 0 out\n" in told
+    assert "1 file never deleted\n1 page of HTML\n" in told

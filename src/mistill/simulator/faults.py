@@ -13,6 +13,8 @@ from mistill.simulator.settings import FaultName
 Body = dict[str, Any]
 When = Callable[[Body], bool]
 
+_REFUSALS = frozenset({"429", "capacity", "500", "503", "503_text", "status"})
+
 
 @dataclass(frozen=True, slots=True)
 class Fault:
@@ -23,6 +25,11 @@ class Fault:
     payload: Body | str | None = None
     headers: dict[str, str] = field(default_factory=dict[str, str])
     delay_s: float = 0.0
+
+    @property
+    def is_refusal(self) -> bool:
+        """Whether it is an answer with an error status, in the place of a good one."""
+        return self.name in _REFUSALS
 
     @classmethod
     def status(
@@ -130,3 +137,8 @@ class FaultDice:
             if drawn < threshold:
                 return fault
         return None
+
+
+def happens(rng: random.Random, rate: float) -> bool:
+    """Whether something does that happens at this rate. What never happens draws nothing."""
+    return rate > 0 and rng.random() < rate

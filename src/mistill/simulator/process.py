@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections import Counter
 from typing import Any, Self
 
 import msgspec
@@ -64,6 +65,10 @@ class SimulatorProcess:
     def stats(self) -> Stats:
         """All its counts."""
         return msgspec.convert(self._ask({"stats": True}), Stats)
+
+    def billed_ids(self) -> Counter[str]:
+        """How often the line of each ``custom_id`` was billed, over all batch jobs."""
+        return Counter(self._ask({"billed_ids": True}))
 
     def change(self, **changes: Any) -> None:
         """Change these settings from the next request on.

@@ -30,7 +30,7 @@ async def _main() -> None:
             command: dict[str, Any] = msgspec.json.decode(line)
             if "change" in command:
                 await site.adopt(Settings.model_validate(command["change"]))
-            _say(service.traffic.stats())
+            _say(service.billed_ids() if "billed_ids" in command else service.stats())
     finally:
         await site.close()
 

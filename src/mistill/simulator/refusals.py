@@ -36,6 +36,20 @@ def not_found(path: str) -> RefusedRequest:
     return RefusedRequest(404, {"detail": f"Not Found: {path}"})
 
 
+def no_such(what: str, its_id: str) -> RefusedRequest:
+    return RefusedRequest(404, {"detail": f"{what} {its_id} not found"})
+
+
+def billing_needed() -> RefusedRequest:
+    message = "Batch inference needs billing to be enabled for this workspace."
+    return RefusedRequest(402, error_body(message, "payment_required", None))
+
+
+def too_large(max_bytes: int) -> RefusedRequest:
+    message = f"Content is larger than {max_bytes} bytes"
+    return RefusedRequest(413, error_body(message, "request_too_large", None))
+
+
 def method_not_allowed(allowed: str) -> RefusedRequest:
     return RefusedRequest(405, {"detail": "Method Not Allowed"}, {"Allow": allowed})
 

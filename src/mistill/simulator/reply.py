@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
@@ -15,6 +16,7 @@ from mistill.simulator.refusals import Headers, RefusedRequest
 from mistill.simulator.traffic import NO_WHOLE_ANSWER, Received, Traffic
 
 _JSON = "application/json"
+_CHUNK_BYTES = 2**18
 
 
 class Reply:
@@ -55,6 +57,31 @@ class Reply:
         await response.prepare(self._request)
         await response.write(body[: len(body) // 2])
         return await self._break_off(response, fault)
+
+    async def file(
+        self, path: Path, size: int, cut: Literal["connection", "end"] | None
+    ) -> web.StreamResponse:
+        """The content of a file. ``cut``: half of it, and then no connection, or an end as if it were all."""
+        response = web.StreamResponse(headers=self._headers("application/octet-stream", {}))
+        if cut == "end":
+            response.enable_chunked_encoding()
+        else:
+            response.content_length = size
+        left = size if cut is None else size // 2
+        with path.open("rb") as file:
+            await response.prepare(self._request)
+            while left and (chunk := file.read(min(left, _CHUNK_BYTES))):
+                left -= len(chunk)
+                if not left and cut is None:
+                    self._leave(200)
+                await response.write(chunk)
+        if cut == "connection":
+            self._leave(NO_WHOLE_ANSWER)
+            self._close()
+            return response
+        self._leave(200 if cut is None else NO_WHOLE_ANSWER)
+        await response.write_eof()
+        return response
 
     async def stream(
         self, events: Iterator[payloads.Json], headers: Headers, fault: Fault | None, token_time_s: float

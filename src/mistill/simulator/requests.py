@@ -57,15 +57,13 @@ def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
     Raises:
         RefusedRequest: 422 for its form, 400 for what it asks.
     """
-    request = _decode(_chat_decoder, raw, settings)
-    _check_model(request.model, settings, embeds=False)
+    request = decode_body(_chat_decoder, raw, settings)
+    check_model(request.model, settings, embeds=False)
     _check_order(request.messages)
     _check_tool_calls(request.messages)
     _check_choices(request)
     if (fmt := request.response_format) and fmt.type == "json_schema" and fmt.json_schema is None:
-        raise refusals.invalid_fields(
-            [_detail("missing", ["response_format", "json_schema"], None)], settings
-        )
+        raise refusals.invalid_fields([detail("missing", ["response_format", "json_schema"], None)], settings)
     if settings.poison and settings.poison in prompt_text(request):
         raise refusals.poisoned()
     return request
@@ -77,15 +75,16 @@ def decode_embedding(raw: bytes, settings: Settings) -> EmbeddingRequest:
     Raises:
         RefusedRequest: 422 for its form, 400 for what it asks.
     """
-    request = _decode(_embedding_decoder, raw, settings)
-    _check_model(request.model, settings, embeds=True)
+    request = decode_body(_embedding_decoder, raw, settings)
+    check_model(request.model, settings, embeds=True)
     texts = [request.input] if isinstance(request.input, str) else request.input
     if settings.poison and any(settings.poison in text for text in texts):
         raise refusals.poisoned()
     return request
 
 
-def _check_model(model: str, settings: Settings, *, embeds: bool) -> None:
+def check_model(model: str, settings: Settings, *, embeds: bool) -> None:
+    """Raises `RefusedRequest` (400) for a model that does not exist, or not for this."""
     if settings.any_model:
         return
     if model not in settings.models or ("embed" in model) is not embeds:
@@ -183,14 +182,19 @@ def role_of(message: Message) -> str:
     return str(message.__struct_config__.tag)
 
 
-def _decode(decoder: msgspec.json.Decoder[S], raw: bytes, settings: Settings) -> S:
+def decode_body(decoder: msgspec.json.Decoder[S], raw: bytes, settings: Settings) -> S:
+    """The body of a request.
+
+    Raises:
+        RefusedRequest: 422: it is not of that form, or no JSON.
+    """
     try:
         return decoder.decode(raw)
     except msgspec.ValidationError as error:
         raise refusals.invalid_fields([_describe(str(error), raw)], settings) from error
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        detail = _detail("json_invalid", [0], {}) | {"ctx": {"error": str(error)}}
-        raise refusals.invalid_fields([detail], settings) from error
+        invalid = detail("json_invalid", [0], {}) | {"ctx": {"error": str(error)}}
+        raise refusals.invalid_fields([invalid], settings) from error
 
 
 def _describe(message: str, raw: bytes) -> dict[str, Any]:
@@ -202,19 +206,20 @@ def _describe(message: str, raw: bytes) -> dict[str, Any]:
         steps = [name or int(index) for name, index in _PATH_STEP.findall(located[1])]
     if unknown := _UNKNOWN_FIELD.search(message):
         steps.append(unknown[1])
-        return _detail("extra_forbidden", steps, _at(raw, steps))
+        return detail("extra_forbidden", steps, _at(raw, steps))
     if missing := _MISSING_FIELD.search(message):
-        return _detail("missing", [*steps, missing[1]], _at(raw, steps))
-    return _detail("value_error", steps, _at(raw, steps)) | {"msg": message}
+        return detail("missing", [*steps, missing[1]], _at(raw, steps))
+    return detail("value_error", steps, _at(raw, steps)) | {"msg": message}
 
 
-def _detail(kind: str, steps: list[Any], value: Any) -> dict[str, Any]:
+def detail(kind: str, steps: list[Any], value: Any, *, place: str = "body") -> dict[str, Any]:
+    """An entry of the ``detail`` list of a 422."""
     messages = {
         "extra_forbidden": "Extra inputs are not permitted",
         "missing": "Field required",
         "json_invalid": "JSON decode error",
     }
-    return {"type": kind, "loc": ["body", *steps], "msg": messages.get(kind, "Invalid value"), "input": value}
+    return {"type": kind, "loc": [place, *steps], "msg": messages.get(kind, "Invalid value"), "input": value}
 
 
 def _at(raw: bytes, steps: list[Any]) -> Any:

@@ -113,7 +113,11 @@ class Simulator:
 
     def stats(self) -> Stats:
         """All its counts at once."""
-        return self._service.traffic.stats()
+        return self._service.stats()
+
+    def billed_ids(self) -> Counter[str]:
+        """How often the line of each ``custom_id`` was billed, over all batch jobs."""
+        return self._service.billed_ids()
 
     @property
     def script_left(self) -> int:
@@ -137,7 +141,8 @@ class Simulator:
             time.sleep(_POLL_S)
 
     def script(self, items: Iterable[Scripted | str], *, when: When | None = None) -> None:
-        """Say what comes next, in order: faults, answers or texts, one for each chat or embedding request.
+        """Say what comes next, in order: faults, answers or texts, one for each chat or embedding request, and each
+        line of a batch job.
 
         ``when`` is given the decoded body and says whether the request is meant. It runs in the server's
         thread.
@@ -203,7 +208,7 @@ def serve(
     from mistill.simulator.site import run_in_new_loop
 
     run_in_new_loop(_serve(service, host, port, on_ready))
-    return service.traffic.stats()
+    return service.stats()
 
 
 def _make_service(settings: Settings) -> Service:

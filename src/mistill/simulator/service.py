@@ -7,24 +7,26 @@ import math
 import random
 import secrets
 import time
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from mistill.simulator import catalogue, payloads, refusals, requests
-from mistill.simulator.draft_faults import reshape
-from mistill.simulator.drafts import compose, count_prompt_tokens
-from mistill.simulator.faults import Answer, Fault, FaultDice, Script
+from mistill.simulator.answers import PAGE, answer_chat, answer_embeddings, prompt_tokens_of, refusal_of
+from mistill.simulator.batch_files import FileStore
+from mistill.simulator.batch_jobs import Jobs
+from mistill.simulator.faults import Answer, Body, Fault, FaultDice, Script, happens
+from mistill.simulator.file_routes import FILES, SIGNED, FileRoutes, is_upload
+from mistill.simulator.job_routes import JOBS, JobRoutes
 from mistill.simulator.rate_limiter import RateLimiter
 from mistill.simulator.refusals import RefusedRequest
 from mistill.simulator.reply import Reply
 from mistill.simulator.settings import Settings
-from mistill.simulator.traffic import NO_WHOLE_ANSWER, STATS_PATH, Received, Traffic
-
-_HTML = (
-    "<!DOCTYPE html><html><head><title>Please wait</title></head><body>Checking your browser</body></html>"
-)
-_BEFORE_ANSWER = frozenset({"429", "capacity", "500", "503", "503_text", "disconnect", "html", "status"})
+from mistill.simulator.traffic import LINES_PATH, NO_WHOLE_ANSWER, STATS_PATH, Received, Stats, Traffic
+from mistill.simulator.visit import Visit
 
 
 class Service:
@@ -37,6 +39,10 @@ class Service:
         self._rng = random.Random(settings.seed)  # noqa: S311  faults must be repeatable, not secret
         self._rate_limiter = RateLimiter(time.monotonic)
         self.settings = settings
+        self._files = FileStore()
+        self._jobs = Jobs(self._files, self.traffic, lambda: self.settings, self._what_comes_next)
+        self._file_routes = FileRoutes(self._files, self._rng)
+        self._job_routes = JobRoutes(self._jobs, self._rng)
         self.adopt(settings)
 
     def adopt(self, settings: Settings) -> None:
@@ -51,10 +57,12 @@ class Service:
         self.settings = settings
 
     async def handle(self, request: BaseRequest) -> web.StreamResponse:
-        if request.path == STATS_PATH and request.method == "GET":
-            return web.Response(body=payloads.encode(self.traffic.stats()), content_type="application/json")
-        raw = await request.content.read()
-        received = Received(request.method, request.path, _without_key(request), raw, time.time())
+        if request.method == "GET" and (shown := self._shown(request.path)) is not None:
+            return web.Response(body=payloads.encode(shown), content_type="application/json")
+        raw = b"" if is_upload(request) else await request.content.read()
+        received = Received(
+            request.method, request.path, request.query_string, _without_key(request), raw, time.time()
+        )
         correlation_id = _uuid()
         self.traffic.enter(received)
         reply = Reply(request, self.traffic, received, correlation_id)
@@ -67,6 +75,25 @@ class Service:
         finally:
             self.traffic.leave(received, NO_WHOLE_ANSWER)
 
+    def stats(self) -> Stats:
+        """All counts. From any thread."""
+        return self.traffic.stats(len(self._files), self._jobs.by_state())
+
+    def billed_ids(self) -> Counter[str]:
+        """How often the line of each ``custom_id`` was billed. From any thread."""
+        return self._jobs.billed_ids()
+
+    async def close(self) -> None:
+        """End all jobs, and remove all files."""
+        await self._jobs.close()
+        self._files.close()
+
+    def _shown(self, path: str) -> Any:
+        """What is at a path of the simulator's own."""
+        if path == STATS_PATH:
+            return self.stats()
+        return self.billed_ids() if path == LINES_PATH else None
+
     async def _answer(
         self, request: BaseRequest, received: Received, raw: bytes, reply: Reply
     ) -> web.StreamResponse:
@@ -75,6 +102,8 @@ class Service:
             if settings.outage == "503":
                 raise refusals.upstream_unreachable()
             return reply.disconnect()
+        if request.path.startswith(SIGNED):
+            return await self._file_routes.signed(request.path, reply, settings)
         key = self._key_of(request, reply.correlation_id)
         path = request.path.rstrip("/")
         if path == "/v1/chat/completions":
@@ -83,6 +112,11 @@ class Service:
         if path == "/v1/embeddings":
             _require(request, "POST")
             return await self._embeddings(raw, key, received, reply)
+        if path.startswith((FILES, JOBS)) and not settings.batch_absent:
+            if happens(self._rng, settings.batch_busy):
+                raise refusals.server_error(503)
+            routes = self._file_routes if path.startswith(FILES) else self._job_routes
+            return await routes.answer(Visit(request, path, raw, key, received, reply, settings))
         _require(request, "GET", otherwise=refusals.not_found(request.path))
         found = catalogue.find(path, settings)
         if found is None:
@@ -91,49 +125,39 @@ class Service:
 
     async def _chat(self, raw: bytes, key: int, received: Received, reply: Reply) -> web.StreamResponse:
         settings = self.settings
-        scripted, fault = self._what_comes_next(received)
+        scripted, fault = self._what_comes_next(lambda: received.body or {})
         early = await self._before_answer(fault, reply)
         if early is not None:
             return early
         request = requests.decode_chat(raw, settings)
-        prompt_tokens = count_prompt_tokens(request)
-        if prompt_tokens > settings.max_context_tokens:
-            raise refusals.too_long(prompt_tokens, settings.max_context_tokens)
+        prompt_tokens = prompt_tokens_of(request, settings)
         self._admit(key, request.model, settings)
-        drafts = compose(request, settings, prompt_tokens, scripted.text if scripted else None)
-        if fault:
-            drafts = reshape(drafts, fault.name)
-        completion_tokens = sum(draft.completion_tokens for draft in drafts)
-        await self._wait(0 if request.stream else completion_tokens)
-        headers = self._rate_limiter.settle(key, request.model, settings, prompt_tokens + completion_tokens)
-        self.traffic.bill(prompt_tokens, completion_tokens)
-        usage = None
-        if not (fault and fault.name == "missing_usage"):
-            usage = payloads.usage_body(prompt_tokens, completion_tokens, settings.cached_share)
-        answer_id = secrets.token_hex(16)
+        answer = answer_chat(request, settings, prompt_tokens, scripted, fault)
+        await self._wait(0 if request.stream else answer.bill.output_tokens)
+        headers = self._rate_limiter.settle(key, request.model, settings, answer.bill.tokens)
+        self.traffic.bill(answer.bill)
         if request.stream:
-            events = payloads.stream_events(answer_id, request.model, drafts, usage)
+            events = payloads.stream_events(answer.answer_id, request.model, answer.drafts, answer.usage)
             return await reply.stream(events, headers, fault, settings.token_time_s)
-        answer = payloads.whole_answer(answer_id, request.model, drafts, usage)
-        return await reply.whole_or_broken(answer, headers, fault)
+        return await reply.whole_or_broken(answer.whole(), headers, fault)
 
     async def _embeddings(self, raw: bytes, key: int, received: Received, reply: Reply) -> web.StreamResponse:
         settings = self.settings
-        _, fault = self._what_comes_next(received)
+        _, fault = self._what_comes_next(lambda: received.body or {})
         early = await self._before_answer(fault, reply)
         if early is not None:
             return early
         request = requests.decode_embedding(raw, settings)
-        answer = catalogue.embeddings(request, settings)
+        answer, bill = answer_embeddings(request, settings)
         self._admit(key, request.model, settings)
         await self._wait(0)
-        headers = self._rate_limiter.settle(key, request.model, settings, answer["usage"]["total_tokens"])
-        self.traffic.bill(answer["usage"]["total_tokens"], 0)
+        headers = self._rate_limiter.settle(key, request.model, settings, bill.tokens)
+        self.traffic.bill(bill)
         return await reply.whole_or_broken(answer, headers, fault)
 
-    def _what_comes_next(self, received: Received) -> tuple[Answer | None, Fault | None]:
-        """From the script if it has something for this request, else from the dice."""
-        scripted = self.script.take(lambda: received.body or {})
+    def _what_comes_next(self, body: Callable[[], Body]) -> tuple[Answer | None, Fault | None]:
+        """From the script if it has something for this request or line, else from the dice."""
+        scripted = self.script.take(body)
         if isinstance(scripted, Fault):
             return None, scripted
         return scripted, None if scripted else self._dice.throw()
@@ -144,14 +168,14 @@ class Service:
             return None
         if fault.name == "delay":
             await asyncio.sleep(fault.delay_s)
-        if fault.name not in _BEFORE_ANSWER:
+        if not (fault.is_refusal or fault.name in ("disconnect", "html")):
             return None
         await self._wait(0)
         if fault.name == "disconnect":
             return reply.disconnect()
         if fault.name == "html":
-            return reply.html(_HTML)
-        raise _refusal_of(fault)
+            return reply.html(PAGE)
+        raise refusal_of(fault)
 
     def _admit(self, key: int, model: str, settings: Settings) -> None:
         self._rate_limiter.admit(key, model, settings)
@@ -176,22 +200,6 @@ class Service:
         latency_s += tokens * settings.token_time_s
         if latency_s > 0:
             await asyncio.sleep(latency_s)
-
-
-def _refusal_of(fault: Fault) -> RefusedRequest:
-    match fault.name:
-        case "429":
-            return refusals.rate_limited()
-        case "capacity":
-            return refusals.capacity_exceeded()
-        case "503_text":
-            return refusals.upstream_unreachable()
-        case "500" | "503":
-            return refusals.server_error(int(fault.name))
-        case _:
-            refusal = refusals.of_status(fault.http_status)
-            payload = refusal.payload if fault.payload is None else fault.payload
-            return RefusedRequest(fault.http_status, payload, fault.headers)
 
 
 def _require(request: BaseRequest, method: str, otherwise: RefusedRequest | None = None) -> None:

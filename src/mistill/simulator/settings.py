@@ -1,10 +1,12 @@
-"""Settings of the simulator: latency, quotas, faults, outages. Every unit is in the name."""
+"""Settings of the simulator: latency, quotas, faults, outages, batch jobs. Every unit is in the name."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import ConfigDict, Field, SecretStr, model_validator
+
+from mistill.simulator.batch_settings import BatchFaults, BatchSettings, Rate, Seconds
 
 FaultName = Literal[
     "429",
@@ -52,13 +54,13 @@ DEFAULT_MODELS = (
     "codestral-embed",
 )
 
-Seconds = Annotated[float, Field(ge=0)]
-Rate = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 
 
-class Settings(BaseModel):
+class Settings(BatchFaults, BatchSettings):
     """What the simulated server is like. Immutable; ``Simulator.change`` puts a changed copy in its place.
+
+    Those of files and batch jobs begin with ``batch_``.
 
     Each field's docstring is its description, and the help of its option of ``mistill simulate``.
 

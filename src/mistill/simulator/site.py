@@ -38,6 +38,7 @@ class Site:
         if self._turning is not None:
             await self._turning
         await self._silence()
+        await self._service.close()
         self._bound.close()
 
     async def adopt(self, settings: Settings) -> None:

@@ -3,35 +3,47 @@
 from __future__ import annotations
 
 from collections import Counter, deque
+from collections.abc import Iterable
+from functools import cache
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
+from mistill.api.prices import Price, price_of, shipped_prices
+from mistill.api.usage import Usage
+from mistill.simulator.answers import Bill
+
 NO_WHOLE_ANSWER = 0
 STATS_PATH = "/simulator/stats"
-"""No path of Mistral's: it needs no key, and is not counted."""
+LINES_PATH = "/simulator/lines"
+"""No paths of Mistral's: they need no key, and are not counted."""
 
 
 class Received:
     """One request as it arrived.
 
-    ``received_at`` is the Unix time in seconds. ``headers`` have lower-case names, and no key in them:
-    authorization is ``"present"`` or absent. ``status`` is what was answered: ``None`` while in flight, 0 if
-    no whole answer left.
+    ``received_at`` is the Unix time in seconds. ``query`` is what stood behind the path, without its question
+    mark. ``headers`` have lower-case names, and no key in them: authorization is ``"present"`` or absent. ``status``
+    is what was answered: ``None`` while in flight, 0 if no whole answer left.
     """
 
-    __slots__ = ("_raw", "headers", "method", "path", "received_at", "status")
+    __slots__ = ("_raw", "headers", "method", "path", "query", "received_at", "status")
 
     def __init__(
-        self, method: str, path: str, headers: dict[str, str], raw: bytes, received_at: float
+        self, method: str, path: str, query: str, headers: dict[str, str], raw: bytes, received_at: float
     ) -> None:
         self.method = method
         self.path = path
+        self.query = query
         self.headers = headers
         self.received_at = received_at
         self.status: int | None = None
         self._raw = raw
+
+    def note_form(self, form: dict[str, str]) -> None:
+        """The fields of an upload are its ``body``: ``file`` is the file's name, its content is not kept."""
+        self._raw = msgspec.json.encode(form)
 
     @property
     def body(self) -> Any:
@@ -45,6 +57,23 @@ class Received:
         return f"Received({self.method} {self.path}, status={self.status}, {len(self._raw)} bytes)"
 
 
+class BatchStats(Struct, frozen=True):
+    """Of files and batch jobs.
+
+    Attributes:
+        files: those kept now.
+        jobs: how many are in each state.
+        lines_billed: lines of jobs that are on the bill; ``input_tokens``, ``output_tokens``: their tokens, at half the
+            price.
+    """
+
+    files: int
+    jobs: dict[str, int]
+    lines_billed: int
+    input_tokens: int
+    output_tokens: int
+
+
 class Stats(Struct, frozen=True):
     """What a simulator has answered since it began; ``GET /simulator/stats`` gives it as JSON.
 
@@ -52,7 +81,9 @@ class Stats(Struct, frozen=True):
         requests: those that came, the ones in flight too.
         answered: whole answers of the API. ``pages``: pages of HTML in their place, with status 200.
         counts_by_status: ends by status, "0" for those cut or dropped.
-        input_tokens, output_tokens: of answers, whole or cut: what a server bills.
+        input_tokens, output_tokens: of answers to requests, whole or cut: what a server bills.
+        cost: US dollars for all tokens, by the prices that mistill is shipped with; models that have none cost nothing.
+        batch: files and batch jobs.
     """
 
     requests: int
@@ -63,6 +94,8 @@ class Stats(Struct, frozen=True):
     counts_by_status: dict[str, int]
     input_tokens: int
     output_tokens: int
+    cost: float
+    batch: BatchStats
 
 
 class Traffic:
@@ -76,6 +109,10 @@ class Traffic:
         self.pages = 0
         self.input_tokens = 0
         self.output_tokens = 0
+        self.cost = 0.0
+        self.lines_billed = 0
+        self.line_input_tokens = 0
+        self.line_output_tokens = 0
 
     def keep(self, requests_kept: int) -> None:
         if requests_kept != self.requests.maxlen:
@@ -85,7 +122,8 @@ class Traffic:
     def answered(self) -> int:
         return self.counts_by_status[200] - self.pages
 
-    def stats(self) -> Stats:
+    def stats(self, files: int, jobs: dict[str, int]) -> Stats:
+        """All counts, with those of files and jobs that others keep."""
         counts = dict(self.counts_by_status)
         return Stats(
             requests=sum(counts.values()) + self.in_flight,
@@ -96,12 +134,23 @@ class Traffic:
             counts_by_status={str(status): count for status, count in sorted(counts.items())},
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
+            cost=round(self.cost, 12),
+            batch=BatchStats(files, jobs, self.lines_billed, self.line_input_tokens, self.line_output_tokens),
         )
 
-    def bill(self, input_tokens: int, output_tokens: int) -> None:
+    def bill(self, bill: Bill) -> None:
         """An answer was made, whatever becomes of it on its way."""
-        self.input_tokens += input_tokens
-        self.output_tokens += output_tokens
+        self.input_tokens += bill.input_tokens
+        self.output_tokens += bill.output_tokens
+        self.cost += _cost(bill)
+
+    def bill_lines(self, lines: int, bills: Iterable[Bill]) -> None:
+        """So many lines of a job were answered, at half the price."""
+        self.lines_billed += lines
+        for bill in bills:
+            self.line_input_tokens += bill.input_tokens
+            self.line_output_tokens += bill.output_tokens
+            self.cost += _cost(bill) * shipped_prices().factors.batch
 
     def enter(self, received: Received) -> None:
         self.requests.append(received)
@@ -114,3 +163,13 @@ class Traffic:
             received.status = status
             self.in_flight -= 1
             self.counts_by_status[status] += 1
+
+
+_price_of = cache(price_of)
+
+
+def _cost(bill: Bill) -> float:
+    price: Price | None = _price_of(bill.model)
+    return (
+        0.0 if price is None else price.cost(Usage(bill.input_tokens, bill.output_tokens, bill.cached_tokens))
+    )

@@ -17,6 +17,7 @@ from mistill.cli.terminal.output import say, show
 from mistill.errors import InputError, did_you_mean
 from mistill.progress.formatting import count
 from mistill.simulator import STATS_PATH, FaultName, Settings, Stats, serve
+from mistill.simulator.batch_settings import BatchFaults, BatchSettings
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -44,6 +45,8 @@ _GROUPS = {
         "embedding_batch_texts",
     ),
     "Faults": ("outage", "outage_after_s", "outage_for_s", "poison"),
+    "Batch jobs": tuple(BatchSettings.model_fields),
+    "Faults of batch jobs": tuple(BatchFaults.model_fields),
 }
 _FAULTS: tuple[str, ...] = get_args(FaultName)
 _METAVARS = {int: "N", float: "X", str: "TEXT"}
@@ -62,17 +65,22 @@ def _scalar_of(annotation: Any) -> Any:
 
 
 def _setting_options(function: F) -> F:
-    """An option for each setting that is one word or number."""
-    for name, field in reversed(Settings.model_fields.items()):
+    """An option for each setting that is one word or number, in the order of the groups."""
+    order = ["Server", *_GROUPS]
+    fields = sorted(Settings.model_fields.items(), key=lambda item: order.index(_group_of(item[0])))
+    for name, field in reversed(fields):
         scalar = _scalar_of(field.annotation)
         if scalar is not None:
             function = _setting_option(name, field, scalar)(function)
     return function
 
 
+def _group_of(name: str) -> str:
+    return next((group for group, names in _GROUPS.items() if name in names), "Server")
+
+
 def _setting_option(name: str, field: FieldInfo, scalar: Any) -> Callable[[F], F]:
-    group = next((group for group, names in _GROUPS.items() if name in names), "Server")
-    settings: dict[str, Any] = {"group": group, "help": _help(field)}
+    settings: dict[str, Any] = {"group": _group_of(name), "help": _help(field)}
     if scalar is bool:
         settings |= {"is_flag": True, "default": None}
     elif get_origin(scalar) is Literal:
@@ -92,6 +100,7 @@ def _help(field: FieldInfo) -> str:
     examples="""
 mistill simulate --port 8080 --latency-s 0.2
 mistill simulate --requests-per-minute 600 --fault 503=0.05 --fault disconnect=0.01
+mistill simulate --batch-hour-s 5 --batch-line-s 0.01 --batch-missing 0.02     # jobs, with an hour in five seconds
 mistill run prompts.jsonl --out trial.jsonl --model mistral-small-latest \\
     --endpoint http://127.0.0.1:8080 --prompt "Summarise: {{ text }}"      # in another terminal
 """,
@@ -151,6 +160,15 @@ def _show_address(url: str) -> None:
 def _stats_lines(stats: Stats) -> Iterator[str]:
     yield f"{count(stats.requests, 'request')}, at most {stats.peak_in_flight:,} at once"
     yield f"{count(stats.answered, 'answer')}: {stats.input_tokens:,} tokens in, {stats.output_tokens:,} out"
+    if batch := stats.batch.jobs:
+        jobs = count(sum(batch.values()), "batch job")
+        yield f"{jobs}: " + ", ".join(f"{number:,} {state}" for state, number in batch.items())
+        yield (
+            f"{count(stats.batch.lines_billed, 'line')} billed at half the price: "
+            f"{stats.batch.input_tokens:,} tokens in, {stats.batch.output_tokens:,} out"
+        )
+    if stats.batch.files:
+        yield f"{count(stats.batch.files, 'file')} never deleted"
     if stats.pages:
         yield f"{count(stats.pages, 'page')} of HTML"
     for status, number in stats.counts_by_status.items():
