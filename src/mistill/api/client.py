@@ -6,36 +6,80 @@ echoes the key back finds it cut out of the error.
 
 from __future__ import annotations
 
+import asyncio
+import math
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
 from functools import partial
-from typing import Any, Generic, NoReturn
+from pathlib import Path
+from typing import Any, Final, Generic, NoReturn, TypeVar
+from urllib.parse import quote
 
 import msgspec
 from msgspec import Struct
 
+from mistill.api.batch import (
+    FILES_PATH,
+    JOBS_PATH,
+    BatchJob,
+    FileCard,
+    Page,
+    T,
+    check_deleted,
+    decode_file,
+    decode_files,
+    decode_job,
+    decode_jobs,
+    job_body,
+)
+from mistill.api.batch_lines import ResultLine
 from mistill.api.chat import CHAT, ChatChunk
 from mistill.api.error_bodies import error_in_answer, error_of_status
 from mistill.api.limits import parse_limits
 from mistill.api.models import MODELS_PATH, ModelCard, decode_models
+from mistill.api.new_file import NewFile, new_file
 from mistill.api.operation import MAX_BYTES, Operation, R
 from mistill.api.prices import Price
 from mistill.api.redaction import Redactor
 from mistill.api.stream import PROXY_HINT, ChunkReader
-from mistill.api.transport import PyreqwestError, Response, Url, build_client, error_of_transport
+from mistill.api.transport import (
+    PyreqwestError,
+    RequestBuilder,
+    Response,
+    Url,
+    build_client,
+    error_of_transport,
+    with_file,
+)
 from mistill.api.usage import Usage, usage_of
 from mistill.errors import (
     APIError,
+    AttemptTimeout,
+    Disconnected,
+    InputError,
     MalformedAnswer,
     MistillError,
     RateLimited,
     RateLimits,
+    TransportError,
 )
+from mistill.wording import Setting, words
+
+A = TypeVar("A")
 
 _GOOD = range(200, 300)  # whether an answer came with it, its body says
 _CORRELATION_ID = "mistral-correlation-id"
 _EXCERPT_BYTES = 200
+
+MAX_RESULT_BYTES: Final = 16 * 2**30
+"""No file of results is larger: a broken server must not fill this machine's disk."""
+_SLOWEST_BYTES_PER_S = 50_000
+_LONGEST_DOWNLOAD = timedelta(days=1)
+_PAGE_SIZE = 100
+_MAX_PAGES = 10_000
+_LONGER = words("raise ", Setting("timeout"))
 
 _LIMITS_EVERY_S = 0.01
 """Limits are read from one good answer in so much time: at thousands of answers a second, each has what the last had,
@@ -172,7 +216,7 @@ class MistralClient:
         usage = usage_of(response)
         cost = None if self._price is None else self._price.cost(usage)
         said = None if operation.gave_up is None else operation.gave_up(response)
-        failure = self._failure(http, said) if said else None
+        failure = self._failure_of(http, said) if said else None
         latency_s = answered_at - sent_at
         return HTTPAnswer(response, raw, limits, correlation_id, latency_s, usage, cost, failure)
 
@@ -201,19 +245,251 @@ class MistralClient:
         Raises:
             MistillError: whatever the server does, if it does not answer.
         """
+        return await self._call(self._http.get(self._url(MODELS_PATH)), decode_models)
+
+    # --- files and batch jobs -----------------------------------------------------------------------------------------
+
+    async def upload_file(self, path: Path, *, name: str, expiry_hours: int | None = None) -> FileCard:
+        """Sends a file of lines as the input of batch jobs. It is read from disk as it goes.
+
+        Args:
+            name: what the server calls it; `files` finds it by that.
+            expiry_hours: after which the server forgets it; ``None``: as long as the server likes.
+
+        Raises:
+            MistillError: whatever the server does, if it does not answer. It may have the file all the same.
+            OSError: the file cannot be read.
+        """
+        fields = {"purpose": "batch"}
+        if expiry_hours is not None:
+            fields["expiry"] = str(expiry_hours)
+        size = (await asyncio.to_thread(path.stat)).st_size
+        timeout_s = self.timeout_s + size / _SLOWEST_BYTES_PER_S
+        request = self._http.post(self._url(FILES_PATH)).timeout(timedelta(seconds=timeout_s))
+        return await self._call(await with_file(request, path, name, fields), decode_file, timeout_s)
+
+    async def download_file(self, file_id: str, path: Path, *, max_bytes: int = MAX_RESULT_BYTES) -> int:
+        """Puts the content of a file at ``path``, whole or not at all, and gives its size in bytes.
+
+        It is written beside, as ``path`` with ``.part`` behind its name, synced and renamed. Only its owner may read
+        it. `timeout_s` is how long it may stand still.
+
+        Raises:
+            MistillError: whatever the server does, if it does not answer: `NotFound` where there is no such file any
+                more, `Disconnected` where it was cut off, `MalformedAnswer` where it is larger than ``max_bytes``.
+            OSError: it cannot be written.
+        """
+        async with new_file(path) as out:
+            said = await self._read_into(out, file_id, max_bytes)
+            if said is None:  # of a body that is compressed, or comes in chunks, the file's card has the size
+                said = (await self.file(file_id)).size
+            if said is not None and said != out.size:
+                raise Disconnected(f"the download was cut off: {out.size:,} of {said:,} bytes came")
+        return out.size
+
+    async def file(self, file_id: str) -> FileCard:
+        """What the server says of a file.
+
+        Raises:
+            MistillError: whatever the server does, if it does not answer: `NotFound` where there is none.
+        """
+        return await self._call(self._http.get(self._below(FILES_PATH, file_id)), decode_file)
+
+    def files(self, *, search: str | None = None) -> AsyncIterator[FileCard]:
+        """The files that batch jobs read, and that they wrote, page by page, the newest first.
+
+        Args:
+            search: part of their names. Whether the server obeys it is not known.
+
+        Raises:
+            MistillError: on iterating: whatever the server does, if it does not answer.
+        """
+        filters = {"purpose": "batch"} if search is None else {"purpose": "batch", "search": search}
+        return self._listed(FILES_PATH, decode_files, filters)
+
+    async def delete_file(self, file_id: str) -> None:
+        """Has the server forget a file.
+
+        Raises:
+            MistillError: whatever the server does, if it does not answer: `NotFound` where there is none.
+        """
+        await self._call(self._http.delete(self._below(FILES_PATH, file_id)), check_deleted)
+
+    async def create_job(
+        self,
+        endpoint: str,
+        input_files: Sequence[str],
+        *,
+        model: str | None = None,
+        metadata: Mapping[str, str] | None = None,
+        timeout_hours: int = 24,
+    ) -> BatchJob:
+        """Has the server answer all lines of its files. There is no key that makes it safe to ask twice.
+
+        Args:
+            endpoint: the path that the lines are requests to: ``/v1/chat/completions``.
+            metadata: by which the job is found again: keys of 1 to 32 characters, values of 1 to 512.
+            timeout_hours: after which it ends as far as it came, from 1 to 168.
+
+        Raises:
+            InputError: Mistral would refuse it.
+            MistillError: whatever the server does, if it does not answer. With ``maybe_billed``, or a `ServerError`,
+                the job may be there all the same.
+        """
+        body = job_body(endpoint, input_files, model=model, metadata=metadata, timeout_hours=timeout_hours)
+        return await self._call(
+            self._http.post(self._url(JOBS_PATH)).body_bytes(body), decode_job, may_cost=True
+        )
+
+    async def job(self, job_id: str) -> BatchJob:
+        """A job as it is now.
+
+        Raises:
+            MistillError: whatever the server does, if it does not answer: `NotFound` where there is none.
+        """
+        return await self._call(self._http.get(self._below(JOBS_PATH, job_id)), decode_job)
+
+    async def jobs(self, *, created_after: datetime | None = None) -> AsyncGenerator[BatchJob]:
+        """The jobs of the key's workspace, page by page, the newest first, each once.
+
+        No filter of the server's is trusted: older ones are left out here too, by the server's clock, to the second.
+
+        Raises:
+            MistillError: on iterating: whatever the server does, if it does not answer.
+        """
+        filters = {"order_by": "-created"}
+        if created_after is not None:
+            filters["created_after"] = created_after.astimezone(UTC).isoformat()
+        second = 0 if created_after is None else math.floor(created_after.timestamp())
+        async for job in self._listed(JOBS_PATH, decode_jobs, filters):
+            if job.created_at is None or job.created_at >= second:
+                yield job
+
+    async def cancel_job(self, job_id: str) -> BatchJob:
+        """Asks the server to end a job early; it goes on until it says that it has ended.
+
+        Raises:
+            MistillError: whatever the server does, if it does not answer: `NotFound` where there is none.
+        """
+        return await self._call(self._http.post(self._below(JOBS_PATH, job_id, "cancel")), decode_job)
+
+    def answer_of_line(
+        self, operation: Operation[R], line: ResultLine, *, price: Price | None = None
+    ) -> HTTPAnswer[R]:
+        """A line of a job's results as what `exchange` would have given for its request, had it been live.
+
+        Args:
+            price: of the model in batch jobs, where it is known.
+
+        Raises:
+            MistillError: the line has no answer: the same error as live.
+        """
+        if (failure := line.failure()) is not None:
+            self._redactor.redact_error(failure)
+            raise failure
+        raw = self._redactor.clean(line.body or b"")
+        status = line.status or 200
         try:
-            async with self._http.get(self._url(MODELS_PATH)).build_streamed() as http:
-                raw = await _body(http, MAX_BYTES)
-        except PyreqwestError as error:
-            self._raise_transport(error)
-        if http.status not in _GOOD:
-            self._raise_status(http, raw)
-        if len(raw) > MAX_BYTES:
-            self._raise_too_large(http, raw, MAX_BYTES)
-        try:
-            return decode_models(self._redactor.clean(raw))
+            if len(raw) > operation.max_bytes:
+                raise ValueError(_too_large(operation.max_bytes))  # noqa: TRY301  told like what cannot be read
+            response = operation.decode(raw)
+            missing = operation.check(response) if operation.check is not None else None
         except Exception as error:
-            self._raise_malformed(http, raw, error)
+            raise self._malformed(status, raw, error, line.line_id) from error
+        if missing:
+            raise self._malformed(status, raw, missing, line.line_id)
+        usage = usage_of(response)
+        cost = None if price is None else price.cost(usage)
+        said = None if operation.gave_up is None else operation.gave_up(response)
+        failure = self._failure(line.line_id, said) if said else None
+        return HTTPAnswer(response, raw, None, line.line_id, 0.0, usage, cost, failure)
+
+    async def _listed(
+        self, path: str, decode: Callable[[bytes], Page[T]], filters: dict[str, str]
+    ) -> AsyncIterator[T]:
+        """All of a list, each once, however the server pages: until its total is there, or a page has nothing new."""
+        seen: set[str] = set()
+        count = 0
+        for number in range(_MAX_PAGES):
+            query = filters | {"page": str(number), "page_size": str(_PAGE_SIZE)}
+            page = await self._call(self._http.get(self._url(path)).query(query), decode)
+            new = {item.id: item for item in page.items if item.id not in seen}
+            for item in new.values():
+                yield item
+            seen.update(new)
+            count += page.count
+            if not new or (page.total is not None and count >= page.total):
+                return
+        raise MalformedAnswer(f"the list at {path} does not end: {_MAX_PAGES:,} pages came")
+
+    async def _read_into(self, out: NewFile, file_id: str, max_bytes: int) -> int | None:
+        """Writes the content of a file; its size as its answer says it, or ``None``."""
+        request = self._http.get(self._below(FILES_PATH, file_id, "content")).timeout(_LONGEST_DOWNLOAD)
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(self.timeout_s) as patience, request.build_streamed() as http:
+                if http.status not in _GOOD:
+                    self._raise_status(http, await _body(http, MAX_BYTES))
+                while (piece := await http.body_reader.read_chunk()) is not None:
+                    out.write(piece.to_bytes())
+                    if out.size > max_bytes:
+                        raise MalformedAnswer(f"the file is larger than {max_bytes:,} bytes")
+                    patience.reschedule(loop.time() + self.timeout_s)
+                length = _header(http, "content-length") or ""
+                return int(length) if length.isdecimal() else None
+        except PyreqwestError as error:
+            raise self._error_of_call(error, self.timeout_s) from error
+        except TimeoutError as error:
+            reason = f"the download stood still for {self.timeout_s:g} s"
+            timeout = AttemptTimeout(reason, maybe_billed=False, hint=_LONGER)
+            raise timeout from error
+
+    async def _call(
+        self,
+        request: RequestBuilder,
+        decode: Callable[[bytes], A],
+        timeout_s: float | None = None,
+        *,
+        may_cost: bool = False,
+    ) -> A:
+        """One attempt at a request that is no generation.
+
+        Args:
+            timeout_s: of this request, where it is not the client's.
+            may_cost: it makes something that is billed.
+        """
+        try:
+            async with request.build_streamed() as http:
+                raw = await _body(http, MAX_BYTES)
+            if http.status not in _GOOD:
+                self._raise_status(http, raw)
+            if len(raw) > MAX_BYTES:
+                self._raise_too_large(http, raw, MAX_BYTES)
+            try:
+                return decode(self._redactor.clean(raw))
+            except Exception as error:
+                self._raise_malformed(http, raw, error)
+        except PyreqwestError as error:
+            raise self._error_of_call(error, timeout_s or self.timeout_s, may_cost=may_cost) from error
+        except MalformedAnswer as error:
+            error.maybe_billed = may_cost
+            raise
+
+    def _error_of_call(
+        self, error: PyreqwestError, timeout_s: float, *, may_cost: bool = False
+    ) -> TransportError:
+        failure = error_of_transport(error, self.endpoint, timeout_s)
+        failure.maybe_billed &= may_cost
+        if isinstance(failure, AttemptTimeout):
+            failure.hint = _LONGER
+        return failure
+
+    def _below(self, path: str, its_id: str, part: str = "") -> Url:
+        """The address of one file or job. Its id is a server's word, and may lead to no other path."""
+        if its_id in ("", ".", ".."):
+            raise InputError(f"{its_id!r} is the id of no file and of no job")
+        steps = [path, quote(its_id, safe=""), part] if part else [path, quote(its_id, safe="")]
+        return Url(self.endpoint + "/".join(steps))
 
     def _url(self, path: str) -> Url:
         """Parsed once a path: parsing costs more than the rest of building a request."""
@@ -223,35 +499,44 @@ class MistralClient:
         return url
 
     def _raise_too_large(self, http: Response, raw: bytes, max_bytes: int) -> NoReturn:
-        self._raise_malformed(http, raw, f"the answer is larger than {max_bytes:,} bytes")
+        self._raise_malformed(http, raw, _too_large(max_bytes))
 
     def _raise_status(self, http: Response, raw: bytes) -> NoReturn:
         raise self._complete(error_of_status(http.status, raw, _correlation_id(http)), http)
 
     def _raise_malformed(self, http: Response, raw: bytes, problem: Exception | str) -> NoReturn:
-        """A status of success, and no answer: the server's own error if it sends one, else the problem."""
-        cause = problem if isinstance(problem, Exception) else None
-        correlation_id = _correlation_id(http)
-        if failure := error_in_answer(raw, correlation_id):
-            raise self._complete(failure, http) from cause
-        reason, hint = str(problem), None
-        if cause is not None:
-            excerpt = self._redactor.redact(raw[:_EXCERPT_BYTES].decode("utf-8", "replace"))
-            reason = f"HTTP {http.status}, but the body is no answer: {cause}: {excerpt!r}"
-            hint = PROXY_HINT
-        malformed = MalformedAnswer(reason, correlation_id=correlation_id, hint=hint)
-        self._redactor.redact_error(malformed)
-        raise malformed from cause
+        error = self._malformed(http.status, raw, problem, _correlation_id(http))
+        if isinstance(error, APIError):
+            self._complete(error, http)
+        raise error from (problem if isinstance(problem, Exception) else None)
 
-    def _failure(self, http: Response, said: Any) -> MistillError:
+    def _malformed(
+        self, status: int, raw: bytes, problem: Exception | str, correlation_id: str | None
+    ) -> MistillError:
+        """Of a status of success, and no answer: the server's own error if it sends one, else the problem."""
+        error = error_in_answer(raw, correlation_id)
+        if error is None:
+            reason, hint = str(problem), None
+            if isinstance(problem, Exception):
+                excerpt = self._redactor.redact(raw[:_EXCERPT_BYTES].decode("utf-8", "replace"))
+                reason = f"HTTP {status}, but the body is no answer: {problem}: {excerpt!r}"
+                hint = PROXY_HINT
+            error = MalformedAnswer(reason, correlation_id=correlation_id, hint=hint)
+        self._redactor.redact_error(error)
+        return error
+
+    def _failure_of(self, http: Response, said: Any) -> MistillError:
+        error = self._failure(_correlation_id(http), said)
+        return self._complete(error, http) if isinstance(error, APIError) else error
+
+    def _failure(self, correlation_id: str | None, said: Any) -> MistillError:
         """The error of an answer that says of itself that it failed: in the server's words, or by its finish reason."""
-        correlation_id = _correlation_id(http)
-        if not isinstance(said, str) and (failure := error_in_answer(_error_body(said), correlation_id)):
-            return self._complete(failure, http)
-        reason = f"the server gave up in the middle of its answer: {said!r}"
-        malformed = MalformedAnswer(reason, correlation_id=correlation_id)
-        self._redactor.redact_error(malformed)
-        return malformed
+        error = None if isinstance(said, str) else error_in_answer(_error_body(said), correlation_id)
+        if error is None:
+            reason = f"the server gave up in the middle of its answer: {said!r}"
+            error = MalformedAnswer(reason, correlation_id=correlation_id)
+        self._redactor.redact_error(error)
+        return error
 
     def _complete(self, error: APIError, http: Response) -> APIError:
         """The error with what its headers say of limits, and without the key."""
@@ -266,6 +551,10 @@ class MistralClient:
 
     def _raise_transport(self, error: PyreqwestError) -> NoReturn:
         raise error_of_transport(error, self.endpoint, self.timeout_s) from error
+
+
+def _too_large(max_bytes: int) -> str:
+    return f"the answer is larger than {max_bytes:,} bytes"
 
 
 def _error_body(said: Any) -> bytes:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import Any, cast
 
 from mistill.api.endpoint import is_this_machine
@@ -40,10 +41,21 @@ with _variable("MIMALLOC_ALLOW_THP", "0"):
         RequestTimeoutError,
     )
     from pyreqwest.http import Url
+    from pyreqwest.multipart import FormBuilder, PartBuilder
+    from pyreqwest.request import RequestBuilder
     from pyreqwest.response import Response
     from pyreqwest.runtime import runtime_worker_threads
 
-__all__ = ["Client", "PyreqwestError", "Response", "Url", "build_client", "error_of_transport"]
+__all__ = [
+    "Client",
+    "PyreqwestError",
+    "RequestBuilder",
+    "Response",
+    "Url",
+    "build_client",
+    "error_of_transport",
+    "with_file",
+]
 
 _EXIT_PAUSE_S = 0.002
 _CONNECT_TIMEOUT_S = 10.0
@@ -136,6 +148,23 @@ def _with_key(api_key: str) -> ClientBuilder | None:
         return ClientBuilder().default_headers(headers)
     except (BuilderError, ValueError):
         return None
+
+
+async def with_file(
+    request: RequestBuilder, path: Path, name: str, fields: Mapping[str, str]
+) -> RequestBuilder:
+    """The request with a form in it: the fields, and a file of lines, which is read from ``path`` as it is sent.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    form = FormBuilder()
+    for field, value in fields.items():
+        form = form.text(field, value)
+    part = (await PartBuilder.from_file(path)).file_name(name).mime("application/jsonl")
+    # The boundary has to be said here, since every request of the client says that it is JSON.
+    content_type = f"multipart/form-data; boundary={form.boundary}"
+    return request.headers({"content-type": content_type}).multipart(form.part("file", part))
 
 
 # --- what went wrong on the way -------------------------------------------------------------------------------------

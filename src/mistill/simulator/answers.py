@@ -31,14 +31,18 @@ class Bill:
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
-    def __add__(self, other: Bill) -> Bill:
-        """Both together, of one model."""
-        return Bill(
-            self.model,
-            self.input_tokens + other.input_tokens,
-            self.output_tokens + other.output_tokens,
-            self.cached_tokens + other.cached_tokens,
+
+def add_bill(sums: dict[str, Bill], bill: Bill) -> None:
+    """Adds a bill to those of its model."""
+    so_far = sums.get(bill.model)
+    if so_far is not None:
+        bill = Bill(
+            bill.model,
+            so_far.input_tokens + bill.input_tokens,
+            so_far.output_tokens + bill.output_tokens,
+            so_far.cached_tokens + bill.cached_tokens,
         )
+    sums[bill.model] = bill
 
 
 @dataclass(frozen=True, slots=True)

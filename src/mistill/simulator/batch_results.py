@@ -13,7 +13,7 @@ from typing import Self
 
 import msgspec
 
-from mistill.simulator.answers import Bill
+from mistill.simulator.answers import Bill, add_bill
 from mistill.simulator.batch_files import FileStore, FileWriter, StoredFile
 from mistill.simulator.batch_lines import LineAnswer, LineRequest
 from mistill.simulator.faults import happens
@@ -55,8 +55,7 @@ class Results:
         else:
             self.failed += 1
         if answer.bill is not None:
-            earlier = self.bills.get(answer.bill.model)
-            self.bills[answer.bill.model] = answer.bill if earlier is None else earlier + answer.bill
+            add_bill(self.bills, answer.bill)
             self.billed_ids.add(request.custom_id or "")
         into_output = answer.is_good or settings.batch_errors_in == "output_file"
         writer = self._output if into_output else self._errors

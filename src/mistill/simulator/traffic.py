@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterable
-from functools import cache
 from typing import Any
 
 import msgspec
 from msgspec import Struct
 
-from mistill.api.prices import Price, price_of, shipped_prices
+from mistill.api.prices import price_of, shipped_prices
 from mistill.api.usage import Usage
-from mistill.simulator.answers import Bill
+from mistill.simulator.answers import Bill, add_bill
 
 NO_WHOLE_ANSWER = 0
 STATS_PATH = "/simulator/stats"
@@ -107,12 +106,9 @@ class Traffic:
         self.in_flight = 0
         self.peak_in_flight = 0
         self.pages = 0
-        self.input_tokens = 0
-        self.output_tokens = 0
-        self.cost = 0.0
         self.lines_billed = 0
-        self.line_input_tokens = 0
-        self.line_output_tokens = 0
+        self._bills: dict[str, Bill] = {}
+        self._bills_of_lines: dict[str, Bill] = {}
 
     def keep(self, requests_kept: int) -> None:
         if requests_kept != self.requests.maxlen:
@@ -125,6 +121,7 @@ class Traffic:
     def stats(self, files: int, jobs: dict[str, int]) -> Stats:
         """All counts, with those of files and jobs that others keep."""
         counts = dict(self.counts_by_status)
+        bills, bills_of_lines = list(self._bills.values()), list(self._bills_of_lines.values())
         return Stats(
             requests=sum(counts.values()) + self.in_flight,
             answered=self.answered,
@@ -132,25 +129,27 @@ class Traffic:
             in_flight=self.in_flight,
             peak_in_flight=self.peak_in_flight,
             counts_by_status={str(status): count for status, count in sorted(counts.items())},
-            input_tokens=self.input_tokens,
-            output_tokens=self.output_tokens,
-            cost=round(self.cost, 12),
-            batch=BatchStats(files, jobs, self.lines_billed, self.line_input_tokens, self.line_output_tokens),
+            input_tokens=sum(bill.input_tokens for bill in bills),
+            output_tokens=sum(bill.output_tokens for bill in bills),
+            cost=round(_cost(bills) + _cost(bills_of_lines) * shipped_prices().factors.batch, 12),
+            batch=BatchStats(
+                files=files,
+                jobs=jobs,
+                lines_billed=self.lines_billed,
+                input_tokens=sum(bill.input_tokens for bill in bills_of_lines),
+                output_tokens=sum(bill.output_tokens for bill in bills_of_lines),
+            ),
         )
 
     def bill(self, bill: Bill) -> None:
         """An answer was made, whatever becomes of it on its way."""
-        self.input_tokens += bill.input_tokens
-        self.output_tokens += bill.output_tokens
-        self.cost += _cost(bill)
+        add_bill(self._bills, bill)
 
     def bill_lines(self, lines: int, bills: Iterable[Bill]) -> None:
         """So many lines of a job were answered, at half the price."""
         self.lines_billed += lines
         for bill in bills:
-            self.line_input_tokens += bill.input_tokens
-            self.line_output_tokens += bill.output_tokens
-            self.cost += _cost(bill) * shipped_prices().factors.batch
+            add_bill(self._bills_of_lines, bill)
 
     def enter(self, received: Received) -> None:
         self.requests.append(received)
@@ -165,11 +164,10 @@ class Traffic:
             self.counts_by_status[status] += 1
 
 
-_price_of = cache(price_of)
-
-
-def _cost(bill: Bill) -> float:
-    price: Price | None = _price_of(bill.model)
-    return (
-        0.0 if price is None else price.cost(Usage(bill.input_tokens, bill.output_tokens, bill.cached_tokens))
+def _cost(bills: Iterable[Bill]) -> float:
+    """US dollars for them at the full price; a model whose price nobody knows costs nothing."""
+    return sum(
+        price.cost(Usage(bill.input_tokens, bill.output_tokens, bill.cached_tokens))
+        for bill in bills
+        if (price := price_of(bill.model)) is not None
     )
