@@ -14,6 +14,8 @@ import random
 import sys
 from collections import Counter
 from copy import deepcopy
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tests.api.raw_server import RawServer, answer, chunk, response
@@ -39,7 +41,17 @@ BODIES: tuple[Any, ...] = (
     {"detail": [{"type": "missing", "loc": ["body", 0, "x"], "msg": "m", "input": None}]},
     {"message": {"detail": [{"loc": ["body"], "msg": "m"}]}},
     chunk({"content": "a"}, "stop"),
+    {
+        "id": "a",
+        "status": "RUNNING",
+        "errors": [{"message": "m", "count": 1}],
+        "metadata": {"a": "b"},
+        "created_at": 1,
+    },
+    {"data": [{"id": "a", "status": "SUCCESS", "output_file": "b", "bytes": 5, "filename": "c"}], "total": 1},
+    {"id": "a", "deleted": True},
 )
+BATCH_WAYS = ("job", "jobs", "files", "create", "delete", "download")
 ODD: tuple[Any, ...] = (
     None, True, False, 0, -1, 5.0, 5.5, 1e300, 2**53, 2**63, 2**64, 10**400, float("nan"), float("inf"), "", "5",
     "null", "[DONE]", "\ud800", "\x00", "x" * 70_000, KEY, [], {}, [[]], [None], {"": None}, {"detail": 5}, [KEY],
@@ -118,7 +130,7 @@ async def outcomes(seeds: range) -> Counter[str]:
         client = MistralClient(server.url, KEY, timeout_s=5)
         for seed in seeds:
             server.answers = [raw_answer(random.Random(seed))]
-            for way in ("chat", "embeddings", "stream"):
+            for way in ("chat", "embeddings", "stream", BATCH_WAYS[seed % len(BATCH_WAYS)]):
                 try:
                     counts[await _outcome(client, way)] += 1
                 except Exception as error:
@@ -144,6 +156,8 @@ async def _attempt(client: MistralClient, way: str) -> None:
     if way == "stream":
         async with client.stream(b"{}") as stream:
             _ = [each async for each in stream]
+    elif way in BATCH_WAYS:
+        await _attempt_of_batch(client, way)
     elif way == "embeddings":
         _check_usage((await client.exchange(EMBEDDINGS, b"{}")).response)
     else:
@@ -152,6 +166,23 @@ async def _attempt(client: MistralClient, way: str) -> None:
         for choice in chat.choices:
             for call in choice.message.tool_calls or ():
                 _check_arguments(call)
+
+
+async def _attempt_of_batch(client: MistralClient, way: str) -> None:
+    match way:
+        case "job":
+            assert (await client.job("a")).id
+        case "jobs":
+            assert all([job.status async for job in client.jobs()])
+        case "files":
+            assert all([file.id async for file in client.files(search="a")])
+        case "create":
+            assert (await client.create_job("/v1/ocr", ["a"])).id
+        case "delete":
+            await client.delete_file("a")
+        case _:
+            with TemporaryDirectory() as folder:
+                assert await client.download_file("a", Path(folder, "results")) >= 0
 
 
 def _check_usage(given: Any) -> None:

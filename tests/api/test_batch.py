@@ -225,7 +225,16 @@ async def test_a_server_that_has_one_page_for_ever_is_read_once() -> None:
 async def test_a_job_that_moves_to_the_next_page_meanwhile_is_listed_once() -> None:
     pages = [{"data": [{**JOB, "id": name} for name in names], "total": 4} for names in ("dc", "cb", "ba")]
     jobs, _ = await listed(*pages)
-    assert [job.id for job in jobs] == ["d", "c", "b"]
+    assert [job.id for job in jobs] == ["d", "c", "b", "a"]
+
+
+async def test_a_total_of_the_page_alone_ends_no_list() -> None:
+    ids = list(map(str, range(101)))
+    pages = [
+        {"data": [JOB | {"id": each} for each in some], "total": len(some)} for some in (ids[:100], ids[100:])
+    ]
+    jobs, requests = await listed(*pages)
+    assert ([job.id for job in jobs], requests) == (ids, 2)
 
 
 async def test_one_odd_job_does_not_hide_the_others() -> None:
@@ -314,6 +323,7 @@ async def test_a_download_that_is_cut_leaves_nothing_and_what_was_there(
     for _ in range(12):
         with pytest.raises(Disconnected) as caught:
             await client.download_file(sent.id, path)
+        assert not caught.value.maybe_billed
         words.add(caught.value.message.split(":")[-1].split(" of ")[-1])
     assert len(words) == 2  # by the connection, and as if it were whole
     assert path.read_bytes() == b"of before"
@@ -353,6 +363,15 @@ async def test_a_download_has_a_bound(tmp_path: Path) -> None:
         there = MistralClient(server.url, KEY, timeout_s=5)
         with pytest.raises(MalformedAnswer, match="larger than 1,000,000 bytes"):
             await there.download_file("f", tmp_path / "results", max_bytes=1_000_000)
+        await there.close()
+    assert names_in(tmp_path) == []
+
+
+async def test_a_page_in_the_place_of_a_file_is_none(tmp_path: Path) -> None:
+    async with RawServer(response(b"<html>wait</html>", content_type="text/html; charset=utf-8")) as server:
+        there = MistralClient(server.url, KEY, timeout_s=5)
+        with pytest.raises(MalformedAnswer, match="a page came"):
+            await there.download_file("f", tmp_path / "results")
         await there.close()
     assert names_in(tmp_path) == []
 

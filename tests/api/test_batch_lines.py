@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.api.raw_server import RawServer, answer, response
 from tests.api.test_answers import ERRORS_UNDER_200
@@ -329,6 +329,7 @@ def outcome(client: MistralClient, one: ResultLine) -> HTTPAnswer[Any] | Mistill
         return error
 
 
+@settings(max_examples=50)
 @given(
     junk=st.lists(JUNK | cut(), max_size=8),
     ids=st.lists(st.text(string.digits, min_size=1).map("row {}".format), max_size=4),

@@ -284,7 +284,8 @@ class MistralClient:
             if said is None:  # of a body that is compressed, or comes in chunks, the file's card has the size
                 said = (await self.file(file_id)).size
             if said is not None and said != out.size:
-                raise Disconnected(f"the download was cut off: {out.size:,} of {said:,} bytes came")
+                reason = f"the download was cut off: {out.size:,} of {said:,} bytes came"
+                raise Disconnected(reason, maybe_billed=False)
         return out.size
 
     async def file(self, file_id: str) -> FileCard:
@@ -378,6 +379,8 @@ class MistralClient:
     ) -> HTTPAnswer[R]:
         """A line of a job's results as what `exchange` would have given for its request, had it been live.
 
+        It has no limits and no latency of its own (0 s), and its correlation id is that of the line.
+
         Args:
             price: of the model in batch jobs, where it is known.
 
@@ -407,9 +410,13 @@ class MistralClient:
     async def _listed(
         self, path: str, decode: Callable[[bytes], Page[T]], filters: dict[str, str]
     ) -> AsyncIterator[T]:
-        """All of a list, each once, however the server pages: until its total is there, or a page has nothing new."""
+        """All of a list, each once, however the server pages.
+
+        What is not found is made, and paid, once more. So a page is the last one only if it is not full and the whole
+        total is there, or if it has nothing new.
+        """
         seen: set[str] = set()
-        count = 0
+        unreadable = 0
         for number in range(_MAX_PAGES):
             query = filters | {"page": str(number), "page_size": str(_PAGE_SIZE)}
             page = await self._call(self._http.get(self._url(path)).query(query), decode)
@@ -417,8 +424,9 @@ class MistralClient:
             for item in new.values():
                 yield item
             seen.update(new)
-            count += page.count
-            if not new or (page.total is not None and count >= page.total):
+            unreadable += page.count - len(page.items)
+            is_all = page.total is not None and len(seen) + unreadable >= page.total
+            if not new or (is_all and page.count < _PAGE_SIZE):
                 return
         raise MalformedAnswer(f"the list at {path} does not end: {_MAX_PAGES:,} pages came")
 
@@ -430,10 +438,12 @@ class MistralClient:
             async with asyncio.timeout(self.timeout_s) as patience, request.build_streamed() as http:
                 if http.status not in _GOOD:
                     self._raise_status(http, await _body(http, MAX_BYTES))
+                if (_header(http, "content-type") or "").startswith("text/html"):
+                    _raise_no_file("a page came in the place of the file", PROXY_HINT)
                 while (piece := await http.body_reader.read_chunk()) is not None:
                     out.write(piece.to_bytes())
                     if out.size > max_bytes:
-                        raise MalformedAnswer(f"the file is larger than {max_bytes:,} bytes")
+                        _raise_no_file(f"the file is larger than {max_bytes:,} bytes")
                     patience.reschedule(loop.time() + self.timeout_s)
                 length = _header(http, "content-length") or ""
                 return int(length) if length.isdecimal() else None
@@ -441,8 +451,7 @@ class MistralClient:
             raise self._error_of_call(error, self.timeout_s) from error
         except TimeoutError as error:
             reason = f"the download stood still for {self.timeout_s:g} s"
-            timeout = AttemptTimeout(reason, maybe_billed=False, hint=_LONGER)
-            raise timeout from error
+            raise AttemptTimeout(reason, maybe_billed=False, hint=_LONGER) from error
 
     async def _call(
         self,
@@ -551,6 +560,12 @@ class MistralClient:
 
     def _raise_transport(self, error: PyreqwestError) -> NoReturn:
         raise error_of_transport(error, self.endpoint, self.timeout_s) from error
+
+
+def _raise_no_file(reason: str, hint: str | None = None) -> NoReturn:
+    error = MalformedAnswer(reason, hint=hint)
+    error.maybe_billed = False  # a download makes nothing
+    raise error
 
 
 def _too_large(max_bytes: int) -> str:

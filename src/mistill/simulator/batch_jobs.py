@@ -30,7 +30,8 @@ State: TypeAlias = Literal[
 ]
 _PENDING: frozenset[State] = frozenset({"QUEUED", "RUNNING", "CANCELLATION_REQUESTED"})
 _UNKNOWN_STATES: dict[State, str] = {"RUNNING": "VALIDATING", "SUCCESS": "FINALIZED"}
-_RUNNING_AT_ONCE = 32
+_RUNNING_AT_ONCE = 64
+_LOOK_EVERY_S = 0.02
 _SHORTEST_PAUSE_S = 0.002
 
 T = TypeVar("T")
@@ -146,15 +147,17 @@ class Jobs:
         """
         settings = self._settings()
         _check(asked, settings)
-        inputs = self._inputs(asked)
-        requests = sum(file.num_lines for file in inputs)
+        files = self._input_files(asked)
+        requests = len(asked.requests or ()) + sum(file.num_lines for file in files)
         pending = sum(job.total for job in self._jobs.values() if job.is_pending)
         if requests > settings.batch_max_requests:
             raise refusals.bad_request(f"Too many requests in a batch: {requests}", param="input_files")
         if requests + pending > settings.batch_max_pending:
             raise refusals.rate_limited()
-        asked = msgspec.structs.replace(asked, requests=None)  # they are on disk now
-        job = Job(asked, key, inputs, settings.batch_hour_s)
+        if asked.requests is not None:
+            files.append(self._on_disk(asked.requests))
+            asked = msgspec.structs.replace(asked, requests=None)
+        job = Job(asked, key, files, settings.batch_hour_s)
         self._jobs[job.id] = job
         self._made += 1
         self._started(self._run(job, self._made))
@@ -208,12 +211,7 @@ class Jobs:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _inputs(self, asked: CreateJob) -> list[StoredFile]:
-        if asked.requests is not None:
-            with FileWriter(self._files.new_path()) as writer:
-                for request in asked.requests:
-                    writer.write(encode(request) + b"\n")
-            return [writer.stored("requests", purpose="batch", sample_type="batch_request", source="mistral")]
+    def _input_files(self, asked: CreateJob) -> list[StoredFile]:
         files: list[StoredFile] = []
         for file_id in asked.input_files or ():
             if (file := self._files.find(file_id)) is None:
@@ -222,6 +220,13 @@ class Jobs:
                 raise refusals.bad_request("Input files must have the purpose batch", param="input_files")
             files.append(file)
         return files
+
+    def _on_disk(self, requests: list[LineRequest]) -> StoredFile:
+        """A file that nobody sees, which ends with its job."""
+        with FileWriter(self._files.new_path()) as writer:
+            for request in requests:
+                writer.write(encode(request) + b"\n")
+        return writer.stored("requests", purpose="batch", sample_type="batch_request", source="mistral")
 
     async def _run(self, job: Job, number: int) -> None:
         settings = self._settings()
@@ -232,25 +237,26 @@ class Jobs:
             if keeps_input:
                 opened.enter_context(lines)  # so that it can be read whoever deletes it
             await self._queue(job)
-            async with self._room:
-                try:
-                    if not keeps_input:
-                        opened.enter_context(lines)
-                    results = await self._answer(job, lines, rng)
-                except FileNotFoundError:
-                    job.problems["Input file not found"] += 1
-                    results = None
+            results = None
+            if not job.is_over:
+                async with self._room:
+                    try:
+                        if not keeps_input:
+                            opened.enter_context(lines)
+                        results = await self._answer(job, lines, rng)
+                    except FileNotFoundError:
+                        job.problems["Input file not found"] += 1
+                    except OSError as error:  # of this machine: no disk, no handles
+                        job.problems[f"Internal error: {error}"] += 1
         self._end(job, results)
 
     async def _queue(self, job: Job) -> None:
         await job.pause(self._settings().batch_queue_s)
         while self._room.locked() and not job.is_over:
-            await job.pause(_SHORTEST_PAUSE_S)
+            await job.pause(_LOOK_EVERY_S)
 
     async def _answer(self, job: Job, lines: InputLines, rng: random.Random) -> Results | None:
-        """The results, as far as the job came; ``None`` where it did not begin, or cannot be run."""
-        if job.is_over:
-            return None
+        """The results, as far as the job came; ``None`` where it cannot be run."""
         if job.state == "QUEUED":
             job.state = "RUNNING"
         job.started_at = time.time()
