@@ -323,9 +323,9 @@ class UnwritableAnswer(InvalidOutput):
     kind = "unwritable_answer"
 
 
-StopReason = Literal["interrupted", "stopped", "budget", "deadline", "cancelled"]
-"""Why work was ended on purpose: Ctrl-C, ``stop()`` or another row's fatal error, money or tokens, time, or the
-caller's own cancellation."""
+StopReason = Literal["interrupted", "stopped", "budget", "deadline", "cancelled", "waiting"]
+"""Why work was ended on purpose: Ctrl-C, ``stop()`` or another row's fatal error, money or tokens, time, the caller's
+own cancellation, or that the rest is in batch jobs, which nobody need wait for."""
 
 
 class Stopped(MistillError):

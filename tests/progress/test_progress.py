@@ -9,18 +9,21 @@ import re
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from msgspec import structs
 from rich.console import Console
 from tests.conftest import Simulate
 
 from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.api.usage import Usage
-from mistill.progress.formatting import money, seconds, time_split
-from mistill.progress.screens import Drawn, as_html
+from mistill.progress.formatting import age, money, seconds, time_split
+from mistill.progress.progress import Progress
+from mistill.progress.screens import Drawn, Lines, as_html
 from mistill.progress.view import View
 from mistill.simulator import Simulator
 
@@ -37,6 +40,21 @@ FAR = View(
     waiting_for="quota_requests",
     seconds_by_cause={"server": 30.0, "quota_requests": 70.0},
 )
+WAITING = View(
+    total=100_000,
+    known=100,
+    cost=0.05,
+    usage=Usage(1_000, 200),
+    elapsed_s=3_600.0,
+    jobs=3,
+    with_server=99_900,
+    server_requests=100_000,
+    server_done=45_210,
+    oldest_job_s=735.0,
+    waiting_for="jobs",
+    seconds_by_cause={"jobs": 99.0, "idle": 1.0},
+)
+LEAVING = View(total=2000, completions=100, elapsed_s=1.0, jobs=3, cut_off_in_s=30.0, interrupted=True)
 STOPPING = View(total=2000, completions=100, elapsed_s=1.0, in_flight=49, cut_off_in_s=30.0, interrupted=True)
 
 
@@ -86,6 +104,49 @@ def test_what_is_not_known_is_left_out() -> None:
     assert View(total=10, cost=0.0).expected_cost is None
 
 
+def test_while_jobs_are_waited_for_they_are_told_and_no_speed() -> None:
+    assert WAITING.texts() == [
+        "100 of 100,000 rows",
+        "$0.050",
+        "1,000 tokens in, 200 out",
+        "3 jobs at Mistral: 45,210 of 100,000 requests done, the oldest 12 min",
+    ]
+    assert WAITING.time() == "time: 99% Mistral's batch jobs, 1% this machine"
+    assert LEAVING.texts()[-1] == "stopping: 3 jobs stay at Mistral"
+    beside = structs.replace(WAITING, in_flight=2, waiting_for="server", completions=5)
+    assert beside.texts()[-2:] == [WAITING.texts()[-1], "2 in flight, waiting for: server"]
+
+
+class _Job(NamedTuple):
+    lines: int
+    rows: int
+    completed: int | None
+    planned_at: float
+
+
+def test_progress_counts_jobs_and_how_long_there_were_any() -> None:
+    progress = Progress(started_at_s=time.monotonic())
+    assert progress.waited_for_jobs_s() == 0.0
+    progress.see_jobs([_Job(10, 20, 3, 5000.0), _Job(5, 5, None, 4000.0), _Job(2, 2, 9, 6000.0)])
+    counted = progress.jobs, progress.with_server, progress.server_requests, progress.server_done
+    assert (counted, progress.oldest_job_at) == ((3, 27, 17, 5), 4000.0)
+    assert progress.waited_for_jobs_s() > 0.0
+    progress.see_jobs([])
+    waited_s = progress.waited_for_jobs_s()
+    assert (progress.jobs, progress.oldest_job_at) == (0, None)
+    assert progress.waited_for_jobs_s() == waited_s > 0.0  # it stands
+
+
+def test_a_log_is_not_filled_with_jobs_that_stand(capsys: pytest.CaptureFixture[str]) -> None:
+    lines = Lines()
+    for view in (WAITING, WAITING, structs.replace(WAITING, server_done=45_300), WAITING):
+        lines.show(view)
+    told = capsys.readouterr().err.splitlines()
+    assert [line.partition("Mistral: ")[2].split()[0] for line in told] == ["45,210", "45,300", "45,210"]
+    lines.show(LEAVING)
+    assert capsys.readouterr().err == "stopping: 3 jobs stay at Mistral\n"
+
+
 def test_numbers_are_told_as_people_say_them() -> None:
     assert [seconds(value) for value in (0.42, 59.4, 61, 7800)] == [
         "0.4 s",
@@ -103,13 +164,20 @@ def test_numbers_are_told_as_people_say_them() -> None:
         time_split({"server": 3.0, "quota_tokens": 1.0, "idle": 0.001}) == "75% server, 25% quota of tokens"
     )
     assert time_split({}) == ""
+    assert [age(value) for value in (-1, 40.9, 720, 7800, 273_600)] == [
+        "0 s",
+        "40 s",
+        "12 min",
+        "2 h 10 min",
+        "3 d 4 h",
+    ]
 
 
 # --- on a terminal ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("width", [30, 40, 60, 80, 120, 200])
-@pytest.mark.parametrize("view", [FAR, STOPPING, View()])
+@pytest.mark.parametrize("view", [FAR, STOPPING, WAITING, LEAVING, View()])
 def test_no_line_is_wider_than_the_terminal_and_its_echo_of_ctrl_c(view: View, width: int) -> None:
     assert max(len(line.rstrip()) for line in drawn(view, width)) <= width - len("^C")
 

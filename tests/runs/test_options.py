@@ -88,6 +88,14 @@ def test_none_stands_for_what_is_not_given(name: str) -> None:
         ({"num_generations": 0}, "num_generations: "),
         ({"on_unknown": "forget"}, "on_unknown: "),
         ({"columns": {"generation": 1}}, "columns.generation: "),
+        ({"lane": "slow"}, "lane: "),
+        ({"batch_rows": 0}, "batch_rows: "),
+        ({"batch_rows": 10**7}, "batch_rows: "),
+        ({"batch_bytes": 600 * 2**20}, "batch_bytes: "),
+        ({"batch_timeout": 0}, "batch_timeout: "),
+        ({"batch_timeout": 169}, "batch_timeout: "),
+        ({"batch_timeout": 1.5}, "batch_timeout: "),
+        ({"batch_tail": -1}, "batch_tail: "),
         ({"promt": "x"}, "a run has no option 'promt'"),
         ({"max-cost": 1}, "a run has no option 'max-cost'"),
         ({"model_config": {}}, "a run has no option 'model_config'"),
@@ -115,3 +123,9 @@ def test_a_ledger_that_can_be_no_file_is_refused(ledger: str) -> None:
 def test_what_is_no_model_is_refused(llm: Any) -> None:
     with pytest.raises(InputError, match="llm is "):
         Run([{"prompt": "x"}], llm=llm)
+
+
+def test_a_sample_is_asked_live_in_either_lane() -> None:
+    assert RunOptions.of({"lane": "batch"}).goes_by_jobs
+    assert not RunOptions.of({"lane": "batch", "sample": 20}).goes_by_jobs
+    assert not RunOptions().goes_by_jobs

@@ -30,6 +30,8 @@ class Exit(IntEnum):
     """The command, a setting or the input is wrong. Nothing was sent, unless the input breaks off later."""
     STOPPED = 3
     """A refused key, a quota of 0, nothing that answers, a budget, or a ledger that cannot be used."""
+    WAITING = 4
+    """Jobs are at Mistral: the same command goes on. However the command ended, if by nothing worse: by Ctrl-C too."""
     INTERRUPTED = 130
     """Ctrl-C, or a signal that ends programs."""
     READER_LEFT = 141

@@ -23,6 +23,7 @@ WaitCause = Literal[
     "concurrency",
     "adaptive_limit",
     "budget",
+    "jobs",
     "server",
     "idle",
 ]
@@ -30,7 +31,8 @@ WaitCause = Literal[
 
 ``concurrency``: all slots of ``max_concurrent_requests`` are in use. ``adaptive_limit``: the limit of requests in
 flight that is found by trying holds them back, since it still grows, or since the server said that it is full.
-``budget``: what is in flight, at its worst, has to fit in what is left; see `Snapshot.under_budget`.
+``budget``: what is in flight, at its worst, has to fit in what is left; see `Snapshot.under_budget`. ``jobs``: batch
+jobs, of which the governor knows nothing; see `Snapshot.beside_jobs`.
 """
 
 
@@ -115,6 +117,18 @@ class Snapshot(Struct, frozen=True):
             in_flight=max(0, self.in_flight - waiting),
             seconds=seconds,
         )
+
+    def beside_jobs(self, waited_s: float) -> Snapshot:
+        """What it is for a run that has batch jobs at the server.
+
+        Args:
+            waited_s: seconds in which it had any: in which the governor had nothing to do, they were waited for.
+        """
+        idle = self.seconds.get("idle", 0.0)
+        waited = min(waited_s, idle)
+        if not waited:
+            return self
+        return structs.replace(self, seconds=self.seconds | {"idle": idle - waited, "jobs": waited})
 
 
 _SEEMING: tuple[WaitCause, ...] = ("concurrency", "server", "adaptive_limit")
@@ -222,7 +236,7 @@ def _advice_for(
                 Setting("max_new_tokens"),
                 ", lets more leave at once",
             )
-        case "server" | "idle":
+        case "jobs" | "server" | "idle":
             return None
 
 

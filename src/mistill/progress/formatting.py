@@ -16,6 +16,7 @@ _WAITS = {
     "concurrency": "server (all slots in use)",
     "adaptive_limit": "finding the server's pace",
     "budget": "room in the budget",
+    "jobs": "Mistral's batch jobs",
     "server": "server",
     "idle": "this machine",
 }
@@ -33,6 +34,23 @@ def seconds(value: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60} s"
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
+
+
+def age(value: float) -> str:
+    """How long ago something was, in seconds → ``40 s``, ``12 min``, ``2 h 10 min``, ``3 d 4 h``."""
+    whole = max(0, int(value))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min"
+    if whole < 86400:
+        return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // 86400:,} d {whole % 86400 // 3600} h"
+
+
+def jobs_at_server(jobs: int, done: int, requests: int) -> str:
+    """``3 jobs at Mistral: 45,210 of 100,000 requests done``."""
+    return f"{count(jobs, 'job')} at Mistral: {done:,} of {count(requests, 'request')} done"
 
 
 def money(dollars: float | None) -> str:

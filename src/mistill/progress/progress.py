@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -33,6 +33,19 @@ class Ended(Protocol):
     def cost(self) -> float | None: ...
 
 
+class JobAtServer(Protocol):
+    """What is counted of a batch job that has not ended. Times in unix seconds."""
+
+    @property
+    def lines(self) -> int: ...
+    @property
+    def rows(self) -> int: ...
+    @property
+    def completed(self) -> int | None: ...
+    @property
+    def planned_at(self) -> float: ...
+
+
 class Progress(Struct):
     """Counts of rows while they are worked on; one object, updated in place. Times in seconds.
 
@@ -46,6 +59,11 @@ class Progress(Struct):
         busy_s: what all requests took together. ``requests``: those of rows that ended.
         cut_off_at_s: it was stopped, and what is in flight is waited for until then (a monotonic time).
         interrupted: by Ctrl-C.
+        jobs: batch jobs that have not ended. ``with_server``: rows that are asked by them, ``server_requests``: in so
+            many requests, of which the server says that ``server_done`` are done; ``oldest_job_at``: when the first of
+            them was made, in unix seconds.
+        by_jobs: rows that ended in this start by what a job had answered.
+        jobs_s: how long there were any, up to ``jobs_since_s``, a monotonic time, since when there are some now.
     """
 
     total: int | None = None
@@ -61,10 +79,39 @@ class Progress(Struct):
     requests: int = 0
     cut_off_at_s: float | None = None
     interrupted: bool = False
+    jobs: int = 0
+    with_server: int = 0
+    server_requests: int = 0
+    server_done: int = 0
+    oldest_job_at: float | None = None
+    by_jobs: int = 0
+    jobs_s: float = 0.0
+    jobs_since_s: float | None = None
 
     @property
     def elapsed_s(self) -> float:
         return time.monotonic() - self.started_at_s
+
+    def waited_for_jobs_s(self) -> float:
+        """Seconds of this start in which there were batch jobs."""
+        since_s = self.jobs_since_s
+        return self.jobs_s + (0.0 if since_s is None else time.monotonic() - since_s)
+
+    def see_jobs(self, jobs: Iterable[JobAtServer]) -> None:
+        """How all jobs stand now that have not ended."""
+        self.jobs = self.with_server = self.server_requests = self.server_done = 0
+        self.oldest_job_at = None
+        for job in jobs:
+            self.jobs += 1
+            self.with_server += job.rows
+            self.server_requests += job.lines
+            self.server_done += min(job.completed or 0, job.lines)
+            if self.oldest_job_at is None or job.planned_at < self.oldest_job_at:
+                self.oldest_job_at = job.planned_at
+        if self.jobs and self.jobs_since_s is None:
+            self.jobs_since_s = time.monotonic()
+        elif not self.jobs:
+            self.jobs_s, self.jobs_since_s = self.waited_for_jobs_s(), None
 
     def add(self, outcome: Ended) -> None:
         if outcome.error is None:

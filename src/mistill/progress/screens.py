@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import os
 import sys
+import time
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mistill.progress.view import View
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 
 _MAX_BAR_WIDTH = 30
 _MIN_BAR_WIDTH = 8
+_SAME_AGAIN_S = 600.0
+"""How often a log is told that nothing has changed."""
 _ECHO_WIDTH = 4
 """Columns that are left free, since a terminal prints ``^C`` where the cursor is: a line that it filled would wrap."""
 
@@ -50,13 +53,27 @@ class Lines:
 
     every_s = 10.0
 
+    def __init__(self) -> None:
+        self._seen: tuple[int, ...] | None = None
+        self._silent_until_s = 0.0
+
     def show(self, view: View) -> None:
+        if view.waits_for_jobs_alone and view.cut_off_in_s is None and not self._is_news(view):
+            return
         stopping = None if view.cut_off_in_s is None else view.waiting()
         text = stopping or "; ".join(view.texts())
         print(text, file=sys.stderr, flush=True)  # noqa: T201  it is for a person
 
     def close(self, last: View) -> None:
         pass
+
+    def _is_news(self, view: View) -> bool:
+        """Jobs take hours: a line every ten seconds that says the same would hide whatever else a log has."""
+        seen, now_s = (view.done, view.jobs, view.server_done), time.monotonic()
+        if seen == self._seen and now_s < self._silent_until_s:
+            return False
+        self._seen, self._silent_until_s = seen, now_s + _SAME_AGAIN_S
+        return True
 
 
 class Terminal:
@@ -115,6 +132,8 @@ class Drawn:
             lines = [row]
         spending = [text for text in (view.money(), view.tokens()) if text is not None]
         lines.append(_cut(" · ".join(spending), width))
+        if jobs := view.at_server():
+            lines.append(_cut(jobs, width))
         if waiting := view.waiting():
             if view.cut_off_in_s is None:
                 lines.append(_cut(waiting, width))
@@ -166,7 +185,7 @@ def as_html(view: View) -> str:
         bar = f'<progress max="{view.total}" value="{done}" aria-label="{html.escape(view.rows())}"></progress> '
     spending = " · ".join(html.escape(text) for text in (view.money(), view.tokens()) if text)
     lines = [bar + " · ".join(head), spending]
-    lines += [html.escape(text) for text in (view.waiting(), view.time()) if text]
+    lines += [html.escape(text) for text in (view.at_server(), view.waiting(), view.time()) if text]
     return f'<div style="font-family:monospace">{"<br>".join(lines)}</div>'
 
 

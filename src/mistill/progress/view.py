@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import Snapshot, WaitCause, time_left_s
-from mistill.progress.formatting import count, money, seconds, time_split, wait
+from mistill.progress.formatting import age, count, jobs_at_server, money, seconds, time_split, wait
 from mistill.progress.progress import Progress
 
 
@@ -27,6 +27,8 @@ class View(Struct, frozen=True, kw_only=True):
         in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
         cut_off_in_s: it was stopped: how long what is in flight is still waited for. ``None`` while it goes on.
         interrupted: Ctrl-C stopped it.
+        jobs: batch jobs that have not ended; ``with_server``: the rows that they ask. ``server_requests``: theirs, of
+            which ``server_done`` are done, by what the server says. ``oldest_job_s``: for how long there has been one.
         is_last: the work has ended.
     """
 
@@ -44,6 +46,11 @@ class View(Struct, frozen=True, kw_only=True):
     seconds_by_cause: Mapping[WaitCause, float] = {}
     cut_off_in_s: float | None = None
     interrupted: bool = False
+    jobs: int = 0
+    with_server: int = 0
+    server_requests: int = 0
+    server_done: int = 0
+    oldest_job_s: float | None = None
     is_last: bool = False
 
     @property
@@ -77,6 +84,11 @@ class View(Struct, frozen=True, kw_only=True):
         """What is left is not begun any more: it was stopped, or the work has ended."""
         return self.is_last or self.cut_off_in_s is not None
 
+    @property
+    def waits_for_jobs_alone(self) -> bool:
+        """Batch jobs are at the server, and nothing is asked beside them."""
+        return bool(self.jobs) and not self.in_flight
+
     # --- in words ---------------------------------------------------------------------------------------------------
 
     def rows(self) -> str:
@@ -91,8 +103,16 @@ class View(Struct, frozen=True, kw_only=True):
             return f"in {seconds(self.elapsed_s)}"
         return None if self.left_s is None or self._is_ending else f"{seconds(self.left_s)} left"
 
-    def speed(self) -> str:
-        return f"{self.rows_per_s:.1f} rows/s"
+    def speed(self) -> str | None:
+        """How fast it goes; nothing where answers come by the file."""
+        return None if self.waits_for_jobs_alone else f"{self.rows_per_s:.1f} rows/s"
+
+    def at_server(self) -> str | None:
+        """How far its batch jobs are."""
+        if not self.jobs or self.is_last:
+            return None
+        oldest = "" if self.oldest_job_s is None else f", the oldest {age(self.oldest_job_s)}"
+        return jobs_at_server(self.jobs, self.server_done, self.server_requests) + oldest
 
     def money(self) -> str | None:
         """What it cost so far, and will in the end."""
@@ -107,8 +127,10 @@ class View(Struct, frozen=True, kw_only=True):
 
     def waiting(self) -> str | None:
         """What is waited for, or what becomes of what is in flight when it was stopped; at the end, nothing."""
-        if self.is_last:
+        if self.is_last or (self.waits_for_jobs_alone and self.cut_off_in_s is None):
             return None
+        if self.waits_for_jobs_alone:
+            return f"stopping: {count(self.jobs, 'job')} {'stays' if self.jobs == 1 else 'stay'} at Mistral"
         if self.cut_off_in_s is None:
             return f"{self.in_flight:,} in flight, waiting for: {wait(self.waiting_for)}"
         flying = f"stopping: {self.in_flight:,} in flight, up to {seconds(self.cut_off_in_s)}"
@@ -128,6 +150,7 @@ class View(Struct, frozen=True, kw_only=True):
             self.speed(),
             self.money(),
             self.tokens(),
+            self.at_server(),
             self.waiting(),
         ]
         return [text for text in texts if text is not None]
@@ -192,22 +215,29 @@ class Watch:
             seconds_by_cause=now.since(self._began),
             cut_off_in_s=None if cut_off_at_s is None else max(0.0, cut_off_at_s - time.monotonic()),
             interrupted=progress.interrupted,
+            jobs=progress.jobs,
+            with_server=progress.with_server,
+            server_requests=progress.server_requests,
+            server_done=progress.server_done,
+            oldest_job_s=_age_s(progress.oldest_job_at),
             is_last=is_last,
         )
 
     def _left_s(self, total: int | None, now: Snapshot) -> float | None:
         progress = self._progress
+        # Answers of jobs come by the file, and when the server likes: nothing is told by their number.
         ended = progress.completions + progress.failures
-        if total is None or not ended:
+        live = ended - progress.by_jobs
+        if total is None or not live or progress.jobs:
             return None
         if ended != self._ended:  # only then: while a row is waited for, it would seem slower and slower
             self._ended = ended
             spent = now.since(self._began)
-            self._pace_s = sum(spent.get(cause, 0.0) for cause in _AT_WORK) / ended
+            self._pace_s = sum(spent.get(cause, 0.0) for cause in _AT_WORK) / live
         left = min(max(0, total - progress.known - progress.held - ended), ended * self._times_more())
         # At first the pace says how long the first answers took; later, what this machine makes of it.
-        seconds_each = progress.busy_s / max(1, progress.completions)
-        if ended >= 2 * self._at_once:
+        seconds_each = progress.busy_s / max(1, progress.completions - progress.by_jobs)
+        if live >= 2 * self._at_once:
             seconds_each = max(seconds_each, self._pace_s * self._at_once)
         tokens = (progress.usage.input_tokens + progress.usage.output_tokens) / ended
         requests = max(1, progress.requests) / ended
@@ -223,6 +253,10 @@ class Watch:
             seconds_each=seconds_each,
             at_once=at_once,
         )
+
+
+def _age_s(unix_s: float | None) -> float | None:
+    return None if unix_s is None else max(0.0, time.time() - unix_s)
 
 
 _AT_WORK: tuple[WaitCause, ...] = ("server", "concurrency", "adaptive_limit", "budget", "idle")

@@ -25,6 +25,7 @@ from pydantic import (
     field_validator,
 )
 
+from mistill.api.batch import MAX_FILE_BYTES, MAX_REQUESTS, MAX_TIMEOUT_HOURS
 from mistill.characters import whole_characters
 from mistill.datasets.writers import CsvDialect
 from mistill.errors import InputError, did_you_mean
@@ -33,7 +34,11 @@ from mistill.wording import Part, Setting, words
 
 OnUnknown = Literal["retry", "hold"]
 OnStop = Literal["raise", "return"]
+Lane = Literal["live", "batch"]
+"""How requests travel: each by itself, answered at once; or in Mistral's batch jobs."""
 
+MAX_JOB_REQUESTS = 1_000_000
+"""Of one job, by the page of Mistral's documentation that allows the most."""
 MAX_GENERATIONS = 1024
 """More answers of one row than that are a slip of the finger: each is asked for, and paid."""
 
@@ -46,7 +51,8 @@ class Written(Struct, frozen=True):
         flag: its name, where it is not the field's own. ``negates``: giving it makes the field false.
         metavar: what stands for its value in the help; for ``NAME=VALUE``, both.
         verb: what it does with a NAME, for the error of one that is given twice.
-        form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``).
+        form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``), whole hours
+            (``24h``, ``7d``), bytes (``200MB``).
         in_settings: whether a settings file may have it.
     """
 
@@ -54,7 +60,7 @@ class Written(Struct, frozen=True):
     flag: str | None = None
     metavar: str | None = None
     verb: str = ""
-    form: Literal["duration", "flattening"] | None = None
+    form: Literal["duration", "hours", "bytes", "flattening"] | None = None
     in_settings: bool = True
     negates: bool = False
 
@@ -218,6 +224,35 @@ class RunOptions(BaseModel):
     sample_seed: Annotated[int, Written("Budget", metavar="N", in_settings=False)] = Field(
         default=0, description="Another one takes other rows for the sample."
     )
+    lane: Annotated[Lane, Written("Lane")] = Field(
+        default="live",
+        description="batch: in Mistral's batch jobs, at half the price and in their own time, hours as a rule. May "
+        "change from start to start.",
+    )
+    wait: Annotated[bool, Written("Lane", "--no-wait", negates=True)] = Field(
+        default=True,
+        description="Send the jobs and end, with exit code 4; the same command goes on, on another day too.",
+    )
+    batch_rows: Annotated[int, Written("Lane", metavar="N")] = Field(
+        default=MAX_REQUESTS, ge=1, le=MAX_JOB_REQUESTS, description="Most requests of one job."
+    )
+    batch_bytes: Annotated[int, Written("Lane", form="bytes")] = Field(
+        default=200_000_000, ge=1, le=MAX_FILE_BYTES, description="Most bytes of the file of one: 50MB."
+    )
+    batch_timeout: Annotated[int, Written("Lane", form="hours")] = Field(
+        default=24,
+        ge=1,
+        le=MAX_TIMEOUT_HOURS,
+        description="How long one may take, in whole hours, 7d at most; what is not answered then is asked again.",
+    )
+    batch_tail: Annotated[int, Written("Lane", metavar="N")] = Field(
+        default=200,
+        ge=0,
+        description="Where no more rows than these are left over when jobs have ended, ask them live; 0: never.",
+    )
+    keep_batch_files: Annotated[bool, Written("Lane")] = Field(
+        default=False, description="Leave the files of jobs at Mistral, and here, when they are read."
+    )
     ledger: Annotated[Path | None, Written("Durability", metavar="FILE")] = Field(
         default=None, description="Where the run remembers.  [default: OUT.ledger]"
     )
@@ -298,6 +333,11 @@ class RunOptions(BaseModel):
         """The options that are not as they are unless given."""
         return self.model_dump(exclude_defaults=True)
 
+    @property
+    def goes_by_jobs(self) -> bool:
+        """Rows are asked in batch jobs. Those of a sample never are: somebody waits for what they tell."""
+        return self.lane == "batch" and self.sample is None
+
     def of_input(self) -> dict[str, Any]:
         """Which rows are read, as arguments of `open_source`."""
         return {
@@ -326,6 +366,17 @@ OUTPUT_OPTIONS = (
 """Options that say what a record looks like: a retry and an export take them over."""
 
 
+LANE_OPTIONS = (
+    "lane",
+    "wait",
+    "batch_rows",
+    "batch_bytes",
+    "batch_timeout",
+    "batch_tail",
+    "keep_batch_files",
+)
+"""Options that say how requests travel: those of a start, whatever earlier ones had."""
+
 RETRY_OPTIONS = (
     "prompt",
     "system",
@@ -335,6 +386,7 @@ RETRY_OPTIONS = (
     "max_cost",
     "max_tokens_total",
     "deadline",
+    *LANE_OPTIONS,
     "grace",
     "on_stop",
 )
@@ -352,6 +404,13 @@ class RetryArguments(TypedDict, total=False):
     max_cost: float | None
     max_tokens_total: int | None
     deadline: float | None
+    lane: Lane
+    wait: bool
+    batch_rows: int
+    batch_bytes: int
+    batch_timeout: int
+    batch_tail: int
+    keep_batch_files: bool
     grace: float
     on_stop: OnStop
 
@@ -388,6 +447,13 @@ class RunArguments(TypedDict, total=False):
     deadline: float | None
     sample: int | None
     sample_seed: int
+    lane: Lane
+    wait: bool
+    batch_rows: int
+    batch_bytes: int
+    batch_timeout: int
+    batch_tail: int
+    keep_batch_files: bool
     ledger: str | Path | None
     fresh: bool
     retry_failed: bool

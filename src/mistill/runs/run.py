@@ -94,6 +94,13 @@ class Run(RunResults):
         parameters: generation parameters, over the LLM's own.
         row_parameters: generation parameters that rows bring themselves, ``{"temperature": "temp"}`` from their column
             ``temp``. Where it is null or missing, the run's own holds; a wrong value fails its row, unsent.
+        lane: how requests travel, ``"live"`` or ``"batch"``: in Mistral's batch jobs, at half the price and in their
+            own time; see docs/batch.md. It may change from start to start.
+        wait: whether a start waits for the jobs that it has sent, or ends; the same run started again goes on.
+        batch_rows, batch_bytes: the most requests and bytes of one job.
+        batch_timeout: whole hours that one may take.
+        batch_tail: where no more rows than these are left over when jobs have ended, they are asked live; 0: never.
+        keep_batch_files: the files of jobs stay at Mistral, and here, when they are read.
         ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
             temporary one, which is there as long as this object or one of its reports is: take its `results`.
         explode: ``"instructions"``: a row for each item of the list in that column, with the row's other columns;
@@ -643,7 +650,8 @@ class Run(RunResults):
         return self.kind.dispatcher.governor
 
     def _snapshot(self) -> Snapshot:
-        return self._governor.snapshot().under_budget(self._budget.waiting, self._budget.waited_s())
+        now = self._governor.snapshot().under_budget(self._budget.waiting, self._budget.waited_s())
+        return now.beside_jobs(self.progress.waited_for_jobs_s())
 
 
 def _end_by(error: Exception | KeyboardInterrupt) -> MistillError:

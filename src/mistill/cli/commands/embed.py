@@ -71,6 +71,7 @@ mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-
 @out_option
 @run_options(EmbeddingKind, groups=("Output", "Input"))
 @pace_options
+@run_options(EmbeddingKind, groups=("Lane",))
 @run_options(EmbeddingKind, groups=("Budget",))
 @dry_run_option
 @run_options(EmbeddingKind, groups=("Durability",))

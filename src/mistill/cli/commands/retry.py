@@ -32,7 +32,7 @@ from mistill.cli.options.run_options import option_of_run, options_given, report
 from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
 from mistill.runs.kinds import KINDS
-from mistill.runs.options import RETRY_OPTIONS
+from mistill.runs.options import LANE_OPTIONS, RETRY_OPTIONS
 from mistill.runs.run import Run
 
 
@@ -61,6 +61,7 @@ mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://
 @generation_options
 @_options("row_parameters", "extra_columns")
 @pace_options
+@_options(*LANE_OPTIONS)
 @_options("max_cost", "max_tokens_total", "deadline", "grace")
 @report_options
 @click.pass_context

@@ -59,6 +59,7 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --sample 20   
 @generation_options
 @run_options(ChatKind, groups=("Generation",))
 @pace_options
+@run_options(ChatKind, groups=("Lane",))
 @run_options(ChatKind, groups=("Budget",))
 @dry_run_option
 @run_options(ChatKind, groups=("Durability",))

@@ -21,6 +21,11 @@ else:
     _Type = click.ParamType  # older versions of click have it without a parameter
 
 _SECONDS_OF = {"": 1, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_BYTES_OF = {"": 1, "b": 1} | {
+    f"{letter}{unit}": base**power
+    for power, letter in enumerate("kmg", 1)
+    for unit, base in (("", 1000), ("b", 1000), ("ib", 1024))
+}
 
 
 class Json(_Type):
@@ -59,6 +64,31 @@ class Duration(_Type):
         if found is None or found[2] not in _SECONDS_OF:
             self.fail(f"{value!r} is no time: write 90, 90s, 30m, 2h or 1d", param, ctx)
         return float(found[1]) * _SECONDS_OF[found[2]]
+
+
+class Hours(_Type):
+    """``24h``, ``7d``, ``24`` → whole hours."""
+
+    name = "HOURS"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        text = str(value).strip()
+        hours = Duration().convert(f"{text}h" if text.isdecimal() else text, param, ctx) / _SECONDS_OF["h"]
+        if not hours.is_integer():
+            self.fail(f"{value!r} is no number of whole hours: write 24h or 7d", param, ctx)
+        return int(hours)
+
+
+class Bytes(_Type):
+    """``200MB``, ``1GB``, ``512MiB``, ``4096`` → bytes."""
+
+    name = "SIZE"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
+        if found is None or found[2] not in _BYTES_OF:
+            self.fail(f"{value!r} is no size: write 50MB or 512MiB", param, ctx)
+        return int(float(found[1]) * _BYTES_OF[found[2]])
 
 
 class NameList(_Type):

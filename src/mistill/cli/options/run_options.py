@@ -14,14 +14,17 @@ from mistill.cli.command import OTHER, option
 from mistill.cli.options.model_options import all_of
 from mistill.cli.options.param_types import (
     METAVARS,
+    Bytes,
     Duration,
     Flatten,
+    Hours,
     NameList,
     Pair,
     members_of,
     read_text,
 )
 from mistill.cli.options.settings_file import settings_option
+from mistill.cli.options.wording import shown_value
 from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.errors import InputError
 from mistill.runs.kinds.kind import Kind
@@ -103,7 +106,7 @@ def _option(
     text = (field.description or "").replace("{columns}", " or ".join(repr(column) for column in columns))
     text = text.replace("{extras}", ", ".join(extras))
     if isinstance(field.default, str | int | float) and not isinstance(field.default, bool):
-        text += f"  [default: {field.default}]"
+        text += f"  [default: {shown_value(field.default, written)}]"
     made = [option(flag, name, group=written.group, help=text, in_settings=written.in_settings, **settings)]
     if name in _FROM_FILES:
         made.append(
@@ -116,6 +119,10 @@ def _click_settings(field: FieldInfo, written: Written) -> dict[str, Any]:
     metavar = {"metavar": written.metavar} if written.metavar else {}
     if written.form == "duration":
         return {"type": Duration()}
+    if written.form == "hours":
+        return {"type": Hours()}
+    if written.form == "bytes":
+        return {"type": Bytes()}
     if written.form == "flattening":
         return {"type": Flatten(), "value_after_equals": "", **metavar}
     (plain,) = members_of(field.annotation)

@@ -20,8 +20,11 @@ def on_the_command_line(part: Setting | Phrase) -> str:
     flag = flag_of(part.name)
     written = _written(part.name)
     joint = "=" if written is not None and written.form == "flattening" else " "
+    if written is not None and written.negates:
+        return flag
     return " ".join(
-        flag if value is None else f"{flag}{joint}{shlex.quote(value)}" for value in _values(part.value)
+        flag if value is None else f"{flag}{joint}{shlex.quote(value)}"
+        for value in _values(shown_value(part.value, written))
     )
 
 
@@ -31,6 +34,15 @@ def flag_of(name: str) -> str:
     if written is not None and written.flag is not None:
         return written.flag
     return _FLAGS.get(name, f"--{name.replace('_', '-')}")
+
+
+def shown_value(value: Any, written: Written | None) -> Any:
+    """A value as the command line writes it: ``24h``, ``200MB``."""
+    if written is None or isinstance(value, bool) or not isinstance(value, int):
+        return value
+    if written.form == "hours":
+        return f"{value}h"
+    return f"{value // 10**6}MB" if written.form == "bytes" and value % 10**6 == 0 else value
 
 
 def _written(name: str) -> Written | None:

@@ -1,0 +1,65 @@
+"""Values as they are written on the command line and in settings files."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+import pytest
+from tests.cli.conftest import Mistill, RunOf
+
+from mistill.cli.options.param_types import Bytes, Hours
+from mistill.cli.options.wording import on_the_command_line
+from mistill.wording import Setting
+
+
+def read(kind: Any, text: str) -> Any:
+    return kind.convert(text, None, None)
+
+
+@pytest.mark.parametrize(
+    ("text", "hours"),
+    [("24h", 24), ("24", 24), (" 7d ", 168), ("90m", None), ("1h 30m", None), ("soon", None)],
+)
+def test_hours_are_whole(text: str, hours: int | None) -> None:
+    if hours is not None:
+        assert read(Hours(), text) == hours
+        return
+    with pytest.raises(click.BadParameter, match=f"'{text}' is no"):
+        read(Hours(), text)
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [
+        ("200MB", 200_000_000),
+        ("512MiB", 2**29),
+        ("1.5 kb", 1500),
+        ("1g", 10**9),
+        ("4096", 4096),
+        ("MB", None),
+    ],
+)
+def test_sizes_have_units(text: str, size: int | None) -> None:
+    if size is not None:
+        assert read(Bytes(), text) == size
+        return
+    with pytest.raises(click.BadParameter, match="write 50MB or 512MiB"):
+        read(Bytes(), text)
+
+
+def test_settings_of_the_lane_are_said_as_they_are_written() -> None:
+    settings = [Setting("lane", "batch"), Setting("wait", False), Setting("batch_timeout", 24)]
+    said = [
+        on_the_command_line(one) for one in (*settings, Setting("batch_bytes", 50_000_000), Setting("wait"))
+    ]
+    assert said == ["--lane batch", "--no-wait", "--batch-timeout 24h", "--batch-bytes 50MB", "--no-wait"]
+
+
+def test_what_the_lane_cannot_have_is_refused_by_the_name_of_its_option(
+    mistill: Mistill, run_of: RunOf
+) -> None:
+    for given in (("--batch-timeout", "8d"), ("--batch-bytes", "1GB"), ("--batch-rows", "0")):
+        ended = mistill(*run_of(1, *given))
+        assert ended.code == 2
+        assert given[0] in ended.stderr
