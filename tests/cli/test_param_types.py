@@ -8,25 +8,13 @@ import click
 import pytest
 from tests.cli.conftest import Mistill, RunOf
 
-from mistill.cli.options.param_types import Bytes, Hours
+from mistill.cli.options.param_types import Bytes
 from mistill.cli.options.wording import on_the_command_line
 from mistill.wording import Setting
 
 
 def read(kind: Any, text: str) -> Any:
     return kind.convert(text, None, None)
-
-
-@pytest.mark.parametrize(
-    ("text", "hours"),
-    [("24h", 24), ("24", 24), (" 7d ", 168), ("90m", None), ("1h 30m", None), ("soon", None)],
-)
-def test_hours_are_whole(text: str, hours: int | None) -> None:
-    if hours is not None:
-        assert read(Hours(), text) == hours
-        return
-    with pytest.raises(click.BadParameter, match=f"'{text}' is no"):
-        read(Hours(), text)
 
 
 @pytest.mark.parametrize(
@@ -49,7 +37,7 @@ def test_sizes_have_units(text: str, size: int | None) -> None:
 
 
 def test_settings_of_the_lane_are_said_as_they_are_written() -> None:
-    settings = [Setting("lane", "batch"), Setting("wait", False), Setting("batch_timeout", 24)]
+    settings = [Setting("lane", "batch"), Setting("wait", False), Setting("batch_timeout", 86400.0)]
     said = [
         on_the_command_line(one) for one in (*settings, Setting("batch_bytes", 50_000_000), Setting("wait"))
     ]

@@ -15,6 +15,7 @@ from typing import Annotated, Any, Literal, Self, TypedDict, cast
 
 from msgspec import Struct
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -39,6 +40,7 @@ Lane = Literal["live", "batch"]
 
 MAX_JOB_REQUESTS = 1_000_000
 """Of one job, by the page of Mistral's documentation that allows the most."""
+_HOUR_S = 3600.0
 MAX_GENERATIONS = 1024
 """More answers of one row than that are a slip of the finger: each is asked for, and paid."""
 
@@ -51,8 +53,8 @@ class Written(Struct, frozen=True):
         flag: its name, where it is not the field's own. ``negates``: giving it makes the field false.
         metavar: what stands for its value in the help; for ``NAME=VALUE``, both.
         verb: what it does with a NAME, for the error of one that is given twice.
-        form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``), whole hours
-            (``24h``, ``7d``), bytes (``200MB``).
+        form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``), bytes
+            (``200MB``).
         in_settings: whether a settings file may have it.
     """
 
@@ -60,7 +62,7 @@ class Written(Struct, frozen=True):
     flag: str | None = None
     metavar: str | None = None
     verb: str = ""
-    form: Literal["duration", "hours", "bytes", "flattening"] | None = None
+    form: Literal["duration", "bytes", "flattening"] | None = None
     in_settings: bool = True
     negates: bool = False
 
@@ -84,6 +86,15 @@ def _check_positive(value: Any) -> Any:
 
 
 _positive = BeforeValidator(_check_positive)
+
+
+def _check_hours(seconds: float) -> float:
+    if not (1 <= seconds / _HOUR_S <= MAX_TIMEOUT_HOURS and seconds % _HOUR_S == 0):
+        raise ValueError(f"it must be whole hours, from 1 to {MAX_TIMEOUT_HOURS}, not {seconds:g} seconds")
+    return seconds
+
+
+_whole_hours = AfterValidator(_check_hours)
 
 
 def _named(place: tuple[int | str, ...]) -> list[Part]:
@@ -239,10 +250,8 @@ class RunOptions(BaseModel):
     batch_bytes: Annotated[int, Written("Lane", form="bytes")] = Field(
         default=200_000_000, ge=1, le=MAX_FILE_BYTES, description="Most bytes of the file of one: 50MB."
     )
-    batch_timeout: Annotated[int, Written("Lane", form="hours")] = Field(
-        default=24,
-        ge=1,
-        le=MAX_TIMEOUT_HOURS,
+    batch_timeout: Annotated[float, _whole_hours, Written("Lane", form="duration")] = Field(
+        default=24 * _HOUR_S,
         description="How long one may take, in whole hours, 7d at most; what is not answered then is asked again.",
     )
     batch_tail: Annotated[int, Written("Lane", metavar="N")] = Field(
@@ -408,7 +417,7 @@ class RetryArguments(TypedDict, total=False):
     wait: bool
     batch_rows: int
     batch_bytes: int
-    batch_timeout: int
+    batch_timeout: float
     batch_tail: int
     keep_batch_files: bool
     grace: float
@@ -451,7 +460,7 @@ class RunArguments(TypedDict, total=False):
     wait: bool
     batch_rows: int
     batch_bytes: int
-    batch_timeout: int
+    batch_timeout: float
     batch_tail: int
     keep_batch_files: bool
     ledger: str | Path | None

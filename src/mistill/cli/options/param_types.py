@@ -66,19 +66,6 @@ class Duration(_Type):
         return float(found[1]) * _SECONDS_OF[found[2]]
 
 
-class Hours(_Type):
-    """``24h``, ``7d``, ``24`` → whole hours."""
-
-    name = "HOURS"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        text = str(value).strip()
-        hours = Duration().convert(f"{text}h" if text.isdecimal() else text, param, ctx) / _SECONDS_OF["h"]
-        if not hours.is_integer():
-            self.fail(f"{value!r} is no number of whole hours: write 24h or 7d", param, ctx)
-        return int(hours)
-
-
 class Bytes(_Type):
     """``200MB``, ``1GB``, ``512MiB``, ``4096`` → bytes."""
 

@@ -17,7 +17,6 @@ from mistill.cli.options.param_types import (
     Bytes,
     Duration,
     Flatten,
-    Hours,
     NameList,
     Pair,
     members_of,
@@ -119,8 +118,6 @@ def _click_settings(field: FieldInfo, written: Written) -> dict[str, Any]:
     metavar = {"metavar": written.metavar} if written.metavar else {}
     if written.form == "duration":
         return {"type": Duration()}
-    if written.form == "hours":
-        return {"type": Hours()}
     if written.form == "bytes":
         return {"type": Bytes()}
     if written.form == "flattening":

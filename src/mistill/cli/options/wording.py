@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 from mistill.runs.options import RunOptions, Written
@@ -11,6 +11,11 @@ from mistill.wording import Phrase, Setting
 
 _FLAGS = {"api_key": "--api-key-env", "structured_output": "--schema", "turns": "--turn", "as_": "--as"}
 """Those that the command line calls by another name, beside a run's options, which say so themselves."""
+_UNITS: Mapping[str, Mapping[str, int]] = {
+    "duration": {"h": 3600, "m": 60, "s": 1},
+    "bytes": {"GB": 10**9, "MB": 10**6, "KB": 10**3},
+}
+"""The units of a form of values, the largest first."""
 
 
 def on_the_command_line(part: Setting | Phrase) -> str:
@@ -38,11 +43,13 @@ def flag_of(name: str) -> str:
 
 def shown_value(value: Any, written: Written | None) -> Any:
     """A value as the command line writes it: ``24h``, ``200MB``."""
-    if written is None or isinstance(value, bool) or not isinstance(value, int):
+    units = {} if written is None else _UNITS.get(written.form or "", {})
+    if isinstance(value, bool) or not isinstance(value, int | float):
         return value
-    if written.form == "hours":
-        return f"{value}h"
-    return f"{value // 10**6}MB" if written.form == "bytes" and value % 10**6 == 0 else value
+    return next(
+        (f"{value / size:g}{unit}" for unit, size in units.items() if value >= size and value % size == 0),
+        value,
+    )
 
 
 def _written(name: str) -> Written | None:
