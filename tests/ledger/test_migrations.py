@@ -40,7 +40,7 @@ from mistill.testing import without_waiting
 
 DATA = Path(__file__).parent / "data"
 NAMES = ["chat", "cut", "structured", "vectors"]
-FORMATS = [1, 2, 3]
+FORMATS = [1, 2, 3, 4]
 OUTPUTS = {"chat": "out.jsonl", "cut": "out.jsonl", "structured": "out.csv", "vectors": "out.jsonl"}
 CHAT_ROWS = [{"id": number, "text": f"question {number % 8}"} for number in range(12)]
 SCHEMA = {

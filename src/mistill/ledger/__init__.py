@@ -1,7 +1,9 @@
-"""A run's memory: rows, attempts, answers, outcomes and starts in one SQLite file, which survives ``kill -9``."""
+"""A run's memory: rows, attempts, jobs, answers, outcomes and starts in one SQLite file, which survives ``kill -9``."""
 
+from mistill.ledger.attempts import Attempt, KnownAttempt, PaidAnswer, Tokens
 from mistill.ledger.damage import Damage
 from mistill.ledger.error_record import ErrorRecord
+from mistill.ledger.jobs import Job, JobRecord, JobState, LineAttempt, PlannedAttempt
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
 from mistill.ledger.reader import (
     Cause,
@@ -14,7 +16,7 @@ from mistill.ledger.reader import (
 )
 from mistill.ledger.selection import EVERYTHING, FIELDS, Selection, Term, parse_terms
 from mistill.ledger.spending import Spending
-from mistill.ledger.writer import Attempt, Ledger, PaidAnswer, Tokens
+from mistill.ledger.writer import Ledger
 
 __all__ = [
     "EVERYTHING",
@@ -27,11 +29,17 @@ __all__ = [
     "ErrorRecord",
     "InputMatcher",
     "InputRow",
+    "Job",
+    "JobRecord",
+    "JobState",
+    "KnownAttempt",
     "Ledger",
     "LedgerReader",
     "LedgerRow",
+    "LineAttempt",
     "PaidAnswer",
     "PastAttempt",
+    "PlannedAttempt",
     "RowState",
     "Selection",
     "Spending",

@@ -13,7 +13,7 @@ from zlib import crc32
 
 import msgspec
 
-from mistill.ledger.tables import CHECKSUMMED, FINGERPRINT_INDEX
+from mistill.ledger.tables import CHECKSUMMED, LATER_INDEXES
 
 __all__ = [
     "MASK",
@@ -76,7 +76,6 @@ def schema_sum(connection: sqlite3.Connection) -> str | None:
             "SELECT name, type, tbl_name, sql FROM sqlite_master ORDER BY name"
         )
     }
-    index = found.get("rows_fingerprint")
-    if index is not None and index[2] != FINGERPRINT_INDEX.replace(" IF NOT EXISTS", ""):
+    if any(name in found and found[name][2] != sql for name, sql in LATER_INDEXES.items()):
         return None
     return str(crc32(pack([(name, found.get(name)) for name in CHECKSUMMED])))

@@ -81,9 +81,9 @@ def _part(
 def _copy_answer(connection: sqlite3.Connection, attempt: int, leader: int, row: int, number: int) -> int:
     connection.execute(
         """INSERT INTO attempts (id, row, sent_at, ended_at, status, input_tokens, output_tokens, cost, cached_tokens,
-               settings, request, checksum)
+               settings, request, asked, checksum)
            SELECT ?, ?, sent_at, ended_at, status, 0, 0, CASE WHEN cost IS NOT NULL THEN 0.0 END, 0, settings,
-               coalesce(request, id), 0 FROM attempts WHERE id = ?""",
+               coalesce(request, id), asked, 0 FROM attempts WHERE id = ?""",
         (number, row, attempt),
     )
     connection.execute(f"UPDATE attempts SET checksum = {ATTEMPT_SUM} WHERE id = ?", (number,))  # noqa: S608 - our own words

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Literal
 
 import msgspec
@@ -56,10 +56,10 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
     """Where a row of the input stands.
 
     ``state``: pending when it must be asked. ``maybe_billed``: it was in flight when a run died.
-    ``has_answers``: ``Ledger.paid_answers`` has some for it. ``same_as``: the row whose outcome it shares,
-    so that it is never asked itself. ``is_answered``: it is pending though it has an answer, which stays unless a
-    better one comes; ``whole_tokens``: the output tokens of one that was not cut off. ``has_changed``: what it names is
-    not what the run read.
+    ``has_answers``: ``Ledger.known_attempts`` may have some for it. ``is_with_server``: a job asks it that has not
+    ended. ``same_as``: the row whose outcome it shares, so that it is never asked itself. ``is_answered``: it is
+    pending though it has an answer, which stays unless a better one comes; ``whole_tokens``: the output tokens of one
+    that was not cut off. ``has_changed``: what it names is not what the run read.
     """
 
     row: int
@@ -71,6 +71,7 @@ class RowState(msgspec.Struct, frozen=True, gc=False):
     is_answered: bool = False
     whole_tokens: int | None = None
     has_changed: bool = False
+    is_with_server: bool = False
 
 
 class InputMatcher:
@@ -80,7 +81,8 @@ class InputMatcher:
         self,
         commits: CommitQueue,
         take_rows: Callable[[int], int],
-        with_answers: set[int],
+        with_answers: Collection[int],
+        with_server: Collection[int],
         rows_not_met: int,
         *,
         dedupe: bool,
@@ -89,6 +91,7 @@ class InputMatcher:
         self._commits = commits
         self._take_rows = take_rows
         self._with_answers = with_answers
+        self._with_server = with_server
         self._rows_not_met = rows_not_met
         self._dedupe = dedupe
         self._max_record_bytes = max_record_bytes
@@ -100,14 +103,21 @@ class InputMatcher:
         cls,
         commits: CommitQueue,
         take_rows: Callable[[int], int],
-        with_answers: set[int],
+        with_answers: Collection[int],
+        with_server: Collection[int],
         *,
         dedupe: bool,
         max_record_bytes: int,
     ) -> InputMatcher:
         rows_not_met = await commits.run(lambda connection: _begin(connection, dedupe=dedupe))
         return cls(
-            commits, take_rows, with_answers, rows_not_met, dedupe=dedupe, max_record_bytes=max_record_bytes
+            commits,
+            take_rows,
+            with_answers,
+            with_server,
+            rows_not_met,
+            dedupe=dedupe,
+            max_record_bytes=max_record_bytes,
         )
 
     async def known(self, digests: Sequence[bytes]) -> list[RowState | None]:
@@ -271,6 +281,8 @@ class InputMatcher:
         maybe_billed: int,
         same_as: int | None,
     ) -> RowState:
+        if state == "completion" and not asked_again:  # most are, where a run goes on
+            return RowState(row, position, state, bool(maybe_billed), same_as=same_as)
         return RowState(
             row,
             position,
@@ -278,6 +290,7 @@ class InputMatcher:
             bool(maybe_billed),
             row in self._with_answers,
             same_as,
+            is_with_server=row in self._with_server,
         )
 
 

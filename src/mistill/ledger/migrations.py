@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from mistill.ledger.checksums import schema_sum
-from mistill.ledger.tables import ATTEMPT_SUM, FORMAT, SETTINGS_SUM, TRIGGERS_AND_VIEWS, statements
+from mistill.ledger.tables import FORMAT, SETTINGS_SUM, TRIGGERS_AND_VIEWS, attempt_sum, statements
 
 
 def migrate(connection: sqlite3.Connection, found: int) -> None:
@@ -200,8 +200,29 @@ def _meta(connection: sqlite3.Connection, key: str) -> dict[str, Any]:
 def _to_4(connection: sqlite3.Connection) -> None:
     """Checksums of attempts: what they say is believed once more."""
     connection.execute("ALTER TABLE attempts ADD COLUMN checksum INTEGER NOT NULL DEFAULT 0")
-    connection.execute(f"UPDATE attempts SET checksum = {ATTEMPT_SUM}")  # noqa: S608 - our own words
+    attempt = attempt_sum(job="NULL", asked="NULL")
+    connection.execute(f"UPDATE attempts SET checksum = {attempt}")  # noqa: S608 - our own words
 
 
-STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3, 3: _to_4}
+def _to_5(connection: sqlite3.Connection) -> None:
+    """Jobs; attempts know theirs, and what their request asked."""
+    for statement in statements(
+        """
+        CREATE TABLE jobs (
+            id INTEGER PRIMARY KEY,
+            tag TEXT NOT NULL UNIQUE,
+            state TEXT NOT NULL CHECK (state IN ('planned', 'uploaded', 'creating', 'running', 'ended', 'fetched',
+                'read', 'doubtful', 'dropped')),
+            changed_at REAL NOT NULL,
+            record TEXT NOT NULL,
+            checksum INTEGER NOT NULL
+        );
+        ALTER TABLE attempts ADD COLUMN job INTEGER;
+        ALTER TABLE attempts ADD COLUMN asked INTEGER;
+        """
+    ):
+        connection.execute(statement)
+
+
+STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
 """Format → the step that leads from it to the next."""

@@ -22,11 +22,13 @@ from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damag
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.files import main_name
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
+from mistill.ledger.jobs import Job, read_jobs
 from mistill.ledger.lock import holder_of, is_held
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.spending import IS_DAMAGED, Spending, read_spending
 from mistill.ledger.tables import (
     ATTEMPT_IS_SOUND,
+    IS_WITH_SERVER,
     NOT_IN_INDEX,
     OUTCOME_IS_SOUND,
     ROW_IS_SOUND,
@@ -39,6 +41,9 @@ from mistill.wording import words
 _MAX_NAMED = 5
 _IS_FIRST = "coalesce(request, id) = id"
 """An attempt as it is counted: rows that one request asks have a line each, and are asked by one attempt."""
+
+_TOOK_INPUT = "CASE status WHEN 'answered' THEN input_tokens END"
+"""Of others in jobs it is what they weigh."""
 
 _HAS_LATENCY = f"status = 'answered' AND typeof(ended_at - sent_at) = 'real' AND {ATTEMPT_IS_SOUND}"
 
@@ -102,6 +107,7 @@ class PastAttempt(msgspec.Struct, frozen=True):
         error: the JSON of an `ErrorRecord`, where it failed.
         settings: as in `LedgerRow`.
         request: the first attempt of those that left in one request; ``None`` where that asked one row.
+        job: the number of its `Job`; ``None``: it was a request of its own.
         damaged: the ledger did not write its figures or its error so. Then an error that cannot be read is ``None``.
     """
 
@@ -116,6 +122,7 @@ class PastAttempt(msgspec.Struct, frozen=True):
     cost: float | None
     settings: int | None
     request: int | None
+    job: int | None = None
     damaged: bool = False
 
 
@@ -125,7 +132,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     An attempt is one HTTP try, however many rows it asks. ``maybe_billed`` are some of them, ``damaged_attempts`` some
     of these: what the ledger says of them, it did not write, so it is in no sum. ``open_attempts``: those
     that nothing has ended: in flight, or cut off when the process died, and maybe billed, as the next start counts
-    them.
+    them. ``with_server``: those that wait in jobs, which are none of them.
     ``asked_again``: rows that a retry is to ask and did not come to yet; they count by the outcome that they have.
     ``cached_tokens`` are some of ``input_tokens``. ``cost``: US
     dollars, of attempts whose price is known; ``None`` where there are answers and none has
@@ -142,6 +149,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     maybe_billed: int
     damaged_attempts: int
     open_attempts: int
+    with_server: int
     input_tokens: int
     output_tokens: int
     cached_tokens: int
@@ -327,8 +335,9 @@ class LedgerReader:
         """All attempts at a row (``LedgerRow.leader``), the oldest first; of a damaged answer, there is no body."""
         with database.explained(self.path):
             found = self._connection.execute(
-                f"""SELECT id, sent_at, ended_at, status, CAST(error AS BLOB), input_tokens, output_tokens, cost,
-                       settings, request, damaged, error_checksum, body, answers.checksum
+                f"""SELECT id, sent_at, ended_at, status, CAST(error AS BLOB),
+                       CASE status WHEN 'answered' THEN input_tokens END, output_tokens, cost,
+                       settings, request, job, damaged, error_checksum, body, answers.checksum
                    FROM (SELECT *, {IS_DAMAGED} AS damaged, checksum >> 32 AS error_checksum FROM attempts) AS a
                        LEFT JOIN answers ON attempt = id WHERE row = ? ORDER BY id""",  # noqa: S608 - our own words
                 (row,),
@@ -369,6 +378,11 @@ class LedgerReader:
                 f"SELECT id, started_at, ended_at, record FROM starts WHERE checksum IS {START_SUM} ORDER BY id"  # noqa: S608 - our own words
             ).fetchall()
         return [Start(number, started, ended, record.encode()) for number, started, ended, record in found]
+
+    def jobs(self) -> list[Job]:
+        """The jobs of the run, the oldest first. Damaged ones are left out."""
+        with database.explained(self.path):
+            return read_jobs(self._connection)
 
     def finish_reasons(self) -> dict[str, int]:
         """Why answers ended → how many rows of the current input, the most frequent first.
@@ -675,9 +689,10 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
     sound, *took = connection.execute(
         # total(), since sum() fails on integers that overflow.
         f"""SELECT count(*), coalesce(sum({_IS_FIRST}), 0), coalesce(sum(status = 'maybe_billed' AND {_IS_FIRST}), 0),
-               coalesce(sum(status IS NULL AND {_IS_FIRST}), 0), CAST(total(input_tokens) AS INTEGER),
-               CAST(total(output_tokens) AS INTEGER), CAST(total(cached_tokens) AS INTEGER),
-               CASE WHEN count(cost) OR NOT count(input_tokens) THEN total(cost) END
+               coalesce(sum(status IS NULL AND {_IS_FIRST}), 0), coalesce(sum({IS_WITH_SERVER} AND {_IS_FIRST}), 0),
+               CAST(total({_TOOK_INPUT}) AS INTEGER), CAST(total(output_tokens) AS INTEGER),
+               CAST(total(cached_tokens) AS INTEGER),
+               CASE WHEN count(cost) OR NOT count({_TOOK_INPUT}) THEN total(cost) END
            FROM attempts WHERE NOT {IS_DAMAGED}"""  # noqa: S608 - our own words
     ).fetchone()
     damaged_attempts = connection.execute("SELECT count(*) FROM attempts").fetchone()[0] - sound
@@ -685,7 +700,9 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
         total = database.read_number(connection, "input_rows")
     except DamagedMeta:
         total = None  # the next start reads the input to its end once more
-    attempts, maybe_billed, open_attempts, input_tokens, output_tokens, cached_tokens, cost = took
+    attempts, maybe_billed, open_attempts, with_server, input_tokens, output_tokens, cached_tokens, cost = (
+        took
+    )
     return Counts(
         rows=rows,
         completions=completions,
@@ -696,7 +713,8 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
         attempts=attempts + damaged_attempts,
         maybe_billed=maybe_billed + damaged_attempts,
         damaged_attempts=damaged_attempts,
-        open_attempts=open_attempts,
+        open_attempts=open_attempts - with_server,
+        with_server=with_server,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cached_tokens=cached_tokens,

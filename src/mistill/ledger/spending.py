@@ -6,7 +6,7 @@ import sqlite3
 
 import msgspec
 
-from mistill.ledger.tables import ATTEMPT_IS_SOUND
+from mistill.ledger.tables import ATTEMPT_IS_SOUND, IS_WITH_SERVER
 
 MOST = 2**53
 """More tokens and more dollars than there are; what SQLite adds up of them stays exact."""
@@ -21,7 +21,7 @@ def is_possible(column: str) -> str:
 
 _IS_KNOWN = f"""(status = 'answered' AND input_tokens IS NOT NULL AND output_tokens IS NOT NULL
     AND {" AND ".join(map(is_possible, ("input_tokens", "output_tokens", "cost")))} AND {ATTEMPT_IS_SOUND})"""
-_IS_FREE = f"(coalesce(status IN ('failed', 'not_sent'), 0) AND {ATTEMPT_IS_SOUND})"
+_IS_FREE = f"((coalesce(status IN ('failed', 'not_sent'), 0) OR {IS_WITH_SERVER}) AND {ATTEMPT_IS_SOUND})"
 IS_DAMAGED = f"""(NOT {ATTEMPT_IS_SOUND}
     OR NOT ({" AND ".join(map(is_possible, ("input_tokens", "output_tokens", "cached_tokens", "cost")))}))"""
 """Of a line of ``attempts``: the ledger did not write it so, or wrote numbers that cannot be."""
@@ -49,7 +49,8 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_spending(connection: sqlite3.Connection) -> Spending:
-    """Of all attempts of all starts. None of them is under way."""
+    """Of all attempts of all starts. None of them is under way but those that are with the server: what a job may take,
+    its record says."""
     answers, input_tokens, output_tokens, longest, cost = connection.execute(
         f"""SELECT count(*), CAST(total(input_tokens) AS INTEGER), CAST(total(output_tokens) AS INTEGER),
                 coalesce(max(output_tokens), 0), total(cost)

@@ -10,7 +10,11 @@ What ``meta`` has: ``manifest`` and ``settings`` (JSON, see `Ledger.open`), ``cr
 opens the ledger makes. Where a column ``settings`` is NULL, it was the run's own.
 
 Attempts at rows that one request asks have the first one's number as their ``request``; where it is NULL, the request
-asks one row.
+asks one row. ``asked`` is the CRC-32 of the request's body; it is NULL in attempts of before format 5.
+
+``jobs`` has what the server answers in its own time, a file of requests each, and ``attempts.job`` in which job an
+attempt is; NULL: it is a request of its own. While it is open, its ``input_tokens`` are what it weighs, see
+`PlannedAttempt`.
 
 Every table has checksums, see ``checksums``. Whoever writes a line works its sum out; those of ``rows``, whose lines
 are changed many at once, follow by a trigger. A line that did not fit its sum before still does not after.
@@ -20,20 +24,34 @@ from __future__ import annotations
 
 import re
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 APPLICATION_ID = 0x4D53544C  # "MSTL": tells a ledger from any other SQLite file
-FORMAT = 4
+FORMAT = 5
+
+JOB_STATES = (
+    "planned", "uploaded", "creating", "running", "ended", "fetched", "read", "doubtful", "dropped",
+)  # fmt: skip
+OVER = ("read", "dropped")
+"""Of these nothing comes any more."""
 
 # A row is in the current input when it has a position; a row that was removed keeps what was paid for it.
 # A copied row (same_as) shows its leader's outcome: that is derived, so the two cannot differ.
-_TABLES = """
+_TABLES = f"""
 CREATE TABLE meta (key TEXT PRIMARY KEY, value TEXT NOT NULL, checksum INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE settings (id INTEGER PRIMARY KEY, settings TEXT NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE starts (
     id INTEGER PRIMARY KEY,
     started_at REAL NOT NULL,
     ended_at REAL,
+    record TEXT NOT NULL,
+    checksum INTEGER NOT NULL
+);
+CREATE TABLE jobs (
+    id INTEGER PRIMARY KEY,
+    tag TEXT NOT NULL UNIQUE,
+    state TEXT NOT NULL CHECK (state IN ({", ".join(f"'{state}'" for state in JOB_STATES)})),
+    changed_at REAL NOT NULL,
     record TEXT NOT NULL,
     checksum INTEGER NOT NULL
 );
@@ -63,6 +81,8 @@ CREATE TABLE attempts (
     cached_tokens INTEGER,
     settings INTEGER,
     request INTEGER,
+    job INTEGER,
+    asked INTEGER,
     checksum INTEGER NOT NULL
 );
 CREATE TABLE answers (attempt INTEGER PRIMARY KEY, body BLOB NOT NULL, checksum INTEGER NOT NULL);
@@ -141,54 +161,105 @@ NOT_IN_INDEX = """
 
 SETTINGS_SUM = "checksum('settings', id, settings)"
 START_SUM = "checksum('starts', id, started_at, ended_at, record)"
+JOB_SUM = "checksum('jobs', id, tag, state, changed_at, record)"
 
 ATTEMPT_COLUMNS = (
     "id", "row", "sent_at", "ended_at", "status", "error", "input_tokens", "output_tokens", "cost", "cached_tokens",
-    "settings", "request",
+    "settings", "request", "job", "asked",
 )  # fmt: skip
-"""All but the checksum, in their order."""
+"""All but the checksum. They are named wherever a line is written, since a migrated table has others last."""
 
+_TIME = "coalesce(CAST({} * 1024 AS INTEGER), -1)"
+_NUMBER = "coalesce({}, -1)"
+_NEW_NUMBER = "coalesce({} + 1, 0)"
 _FIGURES = {
-    "id": 0x9E3779B,
-    "row": 0x85EBCA7,
-    "CAST(sent_at * 1024 AS INTEGER)": 0xC2B2B,
-    "CAST(ended_at * 1024 AS INTEGER)": 0x27D4F,
-    """CASE {status} WHEN 'answered' THEN 1 WHEN 'failed' THEN 2 WHEN 'maybe_billed' THEN 3 WHEN 'not_sent' THEN 4
-        ELSE 0 END""": 0x165667B,
-    "input_tokens": 0xB5297A5,
-    "output_tokens": 0x68E31DB,
-    "CAST(cost * 1073741824 AS INTEGER)": 0x1B56D,
-    "cached_tokens": 0xD2511F5,
-    "settings": 0xCD9E8D7,
-    "request": 0x63C5F0B,
+    "id": (_NUMBER, 0x9E3779B),
+    "row": (_NUMBER, 0x85EBCA7),
+    "sent_at": (_TIME, 0xC2B2B),
+    "ended_at": (_TIME, 0x27D4F),
+    "status": (
+        """CASE {} WHEN 'answered' THEN 1 WHEN 'failed' THEN 2 WHEN 'maybe_billed' THEN 3 WHEN 'not_sent' THEN 4
+        ELSE 0 END""",
+        0x165667B,
+    ),
+    "input_tokens": (_NUMBER, 0xB5297A5),
+    "output_tokens": (_NUMBER, 0x68E31DB),
+    "cost": ("coalesce(CAST({} * 1073741824 AS INTEGER), -1)", 0x1B56D),
+    "cached_tokens": (_NUMBER, 0xD2511F5),
+    "settings": (_NUMBER, 0xCD9E8D7),
+    "request": (_NUMBER, 0x63C5F0B),
+    "job": (_NEW_NUMBER, 0x5851F43),
+    "asked": (_NEW_NUMBER, 0x14057B7),
 }
-"""What an attempt's line says → what it is multiplied by: odd, so that any other number makes another sum; so small
-that the sum of what there is stays below 2^63. Times count by the millisecond, dollars by the billionth."""
+"""What an attempt's line says → as which number it counts, and what that is multiplied by: odd, so that any other
+number makes another sum; so small that the sum of what there is stays below 2^63. Times count by the millisecond,
+dollars by the billionth. Columns that came later add nothing where they are NULL: sums of before hold."""
 _LOW = 0xFFFFFFFF
 
 
-def _figures_sum(status: str = "status") -> str:
-    terms = (f"coalesce({column}, -1) * {factor}" for column, factor in _FIGURES.items())
-    return f"(({' + '.join(terms)}) & {_LOW})".format(status=status)
+def _figures_sum(given: Mapping[str, str]) -> str:
+    terms = (
+        f"{number.format(given.get(column, column))} * {factor}"
+        for column, (number, factor) in _FIGURES.items()
+    )
+    return f"(({' + '.join(terms)}) & {_LOW})"
 
 
-ATTEMPT_SUM = f"({_figures_sum()} + CASE WHEN error IS NULL THEN 0 ELSE error_sum(error) << 32 END)"
-"""Of figures in SQL alone, since a run that goes on adds up a million of them: 0.3 s, and 0.8 s by a function of ours.
-What an error says has a sum of its own above that, which is looked at where the error is read."""
+def attempt_sum(**given: str) -> str:
+    """Of figures in SQL alone, since a run that goes on adds up a million of them: 0.3 s, and 0.8 s by a function of
+    ours. What an error says has a sum of its own above that, which is looked at where the error is read.
 
-ATTEMPT_IS_SOUND = f"(checksum & {_LOW} IS {_figures_sum()})"
+    Args:
+        given: what stands in place of a column, as SQL: what it is about to become.
+    """
+    error = given.get("error", "error")
+    return f"({_figures_sum(given)} + CASE WHEN {error} IS NULL THEN 0 ELSE error_sum({error}) << 32 END)"
+
+
+ATTEMPT_SUM = attempt_sum()
+
+ATTEMPT_IS_SOUND = f"(checksum & {_LOW} IS {_figures_sum({})})"
 """Conditions over ``attempts``: that its figures are those that were written."""
 
-MARK_MAYBE_BILLED = f"""UPDATE attempts SET status = 'maybe_billed', checksum =
-        CASE WHEN {ATTEMPT_IS_SOUND} THEN {_figures_sum("'maybe_billed'")} ELSE -1 END
-    WHERE status IS NULL"""  # noqa: S608 - our own words
+
+def end_attempts(where: str, **ended: str) -> str:
+    """An UPDATE that ends some attempts: columns → what they become, as SQL. What was damaged before still is."""
+    changes = ", ".join(f"{column} = {value}" for column, value in ended.items())
+    return f"""UPDATE attempts SET {changes},
+            checksum = CASE WHEN {ATTEMPT_IS_SOUND} THEN {attempt_sum(**ended)} ELSE -1 END
+        WHERE {where}"""  # noqa: S608 - our own words
+
+
+_OPEN_JOBS = f"(SELECT id FROM jobs WHERE state NOT IN {OVER})"  # noqa: S608 - our own words
+IS_WITH_SERVER = f"(status IS NULL AND job IS NOT NULL AND job IN {_OPEN_JOBS})"
+"""Condition over ``attempts``: it is in a job that has not ended, and may still be answered."""
+
+WITH_SERVER = f"(SELECT row FROM attempts WHERE {IS_WITH_SERVER})"  # noqa: S608 - our own words
+"""Rows that are in such a job."""
+
+WAITS = """(o.row IS NULL OR ((r.asked_again OR o.state = 'failure') AND a.sent_at > o.ended_at))"""
+"""Condition over ``attempts AS a``, ``rows AS r`` and ``outcomes AS o``: its row has no outcome since it was asked."""
 
 CHECKSUMMED = tuple(sorted(re.findall(r"^CREATE (?:UNIQUE )?\w+ (\w+)", SCHEMA, re.MULTILINE)))
 """The names of all tables, triggers and views."""
 
-# Made when a pass first has to look a row up by its content: kept out of a first pass, where a random index
-# would cost a page of log for each row.
-FINGERPRINT_INDEX = "CREATE INDEX IF NOT EXISTS rows_fingerprint ON rows (fingerprint, position)"
+LATER_INDEXES = {
+    # When a pass first has to look a row up by its content: kept out of a first pass, where a random index would cost
+    # a page of log for each row.
+    "rows_fingerprint": "CREATE INDEX rows_fingerprint ON rows (fingerprint, position)",
+    # When the first job is begun: a run without one has no use for them.
+    "attempts_job": "CREATE INDEX attempts_job ON attempts (job, row) WHERE job IS NOT NULL",
+    "attempts_row": "CREATE INDEX attempts_row ON attempts (row)",
+}
+"""Name → how it is made, where it is first needed."""
+
+
+def _if_not_exists(index: str) -> str:
+    return LATER_INDEXES[index].replace("INDEX", "INDEX IF NOT EXISTS", 1)
+
+
+FINGERPRINT_INDEX = _if_not_exists("rows_fingerprint")
+JOB_INDEXES = (_if_not_exists("attempts_job"), _if_not_exists("attempts_row"))
 
 
 def statements(script: str) -> Iterator[str]:

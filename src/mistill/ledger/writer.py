@@ -11,56 +11,61 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Protocol, Self
-
-import msgspec
+from typing import Any, Literal, Self
 
 from mistill.characters import whole_characters
 from mistill.errors import LedgerError, MalformedAnswer, MistillError
 from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import database
-from mistill.ledger.checksums import MASK, ODD, answer_sum, crc32, pack
+from mistill.ledger.attempts import Attempt, KnownAttempt, KnownAttempts, PaidAnswer, Tokens, attempts_insert
+from mistill.ledger.checksums import MASK, ODD, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
 from mistill.ledger.copies import part_copies
 from mistill.ledger.damage import Damage, drop_lost_outcomes, mend_index, set_damage_aside
 from mistill.ledger.error_record import encode_error
 from mistill.ledger.files_in_use import FilesInUse
 from mistill.ledger.forks import forget, register_for_forks
+from mistill.ledger.jobs import (
+    Job,
+    JobRecord,
+    LineAttempt,
+    PlannedAttempt,
+    attempts_of_lines,
+    begin_job,
+    end_open_attempts,
+    mend_jobs,
+    note_job,
+    read_jobs,
+    rows_by_server,
+    rows_of_job,
+    rows_with_server,
+)
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
 from mistill.ledger.reader import LedgerReader
+from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import Selection
 from mistill.ledger.spending import MOST
 from mistill.ledger.tables import (
-    ATTEMPT_COLUMNS,
     ATTEMPT_IS_SOUND,
-    ATTEMPT_SUM,
-    MARK_MAYBE_BILLED,
+    IS_WITH_SERVER,
     SETTINGS_SUM,
     START_SUM,
+    WITH_SERVER,
+    end_attempts,
 )
 
-
-def _attempts(columns: str, *, status: str | None = None, replaces: bool = True) -> Insert:
-    """A way into ``attempts`` for lines of such values; what they leave out is NULL. SQLite adds their checksums."""
-    names = columns.split(", ")
-    given = {name: f"column{number}" for number, name in enumerate(names, 1)}
-    given |= {} if status is None else {"status": f"'{status}'"}
-    line = ", ".join(f"{given.get(name, 'NULL')} AS {name}" for name in ATTEMPT_COLUMNS)
-    otherwise = "REPLACE" if replaces else "IGNORE"
-    head = f"INSERT OR {otherwise} INTO attempts SELECT *, {ATTEMPT_SUM} FROM (SELECT {line} FROM ("  # noqa: S608 - our own words
-    return Insert(head, f"({', '.join('?' * len(names))})", "))")
-
-
 # An attempt that was cancelled as it began may be in one group with its own end, so neither minds the other.
-_BEGUN = _attempts("id, row, sent_at", replaces=False)
-_TOOK = "id, row, sent_at, ended_at, input_tokens, output_tokens, cost, cached_tokens"
-_ANSWERED = _attempts(_TOOK, status="answered")
-_UNANSWERED = _attempts("id, row, sent_at, ended_at, status, error, settings, request")
-# The same of a retry's attempts, and of several rows' in one request. Most attempts are neither, and NULL costs time.
-_BEGUN_WITH = _attempts("id, row, sent_at, settings, request", replaces=False)
-_ANSWERED_WITH = _attempts(f"{_TOOK}, settings, request", status="answered")
+_BEGUN = attempts_insert("id, row, sent_at, asked", replaces=False)
+_TOOK = "id, row, sent_at, ended_at, input_tokens, output_tokens, cost, cached_tokens, asked"
+_ANSWERED = attempts_insert(_TOOK, status="answered")
+_UNANSWERED = attempts_insert("id, row, sent_at, ended_at, status, error, settings, request, job, asked")
+# The same of a retry's attempts, of several rows' in one request, and of a job's. Most attempts are none of these, and
+# NULL costs time.
+_BEGUN_WITH = attempts_insert("id, row, sent_at, asked, settings, request", replaces=False)
+_ANSWERED_WITH = attempts_insert(f"{_TOOK}, settings, request, job", status="answered")
 _ANSWERS = Insert("INSERT INTO answers", "(?, ?, ?)")
+_ANSWERS_OF_JOB = Insert("INSERT OR REPLACE INTO answers", "(?, ?, ?)")  # a server may send a line twice
 # A completion is replaced only where the row was asked again, and only by one that is as whole: no failure takes its
 # place, nor does an answer that was cut off take that of one that was not.
 _CUT_OFF = ", ".join(f"'{reason}'" for reason in CUT_OFF)
@@ -80,53 +85,17 @@ _PLAIN_COMPLETIONS = Insert(
     _REPLACING,
 )
 _MAYBE_BILLED = Update("UPDATE rows SET maybe_billed = 1 WHERE id = ?")
+# Of a job, what was given up as maybe billed may be answered later.
+_KNOWN_AFTER_ALL = Update(
+    """UPDATE rows SET maybe_billed = 0 WHERE id = ? AND maybe_billed
+        AND NOT EXISTS (SELECT 1 FROM attempts WHERE row = rows.id AND status = 'maybe_billed')"""
+)
 _NOT_ASKED_AGAIN = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND asked_again")
 # The same once more, since statements of a group are done one after the other: this one after `_OUTCOMES`.
 _ASKED = Update("UPDATE rows SET asked_again = 0 WHERE id = ? AND asked_again")
 
 # What a line has beside its text or blob, generously.
 _LINE_BYTES = 1000
-
-
-class Attempt(msgspec.Struct, frozen=True, gc=False):
-    """One HTTP try of a row that is on disk, and so may be sent.
-
-    Attributes:
-        sent_at: unix seconds.
-        settings: the number of a retry's settings; ``None``: the run's own.
-        request: the first attempt of those that leave in one request; ``None`` where it asks one row.
-    """
-
-    id: int
-    row: int
-    sent_at: float
-    settings: int | None = None
-    request: int | None = None
-
-
-class Tokens(Protocol):
-    """What answers took, in tokens."""
-
-    @property
-    def input_tokens(self) -> int: ...
-    @property
-    def output_tokens(self) -> int: ...
-    @property
-    def cached_tokens(self) -> int: ...
-
-
-class PaidAnswer(msgspec.Struct, frozen=True, gc=False):
-    """An answer that is in the ledger though its row had no outcome yet when the last run ended.
-
-    What it took is 0, and its cost unknown, where that is damaged.
-    """
-
-    attempt: Attempt
-    body: bytes
-    input_tokens: int
-    output_tokens: int
-    cached_tokens: int
-    cost: float | None
 
 
 class Ledger:
@@ -150,7 +119,8 @@ class Ledger:
             mend_index(connection)
             drop_lost_outcomes(connection)
             _mark_interrupted(connection)
-            self._unfinished = _unfinished_answers(connection)
+            self._known = KnownAttempts(connection)
+            self._with_server = RowSet(rows_with_server(connection))
             self._settings: int | None = None
             self._is_retry = False
             # A count, because loops in several threads take from it.
@@ -243,31 +213,35 @@ class Ledger:
         return await InputMatcher.begin(
             self._commits,
             self._take_rows,
-            set(self._unfinished),
+            self._known.rows,
+            self._with_server,
             dedupe=dedupe,
             max_record_bytes=self._max_bytes,
         )
 
-    async def begin_attempts(self, rows: Sequence[int]) -> list[Attempt]:
+    async def begin_attempts(self, rows: Sequence[int], asked: int | None = None) -> list[Attempt]:
         """Leave to send: an attempt for each of the rows, which go out in one request, is on disk.
 
         When this is cancelled, they count as not sent.
+
+        Args:
+            asked: the CRC-32 of the request's body, by which a later start knows what was answered.
         """
         sent_at = time.time()
         settings = self._settings
-        numbers = list(itertools.islice(self._attempt_ids, len(rows)))
+        numbers = self.take_attempt_ids(len(rows))
         request = numbers[0] if len(rows) > 1 else None
         attempts = [
-            Attempt(number, row, sent_at, settings, request)
+            Attempt(number, row, sent_at, settings, request, None, asked)
             for number, row in zip(numbers, rows, strict=True)
         ]
         begun: tuple[Insert, list[tuple[Any, ...]]]
         if settings is None and request is None:
-            begun = _BEGUN, [(attempt.id, attempt.row, sent_at) for attempt in attempts]
+            begun = _BEGUN, [(attempt.id, attempt.row, sent_at, asked) for attempt in attempts]
         else:
             begun = (
                 _BEGUN_WITH,
-                [(attempt.id, attempt.row, sent_at, settings, request) for attempt in attempts],
+                [(attempt.id, attempt.row, sent_at, asked, settings, request) for attempt in attempts],
             )
         try:
             return await self._commits.commit(attempts, begun)
@@ -299,12 +273,19 @@ class Ledger:
             cost = _possible(cost)
         took = (input_tokens, output_tokens, cost, cached_tokens)
         checksum = crc32(body, (attempt.id * ODD ^ row) & MASK)
-        answered = (attempt.id, row, attempt.sent_at, time.time(), *took)
-        answers = (_ANSWERS, [(attempt.id, bytearray(body), checksum)])
-        if attempt.settings is None and attempt.request is None:
-            self._commits.put((_ANSWERED, [answered]), answers)
+        answered = (attempt.id, row, attempt.sent_at, time.time(), *took, attempt.asked)
+        answers = [(attempt.id, bytearray(body), checksum)]
+        settings, request, job = attempt.settings, attempt.request, attempt.job
+        if settings is None and request is None and job is None:
+            self._commits.put((_ANSWERED, [answered]), (_ANSWERS, answers))
+            return
+        answered = (*answered, settings, request, job)
+        if job is None:
+            self._commits.put((_ANSWERED_WITH, [answered]), (_ANSWERS, answers))
         else:
-            self._commits.put((_ANSWERED_WITH, [(*answered, attempt.settings, attempt.request)]), answers)
+            self._commits.put(
+                (_ANSWERED_WITH, [answered]), (_ANSWERS_OF_JOB, answers), *_known_after_all(attempt)
+            )
 
     def end_attempt(
         self,
@@ -315,11 +296,11 @@ class Ledger:
         """The attempt ended with no answer. ``maybe_billed``: it had left, so it may cost money anyway."""
         text = None if error is None else encode_error(error)
         line = (attempt.id, attempt.row, attempt.sent_at, time.time(), status, text)
-        ended = (_UNANSWERED, [(*line, attempt.settings, attempt.request)])
+        ended = (_UNANSWERED, [(*line, attempt.settings, attempt.request, attempt.job, attempt.asked)])
         if status == "maybe_billed":
             self._commits.put(ended, (_MAYBE_BILLED, [(attempt.row,)]))
         else:
-            self._commits.put(ended)
+            self._commits.put(ended, *_known_after_all(attempt))
 
     def complete(
         self,
@@ -395,17 +376,86 @@ class Ledger:
         """The start has ended, and ``record`` is how."""
         await self._commits.run(lambda connection: _end_start(connection, number, record.decode()))
 
-    async def paid_answers(self, row: int) -> list[PaidAnswer]:
-        """What was already answered for a row that the last run left without an outcome, oldest first.
+    def take_attempt_ids(self, count: int) -> Sequence[int]:
+        """Numbers that so many planned attempts will have, one after the other."""
+        return list(itertools.islice(self._attempt_ids, count))  # at once, whatever other threads take
 
-        Only by the settings of this start: another prompt's answer is none to this.
+    async def begin_job(self, tag: str, record: JobRecord, attempts: Sequence[PlannedAttempt]) -> Job:
+        """A job is planned: it and its attempts are on disk, together or not at all.
 
-        An answer that is damaged is left out: it has to be paid for again.
+        Args:
+            tag: our name for it, that no other job has.
+            record: gets the settings of this start, and when it was planned.
+            attempts: with numbers from `take_attempt_ids`.
         """
-        attempts = self._unfinished.get(row)
-        if not attempts:
+
+        def begin(connection: sqlite3.Connection) -> Job:
+            job = begin_job(connection, tag, record, attempts, self._settings)
+            self._known.index_is_made()
+            self._with_server.update(attempt.row for attempt in attempts)
+            return job
+
+        return await self._commits.run(begin)
+
+    async def note_job(self, job: Job) -> Job:
+        """What a job is now, state and record. Gives it with the time of this."""
+
+        def note(connection: sqlite3.Connection) -> Job:
+            noted = note_job(connection, job)
+            if job.is_over:
+                self._follow(connection, job)
+            return noted
+
+        return await self._commits.run(note)
+
+    async def jobs(self) -> list[Job]:
+        """All jobs of the run, the oldest first."""
+        return await self._commits.run(read_jobs)
+
+    async def attempts_of_lines(self, job: int, numbers: Sequence[int]) -> dict[int, list[LineAttempt]]:
+        """Number of a line of the job (its first attempt's) → all its attempts, in the order of what it asks.
+
+        Lines that nobody waits for any more, and numbers that are no line's of this job, are not in it.
+        """
+        return await self._commits.run(lambda connection: attempts_of_lines(connection, job, numbers))
+
+    async def end_open_attempts(
+        self, job: Job, status: Literal["maybe_billed", "not_sent"], error: MistillError | None = None
+    ) -> int:
+        """All attempts of the job that are open end so, and the job is what it is now: one commit.
+
+        Returns how many attempts there were.
+        """
+        text = None if error is None else encode_error(error)
+
+        def end(connection: sqlite3.Connection) -> int:
+            count = end_open_attempts(connection, job, status, text)
+            self._follow(connection, job)
+            return count
+
+        return await self._commits.run(end)
+
+    async def rows_of_job(self, job: int, *, after: int, limit: int) -> list[int]:
+        """Rows of the current input that the job asked and that wait for an outcome, ascending, from ``after`` on.
+
+        Those that are still with the server, in this job or another, are not among them.
+        """
+        return await self._commits.run(lambda connection: rows_of_job(connection, job, after, limit))
+
+    async def known_attempts(self, rows: Sequence[int]) -> dict[int, list[KnownAttempt]]:
+        """Row → what is known of it though it has no outcome since: answers, and errors of jobs, oldest first.
+
+        Only by the settings of this start: another prompt's answer is none to this. An answer that is damaged is left
+        out: it has to be paid for again.
+        """
+        return await self._commits.run(lambda connection: self._known.read(connection, rows, self._settings))
+
+    async def paid_answers(self, row: int) -> list[PaidAnswer]:
+        """What was already answered for a row that the last run left without an outcome, oldest first."""
+        if row not in self._known.rows:
             return []
-        return await self._commits.run(lambda connection: _read_paid(connection, attempts, self._settings))
+        known = await self.known_attempts([row])
+        return [attempt.answer for attempt in known.get(row, []) if attempt.answer is not None]
 
     async def has_completions(self) -> bool:
         """Whether a row has ever been answered."""
@@ -418,8 +468,8 @@ class Ledger:
         """Makes the selected rows pending again, and asks in this start by other settings than the run's own.
 
         Their outcomes stay in the output until better ones replace them, and in the lineage after that. One retry goes
-        on at a time: rows that an earlier one was to ask, and did not come to, are left as they are. Where damaged rows
-        are asked for, the ledger is read for them first.
+        on at a time: rows that an earlier one was to ask, and did not come to, are left as they are. Rows that are with
+        the server stay as they were asked there. Where damaged rows are asked for, the ledger is read for them first.
 
         Args:
             selection: which rows; ``None``: those that the last retry, of the same settings, did not come to.
@@ -442,8 +492,13 @@ class Ledger:
 
     @property
     def rows_with_answers(self) -> Collection[int]:
-        """Rows of which `paid_answers` may have some."""
-        return self._unfinished.keys()
+        """Rows of which `known_attempts` may have some."""
+        return self._known.rows
+
+    @property
+    def rows_with_server(self) -> Collection[int]:
+        """Rows that a job asks which has not ended: with the server, or on their way there."""
+        return self._with_server
 
     async def set_damaged_aside(self) -> list[Damage]:
         """Reads all rows of the current input, so that what is damaged of them can be made good. Returns what was.
@@ -477,6 +532,12 @@ class Ledger:
         self.end_attempt(attempt, "maybe_billed", error)
         return error
 
+    def _follow(self, connection: sqlite3.Connection, job: Job) -> None:
+        """Rows of a job whose attempts have ended: they are no longer with the server, and perhaps answered."""
+        rows = rows_by_server(connection, job.id)
+        self._known.rows.update(rows)
+        self._with_server.difference_update(row for row, is_with_server in rows.items() if not is_with_server)
+
     def _take_rows(self, count: int) -> int:
         """Reserve ``count`` row ids; returns the first."""
         first = self._next_row
@@ -485,41 +546,20 @@ class Ledger:
 
 
 def _mark_interrupted(connection: sqlite3.Connection) -> None:
-    """Attempts that nothing ended were in flight when the process died: sent, perhaps answered and billed."""
+    """Attempts that nothing ended were in flight when the process died: sent, perhaps answered and billed. Those in
+    jobs are with the server, unless their job has ended without them, or their line is damaged."""
+    interrupted = f"status IS NULL AND NOT ({IS_WITH_SERVER} AND {ATTEMPT_IS_SOUND})"
     connection.execute("BEGIN IMMEDIATE")
+    mend_jobs(connection)
     connection.execute(
-        "UPDATE rows SET maybe_billed = 1 WHERE id IN (SELECT row FROM attempts WHERE status IS NULL)"
+        f"UPDATE rows SET maybe_billed = 1 WHERE id IN (SELECT row FROM attempts WHERE {interrupted})"  # noqa: S608 - our own words
     )
-    connection.execute(MARK_MAYBE_BILLED)
+    connection.execute(end_attempts(interrupted, status="'maybe_billed'"))
     connection.execute("COMMIT")
 
 
-def _unfinished_answers(connection: sqlite3.Connection) -> dict[int, list[int]]:
-    """Row -> answered attempts, of rows that wait for an outcome: few, what was under way when the last run ended."""
-    found: dict[int, list[int]] = {}
-    for row, attempt in connection.execute(
-        """SELECT a.row, a.id FROM attempts AS a JOIN rows AS r ON r.id = a.row LEFT JOIN outcomes AS o ON o.row = a.row
-           WHERE a.status = 'answered' AND a.settings IS r.settings
-               AND (o.row IS NULL OR (r.asked_again AND a.sent_at > o.ended_at))
-           ORDER BY a.id"""
-    ):
-        found.setdefault(row, []).append(attempt)
-    return found
-
-
-def _read_paid(connection: sqlite3.Connection, attempts: list[int], settings: int | None) -> list[PaidAnswer]:
-    found: list[PaidAnswer] = []
-    for attempt in attempts:
-        for row, sent_at, is_sound, *numbers, body, checksum in connection.execute(
-            f"""SELECT row, sent_at, {ATTEMPT_IS_SOUND.replace("checksum", "attempts.checksum")}, input_tokens,
-                   output_tokens, coalesce(cached_tokens, 0), cost, body, answers.checksum
-               FROM attempts JOIN answers ON attempt = id WHERE id = ? AND settings IS ?""",  # noqa: S608 - our own words
-            (attempt, settings),
-        ):
-            if isinstance(body, bytes) and answer_sum(attempt, row, body) == checksum:
-                took: list[Any] = numbers if is_sound else [0, 0, 0, None]
-                found.append(PaidAnswer(Attempt(attempt, row, sent_at, settings), body, *took))
-    return found
+def _known_after_all(attempt: Attempt) -> Sequence[tuple[Update, list[tuple[Any, ...]]]]:
+    return () if attempt.job is None else ((_KNOWN_AFTER_ALL, [(attempt.row,)]),)
 
 
 def _begin_start(connection: sqlite3.Connection, record: str) -> int:
@@ -554,7 +594,8 @@ def _begin_retry(
     number = None if settings is None else _number_of(connection, settings)
     if selection is not None:
         _end_retry(connection)
-        asked = part_copies(connection, selection.sql, selection.values, take_attempt)
+        chosen = f"({selection.sql}) AND coalesce(same_as, id) NOT IN {WITH_SERVER}"
+        asked = part_copies(connection, chosen, selection.values, take_attempt)
         connection.executemany(
             "UPDATE rows SET asked_again = 1, settings = ? WHERE id = ?", [(number, row) for row in asked]
         )
@@ -564,7 +605,8 @@ def _begin_retry(
 
 def _end_retry(connection: sqlite3.Connection) -> None:
     connection.execute(
-        "UPDATE rows SET asked_again = 0, settings = NULL WHERE asked_again OR settings IS NOT NULL"
+        f"""UPDATE rows SET asked_again = 0, settings = NULL
+            WHERE (asked_again OR settings IS NOT NULL) AND id NOT IN {WITH_SERVER}"""  # noqa: S608 - our own words
     )
 
 

@@ -32,12 +32,14 @@ class RetriedRows(UntypedInput):
 
     Attributes:
         with_answers: rows that may have been answered before an earlier start of the retry died.
+        with_server: rows that a job asks which has not ended.
     """
 
     def __init__(self, ledger: Path) -> None:
         self._ledger = ledger
         self._met: deque[LedgerRow] = deque()
         self.with_answers: Collection[int] = ()
+        self.with_server: Collection[int] = ()
         self._folders: Sequence[Path] | None = None
 
     # --- as a source ------------------------------------------------------------------------------------------------
@@ -126,6 +128,7 @@ class RetriedRows(UntypedInput):
             if row.state != "completion" or row.finish_reason in CUT_OFF
             else row.output_tokens,
             has_changed=row.digest is not None and row.digest != digest,
+            is_with_server=row.row in self.with_server,
         )
 
     async def answered(self, rows: Sequence[InputRow]) -> list[RowState | None]:

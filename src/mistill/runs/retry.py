@@ -115,7 +115,7 @@ class Retry(Run):
         return InputSize(self._source)  # of the rows that are chosen
 
     def _matcher(self, ledger: Ledger) -> Matcher:
-        self._rows.with_answers = ledger.rows_with_answers
+        self._rows.with_answers, self._rows.with_server = ledger.rows_with_answers, ledger.rows_with_server
         return self._rows
 
     async def _choose_rows(self, ledger: Ledger) -> None:

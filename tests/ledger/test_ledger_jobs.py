@@ -1,0 +1,205 @@
+"""Jobs in a ledger: begun in one commit, ended in one commit, and at any moment between it is known who is where."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from msgspec.structs import replace
+from tests.ledger.test_ledger_selection import MANIFEST, complete, rows_of
+
+from mistill.api.usage import Usage
+from mistill.errors import RateLimited, ServerError
+from mistill.ledger import (
+    Job,
+    JobRecord,
+    Ledger,
+    LedgerReader,
+    PlannedAttempt,
+    RowState,
+    Selection,
+)
+
+RECORD = JobRecord(
+    path="/v1/chat/completions",
+    model="m",
+    host="http://127.0.0.1",
+    lines=3,
+    rows=3,
+    bytes=99,
+    timeout_hours=24,
+)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    with Ledger.open(tmp_path / "out.ledger", MANIFEST) as ledger:
+        yield ledger
+
+
+def again(ledger: Ledger) -> Ledger:
+    ledger.close()
+    return Ledger.open(ledger.path, MANIFEST)
+
+
+def planned(ledger: Ledger, rows: Sequence[int], *, together: bool = False) -> list[PlannedAttempt]:
+    numbers = ledger.take_attempt_ids(len(rows))
+    request = numbers[0] if together else None
+    return [
+        PlannedAttempt(number, row, 1000 + row, request, 10 * row)
+        for number, row in zip(numbers, rows, strict=True)
+    ]
+
+
+async def begin(ledger: Ledger, rows: Sequence[RowState | int], tag: str = "a") -> tuple[Job, list[int]]:
+    attempts = planned(ledger, [row if isinstance(row, int) else row.row for row in rows])
+    return await ledger.begin_job(tag, RECORD, attempts), [attempt.id for attempt in attempts]
+
+
+async def answer(ledger: Ledger, job: Job, number: int, body: bytes = b"{}") -> None:
+    for line in (await ledger.attempts_of_lines(job.id, [number]))[number]:
+        ledger.answer(line.attempt, body, Usage(10, 5), 0.125)
+    await ledger.flush()
+
+
+async def test_a_job_and_what_becomes_of_it_is_kept(ledger: Ledger) -> None:
+    job, _ = await begin(ledger, await rows_of(ledger, 3))
+    assert (job.id, job.tag, job.state) == (1, "a", "planned")
+    assert job.record == replace(RECORD, planned_at=job.changed_at)
+    record = replace(job.record, file_id="f", price=(0.1, 0.2, 0.01), errors=("half \ud83d",))
+    noted = await ledger.note_job(replace(job, state="uploaded", record=record))
+    other, _ = await begin(ledger, [], "b")
+    noted = replace(noted, record=replace(record, errors=("half \ufffd",)))
+    assert await ledger.jobs() == [noted, other]
+    with LedgerReader(ledger.path) as reader:
+        assert reader.jobs() == [noted, other]
+    with again(ledger) as ledger:
+        assert await ledger.jobs() == [noted, other]
+
+
+async def test_rows_of_a_job_are_with_the_server_until_it_has_ended(ledger: Ledger) -> None:
+    states = await rows_of(ledger, 4)
+    job, numbers = await begin(ledger, states[:3])
+    assert list(ledger.rows_with_server) == [1, 2, 3]
+    assert [state.is_with_server for state in await rows_of(ledger, 4)] == [True, True, True, False]
+    with again(ledger) as ledger:
+        assert list(ledger.rows_with_server) == [1, 2, 3]
+        await answer(ledger, job, numbers[0])
+        error = ServerError("no", status=500)
+        (failed,) = (await ledger.attempts_of_lines(job.id, [numbers[1]]))[numbers[1]]
+        ledger.end_attempt(failed.attempt, "failed", error)
+        assert await ledger.rows_of_job(job.id, after=0, limit=9) == [1, 2]
+        assert await ledger.end_open_attempts(replace(job, state="read"), "not_sent") == 1
+        assert await ledger.rows_of_job(job.id, after=1, limit=9) == [2, 3]
+        assert list(ledger.rows_with_server) == []
+        known = await ledger.known_attempts([1, 2, 3, 4])
+        first, second = known.pop(1), known.pop(2)
+        assert known == {}
+        assert first[0].answer is not None
+        assert (first[0].answer.body, first[0].attempt.asked, first[0].attempt.job) == (b"{}", 1001, job.id)
+        assert second[0].error is not None
+        assert second[0].error.status == 500
+        await ledger.complete(1, [numbers[0]], finish_reason="stop", tokens=Usage(10, 5), cost=0.125)
+        assert await ledger.rows_of_job(job.id, after=0, limit=1) == [2]
+        assert 1 not in await ledger.known_attempts([1, 2])
+        assert [job.state for job in await ledger.jobs()] == ["read"]
+
+
+async def test_attempts_in_jobs_are_neither_in_flight_nor_on_the_bill(ledger: Ledger) -> None:
+    states = await rows_of(ledger, 3)
+    await ledger.begin_attempts([states[2].row], 7)
+    job, numbers = await begin(ledger, states[:2])
+    await answer(ledger, job, numbers[0])
+    with LedgerReader(ledger.path) as reader:
+        counts, spending = reader.counts(), reader.spending()
+        (open_attempt,) = reader.attempts_of(2)
+    assert (counts.open_attempts, counts.with_server, counts.maybe_billed, counts.attempts) == (1, 1, 0, 3)
+    assert (counts.input_tokens, counts.cost) == (10, 0.125)
+    assert (spending.answers, spending.unknown) == (1, 1)
+    assert (open_attempt.job, open_attempt.input_tokens, open_attempt.status) == (job.id, None, None)
+    with again(ledger) as ledger, LedgerReader(ledger.path) as reader:
+        counts = reader.counts()
+    assert (counts.open_attempts, counts.with_server, counts.maybe_billed) == (0, 1, 1)
+
+
+async def test_a_line_for_several_rows_names_all_its_attempts(ledger: Ledger) -> None:
+    states = await rows_of(ledger, 5)
+    rows = [state.row for state in states]
+    together, alone = planned(ledger, rows[:3], together=True), planned(ledger, rows[3:4])
+    job = await ledger.begin_job("a", RECORD, [*together, *alone])
+    other, _ = await begin(ledger, states[4:], "b")
+    first, second = together[0].id, alone[0].id
+    found = await ledger.attempts_of_lines(job.id, [first, second, first + 1, second + 1, 999])
+    assert {number: [line.attempt.row for line in lines] for number, lines in found.items()} == {
+        first: rows[:3],
+        second: rows[3:4],
+    }
+    assert [line.weight for line in found[first]] == [10, 20, 30]
+    ledger.answer(found[first][1].attempt, b"2", Usage(), None)
+    found = await ledger.attempts_of_lines(job.id, [first])
+    assert [line.awaits_answer for line in found[first]] == [True, False, True]
+    assert await ledger.attempts_of_lines(other.id, [first, second]) == {}
+
+
+async def test_what_was_given_up_can_be_answered_late(ledger: Ledger) -> None:
+    job, (first, second) = await begin(ledger, (await rows_of(ledger, 2)))
+    assert await ledger.end_open_attempts(replace(job, state="doubtful"), "maybe_billed") == 2
+    assert [state.maybe_billed for state in await rows_of(ledger, 2)] == [True, True]
+    await answer(ledger, job, first)
+    states = await rows_of(ledger, 2)
+    assert [(state.maybe_billed, state.has_answers) for state in states] == [(False, True), (True, True)]
+    with again(ledger) as ledger:
+        (late,) = (await ledger.attempts_of_lines(job.id, [first, second])).pop(second)
+        ledger.end_attempt(late.attempt, "failed", RateLimited("slow", status=429))
+        states = await rows_of(ledger, 2)
+        assert [(state.maybe_billed, state.has_answers) for state in states] == [
+            (False, True),
+            (False, False),
+        ]
+    with LedgerReader(ledger.path) as reader:
+        assert reader.counts().maybe_billed == 0
+
+
+async def test_a_retry_leaves_rows_alone_that_are_with_the_server(ledger: Ledger) -> None:
+    states = await rows_of(ledger, 3)
+    for state in states:
+        await complete(ledger, state, "stop", 5)
+    everything = Selection.parse("state=completion")
+    settings = {"manifest": {"temperature": 1}}
+    assert await ledger.begin_retry(everything, settings) == 3
+    job, _ = await begin(ledger, states[:1])
+    assert job.record.settings == 1
+    with again(ledger) as ledger:
+        await ledger.end_retry()
+        assert [state.state for state in await rows_of(ledger, 3)] == ["pending", "completion", "completion"]
+        assert await ledger.begin_retry(everything) == 2
+        await ledger.end_open_attempts(replace(job, state="dropped"), "not_sent")
+        assert await ledger.begin_retry(everything) == 3
+
+
+async def test_a_failed_row_that_a_job_asked_again_waits_for_its_outcome(ledger: Ledger) -> None:
+    (state,) = await rows_of(ledger, 1)
+    await ledger.fail(state.row, ServerError("no", status=500), tokens=Usage())
+    job, (number,) = await begin(ledger, [state])
+    await answer(ledger, job, number)
+    await ledger.end_open_attempts(replace(job, state="read"), "not_sent")
+    with again(ledger) as ledger:
+        assert await ledger.rows_of_job(job.id, after=0, limit=9) == [state.row]
+        assert len((await ledger.known_attempts([state.row]))[state.row]) == 1
+        assert list(ledger.rows_with_answers) == [state.row]
+
+
+async def test_a_ledger_without_a_job_has_no_index_for_them(ledger: Ledger) -> None:
+    def indexes() -> set[str]:
+        with closing(sqlite3.connect(ledger.path)) as connection:
+            found = connection.execute("SELECT name FROM sqlite_master WHERE name LIKE 'attempts_%'")
+            return {name for (name,) in found}
+
+    states = await rows_of(ledger, 1)
+    await complete(ledger, states[0], "stop", 5)
+    assert indexes() == set()
+    await begin(ledger, states)
+    assert indexes() == {"attempts_job", "attempts_row"}
