@@ -14,6 +14,7 @@ from tests.ledger.test_ledger_selection import MANIFEST, complete, rows_of
 from mistill.api.usage import Usage
 from mistill.errors import RateLimited, ServerError
 from mistill.ledger import (
+    WAITING,
     Job,
     JobRecord,
     Ledger,
@@ -203,3 +204,23 @@ async def test_a_ledger_without_a_job_has_no_index_for_them(ledger: Ledger) -> N
     assert indexes() == set()
     await begin(ledger, states)
     assert indexes() == {"attempts_job", "attempts_row"}
+
+
+async def test_rows_that_wait_can_be_read_without_their_input(ledger: Ledger) -> None:
+    done, failed, tried, open_row, answered, fresh = await rows_of(ledger, 6)
+    await complete(ledger, done, "stop", 5)
+    for state in (failed, tried):
+        await ledger.fail(state.row, ServerError("no", status=500), tokens=Usage())
+    first, _ = await begin(ledger, [open_row])
+    second, numbers = await begin(ledger, [tried, answered], "b")
+    for number in numbers:
+        await answer(ledger, second, number)
+    with LedgerReader(ledger.path) as reader:
+        waiting = [row.row for row in reader.rows(WAITING)]
+        assert waiting == [tried.row, answered.row, fresh.row]
+        assert [row.row for row in reader.rows(WAITING, first=answered.position + 1)] == [fresh.row]
+        found = reader.rows_numbered([fresh.row, 99, done.row])
+        assert [(row.row, row.record) for row in found] == [(done.row, b'{"n": 0}'), (fresh.row, b'{"n": 5}')]
+    await ledger.end_open_attempts(replace(first, state="read"), "maybe_billed")
+    with LedgerReader(ledger.path) as reader:
+        assert open_row.row in [row.row for row in reader.rows(WAITING)]

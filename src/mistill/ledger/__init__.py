@@ -14,13 +14,14 @@ from mistill.ledger.reader import (
     PastAttempt,
     Start,
 )
-from mistill.ledger.selection import EVERYTHING, FIELDS, Selection, Term, parse_terms
+from mistill.ledger.selection import EVERYTHING, FIELDS, WAITING, Selection, Term, parse_terms
 from mistill.ledger.spending import Spending
 from mistill.ledger.writer import Ledger
 
 __all__ = [
     "EVERYTHING",
     "FIELDS",
+    "WAITING",
     "Attempt",
     "Cause",
     "Counts",

@@ -18,6 +18,7 @@ from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 from mistill.errors import InputError, did_you_mean
+from mistill.ledger.tables import IS_WITH_SERVER
 
 _TEXT = {
     "state": "state",
@@ -125,6 +126,19 @@ class Selection(NamedTuple):
 
 
 EVERYTHING = Selection("1", ())
+
+_ATTEMPT = (
+    "EXISTS (SELECT 1 FROM jobs) AND EXISTS (SELECT 1 FROM attempts WHERE attempts.row = row_states.id AND"
+)
+"""Their row has an index only where there was a job."""
+
+WAITING = Selection(
+    f"""(same_as IS NULL AND NOT ({_ATTEMPT} {IS_WITH_SERVER}))
+        AND (state = 'pending' OR asked_again OR (
+            state = 'failure' AND {_ATTEMPT} job IS NOT NULL AND sent_at > row_states.ended_at))))""",
+    (),
+)
+"""Rows that are asked themselves and have no outcome since they last were, and that no job asks which has not ended."""
 
 
 def _condition(term: Term) -> tuple[str, str | float | None]:

@@ -169,7 +169,7 @@ class PendingRows:
         return await asyncio.to_thread(kind.digests, rows) if kind.reads_files else kind.digests(rows)
 
     def _is_due(self, state: RowState) -> bool:
-        """Whether the row is to be asked in this start; counts it where it is done, held, or with the server."""
+        """Whether the row is to be asked in this start; counts it where it is done, or held."""
         if self._sample is not None and state.position not in self._sample.positions:
             return False
         if state.same_as is not None or state.state == "completion":
@@ -178,7 +178,6 @@ class PendingRows:
             self._progress.known += 1
             return False
         if state.is_with_server:
-            self._progress.with_server += 1
             return False
         if state.state == "failure" and not self._options.retry_failed:
             self._progress.known += 1
