@@ -104,7 +104,7 @@ async def work_on(path: Path) -> None:
         for _ in range(2):
             for state in await match(ledger):
                 if state.state != "completion" and state.same_as is None:
-                    await ledger.paid_answers(state.row)
+                    await ledger.known_attempts([state.row])
                     await ask(ledger, state, request_of(state.position))
             await ledger.set_damaged_aside()
 

@@ -193,7 +193,9 @@ async def test_answers_paid_before_a_stop_are_there_for_the_next_run(tmp_path: P
     with Ledger.open(tmp_path / "out.ledger", {}) as ledger:
         (state,) = await rows_of(ledger, 1)
         assert (state.state, state.has_answers, state.maybe_billed) == ("pending", True, True)
-        (answer,) = await ledger.paid_answers(state.row)
+        ((known,),) = (await ledger.known_attempts([state.row])).values()
+        answer = known.answer
+        assert answer is not None
         assert (answer.attempt, answer.body) == (paid, b"one of two")
         usage = Usage(answer.input_tokens, answer.output_tokens)
         assert (usage, answer.cost) == (Usage(1, 2), 0.5)
@@ -224,11 +226,12 @@ async def test_an_answer_that_a_killed_retry_paid_for_is_used_by_the_same_retry_
     with Ledger.open(ledger.path, MANIFEST) as again:
         assert 1 in again.rows_with_answers
         assert await again.begin_retry(None, settings) == 1
-        (paid,) = await again.paid_answers(1)
-        assert (paid.body, paid.attempt.settings) == (b"paid", 1 if settings else None)
+        ((paid,),) = (await again.known_attempts([1])).values()
+        assert paid.answer is not None
+        assert (paid.answer.body, paid.attempt.settings) == (b"paid", 1 if settings else None)
     with Ledger.open(ledger.path, MANIFEST) as other:
         assert await other.begin_retry(Selection.parse("row=0"), {"manifest": {"model": "third"}}) == 1
-        assert await other.paid_answers(1) == []
+        assert await other.known_attempts([1]) == {}
     with Ledger.open(ledger.path, MANIFEST) as run:
         await run.end_retry()
         (state,) = await rows_of(run, 1)

@@ -16,7 +16,7 @@ from mistill import MistralLLM
 from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row, open_source
 from mistill.delivery.worker_pool import WorkerPool
-from mistill.ledger import InputRow, RowState
+from mistill.ledger import InputRow, KnownAttempt, RowState
 from mistill.progress.progress import Progress
 from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.kinds.kind import PendingRow
@@ -85,10 +85,17 @@ class SlowMatcher:
 SHAPE = record_shape()
 
 
+async def nothing_is_known(_: Sequence[int]) -> dict[int, list[KnownAttempt]]:
+    raise AssertionError("only rows with answers are looked up so, and here none has one")
+
+
 async def narrow_moments(rng: random.Random, *, rows: int, size: int, share_known: float, rests: bool) -> int:
     """At how many moments a row waited although fewer than ``size`` were at work."""
     matcher = SlowMatcher(share_known, rng)
-    feed = PendingRows(SlowWindows(rows, rng), KIND, matcher, Progress(), OPTIONS, shape=SHAPE)
+    windows = SlowWindows(rows, rng)
+    feed = PendingRows(
+        windows, KIND, matcher, Progress(), OPTIONS, shape=SHAPE, known_attempts=nothing_is_known
+    )
     pool: WorkerPool[list[PendingRow]] = WorkerPool(feed, size=size)
     begun: list[int] = []
     at_work = resting = narrow = 0
@@ -142,7 +149,8 @@ def test_no_row_waits_while_fewer_than_size_are_at_work(
 async def test_a_pool_of_ten_thousand_starts_no_more_workers_than_there_are_rows(rows: int) -> None:
     feed = PendingRows(
         Windows(open_source([{"n": number} for number in range(rows)])),
-        KIND, SlowMatcher(0.0, random.Random(0)), Progress(), OPTIONS, shape=SHAPE,
+        KIND, SlowMatcher(0.0, random.Random(0)), Progress(), OPTIONS,
+        shape=SHAPE, known_attempts=nothing_is_known,
     )  # fmt: skip
     all_at_work = asyncio.Event()
     most = at_work = 0

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from typing import Any, Generic, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from mistill.api.batch_lines import ResultLine
 from mistill.api.chat import ChatChunk
 from mistill.api.client import HTTPAnswer, MistralClient
 from mistill.api.operation import Operation, R
+from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
 from mistill.delivery.retry import as_failure, backoff_s, classify
@@ -98,6 +101,17 @@ class Send(Protocol[R]):
     def __call__(self, request: Request, /) -> Coroutine[Any, Any, Delivered[R]]: ...
 
 
+class Recall(ABC, Generic[R]):
+    """A `Send` that has answers from before, and gives those in the place of new ones."""
+
+    @abstractmethod
+    def __call__(self, request: Request, /) -> Coroutine[Any, Any, Delivered[R]]: ...
+
+    @abstractmethod
+    def recalls(self, request: Request) -> bool:
+        """Whether this very request was sent before, and is known to have been answered or refused."""
+
+
 class AttemptObserver(Protocol):
     """Sees every attempt of a row: before it leaves, and how it ended."""
 
@@ -123,6 +137,9 @@ class Dispatcher(Generic[R]):
         operation: what kind of request is sent here. ``refuse``: see `Refuse`.
         max_retries: tries after the first, for failures that are this row's own (`Governor.settle` decides).
         tuning: the constants of delivery; those in force unless given.
+
+    Attributes:
+        client, governor, max_retries: as given.
     """
 
     def __init__(
@@ -138,10 +155,10 @@ class Dispatcher(Generic[R]):
     ) -> None:
         self.client = client
         self.governor = governor
+        self.max_retries = max_retries
         self._operation = operation
         self._refuse = refuse
         self._concurrency = concurrency
-        self._max_retries = max_retries
         self._tuning = tuning = tuning or current_tuning()
         self._bytes_per_token = tuning.bytes_per_token
         self._output_smoothing = tuning.output_smoothing
@@ -215,6 +232,28 @@ class Dispatcher(Generic[R]):
                     return observer.answered(recorded, delivered)
                 return delivered
 
+    def read_line(self, line: ResultLine, price: Price | None) -> HTTPAnswer[R]:
+        """The answer in a line of a job's results, as `send` would have had it from the server.
+
+        Args:
+            price: of the model in batch jobs, where it is known.
+
+        Raises:
+            MistillError: the line has no answer. It says whether another attempt could help, as all that leaves here.
+        """
+        try:
+            answer = self.client.answer_of_line(self._operation, line, price=price)
+            if answer.failure is not None:
+                self._refuse(answer)
+        except Exception as caught:
+            error = as_failure(caught)
+            classify(error)
+            error.attempts = 1
+            if error is caught:
+                raise
+            raise error from caught
+        return answer
+
     async def stream(self, request: Request) -> AsyncGenerator[ChatChunk]:
         """The chunks of one streamed answer. Its slot is held until the last, or until this is closed.
 
@@ -269,7 +308,7 @@ class Dispatcher(Generic[R]):
     def _may_retry(self, error: MistillError, charged: int, permit: Permit) -> bool:
         """``charged``: failures that were the row's own, this one included. ``permit``: of the attempt."""
         decision = classify(error)
-        if not decision.retry or charged > self._max_retries:
+        if not decision.retry or charged > self.max_retries:
             return False
         asked_s = error.retry_after_s if isinstance(error, APIError) else None
         return not _backs_off(error, permit) or (asked_s or 0.0) <= self._tuning.max_retry_after_s

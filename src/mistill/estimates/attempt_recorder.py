@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
+from zlib import crc32
 
 import msgspec
 
@@ -58,7 +59,8 @@ class AttemptRecorder:
         if budget.is_limited:
             reservation = await budget.reserve(len(request.body), request.max_output_tokens)
         try:
-            attempts = await start.ledger.begin_attempts(list(map(self._rows.__getitem__, request.places)))
+            rows = list(map(self._rows.__getitem__, request.places))
+            attempts = await start.ledger.begin_attempts(rows, crc32(request.body))
         except BaseException:
             if reservation is not None:
                 budget.refund(reservation)

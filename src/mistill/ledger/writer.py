@@ -17,7 +17,7 @@ from mistill.characters import whole_characters
 from mistill.errors import LedgerError, MalformedAnswer, MistillError
 from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import database
-from mistill.ledger.attempts import Attempt, KnownAttempt, KnownAttempts, PaidAnswer, Tokens, attempts_insert
+from mistill.ledger.attempts import Attempt, KnownAttempt, KnownAttempts, Tokens, attempts_insert
 from mistill.ledger.checksums import MASK, ODD, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
 from mistill.ledger.copies import part_copies
@@ -229,7 +229,8 @@ class Ledger:
         """
         sent_at = time.time()
         settings = self._settings
-        numbers = self.take_attempt_ids(len(rows))
+        # As `take_attempt_ids` does: this is called for every request.
+        numbers = list(itertools.islice(self._attempt_ids, len(rows)))
         request = numbers[0] if len(rows) > 1 else None
         attempts = [
             Attempt(number, row, sent_at, settings, request, None, asked)
@@ -449,13 +450,6 @@ class Ledger:
         out: it has to be paid for again.
         """
         return await self._commits.run(lambda connection: self._known.read(connection, rows, self._settings))
-
-    async def paid_answers(self, row: int) -> list[PaidAnswer]:
-        """What was already answered for a row that the last run left without an outcome, oldest first."""
-        if row not in self._known.rows:
-            return []
-        known = await self.known_attempts([row])
-        return [attempt.answer for attempt in known.get(row, []) if attempt.answer is not None]
 
     async def has_completions(self) -> bool:
         """Whether a row has ever been answered."""

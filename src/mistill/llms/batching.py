@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from mistill.api.client import HTTPAnswer
 from mistill.api.operation import R
+from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Request, Send
@@ -143,30 +144,35 @@ class BatchedCall(ABC, Generic[R]):
 
     def _request(self, texts: Sequence[str], places: Sequence[int]) -> Request:
         def split(answer: HTTPAnswer[R]) -> list[AnswerPart | MistillError]:
-            return self._split(answer, texts)
+            return self.split(answer, list(map(_estimate, texts)), self.server.price)
 
         return Request(self._encode(texts), 0, places, split)
 
-    def _split(self, answer: HTTPAnswer[R], texts: Sequence[str]) -> list[AnswerPart | MistillError]:
-        """An answer's part for each text. Its tokens are shared out by the length of the texts that it answers.
+    def split(
+        self, answer: HTTPAnswer[R], weights: Sequence[int], price: Price | None
+    ) -> list[AnswerPart | MistillError]:
+        """An answer's part for each of the texts that it was asked for, or why it has none for the text.
+
+        Args:
+            weights: of the texts, none of them 0: about how long each is. The tokens of the answer are shared out by
+                them, among the texts that it answers.
+            price: what a token of it costs, where that is known.
 
         Raises:
             MistillError: it has a part for none of them.
         """
-        found = self.read(answer.response, len(texts))
+        found = self.read(answer.response, len(weights))
         errors = [one for one in found if isinstance(one, MistillError)]
-        if len(errors) == len(texts):
+        if len(errors) == len(weights):
             raise errors[0]
-        weights = [
-            0 if isinstance(one, MistillError) else _estimate(text)
-            for one, text in zip(found, texts, strict=True)
+        shared = [
+            0 if isinstance(one, MistillError) else weight for one, weight in zip(found, weights, strict=True)
         ]
-        price = self.server.price
         return [
             one
             if isinstance(one, MistillError)
             else AnswerPart(one.body, share, price.cost(share) if price else None, one.value)
-            for one, share in zip(found, _shares(answer.usage, weights), strict=True)
+            for one, share in zip(found, _shares(answer.usage, shared), strict=True)
         ]
 
 

@@ -9,10 +9,11 @@ import msgspec
 
 from mistill.api.chat import GAVE_UP, AnswerMessage, ChatResponse, Choice, decode_response, is_given_up
 from mistill.api.client import HTTPAnswer
-from mistill.api.embeddings import Dtype
+from mistill.api.embeddings import Dtype, EmbeddingResponse
+from mistill.api.operation import R
 from mistill.api.stored_embeddings import StoredEmbedding, decode_stored
 from mistill.api.usage import Usage
-from mistill.delivery.dispatcher import Delivered
+from mistill.delivery.dispatcher import AnswerPart, Delivered, RecordedAttempt
 from mistill.errors import MalformedAnswer, MistillError
 from mistill.llms.types import Completion
 
@@ -70,8 +71,17 @@ def chat_completions(delivered: Delivered[ChatResponse], *, only_good: bool = Tr
     return completions
 
 
-def kept_completions(body: bytes) -> list[Completion]:
-    """The completions in the body of a chat answer that a ledger has kept; it counts their tokens and cost itself.
+def kept_answer(
+    body: bytes,
+    *,
+    usage: Usage = NO_USAGE,
+    cost: float | None = None,
+    recorded: Sequence[RecordedAttempt] = (),
+) -> Delivered[ChatResponse]:
+    """A chat answer that a ledger has kept, as it was when it came.
+
+    Args:
+        usage, cost, recorded: what the ledger has of its attempt.
 
     Raises:
         MalformedAnswer: the body is no answer.
@@ -80,17 +90,34 @@ def kept_completions(body: bytes) -> list[Completion]:
         response = decode_response(body)
     except ValueError as error:
         raise MalformedAnswer(f"what the ledger has is no answer: {error}") from error
-    return chat_completions(_without_attempt(response, body))
+    return _delivered(response, body, usage, cost, recorded)
+
+
+def kept_completions(body: bytes) -> list[Completion]:
+    """The completions in the body of a chat answer that a ledger has kept; it counts their tokens and cost itself.
+
+    Raises:
+        MalformedAnswer: the body is no answer.
+    """
+    return chat_completions(kept_answer(body))
 
 
 def streamed_completion(response: ChatResponse, usage: Usage) -> Completion:
     """The completion of a stream, from the response that its chunks make together."""
-    (completion,) = chat_completions(_without_attempt(response, b"", usage), only_good=False)
+    (completion,) = chat_completions(_delivered(response, b"", usage), only_good=False)
     return completion
 
 
-def _without_attempt(response: ChatResponse, raw: bytes, usage: Usage = NO_USAGE) -> Delivered[ChatResponse]:
-    return Delivered(HTTPAnswer(response, raw, None, None, 0.0, usage, None), attempts=1)
+def _delivered(
+    response: R,
+    raw: bytes,
+    usage: Usage,
+    cost: float | None = None,
+    recorded: Sequence[RecordedAttempt] = (),
+    parts: Sequence[AnswerPart] = (),
+) -> Delivered[R]:
+    """An answer of which no more is known than this."""
+    return Delivered(HTTPAnswer(response, raw, None, None, 0.0, usage, cost), 1, recorded, parts)
 
 
 def part_completions(delivered: Delivered[Any]) -> list[Completion | MistillError]:
@@ -115,6 +142,19 @@ def part_completions(delivered: Delivered[Any]) -> list[Completion | MistillErro
         )
         for place, part in enumerate(delivered.parts)
     ]
+
+
+def kept_part(
+    body: bytes, *, usage: Usage, cost: float | None, recorded: Sequence[RecordedAttempt]
+) -> Delivered[EmbeddingResponse]:
+    """What a ledger has kept of an answer for one text, as it was when it came; its numbers are not read.
+
+    Raises:
+        MalformedAnswer: there is no vector in it.
+    """
+    stored = stored_embedding(body)
+    response = EmbeddingResponse([], stored.id, stored.model)
+    return _delivered(response, body, usage, cost, recorded, (AnswerPart(body, usage, cost),))
 
 
 def kept_embedding(body: bytes, dtype: Dtype | None = None) -> Completion:

@@ -15,7 +15,7 @@ from mistill.api.chat import ChatParameters, ChatResponse, RequestTemplate, with
 from mistill.api.dialects import Dialect
 from mistill.api.prices import Price
 from mistill.api.token_estimate import message_tokens, text_tokens
-from mistill.delivery.dispatcher import Delivered, Dispatcher, Request, Send
+from mistill.delivery.dispatcher import Delivered, Dispatcher, Recall, Request, Send
 from mistill.delivery.retry import as_failure, classify
 from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
 from mistill.llms.completions import NO_USAGE, chat_completions
@@ -228,12 +228,14 @@ class Generation:
 
     async def _answer_several(self, messages: bytes, send: Send[ChatResponse]) -> Outcome:
         """Several generations by one request with ``n``, whose input is billed once; else one by one."""
-        if self.structured is not None or self.server.refuses_n or not self.server.dialect.has_n:
+        if self.structured is not None or not self.server.dialect.has_n:
             return await self._answer_each(messages, send)
-        template = self._template_of(n=self.num_generations, seed_offset=0)
+        together = _request(self._template_of(n=self.num_generations, seed_offset=0), messages)
+        if not self._goes_together(together, messages, send):
+            return await self._answer_each(messages, send)
         delivered = None
         try:
-            delivered = await send(_request(template, messages))
+            delivered = await send(together)
             completions = chat_completions(delivered)[: self.num_generations]
         except BadRequest as error:
             if classify(error).fatal:
@@ -254,6 +256,21 @@ class Generation:
             rest = [self._answer_one(messages, offset, send) for offset in offsets]
             return _joined([_answered(completions, delivered.attempts), *await _together(rest)])
         return _answered(completions, delivered.attempts)
+
+    def _goes_together(self, together: Request, messages: bytes, send: Send[ChatResponse]) -> bool:
+        """Whether ``n`` asks for all generations of a row.
+
+        A row that was asked already is gone on with as it was begun, whatever the server is known to refuse now: else
+        its answers would be paid for again.
+        """
+        if isinstance(send, Recall):
+            if send.recalls(together):
+                return True
+            offsets = range(self.num_generations)
+            alone = (_request(self._template_of(n=1, seed_offset=offset), messages) for offset in offsets)
+            if any(map(send.recalls, alone)):
+                return False
+        return not self.server.refuses_n
 
     async def _answer_each(self, messages: bytes, send: Send[ChatResponse]) -> Outcome:
         each = [self._answer_one(messages, offset, send) for offset in range(self.num_generations)]

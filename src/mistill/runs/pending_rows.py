@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol, Self, TypeGuard
 
 from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, UnusableRow, WrongFile, WrongParameter, let_interrupt_pass
 from mistill.estimates.row_sample import RowSample
-from mistill.ledger import InputRow, RowState
+from mistill.ledger import InputRow, KnownAttempt, RowState
 from mistill.progress.progress import Progress
 from mistill.prompts.row_errors import change_error, row_error
 from mistill.runs.kinds.kind import Kind, PendingRow
@@ -32,6 +32,10 @@ class Matcher(Protocol):
     async def finish(self) -> int: ...
 
 
+KnownAttempts = Callable[[Sequence[int]], Awaitable[Mapping[int, Sequence[KnownAttempt]]]]
+"""Rows -> what came of their requests before, of those of which something is known; see `Ledger.known_attempts`."""
+
+
 class PendingRows:
     """An asynchronous iterator for many workers, of the rows that one request asks. At most a window of rows, and what
     one request takes, is in memory.
@@ -41,6 +45,7 @@ class PendingRows:
     Args:
         options: which rows are asked again.
         shape: of the output's records, which says what columns a row may not have.
+        known_attempts: what the ledger has of rows that were asked before.
         sample: which rows are asked at all; ``None``: every one.
     """
 
@@ -53,6 +58,7 @@ class PendingRows:
         options: RunOptions,
         *,
         shape: RecordShape,
+        known_attempts: KnownAttempts,
         sample: RowSample | None = None,
     ) -> None:
         self._windows = windows
@@ -61,6 +67,7 @@ class PendingRows:
         self._progress = progress
         self._options = options
         self._shape = shape
+        self._known_attempts = known_attempts
         self._ready: deque[PendingRow] = deque()
         self._filling = asyncio.Lock()
         self._sample = sample
@@ -155,14 +162,19 @@ class PendingRows:
             states[place] = state
         if self._closed or self.error is not None:
             return
-        for place, state in enumerate(states):
-            assert state is not None
-            if not self._is_due(state):
-                continue
+        due = [
+            (place, state) for place, state in enumerate(states) if state is not None and self._is_due(state)
+        ]
+        known: Mapping[int, Sequence[KnownAttempt]] = {}
+        if with_answers := [state.row for _, state in due if state.has_answers]:
+            known = await self._known_attempts(with_answers)
+            if self._closed:
+                return
+        for place, state in due:
             one = prepared[place] if place in prepared else prepare_row(self._kind, rows[place], self._shape)
             if state.has_changed and not isinstance(one, InputError) and (files := self._kind.files_of(one)):
                 one = change_error(files, rows[place])
-            self._ready.append(PendingRow(state, rows[place], one))
+            self._ready.append(PendingRow(state, rows[place], one, known.get(state.row, ())))
 
     async def _digests(self, rows: Sequence[Row]) -> list[bytes]:
         kind = self._kind

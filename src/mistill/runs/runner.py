@@ -99,7 +99,14 @@ class Runner:
         self.sample = await self._choose_rows()
         windows = open_windows(self._source)
         self._rows = rows = PendingRows(
-            windows, self._kind, matcher, self.progress, options, shape=self._shape, sample=self.sample
+            windows,
+            self._kind,
+            matcher,
+            self.progress,
+            options,
+            shape=self._shape,
+            known_attempts=self.ledger.known_attempts,
+            sample=self.sample,
         )
         self._lane = LiveLane(self, self._kind, rows, self._end_rows, size=self._size)
         self._call_later(self.budget.time_left_s(), self._pass_deadline)
@@ -138,7 +145,13 @@ class Runner:
         """Reads the input once more and asks nothing: records that were set aside are written anew."""
         matcher = await self.ledger.match_input(dedupe=self._options.dedupe)
         rows = PendingRows(
-            open_windows(self._source), self._kind, matcher, Progress(), self._options, shape=self._shape
+            open_windows(self._source),
+            self._kind,
+            matcher,
+            Progress(),
+            self._options,
+            shape=self._shape,
+            known_attempts=self.ledger.known_attempts,
         )
         async for _ in rows:
             pass

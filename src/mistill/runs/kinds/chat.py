@@ -9,12 +9,13 @@ from typing import Any, ClassVar
 import msgspec
 from msgspec import field
 
-from mistill.api.chat import ChatResponse
+from mistill.api.chat import CHAT, ChatResponse, is_given_up
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.media_files import media_kind
-from mistill.delivery.dispatcher import Send
+from mistill.delivery.dispatcher import Delivered, Send
 from mistill.errors import InputError, MalformedAnswer, WrongFile
-from mistill.llms.completions import kept_completions
+from mistill.ledger import PaidAnswer
+from mistill.llms.completions import kept_answer, kept_completions
 from mistill.llms.content import with_chunks
 from mistill.llms.generation import Prompt
 from mistill.llms.mistral import MistralLLM
@@ -24,7 +25,15 @@ from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedProm
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_errors import change_error
 from mistill.prompts.row_parameters import RowParameters
-from mistill.runs.kinds.kind import AnswerFields, AnswerReader, Kind, RequestSize, digest, warn_of_doubts
+from mistill.runs.kinds.kind import (
+    AnswerFields,
+    AnswerReader,
+    Kind,
+    RequestSize,
+    digest,
+    usage_in,
+    warn_of_doubts,
+)
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
 from mistill.structured.repair import answer_text, read_answer
@@ -136,6 +145,7 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
     columns: ClassVar = ("generation", "finish_reason", "input_tokens", "output_tokens", "error")
     extra_columns: ClassVar = ("thinking", "tool_calls", "cost", "model", "prompt", "raw", "settings")
     row_columns: ClassVar = ("messages", "prompt")
+    batch_path: ClassVar = CHAT.path
 
     def __init__(self, llm: MistralLLM, options: RunOptions) -> None:
         template = PromptTemplate(prompt=options.prompt, system=options.system)
@@ -291,6 +301,12 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
     ) -> Coroutine[Any, Any, tuple[Outcome]]:
         (prompt,) = prepared
         return prompt.outcomes(send)
+
+    def delivered(self, answer: PaidAnswer) -> Delivered[ChatResponse]:
+        found = kept_answer(answer.body, usage=usage_in(answer), cost=answer.cost, recorded=(answer.attempt,))
+        if all(map(is_given_up, found.answer.response.choices)):
+            raise MalformedAnswer("what the ledger has is an answer with nothing in it")
+        return found
 
 
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode

@@ -7,16 +7,18 @@ from typing import Any, ClassVar, Literal
 
 import msgspec
 
-from mistill.api.embeddings import Dtype
+from mistill.api.embeddings import EMBEDDINGS, Dtype, EmbeddingResponse
 from mistill.api.stored_embeddings import NumberType, number_type, stored_as_text
 from mistill.datasets.sources import Row
 from mistill.datasets.writers import Vectors
+from mistill.delivery.dispatcher import Delivered
 from mistill.errors import InputError, MalformedAnswer
-from mistill.llms.completions import kept_embedding, stored_embedding
+from mistill.ledger import PaidAnswer
+from mistill.llms.completions import kept_embedding, kept_part, stored_embedding
 from mistill.llms.embeddings import Embedder, MistralEmbeddings
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.prompt_template import TextDescription, TextTemplate
-from mistill.runs.kinds.kind import AnswerFields, AnswerReader
+from mistill.runs.kinds.kind import AnswerFields, AnswerReader, usage_in
 from mistill.runs.kinds.texts import TextKind
 from mistill.runs.manifest import RunManifest
 from mistill.runs.options import RunOptions
@@ -84,6 +86,7 @@ class EmbeddingKind(TextKind):
     columns: ClassVar = ("embedding", "input_tokens", "error")
     extra_columns: ClassVar = ("cost", "model", "prompt", "raw", "settings")
     asked_for = "embeddings"
+    batch_path: ClassVar = EMBEDDINGS.path
 
     def __init__(self, llm: MistralEmbeddings, options: RunOptions) -> None:
         super().__init__(llm, options)
@@ -124,6 +127,9 @@ class EmbeddingKind(TextKind):
         except MalformedAnswer:
             return body.decode(errors="replace")
         return f"a vector of {len(vector):,} numbers"
+
+    def delivered(self, answer: PaidAnswer) -> Delivered[EmbeddingResponse]:
+        return kept_part(answer.body, usage=usage_in(answer), cost=answer.cost, recorded=(answer.attempt,))
 
     def with_values(self, outcome: Outcome) -> tuple[Completion | None, ...]:
         return tuple(one and self._with_value(one) for one in outcome.completions)

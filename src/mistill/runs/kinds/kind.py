@@ -13,11 +13,15 @@ from typing import Any, ClassVar, Generic, TypeVar
 
 from msgspec import Struct
 
+from mistill.api.client import HTTPAnswer
+from mistill.api.prices import Price
+from mistill.api.usage import Usage
 from mistill.datasets.sources import Row
 from mistill.datasets.writers import Vectors
-from mistill.delivery.dispatcher import Dispatcher, Send
+from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Send
+from mistill.delivery.retry import classify
 from mistill.errors import InputError, MistillError
-from mistill.ledger import RowState
+from mistill.ledger import KnownAttempt, PaidAnswer, RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.row_parameters import RowParameters
@@ -32,16 +36,32 @@ _log = logging.getLogger("mistill")
 
 
 class PendingRow(Struct, frozen=True, gc=False):
-    """A row that is to be asked. ``prepared`` is an error where the row cannot be: its outcome, which costs nothing."""
+    """A row that is to be asked.
+
+    Attributes:
+        prepared: what is sent of it; an error where it cannot be sent: its outcome, which costs nothing.
+        known: what came of its requests before, oldest first.
+    """
 
     state: RowState
     row: Row
     prepared: Any
+    known: Sequence[KnownAttempt] = ()
 
-    @property
-    def stands_alone(self) -> bool:
-        """It is not sent together with others: it cannot be sent, or may have its answer from before a crash."""
-        return self.state.has_answers or isinstance(self.prepared, InputError)
+    def stands_alone(self, max_retries: int) -> bool:
+        """It is not sent together with others: it cannot be sent, or more is known of it than that a request which it
+        was part of failed once, as any may."""
+        if isinstance(self.prepared, InputError):
+            return True
+        failures = 0
+        for one in self.known:
+            if one.error is None:
+                return True
+            decision = classify(one.error.to_error())
+            if not decision.retry and not decision.fatal:
+                return True
+            failures += not decision.fatal
+        return failures > min(1, max_retries)
 
 
 class RequestSize(Struct, frozen=True, gc=False):
@@ -108,17 +128,6 @@ class AnswerReader(ABC):
         """A body for people to read."""
         return body.decode(errors="replace")
 
-    def read_fitting(self, body: bytes) -> list[Completion]:
-        """The completions in a body; none where it does not fit, or is no answer: it is asked again then.
-
-        Raises:
-            Exception: what a validator of the user's own breaks at: another answer would be paid for nothing.
-        """
-        try:
-            return self.read(body)
-        except MistillError:
-            return []
-
 
 class Kind(ABC, Generic[A]):
     """A kind of run, made ready for one. ``A`` is a row made ready to be sent.
@@ -130,6 +139,7 @@ class Kind(ABC, Generic[A]):
         row_columns: what is sent of a row where there is no template: the first of these that it has.
         unused_options: options of a run that it does not have.
         asked_for: what it asks a model for, in the plural: who has no such option or parameter, in an error's words.
+        batch_path: the endpoint that lines of a batch job are requests to; ``None``: it has no batch jobs.
         manifest: what makes it the same run.
         llm_settings: the model as dumped, to make it again for a retry; no secret is in it. It has the endpoint, which
             is not in the manifest: another host of the same model answers the same rows.
@@ -148,6 +158,7 @@ class Kind(ABC, Generic[A]):
     row_columns: ClassVar[tuple[str, ...]]
     unused_options: ClassVar[frozenset[str]] = frozenset()
     asked_for: ClassVar[str] = "runs of this kind"
+    batch_path: ClassVar[str | None] = None
 
     manifest: RunManifest
     llm_settings: dict[str, Any]
@@ -238,6 +249,33 @@ class Kind(ABC, Generic[A]):
     def answer(self, prepared: Sequence[A], send: Send[Any]) -> Coroutine[Any, Any, Sequence[Outcome]]:
         """One outcome for each of the rows, which are asked together. Raises only what ends the whole run."""
 
+    @abstractmethod
+    def delivered(self, answer: PaidAnswer) -> Delivered[Any]:
+        """An answer that a ledger has kept of a row, as its request was given it when it came.
+
+        Raises:
+            MalformedAnswer: it is none.
+        """
+
+    def split(
+        self,
+        answer: HTTPAnswer[Any],  # noqa: ARG002  all of it is the one row's, as a rule
+        weights: Sequence[int],  # noqa: ARG002
+        price: Price | None,  # noqa: ARG002
+    ) -> list[AnswerPart | MistillError] | None:
+        """A part of an answer for each of the rows that its request asked, or why there is none for the row.
+
+        Args:
+            weights: of the rows: about how long each is. The tokens of the answer are shared out by them.
+            price: what a token of it costs, where that is known.
+
+        Returns ``None`` where all of it is the one row's.
+
+        Raises:
+            MistillError: it is of no use to any of them.
+        """
+        return None
+
     def together(self, ready: Sequence[PendingRow]) -> int:  # noqa: ARG002  one is one
         """How many of the first rows of ``ready``, where there is one at least, one request asks.
 
@@ -248,6 +286,11 @@ class Kind(ABC, Generic[A]):
     def with_values(self, outcome: Outcome) -> tuple[Completion | None, ...]:
         """The completions of an outcome as whoever iterates over the run is given them, values read."""
         return outcome.completions
+
+
+def usage_in(answer: PaidAnswer) -> Usage:
+    """What an answer took, as the ledger counts it."""
+    return Usage(answer.input_tokens, answer.output_tokens, answer.cached_tokens)
 
 
 def digest(data: bytes) -> bytes:

@@ -7,9 +7,12 @@ from collections.abc import Sequence
 from itertools import takewhile
 from typing import Any, ClassVar
 
+from mistill.api.client import HTTPAnswer
+from mistill.api.prices import Price
 from mistill.api.token_estimate import text_tokens
 from mistill.datasets.sources import Row
-from mistill.delivery.dispatcher import Send
+from mistill.delivery.dispatcher import AnswerPart, Send
+from mistill.errors import MistillError
 from mistill.llms.batching import BatchedCall
 from mistill.llms.connection import Connection
 from mistill.llms.types import Outcome
@@ -71,10 +74,16 @@ class TextKind(Kind[str]):
         return RequestSize(text_tokens(prepared), 0, self.call.share_of(prepared))
 
     def together(self, ready: Sequence[PendingRow]) -> int:
-        if ready[0].stands_alone:
+        max_retries = self.dispatcher.max_retries
+        if ready[0].stands_alone(max_retries):
             return 1
-        together = takewhile(lambda pending: not pending.stands_alone, ready)
+        together = takewhile(lambda pending: not pending.stands_alone(max_retries), ready)
         return self.call.batch_size(pending.prepared for pending in together)
 
     async def answer(self, prepared: Sequence[str], send: Send[Any]) -> Sequence[Outcome]:
         return await self.call.answer(prepared, send)
+
+    def split(
+        self, answer: HTTPAnswer[Any], weights: Sequence[int], price: Price | None
+    ) -> list[AnswerPart | MistillError]:
+        return self.call.split(answer, weights, price)

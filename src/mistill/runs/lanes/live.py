@@ -8,15 +8,14 @@ from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol
 
-import msgspec
-
-from mistill.api.usage import Usage
+from mistill.delivery.dispatcher import Send
 from mistill.delivery.retry import as_failure, classify
 from mistill.delivery.worker_pool import WorkerPool
 from mistill.errors import InputError, LedgerError, MistillError
 from mistill.estimates.attempt_recorder import AttemptRecorder, RunningStart
-from mistill.llms.types import Completion, Outcome
+from mistill.llms.types import Outcome
 from mistill.runs.kinds.kind import Kind, PendingRow
+from mistill.runs.lanes.replay import Replay
 from mistill.runs.pending_rows import PendingRows
 
 # Not comprehensions, which are calls of their own until Python 3.12: this is done for every row.
@@ -80,15 +79,15 @@ class LiveLane:
         )
         self._under_way[task] = recorder
         first, kind = rows[0], self._kind
-        outcomes: Sequence[Outcome] | None = None
+        outcomes: Sequence[Outcome]
         try:
             # A coroutine between this and the row's requests would be entered anew with every event of theirs.
             if isinstance(first.prepared, InputError):  # it stands alone
                 outcomes = (Outcome(completions=(), error=first.prepared),)
-            elif first.state.has_answers:  # and so does this
-                outcomes = await self._paid_before(first)
-            if outcomes is None:
-                send = partial(kind.dispatcher.send, observer=recorder, pool=self._pool)
+            else:
+                send: Send[Any] = partial(kind.dispatcher.send, observer=recorder, pool=self._pool)
+                if first.known and len(rows) == 1:
+                    send = Replay(kind, first.known, send)
                 outcomes = await kind.answer(list(map(_prepared, rows)), send)
         except LedgerError:
             raise
@@ -102,27 +101,3 @@ class LiveLane:
         finally:
             del self._under_way[task]
         await self._ended(rows, outcomes)
-
-    async def _paid_before(self, pending: PendingRow) -> Sequence[Outcome] | None:
-        """The outcome that answers from before a crash already give, if they do."""
-        kind = self._kind
-        paid = await self._start.ledger.paid_answers(pending.state.row)
-        completions: list[Completion] = []
-        for answer in paid:
-            completions += [
-                msgspec.structs.replace(completion, attempt_id=answer.attempt.id)
-                for completion in kind.reader.read_fitting(answer.body)
-            ]
-        if len(completions) < kind.num_generations:
-            return None
-        costs = [answer.cost for answer in paid if answer.cost is not None]
-        outcome = Outcome(
-            completions=tuple(completions[: kind.num_generations]),
-            usage=Usage(
-                sum(answer.input_tokens for answer in paid),
-                sum(answer.output_tokens for answer in paid),
-                sum(answer.cached_tokens for answer in paid),
-            ),
-            cost=sum(costs) if costs else None,
-        )
-        return (outcome,)
