@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from ipaddress import ip_address
 from urllib.parse import urlsplit, urlunsplit
 
@@ -10,6 +11,7 @@ from mistill.wording import Setting, words
 
 MISTRAL_ENDPOINT = "https://api.mistral.ai"
 _MISTRAL_HOSTS = frozenset({"api.mistral.ai", "codestral.mistral.ai"})
+_REGIONAL = re.compile(r"api\.[a-z0-9-]+\.mistral\.ai")
 
 
 def normalise_endpoint(endpoint: str) -> str:
@@ -40,6 +42,13 @@ def is_this_machine(endpoint: str) -> bool:
         return ip_address(host).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+def regional_host(endpoint: str) -> str | None:
+    """The host, where it is one of Mistral's that keep data in a region (``api.eu.mistral.ai``): these have neither
+    files nor batch jobs."""
+    host = urlsplit(endpoint).hostname or ""
+    return host if _REGIONAL.fullmatch(host) else None
 
 
 def check_may_have_key(endpoint: str, source: str) -> None:

@@ -41,11 +41,15 @@ class Exit(IntEnum):
 def exit_of_start(report: RunReport, *, is_sample: bool = False) -> Exit:
     """What the end of a start means. After a sample, rows that were not asked are no failure."""
     stopped = report.stopped
+    reason = stopped.reason if isinstance(stopped, Stopped) else None
+    if isinstance(stopped, InputError):
+        return Exit.USAGE
+    if stopped is not None and reason not in ("waiting", "interrupted"):
+        return Exit.STOPPED
+    if report.has_jobs:
+        return Exit.WAITING
     if stopped is not None:
-        is_interrupt = isinstance(stopped, Stopped) and stopped.reason == "interrupted"
-        if isinstance(stopped, InputError):
-            return Exit.USAGE
-        return Exit.INTERRUPTED if is_interrupt else Exit.STOPPED
+        return Exit.INTERRUPTED if reason == "interrupted" else Exit.STOPPED
     failed = report.failures or report.unreplaced or report.misfits
     if failed or (report.pending and not is_sample):
         return Exit.SOME_FAILED
@@ -61,6 +65,8 @@ def exit_of_dry_run(found: DryRun) -> Exit:
 
 def exit_of_status(report: RunReport) -> Exit:
     """What a look at a run means: it may go on, so rows without an outcome are no failure."""
+    if report.has_jobs:
+        return Exit.WAITING
     return Exit.SOME_FAILED if report.failures or report.misfits else Exit.ANSWERED
 
 

@@ -6,7 +6,7 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
-from typing import Any, Self, cast
+from typing import Any, Literal, Self, cast
 
 import msgspec
 from msgspec import Struct
@@ -62,8 +62,10 @@ class DryRun(Struct, frozen=True, kw_only=True):
         is_blocked: the first row is among them, and stops the run before anything is sent.
         too_long: rows that are longer than the model takes, ``context`` tokens; ``None`` where that is not known.
         input_tokens: of all requests. ``most_output_tokens``: of all answers; ``None`` where nothing bounds them.
-        cost: ``None`` where the model has no known price. ``batch_cost``: by the batch API.
-        seconds: what the known quota makes it take at least; ``None`` where none is known.
+        cost: live; ``None`` where the model has no known price. ``batch_cost``: in batch jobs; ``None`` too where the
+            server has none.
+        lane: which of the two it would be. ``seconds``: what the known quota makes it take live, at least; ``None``
+            where none is known.
         prompts: what would be sent for the first rows.
         estimate: how tokens are estimated.
     """
@@ -83,6 +85,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
     most_output_tokens: int | None
     cost: Cost | None
     batch_cost: Cost | None
+    lane: Literal["live", "batch"] = "live"
     seconds: float | None
     prompts: list[ShownPrompt]
     estimate: str = HOW
@@ -121,13 +124,23 @@ class DryRun(Struct, frozen=True, kw_only=True):
             yield ("tokens out: nothing bounds them: ", Setting("max_new_tokens"), " would")
         else:
             yield (f"tokens out: at most {self.most_output_tokens:,}",)
-        if self.cost is None or self.batch_cost is None:
-            yield ("cost: no price is known for this model; give your own table with ", Setting("prices"))
-        else:
-            yield (f"cost: {_cost(self.cost)}; by the batch API {_cost(self.batch_cost)}",)
-        if self.seconds is not None:
+        yield self._cost()
+        if self.lane == "batch":
+            yield ("time: as Mistral has room for batch jobs, hours as a rule",)
+        elif self.seconds is not None:
             yield (f"time: {seconds(self.seconds)} at least, by the quota that is known",)
         yield ("nothing was sent; what answers really take, a few tell: ", Setting("sample", 20))
+
+    def _cost(self) -> tuple[Part, ...]:
+        if self.cost is None:
+            return ("cost: no price is known for this model; give your own table with ", Setting("prices"))
+        live = _cost(self.cost)
+        if self.batch_cost is None:
+            return (f"cost: {live}",)
+        in_jobs = _cost(self.batch_cost)
+        if self.lane == "batch":
+            return (f"cost: {in_jobs} in batch jobs; {live} live",)
+        return (f"cost: {live}; {in_jobs} in batch jobs: ", Setting("lane", "batch"))
 
     def _problems(self) -> Iterator[tuple[Part, ...]]:
         if self.duplicates:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from typing import Literal
 
 from msgspec import Struct
 
@@ -20,6 +21,9 @@ class Range(Struct, frozen=True):
     expected: float
     high: float
 
+    def times(self, factor: float) -> Range:
+        return Range(self.low * factor, self.expected * factor, self.high * factor)
+
 
 class Forecast(Struct, frozen=True, kw_only=True):
     """The rows that are left, forecast from a sample.
@@ -31,8 +35,10 @@ class Forecast(Struct, frozen=True, kw_only=True):
         sample, rows_left: rows answered, rows to go.
         is_random: the sample was drawn from the whole input; else it is its first rows.
         input_tokens, output_tokens: of the rows left.
-        cost: US dollars, ``None`` where the model has no known price.
-        seconds: at the quota that is known and the latency that was seen, whichever is slower.
+        cost: US dollars, live; ``None`` where the model has no known price. ``batch_cost``: in batch jobs; ``None`` too
+            where the server has none.
+        lane: which of the two is meant. ``seconds``: live, at the quota that is known and the latency that was seen,
+            whichever is slower; how long batch jobs take, nobody knows.
     """
 
     sample: int
@@ -42,6 +48,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     output_tokens: Range
     cost: Range | None
     seconds: Range
+    batch_cost: Range | None = None
+    lane: Literal["live", "batch"] = "live"
 
 
 def forecast(
@@ -53,6 +61,9 @@ def forecast(
     at_once: int,
     limits: Snapshot,
     requests_each: float = 1.0,
+    lane: Literal["live", "batch"] = "live",
+    batch_factor: float | None = None,
+    by_jobs: Collection[int] = (),
 ) -> Forecast | None:
     """The forecast, or ``None`` where no row is answered yet, or none is left.
 
@@ -61,6 +72,8 @@ def forecast(
         seconds_each: mean seconds that a row of the sample took. ``at_once``: rows that may be under way together.
         limits: tells the quota, where one is known.
         requests_each: requests for a row: a part of one where a request asks several.
+        lane: how they are to go. ``batch_factor``: what a price is multiplied with in batch jobs; ``None``: there are
+            none. ``by_jobs``: rows that they answered, at that price.
     """
     if not rows_left:
         return None
@@ -69,17 +82,20 @@ def forecast(
         inputs.add(row.input_tokens)
         outputs.add(row.output_tokens)
         if row.cost is not None:
-            costs.add(row.cost)
+            costs.add(row.cost / batch_factor if batch_factor and row.leader in by_jobs else row.cost)
     if not inputs.count:
         return None
     input_tokens, output_tokens = inputs.total_of(rows_left), outputs.total_of(rows_left)
+    cost = costs.total_of(rows_left) if costs.count else None
     return Forecast(
         sample=inputs.count,
         rows_left=rows_left,
         is_random=is_random,
         input_tokens=input_tokens,
         output_tokens=output_tokens,
-        cost=costs.total_of(rows_left) if costs.count else None,
+        cost=cost,
+        batch_cost=None if cost is None or batch_factor is None else cost.times(batch_factor),
+        lane=lane,
         seconds=_seconds(
             input_tokens, output_tokens, rows_left, seconds_each, at_once, limits, requests_each
         ),

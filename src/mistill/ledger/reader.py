@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import chain
 from pathlib import Path
@@ -24,6 +24,7 @@ from mistill.ledger.files import main_name
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
 from mistill.ledger.jobs import Job, read_jobs
 from mistill.ledger.lock import holder_of, is_held
+from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.spending import IS_DAMAGED, Spending, read_spending
 from mistill.ledger.tables import (
@@ -45,7 +46,9 @@ _IS_FIRST = "coalesce(request, id) = id"
 _TOOK_INPUT = "CASE status WHEN 'answered' THEN input_tokens END"
 """Of others in jobs it is what they weigh."""
 
-_HAS_LATENCY = f"status = 'answered' AND typeof(ended_at - sent_at) = 'real' AND {ATTEMPT_IS_SOUND}"
+_HAS_LATENCY = (
+    f"status = 'answered' AND job IS NULL AND typeof(ended_at - sent_at) = 'real' AND {ATTEMPT_IS_SOUND}"
+)
 
 
 class LedgerRow(msgspec.Struct, frozen=True, gc=False):
@@ -279,10 +282,11 @@ class LedgerReader:
         return is_held(main_name(self.path)[0])
 
     def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float]:
-        """How many requests left in a stretch of time (unix seconds), and the last moment of which one knows."""
+        """How many requests left by themselves in a stretch of time (unix seconds), and the last moment of which one
+        knows."""
         with database.explained(self.path):
             requests, sent_at, ended_at = self._connection.execute(
-                f"""SELECT coalesce(sum({_IS_FIRST}), 0), max(sent_at), max(ended_at) FROM attempts
+                f"""SELECT coalesce(sum(job IS NULL AND {_IS_FIRST}), 0), max(sent_at), max(ended_at) FROM attempts
                    WHERE sent_at >= ? AND sent_at < ?""",  # noqa: S608 - our own words
                 (started_at, until),
             ).fetchone()
@@ -383,6 +387,25 @@ class LedgerReader:
         """The jobs of the run, the oldest first. Damaged ones are left out."""
         with database.explained(self.path):
             return read_jobs(self._connection)
+
+    def cost_of_jobs(self) -> float | None:
+        """US dollars for the answers of jobs; ``None``: there are none, or none has a price."""
+        with database.explained(self.path):
+            if self._connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is None:
+                return None
+            cost, known = self._connection.execute(
+                f"""SELECT total(cost), count(cost) FROM attempts
+                    WHERE job IS NOT NULL AND status = 'answered' AND NOT {IS_DAMAGED}"""  # noqa: S608 - our own words
+            ).fetchone()
+        return cost if known else None
+
+    def rows_of_jobs(self) -> Collection[int]:
+        """The rows (``LedgerRow.leader``) that jobs have answered."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                "SELECT DISTINCT row FROM attempts WHERE job IS NOT NULL AND status = 'answered' ORDER BY row"
+            )
+            return RowSet(row for (row,) in found)
 
     def finish_reasons(self) -> dict[str, int]:
         """Why answers ended → how many rows of the current input, the most frequent first.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
 from urllib.parse import quote, unquote_to_bytes
@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
+from mistill.api.prices import load_prices, shipped_prices
 from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.hugging_face import features_of, with_features
 from mistill.datasets.optional_library import PYARROW
@@ -190,6 +191,15 @@ def read_manifest(reader: LedgerReader) -> tuple[type[Kind[Any]], RunManifest]:
 def read_options(reader: LedgerReader) -> dict[str, Any]:
     """The options of the last start that were given, as JSON values."""
     return _stored(reader).options
+
+
+def read_batch_factor(reader: LedgerReader) -> float:
+    """What prices were multiplied with in batch jobs, by the run's own table or the shipped one."""
+    prices = (_stored(reader).llm or {}).get("prices")
+    if prices is not None:
+        with suppress(InputError):  # its file is not here any more
+            return load_prices(prices).factors.batch
+    return shipped_prices().factors.batch
 
 
 def read_settings(reader: LedgerReader) -> KeptSettings:

@@ -10,6 +10,7 @@ from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import InputError
 from mistill.estimates.dry_run import DryRun, Refusal, RequestTable, ShownPrompt, cost_of, seconds_of
 from mistill.runs.kinds.kind import Kind
+from mistill.runs.options import Lane
 from mistill.runs.pending_rows import is_of_all_rows, prepare_row
 from mistill.runs.record_shape import RecordShape
 
@@ -21,15 +22,16 @@ def rehearse(
     kind: Kind[Any],
     *,
     dedupe: bool,
+    lane: Lane,
     shape: RecordShape,
-    batch_factor: float,
+    batch_factor: float | None,
     limits: Snapshot,
 ) -> DryRun:
     """Makes every row ready as a run would, and sends none. At most a thousand rows are in memory.
 
     Args:
         shape: of the records, whose own columns no row may have.
-        batch_factor: what a price is multiplied with in the batch API.
+        batch_factor: what a price is multiplied with in batch jobs; ``None``: there are none.
         limits: tells the quota, where one is known.
 
     Raises:
@@ -77,7 +79,8 @@ def rehearse(
         input_tokens=total.input_tokens,
         most_output_tokens=total.most_output_tokens,
         cost=cost,
-        batch_cost=None if cost is None else cost.times(batch_factor),
+        batch_cost=None if cost is None or batch_factor is None else cost.times(batch_factor),
+        lane=lane,
         seconds=seconds_of(total, limits),
         prompts=prompts,
     )

@@ -22,7 +22,14 @@ from mistill.estimates.forecast import Forecast
 from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED, more_room
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
 from mistill.records.misfits import Misfit
-from mistill.runs.kept_settings import explained_meta, find_run, read_manifest, read_options
+from mistill.runs.job_report import JobReport
+from mistill.runs.kept_settings import (
+    explained_meta,
+    find_run,
+    read_batch_factor,
+    read_manifest,
+    read_options,
+)
 from mistill.runs.manifest import RunManifest
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
@@ -149,6 +156,8 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         causes: failures by kind of error, the most frequent first.
         latency_s: of all answers ever; ``None`` before the first.
         starts: the oldest first. `describe` has the last one's particulars at its top level too.
+        jobs: its batch jobs, the oldest first. ``saved``: US dollars that their answers would have cost more live;
+            ``None``: there are none, or no price is known.
         samples: the first answered rows as records, long values cut.
         rows_of_damaged_attempts: the first rows, by their place in the input, that have some of `damaged_attempts`.
         ledger: where all this was read; ``None`` if it is gone by now.
@@ -166,6 +175,8 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     causes: list[Cause]
     latency_s: Latency | None
     starts: list[StartReport]
+    jobs: list[JobReport]
+    saved: float | None
     samples: list[dict[str, Any]]
     rows_of_damaged_attempts: list[int]
     ledger: str | None
@@ -189,6 +200,11 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def to_go(self) -> int:
         """Rows without an outcome, of all that are known of."""
         return (self.input_rows or self.rows) - self.completions - self.failures
+
+    @property
+    def has_jobs(self) -> bool:
+        """Answers of batch jobs are awaited."""
+        return any(job.is_under_way for job in self.jobs)
 
     @property
     def has_died(self) -> bool:
@@ -277,8 +293,10 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         values |= {name: last[name] for name in StartRecord.__struct_fields__ if name in last}
         values["input_rows"] = self.input_rows
         values["has_died"] = self.has_died
-        if self.cost is not None:
-            values["cost"] = round(self.cost, 9)  # a sum of floats has digits that mean nothing
+        for name in ("cost", "saved"):  # a sum of floats has digits that mean nothing
+            values[name] = None if values[name] is None else round(values[name], 9)
+        for job, described in zip(self.jobs, values["jobs"], strict=True):
+            described["age_s"] = round(job.age_s, 3)
         return values
 
 
@@ -349,11 +367,18 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
         latency_s=Latency(*latencies) if latencies else None,
         starts=list(_start_reports(reader)),
+        jobs=[JobReport.of(job) for job in reader.jobs()],
+        saved=_saved(reader),
         samples=list(_samples(reader)),
         rows_of_damaged_attempts=damaged,
         ledger=str(reader.path),
         out=out,
     )
+
+
+def _saved(reader: LedgerReader) -> float | None:
+    cost, factor = reader.cost_of_jobs(), read_batch_factor(reader)
+    return None if cost is None or not 0 < factor < 1 else cost / factor - cost
 
 
 def _cut_answers(

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
-from mistill.errors import Stopped
+from mistill.errors import MistillError, Stopped
 from mistill.estimates.forecast import Forecast, Range
 from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split
 from mistill.records.misfits import misfit_lines
+from mistill.runs.job_report import goes_on, job_lines, under_way
 from mistill.runs.kept_settings import ledger_beside
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
@@ -42,8 +43,9 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     yield Line(f"{_rows(report)}{_running(report)}: {_rows_by_state(report)}")
     if report.last_start.retry is not None:
         yield from _retried(report.last_start.retry)
-    yield Line(f"sent now: {count(report.sent, 'request')} in {seconds(report.seconds)}")
-    yield Line(f"in all: {_spending(report)}")
+    yield Line(f"sent now: {_sent(report)} in {seconds(report.seconds)}")
+    yield Line(f"in all: {_spending(report)}{_saved(report)}")
+    yield from map(Line, job_lines(report.jobs, in_full=False))
     yield from _details(report, wording)
     if report.seconds_by_cause:
         yield Line(f"time: {time_split(report.seconds_by_cause)}")
@@ -55,7 +57,7 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         yield Line(f"output: {report.output}")
     if report.ledger is not None and not report.is_temporary:
         yield Line(f"ledger: {report.ledger}")
-    if (stopped := report.stopped) is not None:
+    if (stopped := report.stopped) is not None and not _is_waiting(stopped):
         # What to do after a stop on purpose stands in the next line.
         yield Line(stopped.message if isinstance(stopped, Stopped) else str(stopped), label="stopped: ")
     if (next_step := _next_step(report)) is not None:
@@ -84,6 +86,11 @@ def hint_of_broken_input(hint: str | None, report: RunReport, *, is_read_once: b
     return words(*((hint, "; ") if hint else ()), kept, "; ", *go_on)
 
 
+def _is_waiting(stopped: MistillError | None) -> bool:
+    """It ended since its jobs go on without it, which is no news beside how far these are."""
+    return isinstance(stopped, Stopped) and stopped.reason == "waiting"
+
+
 def headline(report: RunReport) -> str:
     """A run in a few words."""
     return f"{_rows(report)}: {_rows_by_state(report)}, {money(report.cost)}"
@@ -97,6 +104,8 @@ def interrupted_line(report: RunReport, *, is_temporary: bool) -> str:
     """
     billed = f", {count(report.maybe_billed, 'attempt')} maybe billed" if report.maybe_billed else ""
     go_on = f"{START_AGAIN.python} to go on"
+    if jobs := under_way(report.jobs):
+        go_on = goes_on(jobs).python
     if is_temporary:
         go_on = "what is answered is in results() as long as the run is there, and its start() goes on"
     return f"{_rows_by_state(report)}{billed}: {go_on}; summary has the report"
@@ -112,17 +121,20 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     left = f"{report.to_go:,} to go" if report.input_rows is not None else f"{report.to_go:,} of these to go"
     again = f", {report.asked_again:,} to ask again" if report.asked_again else ""
     yield Line(f"{report.completions:,} answered{of_all}, {report.failures:,} failed, {left}{again}")
-    yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}")
+    yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}{_saved(report)}")
+    yield from map(Line, job_lines(report.jobs, in_full=True))
     if report.latency_s is not None:
         latency = report.latency_s
         yield Line(f"latency: half within {seconds(latency.p50)}, 99% within {seconds(latency.p99)}")
     yield from _details(report, wording)
     if (missing := _missing_output(report)) is not None:
         yield Line(wording(missing))
-    if (stopped := report.stopped) is not None:
+    if (stopped := report.stopped) is not None and not _is_waiting(stopped):
         yield Line(stopped.headline, label="stopped: ")
     if report.has_died:
         yield Line(wording(_died(report)), label="died: ")
+    elif not report.is_running and (jobs := under_way(report.jobs)):
+        yield Line(wording(goes_on(jobs)))
     yield Line(f"ledger: {report.ledger}")
 
 
@@ -159,6 +171,19 @@ def _rows_by_state(report: RunReport) -> str:
 def _spending(report: RunReport) -> str:
     cached = f" ({report.cached_tokens:,} cached)" if report.cached_tokens else ""
     return f"{report.input_tokens:,} tokens in{cached}, {report.output_tokens:,} out, {money(report.cost)}"
+
+
+def _sent(report: RunReport) -> str:
+    live = count(report.sent, "request")
+    begun = [job for job in report.jobs if report.starts and job.begun_at >= report.starts[-1].started_at]
+    if not begun:
+        return live
+    jobs = f"{count(len(begun), 'job')} of {count(sum(job.lines for job in begun), 'request')}"
+    return f"{jobs}, and {live} live" if report.sent else jobs
+
+
+def _saved(report: RunReport) -> str:
+    return f"; {money(report.saved)} less by batch jobs than live" if report.saved else ""
 
 
 def _retried(retry: RetryRecord) -> Iterator[Line]:
@@ -323,10 +348,25 @@ def _forecast_lines(forecast: Forecast, wording: Wording) -> Iterator[Line]:
         )
         yield Line(worded(missing, wording))
     else:
-        yield Line(f"  cost    {money(cost.expected)} ({money(cost.low)} to {money(cost.high)})")
+        yield Line(f"  cost    {worded(_forecast_cost(cost, forecast), wording)}")
     took = forecast.seconds
-    yield Line(f"  time    {seconds(took.expected)} ({seconds(took.low)} to {seconds(took.high)})")
+    time = f"{seconds(took.expected)} ({seconds(took.low)} to {seconds(took.high)})"
+    if forecast.lane == "batch":
+        time = f"as Mistral has room for batch jobs, hours as a rule; live {time}"
+    yield Line(f"  time    {time}")
     yield Line(f"  tokens  {tokens.expected:,.0f} ({tokens.low:,.0f} to {tokens.high:,.0f})")
+
+
+def _forecast_cost(live: Range, forecast: Forecast) -> Words:
+    def told(cost: Range) -> str:
+        return f"{money(cost.expected)} ({money(cost.low)} to {money(cost.high)})"
+
+    in_jobs = forecast.batch_cost
+    if in_jobs is None:
+        return words(told(live))
+    if forecast.lane == "batch":
+        return words(f"{told(in_jobs)} in batch jobs; {money(live.expected)} live")
+    return words(f"{told(live)}; {money(in_jobs.expected)} in batch jobs: ", Setting("lane", "batch"))
 
 
 def _missing_output(report: RunReport) -> Phrase | None:
@@ -353,6 +393,10 @@ def _next_step(report: RunReport) -> Phrase | None:
     """What to do next; nothing while it goes on."""
     if report.is_running:
         return None
+    stopped = report.stopped
+    is_all_right = stopped is None or (isinstance(stopped, Stopped) and stopped.reason != "budget")
+    if is_all_right and (jobs := under_way(report.jobs)):
+        return goes_on(jobs)
     if report.pending or report.stopped is not None:
         if report.forecast is not None and report.out != "-":
             done = "those of the sample cost nothing more"

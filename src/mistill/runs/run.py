@@ -49,6 +49,8 @@ from mistill.runs.control import RunControl
 from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.kept_settings import read_manifest, settings_to_keep
 from mistill.runs.kinds import kind_of
+from mistill.runs.kinds.kind import Kind
+from mistill.runs.lanes.batch_terms import check_remembers, check_server, has_jobs
 from mistill.runs.manifest import changed_settings, shown_changes
 from mistill.runs.opening import opened_input, output_held, path_of_ledger, refuse_foreign
 from mistill.runs.options import RunArguments, RunOptions
@@ -98,7 +100,7 @@ class Run(RunResults):
             own time; see docs/batch.md. It may change from start to start.
         wait: whether a start waits for the jobs that it has sent, or ends; the same run started again goes on.
         batch_rows, batch_bytes: the most requests and bytes of one job.
-        batch_timeout: whole hours that one may take.
+        batch_timeout: seconds that one may take: whole hours, at most a week.
         batch_tail: where no more rows than these are left over when jobs have ended, they are asked live; 0: never.
         keep_batch_files: the files of jobs stay at Mistral, and here, when they are read.
         ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
@@ -159,9 +161,9 @@ class Run(RunResults):
         **arguments: Unpack[RunArguments],
     ) -> None:
         self.options = options = RunOptions.of(arguments)
-        self.kind = kind = kind_of(llm)(llm, options)
-        self._shape = shape = self._shape_of_records()
         self._llm = llm
+        self.kind = kind = self._new_kind()
+        self._shape = shape = self._shape_of_records()
         self._source = rows = opened_input(source, options)
         if out is not None:
             check_target(out, options.output_format, options.csv_dialect)
@@ -249,8 +251,9 @@ class Run(RunResults):
             self._source,
             self.kind,
             dedupe=self.options.dedupe,
+            lane=self.options.lane,
             shape=self._shape,
-            batch_factor=self._llm.batch_factor,
+            batch_factor=self._batch_factor,
             limits=self._governor.snapshot(),
         )
 
@@ -389,6 +392,8 @@ class Run(RunResults):
         """A start, from opening the ledger to the output and what the ledger keeps of how it ended."""
         process = OwnProcess()
         self.summary = self._broke_off = None
+        if self.options.goes_by_jobs:
+            check_remembers(is_temporary=self._temporary is not None)
         self._make_ready()
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
         with output_held(self.out, self.ledger_path), self._open_ledger() as ledger:
@@ -434,8 +439,14 @@ class Run(RunResults):
         """Sees to what a dry run does without: a key, and how the server speaks."""
         if not self._is_ready:
             self._llm.make_ready()
-            self.kind = kind_of(self._llm)(self._llm, self.options)
+            self.kind = self._new_kind()
             self._is_ready = True
+
+    def _new_kind(self) -> Kind[Any]:
+        kind = kind_of(self._llm)(self._llm, self.options)
+        if self.options.lane == "batch":
+            check_server(kind, self._llm.endpoint)
+        return kind
 
     async def _work(self, runner: Runner) -> None:
         await self._choose_rows(runner.ledger)
@@ -636,6 +647,9 @@ class Run(RunResults):
             seconds_each=self._seconds_each(reader),
             at_once=self._llm.max_concurrent_requests,
             limits=self._governor.snapshot(),
+            lane=self.options.lane,
+            batch_factor=self._batch_factor,
+            by_jobs=reader.rows_of_jobs(),
             requests_each=self.progress.requests / max(1, self.progress.completions) or 1.0,
         )
 
@@ -644,6 +658,11 @@ class Run(RunResults):
         if self.progress.completions:
             return self.progress.busy_s / self.progress.completions
         return next(iter(reader.latencies_s((0.5,))), 0.0)
+
+    @property
+    def _batch_factor(self) -> float | None:
+        """What the price is multiplied with in batch jobs, where there are any."""
+        return self._llm.batch_factor if has_jobs(self.kind, self._llm.endpoint) else None
 
     @property
     def _governor(self) -> Governor:

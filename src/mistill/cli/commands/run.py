@@ -72,7 +72,7 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     asks only what has no answer yet.
 
     Exit code: 0 all rows answered, 1 some failed, 2 usage or input, 3 stopped (key, quota, budget, ledger),
-    130 interrupted.
+    4 jobs are at Mistral and the same command goes on, 130 interrupted.
     """
     require_out(ctx, given)
     choose_one(ctx, given, "prompt", "prompt_file")

@@ -26,7 +26,7 @@ mistill status answers.jsonl --json | jq .failures
 def command(out: str, ledger: str | None, as_json: bool) -> Exit:
     """How far the run that writes OUT is: rows, tokens, money, and what failed, by cause. Works while it runs.
 
-    Exit code: 0 if no row failed so far, else 1.
+    Exit code: 4 while jobs are at Mistral, else 0 if no row failed so far, else 1.
     """
     report = read_report(out, ledger=ledger)
     code = exit_of_status(report)

@@ -214,6 +214,8 @@ def refuse_beside_local(ctx: click.Context, given: dict[str, Any]) -> None:
     """
     for name in ("model", "endpoint", "api_key_env", "dialect"):
         choose_one(ctx, given, "local", name)
+    if given.get("lane") == "batch":
+        choose_one(ctx, given, "local", "lane")
 
 
 def choose_one(ctx: click.Context, given: dict[str, Any], one: str, other: str) -> None:

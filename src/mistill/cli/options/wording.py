@@ -43,9 +43,9 @@ def flag_of(name: str) -> str:
 
 def shown_value(value: Any, written: Written | None) -> Any:
     """A value as the command line writes it: ``24h``, ``200MB``."""
-    units = {} if written is None else _UNITS.get(written.form or "", {})
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if written is None or isinstance(value, bool) or not isinstance(value, int | float):
         return value
+    units: Mapping[str, int] = _UNITS.get(written.form or "", {})
     return next(
         (f"{value / size:g}{unit}" for unit, size in units.items() if value >= size and value % size == 0),
         value,

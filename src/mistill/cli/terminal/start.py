@@ -34,7 +34,7 @@ def start(run: Run, given: Mapping[str, Any]) -> Exit:
         write_json(report, code, to_stderr=run.out == "-")
     elif not quiet:
         write_report(report)
-    elif report.stopped is not None:
+    elif report.stopped is not None and code is not Exit.WAITING:
         say_error(report.stopped.headline, _hint(report))
     return code
 

@@ -1,0 +1,56 @@
+"""When rows cannot be asked in batch jobs: told before anything is sent."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mistill.api.endpoint import MISTRAL_ENDPOINT, regional_host
+from mistill.errors import InputError
+from mistill.runs.kinds.kind import Kind
+from mistill.wording import Setting, words
+
+_LANE = Setting("lane", "batch")
+_LIVE = words("ask live: ", Setting("lane", "live"))
+
+
+def check_server(kind: Kind[Any], endpoint: str) -> None:
+    """Refuses a server, or a kind of run, that has no batch jobs.
+
+    Raises:
+        InputError: it has none.
+    """
+    host, dialect = regional_host(endpoint), kind.server.dialect.name
+    if host is not None:
+        raise InputError(
+            words(_LANE, f": {host} is a regional host of Mistral's, and these have no batch jobs"),
+            hint=words(
+                _LIVE, "; or, where the rows may leave the region, ", Setting("endpoint", MISTRAL_ENDPOINT)
+            ),
+        )
+    if dialect != "mistral":
+        raise InputError(
+            words(_LANE, f": batch jobs are Mistral's, and {endpoint} speaks the dialect {dialect!r}"),
+            hint=_LIVE,
+        )
+
+
+def has_jobs(kind: Kind[Any], endpoint: str) -> bool:
+    """Whether rows of such a run can be asked in batch jobs there."""
+    try:
+        check_server(kind, endpoint)
+    except InputError:
+        return False
+    return True
+
+
+def check_remembers(*, is_temporary: bool) -> None:
+    """Refuses a ledger that goes with this process: jobs are answered in their own time.
+
+    Raises:
+        InputError: it does.
+    """
+    if is_temporary:
+        raise InputError(
+            words(_LANE, ": jobs go on when this process has ended, and this run would have forgotten them"),
+            hint=words("say where it remembers, with ", Setting("ledger"), " or an ", Setting("out")),
+        )
