@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
@@ -10,8 +11,10 @@ from typing import Any, NamedTuple
 import pytest
 from msgspec.structs import replace
 
+from mistill.api.batch_lines import ResultLine
 from mistill.api.chat import CHAT, ChatResponse
 from mistill.api.client import MistralClient
+from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Delivered, Dispatcher, Request
 from mistill.delivery.governor import ConcurrencyLimit, Governor
 from mistill.delivery.tuning import Tuning
@@ -326,3 +329,40 @@ async def test_a_stopped_pool_finishes_what_it_began() -> None:
 
     await pool.run(work)
     assert done == [0]
+
+
+# --- lines of jobs ----------------------------------------------------------------------------------------------------
+
+
+def answer_body(finish_reason: str) -> bytes:
+    message = {"role": "assistant", "content": "half of"}
+    choice = {"index": 0, "message": message, "finish_reason": finish_reason}
+    usage = {"prompt_tokens": 1000, "completion_tokens": 500, "total_tokens": 1500}
+    return json.dumps({"choices": [choice], "usage": usage}).encode()
+
+
+async def test_a_line_of_a_job_is_read_as_the_answer_that_it_would_have_been(simulator: Simulator) -> None:
+    line = ResultLine(0, "1", "line-1", 200, answer_body("stop"))
+    answer = dispatcher_to(simulator).read_line(line, Price(1.0, 2.0, 0.5))
+    assert answer.response.choices[0].message.content == "half of"
+    assert (answer.usage.input_tokens, answer.cost, answer.correlation_id) == (1000, 0.002, "line-1")
+
+
+@pytest.mark.parametrize(
+    ("line", "kind", "retryable"),
+    [
+        (ResultLine(0, "1", status=422, body=b'{"message": "too long"}'), "bad_request", False),
+        (ResultLine(0, "1", status=500, body=b"{}"), "server_error", True),
+        (ResultLine(0, "1", status=429, body=b"{}"), "rate_limited", True),
+        (ResultLine(0, "1", status=200, body=b"no JSON"), "malformed_answer", True),
+        (ResultLine(0, "1", status=200), "malformed_answer", True),
+        (ResultLine(0, broken="it is no JSON"), "malformed_answer", True),
+        (ResultLine(0, "1", status=200, body=answer_body("error")), "malformed_answer", True),
+    ],
+)
+async def test_the_failure_of_a_line_says_whether_another_attempt_could_help(
+    simulator: Simulator, line: ResultLine, kind: str, *, retryable: bool
+) -> None:
+    with pytest.raises(MistillError) as raised:
+        dispatcher_to(simulator).read_line(line, None)
+    assert (raised.value.kind, raised.value.retryable, raised.value.attempts) == (kind, retryable, 1)
