@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import re
 import shlex
 import signal
 from contextlib import suppress
@@ -15,6 +17,7 @@ from tests.runs.odd_bodies import good_body
 
 from mistill import MistralLLM, Run
 from mistill.errors import InputError, ManifestChanged, MistillError
+from mistill.ledger import JobRecord, Ledger, LedgerReader, PlannedAttempt
 from mistill.runs.export import export_run
 from mistill.runs.report import read_report
 from mistill.runs.row_report import read_row
@@ -219,6 +222,25 @@ def test_a_row_is_shown_with_its_prompt_its_attempts_and_the_answer_that_did_not
     assert json.loads(attempt.raw or "")["choices"][0]["message"]["content"] == attempt.answer
     assert mistill("show", "out.jsonl", "1", "--json").json == json.loads(json.dumps(report.describe()))
     assert report.prompt == [{"role": "user", "content": "Say word 1 and some more"}]
+
+
+def test_an_attempt_says_in_which_job_it_is(mistill: Mistill, simulator: Simulator) -> None:
+    failed_rows(simulator)
+
+    with LedgerReader("out.jsonl.ledger") as reader:
+        manifest = json.loads(reader.manifest())
+
+    async def in_a_job() -> None:
+        with Ledger.open("out.jsonl.ledger", manifest) as ledger:
+            record = JobRecord(path="/", model="m", host="h", lines=1, rows=1, bytes=1, timeout_hours=24)
+            (number,) = ledger.take_attempt_ids(1)
+            await ledger.begin_job("a1b2", record, [PlannedAttempt(number, 2, 0, None, 1)])
+
+    asyncio.run(in_a_job())
+    assert re.search(
+        r"attempt \d+ in job a1b2, .*: no answer yet\n", mistill("show", "out.jsonl", "1").stdout
+    )
+    assert [attempt.job for attempt in read_row("out.jsonl", 1).attempts] == [None, "a1b2"]
 
 
 def test_a_row_that_is_not_there_is_refused(mistill: Mistill, simulator: Simulator) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+import random
+import shutil
 import sqlite3
+import threading
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -12,7 +17,7 @@ from msgspec.structs import replace
 from tests.ledger.test_ledger_selection import MANIFEST, complete, rows_of
 
 from mistill.api.usage import Usage
-from mistill.errors import RateLimited, ServerError
+from mistill.errors import LedgerError, RateLimited, ServerError
 from mistill.ledger import (
     WAITING,
     Job,
@@ -224,3 +229,178 @@ async def test_rows_that_wait_can_be_read_without_their_input(ledger: Ledger) ->
     await ledger.end_open_attempts(replace(first, state="read"), "maybe_billed")
     with LedgerReader(ledger.path) as reader:
         assert open_row.row in [row.row for row in reader.rows(WAITING)]
+
+
+# --- damage -----------------------------------------------------------------------------------------------------------
+
+
+async def two_jobs(path: Path) -> dict[int, int]:
+    """Rows 1 to 3 in a job that is read, one line for two of them; rows 4 to 8 in one that is under way, of which the
+    first is answered. Returns attempt → row."""
+    with Ledger.open(path, MANIFEST) as ledger:
+        states = await rows_of(ledger, 8)
+        rows = [state.row for state in states]
+        first = [*planned(ledger, rows[:2], together=True), *planned(ledger, rows[2:3])]
+        job = await ledger.begin_job("first", RECORD, first)
+        for number in (first[0].id, first[2].id):
+            for line in (await ledger.attempts_of_lines(job.id, [number]))[number]:
+                ledger.answer(line.attempt, f"to {line.attempt.row}".encode(), Usage(1, 2), 0.5)
+        await ledger.end_open_attempts(replace(job, state="read"), "maybe_billed")
+        second, numbers = await begin(ledger, rows[3:], "second")
+        await answer(ledger, second, numbers[0], b"to 4")
+        record = replace(second.record, job_id="j", file_id="f")
+        await ledger.note_job(replace(second, state="running", record=record))
+    return dict(enumerate(rows, 1))
+
+
+async def check_all_can_end(path: Path, row_of: dict[int, int], jobs: list[Job]) -> set[str]:
+    """Whatever is damaged: nothing stays with the server for ever, and no row has what is another's. Returns what was
+    noticed."""
+    noticed: set[str] = set()
+    with LedgerReader(path) as reader:
+        assert all(job in jobs for job in reader.jobs())
+    with Ledger.open(path, MANIFEST) as ledger:
+        for job in await ledger.jobs():
+            before = next((one for one in jobs if one.tag == job.tag), None)
+            if job != before:
+                noticed.add(job.state)
+                assert job.state in {"doubtful", "dropped"}
+                assert job.record.job_id is job.record.file_id is None
+            for number, lines in (await ledger.attempts_of_lines(job.id, sorted(row_of))).items():
+                for line in lines:
+                    assert not line.awaits_answer or line.attempt.row == row_of[line.attempt.id]
+                    if line.awaits_answer and len(lines) == 1 and number == line.attempt.id:
+                        ledger.answer(line.attempt, f"to {line.attempt.row}".encode(), Usage(), None)
+            await ledger.end_open_attempts(replace(job, state="read"), "maybe_billed")
+        assert list(ledger.rows_with_server) == []
+        known = await ledger.known_attempts(sorted(ledger.rows_with_answers))
+        for row, attempts in known.items():
+            assert {attempt.answer.body for attempt in attempts if attempt.answer} <= {f"to {row}".encode()}
+        if len(known) < len(row_of):
+            noticed.add("to be asked again")
+    with LedgerReader(path) as reader:
+        assert reader.counts().with_server == 0
+    return noticed
+
+
+def used_bytes(path: Path) -> list[int]:
+    """Where in the file lines of jobs, of what they asked and got, and of their indexes stand."""
+    query = "SELECT rootpage FROM sqlite_master WHERE tbl_name IN ('jobs', 'attempts', 'answers')"
+    with closing(sqlite3.connect(path)) as connection:
+        (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+        pages = [page for (page,) in connection.execute(query)]
+    data = path.read_bytes()
+    return [at for page in pages for at in range((page - 1) * page_bytes, page * page_bytes) if data[at]]
+
+
+async def test_damage_never_gives_a_row_what_is_anothers_nor_keeps_it_with_the_server(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    row_of = await two_jobs(path)
+    with LedgerReader(path) as reader:
+        jobs = reader.jobs()
+    sound, places = path.read_bytes(), used_bytes(path)
+    assert await check_all_can_end(path, row_of, jobs) == set()
+    noticed: set[str] = set()
+    for seed in range(30):
+        chance, data = random.Random(seed), bytearray(sound)
+        data[chance.choice(places)] ^= 1 << chance.randrange(8)
+        path = tmp_path / f"ledger {seed}"
+        path.write_bytes(data)
+        with suppress(LedgerError):
+            noticed |= await check_all_can_end(path, row_of, jobs)
+    assert {"doubtful", "to be asked again"} <= noticed
+
+
+@pytest.mark.parametrize(
+    ("statement", "states", "waiting"),
+    [
+        ("UPDATE jobs SET state = 'running' WHERE id = 1", ["doubtful", "running"], [1, 2, 3, 4]),
+        ("UPDATE jobs SET record = replace(record, '\"j\"', '\"k\"') WHERE id = 2", ["read", "doubtful"], [5, 6, 7, 8]),
+        ("UPDATE jobs SET record = '{' WHERE id = 2", ["read", "dropped"], [5, 6, 7, 8]),
+        ("UPDATE jobs SET tag = CAST(x'ff' AS TEXT) WHERE id = 2", ["read", "dropped"], [5, 6, 7, 8]),
+        ("UPDATE jobs SET id = 7 WHERE id = 2", ["read", "doubtful"], [5, 6, 7, 8]),
+        ("DELETE FROM jobs WHERE id = 2", ["read"], [5, 6, 7, 8]),
+        ("UPDATE attempts SET job = NULL WHERE id = 5", ["read", "running"], [5]),
+        ("UPDATE attempts SET job = 1 WHERE id = 5", ["read", "running"], [5]),
+        ("UPDATE attempts SET job = 99 WHERE id = 5", ["read", "running"], [5]),
+    ],
+)  # fmt: skip
+async def test_of_a_damaged_job_nobody_waits_for_answers_for_ever(
+    tmp_path: Path, statement: str, states: list[str], waiting: list[int]
+) -> None:
+    path = tmp_path / "ledger"
+    await two_jobs(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute(statement)
+    with Ledger.open(path, MANIFEST) as ledger:
+        assert [job.state for job in await ledger.jobs()] == states
+        with_server = set(ledger.rows_with_server)
+        matched = await rows_of(ledger, 8)
+    maybe_billed = {state.row for state in matched if state.maybe_billed}
+    assert with_server.isdisjoint(maybe_billed)
+    assert with_server | maybe_billed == {5, 6, 7, 8}
+    assert maybe_billed == set(waiting) & {5, 6, 7, 8}
+
+
+async def test_an_index_of_jobs_that_lost_something_is_made_anew(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    await two_jobs(path)
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        for name in ("attempts_job", "attempts_row"):
+            (sql,) = connection.execute("SELECT sql FROM sqlite_master WHERE name = ?", (name,)).fetchone()
+            # An index that knows fewer lines, under the words of the one that knows all.
+            partial = sql.replace(" WHERE job IS NOT NULL", "") + " WHERE id < 3"
+            connection.execute(f"DROP INDEX {name}")
+            connection.execute(partial)
+            connection.execute("PRAGMA writable_schema = ON")
+            connection.execute("UPDATE sqlite_master SET sql = ? WHERE name = ?", (sql, name))
+    with Ledger.open(path, MANIFEST) as ledger:
+        assert set(await ledger.known_attempts(range(1, 9))) == {1, 2, 3, 4}
+        (_, second) = await ledger.jobs()
+        assert await ledger.end_open_attempts(replace(second, state="read"), "maybe_billed") == 4
+        assert await ledger.rows_of_job(second.id, after=0, limit=9) == [4, 5, 6, 7, 8]
+
+
+# --- beside others ----------------------------------------------------------------------------------------------------
+
+
+async def test_readers_of_a_ledger_that_is_written_see_a_job_whole_or_not_at_all(ledger: Ledger) -> None:
+    states = await rows_of(ledger, 60)
+    done = threading.Event()
+    seen: set[tuple[int, ...]] = set()
+
+    def read() -> None:
+        with LedgerReader(ledger.path) as reader:
+            while not done.is_set():
+                with reader.snapshot():
+                    open_jobs = [job for job in reader.jobs() if not job.is_over]
+                    seen.add((len(open_jobs), reader.counts().with_server))
+
+    reading = [asyncio.create_task(asyncio.to_thread(read)) for _ in range(2)]
+    for place in range(0, 60, 20):
+        job, _ = await begin(ledger, states[place : place + 20], f"tag {place}")
+        if place == 20:
+            await ledger.end_open_attempts(replace(job, state="read"), "not_sent")
+    done.set()
+    await asyncio.gather(*reading)
+    assert seen <= {(0, 0), (1, 20), (2, 40)}
+
+
+async def test_a_ledger_of_format_4_has_jobs_once_it_is_opened(tmp_path: Path) -> None:
+    path = tmp_path / "ledger"
+    shutil.copy(Path(__file__).parent / "data/format-4-cut.ledger", path)
+    with closing(sqlite3.connect(path)) as connection:
+        (manifest,) = connection.execute("SELECT value FROM meta WHERE key = 'manifest'").fetchone()
+    with Ledger.open(path, json.loads(manifest)) as ledger:
+        known = await ledger.known_attempts([1, 2, 3])
+        assert [(row, [one.attempt.asked for one in found]) for row, found in known.items()] == [(2, [None])]
+        job, (first, second) = await begin(ledger, [1, 3])
+        await answer(ledger, job, first, b"late")
+    with Ledger.open(path, json.loads(manifest)) as ledger:
+        assert list(ledger.rows_with_server) == [3]
+        assert sorted(ledger.rows_with_answers) == [1, 2]
+        await answer(ledger, job, second, b"later")
+        known = await ledger.known_attempts([1, 2, 3])
+        assert [found[0].attempt.asked for found in known.values()] == [1001, None, 1003]
+    with LedgerReader(path) as reader:
+        assert reader.counts().damaged_attempts == 0

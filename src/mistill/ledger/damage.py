@@ -110,10 +110,30 @@ def damage_at(connection: sqlite3.Connection, position: int) -> Damage:
     return Damage(position, "row")
 
 
-def mend_index(connection: sqlite3.Connection) -> None:
-    """Makes the index over positions anew where it has lost some: nothing else is lost with it."""
+def mend_indexes(connection: sqlite3.Connection) -> None:
+    """Makes indexes anew that have lost some of their table: nothing else is lost with them."""
     if connection.execute(f"{NOT_IN_INDEX} LIMIT 1").fetchone() is not None:
         connection.execute("REINDEX rows_position")
+    query = "SELECT name FROM sqlite_master WHERE name IN ('attempts_job', 'attempts_row')"
+    for (index,) in connection.execute(query).fetchall():
+        if not _has_all_attempts(connection, index):
+            connection.execute(f"REINDEX {index}")
+
+
+def _has_all_attempts(connection: sqlite3.Connection, index: str) -> bool:
+    sums, where = "count(*), total(id), total(row)", ""
+    if index == "attempts_job":
+        sums, where = f"{sums}, total(job)", "WHERE job IS NOT NULL"
+    try:
+        whole, indexed = (
+            connection.execute(f"SELECT {sums} FROM attempts {how} {where}").fetchone()  # noqa: S608 - our own words
+            for how in ("NOT INDEXED", f"INDEXED BY {index}")
+        )
+    except SQLiteErrors as error:
+        if not means_damage(error):
+            raise
+        return False
+    return whole == indexed
 
 
 def drop_lost_outcomes(connection: sqlite3.Connection) -> None:

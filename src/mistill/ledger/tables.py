@@ -161,7 +161,9 @@ NOT_IN_INDEX = """
 
 SETTINGS_SUM = "checksum('settings', id, settings)"
 START_SUM = "checksum('starts', id, started_at, ended_at, record)"
-JOB_SUM = "checksum('jobs', id, tag, state, changed_at, record)"
+JOB_SUM = """checksum('jobs', id, changed_at, CAST(tag AS BLOB), CAST(state AS BLOB), CAST(record AS BLOB),
+    typeof(tag), typeof(state), typeof(record))"""
+"""Of bytes, since a damaged job is worked with, and no function is given a text that is not UTF-8."""
 
 ATTEMPT_COLUMNS = (
     "id", "row", "sent_at", "ended_at", "status", "error", "input_tokens", "output_tokens", "cost", "cached_tokens",

@@ -21,7 +21,7 @@ from mistill.ledger.attempts import Attempt, KnownAttempt, KnownAttempts, Tokens
 from mistill.ledger.checksums import MASK, ODD, crc32, pack
 from mistill.ledger.commits import CommitQueue, Insert, Update
 from mistill.ledger.copies import part_copies
-from mistill.ledger.damage import Damage, drop_lost_outcomes, mend_index, set_damage_aside
+from mistill.ledger.damage import Damage, drop_lost_outcomes, mend_indexes, set_damage_aside
 from mistill.ledger.error_record import encode_error
 from mistill.ledger.files_in_use import FilesInUse
 from mistill.ledger.forks import forget, register_for_forks
@@ -47,7 +47,6 @@ from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import Selection
 from mistill.ledger.spending import MOST
 from mistill.ledger.tables import (
-    ATTEMPT_IS_SOUND,
     IS_WITH_SERVER,
     SETTINGS_SUM,
     START_SUM,
@@ -116,7 +115,7 @@ class Ledger:
         self.backup = backup
         self._lock = lock
         with database.explained(path):
-            mend_index(connection)
+            mend_indexes(connection)
             drop_lost_outcomes(connection)
             _mark_interrupted(connection)
             self._known = KnownAttempts(connection)
@@ -541,8 +540,8 @@ class Ledger:
 
 def _mark_interrupted(connection: sqlite3.Connection) -> None:
     """Attempts that nothing ended were in flight when the process died: sent, perhaps answered and billed. Those in
-    jobs are with the server, unless their job has ended without them, or their line is damaged."""
-    interrupted = f"status IS NULL AND NOT ({IS_WITH_SERVER} AND {ATTEMPT_IS_SOUND})"
+    jobs are with the server, unless their job is over without them, or is not there."""
+    interrupted = f"status IS NULL AND NOT {IS_WITH_SERVER}"
     connection.execute("BEGIN IMMEDIATE")
     mend_jobs(connection)
     connection.execute(

@@ -33,6 +33,7 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
         error: why it got no answer.
         settings: what it was asked with in place of the run's own settings.
         answer: the answer's text. ``raw``: its body as it came.
+        job: the tag of the batch job that it is in; ``None``: it was a request of its own.
         damaged: the ledger did not write its figures, or its error, so.
     """
 
@@ -47,6 +48,7 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     settings: dict[str, Any]
     answer: str | None
     raw: str | None
+    job: str | None = None
     damaged: bool = False
 
 
@@ -166,6 +168,7 @@ class _RowReader:
         self._id_column = id_column
         self._kind: type[Kind[Any]] = read_manifest(reader)[0]
         self._shape: RecordShape = shape_of(reader)
+        self._tags = {job.id: job.tag for job in reader.jobs()}
 
     def report(self, row: LedgerRow) -> RowReport:
         prompt, problem = None, None
@@ -217,5 +220,6 @@ class _RowReader:
             settings=self._shape.changes_of(attempt.settings),
             answer=None if body is None else self._kind.text_of(body),
             raw=None if body is None else answers.as_text(body),
+            job=None if attempt.job is None else self._tags.get(attempt.job, str(attempt.job)),
             damaged=attempt.damaged,
         )

@@ -86,8 +86,10 @@ def _show_prompt(prompt: Any) -> None:
 
 def _show_attempt(attempt: AttemptReport) -> None:
     took = "" if attempt.seconds is None else f", {seconds(attempt.seconds)}"
-    label = f"attempt {attempt.number}, {_moment(attempt.sent_at)}{took}: "
-    ended = (attempt.status or "in flight, or cut off by a kill").replace("_", " ")
+    job = "" if attempt.job is None else f" in job {attempt.job}"
+    label = f"attempt {attempt.number}{job}, {_moment(attempt.sent_at)}{took}: "
+    is_open = "in flight, or cut off by a kill" if attempt.job is None else "no answer yet"
+    ended = (attempt.status or is_open).replace("_", " ")
     tokens = ""
     if attempt.input_tokens is not None:
         tokens = _spending(attempt.input_tokens, attempt.output_tokens or 0, attempt.cost)
