@@ -25,7 +25,9 @@ MAY_IMPORT = {
     "prompts": {"api", "delivery", "llms", "datasets"},
     "records": {"structured", "datasets", "ledger", "progress"},
     "estimates": {"api", "delivery", "progress", "llms", "ledger"},
+    "jobs": {"api", "delivery", "estimates", "ledger"},
     "runs": {
+        "jobs",
         "api",
         "delivery",
         "structured",

@@ -64,12 +64,14 @@ class Request(Struct, frozen=True, gc=False):
         max_output_tokens: bounds the answer, where the caller set a bound.
         places: which of the rows that are answered together it asks.
         split: how an answer is shared out among several rows; ``None``: all of it is the one row's.
+        weights: the share of each row in it; of one row alone, nothing.
     """
 
     body: bytes
     max_output_tokens: int | None = None
     places: Sequence[int] = (0,)
     split: Split | None = None
+    weights: Sequence[int] = ()
 
 
 class RecordedAttempt(Protocol):
@@ -231,6 +233,11 @@ class Dispatcher(Generic[R]):
                 if observer is not None:
                     return observer.answered(recorded, delivered)
                 return delivered
+
+    @property
+    def max_answer_bytes(self) -> int:
+        """Of an answer's body."""
+        return self._operation.max_bytes
 
     def read_line(self, line: ResultLine, price: Price | None) -> HTTPAnswer[R]:
         """The answer in a line of a job's results, as `send` would have had it from the server.

@@ -255,6 +255,47 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model takes to answer, and finds several at once: less CPU, more answers a second. `benchmarks.gathering` measures
     it."""
 
+    # --- batch jobs -------------------------------------------------------------------------------------------------
+
+    first_poll_s: float = 2.0
+    """From one look at jobs to the next, at first: small ones have been seen to end within seconds."""
+
+    poll_growth: float = 1.5
+    """By how much longer each pause between two looks is than the one before, as long as no job ends."""
+
+    max_poll_s: float = 60.0
+    """The longest pause between two looks; jobs take minutes to hours, and a look is one request for all of them."""
+
+    look_s: float = 60.0
+    """How long a job that may have been made is looked for: how soon a new job is listed is not published."""
+
+    least_looks: int = 3
+    """How often, at the least, before what is not seen is taken for not there."""
+
+    canary_requests: int = 100
+    """Requests of a run's first job: a wrong parameter fails every line, and shows in these."""
+
+    canary_wait_s: float = 600.0
+    """How long other jobs wait for it. Where it is not back by then, the queue is long, and they may stand in it."""
+
+    first_job_requests: int = 1000
+    """Requests of the next job; each later one has twice as many, so that the first answers come early."""
+
+    max_pending_requests: int = 1_000_000
+    """Requests that may be in jobs which have not ended, as inspect_ai has found it for a workspace."""
+
+    uploads_at_once: int = 4
+    """Jobs that are on their way to the server together."""
+
+    job_hour_s: float = 3600.0
+    """Seconds of an hour, as time-outs of jobs have them: fewer at a simulator whose hours are shorter."""
+
+    live_rows_per_s: float = 10.0
+    """How fast rows go live where no row has shown it, to know when a deadline leaves no more time for jobs."""
+
+    deadline_margin_s: float = 60.0
+    """How much sooner jobs are cancelled than the rows that are left then seem to take: they must end, and be read."""
+
     def without_waiting(self) -> Tuning:
         """The same with pauses of a hundredth and almost no backoff; what it observes is observed for as long, and kept
         nowhere.
@@ -274,6 +315,11 @@ _PAUSES = (
     "unreachable_patience_s",
     "estimate_probe_s",
     "estimate_probe_after_success_s",
+    "first_poll_s",
+    "max_poll_s",
+    "look_s",
+    "canary_wait_s",
+    "deadline_margin_s",
 )
 
 _lock = RLock()  # re-entrant, since a signal's handler may fork

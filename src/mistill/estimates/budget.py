@@ -55,6 +55,17 @@ class Reservation:
         return self.input_tokens + self.output_tokens
 
 
+class Hold:
+    """What the requests of one batch job may cost at their worst, all together, until they have come back."""
+
+    __slots__ = ("cost", "input_tokens", "output_tokens")
+
+    def __init__(self, input_tokens: int = 0, output_tokens: int = 0, cost: float = 0.0) -> None:
+        self.input_tokens = input_tokens
+        self.output_tokens = output_tokens
+        self.cost = cost
+
+
 def _can_be(usage: Usage, input_tokens: int, output_tokens: int) -> bool:
     """Whether an attempt can have taken so much that was to take so much at its worst."""
     return 1 <= usage.input_tokens <= _FAR * input_tokens + _FAR_INPUT_TOKENS and (
@@ -265,6 +276,81 @@ class Budget:
         with self._lock:
             self._release(reservation)
 
+    # --- batch jobs -------------------------------------------------------------------------------------------------
+
+    def hold(self, input_tokens: int, output_tokens: int, cost: float) -> Hold:
+        """What is with the server already, at its worst: it is held whether or not it fits."""
+        with self._lock:
+            self._in_flight += 1
+            self._reserved_tokens += input_tokens + output_tokens
+            self._reserved_cost += cost
+        return Hold(input_tokens, output_tokens, cost)
+
+    def try_add(
+        self, hold: Hold, input_tokens: int, max_output_tokens: int | None, price: Price | None
+    ) -> tuple[int, int] | None:
+        """One more request of a job that is being made: what it may take at its worst, tokens in and out; ``None``
+        where that does not fit in what is left.
+
+        Other than a request that leaves by itself, it must fit with all of its own: a job is many that leave together.
+
+        Args:
+            input_tokens, max_output_tokens: as in `try_reserve`. ``price``: of the model in batch jobs.
+
+        Raises:
+            Stopped: a limit has been reached.
+        """
+        with self._lock:
+            if self._unknown_tokens is None:
+                self._count_unknown(max_output_tokens)
+            self._raise_if_reached()
+            output_tokens = self._longest(max_output_tokens)
+            cost = 0.0 if price is None else price.most(input_tokens, output_tokens)
+            if self.is_limited and not self._fits(input_tokens + output_tokens, cost):
+                return None
+            self._reserved_tokens += input_tokens + output_tokens
+            self._reserved_cost += cost
+            hold.input_tokens += input_tokens
+            hold.output_tokens += output_tokens
+            hold.cost += cost
+            return input_tokens, output_tokens
+
+    def settle_hold(
+        self,
+        hold: Hold,
+        *,
+        answers: int = 0,
+        tokens: int = 0,
+        output_tokens: int = 0,
+        longest_output_tokens: int = 0,
+        cost: float = 0.0,
+        unknown_share: float = 0.0,
+    ) -> None:
+        """A job has come back: its answers took so much. ``unknown_share``: of its requests, those that may be on the
+        bill though no answer of theirs came; they count at the mean, or at their worst where there is none."""
+        with self._lock:
+            self._give_back(hold.input_tokens + hold.output_tokens, hold.cost)
+            self._answers += answers
+            self._output_tokens += output_tokens
+            self._longest_output = max(self._longest_output, longest_output_tokens)
+            if unknown_share > 0 and answers:
+                known_share = max(1e-9, 1 - unknown_share)
+                tokens, cost = round(tokens / known_share), cost / known_share
+            elif unknown_share > 0:
+                tokens += round((hold.input_tokens + hold.output_tokens) * unknown_share)
+                cost += hold.cost * unknown_share
+            self.spent_tokens += tokens
+            self.spent_cost += cost
+
+    def _fits(self, tokens: int, cost: float) -> bool:
+        """So much more fits in what is left, beside what is in flight."""
+        if (
+            self.max_tokens_total is not None
+            and self.spent_tokens + self._reserved_tokens + tokens > self.max_tokens_total
+        ):
+            return False
+        return self.max_cost is None or self.spent_cost + self._reserved_cost + cost <= self.max_cost
+
     def _count_unknown(self, max_output_tokens: int | None) -> None:
         """Attempts of earlier starts that may be on the bill, and of which no more is known, count at the mean."""
         before = self._before
@@ -332,9 +418,12 @@ class Budget:
         if reservation.is_settled:
             raise AssertionError("a reservation is settled or refunded once")
         reservation.is_settled = True
+        self._give_back(reservation.tokens, reservation.cost)
+
+    def _give_back(self, tokens: int, cost: float) -> None:
         self._in_flight -= 1
-        self._reserved_tokens -= reservation.tokens
-        self._reserved_cost -= reservation.cost
+        self._reserved_tokens -= tokens
+        self._reserved_cost -= cost
         waiting, self._waiting = self._waiting, []
         for loop, settled in waiting:
             if not loop.is_closed():

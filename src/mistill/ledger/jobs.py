@@ -269,6 +269,14 @@ def rows_of_job(connection: sqlite3.Connection, job: int, after: int, limit: int
     return [row for (row,) in connection.execute(query, (job, after, limit))]
 
 
+def positions_of_job(connection: sqlite3.Connection, job: int) -> tuple[int, int]:
+    """The first and the last place in the input of rows that a job asks; see `Ledger.positions_of_job`."""
+    query = """SELECT coalesce(min(position), 0), coalesce(max(position), -1)
+        FROM rows WHERE id IN (SELECT row FROM attempts WHERE job = ?)"""
+    first, last = connection.execute(query, (job,)).fetchone()
+    return first, last
+
+
 def rows_with_server(connection: sqlite3.Connection) -> Iterator[int]:
     """Rows with an open attempt in a job that has not ended, again for each."""
     if connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is None:

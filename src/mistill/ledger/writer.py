@@ -35,6 +35,7 @@ from mistill.ledger.jobs import (
     end_open_attempts,
     mend_jobs,
     note_job,
+    positions_of_job,
     read_jobs,
     rows_by_server,
     rows_of_job,
@@ -441,6 +442,16 @@ class Ledger:
         Those that are still with the server, in this job or another, are not among them.
         """
         return await self._commits.run(lambda connection: rows_of_job(connection, job, after, limit))
+
+    @property
+    def settings(self) -> int | None:
+        """The number of those that this start asks with, where it is a retry with others than the run's own."""
+        return self._settings
+
+    async def positions_of_job(self, job: int) -> tuple[int, int]:
+        """Between which places of the input, these included, the rows stand that a job asks; its last is -1 where none
+        is in the input any more."""
+        return await self._commits.run(lambda connection: positions_of_job(connection, job))
 
     async def known_attempts(self, rows: Sequence[int]) -> dict[int, list[KnownAttempt]]:
         """Row → what is known of it though it has no outcome since: answers, and errors of jobs, oldest first.

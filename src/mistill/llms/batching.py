@@ -143,10 +143,12 @@ class BatchedCall(ABC, Generic[R]):
             yield places, outcomes
 
     def _request(self, texts: Sequence[str], places: Sequence[int]) -> Request:
-        def split(answer: HTTPAnswer[R]) -> list[AnswerPart | MistillError]:
-            return self.split(answer, list(map(_estimate, texts)), self.server.price)
+        weights = [_estimate(text) for text in texts]
 
-        return Request(self._encode(texts), 0, places, split)
+        def split(answer: HTTPAnswer[R]) -> list[AnswerPart | MistillError]:
+            return self.split(answer, weights, self.server.price)
+
+        return Request(self._encode(texts), 0, places, split, weights)
 
     def split(
         self, answer: HTTPAnswer[R], weights: Sequence[int], price: Price | None

@@ -19,9 +19,9 @@ from mistill.records.answer_values import column_value
 from mistill.records.columns import nearest_and_all
 from mistill.runs.kept_settings import read_settings
 from mistill.runs.kinds.chat import ChatKind
+from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
 from mistill.runs.record_lines import answer_columns, record_line
 from mistill.runs.record_shape import RecordShape
-from mistill.runs.retried_rows import RetriedRows
 from mistill.wording import Setting, words
 
 Turns = Mapping[str, str] | Iterable[tuple[str, str]]
@@ -46,7 +46,7 @@ class ChatLines:
     def __init__(self, reader: LedgerReader, shape: RecordShape, turns: Turns | None) -> None:
         kept = read_settings(reader)
         self._shape = shape
-        self._rows = RetriedRows(reader.path)
+        self._rows = LedgerRows(reader.path, ASKED_AGAIN)
         self._id_column = kept.options.id_column
         self._turns = None if turns is None else _checked(turns)
         self._tools: Any = None

@@ -17,6 +17,7 @@ from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
 from mistill.progress.display import Display
 from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
+from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
 from mistill.runs.options import (
     OUTPUT_OPTIONS,
     RETRY_OPTIONS,
@@ -29,7 +30,6 @@ from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RetryRecord, last_start
 from mistill.runs.results import RunResults
-from mistill.runs.retried_rows import RetriedRows
 from mistill.runs.row_settings import changes_of, settings_of_retry
 from mistill.runs.run import Run
 from mistill.runs.runner import Runner
@@ -68,7 +68,7 @@ class Retry(Run):
             self._selection = self._filter.ids(reader)
             self._own_manifest = reader.manifest()
         self._trust = trust
-        self._rows = RetriedRows(path)
+        self._rows = LedgerRows(path, ASKED_AGAIN)
         self._chosen: int | None = None
         self._goes_on = False
         super().__init__(
@@ -115,7 +115,7 @@ class Retry(Run):
         return InputSize(self._source)  # of the rows that are chosen
 
     def _matcher(self, ledger: Ledger) -> Matcher:
-        self._rows.with_answers, self._rows.with_server = ledger.rows_with_answers, ledger.rows_with_server
+        self._rows.follow(ledger)
         return self._rows
 
     async def _choose_rows(self, ledger: Ledger) -> None:

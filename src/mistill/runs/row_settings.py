@@ -16,13 +16,13 @@ from mistill.prompts.prompt_template import PromptTemplate
 from mistill.runs.kept_settings import explained_meta, read_manifest
 from mistill.runs.kinds.chat import ChatKind, ChatManifest, ChatReader
 from mistill.runs.kinds.kind import AnswerReader, Kind
+from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
 from mistill.runs.manifest import RunManifest, changed_settings
-from mistill.runs.retried_rows import RetriedRows
 
 _NOT_KEPT_YET = 0
 """The number of settings that the ledger has none for: it counts from 1."""
 
-_LEDGER = RetriedRows(Path("the ledger"))
+_LEDGER = LedgerRows(Path("the ledger"), ASKED_AGAIN)
 
 
 class RowSettings:
@@ -67,7 +67,7 @@ class RowSettings:
         """
         return self._render(Row(row.position, row.record, _LEDGER, row.position))
 
-    def sent_of(self, row: LedgerRow, rows: RetriedRows) -> list[dict[str, Any]]:
+    def sent_of(self, row: LedgerRow, rows: LedgerRows) -> list[dict[str, Any]]:
         """The messages that a row sent to be answered by chat, whole: its files are read once more.
 
         Args:

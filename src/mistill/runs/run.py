@@ -50,6 +50,7 @@ from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.kept_settings import read_manifest, settings_to_keep
 from mistill.runs.kinds import kind_of
 from mistill.runs.kinds.kind import Kind
+from mistill.runs.lanes.batch import JobUse
 from mistill.runs.lanes.batch_terms import check_remembers, check_server, has_jobs
 from mistill.runs.manifest import changed_settings, shown_changes
 from mistill.runs.opening import opened_input, output_held, path_of_ledger, refuse_foreign
@@ -408,6 +409,7 @@ class Run(RunResults):
                 self._budget,
                 size=self._llm.max_concurrent_requests,
                 shape=self._shape,
+                jobs=self._job_use(),
                 matcher=self._matcher(ledger),
                 on_outcome=None if self._unread is None else self._hand_over,
             )
@@ -510,6 +512,10 @@ class Run(RunResults):
     def _matcher(self, ledger: Ledger) -> Matcher | None:  # noqa: ARG002  a retry has a use for it
         """In place of the ledger's own."""
         return None
+
+    def _job_use(self) -> JobUse:
+        """What this start does with batch jobs."""
+        return JobUse(self._llm.batch_factor, plans=self.options.goes_by_jobs)
 
     async def _choose_rows(self, ledger: Ledger) -> None:
         """Before the first row is read: which of those that the ledger has are asked again."""

@@ -18,13 +18,17 @@ from mistill.errors import InputError, MistillError, Stopped, unforeseen
 from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
 from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM, LIMIT_REACHED, more_room
-from mistill.ledger import Cause, Damage, ErrorRecord, Ledger
+from mistill.jobs.keeper import JobKeeper
+from mistill.ledger import Cause, Damage, ErrorRecord, Ledger, Selection
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
 from mistill.runs.first_failures import FirstFailures
 from mistill.runs.kinds.kind import Kind, PendingRow
+from mistill.runs.lanes import Lane
+from mistill.runs.lanes.batch import BatchLane, JobUse
 from mistill.runs.lanes.live import LiveLane
+from mistill.runs.ledger_rows import LedgerRows
 from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
 from mistill.runs.record_shape import RecordShape
@@ -39,7 +43,8 @@ class Runner:
     Args:
         size: requests under way at once.
         shape: of the output's records, which says what columns a row may not have.
-        matcher: in place of the ledger's own, see `RetriedRows`.
+        jobs: what is done with batch jobs.
+        matcher: in place of the ledger's own, see `LedgerRows`.
         on_outcome: is given every outcome once it is on disk.
 
     Attributes:
@@ -63,6 +68,7 @@ class Runner:
         *,
         size: int,
         shape: RecordShape,
+        jobs: JobUse,
         matcher: Matcher | None = None,
         on_outcome: OnOutcome | None = None,
     ) -> None:
@@ -80,10 +86,11 @@ class Runner:
         self.progress = progress
         self._size = size
         self._shape = shape
+        self._jobs = jobs
         self._matcher = matcher
         self._on_outcome = on_outcome
         self._rows: PendingRows | None = None
-        self._lane: LiveLane | None = None
+        self._lane: Lane | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._first_failures = FirstFailures()
 
@@ -108,7 +115,7 @@ class Runner:
             known_attempts=self.ledger.known_attempts,
             sample=self.sample,
         )
-        self._lane = LiveLane(self, self._kind, rows, self._end_rows, size=self._size)
+        self._lane = await self._lane_for(rows)
         self._call_later(self.budget.time_left_s(), self._pass_deadline)
         try:
             if self.stopped is None:
@@ -126,6 +133,43 @@ class Runner:
                 timer.cancel()
         if rows.error is not None:
             self._break_off(rows.error, rows.rows_read)
+
+    async def _lane_for(self, rows: PendingRows) -> Lane:
+        """What answers the rows: live, or by batch jobs."""
+        kind, ledger, options = self._kind, self.ledger, self._options
+        use = self._jobs
+        if not (use.plans or use.cancels or any(not job.is_over for job in await ledger.jobs())):
+            return LiveLane(self, kind, rows, self._end_rows, size=self._size)
+        return BatchLane(
+            self,
+            kind,
+            rows,
+            self._end_rows,
+            keeper=JobKeeper(
+                ledger, kind.dispatcher, kind.split, self.budget, keeps_files=options.keep_batch_files
+            ),
+            rows_of=self._rows_of,
+            options=options,
+            size=self._size,
+            use=use,
+            has_proof=self._matcher is None and await ledger.has_completions(),
+        )
+
+    def _rows_of(self, selection: Selection, first: int) -> PendingRows:
+        """Rows that the ledger has, made ready as those of the input are."""
+        ledger = self.ledger
+        rows = LedgerRows(ledger.path, selection, first)
+        rows.follow(ledger)
+        windows = open_windows(Source([rows], None))
+        return PendingRows(
+            windows,
+            self._kind,
+            rows,
+            Progress(),
+            self._options,
+            shape=self._shape,
+            known_attempts=ledger.known_attempts,
+        )
 
     def _break_off(self, error: Exception, rows_before: int) -> None:
         self.input_rows = None

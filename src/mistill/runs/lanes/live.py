@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from functools import partial
 from operator import attrgetter
 from typing import Any, Protocol
@@ -16,7 +16,6 @@ from mistill.estimates.attempt_recorder import AttemptRecorder, RunningStart
 from mistill.llms.types import Outcome
 from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.replay import Replay
-from mistill.runs.pending_rows import PendingRows
 
 # Not comprehensions, which are calls of their own until Python 3.12: this is done for every row.
 _row_number: Callable[[PendingRow], int] = attrgetter("state.row")
@@ -42,7 +41,13 @@ class LiveLane:
     """
 
     def __init__(
-        self, start: LiveStart, kind: Kind[Any], rows: PendingRows, ended: RowsEnded, *, size: int
+        self,
+        start: LiveStart,
+        kind: Kind[Any],
+        rows: AsyncIterator[list[PendingRow]],
+        ended: RowsEnded,
+        *,
+        size: int,
     ) -> None:
         self._start = start
         self._kind = kind

@@ -1,4 +1,4 @@
-"""Rows that stand in a ledger already, as an input of their own: what a retry asks."""
+"""Rows that stand in a ledger already, as an input of their own: what a retry asks, and what batch jobs leave over."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Row, UntypedInput
 from mistill.errors import UnusableRow
 from mistill.finish_reasons import CUT_OFF
-from mistill.ledger import InputRow, LedgerReader, LedgerRow, RowState, Selection
+from mistill.ledger import InputRow, Ledger, LedgerReader, LedgerRow, RowState, Selection
 from mistill.ledger.error_record import decode_error
 from mistill.runs.kept_settings import read_inputs, read_types
 
@@ -24,23 +24,35 @@ _BYTES = re.compile(r"(large_|fixed_size_)?binary(_view|\[\d+\])?")
 """What pyarrow calls types of bytes."""
 
 
-class RetriedRows(UntypedInput):
-    """The rows of a ledger that are to be asked again, in the order of the input.
+ASKED_AGAIN = Selection("asked_again", ())
+"""Those that a retry asks."""
+
+
+class LedgerRows(UntypedInput):
+    """The rows of a ledger that fulfil a condition, in the order of the input.
 
     It is both the source and the matcher of a run: each row is met just as it stands in the ledger, and the input as a
     whole is not touched, read to its end or not.
 
+    Args:
+        only: which rows. ``first``: their first position, where that is known.
+
     Attributes:
-        with_answers: rows that may have been answered before an earlier start of the retry died.
-        with_server: rows that a job asks which has not ended.
+        with_answers: rows of which answers may be known. ``with_server``: those in jobs that have not ended.
     """
 
-    def __init__(self, ledger: Path) -> None:
+    def __init__(self, ledger: Path, only: Selection, first: int = 0) -> None:
         self._ledger = ledger
+        self._only = only
+        self._first = first
         self._met: deque[LedgerRow] = deque()
         self.with_answers: Collection[int] = ()
         self.with_server: Collection[int] = ()
         self._folders: Sequence[Path] | None = None
+
+    def follow(self, ledger: Ledger) -> None:
+        """Takes from the open ledger which rows have answers, and which are with the server."""
+        self.with_answers, self.with_server = ledger.rows_with_answers, ledger.rows_with_server
 
     # --- as a source ------------------------------------------------------------------------------------------------
 
@@ -106,11 +118,15 @@ class RetriedRows(UntypedInput):
 
     def _pages(self) -> Iterator[LedgerRow]:
         # A page at a time, since a read that goes on keeps SQLite from folding its log into the file.
-        start = 0
+        start = self._first
         with LedgerReader(self._ledger) as reader:
-            while page := list(islice(reader.rows(Selection("asked_again", ()), first=start), _PAGE_ROWS)):
+            while page := list(islice(reader.rows(self._only, first=start), _PAGE_ROWS)):
                 # What is damaged comes along unasked, and a damaged record cannot be asked.
-                yield from (row for row in page if row.asked_again and row.damaged != "record")
+                yield from (
+                    row
+                    for row in page
+                    if row.damaged is None or (row.asked_again and row.damaged != "record")
+                )
                 start = page[-1].position + 1
 
     # --- as a matcher -----------------------------------------------------------------------------------------------

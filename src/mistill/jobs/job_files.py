@@ -1,0 +1,76 @@
+"""The files of jobs on this machine: what is to be uploaded, and what came back."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Collection
+from contextlib import suppress
+from pathlib import Path
+
+_SUFFIX = ".jobs"
+_INPUT = ".jsonl"
+_OUTPUT = ".output.jsonl"
+_ERRORS = ".errors.jsonl"
+
+
+class JobFiles:
+    """A folder beside the ledger, which only its owner may read: prompts and answers are in it for a while."""
+
+    def __init__(self, ledger: Path) -> None:
+        self.folder = ledger.with_name(ledger.name + _SUFFIX)
+
+    def make(self) -> None:
+        """Makes the folder.
+
+        Raises:
+            OSError: it cannot be made.
+        """
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    def input(self, tag: str) -> Path:
+        """The lines of a job, until the server has it."""
+        return self.folder / f"{tag}{_INPUT}"
+
+    def output(self, tag: str) -> Path:
+        """Its results as they were downloaded."""
+        return self.folder / f"{tag}{_OUTPUT}"
+
+    def errors(self, tag: str) -> Path:
+        """The results of lines that failed, where the server keeps these apart."""
+        return self.folder / f"{tag}{_ERRORS}"
+
+    def size(self, tag: str) -> int:
+        """Bytes that its results take."""
+        return sum(path.stat().st_size for path in self.results(tag))
+
+    def results(self, tag: str) -> list[Path]:
+        """Those of the two files of results that are there."""
+        return [path for path in (self.output(tag), self.errors(tag)) if path.exists()]
+
+    def drop_input(self, tag: str) -> None:
+        """The server has it."""
+        self.input(tag).unlink(missing_ok=True)
+
+    def drop_results(self, tag: str) -> None:
+        """They are in the ledger."""
+        for path in (self.output(tag), self.errors(tag)):
+            path.unlink(missing_ok=True)
+
+    def sweep(self, tags: Collection[str]) -> None:
+        """Leaves only the files of such jobs, and nothing half written; an empty folder goes."""
+        if not self.folder.is_dir():
+            return
+        for path in self.folder.iterdir():
+            if path.name.partition(".")[0] not in tags or path.suffix == ".part":
+                path.unlink(missing_ok=True)
+        with suppress(OSError):  # something is in it
+            self.folder.rmdir()
+
+    def sync(self) -> None:
+        """What has been renamed into the folder stays there, whatever happens to the machine."""
+        with suppress(OSError):  # not every system can
+            folder = os.open(self.folder, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)

@@ -1,0 +1,604 @@
+"""The life of a job, one commit a step, so that whoever dies in the middle is followed by somebody who goes on.
+
+    planned → uploaded → creating → running → ended → fetched → read
+                            ↓          ↑ (found after all)
+                         doubtful ─────┘
+
+There is no key that makes it safe to create a job twice. So "creating" is on disk before the request leaves, and a job
+that may be there is looked for: by its tag, and by our file, which no other job reads. If it is not found, its file is
+deleted, so that a request still on its way finds nothing to do; its attempts may be on the bill, and it stays doubtful:
+looked for to the end, and cancelled and read if it turns up.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import aclosing, suppress
+from http import HTTPStatus
+from typing import Any, Final, Protocol, TypeVar
+from uuid import uuid4
+
+import msgspec
+
+from mistill.api.batch import BatchJob
+from mistill.api.client import MistralClient
+from mistill.delivery.retry import backoff_s, classify
+from mistill.delivery.tuning import Tuning, current_tuning
+from mistill.errors import (
+    APIError,
+    Disconnected,
+    Forbidden,
+    LedgerError,
+    MalformedAnswer,
+    MistillError,
+    NotFound,
+    RateLimited,
+    ServerError,
+    Stopped,
+    TransportError,
+    Unauthorized,
+)
+from mistill.estimates.budget import Budget, Hold
+from mistill.jobs.job_files import JobFiles
+from mistill.jobs.job_input import JobInput
+from mistill.jobs.lookout import TAG_KEY, look_for
+from mistill.jobs.results import LineReader, ResultReader, Split, Taken
+from mistill.ledger import Job, JobRecord, JobState, Ledger
+from mistill.wording import Setting, words
+
+T = TypeVar("T")
+
+OnRead = Callable[[Job], Awaitable[None]]
+
+_ENDED_WITH_NOTHING: Final = frozenset({"FAILED", "CANCELLED", "TIMEOUT_EXCEEDED"})
+"""States in which lines may have been left undone."""
+_PENDING: Final = frozenset({"QUEUED", "RUNNING", "CANCELLATION_REQUESTED"})
+_PROBE_KEY: Final = "mistill_probe"
+_LIVE = Setting("lane", "live")
+_NO_BILLING = words("batch jobs need a plan that is paid for: see console.mistral.ai; or go on with ", _LIVE)
+_NO_JOBS_HERE = words(
+    "this endpoint has no batch jobs, as regional hosts have none: use https://api.mistral.ai, or ", _LIVE
+)
+_KEPT_HOURS = 48
+"""How long after its time-out the server keeps the file of a job, should we never come back."""
+
+_log = logging.getLogger("mistill")
+
+
+class JobSender(LineReader, Protocol):
+    """What sends the requests of a run: a `Dispatcher`."""
+
+    @property
+    def client(self) -> MistralClient: ...
+    @property
+    def max_retries(self) -> int:
+        """Tries after the first of what may succeed then."""
+        ...
+
+
+class JobKeeper:
+    """All jobs of a run, and what is to be done about each.
+
+    Args:
+        sender: of the run's requests: it knows the server, and reads its answers. ``split``: see `ResultReader`.
+        budget: what is with the server is held of it at its worst.
+        keeps_files: our files stay at the server, and the results on this machine.
+
+    Attributes:
+        jobs: those that are not at their end, doubtful ones too, by their number in the ledger.
+        refused: what the server said when a whole job failed, the last one.
+    """
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        sender: JobSender,
+        split: Split,
+        budget: Budget,
+        *,
+        keeps_files: bool = False,
+        tuning: Tuning | None = None,
+    ) -> None:
+        self.files = JobFiles(ledger.path)
+        self.jobs: dict[int, Job] = {}
+        self._ledger = ledger
+        self._client = sender.client
+        self._budget = budget
+        self._reader = ResultReader(ledger, self.files, sender, split, budget)
+        self._max_retries = sender.max_retries
+        self._keeps_files = keeps_files
+        self._tuning = tuning or current_tuning()
+        self._holds: dict[int, Hold] = {}
+        self._may_have_orphans = False
+        self._has_leave = False
+        self._unclean: dict[int, Job] = {}
+        self._refusals = 0
+        self._told: set[type[MistillError]] = set()
+
+    async def open(self) -> None:
+        """What earlier starts have left."""
+        jobs = await self._ledger.jobs()
+        self.files.sweep({job.tag for job in jobs if self._keeps_files or not job.is_over})
+        for job in jobs:
+            self._has_leave = self._has_leave or job.record.job_id is not None
+            if not job.is_over:
+                self.jobs[job.id] = job
+                if job.state != "doubtful":
+                    self._holds[job.id] = self._budget.hold(*_at_most(job.record))
+                self._may_have_orphans = self._may_have_orphans or job.state == "planned"
+            elif job.record.file_id is not None and not job.record.is_clean and not self._keeps_files:
+                self._unclean[job.id] = job
+
+    @property
+    def under_way(self) -> list[Job]:
+        """Those that answers are still awaited of."""
+        return [job for job in self.jobs.values() if job.state != "doubtful"]
+
+    @property
+    def with_server(self) -> list[Job]:
+        """Those of them that the server has, or may have."""
+        return [job for job in self.under_way if job.state in ("creating", "running")]
+
+    def state_of(self, job: Job) -> JobState:
+        """As it is by now."""
+        return self.jobs.get(job.id, job).state
+
+    # --- to the server ----------------------------------------------------------------------------------------------
+
+    async def plan(self, given: JobInput, record: JobRecord, hold: Hold) -> Job:
+        """The job and all its attempts are on disk: from now on it is carried on, whatever happens."""
+        await asyncio.to_thread(given.finish)
+        job = await self._ledger.begin_job(given.tag, record, given.attempts)
+        self._holds[job.id] = hold
+        self.jobs[job.id] = job
+        return job
+
+    async def ask_leave(self, job: Job) -> None:
+        """Before anything is uploaded: whether the server has batch jobs, and makes some for this key.
+
+        It is asked for a job of a file that is not there, once: who has no billing is told so before it is missed.
+
+        Raises:
+            MistillError: it has none, or makes none; says what to do.
+        """
+        if self._has_leave or job.state not in ("planned", "uploaded"):
+            return
+        try:
+            await self._persistently(self._first_job)
+        except NotFound as error:
+            error.hint = _NO_JOBS_HERE
+            raise
+        except APIError as error:
+            if error.status == HTTPStatus.PAYMENT_REQUIRED:
+                error.hint = _NO_BILLING
+            raise
+        try:
+            seen = await self._client.create_job(
+                job.record.path,
+                [str(uuid4())],
+                model=job.record.model,
+                metadata={_PROBE_KEY: job.tag},
+                timeout_hours=1,
+            )
+        except APIError as error:
+            if error.status == HTTPStatus.PAYMENT_REQUIRED:
+                error.hint = _NO_BILLING
+                raise
+            if isinstance(error, Unauthorized | Forbidden):
+                raise
+        except MistillError:
+            pass  # the file is not there, whatever else
+        else:
+            with suppress(MistillError):
+                await self._client.cancel_job(seen.id)
+        self._has_leave = True
+
+    async def _first_job(self) -> None:
+        async with aclosing(self._client.jobs()) as listed:
+            async for _ in listed:
+                return
+
+    async def submit(self, job: Job) -> Job:
+        """Carries it on until the server has it, from whatever state before that.
+
+        Gives it as it is then; it may be doubtful. Safe to cancel at any moment.
+
+        Raises:
+            MistillError: the server does not take it; it can be submitted again.
+        """
+        if job.state == "planned":
+            job = await self._upload(job)
+        if job.state == "creating":
+            job = await self._look_for(job)
+        while job.state == "uploaded":
+            job = await self._create(job)
+        return job
+
+    async def _upload(self, job: Job) -> Job:
+        path = self.files.input(job.tag)
+        if not path.exists():
+            return await self._drop(job, "its file is not there any more")
+        hours = job.record.timeout_hours + _KEPT_HOURS
+        try:
+            card = await self._persistently(
+                lambda: self._client.upload_file(path, name=f"mistill-{job.tag}.jsonl", expiry_hours=hours)
+            )
+        except BaseException:
+            self._may_have_orphans = True
+            raise
+        return await self._note(job, "uploaded", file_id=card.id)
+
+    async def _create(self, job: Job) -> Job:
+        job = await self._note(job, "creating")
+        record = job.record
+        assert record.file_id is not None, "it is uploaded"
+        try:
+            seen = await self._client.create_job(
+                record.path,
+                [record.file_id],
+                model=record.model,
+                metadata={TAG_KEY: job.tag},
+                timeout_hours=record.timeout_hours,
+            )
+        except MistillError as error:
+            if error.maybe_billed or isinstance(error, ServerError):
+                return await self._look_for(job)
+            job = await self._note(job, "uploaded")
+            if isinstance(error, NotFound):
+                return await self._upload(await self._note(job, "planned", file_id=None))
+            if not isinstance(error, RateLimited) or error.limit_is_zero:
+                raise
+            self._tell(error, "Mistral takes no further batch job for now, which waits")
+            await asyncio.sleep(max(error.retry_after_s or 0.0, self._tuning.max_poll_s))
+            return job
+        return await self._adopt(job, seen)
+
+    async def _look_for(self, job: Job) -> Job:
+        """It may be there: adopted if it is found, doubtful if it is not."""
+        tuning = self._tuning
+        looks, pause_s = 0, tuning.first_poll_s
+        until = job.changed_at + tuning.look_s
+        while True:
+            with suppress(MistillError):  # an outage says nothing of the job
+                found = (await look_for(self._client, [job])).get(job.id)
+                if found is not None:
+                    return await self._adopt(job, found)
+                looks += 1
+            if looks >= tuning.least_looks and time.time() >= until:
+                return await self._doubt(job)
+            await asyncio.sleep(pause_s)
+            pause_s = min(pause_s * tuning.poll_growth, tuning.max_poll_s)
+
+    async def _adopt(self, job: Job, seen: BatchJob) -> Job:
+        job = await self._note(
+            job,
+            "running",
+            job_id=seen.id,
+            created_at=time.time(),
+            status=seen.status,
+            file_id=job.record.file_id,
+        )
+        self.files.drop_input(job.tag)
+        return job
+
+    async def _doubt(self, job: Job) -> Job:
+        await self._fence(job)
+        doubtful = _changed(job, "doubtful")
+        error = Disconnected(
+            "nobody knows whether the batch job of this row was made: its creation was not answered, "
+            "and it was not found",
+            maybe_billed=True,
+        )
+        await self._ledger.end_open_attempts(doubtful, "maybe_billed", error)
+        self._settle(job, Taken(), missing=job.record.lines)
+        self._keep(doubtful)
+        self.files.drop_input(job.tag)
+        return doubtful
+
+    async def _fence(self, job: Job) -> None:
+        """Without its file, a job that is still on its way to the server has nothing to do."""
+        if job.record.file_id is None:
+            return
+        with suppress(MistillError):
+            await self._persistently(lambda: self._delete(job.record.file_id))
+
+    async def _drop(self, job: Job, why: str) -> Job:
+        """It was never made, and never will be."""
+        dropped = _changed(job, "dropped", errors=(*job.record.errors, why))
+        error = Stopped(f"the batch job of this row was not made: {why}", reason="stopped")
+        await self._ledger.end_open_attempts(dropped, "not_sent", error)
+        self._settle(job, Taken())
+        self._forget(dropped)
+        self._unclean[job.id] = dropped
+        self.files.drop_input(job.tag)
+        return dropped
+
+    # --- from the server --------------------------------------------------------------------------------------------
+
+    async def poll(self, on_read: OnRead) -> None:
+        """Looks at all jobs once, and takes over the results of those that have ended.
+
+        What goes wrong on the way waits for the next time: jobs go on without us.
+
+        Args:
+            on_read: is told of each job whose lines are all in the ledger.
+
+        Raises:
+            Unauthorized: the key is refused, again and again.
+            LedgerError: the ledger cannot be written.
+            OSError: the results cannot be kept.
+        """
+        try:
+            await self._look_at_all()
+            for job in [*self.jobs.values()]:
+                if job.state in ("ended", "fetched"):
+                    await on_read(await self._take_over(job))
+                    self._forget(job)
+            await self._clean_all()
+        except (LedgerError, Stopped):
+            raise
+        except MistillError as error:
+            self._refusals = self._refusals + 1 if isinstance(error, Unauthorized) else 0
+            if self._refusals >= self._tuning.least_looks:
+                raise
+            self._tell(error, "a look at the batch jobs failed, and is repeated")
+        else:
+            self._refusals = 0
+
+    async def _look_at_all(self) -> None:
+        watched = [job for job in self.jobs.values() if job.state in ("running", "doubtful")]
+        if not watched:
+            return
+        listed = await look_for(self._client, watched)
+        for job in watched:
+            seen = listed.get(job.id)
+            if job.state == "doubtful":
+                await self._look_at_doubtful(job, seen)
+                continue
+            if seen is None:
+                seen = await self._ask(job)
+            if seen is not None:
+                await self._update(job, seen)
+
+    async def _look_at_doubtful(self, job: Job, seen: BatchJob | None) -> None:
+        if seen is None:
+            hours = job.record.timeout_hours + _KEPT_HOURS
+            if time.time() - job.changed_at > hours * self._tuning.job_hour_s:
+                self._forget(await self._note(job, "dropped"))
+            return
+        if not seen.has_ended:
+            with suppress(NotFound):
+                await self._client.cancel_job(seen.id)
+        await self._note(job, "running", job_id=seen.id, status=seen.status, is_cancelled=True)
+
+    async def _ask(self, job: Job) -> BatchJob | None:
+        """A job that is not in the list, by its id; ``None``: it is not there, which is perhaps not the last word."""
+        assert job.record.job_id is not None, "it is running"
+        try:
+            return await self._client.job(job.record.job_id)
+        except NotFound:
+            job = await self._note(job, "running", looked=job.record.looked + 1)
+            if (
+                job.record.looked > self._tuning.least_looks
+                and time.time() > job.record.planned_at + self._tuning.look_s
+            ):
+                await self._note(job, "ended", errors=("the server does not know the job any more",))
+            return None
+
+    async def _update(self, job: Job, seen: BatchJob) -> None:
+        record = msgspec.structs.replace(
+            job.record,
+            status=seen.status,
+            total=seen.total_requests,
+            completed=seen.completed_requests,
+            succeeded=seen.succeeded_requests,
+            failed=seen.failed_requests,
+            output_file=seen.output_file,
+            error_file=seen.error_file,
+            errors=tuple(f"{one.message} ({one.count:,})" for one in seen.errors or ()),
+            looked=0,
+        )
+        if self._has_ended(job, seen):
+            record = msgspec.structs.replace(record, ended_at=time.time())
+            await self._write(msgspec.structs.replace(job, state="ended", record=record))
+        elif record != job.record:
+            await self._write(msgspec.structs.replace(job, record=record))
+
+    def _has_ended(self, job: Job, seen: BatchJob) -> bool:
+        """Also in a state that nobody knows: where it has results and no more to do, or its time is long over."""
+        if seen.has_ended:
+            return True
+        if seen.status in _PENDING:
+            return False
+        is_done = seen.total_requests is not None and seen.completed_requests == seen.total_requests
+        if is_done and (seen.output_file is not None or seen.error_file is not None):
+            return True
+        began = job.record.created_at or job.record.planned_at
+        return time.time() - began > (job.record.timeout_hours + 1) * self._tuning.job_hour_s
+
+    async def _take_over(self, job: Job) -> Job:
+        if job.state == "ended":
+            job = await self._fetch(job)
+        taken = await self._reader.read(job)
+        missing = await self._end(job, taken)
+        self._settle(job, taken, missing=missing)
+        return self.jobs[job.id]
+
+    async def _fetch(self, job: Job) -> Job:
+        record = job.record
+        self.files.make()
+        wanted = (
+            (record.output_file, self.files.output(job.tag)),
+            (record.error_file, self.files.errors(job.tag)),
+        )
+        for file_id, path in wanted:
+            if file_id is None or path.exists():
+                continue
+            try:
+                await self._client.download_file(file_id, path)
+            except NotFound:
+                if time.time() < (record.ended_at or 0.0) + self._tuning.look_s:
+                    raise
+                said = f"its results are not there any more: file {file_id}"
+                _log.warning("batch job %s: %s", record.job_id, said)
+                job = await self._note(job, "ended", errors=(*job.record.errors, said))
+        return await self._note(job, "fetched")
+
+    async def _end(self, job: Job, taken: Taken) -> int:
+        """All its lines are in the ledger: what never came has an end as well. Gives how many rows that are."""
+        record = job.record
+        adds_up = record.total == record.lines and record.completed == taken.kept
+        was_undone = record.status in _ENDED_WITH_NOTHING and adds_up
+        error = Disconnected(
+            f"the batch job {record.job_id} ({record.status}) has no line for this row",
+            maybe_billed=not was_undone,
+        )
+        read = _changed(job, "read", kept=taken.kept, broken=taken.broken, unknown=taken.unknown)
+        missing = await self._ledger.end_open_attempts(
+            read, "not_sent" if was_undone else "maybe_billed", error
+        )
+        if missing:
+            read = msgspec.structs.replace(read, record=msgspec.structs.replace(read.record, missing=missing))
+            read = await self._ledger.note_job(read)
+        self._keep(read)
+        if not self._keeps_files:
+            self.files.drop_results(job.tag)
+            self._unclean[job.id] = read
+        return 0 if was_undone else missing
+
+    async def _clean_all(self) -> None:
+        for job in [*self._unclean.values()]:
+            await self._clean(job)
+
+    async def _clean(self, job: Job) -> None:
+        """Our files are of no more use to anybody: the server forgets them."""
+        for file_id in (job.record.file_id, job.record.output_file, job.record.error_file):
+            await self._delete(file_id)
+        await self._ledger.note_job(_changed(job, job.state, is_clean=True))
+        self._unclean.pop(job.id, None)
+
+    async def tidy(self) -> None:
+        """Nothing of ours that is of no more use stays at the server, as far as it answers; files expire."""
+        with suppress(APIError, TransportError, MalformedAnswer):
+            await self._clean_all()
+            await self._clean_orphans()
+        if not self._keeps_files:
+            self.files.sweep({job.tag for job in self.jobs.values()})
+
+    async def _clean_orphans(self) -> None:
+        """Files of ours that no job has: the answer to their upload was lost, or came too late."""
+        if self._may_have_orphans and not self._keeps_files:
+            known = {job.tag: job.record.file_id for job in await self._ledger.jobs()}
+            orphans = [
+                card.id
+                async for card in self._client.files(search="mistill-")
+                if (tag := _tag_of(card.filename)) in known and card.id != known[tag]
+            ]
+            for file_id in orphans:
+                await self._delete(file_id)
+            self._may_have_orphans = False
+
+    async def _delete(self, file_id: str | None) -> None:
+        if file_id is not None:
+            with suppress(NotFound):
+                await self._client.delete_file(file_id)
+
+    # --- ending early -----------------------------------------------------------------------------------------------
+
+    async def cancel(self) -> int:
+        """Ends all jobs early: those that the server has not yet are dropped, the others asked to end.
+
+        These have not ended when this returns: `poll` sees that, and takes over what they came to.
+
+        Returns the rows of those that were dropped.
+
+        Raises:
+            MistillError: the server does not answer.
+        """
+        dropped = 0
+        for job in [*self.under_way]:
+            if job.state == "creating":
+                job = await self._look_for(job)
+            if job.state in ("planned", "uploaded"):
+                await self._drop(job, "it was cancelled before it was sent")
+                dropped += job.record.rows
+            elif job.state == "running" and not job.record.is_cancelled:
+                with suppress(NotFound):
+                    await self._persistently(lambda job=job: self._client.cancel_job(job.record.job_id or ""))
+                await self._note(job, "running", is_cancelled=True)
+        return dropped
+
+    # --- what is known of them --------------------------------------------------------------------------------------
+
+    async def _note(self, job: Job, state: JobState, **changes: Any) -> Job:
+        return await self._write(_changed(job, state, **changes))
+
+    async def _write(self, job: Job) -> Job:
+        job = await self._ledger.note_job(job)
+        self._keep(job)
+        return job
+
+    def _keep(self, job: Job) -> None:
+        self.jobs[job.id] = job
+
+    def _forget(self, job: Job) -> None:
+        self.jobs.pop(job.id, None)
+
+    def _settle(self, job: Job, taken: Taken, *, missing: int = 0) -> None:
+        hold = self._holds.pop(job.id, None)
+        if hold is not None:
+            self._budget.settle_hold(
+                hold,
+                answers=taken.answers,
+                tokens=taken.tokens,
+                output_tokens=taken.output_tokens,
+                longest_output_tokens=taken.longest_output_tokens,
+                cost=taken.cost,
+                unknown_share=missing / max(1, job.record.rows),
+            )
+
+    # --- requests ---------------------------------------------------------------------------------------------------
+
+    async def _persistently(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Until it is answered, or has failed for as long as an outage is waited for."""
+        give_up_at = time.monotonic() + self._tuning.patience_s
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except MistillError as error:
+                failures += 1
+                of_row = failures > self._max_retries and not _is_outage(error)
+                if not classify(error).retry or of_row or time.monotonic() > give_up_at:
+                    raise
+                said = error.retry_after_s if isinstance(error, APIError) else None
+                await asyncio.sleep(backoff_s(failures, said, tuning=self._tuning))
+
+    def _tell(self, error: MistillError, what: str) -> None:
+        if type(error) not in self._told:
+            self._told.add(type(error))
+            _log.warning("%s: %s", what, error.headline)
+
+
+def _changed(job: Job, state: JobState, **changes: Any) -> Job:
+    record = msgspec.structs.replace(job.record, **changes) if changes else job.record
+    return msgspec.structs.replace(job, state=state, record=record)
+
+
+def _at_most(record: JobRecord) -> tuple[int, int, float]:
+    """What the lines of a job may take at their worst: tokens in and out, dollars."""
+    tokens = record.most_input_tokens, record.most_output_tokens
+    if record.price is None:
+        return *tokens, 0.0
+    return *tokens, (tokens[0] * record.price[0] + tokens[1] * record.price[1]) / 1e6
+
+
+def _is_outage(error: MistillError) -> bool:
+    return not isinstance(error, APIError) or error.status >= 500
+
+
+def _tag_of(name: str) -> str:
+    return name.removeprefix("mistill-").removesuffix(".jsonl")

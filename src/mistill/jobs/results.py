@@ -1,0 +1,172 @@
+"""The results of a job → answers and failed attempts in the ledger. Nothing of rows is known here, or needed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+from msgspec import Struct
+
+from mistill.api.batch_lines import ResultLine, read_lines
+from mistill.api.client import HTTPAnswer
+from mistill.api.prices import Price
+from mistill.api.usage import Usage
+from mistill.delivery.dispatcher import AnswerPart
+from mistill.delivery.retry import as_failure, classify
+from mistill.errors import MistillError
+from mistill.estimates.budget import Budget
+from mistill.jobs.job_files import JobFiles
+from mistill.ledger import Job, Ledger, LineAttempt
+
+T = TypeVar("T")
+
+_LINES_TOGETHER = 500
+_MOST_BYTES_A_TOKEN = 8
+
+Split = Callable[[HTTPAnswer[Any], Sequence[int], Price | None], "Sequence[AnswerPart | MistillError] | None"]
+
+
+class LineReader(Protocol):
+    """Reads a line as a live request would have been answered: a `Dispatcher`."""
+
+    @property
+    def max_answer_bytes(self) -> int:
+        """A line with more is broken."""
+        ...
+
+    def read_line(self, line: ResultLine, price: Price | None) -> HTTPAnswer[Any]:
+        """Raises: MistillError: the line has no answer that is good for anything."""
+        ...
+
+
+class Taken(Struct):
+    """What came of the lines of a job.
+
+    Attributes:
+        kept: lines that were taken over, failed ones too. ``broken``: that are no lines of results.
+        unknown: of no attempt that waits for one, those that came twice too.
+        answers, tokens, output_tokens, longest_output_tokens, cost: of the answers among them.
+    """
+
+    kept: int = 0
+    broken: int = 0
+    unknown: int = 0
+    answers: int = 0
+    tokens: int = 0
+    output_tokens: int = 0
+    longest_output_tokens: int = 0
+    cost: float = 0.0
+
+    def add(self, usage: Usage, cost: float | None) -> None:
+        self.answers += 1
+        self.tokens += usage.input_tokens + usage.output_tokens
+        self.output_tokens += usage.output_tokens
+        self.longest_output_tokens = max(self.longest_output_tokens, usage.output_tokens)
+        self.cost += cost or 0.0
+
+
+class ResultReader:
+    """Takes the results of jobs over into a ledger.
+
+    Args:
+        split: shares an answer out among the rows that it was asked for by; ``None``: it is the one row's.
+    """
+
+    def __init__(
+        self, ledger: Ledger, files: JobFiles, lines: LineReader, split: Split, budget: Budget
+    ) -> None:
+        self._ledger = ledger
+        self._files = files
+        self._lines = lines
+        self._split = split
+        self._budget = budget
+
+    async def read(self, job: Job) -> Taken:
+        """Returns when all that came is on disk. What was taken over before is passed by.
+
+        Raises:
+            OSError: a file cannot be read.
+            LedgerError: the ledger cannot be written.
+        """
+        taken = Taken()
+        for path in self._files.results(job.tag):
+            for lines in _groups(read_lines(path, max_bytes=self._lines.max_answer_bytes), _LINES_TOGETHER):
+                waiting = await self._ledger.attempts_of_lines(job.id, [*_numbers(lines)])
+                for line in lines:
+                    self._take(line, waiting, job, taken)
+                await self._ledger.flush()
+        return taken
+
+    def _take(self, line: ResultLine, waiting: dict[int, list[LineAttempt]], job: Job, taken: Taken) -> None:
+        if line.broken is not None:
+            taken.broken += 1
+            return
+        number = _number(line)
+        attempts = [] if number is None else waiting.pop(number, [])
+        if not attempts:
+            taken.unknown += 1
+            return
+        taken.kept += 1
+        price = None if job.record.price is None else Price(*job.record.price)
+        try:
+            answer = self._believed(self._lines.read_line(line, price), attempts, job, price)
+            parts = self._split(answer, [one.weight for one in attempts], price)
+        except Exception as caught:
+            self._fail(attempts, as_failure(caught))
+            return
+        taken.add(answer.usage, answer.cost)
+        if parts is None:
+            self._ledger.answer(attempts[0].attempt, answer.raw, answer.usage, answer.cost)
+            return
+        for one, part in zip(attempts, parts, strict=True):
+            if isinstance(part, MistillError):
+                self._fail([one], part)
+            elif one.awaits_answer:
+                self._ledger.answer(one.attempt, part.body, part.usage, part.cost)
+
+    def _believed(
+        self, answer: HTTPAnswer[Any], attempts: Sequence[LineAttempt], job: Job, price: Price | None
+    ) -> HTTPAnswer[Any]:
+        """The answer with what it took; an estimate where it does not say that, or says what cannot be."""
+        usage, wire = answer.usage, answer.response.usage
+        most_output = None if job.record.most_output_tokens else 0
+        if (
+            wire is None
+            or wire.prompt_tokens is None
+            or (wire.completion_tokens is None and most_output is None)
+        ):
+            self._budget.warn_of_estimates()
+            usage = None
+        most_input = _MOST_BYTES_A_TOKEN * sum(one.weight for one in attempts) + _MOST_BYTES_A_TOKEN
+        spent = self._budget.estimated(usage, most_input, most_output)
+        if spent is None:
+            return answer
+        cost = None if price is None else price.cost(spent.usage)
+        return msgspec.structs.replace(answer, usage=spent.usage, cost=cost)
+
+    def _fail(self, attempts: Sequence[LineAttempt], error: MistillError) -> None:
+        classify(error)  # so that it says whether another attempt could help
+        for one in attempts:
+            if one.awaits_answer:
+                self._ledger.end_attempt(
+                    one.attempt, "maybe_billed" if error.maybe_billed else "failed", error
+                )
+
+
+def _number(line: ResultLine) -> int | None:
+    """The attempt that a line is of, by what it says."""
+    said = line.custom_id
+    return int(said) if said is not None and said.isascii() and said.isdigit() and len(said) <= 18 else None
+
+
+def _numbers(lines: Iterable[ResultLine]) -> Iterator[int]:
+    for line in lines:
+        if (number := _number(line)) is not None:
+            yield number
+
+
+def _groups(items: Iterator[T], size: int) -> Iterator[list[T]]:
+    while group := list(islice(items, size)):
+        yield group

@@ -1,0 +1,57 @@
+"""Rows that batch jobs leave over, on their way to the live lane."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Self
+
+from mistill.runs.kinds.kind import PendingRow
+
+
+class Leftovers:
+    """A stream of rows for workers, which ends when it is closed. No more than ``room`` groups of them wait in it."""
+
+    def __init__(self, room: int) -> None:
+        self._waiting: deque[list[PendingRow]] = deque()
+        self._room = room
+        self._under_way = 0
+        self._is_closed = False
+        self._changed = asyncio.Event()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> list[PendingRow]:
+        await self._until(lambda: bool(self._waiting))
+        if self._is_closed:
+            raise StopAsyncIteration
+        self._changed.set()
+        return self._waiting.popleft()
+
+    async def put(self, rows: list[PendingRow]) -> None:
+        """Rows that are asked together; returns when there is room for them."""
+        await self._until(lambda: len(self._waiting) < self._room)
+        self._waiting.append(rows)
+        self._under_way += 1
+        self._changed.set()
+
+    def ended(self) -> None:
+        """Rows that were put in together have their outcomes."""
+        self._under_way -= 1
+        self._changed.set()
+
+    async def all_ended(self) -> None:
+        """Returns when all rows that were put in have their outcomes; or it is closed."""
+        await self._until(lambda: not self._under_way)
+
+    def close(self) -> None:
+        """Nothing is given out any more."""
+        self._is_closed = True
+        self._changed.set()
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not (holds() or self._is_closed):
+            self._changed.clear()  # whoever waits already is woken by the next change all the same
+            await self._changed.wait()
