@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sqlite3
+import threading
 from contextlib import closing
 from typing import Any
 
@@ -207,3 +208,212 @@ def test_no_key_is_in_what_is_uploaded_or_kept(place: Place, simulator: Simulato
 
 def test_settings_of_the_simulator_are_known() -> None:
     assert Settings(batch_missing=0.1).batch_missing == 0.1
+
+
+# --- money ------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_with_the_server_counts_at_its_worst(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    price = 0.15e-6 / 2, 0.60e-6 / 2
+    worst = 120 * price[0] + 100 * price[1]  # bytes of a request are more than its tokens
+    report = start(place, max_cost=5 * worst, parameters={"max_new_tokens": 100}, on_stop="return")
+    assert report.cost is not None
+    assert report.cost <= 5 * worst
+    assert report.completions == 30  # the answers are short, and what they leave is spent by further jobs
+    assert jobs_made(simulator) > 2
+
+
+def test_a_limit_that_is_reached_ends_the_run_once_all_is_back(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(answer_tokens=100)
+    cost = 110 * 0.60e-6 / 2
+    report = start(place, max_cost=10 * cost, parameters={"max_new_tokens": 100}, on_stop="return")
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "budget"
+    assert 7 <= report.completions <= 10
+    assert report.cost is not None
+    assert report.cost <= 10 * cost
+    assert report.with_server == 0
+    assert set(simulator.billed_ids().values()) == {1}
+
+
+def test_a_budget_that_holds_no_request_says_what_would_help(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    report = start(place, max_cost=0.00001, on_stop="return")
+    assert report.stopped is not None
+    assert "max_new_tokens" in str(report.stopped)
+    assert jobs_made(simulator) == 0
+
+
+def test_jobs_of_an_earlier_start_count_against_the_budget(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_line_s=0.02)
+    place.write(TEXTS)
+    given = {"parameters": {"max_new_tokens": 100}, "on_stop": "return"}
+    start(place, wait=False, max_tokens_total=30 * 250, **given)
+    place.write([*TEXTS, *(f"more {number}" for number in range(30))])
+    report = start(place, wait=False, max_tokens_total=30 * 250, **given)
+    assert report.with_server == 30  # what is there may take all of it
+    report = start(place, max_tokens_total=30 * 250, **given)
+    assert report.completions == 60
+    assert report.input_tokens + report.output_tokens <= 30 * 250
+
+
+# --- time -------------------------------------------------------------------------------------------------------------
+
+
+def test_what_is_not_back_in_time_is_cancelled_and_asked_live(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_line_s=0.5)
+    place.write(TEXTS)
+    report = start(place, deadline=4.5)
+    assert report.completions == 30
+    assert 20 <= len(chat_requests(simulator)) < 30
+    assert simulator.stats().batch.jobs == {"CANCELLED": 1}
+
+
+def test_without_a_tail_the_deadline_leaves_jobs_where_they_are(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_queue_s=60)
+    place.write(TEXTS)
+    report = start(place, deadline=1, batch_tail=0, on_stop="return")
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "deadline"
+    assert report.with_server == 30
+    assert chat_requests(simulator) == []
+
+
+def test_a_stop_leaves_jobs_where_they_are_at_once(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_queue_s=60)
+    place.write(TEXTS)
+    run = place.run(lane="batch", grace=30.0, on_stop="return")
+    thread = threading.Thread(target=run.start)
+    thread.start()
+    simulator.wait_until(lambda: jobs_made(simulator) == 1)
+    run.stop()
+    thread.join(10)
+    assert not thread.is_alive()
+    assert run.summary is not None
+    assert run.summary.with_server == 30
+    simulator.change(batch_queue_s=0)
+    start(place)
+    assert place.answers() == echoes(TEXTS)
+    assert jobs_made(simulator) == 1
+
+
+# --- what the server does not do --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [({"batch_needs_billing": True}, "console.mistral.ai"), ({"batch_absent": True}, "lane")],
+)
+def test_who_gets_no_jobs_is_told_before_anything_is_uploaded(
+    place: Place, simulator: Simulator, settings: dict[str, Any], said: str
+) -> None:
+    simulator.change(**settings)
+    place.write(TEXTS)
+    with pytest.raises(RunStopped, match=said):
+        start(place)
+    assert not [request for request in simulator.requests if request.path == "/v1/files"]
+    simulator.change(**dict.fromkeys(settings, False))
+    start(place)
+    assert place.answers() == echoes(TEXTS)
+    assert set(simulator.billed_ids().values()) == {1}
+
+
+def test_a_job_that_fails_as_a_whole_ends_the_run_in_the_words_of_the_server(
+    place: Place, simulator: Simulator
+) -> None:
+    simulator.change(batch_failed=1.0)
+    place.write(TEXTS)
+    with pytest.raises(RunStopped, match="failed as a whole"):
+        start(place)
+    simulator.change(batch_failed=0.0)
+    start(place)
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_the_first_job_is_small_and_the_others_wait_for_it(place: Place, simulator: Simulator) -> None:
+    texts = [f"text {number}" for number in range(1300)]
+    place.write(texts)
+    start(place, batch_rows=700)
+    assert place.answers() == echoes(texts)
+    with closing(sqlite3.connect(place.ledger)) as ledger:
+        records = [json.loads(record) for (record,) in ledger.execute("SELECT record FROM jobs ORDER BY id")]
+    assert [record["lines"] for record in records] == [100, 700, 500]
+    assert records[1]["created_at"] > records[0]["ended_at"]
+
+
+def test_a_job_has_no_more_bytes_than_it_may(place: Place, simulator: Simulator) -> None:
+    place.write([*TEXTS[:20], "x" * 5000, *TEXTS[20:]])
+    report = start(place, batch_bytes=2000)
+    assert (report.completions, report.failures) == (30, 1)
+    assert "batch_bytes" in place.records()[20]["error"]
+    with closing(sqlite3.connect(place.ledger)) as ledger:
+        sizes = [json.loads(record)["bytes"] for (record,) in ledger.execute("SELECT record FROM jobs")]
+    assert len(sizes) > 1
+    assert max(sizes) <= 2000
+
+
+def test_results_that_are_gone_may_be_billed(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    start(place, wait=False)
+    simulator.wait_until(lambda: simulator.stats().batch.jobs == {"SUCCESS": 1})
+    simulator.change(batch_retention_s=0.0)
+    simulator.change(batch_retention_s=None)
+    report = start(place, on_unknown="hold")
+    assert report.completions + report.pending == 30
+
+
+# --- several requests a row, several settings -------------------------------------------------------------------------
+
+
+def test_several_answers_a_row_come_in_one_line_or_in_several(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:5])
+    report = start(place, num_generations=3)
+    assert [len(record["generation"]) for record in place.records()] == [3] * 5
+    assert sum(simulator.billed_ids().values()) == 5
+    assert report.completions == 5
+    other = place.out.with_name("structured.jsonl")
+    llm = place.llm(structured_output={"schema": Mail})
+    report = place.run(out=other, llm=llm, lane="batch", num_generations=2, batch_tail=0).start()
+    assert report.completions == 5
+    assert sum(simulator.billed_ids().values()) == 15
+
+
+def test_a_retry_goes_by_jobs_too(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:10])
+    start(place)
+    report = Run.retry(place.out, "row<4", prompt="Again: {{ text }}", lane="batch").start()
+    assert report.completions == 10
+    assert place.answers() == [f"Echo: Again: {text}" for text in TEXTS[:4]] + echoes(TEXTS[4:10])
+    assert chat_requests(simulator) == []
+
+
+def test_a_retry_that_did_not_wait_goes_on_and_the_run_itself_leaves_it_alone(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS[:10])
+    start(place)
+    simulator.change(batch_queue_s=0.5)
+    again = {"where": "row<4", "prompt": "Again: {{ text }}", "lane": "batch"}
+    Run.retry(place.out, **again, wait=False, on_stop="return").start()
+    start(place, wait=False, on_stop="return")
+    Run.retry(place.out, **again).start()
+    assert place.answers() == [f"Echo: Again: {text}" for text in TEXTS[:4]] + echoes(TEXTS[4:10])
+    assert set(simulator.billed_ids().values()) == {1}
+    assert sum(simulator.billed_ids().values()) == 14
+
+
+def test_identical_rows_are_asked_once_where_that_is_wanted(place: Place, simulator: Simulator) -> None:
+    place.write(["same"] * 5 + ["other"])
+    start(place, dedupe=True)
+    assert place.answers() == echoes(["same"] * 5 + ["other"])
+    assert sum(simulator.billed_ids().values()) == 2
+
+
+def test_outcomes_can_be_iterated_over(place: Place) -> None:
+    place.write(TEXTS)
+    run = place.run(lane="batch")
+    assert sorted(outcome.completions[0].text for outcome in run if outcome.completions[0]) == sorted(
+        echoes(TEXTS)
+    )
