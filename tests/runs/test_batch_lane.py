@@ -247,13 +247,13 @@ def test_a_budget_that_holds_no_request_says_what_would_help(place: Place, simul
 
 
 def test_jobs_of_an_earlier_start_count_against_the_budget(place: Place, simulator: Simulator) -> None:
-    simulator.change(batch_line_s=0.02)
+    simulator.change(batch_queue_s=1.0)
     place.write(TEXTS)
     given = {"parameters": {"max_new_tokens": 100}, "on_stop": "return"}
     start(place, wait=False, max_tokens_total=30 * 250, **given)
     place.write([*TEXTS, *(f"more {number}" for number in range(30))])
     report = start(place, wait=False, max_tokens_total=30 * 250, **given)
-    assert report.with_server == 30  # what is there may take all of it
+    assert 30 < report.with_server < 45  # what is there may take most of it
     report = start(place, max_tokens_total=30 * 250, **given)
     assert report.completions == 60
     assert report.input_tokens + report.output_tokens <= 30 * 250
@@ -282,7 +282,7 @@ def test_without_a_tail_the_deadline_leaves_jobs_where_they_are(place: Place, si
 
 
 def test_a_stop_leaves_jobs_where_they_are_at_once(place: Place, simulator: Simulator) -> None:
-    simulator.change(batch_queue_s=60)
+    simulator.change(batch_queue_s=1.0)
     place.write(TEXTS)
     run = place.run(lane="batch", grace=30.0, on_stop="return")
     thread = threading.Thread(target=run.start)
@@ -293,7 +293,6 @@ def test_a_stop_leaves_jobs_where_they_are_at_once(place: Place, simulator: Simu
     assert not thread.is_alive()
     assert run.summary is not None
     assert run.summary.with_server == 30
-    simulator.change(batch_queue_s=0)
     start(place)
     assert place.answers() == echoes(TEXTS)
     assert jobs_made(simulator) == 1

@@ -89,7 +89,7 @@ class JobKeeper:
 
     Attributes:
         jobs: those that are not at their end, doubtful ones too, by their number in the ledger.
-        refused: what the server said when a whole job failed, the last one.
+        fatal: a failure in some job that no other row can survive.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class JobKeeper:
     ) -> None:
         self.files = JobFiles(ledger.path)
         self.jobs: dict[int, Job] = {}
+        self.fatal: MistillError | None = None
         self._ledger = ledger
         self._client = sender.client
         self._budget = budget
@@ -425,6 +426,8 @@ class JobKeeper:
         taken = await self._reader.read(job)
         missing = await self._end(job, taken)
         self._settle(job, taken, missing=missing)
+        if taken.fatal is not None:
+            self.fatal = taken.fatal
         return self.jobs[job.id]
 
     async def _fetch(self, job: Job) -> Job:

@@ -47,12 +47,14 @@ class Taken(Struct):
     Attributes:
         kept: lines that were taken over, failed ones too. ``broken``: that are no lines of results.
         unknown: of no attempt that waits for one, those that came twice too.
+        fatal: a failure that no other row can survive, such as a key that is refused.
         answers, tokens, output_tokens, longest_output_tokens, cost: of the answers among them.
     """
 
     kept: int = 0
     broken: int = 0
     unknown: int = 0
+    fatal: MistillError | None = None
     answers: int = 0
     tokens: int = 0
     output_tokens: int = 0
@@ -114,7 +116,10 @@ class ResultReader:
             answer = self._believed(self._lines.read_line(line, price), attempts, job, price)
             parts = self._split(answer, [one.weight for one in attempts], price)
         except Exception as caught:
-            self._fail(attempts, as_failure(caught))
+            error = as_failure(caught)
+            self._fail(attempts, error)
+            if classify(error).fatal:
+                taken.fatal = error
             return
         taken.add(answer.usage, answer.cost)
         if parts is None:

@@ -193,7 +193,7 @@ class BatchLane:
         self._tasks[1].cancel()
         await asyncio.wait(self._tasks[1:2])
         await keeper.tidy()
-        if self._start.stopped is None and (why := self._planner.reached or self._waiting()) is not None:
+        if self._start.stopped is None and (why := self._why_it_ends()) is not None:
             self._start.stop(why)
 
     async def _settle_old(self) -> None:
@@ -219,10 +219,11 @@ class BatchLane:
         await self._work_through(self._rows_of(_LEFT_OVER, 0), asks=True, goes_live=is_tail)
         await self._all_submitted()
 
-    def _waiting(self) -> Stopped | None:
+    def _why_it_ends(self) -> Stopped | None:
+        """Where rows are left: jobs are under way, or a limit of the budget is reached."""
         jobs = self._keeper.under_way
         if not jobs or not self._use.asks:
-            return None
+            return self._planner.reached
         told = f"{count(len(jobs), 'batch job')} {'is' if len(jobs) == 1 else 'are'} at the server"
         return Stopped(told, reason="waiting", hint=words(START_AGAIN, " to go on"))
 
@@ -328,8 +329,8 @@ class BatchLane:
             await asyncio.wait(self._submitting)
 
     async def _more_room(self) -> bool:
-        """Returns when something that is held of the budget has been given back; ``False``: nothing is held."""
-        if not self._submitting and not self._keeper.under_way:
+        """Returns when something that is held of the budget has been given back; ``False``: nobody waits for that."""
+        if not self._options.wait or not (self._submitting or self._keeper.under_way):
             return False
         await self._change()
         return True
@@ -359,6 +360,7 @@ class BatchLane:
             except MistillError as error:
                 self._start.stop(error)
             self._show()
+            self._changed.set()  # now that what was read is under way no more
             pause_s = min(pause_s * tuning.poll_growth, tuning.max_poll_s)
 
     def _running(self) -> set[int]:
@@ -376,10 +378,11 @@ class BatchLane:
         if job.record.settings == self._start.ledger.settings:
             first, last = await self._start.ledger.positions_of_job(job.id)
             await self._work_through(self._rows_of(_of_job(job.id, last), first), asks=False)
-        self._changed.set()
 
     async def _note_fruit(self, job: Job) -> None:
-        """A job that brings nothing at all, again and again, is no way to answer rows."""
+        """A job that brings nothing at all, again and again, is no way to answer rows; nor is one of a refused key."""
+        if self._keeper.fatal is not None and self._use.asks:
+            self._start.stop(self._keeper.fatal)
         record = job.record
         if record.kept or record.is_cancelled:
             self._fruitless, self._has_answers = 0, True
