@@ -14,6 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import msgspec
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -23,9 +24,13 @@ from mistill.errors import ServerError
 from mistill.ledger import (
     Attempt,
     InputRow,
+    Job,
+    JobRecord,
+    JobState,
     Ledger,
     LedgerReader,
     LedgerRow,
+    PlannedAttempt,
     RowState,
     Selection,
 )
@@ -43,6 +48,7 @@ EDITS = st.lists(
 ENDS = st.sampled_from(["complete", "complete", "complete", "fail", "answer", "nothing"])
 PAID = Usage(input_tokens=3, output_tokens=5)
 COST = 0.5
+RECORD = JobRecord(path="/v1", model="m", host="h", lines=1, rows=1, bytes=1, timeout_hours=24)
 
 
 def digest(*parts: object) -> bytes:
@@ -83,6 +89,23 @@ class LedgerMachine(RuleBasedStateMachine):
         self.request_of: dict[int, int] = {}
         self.failed: set[int] = set()
         self.asked_again: set[int] = set()
+        # Of jobs: by number, and of attempts in them which are open, and which may be billed.
+        self.jobs: dict[int, Job] = {}
+        self.rows_asked: dict[int, set[tuple[int, int | None]]] = {}
+        self.open: dict[int, dict[int, int]] = {}
+        self.given_up: dict[int, dict[int, int]] = {}
+        # What a row got since its last outcome, and by which settings; and when things were begun.
+        self.clock = 0
+        self.began: dict[int, int] = {}
+        self.began_job: dict[int, int] = {}
+        self.outcome_at: dict[int, int] = {}
+        self.got: dict[int, list[tuple[int, bytes | None, int | None]]] = {}
+        self.settings: int | None = None
+        self.row_settings: dict[int, int | None] = {}
+
+    @property
+    def with_server(self) -> set[int]:
+        return {row for attempts in self.open.values() for row in attempts.values()}
 
     @property
     def path(self) -> Path:
@@ -104,6 +127,9 @@ class LedgerMachine(RuleBasedStateMachine):
         for state, row in zip(self.states, self.input, strict=True):
             assert self.request_of.setdefault(state.row, row[0]) == row[0]
             assert state.state == self._expected_state(state.row)
+            waits = state.state != "completion"
+            assert state.is_with_server == (waits and state.row in self.with_server)
+            assert state.has_answers or not (waits and self._known(state.row) and self._is_by_row)
 
     @rule(edits=EDITS, window=st.integers(1, 3), rows=st.integers(0, 6))
     def first_rows_only(self, edits: list[Edit], window: int, rows: int) -> None:
@@ -115,10 +141,10 @@ class LedgerMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.states)
     @rule(ends=st.lists(ENDS, min_size=1, max_size=5), skipped=st.integers(0, 5))
     def ask(self, ends: list[str], skipped: int) -> None:
-        unanswered = [s.row for s in self.states if self._expected_state(s.row) != "completion"]
-        for row, end in zip(unanswered[skipped:] + unanswered[:skipped], ends, strict=False):
+        for row, end in zip(self._due(skipped), ends, strict=False):
             (attempt,) = self.runner.run(self.ledger.begin_attempts([row]))
             self.attempts += 1
+            self._begin(attempt.id)
             self.in_flight.append(attempt)
             if end != "nothing":
                 self._finish(attempt, end)
@@ -127,6 +153,111 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 20), end=st.sampled_from(["complete", "fail"]))
     def end_later(self, which: int, end: str) -> None:
         self._finish(self.in_flight[which % len(self.in_flight)], end)
+
+    def _due(self, skipped: int) -> list[int]:
+        rows = [s.row for s in self.states if self._expected_state(s.row) != "completion"]
+        due = [row for row in rows if row not in self.with_server]
+        return due[skipped:] + due[:skipped]
+
+    def _begin(self, attempt: int) -> None:
+        self.clock += 1
+        self.began[attempt] = self.clock
+
+    # Jobs: begun, read line by line, over, and perhaps answered late.
+
+    @precondition(lambda self: self.states)
+    @rule(size=st.integers(1, 4), skipped=st.integers(0, 5))
+    def begin_job(self, size: int, skipped: int) -> None:
+        planned = self._planned(self._due(skipped)[:size])
+        job = self.runner.run(self.ledger.begin_job(f"job {self.clock}", RECORD, planned))
+        self.clock += 1
+        self.attempts += len(planned)
+        self.began_job[job.id] = self.clock
+        self.began |= {attempt.id: self.clock for attempt in planned}
+        self.jobs[job.id] = job
+        self.rows_asked[job.id] = {(attempt.row, self.settings) for attempt in planned}
+        self.open[job.id] = {attempt.id: attempt.row for attempt in planned}
+        self.given_up[job.id] = {}
+
+    def _planned(self, rows: list[int]) -> list[PlannedAttempt]:
+        numbers = self.ledger.take_attempt_ids(len(rows))
+        return [PlannedAttempt(number, row, row, None, 7) for number, row in zip(numbers, rows, strict=True)]
+
+    @precondition(lambda self: any(self.open.values()) or any(self.given_up.values()))
+    @rule(which=st.integers(0, 20), end=ENDS, late=st.booleans())
+    def a_line_comes(self, which: int, end: str, late: bool) -> None:
+        waiting = [
+            (job, number)
+            for attempts in ((self.given_up, self.open) if late else (self.open, self.given_up))
+            for job, numbers in attempts.items()
+            for number in numbers
+        ]
+        job, number = waiting[which % len(waiting)]
+        found = self.runner.run(self.ledger.attempts_of_lines(job, [number, number + 1000]))
+        ((line,),) = found.values()
+        assert line.awaits_answer
+        if end == "nothing":
+            return
+        self.maybe_billed -= number in self.given_up[job]
+        self.open[job].pop(number, None)
+        self.given_up[job].pop(number, None)
+        self._finish(line.attempt, end)
+        assert self.runner.run(self.ledger.attempts_of_lines(job, [number])) == {}
+
+    @precondition(lambda self: self.jobs)
+    @rule(which=st.integers(0, 20), state=st.sampled_from(["read", "doubtful", "dropped"]))
+    def end_job(self, which: int, state: JobState) -> None:
+        job = list(self.jobs.values())[which % len(self.jobs)]
+        status = "not_sent" if state == "dropped" else "maybe_billed"
+        changed = msgspec.structs.replace(job, state=state)
+        ended = self.runner.run(self.ledger.end_open_attempts(changed, status))
+        assert ended == len(self.open[job.id])
+        if state != "dropped":
+            self.maybe_billed += ended
+            self.given_up[job.id] |= self.open[job.id]
+        self.open[job.id] = {}
+        self.jobs[job.id] = changed
+
+    @precondition(lambda self: self.jobs)
+    @rule()  # as an invariant it would take most of the time
+    def it_is_known_who_is_with_the_server_and_what_came_back(self) -> None:
+        assert [(job.id, job.state) for job in self.runner.run(self.ledger.jobs())] == [
+            (job.id, job.state) for job in self.jobs.values()
+        ]
+        assert set(self.ledger.rows_with_server) == self.with_server
+        rows = sorted(self.request_of)
+        known = self.runner.run(self.ledger.known_attempts(rows))
+        assert {
+            row: [(one.attempt.id, None if one.answer is None else one.answer.body) for one in attempts]
+            for row, attempts in known.items()
+        } == {row: found for row in rows if (found := self._known(row))}
+        in_input = {state.row for state in self.states}
+        for job, asked in self.rows_asked.items() if self.states else ():
+            assert self.runner.run(self.ledger.rows_of_job(job, after=0, limit=99)) == sorted(
+                row
+                for row, settings in asked
+                if row in in_input - self.with_server
+                and settings == self.row_settings.get(row)
+                and self._waits_since_job(row, job)
+            )
+
+    def _known(self, row: int) -> list[tuple[int, bytes | None]]:
+        if self._expected_state(row) == "completion":
+            return []
+        since = self.outcome_at.get(row, 0)
+        got = [
+            (number, body)
+            for number, body, settings in self.got.get(row, [])
+            if settings == self.settings and self.began[number] > since
+        ]
+        return sorted(got, key=lambda one: one[0])
+
+    def _waits_since_job(self, row: int, job: int) -> bool:
+        return self._expected_state(row) != "completion" and self.began_job[job] > self.outcome_at.get(row, 0)
+
+    @property
+    def _is_by_row(self) -> bool:
+        return bool(self.jobs)
 
     def _edit(self, edits: list[Edit]) -> None:
         for kind, place, row in edits:
@@ -145,8 +276,10 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.input = (self.input * 2)[:12]
 
     def _finish(self, attempt: Attempt, end: str) -> None:
-        self.in_flight.remove(attempt)
+        if attempt in self.in_flight:
+            self.in_flight.remove(attempt)
         self.runner.run(self._end(attempt, end))
+        self._note_outcome(attempt, end)
         if end == "fail":
             self.failed.add(attempt.row)
         else:
@@ -155,6 +288,17 @@ class LedgerMachine(RuleBasedStateMachine):
             self.completed[attempt.row] = self._body(attempt)
         if end != "answer":
             self.asked_again.discard(attempt.row)
+
+    def _note_outcome(self, attempt: Attempt, end: str) -> None:
+        self.clock += 1
+        row = attempt.row
+        if end != "fail" or attempt.job is not None:
+            body = None if end == "fail" else self._body(attempt)
+            self.got.setdefault(row, []).append((attempt.id, body, attempt.settings))
+        if (end == "complete" and (row not in self.completed or row in self.asked_again)) or (
+            end == "fail" and row not in self.completed
+        ):
+            self.outcome_at[row] = self.clock
 
     async def _end(self, attempt: Attempt, end: str) -> None:
         if end == "fail":
@@ -175,12 +319,17 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(state=st.sampled_from(["completion", "failure"]))
     def ask_again(self, state: str) -> None:
-        in_input = {row.row for row in self._export() if row.state == state}
+        stay = self.asked_again & self.with_server
+        chosen = {row.row for row in self._export() if row.state == state} - self.with_server
         reopened = self.runner.run(
             self.ledger.begin_retry(Selection.parse(f"state={state}"), {"manifest": {"max_tokens": 9}})
         )
-        assert reopened == len(in_input)
-        self.asked_again = in_input  # one retry at a time
+        self.asked_again = chosen | stay  # one retry at a time
+        assert reopened == len(self.asked_again)
+        self.settings = 1
+        self.row_settings = dict.fromkeys(chosen, 1) | {
+            row: self.row_settings.get(row) for row in self.with_server
+        }
 
     # The ends of a process.
 
@@ -211,6 +360,13 @@ class LedgerMachine(RuleBasedStateMachine):
                         attempt.row, [attempt.id], finish_reason="stop", tokens=PAID, cost=COST
                     )
                 )
+            begun.append(
+                asyncio.ensure_future(self.ledger.begin_job("lost", RECORD, self._planned([1] * writes)))
+            )
+            begun += [
+                asyncio.ensure_future(self.ledger.end_open_attempts(job, "maybe_billed"))
+                for job in self.jobs.values()
+            ]
             matching = asyncio.ensure_future(match(self.ledger, self.input + rows, 2, whole=True))
             for _ in range(3):
                 await asyncio.sleep(0)
@@ -234,6 +390,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.maybe_billed += len(self.in_flight)
         self.in_flight = []
         self.states = []
+        self.settings = None
 
     def _count_rows(self, rows: list[Row]) -> None:
         self.rows_of |= Counter(request for request, _ in rows)  # the larger count of each
@@ -257,6 +414,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert counts.no_longer_in_input <= rows - counts.rows  # those that something was paid for
         assert counts.attempts == self.attempts
         assert counts.maybe_billed == self.maybe_billed
+        assert counts.with_server == sum(map(len, self.open.values()))
         assert counts.cost == self.answers * 0.5
         assert counts.completions + counts.failures + counts.pending == counts.rows
 

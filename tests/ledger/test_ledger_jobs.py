@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from tests.ledger.test_ledger_selection import MANIFEST, complete, rows_of
 
 from mistill.api.usage import Usage
-from mistill.errors import LedgerError, RateLimited, ServerError
+from mistill.errors import LedgerError, ManifestChanged, RateLimited, ServerError
 from mistill.ledger import (
     WAITING,
     Job,
@@ -404,3 +404,19 @@ async def test_a_ledger_of_format_4_has_jobs_once_it_is_opened(tmp_path: Path) -
         assert [found[0].attempt.asked for found in known.values()] == [1001, None, 1003]
     with LedgerReader(path) as reader:
         assert reader.counts().damaged_attempts == 0
+
+
+async def test_settings_may_change_while_no_job_may_cost_anything_and_its_files_are_not_forgotten(
+    ledger: Ledger,
+) -> None:
+    job, _ = await begin(ledger, await rows_of(ledger, 2))
+    ledger.close()
+    with pytest.raises(ManifestChanged):
+        Ledger.open(ledger.path, {"model": "another"})
+    with Ledger.open(ledger.path, MANIFEST) as ledger:
+        await ledger.end_open_attempts(replace(job, state="dropped"), "not_sent")
+    with Ledger.open(ledger.path, {"model": "another"}) as ledger:
+        other, _ = await begin(ledger, await rows_of(ledger, 1), "b")
+        assert [(job.id, job.state) for job in await ledger.jobs()] == [(1, "dropped"), (2, "planned")]
+        assert await ledger.attempts_of_lines(job.id, [1, 2]) == {}
+        assert list(await ledger.attempts_of_lines(other.id, [1, 2])) == [1]

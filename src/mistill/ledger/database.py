@@ -475,7 +475,8 @@ def _has_cost_money(connection: sqlite3.Connection) -> bool:
 
 
 def _start_over(connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> None:
-    """A run that got no answer had perhaps a wrong template, model or key: nothing is lost with its settings."""
+    """A run that got no answer had perhaps a wrong template, model or key: nothing is lost with its settings.
+    Jobs stay, none of which was answered: their files are perhaps still at the server."""
     connection.execute("BEGIN IMMEDIATE")
     for table in ("rows", "records", "attempts", "outcomes", "earlier_outcomes", "settings", "starts"):
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
