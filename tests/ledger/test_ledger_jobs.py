@@ -17,7 +17,7 @@ from msgspec.structs import replace
 from tests.ledger.test_ledger_selection import MANIFEST, complete, rows_of
 
 from mistill.api.usage import Usage
-from mistill.errors import LedgerError, ManifestChanged, RateLimited, ServerError
+from mistill.errors import Disconnected, LedgerError, ManifestChanged, RateLimited, ServerError
 from mistill.ledger import (
     WAITING,
     Job,
@@ -152,7 +152,13 @@ async def test_a_line_for_several_rows_names_all_its_attempts(ledger: Ledger) ->
 
 async def test_what_was_given_up_can_be_answered_late(ledger: Ledger) -> None:
     job, (first, second) = await begin(ledger, (await rows_of(ledger, 2)))
-    assert await ledger.end_open_attempts(replace(job, state="doubtful"), "maybe_billed") == 2
+    lost = Disconnected("no line came")
+    assert await ledger.end_open_attempts(replace(job, state="doubtful"), "maybe_billed", lost) == 2
+    known = await ledger.known_attempts([1, 2])
+    assert [(row, one.error and one.error.kind) for row, (one,) in known.items()] == [
+        (1, "disconnected"),
+        (2, "disconnected"),
+    ]
     assert [state.maybe_billed for state in await rows_of(ledger, 2)] == [True, True]
     await answer(ledger, job, first)
     states = await rows_of(ledger, 2)
@@ -163,7 +169,7 @@ async def test_what_was_given_up_can_be_answered_late(ledger: Ledger) -> None:
         states = await rows_of(ledger, 2)
         assert [(state.maybe_billed, state.has_answers) for state in states] == [
             (False, True),
-            (False, False),
+            (False, True),
         ]
     with LedgerReader(ledger.path) as reader:
         assert reader.counts().maybe_billed == 0

@@ -66,7 +66,8 @@ class PaidAnswer(msgspec.Struct, frozen=True, gc=False):
 class KnownAttempt(msgspec.Struct, frozen=True, gc=False):
     """How an attempt at a row that waits for an outcome ended: with an ``answer``, or with an ``error``.
 
-    Errors are of attempts in jobs: those of requests of their own were dealt with as they came.
+    Errors are of attempts in jobs, also of those that may be billed: else what a job never answers would be asked for
+    ever. Those of requests of their own were dealt with as they came.
     """
 
     attempt: Attempt
@@ -86,7 +87,8 @@ def attempts_insert(columns: str, *, status: str | None = None, replaces: bool =
     return Insert(head, f"({', '.join('?' * len(names))})", "))")
 
 
-_COUNTS = f"(a.status = 'answered' OR (a.status = 'failed' AND a.job IS NOT NULL)) AND {WAITS}"
+_COUNTS = f"""(a.status = 'answered' OR (
+    a.job IS NOT NULL AND a.status IN ('failed', 'maybe_billed') AND a.error IS NOT NULL)) AND {WAITS}"""
 _JOINED = "attempts AS a JOIN rows AS r ON r.id = a.row LEFT JOIN outcomes AS o ON o.row = a.row"
 
 
