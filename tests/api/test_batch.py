@@ -9,6 +9,7 @@ import os
 import stat
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -608,3 +609,25 @@ async def test_faults_of_all_kinds_at_once_lose_no_line_silently(
     job = await ended(client, await submit(client, input_file))
     lines = await downloaded(client, job, tmp_path)
     assert sum(told(client, lines).values()) == len(lines) >= 20
+
+
+@pytest.mark.parametrize("turns", [1, 2, 3])
+async def test_a_cancellation_is_not_lost_to_an_answer_that_came_just_before(
+    client: MistralClient, simulator: Simulator, turns: int
+) -> None:
+    async def wait_for_ever() -> None:
+        with suppress(NotFound):
+            await client.delete_file("none")
+        await asyncio.Event().wait()
+
+    for asked in range(4):
+        task = asyncio.ensure_future(wait_for_ever())
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        # The loop stands still meanwhile, so that the answer is there and nobody has taken it.
+        simulator.wait_until(lambda asked=asked: simulator.counts_by_status[404] > asked)
+        for _ in range(asked):
+            await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.wait([task], timeout=5)
+        assert task.cancelled()

@@ -51,6 +51,7 @@ from mistill.api.transport import (
     Url,
     build_client,
     error_of_transport,
+    heeding_cancellation,
     with_file,
 )
 from mistill.api.usage import Usage, usage_of
@@ -280,7 +281,8 @@ class MistralClient:
             OSError: it cannot be written.
         """
         async with new_file(path) as out:
-            said = await self._read_into(out, file_id, max_bytes)
+            with heeding_cancellation():
+                said = await self._read_into(out, file_id, max_bytes)
             if said is None:  # of a body that is compressed, or comes in chunks, the file's card has the size
                 said = (await self.file(file_id)).size
             if said is not None and said != out.size:
@@ -468,8 +470,9 @@ class MistralClient:
             may_cost: it makes something that is billed.
         """
         try:
-            async with request.build_streamed() as http:
-                raw = await _body(http, MAX_BYTES)
+            with heeding_cancellation():
+                async with request.build_streamed() as http:
+                    raw = await _body(http, MAX_BYTES)
             if http.status not in _GOOD:
                 self._raise_status(http, raw)
             if len(raw) > MAX_BYTES:

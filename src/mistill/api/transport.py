@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import time
@@ -54,6 +55,7 @@ __all__ = [
     "Url",
     "build_client",
     "error_of_transport",
+    "heeding_cancellation",
     "with_file",
 ]
 
@@ -205,3 +207,18 @@ def never_left(error: PyreqwestError) -> bool:
 def _causes(error: PyreqwestError) -> list[str]:
     details: dict[str, Any] = getattr(error, "details", None) or {}
     return [cause["message"] for cause in cast("list[dict[str, str]]", details.get("causes") or [])]
+
+
+@contextmanager
+def heeding_cancellation() -> Generator[None]:
+    """A task that is cancelled within is cancelled behind this at the latest.
+
+    Where an answer, or an error, is there and only not taken yet, pyreqwest gives that, and the cancellation is lost.
+    """
+    task = asyncio.current_task()
+    before = 0 if task is None else task.cancelling()
+    try:
+        yield
+    finally:
+        if task is not None and task.cancelling() > before:
+            raise asyncio.CancelledError
