@@ -353,6 +353,27 @@ def test_a_job_has_no_more_bytes_than_it_may(place: Place, simulator: Simulator)
     assert max(sizes) <= 2000
 
 
+def test_jobs_wait_while_the_server_takes_no_more(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_max_pending=100, batch_line_s=0.002)
+    texts = [f"text {number}" for number in range(250)]
+    place.write(texts)
+    start(place, batch_rows=60)
+    assert place.answers() == echoes(texts)
+    assert set(simulator.billed_ids().values()) == {1}
+
+
+def test_a_file_that_is_too_large_for_the_server_is_made_smaller_by_the_next_start(
+    place: Place, simulator: Simulator
+) -> None:
+    simulator.change(batch_max_bytes=2500)
+    place.write(TEXTS)
+    with pytest.raises(RunStopped, match="batch_bytes"):
+        start(place)
+    report = start(place, batch_bytes=2000)
+    assert report.completions == 30
+    assert report.maybe_billed == 0
+
+
 def test_results_that_are_gone_may_be_billed(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS)
     start(place, wait=False)

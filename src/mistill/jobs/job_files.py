@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
-from contextlib import suppress
+from collections.abc import Collection, Generator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-_SUFFIX = ".jobs"
+from mistill.errors import LedgerError
+from mistill.ledger.files import jobs_of
+from mistill.wording import START_AGAIN, words
+
 _INPUT = ".jsonl"
 _OUTPUT = ".output.jsonl"
 _ERRORS = ".errors.jsonl"
@@ -17,15 +20,27 @@ class JobFiles:
     """A folder beside the ledger, which only its owner may read: prompts and answers are in it for a while."""
 
     def __init__(self, ledger: Path) -> None:
-        self.folder = ledger.with_name(ledger.name + _SUFFIX)
+        self.folder = jobs_of(ledger)
 
     def make(self) -> None:
         """Makes the folder.
 
         Raises:
-            OSError: it cannot be made.
+            LedgerError: it cannot be made.
         """
-        self.folder.mkdir(mode=0o700, exist_ok=True)
+        with self.explained():
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+
+    @contextmanager
+    def explained(self) -> Generator[None]:
+        """What the disk refuses inside is a `LedgerError`: these files are as dear as the ledger."""
+        try:
+            yield
+        except OSError as error:
+            raise LedgerError(
+                f"the files of batch jobs in {self.folder} cannot be written or read: {error}",
+                hint=words("mend that, and ", START_AGAIN, ": what is with the server stays there"),
+            ) from error
 
     def input(self, tag: str) -> Path:
         """The lines of a job, until the server has it."""
@@ -38,10 +53,6 @@ class JobFiles:
     def errors(self, tag: str) -> Path:
         """The results of lines that failed, where the server keeps these apart."""
         return self.folder / f"{tag}{_ERRORS}"
-
-    def size(self, tag: str) -> int:
-        """Bytes that its results take."""
-        return sum(path.stat().st_size for path in self.results(tag))
 
     def results(self, tag: str) -> list[Path]:
         """Those of the two files of results that are there."""

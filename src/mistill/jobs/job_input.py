@@ -29,7 +29,8 @@ class JobInput:
         files.make()
         self._files = files
         self._part = files.input(self.tag).with_suffix(".part")
-        self._file = os.fdopen(os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
+        with files.explained():
+            self._file = os.fdopen(os.open(self._part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")
 
     @staticmethod
     def line(attempts: Sequence[PlannedAttempt], body: bytes) -> bytes:
@@ -40,9 +41,10 @@ class JobInput:
         """One more line, which is of these attempts.
 
         Raises:
-            OSError: it cannot be written.
+            LedgerError: it cannot be written.
         """
-        self._file.write(line)
+        with self._files.explained():
+            self._file.write(line)
         self.attempts += attempts
         self.lines += 1
         self.size += len(line)
@@ -51,12 +53,13 @@ class JobInput:
         """All of it is on disk, under its name.
 
         Raises:
-            OSError: it cannot be written.
+            LedgerError: it cannot be written.
         """
-        self._file.flush()
-        os.fsync(self._file.fileno())
-        self._file.close()
-        self._part.replace(self._files.input(self.tag))
+        with self._files.explained():
+            self._file.flush()
+            os.fsync(self._file.fileno())
+            self._file.close()
+            self._part.replace(self._files.input(self.tag))
         self._files.sync()
 
     def discard(self) -> None:

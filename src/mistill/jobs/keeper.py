@@ -29,6 +29,7 @@ from mistill.delivery.retry import backoff_s, classify
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
     APIError,
+    BadRequest,
     Disconnected,
     Forbidden,
     LedgerError,
@@ -115,6 +116,7 @@ class JobKeeper:
         self._holds: dict[int, Hold] = {}
         self._may_have_orphans = False
         self._has_leave = False
+        self._asking = asyncio.Lock()
         self._unclean: dict[int, Job] = {}
         self._refusals = 0
         self._told: set[type[MistillError]] = set()
@@ -165,8 +167,12 @@ class JobKeeper:
         Raises:
             MistillError: it has none, or makes none; says what to do.
         """
-        if self._has_leave or job.state not in ("planned", "uploaded"):
-            return
+        async with self._asking:
+            if not self._has_leave and job.state in ("planned", "uploaded"):
+                await self._ask_leave(job)
+                self._has_leave = True
+
+    async def _ask_leave(self, job: Job) -> None:
         try:
             await self._persistently(self._first_job)
         except NotFound as error:
@@ -195,7 +201,6 @@ class JobKeeper:
         else:
             with suppress(MistillError):
                 await self._client.cancel_job(seen.id)
-        self._has_leave = True
 
     async def _first_job(self) -> None:
         async with aclosing(self._client.jobs()) as listed:
@@ -224,9 +229,18 @@ class JobKeeper:
             return await self._drop(job, "its file is not there any more")
         hours = job.record.timeout_hours + _KEPT_HOURS
         try:
-            card = await self._persistently(
-                lambda: self._client.upload_file(path, name=f"mistill-{job.tag}.jsonl", expiry_hours=hours)
-            )
+            with self.files.explained():
+                card = await self._persistently(
+                    lambda: self._client.upload_file(
+                        path, name=f"mistill-{job.tag}.jsonl", expiry_hours=hours
+                    )
+                )
+        except APIError as error:
+            self._may_have_orphans = True
+            if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
+                error.hint = words("make jobs smaller: ", Setting("batch_bytes", job.record.bytes // 2))
+                await self._drop(job, "the server takes no file of its size")
+            raise
         except BaseException:
             self._may_have_orphans = True
             raise
@@ -250,6 +264,8 @@ class JobKeeper:
             job = await self._note(job, "uploaded")
             if isinstance(error, NotFound):
                 return await self._upload(await self._note(job, "planned", file_id=None))
+            if isinstance(error, BadRequest):
+                await self._drop(job, "the server refused it")  # another start makes another one
             if not isinstance(error, RateLimited) or error.limit_is_zero:
                 raise
             self._tell(error, "Mistral takes no further batch job for now, which waits")
@@ -421,8 +437,7 @@ class JobKeeper:
         return time.time() - began > (job.record.timeout_hours + 1) * self._tuning.job_hour_s
 
     async def _take_over(self, job: Job) -> Job:
-        if job.state == "ended":
-            job = await self._fetch(job)
+        job = await self._fetch(job)
         taken = await self._reader.read(job)
         missing = await self._end(job, taken)
         self._settle(job, taken, missing=missing)
@@ -441,14 +456,15 @@ class JobKeeper:
             if file_id is None or path.exists():
                 continue
             try:
-                await self._client.download_file(file_id, path)
+                with self.files.explained():
+                    await self._client.download_file(file_id, path)
             except NotFound:
                 if time.time() < (record.ended_at or 0.0) + self._tuning.look_s:
                     raise
                 said = f"its results are not there any more: file {file_id}"
                 _log.warning("batch job %s: %s", record.job_id, said)
                 job = await self._note(job, "ended", errors=(*job.record.errors, said))
-        return await self._note(job, "fetched")
+        return job if job.state == "fetched" else await self._note(job, "fetched")
 
     async def _end(self, job: Job, taken: Taken) -> int:
         """All its lines are in the ledger: what never came has an end as well. Gives how many rows that are."""

@@ -89,16 +89,18 @@ class ResultReader:
         """Returns when all that came is on disk. What was taken over before is passed by.
 
         Raises:
-            OSError: a file cannot be read.
-            LedgerError: the ledger cannot be written.
+            LedgerError: a file cannot be read, or the ledger cannot be written.
         """
         taken = Taken()
-        for path in self._files.results(job.tag):
-            for lines in _groups(read_lines(path, max_bytes=self._lines.max_answer_bytes), _LINES_TOGETHER):
-                waiting = await self._ledger.attempts_of_lines(job.id, [*_numbers(lines)])
-                for line in lines:
-                    self._take(line, waiting, job, taken)
-                await self._ledger.flush()
+        with self._files.explained():
+            for path in self._files.results(job.tag):
+                for lines in _groups(
+                    read_lines(path, max_bytes=self._lines.max_answer_bytes), _LINES_TOGETHER
+                ):
+                    waiting = await self._ledger.attempts_of_lines(job.id, [*_numbers(lines)])
+                    for line in lines:
+                        self._take(line, waiting, job, taken)
+                    await self._ledger.flush()
         return taken
 
     def _take(self, line: ResultLine, waiting: dict[int, list[LineAttempt]], job: Job, taken: Taken) -> None:

@@ -18,6 +18,7 @@ from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
 from mistill.ledger.files import (
     free_name,
     is_database,
+    jobs_of,
     journal_of,
     lock_of,
     log_of,
@@ -373,6 +374,8 @@ def set_aside(path: Path) -> Path | None:
     if log.exists():
         log.rename(log_of(aside))
     path.with_name(path.name + "-shm").unlink(missing_ok=True)
+    if jobs_of(path).is_dir():
+        jobs_of(path).rename(jobs_of(aside))
     return path.rename(aside) if is_there else None
 
 

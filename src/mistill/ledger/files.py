@@ -15,6 +15,11 @@ _DATABASE = b"SQLite format 3\0"
 _COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
 
 
+def jobs_of(path: Path) -> Path:
+    """The folder with the files of batch jobs."""
+    return path.with_name(path.name + ".jobs")
+
+
 def log_of(ledger: Path) -> Path:
     """SQLite's write-ahead log, whose name is made from the one by which the ledger was opened."""
     return ledger.with_name(ledger.name + "-wal")

@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
+from zlib import crc32
 
 from msgspec import Struct
 
 from mistill.delivery.tuning import Tuning, current_tuning
-from mistill.errors import LedgerError, MistillError, NoRowAnswered, Stopped, unforeseen
+from mistill.errors import LedgerError, MistillError, NoRowAnswered, Stopped
 from mistill.jobs.keeper import JobKeeper
 from mistill.ledger import WAITING, Job, Selection
 from mistill.llms.types import Outcome
@@ -267,8 +268,7 @@ class BatchLane:
             return None
         if not isinstance(found, Collected):
             return found
-        is_reask = any(one.answer is not None for one in group[0].known)
-        if self._may_go_live and ((asks and goes_live) or self._hurries or is_reask):
+        if self._may_go_live and ((asks and goes_live) or self._hurries or _is_reask(group, found)):
             await self._leftovers.put(group)
         elif not asks:
             self._left_over += len(group)
@@ -302,8 +302,6 @@ class BatchLane:
                 job = await self._keeper.submit(job)
         except MistillError as error:
             self._start.stop(error)
-        except OSError as error:
-            self._start.stop(unforeseen(error))
         else:
             if job.state in ("doubtful", "dropped"):
                 self._left_over += job.record.rows
@@ -443,6 +441,15 @@ def _of_job(job: int, last: int) -> Selection:
     """Those of one job, up to a place of the input."""
     asked = "SELECT 1 FROM attempts WHERE attempts.row = row_states.id AND job = ?"
     return Selection(f"({WAITING.sql}) AND position <= ? AND EXISTS ({asked})", (last, job))
+
+
+def _is_reask(group: Sequence[PendingRow], wanted: Collected) -> bool:
+    """Rows ask on after an answer; not what was asked before, and failed."""
+    known = group[0].known
+    asked = {one.attempt.asked for one in known}
+    return any(one.answer is not None for one in known) and not any(
+        crc32(request.body) in asked for request in wanted.requests
+    )
 
 
 async def _all_of(tasks: Sequence[asyncio.Future[None]]) -> None:
