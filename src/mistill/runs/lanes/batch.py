@@ -115,7 +115,7 @@ class BatchLane:
             tuning=tuning,
         )
         self._left_over = 0
-        self._hurries = False
+        self._hurries = self._is_over = False
         self._fruitless = 0
         self._has_answers = has_proof
         self._old: set[int] = set()
@@ -191,7 +191,8 @@ class BatchLane:
                 await self._until_all_is_read()
         await self._leftovers.all_ended()
         self._leftovers.close()
-        self._tasks[1].cancel()
+        self._is_over = True
+        self._changed.set()
         await asyncio.wait(self._tasks[1:2])
         await keeper.tidy()
         if self._start.stopped is None and (why := self._why_it_ends()) is not None:
@@ -336,15 +337,17 @@ class BatchLane:
     # --- jobs at the server -----------------------------------------------------------------------------------------
 
     async def _look_after(self) -> None:
-        """Looks at the jobs, now and then, until it is cancelled."""
+        """Looks at the jobs, now and then."""
         tuning = self._tuning
         pause_s = tuning.first_poll_s
         await self._opened.wait()
-        while True:
+        while not self._has_ended:
             until_s = time.monotonic() + pause_s * random.uniform(0.9, 1.1)  # noqa: S311  spreads load, protects nothing
             known = self._running()
             while (left_s := min(until_s - time.monotonic(), self._time_for_jobs_s())) > 0:
                 await self._change(left_s)
+                if self._has_ended:
+                    return
                 if self._running() - known:  # a new one may be done in seconds
                     known = self._running()
                     pause_s = tuning.first_poll_s
@@ -360,6 +363,10 @@ class BatchLane:
             self._show()
             self._changed.set()  # now that what was read is under way no more
             pause_s = min(pause_s * tuning.poll_growth, tuning.max_poll_s)
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._is_over or self._start.stopped is not None
 
     def _running(self) -> set[int]:
         return {job.id for job in self._keeper.with_server}
