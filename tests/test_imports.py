@@ -25,7 +25,7 @@ MAY_IMPORT = {
     "prompts": {"api", "delivery", "llms", "datasets"},
     "records": {"structured", "datasets", "ledger", "progress"},
     "estimates": {"api", "delivery", "progress", "llms", "ledger"},
-    "jobs": {"api", "delivery", "estimates", "ledger"},
+    "jobs": {"api", "delivery", "estimates", "ledger", "progress"},
     "runs": {
         "jobs",
         "api",

@@ -164,10 +164,11 @@ def test_numbers_are_told_as_people_say_them() -> None:
         time_split({"server": 3.0, "quota_tokens": 1.0, "idle": 0.001}) == "75% server, 25% quota of tokens"
     )
     assert time_split({}) == ""
-    assert [age(value) for value in (-1, 40.9, 720, 7800, 273_600)] == [
+    assert [age(value) for value in (-1, 40.9, 720, 7200, 7800, 273_600)] == [
         "0 s",
         "40 s",
         "12 min",
+        "2 h",
         "2 h 10 min",
         "3 d 4 h",
     ]

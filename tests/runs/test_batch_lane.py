@@ -58,14 +58,14 @@ def test_a_further_start_sends_nothing_and_the_lane_may_change(place: Place, sim
     start(place)
     place.write(TEXTS[:20])
     start(place, lane="live")
-    assert chat_requests(simulator) == TEXTS[10:20]
+    assert sorted(chat_requests(simulator)) == sorted(TEXTS[10:20])
     place.write(TEXTS)
     start(place)
     jobs = jobs_made(simulator)
     start(place)
     start(place, lane="live")
     assert jobs_made(simulator) == jobs == 2
-    assert chat_requests(simulator) == TEXTS[10:20]
+    assert sorted(chat_requests(simulator)) == sorted(TEXTS[10:20])
     assert place.answers() == echoes(TEXTS)
     assert sum(simulator.billed_ids().values()) == 20
 

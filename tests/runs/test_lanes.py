@@ -18,6 +18,7 @@ from mistill.cli.options.wording import on_the_command_line
 from mistill.errors import InputError, MistillError, Stopped, Unauthorized
 from mistill.ledger import ErrorRecord, Job, JobRecord, JobState, Ledger, LedgerReader, PlannedAttempt
 from mistill.llms.event_loop import background
+from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.report import RunReport, read_report
 from mistill.runs.report_text import start_lines, status_lines
 from mistill.simulator import Simulator
@@ -73,6 +74,14 @@ def test_no_other_host_of_mistral_is_taken_for_a_regional_one(tmp_path: Path) ->
     ):
         llm = llm_at(f"https://{host}")
         Run([{"prompt": "x"}], llm=llm, out=tmp_path / "out.jsonl", lane="batch")
+
+
+def test_a_kind_without_batch_jobs_is_refused(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ChatKind, "batch_path", None)  # as a kind has it that names no endpoint
+    place.write(["a"])
+    with pytest.raises(InputError, match="have no batch jobs"):
+        place.run(lane="batch")
+    assert place.run().dry_run().batch_cost is None
 
 
 @pytest.mark.parametrize("out", [None, "-"])
@@ -195,8 +204,8 @@ def test_status_lists_jobs_and_what_they_saved(with_jobs: Any) -> None:
     told = lines[lines.index(next(line for line in lines if "jobs at Mistral" in line)) :]
     assert told[:5] == [
         "2 jobs at Mistral: 45 of 200 requests done",
-        "  RUNNING: 100 rows, 45 done, 2 failed, 0 s of 1 d 0 h, 6f1c",
-        "  planned: 100 rows, 0 s of 1 d 0 h, tag-2",
+        "  RUNNING: 100 rows, 45 done, 2 failed, 0 s of 24 h, 6f1c",
+        "  planned: 100 rows, 0 s of 24 h, tag-2",
         "1 job read: 100 requests, 3 failed, 1 without a line in the results, 2 lines that cannot be read",
         (
             "1 job that may be at Mistral, and that its list does not have: the 100 rows of it may be on the bill "
@@ -224,7 +233,7 @@ def test_many_jobs_are_counted_and_some_are_listed(with_jobs: Any) -> None:
 
 
 def with_jobs_of(number: int, kind: tuple[JobState, dict[str, Any]]) -> Any:
-    from mistill.runs.job_report import JobReport
+    from mistill.jobs.job_report import JobReport
 
     record = structs.replace(RECORD, planned_at=time.time(), **kind[1])
     return [JobReport.of(Job(place, f"tag-{place}", kind[0], 0.0, record)) for place in range(number)]

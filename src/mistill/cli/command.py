@@ -132,6 +132,11 @@ def option(*names: str, group: str, **settings: Any) -> Callable[[F], F]:
     return click.option(*names, cls=Option, group=group, **settings)
 
 
+def negated(_: click.Context, __: click.Parameter, value: bool) -> bool:
+    """Of a flag that makes something false."""
+    return not value
+
+
 @contextmanager
 def _explained_errors(ctx: click.Context) -> Generator[None]:
     """Errors that the library raises on purpose, and those of the disk, become lines for the user."""

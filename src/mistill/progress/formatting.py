@@ -43,9 +43,9 @@ def age(value: float) -> str:
         return f"{whole} s"
     if whole < 3600:
         return f"{whole // 60} min"
-    if whole < 86400:
-        return f"{whole // 3600} h {whole % 3600 // 60} min"
-    return f"{whole // 86400:,} d {whole % 86400 // 3600} h"
+    larger, unit, smaller, rest = (86400, "d", 3600, "h") if whole >= 86400 else (3600, "h", 60, "min")
+    more = whole % larger // smaller
+    return f"{whole // larger:,} {unit}" + (f" {more} {rest}" if more else "")
 
 
 def jobs_at_server(jobs: int, done: int, requests: int) -> str:

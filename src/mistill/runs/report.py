@@ -20,9 +20,9 @@ from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
 from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED, more_room
+from mistill.jobs.job_report import JobReport
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
 from mistill.records.misfits import Misfit
-from mistill.runs.job_report import JobReport
 from mistill.runs.kept_settings import (
     explained_meta,
     find_run,

@@ -280,6 +280,52 @@ class RunResults:
             changes=changes,
         )
 
+    # --- batch jobs -----------------------------------------------------------------------------------------------
+
+    def collect_jobs(
+        out: RunResults | str | Path | None,  # noqa: N805 # pyright: ignore[reportSelfClsParameterName]  as in `retry`
+        *,
+        llm: Mapping[str, Any] | None = None,
+        ledger: str | Path | None = None,
+        trust: bool = False,
+    ) -> Run:
+        """A start that takes over what batch jobs of an earlier run have answered by now, and asks nothing.
+
+        ``Run.collect_jobs("answers.jsonl").start()``: the input is not needed. Results may be gone a day after a job
+        has ended, so that this is worth a look a day, where nobody waits for the jobs. It returns at once; the run
+        itself goes on with what is left.
+
+        Args:
+            out: the earlier run: its output, or its ledger; or itself, or what `Run.open` gives.
+            llm: attributes of the LLM to change, such as ``endpoint``.
+            ledger: where the run remembers, if not beside ``out``.
+            trust: the ledger is your own, as for `retry`. Without it, rows whose schema is a class get no outcome yet:
+                their answers are kept, and the run itself reads them for free.
+
+        Raises:
+            InputError: there is no such run, or the ledger names an endpoint that needs ``trust``.
+            LedgerError: its ledger cannot be read.
+        """
+        return _collection(out, cancels=False, llm=llm, ledger=ledger, trust=trust, display=Display(False))
+
+    def cancel_jobs(
+        out: RunResults | str | Path | None,  # noqa: N805 # pyright: ignore[reportSelfClsParameterName]  the same
+        *,
+        llm: Mapping[str, Any] | None = None,
+        ledger: str | Path | None = None,
+        trust: bool = False,
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
+    ) -> Run:
+        """A start that cancels the batch jobs of an earlier run, waits for their end, and takes over what they came to.
+
+        ``Run.cancel_jobs("answers.jsonl").start()``. Rows that are left without an answer are asked when the run goes
+        on, in whichever lane. Arguments and errors are those of `collect_jobs`; ``progress`` and ``on_progress`` as for
+        `Run`.
+        """
+        display = Display(progress, on_progress)
+        return _collection(out, cancels=True, llm=llm, ledger=ledger, trust=trust, display=display)
+
     # --- the run as a whole -----------------------------------------------------------------------------------------
 
     def report(self) -> RunReport:
@@ -337,6 +383,12 @@ class RowOutcome:
             LedgerError: the ledger is gone by now.
         """
         return self.read_record(self.position)
+
+
+def _collection(out: RunResults | str | Path | None, **settings: Any) -> Run:
+    from mistill.runs.collection import Collection
+
+    return Collection(out, **settings)
 
 
 def _rows(reader: LedgerReader, shape: RecordShape, first: int) -> Iterator[LedgerRow]:

@@ -7,17 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import msgspec
-
 from mistill.datasets.input_size import InputSize
-from mistill.datasets.sources import Source
 from mistill.errors import InputError, did_you_mean
 from mistill.ledger import Cause, Ledger, LedgerReader
 from mistill.llms.connection import Connection
-from mistill.llms.mistral import MistralLLM
 from mistill.progress.display import Display
-from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
+from mistill.runs.kept_settings import KeptSettings
 from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
+from mistill.runs.ledger_run import KnownRun, LedgerRun
 from mistill.runs.options import (
     OUTPUT_OPTIONS,
     RETRY_OPTIONS,
@@ -26,12 +23,10 @@ from mistill.runs.options import (
     hint_of_parameter,
     split_names,
 )
-from mistill.runs.pending_rows import Matcher
-from mistill.runs.record_shape import RecordShape, shape_of
+from mistill.runs.record_shape import shape_of
 from mistill.runs.report import RetryRecord, last_start
 from mistill.runs.results import RunResults
 from mistill.runs.row_settings import changes_of, settings_of_retry
-from mistill.runs.run import Run
 from mistill.runs.runner import Runner
 from mistill.runs.where import RunFilter
 from mistill.wording import Setting, words
@@ -39,7 +34,7 @@ from mistill.wording import Setting, words
 _log = logging.getLogger("mistill")
 
 
-class Retry(Run):
+class Retry(LedgerRun):
     """See `Run.retry`, which makes one."""
 
     def __init__(
@@ -54,37 +49,25 @@ class Retry(Run):
         display: Display,
         changes: RetryArguments,
     ) -> None:
-        if isinstance(run, RunResults):
-            output, path = find_run(run.out, ledger or run.ledger_path)
-        else:
-            output, path = find_run(run, ledger)
-            run = RunResults(path, output)
-        own_llm = run.own_llm
-        self._path = path
+        known = KnownRun(run, ledger)
         self._where = _condition(where, failed=failed)
-        with LedgerReader(path) as reader:
-            self._kept = kept = read_settings(reader)
+        with LedgerReader(known.path) as reader:
             self._filter = RunFilter(self._where, reader, shape_of(reader, trust=trust))
             self._selection = self._filter.ids(reader)
-            self._own_manifest = reader.manifest()
-        self._trust = trust
-        self._rows = LedgerRows(path, ASKED_AGAIN)
         self._chosen: int | None = None
         self._goes_on = False
         super().__init__(
-            Source([self._rows], None),
-            llm=_model_of(kept, own_llm, llm or {}, path, trust=trust),
-            out=output,
-            progress=display.progress,
-            on_progress=display.on_progress,
-            **_options_of(kept, path, changes),
+            known,
+            LedgerRows(known.path, ASKED_AGAIN),
+            known.model(llm or {}, trust=trust),
+            _options_of(known.kept, changes),
+            display,
+            trust=trust,
         )
-        self.own_llm = own_llm
-        self._changes = changes_of(kept.manifest, self.kind.manifest, self.kind.llm_settings)
+        self._changes = changes_of(known.kept.manifest, self.kind.manifest, self.kind.llm_settings)
 
     def _open_ledger(self) -> Ledger:
-        # The run stays what it is, and so do its settings: these are the ones of some rows.
-        ledger = Ledger.open(self.ledger_path, msgspec.json.decode(self._own_manifest))
+        ledger = super()._open_ledger()
         self._goes_on = self._chosen is not None or self._was_cut_short()
         return ledger
 
@@ -97,26 +80,8 @@ class Retry(Run):
         ended = last.ended_at is not None and last.stopped is None
         return not ended and (last.retry.where, last.retry.settings) == (self._where, self._changes)
 
-    def _shape_of_records(self, reader: LedgerReader | None = None) -> RecordShape:
-        if reader is not None:
-            extra = {"extra_columns": self.options.extra_columns}
-            return shape_of(reader, extra, live=self.kind, trust=self._trust)
-        with LedgerReader(self._path) as before:
-            return self._shape_of_records(before)
-
-    def _check_chosen(self, shape: RecordShape, rows: Source) -> None:
-        pass  # the run has checked them, and no row is chosen before it begins
-
-    @property
-    def _input_paths(self) -> None:
-        return None
-
     def _find_input_size(self) -> InputSize:
         return InputSize(self._source)  # of the rows that are chosen
-
-    def _matcher(self, ledger: Ledger) -> Matcher:
-        self._rows.follow(ledger)
-        return self._rows
 
     async def _choose_rows(self, ledger: Ledger) -> None:
         """All that match; or, where the last start was this very retry and did not come to its end, what it left."""
@@ -144,7 +109,7 @@ def _condition(where: str | None, *, failed: bool) -> str:
     return ", ".join(terms)
 
 
-def _options_of(kept: KeptSettings, path: Path, changes: RetryArguments) -> RunArguments:
+def _options_of(kept: KeptSettings, changes: RetryArguments) -> RunArguments:
     """The options of the run, and what is given for these rows over them."""
     for name in changes:
         if name not in RETRY_OPTIONS:
@@ -166,25 +131,4 @@ def _options_of(kept: KeptSettings, path: Path, changes: RetryArguments) -> RunA
     # Further ones beside the run's own, as for an export.
     extra = (*kept.options.extra_columns, *split_names(given.get("extra_columns", ())))
     given["extra_columns"] = tuple(dict.fromkeys(extra))
-    return cast("RunArguments", options | given | {"ledger": path})
-
-
-def _model_of(
-    kept: KeptSettings, own: Connection | None, changes: Mapping[str, Any], path: Path, *, trust: bool
-) -> Connection:
-    """The model of the run, with some attributes changed: as it is at hand, its key and classes too, or as it is kept.
-
-    Its generation parameters are in any case those that are kept: some are the run's.
-    """
-    at_hand: dict[str, Any] = {}
-    if own is not None:
-        at_hand = {name: getattr(own, name) for name in type(own).model_fields if name != "generation_kwargs"}
-    given = at_hand | dict(changes)
-    structured = changes.get("structured_output")
-    if isinstance(structured, Mapping):  # what it does not say of schema, mode and retries stays
-        before = at_hand.get("structured_output") or MistralLLM.restore_attribute(
-            "structured_output", kept.llm.get("structured_output"), trust=trust
-        )
-        given["structured_output"] = (before or {}) | dict(cast("Mapping[str, Any]", structured))
-    of_class = Connection if own is None else type(own)
-    return of_class.from_dict(kept.llm, trust=trust, source=str(path), **given)
+    return cast("RunArguments", options | given)

@@ -414,8 +414,7 @@ class Run(RunResults):
                 on_outcome=None if self._unread is None else self._hand_over,
             )
             self._input_size = self._find_input_size()
-            number = background.run(ledger.begin_start(self._record().encode()))
-            self._input_size.on_found = partial(self._note_size, ledger, number)
+            number = self._note_begin(ledger)
             self._control.take(runner)
             try:
                 yield runner
@@ -424,12 +423,12 @@ class Run(RunResults):
                 if process.is_this():  # else it goes on, in the parent
                     ended = self._record(before, runner, stopped=_end_by(error))
                     with suppress(LedgerError):  # it may be what failed
-                        background.run(ledger.end_start(number, ended.encode()))
+                        self._note_end(ledger, number, ended)
                 raise
             ended = self._record(
                 before, runner, stopped=runner.stopped, forecast=expected, output=output, written=written
             )
-            background.run(ledger.end_start(number, ended.encode()))
+            self._note_end(ledger, number, ended)
             self._broke_off = runner.broke_off
 
     def _note_size(self, ledger: Ledger, number: int) -> None:
@@ -491,7 +490,18 @@ class Run(RunResults):
         if unread is not None:
             unread.put(RowOutcome(row.index, row.record, completions, error, self._record_at))
 
-    # --- what a retry does in another way -----------------------------------------------------------------------------
+    # --- what a retry or a collection does in another way -------------------------------------------------------------
+
+    def _note_begin(self, ledger: Ledger) -> int | None:
+        """The ledger knows that a start goes on; gives its number, ``None`` where nobody need know."""
+        number = background.run(ledger.begin_start(self._record().encode()))
+        self._input_size.on_found = partial(self._note_size, ledger, number)
+        return number
+
+    def _note_end(self, ledger: Ledger, number: int | None, ended: StartRecord) -> None:
+        """And how it ended."""
+        assert number is not None, "it began"
+        background.run(ledger.end_start(number, ended.encode()))
 
     def _shape_of_records(self, reader: LedgerReader | None = None) -> RecordShape:
         """What records look like; with the ledger at hand, those too that a retry asked by other settings."""

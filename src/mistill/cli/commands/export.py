@@ -9,10 +9,11 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.ledger_options import ledger_option, where_option
+from mistill.cli.options.ledger_options import fetch_option, ledger_option, where_option
 from mistill.cli.options.model_options import schema_named
 from mistill.cli.options.param_types import Pair
 from mistill.cli.options.run_options import option_of_run, shape_given
+from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
 from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.errors import InputError
@@ -91,6 +92,7 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
 )
 @where_option
 @ledger_option
+@fetch_option
 def command(
     out: str,
     to: str,
@@ -100,6 +102,7 @@ def command(
     overwrite: bool,
     where: str | None,
     ledger: str | None,
+    fetch: bool,
     as_: Literal["chat"] | None,
     turns: tuple[tuple[str, str], ...],
     **given: Any,
@@ -113,6 +116,8 @@ def command(
     """
     if no_flatten and given["flatten"] is not None:
         raise InputError("--flatten and --no-flatten say the opposite", hint="give one of them")
+    if fetch:
+        take_over_results(out, ledger)
     written = export_run(
         out,
         to,

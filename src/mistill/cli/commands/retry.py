@@ -29,6 +29,7 @@ from mistill.cli.options.model_options import (
     structured_options,
 )
 from mistill.cli.options.run_options import option_of_run, options_given, report_options
+from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
 from mistill.runs.kinds import KINDS
@@ -79,7 +80,10 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     refuse_beside_local(ctx, given)
     changes = {name: value for name, value in options_given(given).items() if name in RETRY_OPTIONS}
     structured = structured_changes_of(ctx, given)
-    with served(attributes_of(ctx, given), local=given["local"], say=say) as attributes:
+    attributes = attributes_of(ctx, given)
+    key = {name: value for name, value in attributes.items() if name == "api_key"}
+    take_over_results(given["out"], given["ledger"], llm=key, trust=given["trust"])
+    with served(attributes, local=given["local"], say=say) as attributes:
         run = Run.retry(
             given["out"],
             given["where"],

@@ -13,12 +13,14 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import (
     failed_option,
+    fetch_option,
     joined_conditions,
     ledger_option,
     where_option,
 )
 from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.options.wording import on_the_command_line
+from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import is_terminal, say
 from mistill.errors import InputError
 from mistill.ledger import LedgerReader
@@ -49,12 +51,14 @@ mistill rows answers.jsonl --failed --extra-column prompt,raw
 @option("--limit", group="Run", type=click.IntRange(min=0), metavar="N", help="At most so many.")
 @option_of_run("extra_columns", *KINDS.values())
 @ledger_option
+@fetch_option
 def command(
     out: str,
     failed: bool,
     where: str | None,
     limit: int | None,
     ledger: str | None,
+    fetch: bool,
     **given: Any,
 ) -> Exit:
     """Records of the run that writes OUT, as JSONL on stdout, in the order of its input. Works while it runs.
@@ -68,6 +72,8 @@ def command(
     condition = joined_conditions(where, failed=failed)
     looked_at = is_terminal()
     written = 0
+    if fetch:
+        take_over_results(out, ledger)
     _, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
         shape = shape_of(reader, shape_given(given))

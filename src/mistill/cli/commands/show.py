@@ -11,8 +11,9 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.ledger_options import ledger_option
+from mistill.cli.options.ledger_options import fetch_option, ledger_option
 from mistill.cli.options.wording import on_the_command_line
+from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import Colored, show
 from mistill.ledger import ErrorRecord
 from mistill.progress.formatting import money, seconds
@@ -38,13 +39,18 @@ mistill rows answers.jsonl --failed --extra-column prompt,raw      # the same of
     help="ROW is an id, which this column has.  [default: that of the run, where ROW is no number]",
 )
 @ledger_option
+@fetch_option
 @option("--json", "as_json", group="Run", is_flag=True, help="All of it as JSON, the raw answers too.")
-def command(out: str, row: str, id_column: str | None, ledger: str | None, as_json: bool) -> Exit:
+def command(
+    out: str, row: str, id_column: str | None, ledger: str | None, fetch: bool, as_json: bool
+) -> Exit:
     """What the run that writes OUT knows of one ROW of its input: a number, from 0, or an id. Works while it runs.
 
     Its prompt as it was rendered; each attempt with its time and how it ended; the answers, those too that did not fit;
     tokens and cost; and the outcomes that a retry has replaced.
     """
+    if fetch:
+        take_over_results(out, ledger)
     number = int(row) if row.isdecimal() and len(row) <= _MAX_DIGITS else row
     report = read_row(out, number, ledger=ledger, id_column=id_column)
     if as_json:

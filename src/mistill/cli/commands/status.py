@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import click
 
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit, exit_of_status
-from mistill.cli.options.ledger_options import ledger_option
+from mistill.cli.options.ledger_options import fetch_option, ledger_option
+from mistill.cli.options.model_options import attributes_of, endpoint_options
+from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.report_lines import write_json, write_status
 from mistill.runs.report import read_report
 
@@ -22,12 +26,20 @@ mistill status answers.jsonl --json | jq .failures
 )
 @click.argument("out")
 @ledger_option
+@fetch_option
 @option("--json", "as_json", group="Run", is_flag=True, help="The report as JSON.")
-def command(out: str, ledger: str | None, as_json: bool) -> Exit:
-    """How far the run that writes OUT is: rows, tokens, money, and what failed, by cause. Works while it runs.
+@endpoint_options
+@click.pass_context
+def command(ctx: click.Context, out: str, ledger: str | None, as_json: bool, **given: Any) -> Exit:
+    """How far the run that writes OUT is: rows, tokens, money, batch jobs, and what failed, by cause. Works while it
+    runs.
+
+    Where batch jobs have ended, their results are taken over, since these may be gone a day later.
 
     Exit code: 4 while jobs are at Mistral, else 0 if no row failed so far, else 1.
     """
+    if given["fetch"]:
+        take_over_results(out, ledger, llm=attributes_of(ctx, given), trust=given["trust"])
     report = read_report(out, ledger=ledger)
     code = exit_of_status(report)
     if as_json:

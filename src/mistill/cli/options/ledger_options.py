@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from mistill.cli.command import option
+from mistill.cli.command import negated, option
 
 ledger_option = option(
     "--ledger", group="Run", metavar="FILE", help="Where the run remembers.  [default: OUT.ledger]"
+)
+fetch_option = option(
+    "--no-fetch",
+    "fetch",
+    group="Run",
+    is_flag=True,
+    callback=negated,
+    help="Do not look at Mistral whether batch jobs of the run have ended.",
 )
 where_option = option(
     "--where",

@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar, cast, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
-from mistill.cli.command import OTHER, option
+from mistill.cli.command import OTHER, negated, option
 from mistill.cli.options.model_options import all_of
 from mistill.cli.options.param_types import (
     METAVARS,
@@ -125,7 +125,7 @@ def _click_settings(field: FieldInfo, written: Written) -> dict[str, Any]:
     (plain,) = members_of(field.annotation)
     origin = get_origin(plain) or plain
     if origin is bool:
-        return {"is_flag": True, "callback": _negated} if written.negates else {"is_flag": True}
+        return {"is_flag": True, "callback": negated} if written.negates else {"is_flag": True}
     if origin is dict:
         return {"multiple": True, "type": Pair(written.metavar or "NAME=VALUE"), **metavar}
     if origin is tuple:
@@ -133,10 +133,6 @@ def _click_settings(field: FieldInfo, written: Written) -> dict[str, Any]:
     if origin is Literal:
         return {"type": click.Choice(list(get_args(plain)))}
     return {"type": str if plain is Path else plain, "metavar": METAVARS[plain]} | metavar
-
-
-def _negated(_: click.Context, __: click.Parameter, value: bool) -> bool:
-    return not value
 
 
 def options_given(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -52,13 +52,15 @@ class JobUse(Struct, frozen=True):
     Attributes:
         price_factor: what a price is multiplied with in jobs.
         plans: makes new ones; else rows go live. ``asks``: rows at all; else it goes on with the jobs that there are.
-        cancels: first ends those that are under way.
+        cancels: first ends those that are under way. ``settles``: rows whose answers are in the ledger get their
+            outcomes.
     """
 
     price_factor: float
     plans: bool = True
     asks: bool = True
     cancels: bool = False
+    settles: bool = True
 
 
 class BatchLane:
@@ -218,7 +220,7 @@ class BatchLane:
         )
         _log.info("%s left over by batch jobs: %s", count(left, "row"), "live" if is_tail else "into another")
         await self._start.ledger.flush()  # rows are read as they are on disk
-        await self._work_through(self._rows_of(_LEFT_OVER, 0), asks=True, goes_live=is_tail)
+        await self._work_through(self._rows_of(LEFT_OVER, 0), asks=True, goes_live=is_tail)
         await self._all_submitted()
 
     def _why_it_ends(self) -> Stopped | None:
@@ -246,6 +248,8 @@ class BatchLane:
             asks: what it asks then goes into a job, or live; else it is left over, unless its answer did not fit.
             goes_live: all of them do.
         """
+        if not self._use.settles:
+            return
         async for group in rows:
             if self._start.stopped is not None or self._planner.reached is not None:
                 break
@@ -437,7 +441,7 @@ class BatchLane:
         self._start.progress.see_jobs(job.record for job in self._keeper.under_way)
 
 
-_LEFT_OVER = Selection(
+LEFT_OVER = Selection(
     f"({WAITING.sql}) AND EXISTS (SELECT 1 FROM attempts WHERE attempts.row = row_states.id AND job IS NOT NULL)",  # noqa: S608 - our own words
     (),
 )

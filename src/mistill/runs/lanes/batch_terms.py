@@ -19,6 +19,8 @@ def check_server(kind: Kind[Any], endpoint: str) -> None:
     Raises:
         InputError: it has none.
     """
+    if kind.batch_path is None:
+        raise InputError(words(_LANE, f": {kind.asked_for} have no batch jobs"), hint=_LIVE)
     host, dialect = regional_host(endpoint), kind.server.dialect.name
     if host is not None:
         raise InputError(

@@ -134,7 +134,7 @@ def _job_line(job: JobReport) -> str:
     done = "" if job.done is None else f", {job.done:,} done"
     failed = f", {job.failed:,} failed" if job.failed else ""
     cancelled = ", cancelled by us" if job.is_cancelled else ""
-    since = f"{age(job.age_s)} of {age(job.timeout_s)}"
+    since = f"{age(job.age_s)} of {job.timeout_s / 3600:g} h"
     return f"{status}: {count(job.rows, 'row')}{done}{failed}{cancelled}, {since}, {job.id or job.tag}"
 
 

@@ -1,0 +1,48 @@
+"""``mistill cancel``: ends the batch jobs of a run, and keeps what they have answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mistill.cli.command import command as cli_command
+from mistill.cli.exit_codes import Exit
+from mistill.cli.options.ledger_options import ledger_option
+from mistill.cli.options.model_options import attributes_of, endpoint_options
+from mistill.cli.options.run_options import json_option, quiet_option
+from mistill.cli.terminal.output import say
+from mistill.cli.terminal.start import start
+from mistill.runs.collection import awaits_jobs
+from mistill.runs.kept_settings import find_run
+from mistill.runs.run import Run
+
+
+@cli_command(
+    "cancel",
+    examples="""
+mistill cancel answers.jsonl
+mistill cancel answers.jsonl --json | jq .completions
+""",
+)
+@click.argument("out")
+@ledger_option
+@endpoint_options
+@json_option
+@quiet_option
+@click.pass_context
+def command(ctx: click.Context, **given: Any) -> Exit:
+    """Cancels the batch jobs of the run that writes OUT, waits until they have ended, and keeps what they answered.
+
+    Rows that are left without an answer are asked when the run is started again, in whichever lane. Whether Mistral
+    bills what a job had done and did not hand over, is not known: such rows are counted as maybe billed.
+
+    Exit code: as of run; 4 if it is interrupted, or the server does not let go of a job.
+    """
+    out, ledger = given["out"], given["ledger"]
+    _, path = find_run(out, ledger)
+    if not awaits_jobs(path):
+        say(f"{out} has no batch jobs under way")
+        return Exit.ANSWERED
+    run = Run.cancel_jobs(out, ledger=ledger, llm=attributes_of(ctx, given), trust=given["trust"])
+    return start(run, given)

@@ -1,0 +1,45 @@
+"""What every command does first that looks at a run: results of batch jobs may be gone a day after these have ended."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from mistill.cli.options.wording import on_the_command_line
+from mistill.cli.terminal.output import say
+from mistill.errors import LedgerInUse, MistillError, Stopped
+from mistill.runs.collection import Collection, awaits_jobs
+from mistill.runs.kept_settings import find_run
+from mistill.runs.run import Run
+from mistill.wording import worded
+
+
+def take_over_results(
+    out: str, ledger: str | None, *, llm: Mapping[str, Any] | None = None, trust: bool = False
+) -> None:
+    """Takes over what batch jobs of the run that writes ``out`` have answered by now; what prevents that is said.
+
+    Whoever has the run's ledger, a start of it, does so anyway.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    _, path = find_run(out, ledger)
+    if not awaits_jobs(path):
+        return
+    try:
+        run = Run.collect_jobs(out, ledger=ledger, llm=llm, trust=trust)
+        stopped = run.start().stopped
+        if stopped is not None and not isinstance(stopped, Stopped):
+            raise stopped
+    except LedgerInUse:
+        return
+    except MistillError as error:
+        hint = "" if error.hint is None else f" ({worded(error.hint, on_the_command_line)})"
+        say(f"batch jobs were not looked at: {worded(error.headline, on_the_command_line)}{hint}")
+        return
+    if isinstance(run, Collection) and not run.settles:
+        say(
+            "answers of batch jobs are kept, and become those of their rows when the run is started again: "
+            "its requests cannot be made again from the ledger alone"
+        )

@@ -1,0 +1,132 @@
+"""A start without an input, which asks nothing: it takes over what batch jobs of a run have answered meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+from mistill.errors import InputError
+from mistill.estimates.forecast import Forecast
+from mistill.ledger import Ledger, LedgerReader
+from mistill.llms.event_loop import background
+from mistill.progress.display import Display
+from mistill.runs.export import Exported
+from mistill.runs.kept_settings import KeptSettings
+from mistill.runs.lanes.batch import LEFT_OVER, JobUse
+from mistill.runs.ledger_rows import LedgerRows
+from mistill.runs.ledger_run import KnownRun, LedgerRun
+from mistill.runs.options import OUTPUT_OPTIONS, RunArguments
+from mistill.runs.report import StartRecord
+from mistill.runs.results import RunResults
+from mistill.runs.runner import Runner
+from mistill.wording import Setting, words
+
+
+class Collection(LedgerRun):
+    """See `Run.collect_jobs` and `Run.cancel_jobs`, which make one.
+
+    Of rows whose requests cannot be made again to the byte, answers are taken over, and become outcomes in a start of
+    the run itself: those that files go along with, and those whose schema is a class of somebody's.
+
+    Attributes:
+        settles: rows get their outcomes.
+    """
+
+    def __init__(
+        self,
+        run: RunResults | str | Path | None,
+        *,
+        cancels: bool,
+        llm: Mapping[str, Any] | None,
+        ledger: str | Path | None,
+        trust: bool,
+        display: Display,
+    ) -> None:
+        known = KnownRun(run, ledger)
+        self._cancels = cancels
+        self._seen: dict[int, str] = {}
+        super().__init__(
+            known,
+            LedgerRows(known.path, LEFT_OVER),
+            known.model(llm or {}, trust=trust),
+            _options_of(known.kept, waits=cancels),
+            display,
+            trust=trust,
+        )
+        _check_server(known.path, self._llm.endpoint)
+        self.settles = not self.kind.reads_files and (
+            trust or known.own_llm is not None or not _has_class(known.kept)
+        )
+
+    def _open_ledger(self) -> Ledger:
+        ledger = super()._open_ledger()
+        self._seen = {job.id: job.state for job in background.run(ledger.jobs())}
+        return ledger
+
+    def _job_use(self) -> JobUse:
+        return JobUse(
+            self._llm.batch_factor, plans=False, asks=False, cancels=self._cancels, settles=self.settles
+        )
+
+    async def _choose_rows(self, ledger: Ledger) -> None:
+        pass  # a retry that goes on is none of its business
+
+    def _note_begin(self, ledger: Ledger) -> None:  # noqa: ARG002  the signature of a run
+        return None
+
+    def _note_end(self, ledger: Ledger, number: int | None, ended: StartRecord) -> None:  # noqa: ARG002  the same
+        """A look that brought nothing is no start that anybody wants to read of."""
+        if self._has_brought(ledger):
+            begun = background.run(ledger.begin_start(self._record().encode()))
+            background.run(ledger.end_start(begun, ended.encode()))
+
+    def _finish(
+        self, runner: Runner, *, is_first: bool
+    ) -> tuple[Forecast | None, str | None, Exported | None]:
+        if not self._has_brought(runner.ledger):
+            return None, None, None
+        return super()._finish(runner, is_first=is_first)
+
+    def _has_brought(self, ledger: Ledger) -> bool:
+        """Some job has come to an end, or some row."""
+        progress = self.progress
+        return bool(progress.completions or progress.failures) or any(
+            job.is_over and self._seen.get(job.id) != job.state for job in background.run(ledger.jobs())
+        )
+
+
+def awaits_jobs(path: Path) -> bool:
+    """Whether a run has batch jobs of which something may still come.
+
+    Raises:
+        LedgerError: its ledger cannot be read.
+    """
+    with LedgerReader(path) as reader:
+        return any(not job.is_over for job in reader.jobs())
+
+
+def _check_server(path: Path, endpoint: str) -> None:
+    """``InputError`` where jobs are at another server: this one would say that it does not know them."""
+    with LedgerReader(path) as reader:
+        hosts = {job.record.host for job in reader.jobs() if not job.is_over}
+    others = sorted(hosts - {endpoint})
+    if others:
+        raise InputError(
+            f"batch jobs of this run are at {others[0]}, not at {endpoint}",
+            hint=words("name that: ", Setting("endpoint", others[0])),
+        )
+
+
+def _has_class(kept: KeptSettings) -> bool:
+    """What its answers must fit is a class, which validates as it likes; the ledger has its JSON schema alone."""
+    setting = kept.llm.get("structured_output")
+    schema: Any = setting.get("schema") if isinstance(setting, Mapping) else None  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  JSON
+    return isinstance(schema, Mapping) and "module" in schema
+
+
+def _options_of(kept: KeptSettings, *, waits: bool) -> RunArguments:
+    """What a record looks like, and what a row asks, as the run has it; how long it waits."""
+    names = (*OUTPUT_OPTIONS, "id_column", "keep_batch_files")
+    options: dict[str, Any] = {name: getattr(kept.options, name) for name in names} | kept.manifest.options()
+    return cast("RunArguments", options | {"wait": waits, "on_stop": "return"})

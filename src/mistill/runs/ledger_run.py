@@ -1,0 +1,123 @@
+"""A start over rows that stand in a ledger already: the input is not needed, and the run stays what it is."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from mistill.datasets.sources import Source
+from mistill.ledger import Ledger, LedgerReader
+from mistill.llms.connection import Connection
+from mistill.llms.mistral import MistralLLM
+from mistill.progress.display import Display
+from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
+from mistill.runs.ledger_rows import LedgerRows
+from mistill.runs.options import RunArguments
+from mistill.runs.pending_rows import Matcher
+from mistill.runs.record_shape import RecordShape, shape_of
+from mistill.runs.results import RunResults
+from mistill.runs.run import Run
+
+
+class KnownRun:
+    """A run that was started before, as whoever asks rows of it again finds it.
+
+    Args:
+        run: itself, its output, or its ledger; ``None``: it is the run of ``ledger``.
+
+    Attributes:
+        out, path: its output, and its ledger. ``own_llm``: its model, where that is at hand.
+        kept: its settings. ``manifest``: what makes it the same run, as it was written down.
+
+    Raises:
+        InputError: there is no such run.
+        LedgerError: its ledger cannot be read.
+    """
+
+    def __init__(self, run: RunResults | str | Path | None, ledger: str | Path | None) -> None:
+        if isinstance(run, RunResults):
+            self.out, self.path = find_run(run.out, ledger or run.ledger_path)
+        else:
+            self.out, self.path = find_run(run, ledger)
+            run = RunResults(self.path, self.out)
+        self.own_llm = run.own_llm
+        with LedgerReader(self.path) as reader:
+            self.kept: KeptSettings = read_settings(reader)
+            self.manifest: Any = msgspec.json.decode(reader.manifest())
+
+    def model(self, changes: Mapping[str, Any], *, trust: bool) -> Connection:
+        """Its model, with some attributes changed: as it is at hand, its key and classes too, or as it is kept.
+
+        Its generation parameters are in any case those that are kept: some are the run's.
+        """
+        own, kept = self.own_llm, self.kept
+        at_hand: dict[str, Any] = {}
+        if own is not None:
+            at_hand = {
+                name: getattr(own, name) for name in type(own).model_fields if name != "generation_kwargs"
+            }
+        given = at_hand | dict(changes)
+        structured = changes.get("structured_output")
+        if isinstance(structured, Mapping):  # what it does not say of schema, mode and retries stays
+            before = at_hand.get("structured_output") or MistralLLM.restore_attribute(
+                "structured_output", kept.llm.get("structured_output"), trust=trust
+            )
+            given["structured_output"] = (before or {}) | dict(cast("Mapping[str, Any]", structured))
+        of_class = Connection if own is None else type(own)
+        return of_class.from_dict(kept.llm, trust=trust, source=str(self.path), **given)
+
+
+class LedgerRun(Run):
+    """A start whose rows are some of a ledger's.
+
+    Args:
+        known: the run that they are of. ``rows``: which of them, and in which order.
+    """
+
+    def __init__(
+        self,
+        known: KnownRun,
+        rows: LedgerRows,
+        llm: Connection,
+        options: RunArguments,
+        display: Display,
+        *,
+        trust: bool,
+    ) -> None:
+        self._known = known
+        self._rows = rows
+        self._trust = trust
+        super().__init__(
+            Source([rows], None),
+            llm=llm,
+            out=known.out,
+            progress=display.progress,
+            on_progress=display.on_progress,
+            **(options | {"ledger": known.path}),
+        )
+        self.own_llm = known.own_llm
+
+    def _open_ledger(self) -> Ledger:
+        # The run stays what it is, and so do its settings: these are the ones of some rows.
+        return Ledger.open(self.ledger_path, self._known.manifest)
+
+    def _shape_of_records(self, reader: LedgerReader | None = None) -> RecordShape:
+        if reader is not None:
+            extra = {"extra_columns": self.options.extra_columns}
+            return shape_of(reader, extra, live=self.kind, trust=self._trust)
+        with LedgerReader(self._known.path) as before:
+            return self._shape_of_records(before)
+
+    def _check_chosen(self, shape: RecordShape, rows: Source) -> None:
+        pass  # the run has checked them, and no row is chosen before it begins
+
+    @property
+    def _input_paths(self) -> None:
+        return None
+
+    def _matcher(self, ledger: Ledger) -> Matcher:
+        self._rows.follow(ledger)
+        return self._rows

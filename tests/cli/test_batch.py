@@ -1,0 +1,140 @@
+"""Runs by batch jobs as a person meets them: sent on one day, looked at on another, cancelled on a third."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.cli.conftest import Answers, Mistill, RunOf, Spawn
+
+from mistill.simulator import Simulator
+from mistill.testing import without_waiting
+
+
+@pytest.fixture(autouse=True)
+def _quick() -> Iterator[None]:
+    with without_waiting():
+        yield
+
+
+@pytest.fixture
+def sent(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> Simulator:
+    """A job of six rows is at the simulator, and takes its time."""
+    simulator.change(batch_queue_s=0.2, batch_line_s=0.01)
+    ended = mistill(*run_of(6, "--lane", "batch", "--no-wait"))
+    assert ended.code == 4
+    assert (
+        ended.stderr.splitlines()[-1] == "1 job is at Mistral; the same command goes on, on another day too"
+    )
+    return simulator
+
+
+def ends(simulator: Simulator) -> None:
+    simulator.wait_until(lambda: simulator.stats().batch.jobs.get("SUCCESS") == 1)
+
+
+def test_the_same_command_goes_on(mistill: Mistill, sent: Simulator, run_of: RunOf, answers: Answers) -> None:
+    ended = mistill(*run_of(6, "--lane", "batch"), "--json")
+    assert (ended.code, ended.json["completions"], ended.json["jobs"][0]["state"]) == (0, 6, "read")
+    assert answers()[0]["generation"] == "Echo: Say word 0"
+    assert sent.stats().batch.jobs == {"SUCCESS": 1}
+
+
+def test_status_lists_jobs_and_takes_over_what_has_ended(mistill: Mistill, sent: Simulator) -> None:
+    looked = mistill("status", "answers.jsonl")
+    assert looked.code == 4
+    assert "1 job at Mistral: 0 of 6 requests done\n  QUEUED: 6 rows, 0 done, 0 s of 24 h, " in looked.stdout
+    ends(sent)
+    without = mistill("status", "answers.jsonl", "--no-fetch")
+    assert (without.code, "  QUEUED: 6 rows" in without.stdout) == (4, True)
+    looked = mistill("status", "answers.jsonl", "--json")
+    assert (looked.code, looked.stderr) == (0, "")
+    assert (looked.json["completions"], looked.json["exit_code"], looked.json["with_server"]) == (6, 0, 0)
+    assert Path("answers.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [["rows"], ["export", "--to", "-", "--partial"], ["show", "3", "--json"], ["retry", "--failed"]],
+)
+def test_every_command_that_looks_takes_over_what_has_ended(
+    mistill: Mistill, sent: Simulator, command: list[str]
+) -> None:
+    ends(sent)
+    ended = mistill(command[0], "answers.jsonl", *command[1:])
+    assert ended.code == 0
+    if command[0] != "retry":
+        assert "Echo: Say word 3" in ended.stdout
+    assert (
+        mistill("status", "answers.jsonl", "--no-fetch")
+        .stdout.splitlines()[1]
+        .startswith("6 answered (100%)")
+    )
+
+
+def test_without_a_key_or_a_server_it_says_so_in_one_line_and_goes_on(
+    mistill: Mistill, sent: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MISTRAL_API_KEY")
+    for command in ("status", "rows"):
+        ended = mistill(command, "answers.jsonl")
+        assert ended.stderr.count("\n") == 1
+        assert ended.stderr.startswith("batch jobs were not looked at: MistralLLM has no api_key")
+        assert ended.code == (4 if command == "status" else 0)
+    monkeypatch.setenv("MISTRAL_API_KEY", "any")
+    sent.change(outage="drop")
+    ended = mistill("status", "answers.jsonl")
+    assert (ended.code, ended.stderr.count("\n")) == (4, 1)
+    assert "1 job at Mistral" in ended.stdout
+
+
+def test_jobs_are_cancelled(mistill: Mistill, sent: Simulator, run_of: RunOf) -> None:
+    ended = mistill("cancel", "answers.jsonl", "--json")
+    assert ended.json["jobs"][0]["is_cancelled"]
+    assert (ended.json["with_server"], ended.json["exit_code"]) == (0, ended.code)
+    assert sent.stats().batch.jobs in ({"CANCELLED": 1}, {"SUCCESS": 1})
+    again = mistill("cancel", "answers.jsonl")
+    assert (again.code, again.stderr) == (0, "answers.jsonl has no batch jobs under way\n")
+    assert mistill(*run_of(6)).code == 0
+
+
+def test_ctrl_c_leaves_the_jobs_and_says_so(
+    spawn: Spawn, run_of: RunOf, simulator: Simulator, mistill: Mistill
+) -> None:
+    simulator.change(batch_queue_s=60)
+    process = spawn(*run_of(3, "--lane", "batch"))
+    simulator.wait_until(lambda: simulator.stats().batch.jobs == {"QUEUED": 1}, timeout_s=60)
+    process.send_signal(signal.SIGINT)
+    _, told = process.communicate(timeout=20)
+    assert process.returncode == 4
+    lines = told.splitlines()
+    assert lines[-2:] == [
+        "stopped: interrupted",
+        "1 job is at Mistral; the same command goes on, on another day too",
+    ]
+    assert simulator.stats().batch.jobs == {"QUEUED": 1}
+
+
+def test_quiet_waiting_says_nothing(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
+    simulator.change(batch_queue_s=60)
+    ended = mistill(*run_of(2, "--lane", "batch", "--no-wait", "--quiet"))
+    assert (ended.code, ended.stderr, ended.stdout) == (4, "", "")
+
+
+def test_the_demo_model_has_no_jobs(mistill: Mistill) -> None:
+    Path("in.jsonl").write_text(json.dumps({"prompt": "x"}) + "\n")
+    ended = mistill("run", "in.jsonl", "--out", "out.jsonl", "--local", "--lane", "batch")
+    assert ended.code == 2
+    assert "--local and --lane exclude each other" in ended.stderr
+
+
+def test_a_settings_file_may_choose_the_lane(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
+    Path("run.yaml").write_text("lane: batch\nbatch-timeout: 48h\nbatch-bytes: 1MB\nno-wait: true\n")
+    simulator.change(batch_queue_s=60)
+    assert mistill(*run_of(2, "--settings", "run.yaml")).code == 4
+    status = mistill("status", "answers.jsonl", "--json").json
+    assert status["jobs"][0]["timeout_s"] == 48 * 3600
+    assert status["options"]["batch_bytes"] == 1_000_000

@@ -1,0 +1,155 @@
+"""Jobs of a run are looked at, taken over and cancelled without its input, by whoever looks at the run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import BaseModel, field_validator
+from tests.runs.conftest import Place, echoes
+
+from mistill import Run
+from mistill.errors import InputError, LedgerInUse
+from mistill.ledger import Ledger, LedgerReader
+from mistill.simulator import Simulator
+
+TEXTS = [f"text {number}" for number in range(20)]
+
+
+def send(place: Place, simulator: Simulator, *, line_s: float = 0.0, **settings: Any) -> None:
+    """A start that does not wait; its jobs need not have ended."""
+    simulator.change(batch_queue_s=0.1, batch_line_s=line_s)
+    given: dict[str, Any] = {"lane": "batch", "wait": False}
+    report = place.run(**(given | settings)).start()
+    assert report.has_jobs
+
+
+def has_ended(simulator: Simulator, state: str = "SUCCESS", jobs: int = 1) -> bool:
+    return simulator.stats().batch.jobs.get(state) == jobs
+
+
+def starts_of(place: Place) -> int:
+    with LedgerReader(place.ledger) as reader:
+        return len(reader.starts())
+
+
+def test_what_has_ended_is_taken_over_without_the_input(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    send(place, simulator)
+    place.input.unlink()
+    simulator.wait_until(lambda: has_ended(simulator))
+    report = Run.collect_jobs(place.out).start()
+    assert (report.completions, report.to_go, report.has_jobs) == (20, 0, False)
+    assert place.answers() == echoes(TEXTS)
+    assert report.output == str(place.out)
+    assert report.attempts == 20
+    assert set(simulator.billed_ids().values()) == {1}
+
+
+def test_a_look_that_brings_nothing_leaves_the_run_as_it_is(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    send(place, simulator, line_s=60.0)
+    starts = starts_of(place)
+    report = Run.collect_jobs(place.ledger).start()
+    assert report.has_jobs
+    assert starts_of(place) == starts
+    assert report.stopped is not None
+    assert report.stopped.message == "1 batch job is at the server"  # of the start before
+    assert not place.out.exists()
+
+
+def test_nothing_new_is_asked(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(batch_missing=0.5)
+    send(place, simulator)
+    simulator.wait_until(lambda: has_ended(simulator))
+    report = Run.collect_jobs(place.out).start()
+    assert 0 < report.completions < 20
+    assert (report.completions + report.pending, report.has_jobs) == (20, False)
+    simulator.change(batch_missing=0.0)
+    assert place.run().start().completions == 20
+    assert Run.collect_jobs(place.out).start().completions == 20
+
+
+def test_jobs_are_cancelled_and_what_they_answered_is_kept(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    send(place, simulator, line_s=0.1)
+    simulator.wait_until(lambda: (Run.collect_jobs(place.out).start().jobs[0].done or 0) > 2)
+    place.input.unlink()
+    report = Run.cancel_jobs(place.out).start()
+    assert 2 < report.completions < 20
+    assert (report.with_server, report.has_jobs, report.stopped) == (0, False, None)
+    assert [(job.status, job.is_cancelled) for job in report.jobs] == [("CANCELLED", True)]
+    place.write(TEXTS)
+    assert place.run().start().completions == 20
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_a_run_at_hand_is_asked_itself(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(batch_queue_s=0.1)
+    run = place.run(lane="batch", wait=False)
+    run.start()
+    simulator.wait_until(lambda: has_ended(simulator))
+    assert run.collect_jobs().start().completions == 20
+    assert Run.open(place.out).cancel_jobs().start().completions == 20
+
+
+class Even(BaseModel):
+    n: int
+
+    @field_validator("n")
+    @classmethod
+    def check(cls, n: int) -> int:
+        if n % 2:
+            raise ValueError("it is odd")
+        return n
+
+
+def test_rows_whose_schema_is_a_class_wait_for_the_run_itself(place: Place, simulator: Simulator) -> None:
+    place.write([f'<<answer: {{"n": {2 * number}}}>>' for number in range(5)])
+    schema: dict[str, Any] = {"llm_settings": {"structured_output": {"schema": Even}}}
+    send(place, simulator, **schema)
+    simulator.wait_until(lambda: has_ended(simulator))
+    report = Run.collect_jobs(place.out).start()
+    assert (report.completions, report.to_go, report.has_jobs) == (0, 5, False)
+    assert (report.input_tokens > 0, report.jobs[0].state) == (True, "read")
+    assert simulator.stats().batch.files == 0  # they may go: all is in the ledger
+    assert place.run(**schema).start().completions == 5
+    assert set(simulator.billed_ids().values()) == {1}
+    assert {request.path for request in simulator.requests}.isdisjoint({"/v1/chat/completions"})
+
+
+def test_it_is_not_looked_for_at_another_server(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    send(place, simulator)
+    with pytest.raises(InputError, match=f"batch jobs of this run are at {simulator.url}, not at"):
+        Run.collect_jobs(place.out, llm={"endpoint": "http://127.0.0.1:9"})
+
+
+def test_whoever_works_on_the_run_is_not_disturbed(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    send(place, simulator)
+    with LedgerReader(place.ledger) as reader:
+        manifest = json.loads(reader.manifest())
+    with Ledger.open(place.ledger, manifest), pytest.raises(LedgerInUse):
+        Run.collect_jobs(place.out).start()
+
+
+def test_a_server_that_does_not_answer_takes_nothing_away(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    send(place, simulator)
+    simulator.change(batch_busy=1.0)
+    report = Run.collect_jobs(place.out).start()
+    assert (report.has_jobs, report.with_server) == (True, 20)
+    simulator.change(batch_busy=0.0)
+    simulator.wait_until(lambda: has_ended(simulator))
+    assert Run.collect_jobs(place.out).start().completions == 20
+
+
+def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
+    for make in (Run.collect_jobs, Run.cancel_jobs):
+        with pytest.raises(InputError, match="no run is known"):
+            make(tmp_path / "nothing.jsonl")
