@@ -113,6 +113,13 @@ def test_while_jobs_are_waited_for_they_are_told_and_no_speed() -> None:
     ]
     assert WAITING.time() == "time: 99% Mistral's batch jobs, 1% this machine"
     assert LEAVING.texts()[-1] == "stopping: 3 jobs stay at Mistral"
+    unsent = structs.replace(WAITING, unsent_jobs=2, oldest_job_s=1.0)
+    assert (
+        unsent.at_server()
+        == "1 job at Mistral: 45,210 of 100,000 requests done, the oldest 1 s; 2 not sent yet"
+    )
+    assert structs.replace(WAITING, unsent_jobs=3).at_server() == "3 jobs not sent yet"
+    assert drawn(WAITING, 60)[2].strip() == "3 jobs at Mistral: 45,210 of 100,000 requests done"
     beside = structs.replace(WAITING, in_flight=2, waiting_for="server", completions=5)
     assert beside.texts()[-2:] == [WAITING.texts()[-1], "2 in flight, waiting for: server"]
 
@@ -122,14 +129,23 @@ class _Job(NamedTuple):
     rows: int
     completed: int | None
     planned_at: float
+    job_id: str | None = "id"
 
 
 def test_progress_counts_jobs_and_how_long_there_were_any() -> None:
     progress = Progress(started_at_s=time.monotonic())
     assert progress.waited_for_jobs_s() == 0.0
-    progress.see_jobs([_Job(10, 20, 3, 5000.0), _Job(5, 5, None, 4000.0), _Job(2, 2, 9, 6000.0)])
+    progress.see_jobs(
+        [
+            _Job(10, 20, 3, 5000.0),
+            _Job(5, 5, None, 4000.0),
+            _Job(2, 2, 9, 6000.0),
+            _Job(7, 7, None, 1.0, None),
+        ]
+    )
     counted = progress.jobs, progress.with_server, progress.server_requests, progress.server_done
-    assert (counted, progress.oldest_job_at) == ((3, 27, 17, 5), 4000.0)
+    assert (counted, progress.oldest_job_at) == ((4, 34, 17, 5), 4000.0)
+    assert progress.unsent_jobs == 1
     assert progress.waited_for_jobs_s() > 0.0
     progress.see_jobs([])
     waited_s = progress.waited_for_jobs_s()

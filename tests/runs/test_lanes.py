@@ -201,9 +201,9 @@ READ: tuple[JobState, dict[str, Any]] = (
 def test_status_lists_jobs_and_what_they_saved(with_jobs: Any) -> None:
     report = with_jobs(READ, RUNNING, ("planned", {}), ("doubtful", {}))
     lines = [str(line) for line in status_lines(report, on_the_command_line)]
-    told = lines[lines.index(next(line for line in lines if "jobs at Mistral" in line)) :]
+    told = lines[lines.index(next(line for line in lines if "at Mistral:" in line)) :]
     assert told[:5] == [
-        "2 jobs at Mistral: 45 of 200 requests done",
+        "1 job at Mistral: 45 of 100 requests done; 1 not sent yet",
         "  RUNNING: 100 rows, 45 done, 2 failed, 0 s of 24 h, 6f1c",
         "  planned: 100 rows, 0 s of 24 h, tag-2",
         "1 job read: 100 requests, 3 failed, 1 without a line in the results, 2 lines that cannot be read",
@@ -213,7 +213,10 @@ def test_status_lists_jobs_and_what_they_saved(with_jobs: Any) -> None:
         ),
     ]
     assert any(line.endswith("; $0.25 less by batch jobs than live") for line in lines)
-    assert lines[-2] == "2 jobs are at Mistral; the same command goes on, on another day too"
+    assert (
+        lines[-2]
+        == "1 job is at Mistral, and 1 more is not sent yet; the same command goes on, on another day too"
+    )
     assert report.saved == 0.25
     described = json.loads(json.dumps(report.describe()))
     assert [job["state"] for job in described["jobs"]] == ["read", "running", "planned", "doubtful"]
@@ -221,8 +224,8 @@ def test_status_lists_jobs_and_what_they_saved(with_jobs: Any) -> None:
         described["jobs"][1].items() >= {"id": "6f1c", "done": 45, "failed": 2, "timeout_s": 86400.0}.items()
     )
     assert described["with_server"] == 3  # a doubtful one may still be answered
-    assert "2 jobs at Mistral" in str(report)
-    assert "2 jobs at Mistral" in report._repr_html_()
+    assert "1 job at Mistral" in str(report)
+    assert "1 job at Mistral" in report._repr_html_()
 
 
 def test_many_jobs_are_counted_and_some_are_listed(with_jobs: Any) -> None:
@@ -253,7 +256,7 @@ STOPS: list[tuple[MistillError | None, Exit, Exit]] = [
 def test_the_exit_code_says_that_jobs_go_on_unless_something_worse_happened(
     with_jobs: Any, stopped: MistillError | None, waiting: Exit, not_waiting: Exit
 ) -> None:
-    report: RunReport = with_jobs(RUNNING, ("planned", {}))
+    report: RunReport = with_jobs(RUNNING, RUNNING)
     record = None if stopped is None else ErrorRecord.of(stopped)
     start = structs.replace(report.starts[-1], stopped=record)
     report = structs.replace(report, starts=[start])
@@ -267,6 +270,19 @@ def test_the_exit_code_says_that_jobs_go_on_unless_something_worse_happened(
     assert any(line.startswith("stopped:") for line in lines) == (
         stopped is not None and getattr(stopped, "reason", None) != "waiting"
     )
+
+
+def test_jobs_that_nobody_has_sent_go_on_by_nobody(with_jobs: Any) -> None:
+    report: RunReport = with_jobs(("planned", {}), ("uploaded", {}))
+    start = structs.replace(
+        report.starts[-1], stopped=ErrorRecord.of(Stopped("interrupted", reason="interrupted"))
+    )
+    report = structs.replace(report, starts=[start])
+    assert exit_of_start(report) == Exit.INTERRUPTED
+    assert exit_of_status(report) == Exit.ANSWERED
+    lines = [str(line) for line in start_lines(report, on_the_command_line)]
+    assert "2 jobs not sent yet" in lines
+    assert lines[-1] == "2 jobs are not sent yet; the same command goes on, on another day too"
 
 
 def test_the_end_of_a_start_tells_what_it_sent(with_jobs: Any) -> None:

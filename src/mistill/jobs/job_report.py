@@ -80,6 +80,11 @@ class JobReport(Struct, frozen=True, kw_only=True):
         return self.state not in ("read", "dropped", "doubtful")
 
     @property
+    def is_sent(self) -> bool:
+        """The server has it, or may have it."""
+        return self.is_under_way and self.state not in ("planned", "uploaded")
+
+    @property
     def age_s(self) -> float:
         """How long it has been there, or took."""
         return max(0.0, (time.time() if self.ended_at is None else self.ended_at) - self.begun_at)
@@ -90,18 +95,22 @@ def under_way(jobs: Sequence[JobReport]) -> list[JobReport]:
     return [job for job in jobs if job.is_under_way]
 
 
-def they_are(jobs: Sequence[JobReport]) -> str:
-    """``3 jobs are at Mistral``."""
-    return f"{count(len(jobs), 'job')} {'is' if len(jobs) == 1 else 'are'} at Mistral"
-
-
 def goes_on(jobs: Sequence[JobReport]) -> Phrase:
-    """How a run goes on whose jobs are there."""
-    at_mistral = they_are(jobs)
+    """How a run goes on some of whose jobs are under way: these."""
+    sent = sum(job.is_sent for job in jobs)
+    unsent = len(jobs) - sent
+    at_mistral = f"{count(sent, 'job')} {_are(sent)} at Mistral"
+    if unsent:
+        there = f"{at_mistral}, and {unsent:,} more" if sent else count(unsent, "job")
+        at_mistral = f"{there} {_are(unsent)} not sent yet"
     return Phrase(
         f"{at_mistral}: {START_AGAIN.python} to go on, on another day too",
         f"{at_mistral}; the same command goes on, on another day too",
     )
+
+
+def _are(number: int) -> str:
+    return "is" if number == 1 else "are"
 
 
 def job_lines(jobs: Sequence[JobReport], *, in_full: bool) -> Iterator[str]:
@@ -112,8 +121,10 @@ def job_lines(jobs: Sequence[JobReport], *, in_full: bool) -> Iterator[str]:
     """
     awaited = under_way(jobs)
     if awaited:
-        done = sum(min(job.done or 0, job.lines) for job in awaited)
-        yield jobs_at_server(len(awaited), done, sum(job.lines for job in awaited))
+        sent = [job for job in awaited if job.is_sent]
+        done = sum(min(job.done or 0, job.lines) for job in sent)
+        requests = sum(job.lines for job in sent)
+        yield jobs_at_server(len(sent), done, requests, unsent=len(awaited) - len(sent))
         if in_full:
             yield from (f"  {_job_line(job)}" for job in awaited[:_SHOWN])
             if len(awaited) > _SHOWN:

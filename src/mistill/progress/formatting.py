@@ -48,9 +48,13 @@ def age(value: float) -> str:
     return f"{whole // larger:,} {unit}" + (f" {more} {rest}" if more else "")
 
 
-def jobs_at_server(jobs: int, done: int, requests: int) -> str:
-    """``3 jobs at Mistral: 45,210 of 100,000 requests done``."""
-    return f"{count(jobs, 'job')} at Mistral: {done:,} of {count(requests, 'request')} done"
+def jobs_at_server(jobs: int, done: int, requests: int, *, unsent: int, oldest_s: float | None = None) -> str:
+    """``3 jobs at Mistral: 45,210 of 100,000 requests done, the oldest 12 min; 2 not sent yet``."""
+    if not jobs:
+        return f"{count(unsent, 'job')} not sent yet"
+    oldest = "" if oldest_s is None else f", the oldest {age(oldest_s)}"
+    more = f"; {unsent:,} not sent yet" if unsent else ""
+    return f"{count(jobs, 'job')} at Mistral: {done:,} of {count(requests, 'request')} done{oldest}{more}"
 
 
 def money(dollars: float | None) -> str:

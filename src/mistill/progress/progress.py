@@ -44,6 +44,10 @@ class JobAtServer(Protocol):
     def completed(self) -> int | None: ...
     @property
     def planned_at(self) -> float: ...
+    @property
+    def job_id(self) -> str | None:
+        """The server's name of it, once it has it."""
+        ...
 
 
 class Progress(Struct):
@@ -59,9 +63,9 @@ class Progress(Struct):
         busy_s: what all requests took together. ``requests``: those of rows that ended.
         cut_off_at_s: it was stopped, and what is in flight is waited for until then (a monotonic time).
         interrupted: by Ctrl-C.
-        jobs: batch jobs that have not ended. ``with_server``: rows that are asked by them, ``server_requests``: in so
-            many requests, of which the server says that ``server_done`` are done; ``oldest_job_at``: when the first of
-            them was made, in unix seconds.
+        jobs: batch jobs that have not ended, ``unsent_jobs`` of which the server does not have yet. ``with_server``:
+            rows that are asked by all of them. ``server_requests``: requests that the server has, and of which it says
+            that ``server_done`` are done; ``oldest_job_at``: when the first of its jobs was made, in unix seconds.
         by_jobs: rows that ended in this start by what a job had answered.
         jobs_s: how long there were any, up to ``jobs_since_s``, a monotonic time, since when there are some now.
     """
@@ -80,6 +84,7 @@ class Progress(Struct):
     cut_off_at_s: float | None = None
     interrupted: bool = False
     jobs: int = 0
+    unsent_jobs: int = 0
     with_server: int = 0
     server_requests: int = 0
     server_done: int = 0
@@ -99,11 +104,14 @@ class Progress(Struct):
 
     def see_jobs(self, jobs: Iterable[JobAtServer]) -> None:
         """How all jobs stand now that have not ended."""
-        self.jobs = self.with_server = self.server_requests = self.server_done = 0
+        self.jobs = self.unsent_jobs = self.with_server = self.server_requests = self.server_done = 0
         self.oldest_job_at = None
         for job in jobs:
             self.jobs += 1
             self.with_server += job.rows
+            if job.job_id is None:
+                self.unsent_jobs += 1
+                continue
             self.server_requests += job.lines
             self.server_done += min(job.completed or 0, job.lines)
             if self.oldest_job_at is None or job.planned_at < self.oldest_job_at:

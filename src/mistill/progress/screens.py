@@ -133,7 +133,7 @@ class Drawn:
         spending = [text for text in (view.money(), view.tokens()) if text is not None]
         lines.append(_cut(" · ".join(spending), width))
         if jobs := view.at_server():
-            lines.append(_cut(jobs, width))
+            lines.append(_cut(jobs if len(jobs) <= width else view.at_server_in_short(), width))
         if waiting := view.waiting():
             if view.cut_off_in_s is None:
                 lines.append(_cut(waiting, width))

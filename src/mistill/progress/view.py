@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import Snapshot, WaitCause, time_left_s
-from mistill.progress.formatting import age, count, jobs_at_server, money, seconds, time_split, wait
+from mistill.progress.formatting import count, jobs_at_server, money, seconds, time_split, wait
 from mistill.progress.progress import Progress
 
 
@@ -27,8 +27,9 @@ class View(Struct, frozen=True, kw_only=True):
         in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
         cut_off_in_s: it was stopped: how long what is in flight is still waited for. ``None`` while it goes on.
         interrupted: Ctrl-C stopped it.
-        jobs: batch jobs that have not ended; ``with_server``: the rows that they ask. ``server_requests``: theirs, of
-            which ``server_done`` are done, by what the server says. ``oldest_job_s``: for how long there has been one.
+        jobs: batch jobs that have not ended, ``unsent_jobs`` of which the server does not have yet; ``with_server``:
+            the rows that they ask. ``server_requests``: those that it has, of which ``server_done`` are done, by what
+            it says. ``oldest_job_s``: for how long it has had one.
         is_last: the work has ended.
     """
 
@@ -47,6 +48,7 @@ class View(Struct, frozen=True, kw_only=True):
     cut_off_in_s: float | None = None
     interrupted: bool = False
     jobs: int = 0
+    unsent_jobs: int = 0
     with_server: int = 0
     server_requests: int = 0
     server_done: int = 0
@@ -111,8 +113,14 @@ class View(Struct, frozen=True, kw_only=True):
         """How far its batch jobs are."""
         if not self.jobs or self.is_last:
             return None
-        oldest = "" if self.oldest_job_s is None else f", the oldest {age(self.oldest_job_s)}"
-        return jobs_at_server(self.jobs, self.server_done, self.server_requests) + oldest
+        return self._jobs(self.oldest_job_s)
+
+    def at_server_in_short(self) -> str:
+        return self._jobs(None)
+
+    def _jobs(self, oldest_s: float | None) -> str:
+        sent, unsent = self.jobs - self.unsent_jobs, self.unsent_jobs
+        return jobs_at_server(sent, self.server_done, self.server_requests, unsent=unsent, oldest_s=oldest_s)
 
     def money(self) -> str | None:
         """What it cost so far, and will in the end."""
@@ -130,7 +138,9 @@ class View(Struct, frozen=True, kw_only=True):
         if self.is_last or (self.waits_for_jobs_alone and self.cut_off_in_s is None):
             return None
         if self.waits_for_jobs_alone:
-            return f"stopping: {count(self.jobs, 'job')} {'stays' if self.jobs == 1 else 'stay'} at Mistral"
+            sent = self.jobs - self.unsent_jobs
+            stays = f"{count(sent, 'job')} {'stays' if sent == 1 else 'stay'} at Mistral"
+            return f"stopping: {stays}" if sent else "stopping"
         if self.cut_off_in_s is None:
             return f"{self.in_flight:,} in flight, waiting for: {wait(self.waiting_for)}"
         flying = f"stopping: {self.in_flight:,} in flight, up to {seconds(self.cut_off_in_s)}"
@@ -216,6 +226,7 @@ class Watch:
             cut_off_in_s=None if cut_off_at_s is None else max(0.0, cut_off_at_s - time.monotonic()),
             interrupted=progress.interrupted,
             jobs=progress.jobs,
+            unsent_jobs=progress.unsent_jobs,
             with_server=progress.with_server,
             server_requests=progress.server_requests,
             server_done=progress.server_done,

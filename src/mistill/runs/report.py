@@ -203,8 +203,8 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
 
     @property
     def has_jobs(self) -> bool:
-        """Answers of batch jobs are awaited."""
-        return any(job.is_under_way for job in self.jobs)
+        """Batch jobs are at the server, and their answers are awaited."""
+        return any(job.is_sent for job in self.jobs)
 
     @property
     def has_died(self) -> bool:
