@@ -105,10 +105,10 @@ def test_a_dry_run_quotes_both_lanes(place: Place) -> None:
     )
     assert (live.lane, batch.lane) == ("live", "batch")
     told = [line for line in batch.lines(on_the_command_line) if line.startswith(("cost", "time"))]
-    assert told == ["cost: $0.000097 to $0.00040 in batch jobs; $0.00019 to $0.00079 live", told[1]]
+    assert told == ["cost: in batch jobs $0.000097 to $0.00040; live $0.00019 to $0.00079", told[1]]
     assert told[1] == "time: as Mistral has room for batch jobs, hours as a rule"
     (cost,) = [line for line in live.lines(on_the_command_line) if line.startswith("cost")]
-    assert cost == "cost: $0.00019 to $0.00079; $0.000097 to $0.00040 in batch jobs: --lane batch"
+    assert cost == "cost: $0.00019 to $0.00079; in batch jobs $0.000097 to $0.00040, with --lane batch"
     assert json.loads(json.dumps(batch.describe()))["lane"] == "batch"
 
 
@@ -138,11 +138,11 @@ def test_a_sample_is_asked_at_once_and_forecasts_both_lanes(
     (cost,) = [line for line in lines if line.startswith("  cost ")]
     (took,) = [line for line in lines if line.startswith("  time ")]
     if lane == "batch":
-        assert cost.endswith(" live")
-        assert " in batch jobs; $" in cost
+        assert cost.startswith("  cost    in batch jobs $")
+        assert "; live $" in cost
         assert took.startswith("  time    as Mistral has room for batch jobs, hours as a rule; live ")
     else:
-        assert cost.endswith(" in batch jobs: --lane batch")
+        assert cost.endswith(", with --lane batch")
 
 
 # --- told while, and after --------------------------------------------------------------------------------------------

@@ -139,8 +139,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
             return (f"cost: {live}",)
         in_jobs = _cost(self.batch_cost)
         if self.lane == "batch":
-            return (f"cost: {in_jobs} in batch jobs; {live} live",)
-        return (f"cost: {live}; {in_jobs} in batch jobs: ", Setting("lane", "batch"))
+            return (f"cost: in batch jobs {in_jobs}; live {live}",)
+        return (f"cost: {live}; in batch jobs {in_jobs}, with ", Setting("lane", "batch"))
 
     def _problems(self) -> Iterator[tuple[Part, ...]]:
         if self.duplicates:

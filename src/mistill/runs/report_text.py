@@ -365,8 +365,8 @@ def _forecast_cost(live: Range, forecast: Forecast) -> Words:
     if in_jobs is None:
         return words(told(live))
     if forecast.lane == "batch":
-        return words(f"{told(in_jobs)} in batch jobs; {money(live.expected)} live")
-    return words(f"{told(live)}; {money(in_jobs.expected)} in batch jobs: ", Setting("lane", "batch"))
+        return words(f"in batch jobs {told(in_jobs)}; live {money(live.expected)}")
+    return words(f"{told(live)}; in batch jobs {money(in_jobs.expected)}, with ", Setting("lane", "batch"))
 
 
 def _missing_output(report: RunReport) -> Phrase | None:
