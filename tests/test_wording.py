@@ -17,11 +17,11 @@ from mistill.cli.options.wording import flag_of, on_the_command_line
 from mistill.cli.program import program
 from mistill.curation.near_duplicates import dedupe
 from mistill.errors import InputError, Unauthorized
+from mistill.kinds.options import RunOptions
 from mistill.ledger.error_record import decode_error, encode_error
 from mistill.llms import MistralEmbeddings, MistralLLM
 from mistill.llms.parameters import PARAMETERS
 from mistill.runs.export import export_run
-from mistill.runs.options import RunOptions
 from mistill.runs.run import Run
 from mistill.wording import Phrase, Setting, in_python, worded, words
 

@@ -17,10 +17,10 @@ from tests.runs.conftest import Place, echoes
 
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError, LedgerError
+from mistill.kinds.chat import ChatKind, ChatReader
+from mistill.kinds.options import RunOptions
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.runs.export import export, export_run, write_records
-from mistill.runs.kinds.chat import ChatKind, ChatReader
-from mistill.runs.options import RunOptions
 from mistill.runs.record_shape import record_shape
 from mistill.runs.row_settings import RowSettings
 from mistill.runs.where import RunFilter

@@ -16,9 +16,9 @@ from mistill.api.usage import Usage
 from mistill.cli.exit_codes import Exit, exit_of_start, exit_of_status
 from mistill.cli.options.wording import on_the_command_line
 from mistill.errors import InputError, MistillError, Stopped, Unauthorized
+from mistill.kinds.chat import ChatKind
 from mistill.ledger import ErrorRecord, Job, JobRecord, JobState, Ledger, LedgerReader, PlannedAttempt
 from mistill.llms.event_loop import background
-from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.report import RunReport, read_report
 from mistill.runs.report_text import start_lines, status_lines
 from mistill.simulator import Simulator

@@ -13,8 +13,8 @@ from pydantic import BaseModel
 
 from mistill import MistralLLM
 from mistill.errors import InputError
-from mistill.runs.kinds.chat import ChatKind
-from mistill.runs.options import RunOptions
+from mistill.kinds.chat import ChatKind
+from mistill.kinds.options import RunOptions
 
 MODEL = "mistral-small-latest"
 

@@ -15,10 +15,10 @@ from tests.runs.conftest import Place
 from tests.runs.odd_bodies import good_body, odd_body
 
 from mistill.errors import InputError
+from mistill.kinds.chat import ChatKind
 from mistill.ledger import LedgerReader
 from mistill.ledger.checksums import answer_sum
 from mistill.runs.export import export_run
-from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.simulator import Fault, Simulator

@@ -12,7 +12,7 @@ from mistill.cli.command import Option
 from mistill.cli.commands.run import command
 from mistill.cli.options.settings_file import options_of
 from mistill.errors import InputError
-from mistill.runs.options import RunArguments, RunOptions, Written
+from mistill.kinds.options import RunArguments, RunOptions, Written
 
 
 def written_of(name: str) -> Written | None:

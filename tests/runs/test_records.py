@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mistill.errors import InputError
+from mistill.kinds.chat import ChatKind
 from mistill.records.columns import add_columns, check_columns, column_names
-from mistill.runs.kinds.chat import ChatKind
 
 OUTPUT_COLUMNS = ChatKind.columns
 OUTCOME = {"generation": "hi", "finish_reason": "stop", "input_tokens": 3, "output_tokens": 1}

@@ -37,13 +37,13 @@ from mistill.errors import (
     Stopped,
     Unauthorized,
 )
+from mistill.kinds.chat import ChatKind
+from mistill.kinds.embedding import EmbeddingKind
+from mistill.kinds.kind import Kind, PendingRow
+from mistill.kinds.options import RunOptions
 from mistill.ledger import Attempt, ErrorRecord, KnownAttempt, PaidAnswer, RowState
 from mistill.llms.types import Outcome
-from mistill.runs.kinds.chat import ChatKind
-from mistill.runs.kinds.embedding import EmbeddingKind
-from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.replay import Collected, Replay, replay
-from mistill.runs.options import RunOptions
 
 SCHEMA = {
     "type": "object",

@@ -16,10 +16,10 @@ from tests.runs.conftest import Place
 
 from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.errors import InputError, MalformedAnswer, ManifestChanged
+from mistill.kinds.chat import ChatReader
+from mistill.kinds.embedding import EmbeddingReader
+from mistill.kinds.kind import AnswerReader
 from mistill.runs.export import export_run
-from mistill.runs.kinds.chat import ChatReader
-from mistill.runs.kinds.embedding import EmbeddingReader
-from mistill.runs.kinds.kind import AnswerReader
 from mistill.simulator import Fault, Simulator
 from mistill.simulator.catalogue import vector
 from mistill.simulator.drafts import count_tokens

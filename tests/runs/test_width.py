@@ -16,11 +16,11 @@ from mistill import MistralLLM
 from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row, open_source
 from mistill.delivery.worker_pool import WorkerPool
+from mistill.kinds.chat import ChatKind
+from mistill.kinds.kind import PendingRow
+from mistill.kinds.options import RunOptions
 from mistill.ledger import InputRow, KnownAttempt, RowState
 from mistill.progress.progress import Progress
-from mistill.runs.kinds.chat import ChatKind
-from mistill.runs.kinds.kind import PendingRow
-from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import PendingRows
 from mistill.runs.record_shape import record_shape
 

@@ -26,9 +26,9 @@ from mistill.datasets.optional_library import OptionalLibrary
 from mistill.datasets.sources import Row, Source, open_source
 from mistill.datasets.writers import CsvDialect, Writer, check_target, open_writer
 from mistill.errors import InputError, did_you_mean
+from mistill.kinds.kept_settings import refuse_unwritten
 from mistill.ledger.targets import check_no_loss, check_targets
 from mistill.records.columns import add_columns
-from mistill.runs.kept_settings import refuse_unwritten
 from mistill.wording import Setting, words
 
 NUMPY: Final = OptionalLibrary("numpy", extra="dedupe")

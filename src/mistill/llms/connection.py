@@ -73,7 +73,7 @@ class Connection(Configurable):
     """
 
     kind: ClassVar[str]
-    """Of which kind a run is that this model answers; see ``mistill.runs.kinds``."""
+    """Of which kind a run is that this model answers; see ``mistill.kinds``."""
     _secrets: ClassVar[frozenset[str]] = frozenset({"api_key"})
 
     model: Annotated[str, Field(min_length=1)]

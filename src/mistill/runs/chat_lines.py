@@ -11,14 +11,14 @@ import msgspec
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError, WrongFile, did_you_mean
 from mistill.finish_reasons import CUT_BY, CUT_OFF
+from mistill.kinds.chat import ChatKind
+from mistill.kinds.kept_settings import read_settings
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.conditions import NOTHING, look_up
 from mistill.llms.conversations import encode_conversation
 from mistill.progress.formatting import count
 from mistill.records.answer_values import column_value
 from mistill.records.columns import nearest_and_all
-from mistill.runs.kept_settings import read_settings
-from mistill.runs.kinds.chat import ChatKind
 from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
 from mistill.runs.record_lines import answer_columns, record_line
 from mistill.runs.record_shape import RecordShape

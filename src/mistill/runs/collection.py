@@ -8,15 +8,15 @@ from typing import Any, cast
 
 from mistill.errors import InputError
 from mistill.estimates.forecast import Forecast
+from mistill.kinds.kept_settings import KeptSettings
+from mistill.kinds.options import OUTPUT_OPTIONS, RunArguments
 from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.event_loop import background
 from mistill.progress.display import Display
 from mistill.runs.export import Exported
-from mistill.runs.kept_settings import KeptSettings
 from mistill.runs.lanes.batch import LEFT_OVER, JobUse
 from mistill.runs.ledger_rows import LedgerRows
 from mistill.runs.ledger_run import KnownRun, LedgerRun
-from mistill.runs.options import OUTPUT_OPTIONS, RunArguments
 from mistill.runs.report import StartRecord
 from mistill.runs.results import RunResults
 from mistill.runs.runner import Runner

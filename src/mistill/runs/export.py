@@ -14,12 +14,12 @@ from msgspec import Struct
 from mistill.datasets.formats import FileFormat, format_of
 from mistill.datasets.writers import CsvDialect, open_writer
 from mistill.errors import InputError, LedgerError
+from mistill.kinds.kept_settings import find_run, read_inputs, read_options, read_types
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_no_loss, check_targets
 from mistill.records.misfits import Misfit, Misfits, misfit_lines
 from mistill.runs.chat_lines import ChatLines, Turns
-from mistill.runs.kept_settings import find_run, read_inputs, read_options, read_types
 from mistill.runs.record_lines import added_columns, record_line, record_parts
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter, SeenColumns

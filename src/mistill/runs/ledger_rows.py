@@ -15,9 +15,9 @@ from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Row, UntypedInput
 from mistill.errors import UnusableRow
 from mistill.finish_reasons import CUT_OFF
+from mistill.kinds.kept_settings import read_inputs, read_types
 from mistill.ledger import InputRow, Ledger, LedgerReader, LedgerRow, RowState, Selection
 from mistill.ledger.error_record import decode_error
-from mistill.runs.kept_settings import read_inputs, read_types
 
 _PAGE_ROWS = 1000
 _BYTES = re.compile(r"(large_|fixed_size_)?binary(_view|\[\d+\])?")

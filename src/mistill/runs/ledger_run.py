@@ -9,13 +9,13 @@ from typing import Any, cast
 import msgspec
 
 from mistill.datasets.sources import Source
+from mistill.kinds.kept_settings import KeptSettings, find_run, read_settings
+from mistill.kinds.options import RunArguments
 from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
 from mistill.progress.display import Display
-from mistill.runs.kept_settings import KeptSettings, find_run, read_settings
 from mistill.runs.ledger_rows import LedgerRows
-from mistill.runs.options import RunArguments
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.results import RunResults

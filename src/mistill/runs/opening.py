@@ -9,11 +9,11 @@ from typing import Any
 
 from mistill.datasets.sources import Exploded, Filtered, Named, Source, open_source
 from mistill.errors import InputError, LedgerError, LedgerInUse
+from mistill.kinds.kept_settings import ledger_beside, refuse_unwritten
+from mistill.kinds.options import RunOptions
 from mistill.ledger.files import is_same, main_name
 from mistill.ledger.lock import LedgerLock
 from mistill.process import OwnProcess
-from mistill.runs.kept_settings import ledger_beside, refuse_unwritten
-from mistill.runs.options import RunOptions
 from mistill.runs.where import InputFilter, require_columns
 from mistill.wording import Setting, words
 

@@ -12,11 +12,11 @@ from mistill.datasets.prefetch import Windows
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, UnusableRow, WrongFile, WrongParameter, let_interrupt_pass
 from mistill.estimates.row_sample import RowSample
+from mistill.kinds.kind import Kind, PendingRow
+from mistill.kinds.options import RunOptions
 from mistill.ledger import InputRow, KnownAttempt, RowState
 from mistill.progress.progress import Progress
 from mistill.prompts.row_errors import change_error, row_error
-from mistill.runs.kinds.kind import Kind, PendingRow
-from mistill.runs.options import RunOptions
 from mistill.runs.record_shape import RecordShape
 
 _HELD_S = 0.1

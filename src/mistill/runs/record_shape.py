@@ -10,13 +10,13 @@ import msgspec
 
 from mistill.datasets.column_names import first_repeated
 from mistill.errors import InputError, did_you_mean
+from mistill.kinds.chat import ChatKind
+from mistill.kinds.kept_settings import read_settings
+from mistill.kinds.kind import Kind
+from mistill.kinds.options import RunOptions
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.records.columns import check_columns, column_names, nearest_and_all, rename_hint
 from mistill.records.flattening import FlatFields, Flattening
-from mistill.runs.kept_settings import read_settings
-from mistill.runs.kinds.chat import ChatKind
-from mistill.runs.kinds.kind import Kind
-from mistill.runs.options import RunOptions
 from mistill.runs.row_settings import RowSettings, retried_settings
 from mistill.structured.object_fields import SchemaFields
 from mistill.wording import Setting, words

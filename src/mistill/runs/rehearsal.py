@@ -9,8 +9,8 @@ from mistill.datasets.sources import Source
 from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import InputError
 from mistill.estimates.dry_run import DryRun, Refusal, RequestTable, ShownPrompt, cost_of, seconds_of
-from mistill.runs.kinds.kind import Kind
-from mistill.runs.options import Lane
+from mistill.kinds.kind import Kind
+from mistill.kinds.options import Lane
 from mistill.runs.pending_rows import is_of_all_rows, prepare_row
 from mistill.runs.record_shape import RecordShape
 

@@ -21,16 +21,16 @@ from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
 from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED, more_room
 from mistill.jobs.job_report import JobReport
-from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
-from mistill.records.misfits import Misfit
-from mistill.runs.kept_settings import (
+from mistill.kinds.kept_settings import (
     explained_meta,
     find_run,
     read_batch_factor,
     read_manifest,
     read_options,
 )
-from mistill.runs.manifest import RunManifest
+from mistill.kinds.manifest import RunManifest
+from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
+from mistill.records.misfits import Misfit
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html

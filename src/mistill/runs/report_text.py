@@ -13,10 +13,10 @@ from mistill.errors import MistillError, Stopped
 from mistill.estimates.forecast import Forecast, Range
 from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.jobs.job_report import goes_on, job_lines, under_way
+from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split
 from mistill.records.misfits import misfit_lines
-from mistill.runs.kept_settings import ledger_beside
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
 if TYPE_CHECKING:

@@ -18,6 +18,8 @@ import msgspec
 
 from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, LedgerError, MistillError
+from mistill.kinds.kept_settings import find_run
+from mistill.kinds.options import RetryArguments
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.temporary_ledger import TemporaryLedger
 from mistill.llms.connection import Connection
@@ -25,8 +27,6 @@ from mistill.llms.types import Completion
 from mistill.progress.display import Display, OnProgress
 from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.export import warn_of_misfits, write_records
-from mistill.runs.kept_settings import find_run
-from mistill.runs.options import RetryArguments
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RunReport, read_report

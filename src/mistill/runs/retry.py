@@ -9,13 +9,8 @@ from typing import Any, cast
 
 from mistill.datasets.input_size import InputSize
 from mistill.errors import InputError, did_you_mean
-from mistill.ledger import Cause, Ledger, LedgerReader
-from mistill.llms.connection import Connection
-from mistill.progress.display import Display
-from mistill.runs.kept_settings import KeptSettings
-from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
-from mistill.runs.ledger_run import KnownRun, LedgerRun
-from mistill.runs.options import (
+from mistill.kinds.kept_settings import KeptSettings
+from mistill.kinds.options import (
     OUTPUT_OPTIONS,
     RETRY_OPTIONS,
     RetryArguments,
@@ -23,6 +18,11 @@ from mistill.runs.options import (
     hint_of_parameter,
     split_names,
 )
+from mistill.ledger import Cause, Ledger, LedgerReader
+from mistill.llms.connection import Connection
+from mistill.progress.display import Display
+from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
+from mistill.runs.ledger_run import KnownRun, LedgerRun
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report import RetryRecord, last_start
 from mistill.runs.results import RunResults

@@ -10,12 +10,12 @@ from msgspec import Struct
 
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError
+from mistill.kinds.kept_settings import find_run, read_manifest, read_options
+from mistill.kinds.kind import AnswerReader, Kind
 from mistill.ledger import ErrorRecord, LedgerReader, LedgerRow, PastAttempt, Selection
 from mistill.ledger.conditions import look_up
 from mistill.ledger.error_record import decode_error
 from mistill.records.columns import nearest_and_all
-from mistill.runs.kept_settings import find_run, read_manifest, read_options
-from mistill.runs.kinds.kind import AnswerReader, Kind
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import SeenColumns
 from mistill.wording import Setting, words

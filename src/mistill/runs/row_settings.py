@@ -11,13 +11,13 @@ import msgspec
 from msgspec import Struct
 
 from mistill.datasets.sources import Row
+from mistill.kinds.chat import ChatKind, ChatManifest, ChatReader
+from mistill.kinds.kept_settings import explained_meta, read_manifest
+from mistill.kinds.kind import AnswerReader, Kind
+from mistill.kinds.manifest import RunManifest, changed_settings
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.prompts.prompt_template import PromptTemplate
-from mistill.runs.kept_settings import explained_meta, read_manifest
-from mistill.runs.kinds.chat import ChatKind, ChatManifest, ChatReader
-from mistill.runs.kinds.kind import AnswerReader, Kind
 from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
-from mistill.runs.manifest import RunManifest, changed_settings
 
 _NOT_KEPT_YET = 0
 """The number of settings that the ledger has none for: it counts from 1."""

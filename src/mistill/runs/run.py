@@ -35,6 +35,11 @@ from mistill.errors import (
 from mistill.estimates.budget import Budget
 from mistill.estimates.dry_run import DryRun
 from mistill.estimates.forecast import Forecast, forecast
+from mistill.kinds import kind_of
+from mistill.kinds.kept_settings import read_manifest, settings_to_keep
+from mistill.kinds.kind import Kind
+from mistill.kinds.manifest import changed_settings, shown_changes
+from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection, Spending
 from mistill.ledger.targets import check_targets
 from mistill.ledger.temporary_ledger import TemporaryLedger
@@ -47,14 +52,9 @@ from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
 from mistill.runs.control import RunControl
 from mistill.runs.export import Exported, read_records, write_records
-from mistill.runs.kept_settings import read_manifest, settings_to_keep
-from mistill.runs.kinds import kind_of
-from mistill.runs.kinds.kind import Kind
 from mistill.runs.lanes.batch import JobUse
 from mistill.runs.lanes.batch_terms import check_remembers, check_server, has_jobs
-from mistill.runs.manifest import changed_settings, shown_changes
 from mistill.runs.opening import opened_input, output_held, path_of_ledger, refuse_foreign
-from mistill.runs.options import RunArguments, RunOptions
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, record_shape
 from mistill.runs.rehearsal import rehearse

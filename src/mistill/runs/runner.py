@@ -19,17 +19,17 @@ from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
 from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM, LIMIT_REACHED, more_room
 from mistill.jobs.keeper import JobKeeper
+from mistill.kinds.kind import Kind, PendingRow
+from mistill.kinds.options import RunOptions
 from mistill.ledger import Cause, Damage, ErrorRecord, Ledger, Selection
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
 from mistill.runs.first_failures import FirstFailures
-from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes import Lane
 from mistill.runs.lanes.batch import BatchLane, JobUse
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.ledger_rows import LedgerRows
-from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import Matcher, PendingRows
 from mistill.runs.record_shape import RecordShape
 from mistill.wording import Setting, words

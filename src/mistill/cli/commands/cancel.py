@@ -13,8 +13,8 @@ from mistill.cli.options.model_options import attributes_of, endpoint_options
 from mistill.cli.options.run_options import json_option, quiet_option
 from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
+from mistill.kinds.kept_settings import find_run
 from mistill.runs.collection import awaits_jobs
-from mistill.runs.kept_settings import find_run
 from mistill.runs.run import Run
 
 

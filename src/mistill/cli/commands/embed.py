@@ -26,8 +26,8 @@ from mistill.cli.options.run_options import (
     run_options,
 )
 from mistill.cli.terminal.start import start
+from mistill.kinds.embedding import EmbeddingKind
 from mistill.llms import MistralEmbeddings
-from mistill.runs.kinds.embedding import EmbeddingKind
 from mistill.runs.run import Run
 
 _VECTORS = "Vectors"

@@ -17,12 +17,12 @@ from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
 from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.errors import InputError
+from mistill.kinds import KINDS
+from mistill.kinds.kept_settings import find_run
 from mistill.ledger import LedgerReader
 from mistill.progress.formatting import count
 from mistill.records.misfits import number_of
 from mistill.runs.export import export_run
-from mistill.runs.kept_settings import find_run
-from mistill.runs.kinds import KINDS
 
 _OUTPUT = "Output"
 

@@ -32,8 +32,8 @@ from mistill.cli.options.run_options import option_of_run, options_given, report
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
-from mistill.runs.kinds import KINDS
-from mistill.runs.options import LANE_OPTIONS, RETRY_OPTIONS
+from mistill.kinds import KINDS
+from mistill.kinds.options import LANE_OPTIONS, RETRY_OPTIONS
 from mistill.runs.run import Run
 
 

@@ -23,11 +23,11 @@ from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import is_terminal, say
 from mistill.errors import InputError
+from mistill.kinds import KINDS
+from mistill.kinds.kept_settings import find_run
 from mistill.ledger import LedgerReader
 from mistill.records.misfits import misfit_lines
 from mistill.runs.export import misfits_of
-from mistill.runs.kept_settings import find_run
-from mistill.runs.kinds import KINDS
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.where import RunFilter

@@ -31,7 +31,7 @@ from mistill.cli.options.run_options import (
 )
 from mistill.cli.terminal.output import say
 from mistill.cli.terminal.start import start
-from mistill.runs.kinds.chat import ChatKind
+from mistill.kinds.chat import ChatKind
 from mistill.runs.run import Run
 
 

@@ -12,8 +12,8 @@ import click
 
 from mistill.errors import InputError
 from mistill.foreign_text import read_json
+from mistill.kinds.options import split_names
 from mistill.records.flattening import Flattening
-from mistill.runs.options import split_names
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]

@@ -26,8 +26,8 @@ from mistill.cli.options.settings_file import settings_option
 from mistill.cli.options.wording import shown_value
 from mistill.datasets.formats import OUTPUT_FORMATS
 from mistill.errors import InputError
-from mistill.runs.kinds.kind import Kind
-from mistill.runs.options import OUTPUT_OPTIONS, RunOptions, Written
+from mistill.kinds.kind import Kind
+from mistill.kinds.options import OUTPUT_OPTIONS, RunOptions, Written
 
 F = TypeVar("F", bound=Callable[..., Any])
 

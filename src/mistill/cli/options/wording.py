@@ -6,7 +6,7 @@ import shlex
 from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
-from mistill.runs.options import RunOptions, Written
+from mistill.kinds.options import RunOptions, Written
 from mistill.wording import Phrase, Setting
 
 _FLAGS = {"api_key": "--api-key-env", "structured_output": "--schema", "turns": "--turn", "as_": "--as"}

@@ -8,8 +8,8 @@ from typing import Any
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.output import say
 from mistill.errors import LedgerInUse, MistillError, Stopped
+from mistill.kinds.kept_settings import find_run
 from mistill.runs.collection import Collection, awaits_jobs
-from mistill.runs.kept_settings import find_run
 from mistill.runs.run import Run
 from mistill.wording import worded
 

@@ -23,16 +23,16 @@ from msgspec import Struct
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import LedgerError, MistillError, NoRowAnswered, Stopped
 from mistill.jobs.keeper import JobKeeper
+from mistill.kinds.kind import Kind, PendingRow
+from mistill.kinds.options import RunOptions
 from mistill.ledger import WAITING, Job, Selection
 from mistill.llms.types import Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
-from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.job_planner import JobPlanner
 from mistill.runs.lanes.leftovers import Leftovers
 from mistill.runs.lanes.live import LiveLane, LiveStart, RowsEnded
 from mistill.runs.lanes.replay import Collected, replay
-from mistill.runs.options import RunOptions
 from mistill.runs.pending_rows import PendingRows
 from mistill.wording import START_AGAIN, words
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from mistill.api.endpoint import MISTRAL_ENDPOINT, regional_host
 from mistill.errors import InputError
-from mistill.runs.kinds.kind import Kind
+from mistill.kinds.kind import Kind
 from mistill.wording import Setting, words
 
 _LANE = Setting("lane", "batch")

@@ -15,9 +15,9 @@ from mistill.errors import InputError, Stopped
 from mistill.estimates.budget import Budget, Hold
 from mistill.jobs.job_input import JobInput
 from mistill.jobs.keeper import JobKeeper
+from mistill.kinds.kind import Kind, PendingRow
+from mistill.kinds.options import RunOptions
 from mistill.ledger import Job, JobRecord, Ledger, PlannedAttempt
-from mistill.runs.kinds.kind import Kind, PendingRow
-from mistill.runs.options import RunOptions
 from mistill.wording import Setting, words
 
 

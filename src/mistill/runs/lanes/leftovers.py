@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Self
 
-from mistill.runs.kinds.kind import PendingRow
+from mistill.kinds.kind import PendingRow
 
 
 class Leftovers:

@@ -13,8 +13,8 @@ from mistill.delivery.retry import as_failure, classify
 from mistill.delivery.worker_pool import WorkerPool
 from mistill.errors import InputError, LedgerError, MistillError
 from mistill.estimates.attempt_recorder import AttemptRecorder, RunningStart
+from mistill.kinds.kind import Kind, PendingRow
 from mistill.llms.types import Outcome
-from mistill.runs.kinds.kind import Kind, PendingRow
 from mistill.runs.lanes.replay import Replay
 
 # Not comprehensions, which are calls of their own until Python 3.12: this is done for every row.

@@ -15,9 +15,9 @@ import msgspec
 from mistill.delivery.dispatcher import Delivered, Recall, Request, Send
 from mistill.delivery.retry import as_failure, classify
 from mistill.errors import BadRequest, InputError, MalformedAnswer, MistillError
+from mistill.kinds.kind import Kind, PendingRow
 from mistill.ledger import KnownAttempt
 from mistill.llms.types import Outcome
-from mistill.runs.kinds.kind import Kind, PendingRow
 
 
 class Unanswered(BaseException):

@@ -13,12 +13,12 @@ from mistill.api.token_estimate import text_tokens
 from mistill.datasets.sources import Row
 from mistill.delivery.dispatcher import AnswerPart, Send
 from mistill.errors import MistillError
+from mistill.kinds.kind import Kind, PendingRow, RequestSize, digest, refuse_unused, warn_of_doubts
+from mistill.kinds.options import RunOptions
 from mistill.llms.batching import BatchedCall
 from mistill.llms.connection import Connection
 from mistill.llms.types import Outcome
 from mistill.prompts.prompt_template import TextTemplate
-from mistill.runs.kinds.kind import Kind, PendingRow, RequestSize, digest, refuse_unused, warn_of_doubts
-from mistill.runs.options import RunOptions
 
 
 class TextKind(Kind[str]):

@@ -21,12 +21,12 @@ from mistill.datasets.writers import Vectors
 from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Send
 from mistill.delivery.retry import classify
 from mistill.errors import InputError, MistillError
+from mistill.kinds.manifest import RunManifest
+from mistill.kinds.options import RunOptions
 from mistill.ledger import KnownAttempt, PaidAnswer, RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.row_parameters import RowParameters
-from mistill.runs.manifest import RunManifest
-from mistill.runs.options import RunOptions
 from mistill.structured.schema import OutputSchema
 from mistill.wording import Setting, words
 

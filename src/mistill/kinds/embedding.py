@@ -13,15 +13,15 @@ from mistill.datasets.sources import Row
 from mistill.datasets.writers import Vectors
 from mistill.delivery.dispatcher import Delivered
 from mistill.errors import InputError, MalformedAnswer
+from mistill.kinds.kind import AnswerFields, AnswerReader, usage_in
+from mistill.kinds.manifest import RunManifest
+from mistill.kinds.options import RunOptions
+from mistill.kinds.texts import TextKind
 from mistill.ledger import PaidAnswer
 from mistill.llms.completions import kept_embedding, kept_part, stored_embedding
 from mistill.llms.embeddings import Embedder, MistralEmbeddings
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.prompt_template import TextDescription, TextTemplate
-from mistill.runs.kinds.kind import AnswerFields, AnswerReader, usage_in
-from mistill.runs.kinds.texts import TextKind
-from mistill.runs.manifest import RunManifest
-from mistill.runs.options import RunOptions
 
 _NUMBERS: Mapping[NumberType, Literal["float32", "int8", "uint8"]] = {
     "f": "float32",

@@ -1,6 +1,6 @@
 """What makes it the same run: a typed struct, written into the ledger and read from it by the same type.
 
-Each kind of run has its own (see ``mistill.runs.kinds``). What is not in it may change between starts: where the model
+Each kind of run has its own (see ``mistill.kinds``). What is not in it may change between starts: where the model
 is, how fast, how the output looks.
 """
 

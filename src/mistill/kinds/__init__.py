@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from mistill.errors import InputError
-from mistill.runs.kinds.chat import ChatKind
-from mistill.runs.kinds.embedding import EmbeddingKind
-from mistill.runs.kinds.kind import Kind
+from mistill.kinds.chat import ChatKind
+from mistill.kinds.embedding import EmbeddingKind
+from mistill.kinds.kind import Kind
 
 KINDS: Final[Mapping[str, type[Kind[Any]]]] = {
     "chat": ChatKind,

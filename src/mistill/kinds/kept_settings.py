@@ -19,12 +19,12 @@ from mistill.datasets.hugging_face import features_of, with_features
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Source
 from mistill.errors import InputError, LedgerError, MistillError
+from mistill.kinds import KINDS
+from mistill.kinds.kind import Kind
+from mistill.kinds.manifest import RunManifest
+from mistill.kinds.options import RunOptions
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import is_database
-from mistill.runs.kinds import KINDS
-from mistill.runs.kinds.kind import Kind
-from mistill.runs.manifest import RunManifest
-from mistill.runs.options import RunOptions
 from mistill.wording import Phrase, Setting, words
 
 LEDGER_SUFFIX: Final = ".ledger"

@@ -14,6 +14,17 @@ from mistill.datasets.sources import Row
 from mistill.datasets.sources.media_files import media_kind
 from mistill.delivery.dispatcher import Delivered, Send
 from mistill.errors import InputError, MalformedAnswer, WrongFile
+from mistill.kinds.kind import (
+    AnswerFields,
+    AnswerReader,
+    Kind,
+    RequestSize,
+    digest,
+    usage_in,
+    warn_of_doubts,
+)
+from mistill.kinds.manifest import RunManifest
+from mistill.kinds.options import RunOptions
 from mistill.ledger import PaidAnswer
 from mistill.llms.completions import kept_answer, kept_completions
 from mistill.llms.content import with_chunks
@@ -25,17 +36,6 @@ from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedProm
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_errors import change_error
 from mistill.prompts.row_parameters import RowParameters
-from mistill.runs.kinds.kind import (
-    AnswerFields,
-    AnswerReader,
-    Kind,
-    RequestSize,
-    digest,
-    usage_in,
-    warn_of_doubts,
-)
-from mistill.runs.manifest import RunManifest
-from mistill.runs.options import RunOptions
 from mistill.structured.repair import answer_text, read_answer
 from mistill.structured.schema import OutputSchema, compile_schema
 from mistill.structured.structured_output import compile_structured_output
