@@ -138,3 +138,16 @@ def test_a_settings_file_may_choose_the_lane(mistill: Mistill, run_of: RunOf, si
     status = mistill("status", "answers.jsonl", "--json").json
     assert status["jobs"][0]["timeout_s"] == 48 * 3600
     assert status["options"]["batch_bytes"] == 1_000_000
+
+
+def test_a_look_writes_no_records_of_a_run_to_stdout(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
+    simulator.change(batch_queue_s=0.2)
+    given = run_of(2, "--lane", "batch", "--no-wait", "--ledger", "kept.ledger", out="-")
+    assert mistill(*given).code == 4
+    ends(simulator)
+    looked = mistill("status", "-", "--ledger", "kept.ledger")
+    assert looked.code == 0
+    assert looked.stdout.splitlines()[1].startswith("2 answered (100%)")
+    assert len(mistill(*[one for one in given if one != "--no-wait"]).records) == 2

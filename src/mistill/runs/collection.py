@@ -44,6 +44,8 @@ class Collection(LedgerRun):
         display: Display,
     ) -> None:
         known = KnownRun(run, ledger)
+        if known.out == "-":
+            known.out = None  # records go to stdout where a run was asked for, not where somebody looks
         self._cancels = cancels
         self._seen: dict[int, str] = {}
         super().__init__(

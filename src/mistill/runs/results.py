@@ -288,6 +288,8 @@ class RunResults:
         llm: Mapping[str, Any] | None = None,
         ledger: str | Path | None = None,
         trust: bool = False,
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
     ) -> Run:
         """A start that takes over what batch jobs of an earlier run have answered by now, and asks nothing.
 
@@ -301,12 +303,14 @@ class RunResults:
             ledger: where the run remembers, if not beside ``out``.
             trust: the ledger is your own, as for `retry`. Without it, rows whose schema is a class get no outcome yet:
                 their answers are kept, and the run itself reads them for free.
+            progress, on_progress: as for `Run`.
 
         Raises:
             InputError: there is no such run, or the ledger names an endpoint that needs ``trust``.
             LedgerError: its ledger cannot be read.
         """
-        return _collection(out, cancels=False, llm=llm, ledger=ledger, trust=trust, display=Display(False))
+        display = Display(progress, on_progress)
+        return _collection(out, cancels=False, llm=llm, ledger=ledger, trust=trust, display=display)
 
     def cancel_jobs(
         out: RunResults | str | Path | None,  # noqa: N805 # pyright: ignore[reportSelfClsParameterName]  the same
@@ -320,8 +324,7 @@ class RunResults:
         """A start that cancels the batch jobs of an earlier run, waits for their end, and takes over what they came to.
 
         ``Run.cancel_jobs("answers.jsonl").start()``. Rows that are left without an answer are asked when the run goes
-        on, in whichever lane. Arguments and errors are those of `collect_jobs`; ``progress`` and ``on_progress`` as for
-        `Run`.
+        on, in whichever lane. Arguments and errors are those of `collect_jobs`.
         """
         display = Display(progress, on_progress)
         return _collection(out, cancels=True, llm=llm, ledger=ledger, trust=trust, display=display)

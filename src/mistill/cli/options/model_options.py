@@ -49,7 +49,7 @@ endpoint_options = all_of(
         "--endpoint",
         group=_MODEL,
         metavar="URL",
-        help="Base URL.  [default: https://api.mistral.ai, or the run's own in a retry]",
+        help="Base URL.  [default: https://api.mistral.ai, or that of the run that is named]",
     ),
     option(
         "--allow-http",
@@ -72,8 +72,8 @@ endpoint_options = all_of(
         group=_MODEL,
         is_flag=True,
         in_settings=False,
-        help="The settings file, or the ledger of a retry, is my own: send the key to the endpoint that it names, "
-        "import the classes that it names.",
+        help="The settings file, or the ledger of the run that is named, is my own: send the key to the endpoint that "
+        "it names, import the classes that it names.",
     ),
 )
 
