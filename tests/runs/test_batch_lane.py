@@ -342,6 +342,20 @@ def test_the_first_job_is_small_and_the_others_wait_for_it(place: Place, simulat
     assert records[1]["created_at"] > records[0]["ended_at"]
 
 
+def test_no_job_waits_for_a_first_one_that_is_lost(place: Place, simulator: Simulator) -> None:
+    texts = [f"text {number}" for number in range(130)]
+    simulator.change(batch_create_lost=1, batch_list_lag_s=60)
+    place.write(texts)
+    thread = threading.Thread(target=start, args=[place])
+    thread.start()
+    simulator.wait_until(lambda: bool(simulator.stats().batch.jobs))
+    simulator.change(batch_create_lost=0)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert place.answers() == echoes(texts)
+    assert start(place).maybe_billed == 100
+
+
 def test_a_job_has_no_more_bytes_than_it_may(place: Place, simulator: Simulator) -> None:
     place.write([*TEXTS[:20], "x" * 5000, *TEXTS[20:]])
     report = start(place, batch_bytes=2000)

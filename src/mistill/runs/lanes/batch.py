@@ -313,10 +313,10 @@ class BatchLane:
             self._show()
 
     async def _its_turn(self, job: Job) -> None:
-        """The canary goes first; and no more goes than the server takes in all."""
+        """The canary goes first, if it is not lost; and no more goes than the server takes in all."""
         canary, tuning = self._planner.canary, self._tuning
         until_s = time.monotonic() + tuning.canary_wait_s
-        while canary is not None and job.id != canary and canary in self._keeper.jobs:
+        while job.id != canary and any(other.id == canary for other in self._keeper.under_way):
             left_s = until_s - time.monotonic()
             if left_s <= 0:
                 break
