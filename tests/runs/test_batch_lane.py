@@ -9,10 +9,12 @@ from contextlib import closing
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel
 from tests.runs.conftest import Place, echoes
 
 from mistill import Run, RunReport
+from mistill.delivery.tuning import current_tuning, use_tuning
 from mistill.errors import RunStopped, Stopped
 from mistill.llms import MistralEmbeddings
 from mistill.simulator import Fault, Settings, Simulator
@@ -346,11 +348,12 @@ def test_no_job_waits_for_a_first_one_that_is_lost(place: Place, simulator: Simu
     texts = [f"text {number}" for number in range(130)]
     simulator.change(batch_create_lost=1, batch_list_lag_s=60)
     place.write(texts)
-    thread = threading.Thread(target=start, args=[place])
-    thread.start()
-    simulator.wait_until(lambda: bool(simulator.stats().batch.jobs))
-    simulator.change(batch_create_lost=0)
-    thread.join(10)
+    with use_tuning(replace(current_tuning(), canary_wait_s=600.0)):
+        thread = threading.Thread(target=start, args=[place], daemon=True)
+        thread.start()
+        simulator.wait_until(lambda: bool(simulator.stats().batch.jobs))
+        simulator.change(batch_create_lost=0)
+        thread.join(10)
     assert not thread.is_alive()
     assert place.answers() == echoes(texts)
     assert start(place).maybe_billed == 100
