@@ -448,6 +448,30 @@ def test_identical_rows_are_asked_once_where_that_is_wanted(place: Place, simula
     assert sum(simulator.billed_ids().values()) == 2
 
 
+def test_a_run_that_starts_over_says_how_to_end_the_jobs_of_the_one_before(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulator.change(batch_queue_s=2.0)
+    place.write(TEXTS)
+    start(place, wait=False)
+    report = start(place, lane="live", fresh=True)
+    assert report.completions == 30
+    assert "may still be at the server" in caplog.text
+    (aside,) = place.ledger.parent.glob("out.jsonl.ledger.bak*")
+    Run.cancel_jobs(aside).start()
+    assert simulator.stats().batch.jobs == {"CANCELLED": 1}
+
+
+def test_rows_that_may_be_billed_are_held_where_that_is_wanted(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_missing=0.3)
+    place.write(TEXTS)
+    report = start(place, on_unknown="hold")
+    assert report.pending == report.maybe_billed > 0
+    assert report.completions == 30 - report.pending
+    simulator.change(batch_missing=0.0)
+    assert start(place).completions == 30
+
+
 def test_outcomes_can_be_iterated_over(place: Place) -> None:
     place.write(TEXTS)
     run = place.run(lane="batch")

@@ -138,6 +138,7 @@ class LedgerRows(UntypedInput):
         return RowState(
             row.row,
             row.position,
+            maybe_billed=row.maybe_billed,
             has_answers=row.row in self.with_answers,
             is_answered=row.state == "completion",
             whole_tokens=None

@@ -53,7 +53,7 @@ from mistill.progress.view import Watch
 from mistill.runs.control import RunControl
 from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.lanes.batch import JobUse
-from mistill.runs.lanes.batch_terms import check_remembers, check_server, has_jobs
+from mistill.runs.lanes.batch_terms import check_remembers, check_server, has_jobs, warn_of_jobs
 from mistill.runs.opening import opened_input, output_held, path_of_ledger, refuse_foreign
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, record_shape
@@ -386,6 +386,8 @@ class Run(RunResults):
             raise self._other_settings(error) from error
         # For this start only: the next one goes on.
         self.options = options.model_copy(update={"fresh": False})
+        if ledger.backup is not None:
+            warn_of_jobs(ledger.backup)
         return ledger
 
     @contextmanager

@@ -1,13 +1,20 @@
-"""When rows cannot be asked in batch jobs: told before anything is sent."""
+"""When rows cannot be asked in batch jobs, and which jobs nobody follows any more: told before anything is sent."""
 
 from __future__ import annotations
 
+import logging
+import shlex
+from pathlib import Path
 from typing import Any
 
 from mistill.api.endpoint import MISTRAL_ENDPOINT, regional_host
-from mistill.errors import InputError
+from mistill.errors import InputError, LedgerError
 from mistill.kinds.kind import Kind
-from mistill.wording import Setting, words
+from mistill.ledger import LedgerReader
+from mistill.progress.formatting import count
+from mistill.wording import Phrase, Setting, words
+
+_log = logging.getLogger("mistill")
 
 _LANE = Setting("lane", "batch")
 _LIVE = words("ask live: ", Setting("lane", "live"))
@@ -43,6 +50,20 @@ def has_jobs(kind: Kind[Any], endpoint: str) -> bool:
     except InputError:
         return False
     return True
+
+
+def warn_of_jobs(backup: Path) -> None:
+    """Says how to end the jobs of a run that has been put aside: they are answered, and paid, all the same."""
+    try:
+        with LedgerReader(backup) as reader:
+            jobs = [job for job in reader.jobs() if not job.is_over]
+    except LedgerError:  # it may be what it was put aside for
+        return
+    if jobs:
+        name = shlex.quote(str(backup))
+        ended = Phrase(f"Run.cancel_jobs({str(backup)!r}).start()", f"mistill cancel {name}")
+        told = f"{count(len(jobs), 'batch job')} of the run that was put aside may still be at the server, and paid; "
+        _log.warning(words(told, "to end them: ", ended))
 
 
 def check_remembers(*, is_temporary: bool) -> None:
