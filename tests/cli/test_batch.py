@@ -140,6 +140,41 @@ def test_a_settings_file_may_choose_the_lane(mistill: Mistill, run_of: RunOf, si
     assert status["options"]["batch_bytes"] == 1_000_000
 
 
+def test_who_gets_no_jobs_goes_on_live(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
+    simulator.change(batch_needs_billing=True)
+    ended = mistill(*run_of(3, "--lane", "batch"))
+    assert ended.code == 3
+    assert "or go on with --lane live" in ended.stderr
+    looked = mistill("status", "answers.jsonl")
+    assert (looked.code, looked.stderr) == (0, "")
+    assert "1 job not sent yet\n  planned: 3 rows, 0 s of 24 h, " in looked.stdout
+    ended = mistill(*run_of(3), "--json")
+    assert (ended.code, ended.json["completions"], ended.json["jobs"][0]["state"]) == (0, 3, "dropped")
+
+
+def test_a_look_takes_failures_over_as_it_does_answers(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
+    simulator.change(batch_queue_s=0.2, poison="word")
+    assert mistill(*run_of(25, "--lane", "batch", "--no-wait")).code == 4
+    ends(simulator)
+    looked = mistill("status", "answers.jsonl")
+    assert (looked.code, looked.stderr) == (1, "")
+    assert looked.stdout.splitlines()[1] == "0 answered (0%), 25 failed, 0 to go"
+
+
+def test_a_job_that_failed_is_told_in_the_words_of_the_server(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
+    simulator.change(batch_queue_s=0.2, batch_failed=1.0)
+    assert mistill(*run_of(2, "--lane", "batch", "--no-wait")).code == 4
+    simulator.wait_until(lambda: simulator.stats().batch.jobs == {"FAILED": 1})
+    looked = mistill("status", "answers.jsonl")
+    assert (looked.code, looked.stderr) == (0, "")
+    assert "  reason: Internal error while the batch was run (1)" in looked.stdout
+    assert "1 job read: 2 requests, 2 without a line in the results" in looked.stdout
+
+
 def test_a_look_writes_no_records_of_a_run_to_stdout(
     mistill: Mistill, run_of: RunOf, simulator: Simulator
 ) -> None:

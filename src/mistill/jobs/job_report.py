@@ -30,7 +30,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
         begun_at: when it was planned. ``ended_at``: when we saw that it had ended. ``timeout_s``: how long it may take.
         missing: rows of which no line came. ``broken``, ``unknown``: lines that could not be read, and that nobody
             waits for, such as those that came twice.
-        errors: why it failed, in the server's words.
+        errors: why it failed, in the server's words; or what became of its results.
     """
 
     tag: str
@@ -136,8 +136,8 @@ def job_lines(jobs: Sequence[JobReport], *, in_full: bool) -> Iterator[str]:
             f"{count(len(doubtful), 'job')} that may be at Mistral, and that its list does not have: the "
             f"{count(sum(job.rows for job in doubtful), 'row')} of it may be on the bill twice; still looked for"
         )
-    said = dict.fromkeys(error for job in jobs for error in job.errors)
-    yield from (f"  Mistral says: {error}" for error in list(said)[:_SHOWN_ERRORS])
+    said = dict.fromkeys(error for job in jobs if job.state != "dropped" for error in job.errors)
+    yield from (f"  reason: {error}" for error in list(said)[:_SHOWN_ERRORS])
 
 
 def _job_line(job: JobReport) -> str:

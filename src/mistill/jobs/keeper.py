@@ -537,17 +537,22 @@ class JobKeeper:
         Raises:
             MistillError: the server does not answer.
         """
-        dropped = 0
         for job in [*self.under_way]:
             if job.state == "creating":
                 job = await self._look_for(job)
-            if job.state in ("planned", "uploaded"):
-                await self._drop(job, "it was cancelled before it was sent")
-                dropped += job.record.rows
-            elif job.state == "running" and not job.record.is_cancelled:
+            if job.state == "running" and not job.record.is_cancelled:
                 with suppress(NotFound):
                     await self._persistently(lambda job=job: self._client.cancel_job(job.record.job_id or ""))
                 await self._note(job, "running", is_cancelled=True)
+        return await self.drop_unsent("it was cancelled before it was sent")
+
+    async def drop_unsent(self, why: str) -> int:
+        """Jobs that the server does not have yet are never made. Returns their rows."""
+        dropped = 0
+        for job in [*self.under_way]:
+            if job.state in ("planned", "uploaded"):
+                await self._drop(job, why)
+                dropped += job.record.rows
         return dropped
 
     # --- what is known of them --------------------------------------------------------------------------------------

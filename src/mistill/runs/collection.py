@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-from mistill.errors import InputError
+from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
 from mistill.kinds.kept_settings import KeptSettings
 from mistill.kinds.options import OUTPUT_OPTIONS, RunArguments
@@ -31,6 +31,7 @@ class Collection(LedgerRun):
 
     Attributes:
         settles: rows get their outcomes.
+        failed: why it came to an early end, if it did: the server's answer, or that there is none.
     """
 
     def __init__(
@@ -48,6 +49,7 @@ class Collection(LedgerRun):
             known.out = None  # records go to stdout where a run was asked for, not where somebody looks
         self._cancels = cancels
         self._seen: dict[int, str] = {}
+        self.failed: MistillError | None = None
         super().__init__(
             known,
             LedgerRows(known.path, LEFT_OVER),
@@ -79,6 +81,7 @@ class Collection(LedgerRun):
 
     def _note_end(self, ledger: Ledger, number: int | None, ended: StartRecord) -> None:  # noqa: ARG002  the same
         """A look that brought nothing is no start that anybody wants to read of."""
+        self.failed = None if ended.stopped is None else ended.stopped.to_error()
         if self._has_brought(ledger):
             begun = background.run(ledger.begin_start(self._record().encode()))
             background.run(ledger.end_start(begun, ended.encode()))

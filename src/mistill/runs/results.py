@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     import polars
 
     import datasets  # pyright: ignore[reportMissingTypeStubs]  for those who have stubs of it
+    from mistill.runs.collection import Collection
     from mistill.runs.run import Run
 
 _log = logging.getLogger("mistill")
@@ -290,7 +291,7 @@ class RunResults:
         trust: bool = False,
         progress: bool | None = None,
         on_progress: OnProgress | None = None,
-    ) -> Run:
+    ) -> Collection:
         """A start that takes over what batch jobs of an earlier run have answered by now, and asks nothing.
 
         ``Run.collect_jobs("answers.jsonl").start()``: the input is not needed. Results may be gone a day after a job
@@ -320,7 +321,7 @@ class RunResults:
         trust: bool = False,
         progress: bool | None = None,
         on_progress: OnProgress | None = None,
-    ) -> Run:
+    ) -> Collection:
         """A start that cancels the batch jobs of an earlier run, waits for their end, and takes over what they came to.
 
         ``Run.cancel_jobs("answers.jsonl").start()``. Rows that are left without an answer are asked when the run goes
@@ -388,7 +389,7 @@ class RowOutcome:
         return self.read_record(self.position)
 
 
-def _collection(out: RunResults | str | Path | None, **settings: Any) -> Run:
+def _collection(out: RunResults | str | Path | None, **settings: Any) -> Collection:
     from mistill.runs.collection import Collection
 
     return Collection(out, **settings)

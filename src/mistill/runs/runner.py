@@ -247,7 +247,7 @@ class Runner:
 
     async def _end_rows(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
         written = [self._write(pending, outcome) for pending, outcome in zip(rows, outcomes, strict=True)]
-        if not self.progress.completions and self.stopped is None:
+        if not self.progress.completions and self.stopped is None and self._jobs.asks:
             await self._stop_if_all_fail(outcomes)
         if self._on_outcome is None:
             # The next attempt waits for the disk anyway, so this worker need not do it twice a row.

@@ -9,7 +9,7 @@ from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.output import say
 from mistill.errors import LedgerInUse, MistillError, Stopped
 from mistill.kinds.kept_settings import find_run
-from mistill.runs.collection import Collection, awaits_jobs
+from mistill.runs.collection import awaits_jobs
 from mistill.runs.run import Run
 from mistill.wording import worded
 
@@ -28,17 +28,17 @@ def take_over_results(
     if not awaits_jobs(path):
         return
     try:
-        run = Run.collect_jobs(out, ledger=ledger, llm=llm, trust=trust)
-        stopped = run.start().stopped
-        if stopped is not None and not isinstance(stopped, Stopped):
-            raise stopped
+        collection = Run.collect_jobs(out, ledger=ledger, llm=llm, trust=trust)
+        collection.start()
+        if collection.failed is not None and not isinstance(collection.failed, Stopped):
+            raise collection.failed
     except LedgerInUse:
         return
     except MistillError as error:
         hint = "" if error.hint is None else f" ({worded(error.hint, on_the_command_line)})"
         say(f"batch jobs were not looked at: {worded(error.headline, on_the_command_line)}{hint}")
         return
-    if isinstance(run, Collection) and not run.settles:
+    if not collection.settles:
         say(
             "answers of batch jobs are kept, and become those of their rows when the run is started again: "
             "its requests cannot be made again from the ledger alone"

@@ -174,9 +174,10 @@ class BatchLane:
         await keeper.open()
         if self._use.cancels:
             self._left_over += await keeper.cancel()
-        await keeper.poll(
-            self._note_fruit
-        )  # the rows of jobs that have ended meanwhile are met below, with all others
+        elif self._use.asks and not self._use.plans:
+            self._left_over += await keeper.drop_unsent("its rows are asked live")
+        # The rows of jobs that have ended meanwhile are met below, with all others.
+        await keeper.poll(self._note_fruit)
         self._old = {job.id for job in keeper.under_way}
         self._opened.set()
         if self._use.asks:
@@ -390,7 +391,9 @@ class BatchLane:
 
     async def _note_fruit(self, job: Job) -> None:
         """A job that brings nothing at all, again and again, is no way to answer rows; nor is one of a refused key."""
-        if self._keeper.fatal is not None and self._use.asks:
+        if not self._use.asks:
+            return  # what has come is taken over in any case
+        if self._keeper.fatal is not None:
             self._start.stop(self._keeper.fatal)
         record = job.record
         if record.kept or record.is_cancelled:
