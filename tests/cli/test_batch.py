@@ -91,6 +91,22 @@ def test_without_a_key_or_a_server_it_says_so_in_one_line_and_goes_on(
     assert "1 job at Mistral" in ended.stdout
 
 
+def test_whatever_prevents_a_look_the_rest_is_told(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
+    simulator.change(batch_queue_s=0.2)
+    Path("own.toml").write_text('[models."mistral-small-latest"]\ninput = 1000\noutput = 0\n')
+    assert mistill(*run_of(2, "--lane", "batch", "--no-wait", "--prices", "own.toml")).code == 4
+    Path("own.toml").unlink()
+    elsewhere = mistill("status", "answers.jsonl", "--endpoint", "http://127.0.0.1:9")
+    assert (elsewhere.code, elsewhere.stderr.count("\n")) == (4, 1)
+    assert f"batch jobs of this run are at {simulator.url}" in elsewhere.stderr
+    ends(simulator)
+    looked = mistill("status", "answers.jsonl", "--json").json
+    assert looked["cost"] == pytest.approx(looked["input_tokens"] * 500 / 1e6)
+    assert looked["saved"] == looked["cost"]
+
+
 def test_jobs_are_cancelled(mistill: Mistill, sent: Simulator, run_of: RunOf) -> None:
     ended = mistill("cancel", "answers.jsonl", "--json")
     assert ended.json["jobs"][0]["is_cancelled"]

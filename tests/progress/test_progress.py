@@ -21,10 +21,11 @@ from tests.conftest import Simulate
 
 from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.api.usage import Usage
+from mistill.delivery.governor import Governor
 from mistill.progress.formatting import age, money, seconds, time_split
 from mistill.progress.progress import Progress
 from mistill.progress.screens import Drawn, Lines, as_html
-from mistill.progress.view import View
+from mistill.progress.view import View, Watch
 from mistill.simulator import Simulator
 
 FAR = View(
@@ -122,6 +123,19 @@ def test_while_jobs_are_waited_for_they_are_told_and_no_speed() -> None:
     assert drawn(WAITING, 60)[2].strip() == "3 jobs at Mistral: 45,210 of 100,000 requests done"
     beside = structs.replace(WAITING, in_flight=2, waiting_for="server", completions=5)
     assert beside.texts()[-2:] == [WAITING.texts()[-1], "2 in flight, waiting for: server"]
+
+
+def test_what_jobs_answered_says_nothing_of_how_long_the_rest_takes_live() -> None:
+    progress = Progress(
+        total=1_000_110, completions=1_000_010, by_jobs=1_000_000, busy_s=10.0, requests=1_000_010
+    )
+    watch = Watch(progress, Governor().snapshot, at_once=1)
+    assert watch.view().left_s == pytest.approx(100.0)  # a second a row, one at a time
+    progress.see_jobs([_Job(100, 100, 0, 0.0)])
+    assert watch.view().left_s is None
+    progress.see_jobs([])
+    progress.by_jobs = progress.completions
+    assert watch.view().left_s is None  # none went live yet
 
 
 class _Job(NamedTuple):
@@ -382,6 +396,7 @@ def test_the_rows_of_a_stream_are_known_from_an_earlier_start(simulate: Simulate
 
 
 def test_a_page_has_the_same_words_and_no_script() -> None:
+    assert "<br>3 jobs at Mistral: 45,210 of 100,000 requests done, the oldest 12 min<br>" in as_html(WAITING)
     page = as_html(FAR)
     for text in FAR.texts():
         assert text in page

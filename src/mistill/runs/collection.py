@@ -22,6 +22,9 @@ from mistill.runs.results import RunResults
 from mistill.runs.runner import Runner
 from mistill.wording import Setting, words
 
+_NO_PRICES: Mapping[str, Any] = {"prices": None}
+"""A job has its price with it; the file that said it need not be there any more."""
+
 
 class Collection(LedgerRun):
     """See `Run.collect_jobs` and `Run.cancel_jobs`, which make one.
@@ -53,7 +56,7 @@ class Collection(LedgerRun):
         super().__init__(
             known,
             LedgerRows(known.path, LEFT_OVER),
-            known.model(llm or {}, trust=trust),
+            known.model({**_NO_PRICES, **(llm or {})}, trust=trust),
             _options_of(known.kept, waits=cancels),
             display,
             trust=trust,

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from mistill.cli.options.wording import on_the_command_line
+from pydantic import ValidationError
+
+from mistill.cli.command import failure_of
 from mistill.cli.terminal.output import say
 from mistill.errors import LedgerInUse, MistillError, Stopped
 from mistill.kinds.kept_settings import find_run
 from mistill.runs.collection import awaits_jobs
 from mistill.runs.run import Run
-from mistill.wording import worded
 
 
 def take_over_results(
@@ -34,9 +35,10 @@ def take_over_results(
             raise collection.failed
     except LedgerInUse:
         return
-    except MistillError as error:
-        hint = "" if error.hint is None else f" ({worded(error.hint, on_the_command_line)})"
-        say(f"batch jobs were not looked at: {worded(error.headline, on_the_command_line)}{hint}")
+    except (MistillError, ValidationError, OSError) as error:
+        failure = failure_of(error)
+        hint = "" if failure.hint is None else f" ({failure.hint})"
+        say(f"batch jobs were not looked at: {failure.message}{hint}")
         return
     if not collection.settles:
         say(
