@@ -126,14 +126,49 @@ class JobKeeper:
         jobs = await self._ledger.jobs()
         self.files.sweep({job.tag for job in jobs if self._keeps_files or not job.is_over})
         for job in jobs:
+            if job.record.host != self._client.endpoint and not job.is_over:
+                job = await self._moved(job)
+                if job is None:
+                    continue
             self._has_leave = self._has_leave or job.record.job_id is not None
             if not job.is_over:
                 self.jobs[job.id] = job
                 if job.state != "doubtful":
                     self._holds[job.id] = self._budget.hold(*_at_most(job.record))
                 self._may_have_orphans = self._may_have_orphans or job.state == "planned"
-            elif job.record.file_id is not None and not job.record.is_clean and not self._keeps_files:
+            elif self._is_unclean(job):
                 self._unclean[job.id] = job
+
+    def _is_unclean(self, job: Job) -> bool:
+        record = job.record
+        is_here = record.host == self._client.endpoint
+        return is_here and record.file_id is not None and not record.is_clean and not self._keeps_files
+
+    async def _moved(self, job: Job) -> Job | None:
+        """A job of another server than the run goes to by now; ``None``: it is left there, where alone it is known.
+
+        What needs that server no more is as any other. In the end, nobody can come back for it in time.
+        """
+        record = job.record
+        if job.state == "fetched":
+            return job
+        if job.state == "planned":
+            return await self._note(job, "planned", host=self._client.endpoint)
+        hours = record.timeout_hours + _KEPT_HOURS
+        if time.time() > record.planned_at + hours * self._tuning.job_hour_s:
+            error = Disconnected(
+                f"nobody has asked {record.host} for the batch job of this row in time", maybe_billed=True
+            )
+            await self._ledger.end_open_attempts(_changed(job, "dropped"), "maybe_billed", error)
+        elif job.state != "doubtful":
+            _log.warning(
+                words(
+                    f"a batch job of {record.rows:,} rows is at {record.host}, and is left there: ",
+                    "it is taken over by a start with ",
+                    Setting("endpoint", record.host),
+                )
+            )
+        return None
 
     @property
     def under_way(self) -> list[Job]:
