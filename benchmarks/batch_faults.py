@@ -21,6 +21,7 @@ import sqlite3
 import subprocess
 import sys
 import tempfile
+import textwrap
 import time
 import urllib.request
 from collections import Counter
@@ -397,11 +398,13 @@ Found = dict[str, dict[str, list[Seen] | None]]
 def _head(tools: Sequence[Tool]) -> str:
     where = machine(())
     packages = [" with ".join(tool.packages).replace("==", " ") for tool in tools if tool.packages]
-    return (
+    return textwrap.fill(
         f"`python -m benchmarks.batch_faults`, {where['date']}: {', '.join(dict.fromkeys(packages))}; Python "
         f"{where['python']}, {where['cpu']}, {where['cores']} cores. {ROWS} rows. Each cell: rows that are right after "
-        "the first start → after the second, when the fault is over; answers on the bill for each row, with those "
-        "*unseen*, which are more than the tool has a count of; requests sent again, beyond one for each row."
+        "the first start → after the second, when the fault is over (*wrong*: with another answer, or there twice); "
+        "answers on the bill for each row, with those *unseen*, which are more than the tool has a count of; requests "
+        "sent again, beyond one for each row.",
+        120,
     )
 
 
