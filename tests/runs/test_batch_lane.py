@@ -168,6 +168,9 @@ def test_whatever_the_server_does_each_row_is_answered_and_billed_once(
     assert set(simulator.billed_ids().values()) <= {1}
     billed = sum(simulator.billed_ids().values()) + len(chat_requests(simulator))
     assert billed <= 30 + report.maybe_billed
+    simulator.change(batch_busy=0.0)
+    start(place)
+    assert simulator.stats().batch.files == 0
 
 
 @pytest.mark.parametrize("fault", ["batch_missing", "batch_no_id", "batch_unknown_id", "batch_broken_line"])

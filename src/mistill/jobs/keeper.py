@@ -17,6 +17,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, suppress
+from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
@@ -30,6 +31,7 @@ from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
     APIError,
     BadRequest,
+    ConnectFailed,
     Disconnected,
     Forbidden,
     LedgerError,
@@ -114,17 +116,19 @@ class JobKeeper:
         self._keeps_files = keeps_files
         self._tuning = tuning or current_tuning()
         self._holds: dict[int, Hold] = {}
-        self._may_have_orphans = False
         self._has_leave = False
         self._asking = asyncio.Lock()
         self._unclean: dict[int, Job] = {}
         self._refusals = 0
+        self._refused: Unauthorized | None = None
         self._told: set[type[MistillError]] = set()
 
     async def open(self) -> None:
         """What earlier starts have left."""
         jobs = await self._ledger.jobs()
-        self.files.sweep({job.tag for job in jobs if self._keeps_files or not job.is_over})
+        self.files.sweep(
+            {job.tag for job in jobs if self._keeps_files or not (job.is_over or job.state == "doubtful")}
+        )
         for job in jobs:
             if job.record.host != self._client.endpoint and not job.is_over:
                 job = await self._moved(job)
@@ -135,14 +139,13 @@ class JobKeeper:
                 self.jobs[job.id] = job
                 if job.state != "doubtful":
                     self._holds[job.id] = self._budget.hold(*_at_most(job.record))
-                self._may_have_orphans = self._may_have_orphans or job.state == "planned"
             elif self._is_unclean(job):
                 self._unclean[job.id] = job
 
     def _is_unclean(self, job: Job) -> bool:
         record = job.record
         is_here = record.host == self._client.endpoint
-        return is_here and record.file_id is not None and not record.is_clean and not self._keeps_files
+        return is_here and not record.is_clean and not self._keeps_files
 
     async def _moved(self, job: Job) -> Job | None:
         """A job of another server than the run goes to by now; ``None``: it is left there, where alone it is known.
@@ -266,18 +269,12 @@ class JobKeeper:
         try:
             with self.files.explained():
                 card = await self._persistently(
-                    lambda: self._client.upload_file(
-                        path, name=f"mistill-{job.tag}.jsonl", expiry_hours=hours
-                    )
+                    lambda: self._client.upload_file(path, name=_name_of(job), expiry_hours=hours)
                 )
         except APIError as error:
-            self._may_have_orphans = True
             if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 error.hint = words("make jobs smaller: ", Setting("batch_bytes", job.record.bytes // 2))
                 await self._drop(job, "the server takes no file of its size")
-            raise
-        except BaseException:
-            self._may_have_orphans = True
             raise
         return await self._note(job, "uploaded", file_id=card.id)
 
@@ -285,13 +282,17 @@ class JobKeeper:
         job = await self._note(job, "creating")
         record = job.record
         assert record.file_id is not None, "it is uploaded"
+        file_ids = [record.file_id]
         try:
-            seen = await self._client.create_job(
-                record.path,
-                [record.file_id],
-                model=record.model,
-                metadata={TAG_KEY: job.tag},
-                timeout_hours=record.timeout_hours,
+            seen = await self._persistently(
+                lambda: self._client.create_job(
+                    record.path,
+                    file_ids,
+                    model=record.model,
+                    metadata={TAG_KEY: job.tag},
+                    timeout_hours=record.timeout_hours,
+                ),
+                only=ConnectFailed,  # else it may be made
             )
         except MistillError as error:
             if error.maybe_billed or isinstance(error, ServerError):
@@ -314,8 +315,12 @@ class JobKeeper:
         looks, pause_s = 0, tuning.first_poll_s
         until = job.changed_at + tuning.look_s
         while True:
-            with suppress(MistillError):  # an outage says nothing of the job
+            try:
                 found = (await look_for(self._client, [job])).get(job.id)
+            except MistillError as error:  # an outage says nothing of the job
+                if classify(error).fatal:
+                    raise
+            else:
                 if found is not None:
                     return await self._adopt(job, found)
                 looks += 1
@@ -352,10 +357,8 @@ class JobKeeper:
 
     async def _fence(self, job: Job) -> None:
         """Without its file, a job that is still on its way to the server has nothing to do."""
-        if job.record.file_id is None:
-            return
         with suppress(MistillError):
-            await self._persistently(lambda: self._delete(job.record.file_id))
+            await self._persistently(lambda: self._delete_input(job))
 
     async def _drop(self, job: Job, why: str) -> Job:
         """It was never made, and never will be."""
@@ -383,22 +386,29 @@ class JobKeeper:
             LedgerError: the ledger cannot be written.
             OSError: the results cannot be kept.
         """
+        self._refused = None
+        await self._attempted(self._look_at_all)
+        for job in [*self.jobs.values()]:
+            if job.state in ("ended", "fetched") and await self._attempted(partial(self._take_over, job)):
+                await on_read(self.jobs[job.id])
+                self._forget(job)
+        await self._attempted(self._clean_all)
+        self._refusals = 0 if self._refused is None else self._refusals + 1
+        if self._refused is not None and self._refusals >= self._tuning.least_looks:
+            raise self._refused
+
+    async def _attempted(self, work: Callable[[], Awaitable[object]]) -> bool:
+        """Whether it came to its end: what goes wrong with one job is no matter of the others."""
         try:
-            await self._look_at_all()
-            for job in [*self.jobs.values()]:
-                if job.state in ("ended", "fetched"):
-                    await on_read(await self._take_over(job))
-                    self._forget(job)
-            await self._clean_all()
+            await work()
         except (LedgerError, Stopped):
             raise
         except MistillError as error:
-            self._refusals = self._refusals + 1 if isinstance(error, Unauthorized) else 0
-            if self._refusals >= self._tuning.least_looks:
-                raise
+            if isinstance(error, Unauthorized):
+                self._refused = error
             self._tell(error, "a look at the batch jobs failed, and is repeated")
-        else:
-            self._refusals = 0
+            return False
+        return True
 
     async def _look_at_all(self) -> None:
         watched = [job for job in self.jobs.values() if job.state in ("running", "doubtful")]
@@ -406,14 +416,14 @@ class JobKeeper:
             return
         listed = await look_for(self._client, watched)
         for job in watched:
-            seen = listed.get(job.id)
-            if job.state == "doubtful":
-                await self._look_at_doubtful(job, seen)
-                continue
-            if seen is None:
-                seen = await self._ask(job)
-            if seen is not None:
-                await self._update(job, seen)
+            look = self._look_at_doubtful if job.state == "doubtful" else self._look_at_running
+            await self._attempted(partial(look, job, listed.get(job.id)))
+
+    async def _look_at_running(self, job: Job, seen: BatchJob | None) -> None:
+        if seen is None:
+            seen = await self._ask(job)
+        if seen is not None:
+            await self._update(job, seen)
 
     async def _look_at_doubtful(self, job: Job, seen: BatchJob | None) -> None:
         if seen is None:
@@ -471,14 +481,13 @@ class JobKeeper:
         began = job.record.created_at or job.record.planned_at
         return time.time() - began > (job.record.timeout_hours + 1) * self._tuning.job_hour_s
 
-    async def _take_over(self, job: Job) -> Job:
+    async def _take_over(self, job: Job) -> None:
         job = await self._fetch(job)
         taken = await self._reader.read(job)
         missing = await self._end(job, taken)
         self._settle(job, taken, missing=missing)
         if taken.fatal is not None:
             self.fatal = taken.fatal
-        return self.jobs[job.id]
 
     async def _fetch(self, job: Job) -> Job:
         record = job.record
@@ -504,13 +513,16 @@ class JobKeeper:
     async def _end(self, job: Job, taken: Taken) -> int:
         """All its lines are in the ledger: what never came has an end as well. Gives how many rows that are."""
         record = job.record
-        adds_up = record.total == record.lines and record.completed == taken.kept
+        # Those as well that a start took over which was killed then, for which nobody waits any more.
+        kept = max(taken.kept, await self._ledger.lines_with_results(job.id))
+        unknown = max(0, taken.unknown - (kept - taken.kept))
+        adds_up = record.total == record.lines and record.completed == kept
         was_undone = record.status in _ENDED_WITH_NOTHING and adds_up
         error = Disconnected(
             f"the batch job {record.job_id} ({record.status}) has no line for this row",
             maybe_billed=not was_undone,
         )
-        read = _changed(job, "read", kept=taken.kept, broken=taken.broken, unknown=taken.unknown)
+        read = _changed(job, "read", kept=kept, broken=taken.broken, unknown=unknown)
         missing = await self._ledger.end_open_attempts(
             read, "not_sent" if was_undone else "maybe_billed", error
         )
@@ -529,31 +541,25 @@ class JobKeeper:
 
     async def _clean(self, job: Job) -> None:
         """Our files are of no more use to anybody: the server forgets them."""
-        for file_id in (job.record.file_id, job.record.output_file, job.record.error_file):
+        for file_id in (job.record.output_file, job.record.error_file):
             await self._delete(file_id)
+        await self._delete_input(job)
         await self._ledger.note_job(_changed(job, job.state, is_clean=True))
         self._unclean.pop(job.id, None)
+
+    async def _delete_input(self, job: Job) -> None:
+        """All files of its name: an upload whose answer was lost, or came to nobody, was repeated."""
+        await self._delete(job.record.file_id)
+        name = _name_of(job)
+        for file_id in [card.id async for card in self._client.files(search=name) if card.filename == name]:
+            await self._delete(file_id)
 
     async def tidy(self) -> None:
         """Nothing of ours that is of no more use stays at the server, as far as it answers; files expire."""
         with suppress(APIError, TransportError, MalformedAnswer):
             await self._clean_all()
-            await self._clean_orphans()
         if not self._keeps_files:
-            self.files.sweep({job.tag for job in self.jobs.values()})
-
-    async def _clean_orphans(self) -> None:
-        """Files of ours that no job has: the answer to their upload was lost, or came too late."""
-        if self._may_have_orphans and not self._keeps_files:
-            known = {job.tag: job.record.file_id for job in await self._ledger.jobs()}
-            orphans = [
-                card.id
-                async for card in self._client.files(search="mistill-")
-                if (tag := _tag_of(card.filename)) in known and card.id != known[tag]
-            ]
-            for file_id in orphans:
-                await self._delete(file_id)
-            self._may_have_orphans = False
+            self.files.sweep({job.tag for job in self.under_way})
 
     async def _delete(self, file_id: str | None) -> None:
         if file_id is not None:
@@ -621,8 +627,10 @@ class JobKeeper:
 
     # --- requests ---------------------------------------------------------------------------------------------------
 
-    async def _persistently(self, call: Callable[[], Awaitable[T]]) -> T:
-        """Until it is answered, or has failed for as long as an outage is waited for."""
+    async def _persistently(
+        self, call: Callable[[], Awaitable[T]], *, only: type[MistillError] = MistillError
+    ) -> T:
+        """Until it is answered, or has failed for as long as an outage is waited for. ``only``: such failures."""
         give_up_at = time.monotonic() + self._tuning.patience_s
         failures = 0
         while True:
@@ -631,7 +639,8 @@ class JobKeeper:
             except MistillError as error:
                 failures += 1
                 of_row = failures > self._max_retries and not _is_outage(error)
-                if not classify(error).retry or of_row or time.monotonic() > give_up_at:
+                can_help = isinstance(error, only) and classify(error).retry
+                if not can_help or of_row or time.monotonic() > give_up_at:
                     raise
                 said = error.retry_after_s if isinstance(error, APIError) else None
                 await asyncio.sleep(backoff_s(failures, said, tuning=self._tuning))
@@ -659,5 +668,6 @@ def _is_outage(error: MistillError) -> bool:
     return not isinstance(error, APIError) or error.status >= 500
 
 
-def _tag_of(name: str) -> str:
-    return name.removeprefix("mistill-").removesuffix(".jsonl")
+def _name_of(job: Job) -> str:
+    """What the server calls the file of its lines."""
+    return f"mistill-{job.tag}.jsonl"

@@ -259,6 +259,12 @@ def _line(lines: Iterator[Any], job: int, number: int) -> Iterator[LineAttempt]:
             return
 
 
+def lines_with_results(connection: sqlite3.Connection, job: int) -> int:
+    query = """SELECT count(*) FROM attempts
+        WHERE job = ? AND status IN ('answered', 'failed') AND (request IS NULL OR request = id)"""
+    return connection.execute(query, (job,)).fetchone()[0]
+
+
 def rows_of_job(connection: sqlite3.Connection, job: int, after: int, limit: int) -> list[int]:
     """Rows of the current input; see `Ledger.rows_of_job`."""
     query = f"""SELECT DISTINCT a.row FROM attempts AS a JOIN rows AS r ON r.id = a.row

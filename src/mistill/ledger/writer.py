@@ -33,6 +33,7 @@ from mistill.ledger.jobs import (
     attempts_of_lines,
     begin_job,
     end_open_attempts,
+    lines_with_results,
     mend_jobs,
     note_job,
     positions_of_job,
@@ -419,6 +420,10 @@ class Ledger:
         Lines that nobody waits for any more, and numbers that are no line's of this job, are not in it.
         """
         return await self._commits.run(lambda connection: attempts_of_lines(connection, job, numbers))
+
+    async def lines_with_results(self, job: int) -> int:
+        """Lines of the job whose answer, or error, has been kept."""
+        return await self._commits.run(lambda connection: lines_with_results(connection, job))
 
     async def end_open_attempts(
         self, job: Job, status: Literal["maybe_billed", "not_sent"], error: MistillError | None = None
