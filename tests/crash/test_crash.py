@@ -5,6 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from tests.crash.batch_conditions import (
+    LIFE_OF_A_DOUBT,
+    LIFE_OF_A_JOB,
+    LOST,
+    PLAIN,
+    WHILE_LOST,
+    killed_in_turn,
+)
+from tests.crash.batch_harness import Starter
 from tests.crash.harness import COMPLETIONS, VECTORS, Kind, crash
 from tests.crash.walk import walk
 from tests.libraries import library
@@ -30,3 +39,14 @@ def test_whatever_is_done_to_a_run_its_rows_come_out_right(tmp_path: Path) -> No
     assert not seen.problems, seen.problems
     assert seen.killed_under_way > 0
     assert seen.records > 20
+
+
+def test_a_run_of_batch_jobs_killed_at_each_of_its_points_is_as_good_as_one_that_was_not() -> None:
+    library("aiohttp")
+    with Starter() as starter:
+        result = killed_in_turn(starter, PLAIN, LIFE_OF_A_JOB, rows=200)
+        assert not result.problems, result
+        assert result.kills == len(LIFE_OF_A_JOB)
+        result = killed_in_turn(starter, LOST, LIFE_OF_A_DOUBT, rows=60, changes=WHILE_LOST)
+        assert not result.problems, result
+        assert result.kills == len(LIFE_OF_A_DOUBT)
