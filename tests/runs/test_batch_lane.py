@@ -52,7 +52,8 @@ def test_rows_are_answered_by_jobs_at_half_the_price(place: Place, simulator: Si
     assert chat_requests(simulator) == []
     assert set(simulator.billed_ids().values()) == {1}
     live = place.run(out=place.out.with_name("live.jsonl")).start()
-    assert report.cost == pytest.approx((live.cost or 0.0) / 2)
+    assert live.cost is not None
+    assert report.cost == pytest.approx(live.cost / 2)
     assert report.output_tokens == live.output_tokens
 
 
@@ -253,13 +254,15 @@ def test_a_budget_that_holds_no_request_says_what_would_help(place: Place, simul
 
 
 def test_jobs_of_an_earlier_start_count_against_the_budget(place: Place, simulator: Simulator) -> None:
-    simulator.change(batch_queue_s=1.0)
-    place.write(TEXTS)
+    simulator.change(batch_queue_s=1.5)
     given = {"parameters": {"max_new_tokens": 100}, "on_stop": "return"}
+    place.write(TEXTS[:1])
+    start(place, lane="live", **given)  # so that no first job is waited for
+    place.write(TEXTS)
     start(place, wait=False, max_tokens_total=30 * 250, **given)
     place.write([*TEXTS, *(f"more {number}" for number in range(30))])
     report = start(place, wait=False, max_tokens_total=30 * 250, **given)
-    assert 30 < report.with_server < 45  # what is there may take most of it
+    assert 29 < report.with_server < 45  # what is there may take most of it
     report = start(place, max_tokens_total=30 * 250, **given)
     assert report.completions == 60
     assert report.input_tokens + report.output_tokens <= 30 * 250
@@ -494,6 +497,7 @@ def test_rows_that_may_be_billed_are_held_where_that_is_wanted(place: Place, sim
 
 def test_outcomes_can_be_iterated_over(place: Place) -> None:
     place.write(TEXTS)
-    run = place.run(lane="batch")
-    texts = [outcome.completions[0].text for outcome in run if outcome.completions[0] is not None]
-    assert sorted(text or "" for text in texts) == sorted(echoes(TEXTS))
+    texts = [
+        one.text for outcome in place.run(lane="batch") for one in outcome.completions if one is not None
+    ]
+    assert sorted(map(str, texts)) == sorted(echoes(TEXTS))

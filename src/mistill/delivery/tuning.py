@@ -290,8 +290,8 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     job_hour_s: float = 3600.0
     """Seconds of an hour, as time-outs of jobs have them: fewer at a simulator whose hours are shorter."""
 
-    live_rows_per_s: float = 10.0
-    """How fast rows go live where no row has shown it, to know when a deadline leaves no more time for jobs."""
+    live_requests_per_s: float = 10.0
+    """How fast requests go live where no quota says it, to know when a deadline leaves no more time for jobs."""
 
     deadline_margin_s: float = 60.0
     """How much sooner jobs are cancelled than the rows that are left then seem to take: they must end, and be read."""

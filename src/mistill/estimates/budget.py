@@ -288,9 +288,8 @@ class Budget:
 
     def try_add(
         self, hold: Hold, input_tokens: int, max_output_tokens: int | None, price: Price | None
-    ) -> tuple[int, int] | None:
-        """One more request of a job that is being made: what it may take at its worst, tokens in and out; ``None``
-        where that does not fit in what is left.
+    ) -> bool:
+        """One more request of a job that is being made is held at its worst; ``False`` where that does not fit.
 
         Other than a request that leaves by itself, it must fit with all of its own: a job is many that leave together.
 
@@ -307,13 +306,13 @@ class Budget:
             output_tokens = self._longest(max_output_tokens)
             cost = 0.0 if price is None else price.most(input_tokens, output_tokens)
             if self.is_limited and not self._fits(input_tokens + output_tokens, cost):
-                return None
+                return False
             self._reserved_tokens += input_tokens + output_tokens
             self._reserved_cost += cost
             hold.input_tokens += input_tokens
             hold.output_tokens += output_tokens
             hold.cost += cost
-            return input_tokens, output_tokens
+            return True
 
     def settle_hold(
         self,
@@ -321,17 +320,18 @@ class Budget:
         *,
         answers: int = 0,
         tokens: int = 0,
-        output_tokens: int = 0,
         longest_output_tokens: int = 0,
         cost: float = 0.0,
         unknown_share: float = 0.0,
     ) -> None:
-        """A job has come back: its answers took so much. ``unknown_share``: of its requests, those that may be on the
-        bill though no answer of theirs came; they count at the mean, or at their worst where there is none."""
+        """A job has come back: its answers, which `estimated` has seen, took so much.
+
+        Args:
+            unknown_share: of its requests, those that may be on the bill though no answer of theirs came: they count at
+                the mean, or at their worst where there is none.
+        """
         with self._lock:
             self._give_back(hold.input_tokens + hold.output_tokens, hold.cost)
-            self._answers += answers
-            self._output_tokens += output_tokens
             self._longest_output = max(self._longest_output, longest_output_tokens)
             if unknown_share > 0 and answers:
                 known_share = max(1e-9, 1 - unknown_share)

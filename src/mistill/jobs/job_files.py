@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -14,6 +15,7 @@ from mistill.wording import START_AGAIN, words
 _INPUT = ".jsonl"
 _OUTPUT = ".output.jsonl"
 _ERRORS = ".errors.jsonl"
+_OURS = re.compile(r"(?P<tag>[0-9a-f]{24})(\.output|\.errors)?(\.jsonl)?(\.part)?")
 
 
 class JobFiles:
@@ -71,9 +73,11 @@ class JobFiles:
         """Leaves only the files of such jobs, and nothing half written; an empty folder goes."""
         if not self.folder.is_dir():
             return
-        for path in self.folder.iterdir():
-            if path.name.partition(".")[0] not in tags or path.suffix == ".part":
-                path.unlink(missing_ok=True)
+        with self.explained():
+            for path in self.folder.iterdir():
+                ours = _OURS.fullmatch(path.name)
+                if ours is not None and (ours["tag"] not in tags or path.suffix == ".part"):
+                    path.unlink(missing_ok=True)
         with suppress(OSError):  # something is in it
             self.folder.rmdir()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from secrets import token_hex
+from zlib import crc32
 
 from mistill.api.batch import request_line
 from mistill.jobs.job_files import JobFiles
@@ -18,13 +19,13 @@ class JobInput:
 
     Attributes:
         tag: the name of the job, which no other has.
-        lines, size: so many lines, of so many bytes.
+        lines, size: so many lines, of so many bytes. ``checksum``: the CRC-32 of them all.
         attempts: one for each row that a line asks.
     """
 
     def __init__(self, files: JobFiles) -> None:
         self.tag = token_hex(_TAG_BYTES)
-        self.lines = self.size = 0
+        self.lines = self.size = self.checksum = 0
         self.attempts: list[PlannedAttempt] = []
         files.make()
         self._files = files
@@ -48,6 +49,7 @@ class JobInput:
         self.attempts += attempts
         self.lines += 1
         self.size += len(line)
+        self.checksum = crc32(line, self.checksum)
 
     def finish(self) -> None:
         """All of it is on disk, under its name.

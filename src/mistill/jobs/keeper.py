@@ -21,6 +21,7 @@ from functools import partial
 from http import HTTPStatus
 from typing import Any, Final, Protocol, TypeVar
 from uuid import uuid4
+from zlib import crc32
 
 import msgspec
 
@@ -31,9 +32,11 @@ from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
     APIError,
     BadRequest,
+    CapacityExceeded,
     ConnectFailed,
     Disconnected,
     Forbidden,
+    InputError,
     LedgerError,
     MalformedAnswer,
     MistillError,
@@ -47,14 +50,14 @@ from mistill.errors import (
 from mistill.estimates.budget import Budget, Hold
 from mistill.jobs.job_files import JobFiles
 from mistill.jobs.job_input import JobInput
-from mistill.jobs.lookout import TAG_KEY, look_for
+from mistill.jobs.lookout import TAG_KEY, Found, look_for
 from mistill.jobs.results import LineReader, ResultReader, Split, Taken
 from mistill.ledger import Job, JobRecord, JobState, Ledger
 from mistill.wording import Setting, words
 
 T = TypeVar("T")
 
-OnRead = Callable[[Job], Awaitable[None]]
+OnRead = Callable[[Job], None]
 
 _ENDED_WITH_NOTHING: Final = frozenset({"FAILED", "CANCELLED", "TIMEOUT_EXCEEDED"})
 """States in which lines may have been left undone."""
@@ -65,6 +68,9 @@ _NO_BILLING = words("batch jobs need a plan that is paid for: see console.mistra
 _NO_JOBS_HERE = words(
     "this endpoint has no batch jobs, as regional hosts have none: use https://api.mistral.ai, or ", _LIVE
 )
+_READ_BYTES = 2**20
+_OVERDUE_HOURS = 24
+"""How long after its time-out a job is waited for that its server has not ended."""
 _KEPT_HOURS = 48
 """How long after its time-out the server keeps the file of a job, should we never come back."""
 
@@ -88,11 +94,14 @@ class JobKeeper:
     Args:
         sender: of the run's requests: it knows the server, and reads its answers. ``split``: see `ResultReader`.
         budget: what is with the server is held of it at its worst.
+        waits: for a server that takes no further job for now.
         keeps_files: our files stay at the server, and the results on this machine.
 
     Attributes:
         jobs: those that are not at their end, doubtful ones too, by their number in the ledger.
         fatal: a failure in some job that no other row can survive.
+        strange: jobs that are not known to the server any more, or not to this key.
+        being_created: numbers of those of which a creation is on its way.
     """
 
     def __init__(
@@ -103,11 +112,16 @@ class JobKeeper:
         budget: Budget,
         *,
         keeps_files: bool = False,
+        waits: bool = True,
         tuning: Tuning | None = None,
     ) -> None:
         self.files = JobFiles(ledger.path)
         self.jobs: dict[int, Job] = {}
         self.fatal: MistillError | None = None
+        self.strange: dict[int, Job] = {}
+        self.being_created: set[int] = set()
+        self.waits = waits
+        self._strays: set[str] = set()
         self._ledger = ledger
         self._client = sender.client
         self._budget = budget
@@ -126,9 +140,8 @@ class JobKeeper:
     async def open(self) -> None:
         """What earlier starts have left."""
         jobs = await self._ledger.jobs()
-        self.files.sweep(
-            {job.tag for job in jobs if self._keeps_files or not (job.is_over or job.state == "doubtful")}
-        )
+        # Of jobs that are over, those have their files that were to be kept.
+        self.files.sweep({job.tag for job in jobs if job.record.is_clean or not job.is_over})
         for job in jobs:
             if job.record.host != self._client.endpoint and not job.is_over:
                 job = await self._moved(job)
@@ -139,13 +152,8 @@ class JobKeeper:
                 self.jobs[job.id] = job
                 if job.state != "doubtful":
                     self._holds[job.id] = self._budget.hold(*_at_most(job.record))
-            elif self._is_unclean(job):
+            elif not job.record.is_clean and job.record.host == self._client.endpoint:
                 self._unclean[job.id] = job
-
-    def _is_unclean(self, job: Job) -> bool:
-        record = job.record
-        is_here = record.host == self._client.endpoint
-        return is_here and not record.is_clean and not self._keeps_files
 
     async def _moved(self, job: Job) -> Job | None:
         """A job of another server than the run goes to by now; ``None``: it is left there, where alone it is known.
@@ -253,18 +261,29 @@ class JobKeeper:
         Raises:
             MistillError: the server does not take it; it can be submitted again.
         """
-        if job.state == "planned":
-            job = await self._upload(job)
         if job.state == "creating":
             job = await self._look_for(job)
-        while job.state == "uploaded":
-            job = await self._create(job)
+        refused = 0
+        while job.state in ("planned", "uploaded"):
+            if job.state == "planned":
+                job = await self._upload(job)
+                continue
+            try:
+                job = await self._create(job)
+                if job.state == "uploaded" and not self.waits:
+                    return job
+            except NotFound:
+                refused += 1
+                if refused > 1:  # it is not the file that is not found
+                    await self.drop(job, "the server refused it")
+                    raise
+                job = await self._note(job, "planned", file_id=None)
         return job
 
     async def _upload(self, job: Job) -> Job:
         path = self.files.input(job.tag)
-        if not path.exists():
-            return await self._drop(job, "its file is not there any more")
+        if not await asyncio.to_thread(self._is_as_written, job):
+            return await self.drop(job, "its file is not there any more, or not as it was written")
         hours = job.record.timeout_hours + _KEPT_HOURS
         try:
             with self.files.explained():
@@ -274,16 +293,32 @@ class JobKeeper:
         except APIError as error:
             if error.status == HTTPStatus.REQUEST_ENTITY_TOO_LARGE:
                 error.hint = words("make jobs smaller: ", Setting("batch_bytes", job.record.bytes // 2))
-                await self._drop(job, "the server takes no file of its size")
+                await self.drop(job, "the server takes no file of its size")
             raise
         return await self._note(job, "uploaded", file_id=card.id)
 
+    def _is_as_written(self, job: Job) -> bool:
+        path = self.files.input(job.tag)
+        if not path.is_file() or path.stat().st_size != job.record.bytes:
+            return False
+        checksum = 0
+        with self.files.explained(), path.open("rb") as file:
+            while data := file.read(_READ_BYTES):
+                checksum = crc32(data, checksum)
+        return checksum == job.record.checksum
+
     async def _create(self, job: Job) -> Job:
-        job = await self._note(job, "creating")
+        """Gives it as running or doubtful; or as uploaded, where it was not made for now.
+
+        Raises:
+            MistillError: it was not made, and will not be.
+        """
         record = job.record
         assert record.file_id is not None, "it is uploaded"
         file_ids = [record.file_id]
+        self.being_created.add(job.id)
         try:
+            job = await self._note(job, "creating")
             seen = await self._persistently(
                 lambda: self._client.create_job(
                     record.path,
@@ -292,39 +327,59 @@ class JobKeeper:
                     metadata={TAG_KEY: job.tag},
                     timeout_hours=record.timeout_hours,
                 ),
-                only=ConnectFailed,  # else it may be made
+                only=(ConnectFailed, CapacityExceeded),  # after others, it may be made
             )
         except MistillError as error:
+            self.being_created.discard(job.id)
+            if _is_unavailable(error):
+                return await self._after_refusal(job, error)
             if error.maybe_billed or isinstance(error, ServerError):
                 return await self._look_for(job)
             job = await self._note(job, "uploaded")
-            if isinstance(error, NotFound):
-                return await self._upload(await self._note(job, "planned", file_id=None))
             if isinstance(error, BadRequest):
-                await self._drop(job, "the server refused it")  # another start makes another one
+                await self.drop(job, "the server refused it")  # another start makes another one
             if not isinstance(error, RateLimited) or error.limit_is_zero:
                 raise
             self._tell(error, "Mistral takes no further batch job for now, which waits")
-            await asyncio.sleep(max(error.retry_after_s or 0.0, self._tuning.max_poll_s))
+            if self.waits:
+                await asyncio.sleep(max(self._bounded(error.retry_after_s), self._tuning.max_poll_s))
             return job
+        finally:
+            self.being_created.discard(job.id)
         return await self._adopt(job, seen)
+
+    def _bounded(self, said_s: float | None) -> float:
+        """What a server wants us to wait, as far as that is heeded."""
+        return min(said_s or 0.0, self._tuning.max_retry_after_s)
+
+    async def _after_refusal(self, job: Job, error: MistillError) -> Job:
+        """A server that is not available says that it made nothing. It is asked again, once a look has seen nothing."""
+        self._tell(error, "a batch job was not made, and waits")
+        said_s = error.retry_after_s if isinstance(error, APIError) else None
+        await asyncio.sleep(max(self._bounded(said_s), self._tuning.first_poll_s))
+        found = (await self._persistently(lambda: look_for(self._client, [job]))).jobs.get(job.id)
+        return await self._note(job, "uploaded") if found is None else await self._adopt(job, found)
 
     async def _look_for(self, job: Job) -> Job:
         """It may be there: adopted if it is found, doubtful if it is not."""
         tuning = self._tuning
         looks, pause_s = 0, tuning.first_poll_s
-        until = job.changed_at + tuning.look_s
+        looked_for_s = min(max(time.time() - job.changed_at, 0.0), tuning.look_s)
+        until_s = time.monotonic() + tuning.look_s - looked_for_s
         while True:
             try:
-                found = (await look_for(self._client, [job])).get(job.id)
+                found = (await look_for(self._client, [job])).jobs.get(job.id)
             except MistillError as error:  # an outage says nothing of the job
                 if classify(error).fatal:
                     raise
+                self._tell(
+                    error, "a batch job that may have been made is looked for, and the server does not answer"
+                )
             else:
                 if found is not None:
                     return await self._adopt(job, found)
                 looks += 1
-            if looks >= tuning.least_looks and time.time() >= until:
+            if looks >= tuning.least_looks and time.monotonic() >= until_s:
                 return await self._doubt(job)
             await asyncio.sleep(pause_s)
             pause_s = min(pause_s * tuning.poll_growth, tuning.max_poll_s)
@@ -350,7 +405,7 @@ class JobKeeper:
             maybe_billed=True,
         )
         await self._ledger.end_open_attempts(doubtful, "maybe_billed", error)
-        self._settle(job, Taken(), missing=job.record.lines)
+        self._settle(job, Taken(), missing=job.record.rows)
         self._keep(doubtful)
         self.files.drop_input(job.tag)
         return doubtful
@@ -360,7 +415,7 @@ class JobKeeper:
         with suppress(MistillError):
             await self._persistently(lambda: self._delete_input(job))
 
-    async def _drop(self, job: Job, why: str) -> Job:
+    async def drop(self, job: Job, why: str) -> Job:
         """It was never made, and never will be."""
         dropped = _changed(job, "dropped", errors=(*job.record.errors, why))
         error = Stopped(f"the batch job of this row was not made: {why}", reason="stopped")
@@ -390,9 +445,11 @@ class JobKeeper:
         await self._attempted(self._look_at_all)
         for job in [*self.jobs.values()]:
             if job.state in ("ended", "fetched") and await self._attempted(partial(self._take_over, job)):
-                await on_read(self.jobs[job.id])
+                read = self.jobs[job.id]
                 self._forget(job)
-        await self._attempted(self._clean_all)
+                on_read(read)
+        for job in [*self._unclean.values()]:
+            await self._attempted(partial(self._clean, job))
         self._refusals = 0 if self._refused is None else self._refusals + 1
         if self._refused is not None and self._refusals >= self._tuning.least_looks:
             raise self._refused
@@ -414,14 +471,27 @@ class JobKeeper:
         watched = [job for job in self.jobs.values() if job.state in ("running", "doubtful")]
         if not watched:
             return
-        listed = await look_for(self._client, watched)
+        found = Found()
+
+        async def look() -> None:
+            nonlocal found
+            found = await look_for(self._client, watched)
+
+        await self._attempted(look)  # without the list, those that are known are asked for by their ids
         for job in watched:
-            look = self._look_at_doubtful if job.state == "doubtful" else self._look_at_running
-            await self._attempted(partial(look, job, listed.get(job.id)))
+            look_at = self._look_at_doubtful if job.state == "doubtful" else self._look_at_running
+            await self._attempted(partial(look_at, job, found.jobs.get(job.id)))
+        for stray in found.strays:
+            if not stray.has_ended and stray.id not in self._strays:
+                self._strays.add(stray.id)
+                _log.warning(
+                    "a batch job was made twice, by whatever stands between us and the server: %s", stray.id
+                )
+                await self._attempted(partial(self._ask_to_end, stray.id))
 
     async def _look_at_running(self, job: Job, seen: BatchJob | None) -> None:
-        if seen is None:
-            seen = await self._ask(job)
+        if seen is None or (seen.has_ended and seen.output_file is None and seen.error_file is None):
+            seen = await self._ask(job) or seen  # a list may say less than the job itself
         if seen is not None:
             await self._update(job, seen)
 
@@ -432,8 +502,7 @@ class JobKeeper:
                 self._forget(await self._note(job, "dropped"))
             return
         if not seen.has_ended:
-            with suppress(NotFound):
-                await self._client.cancel_job(seen.id)
+            await self._ask_to_end(seen.id)
         await self._note(job, "running", job_id=seen.id, status=seen.status, is_cancelled=True)
 
     async def _ask(self, job: Job) -> BatchJob | None:
@@ -443,11 +512,13 @@ class JobKeeper:
             return await self._client.job(job.record.job_id)
         except NotFound:
             job = await self._note(job, "running", looked=job.record.looked + 1)
-            if (
-                job.record.looked > self._tuning.least_looks
-                and time.time() > job.record.planned_at + self._tuning.look_s
-            ):
-                await self._note(job, "ended", errors=("the server does not know the job any more",))
+            is_new = time.time() < job.record.planned_at + self._tuning.look_s
+            if job.record.looked <= self._tuning.least_looks or is_new:
+                return None
+            if not job.record.is_cancelled:  # perhaps it is the key that does not know it
+                self.strange[job.id] = job
+                return None
+            await self._note(job, "ended", errors=("the server does not know the job any more",))
             return None
 
     async def _update(self, job: Job, seen: BatchJob) -> None:
@@ -458,28 +529,33 @@ class JobKeeper:
             completed=seen.completed_requests,
             succeeded=seen.succeeded_requests,
             failed=seen.failed_requests,
-            output_file=seen.output_file,
-            error_file=seen.error_file,
+            output_file=seen.output_file or None,
+            error_file=seen.error_file or None,
             errors=tuple(f"{one.message} ({one.count:,})" for one in seen.errors or ()),
             looked=0,
         )
+        state = job.state
         if self._has_ended(job, seen):
-            record = msgspec.structs.replace(record, ended_at=time.time())
-            await self._write(msgspec.structs.replace(job, state="ended", record=record))
-        elif record != job.record:
-            await self._write(msgspec.structs.replace(job, record=record))
+            ended_at = record.ended_at or time.time()
+            record = msgspec.structs.replace(record, ended_at=ended_at)
+            is_told = record.output_file is not None or record.error_file is not None
+            # The files of one that has answered lines may be told a moment later than its end.
+            if is_told or not seen.completed_requests or time.time() >= ended_at + self._tuning.look_s:
+                state = "ended"
+        if state != job.state or record != job.record:
+            await self._write(msgspec.structs.replace(job, state=state, record=record))
 
     def _has_ended(self, job: Job, seen: BatchJob) -> bool:
         """Also in a state that nobody knows: where it has results and no more to do, or its time is long over."""
         if seen.has_ended:
             return True
-        if seen.status in _PENDING:
-            return False
         is_done = seen.total_requests is not None and seen.completed_requests == seen.total_requests
-        if is_done and (seen.output_file is not None or seen.error_file is not None):
+        has_results = seen.output_file is not None or seen.error_file is not None
+        if seen.status not in _PENDING and is_done and has_results:
             return True
         began = job.record.created_at or job.record.planned_at
-        return time.time() - began > (job.record.timeout_hours + 1) * self._tuning.job_hour_s
+        most_hours = job.record.timeout_hours + _OVERDUE_HOURS
+        return time.time() - began > most_hours * self._tuning.job_hour_s
 
     async def _take_over(self, job: Job) -> None:
         job = await self._fetch(job)
@@ -497,13 +573,14 @@ class JobKeeper:
             (record.error_file, self.files.errors(job.tag)),
         )
         for file_id, path in wanted:
-            if file_id is None or path.exists():
+            if not file_id or path.exists():
                 continue
             try:
                 with self.files.explained():
                     await self._client.download_file(file_id, path)
-            except NotFound:
-                if time.time() < (record.ended_at or 0.0) + self._tuning.look_s:
+            except (APIError, InputError) as error:
+                is_new = time.time() < (record.ended_at or 0.0) + self._tuning.look_s
+                if is_new or isinstance(error, Unauthorized) or classify(error).retry:
                     raise
                 said = f"its results are not there any more: file {file_id}"
                 _log.warning("batch job %s: %s", record.job_id, said)
@@ -522,7 +599,19 @@ class JobKeeper:
             f"the batch job {record.job_id} ({record.status}) has no line for this row",
             maybe_billed=not was_undone,
         )
-        read = _changed(job, "read", kept=kept, broken=taken.broken, unknown=unknown)
+        is_strange = not kept and (unknown or taken.broken)
+        errors = record.errors
+        if is_strange:
+            lines = unknown + taken.broken
+            errors = (
+                *errors,
+                f"{lines:,} lines came, none with an id of ours: see {self.files.output(job.tag)}",
+            )
+        # Files that are to be kept are as clean as they shall be.
+        keeps = bool(self._keeps_files or is_strange)
+        read = _changed(
+            job, "read", kept=kept, broken=taken.broken, unknown=unknown, is_clean=keeps, errors=errors
+        )
         missing = await self._ledger.end_open_attempts(
             read, "not_sent" if was_undone else "maybe_billed", error
         )
@@ -530,14 +619,10 @@ class JobKeeper:
             read = msgspec.structs.replace(read, record=msgspec.structs.replace(read.record, missing=missing))
             read = await self._ledger.note_job(read)
         self._keep(read)
-        if not self._keeps_files:
+        if not keeps:
             self.files.drop_results(job.tag)
             self._unclean[job.id] = read
         return 0 if was_undone else missing
-
-    async def _clean_all(self) -> None:
-        for job in [*self._unclean.values()]:
-            await self._clean(job)
 
     async def _clean(self, job: Job) -> None:
         """Our files are of no more use to anybody: the server forgets them."""
@@ -556,10 +641,13 @@ class JobKeeper:
 
     async def tidy(self) -> None:
         """Nothing of ours that is of no more use stays at the server, as far as it answers; files expire."""
-        with suppress(APIError, TransportError, MalformedAnswer):
-            await self._clean_all()
+        for job in [*self._unclean.values()]:
+            with suppress(APIError, TransportError, MalformedAnswer):
+                await self._clean(job)
         if not self._keeps_files:
-            self.files.sweep({job.tag for job in self.under_way})
+            self.files.sweep(
+                {job.tag for job in await self._ledger.jobs() if job.record.is_clean or not job.is_over}
+            )
 
     async def _delete(self, file_id: str | None) -> None:
         if file_id is not None:
@@ -582,17 +670,24 @@ class JobKeeper:
             if job.state == "creating":
                 job = await self._look_for(job)
             if job.state == "running" and not job.record.is_cancelled:
-                with suppress(NotFound):
-                    await self._persistently(lambda job=job: self._client.cancel_job(job.record.job_id or ""))
+                await self._ask_to_end(job.record.job_id or "")
                 await self._note(job, "running", is_cancelled=True)
         return await self.drop_unsent("it was cancelled before it was sent")
+
+    async def _ask_to_end(self, job_id: str) -> None:
+        """The server may refuse: the job has just ended, say. A look tells."""
+        try:
+            await self._persistently(lambda: self._client.cancel_job(job_id))
+        except APIError as error:
+            if error.status >= 500 or isinstance(error, Unauthorized | RateLimited):
+                raise
 
     async def drop_unsent(self, why: str) -> int:
         """Jobs that the server does not have yet are never made. Returns their rows."""
         dropped = 0
         for job in [*self.under_way]:
             if job.state in ("planned", "uploaded"):
-                await self._drop(job, why)
+                await self.drop(job, why)
                 dropped += job.record.rows
         return dropped
 
@@ -619,7 +714,6 @@ class JobKeeper:
                 hold,
                 answers=taken.answers,
                 tokens=taken.tokens,
-                output_tokens=taken.output_tokens,
                 longest_output_tokens=taken.longest_output_tokens,
                 cost=taken.cost,
                 unknown_share=missing / max(1, job.record.rows),
@@ -628,7 +722,10 @@ class JobKeeper:
     # --- requests ---------------------------------------------------------------------------------------------------
 
     async def _persistently(
-        self, call: Callable[[], Awaitable[T]], *, only: type[MistillError] = MistillError
+        self,
+        call: Callable[[], Awaitable[T]],
+        *,
+        only: tuple[type[MistillError], ...] = (MistillError,),
     ) -> T:
         """Until it is answered, or has failed for as long as an outage is waited for. ``only``: such failures."""
         give_up_at = time.monotonic() + self._tuning.patience_s
@@ -642,8 +739,13 @@ class JobKeeper:
                 can_help = isinstance(error, only) and classify(error).retry
                 if not can_help or of_row or time.monotonic() > give_up_at:
                     raise
-                said = error.retry_after_s if isinstance(error, APIError) else None
-                await asyncio.sleep(backoff_s(failures, said, tuning=self._tuning))
+                said_s = error.retry_after_s if isinstance(error, APIError) else None
+                if said_s is not None and said_s > self._tuning.max_retry_after_s:
+                    raise
+                self._tell(
+                    error, "the server of the batch jobs does not answer as it should, and is asked again"
+                )
+                await asyncio.sleep(backoff_s(failures, said_s, tuning=self._tuning))
 
     def _tell(self, error: MistillError, what: str) -> None:
         if type(error) not in self._told:
@@ -662,6 +764,10 @@ def _at_most(record: JobRecord) -> tuple[int, int, float]:
     if record.price is None:
         return *tokens, 0.0
     return *tokens, (tokens[0] * record.price[0] + tokens[1] * record.price[1]) / 1e6
+
+
+def _is_unavailable(error: MistillError) -> bool:
+    return isinstance(error, APIError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE
 
 
 def _is_outage(error: MistillError) -> bool:

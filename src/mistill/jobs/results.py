@@ -48,7 +48,7 @@ class Taken(Struct):
         kept: lines that were taken over, failed ones too. ``broken``: that are no lines of results.
         unknown: of no attempt that waits for one, those that came twice too.
         fatal: a failure that no other row can survive, such as a key that is refused.
-        answers, tokens, output_tokens, longest_output_tokens, cost: of the answers among them.
+        answers, tokens, longest_output_tokens, cost: of the answers among them.
     """
 
     kept: int = 0
@@ -57,14 +57,12 @@ class Taken(Struct):
     fatal: MistillError | None = None
     answers: int = 0
     tokens: int = 0
-    output_tokens: int = 0
     longest_output_tokens: int = 0
     cost: float = 0.0
 
     def add(self, usage: Usage, cost: float | None) -> None:
         self.answers += 1
         self.tokens += usage.input_tokens + usage.output_tokens
-        self.output_tokens += usage.output_tokens
         self.longest_output_tokens = max(self.longest_output_tokens, usage.output_tokens)
         self.cost += cost or 0.0
 
@@ -164,7 +162,7 @@ class ResultReader:
 
 def _number(line: ResultLine) -> int | None:
     """The attempt that a line is of, by what it says."""
-    said = line.custom_id
+    said = None if line.custom_id is None else line.custom_id.strip()
     return int(said) if said is not None and said.isascii() and said.isdigit() and len(said) <= 18 else None
 
 

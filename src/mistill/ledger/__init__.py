@@ -14,6 +14,7 @@ from mistill.ledger.reader import (
     PastAttempt,
     Start,
 )
+from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import EVERYTHING, FIELDS, WAITING, Selection, Term, parse_terms
 from mistill.ledger.spending import Spending
 from mistill.ledger.writer import Ledger
@@ -41,6 +42,7 @@ __all__ = [
     "PaidAnswer",
     "PastAttempt",
     "PlannedAttempt",
+    "RowSet",
     "RowState",
     "Selection",
     "Spending",

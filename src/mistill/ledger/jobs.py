@@ -43,7 +43,7 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     Attributes:
         path: that its lines are requests to, such as ``/v1/chat/completions``.
         host: the base URL of the server.
-        lines: requests in it. ``rows``: that they ask. ``bytes``: of the file.
+        lines: requests in it. ``rows``: that they ask. ``bytes``: of the file; ``checksum``: the CRC-32 of it.
         timeout_hours: what it may take the server.
         price: US dollars for a million tokens: input, output, cached input. ``None``: not known.
         most_input_tokens, most_output_tokens: of all lines together, at their worst.
@@ -67,6 +67,7 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     rows: int
     bytes: int
     timeout_hours: int
+    checksum: int = 0
     price: tuple[float, float, float] | None = None
     most_input_tokens: int = 0
     most_output_tokens: int = 0
@@ -140,8 +141,7 @@ class LineAttempt(Struct, frozen=True, gc=False):
 
     Attributes:
         weight: as it was planned; at least 1.
-        awaits_answer: it may still get one: it is open, or was given up as maybe billed. Another has ended, or is
-            damaged.
+        awaits_answer: it may still get one: it has none yet, whatever else has become of it. Another is damaged.
     """
 
     attempt: Attempt
@@ -253,7 +253,7 @@ def _line(lines: Iterator[Any], job: int, number: int) -> Iterator[LineAttempt]:
             return
         yield from damaged
         damaged.clear()
-        is_open = status is None or status == "maybe_billed"
+        is_open = status in (None, "maybe_billed", "failed")
         yield LineAttempt(attempt, max(weight or 1, 1), awaits_answer=is_open)
         if is_alone:
             return

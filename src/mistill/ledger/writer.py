@@ -453,6 +453,11 @@ class Ledger:
         """The number of those that this start asks with, where it is a retry with others than the run's own."""
         return self._settings
 
+    @property
+    def is_retry(self) -> bool:
+        """This start asks chosen rows again, and no others."""
+        return self._is_retry
+
     async def positions_of_job(self, job: int) -> tuple[int, int]:
         """Between which places of the input, these included, the rows stand that a job asks; its last is -1 where none
         is in the input any more."""

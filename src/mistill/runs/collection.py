@@ -14,7 +14,7 @@ from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.event_loop import background
 from mistill.progress.display import Display
 from mistill.runs.export import Exported
-from mistill.runs.lanes.batch import LEFT_OVER, JobUse
+from mistill.runs.lanes.batch import JobUse, left_over
 from mistill.runs.ledger_rows import LedgerRows
 from mistill.runs.ledger_run import KnownRun, LedgerRun
 from mistill.runs.report import StartRecord
@@ -55,7 +55,7 @@ class Collection(LedgerRun):
         self.failed: MistillError | None = None
         super().__init__(
             known,
-            LedgerRows(known.path, LEFT_OVER),
+            LedgerRows(known.path, left_over()),
             known.model({**_NO_PRICES, **(llm or {})}, trust=trust),
             _options_of(known.kept, waits=cancels),
             display,

@@ -146,7 +146,12 @@ class Runner:
             rows,
             self._end_rows,
             keeper=JobKeeper(
-                ledger, kind.dispatcher, kind.split, self.budget, keeps_files=options.keep_batch_files
+                ledger,
+                kind.dispatcher,
+                kind.split,
+                self.budget,
+                keeps_files=options.keep_batch_files,
+                waits=options.wait,
             ),
             rows_of=self._rows_of,
             options=options,

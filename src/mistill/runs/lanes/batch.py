@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import time
 from collections.abc import Callable, Sequence
@@ -19,13 +20,14 @@ from typing import Any, Protocol
 from zlib import crc32
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import LedgerError, MistillError, NoRowAnswered, Stopped
 from mistill.jobs.keeper import JobKeeper
 from mistill.kinds.kind import Kind, PendingRow
 from mistill.kinds.options import RunOptions
-from mistill.ledger import WAITING, Job, Selection
+from mistill.ledger import WAITING, Job, Ledger, Selection
 from mistill.llms.types import Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
@@ -33,8 +35,9 @@ from mistill.runs.lanes.job_planner import JobPlanner
 from mistill.runs.lanes.leftovers import Leftovers
 from mistill.runs.lanes.live import LiveLane, LiveStart, RowsEnded
 from mistill.runs.lanes.replay import Collected, replay
+from mistill.runs.lanes.submissions import Submissions
 from mistill.runs.pending_rows import PendingRows
-from mistill.wording import START_AGAIN, words
+from mistill.wording import START_AGAIN, Phrase, words
 
 _log = logging.getLogger("mistill")
 
@@ -98,43 +101,40 @@ class BatchLane:
         self._rows_of = rows_of
         self._options = options
         self._use = use
-        self._may_go_live = use.asks and (options.batch_tail > 0 or not use.plans)
         self._tuning = tuning = tuning or current_tuning()
-        self._max_retries = kind.dispatcher.max_retries
+        self._may_go_live = use.asks and (options.batch_tail > 0 or not use.plans)
+        self._has_answers = has_proof
         self._leftovers = Leftovers(size)
         self._live = LiveLane(start, kind, self._leftovers, self._end_live, size=size)
-        price = kind.server.price
-        self._planner = JobPlanner(
-            start.ledger,
-            keeper,
-            kind,
-            options,
-            start.budget,
-            price and price.times(use.price_factor),
-            has_proof=has_proof,
-            made=self._submit,
-            room=self._more_room,
-            tuning=tuning,
+        self._submissions = Submissions(
+            keeper, tuning, left=self._leave_over, failed=start.stop, changed=self._note_change
         )
-        self._left_over = 0
+        self._planner = JobPlanner(
+            start.ledger, keeper, kind, options, start.budget, use.price_factor,
+            has_proof=has_proof, made=self._submit, room=self._more_room, tuning=tuning,
+        )  # fmt: skip
+        self._left_over = self._fruitless = 0
+        self._tail_left = options.batch_tail  # of rows that earlier starts have left over
         self._hurries = self._is_over = False
-        self._fruitless = 0
-        self._has_answers = has_proof
-        self._old: set[int] = set()
-        self._read_meanwhile: list[Job] = []
         self._opened = asyncio.Event()
-        self._tasks: list[asyncio.Future[None]] = []
-        self._submitting: dict[asyncio.Task[None], Job] = {}
-        self._uploads = asyncio.Semaphore(tuning.uploads_at_once)
         self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Future[None]] = []
+        # Jobs that were read, and whose rows are still to be led on; those of earlier starts once all rows were met.
+        self._unsettled: list[Job] = []
+        self._old: set[int] = set()
+        self._read_now: set[int] = set()
 
     # --- as a lane --------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Returns when all rows are done; or it was stopped, or is not to wait, and jobs are under way."""
-        self._tasks = [
-            asyncio.ensure_future(work) for work in (self._carry_on(), self._look_after(), self._live.run())
-        ]
+        """Returns when all rows are done; or it was stopped, or is not to wait, and jobs are under way.
+
+        Raises:
+            LedgerError: the ledger, or a file of a job, cannot be written or read.
+            InputError: the first row cannot be rendered; or jobs are at another server.
+        """
+        works = (self._carry_on(), self._look_after(), self._settle_jobs(), self._live.run())
+        self._tasks = [asyncio.ensure_future(work) for work in works]
         try:
             await _all_of(self._tasks)
         finally:
@@ -142,36 +142,30 @@ class BatchLane:
                 task.cancel()
             self._planner.discard()
             self._leftovers.close()
-            await self._leave_submissions()
+            if self._start.stopped is None:  # something has failed on our side
+                self._submissions.abandon()
+            await self._submissions.all_ended()
             self._show()
 
     def stop(self) -> None:
         """Makes no further job, and looks at none any more; what is being created is waited for."""
         self._live.stop()
         self._leftovers.close()
-        for task in self._tasks[:2]:
+        for task in self._tasks[:3]:
             task.cancel()
-        for task, job in self._submitting.items():
-            if self._keeper.state_of(job) != "creating":
-                task.cancel()
+        self._submissions.stop()
 
     def abandon(self) -> None:
         """Waits for nothing."""
         self._live.abandon()
-        for task in self._submitting:
-            task.cancel()
-
-    async def _leave_submissions(self) -> None:
-        if self._start.stopped is None:  # something has failed on our side
-            for task in self._submitting:
-                task.cancel()
-        await self._all_submitted()
+        self._submissions.abandon()
 
     # --- from the first row to the last -----------------------------------------------------------------------------
 
     async def _carry_on(self) -> None:
         keeper = self._keeper
         await keeper.open()
+        self._check_deadline()
         if self._use.cancels:
             self._left_over += await keeper.cancel()
         elif self._use.asks and not self._use.plans:
@@ -179,38 +173,39 @@ class BatchLane:
         # The rows of jobs that have ended meanwhile are met below, with all others.
         await keeper.poll(self._note_fruit)
         self._old = {job.id for job in keeper.under_way}
+        if not self._has_answers and (jobs := keeper.under_way):
+            self._expect_canary(jobs[0])
         self._opened.set()
         if self._use.asks:
             for job in keeper.under_way:
                 if job.state in ("planned", "uploaded", "creating"):
                     self._submit(job)
-        await self._work_through(self._rows, asks=self._use.asks, goes_live=not self._use.plans)
-        await self._settle_old()
-        await self._all_submitted()
+        if self._use.settles:
+            await self._work_through(self._rows, asks=self._use.asks, goes_live=not self._use.plans)
+        await self._leftovers.all_ended()
+        self._tail_left = 0
+        self._old.clear()
+        await self._submissions.all_ended()
         if self._options.wait:
             await self._until_all_is_read()
             while self._left_over and self._use.asks and self._planner.reached is None:
                 await self._once_more()
                 await self._until_all_is_read()
+        await self._until(lambda: not self._unsettled)
         await self._leftovers.all_ended()
+        await self._end()
+
+    async def _end(self) -> None:
         self._leftovers.close()
         self._is_over = True
-        self._changed.set()
-        await asyncio.wait(self._tasks[1:2])
-        await keeper.tidy()
+        self._note_change()
+        await asyncio.wait(self._tasks[1:3])
+        await self._keeper.tidy()
         if self._start.stopped is None and (why := self._why_it_ends()) is not None:
             self._start.stop(why)
 
-    async def _settle_old(self) -> None:
-        """Rows of jobs of earlier starts that ended while all rows were met: before them, or after them."""
-        await self._leftovers.all_ended()
-        self._old.clear()
-        for job in self._read_meanwhile:
-            await self._settle(job)
-
     async def _until_all_is_read(self) -> None:
-        while self._submitting or self._keeper.under_way:
-            await self._change()
+        await self._until(lambda: not (self._submissions or self._keeper.under_way or self._unsettled))
         await self._leftovers.all_ended()
 
     async def _once_more(self) -> None:
@@ -219,10 +214,11 @@ class BatchLane:
         is_tail = self._may_go_live and (
             self._hurries or not self._use.plans or left <= self._options.batch_tail
         )
+        ledger = self._start.ledger
+        rows = left_over(ledger.settings, is_retry=ledger.is_retry)
         _log.info("%s left over by batch jobs: %s", count(left, "row"), "live" if is_tail else "into another")
-        await self._start.ledger.flush()  # rows are read as they are on disk
-        await self._work_through(self._rows_of(LEFT_OVER, 0), asks=True, goes_live=is_tail)
-        await self._all_submitted()
+        await self._work_through_ledger(rows, 0, asks=True, goes_live=is_tail)
+        await self._submissions.all_ended()
 
     def _why_it_ends(self) -> Stopped | None:
         """Where rows are left: jobs are under way, or a limit of the budget is reached."""
@@ -231,14 +227,6 @@ class BatchLane:
             return self._planner.reached
         told = f"{count(len(jobs), 'batch job')} {'is' if len(jobs) == 1 else 'are'} at the server"
         return Stopped(told, reason="waiting", hint=words(START_AGAIN, " to go on"))
-
-    async def _change(self, within_s: float | None = None) -> None:
-        """Returns when something has ended, or begun; or after so many seconds."""
-        self._changed.clear()
-        # No `asyncio.wait_for`, which may lose a cancellation before Python 3.12.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._changed.wait()
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -249,11 +237,11 @@ class BatchLane:
             asks: what it asks then goes into a job, or live; else it is left over, unless its answer did not fit.
             goes_live: all of them do.
         """
-        if not self._use.settles:
-            return
         async for group in rows:
-            if self._start.stopped is not None or self._planner.reached is not None:
+            if self._start.stopped is not None or (asks and self._planner.reached is not None):
                 break
+            if self._leftovers.has_taken(group):
+                continue
             outcomes = await self._lead_on(group, asks=asks, goes_live=goes_live)
             if outcomes is not None:
                 self._start.progress.by_jobs += len(group)
@@ -261,10 +249,25 @@ class BatchLane:
         if asks:
             await self._planner.finish()
 
+    async def _work_through_ledger(
+        self, only: Selection, first: int, *, asks: bool, goes_live: bool = False
+    ) -> None:
+        """The same with rows as the ledger has them."""
+        await self._start.ledger.flush()  # they are read as they are on disk
+        rows = self._rows_of(only, first)
+        try:
+            await self._work_through(rows, asks=asks, goes_live=goes_live)
+        finally:
+            rows.close()
+        if rows.error is not None:
+            raise rows.error
+
     async def _lead_on(
         self, group: list[PendingRow], *, asks: bool, goes_live: bool
     ) -> Sequence[Outcome] | None:
         """The outcomes of rows, where these are known by now; else what they still ask is on its way."""
+        was_asked = bool(group[0].known)
+        group = self._as_of_now(group)
         try:
             found = await replay(self._kind, group)
         except LedgerError:
@@ -274,13 +277,30 @@ class BatchLane:
             return None
         if not isinstance(found, Collected):
             return found
-        if self._may_go_live and ((asks and goes_live) or self._hurries or _is_reask(group, found)):
+        is_left_over = asks and was_asked and self._tail_left > 0
+        if self._may_go_live and (
+            (asks and goes_live) or self._hurries or is_left_over or _is_reask(group, found)
+        ):
+            self._tail_left -= is_left_over
             await self._leftovers.put(group)
         elif not asks:
             self._left_over += len(group)
         elif (error := await self._planner.add(group, found.requests)) is not None:
             return [Outcome(completions=(), error=error) for _ in group]
         return None
+
+    def _as_of_now(self, group: list[PendingRow]) -> list[PendingRow]:
+        """Rows without the failures of earlier starts: whoever starts again has mended them, perhaps."""
+        if not any(one.error is not None for one in group[0].known):
+            return group
+        now = self._read_now
+        return [
+            replace(
+                pending,
+                known=[one for one in pending.known if one.error is None or one.attempt.job in now],
+            )
+            for pending in group
+        ]
 
     async def _end_live(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
         try:
@@ -291,53 +311,41 @@ class BatchLane:
     # --- jobs on their way ------------------------------------------------------------------------------------------
 
     def _submit(self, job: Job) -> None:
-        task = asyncio.create_task(self._send(job))
-        self._submitting[task] = job
-        task.add_done_callback(self._sent)
+        if not self._planner.has_proof:
+            self._expect_canary(job)
+        self._submissions.add(job)
         self._show()
 
-    def _sent(self, task: asyncio.Task[None]) -> None:
-        del self._submitting[task]
-        self._changed.set()
+    def _expect_canary(self, job: Job) -> None:
+        self._planner.has_proof = True
+        self._submissions.canary = job.id
 
-    async def _send(self, job: Job) -> None:
-        try:
-            await self._its_turn(job)
-            async with self._uploads:
-                await self._keeper.ask_leave(job)
-                job = await self._keeper.submit(job)
-        except MistillError as error:
-            self._start.stop(error)
-        else:
-            if job.state in ("doubtful", "dropped"):
-                self._left_over += job.record.rows
-            self._show()
-
-    async def _its_turn(self, job: Job) -> None:
-        """The canary goes first, if it is not lost; and no more goes than the server takes in all."""
-        canary, tuning = self._planner.canary, self._tuning
-        until_s = time.monotonic() + tuning.canary_wait_s
-        while job.id != canary and any(other.id == canary for other in self._keeper.under_way):
-            left_s = until_s - time.monotonic()
-            if left_s <= 0:
-                break
-            await self._change(left_s)
-        while True:
-            pending = sum(other.record.lines for other in self._keeper.with_server)
-            if not pending or pending + job.record.lines <= tuning.max_pending_requests:
-                return
-            await self._change()
-
-    async def _all_submitted(self) -> None:
-        while self._submitting:
-            await asyncio.wait(self._submitting)
+    def _leave_over(self, job: Job) -> None:
+        self._left_over += job.record.rows
+        self._submissions.note_back(job)
 
     async def _more_room(self) -> bool:
-        """Returns when something that is held of the budget has been given back; ``False``: nobody waits for that."""
-        if not self._options.wait or not (self._submitting or self._keeper.under_way):
+        """Returns when something has ended that may have been held of the budget; ``False``: nobody waits for that."""
+        if not self._options.wait or not (self._submissions or self._keeper.under_way):
             return False
         await self._change()
         return True
+
+    def _note_change(self) -> None:
+        self._changed.set()
+        self._submissions.look_again()
+
+    async def _change(self, within_s: float | None = None) -> None:
+        """Returns when something has ended, or begun; or after so many seconds."""
+        self._changed.clear()
+        # No `asyncio.wait_for`, which may lose a cancellation before Python 3.12.
+        with suppress(TimeoutError):
+            async with asyncio.timeout(within_s):
+                await self._changed.wait()
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            await self._change()
 
     # --- jobs at the server -----------------------------------------------------------------------------------------
 
@@ -361,12 +369,13 @@ class BatchLane:
                 if not self._hurries and self._time_for_jobs_s() <= 0:
                     await self._hurry()
                 await self._keeper.poll(self._note_read)
+                self._check_strange()
             except LedgerError:
                 raise
             except MistillError as error:
                 self._start.stop(error)
             self._show()
-            self._changed.set()  # now that what was read is under way no more
+            self._note_change()
             pause_s = min(pause_s * tuning.poll_growth, tuning.max_poll_s)
 
     @property
@@ -376,23 +385,49 @@ class BatchLane:
     def _running(self) -> set[int]:
         return {job.id for job in self._keeper.with_server}
 
-    async def _note_read(self, job: Job) -> None:
-        await self._note_fruit(job)
-        if job.id in self._old:
-            self._read_meanwhile.append(job)
-        else:
+    def _note_read(self, job: Job) -> None:
+        self._read_now.add(job.id)
+        self._note_fruit(job)
+        self._unsettled.append(job)
+
+    async def _settle_jobs(self) -> None:
+        """Leads on the rows of jobs that were read, one job after the other: looks go on meanwhile."""
+        while not self._has_ended:
+            job = next((job for job in self._unsettled if job.id not in self._old), None)
+            if job is None:
+                await self._change()
+                continue
             await self._settle(job)
+            self._unsettled.remove(job)
+            self._submissions.note_back(job)
+            self._note_change()
 
     async def _settle(self, job: Job) -> None:
         """All lines of a job are in the ledger: its rows are led on."""
-        if job.record.settings == self._start.ledger.settings:
-            first, last = await self._start.ledger.positions_of_job(job.id)
-            await self._work_through(self._rows_of(_of_job(job.id, last), first), asks=False)
+        ledger = self._start.ledger
+        if self._use.settles and job.record.settings == ledger.settings:
+            first, last = await ledger.positions_of_job(job.id)
+            await self._work_through_ledger(_of_job(ledger, job.id, last), first, asks=False)
 
-    async def _note_fruit(self, job: Job) -> None:
+    def _check_strange(self) -> None:
+        """Jobs that are not known to this key: perhaps to another, and paid."""
+        strange = self._keeper.strange
+        if strange:
+            told = f"{count(len(strange), 'batch job')} of this run {'is' if len(strange) == 1 else 'are'} not known"
+            self._start.stop(
+                Stopped(
+                    f"{told} to the server, or not to this key",
+                    hint=words(
+                        "use the key of the workspace that made them; where they are gone for good, give them up: ",
+                        Phrase("Run.cancel_jobs(out)", "`mistill cancel`"),
+                    ),
+                )
+            )
+
+    def _note_fruit(self, job: Job) -> None:
         """A job that brings nothing at all, again and again, is no way to answer rows; nor is one of a refused key."""
         if not self._use.asks:
-            return  # what has come is taken over in any case
+            return
         if self._keeper.fatal is not None:
             self._start.stop(self._keeper.fatal)
         record = job.record
@@ -400,7 +435,8 @@ class BatchLane:
             self._fruitless, self._has_answers = 0, True
             return
         self._fruitless += 1
-        if not self._has_answers or self._fruitless > self._max_retries:
+        is_wrong = not self._has_answers and record.status not in ("CANCELLED", "TIMEOUT_EXCEEDED")
+        if is_wrong or self._fruitless > self._kind.dispatcher.max_retries:
             said = "; ".join(record.errors) or f"its state is {record.status}, and it has no results"
             self._start.stop(
                 NoRowAnswered(
@@ -412,49 +448,67 @@ class BatchLane:
     # --- a deadline -------------------------------------------------------------------------------------------------
 
     def _time_for_jobs_s(self) -> float:
-        """Seconds until what is with the server must go live to be done in time; infinite without a deadline."""
-        left_s = self._start.budget.time_left_s()
-        if left_s == float("inf") or self._hurries or not self._may_go_live or not self._keeper.under_way:
-            return float("inf")
-        rows = sum(job.record.rows - (job.record.completed or 0) for job in self._keeper.under_way)
-        return left_s - rows / self._live_rows_per_s() - self._tuning.deadline_margin_s
+        """Seconds until what is with the server must go live to be done in time; infinite without a deadline.
 
-    def _live_rows_per_s(self) -> float:
+        Half of the time is theirs in any case: live, so many might never be done in time, and at twice the price.
+        """
+        deadline_s = self._options.deadline
+        if deadline_s is None or self._hurries or not self._may_go_live or not self._keeper.under_way:
+            return math.inf
+        live_s = self._requests_at_server() / self._live_requests_per_s() + self._tuning.deadline_margin_s
+        return self._start.budget.time_left_s() - min(live_s, deadline_s / 2)
+
+    def _check_deadline(self) -> None:
+        """Where it leaves jobs no time at all, all goes live at once."""
+        deadline_s = self._options.deadline
+        if deadline_s is None or not (self._may_go_live and self._use.plans):
+            return
+        if deadline_s < 2 * self._tuning.deadline_margin_s:
+            _log.warning("the deadline leaves batch jobs no time: all rows go live, at the full price")
+            self._hurries = True
+
+    def _requests_at_server(self) -> int:
+        return sum(job.record.lines - (job.record.completed or 0) for job in self._keeper.under_way)
+
+    def _live_requests_per_s(self) -> float:
         quota = self._kind.dispatcher.governor.snapshot().requests_per_minute
-        return self._tuning.live_rows_per_s if quota is None else quota / 60.0
+        return self._tuning.live_requests_per_s if quota is None else quota / 60.0
 
     async def _hurry(self) -> None:
         """What is not back by now is cancelled, read as far as it came, and asked live."""
         self._hurries = True
-        jobs = self._keeper.under_way
-        rows = sum(job.record.rows - (job.record.completed or 0) for job in jobs)
         _log.warning(
             "the deadline is near: %s cancelled, and what they leave over (up to %s) goes live, at the full price",
-            count(len(jobs), "batch job"),
-            count(rows, "row"),
+            count(len(self._keeper.under_way), "batch job"),
+            count(self._requests_at_server(), "request"),
         )
-        for task, job in [*self._submitting.items()]:
-            if self._keeper.state_of(job) != "creating":
-                task.cancel()
-        await self._all_submitted()
+        await self._planner.finish()
+        await self._submissions.close()
         self._left_over += await self._keeper.cancel()
-        self._changed.set()
+        self._note_change()
 
     def _show(self) -> None:
         self._start.progress.see_jobs(job.record for job in self._keeper.under_way)
 
 
-LEFT_OVER = Selection(
-    f"({WAITING.sql}) AND EXISTS (SELECT 1 FROM attempts WHERE attempts.row = row_states.id AND job IS NOT NULL)",  # noqa: S608 - our own words
-    (),
-)
-"""Rows that jobs have asked, and that have no outcome since."""
+def left_over(settings: int | None = None, *, is_retry: bool = False) -> Selection:
+    """Rows that jobs have asked, and that have no outcome since.
+
+    Args:
+        settings: of a start, which is about the rows that are asked by these. ``is_retry``: it asks rows that were
+            chosen, and no others; else it asks all but these.
+    """
+    return Selection(f"{_MINE} AND EXISTS ({_ASKED} AND job IS NOT NULL)", (is_retry, settings))
 
 
-def _of_job(job: int, last: int) -> Selection:
+def _of_job(ledger: Ledger, job: int, last: int) -> Selection:
     """Those of one job, up to a place of the input."""
-    asked = "SELECT 1 FROM attempts WHERE attempts.row = row_states.id AND job = ?"
-    return Selection(f"({WAITING.sql}) AND position <= ? AND EXISTS ({asked})", (last, job))
+    mine = ledger.is_retry, ledger.settings
+    return Selection(f"{_MINE} AND position <= ? AND EXISTS ({_ASKED} AND job = ?)", (*mine, last, job))
+
+
+_MINE = f"({WAITING.sql}) AND asked_again = ? AND next_settings IS ?"
+_ASKED = "SELECT 1 FROM attempts WHERE attempts.row = row_states.id"
 
 
 def _is_reask(group: Sequence[PendingRow], wanted: Collected) -> bool:

@@ -8,7 +8,6 @@ from typing import Any
 from zlib import crc32
 
 from mistill.api.batch import MAX_FILE_BYTES
-from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Request
 from mistill.delivery.tuning import Tuning
 from mistill.errors import InputError, Stopped
@@ -28,13 +27,12 @@ class JobPlanner:
     later one is twice as large as the one before, so that the first answers come early.
 
     Args:
-        kind: of the run, whose requests these are. ``price``: of the model in batch jobs.
-        has_proof: such rows have been answered before: there is no canary.
+        kind: of the run, whose requests these are. ``price_factor``: what its price is multiplied with in jobs.
         made: is told of each job, once it and its attempts are on disk.
         room: returns when what is with the server has become less; ``False`` where nothing is.
 
     Attributes:
-        canary: the number of the first job, where that is one.
+        has_proof: such rows have been answered before, or a first job is on its way: the next one need not be small.
         reached: the limit of the budget that leaves no room for a further line, if one does.
     """
 
@@ -45,26 +43,26 @@ class JobPlanner:
         kind: Kind[Any],
         options: RunOptions,
         budget: Budget,
-        price: Price | None,
+        price_factor: float,
         *,
         has_proof: bool,
         made: Callable[[Job], None],
         room: Callable[[], Awaitable[bool]],
         tuning: Tuning,
     ) -> None:
-        self.canary: int | None = None
+        self.has_proof = has_proof
         self.reached: Stopped | None = None
         self._ledger = ledger
         self._keeper = keeper
         self._kind = kind
         self._options = options
         self._budget = budget
-        self._price = price
+        price = kind.server.price
+        self._price = price and price.times(price_factor)
         self._made = made
         self._room = room
         self._tuning = tuning
-        self._has_proof = has_proof
-        self._size = tuning.first_job_requests if has_proof else tuning.canary_requests
+        self._size = tuning.first_job_requests
         self._most_bytes = min(options.batch_bytes, MAX_FILE_BYTES)
         self._draft: tuple[JobInput, Hold] | None = None
 
@@ -94,11 +92,8 @@ class JobPlanner:
             draft.discard()
             return
         job = await self._keeper.plan(draft, self._record(draft, hold), hold)
-        if self._has_proof:
+        if self.has_proof:
             self._size = min(2 * self._size, self._options.batch_rows)
-        else:
-            self.canary, self._has_proof = job.id, True
-            self._size = self._tuning.first_job_requests
         self._made(job)
 
     def discard(self) -> None:
@@ -139,7 +134,8 @@ class JobPlanner:
 
     def _is_full(self, draft: JobInput, line: bytes) -> bool:
         return (
-            draft.lines >= min(self._size, self._options.batch_rows)
+            draft.lines
+            >= min(self._size if self.has_proof else self._tuning.canary_requests, self._options.batch_rows)
             or draft.size + len(line) > self._most_bytes
         )
 
@@ -152,6 +148,7 @@ class JobPlanner:
             lines=draft.lines,
             rows=len(draft.attempts),
             bytes=draft.size,
+            checksum=draft.checksum,
             timeout_hours=max(1, math.ceil(self._options.batch_timeout / 3600)),
             price=None if price is None else (price.input, price.output, price.cached_input),
             most_input_tokens=hold.input_tokens,

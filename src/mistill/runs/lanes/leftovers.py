@@ -8,14 +8,19 @@ from collections.abc import Callable
 from typing import Self
 
 from mistill.kinds.kind import PendingRow
+from mistill.ledger import RowSet
 
 
 class Leftovers:
-    """A stream of rows for workers, which ends when it is closed. No more than ``room`` groups of them wait in it."""
+    """A stream of rows for workers, which ends when it is closed. No more than ``room`` groups of them wait in it.
+
+    A row is taken once: whatever becomes of it live is its outcome, so who meets it again has nothing to do.
+    """
 
     def __init__(self, room: int) -> None:
         self._waiting: deque[list[PendingRow]] = deque()
         self._room = room
+        self._taken = RowSet()
         self._under_way = 0
         self._is_closed = False
         self._changed = asyncio.Event()
@@ -30,8 +35,13 @@ class Leftovers:
         self._changed.set()
         return self._waiting.popleft()
 
+    def has_taken(self, rows: list[PendingRow]) -> bool:
+        """Rows that are asked together have been here."""
+        return rows[0].state.row in self._taken
+
     async def put(self, rows: list[PendingRow]) -> None:
         """Rows that are asked together; returns when there is room for them."""
+        self._taken.update(pending.state.row for pending in rows)
         await self._until(lambda: len(self._waiting) < self._room)
         self._waiting.append(rows)
         self._under_way += 1

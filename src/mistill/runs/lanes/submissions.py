@@ -1,0 +1,131 @@
+"""Batch jobs on their way to the server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+
+from mistill.delivery.retry import as_failure
+from mistill.delivery.tuning import Tuning
+from mistill.errors import MistillError
+from mistill.jobs.keeper import JobKeeper
+from mistill.ledger import Job
+
+
+class Submissions:
+    """Carries jobs to the server, some at a time: a first, small one before all others, and no more than it takes.
+
+    Args:
+        left: is given a job that will not be answered: its rows are left over.
+        failed: is given what no further job can survive.
+        changed: called when something has ended.
+
+    Attributes:
+        canary: the number of the job that goes first, until it is back.
+        is_closed: jobs are dropped in place of being sent.
+    """
+
+    def __init__(
+        self,
+        keeper: JobKeeper,
+        tuning: Tuning,
+        *,
+        left: Callable[[Job], None],
+        failed: Callable[[MistillError], None],
+        changed: Callable[[], None],
+    ) -> None:
+        self.canary: int | None = None
+        self.is_closed = False
+        self._keeper = keeper
+        self._tuning = tuning
+        self._left = left
+        self._failed = failed
+        self._changed = changed
+        self._tasks: dict[asyncio.Task[None], Job] = {}
+        self._at_once = asyncio.Semaphore(tuning.uploads_at_once)
+        self._let_through: dict[int, int] = {}
+        self._turn = asyncio.Event()
+
+    def __bool__(self) -> bool:
+        return bool(self._tasks)
+
+    def add(self, job: Job) -> None:
+        """It goes as soon as it is its turn."""
+        task = asyncio.create_task(self._send(job))
+        self._tasks[task] = job
+        task.add_done_callback(self._sent)
+
+    def note_back(self, job: Job) -> None:
+        """Its rows have been led on, or it is lost."""
+        if job.id == self.canary:
+            self.canary = None
+            self._turn.set()
+
+    def look_again(self) -> None:
+        """Some job has ended: it may be the turn of others."""
+        self._turn.set()
+
+    def stop(self) -> None:
+        """Those that wait, or are uploaded, wait for another start; what is being created comes to its end."""
+        for task, job in self._tasks.items():
+            if job.id not in self._keeper.being_created:
+                task.cancel()
+
+    def abandon(self) -> None:
+        """Nothing is waited for."""
+        for task in self._tasks:
+            task.cancel()
+
+    async def close(self) -> None:
+        """What the server has not got by now, it does not get; returns when all are left over, or there."""
+        self.is_closed = True
+        self.stop()
+        await self.all_ended()
+
+    async def all_ended(self) -> None:
+        """Returns when none is on its way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def _sent(self, task: asyncio.Task[None]) -> None:
+        job = self._tasks.pop(task)
+        self._let_through.pop(job.id, None)
+        self._changed()
+        self._turn.set()
+
+    async def _send(self, job: Job) -> None:
+        try:
+            await self._its_turn(job)
+            async with self._at_once:
+                if self.is_closed:
+                    job = await self._keeper.drop(job, "it was not sent: the deadline was near")
+                else:
+                    await self._keeper.ask_leave(job)
+                    job = await self._keeper.submit(job)
+        except Exception as error:
+            self._failed(as_failure(error))
+            return
+        if job.state in ("doubtful", "dropped"):
+            self._left(job)
+
+    async def _its_turn(self, job: Job) -> None:
+        until_s = time.monotonic() + self._tuning.canary_wait_s
+        while not self.is_closed and self.canary not in (None, job.id) and time.monotonic() < until_s:
+            await self._next_turn(until_s - time.monotonic())
+        while not self.is_closed and not self._has_room(job):
+            await self._next_turn(None)
+        self._let_through[job.id] = job.record.lines
+
+    def _has_room(self, job: Job) -> bool:
+        at_server = {other.id: other.record.lines for other in self._keeper.with_server}
+        pending = sum((at_server | self._let_through).values())
+        return not pending or pending + job.record.lines <= self._tuning.max_pending_requests
+
+    async def _next_turn(self, within_s: float | None) -> None:
+        self._turn.clear()
+        try:
+            async with asyncio.timeout(within_s):
+                await self._turn.wait()
+        except TimeoutError:
+            pass
