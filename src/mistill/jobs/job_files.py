@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Collection, Generator
+from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from mistill.errors import LedgerError
+from mistill.ledger import Job
 from mistill.ledger.files import jobs_of
 from mistill.wording import START_AGAIN, words
 
 _INPUT = ".jsonl"
 _OUTPUT = ".output.jsonl"
 _ERRORS = ".errors.jsonl"
-_OURS = re.compile(r"(?P<tag>[0-9a-f]{24})(\.output|\.errors)?(\.jsonl)?(\.part)?")
+_OURS = re.compile(r"(?P<tag>[0-9a-f]{24})(?P<result>\.output|\.errors)?(\.jsonl)?(\.part)?")
 
 
 class JobFiles:
@@ -69,14 +70,23 @@ class JobFiles:
         for path in (self.output(tag), self.errors(tag)):
             path.unlink(missing_ok=True)
 
-    def sweep(self, tags: Collection[str]) -> None:
-        """Leaves only the files of such jobs, and nothing half written; an empty folder goes."""
+    def sweep(self, jobs: Sequence[Job]) -> None:
+        """Leaves what such jobs still need, and results that were to be kept; an empty folder goes.
+
+        Args:
+            jobs: all that the ledger has. What is of others, or half written, a killed process has left.
+        """
+        needed = {job.tag for job in jobs if not (job.is_over or job.state == "doubtful")}
+        kept = {job.tag for job in jobs if job.is_over and job.record.is_clean}
         if not self.folder.is_dir():
             return
         with self.explained():
             for path in self.folder.iterdir():
                 ours = _OURS.fullmatch(path.name)
-                if ours is not None and (ours["tag"] not in tags or path.suffix == ".part"):
+                if ours is None or path.is_dir():
+                    continue
+                is_result = ours["result"] is not None and ours["tag"] in kept
+                if path.suffix == ".part" or not (ours["tag"] in needed or is_result):
                     path.unlink(missing_ok=True)
         with suppress(OSError):  # something is in it
             self.folder.rmdir()

@@ -140,8 +140,7 @@ class JobKeeper:
     async def open(self) -> None:
         """What earlier starts have left."""
         jobs = await self._ledger.jobs()
-        # Of jobs that are over, those have their files that were to be kept.
-        self.files.sweep({job.tag for job in jobs if job.record.is_clean or not job.is_over})
+        self.files.sweep(jobs)
         for job in jobs:
             if job.record.host != self._client.endpoint and not job.is_over:
                 job = await self._moved(job)
@@ -644,10 +643,7 @@ class JobKeeper:
         for job in [*self._unclean.values()]:
             with suppress(APIError, TransportError, MalformedAnswer):
                 await self._clean(job)
-        if not self._keeps_files:
-            self.files.sweep(
-                {job.tag for job in await self._ledger.jobs() if job.record.is_clean or not job.is_over}
-            )
+        self.files.sweep(await self._ledger.jobs())
 
     async def _delete(self, file_id: str | None) -> None:
         if file_id is not None:

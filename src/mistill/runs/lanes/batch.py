@@ -386,7 +386,6 @@ class BatchLane:
         return {job.id for job in self._keeper.with_server}
 
     def _note_read(self, job: Job) -> None:
-        self._read_now.add(job.id)
         self._note_fruit(job)
         self._unsettled.append(job)
 
@@ -426,6 +425,7 @@ class BatchLane:
 
     def _note_fruit(self, job: Job) -> None:
         """A job that brings nothing at all, again and again, is no way to answer rows; nor is one of a refused key."""
+        self._read_now.add(job.id)
         if not self._use.asks:
             return
         if self._keeper.fatal is not None:
