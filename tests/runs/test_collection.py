@@ -153,3 +153,33 @@ def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
     for make in (Run.collect_jobs, Run.cancel_jobs):
         with pytest.raises(InputError, match="no run is known"):
             make(tmp_path / "nothing.jsonl")
+
+
+RETRIED = [f"Say {text}" if text.startswith("text 1") else text for text in TEXTS]
+
+
+def retry_later(place: Place, simulator: Simulator) -> None:
+    """A run of which eleven rows failed, and that a retry by another prompt has asked again in a job that has ended."""
+    place.write(TEXTS)
+    simulator.change(batch_queue_s=0.05, poison="text 1")
+    assert place.run().start().failures == 11
+    simulator.change(poison=None)
+    retry = place.run().retry(failed=True, prompt="Say {{ text }}", lane="batch", wait=False)
+    assert retry.start().has_jobs
+    simulator.wait_until(lambda: has_ended(simulator))
+
+
+def test_a_look_takes_over_what_a_retry_asked(place: Place, simulator: Simulator) -> None:
+    retry_later(place, simulator)
+    report = Run.collect_jobs(place.out).start()
+    assert (report.completions, report.asked_again, report.has_jobs) == (20, 0, False)
+    assert place.answers() == echoes(RETRIED)
+
+
+def test_the_run_itself_takes_over_what_a_retry_asked(place: Place, simulator: Simulator) -> None:
+    retry_later(place, simulator)
+    asked = simulator.stats().requests
+    report = place.run().start()
+    assert (report.completions, report.asked_again) == (20, 0)
+    assert place.answers() == echoes(RETRIED)
+    assert {request.path for request in simulator.requests[asked:]}.isdisjoint({"/v1/chat/completions"})

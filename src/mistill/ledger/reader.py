@@ -35,6 +35,8 @@ from mistill.ledger.tables import (
     ROW_IS_SOUND,
     SETTINGS_SUM,
     START_SUM,
+    WAITS,
+    WITH_SERVER,
 )
 from mistill.process import OwnProcess, keep_unused
 from mistill.wording import words
@@ -314,6 +316,22 @@ class LedgerReader:
                 f"SELECT id, settings FROM settings WHERE checksum IS {SETTINGS_SUM} ORDER BY id"  # noqa: S608 - our own words
             ).fetchall()
         return {number: text.encode() for number, text in found}
+
+    def kept_answers(self) -> dict[int | None, int]:
+        """What is in the ledger already of rows that wait, and that no job asks any more: the number of the settings
+        that these were asked with (``None``: the run's own) → rows that jobs have answered so."""
+        with database.explained(self.path):
+            if self._connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is None:
+                return {}
+            found = self._connection.execute(
+                f"""SELECT a.settings, count(DISTINCT r.id) FROM rows AS r LEFT JOIN outcomes AS o ON o.row = r.id
+                        JOIN attempts AS a ON a.row = r.id
+                    WHERE (o.row IS NULL OR r.asked_again OR o.state = 'failure') AND r.position IS NOT NULL
+                        AND a.job IS NOT NULL AND a.status = 'answered' AND {WAITS}
+                        AND r.id NOT IN {WITH_SERVER}
+                    GROUP BY a.settings"""  # noqa: S608 - our own words
+            ).fetchall()
+        return dict(found)
 
     def longest_cut(self) -> int:
         """The most output tokens of one generation that was cut off: of a row that ended at the limit of tokens."""

@@ -500,9 +500,20 @@ class Ledger:
         self._is_retry = True
         return count
 
-    async def end_retry(self) -> None:
-        """Rows that a retry was to ask, and did not come to, are again what they were before it."""
-        await self._commits.run(_end_retry)
+    async def end_retry(self, spared: Collection[int] = ()) -> None:
+        """Rows that a retry was to ask, and did not come to, are again what they were before it.
+
+        Args:
+            spared: the numbers of settings whose answers wait for somebody who can read them: rows that are to be asked
+                so are left alone, as if they were with the server.
+        """
+
+        def end(connection: sqlite3.Connection) -> None:
+            wait = [row for number in spared for (row,) in connection.execute(_TO_ASK_BY, (number,))]
+            _end_retry(connection, spared)
+            self._with_server.update(wait)
+
+        await self._commits.run(end)
 
     @property
     def rows_with_answers(self) -> Collection[int]:
@@ -547,9 +558,14 @@ class Ledger:
         return error
 
     def _follow(self, connection: sqlite3.Connection, job: Job) -> None:
-        """Rows of a job whose attempts have ended: they are no longer with the server, and perhaps answered."""
+        """Rows of a job whose attempts have ended: they are no longer with the server, and perhaps answered.
+
+        What was asked by other settings than this start's is for another one: the rows are left alone in this.
+        """
         rows = rows_by_server(connection, job.id)
         self._known.rows.update(rows)
+        if job.state == "read" and job.record.settings != self._settings:
+            return
         self._with_server.difference_update(row for row, is_with_server in rows.items() if not is_with_server)
 
     def _take_rows(self, count: int) -> int:
@@ -617,10 +633,15 @@ def _begin_retry(
     return number, connection.execute(query, (number,)).fetchone()[0]
 
 
-def _end_retry(connection: sqlite3.Connection) -> None:
+_TO_ASK_BY = "SELECT id FROM rows WHERE asked_again AND settings = ?"
+
+
+def _end_retry(connection: sqlite3.Connection, spared: Collection[int] = ()) -> None:
     connection.execute(
         f"""UPDATE rows SET asked_again = 0, settings = NULL
-            WHERE (asked_again OR settings IS NOT NULL) AND id NOT IN {WITH_SERVER}"""  # noqa: S608 - our own words
+            WHERE (asked_again OR settings IS NOT NULL) AND id NOT IN {WITH_SERVER}
+                AND NOT coalesce(settings IN (SELECT value FROM json_each(?)), 0)""",  # noqa: S608 - our own words
+        (json.dumps(list(spared)),),
     )
 
 

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
+
 from mistill.errors import InputError, MistillError
 from mistill.estimates.forecast import Forecast
 from mistill.kinds.kept_settings import KeptSettings
@@ -19,6 +21,7 @@ from mistill.runs.ledger_rows import LedgerRows
 from mistill.runs.ledger_run import KnownRun, LedgerRun
 from mistill.runs.report import StartRecord
 from mistill.runs.results import RunResults
+from mistill.runs.row_settings import RetrySettings, read_retry
 from mistill.runs.runner import Runner
 from mistill.wording import Setting, words
 
@@ -31,6 +34,9 @@ class Collection(LedgerRun):
 
     Of rows whose requests cannot be made again to the byte, answers are taken over, and become outcomes in a start of
     the run itself: those that files go along with, and those whose schema is a class of somebody's.
+
+    Args:
+        retry: the number of a retry's settings: only rows that it asked get their outcomes.
 
     Attributes:
         settles: rows get their outcomes.
@@ -46,10 +52,16 @@ class Collection(LedgerRun):
         ledger: str | Path | None,
         trust: bool,
         display: Display,
+        retry: int | None = None,
     ) -> None:
         known = KnownRun(run, ledger)
         if known.out == "-":
             known.out = None  # records go to stdout where a run was asked for, not where somebody looks
+        self._retry: RetrySettings | None = None
+        if retry is not None:
+            with LedgerReader(known.path) as reader:
+                self._retry = read_retry(reader, retry)
+            known.ask_by(self._retry.manifest, self._retry.llm)
         self._cancels = cancels
         self._seen: dict[int, str] = {}
         self.failed: MistillError | None = None
@@ -61,7 +73,8 @@ class Collection(LedgerRun):
             display,
             trust=trust,
         )
-        _check_server(known.path, self._llm.endpoint)
+        if retry is None:
+            _check_server(known.path, self._llm.endpoint)
         self.settles = not self.kind.reads_files and (
             trust or known.own_llm is not None or not _has_class(known.kept)
         )
@@ -77,7 +90,12 @@ class Collection(LedgerRun):
         )
 
     async def _choose_rows(self, ledger: Ledger) -> None:
-        pass  # a retry that goes on is none of its business
+        """A retry whose rows it settles goes on; any other is none of its business."""
+        if self._retry is not None:
+            await ledger.begin_retry(None, self._retry.kept)
+
+    def _settle_retries(self, *, looks: bool) -> bool:  # noqa: ARG002  it has looked itself by the end
+        return self._retry is None and super()._settle_retries(looks=False)
 
     def _note_begin(self, ledger: Ledger) -> None:  # noqa: ARG002  the signature of a run
         return None
@@ -86,7 +104,10 @@ class Collection(LedgerRun):
         """A look that brought nothing is no start that anybody wants to read of."""
         self.failed = None if ended.stopped is None else ended.stopped.to_error()
         if self._has_brought(ledger):
-            begun = background.run(ledger.begin_start(self._record().encode()))
+            ended = msgspec.structs.replace(ended, is_look=True)
+            begun = background.run(
+                ledger.begin_start(msgspec.structs.replace(self._record(), is_look=True).encode())
+            )
             background.run(ledger.end_start(begun, ended.encode()))
 
     def _finish(
@@ -112,6 +133,16 @@ def awaits_jobs(path: Path) -> bool:
     """
     with LedgerReader(path) as reader:
         return any(not job.is_over for job in reader.jobs())
+
+
+def has_kept_answers(path: Path) -> bool:
+    """Whether jobs have answered rows of a run that have no outcome of that yet.
+
+    Raises:
+        LedgerError: its ledger cannot be read.
+    """
+    with LedgerReader(path) as reader:
+        return bool(reader.kept_answers())
 
 
 def _check_server(path: Path, endpoint: str) -> None:

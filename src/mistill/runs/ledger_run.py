@@ -10,7 +10,8 @@ import msgspec
 
 from mistill.datasets.sources import Source
 from mistill.kinds.kept_settings import KeptSettings, find_run, read_settings
-from mistill.kinds.options import RunArguments
+from mistill.kinds.manifest import RunManifest
+from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
@@ -47,6 +48,12 @@ class KnownRun:
         with LedgerReader(self.path) as reader:
             self.kept: KeptSettings = read_settings(reader)
             self.manifest: Any = msgspec.json.decode(reader.manifest())
+
+    def ask_by(self, manifest: RunManifest, llm: dict[str, Any]) -> None:
+        """Rows of it are asked by other settings: those that a retry had."""
+        kept = self.kept
+        options = RunOptions.of(kept.options.kept() | manifest.options())
+        self.kept, self.own_llm = KeptSettings(kept.kind, manifest, llm, options), None
 
     def model(self, changes: Mapping[str, Any], *, trust: bool) -> Connection:
         """Its model, with some attributes changed: as it is at hand, its key and classes too, or as it is kept.

@@ -79,7 +79,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         misfits: answered rows whose records could not be made as they were asked for, by kind, the most frequent
             first; found where the records are written, or would be.
         empty_answers: answered rows with nothing in their answer, found there too.
-        retry: what it asked, if it was a retry.
+        retry: what it asked, if it was a retry. ``is_look``: it only took over what batch jobs had answered.
     """
 
     version: str = __version__
@@ -96,6 +96,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     misfits: list[Misfit] = []
     empty_answers: int = 0
     retry: RetryRecord | None = None
+    is_look: bool = False
 
     def encode(self) -> bytes:
         try:
@@ -413,9 +414,14 @@ def _limit_set(reader: LedgerReader, own: RunManifest) -> int | None:
     return max(limits, default=None)
 
 
-def last_start(reader: LedgerReader) -> StartReport | None:
-    """The newest start that the ledger knows of."""
-    return next(reversed(list(_start_reports(reader))), None)
+def last_start(reader: LedgerReader, *, asks: bool = False) -> StartReport | None:
+    """The newest start that the ledger knows of.
+
+    Args:
+        asks: one that was no mere look at batch jobs.
+    """
+    starts = reversed(list(_start_reports(reader)))
+    return next((start for start in starts if not (asks and start.is_look)), None)
 
 
 def _start_reports(reader: LedgerReader) -> Iterator[StartReport]:

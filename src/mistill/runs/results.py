@@ -311,7 +311,7 @@ class RunResults:
             LedgerError: its ledger cannot be read.
         """
         display = Display(progress, on_progress)
-        return _collection(out, cancels=False, llm=llm, ledger=ledger, trust=trust, display=display)
+        return collection(out, cancels=False, llm=llm, ledger=ledger, trust=trust, display=display)
 
     def cancel_jobs(
         out: RunResults | str | Path | None,  # noqa: N805 # pyright: ignore[reportSelfClsParameterName]  the same
@@ -328,7 +328,7 @@ class RunResults:
         on, in whichever lane. Arguments and errors are those of `collect_jobs`.
         """
         display = Display(progress, on_progress)
-        return _collection(out, cancels=True, llm=llm, ledger=ledger, trust=trust, display=display)
+        return collection(out, cancels=True, llm=llm, ledger=ledger, trust=trust, display=display)
 
     # --- the run as a whole -----------------------------------------------------------------------------------------
 
@@ -389,7 +389,8 @@ class RowOutcome:
         return self.read_record(self.position)
 
 
-def _collection(out: RunResults | str | Path | None, **settings: Any) -> Collection:
+def collection(out: RunResults | str | Path | None, **settings: Any) -> Collection:
+    """A start without an input, which imports what imports this."""
     from mistill.runs.collection import Collection
 
     return Collection(out, **settings)

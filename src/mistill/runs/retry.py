@@ -18,7 +18,7 @@ from mistill.kinds.options import (
     hint_of_parameter,
     split_names,
 )
-from mistill.ledger import Cause, Ledger, LedgerReader
+from mistill.ledger import Cause, Ledger, LedgerReader, Selection
 from mistill.llms.connection import Connection
 from mistill.progress.display import Display
 from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
@@ -51,9 +51,8 @@ class Retry(LedgerRun):
     ) -> None:
         known = KnownRun(run, ledger)
         self._where = _condition(where, failed=failed)
-        with LedgerReader(known.path) as reader:
-            self._filter = RunFilter(self._where, reader, shape_of(reader, trust=trust))
-            self._selection = self._filter.ids(reader)
+        self._trust = trust
+        self._filter, self._selection = self._select(known.path)
         self._chosen: int | None = None
         self._goes_on = False
         super().__init__(
@@ -66,6 +65,18 @@ class Retry(LedgerRun):
         )
         self._changes = changes_of(known.kept.manifest, self.kind.manifest, self.kind.llm_settings)
 
+    def _select(self, path: Path) -> tuple[RunFilter, Selection]:
+        """The rows that match by now."""
+        with LedgerReader(path) as reader:
+            found = RunFilter(self._where, reader, shape_of(reader, trust=self._trust))
+            return found, found.ids(reader)
+
+    def _settle_retries(self, *, looks: bool) -> bool:
+        if not super()._settle_retries(looks=looks):
+            return False
+        self._filter, self._selection = self._select(self.ledger_path)
+        return True
+
     def _open_ledger(self) -> Ledger:
         ledger = super()._open_ledger()
         self._goes_on = self._chosen is not None or self._was_cut_short()
@@ -74,7 +85,7 @@ class Retry(LedgerRun):
     def _was_cut_short(self) -> bool:
         """The last start was this very retry, and did not come to its end."""
         with LedgerReader(self.ledger_path) as reader:
-            last = last_start(reader)
+            last = last_start(reader, asks=True)
         if last is None or last.retry is None:
             return False
         ended = last.ended_at is not None and last.stopped is None

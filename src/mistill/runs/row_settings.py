@@ -110,6 +110,28 @@ def retried_manifests(reader: LedgerReader) -> dict[int, RunManifest]:
     return found
 
 
+class RetrySettings(Struct, frozen=True):
+    """What a retry asked with: its manifest, its model as dumped, and both as `settings_of_retry` gave them."""
+
+    manifest: RunManifest
+    llm: dict[str, Any]
+    kept: dict[str, Any]
+
+
+def read_retry(reader: LedgerReader, number: int) -> RetrySettings:
+    """The settings of one retry.
+
+    Raises:
+        LedgerError: they cannot be read.
+    """
+    kind, _ = read_manifest(reader)
+    with explained_meta(reader):
+        data = reader.retry_settings()[number]
+        kept = msgspec.json.decode(data, type=_Kept)
+        manifest = kind.manifest_type.decode(bytes(kept.manifest))
+        return RetrySettings(manifest, kept.llm, msgspec.json.decode(data))
+
+
 def retried_settings(
     reader: LedgerReader, *, live: Kind[Any] | None = None, trust: bool = False
 ) -> dict[int, RowSettings]:

@@ -60,11 +60,11 @@ from mistill.runs.record_shape import RecordShape, record_shape
 from mistill.runs.rehearsal import rehearse
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
 from mistill.runs.report_text import answered_rows, hint_of_broken_input, interrupted_line
-from mistill.runs.results import RowOutcome, RunResults
-from mistill.runs.row_settings import RowSettings, retried_settings
+from mistill.runs.results import RowOutcome, RunResults, collection
+from mistill.runs.row_settings import RowSettings, read_retry, retried_settings
 from mistill.runs.runner import Runner
 from mistill.runs.where import columns_of
-from mistill.wording import START_AGAIN, Setting, words
+from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _log = logging.getLogger("mistill")
 
@@ -151,6 +151,9 @@ class Run(RunResults):
         InputError: anything above is wrong. Nothing was sent.
     """
 
+    _trust = False
+    """Whether what the ledger names is the user's own: classes, and endpoints."""
+
     def __init__(
         self,
         source: Any,
@@ -189,6 +192,7 @@ class Run(RunResults):
         self._broke_off: Exception | None = None
         self._budget = self._new_budget()  # a wrong limit is refused now
         self._is_ready = llm.is_ready
+        self._unsettled: list[int] = []
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -398,6 +402,7 @@ class Run(RunResults):
         if self.options.goes_by_jobs:
             check_remembers(is_temporary=self._temporary is not None)
         self._make_ready()
+        self._settle_retries(looks=True)
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
         with output_held(self.out, self.ledger_path), self._open_ledger() as ledger:
             self._budget = self._new_budget(self._spent_before())
@@ -432,6 +437,7 @@ class Run(RunResults):
             )
             self._note_end(ledger, number, ended)
             self._broke_off = runner.broke_off
+        self._settle_retries(looks=False)
 
     def _note_size(self, ledger: Ledger, number: int) -> None:
         """The size of the input is known by now: others that look at the run are told."""
@@ -494,6 +500,51 @@ class Run(RunResults):
 
     # --- what a retry or a collection does in another way -------------------------------------------------------------
 
+    def _settle_retries(self, *, looks: bool) -> bool:
+        """Rows that a retry asked in jobs get what these have answered, before another start ends that retry; whether
+        there were any.
+
+        Args:
+            looks: at its jobs at the server too.
+        """
+        if self._temporary is not None or self.options.fresh or not self.ledger_path.is_file():
+            return False
+        try:
+            with LedgerReader(self.ledger_path) as reader:
+                asked = set(reader.kept_answers())
+                if looks:
+                    asked |= {job.record.settings for job in reader.jobs() if not job.is_over}
+                numbers = sorted(
+                    number
+                    for number in asked
+                    if number is not None and read_retry(reader, number).manifest != self.kind.manifest
+                )
+            self._unsettled = [number for number in numbers if not self._settle_retry(number)]
+        except LedgerError:  # what is wrong with it, the start itself says
+            return False
+        return bool(numbers)
+
+    def _settle_retry(self, number: int) -> bool:
+        """Whether it could be done, with settings as the ledger has them. No row is asked."""
+        llm: dict[str, Any] = {"endpoint": self._llm.endpoint, "prices": None}
+        if (key := self._llm.api_key) is not None:
+            llm["api_key"] = key
+        given = {"cancels": False, "llm": llm, "trust": self._trust, "display": Display(progress=False)}
+        again = words(
+            "to take them over, that retry again, in the same words, or ",
+            Phrase("collect_jobs(…, trust=True)", "mistill status … --trust"),
+            ", where the schema is a class of yours",
+        )
+        try:
+            settling = collection(self.out, ledger=self.ledger_path, retry=number, **given)
+            if settling.settles:
+                settling.start()
+                return True
+        except InputError as error:
+            again = words(f"{error.headline}; ", again)
+        _log.warning(words("answers of a retry by batch jobs wait: ", again))
+        return False
+
     def _note_begin(self, ledger: Ledger) -> int | None:
         """The ledger knows that a start goes on; gives its number, ``None`` where nobody need know."""
         number = background.run(ledger.begin_start(self._record().encode()))
@@ -531,7 +582,7 @@ class Run(RunResults):
 
     async def _choose_rows(self, ledger: Ledger) -> None:
         """Before the first row is read: which of those that the ledger has are asked again."""
-        await ledger.end_retry()
+        await ledger.end_retry(self._unsettled)
 
     def _retry_record(self, runner: Runner | None) -> RetryRecord | None:  # noqa: ARG002  the same
         return None

@@ -138,7 +138,7 @@ class Runner:
         """What answers the rows: live, or by batch jobs."""
         kind, ledger, options = self._kind, self.ledger, self._options
         use = self._jobs
-        if not (use.plans or use.cancels or any(not job.is_over for job in await ledger.jobs())):
+        if use.asks and not (use.plans or any(not job.is_over for job in await ledger.jobs())):
             return LiveLane(self, kind, rows, self._end_rows, size=self._size)
         return BatchLane(
             self,
