@@ -162,7 +162,7 @@ def test_who_gets_no_jobs_goes_on_live(mistill: Mistill, run_of: RunOf, simulato
     assert ended.code == 3
     assert "or go on with --lane live" in ended.stderr
     looked = mistill("status", "answers.jsonl")
-    assert (looked.code, looked.stderr) == (0, "")
+    assert (looked.code, looked.stderr) == (4, "")
     assert "1 job not sent yet\n  planned: 3 rows, 0 s of 24 h, " in looked.stdout
     ended = mistill(*run_of(3), "--json")
     assert (ended.code, ended.json["completions"], ended.json["jobs"][0]["state"]) == (0, 3, "dropped")
@@ -186,7 +186,7 @@ def test_a_job_that_failed_is_told_in_the_words_of_the_server(
     assert mistill(*run_of(2, "--lane", "batch", "--no-wait")).code == 4
     simulator.wait_until(lambda: simulator.stats().batch.jobs == {"FAILED": 1})
     looked = mistill("status", "answers.jsonl")
-    assert (looked.code, looked.stderr) == (0, "")
+    assert (looked.code, looked.stderr) == (4, "")
     assert "  reason: Internal error while the batch was run (1)" in looked.stdout
     assert "1 job read: 2 requests, 2 without a line in the results" in looked.stdout
 

@@ -627,7 +627,7 @@ def test_what_was_cut_off_and_never_answered_is_told(
     simulator.script([Fault.disconnect()])
     ended = mistill(*run_of(1))
     assert ended.code == 0
-    assert "maybe billed: 1 attempt cut off before the answer came" in ended.stderr
+    assert "maybe billed: 1 attempt whose answers never came" in ended.stderr
 
 
 # --- the demo model -------------------------------------------------------------------------------------------------

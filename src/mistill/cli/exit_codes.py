@@ -63,9 +63,21 @@ def exit_of_dry_run(found: DryRun) -> Exit:
     return Exit.SOME_FAILED if found.refused or found.too_long else Exit.ANSWERED
 
 
+def exit_of_cancel(report: RunReport, failed: MistillError | None) -> Exit:
+    """What the end of jobs came to: rows that they did not answer are no failure."""
+    is_interrupted = isinstance(failed, Stopped) and failed.reason == "interrupted"
+    if failed is not None and not is_interrupted:
+        return exit_of_error(failed) if isinstance(failed, InputError) else Exit.STOPPED
+    if any(job.is_under_way for job in report.jobs):
+        return Exit.WAITING
+    if is_interrupted:
+        return Exit.INTERRUPTED
+    return Exit.SOME_FAILED if report.failures or report.misfits else Exit.ANSWERED
+
+
 def exit_of_status(report: RunReport) -> Exit:
     """What a look at a run means: it may go on, so rows without an outcome are no failure."""
-    if report.has_jobs:
+    if report.has_jobs or (not report.is_running and report.goes_on_by_jobs):
         return Exit.WAITING
     return Exit.SOME_FAILED if report.failures or report.misfits else Exit.ANSWERED
 

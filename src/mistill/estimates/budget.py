@@ -38,6 +38,10 @@ named by their address add to the input.) A server that counts more does not cou
 _log = logging.getLogger(__name__)
 
 
+LARGER_BUDGET = "run again with a larger one to go on with the rest"
+"""What is to be done where it is reached, and nothing else would do."""
+
+
 class Reservation:
     """What one attempt may cost at its worst. Given back exactly once: settled or refunded."""
 
@@ -390,8 +394,7 @@ class Budget:
                 f", about {self._unknown_tokens:,} tokens of it by {self._before.unknown} requests of earlier starts "
                 "that may be on the bill",
             )
-        hint = "run again with a larger one to go on with the rest"
-        raise Stopped(words("budget: ", reached), reason=reason, hint=hint)
+        raise Stopped(words("budget: ", reached), reason=reason, hint=LARGER_BUDGET)
 
     def _in_flight_fits(self) -> bool:
         """What is in flight, at its worst, still fits in what is left."""

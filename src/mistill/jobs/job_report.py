@@ -27,7 +27,8 @@ class JobReport(Struct, frozen=True, kw_only=True):
             though nobody has seen it; ``dropped``: it was never made. ``status``: the server's own word.
         lines: its requests. ``rows``: that these ask.
         done, failed: of its requests, as the server counted them when it was last asked; ``None``: it has not said.
-        begun_at: when it was planned. ``ended_at``: when we saw that it had ended. ``timeout_s``: how long it may take.
+        begun_at: when it was planned. ``created_at``: when the server had it. ``ended_at``: when we saw that it had
+            ended. ``timeout_s``: how long it may take there.
         missing: rows of which no line came. ``broken``, ``unknown``: lines that could not be read, and that nobody
             waits for, such as those that came twice.
         errors: why it failed, in the server's words; or what became of its results.
@@ -43,6 +44,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
     done: int | None
     failed: int | None
     begun_at: float
+    created_at: float | None
     ended_at: float | None
     timeout_s: float
     is_cancelled: bool
@@ -65,6 +67,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
             done=record.completed,
             failed=record.failed,
             begun_at=record.planned_at,
+            created_at=record.created_at,
             ended_at=record.ended_at,
             timeout_s=record.timeout_hours * 3600.0,
             is_cancelled=record.is_cancelled,
@@ -86,8 +89,10 @@ class JobReport(Struct, frozen=True, kw_only=True):
 
     @property
     def age_s(self) -> float:
-        """How long it has been there, or took."""
-        return max(0.0, (time.time() if self.ended_at is None else self.ended_at) - self.begun_at)
+        """How long the server has had it, or took; 0 before that."""
+        if self.created_at is None:
+            return 0.0
+        return max(0.0, (time.time() if self.ended_at is None else self.ended_at) - self.created_at)
 
 
 def under_way(jobs: Sequence[JobReport]) -> list[JobReport]:

@@ -90,7 +90,8 @@ _positive = BeforeValidator(_check_positive)
 
 def _check_hours(seconds: float) -> float:
     if not (1 <= seconds / _HOUR_S <= MAX_TIMEOUT_HOURS and seconds % _HOUR_S == 0):
-        raise ValueError(f"it must be whole hours, from 1 to {MAX_TIMEOUT_HOURS}, not {seconds:g} seconds")
+        slip = f" (24 hours are {24 * _HOUR_S:g} seconds)" if seconds <= MAX_TIMEOUT_HOURS else ""
+        raise ValueError(f"it must be whole hours, from 1h to 168h, not {seconds:g} seconds{slip}")
     return seconds
 
 

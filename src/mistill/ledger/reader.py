@@ -317,21 +317,36 @@ class LedgerReader:
             ).fetchall()
         return {number: text.encode() for number, text in found}
 
-    def kept_answers(self) -> dict[int | None, int]:
-        """What is in the ledger already of rows that wait, and that no job asks any more: the number of the settings
-        that these were asked with (``None``: the run's own) → rows that jobs have answered so."""
+    def kept_answers(self) -> int:
+        """Rows that wait, that no job asks any more, and that have answers of jobs in the ledger already."""
+        return sum(rows for *_, rows in self._kept_answers())
+
+    def retries_in_jobs(self, *, awaited: bool) -> list[int | None]:
+        """The numbers of settings (``None``: the run's own) by which a retry that goes on has asked rows in jobs whose
+        answers wait in the ledger.
+
+        Args:
+            awaited: or are awaited from the server.
+        """
+        found = {settings for is_retry, settings, _ in self._kept_answers() if is_retry}
+        if awaited:
+            query = f"SELECT DISTINCT settings FROM rows WHERE asked_again AND id IN {WITH_SERVER}"  # noqa: S608 - our own words
+            with database.explained(self.path):
+                found.update(settings for (settings,) in self._connection.execute(query))
+        return sorted(found, key=lambda number: number or 0)
+
+    def _kept_answers(self) -> list[tuple[bool, int | None, int]]:
         with database.explained(self.path):
             if self._connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is None:
-                return {}
-            found = self._connection.execute(
-                f"""SELECT a.settings, count(DISTINCT r.id) FROM rows AS r LEFT JOIN outcomes AS o ON o.row = r.id
-                        JOIN attempts AS a ON a.row = r.id
+                return []
+            return self._connection.execute(
+                f"""SELECT r.asked_again, r.settings, count(DISTINCT r.id)
+                    FROM rows AS r LEFT JOIN outcomes AS o ON o.row = r.id JOIN attempts AS a ON a.row = r.id
                     WHERE (o.row IS NULL OR r.asked_again OR o.state = 'failure') AND r.position IS NOT NULL
-                        AND a.job IS NOT NULL AND a.status = 'answered' AND {WAITS}
+                        AND a.job IS NOT NULL AND a.status = 'answered' AND a.settings IS r.settings AND {WAITS}
                         AND r.id NOT IN {WITH_SERVER}
-                    GROUP BY a.settings"""  # noqa: S608 - our own words
+                    GROUP BY r.asked_again, r.settings"""  # noqa: S608 - our own words
             ).fetchall()
-        return dict(found)
 
     def longest_cut(self) -> int:
         """The most output tokens of one generation that was cut off: of a row that ended at the limit of tokens."""

@@ -500,12 +500,12 @@ class Ledger:
         self._is_retry = True
         return count
 
-    async def end_retry(self, spared: Collection[int] = ()) -> None:
+    async def end_retry(self, spared: Collection[int | None] = ()) -> None:
         """Rows that a retry was to ask, and did not come to, are again what they were before it.
 
         Args:
             spared: the numbers of settings whose answers wait for somebody who can read them: rows that are to be asked
-                so are left alone, as if they were with the server.
+                so are left alone, as if they were with the server; by the run's own (``None``), this start reads them.
         """
 
         def end(connection: sqlite3.Connection) -> None:
@@ -636,11 +636,11 @@ def _begin_retry(
 _TO_ASK_BY = "SELECT id FROM rows WHERE asked_again AND settings = ?"
 
 
-def _end_retry(connection: sqlite3.Connection, spared: Collection[int] = ()) -> None:
+def _end_retry(connection: sqlite3.Connection, spared: Collection[int | None] = ()) -> None:
     connection.execute(
         f"""UPDATE rows SET asked_again = 0, settings = NULL
             WHERE (asked_again OR settings IS NOT NULL) AND id NOT IN {WITH_SERVER}
-                AND NOT coalesce(settings IN (SELECT value FROM json_each(?)), 0)""",  # noqa: S608 - our own words
+                AND NOT (asked_again AND EXISTS (SELECT 1 FROM json_each(?) WHERE value IS rows.settings))""",  # noqa: S608 - our own words
         (json.dumps(list(spared)),),
     )
 

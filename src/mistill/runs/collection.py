@@ -21,7 +21,7 @@ from mistill.runs.ledger_rows import LedgerRows
 from mistill.runs.ledger_run import KnownRun, LedgerRun
 from mistill.runs.report import StartRecord
 from mistill.runs.results import RunResults
-from mistill.runs.row_settings import RetrySettings, read_retry
+from mistill.runs.row_settings import Retried, read_retry
 from mistill.runs.runner import Runner
 from mistill.wording import Setting, words
 
@@ -36,7 +36,7 @@ class Collection(LedgerRun):
     the run itself: those that files go along with, and those whose schema is a class of somebody's.
 
     Args:
-        retry: the number of a retry's settings: only rows that it asked get their outcomes.
+        retry: only rows that it asks get their outcomes; else all but these.
 
     Attributes:
         settles: rows get their outcomes.
@@ -52,22 +52,23 @@ class Collection(LedgerRun):
         ledger: str | Path | None,
         trust: bool,
         display: Display,
-        retry: int | None = None,
+        retry: Retried | None = None,
     ) -> None:
         known = KnownRun(run, ledger)
         if known.out == "-":
             known.out = None  # records go to stdout where a run was asked for, not where somebody looks
-        self._retry: RetrySettings | None = None
-        if retry is not None:
+        self._retry, self._settings = retry, None
+        if retry is not None and retry.settings is not None:
             with LedgerReader(known.path) as reader:
-                self._retry = read_retry(reader, retry)
-            known.ask_by(self._retry.manifest, self._retry.llm)
+                settings = read_retry(reader, retry.settings)
+            known.ask_by(settings.manifest, settings.llm)
+            self._settings = settings.kept
         self._cancels = cancels
         self._seen: dict[int, str] = {}
         self.failed: MistillError | None = None
         super().__init__(
             known,
-            LedgerRows(known.path, left_over()),
+            LedgerRows(known.path, left_over(retry and retry.settings, is_retry=retry is not None)),
             known.model({**_NO_PRICES, **(llm or {})}, trust=trust),
             _options_of(known.kept, waits=cancels),
             display,
@@ -78,6 +79,11 @@ class Collection(LedgerRun):
         self.settles = not self.kind.reads_files and (
             trust or known.own_llm is not None or not _has_class(known.kept)
         )
+
+    @property
+    def endpoint(self) -> str:
+        """The server that is asked."""
+        return self._llm.endpoint
 
     def _open_ledger(self) -> Ledger:
         ledger = super()._open_ledger()
@@ -92,7 +98,7 @@ class Collection(LedgerRun):
     async def _choose_rows(self, ledger: Ledger) -> None:
         """A retry whose rows it settles goes on; any other is none of its business."""
         if self._retry is not None:
-            await ledger.begin_retry(None, self._retry.kept)
+            await ledger.begin_retry(None, self._settings)
 
     def _settle_retries(self, *, looks: bool) -> bool:  # noqa: ARG002  it has looked itself by the end
         return self._retry is None and super()._settle_retries(looks=False)

@@ -17,10 +17,10 @@ from msgspec import Struct
 from mistill._version import __version__
 from mistill.datasets.encoding import encode_record
 from mistill.datasets.sources import name_of
-from mistill.errors import InputError, MistillError
+from mistill.errors import InputError, MistillError, Stopped
 from mistill.estimates.forecast import Forecast
 from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED, more_room
-from mistill.jobs.job_report import JobReport
+from mistill.jobs.job_report import JobReport, under_way
 from mistill.kinds.kept_settings import (
     explained_meta,
     find_run,
@@ -206,6 +206,16 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def has_jobs(self) -> bool:
         """Batch jobs are at the server, and their answers are awaited."""
         return any(job.is_sent for job in self.jobs)
+
+    @property
+    def goes_on_by_jobs(self) -> bool:
+        """The same run started again sends batch jobs: some are not sent yet, or rows are left that none asks."""
+        if under_way(self.jobs):
+            return True
+        is_waiting = self.stopped is None or (
+            isinstance(self.stopped, Stopped) and self.stopped.reason == "waiting"
+        )
+        return bool(self.pending) and self.options.get("lane") == "batch" and is_waiting
 
     @property
     def has_died(self) -> bool:

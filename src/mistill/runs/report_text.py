@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
 from mistill.errors import MistillError, Stopped
+from mistill.estimates.budget import LARGER_BUDGET
 from mistill.estimates.forecast import Forecast, Range
 from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
-from mistill.jobs.job_report import goes_on, job_lines, under_way
+from mistill.jobs.job_report import JobReport, goes_on, job_lines, under_way
 from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split
@@ -62,6 +63,37 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         yield Line(stopped.message if isinstance(stopped, Stopped) else str(stopped), label="stopped: ")
     if (next_step := _next_step(report)) is not None:
         yield Line(wording(next_step))
+
+
+def cancelled_lines(report: RunReport, failed: MistillError | None, wording: Wording) -> Iterator[Line]:
+    """What became of jobs that were to be cancelled.
+
+    Args:
+        failed: why that came to an early end. ``wording`` as for `start_lines`.
+    """
+    report = report.worded(wording)
+    yield Line(f"{_rows(report)}: {_rows_by_state(report)}")
+    yield Line(f"in all: {_spending(report)}{_saved(report)}")
+    ended = [job for job in report.jobs if job.is_cancelled and not job.is_under_way]
+    if ended:
+        yield Line(f"{count(len(ended), 'job')} cancelled, and read as far as {_they(ended)} came")
+    yield from map(Line, job_lines(report.jobs, in_full=False))
+    yield from _details(report, wording)
+    if failed is not None:
+        yield Line(worded(failed.message, wording), label="stopped: ")
+    if jobs := under_way(report.jobs):
+        told = f"{count(len(jobs), 'job')} of it not ended yet: "
+        place = _Place.of(report)
+        again = Phrase("cancel_jobs() again", place.command("cancel") if place else "the same command again")
+        yield Line(wording(Phrase(told + again.python, told + again.command_line)))
+    elif report.to_go:
+        yield Line("to go on: the run itself again, in either lane; answered rows cost nothing")
+    if report.output is not None and report.output != "-":
+        yield Line(f"output: {report.output}")
+
+
+def _they(jobs: Sequence[JobReport]) -> str:
+    return "it" if len(jobs) == 1 else "they"
 
 
 def hint_of_broken_input(hint: str | None, report: RunReport, *, is_read_once: bool = False) -> Words:
@@ -175,7 +207,8 @@ def _spending(report: RunReport) -> str:
 
 def _sent(report: RunReport) -> str:
     live = count(report.sent, "request")
-    begun = [job for job in report.jobs if report.starts and job.begun_at >= report.starts[-1].started_at]
+    since = report.starts[-1].started_at if report.starts else 0.0
+    begun = [job for job in report.jobs if job.created_at is not None and job.created_at >= since]
     if not begun:
         return live
     jobs = f"{count(len(begun), 'job')} of {count(sum(job.lines for job in begun), 'request')}"
@@ -218,7 +251,7 @@ def _details(report: RunReport, wording: Wording) -> Iterator[Line]:
     if report.empty_answers:
         yield Line(_empty_answers(report, wording), label="empty: ")
     if cut_off := report.maybe_billed - report.damaged_attempts:
-        yield Line(f"maybe billed: {count(cut_off, 'attempt')} cut off before the answer came")
+        yield Line(f"maybe billed: {count(cut_off, 'attempt')} whose answers never came")
     if report.damaged_attempts:
         yield Line(_damaged_attempts(report), label="damaged in the ledger: ")
     if report.no_longer_in_input:
@@ -398,6 +431,13 @@ def _next_step(report: RunReport) -> Phrase | None:
     if is_all_right and (jobs := under_way(report.jobs)):
         return goes_on(jobs)
     if report.pending or report.stopped is not None:
+        if (
+            isinstance(stopped, Stopped)
+            and stopped.reason == "budget"
+            and stopped.hint not in (None, LARGER_BUDGET)
+        ):
+            told = f"to go on: {stopped.hint}; answered rows cost nothing"
+            return Phrase(told, told)
         if report.forecast is not None and report.out != "-":
             done = "those of the sample cost nothing more"
             return Phrase(

@@ -26,7 +26,7 @@ from mistill.runs.ledger_run import KnownRun, LedgerRun
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report import RetryRecord, last_start
 from mistill.runs.results import RunResults
-from mistill.runs.row_settings import changes_of, settings_of_retry
+from mistill.runs.row_settings import changes_of, read_retry, settings_of_retry
 from mistill.runs.runner import Runner
 from mistill.runs.where import RunFilter
 from mistill.wording import Setting, words
@@ -70,6 +70,11 @@ class Retry(LedgerRun):
         with LedgerReader(path) as reader:
             found = RunFilter(self._where, reader, shape_of(reader, trust=self._trust))
             return found, found.ids(reader)
+
+    def _asks_by(self, reader: LedgerReader, number: int | None) -> bool:
+        if number is None:
+            return not self._changes
+        return read_retry(reader, number).manifest == self.kind.manifest
 
     def _settle_retries(self, *, looks: bool) -> bool:
         if not super()._settle_retries(looks=looks):

@@ -110,6 +110,12 @@ def retried_manifests(reader: LedgerReader) -> dict[int, RunManifest]:
     return found
 
 
+class Retried(Struct, frozen=True):
+    """The rows that a retry asks by the settings of this number; ``None``: by the run's own."""
+
+    settings: int | None
+
+
 class RetrySettings(Struct, frozen=True):
     """What a retry asked with: its manifest, its model as dumped, and both as `settings_of_retry` gave them."""
 

@@ -61,7 +61,7 @@ from mistill.runs.rehearsal import rehearse
 from mistill.runs.report import RetryRecord, RunReport, StartRecord, read_report
 from mistill.runs.report_text import answered_rows, hint_of_broken_input, interrupted_line
 from mistill.runs.results import RowOutcome, RunResults, collection
-from mistill.runs.row_settings import RowSettings, read_retry, retried_settings
+from mistill.runs.row_settings import Retried, RowSettings, retried_settings
 from mistill.runs.runner import Runner
 from mistill.runs.where import columns_of
 from mistill.wording import START_AGAIN, Phrase, Setting, words
@@ -192,7 +192,7 @@ class Run(RunResults):
         self._broke_off: Exception | None = None
         self._budget = self._new_budget()  # a wrong limit is refused now
         self._is_ready = llm.is_ready
-        self._unsettled: list[int] = []
+        self._unsettled: list[int | None] = []
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -511,20 +511,21 @@ class Run(RunResults):
             return False
         try:
             with LedgerReader(self.ledger_path) as reader:
-                asked = set(reader.kept_answers())
-                if looks:
-                    asked |= {job.record.settings for job in reader.jobs() if not job.is_over}
-                numbers = sorted(
+                numbers = [
                     number
-                    for number in asked
-                    if number is not None and read_retry(reader, number).manifest != self.kind.manifest
-                )
+                    for number in reader.retries_in_jobs(awaited=looks)
+                    if not self._asks_by(reader, number)
+                ]
             self._unsettled = [number for number in numbers if not self._settle_retry(number)]
         except LedgerError:  # what is wrong with it, the start itself says
             return False
         return bool(numbers)
 
-    def _settle_retry(self, number: int) -> bool:
+    def _asks_by(self, reader: LedgerReader, number: int | None) -> bool:  # noqa: ARG002  a retry has a use for it
+        """This start is about the rows that a retry by these settings asks."""
+        return False
+
+    def _settle_retry(self, number: int | None) -> bool:
         """Whether it could be done, with settings as the ledger has them. No row is asked."""
         llm: dict[str, Any] = {"endpoint": self._llm.endpoint, "prices": None}
         if (key := self._llm.api_key) is not None:
@@ -536,7 +537,7 @@ class Run(RunResults):
             ", where the schema is a class of yours",
         )
         try:
-            settling = collection(self.out, ledger=self.ledger_path, retry=number, **given)
+            settling = collection(self.out, ledger=self.ledger_path, retry=Retried(number), **given)
             if settling.settles:
                 settling.start()
                 return True

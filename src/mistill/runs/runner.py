@@ -138,7 +138,8 @@ class Runner:
         """What answers the rows: live, or by batch jobs."""
         kind, ledger, options = self._kind, self.ledger, self._options
         use = self._jobs
-        if use.asks and not (use.plans or any(not job.is_over for job in await ledger.jobs())):
+        has_jobs = use.plans or any(not job.is_over for job in await ledger.jobs())
+        if use.asks and (options.sample is not None or not has_jobs):  # a sample waits for no job
             return LiveLane(self, kind, rows, self._end_rows, size=self._size)
         return BatchLane(
             self,

@@ -7,13 +7,15 @@ from typing import Any
 import click
 
 from mistill.cli.command import command as cli_command
-from mistill.cli.exit_codes import Exit
+from mistill.cli.exit_codes import Exit, exit_of_cancel
 from mistill.cli.options.ledger_options import ledger_option
 from mistill.cli.options.model_options import attributes_of, endpoint_options
 from mistill.cli.options.run_options import json_option, quiet_option
+from mistill.cli.terminal.job_results import said_if_slow
 from mistill.cli.terminal.output import say
-from mistill.cli.terminal.start import start
+from mistill.cli.terminal.report_lines import write_cancelled, write_json
 from mistill.kinds.kept_settings import find_run
+from mistill.progress.display import Display
 from mistill.runs.collection import awaits_jobs
 from mistill.runs.run import Run
 
@@ -37,7 +39,9 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     Rows that are left without an answer are asked when the run is started again, in whichever lane. Whether Mistral
     bills what a job had done and did not hand over, is not known: such rows are counted as maybe billed.
 
-    Exit code: as of run; 4 if it is interrupted, or the server does not let go of a job.
+    A start of the run that waits for them is ended first, by Ctrl-C.
+
+    Exit code: 0, or 1 if some rows failed; 4 if jobs go on (it was interrupted, or the server does not let go of one).
     """
     out, ledger = given["out"], given["ledger"]
     _, path = find_run(out, ledger)
@@ -45,4 +49,12 @@ def command(ctx: click.Context, **given: Any) -> Exit:
         say(f"{out} has no batch jobs under way")
         return Exit.ANSWERED
     run = Run.cancel_jobs(out, ledger=ledger, llm=attributes_of(ctx, given), trust=given["trust"])
-    return start(run, given)
+    run.display = Display(progress=not given["quiet"])
+    with said_if_slow(f"waiting for {run.endpoint} to end the jobs; Ctrl-C leaves them there"):
+        report = run.start()
+    code = exit_of_cancel(report, run.failed)
+    if given["as_json"]:
+        write_json(report, code)
+    elif not given["quiet"] or run.failed is not None:
+        write_cancelled(report, run.failed)
+    return code

@@ -9,9 +9,10 @@ import click
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.output import Colored, say, show
+from mistill.errors import MistillError
 from mistill.estimates.dry_run import DryRun
 from mistill.runs.report import RunReport
-from mistill.runs.report_text import Line, start_lines, status_lines
+from mistill.runs.report_text import Line, cancelled_lines, start_lines, status_lines
 from mistill.visible import visible_json
 
 
@@ -25,6 +26,12 @@ def write_json(report: RunReport | DryRun, exit_code: Exit, *, to_stderr: bool =
 def write_report(report: RunReport) -> None:
     """How a start ended, on stderr."""
     for line in start_lines(report, on_the_command_line):
+        say(*_colored(line))
+
+
+def write_cancelled(report: RunReport, failed: MistillError | None) -> None:
+    """What became of the jobs of a run that were to be cancelled, on stderr."""
+    for line in cancelled_lines(report, failed, on_the_command_line):
         say(*_colored(line))
 
 
