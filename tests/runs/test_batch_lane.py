@@ -18,7 +18,7 @@ from mistill import Run, RunReport
 from mistill.delivery.tuning import current_tuning, use_tuning
 from mistill.errors import RunStopped, Stopped
 from mistill.llms import MistralEmbeddings
-from mistill.simulator import Fault, Settings, Simulator
+from mistill.simulator import Fault, Simulator
 from mistill.simulator.catalogue import vector
 
 TEXTS = [f"text {number}" for number in range(30)]
@@ -147,13 +147,9 @@ def test_what_no_wait_has_sent_the_same_run_takes_over(place: Place, simulator: 
         {"batch_errors_in": "output_file", "batch_error_line": 0.3},
         {"batch_duplicate": 0.5},
         {"batch_text_body": 0.5},
-        {"batch_download_cut": 0.4},
-        {"batch_busy": 0.2},
-        {"batch_upload_lost": 0.5},
         {"batch_unknown_state": "running"},
         {"batch_unknown_state": "ended"},
         {"batch_filter": "ignored", "batch_list_lag_s": 0.05},
-        {"batch_create_lost": 0.5},
         {"batch_wrong_counts": True},
         {"batch_body_needs_model": True},
     ],
@@ -211,10 +207,6 @@ def test_no_key_is_in_what_is_uploaded_or_kept(place: Place, simulator: Simulato
     assert "a-key-for-tests" not in record
     for path in place.out.parent.rglob("*"):
         assert path.is_dir() or b"a-key-for-tests" not in path.read_bytes()
-
-
-def test_settings_of_the_simulator_are_known() -> None:
-    assert Settings(batch_missing=0.1).batch_missing == 0.1
 
 
 # --- money ------------------------------------------------------------------------------------------------------------
@@ -415,13 +407,13 @@ def test_a_file_that_is_too_large_for_the_server_is_made_smaller_by_the_next_sta
 
 
 def test_results_that_are_gone_may_be_billed(place: Place, simulator: Simulator) -> None:
-    place.write(TEXTS)
-    start(place, wait=False)
-    simulator.wait_until(lambda: simulator.stats().batch.jobs == {"SUCCESS": 1})
     simulator.change(batch_retention_s=0.0)
+    place.write(TEXTS)
+    with pytest.raises(RunStopped, match="not there any more"):
+        start(place, on_unknown="hold")
     simulator.change(batch_retention_s=None)
-    report = start(place, on_unknown="hold")
-    assert report.completions + report.pending == 30
+    report = start(place, on_unknown="hold", on_stop="return")
+    assert (report.completions, report.pending, report.maybe_billed) == (0, 30, 30)
 
 
 # --- several requests a row, several settings -------------------------------------------------------------------------
@@ -501,3 +493,102 @@ def test_outcomes_can_be_iterated_over(place: Place) -> None:
         one.text for outcome in place.run(lane="batch") for one in outcome.completions if one is not None
     ]
     assert sorted(map(str, texts)) == sorted(echoes(TEXTS))
+
+
+# --- what fresh eyes have found ---------------------------------------------------------------------------------------
+
+
+def test_a_retry_asks_the_rows_that_were_chosen_and_no_others(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:10])
+    start(place, limit=5)
+    simulator.change(batch_failed=1.0)
+    with pytest.raises(RunStopped):  # jobs fail as a whole, one after the other
+        start(place, batch_tail=0)
+    simulator.change(batch_failed=0.0)
+    simulator.script([Fault.status(500)])
+    report = Run.retry(place.out, "row<3", prompt="Again: {{ text }}", lane="batch").start()
+    assert (report.completions, report.pending) == (5, 5)
+    start(place)
+    assert place.answers() == [f"Echo: Again: {text}" for text in TEXTS[:3]] + echoes(TEXTS[3:10])
+
+
+def test_failures_of_an_earlier_start_are_asked_again(place: Place, simulator: Simulator) -> None:
+    place.write([f"text {number}" for number in range(150)])
+    simulator.change(poison="text")
+    with pytest.raises(RunStopped):
+        start(place)
+    simulator.change(poison=None)
+    assert start(place).completions == 150
+
+
+def test_a_first_job_that_runs_out_of_time_stops_nothing(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_hour_s=0.01, batch_queue_s=1.0)
+    place.write(TEXTS)
+    report = start(place)
+    assert simulator.stats().batch.jobs == {"TIMEOUT_EXCEEDED": 1}
+    assert (report.completions, len(chat_requests(simulator)), report.maybe_billed) == (30, 30, 0)
+
+
+def test_a_deadline_that_leaves_jobs_no_time_is_told_and_makes_none(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(TEXTS)
+    assert start(place, deadline=1.0).completions == 30
+    assert "leaves batch jobs no time" in caplog.text
+    assert jobs_made(simulator) == 0
+
+
+def test_results_without_our_ids_are_kept_and_told(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_no_id=1.0)
+    place.write(TEXTS)
+    with pytest.raises(RunStopped, match="30 lines came, none with an id of ours"):
+        start(place)
+    (kept,) = place.ledger.with_name("out.jsonl.ledger.jobs").iterdir()
+    assert kept.read_bytes().count(b"Echo: text") == 30
+
+
+def test_an_input_that_somebody_has_edited_is_not_sent(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_needs_billing=True)
+    place.write(TEXTS)
+    with pytest.raises(RunStopped):
+        start(place)
+    (planned,) = place.ledger.with_name("out.jsonl.ledger.jobs").iterdir()
+    planned.write_bytes(planned.read_bytes().replace(b"text 7", b"test 7"))
+    simulator.change(batch_needs_billing=False)
+    start(place)
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_strangers_files_in_the_folder_of_jobs_stay(place: Place) -> None:
+    folder = place.ledger.with_name("out.jsonl.ledger.jobs")
+    (folder / "notes").mkdir(parents=True)
+    (folder / "thesis.tex").write_text("mine")
+    place.write(TEXTS)
+    assert start(place).completions == 30
+    assert sorted(path.name for path in folder.iterdir()) == ["notes", "thesis.tex"]
+
+
+@pytest.mark.parametrize(
+    "fault", ["batch_download_cut", "batch_busy", "batch_upload_lost", "batch_create_lost"]
+)
+def test_what_goes_wrong_on_the_way_costs_nothing_and_leaves_nothing(
+    place: Place, simulator: Simulator, fault: str
+) -> None:
+    simulator.change(**{fault: 0.4})
+    place.write(TEXTS)
+    start(place, wait=False, batch_rows=1, limit=1, on_stop="return")
+    report = start(place, batch_rows=3)
+    simulator.change(**{fault: 0.0})
+    requests = [(request.method, request.path) for request in simulator.requests]
+    is_met = {
+        "batch_busy": 503 in simulator.counts_by_status,
+        "batch_download_cut": sum(path.endswith("/content") for _, path in requests) > len(report.jobs),
+        "batch_upload_lost": requests.count(("POST", "/v1/files")) > len(report.jobs),
+        "batch_create_lost": 0 in simulator.counts_by_status,
+    }
+    assert is_met[fault]
+    start(place)
+    assert place.answers() == echoes(TEXTS)
+    assert set(simulator.billed_ids().values()) == {1}
+    assert report.maybe_billed == 0
+    assert simulator.stats().batch.files == 0
