@@ -24,6 +24,7 @@ T = TypeVar("T")
 
 _LINES_TOGETHER = 500
 _MOST_BYTES_A_TOKEN = 8
+_GOOD = range(200, 300)
 
 Split = Callable[[HTTPAnswer[Any], Sequence[int], Price | None], "Sequence[AnswerPart | MistillError] | None"]
 
@@ -96,7 +97,9 @@ class ResultReader:
                     read_lines(path, max_bytes=self._lines.max_answer_bytes), _LINES_TOGETHER
                 ):
                     waiting = await self._ledger.attempts_of_lines(job.id, [*_numbers(lines)])
-                    for line in lines:
+                    for line in sorted(
+                        lines, key=_has_failed
+                    ):  # of lines of one id, an answer goes before a failure
                         self._take(line, waiting, job, taken)
                     await self._ledger.flush()
         return taken
@@ -158,6 +161,10 @@ class ResultReader:
                 self._ledger.end_attempt(
                     one.attempt, "maybe_billed" if error.maybe_billed else "failed", error
                 )
+
+
+def _has_failed(line: ResultLine) -> bool:
+    return line.error is not None or (line.status is not None and line.status not in _GOOD)
 
 
 def _number(line: ResultLine) -> int | None:
