@@ -446,7 +446,7 @@ def test_a_retry_that_did_not_wait_goes_on_and_the_run_itself_leaves_it_alone(
 ) -> None:
     place.write(TEXTS[:10])
     start(place)
-    simulator.change(batch_queue_s=0.5)
+    simulator.change(batch_queue_s=2.0)
     again: dict[str, Any] = {"where": "row<4", "prompt": "Again: {{ text }}", "lane": "batch"}
     Run.retry(place.out, **again, wait=False, on_stop="return").start()
     start(place, wait=False, on_stop="return")
