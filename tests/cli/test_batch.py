@@ -119,6 +119,29 @@ def test_jobs_are_cancelled(mistill: Mistill, sent: Simulator, run_of: RunOf) ->
     assert mistill(*run_of(6)).code == 0
 
 
+def test_what_was_cancelled_is_told(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
+    simulator.change(batch_queue_s=60)
+    assert mistill(*run_of(2, "--lane", "batch", "--no-wait")).code == 4
+    ended = mistill("cancel", "answers.jsonl")
+    assert ended.code == 0
+    assert "1 job cancelled, and read as far as it came" in ended.stderr
+    assert ended.stderr.splitlines()[-1].startswith("to go on: the run itself again")
+    assert mistill("status", "answers.jsonl").code == 4  # the same command sends new ones
+
+
+def test_a_sample_waits_for_no_job(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
+    simulator.change(batch_queue_s=60)
+    assert mistill(*run_of(4, "--lane", "batch", "--no-wait", "--limit", "2")).code == 4
+    ended = mistill(*run_of(4, "--lane", "batch", "--sample", "4"))
+    assert (ended.code, "2 answered" in ended.stderr) == (4, True)
+
+
+def test_options_of_jobs_say_that_none_is_made(mistill: Mistill, run_of: RunOf) -> None:
+    ended = mistill(*run_of(1, "--no-wait"))
+    assert ended.code == 0
+    assert "--no-wait is about jobs that are made, and none is without --lane batch" in ended.stderr
+
+
 def test_ctrl_c_leaves_the_jobs_and_says_so(
     spawn: Spawn, run_of: RunOf, simulator: Simulator, mistill: Mistill
 ) -> None:

@@ -90,8 +90,10 @@ _positive = BeforeValidator(_check_positive)
 
 def _check_hours(seconds: float) -> float:
     if not (1 <= seconds / _HOUR_S <= MAX_TIMEOUT_HOURS and seconds % _HOUR_S == 0):
-        slip = f" (24 hours are {24 * _HOUR_S:g} seconds)" if seconds <= MAX_TIMEOUT_HOURS else ""
-        raise ValueError(f"it must be whole hours, from 1h to 168h, not {seconds:g} seconds{slip}")
+        is_slip = 1 <= seconds <= MAX_TIMEOUT_HOURS
+        meant = f"; {seconds:g} hours, as in {seconds:g}h, are {seconds * _HOUR_S:,.0f}" if is_slip else ""
+        limit = f"from 1 to {MAX_TIMEOUT_HOURS}"
+        raise ValueError(f"it must be whole hours, {limit}, not {seconds:g} seconds{meant}")
     return seconds
 
 
@@ -342,6 +344,12 @@ class RunOptions(BaseModel):
     def given(self) -> dict[str, Any]:
         """The options that are not as they are unless given."""
         return self.model_dump(exclude_defaults=True)
+
+    @property
+    def of_new_jobs(self) -> list[str]:
+        """Options that were given and say something of jobs that a start in the live lane does not make."""
+        about = {"wait", "batch_rows", "batch_bytes", "batch_timeout", "batch_tail"}
+        return [] if self.lane == "batch" else sorted(about & self.given().keys())
 
     @property
     def goes_by_jobs(self) -> bool:

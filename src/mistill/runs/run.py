@@ -401,6 +401,14 @@ class Run(RunResults):
         self.summary = self._broke_off = None
         if self.options.goes_by_jobs:
             check_remembers(is_temporary=self._temporary is not None)
+        if self._job_use().asks:
+            for name in self.options.of_new_jobs:
+                told = (
+                    Setting(name),
+                    " is about jobs that are made, and none is without ",
+                    Setting("lane", "batch"),
+                )
+                _log.warning(words(*told))
         self._make_ready()
         self._settle_retries(looks=True)
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
