@@ -141,6 +141,23 @@ def test_what_no_wait_has_sent_the_same_run_takes_over(place: Place, simulator: 
     assert place.answers() == echoes(TEXTS)
 
 
+def test_what_no_wait_has_not_brought_to_the_server_is_asked_all_the_same(
+    place: Place, simulator: Simulator
+) -> None:
+    simulator.change(batch_create_lost=1.0, batch_list_lag_s=60.0)
+    place.write(TEXTS)
+    report = start(place, wait=False)
+    assert (report.completions, report.maybe_billed) == (30, 30)
+    assert chat_requests(simulator) == TEXTS
+
+
+def test_results_that_are_gone_are_no_fault_of_the_rows(place: Place, simulator: Simulator) -> None:
+    simulator.change(batch_retention_s=0.0)
+    place.write(TEXTS)
+    report = start(place)
+    assert (report.completions, report.maybe_billed) == (30, 30)
+
+
 @pytest.mark.parametrize(
     "settings",
     [

@@ -191,6 +191,8 @@ class BatchLane:
             while self._left_over and self._use.asks and self._planner.reached is None:
                 await self._once_more()
                 await self._until_all_is_read()
+        elif self._left_over and self._use.asks and self._planner.reached is None:
+            await self._once_more()  # of jobs that turned out not to be there
         await self._until(lambda: not self._unsettled)
         await self._leftovers.all_ended()
         await self._end()
@@ -435,7 +437,9 @@ class BatchLane:
             self._fruitless, self._has_answers = 0, True
             return
         self._fruitless += 1
-        is_wrong = not self._has_answers and record.status not in ("CANCELLED", "TIMEOUT_EXCEEDED")
+        # Results that were answered, and are gone, say nothing against the rows.
+        was_ended = record.succeeded or record.status in ("CANCELLED", "TIMEOUT_EXCEEDED")
+        is_wrong = not self._has_answers and not was_ended
         if is_wrong or self._fruitless > self._kind.dispatcher.max_retries:
             said = "; ".join(record.errors) or f"its state is {record.status}, and it has no results"
             self._start.stop(
