@@ -88,7 +88,7 @@ def _batch(seeds: range, *, rows: int, kills: int, only: str, by_points: bool) -
                 results = [killed_at(starter, condition, point, rows=rows) for point in points]
             else:
                 points = [("at random", seed) for seed in seeds]
-                job_rows = 20 if rows <= 300 else 500
+                job_rows = 20 if rows <= 300 else 200
                 results = [
                     killed_at_random(starter, condition, rows=rows, kills=kills, seed=seed, job_rows=job_rows)
                     for seed in seeds

@@ -75,7 +75,7 @@ CONDITIONS = (
         "the deadline comes while jobs run",
         {"batch_line_s": 0.1},
         options_of=lambda number: ("--deadline", "1s" if number >= 0 else "2s"),
-        tuning={"live_rows_per_s": 1000.0, "deadline_margin_s": 0.7},
+        tuning={"deadline_margin_s": 0.7},
         stops=True,
     ),
     Condition("cancelled half-way", {"batch_line_s": 0.01},
@@ -127,8 +127,8 @@ def _start(run: BatchRun, rng: random.Random) -> int:
     if seen and how < 0.4:
         return run.start(point=(rng.choice(seen), rng.randint(1, 3)))
     if how < 0.7:
-        return run.start(kill_after_s=rng.uniform(0.05, 0.6))
-    return run.start(crossing=int(2 ** rng.uniform(0, 11)))
+        return run.start(kill_after_s=rng.uniform(0.05, 0.4))
+    return run.start(crossing=int(2 ** rng.uniform(0, 9)))
 
 
 def killed_at(starter: Starter, condition: Condition, point: tuple[str, int], *, rows: int) -> Result:

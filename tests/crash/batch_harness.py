@@ -6,6 +6,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -19,6 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from urllib.error import HTTPError
 
 import msgspec
 from tests.crash.batch_child import KEY, LEAKED, Spec
@@ -144,6 +146,10 @@ class BatchRun:
 
     Args:
         texts: of the rows; some may be alike.
+
+    Attributes:
+        rows: id → text, in the order of the input.
+        hides: see `Condition`; also where a person asks again.
     """
 
     def __init__(
@@ -173,9 +179,11 @@ class BatchRun:
         self._schema.write_text(
             '{"type": "object", "properties": {"echo": {"type": "string"}}, "required": ["echo"]}'
         )
-        self._texts = list(texts)
-        lines = [json.dumps({"id": number, "text": text}) for number, text in enumerate(texts)]
-        self._input.write_text("\n".join(lines) + "\n")
+        self._copies = directory / "copies"
+        self._copies.mkdir()
+        self.hides = condition.hides
+        self.rows: dict[int, str] = {}
+        self.edit(dict(enumerate(texts)))
 
     # --- starts -----------------------------------------------------------------------------------------------------
 
@@ -185,16 +193,39 @@ class BatchRun:
         point: tuple[str, int] | None = None,
         crossing: int | None = None,
         kill_after_s: float | None = None,
+        is_last: bool = False,
     ) -> int:
-        """Its exit code, or minus the number of the signal that ended it."""
+        """Its exit code, or minus the number of the signal that ended it. ``is_last``: no options but these."""
         number, condition = self.result.starts, self.condition
-        self.result.starts += 1
         if changed := condition.changes.get(number):
             self._simulator.change(**changed)
-        command = condition.command_of(number)
-        arguments = self._run_arguments(options or condition.options_of(number))
-        if command == "cancel":
-            arguments = ["cancel", str(self._out), "--endpoint", self._simulator.url]
+        time.sleep(condition.pause_s)
+        if condition.command_of(number) == "cancel":
+            return self.call("cancel", point=point, crossing=crossing, kill_after_s=kill_after_s)
+        arguments = self._run_arguments(options or (() if is_last else condition.options_of(number)))
+        return self._call(arguments, point=point, crossing=crossing, kill_after_s=kill_after_s)
+
+    def call(
+        self,
+        command: str,
+        *options: str,
+        point: tuple[str, int] | None = None,
+        crossing: int | None = None,
+        kill_after_s: float | None = None,
+    ) -> int:
+        """Another command, about what has been run; its exit code, or minus the signal's number."""
+        arguments = [command, str(self._out), "--endpoint", self._simulator.url, *options]
+        return self._call(arguments, point=point, crossing=crossing, kill_after_s=kill_after_s)
+
+    def _call(
+        self,
+        arguments: list[str],
+        *,
+        point: tuple[str, int] | None,
+        crossing: int | None,
+        kill_after_s: float | None,
+    ) -> int:
+        self.result.starts += 1
         spec = Spec(
             arguments=arguments,
             words=str(self._words),
@@ -204,19 +235,24 @@ class BatchRun:
             tuning=self._tuning,
             lines_together=10,
         )
-        time.sleep(condition.pause_s)
-        code = self._starter.run(spec, kill_after_s=kill_after_s, twice=condition.two_at_once)
+        code = self._starter.run(spec, kill_after_s=kill_after_s, twice=self.condition.two_at_once)
         self.result.kills += code == -signal.SIGKILL
         self._promise(code != LEAKED, "no key is in what is uploaded, or said of it")
         good = {-signal.SIGKILL, Exit.ANSWERED, Exit.SOME_FAILED, Exit.WAITING}
-        self._promise(code in good or self.condition.stops, f"no start ends with {code}", tell=True)
+        self._promise(code in good or self.condition.stops, f"no {arguments[0]} ends with {code}", tell=True)
         return code
+
+    def edit(self, rows: dict[int, str]) -> None:
+        """Other rows in the input."""
+        self.rows = rows
+        lines = [json.dumps({"id": number, "text": text}) + "\n" for number, text in rows.items()]
+        self._input.write_text("".join(lines))
 
     def finish(self) -> None:
         """Starts it until it ends, and looks at all that was promised."""
         code = None
         for _ in range(_MOST_STARTS):
-            code = self.start(*self.condition.options_of(-1))
+            code = self.start(*self.condition.options_of(-1), is_last=True)
             if code in (Exit.ANSWERED, Exit.SOME_FAILED):
                 break
         fails = self.condition.fails is not None
@@ -246,13 +282,33 @@ class BatchRun:
 
     # --- promises ---------------------------------------------------------------------------------------------------
 
+    def check_ledger(self) -> None:
+        """What holds between any two starts."""
+        if not self._ledger.exists() or not self._query("SELECT 1 FROM sqlite_master WHERE name = 'jobs'"):
+            return
+        self._promise(self._query("PRAGMA integrity_check") == [("ok",)], "the ledger is sound")
+        answers = self._query(
+            """SELECT record, body FROM outcomes AS o JOIN records AS r ON r.row = o.row
+            JOIN answers AS a ON a.attempt = o.answer WHERE state = 'completion'"""
+        )
+        for record, body in answers:
+            text = json.loads(record)["text"]
+            self._promise(f'"Echo: {text}"'.encode() in bytes(body), f"{text!r} has its own answer")
+        statuses = dict(self._query("SELECT id, status FROM attempts"))
+        for number in self._simulator.billed_ids():
+            status = statuses.get(int(number), "unknown")
+            self._promise(status in (None, "answered", "maybe_billed"), f"what is billed is not {status}")
+        tags = {tag for (tag,) in self._query("SELECT tag FROM jobs")}
+        for job in self._jobs_at_server():
+            self._promise((job["metadata"] or {}).get("mistill_job") in tags, "jobs at the server are known")
+
     def _check_output(self) -> None:
         records = [json.loads(line) for line in self._out.read_text().splitlines()]
-        right_order = [record["id"] for record in records] == list(range(len(self._texts)))
+        right_order = [record["id"] for record in records] == list(self.rows)
         self._promise(right_order, "every row is in the output, once, in the order of the input")
         reasked = {place for (place,) in self._query(_REASKED)} if self.condition.misfits else set[int]()
         for place, record in enumerate(records):
-            text, answer = self._texts[record["id"]], record["generation"]
+            text, answer = self.rows[record["id"]], record["generation"]
             if self.condition.fails is not None and self.condition.fails in text:
                 self._promise(answer is None and bool(record["error"]), f"{text!r} fails by itself: {record}")
             elif place in reasked:  # what it is asked then has not its own text any more
@@ -277,7 +333,7 @@ class BatchRun:
             if not self._promise(tag in kept, f"the job {job['id']} at the server is in the ledger"):
                 continue
             state, record = kept[tag]
-            hidden = state == "doubtful" and self.condition.hides
+            hidden = state == "doubtful" and self.hides
             known = record.job_id == job["id"] or hidden or job["status"] == "CANCELLED"
             self._promise(known, f"the job {job['id']} at the server is known, doubtful or cancelled")
             self._promise(KEY not in str(job), "no key is in a job")
@@ -321,13 +377,13 @@ class BatchRun:
                 paid[row, asked] += job is None
             failed[row, asked] += status == "failed" and job is not None
         result.paid_twice = sum(max(0, times - most_asks) for times in paid.values())
-        if not self.condition.hides:
+        if not self.hides:
             self._promise(not result.paid_twice, f"nothing is paid twice: {result.paid_twice}")
         rows: Counter[int] = Counter()
         for (row, _), times in paid.items():
             rows[row] += times
         most = max(rows.values(), default=0)
-        self._promise(self.condition.hides or most <= most_asks, f"no row is asked too often: {most} times")
+        self._promise(self.hides or most <= most_asks, f"no row is asked too often: {most} times")
         self._promise(max(failed.values(), default=0) <= 6, "no request fails in more jobs than it may")
         (cost,) = self._query("SELECT coalesce(sum(cost), 0) FROM attempts")[0]
         is_right = abs(cost - stats.cost) < 1e-9 or (result.marked > 0 and cost < stats.cost)
@@ -339,7 +395,7 @@ class BatchRun:
         further = self.condition.options_of(-1)
         if self.condition.fails is not None:
             further += ("--no-retry-failed",)
-        self._promise(self.start(*further) in codes, "a further start is good", tell=True)
+        self._promise(self.start(*further, is_last=True) in codes, "a further start is good", tell=True)
         self._promise(self._sent() == before, f"a further start sends nothing: {before}, {self._sent()}")
 
     def _sent(self) -> tuple[int, int]:
@@ -364,14 +420,24 @@ class BatchRun:
             asked = urllib.request.Request(
                 self._simulator.url + query, headers={"Authorization": f"Bearer {KEY}"}
             )
-            with urllib.request.urlopen(asked) as answer:
-                page = json.load(answer)["data"]
+            try:
+                with urllib.request.urlopen(asked) as answer:
+                    page = json.load(answer)["data"]
+            except HTTPError:  # one of its faults
+                continue
             found += page
             if len(page) < 100:
                 return found
 
     def _query(self, query: str) -> list[Any]:
-        with closing(sqlite3.connect(f"{self._ledger.as_uri()}?mode=ro", uri=True)) as connection:
+        """On a copy: what a kill left in the log is for the next start to find, not for us to tidy up."""
+        copy = self._copies / self._ledger.name
+        for suffix in ("", "-wal", "-journal"):
+            source, target = Path(f"{self._ledger}{suffix}"), Path(f"{copy}{suffix}")
+            target.unlink(missing_ok=True)
+            if source.exists():
+                shutil.copyfile(source, target)
+        with closing(sqlite3.connect(copy)) as connection:
             return connection.execute(query).fetchall()
 
 
