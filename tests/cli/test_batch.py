@@ -44,11 +44,16 @@ def test_the_same_command_goes_on(mistill: Mistill, sent: Simulator, run_of: Run
     assert sent.stats().batch.jobs == {"SUCCESS": 1}
 
 
-def test_status_lists_jobs_and_takes_over_what_has_ended(mistill: Mistill, sent: Simulator) -> None:
+def test_status_lists_jobs(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:
+    simulator.change(batch_queue_s=60)
+    assert mistill(*run_of(6, "--lane", "batch", "--no-wait")).code == 4
     looked = mistill("status", "answers.jsonl")
     assert looked.code == 4
-    job = r"1 job at Mistral: \d of 6 requests done\n  (QUEUED|RUNNING): 6 rows, \d done, \d s of 24 h, "
+    job = r"1 job at Mistral: 0 of 6 requests done\n  QUEUED: 6 rows, 0 done, \d s of 24 h, "
     assert re.search(job, looked.stdout)
+
+
+def test_status_takes_over_what_has_ended(mistill: Mistill, sent: Simulator) -> None:
     ends(sent)
     without = mistill("status", "answers.jsonl", "--no-fetch")
     assert (without.code, ": 6 rows, " in without.stdout) == (4, True)
@@ -60,7 +65,7 @@ def test_status_lists_jobs_and_takes_over_what_has_ended(mistill: Mistill, sent:
 
 @pytest.mark.parametrize(
     "command",
-    [["rows"], ["export", "--to", "-", "--partial"], ["show", "3", "--json"], ["retry", "--failed"]],
+    [["show", "3", "--json"], ["retry", "--failed"]],
 )
 def test_every_command_that_looks_takes_over_what_has_ended(
     mistill: Mistill, sent: Simulator, command: list[str]
@@ -117,6 +122,23 @@ def test_jobs_are_cancelled(mistill: Mistill, sent: Simulator, run_of: RunOf) ->
     again = mistill("cancel", "answers.jsonl")
     assert (again.code, again.stderr) == (0, "answers.jsonl has no batch jobs under way\n")
     assert mistill(*run_of(6)).code == 0
+
+
+def test_answers_that_need_a_class_wait_and_each_look_says_so(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
+    Path("shapes.py").write_text("import pydantic\nclass Shape(pydantic.BaseModel):\n    name: str\n")
+    simulator.change(batch_queue_s=0.2)
+    assert mistill(*run_of(2, "--lane", "batch", "--no-wait", "--schema", "shapes:Shape")).code == 4
+    ends(simulator)
+    for _ in range(2):
+        looked = mistill("status", "answers.jsonl")
+        assert looked.code == 4
+        assert "answers of batch jobs wait in the ledger" in looked.stderr
+        assert "--trust" in looked.stderr
+    trusted = mistill("status", "answers.jsonl", "--trust")
+    assert (trusted.code, trusted.stderr) == (0, "")
+    assert "2 answered (100%)" in trusted.stdout
 
 
 def test_what_was_cancelled_is_told(mistill: Mistill, run_of: RunOf, simulator: Simulator) -> None:

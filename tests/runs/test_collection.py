@@ -20,7 +20,7 @@ TEXTS = [f"text {number}" for number in range(20)]
 
 def send(place: Place, simulator: Simulator, *, line_s: float = 0.0, **settings: Any) -> None:
     """A start that does not wait; its jobs need not have ended."""
-    simulator.change(batch_queue_s=0.1, batch_line_s=line_s)
+    simulator.change(batch_queue_s=0.05, batch_line_s=line_s)
     given: dict[str, Any] = {"lane": "batch", "wait": False}
     report = place.run(**(given | settings)).start()
     assert report.has_jobs
@@ -75,7 +75,7 @@ def test_nothing_new_is_asked(place: Place, simulator: Simulator) -> None:
 
 def test_jobs_are_cancelled_and_what_they_answered_is_kept(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS)
-    send(place, simulator, line_s=0.1)
+    send(place, simulator, line_s=0.05)
     simulator.wait_until(lambda: (Run.collect_jobs(place.out).start().jobs[0].done or 0) > 2)
     place.input.unlink()
     report = Run.cancel_jobs(place.out).start()
@@ -158,26 +158,34 @@ def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
 RETRIED = [f"Say {text}" if text.startswith("text 1") else text for text in TEXTS]
 
 
-def retry_later(place: Place, simulator: Simulator) -> None:
+def retry_later(place: Place, simulator: Simulator, **changes: Any) -> None:
     """A run of which eleven rows failed, and that a retry by another prompt has asked again in a job that has ended."""
     place.write(TEXTS)
     simulator.change(batch_queue_s=0.05, poison="text 1")
     assert place.run().start().failures == 11
     simulator.change(poison=None)
-    retry = place.run().retry(failed=True, prompt="Say {{ text }}", lane="batch", wait=False)
+    retry = place.run().retry(failed=True, lane="batch", wait=False, **changes)
     assert retry.start().has_jobs
     simulator.wait_until(lambda: has_ended(simulator))
 
 
 def test_a_look_takes_over_what_a_retry_asked(place: Place, simulator: Simulator) -> None:
-    retry_later(place, simulator)
+    retry_later(place, simulator, prompt="Say {{ text }}")
     report = Run.collect_jobs(place.out).start()
     assert (report.completions, report.asked_again, report.has_jobs) == (20, 0, False)
     assert place.answers() == echoes(RETRIED)
 
 
-def test_the_run_itself_takes_over_what_a_retry_asked(place: Place, simulator: Simulator) -> None:
+def test_a_look_takes_over_what_a_retry_asked_by_the_settings_of_the_run(
+    place: Place, simulator: Simulator
+) -> None:
     retry_later(place, simulator)
+    assert Run.collect_jobs(place.out).start().completions == 20
+    assert place.answers() == echoes(TEXTS)
+
+
+def test_the_run_itself_takes_over_what_a_retry_asked(place: Place, simulator: Simulator) -> None:
+    retry_later(place, simulator, prompt="Say {{ text }}")
     asked = simulator.stats().requests
     report = place.run().start()
     assert (report.completions, report.asked_again) == (20, 0)
