@@ -75,7 +75,7 @@ CONDITIONS = (
         "the deadline comes while jobs run",
         {"batch_line_s": 0.1},
         options_of=lambda number: ("--deadline", "1s" if number >= 0 else "2s"),
-        tuning={"deadline_margin_s": 0.7},
+        tuning={"deadline_margin_s": 0.3},
         stops=True,
     ),
     Condition("cancelled half-way", {"batch_line_s": 0.01},
