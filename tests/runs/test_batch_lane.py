@@ -129,7 +129,7 @@ def test_many_that_may_succeed_go_into_another_job(place: Place, simulator: Simu
 
 
 def test_what_no_wait_has_sent_the_same_run_takes_over(place: Place, simulator: Simulator) -> None:
-    simulator.change(batch_line_s=0.01)
+    simulator.change(batch_queue_s=1.0)
     place.write(TEXTS)
     report = start(place, wait=False)
     assert isinstance(report.stopped, Stopped)
@@ -302,6 +302,7 @@ def test_without_a_tail_the_deadline_leaves_jobs_where_they_are(place: Place, si
 def test_jobs_stay_at_the_server_that_has_them_wherever_the_run_goes(
     place: Place, simulator: Simulator, simulate: Simulate, caplog: pytest.LogCaptureFixture
 ) -> None:
+    simulator.change(batch_queue_s=1.0)
     place.write(TEXTS)
     start(place, wait=False)
     place.write([*TEXTS, "one more"])
