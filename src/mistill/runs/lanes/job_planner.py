@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -18,6 +19,8 @@ from mistill.kinds.kind import Kind, PendingRow
 from mistill.kinds.options import RunOptions
 from mistill.ledger import Job, JobRecord, Ledger, PlannedAttempt
 from mistill.wording import Setting, words
+
+_log = logging.getLogger("mistill")
 
 
 class JobPlanner:
@@ -65,6 +68,7 @@ class JobPlanner:
         self._size = tuning.first_job_requests
         self._most_bytes = min(options.batch_bytes, MAX_FILE_BYTES)
         self._draft: tuple[JobInput, Hold] | None = None
+        self._has_said = False
 
     async def add(self, rows: Sequence[PendingRow], requests: Sequence[Request]) -> InputError | None:
         """The requests of rows that are asked together; or why no job can take them.
@@ -128,9 +132,18 @@ class JobPlanner:
             except Stopped as reached:
                 self.reached = reached
             await self.finish()
-            if self.reached is None and not await self._room():
-                self.reached = self._no_room(request)
+            if self.reached is None:
+                self._say_it_waits()
+                if not await self._room():
+                    self.reached = self._no_room(request)
         return None
+
+    def _say_it_waits(self) -> None:
+        if not self._has_said:
+            self._has_said = True
+            _log.warning(
+                "further batch jobs wait: what is with the server, at its worst, may use up the budget"
+            )
 
     def _is_full(self, draft: JobInput, line: bytes) -> bool:
         return (
