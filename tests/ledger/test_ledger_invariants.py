@@ -101,11 +101,17 @@ class LedgerMachine(RuleBasedStateMachine):
         self.outcome_at: dict[int, int] = {}
         self.got: dict[int, list[tuple[int, bytes | None, int | None]]] = {}
         self.settings: int | None = None
+        self.answered_live: set[int] = set()  # since the ledger was opened: no pass meets these again
         self.row_settings: dict[int, int | None] = {}
 
     @property
     def with_server(self) -> set[int]:
         return {row for attempts in self.open.values() for row in attempts.values()}
+
+    @property
+    def in_jobs(self) -> set[int]:
+        """Until its job is over, and was of this start's settings, a row is taken to be with the server."""
+        return {row for asked in self.rows_asked.values() for row, _ in asked}
 
     @property
     def path(self) -> Path:
@@ -128,8 +134,12 @@ class LedgerMachine(RuleBasedStateMachine):
             assert self.request_of.setdefault(state.row, row[0]) == row[0]
             assert state.state == self._expected_state(state.row)
             waits = state.state != "completion"
-            assert state.is_with_server == (waits and state.row in self.with_server)
-            assert state.has_answers or not (waits and self._known(state.row) and self._is_by_row)
+            assert state.is_with_server or not (waits and state.row in self.with_server)
+            assert not state.is_with_server or (waits and state.row in self.with_server | self.in_jobs)
+            # A start meets neither rows that it has answered itself, nor, as a retry, those that are not its own.
+            is_own = state.row not in self.answered_live and self.row_settings.get(state.row) == self.settings
+            is_met = waits and is_own and not state.is_with_server
+            assert state.has_answers or not (is_met and self._is_by_row and self._known(state.row))
 
     @rule(edits=EDITS, window=st.integers(1, 3), rows=st.integers(0, 6))
     def first_rows_only(self, edits: list[Edit], window: int, rows: int) -> None:
@@ -227,9 +237,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert [(job.id, job.state) for job in self.runner.run(self.ledger.jobs())] == [
             (job.id, job.state) for job in self.jobs.values()
         ]
-        # Until the job is over, it may have more lines of the row.
-        of_jobs = {row for job in self.jobs.values() if not job.is_over for row, _ in self.rows_asked[job.id]}
-        assert self.with_server <= set(self.ledger.rows_with_server) <= self.with_server | of_jobs
+        assert self.with_server <= set(self.ledger.rows_with_server) <= self.with_server | self.in_jobs
         rows = sorted(self.request_of)
         known = self.runner.run(self.ledger.known_attempts(rows))
         assert {
@@ -297,6 +305,8 @@ class LedgerMachine(RuleBasedStateMachine):
     def _note_outcome(self, attempt: Attempt, end: str) -> None:
         self.clock += 1
         row = attempt.row
+        if attempt.job is None:
+            self.answered_live.add(row)
         if end != "fail" or attempt.job is not None:
             body = None if end == "fail" else self._body(attempt)
             self.got.setdefault(row, []).append((attempt.id, body, attempt.settings))
@@ -396,6 +406,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.in_flight = []
         self.states = []
         self.settings = None
+        self.answered_live = set()
 
     def _count_rows(self, rows: list[Row]) -> None:
         self.rows_of |= Counter(request for request, _ in rows)  # the larger count of each

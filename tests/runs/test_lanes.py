@@ -279,13 +279,15 @@ def test_jobs_that_nobody_has_sent_go_on_by_nobody(with_jobs: Any) -> None:
     )
     report = structs.replace(report, starts=[start])
     assert exit_of_start(report) == Exit.INTERRUPTED
-    assert exit_of_status(report) == Exit.ANSWERED
+    assert exit_of_status(report) == Exit.WAITING  # a loop on that code must not end while rows are unsent
     lines = [str(line) for line in start_lines(report, on_the_command_line)]
     assert "2 jobs not sent yet" in lines
     assert lines[-1] == "2 jobs are not sent yet; the same command goes on, on another day too"
 
 
 def test_the_end_of_a_start_tells_what_it_sent(with_jobs: Any) -> None:
-    report: RunReport = with_jobs(RUNNING, RUNNING)
+    state, record = RUNNING
+    sent: tuple[JobState, dict[str, Any]] = (state, record | {"created_at": time.time() + 60})
+    report: RunReport = with_jobs(sent, sent, ("planned", {}))
     lines = [str(line) for line in start_lines(report, on_the_command_line)]
     assert lines[1].startswith("sent now: 2 jobs of 200 requests, and 1 request live in ")

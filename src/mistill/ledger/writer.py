@@ -494,9 +494,13 @@ class Ledger:
         """
         if selection is not None and selection.wants_damaged:
             await self.set_damaged_aside()
-        self._settings, count = await self._commits.run(
-            lambda connection: _begin_retry(connection, selection, settings, self._attempt_ids.__next__)
-        )
+
+        def begin(connection: sqlite3.Connection) -> tuple[int | None, int]:
+            begun = _begin_retry(connection, selection, settings, self._attempt_ids.__next__)
+            self._known = KnownAttempts(connection)  # rows that wait only now may have answers of before, too
+            return begun
+
+        self._settings, count = await self._commits.run(begin)
         self._is_retry = True
         return count
 
