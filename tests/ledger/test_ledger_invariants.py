@@ -466,4 +466,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
 
 TestLedgerMachine = LedgerMachine.TestCase
-TestLedgerMachine.settings = settings(max_examples=60, stateful_step_count=25, deadline=None)
+# The same walks each time, since one that fails may take minutes to be made small; without that it goes further.
+TestLedgerMachine.settings = settings(
+    max_examples=60, stateful_step_count=25, deadline=None, derandomize=True
+)
