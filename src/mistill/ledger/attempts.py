@@ -117,6 +117,12 @@ class KnownAttempts:
                 self._rows.extend(rows)
                 self._attempts.extend(attempt for _, attempt in lines)
 
+    def look_again(self, connection: sqlite3.Connection) -> None:
+        """Other rows wait by now than when this was made."""
+        now = KnownAttempts(connection)
+        self.rows.update(now.rows)
+        self._by_row, self._rows, self._attempts = now._by_row, now._rows, now._attempts
+
     def index_is_made(self) -> None:
         """From now on there is an index, and attempts of this start that count."""
         self._by_row = True

@@ -497,7 +497,7 @@ class Ledger:
 
         def begin(connection: sqlite3.Connection) -> tuple[int | None, int]:
             begun = _begin_retry(connection, selection, settings, self._attempt_ids.__next__)
-            self._known = KnownAttempts(connection)  # rows that wait only now may have answers of before, too
+            self._known.look_again(connection)  # rows that wait only now may have answers of before, too
             return begun
 
         self._settings, count = await self._commits.run(begin)
