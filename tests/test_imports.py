@@ -115,7 +115,7 @@ def test_imports_go_down_only(room: str) -> None:
 
 
 def test_the_ground_knows_nothing() -> None:
-    for name in ("errors.py", "user_cache.py"):
+    for name in ("errors.py", "directories.py", "user_cache.py"):
         assert list(imported_rooms(SOURCE / name)) == []
         assert "mistill" not in _imports(SOURCE / name)
 

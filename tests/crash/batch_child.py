@@ -24,7 +24,7 @@ from msgspec import Struct
 from mistill.api.client import MistralClient
 from mistill.cli import main as program
 from mistill.delivery.tuning import Tuning, use_tuning
-from mistill.jobs import keeper, results
+from mistill.jobs import job_server, results
 from mistill.jobs.lookout import TAG_KEY
 from mistill.ledger import Job, Ledger
 
@@ -114,7 +114,7 @@ def watch(points: Points) -> None:
     points.around(MistralClient, "download_file", lambda *_: "download")
     points.around(MistralClient, "delete_file", lambda *_: "delete")
     points.around(MistralClient, "exchange", lambda *_, **__: "live request")
-    points.around(keeper, "look_for", lambda _, jobs: f"look for {jobs[0].state}")
+    points.around(job_server, "look_for", lambda _, jobs: f"look for {jobs[0].state}")
     points.around(Ledger, "begin_job", lambda *_: "commit planned")
     points.around(Ledger, "note_job", lambda _, job: f"commit {_told(job)}")
     points.around(Ledger, "end_open_attempts", lambda _, job, *__: f"commit {_told(job)}, attempts ended")

@@ -50,6 +50,11 @@ class ResultLine(Struct, frozen=True, gc=False):
     error: bytes | None = None
     broken: str | None = None
 
+    @property
+    def has_failed(self) -> bool:
+        """It says so of itself: by its status, or by an error."""
+        return self.error is not None or (self.status is not None and self.status not in _GOOD)
+
     def failure(self) -> MistillError | None:
         """The error that a live request would have ended in; ``None`` where the line has an answer, good or not."""
         if self.broken is not None:

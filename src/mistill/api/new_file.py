@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import IO
+
+from mistill.directories import sync_directory
 
 
 class NewFile:
@@ -43,13 +45,4 @@ async def new_file(path: Path) -> AsyncGenerator[NewFile]:
     except BaseException:
         part.unlink(missing_ok=True)
         raise
-    with suppress(OSError):  # a directory cannot be synced everywhere, and the file's content already is
-        await asyncio.to_thread(_sync_directory, path.parent)
-
-
-def _sync_directory(path: Path) -> None:
-    directory = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(directory)
-    finally:
-        os.close(directory)
+    await asyncio.to_thread(sync_directory, path.parent)

@@ -398,14 +398,8 @@ class Budget:
 
     def _in_flight_fits(self) -> bool:
         """What is in flight, at its worst, still fits in what is left."""
-        if not self._in_flight:
-            return True  # exactly: sums of floats may leave a speck reserved
-        if (
-            self.max_tokens_total is not None
-            and self.spent_tokens + self._reserved_tokens > self.max_tokens_total
-        ):
-            return False
-        return self.max_cost is None or self.spent_cost + self._reserved_cost <= self.max_cost
+        # Exactly, where nothing is: sums of floats may leave a speck reserved.
+        return not self._in_flight or self._fits(0, 0.0)
 
     def _longest(self, max_output_tokens: int | None) -> int:
         if max_output_tokens is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Generator, Sequence
 from contextlib import contextmanager, suppress
@@ -76,7 +75,7 @@ class JobFiles:
         Args:
             jobs: all that the ledger has. What is of others, or half written, a killed process has left.
         """
-        needed = {job.tag for job in jobs if not (job.is_over or job.state == "doubtful")}
+        needed = {job.tag for job in jobs if job.is_under_way}
         kept = {job.tag for job in jobs if job.is_over and job.record.is_clean}
         if not self.folder.is_dir():
             return
@@ -90,12 +89,3 @@ class JobFiles:
                     path.unlink(missing_ok=True)
         with suppress(OSError):  # something is in it
             self.folder.rmdir()
-
-    def sync(self) -> None:
-        """What has been renamed into the folder stays there, whatever happens to the machine."""
-        with suppress(OSError):  # not every system can
-            folder = os.open(self.folder, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)

@@ -8,6 +8,7 @@ from secrets import token_hex
 from zlib import crc32
 
 from mistill.api.batch import request_line
+from mistill.directories import sync_directory
 from mistill.jobs.job_files import JobFiles
 from mistill.ledger import PlannedAttempt
 
@@ -62,7 +63,7 @@ class JobInput:
             os.fsync(self._file.fileno())
             self._file.close()
             self._part.replace(self._files.input(self.tag))
-        self._files.sync()
+        sync_directory(self._files.folder)
 
     def discard(self) -> None:
         """Nothing of it is wanted; nobody knows of it."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from msgspec import Struct
 
 from mistill.ledger import Job, JobState
+from mistill.ledger.jobs import is_under_way
 from mistill.progress.formatting import age, count, jobs_at_server
 from mistill.wording import START_AGAIN, Phrase
 
@@ -80,7 +81,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
     @property
     def is_under_way(self) -> bool:
         """Answers of it are awaited."""
-        return self.state not in ("read", "dropped", "doubtful")
+        return is_under_way(self.state)
 
     @property
     def is_sent(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from operator import attrgetter
 from typing import Any, Protocol, TypeVar
 
 import msgspec
@@ -18,13 +19,12 @@ from mistill.delivery.retry import as_failure, classify
 from mistill.errors import MistillError
 from mistill.estimates.budget import Budget
 from mistill.jobs.job_files import JobFiles
-from mistill.ledger import Job, Ledger, LineAttempt
+from mistill.ledger import Job, JobRecord, Ledger, LineAttempt
 
 T = TypeVar("T")
 
 _LINES_TOGETHER = 500
 _MOST_BYTES_A_TOKEN = 8
-_GOOD = range(200, 300)
 
 Split = Callable[[HTTPAnswer[Any], Sequence[int], Price | None], "Sequence[AnswerPart | MistillError] | None"]
 
@@ -90,21 +90,27 @@ class ResultReader:
         Raises:
             LedgerError: a file cannot be read, or the ledger cannot be written.
         """
-        taken = Taken()
+        taken, price = Taken(), price_of(job.record)
         with self._files.explained():
             for path in self._files.results(job.tag):
                 for lines in _groups(
                     read_lines(path, max_bytes=self._lines.max_answer_bytes), _LINES_TOGETHER
                 ):
                     waiting = await self._ledger.attempts_of_lines(job.id, [*_numbers(lines)])
-                    for line in sorted(
-                        lines, key=_has_failed
-                    ):  # of lines of one id, an answer goes before a failure
-                        self._take(line, waiting, job, taken)
+                    # Of lines of one id, an answer goes before a failure.
+                    for line in sorted(lines, key=attrgetter("has_failed")):
+                        self._take(line, waiting, job, price, taken)
                     await self._ledger.flush()
         return taken
 
-    def _take(self, line: ResultLine, waiting: dict[int, list[LineAttempt]], job: Job, taken: Taken) -> None:
+    def _take(
+        self,
+        line: ResultLine,
+        waiting: dict[int, list[LineAttempt]],
+        job: Job,
+        price: Price | None,
+        taken: Taken,
+    ) -> None:
         if line.broken is not None:
             taken.broken += 1
             return
@@ -114,7 +120,6 @@ class ResultReader:
             taken.unknown += 1
             return
         taken.kept += 1
-        price = None if job.record.price is None else Price(*job.record.price)
         try:
             answer = self._believed(self._lines.read_line(line, price), attempts, job, price)
             parts = self._split(answer, [one.weight for one in attempts], price)
@@ -163,8 +168,9 @@ class ResultReader:
                 )
 
 
-def _has_failed(line: ResultLine) -> bool:
-    return line.error is not None or (line.status is not None and line.status not in _GOOD)
+def price_of(record: JobRecord) -> Price | None:
+    """What the tokens of a job cost, as it was made at; ``None`` where that was not known."""
+    return None if record.price is None else Price(*record.price)
 
 
 def _number(line: ResultLine) -> int | None:

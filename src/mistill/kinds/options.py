@@ -411,7 +411,19 @@ RETRY_OPTIONS = (
 """Options that a retry has of its own."""
 
 
-class RetryArguments(TypedDict, total=False):
+class LaneArguments(TypedDict, total=False):
+    """`LANE_OPTIONS` as arguments."""
+
+    lane: Lane
+    wait: bool
+    batch_rows: int
+    batch_bytes: int
+    batch_timeout: float
+    batch_tail: int
+    keep_batch_files: bool
+
+
+class RetryArguments(LaneArguments, total=False):
     """`RETRY_OPTIONS` as arguments of `Run.retry`; ``None``: as the run has it."""
 
     prompt: str | None
@@ -422,18 +434,11 @@ class RetryArguments(TypedDict, total=False):
     max_cost: float | None
     max_tokens_total: int | None
     deadline: float | None
-    lane: Lane
-    wait: bool
-    batch_rows: int
-    batch_bytes: int
-    batch_timeout: float
-    batch_tail: int
-    keep_batch_files: bool
     grace: float
     on_stop: OnStop
 
 
-class RunArguments(TypedDict, total=False):
+class RunArguments(LaneArguments, total=False):
     """`RunOptions` as arguments of `Run`, where lists may be any iterable and paths text."""
 
     prompt: str | None
@@ -465,13 +470,6 @@ class RunArguments(TypedDict, total=False):
     deadline: float | None
     sample: int | None
     sample_seed: int
-    lane: Lane
-    wait: bool
-    batch_rows: int
-    batch_bytes: int
-    batch_timeout: float
-    batch_tail: int
-    keep_batch_files: bool
     ledger: str | Path | None
     fresh: bool
     retry_failed: bool

@@ -94,6 +94,11 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     missing: int = 0
 
 
+def is_under_way(state: JobState) -> bool:
+    """Whether the answers of a job in such a state are awaited."""
+    return state not in (*OVER, "doubtful")
+
+
 class Job(Struct, frozen=True):
     """A job as it is on disk.
 
@@ -117,6 +122,11 @@ class Job(Struct, frozen=True):
     def is_over(self) -> bool:
         """Nothing of it comes any more."""
         return self.state in OVER
+
+    @property
+    def is_under_way(self) -> bool:
+        """Its answers are awaited."""
+        return is_under_way(self.state)
 
 
 class PlannedAttempt(Struct, frozen=True, gc=False):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Any, cast, get_args
@@ -54,16 +54,22 @@ class TextOrJson(_Type):
         return value
 
 
+def _measured(value: Any, units: Mapping[str, int]) -> float | None:
+    """A number with a unit behind it, in the smallest; ``None`` where it is none."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
+    return None if found is None or found[2] not in units else float(found[1]) * units[found[2]]
+
+
 class Duration(_Type):
     """``90``, ``90s``, ``30m``, ``2h``, ``1d`` → seconds."""
 
     name = "DURATION"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
-        if found is None or found[2] not in _SECONDS_OF:
+        found = _measured(value, _SECONDS_OF)
+        if found is None:
             self.fail(f"{value!r} is no time: write 90, 90s, 30m, 2h or 1d", param, ctx)
-        return float(found[1]) * _SECONDS_OF[found[2]]
+        return found
 
 
 class Bytes(_Type):
@@ -72,10 +78,10 @@ class Bytes(_Type):
     name = "SIZE"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
-        if found is None or found[2] not in _BYTES_OF:
+        found = _measured(value, _BYTES_OF)
+        if found is None:
             self.fail(f"{value!r} is no size: write 50MB or 512MiB", param, ctx)
-        return int(float(found[1]) * _BYTES_OF[found[2]])
+        return int(found)
 
 
 class NameList(_Type):

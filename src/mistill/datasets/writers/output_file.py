@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
+from mistill.directories import sync_directory
 from mistill.errors import InputError, MistillError
 from mistill.visible import visible_records
 
@@ -240,12 +241,7 @@ def _replace(temporary: Path, path: Path, name: str) -> None:
         temporary.replace(path)
     except OSError as error:
         raise write_failure(name, error) from error
-    with suppress(OSError):  # a directory cannot be synced everywhere, and the file's content already is
-        directory = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    sync_directory(path.parent)
 
 
 def write_all(descriptor: int, data: bytes) -> None:

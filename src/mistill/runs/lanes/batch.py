@@ -15,7 +15,6 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -31,6 +30,7 @@ from mistill.ledger import WAITING, Job, Ledger, Selection
 from mistill.llms.types import Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
+from mistill.runs.lanes.changes import Changes
 from mistill.runs.lanes.job_planner import JobPlanner
 from mistill.runs.lanes.leftovers import Leftovers
 from mistill.runs.lanes.live import LiveLane, LiveStart, RowsEnded
@@ -110,14 +110,14 @@ class BatchLane:
             keeper, tuning, left=self._leave_over, failed=start.stop, changed=self._note_change
         )
         self._planner = JobPlanner(
-            start.ledger, keeper, kind, options, start.budget, use.price_factor,
+            start.ledger, keeper.book, kind, options, start.budget, use.price_factor,
             has_proof=has_proof, made=self._submit, room=self._more_room, tuning=tuning,
         )  # fmt: skip
         self._left_over = self._fruitless = 0
         self._tail_left = options.batch_tail  # of rows that earlier starts have left over
         self._hurries = self._is_over = False
         self._opened = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._changed = Changes()
         self._tasks: list[asyncio.Future[None]] = []
         # Jobs that were read, and whose rows are still to be led on; those of earlier starts once all rows were met.
         self._unsettled: list[Job] = []
@@ -131,7 +131,7 @@ class BatchLane:
 
         Raises:
             LedgerError: the ledger, or a file of a job, cannot be written or read.
-            InputError: the first row cannot be rendered; or jobs are at another server.
+            InputError: the first row cannot be rendered.
         """
         works = (self._carry_on(), self._look_after(), self._settle_jobs(), self._live.run())
         self._tasks = [asyncio.ensure_future(work) for work in works]
@@ -169,15 +169,15 @@ class BatchLane:
         if self._use.cancels:
             self._left_over += await keeper.cancel()
         elif self._use.asks and not self._use.plans:
-            self._left_over += await keeper.drop_unsent("its rows are asked live")
+            self._left_over += await keeper.book.drop_unsent("its rows are asked live")
         # The rows of jobs that have ended meanwhile are met below, with all others.
         await keeper.poll(self._note_fruit)
-        self._old = {job.id for job in keeper.under_way}
-        if not self._has_answers and (jobs := keeper.under_way):
+        self._old = {job.id for job in keeper.book.under_way}
+        if not self._has_answers and (jobs := keeper.book.under_way):
             self._expect_canary(jobs[0])
         self._opened.set()
         if self._use.asks:
-            for job in keeper.under_way:
+            for job in keeper.book.under_way:
                 if job.state in ("planned", "uploaded", "creating"):
                     self._submit(job)
         if self._use.settles:
@@ -193,7 +193,7 @@ class BatchLane:
                 await self._until_all_is_read()
         elif self._left_over and self._use.asks and self._planner.reached is None:
             await self._once_more()  # of jobs that turned out not to be there
-        await self._until(lambda: not self._unsettled)
+        await self._changed.until(lambda: not self._unsettled)
         await self._leftovers.all_ended()
         await self._end()
 
@@ -207,7 +207,9 @@ class BatchLane:
             self._start.stop(why)
 
     async def _until_all_is_read(self) -> None:
-        await self._until(lambda: not (self._submissions or self._keeper.under_way or self._unsettled))
+        await self._changed.until(
+            lambda: not (self._submissions or self._keeper.book.under_way or self._unsettled)
+        )
         await self._leftovers.all_ended()
 
     async def _once_more(self) -> None:
@@ -224,7 +226,7 @@ class BatchLane:
 
     def _why_it_ends(self) -> Stopped | None:
         """Where rows are left: jobs are under way, or a limit of the budget is reached."""
-        jobs = self._keeper.under_way
+        jobs = self._keeper.book.under_way
         if not jobs or not self._use.asks:
             return self._planner.reached
         told = f"{count(len(jobs), 'batch job')} {'is' if len(jobs) == 1 else 'are'} at the server"
@@ -328,26 +330,14 @@ class BatchLane:
 
     async def _more_room(self) -> bool:
         """Returns when something has ended that may have been held of the budget; ``False``: nobody waits for that."""
-        if not self._options.wait or not (self._submissions or self._keeper.under_way):
+        if not self._options.wait or not (self._submissions or self._keeper.book.under_way):
             return False
-        await self._change()
+        await self._changed.wait()
         return True
 
     def _note_change(self) -> None:
-        self._changed.set()
+        self._changed.note()
         self._submissions.look_again()
-
-    async def _change(self, within_s: float | None = None) -> None:
-        """Returns when something has ended, or begun; or after so many seconds."""
-        self._changed.clear()
-        # No `asyncio.wait_for`, which may lose a cancellation before Python 3.12.
-        with suppress(TimeoutError):
-            async with asyncio.timeout(within_s):
-                await self._changed.wait()
-
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        while not holds():
-            await self._change()
 
     # --- jobs at the server -----------------------------------------------------------------------------------------
 
@@ -360,7 +350,7 @@ class BatchLane:
             until_s = time.monotonic() + pause_s * random.uniform(0.9, 1.1)  # noqa: S311  spreads load, protects nothing
             known = self._running()
             while (left_s := min(until_s - time.monotonic(), self._time_for_jobs_s())) > 0:
-                await self._change(left_s)
+                await self._changed.wait(left_s)
                 if self._has_ended:
                     return
                 if self._running() - known:  # a new one may be done in seconds
@@ -385,7 +375,7 @@ class BatchLane:
         return self._is_over or self._start.stopped is not None
 
     def _running(self) -> set[int]:
-        return {job.id for job in self._keeper.with_server}
+        return {job.id for job in self._keeper.book.with_server}
 
     def _note_read(self, job: Job) -> None:
         self._note_fruit(job)
@@ -396,7 +386,7 @@ class BatchLane:
         while not self._has_ended:
             job = next((job for job in self._unsettled if job.id not in self._old), None)
             if job is None:
-                await self._change()
+                await self._changed.wait()
                 continue
             await self._settle(job)
             self._unsettled.remove(job)
@@ -457,7 +447,7 @@ class BatchLane:
         Half of the time is theirs in any case: live, so many might never be done in time, and at twice the price.
         """
         deadline_s = self._options.deadline
-        if deadline_s is None or self._hurries or not self._may_go_live or not self._keeper.under_way:
+        if deadline_s is None or self._hurries or not self._may_go_live or not self._keeper.book.under_way:
             return math.inf
         live_s = self._requests_at_server() / self._live_requests_per_s() + self._tuning.deadline_margin_s
         return self._start.budget.time_left_s() - min(live_s, deadline_s / 2)
@@ -472,7 +462,7 @@ class BatchLane:
             self._hurries = True
 
     def _requests_at_server(self) -> int:
-        return sum(job.record.lines - (job.record.completed or 0) for job in self._keeper.under_way)
+        return sum(job.record.lines - (job.record.completed or 0) for job in self._keeper.book.under_way)
 
     def _live_requests_per_s(self) -> float:
         quota = self._kind.dispatcher.governor.snapshot().requests_per_minute
@@ -483,7 +473,7 @@ class BatchLane:
         self._hurries = True
         _log.warning(
             "the deadline is near: %s cancelled, and what they leave over (up to %s) goes live, at the full price",
-            count(len(self._keeper.under_way), "batch job"),
+            count(len(self._keeper.book.under_way), "batch job"),
             count(self._requests_at_server(), "request"),
         )
         await self._planner.finish()
@@ -492,7 +482,7 @@ class BatchLane:
         self._note_change()
 
     def _show(self) -> None:
-        self._start.progress.see_jobs(job.record for job in self._keeper.under_way)
+        self._start.progress.see_jobs(job.record for job in self._keeper.book.under_way)
 
 
 def left_over(settings: int | None = None, *, is_retry: bool = False) -> Selection:

@@ -8,13 +8,12 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from zlib import crc32
 
-from mistill.api.batch import MAX_FILE_BYTES
 from mistill.delivery.dispatcher import Request
 from mistill.delivery.tuning import Tuning
 from mistill.errors import InputError, Stopped
 from mistill.estimates.budget import Budget, Hold
+from mistill.jobs.book import JobBook
 from mistill.jobs.job_input import JobInput
-from mistill.jobs.keeper import JobKeeper
 from mistill.kinds.kind import Kind, PendingRow
 from mistill.kinds.options import RunOptions
 from mistill.ledger import Job, JobRecord, Ledger, PlannedAttempt
@@ -42,7 +41,7 @@ class JobPlanner:
     def __init__(
         self,
         ledger: Ledger,
-        keeper: JobKeeper,
+        book: JobBook,
         kind: Kind[Any],
         options: RunOptions,
         budget: Budget,
@@ -56,7 +55,7 @@ class JobPlanner:
         self.has_proof = has_proof
         self.reached: Stopped | None = None
         self._ledger = ledger
-        self._keeper = keeper
+        self._book = book
         self._kind = kind
         self._options = options
         self._budget = budget
@@ -66,7 +65,6 @@ class JobPlanner:
         self._room = room
         self._tuning = tuning
         self._size = tuning.first_job_requests
-        self._most_bytes = min(options.batch_bytes, MAX_FILE_BYTES)
         self._draft: tuple[JobInput, Hold] | None = None
         self._has_said = False
 
@@ -78,7 +76,7 @@ class JobPlanner:
         for request in requests:
             attempts = self._attempts(rows, request)
             line = JobInput.line(attempts, request.body)
-            if len(line) > self._most_bytes:
+            if len(line) > self._options.batch_bytes:
                 return self._too_large(len(line), rows[request.places[0]])
             draft = await self._draft_for(line, request)
             if draft is None:
@@ -95,7 +93,7 @@ class JobPlanner:
             self._budget.settle_hold(hold)
             draft.discard()
             return
-        job = await self._keeper.plan(draft, self._record(draft, hold), hold)
+        job = await self._book.plan(draft, self._record(draft, hold), hold)
         if self.has_proof:
             self._size = min(2 * self._size, self._options.batch_rows)
         self._made(job)
@@ -124,7 +122,7 @@ class JobPlanner:
             await self.finish()
         while self.reached is None:
             if self._draft is None:
-                self._draft = JobInput(self._keeper.files), self._budget.hold(0, 0, 0.0)
+                self._draft = JobInput(self._book.files), self._budget.hold(0, 0, 0.0)
             draft, hold = self._draft
             try:
                 if self._budget.try_add(hold, len(request.body), request.max_output_tokens, self._price):
@@ -149,7 +147,7 @@ class JobPlanner:
         return (
             draft.lines
             >= min(self._size if self.has_proof else self._tuning.canary_requests, self._options.batch_rows)
-            or draft.size + len(line) > self._most_bytes
+            or draft.size + len(line) > self._options.batch_bytes
         )
 
     def _record(self, draft: JobInput, hold: Hold) -> JobRecord:
@@ -172,7 +170,7 @@ class JobPlanner:
         return InputError(
             words(
                 f"{pending.row.where}: its request of {size:,} bytes is more than a batch job may have: ",
-                Setting("batch_bytes", self._most_bytes),
+                Setting("batch_bytes", self._options.batch_bytes),
             ),
             hint=words("answer it live: ", Setting("lane", "live")),
             index=pending.row.index,

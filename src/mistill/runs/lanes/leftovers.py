@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections import deque
-from collections.abc import Callable
 from typing import Self
 
 from mistill.kinds.kind import PendingRow
 from mistill.ledger import RowSet
+from mistill.runs.lanes.changes import Changes
 
 
 class Leftovers:
@@ -23,16 +22,16 @@ class Leftovers:
         self._taken = RowSet()
         self._under_way = 0
         self._is_closed = False
-        self._changed = asyncio.Event()
+        self._changed = Changes()
 
     def __aiter__(self) -> Self:
         return self
 
     async def __anext__(self) -> list[PendingRow]:
-        await self._until(lambda: bool(self._waiting))
+        await self._changed.until(lambda: bool(self._waiting) or self._is_closed)
         if self._is_closed:
             raise StopAsyncIteration
-        self._changed.set()
+        self._changed.note()
         return self._waiting.popleft()
 
     def has_taken(self, rows: list[PendingRow]) -> bool:
@@ -42,26 +41,21 @@ class Leftovers:
     async def put(self, rows: list[PendingRow]) -> None:
         """Rows that are asked together; returns when there is room for them."""
         self._taken.update(pending.state.row for pending in rows)
-        await self._until(lambda: len(self._waiting) < self._room)
+        await self._changed.until(lambda: len(self._waiting) < self._room or self._is_closed)
         self._waiting.append(rows)
         self._under_way += 1
-        self._changed.set()
+        self._changed.note()
 
     def ended(self) -> None:
         """Rows that were put in together have their outcomes."""
         self._under_way -= 1
-        self._changed.set()
+        self._changed.note()
 
     async def all_ended(self) -> None:
         """Returns when all rows that were put in have their outcomes; or it is closed."""
-        await self._until(lambda: not self._under_way)
+        await self._changed.until(lambda: not self._under_way or self._is_closed)
 
     def close(self) -> None:
         """Nothing is given out any more."""
         self._is_closed = True
-        self._changed.set()
-
-    async def _until(self, holds: Callable[[], bool]) -> None:
-        while not (holds() or self._is_closed):
-            self._changed.clear()  # whoever waits already is woken by the next change all the same
-            await self._changed.wait()
+        self._changed.note()

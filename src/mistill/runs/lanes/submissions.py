@@ -11,6 +11,7 @@ from mistill.delivery.tuning import Tuning
 from mistill.errors import MistillError
 from mistill.jobs.keeper import JobKeeper
 from mistill.ledger import Job
+from mistill.runs.lanes.changes import Changes
 
 
 class Submissions:
@@ -45,7 +46,7 @@ class Submissions:
         self._tasks: dict[asyncio.Task[None], Job] = {}
         self._at_once = asyncio.Semaphore(tuning.uploads_at_once)
         self._let_through: dict[int, int] = {}
-        self._turn = asyncio.Event()
+        self._turn = Changes()
 
     def __bool__(self) -> bool:
         return bool(self._tasks)
@@ -60,16 +61,16 @@ class Submissions:
         """Its rows have been led on, or it is lost."""
         if job.id == self.canary:
             self.canary = None
-            self._turn.set()
+            self._turn.note()
 
     def look_again(self) -> None:
         """Some job has ended: it may be the turn of others."""
-        self._turn.set()
+        self._turn.note()
 
     def stop(self) -> None:
         """Those that wait, or are uploaded, wait for another start; what is being created comes to its end."""
         for task, job in self._tasks.items():
-            if job.id not in self._keeper.being_created:
+            if job.id not in self._keeper.submitter.being_created:
                 task.cancel()
 
     def abandon(self) -> None:
@@ -92,17 +93,17 @@ class Submissions:
         job = self._tasks.pop(task)
         self._let_through.pop(job.id, None)
         self._changed()
-        self._turn.set()
+        self._turn.note()
 
     async def _send(self, job: Job) -> None:
         try:
             await self._its_turn(job)
             async with self._at_once:
                 if self.is_closed:
-                    job = await self._keeper.drop(job, "it was not sent: the deadline was near")
+                    job = await self._keeper.book.drop(job, "it was not sent: the deadline was near")
                 else:
-                    await self._keeper.ask_leave(job)
-                    job = await self._keeper.submit(job)
+                    await self._keeper.submitter.ask_leave(job)
+                    job = await self._keeper.submitter.submit(job)
         except Exception as error:
             self._failed(as_failure(error))
             return
@@ -112,20 +113,11 @@ class Submissions:
     async def _its_turn(self, job: Job) -> None:
         until_s = time.monotonic() + self._tuning.canary_wait_s
         while not self.is_closed and self.canary not in (None, job.id) and time.monotonic() < until_s:
-            await self._next_turn(until_s - time.monotonic())
-        while not self.is_closed and not self._has_room(job):
-            await self._next_turn(None)
+            await self._turn.wait(until_s - time.monotonic())
+        await self._turn.until(lambda: self.is_closed or self._has_room(job))
         self._let_through[job.id] = job.record.lines
 
     def _has_room(self, job: Job) -> bool:
-        at_server = {other.id: other.record.lines for other in self._keeper.with_server}
+        at_server = {other.id: other.record.lines for other in self._keeper.book.with_server}
         pending = sum((at_server | self._let_through).values())
         return not pending or pending + job.record.lines <= self._tuning.max_pending_requests
-
-    async def _next_turn(self, within_s: float | None) -> None:
-        self._turn.clear()
-        try:
-            async with asyncio.timeout(within_s):
-                await self._turn.wait()
-        except TimeoutError:
-            pass

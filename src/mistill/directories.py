@@ -1,0 +1,18 @@
+"""Directories that stay as they are, whatever happens to the machine."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def sync_directory(path: Path) -> None:
+    """What has been renamed into it is still there after a power cut, where the system can see to that."""
+    # A directory cannot be synced everywhere, and the content of its files already is.
+    with suppress(OSError):
+        directory = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)

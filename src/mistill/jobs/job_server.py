@@ -1,0 +1,116 @@
+"""What is asked of a server about files and jobs, with patience."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import aclosing, suppress
+from typing import TypeVar
+
+from mistill.api.client import MistralClient
+from mistill.delivery.retry import backoff_s, classify
+from mistill.delivery.tuning import Tuning
+from mistill.errors import APIError, MistillError, NotFound, RateLimited, Unauthorized
+from mistill.jobs.lookout import Found, look_for
+from mistill.ledger import Job
+
+T = TypeVar("T")
+
+_log = logging.getLogger("mistill")
+
+
+class JobServer:
+    """A server that has batch jobs.
+
+    Args:
+        max_retries: tries after the first, of what is refused and may succeed then.
+    """
+
+    def __init__(self, client: MistralClient, *, max_retries: int, tuning: Tuning) -> None:
+        self.client = client
+        self.tuning = tuning
+        self._max_retries = max_retries
+        self._told: set[type[MistillError]] = set()
+
+    async def look_for(self, jobs: Sequence[Job]) -> Found:
+        """Those of ours that are in its list, see there. One attempt."""
+        return await look_for(self.client, jobs)
+
+    async def has_list(self) -> None:
+        """Returns if it can be asked for its jobs.
+
+        Raises:
+            MistillError: it cannot.
+        """
+        async with aclosing(self.client.jobs()) as listed:
+            async for _ in listed:
+                return
+
+    async def ask_to_end(self, job_id: str) -> None:
+        """The server may refuse: the job has just ended, say. A look tells."""
+        try:
+            await self.persistently(lambda: self.client.cancel_job(job_id))
+        except APIError as error:
+            if error.status >= 500 or isinstance(error, Unauthorized | RateLimited):
+                raise
+
+    async def delete_input(self, job: Job) -> None:
+        """All files of its name: an upload whose answer was lost, or came to nobody, was repeated."""
+        await self.delete(job.record.file_id)
+        name = name_of(job)
+        for file_id in [card.id async for card in self.client.files(search=name) if card.filename == name]:
+            await self.delete(file_id)
+
+    async def delete(self, file_id: str | None) -> None:
+        """Has it forget a file, if there is one."""
+        if file_id is not None:
+            with suppress(NotFound):
+                await self.client.delete_file(file_id)
+
+    async def persistently(
+        self,
+        call: Callable[[], Awaitable[T]],
+        *,
+        only: tuple[type[MistillError], ...] = (MistillError,),
+    ) -> T:
+        """Until it is answered, or has failed for as long as an outage is waited for. ``only``: such failures."""
+        give_up_at = time.monotonic() + self.tuning.patience_s
+        failures = 0
+        while True:
+            try:
+                return await call()
+            except MistillError as error:
+                failures += 1
+                of_row = failures > self._max_retries and not _is_outage(error)
+                can_help = isinstance(error, only) and classify(error).retry
+                if not can_help or of_row or time.monotonic() > give_up_at:
+                    raise
+                said_s = error.retry_after_s if isinstance(error, APIError) else None
+                if said_s is not None and said_s > self.tuning.max_retry_after_s:
+                    raise
+                self.tell(
+                    error, "the server of the batch jobs does not answer as it should, and is asked again"
+                )
+                await asyncio.sleep(backoff_s(failures, said_s, tuning=self.tuning))
+
+    def tell(self, error: MistillError, what: str) -> None:
+        """Once for each kind of error."""
+        if type(error) not in self._told:
+            self._told.add(type(error))
+            _log.warning("%s: %s", what, error.headline)
+
+    def heeded_s(self, error: MistillError) -> float:
+        """How long it wants us to wait, in seconds, as far as that is heeded."""
+        said_s = error.retry_after_s if isinstance(error, APIError) else None
+        return min(said_s or 0.0, self.tuning.max_retry_after_s)
+
+
+def name_of(job: Job) -> str:
+    """What the server calls the file of its lines."""
+    return f"mistill-{job.tag}.jsonl"
+
+
+def _is_outage(error: MistillError) -> bool:
+    return not isinstance(error, APIError) or error.status >= 500
