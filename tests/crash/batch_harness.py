@@ -6,16 +6,13 @@ import json
 import os
 import random
 import select
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -24,6 +21,7 @@ from urllib.error import HTTPError
 
 import msgspec
 from tests.crash.batch_child import KEY, LEAKED, Spec
+from tests.crash.ledger_copy import query_copy
 
 from mistill.cli.exit_codes import Exit
 from mistill.ledger.jobs import decode_record
@@ -430,15 +428,7 @@ class BatchRun:
                 return found
 
     def _query(self, query: str) -> list[Any]:
-        """On a copy: what a kill left in the log is for the next start to find, not for us to tidy up."""
-        copy = self._copies / self._ledger.name
-        for suffix in ("", "-wal", "-journal"):
-            source, target = Path(f"{self._ledger}{suffix}"), Path(f"{copy}{suffix}")
-            target.unlink(missing_ok=True)
-            if source.exists():
-                shutil.copyfile(source, target)
-        with closing(sqlite3.connect(copy)) as connection:
-            return connection.execute(query).fetchall()
+        return query_copy(self._ledger, self._copies, query)
 
 
 def make_texts(rows: int, *, seed: int = 0, alike: float = 0.2) -> list[str]:

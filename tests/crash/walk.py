@@ -6,18 +6,17 @@ import csv
 import json
 import os
 import random
-import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tests.crash.ledger_copy import query_copy
 
 from mistill.simulator import Settings, Simulator
 from mistill.simulator.settings import FaultName
@@ -287,15 +286,7 @@ class RandomWalk:
         return Counter(one.body["messages"][-1]["content"] for one in requests if one.status == 200)
 
     def _query(self, query: str) -> list[Any]:
-        """On a copy: what a kill left in the log is for the next start to find, not for us to tidy up."""
-        copy = self._copies / self._ledger.name
-        for suffix in ("", "-wal", "-journal"):
-            source, target = Path(f"{self._ledger}{suffix}"), Path(f"{copy}{suffix}")
-            target.unlink(missing_ok=True)
-            if source.exists():
-                shutil.copyfile(source, target)
-        with closing(sqlite3.connect(copy)) as connection:
-            return connection.execute(query).fetchall()
+        return query_copy(self._ledger, self._copies, query)
 
 
 def _read(path: Path) -> list[dict[str, Any]]:

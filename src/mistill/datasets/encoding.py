@@ -118,6 +118,8 @@ _FLAT_TYPES = frozenset((str, int, float, bool, type(None), *_TEXT_TYPES))
 def _without_sets(value: Any) -> Any:
     """``value`` with a sorted list for each set in it: the order of a set is another one in every process, and a row
     that reads otherwise is another row."""
+    if type(value) in _FLAT_TYPES:
+        return value
     if isinstance(value, dict):
         items = cast("dict[Any, Any]", value)
         if _FLAT_TYPES.issuperset(map(type, items.values())):

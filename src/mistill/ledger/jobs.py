@@ -27,14 +27,11 @@ from mistill.ledger.tables import (
     JOB_SUM,
     OVER,
     WAITS,
+    JobState,
     end_attempts,
 )
 
 _log = logging.getLogger(__name__)
-
-JobState = Literal[
-    "planned", "uploaded", "creating", "running", "ended", "fetched", "read", "doubtful", "dropped"
-]
 
 
 class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -285,6 +282,11 @@ def rows_of_job(connection: sqlite3.Connection, job: int, after: int, limit: int
     return [row for (row,) in connection.execute(query, (job, after, limit))]
 
 
+def has_jobs(connection: sqlite3.Connection) -> bool:
+    """Whether there is any job, or has been."""
+    return connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is not None
+
+
 def positions_of_job(connection: sqlite3.Connection, job: int) -> tuple[int, int]:
     """The first and the last place in the input of rows that a job asks; see `Ledger.positions_of_job`."""
     query = """SELECT coalesce(min(position), 0), coalesce(max(position), -1)
@@ -295,7 +297,7 @@ def positions_of_job(connection: sqlite3.Connection, job: int) -> tuple[int, int
 
 def rows_with_server(connection: sqlite3.Connection) -> Iterator[int]:
     """Rows with an open attempt in a job that has not ended, again for each."""
-    if connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is None:
+    if not has_jobs(connection):
         return iter(())
     return (row for (row,) in connection.execute(f"SELECT row FROM attempts WHERE {IS_WITH_SERVER}"))  # noqa: S608 - our own words
 
@@ -341,15 +343,7 @@ def encode_record(record: JobRecord) -> str:
     try:
         return msgspec.json.encode(record).decode()
     except UnicodeEncodeError:
-        return json.dumps(_whole(msgspec.to_builtins(record)), ensure_ascii=False)
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _whole(part) for key, part in value.items()}  # pyright: ignore[reportUnknownVariableType] - JSON
-    if isinstance(value, list | tuple):
-        return [_whole(part) for part in value]  # pyright: ignore[reportUnknownVariableType] - JSON
-    return whole_characters(value) if isinstance(value, str) else value
+        return whole_characters(json.dumps(msgspec.to_builtins(record), ensure_ascii=False))
 
 
 decode_record = msgspec.json.Decoder(JobRecord).decode

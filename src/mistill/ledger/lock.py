@@ -57,10 +57,7 @@ def _lock_soon(descriptor: int) -> None:
 
 
 def holder_of(ledger: Path) -> int | None:
-    """The process whose run is on the ledger, which is given by its main name; ``None``: no run is, or it cannot say
-    who it is."""
-    if not is_held(ledger):
-        return None
+    """The process whose run is on a ledger that is held, given by its main name; ``None``: it cannot say who it is."""
     try:
         with lock_of(ledger).open("rb") as file:
             return int(file.read(_MAX_BYTES + 1).split()[0])

@@ -22,7 +22,7 @@ from mistill.ledger.damage import Damage, DamagedMeta, Part, SQLiteErrors, damag
 from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.files import main_name
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
-from mistill.ledger.jobs import Job, read_jobs
+from mistill.ledger.jobs import Job, has_jobs, read_jobs
 from mistill.ledger.lock import holder_of, is_held
 from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import EVERYTHING, Selection
@@ -317,9 +317,9 @@ class LedgerReader:
             ).fetchall()
         return {number: text.encode() for number, text in found}
 
-    def kept_answers(self) -> int:
-        """Rows that wait, that no job asks any more, and that have answers of jobs in the ledger already."""
-        return sum(rows for *_, rows in self._kept_answers())
+    def has_kept_answers(self) -> bool:
+        """Whether rows wait that no job asks any more, and that have answers of jobs in the ledger already."""
+        return bool(self._kept_answers())
 
     def retries_in_jobs(self, *, awaited: bool) -> list[int | None]:
         """The numbers of settings (``None``: the run's own) by which a retry that goes on has asked rows in jobs whose
@@ -328,24 +328,24 @@ class LedgerReader:
         Args:
             awaited: or are awaited from the server.
         """
-        found = {settings for is_retry, settings, _ in self._kept_answers() if is_retry}
+        found = {settings for is_retry, settings in self._kept_answers() if is_retry}
         if awaited:
             query = f"SELECT DISTINCT settings FROM rows WHERE asked_again AND id IN {WITH_SERVER}"  # noqa: S608 - our own words
             with database.explained(self.path):
                 found.update(settings for (settings,) in self._connection.execute(query))
         return sorted(found, key=lambda number: number or 0)
 
-    def _kept_answers(self) -> list[tuple[bool, int | None, int]]:
+    def _kept_answers(self) -> list[tuple[bool, int | None]]:
+        """How such rows are asked: by a retry or not, and with what settings."""
         with database.explained(self.path):
-            if self._connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is None:
+            if not has_jobs(self._connection):
                 return []
             return self._connection.execute(
-                f"""SELECT r.asked_again, r.settings, count(DISTINCT r.id)
+                f"""SELECT DISTINCT r.asked_again, r.settings
                     FROM rows AS r LEFT JOIN outcomes AS o ON o.row = r.id JOIN attempts AS a ON a.row = r.id
                     WHERE (o.row IS NULL OR r.asked_again OR o.state = 'failure') AND r.position IS NOT NULL
                         AND a.job IS NOT NULL AND a.status = 'answered' AND a.settings IS r.settings AND {WAITS}
-                        AND r.id NOT IN {WITH_SERVER}
-                    GROUP BY r.asked_again, r.settings"""  # noqa: S608 - our own words
+                        AND r.id NOT IN {WITH_SERVER}"""  # noqa: S608 - our own words
             ).fetchall()
 
     def longest_cut(self) -> int:
@@ -424,7 +424,7 @@ class LedgerReader:
     def cost_of_jobs(self) -> float | None:
         """US dollars for the answers of jobs; ``None``: there are none, or none has a price."""
         with database.explained(self.path):
-            if self._connection.execute("SELECT 1 FROM jobs LIMIT 1").fetchone() is None:
+            if not has_jobs(self._connection):
                 return None
             cost, known = self._connection.execute(
                 f"""SELECT total(cost), count(cost) FROM attempts

@@ -25,13 +25,14 @@ from __future__ import annotations
 import re
 import sqlite3
 from collections.abc import Iterator, Mapping
+from typing import Literal, get_args
 
 APPLICATION_ID = 0x4D53544C  # "MSTL": tells a ledger from any other SQLite file
 FORMAT = 5
 
-JOB_STATES = (
-    "planned", "uploaded", "creating", "running", "ended", "fetched", "read", "doubtful", "dropped",
-)  # fmt: skip
+JobState = Literal[
+    "planned", "uploaded", "creating", "running", "ended", "fetched", "read", "doubtful", "dropped"
+]
 OVER = ("read", "dropped")
 """Of these nothing comes any more."""
 
@@ -50,7 +51,7 @@ CREATE TABLE starts (
 CREATE TABLE jobs (
     id INTEGER PRIMARY KEY,
     tag TEXT NOT NULL UNIQUE,
-    state TEXT NOT NULL CHECK (state IN ({", ".join(f"'{state}'" for state in JOB_STATES)})),
+    state TEXT NOT NULL CHECK (state IN ({", ".join(f"'{state}'" for state in get_args(JobState))})),
     changed_at REAL NOT NULL,
     record TEXT NOT NULL,
     checksum INTEGER NOT NULL

@@ -33,8 +33,7 @@ class LogInUse:
     def follows(self) -> bool:
         """Whether it is what it was at the last look, or what SQLite makes of that. It is remembered for the next."""
         size = os.fstat(self._file.fileno()).st_size
-        self._file.seek(0)
-        header = self._file.read(_HEADER_BYTES)
+        header = self._read(0, _HEADER_BYTES)
         if size == self._bytes and header == self._header:
             return True
         if size < self._bytes or not (header == self._header or _succeeds(header, self._header)):
@@ -50,10 +49,8 @@ class LogInUse:
         before = self._last_frame
         # A kill leaves a part of a frame behind the last one.
         end, known_end = (at - (at - _HEADER_BYTES) % frame_bytes for at in (size, self._bytes))
-        self._file.seek(max(_HEADER_BYTES, known_end - frame_bytes))
-        now = self._file.read(frame_bytes)
-        self._file.seek(max(_HEADER_BYTES, end - frame_bytes))
-        self._last_frame = self._file.read(frame_bytes)
+        now = self._read(max(_HEADER_BYTES, known_end - frame_bytes), frame_bytes)
+        self._last_frame = self._read(max(_HEADER_BYTES, end - frame_bytes), frame_bytes)
         self._bytes = size
         return now == before if before[8:16] == salts else now[8:16] == salts
 

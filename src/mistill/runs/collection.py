@@ -148,7 +148,7 @@ def has_kept_answers(path: Path) -> bool:
         LedgerError: its ledger cannot be read.
     """
     with LedgerReader(path) as reader:
-        return bool(reader.kept_answers())
+        return reader.has_kept_answers()
 
 
 def _check_server(path: Path, endpoint: str) -> None:

@@ -354,7 +354,8 @@ def read_report(path: str | Path | None, *, ledger: str | Path | None = None) ->
     """
     out, found = find_run(path, ledger)
     with LedgerReader(found) as reader, explained_meta(reader):
-        is_running, process = reader.is_being_written(), reader.writer()
+        is_running = reader.is_being_written()
+        process = reader.writer() if is_running else None
         with reader.snapshot():
             return msgspec.structs.replace(_read(reader, out, is_running=is_running), process=process)
 

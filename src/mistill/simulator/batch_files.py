@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from types import TracebackType
 from typing import Self
 
+from mistill.simulator import refusals
 from mistill.simulator.payloads import Json
 
 
@@ -78,6 +79,15 @@ class FileStore:
     def find(self, file_id: str) -> StoredFile | None:
         self._drop_ended()
         return self._files.get(file_id)
+
+    def found(self, file_id: str) -> StoredFile:
+        """
+        Raises:
+            RefusedRequest: there is none.
+        """
+        if (file := self.find(file_id)) is None:
+            raise refusals.no_such("File", file_id)
+        return file
 
     def newest_first(self) -> Iterator[StoredFile]:
         self._drop_ended()

@@ -20,8 +20,7 @@ from mistill.simulator.batch_lines import ENDPOINTS, CreateJob, LineRequest, Nex
 from mistill.simulator.batch_results import BilledIds, Results
 from mistill.simulator.faults import Fault, happens
 from mistill.simulator.payloads import Json, encode
-from mistill.simulator.refusals import RefusedRequest
-from mistill.simulator.requests import check_model, detail
+from mistill.simulator.requests import check_model, invalid_field
 from mistill.simulator.settings import Settings
 from mistill.simulator.traffic import Traffic
 
@@ -29,7 +28,8 @@ State: TypeAlias = Literal[
     "QUEUED", "RUNNING", "SUCCESS", "FAILED", "TIMEOUT_EXCEEDED", "CANCELLATION_REQUESTED", "CANCELLED"
 ]
 _PENDING: frozenset[State] = frozenset({"QUEUED", "RUNNING", "CANCELLATION_REQUESTED"})
-_UNKNOWN_STATES: dict[State, str] = {"RUNNING": "VALIDATING", "SUCCESS": "FINALIZED"}
+_UNKNOWN_STATES = {"running": ("RUNNING", "VALIDATING"), "ended": ("SUCCESS", "FINALIZED")}
+"""The setting → the state, and what is said in its place."""
 _RUNNING_AT_ONCE = 64
 _LOOK_EVERY_S = 0.02
 _SHORTEST_PAUSE_S = 0.002
@@ -89,9 +89,8 @@ class Job:
 
     def shown(self, settings: Settings) -> Json:
         """A ``BatchJob``."""
-        state: str = self.state
-        if state == {"running": "RUNNING", "ended": "SUCCESS"}.get(settings.batch_unknown_state or ""):
-            state = _UNKNOWN_STATES[self.state]
+        known, unknown = _UNKNOWN_STATES.get(settings.batch_unknown_state or "", ("", ""))
+        state = unknown if self.state == known else self.state
         completed, succeeded, failed = self.succeeded + self.failed, self.succeeded, self.failed
         if settings.batch_wrong_counts and not self.is_pending:
             completed, succeeded, failed = self.total // 2, self.total + 1, 1
@@ -214,8 +213,7 @@ class Jobs:
     def _input_files(self, asked: CreateJob) -> list[StoredFile]:
         files: list[StoredFile] = []
         for file_id in asked.input_files or ():
-            if (file := self._files.find(file_id)) is None:
-                raise refusals.no_such("File", file_id)
+            file = self._files.found(file_id)
             if file.purpose != "batch":
                 raise refusals.bad_request("Input files must have the purpose batch", param="input_files")
             files.append(file)
@@ -327,14 +325,10 @@ def _check(asked: CreateJob, settings: Settings) -> None:
     if settings.batch_needs_billing:
         raise refusals.billing_needed()
     if (asked.input_files is None) is (asked.requests is None) or asked.input_files == []:
-        raise _invalid("input_files", "Exactly one of input_files and requests is needed", settings)
+        raise invalid_field("input_files", "Exactly one of input_files and requests is needed", settings)
     if asked.agent_id is not None:
-        raise _invalid("agent_id", "Agents are not simulated", settings)
+        raise invalid_field("agent_id", "Agents are not simulated", settings)
     if asked.endpoint not in ENDPOINTS:
         raise refusals.bad_request(f"Endpoint {asked.endpoint} is not simulated", param="endpoint")
     if asked.model is not None:
         check_model(asked.model, settings, embeds=asked.endpoint == "/v1/embeddings")
-
-
-def _invalid(field: str, message: str, settings: Settings) -> RefusedRequest:
-    return refusals.invalid_fields([detail("value_error", [field], None) | {"msg": message}], settings)

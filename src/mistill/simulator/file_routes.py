@@ -17,7 +17,7 @@ from mistill.simulator.batch_files import FileStore, FileWriter, StoredFile
 from mistill.simulator.faults import happens
 from mistill.simulator.payloads import Json
 from mistill.simulator.reply import Reply
-from mistill.simulator.requests import detail
+from mistill.simulator.requests import detail, invalid_field
 from mistill.simulator.settings import Settings
 from mistill.simulator.visit import Visit
 
@@ -53,13 +53,13 @@ class FileRoutes:
             case "GET", False, "":
                 return visit.reply.whole(self._list(visit), {})
             case "GET", True, "":
-                return visit.reply.whole(self._found(file_id).card() | {"deleted": False}, {})
+                return visit.reply.whole(self._files.found(file_id).card() | {"deleted": False}, {})
             case "GET", True, "content":
-                return await self._content(self._found(file_id), visit.reply, visit.settings)
+                return await self._content(self._files.found(file_id), visit.reply, visit.settings)
             case "GET", True, "url":
-                return visit.reply.whole({"url": self._sign(self._found(file_id), visit)}, {})
+                return visit.reply.whole({"url": self._sign(self._files.found(file_id), visit)}, {})
             case "DELETE", True, "":
-                self._files.remove(self._found(file_id))
+                self._files.remove(self._files.found(file_id))
                 return visit.reply.whole({"id": file_id, "object": "file", "deleted": True}, {})
             case _:
                 raise refusals.not_found(visit.path)
@@ -69,12 +69,7 @@ class FileRoutes:
         file_id, until = self._signed.get(path.removeprefix(SIGNED), ("", 0.0))
         if time.time() >= until:
             raise refusals.not_found(path)
-        return await self._content(self._found(file_id), reply, settings)
-
-    def _found(self, file_id: str) -> StoredFile:
-        if (file := self._files.find(file_id)) is None:
-            raise refusals.no_such("File", file_id)
-        return file
+        return await self._content(self._files.found(file_id), reply, settings)
 
     async def _upload(self, visit: Visit) -> web.StreamResponse:
         with FileWriter(self._files.new_path()) as writer:
@@ -141,13 +136,13 @@ async def _read_form(visit: Visit, writer: FileWriter) -> dict[str, str]:
 
 async def _parts(visit: Visit) -> AsyncIterator[BodyPartReader]:
     if visit.request.content_type != "multipart/form-data":
-        raise _invalid("file", "Input should be multipart/form-data", visit.settings)
+        raise invalid_field("file", "Input should be multipart/form-data", visit.settings)
     try:
         async for part in await visit.request.multipart():
             if isinstance(part, BodyPartReader):
                 yield part
     except ValueError as error:  # a form without its boundary, or cut off
-        raise _invalid("file", str(error), visit.settings) from error
+        raise invalid_field("file", str(error), visit.settings) from error
 
 
 def _from_form(form: dict[str, str], writer: FileWriter, settings: Settings) -> StoredFile:
@@ -163,14 +158,10 @@ def _from_form(form: dict[str, str], writer: FileWriter, settings: Settings) -> 
         if name not in checks:
             raise refusals.invalid_fields([detail("extra_forbidden", [name], value)], settings)
         if not checks[name](value):
-            raise _invalid(name, f"Invalid {name}: {value}", settings)
+            raise invalid_field(name, f"Invalid {name}: {value}", settings)
     purpose = form.get("purpose", "fine-tune")
     file = writer.stored(form["file"], purpose=purpose, sample_type=_SAMPLE_TYPES[purpose], source="upload")
     file.visibility = form.get("visibility", "workspace")
     if "expiry" in form:
         file.ends_at = file.created_at + int(form["expiry"]) * settings.batch_hour_s
     return file
-
-
-def _invalid(field: str, message: str, settings: Settings) -> refusals.RefusedRequest:
-    return refusals.invalid_fields([detail("value_error", [field], None) | {"msg": message}], settings)

@@ -7,9 +7,8 @@ from collections.abc import Mapping
 
 import msgspec
 
-from mistill.simulator import refusals
 from mistill.simulator.refusals import RefusedRequest
-from mistill.simulator.requests import detail
+from mistill.simulator.requests import invalid_field
 from mistill.simulator.settings import Settings
 
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -64,5 +63,4 @@ class Query:
         return word
 
     def _refusal(self, name: str, message: str) -> RefusedRequest:
-        entry = detail("value_error", [name], self._given[name], place="query") | {"msg": message}
-        return refusals.invalid_fields([entry], self._settings)
+        return invalid_field(name, message, self._settings, value=self._given[name], place="query")

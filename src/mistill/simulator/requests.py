@@ -222,6 +222,14 @@ def detail(kind: str, steps: list[Any], value: Any, *, place: str = "body") -> d
     return {"type": kind, "loc": [place, *steps], "msg": messages.get(kind, "Invalid value"), "input": value}
 
 
+def invalid_field(
+    field: str, message: str, settings: Settings, *, value: Any = None, place: str = "body"
+) -> refusals.RefusedRequest:
+    """The 422 of one field that is not as it must be."""
+    entry = detail("value_error", [field], value, place=place) | {"msg": message}
+    return refusals.invalid_fields([entry], settings)
+
+
 def _at(raw: bytes, steps: list[Any]) -> Any:
     try:
         value = msgspec.json.decode(raw)
