@@ -68,7 +68,7 @@ def test_the_other_commands_know_its_runs(
         (["--prompt", "{{ missing }}"], "needs a column 'missing'"),
         (["--output-dimension", "0"], "output-dimension"),
         (["--output-dtype", "int7"], "int8"),
-        (["--max-cost", "1"], "no price is known for 'mistral-embed'"),
+        (["--max-cost", "1", "--model", "mistral-embd"], "did you mean 'mistral-embed'"),
         (["--extra-column", "thinking"], "no extra column 'thinking'"),
     ],
 )

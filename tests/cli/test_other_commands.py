@@ -25,15 +25,34 @@ def test_models_are_listed_with_their_prices(mistill: Mistill, simulator: Simula
     ended = mistill("models", "--endpoint", simulator.url)
     assert ended.code == 0
     rows = {line.split("\t")[0]: line.split("\t") for line in ended.stdout.splitlines()}
-    assert rows["mistral-small-4"][1:3] == ["131,072", "0.15 / 0.6"]
+    assert rows["mistral-small-2603"][1:3] == ["131,072", "0.15 / 0.6"]
+    assert rows["voxtral-small-latest"][2] == "0.1 / 0.4, 0.004 / min"
     assert list(rows) == sorted(rows)
+
+
+def test_models_cost_what_they_cost_at_that_host(
+    mistill: Mistill, simulate: Simulate, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("prices.toml").write_text("[models.scan]\npage = 0.004\n")
+    monkeypatch.setenv(
+        "HTTP_PROXY", simulate(models=["mistral-small-latest", "mistral-ocr-latest", "scan"]).url
+    )
+    region = ("--endpoint", "http://api.eu.mistral.ai", "--allow-http")
+    ended = mistill("models", *region, "--prices", "prices.toml")
+    rows = {line.split("\t")[0]: line.split("\t") for line in ended.stdout.splitlines()}
+    assert rows["mistral-small-latest"][2] == "0.165 / 0.66"
+    assert rows["mistral-ocr-latest"][2] == "4.4 / 1,000 pages (5.5 annotated)"
+    assert rows["scan"][2] == "4.4 / 1,000 pages"
 
 
 def test_models_are_json_where_it_is_wanted(mistill: Mistill, simulator: Simulator) -> None:
     Path("prices.toml").write_text('[models."open-mistral-7b"]\ninput = 1\noutput = 2\n')
     cards = mistill("models", "--endpoint", simulator.url, "--json", "--prices", "prices.toml").json
     card = next(card for card in cards if card["id"] == "open-mistral-7b")
-    assert card["usd_per_million_tokens"] == {"input": 1.0, "output": 2.0}
+    assert card["usd_per_million_tokens"] == {"input": 1.0, "output": 2.0, "cached_input": 0.1}
+    card = next(card for card in cards if card["id"] == "voxtral-small-latest")
+    assert (card["usd_per_minute"], card["usd_per_1000_pages"]) == (0.004, None)
+    assert card["prices_of"] == "2026-08-01"
 
 
 def test_a_refused_key_is_told(mistill: Mistill, simulate: Simulate) -> None:

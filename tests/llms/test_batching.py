@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from mistill.api.client import HTTPAnswer
 from mistill.api.dialects import MISTRAL
+from mistill.api.tariff import Tariff
 from mistill.api.usage import Usage, UsageInfo
 from mistill.delivery.dispatcher import Delivered, Request
 from mistill.errors import BadRequest, MalformedAnswer, MistillError, ServerError
@@ -76,7 +77,7 @@ class Model:
 
 def call(max_texts: int = 8, max_tokens: int | None = None) -> LengthCall:
     dispatcher = cast("Any", None)  # sends are given
-    server = Server("model", MISTRAL)
+    server = Server("model", MISTRAL, Tariff("model"))
     return LengthCall(dispatcher, server, msgspec.json.encode, max_texts=max_texts, max_tokens=max_tokens)
 
 

@@ -116,7 +116,7 @@ def test_what_was_answered_before_the_call_ended_is_kept(
 
 def test_a_wrong_model_stops_the_call(simulator: Simulator, make_embeddings: MakeEmbeddings) -> None:
     with pytest.raises(GenerationError, match="Invalid model"):
-        make_embeddings(model="mistral-small-4").embed(["a"] * 64)
+        make_embeddings(model="mistral-small-2603").embed(["a"] * 64)
     assert len(simulator.requests) == 1
 
 

@@ -512,7 +512,7 @@ def embedded(
     raw = json.dumps({"id": "e", "model": "mistral-embed", "data": data, "usage": usage}).encode()
     response = decode_embeddings(raw)
     answer = HTTPAnswer(response, raw, None, None, 0.0, usage_of(response), PRICE.cost(usage_of(response)))
-    parts = kind.split(answer, [1] * len(texts), PRICE)
+    parts = kind.split(answer, [1] * len(texts))
     asked = crc32(request.body)
     known: list[KnownAttempt] = []
     for place, part in enumerate(parts):
@@ -614,11 +614,11 @@ def test_an_answer_for_several_texts_is_shared_out_by_their_weights() -> None:
     usage = {"prompt_tokens": 100, "total_tokens": 100}
     raw = json.dumps({"id": "e", "model": "m", "data": data, "usage": usage}).encode()
     response = decode_embeddings(raw)
-    answer = HTTPAnswer(response, raw, None, None, 0.0, usage_of(response), None)
-    first, second, third = kind.split(answer, [1, 7, 3], PRICE.times(0.5))
+    answer = HTTPAnswer(response, raw, None, None, 0.0, usage_of(response), 50e-6)
+    first, second, third = kind.split(answer, [1, 7, 3])
     assert isinstance(second, MalformedAnswer)
     assert not isinstance(first, MistillError)
     assert not isinstance(third, MistillError)
     assert (first.usage, third.usage) == (Usage(25), Usage(75))
     assert (first.cost, third.cost) == (12.5e-6, 37.5e-6)
-    assert chat_kind().split(answer, [1], PRICE) is None
+    assert chat_kind().split(answer, [1]) is None

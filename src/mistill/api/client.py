@@ -44,6 +44,7 @@ from mistill.api.operation import MAX_BYTES, Operation, R
 from mistill.api.prices import Price
 from mistill.api.redaction import Redactor
 from mistill.api.stream import PROXY_HINT, ChunkReader
+from mistill.api.tariff import Tariff
 from mistill.api.transport import (
     PyreqwestError,
     RequestBuilder,
@@ -60,8 +61,10 @@ from mistill.errors import (
     AttemptTimeout,
     Disconnected,
     InputError,
+    InvalidModel,
     MalformedAnswer,
     MistillError,
+    NotFound,
     RateLimited,
     RateLimits,
     TransportError,
@@ -152,15 +155,17 @@ class MistralClient:
         endpoint: base URL without ``/v1``, see ``mistill.api.endpoint``.
         api_key: sent as a bearer token; never shown again.
         timeout_s: for one attempt, from connecting to the last byte of the body.
-        price: of the model, where it is known: answers have their cost then.
+        tariff: what the answers of the model that is asked for cost; without one, nobody asks for a model here.
 
     Raises:
         InputError: the key cannot be sent, or this machine has no CA certificates.
     """
 
-    def __init__(self, endpoint: str, api_key: str, timeout_s: float, *, price: Price | None = None) -> None:
+    def __init__(
+        self, endpoint: str, api_key: str, timeout_s: float, *, tariff: Tariff | None = None
+    ) -> None:
         self.endpoint = endpoint
-        self._price = price
+        self._tariff = tariff
         self.timeout_s = timeout_s
         self._redactor = Redactor(api_key)
         self._urls: dict[str, Url] = {}
@@ -215,7 +220,12 @@ class MistralClient:
             limits = _limits(http)
             self._limits_due_at = answered_at + _LIMITS_EVERY_S
         usage = usage_of(response)
-        cost = None if self._price is None else self._price.cost(usage)
+        cost = None
+        if (tariff := self._tariff) is not None:
+            # As `Tariff.cost` does, without its call for every answer.
+            tier = None if response.usage is None else response.usage.service_tier
+            price = tariff.known.get((response.model, tier)) or tariff.price_of(response.model, tier)
+            cost = None if price is None else price.cost(usage)
         said = None if operation.gave_up is None else operation.gave_up(response)
         failure = self._failure_of(http, said) if said else None
         latency_s = answered_at - sent_at
@@ -384,12 +394,14 @@ class MistralClient:
         It has no limits and no latency of its own (0 s), and its correlation id is that of the line.
 
         Args:
-            price: of the model in batch jobs, where it is known.
+            price: of the model that the job asks for, as it was when the job was made, where that was known. It
+                counts where today's table does not know better.
 
         Raises:
             MistillError: the line has no answer: the same error as live.
         """
         if (failure := line.failure()) is not None:
+            self._name_successor(failure)
             self._redactor.redact_error(failure)
             raise failure
         raw = self._redactor.clean(line.body or b"")
@@ -404,6 +416,8 @@ class MistralClient:
         if missing:
             raise self._malformed(status, raw, missing, line.line_id)
         usage = usage_of(response)
+        if self._tariff is not None:
+            price = self._tariff.in_job(response.model, price)
         cost = None if price is None else price.cost(usage)
         said = None if operation.gave_up is None else operation.gave_up(response)
         failure = self._failure(line.line_id, said) if said else None
@@ -554,12 +568,19 @@ class MistralClient:
         """The error with what its headers say of limits, and without the key."""
         error.limits = _limits(http)
         error.retry_after_s = error.limits.retry_after_s if error.limits else None
+        self._name_successor(error)
         if isinstance(error, RateLimited) and error.limit_is_zero:
             error.hint = (
                 "the limit of this key for this model is 0: it may not use it; choose another model or key"
             )
         self._redactor.redact_error(error)
         return error
+
+    def _name_successor(self, error: MistillError) -> None:
+        """A model that is not there may be known to be gone."""
+        gone = None if self._tariff is None else self._tariff.retired
+        if gone is not None and isinstance(error, InvalidModel | NotFound):
+            error.hint = words(gone, *(("; ", error.hint) if error.hint else ()))
 
     def _raise_transport(self, error: PyreqwestError) -> NoReturn:
         raise error_of_transport(error, self.endpoint, self.timeout_s) from error

@@ -46,7 +46,7 @@ def is_this_machine(endpoint: str) -> bool:
 
 def regional_host(endpoint: str) -> str | None:
     """The host, where it is one of Mistral's that keep data in a region (``api.eu.mistral.ai``): these have neither
-    files nor batch jobs."""
+    files nor batch jobs, and cost more."""
     host = urlsplit(endpoint).hostname or ""
     return host if _REGIONAL.fullmatch(host) else None
 
@@ -62,7 +62,8 @@ def check_may_have_key(endpoint: str, source: str) -> None:
         InputError: it is neither this machine nor Mistral's own.
     """
     parts = urlsplit(normalise_endpoint(endpoint))
-    if is_this_machine(endpoint) or (parts.scheme == "https" and parts.hostname in _MISTRAL_HOSTS):
+    is_mistral = parts.hostname in _MISTRAL_HOSTS or regional_host(endpoint) is not None
+    if is_this_machine(endpoint) or (parts.scheme == "https" and is_mistral):
         return
     raise InputError(
         f"{source} names the endpoint {endpoint}, and your key would be sent there",

@@ -17,6 +17,7 @@ class ModelCard(Incoming, frozen=True, gc=False):
         max_context_length: tokens of prompt and answer together.
         capabilities: as the server has them; with Mistral an object of booleans: ``{"completion_chat": true, …}``.
         deprecation: from when on it will not be served: a date and time in ISO 8601.
+        deprecation_replacement_model: what comes in its place.
     """
 
     id: str
@@ -25,6 +26,7 @@ class ModelCard(Incoming, frozen=True, gc=False):
     aliases: list[str] | None = None
     capabilities: Any = None
     deprecation: str | None = None
+    deprecation_replacement_model: str | None = None
     owned_by: str | None = None
 
 

@@ -1,11 +1,11 @@
-"""What tokens cost: one dated table (``prices.toml``), which the user may override.
+"""What answers cost: one dated table (``prices.toml``), which the user may override.
 
 An unknown model has no price. It is never guessed: a cost is then ``None``, and a limit on cost is refused.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from functools import cache
 from importlib import resources
@@ -18,9 +18,11 @@ from msgspec import Meta, Struct
 from mistill.api.usage import Usage
 from mistill.errors import InputError, nearest_name
 from mistill.foreign_text import read_toml
+from mistill.wording import Setting, Words, words
 
 _MILLION = 1_000_000
 _DIGITS = 12
+_OLD_DAYS = 90
 
 Dollars = Annotated[float, Meta(ge=0)]
 
@@ -40,24 +42,33 @@ class Factors(Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Price(Struct, frozen=True):
-    """What a model's tokens cost.
+    """What a model's answers cost, in US dollars.
 
     Attributes:
-        input, output, cached_input: US dollars per million tokens.
-        date: of the table; ``None`` where the user's own gave none.
+        input, output, cached_input: a million tokens.
+        date: as of when; ``None`` where the user's own table says none.
+        page, annotated_page: one page of a document, and one that is annotated.
+        minute: of sound, whether it is transcribed or goes along with a prompt.
+        has_tokens: tokens have a price, be it 0; else what costs is something else.
     """
 
-    input: float
-    output: float
-    cached_input: float
+    input: float = 0.0
+    output: float = 0.0
+    cached_input: float = 0.0
     date: date | None = None
+    page: float = 0.0
+    annotated_page: float = 0.0
+    minute: float = 0.0
+    has_tokens: bool = True
 
     def cost(self, usage: Usage) -> float:
-        """US dollars for these tokens."""
+        """US dollars for these tokens, and for the sound that came with them."""
         fresh = usage.input_tokens - usage.cached_tokens
         dollars = (
             fresh * self.input + usage.cached_tokens * self.cached_input + usage.output_tokens * self.output
         ) / _MILLION
+        if usage.audio_seconds:
+            dollars += usage.audio_seconds * self.minute / 60
         return round(dollars, _DIGITS)  # without the noise of a float's last digits
 
     def most(self, input_tokens: int, output_tokens: int) -> float:
@@ -66,54 +77,116 @@ class Price(Struct, frozen=True):
 
     def times(self, factor: float) -> Price:
         """This price under another tariff: one of `Factors`."""
-        return Price(self.input * factor, self.output * factor, self.cached_input * factor, self.date)
+        return msgspec.structs.replace(
+            self, **{name: amount * factor for name, amount in self._amounts().items()}
+        )
+
+    def or_more(self, other: Price) -> Price:
+        """What neither of the two exceeds in anything."""
+        theirs = other._amounts()
+        dearer = {name: max(amount, theirs[name]) for name, amount in self._amounts().items()}
+        return msgspec.structs.replace(self, **dearer)
+
+    def _amounts(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in _AMOUNTS}
+
+
+_AMOUNTS = ("input", "output", "cached_input", "page", "annotated_page", "minute")
 
 
 class ModelPrice(Struct, frozen=True, forbid_unknown_fields=True):
-    """One model of a table.
+    """One model of a table, in US dollars: of tokens, of pages, of sound, or of several of them.
 
     Attributes:
-        input, output, cached_input: US dollars per million tokens; ``cached_input`` where the factor does not hold.
+        input, output, cached_input: a million tokens; ``cached_input`` where the factor does not hold.
+        page, annotated_page: one page; ``annotated_page`` where it is not as much.
+        minute: of sound.
         aliases: other names of the model.
+        date: as of when, where it is not the table's.
         context: tokens of prompt and answer together that it takes, where that is published.
     """
 
-    input: Dollars
-    output: Dollars
+    input: Dollars | None = None
+    output: Dollars | None = None
     cached_input: Dollars | None = None
+    page: Dollars | None = None
+    annotated_page: Dollars | None = None
+    minute: Dollars | None = None
     aliases: tuple[str, ...] = ()
+    date: date | None = None
     context: Annotated[int, Meta(gt=0)] | None = None
+
+    def __post_init__(self) -> None:
+        if (self.input is None) != (self.output is None):
+            missing = "input" if self.input is None else "output"
+            raise ValueError(f"`{missing}` is missing (0 where it is free)")
+        if self.input is None and self.cached_input is not None:
+            raise ValueError("`input` is missing beside `cached_input`")
+        if self.page is None and self.annotated_page is not None:
+            raise ValueError("`page` is missing beside `annotated_page`")
+        if self.input is None and self.page is None and self.minute is None:
+            raise ValueError("it has no price: neither `input` and `output`, nor `page`, nor `minute`")
+
+    def price(self, factors: Factors, dated: date | None) -> Price:
+        """The same as a price; ``dated``: of the table."""
+        page, per_token = self.page or 0.0, self.input or 0.0
+        cached = self.cached_input
+        return Price(
+            per_token,
+            self.output or 0.0,
+            per_token * factors.cached_input if cached is None else cached,
+            self.date or dated,
+            page,
+            page if self.annotated_page is None else self.annotated_page,
+            self.minute or 0.0,
+            self.input is not None,
+        )
+
+
+class RetiredModel(Struct, frozen=True, forbid_unknown_fields=True):
+    """A model that is served no more.
+
+    Attributes:
+        on: since when. ``successor``: what its maker names in its place.
+        aliases: its other names.
+    """
+
+    on: date
+    successor: str
+    aliases: tuple[str, ...] = ()
 
 
 class Prices(Struct, frozen=True, forbid_unknown_fields=True):
-    """A table of prices, as `prices.toml` has it: ``date``, ``factors``, and ``models`` by name."""
+    """A table of prices, as `prices.toml` has it.
 
-    models: dict[str, ModelPrice]
+    Attributes:
+        models: by name. ``date``: as of when.
+        factors: those of other tariffs; ``None``: as in the shipped table.
+        retired: models that are served no more, by name.
+    """
+
+    models: dict[str, ModelPrice] = {}
     date: date | None = None
-    factors: Factors = Factors()
+    factors: Factors | None = None
+    retired: dict[str, RetiredModel] = {}
+
+    def __post_init__(self) -> None:
+        seen = set[str]()
+        for name in self.names():
+            if name in seen:
+                raise ValueError(f"{name!r} names two models")
+            seen.add(name)
+
+    def names(self) -> Iterator[str]:
+        """All names and aliases of models that have a price."""
+        yield from self.models
+        for each in self.models.values():
+            yield from each.aliases
 
     def entry_of(self, model: str) -> ModelPrice | None:
         """What the table has of a model by its name or an alias."""
         entry = self.models.get(model)
         return entry or next((each for each in self.models.values() if model in each.aliases), None)
-
-    def price_of(self, model: str) -> Price | None:
-        """The price of a model by its name or an alias, or None where it is unknown."""
-        entry = self.entry_of(model)
-        if entry is None:
-            return None
-        cached = entry.cached_input
-        if cached is None:
-            cached = entry.input * self.factors.cached_input
-        return Price(entry.input, entry.output, cached, self.date)
-
-    def unknown(self, model: str) -> str:
-        """The words for a user whose model has no price here."""
-        names = [*self.models, *(alias for each in self.models.values() for alias in each.aliases)]
-        near = nearest_name(model, names)
-        meant = "" if near is None else f"; did you mean {near!r}?"
-        dated = "" if self.date is None else f" of {self.date}"
-        return f"no price is known for {model!r} in the table{dated}{meant} (give your own table of prices)"
 
 
 @cache
@@ -139,19 +212,61 @@ def load_prices(source: Path | str | Mapping[str, Any]) -> Prices:
     return _read(text, str(source))
 
 
+def tables(prices: Prices | None) -> tuple[Prices, ...]:
+    """Where to look: the user's table before the shipped one."""
+    return (shipped_prices(),) if prices is None else (prices, shipped_prices())
+
+
+def factors_of(prices: Prices | None = None) -> Factors:
+    """The factors of other tariffs: the user's, where the table has some, else the shipped ones."""
+    return next(table.factors for table in tables(prices) if table.factors is not None)
+
+
 def price_of(model: str, prices: Prices | None = None) -> Price | None:
     """The price of ``model`` in the user's table if it has it, else in the shipped one; None where unknown."""
-    own = prices.price_of(model) if prices is not None else None
-    return own if own is not None else shipped_prices().price_of(model)
+    for table in tables(prices):
+        entry = table.entry_of(model)
+        if entry is not None:
+            return entry.price(factors_of(prices), table.date)
+    return None
 
 
 def context_of(model: str, prices: Prices | None = None) -> int | None:
     """The tokens of prompt and answer together that ``model`` takes, by the user's table or the shipped one."""
-    for table in (prices, shipped_prices()):
-        entry = None if table is None else table.entry_of(model)
+    for table in tables(prices):
+        entry = table.entry_of(model)
         if entry is not None and entry.context is not None:
             return entry.context
     return None
+
+
+def unknown_price(model: str, prices: Prices | None = None) -> str:
+    """The words for a user whose model has no price."""
+    gone = retired_note(model, prices)
+    near = nearest_name(model, [name for table in tables(prices) for name in table.names()])
+    meant = "" if near is None else f"; did you mean {near!r}?"
+    return (
+        f"no price is known for {model!r} in the table of {shipped_prices().date}{f'; {gone}' if gone else meant} "
+        "(give your own table of prices)"
+    )
+
+
+def retired_note(model: str, prices: Prices | None = None) -> str | None:
+    """Since when a model is served no more, and what came in its place; ``None``: it is not known to be gone."""
+    for table in tables(prices):
+        for name, retired in table.retired.items():
+            if model == name or model in retired.aliases:
+                called = "" if model == name else f" (then called {name})"
+                return f"{model}{called} was retired on {retired.on}; its successor is {retired.successor}"
+    return None
+
+
+def old_prices_note(dated: date | None, today: date) -> Words | None:
+    """That prices of such a date may have changed since; ``None``: they are new, or nobody knows of when they are."""
+    if dated is None or (age := (today - dated).days) <= _OLD_DAYS:
+        return None
+    said = f"those of {dated}, {age} days ago, may have changed; your own table goes before them: "
+    return words(said, Setting("prices"))
 
 
 def _read(text: str, name: str) -> Prices:

@@ -25,6 +25,8 @@ class UsageInfo(Incoming, frozen=True, gc=False):
         total_tokens: prompt and completion together: what a quota counts.
         prompt_tokens_details, prompt_token_details, num_cached_tokens: cached tokens have three places: the
             specification names them all, and servers choose.
+        prompt_audio_seconds: of the sound in the prompt, which some models bill beside its tokens.
+        service_tier: at which the request was answered: ``standard`` or ``priority``.
     """
 
     prompt_tokens: TokenCount | None = None
@@ -33,11 +35,15 @@ class UsageInfo(Incoming, frozen=True, gc=False):
     prompt_tokens_details: CachedTokens | None = None
     prompt_token_details: CachedTokens | None = None
     num_cached_tokens: TokenCount | None = None
+    prompt_audio_seconds: TokenCount | None = None
+    service_tier: str | None = None
 
 
 class Answered(Protocol):
-    """What every decoded answer has."""
+    """What every decoded answer has: which model gave it, as the server says, and what it took."""
 
+    @property
+    def model(self) -> str | None: ...
     @property
     def usage(self) -> UsageInfo | None: ...
 
@@ -49,17 +55,20 @@ class Usage(Struct, frozen=True, gc=False):
         input_tokens: those of the prompt, cached ones included.
         output_tokens: those of the answer, thinking included.
         cached_tokens: those of ``input_tokens`` that the server had cached.
+        audio_seconds: of sound in the prompt.
     """
 
     input_tokens: int = 0
     output_tokens: int = 0
     cached_tokens: int = 0
+    audio_seconds: int = 0
 
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input_tokens + other.input_tokens,
             self.output_tokens + other.output_tokens,
             self.cached_tokens + other.cached_tokens,
+            self.audio_seconds + other.audio_seconds,
         )
 
 
@@ -73,4 +82,9 @@ def usage_of(response: Answered) -> Usage:
         if details is not None:
             cached_tokens = max(cached_tokens, details.cached_tokens or 0)
     prompt_tokens = info.prompt_tokens or 0
-    return Usage(prompt_tokens, info.completion_tokens or 0, min(cached_tokens, prompt_tokens))
+    return Usage(
+        prompt_tokens,
+        info.completion_tokens or 0,
+        min(cached_tokens, prompt_tokens),
+        info.prompt_audio_seconds or 0,
+    )

@@ -85,8 +85,10 @@ class AttemptRecorder:
         ):
             budget.warn_of_estimates()
             usage = None
+        if answer.cost is None and budget.max_cost is not None:
+            budget.note_unpriced(answer.response.model)
         if self._reservations:
-            spent = budget.settle(self._reservations.pop(number), usage)
+            spent = budget.settle(self._reservations.pop(number), usage, answer.cost)
             if spent.usage is usage:
                 spent = None
         else:

@@ -25,9 +25,12 @@ _LONGEST_ANSWER_TOKENS = 131_072
 """What an answer may take at its worst, while nothing is known: the context length of Mistral's large models."""
 _GUESSED_ANSWER_TOKENS = 500
 """What an answer that never came is taken to have had, where none has come yet and nothing bounds them."""
+_LONGEST_AUDIO_S = 3600
+"""The sound of one request at its worst, where it is billed: what Mistral takes."""
 _ANSWERS_TO_TRUST = 20
 _TRUST = 2
-"""Once so many answers have been seen, one of unlimited length is taken to be at most twice the longest of them."""
+"""Once so many answers have been seen, one of unlimited length is taken to be at most twice the longest of them, and to
+have twice as much sound."""
 
 _FAR = 2
 _FAR_INPUT_TOKENS = 2**20
@@ -77,6 +80,24 @@ def _can_be(usage: Usage, input_tokens: int, output_tokens: int) -> bool:
     )
 
 
+class _Dearness:
+    """How much more answers cost than their tokens do at the price of the model as it was asked for."""
+
+    def __init__(self, price: Price | None) -> None:
+        self._price = price
+        self._cost = self._expected = 0.0
+
+    def add(self, usage: Usage, cost: float) -> None:
+        if self._price is not None:
+            self._cost += cost
+            self._expected += self._price.cost(usage)
+
+    @property
+    def factor(self) -> float:
+        """1 at the least."""
+        return max(1.0, self._cost / self._expected) if self._expected else 1.0
+
+
 class Spent(Struct, frozen=True):
     """What an attempt counts as: tokens, and US dollars."""
 
@@ -92,6 +113,8 @@ class Budget:
         max_tokens_total: input and output together.
         deadline: seconds from now.
         price: of the model; needed with ``max_cost``.
+        worst: the most that an answer may cost by what is known then, where that is more than ``price``: another model
+            may answer for an alias, or the priority tier.
         before: what was spent before, for a run that goes on.
         clock: seconds that never go back.
 
@@ -110,6 +133,7 @@ class Budget:
         max_tokens_total: int | None = None,
         deadline: float | None = None,
         price: Price | None = None,
+        worst: Callable[[], Price | None] | None = None,
         before: Spending | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -135,6 +159,9 @@ class Budget:
             None  # what those of before count as, once the first request says how long
         )
         self._price = price
+        self._worst = worst or (lambda: price)
+        self._dearness = _Dearness(price)
+        self._unpriced: str | None = None
         self._clock = clock
         self._deadline = deadline
         self._ends_s = math.inf if deadline is None else clock() + deadline
@@ -144,6 +171,8 @@ class Budget:
         self._answers = before.answers
         self._output_tokens = before.output_tokens
         self._longest_output = before.longest_output_tokens
+        self._longest_audio_s = 0
+        self._answers_heard = 0
         self._has_warned = False
         self._lock = Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -189,7 +218,7 @@ class Budget:
             if not self._in_flight_fits():
                 return None
             output_tokens = self._longest(max_output_tokens)
-            cost = self._cost(input_tokens, output_tokens)
+            cost = self._most(input_tokens, output_tokens)
             self._in_flight += 1
             self._reserved_tokens += input_tokens + output_tokens
             self._reserved_cost += cost
@@ -221,17 +250,18 @@ class Budget:
             self._waits_since_s = now_s
             self.waiting += change
 
-    def settle(self, reservation: Reservation, usage: Usage | None) -> Spent:
+    def settle(self, reservation: Reservation, usage: Usage | None, cost: float | None = None) -> Spent:
         """The attempt was answered, and billed so.
 
         Args:
+            cost: US dollars; ``None``: nobody knows, so it counts as what such tokens cost at their worst.
             usage: None, or one that cannot be: the server reported nothing of use, or may have billed an answer that
                 never came. The mean of all answers is taken (before there is one, what bounds it, or a guess), and of
                 the input as much as it can have been.
         """
         with self._lock:
             self._release(reservation)
-            spent = self._taken(usage, reservation.input_tokens, reservation.output_tokens)
+            spent = self._taken(usage, cost, reservation.input_tokens, reservation.output_tokens)
             self.spent_tokens += spent.usage.input_tokens + spent.usage.output_tokens
             self.spent_cost += spent.cost
             return spent
@@ -249,18 +279,28 @@ class Budget:
         ):
             with self._lock:
                 worst = _LONGEST_ANSWER_TOKENS if max_output_tokens is None else max_output_tokens
-                spent = self._taken(usage, input_tokens, worst)
+                spent = self._taken(usage, None, input_tokens, worst)
             return None if spent.usage is usage else spent
         self._answers += 1
         self._output_tokens += usage.output_tokens
         return None
 
-    def _taken(self, usage: Usage | None, input_tokens: int, output_tokens: int) -> Spent:
+    def note_unpriced(self, model: str | None) -> None:
+        """An answer came of a model whose price nobody knows: what is still to be spent can be bounded no more."""
+        self._unpriced = model or "a model that is not named"
+
+    def _taken(self, usage: Usage | None, cost: float | None, input_tokens: int, output_tokens: int) -> Spent:
         if usage is not None and _can_be(usage, input_tokens, output_tokens):
             self._answers += 1
             self._output_tokens += usage.output_tokens
             self._longest_output = max(self._longest_output, usage.output_tokens)
-            return Spent(usage, 0.0 if self._price is None else self._price.cost(usage))
+            self._answers_heard += 1
+            self._longest_audio_s = max(self._longest_audio_s, usage.audio_seconds)
+            if cost is None:
+                worst = self._worst()
+                return Spent(usage, 0.0 if worst is None else worst.cost(usage))
+            self._dearness.add(usage, cost)
+            return Spent(usage, cost)
         if usage is not None:
             self.warn_of_estimates()
         output = self._expected_output(output_tokens)
@@ -365,6 +405,7 @@ class Budget:
         self._unknown_tokens = inputs + output
         self.spent_tokens += inputs + output
         self.spent_cost += self._cost(inputs, output)
+        self.spent_cost += self._cost(before.unpriced_input_tokens, before.unpriced_output_tokens)
         if before.damaged:
             _log.warning(
                 "%s attempts are damaged in the ledger: the budget counts an estimate of them", before.damaged
@@ -377,6 +418,8 @@ class Budget:
 
     def _raise_if_reached(self) -> None:
         reason: StopReason = "budget"
+        if self.max_cost is not None and self._unpriced is not None:
+            raise self._cannot_be_kept(self._unpriced)
         if self.max_cost is not None and self.spent_cost >= self.max_cost:
             reached = words(Setting("max_cost"), f" of ${self.max_cost:g} is spent (${self.spent_cost:.4f})")
         elif self.max_tokens_total is not None and self.spent_tokens >= self.max_tokens_total:
@@ -396,6 +439,17 @@ class Budget:
             )
         raise Stopped(words("budget: ", reached), reason=reason, hint=LARGER_BUDGET)
 
+    def _cannot_be_kept(self, model: str) -> Stopped:
+        return Stopped(
+            words(
+                "budget: ",
+                Setting("max_cost"),
+                f" cannot be kept: {model} answers, of which no price is known",
+            ),
+            reason="budget",
+            hint=words("give its price in your own table with ", Setting("prices")),
+        )
+
     def _in_flight_fits(self) -> bool:
         """What is in flight, at its worst, still fits in what is left."""
         # Exactly, where nothing is: sums of floats may leave a speck reserved.
@@ -409,7 +463,21 @@ class Budget:
         return min(_LONGEST_ANSWER_TOKENS, _TRUST * self._longest_output)
 
     def _cost(self, input_tokens: int, output_tokens: int) -> float:
-        return 0.0 if self._price is None else self._price.most(input_tokens, output_tokens)
+        """What an answer costs of which no more is known, by what others cost."""
+        if self._price is None:
+            return 0.0
+        return self._price.most(input_tokens, output_tokens) * self._dearness.factor
+
+    def _most(self, input_tokens: int, output_tokens: int) -> float:
+        """What an answer may cost."""
+        worst = self._worst()
+        if worst is None:
+            return 0.0
+        audio_s = 0
+        if worst.minute:
+            trusted = self._answers_heard >= _ANSWERS_TO_TRUST
+            audio_s = min(_LONGEST_AUDIO_S, _TRUST * self._longest_audio_s) if trusted else _LONGEST_AUDIO_S
+        return worst.most(input_tokens, output_tokens) + audio_s * worst.minute / 60
 
     def _release(self, reservation: Reservation) -> None:
         if reservation.is_settled:

@@ -6,12 +6,13 @@ import json
 import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from datetime import UTC, date, datetime
 from typing import Any, Literal, Self, cast
 
 import msgspec
 from msgspec import Struct
 
-from mistill.api.prices import Price
+from mistill.api.prices import Price, old_prices_note
 from mistill.api.token_estimate import HOW
 from mistill.delivery.diagnostics import Snapshot
 from mistill.progress.formatting import count, money, seconds
@@ -64,6 +65,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
         input_tokens: of all requests. ``most_output_tokens``: of all answers; ``None`` where nothing bounds them.
         cost: live; ``None`` where the model has no known price. ``batch_cost``: in batch jobs; ``None`` too where the
             server has none.
+        minute_cost: US dollars for a minute of sound, which are not in these; 0 where it costs no more than its tokens.
+        prices_of: when the price was published that these come of; ``None`` where there is none, or no date.
         lane: which of the two it would be. ``seconds``: what the known quota makes it take live, at least; ``None``
             where none is known.
         prompts: what would be sent for the first rows.
@@ -85,6 +88,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
     most_output_tokens: int | None
     cost: Cost | None
     batch_cost: Cost | None
+    minute_cost: float = 0.0
+    prices_of: date | None = None
     lane: Literal["live", "batch"] = "live"
     seconds: float | None
     prompts: list[ShownPrompt]
@@ -125,6 +130,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
         else:
             yield (f"tokens out: at most {self.most_output_tokens:,}",)
         yield self._cost()
+        if self.cost is not None and (old := old_prices_note(self.prices_of, datetime.now(UTC).date())):
+            yield ("prices: ", *old.parts)
         if self.lane == "batch":
             yield ("time: as Mistral has room for batch jobs, hours as a rule",)
         elif self.seconds is not None:
@@ -135,12 +142,13 @@ class DryRun(Struct, frozen=True, kw_only=True):
         if self.cost is None:
             return ("cost: no price is known for this model; give your own table with ", Setting("prices"))
         live = _cost(self.cost)
+        sound = f"; and {money(self.minute_cost)} for each minute of sound" if self.minute_cost else ""
         if self.batch_cost is None:
-            return (f"cost: {live}",)
+            return (f"cost: {live}{sound}",)
         in_jobs = _cost(self.batch_cost)
         if self.lane == "batch":
-            return (f"cost: in batch jobs {in_jobs}; live {live}",)
-        return (f"cost: {live}; in batch jobs {in_jobs}, with ", Setting("lane", "batch"))
+            return (f"cost: in batch jobs {in_jobs}; live {live}{sound}",)
+        return (f"cost: {live}; in batch jobs {in_jobs}, with ", Setting("lane", "batch"), sound)
 
     def _problems(self) -> Iterator[tuple[Part, ...]]:
         if self.duplicates:

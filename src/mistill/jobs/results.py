@@ -26,7 +26,7 @@ T = TypeVar("T")
 _LINES_TOGETHER = 500
 _MOST_BYTES_A_TOKEN = 8
 
-Split = Callable[[HTTPAnswer[Any], Sequence[int], Price | None], "Sequence[AnswerPart | MistillError] | None"]
+Split = Callable[[HTTPAnswer[Any], Sequence[int]], "Sequence[AnswerPart | MistillError] | None"]
 
 
 class LineReader(Protocol):
@@ -122,13 +122,15 @@ class ResultReader:
         taken.kept += 1
         try:
             answer = self._believed(self._lines.read_line(line, price), attempts, job, price)
-            parts = self._split(answer, [one.weight for one in attempts], price)
+            parts = self._split(answer, [one.weight for one in attempts])
         except Exception as caught:
             error = as_failure(caught)
             self._fail(attempts, error)
             if classify(error).fatal:
                 taken.fatal = error
             return
+        if answer.cost is None and self._budget.max_cost is not None:
+            self._budget.note_unpriced(answer.response.model)
         taken.add(answer.usage, answer.cost)
         if parts is None:
             self._ledger.answer(attempts[0].attempt, answer.raw, answer.usage, answer.cost)

@@ -10,6 +10,7 @@ import msgspec
 from msgspec import field
 
 from mistill.api.chat import CHAT, ChatResponse, is_given_up
+from mistill.api.dialects import MISTRAL
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.media_files import media_kind
 from mistill.delivery.dispatcher import Delivered, Send
@@ -158,6 +159,10 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         self.num_generations = options.num_generations
         self.dispatcher = generation.dispatcher
         self.server = generation.server
+        self.may_be_priority = self.server.dialect is MISTRAL and (
+            generation.parameters.service_tier != "standard_only"
+            or "service_tier" in self.row_parameters.columns
+        )
         structured = generation.structured
         self.reader = ChatReader(structured.schema if structured else None, options.num_generations)
         self.manifest = ChatManifest(

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
-from mistill.api.prices import load_prices, shipped_prices
+from mistill.api.prices import factors_of, load_prices
 from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.hugging_face import features_of, with_features
 from mistill.datasets.optional_library import PYARROW
@@ -198,8 +198,8 @@ def read_batch_factor(reader: LedgerReader) -> float:
     prices = (_stored(reader).llm or {}).get("prices")
     if prices is not None:
         with suppress(InputError):  # its file is not here any more
-            return load_prices(prices).factors.batch
-    return shipped_prices().factors.batch
+            return factors_of(load_prices(prices)).batch
+    return factors_of().batch
 
 
 def read_settings(reader: LedgerReader) -> KeptSettings:

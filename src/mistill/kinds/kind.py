@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Generic, TypeVar
 from msgspec import Struct
 
 from mistill.api.client import HTTPAnswer
-from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.datasets.sources import Row
 from mistill.datasets.writers import Vectors
@@ -149,6 +148,7 @@ class Kind(ABC, Generic[A]):
         row_parameters: the columns that have rows' own parameters.
         num_generations: answers for each row.
         max_rows_together: rows that one request can ask at the most.
+        may_be_priority: nothing rules out that answers come from the priority tier, which costs more.
         reads_files: of those that rows name, so that whatever reads them belongs into a thread.
     """
 
@@ -168,6 +168,7 @@ class Kind(ABC, Generic[A]):
     row_parameters: RowParameters = RowParameters({})
     num_generations: int = 1
     max_rows_together: int = 1
+    may_be_priority: bool = False
     reads_files: bool = False
 
     @abstractmethod
@@ -261,13 +262,11 @@ class Kind(ABC, Generic[A]):
         self,
         answer: HTTPAnswer[Any],  # noqa: ARG002  all of it is the one row's, as a rule
         weights: Sequence[int],  # noqa: ARG002
-        price: Price | None,  # noqa: ARG002
     ) -> list[AnswerPart | MistillError] | None:
         """A part of an answer for each of the rows that its request asked, or why there is none for the row.
 
         Args:
-            weights: of the rows: about how long each is. The tokens of the answer are shared out by them.
-            price: what a token of it costs, where that is known.
+            weights: of the rows: about how long each is. What the answer took and cost is shared out by them.
 
         Returns ``None`` where all of it is the one row's.
 

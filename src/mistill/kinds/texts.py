@@ -8,7 +8,6 @@ from itertools import takewhile
 from typing import Any, ClassVar
 
 from mistill.api.client import HTTPAnswer
-from mistill.api.prices import Price
 from mistill.api.token_estimate import text_tokens
 from mistill.datasets.sources import Row
 from mistill.delivery.dispatcher import AnswerPart, Send
@@ -83,7 +82,5 @@ class TextKind(Kind[str]):
     async def answer(self, prepared: Sequence[str], send: Send[Any]) -> Sequence[Outcome]:
         return await self.call.answer(prepared, send)
 
-    def split(
-        self, answer: HTTPAnswer[Any], weights: Sequence[int], price: Price | None
-    ) -> list[AnswerPart | MistillError]:
-        return self.call.split(answer, weights, price)
+    def split(self, answer: HTTPAnswer[Any], weights: Sequence[int]) -> list[AnswerPart | MistillError]:
+        return self.call.split(answer, weights)

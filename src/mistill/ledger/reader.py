@@ -141,7 +141,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     ``asked_again``: rows that a retry is to ask and did not come to yet; they count by the outcome that they have.
     ``cached_tokens`` are some of ``input_tokens``. ``cost``: US
     dollars, of attempts whose price is known; ``None`` where there are answers and none has
-    one.
+    one. ``unpriced_answers``: requests that were answered and are not in it.
     """
 
     rows: int
@@ -159,6 +159,7 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int
     cached_tokens: int
     cost: float | None
+    unpriced_answers: int
     input_was_read_to_its_end: bool
 
     @property
@@ -761,7 +762,8 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
                coalesce(sum(status IS NULL AND {_IS_FIRST}), 0), coalesce(sum({IS_WITH_SERVER} AND {_IS_FIRST}), 0),
                CAST(total({_TOOK_INPUT}) AS INTEGER), CAST(total(output_tokens) AS INTEGER),
                CAST(total(cached_tokens) AS INTEGER),
-               CASE WHEN count(cost) OR NOT count({_TOOK_INPUT}) THEN total(cost) END
+               CASE WHEN count(cost) OR NOT count({_TOOK_INPUT}) THEN total(cost) END,
+               coalesce(sum(status = 'answered' AND cost IS NULL AND {_IS_FIRST}), 0)
            FROM attempts WHERE NOT {IS_DAMAGED}"""  # noqa: S608 - our own words
     ).fetchone()
     damaged_attempts = connection.execute("SELECT count(*) FROM attempts").fetchone()[0] - sound
@@ -769,9 +771,8 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
         total = database.read_number(connection, "input_rows")
     except DamagedMeta:
         total = None  # the next start reads the input to its end once more
-    attempts, maybe_billed, open_attempts, with_server, input_tokens, output_tokens, cached_tokens, cost = (
-        took
-    )
+    attempts, maybe_billed, open_attempts, with_server, *tokens, cost, unpriced = took
+    input_tokens, output_tokens, cached_tokens = tokens
     return Counts(
         rows=rows,
         completions=completions,
@@ -788,5 +789,6 @@ def count_rows(connection: sqlite3.Connection) -> Counts:
         output_tokens=output_tokens,
         cached_tokens=cached_tokens,
         cost=cost,
+        unpriced_answers=unpriced,
         input_was_read_to_its_end=total is not None and int(total) == rows,
     )

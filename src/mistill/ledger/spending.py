@@ -33,6 +33,7 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         answers: how many did.
         longest_output_tokens: the most that one of them put out.
+        unpriced_input_tokens, unpriced_output_tokens: those of answers without a cost: nobody knew their price.
         unknown: further attempts that may be on the bill: cut off, killed, or damaged.
         unknown_bytes: no less than these have asked with, in tokens: their rows, each with all that the run asks by.
         damaged: those of them that the ledger did not write so, or with numbers that cannot be.
@@ -43,6 +44,8 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     output_tokens: int = 0
     longest_output_tokens: int = 0
     cost: float = 0.0
+    unpriced_input_tokens: int = 0
+    unpriced_output_tokens: int = 0
     unknown: int = 0
     unknown_bytes: int = 0
     damaged: int = 0
@@ -51,9 +54,11 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
 def read_spending(connection: sqlite3.Connection) -> Spending:
     """Of all attempts of all starts. None of them is under way but those that are with the server: what a job may take,
     its record says."""
-    answers, input_tokens, output_tokens, longest, cost = connection.execute(
+    answers, input_tokens, output_tokens, longest, cost, *unpriced = connection.execute(
         f"""SELECT count(*), CAST(total(input_tokens) AS INTEGER), CAST(total(output_tokens) AS INTEGER),
-                coalesce(max(output_tokens), 0), total(cost)
+                coalesce(max(output_tokens), 0), total(cost),
+                CAST(total(CASE WHEN cost IS NULL THEN input_tokens END) AS INTEGER),
+                CAST(total(CASE WHEN cost IS NULL THEN output_tokens END) AS INTEGER)
             FROM attempts WHERE {_IS_KNOWN}"""  # noqa: S608 - our own words
     ).fetchone()
     spending = Spending(
@@ -62,6 +67,8 @@ def read_spending(connection: sqlite3.Connection) -> Spending:
         output_tokens=output_tokens,
         longest_output_tokens=longest,
         cost=cost,
+        unpriced_input_tokens=unpriced[0],
+        unpriced_output_tokens=unpriced[1],
     )
     others = connection.execute("SELECT count(*) FROM attempts").fetchone()[0] - answers
     free = f"SELECT count(*) FROM attempts WHERE {_IS_FREE}"  # noqa: S608 - our own words

@@ -11,7 +11,6 @@ from msgspec import Struct
 
 from mistill.api.client import HTTPAnswer
 from mistill.api.operation import R
-from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Request, Send
@@ -21,6 +20,7 @@ from mistill.llms.completions import part_completions
 from mistill.llms.generation import Server
 from mistill.llms.types import Outcome
 
+_COST_DIGITS = 15
 _BYTES_PER_TOKEN = 3  # on the safe side for English; a batch that the server still finds too large is halved
 
 
@@ -146,19 +146,16 @@ class BatchedCall(ABC, Generic[R]):
         weights = [_estimate(text) for text in texts]
 
         def split(answer: HTTPAnswer[R]) -> list[AnswerPart | MistillError]:
-            return self.split(answer, weights, self.server.price)
+            return self.split(answer, weights)
 
         return Request(self._encode(texts), 0, places, split, weights)
 
-    def split(
-        self, answer: HTTPAnswer[R], weights: Sequence[int], price: Price | None
-    ) -> list[AnswerPart | MistillError]:
+    def split(self, answer: HTTPAnswer[R], weights: Sequence[int]) -> list[AnswerPart | MistillError]:
         """An answer's part for each of the texts that it was asked for, or why it has none for the text.
 
         Args:
-            weights: of the texts, none of them 0: about how long each is. The tokens of the answer are shared out by
-                them, among the texts that it answers.
-            price: what a token of it costs, where that is known.
+            weights: of the texts, none of them 0: about how long each is. What the answer took and cost is shared out
+                by them, among the texts that it answers.
 
         Raises:
             MistillError: it has a part for none of them.
@@ -171,10 +168,8 @@ class BatchedCall(ABC, Generic[R]):
             0 if isinstance(one, MistillError) else weight for one, weight in zip(found, weights, strict=True)
         ]
         return [
-            one
-            if isinstance(one, MistillError)
-            else AnswerPart(one.body, share, price.cost(share) if price else None, one.value)
-            for one, share in zip(found, _shares(answer.usage, shared), strict=True)
+            one if isinstance(one, MistillError) else AnswerPart(one.body, usage, cost, one.value)
+            for one, (usage, cost) in zip(found, _shares(answer.usage, answer.cost, shared), strict=True)
         ]
 
 
@@ -204,8 +199,11 @@ def _estimate(text: str) -> int:
     return len(text.encode()) // _BYTES_PER_TOKEN + 1
 
 
-def _shares(usage: Usage, weights: Sequence[int]) -> list[Usage]:
-    """The input tokens of one request shared out by weight, so that their sum is what was billed."""
+def _shares(usage: Usage, cost: float | None, weights: Sequence[int]) -> Iterator[tuple[Usage, float | None]]:
+    """What one request took, shared out by weight, so that the sums are what was billed."""
     total = sum(weights) or 1  # no text, no share
-    ends = [usage.input_tokens * end // total for end in accumulate(weights, initial=0)]
-    return [Usage(end - start) for start, end in pairwise(ends)]
+    counts = (usage.input_tokens, usage.output_tokens, usage.cached_tokens)
+    for start, end in pairwise(accumulate(weights, initial=0)):
+        share = (count * end // total - count * start // total for count in counts)
+        part = None if cost is None else round(cost * end / total - cost * start / total, _COST_DIGITS)
+        yield Usage(*share), part

@@ -23,7 +23,8 @@ from mistill.api.endpoint import (
 )
 from mistill.api.models import ModelCard
 from mistill.api.operation import Operation
-from mistill.api.prices import context_of, load_prices, price_of, shipped_prices
+from mistill.api.prices import context_of, factors_of, load_prices
+from mistill.api.tariff import Tariff
 from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
 from mistill.delivery.governor import ConcurrencyLimit, governor_for
@@ -202,8 +203,7 @@ class Connection(Configurable):
     @property
     def batch_factor(self) -> float:
         """What its price is multiplied with in the batch API."""
-        prices = shipped_prices() if self.prices is None else load_prices(self.prices)
-        return prices.factors.batch
+        return factors_of(None if self.prices is None else load_prices(self.prices)).batch
 
     @property
     def is_ready(self) -> bool:
@@ -241,8 +241,8 @@ class Connection(Configurable):
 
     def _new_session(self, settings: tuple[Any, ...], key: str) -> Session:
         prices = None if self.prices is None else load_prices(self.prices)
-        price = price_of(self.model, prices)
-        client = MistralClient(self.endpoint, key, self.timeout, price=price)
+        tariff = Tariff(self.model, self.endpoint, prices)
+        client = MistralClient(self.endpoint, key, self.timeout, tariff=tariff)
         governor = governor_for(self.endpoint, key, self.model)
         if self.requests_per_minute is not None or self.tokens_per_minute is not None:
             governor.set_quota(self.requests_per_minute, self.tokens_per_minute)
@@ -255,7 +255,7 @@ class Connection(Configurable):
             max_retries=self.max_retries,
         )
         dialect = DIALECTS.get(self.dialect)
-        server = Server(self.model, dialect or MISTRAL, price, context_of(self.model, prices))
+        server = Server(self.model, dialect or MISTRAL, tariff, context_of(self.model, prices))
         return Session(settings, client, dispatcher, server, dialect is not None)
 
     @property

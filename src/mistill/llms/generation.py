@@ -14,6 +14,7 @@ from msgspec import Struct
 from mistill.api.chat import ChatParameters, ChatResponse, RequestTemplate, without_prefix
 from mistill.api.dialects import Dialect
 from mistill.api.prices import Price
+from mistill.api.tariff import Tariff
 from mistill.api.token_estimate import message_tokens, text_tokens
 from mistill.delivery.dispatcher import Delivered, Dispatcher, Recall, Request, Send
 from mistill.delivery.retry import as_failure, classify
@@ -38,15 +39,21 @@ class Server(Struct):
     """What is known of the server behind an endpoint and model; shared by all calls of an object.
 
     Attributes:
+        tariff: what its answers cost.
         context: tokens of prompt and answer together that the model takes, where that is published.
         refuses_n: it has been seen to take no ``n``.
     """
 
     model: str
     dialect: Dialect
-    price: Price | None = None
+    tariff: Tariff
     context: int | None = None
     refuses_n: bool = False
+
+    @property
+    def price(self) -> Price | None:
+        """Of the model as it is asked for, where that is known."""
+        return self.tariff.price
 
 
 class Prompt(Struct, frozen=True, gc=False):

@@ -63,7 +63,8 @@ def rehearse(
         if not found:
             rows.say_empty()
         total, duplicates = requests.total(dedupe=dedupe)
-    cost = cost_of(total, kind.server.price)
+    price = kind.server.price
+    cost = cost_of(total, price)
     return DryRun(
         model=kind.server.model,
         rows=found,
@@ -80,6 +81,8 @@ def rehearse(
         most_output_tokens=total.most_output_tokens,
         cost=cost,
         batch_cost=None if cost is None or batch_factor is None else cost.times(batch_factor),
+        minute_cost=0.0 if price is None else price.minute,
+        prices_of=None if price is None else price.date,
         lane=lane,
         seconds=seconds_of(total, limits),
         prompts=prompts,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from datetime import date
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
@@ -80,6 +81,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
             first; found where the records are written, or would be.
         empty_answers: answered rows with nothing in their answer, found there too.
         retry: what it asked, if it was a retry. ``is_look``: it only took over what batch jobs had answered.
+        prices_of: when the price was published that costs come of; ``None`` where none is known, or no date.
     """
 
     version: str = __version__
@@ -97,6 +99,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     empty_answers: int = 0
     retry: RetryRecord | None = None
     is_look: bool = False
+    prices_of: date | None = None
 
     def encode(self) -> bytes:
         try:

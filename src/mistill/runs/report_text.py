@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from mistill.api.prices import old_prices_note
 from mistill.errors import MistillError, Stopped
 from mistill.estimates.budget import LARGER_BUDGET
 from mistill.estimates.forecast import Forecast, Range
@@ -46,6 +48,8 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         yield from _retried(report.last_start.retry)
     yield Line(f"sent now: {_sent(report)} in {seconds(report.seconds)}")
     yield Line(f"in all: {_spending(report)}{_saved(report)}")
+    if report.cost is not None and (old := _old_prices(report)) is not None:
+        yield Line(worded(old, wording), label="prices: ")
     yield from map(Line, job_lines(report.jobs, in_full=False))
     yield from _details(report, wording)
     if report.seconds_by_cause:
@@ -202,7 +206,18 @@ def _rows_by_state(report: RunReport) -> str:
 
 def _spending(report: RunReport) -> str:
     cached = f" ({report.cached_tokens:,} cached)" if report.cached_tokens else ""
-    return f"{report.input_tokens:,} tokens in{cached}, {report.output_tokens:,} out, {money(report.cost)}"
+    unpriced = ""
+    if report.cost is not None and report.unpriced_answers:
+        unpriced = f" and {count(report.unpriced_answers, 'answer')} without a known price"
+    return f"{report.input_tokens:,} tokens in{cached}, {report.output_tokens:,} out, {money(report.cost)}{unpriced}"
+
+
+def _old_prices(report: RunReport) -> Words | None:
+    """That the last start went by prices that were old then."""
+    start = report.starts[-1] if report.starts else None
+    if start is None:
+        return None
+    return old_prices_note(start.prices_of, datetime.fromtimestamp(start.started_at, UTC).date())
 
 
 def _sent(report: RunReport) -> str:

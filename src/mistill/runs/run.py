@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
@@ -17,7 +18,7 @@ from typing import Any, Unpack
 import msgspec
 
 from mistill._version import __version__
-from mistill.api.prices import shipped_prices
+from mistill.api.tariff import warn_if_old
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import Row, Source
 from mistill.datasets.writers import check_target
@@ -411,6 +412,8 @@ class Run(RunResults):
                 _log.warning(words(*told))
         self._make_ready()
         self._settle_retries(looks=True)
+        if self.options.max_cost is not None:
+            warn_if_old(self.kind.server.price, datetime.now(UTC).date())
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
         with output_held(self.out, self.ledger_path), self._open_ledger() as ledger:
             self._budget = self._new_budget(self._spent_before())
@@ -478,12 +481,13 @@ class Run(RunResults):
     def _new_budget(self, before: Spending | None = None) -> Budget:
         options, server = self.options, self.kind.server
         if options.max_cost is not None and server.price is None:
-            raise InputError(words(Setting("max_cost"), f": {shipped_prices().unknown(server.model)}"))
+            raise InputError(words(Setting("max_cost"), f": {server.tariff.unknown()}"))
         return Budget(
             max_cost=options.max_cost,
             max_tokens_total=options.max_tokens_total,
             deadline=options.deadline,
             price=server.price,
+            worst=partial(server.tariff.worst, may_be_priority=self.kind.may_be_priority),
             before=before,
         )
 
@@ -670,11 +674,14 @@ class Run(RunResults):
     ) -> StartRecord:
         """What the ledger keeps of this start; ``before``: the governor when it began, if it has ended."""
         at_once = self._llm.max_concurrent_requests
+        price = self.kind.server.price
+        dated = None if price is None else price.date
         if before is None:
             return StartRecord(
                 max_concurrent_requests=at_once,
                 input_rows=self._input_size(),
                 retry=self._retry_record(runner),
+                prices_of=dated,
             )
         now = self._snapshot()
         advised = advice(now, max_concurrent_requests=at_once, earlier=before)
@@ -692,6 +699,7 @@ class Run(RunResults):
             misfits=written.misfits if written is not None else [],
             empty_answers=written.empty_answers if written is not None else 0,
             retry=self._retry_record(runner),
+            prices_of=dated,
         )
 
     def _summarize(self) -> None:

@@ -6,6 +6,7 @@ import secrets
 from dataclasses import dataclass
 
 from mistill.simulator import catalogue, payloads, refusals
+from mistill.simulator.bills import Bill
 from mistill.simulator.draft_faults import reshape
 from mistill.simulator.drafts import DraftedAnswer, compose, count_prompt_tokens
 from mistill.simulator.faults import Answer, Fault
@@ -16,33 +17,6 @@ from mistill.simulator.settings import Settings
 
 PAGE = "<!DOCTYPE html><html><head><title>Please wait</title></head><body>Checking your browser</body></html>"
 """What a proxy in between sends in the place of an answer."""
-
-
-@dataclass(frozen=True, slots=True)
-class Bill:
-    """The tokens of an answer. ``cached_tokens``: those of ``input_tokens`` that cost less."""
-
-    model: str
-    input_tokens: int
-    output_tokens: int = 0
-    cached_tokens: int = 0
-
-    @property
-    def tokens(self) -> int:
-        return self.input_tokens + self.output_tokens
-
-
-def add_bill(sums: dict[str, Bill], bill: Bill) -> None:
-    """Adds a bill to those of its model."""
-    so_far = sums.get(bill.model)
-    if so_far is not None:
-        bill = Bill(
-            bill.model,
-            so_far.input_tokens + bill.input_tokens,
-            so_far.output_tokens + bill.output_tokens,
-            so_far.cached_tokens + bill.cached_tokens,
-        )
-    sums[bill.model] = bill
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,13 +45,20 @@ def prompt_tokens_of(request: ChatRequest, settings: Settings) -> int:
 
 
 def answer_chat(
-    request: ChatRequest, settings: Settings, prompt_tokens: int, scripted: Answer | None, fault: Fault | None
+    request: ChatRequest,
+    settings: Settings,
+    prompt_tokens: int,
+    scripted: Answer | None,
+    fault: Fault | None,
+    *,
+    tier: str | None = None,
 ) -> ChatAnswer:
     """What the model says.
 
     Args:
         prompt_tokens: as `prompt_tokens_of` counted them.
         scripted: is said in the place of it. ``fault``: bends it, if it is one of content.
+        tier: at which it is served, where usage says so.
 
     Raises:
         RefusedRequest: the request asks for what no answer can be.
@@ -86,11 +67,17 @@ def answer_chat(
     if fault:
         drafts = reshape(drafts, fault.name)
     completion_tokens = sum(draft.completion_tokens for draft in drafts)
+    bill = Bill(
+        settings.answered_by.get(request.model, request.model),
+        prompt_tokens,
+        completion_tokens,
+        int(prompt_tokens * settings.cached_share),
+        settings.audio_seconds,
+        tier,
+    )
     usage = None
     if not (fault and fault.name == "missing_usage"):
-        usage = payloads.usage_body(prompt_tokens, completion_tokens, settings.cached_share)
-    cached_tokens = int(prompt_tokens * settings.cached_share)
-    bill = Bill(request.model, prompt_tokens, completion_tokens, cached_tokens)
+        usage = payloads.usage_body(bill, settings.cached_place)
     return ChatAnswer(secrets.token_hex(16), drafts, usage, bill)
 
 
@@ -101,7 +88,14 @@ def answer_embeddings(request: EmbeddingRequest, settings: Settings) -> tuple[Js
         RefusedRequest: too many texts, or too many tokens.
     """
     answer = catalogue.embeddings(request, settings)
-    return answer, Bill(request.model, answer["usage"]["total_tokens"])
+    return answer, Bill(answer["model"], answer["usage"]["total_tokens"])
+
+
+def tier_of(request: ChatRequest, settings: Settings) -> str | None:
+    """At which tier a request of its own is served, where usage says so."""
+    if settings.service_tier == "none":
+        return None
+    return "standard" if request.service_tier == "standard_only" else settings.service_tier
 
 
 def refusal_of(fault: Fault) -> RefusedRequest:

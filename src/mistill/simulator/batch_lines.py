@@ -13,12 +13,12 @@ from msgspec import Meta
 from mistill.simulator import refusals, requests
 from mistill.simulator.answers import (
     PAGE,
-    Bill,
     answer_chat,
     answer_embeddings,
     prompt_tokens_of,
     refusal_of,
 )
+from mistill.simulator.bills import Bill
 from mistill.simulator.faults import Answer, Fault
 from mistill.simulator.payloads import Json, encode
 from mistill.simulator.refusals import RefusedRequest

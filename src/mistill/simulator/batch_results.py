@@ -13,9 +13,9 @@ from typing import Self
 
 import msgspec
 
-from mistill.simulator.answers import Bill, add_bill
 from mistill.simulator.batch_files import FileStore, FileWriter, StoredFile
 from mistill.simulator.batch_lines import LineAnswer, LineRequest
+from mistill.simulator.bills import Bills, add_bill
 from mistill.simulator.faults import happens
 from mistill.simulator.payloads import encode
 from mistill.simulator.settings import Settings
@@ -26,13 +26,13 @@ class Results:
 
     Attributes:
         succeeded, failed: how many lines did.
-        bills: what they cost in sum, by model.
+        bills: what they cost in sum, by model and tier.
     """
 
     def __init__(self, files: FileStore, rng: random.Random) -> None:
         self.succeeded = 0
         self.failed = 0
-        self.bills: dict[str, Bill] = {}
+        self.bills: Bills = {}
         self.billed_ids = BilledIds(files.new_path())
         self._rng = rng
         self._open = ExitStack()

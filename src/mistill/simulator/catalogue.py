@@ -74,7 +74,7 @@ def embeddings(request: EmbeddingRequest, settings: Settings) -> Json:
     return {
         "id": secrets.token_hex(16),
         "object": "list",
-        "model": request.model,
+        "model": settings.answered_by.get(request.model, request.model),
         "data": [
             {
                 "object": "embedding",

@@ -10,7 +10,9 @@ from typing import Any
 
 import msgspec
 
+from mistill.simulator.bills import Bill
 from mistill.simulator.drafts import TOKEN_CHARS, DraftedAnswer
+from mistill.simulator.settings import CachedPlace
 
 
 def encode(body: Any) -> bytes:
@@ -26,14 +28,21 @@ Json = dict[str, Any]
 DONE = b"data: [DONE]\n\n"
 
 
-def usage_body(prompt_tokens: int, completion_tokens: int, cached_share: float) -> Json:
+def usage_body(bill: Bill, cached_place: CachedPlace) -> Json:
+    prompt_tokens, completion_tokens = bill.input_tokens, bill.output_tokens
     usage: Json = {
         "prompt_tokens": prompt_tokens,
         "completion_tokens": completion_tokens,
         "total_tokens": prompt_tokens + completion_tokens,
     }
-    if cached_share:
-        usage["prompt_tokens_details"] = {"cached_tokens": int(prompt_tokens * cached_share)}
+    if bill.cached_tokens and cached_place == "num_cached_tokens":
+        usage[cached_place] = bill.cached_tokens
+    elif bill.cached_tokens:
+        usage[cached_place] = {"cached_tokens": bill.cached_tokens}
+    if bill.audio_seconds:
+        usage["prompt_audio_seconds"] = bill.audio_seconds
+    if bill.service_tier is not None:
+        usage["service_tier"] = bill.service_tier
     return usage
 
 

@@ -15,7 +15,14 @@ from aiohttp import web
 from aiohttp.web_request import BaseRequest
 
 from mistill.simulator import catalogue, payloads, refusals, requests
-from mistill.simulator.answers import PAGE, answer_chat, answer_embeddings, prompt_tokens_of, refusal_of
+from mistill.simulator.answers import (
+    PAGE,
+    answer_chat,
+    answer_embeddings,
+    prompt_tokens_of,
+    refusal_of,
+    tier_of,
+)
 from mistill.simulator.batch_files import FileStore
 from mistill.simulator.batch_jobs import Jobs
 from mistill.simulator.faults import Answer, Body, Fault, FaultDice, Script, happens
@@ -132,12 +139,13 @@ class Service:
         request = requests.decode_chat(raw, settings)
         prompt_tokens = prompt_tokens_of(request, settings)
         self._admit(key, request.model, settings)
-        answer = answer_chat(request, settings, prompt_tokens, scripted, fault)
+        tier = tier_of(request, settings)
+        answer = answer_chat(request, settings, prompt_tokens, scripted, fault, tier=tier)
         await self._wait(0 if request.stream else answer.bill.output_tokens)
         headers = self._rate_limiter.settle(key, request.model, settings, answer.bill.tokens)
         self.traffic.bill(answer.bill)
         if request.stream:
-            events = payloads.stream_events(answer.answer_id, request.model, answer.drafts, answer.usage)
+            events = payloads.stream_events(answer.answer_id, answer.bill.model, answer.drafts, answer.usage)
             return await reply.stream(events, headers, fault, settings.token_time_s)
         return await reply.whole_or_broken(answer.whole(), headers, fault)
 

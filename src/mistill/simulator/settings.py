@@ -29,17 +29,19 @@ FaultName = Literal[
     "fenced_json",
 ]
 
+CachedPlace = Literal["prompt_tokens_details", "prompt_token_details", "num_cached_tokens"]
+ServiceTier = Literal["none", "standard", "priority"]
+
 DEFAULT_MODELS = (
-    "mistral-small-4",
-    "mistral-medium-3.5",
-    "mistral-large-3",
+    "mistral-small-2603",
+    "mistral-medium-3-5",
+    "mistral-large-2512",
     "ministral-3b-latest",
     "ministral-8b-latest",
     "ministral-14b-latest",
     "mistral-small-latest",
     "mistral-medium-latest",
     "mistral-large-latest",
-    "mistral-large-2512",
     "magistral-small-latest",
     "magistral-medium-latest",
     "codestral-latest",
@@ -124,7 +126,15 @@ class Settings(BatchFaults, BatchSettings):
     answer_tokens: Count = 0
     """Shorter text answers are filled up with words to this length."""
     cached_share: Rate = 0.0
-    """Share of the prompt tokens that usage reports as cached; 0 leaves ``prompt_tokens_details`` out."""
+    """Share of the prompt tokens that usage reports as cached; 0 leaves them out."""
+    cached_place: CachedPlace = "prompt_tokens_details"
+    """Where in usage they stand: the specification has three places."""
+    audio_seconds: Count = 0
+    """Seconds of sound that usage reports of each prompt; 0 leaves ``prompt_audio_seconds`` out."""
+    service_tier: ServiceTier = "none"
+    """What usage says of the tier. Requests that ask for ``standard_only`` get no other. none: it says nothing."""
+    answered_by: dict[str, str] = Field(default_factory=dict[str, str])
+    """Model that is asked for → the one that answers in its place, as its answers say."""
     arguments_form: Literal["string", "object"] = "string"
     """How ``tool_calls[].function.arguments`` are sent."""
     embedding_dimension: Annotated[int, Field(ge=1)] = 1024

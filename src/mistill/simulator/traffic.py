@@ -9,9 +9,8 @@ from typing import Any
 import msgspec
 from msgspec import Struct
 
-from mistill.api.prices import price_of, shipped_prices
-from mistill.api.usage import Usage
-from mistill.simulator.answers import Bill, add_bill
+from mistill.api.prices import factors_of
+from mistill.simulator.bills import Bill, Bills, add_bill, cost_of
 
 NO_WHOLE_ANSWER = 0
 STATS_PATH = "/simulator/stats"
@@ -107,8 +106,8 @@ class Traffic:
         self.peak_in_flight = 0
         self.pages = 0
         self.lines_billed = 0
-        self._bills: dict[str, Bill] = {}
-        self._bills_of_lines: dict[str, Bill] = {}
+        self._bills: Bills = {}
+        self._bills_of_lines: Bills = {}
 
     def keep(self, requests_kept: int) -> None:
         if requests_kept != self.requests.maxlen:
@@ -131,7 +130,7 @@ class Traffic:
             counts_by_status={str(status): count for status, count in sorted(counts.items())},
             input_tokens=sum(bill.input_tokens for bill in bills),
             output_tokens=sum(bill.output_tokens for bill in bills),
-            cost=round(_cost(bills) + _cost(bills_of_lines) * shipped_prices().factors.batch, 12),
+            cost=round(cost_of(bills) + cost_of(bills_of_lines) * factors_of().batch, 12),
             batch=BatchStats(
                 files=files,
                 jobs=jobs,
@@ -162,12 +161,3 @@ class Traffic:
             received.status = status
             self.in_flight -= 1
             self.counts_by_status[status] += 1
-
-
-def _cost(bills: Iterable[Bill]) -> float:
-    """US dollars for them at the full price; a model whose price nobody knows costs nothing."""
-    return sum(
-        price.cost(Usage(bill.input_tokens, bill.output_tokens, bill.cached_tokens))
-        for bill in bills
-        if (price := price_of(bill.model)) is not None
-    )

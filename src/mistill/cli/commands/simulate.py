@@ -37,6 +37,9 @@ _GROUPS = {
         "max_context_tokens",
         "answer_tokens",
         "cached_share",
+        "cached_place",
+        "audio_seconds",
+        "service_tier",
         "arguments_form",
         "unauthorized_form",
         "validation_form",
@@ -127,8 +130,22 @@ mistill run prompts.jsonl --out trial.jsonl --model mistral-small-latest \\
     metavar="NAME=RATE",
     help=f"Share of requests that meet it, such as 503=0.1. Repeatable. Faults: {', '.join(_FAULTS)}.",
 )
+@option(
+    "--answered-by",
+    group="Answers",
+    multiple=True,
+    type=Pair("NAME=MODEL", str),
+    metavar="NAME=MODEL",
+    help="Another model answers for a name, such as mistral-small-latest=mistral-small-2603. Repeatable.",
+)
 @_setting_options
-def command(port: int, host: str, fault: tuple[tuple[str, float], ...], **settings: Any) -> Exit:
+def command(
+    port: int,
+    host: str,
+    fault: tuple[tuple[str, float], ...],
+    answered_by: tuple[tuple[str, str], ...],
+    **settings: Any,
+) -> Exit:
     """A fake Mistral API with the latency, quotas and faults that you choose, to rehearse runs for free.
 
     Its answers follow rules; no model is behind them. docs/simulator.md says which.
@@ -137,7 +154,7 @@ def command(port: int, host: str, fault: tuple[tuple[str, float], ...], **settin
         if name not in _FAULTS:
             raise InputError(f"--fault: there is no fault {name!r}", hint=did_you_mean(name, _FAULTS))
     given = {name: value for name, value in settings.items() if value is not None}
-    settled = Settings(**given, faults=dict(fault))  # pyright: ignore[reportArgumentType]  pydantic checks the names
+    settled = Settings(**given, faults=dict(fault), answered_by=dict(answered_by))  # pyright: ignore[reportArgumentType]  pydantic checks the names
     try:
         stats = serve(settled, host, port, on_ready=_show_address)
     except OSError as error:

@@ -1,0 +1,189 @@
+"""What a run says that it cost is what the server bills, and a budget of money holds what it says."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tests.runs.conftest import MODEL, Place
+
+from mistill import MistralEmbeddings, MistralLLM
+from mistill.api.prices import price_of
+from mistill.errors import Stopped
+from mistill.simulator import Simulator
+
+TEXTS = [f"row {number} " + "and so on " * (number % 7) for number in range(40)]
+REGIONAL: dict[str, Any] = {"endpoint": "http://api.eu.mistral.ai", "allow_http": True}
+
+
+@pytest.fixture
+def region(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The simulator answers for Mistral's regional hosts too, as their proxy."""
+    monkeypatch.setenv("HTTP_PROXY", simulator.url)
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+
+
+def billed(simulator: Simulator) -> float:
+    return simulator.stats().cost
+
+
+@pytest.mark.parametrize(
+    "place_in_usage", ["prompt_tokens_details", "prompt_token_details", "num_cached_tokens"]
+)
+def test_cached_tokens_cost_less_wherever_they_stand(
+    place: Place, simulator: Simulator, place_in_usage: str
+) -> None:
+    simulator.change(cached_share=0.5, cached_place=place_in_usage)
+    place.write(TEXTS)
+    report = place.run().start()
+    assert report.cost == pytest.approx(billed(simulator))
+    price = price_of(MODEL)
+    assert price is not None
+    assert report.cached_tokens > 0
+    whole = price.most(report.input_tokens, report.output_tokens)
+    assert report.cost == pytest.approx(whole - report.cached_tokens * 0.9 * price.input / 1e6)
+
+
+@pytest.mark.parametrize(
+    ("settings", "changes", "factor"),
+    [
+        ({}, {"service_tier": "priority"}, 1.75),
+        ({}, {"service_tier": "standard"}, 1),
+        ({"parameters": {"service_tier": "standard_only"}}, {"service_tier": "priority"}, 1),
+        (REGIONAL, {}, 1.1),
+        (REGIONAL, {"service_tier": "priority", "cached_share": 0.5}, 1.1 * 1.75),
+    ],
+)
+@pytest.mark.usefixtures("region")
+def test_every_tariff_is_in_the_cost(
+    place: Place, simulator: Simulator, settings: dict[str, Any], changes: dict[str, Any], factor: float
+) -> None:
+    simulator.change(**changes)
+    place.write(TEXTS)
+    if settings is REGIONAL:
+        settings = {"llm": MistralLLM(model=MODEL, **REGIONAL)}
+    report = place.run(sample=10, **settings).start()
+    assert report.forecast is not None
+    assert report.forecast.cost is not None
+    report = place.run(extra_columns=["cost"], **settings).start()
+    price = price_of(MODEL)
+    assert price is not None
+    whole = price.most(report.input_tokens - report.cached_tokens, report.output_tokens)
+    whole += report.cached_tokens * price.cached_input / 1e6
+    assert report.cost == pytest.approx(whole * factor)
+    if "llm" not in settings:  # the simulator does not know what it stands for
+        assert report.cost == pytest.approx(billed(simulator))
+    assert sum(record["cost"] for record in place.records()) == pytest.approx(report.cost)
+
+
+def test_sound_is_in_the_cost(place: Place, simulator: Simulator) -> None:
+    simulator.change(audio_seconds=30)
+    place.write(TEXTS)
+    llm = MistralLLM(model="voxtral-small-latest", endpoint=place.endpoint)
+    report = place.run(llm=llm).start()
+    assert report.cost == pytest.approx(billed(simulator))
+    assert report.cost == pytest.approx(40 * 0.002, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"service_tier": "priority"},
+        {"service_tier": "priority", "cached_share": 0.3},
+        {"answered_by": {MODEL: "mistral-medium-3-5"}},
+        {"answered_by": {MODEL: "mistral-medium-3-5"}, "service_tier": "priority"},
+    ],
+)
+def test_a_budget_of_money_holds_at_every_tariff(
+    place: Place, simulator: Simulator, changes: dict[str, Any]
+) -> None:
+    place.write(TEXTS * 5)
+    settings = {"parameters": {"max_new_tokens": 40}, "max_cost": 0.002}
+    place.run(limit=5, parameters={"max_new_tokens": 40}).start()
+    simulator.change(latency_s=0.001, **changes)
+    report = place.run(**settings).start()
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "budget"
+    assert report.cost == pytest.approx(billed(simulator))
+    one_answer = 8 * billed(simulator) / report.completions  # the longest, generously
+    in_flight = 64 * one_answer if "answered_by" in changes else 0  # as the first of the other model comes
+    assert 0.001 < billed(simulator) < 0.002 + one_answer + in_flight
+
+
+def test_a_budget_of_money_leaves_room_for_the_priority_tier_from_the_first_request_on(
+    place: Place, simulator: Simulator
+) -> None:
+    simulator.change(service_tier="priority", latency_s=0.05, answer_tokens=100)
+    place.write(["x"] * 200)
+    report = place.run(parameters={"max_new_tokens": 100}, max_cost=0.003).start()
+    assert isinstance(report.stopped, Stopped)
+    assert billed(simulator) < 0.003 + 2 * billed(simulator) / report.completions
+
+
+@pytest.mark.usefixtures("region")
+def test_vectors_share_out_the_cost_of_their_request(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    llm = MistralEmbeddings(model="mistral-embed", **REGIONAL)
+    report = place.run(llm=llm, extra_columns=["cost"]).start()
+    assert report.cost == pytest.approx(1.1 * billed(simulator))
+    assert sum(record["cost"] for record in place.records()) == pytest.approx(report.cost)
+
+
+def test_a_price_follows_the_model_that_answers(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    place.run(limit=20).start()
+    before = billed(simulator)
+    simulator.change(answered_by={MODEL: "mistral-medium-3-5"})
+    report = place.run().start()
+    assert billed(simulator) > 5 * before
+    assert report.cost == pytest.approx(billed(simulator))
+
+
+def test_a_model_that_nobody_knows_costs_nobody_knows_what(place: Place, simulator: Simulator) -> None:
+    simulator.change(answered_by={MODEL: "mistral-small-2711"})
+    place.write(TEXTS)
+    report = place.run().start()
+    assert (report.completions, report.cost, report.unpriced_answers) == (40, None, 40)
+    assert "no known price" in str(report)
+
+
+def test_a_budget_of_money_ends_where_prices_are_known_no_more(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS * 5)
+    place.run(max_cost=1, limit=10).start()
+    simulator.change(answered_by={MODEL: "mistral-small-2711"}, latency_s=0.01)
+    report = place.run(max_cost=1).start()
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "budget"
+    assert "mistral-small-2711" in str(report.stopped)
+    assert report.completions <= 10 + 64
+    assert report.unpriced_answers == report.completions - 10
+    assert f"and {report.unpriced_answers:,} answers without a known price" in str(report)
+    own = {"models": {"mistral-small-2711": {"input": 1, "output": 1}}}
+    assert place.run(max_cost=1, llm_settings={"prices": own}).start().stopped is None
+
+
+def test_answers_without_a_price_count_once_there_is_one(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    llm = MistralLLM(model="open-mistral-nemo", endpoint=place.endpoint)
+    first = place.run(llm=llm, limit=30).start()
+    assert first.cost is None
+    tokens = first.input_tokens + first.output_tokens
+    own = {"models": {"open-mistral-nemo": {"input": 1, "output": 1}}}
+    priced = MistralLLM(model="open-mistral-nemo", endpoint=place.endpoint, prices=own)
+    seen = len(simulator.requests)
+    report = place.run(llm=priced, max_cost=tokens / 1e6).start()
+    assert isinstance(report.stopped, Stopped)
+    assert len(simulator.requests) == seen
+
+
+def test_a_dry_run_knows_the_host(place: Place) -> None:
+    place.write(TEXTS)
+    plain = place.run().dry_run()
+    regional = place.run(llm=MistralLLM(model=MODEL, **REGIONAL)).dry_run()
+    assert plain.cost is not None
+    assert plain.batch_cost is not None
+    assert plain.batch_cost.input == pytest.approx(plain.cost.input / 2)
+    assert regional.cost is not None
+    assert regional.cost.input == pytest.approx(1.1 * plain.cost.input)
+    assert regional.batch_cost is None
+    assert "batch" not in str(regional)
