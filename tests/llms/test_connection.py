@@ -207,7 +207,13 @@ def test_a_dump_does_not_say_where_the_key_goes(
 
 @pytest.mark.parametrize(
     "endpoint",
-    ["https://api.mistral.ai/v1", "https://codestral.mistral.ai", "http://127.0.0.1:8080", "http://[::1]:80"],
+    [
+        "https://api.mistral.ai/v1",
+        "https://codestral.mistral.ai",
+        "https://api.eu.mistral.ai",
+        "http://127.0.0.1:8080",
+        "http://[::1]:80",
+    ],
 )
 def test_mistrals_own_endpoint_and_this_machine_are_taken_from_a_dump(endpoint: str) -> None:
     llm = MistralLLM(model="m", endpoint=endpoint)

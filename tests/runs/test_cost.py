@@ -9,7 +9,7 @@ from tests.runs.conftest import MODEL, Place
 
 from mistill import MistralEmbeddings, MistralLLM
 from mistill.api.prices import price_of
-from mistill.errors import Stopped
+from mistill.errors import InputError, InvalidModel, Stopped
 from mistill.simulator import Simulator
 
 TEXTS = [f"row {number} " + "and so on " * (number % 7) for number in range(40)]
@@ -174,6 +174,31 @@ def test_answers_without_a_price_count_once_there_is_one(place: Place, simulator
     report = place.run(llm=priced, max_cost=tokens / 1e6).start()
     assert isinstance(report.stopped, Stopped)
     assert len(simulator.requests) == seen
+
+
+@pytest.mark.parametrize(
+    ("model", "since"), [("open-mixtral-8x22b", "2025-03-30"), ("mistral-tiny", "2025-03-30")]
+)
+def test_a_retired_model_is_told_with_its_successor(
+    place: Place, simulator: Simulator, model: str, since: str
+) -> None:
+    simulator.change(models=(MODEL,))
+    place.write(TEXTS)
+    llm = MistralLLM(model=model, endpoint=place.endpoint)
+    with pytest.raises(InputError, match=since):
+        place.run(llm=llm, max_cost=1)
+    report = place.run(llm=llm, on_stop="return").start()
+    assert isinstance(report.stopped, InvalidModel)
+    hint = report.stopped.hint
+    assert hint is not None
+    assert since in hint
+    assert "its successor is mi" in hint
+    assert "models()" in hint  # and what there is
+    simulator.change(models=(MODEL, "mistral-small-2603"))
+    unknown = place.run(
+        llm=MistralLLM(model="nobody", endpoint=place.endpoint), fresh=True, on_stop="return"
+    ).start()
+    assert "retired" not in str(unknown.stopped)
 
 
 def test_a_dry_run_knows_the_host(place: Place) -> None:
