@@ -323,7 +323,7 @@ class UnwritableAnswer(InvalidOutput):
     kind = "unwritable_answer"
 
 
-StopReason = Literal["interrupted", "stopped", "budget", "deadline", "cancelled", "waiting"]
+StopReason = Literal["interrupted", "stopped", "budget", "deadline", "cancelled", "waiting", "moved"]
 """Why work was ended on purpose: Ctrl-C, ``stop()`` or another row's fatal error, money or tokens, time, the caller's
 own cancellation, or that the rest is in batch jobs, which nobody need wait for."""
 

@@ -38,6 +38,24 @@ def test_status_is_json_where_it_is_wanted(mistill: Mistill, failed_run: Simulat
     ]
 
 
+def test_status_counts_answers_by_model_and_pin_ends_a_run_whose_model_moved(
+    mistill: Mistill, run_of: RunOf, simulate: Simulate
+) -> None:
+    moving = simulate(answered_by={"mistral-small-latest": "mistral-small-2603"})
+    assert mistill(*run_of(6, "--limit", "4", at=moving)).code == 0
+    moving.change(answered_by={"mistral-small-latest": "mistral-medium-3-5"})
+    gone_on = mistill(*run_of(6, at=moving))
+    assert gone_on.code == 0
+    assert "mistral-small-latest is answered by mistral-medium-3-5 now" in gone_on.stderr
+    assert "--where model=mistral-medium-3-5 --model mistral-small-2603; --pin ends" in gone_on.stderr
+    told = mistill("status", "answers.jsonl").stdout
+    assert "answers by model: 4 mistral-small-2603, 2 mistral-medium-3-5" in told
+    pinned = mistill(*run_of(9, "--pin", at=moving))
+    assert pinned.code == 3
+    assert "--pin: mistral-small-latest is answered by mistral-medium-3-5 now" in pinned.stderr
+    assert "to go on: the same command without --pin" in pinned.stderr
+
+
 def test_a_run_is_seen_while_it_goes_on(
     mistill: Mistill, spawn: Spawn, run_of: RunOf, simulate: Simulate
 ) -> None:

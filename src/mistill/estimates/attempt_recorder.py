@@ -22,6 +22,11 @@ class RunningStart(Protocol):
     ledger: Ledger
     budget: Budget
     stopped: MistillError | None
+    answered_by: str | None
+
+    def note_model(self, model: str | None) -> MistillError | None:
+        """Another model answers than ``answered_by``; gives why its answer is none for this start, where that is so."""
+        ...
 
     def count_attempt(self) -> None:
         """A request leaves."""
@@ -85,8 +90,10 @@ class AttemptRecorder:
         ):
             budget.warn_of_estimates()
             usage = None
+        model = answer.response.model
+        moved = start.note_model(model) if model != start.answered_by else None
         if answer.cost is None and budget.max_cost is not None:
-            budget.note_unpriced(answer.response.model)
+            budget.note_unpriced(model)
         if self._reservations:
             spent = budget.settle(self._reservations.pop(number), usage, answer.cost)
             if spent.usage is usage:
@@ -98,13 +105,15 @@ class AttemptRecorder:
             answer = delivered.answer
         ledger = start.ledger
         if not delivered.parts:
-            ledger.answer(recorded[0], answer.raw, answer.usage, answer.cost)
-            return delivered
-        for attempt, part in zip(recorded, delivered.parts, strict=True):
-            if isinstance(part, MistillError):
-                ledger.end_attempt(attempt, "failed", part)
-            else:
-                ledger.answer(attempt, part.body, part.usage, part.cost)
+            ledger.answer(recorded[0], answer.raw, answer.usage, answer.cost, model)
+        else:
+            for attempt, part in zip(recorded, delivered.parts, strict=True):
+                if isinstance(part, MistillError):
+                    ledger.end_attempt(attempt, "failed", part)
+                else:
+                    ledger.answer(attempt, part.body, part.usage, part.cost, model)
+        if moved is not None:
+            raise moved
         return delivered
 
     def ended(self, recorded: Sequence[Attempt], error: MistillError) -> None:

@@ -75,6 +75,7 @@ class JobKeeper:
         sender: of the run's requests: it knows the server, and reads its answers. ``split``: see `ResultReader`.
         budget: what is with the server is held of it at its worst.
         waits: for a server that takes no further job for now.
+        note_model: is told which model gave an answer.
         keeps_files: our files stay at the server, and the results on this machine.
 
     Attributes:
@@ -90,6 +91,7 @@ class JobKeeper:
         split: Split,
         budget: Budget,
         *,
+        note_model: Callable[[str | None], object],
         keeps_files: bool = False,
         waits: bool = True,
     ) -> None:
@@ -99,7 +101,7 @@ class JobKeeper:
         self.fatal: MistillError | None = None
         self.strange: dict[int, Job] = {}
         self._strays: set[str] = set()
-        self._reader = ResultReader(ledger, book.files, sender, split, budget)
+        self._reader = ResultReader(ledger, book.files, sender, split, budget, note_model)
         self._keeps_files = keeps_files
         self._refusals = 0
         self._refused: Unauthorized | None = None

@@ -73,16 +73,24 @@ class ResultReader:
 
     Args:
         split: shares an answer out among the rows that it was asked for by; ``None``: it is the one row's.
+        note_model: is told which model gave an answer.
     """
 
     def __init__(
-        self, ledger: Ledger, files: JobFiles, lines: LineReader, split: Split, budget: Budget
+        self,
+        ledger: Ledger,
+        files: JobFiles,
+        lines: LineReader,
+        split: Split,
+        budget: Budget,
+        note_model: Callable[[str | None], object],
     ) -> None:
         self._ledger = ledger
         self._files = files
         self._lines = lines
         self._split = split
         self._budget = budget
+        self._note_model = note_model
 
     async def read(self, job: Job) -> Taken:
         """Returns when all that came is on disk. What was taken over before is passed by.
@@ -129,17 +137,19 @@ class ResultReader:
             if classify(error).fatal:
                 taken.fatal = error
             return
+        model = answer.response.model
         if answer.cost is None and self._budget.max_cost is not None:
-            self._budget.note_unpriced(answer.response.model)
+            self._budget.note_unpriced(model)
+        self._note_model(model)
         taken.add(answer.usage, answer.cost)
         if parts is None:
-            self._ledger.answer(attempts[0].attempt, answer.raw, answer.usage, answer.cost)
+            self._ledger.answer(attempts[0].attempt, answer.raw, answer.usage, answer.cost, model)
             return
         for one, part in zip(attempts, parts, strict=True):
             if isinstance(part, MistillError):
                 self._fail([one], part)
             elif one.awaits_answer:
-                self._ledger.answer(one.attempt, part.body, part.usage, part.cost)
+                self._ledger.answer(one.attempt, part.body, part.usage, part.cost, model)
 
     def _believed(
         self, answer: HTTPAnswer[Any], attempts: Sequence[LineAttempt], job: Job, price: Price | None

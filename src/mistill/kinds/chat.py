@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import msgspec
@@ -243,6 +244,15 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         ]
         return "\n".join(texts)
 
+    @classmethod
+    def model_of(cls, body: bytes) -> str | None:
+        try:
+            return _decode_model(body).model
+        except msgspec.DecodeError:  # in a form that takes patience
+            with suppress(ValueError):
+                return CHAT.decode(body).model
+            return None
+
     def check_source(self, header: Sequence[str] | None, media_kinds: frozenset[str]) -> None:
         super().check_source(header, frozenset())
         if header is not None:
@@ -314,6 +324,11 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         return found
 
 
+class _Named(msgspec.Struct):
+    model: str | None = None
+
+
+_decode_model = msgspec.json.Decoder(_Named).decode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 

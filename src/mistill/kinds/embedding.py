@@ -131,6 +131,13 @@ class EmbeddingKind(TextKind):
     def delivered(self, answer: PaidAnswer) -> Delivered[EmbeddingResponse]:
         return kept_part(answer.body, usage=usage_in(answer), cost=answer.cost, recorded=(answer.attempt,))
 
+    @classmethod
+    def model_of(cls, body: bytes) -> str | None:
+        try:
+            return stored_embedding(body).model
+        except MalformedAnswer:
+            return None
+
     def with_values(self, outcome: Outcome) -> tuple[Completion | None, ...]:
         return tuple(one and self._with_value(one) for one in outcome.completions)
 

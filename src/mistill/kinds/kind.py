@@ -205,6 +205,11 @@ class Kind(ABC, Generic[A]):
     def text_of(cls, body: bytes) -> str:
         """An answer that a ledger has kept, as a person reads it; whatever it is, and whether or not it fits."""
 
+    @classmethod
+    @abstractmethod
+    def model_of(cls, body: bytes) -> str | None:
+        """Which model an answer that a ledger has kept says that it is of; ``None``: none, or it is no answer."""
+
     def check_source(self, header: Sequence[str] | None, media_kinds: frozenset[str]) -> None:
         """Refuses an input that no row of which could be asked.
 

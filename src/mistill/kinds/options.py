@@ -277,6 +277,11 @@ class RunOptions(BaseModel):
     on_unknown: Annotated[OnUnknown, Written("Durability")] = Field(
         default="retry", description="Rows in flight at a crash may be on the bill: ask again, or not."
     )
+    pin: Annotated[bool, Written("Durability")] = Field(
+        default=False,
+        description="End where another model answers than the one that has answered this run so far, as when "
+        "mistral-small-latest moves on.",
+    )
     grace: Annotated[float, Written("Durability", metavar="SECONDS")] = Field(
         default=30.0, ge=0, allow_inf_nan=False, description="How long Ctrl-C waits for what is in flight."
     )
@@ -405,6 +410,7 @@ RETRY_OPTIONS = (
     "max_tokens_total",
     "deadline",
     *LANE_OPTIONS,
+    "pin",
     "grace",
     "on_stop",
 )
@@ -434,6 +440,7 @@ class RetryArguments(LaneArguments, total=False):
     max_cost: float | None
     max_tokens_total: int | None
     deadline: float | None
+    pin: bool
     grace: float
     on_stop: OnStop
 
@@ -474,5 +481,6 @@ class RunArguments(LaneArguments, total=False):
     fresh: bool
     retry_failed: bool
     on_unknown: OnUnknown
+    pin: bool
     grace: float
     on_stop: OnStop

@@ -5,6 +5,7 @@ from mistill.ledger.damage import Damage
 from mistill.ledger.error_record import ErrorRecord
 from mistill.ledger.jobs import Job, JobRecord, JobState, LineAttempt, PlannedAttempt
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
+from mistill.ledger.model_counts import AnswersOfModel
 from mistill.ledger.reader import (
     Cause,
     Counts,
@@ -23,6 +24,7 @@ __all__ = [
     "EVERYTHING",
     "FIELDS",
     "WAITING",
+    "AnswersOfModel",
     "Attempt",
     "Cause",
     "Counts",

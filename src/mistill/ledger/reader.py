@@ -24,6 +24,7 @@ from mistill.ledger.files import main_name
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
 from mistill.ledger.jobs import Job, has_jobs, read_jobs
 from mistill.ledger.lock import holder_of, is_held
+from mistill.ledger.model_counts import AnswersOfModel, ModelOf, count_bodies, read_model_counts
 from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import EVERYTHING, Selection
 from mistill.ledger.spending import IS_DAMAGED, Spending, read_spending
@@ -421,6 +422,16 @@ class LedgerReader:
         """The jobs of the run, the oldest first. Damaged ones are left out."""
         with database.explained(self.path):
             return read_jobs(self._connection)
+
+    def answers_by_model(self, model_of: ModelOf) -> list[AnswersOfModel]:
+        """How many answers came of which model, the one that answered last at the end.
+
+        Args:
+            model_of: reads it out of an answer's body, where an earlier version did not count.
+        """
+        with database.explained(self.path):
+            found = read_model_counts(self._connection)
+            return count_bodies(self._connection, model_of) if found is None else found
 
     def cost_of_jobs(self) -> float | None:
         """US dollars for the answers of jobs; ``None``: there are none, or none has a price."""

@@ -4,7 +4,8 @@ Thin tables (rows, attempts, outcomes) are apart from fat ones (records, answers
 million rows reads tens of megabytes, not the dataset.
 
 What ``meta`` has: ``manifest`` and ``settings`` (JSON, see `Ledger.open`), ``created_at``, ``mistill_version``,
-``schema`` (a checksum of these tables' own words), ``dedupe``, and ``input_rows`` once the input was read to its end.
+``schema`` (a checksum of these tables' own words), ``dedupe``, ``answers_by_model`` (see
+``model_counts``), and ``input_rows`` once the input was read to its end.
 
 ``settings`` has what retries asked with in place of the run's own settings, each once: a JSON object that whoever
 opens the ledger makes. Where a column ``settings`` is NULL, it was the run's own.

@@ -44,6 +44,7 @@ from mistill.ledger.jobs import (
 )
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
+from mistill.ledger.model_counts import ModelCounts, ModelOf
 from mistill.ledger.reader import LedgerReader
 from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import Selection
@@ -122,6 +123,7 @@ class Ledger:
             _mark_interrupted(connection)
             self._known = KnownAttempts(connection)
             self._with_server = RowSet(rows_with_server(connection))
+            self._by_model = ModelCounts(connection)
             self._settings: int | None = None
             self._is_retry = False
             # A count, because loops in several threads take from it.
@@ -253,10 +255,12 @@ class Ledger:
                     self.end_attempt(attempt, "not_sent")
             raise
 
-    def answer(self, attempt: Attempt, body: bytes, tokens: Tokens, cost: float | None) -> None:
+    def answer(
+        self, attempt: Attempt, body: bytes, tokens: Tokens, cost: float | None, model: str | None = None
+    ) -> None:
         """The attempt was answered and paid for: keep the answer as it came, whether or not it will do.
 
-        ``cost``: US dollars, where the price is known.
+        ``cost``: US dollars, where the price is known. ``model``: which one gave it, as it says.
 
         Raises:
             MalformedAnswer: it is larger than a ledger can hold. Its attempt has ended.
@@ -278,16 +282,28 @@ class Ledger:
         answered = (attempt.id, row, attempt.sent_at, time.time(), *took, attempt.asked)
         answers = [(attempt.id, bytearray(body), checksum)]
         settings, request, job = attempt.settings, attempt.request, attempt.job
+        counted = (self._by_model, [(settings, model)])
         if settings is None and request is None and job is None:
-            self._commits.put((_ANSWERED, [answered]), (_ANSWERS, answers))
+            self._commits.put((_ANSWERED, [answered]), (_ANSWERS, answers), counted)
             return
         answered = (*answered, settings, request, job)
         if job is None:
-            self._commits.put((_ANSWERED_WITH, [answered]), (_ANSWERS, answers))
+            self._commits.put((_ANSWERED_WITH, [answered]), (_ANSWERS, answers), counted)
         else:
             self._commits.put(
-                (_ANSWERED_WITH, [answered]), (_ANSWERS_OF_JOB, answers), *_known_after_all(attempt)
+                (_ANSWERED_WITH, [answered]), (_ANSWERS_OF_JOB, answers), counted, *_known_after_all(attempt)
             )
+
+    async def count_models(self, model_of: ModelOf) -> None:
+        """Counts the answers of earlier versions by their models, where that was not done: one look at each body."""
+        if not self._by_model.is_known:
+            await self._commits.run(lambda connection: self._by_model.count(connection, model_of))
+
+    @property
+    def models(self) -> dict[str, int]:
+        """Which models have answered what this start asks, and how often, as far as it is on disk; the last one at the
+        end."""
+        return self._by_model.of(self._settings)
 
     def end_attempt(
         self,

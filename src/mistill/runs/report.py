@@ -29,6 +29,7 @@ from mistill.kinds.kept_settings import (
     read_manifest,
     read_options,
 )
+from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
 from mistill.records.misfits import Misfit
@@ -148,6 +149,18 @@ class CutAnswers(Struct, frozen=True):
     allowed: int | None = None
 
 
+class AnsweredBy(Struct, frozen=True):
+    """How many answers came of one model.
+
+    Attributes:
+        asked: the model that was asked for. ``model``: the one that answered, as it says; ``None``: it says none.
+    """
+
+    asked: str
+    model: str | None
+    answers: int
+
+
 class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     """A run, all its starts together, and how the last one ended. The counts of rows and tokens are those of `Counts`.
 
@@ -160,6 +173,8 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         causes: failures by kind of error, the most frequent first.
         latency_s: of all answers ever; ``None`` before the first.
         starts: the oldest first. `describe` has the last one's particulars at its top level too.
+        answers_by_model: how many answers, those too that did not do, came of which model, the one that answered last
+            at the end.
         jobs: its batch jobs, the oldest first. ``saved``: US dollars that their answers would have cost more live;
             ``None``: there are none, or no price is known.
         samples: the first answered rows as records, long values cut.
@@ -179,6 +194,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     causes: list[Cause]
     latency_s: Latency | None
     starts: list[StartReport]
+    answers_by_model: list[AnsweredBy]
     jobs: list[JobReport]
     saved: float | None
     samples: list[dict[str, Any]]
@@ -364,7 +380,7 @@ def read_report(path: str | Path | None, *, ledger: str | Path | None = None) ->
 
 
 def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunReport:
-    _, manifest = read_manifest(reader)
+    kind, manifest = read_manifest(reader)
     options = read_options(reader)
     latencies = reader.latencies_s(_PERCENTILES)
     finish_reasons = reader.finish_reasons()
@@ -382,6 +398,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
         latency_s=Latency(*latencies) if latencies else None,
         starts=list(_start_reports(reader)),
+        answers_by_model=_answers_by_model(reader, kind, manifest),
         jobs=[JobReport.of(job) for job in reader.jobs()],
         saved=_saved(reader),
         samples=list(_samples(reader)),
@@ -389,6 +406,15 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         ledger=str(reader.path),
         out=out,
     )
+
+
+def _answers_by_model(reader: LedgerReader, kind: type[Kind[Any]], manifest: RunManifest) -> list[AnsweredBy]:
+    retried = retried_manifests(reader)
+    answers: dict[tuple[str, str | None], int] = {}
+    for one in reader.answers_by_model(kind.model_of):
+        asked = manifest if one.settings is None else retried.get(one.settings, manifest)
+        answers[asked.model, one.model] = answers.get((asked.model, one.model), 0) + one.answers
+    return [AnsweredBy(*names, number) for names, number in answers.items()]
 
 
 def _saved(reader: LedgerReader) -> float | None:

@@ -261,6 +261,9 @@ def _details(report: RunReport, wording: Wording) -> Iterator[Line]:
     if report.finish_reasons:
         told = ", ".join(f"{rows:,} {reason}" for reason, rows in report.finish_reasons.items())
         yield Line(f"finish reasons: {told}")
+    if any(one.model not in (None, one.asked) for one in report.answers_by_model):
+        told = ", ".join(f"{one.answers:,} {one.model or 'of no name'}" for one in report.answers_by_model)
+        yield Line(f"answers by model: {told}")
     if report.cut is not None:
         yield from (Line(text, label="cut off: ") for text in _cut_answers(report, report.cut, wording))
     if report.empty_answers:
@@ -460,10 +463,10 @@ def _next_step(report: RunReport) -> Phrase | None:
                 f"to go on: the same command without --sample; {done}",
             )
         how = _changed_how(report)
-        again = f"to go on: start the same run {how}; answered rows cost nothing"
+        again = f"to go on: start the same run {how.python}; answered rows cost nothing"
         if report.out == "-":
             return Phrase(again, f"to go on: the same command with --ledger {report.ledger}")
-        return Phrase(again, f"to go on: the same command {how}; answered rows cost nothing")
+        return Phrase(again, f"to go on: the same command {how.command_line}; answered rows cost nothing")
     place = _Place.of(report)
     if report.failures and place is not None:
         other = place.call("Run.retry", "failed=True", "…"), place.command("retry", "--failed …")
@@ -478,8 +481,13 @@ def _next_step(report: RunReport) -> Phrase | None:
     return None
 
 
-def _changed_how(report: RunReport) -> str:
+def _changed_how(report: RunReport) -> Phrase:
     stopped = report.stopped
+    if isinstance(stopped, Stopped) and stopped.reason == "moved":
+        return Phrase("without pin", "without --pin")
+    how = "again, once that is mended"
     if stopped is None or (isinstance(stopped, Stopped) and stopped.reason != "budget"):
-        return "again"
-    return "again with a larger budget" if isinstance(stopped, Stopped) else "again, once that is mended"
+        how = "again"
+    elif isinstance(stopped, Stopped):
+        how = "again with a larger budget"
+    return Phrase(how, how)

@@ -132,6 +132,7 @@ class Run(RunResults):
         retry_failed: ask rows again that failed in an earlier start.
         on_unknown: ``"retry"`` or ``"hold"`` rows that were in flight when a run died, and may be on the bill.
         dedupe: ask identical requests once, and copy the answer.
+        pin: end the start where another model answers than the one that has answered this run so far.
         grace: seconds that requests in flight are waited for when the run is stopped.
         max_cost: US dollars that the whole run may cost, all its starts together.
         max_tokens_total: tokens, input and output, that the whole run may take.
@@ -416,6 +417,7 @@ class Run(RunResults):
             warn_if_old(self.kind.server.price, datetime.now(UTC).date())
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
         with output_held(self.out, self.ledger_path), self._open_ledger() as ledger:
+            background.run(ledger.count_models(self.kind.model_of))
             self._budget = self._new_budget(self._spent_before())
             before = self._snapshot()
             runner = Runner(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -21,7 +21,7 @@ from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM, LIMIT_REACHED, mo
 from mistill.jobs.keeper import JobKeeper
 from mistill.kinds.kind import Kind, PendingRow
 from mistill.kinds.options import RunOptions
-from mistill.ledger import Cause, Damage, ErrorRecord, Ledger, Selection
+from mistill.ledger import Cause, Damage, ErrorRecord, KnownAttempt, Ledger, Selection
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
@@ -30,6 +30,7 @@ from mistill.runs.lanes import Lane
 from mistill.runs.lanes.batch import BatchLane, JobUse
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.ledger_rows import LedgerRows
+from mistill.runs.model_watch import ModelWatch
 from mistill.runs.pending_rows import Matcher, PendingRows
 from mistill.runs.record_shape import RecordShape
 from mistill.wording import Setting, words
@@ -54,6 +55,7 @@ class Runner:
         input_rows: after a sample, how many rows the input has.
         unreplaced: why rows that were answered before keep that answer, by kind: the new one failed or was cut off.
         answered: rows that got an answer. ``empty_answers``: those of them with nothing in some generation.
+        answered_by: which model answers, as it says; ``None`` before it has.
         broke_off: why the input ended too early, by its own fault or that of who made it, where that ended the start.
     """
 
@@ -78,6 +80,7 @@ class Runner:
         self.unreplaced: dict[str, Cause] = {}
         self.broke_off: Exception | None = None
         self.answered = self.empty_answers = 0
+        self.answered_by: str | None = None
         self.ledger = ledger
         self.budget = budget
         self._kind = kind
@@ -93,6 +96,7 @@ class Runner:
         self._lane: Lane | None = None
         self._timers: list[asyncio.TimerHandle] = []
         self._first_failures = FirstFailures()
+        self._watch: ModelWatch | None = None
 
     async def run(self) -> None:
         """Works through the input, as far as it can be read.
@@ -112,7 +116,7 @@ class Runner:
             self.progress,
             options,
             shape=self._shape,
-            known_attempts=self.ledger.known_attempts,
+            known_attempts=self._known_attempts,
             sample=self.sample,
         )
         self._lane = await self._lane_for(rows)
@@ -151,6 +155,7 @@ class Runner:
                 kind.dispatcher,
                 kind.split,
                 self.budget,
+                note_model=self.note_model,
                 keeps_files=options.keep_batch_files,
                 waits=options.wait,
             ),
@@ -174,7 +179,7 @@ class Runner:
             Progress(),
             self._options,
             shape=self._shape,
-            known_attempts=ledger.known_attempts,
+            known_attempts=self._known_attempts,
         )
 
     def _break_off(self, error: Exception, rows_before: int) -> None:
@@ -232,6 +237,31 @@ class Runner:
         """Waits for nothing: requests in flight are cut off, and marked as maybe billed."""
         if self._lane is not None:
             self._lane.abandon()
+
+    def note_model(self, model: str | None) -> MistillError | None:
+        """A model has answered. Gives why its answer is none for this start, which is stopped then."""
+        watch = self._models()
+        refused = watch.see(model)
+        self.answered_by = watch.answers
+        if refused is not None:
+            self.stop(refused)
+        return refused
+
+    def _models(self) -> ModelWatch:
+        if self._watch is None:  # by now the ledger knows by which settings this start asks
+            self._watch = ModelWatch(self._kind.server, self.ledger.models, pins=self._options.pin)
+        return self._watch
+
+    async def _known_attempts(self, rows: Sequence[int]) -> Mapping[int, Sequence[KnownAttempt]]:
+        """What is known of rows, but for answers of another model than the pinned one."""
+        known = await self.ledger.known_attempts(rows)
+        if not self._options.pin:
+            return known
+        model_of, is_of_another = self._kind.model_of, self._models().is_of_another
+        return {
+            row: [one for one in each if one.answer is None or not is_of_another(model_of(one.answer.body))]
+            for row, each in known.items()
+        }
 
     def count_attempt(self) -> None:
         self.progress.attempts += 1

@@ -63,7 +63,7 @@ mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://
 @_options("row_parameters", "extra_columns")
 @pace_options
 @_options(*LANE_OPTIONS)
-@_options("max_cost", "max_tokens_total", "deadline", "grace")
+@_options("max_cost", "max_tokens_total", "deadline", "pin", "grace")
 @report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:

@@ -1,0 +1,94 @@
+"""Which model answers for the name that a run asks for: an alias such as ``mistral-small-latest`` moves."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+
+from mistill.errors import Stopped
+from mistill.llms.generation import Server
+from mistill.progress.formatting import count
+from mistill.wording import Phrase, Setting, words
+
+_log = logging.getLogger("mistill")
+
+_MOVES = "-latest"
+
+
+class ModelWatch:
+    """Says once of each model that another one answers than before.
+
+    Args:
+        server: what is asked.
+        before: which models have answered the same settings in earlier starts, and how often; the last one at the end.
+        pins: whether that ends the start.
+
+    Attributes:
+        answers: which model answers; pinned, the one that has answered most. ``None``: none has, that is known.
+    """
+
+    def __init__(self, server: Server, before: Mapping[str, int], *, pins: bool) -> None:
+        self._server = server
+        self._before = before
+        self._pins = pins
+        self._told = set[str]()
+        names = list(before)
+        self.answers = (max(names, key=before.__getitem__) if pins else names[-1]) if names else None
+
+    def see(self, model: str | None) -> Stopped | None:
+        """An answer names this model. Gives why nothing more is asked, where that is so."""
+        last = self.answers
+        if model is None or model == last:
+            return None
+        if last is None or self._is_no_more_than_a_name(last):
+            self.answers = model
+            return None
+        if self._pins:
+            return self._refused(last, model)
+        self.answers = model
+        if model not in self._told:
+            self._told.add(model)
+            self._tell(last, model)
+        return None
+
+    def is_of_another(self, model: str | None) -> bool:
+        """Whether an answer is none for this start, since its model is not the pinned one."""
+        return self._pins and model is not None and self.answers is not None and model != self.answers
+
+    def _is_no_more_than_a_name(self, last: str) -> bool:
+        """The server gave back the alias as it was asked for, and says now what stands behind it."""
+        return last == self._server.model and last.endswith(_MOVES)
+
+    def _moved(self, last: str, model: str) -> str:
+        asked = self._server.model
+        subject = f"{asked} is answered" if asked != last else "answers come"
+        had = f", of which this run has {count(self._before[last], 'answer')}" if last in self._before else ""
+        unpriced = ""
+        if self._server.price is not None and self._server.tariff.price_of(model, None) is None:
+            unpriced = "; of the new one no price is known"
+        return f"{subject} by {model} now, and no longer by {last}{had}{unpriced}"
+
+    def _tell(self, last: str, model: str) -> None:
+        again = Phrase(
+            f"Run.retry(…, 'model={model}', llm={{'model': {last!r}}})",
+            f"mistill retry … --where model={model} --model {last}",
+        )
+        _log.warning(
+            words(
+                self._moved(last, model),
+                "; to ask its rows of the earlier one: ",
+                again,
+                "; ",
+                Setting("pin", True),
+                " ends a run where this happens",
+            )
+        )
+
+    def _refused(self, last: str, model: str) -> Stopped:
+        return Stopped(
+            words(Setting("pin", True), f": {self._moved(last, model)}"),
+            reason="moved",
+            hint=words(
+                "ask for ", Setting("model", last), " in a run of its own, or go on without ", Setting("pin")
+            ),
+        )

@@ -1,0 +1,190 @@
+"""An alias moves from model to model: the run says so, counts whose answers are whose, and ends where it is pinned."""
+
+from __future__ import annotations
+
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.runs.conftest import MODEL, Place, sent
+
+from mistill import MistralEmbeddings, Run
+from mistill.errors import Stopped
+from mistill.runs.report import AnsweredBy, RunReport, read_report
+from mistill.simulator import Fault, Received, Simulator
+
+OLD, NEW = "mistral-small-2603", "mistral-medium-3-5"
+TEXTS = [f"row {number}" for number in range(20)]
+
+
+def by_model(report: RunReport) -> dict[str | None, int]:
+    return {one.model: one.answers for one in report.answers_by_model}
+
+
+def chats(simulator: Simulator) -> list[Received]:
+    return [request for request in simulator.requests if request.path == "/v1/chat/completions"]
+
+
+@pytest.fixture
+def begun(place: Place, simulator: Simulator) -> Place:
+    """A run of which 12 rows are answered, by the old model; the alias moves then."""
+    place.write(TEXTS)
+    simulator.change(answered_by={MODEL: OLD})
+    place.run(limit=12).start()
+    simulator.change(answered_by={MODEL: NEW})
+    return place
+
+
+def said(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "is answered by" in record.getMessage()]
+
+
+def test_answers_are_counted_by_model(begun: Place, caplog: pytest.LogCaptureFixture) -> None:
+    report = begun.run().start()
+    assert report.answers_by_model == [AnsweredBy(MODEL, OLD, 12), AnsweredBy(MODEL, NEW, 8)]
+    assert f"answers by model: 12 {OLD}, 8 {NEW}" in str(report)
+    (line,) = said(caplog)
+    assert (
+        f"{MODEL} is answered by {NEW} now, and no longer by {OLD}, of which this run has 12 answers" in line
+    )
+    assert report.describe()["answers_by_model"][0] == {"asked": MODEL, "model": OLD, "answers": 12}
+
+
+def test_a_move_in_the_middle_of_a_start_is_said_once(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(TEXTS)
+    simulator.change(answered_by={MODEL: OLD})
+    for outcome in place.run(llm_settings={"max_concurrent_requests": 1}):
+        if outcome.position == 5:
+            simulator.change(answered_by={MODEL: NEW})
+    report = read_report(place.out)
+    assert set(by_model(report)) == {OLD, NEW}
+    assert sum(by_model(report).values()) == 20
+    assert len(said(caplog)) == 1
+
+
+def test_an_alias_that_is_only_named_back_has_not_moved(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(TEXTS)
+    report = place.run(limit=10).start()
+    assert "answers by model" not in str(report)
+    simulator.change(answered_by={MODEL: OLD})
+    assert place.run(pin=True).start().stopped is None
+    assert said(caplog) == []
+
+
+def test_a_pinned_run_asks_no_other_model(begun: Place, simulator: Simulator) -> None:
+    seen = len(sent(simulator))
+    report = begun.run(pin=True).start()
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "moved"
+    assert OLD in str(report.stopped)
+    assert NEW in str(report.stopped)
+    assert "without pin" in str(report)
+    assert report.completions == 12  # what the other one answered is paid, kept, and no row's outcome
+    asked = len(sent(simulator)) - seen
+    assert by_model(report) == {OLD: 12, NEW: asked}
+    # Still pinned: what was paid is not taken for an answer, and what comes is refused again.
+    again = begun.run(pin=True).start()
+    assert again.completions == 12
+    # Without it, what was paid is used.
+    paid = set(sent(simulator)[seen:])
+    seen = len(sent(simulator))
+    assert begun.run().start().completions == 20
+    assert sorted(sent(simulator)[seen:]) == sorted(set(TEXTS[12:]) - paid)
+
+
+def test_a_pinned_run_goes_on_once_the_model_is_back(begun: Place, simulator: Simulator) -> None:
+    begun.run(pin=True).start()
+    simulator.change(answered_by={MODEL: OLD})
+    report = begun.run(pin=True, extra_columns=["model"]).start()
+    assert report.stopped is None
+    assert {record["model"] for record in begun.records()} == {OLD}
+
+
+def test_the_rows_of_the_new_model_can_be_asked_of_the_old_one(begun: Place, simulator: Simulator) -> None:
+    begun.run().start()
+    simulator.change(answered_by={})
+    report = Run.retry(begun.out, f"model={NEW}", llm={"model": OLD}, pin=True).start()
+    assert report.stopped is None
+    assert AnsweredBy(OLD, OLD, 8) in report.answers_by_model
+    assert "is answered by" not in str(report)
+
+
+def test_a_run_that_is_killed_has_counted(place: Place, simulator: Simulator) -> None:
+    simulator.change(answered_by={MODEL: OLD}, latency_s=0.05)
+    place.write([f"row {number}" for number in range(5_000)])
+    script = f"""
+from mistill import MistralLLM, Run
+llm = MistralLLM(model={MODEL!r}, endpoint={place.endpoint!r}, api_key="any")
+Run({str(place.input)!r}, llm=llm, out={str(place.out)!r}, prompt="{{{{ text }}}}").start()
+"""
+    process = subprocess.Popen([sys.executable, "-c", script], stderr=subprocess.DEVNULL)
+    simulator.wait_until(lambda: len(simulator.requests) > 300)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    report = read_report(place.out)
+    assert by_model(report) == {OLD: report.completions + _answers_without_outcome(place.ledger)}
+
+
+def _answers_without_outcome(ledger: Path) -> int:
+    with sqlite3.connect(ledger) as connection:
+        (number,) = connection.execute(
+            "SELECT count(*) FROM attempts WHERE status = 'answered' AND row NOT IN (SELECT row FROM outcomes)"
+        ).fetchone()
+    connection.close()
+    return int(number)
+
+
+@pytest.mark.parametrize(
+    "change", ["DELETE FROM meta WHERE key = ?", "UPDATE meta SET value = 7 WHERE key = ?"]
+)
+def test_what_was_not_counted_or_is_damaged_is_counted_by_the_bodies(begun: Place, change: str) -> None:
+    with sqlite3.connect(begun.ledger) as connection:
+        assert connection.execute(change, ("answers_by_model",)).rowcount == 1
+    connection.close()
+    assert by_model(read_report(begun.out)) == {OLD: 12}  # nobody has opened it to write
+    assert by_model(begun.run().start()) == {OLD: 12, NEW: 8}
+
+
+def test_vectors_too(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    llm = MistralEmbeddings(model="mistral-embed", endpoint=place.endpoint)
+    simulator.change(answered_by={"mistral-embed": "mistral-embed-2312"})
+    place.run(llm=llm, limit=5).start()
+    with sqlite3.connect(place.ledger) as connection:
+        connection.execute("DELETE FROM meta WHERE key = 'answers_by_model'")
+    connection.close()
+    simulator.change(answered_by={"mistral-embed": "mistral-embed-2712"})
+    report = place.run(llm=llm, pin=True).start()
+    assert isinstance(report.stopped, Stopped)
+    assert report.completions == 5
+    assert by_model(report) == {"mistral-embed-2312": 5, "mistral-embed-2712": 15}
+    assert place.run(llm=llm).start().completions == 20
+
+
+def test_servers_that_name_no_model_are_no_matter(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:3])
+    message = {"role": "assistant", "content": "fine"}
+    body = {"id": "a", "choices": [{"index": 0, "message": message, "finish_reason": "stop"}]}
+    usage = {"prompt_tokens": 5, "completion_tokens": 1, "total_tokens": 6}
+    simulator.script([Fault.status(200, body | {"usage": usage})] * 3)
+    report = place.run(pin=True).start()
+    assert report.stopped is None
+    assert by_model(report) == {None: 3}
+    assert "answers by model" not in str(report)
+
+
+def test_batch_jobs_count_too_and_end_a_pinned_run(begun: Place, simulator: Simulator) -> None:
+    report = begun.run(pin=True, lane="batch").start()
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "moved"
+    assert report.completions == 12
+    assert by_model(report) == {OLD: 12, NEW: 8}
+    assert begun.run().start().completions == 20  # what the jobs answered is paid
+    assert len(chats(simulator)) == 12
