@@ -84,15 +84,22 @@ def test_factors_are_of_all_tokens(
 
 
 def test_in_a_job_an_answer_costs_half_of_what_its_model_does() -> None:
-    agreed = Price(7, 7)
-    tariff = Tariff("mistral-small-latest")
-    for model, price in (("mistral-small-2603", 0.075), (None, 0.075), ("mistral-medium-3-5", 0.75)):
-        found = tariff.in_job(model, agreed)
-        assert found is not None
-        assert found.input == price
+    tariff, agreed = Tariff("mistral-small-latest"), Price(7, 7)
+    for model, price, later in (
+        ("mistral-small-2603", 0.075, 7),
+        (None, 0.075, 7),
+        ("mistral-medium-3-5", 0.75, 0.75),
+    ):
+        now, then = tariff.in_job(model, None), tariff.in_job(model, agreed)
+        assert now is not None
+        assert then is not None
+        # What the job was made at holds, unless another model answered.
+        assert (now.input, then.input) == (price, later)
     assert tariff.in_job("mistral-small-2711", agreed) is None
-    # Whoever takes the results over may know no price: then it is that of when the job was made.
     assert Tariff("unheard-of").in_job("unheard-of", agreed) == agreed
+    sound = Tariff("voxtral-small-latest").in_job("voxtral-small-latest", agreed)
+    assert sound is not None
+    assert (sound.input, sound.minute) == (7, 0.002)
 
 
 def test_the_factor_of_regions_is_the_users_where_his_table_says_one() -> None:

@@ -11,6 +11,8 @@ from datetime import date
 from functools import cache
 from typing import Final
 
+import msgspec
+
 from mistill.api.endpoint import regional_host
 from mistill.api.prices import (
     Price,
@@ -88,12 +90,14 @@ class Tariff:
 
         Args:
             model: as for `price_of`.
-            agreed: of the model as it was asked for, when the job was made, where that was known.
+            agreed: of a token of the model as it was asked for, when the job was made, where that was known. It holds
+                unless another model answered.
         """
-        found = self.price_of(model, None)
-        if found is not None:
-            return found.times(self._factors.batch)
-        return agreed if self.price is None or model in (None, self._model) else None
+        found, batch = self.price_of(model, None), self._factors.batch
+        if agreed is not None and (found == self.price or model == self._model):
+            minute = 0.0 if self.price is None else self.price.minute * batch
+            return msgspec.structs.replace(agreed, minute=minute)
+        return None if found is None else found.times(batch)
 
     def worst(self, *, may_be_priority: bool) -> Price | None:
         """The most that an answer may cost, as far as it is known by now.
