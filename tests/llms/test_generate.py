@@ -196,16 +196,18 @@ def test_an_answer_without_usage_is_an_answer(simulator: Simulator, make_llm: Ma
 
 
 def test_a_completion_tells_all_that_is_known(simulator: Simulator, make_llm: MakeLLM) -> None:
-    simulator.change(cached_share=0.5)
-    simulator.script([Fault.status(503)])
-    ((completion,),) = make_llm().complete(["Hello"])
+    simulator.change(cache_hits=1)
+    asked, llm = "Hello" * 60, make_llm(generation_kwargs={"prompt_cache_key": "one for both"})
+    llm.complete([asked])
+    simulator.script([Fault.status(503), "Echo: Hello"])
+    ((completion,),) = llm.complete([asked])
     assert completion.text == "Echo: Hello"
     assert completion.value is None
     assert completion.thinking is None
     assert completion.tool_calls == ()
     assert completion.finish_reason == "stop"
     usage = completion.usage
-    assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (6, 3, 3)
+    assert (usage.input_tokens, usage.output_tokens, usage.cached_tokens) == (79, 3, 64)
     assert completion.model == "mistral-small-latest"
     assert completion.id == json.loads(completion.raw)["id"]
     assert completion.correlation_id

@@ -54,11 +54,6 @@ def test_chunks_cost_tokens_by_their_size(
     assert got.json["usage"]["prompt_tokens"] == 4 + 1 + tokens
 
 
-def test_cached_tokens_are_reported_when_asked_for(simulate: Simulate, ask: Ask) -> None:
-    usage = ask(simulate(cached_share=0.5), "x" * 24).json["usage"]
-    assert usage["prompt_tokens_details"] == {"cached_tokens": 5}
-
-
 def test_max_tokens_cuts_the_answer(simulator: Simulator, ask: Ask) -> None:
     got = ask(simulator, "a long message", max_tokens=2)
     assert got.content == "Echo: a "

@@ -71,6 +71,17 @@ def count(number: int, one: str, several: str | None = None) -> str:
     return f"{number:,} {one if number == 1 else several or one + 's'}"
 
 
+def share(part: float, whole: float) -> str:
+    """``90%``. What is not all of it is not told as all, nor what is more than nothing as nothing."""
+    shown = f"{part / whole:.0%}"
+    return {"100%": "over 99%", "0%": "under 1%"}.get(shown, shown) if 0 < part < whole else shown
+
+
+def tokens_in(tokens: int, cached: int) -> str:
+    """``3,300 tokens in``, ``3,300 tokens in (90% cached)``."""
+    return f"{tokens:,} tokens in" + (f" ({share(cached, tokens)} cached)" if cached else "")
+
+
 def wait(cause: str) -> str:
     """What is waited for."""
     return _WAITS.get(cause, cause)

@@ -52,11 +52,13 @@ def answer_chat(
     fault: Fault | None,
     *,
     tier: str | None = None,
+    cached_tokens: int = 0,
 ) -> ChatAnswer:
     """What the model says.
 
     Args:
         prompt_tokens: as `prompt_tokens_of` counted them.
+        cached_tokens: those of them that cost less.
         scripted: is said in the place of it. ``fault``: bends it, if it is one of content.
         tier: at which it is served, where usage says so.
 
@@ -71,7 +73,7 @@ def answer_chat(
         settings.answered_by.get(request.model, request.model),
         prompt_tokens,
         completion_tokens,
-        int(prompt_tokens * settings.cached_share),
+        cached_tokens,
         settings.audio_seconds,
         tier,
     )

@@ -20,7 +20,8 @@ from mistill.simulator.batch_lines import ENDPOINTS, CreateJob, LineRequest, Nex
 from mistill.simulator.batch_results import BilledIds, Results
 from mistill.simulator.faults import Fault, happens
 from mistill.simulator.payloads import Json, encode
-from mistill.simulator.requests import check_model, invalid_field
+from mistill.simulator.prompt_cache import PromptCache
+from mistill.simulator.requests import ChatRequest, check_model, invalid_field
 from mistill.simulator.settings import Settings
 from mistill.simulator.traffic import Traffic
 
@@ -121,15 +122,22 @@ class Jobs:
     """All jobs of a server, and the tasks that run them.
 
     Args:
+        prompts: the cache of prompts, where lines use it.
         settings: those that hold now.
         next_up: what meets a line, as it would meet a request.
     """
 
     def __init__(
-        self, files: FileStore, traffic: Traffic, settings: Callable[[], Settings], next_up: NextUp
+        self,
+        files: FileStore,
+        traffic: Traffic,
+        prompts: PromptCache,
+        settings: Callable[[], Settings],
+        next_up: NextUp,
     ) -> None:
         self._files = files
         self._traffic = traffic
+        self._prompts = prompts
         self._settings = settings
         self._next_up = next_up
         self._jobs: dict[str, Job] = {}
@@ -274,6 +282,10 @@ class Jobs:
     ) -> None:
         loop = asyncio.get_running_loop()
         turns = Turns()
+
+        def cached(request: ChatRequest, tokens: int) -> int:
+            return self._prompts.read_line(request, job.key, tokens, self._settings())
+
         due = loop.time()
         for request in requests:
             settings = self._settings()
@@ -287,7 +299,7 @@ class Jobs:
             scripted, fault = self._next_up(lambda body=request.body: body)
             if happens(rng, settings.batch_error_line):
                 scripted, fault = None, Fault.named("500")
-            answer = answer_line(request, job.asked, settings, scripted, fault)
+            answer = answer_line(request, job.asked, settings, scripted, fault, cached)
             results.add(request, answer, settings)
             job.succeeded, job.failed = results.succeeded, results.failed
 

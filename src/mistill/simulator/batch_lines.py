@@ -26,6 +26,8 @@ from mistill.simulator.settings import Settings
 
 NextUp: TypeAlias = Callable[[Callable[[], dict[str, Any]]], tuple[Answer | None, Fault | None]]
 """Body → what was scripted for it, or the fault that it meets."""
+Cached: TypeAlias = Callable[[requests.ChatRequest, int], int]
+"""A request and its tokens → those of them that are cached."""
 
 ENDPOINTS = frozenset({"/v1/chat/completions", "/v1/embeddings"})
 """Whose lines can be answered here."""
@@ -97,7 +99,12 @@ class LineAnswer:
 
 
 def answer_line(
-    line: LineRequest, job: CreateJob, settings: Settings, scripted: Answer | None, fault: Fault | None
+    line: LineRequest,
+    job: CreateJob,
+    settings: Settings,
+    scripted: Answer | None,
+    fault: Fault | None,
+    cached: Cached,
 ) -> LineAnswer:
     """What the endpoint of a job says to the body of a line, without a quota."""
     if fault is not None and fault.name in _NO_WHOLE_ANSWER:
@@ -110,14 +117,19 @@ def answer_line(
     try:
         if fault is not None and fault.is_refusal:
             raise refusal_of(fault)
-        answer, bill = _answered(encode(body), job.endpoint, settings, scripted, fault)
+        answer, bill = _answered(encode(body), job.endpoint, settings, scripted, fault, cached)
     except RefusedRequest as refusal:
         return LineAnswer(refusal.status, refusal.payload)
     return LineAnswer(200, answer, bill)
 
 
 def _answered(
-    raw: bytes, endpoint: Endpoint, settings: Settings, scripted: Answer | None, fault: Fault | None
+    raw: bytes,
+    endpoint: Endpoint,
+    settings: Settings,
+    scripted: Answer | None,
+    fault: Fault | None,
+    cached: Cached,
 ) -> tuple[Json, Bill]:
     if endpoint == "/v1/embeddings":
         return answer_embeddings(requests.decode_embedding(raw, settings), settings)
@@ -125,5 +137,7 @@ def _answered(
     if request.stream:
         raise refusals.bad_request("Streaming is not supported in batch", param="stream")
     prompt_tokens = prompt_tokens_of(request, settings)
-    answer = answer_chat(request, settings, prompt_tokens, scripted, fault)
+    answer = answer_chat(
+        request, settings, prompt_tokens, scripted, fault, cached_tokens=cached(request, prompt_tokens)
+    )
     return answer.whole(), answer.bill

@@ -80,12 +80,12 @@ def count_prompt_tokens(request: ChatRequest) -> int:
             tokens += count_tokens(content)
         elif content:
             others = (chunk for chunk in content if not hasattr(chunk, "text"))
-            tokens += count_tokens(content_text(content)) + sum(map(_chunk_tokens, others))
+            tokens += count_tokens(content_text(content)) + sum(map(chunk_tokens_of, others))
     return tokens
 
 
-def _chunk_tokens(chunk: Any) -> int:
-    """An image by its size, a document by its pages, sound by its length; of what else there is, `CHUNK_TOKENS`."""
+def chunk_tokens_of(chunk: Any) -> int:
+    """An image's by its size, a document's by its pages, those of sound by its length; else `CHUNK_TOKENS`."""
     if isinstance(chunk, ImageURLChunk | DocumentURLChunk | AudioChunk):
         return chunk_tokens(msgspec.to_builtins(chunk))
     return CHUNK_TOKENS

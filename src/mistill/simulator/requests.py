@@ -58,6 +58,9 @@ def decode_chat(raw: bytes, settings: Settings) -> ChatRequest:
         RefusedRequest: 422 for its form, 400 for what it asks.
     """
     request = decode_body(_chat_decoder, raw, settings)
+    if settings.cache_key_refused and request.prompt_cache_key is not None:
+        unknown = detail("extra_forbidden", ["prompt_cache_key"], request.prompt_cache_key)
+        raise refusals.invalid_fields([unknown], settings)
     check_model(request.model, settings, embeds=False)
     _check_order(request.messages)
     _check_tool_calls(request.messages)

@@ -28,6 +28,7 @@ from mistill.simulator.batch_jobs import Jobs
 from mistill.simulator.faults import Answer, Body, Fault, FaultDice, Script, happens
 from mistill.simulator.file_routes import FILES, SIGNED, FileRoutes, is_upload
 from mistill.simulator.job_routes import JOBS, JobRoutes
+from mistill.simulator.prompt_cache import PromptCache
 from mistill.simulator.rate_limiter import RateLimiter
 from mistill.simulator.refusals import RefusedRequest
 from mistill.simulator.reply import Reply
@@ -46,8 +47,11 @@ class Service:
         self._rng = random.Random(settings.seed)  # noqa: S311  faults must be repeatable, not secret
         self._rate_limiter = RateLimiter(time.monotonic)
         self.settings = settings
+        self._prompts = PromptCache(settings.seed)
         self._files = FileStore()
-        self._jobs = Jobs(self._files, self.traffic, lambda: self.settings, self._what_comes_next)
+        self._jobs = Jobs(
+            self._files, self.traffic, self._prompts, lambda: self.settings, self._what_comes_next
+        )
         self._file_routes = FileRoutes(self._files, self._rng)
         self._job_routes = JobRoutes(self._jobs, self._rng)
         self.adopt(settings)
@@ -140,8 +144,12 @@ class Service:
         prompt_tokens = prompt_tokens_of(request, settings)
         self._admit(key, request.model, settings)
         tier = tier_of(request, settings)
-        answer = answer_chat(request, settings, prompt_tokens, scripted, fault, tier=tier)
+        prompt = self._prompts.find(request, key, prompt_tokens, settings)
+        answer = answer_chat(
+            request, settings, prompt_tokens, scripted, fault, cached_tokens=prompt.tokens, tier=tier
+        )
         await self._wait(0 if request.stream else answer.bill.output_tokens)
+        self._prompts.keep(prompt, settings)
         headers = self._rate_limiter.settle(key, request.model, settings, answer.bill.tokens)
         self.traffic.bill(answer.bill)
         if request.stream:

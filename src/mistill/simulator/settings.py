@@ -125,16 +125,26 @@ class Settings(BatchFaults, BatchSettings):
 
     answer_tokens: Count = 0
     """Shorter text answers are filled up with words to this length."""
-    cached_share: Rate = 0.0
-    """Share of the prompt tokens that usage reports as cached; 0 leaves them out."""
-    cached_place: CachedPlace = "prompt_tokens_details"
-    """Where in usage they stand: the specification has three places."""
     audio_seconds: Count = 0
     """Seconds of sound that usage reports of each prompt; 0 leaves ``prompt_audio_seconds`` out."""
     service_tier: ServiceTier = "none"
     """What usage says of the tier. Requests that ask for ``standard_only`` get no other. none: it says nothing."""
     answered_by: dict[str, str] = Field(default_factory=dict[str, str])
     """Model that is asked for → the one that answers in its place, as its answers say."""
+    cache_tokens: Count = 4_000_000
+    """Prompt tokens that are kept in the cache, in blocks of 64; the least used go first. 0: there is no cache."""
+    cache_for_s: Seconds = 600.0
+    """How long they are kept after their last use."""
+    cache_hits: Rate = 0.98
+    """Share of requests with a prompt_cache_key that reach the cache."""
+    cache_hits_without_key: Rate = 0.02
+    """Share of those without one that do."""
+    cached_share: Rate | None = None
+    """Share of the prompt tokens that is cached, whatever the cache has. Unless given, what it has."""
+    cached_place: CachedPlace = "prompt_tokens_details"
+    """Where usage has the cached tokens, if there are some: the specification has three places."""
+    cache_key_refused: bool = False
+    """A prompt_cache_key is refused with 422, as by servers that do not know it."""
     arguments_form: Literal["string", "object"] = "string"
     """How ``tool_calls[].function.arguments`` are sent."""
     embedding_dimension: Annotated[int, Field(ge=1)] = 1024

@@ -62,7 +62,7 @@ class BatchStats(Struct, frozen=True):
         files: those kept now.
         jobs: how many are in each state.
         lines_billed: lines of jobs that are on the bill; ``input_tokens``, ``output_tokens``: their tokens, at half the
-            price.
+            price. ``cached_tokens``: those of the input that cost a tenth of that.
     """
 
     files: int
@@ -70,6 +70,7 @@ class BatchStats(Struct, frozen=True):
     lines_billed: int
     input_tokens: int
     output_tokens: int
+    cached_tokens: int
 
 
 class Stats(Struct, frozen=True):
@@ -79,7 +80,8 @@ class Stats(Struct, frozen=True):
         requests: those that came, the ones in flight too.
         answered: whole answers of the API. ``pages``: pages of HTML in their place, with status 200.
         counts_by_status: ends by status, "0" for those cut or dropped.
-        input_tokens, output_tokens: of answers to requests, whole or cut: what a server bills.
+        input_tokens, output_tokens: of answers to requests, whole or cut: what a server bills. ``cached_tokens``: those
+            of the input that were cached, and cost less.
         cost: US dollars for all tokens, by the prices that mistill is shipped with; models that have none cost nothing.
         batch: files and batch jobs.
     """
@@ -92,6 +94,7 @@ class Stats(Struct, frozen=True):
     counts_by_status: dict[str, int]
     input_tokens: int
     output_tokens: int
+    cached_tokens: int
     cost: float
     batch: BatchStats
 
@@ -130,6 +133,7 @@ class Traffic:
             counts_by_status={str(status): count for status, count in sorted(counts.items())},
             input_tokens=sum(bill.input_tokens for bill in bills),
             output_tokens=sum(bill.output_tokens for bill in bills),
+            cached_tokens=sum(bill.cached_tokens for bill in bills),
             cost=round(cost_of(bills) + cost_of(bills_of_lines) * factors_of().batch, 12),
             batch=BatchStats(
                 files=files,
@@ -137,6 +141,7 @@ class Traffic:
                 lines_billed=self.lines_billed,
                 input_tokens=sum(bill.input_tokens for bill in bills_of_lines),
                 output_tokens=sum(bill.output_tokens for bill in bills_of_lines),
+                cached_tokens=sum(bill.cached_tokens for bill in bills_of_lines),
             ),
         )
 

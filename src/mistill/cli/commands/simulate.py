@@ -15,7 +15,7 @@ from mistill.cli.exit_codes import Exit
 from mistill.cli.options.param_types import Pair
 from mistill.cli.terminal.output import say, show
 from mistill.errors import InputError, did_you_mean
-from mistill.progress.formatting import count
+from mistill.progress.formatting import count, tokens_in
 from mistill.simulator import STATS_PATH, FaultName, Settings, Stats, serve
 from mistill.simulator.batch_settings import BatchFaults, BatchSettings
 
@@ -36,8 +36,6 @@ _GROUPS = {
         "any_model",
         "max_context_tokens",
         "answer_tokens",
-        "cached_share",
-        "cached_place",
         "audio_seconds",
         "service_tier",
         "arguments_form",
@@ -46,6 +44,15 @@ _GROUPS = {
         "embedding_dimension",
         "embedding_batch_tokens",
         "embedding_batch_texts",
+    ),
+    "Cache of prompts": (
+        "cache_tokens",
+        "cache_for_s",
+        "cache_hits",
+        "cache_hits_without_key",
+        "cached_share",
+        "cached_place",
+        "cache_key_refused",
     ),
     "Faults": ("outage", "outage_after_s", "outage_for_s", "poison"),
     "Batch jobs": tuple(BatchSettings.model_fields),
@@ -176,13 +183,14 @@ def _show_address(url: str) -> None:
 
 def _stats_lines(stats: Stats) -> Iterator[str]:
     yield f"{count(stats.requests, 'request')}, at most {stats.peak_in_flight:,} at once"
-    yield f"{count(stats.answered, 'answer')}: {stats.input_tokens:,} tokens in, {stats.output_tokens:,} out"
+    read = tokens_in(stats.input_tokens, stats.cached_tokens)
+    yield f"{count(stats.answered, 'answer')}: {read}, {stats.output_tokens:,} out"
     if batch := stats.batch.jobs:
         jobs = count(sum(batch.values()), "batch job")
         yield f"{jobs}: " + ", ".join(f"{number:,} {state}" for state, number in batch.items())
         yield (
             f"{count(stats.batch.lines_billed, 'line')} billed at half the price: "
-            f"{stats.batch.input_tokens:,} tokens in, {stats.batch.output_tokens:,} out"
+            f"{tokens_in(stats.batch.input_tokens, stats.batch.cached_tokens)}, {stats.batch.output_tokens:,} out"
         )
     if stats.batch.files:
         yield f"{count(stats.batch.files, 'file')} never deleted"
