@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "llms": {"api", "delivery", "structured", "progress"},
     "prompts": {"api", "delivery", "llms", "datasets"},
     "records": {"structured", "datasets", "ledger", "progress"},
-    "estimates": {"api", "delivery", "progress", "llms", "ledger"},
+    "estimates": {"api", "delivery", "progress", "llms", "prompts", "ledger", "datasets"},
     "jobs": {"api", "delivery", "estimates", "ledger", "progress"},
     "kinds": {"api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
     "runs": {

@@ -11,9 +11,10 @@ from tests.conftest import Simulate
 from tests.simulator.conftest import Ask
 
 from mistill.api.chat import SystemMessage, UserMessage
+from mistill.api.usage import BLOCK_TOKENS
 from mistill.simulator import Simulator
 from mistill.simulator.drafts import count_prompt_tokens
-from mistill.simulator.prompt_cache import BLOCK_TOKENS, PromptCache
+from mistill.simulator.prompt_cache import PromptCache
 from mistill.simulator.requests import ChatRequest
 from mistill.simulator.settings import Settings
 

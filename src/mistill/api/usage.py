@@ -11,6 +11,9 @@ from mistill.api.decoding import Incoming
 MAX_COUNT = 2**32
 """No answer has so many tokens. What counts more is not counted at all, so that no sum of counts can overflow."""
 
+BLOCK_TOKENS = 64
+"""Prompts are cached in blocks of so many tokens: shorter ones are not."""
+
 TokenCount = Annotated[int, Meta(ge=0, le=MAX_COUNT)]
 
 

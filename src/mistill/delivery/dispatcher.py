@@ -15,11 +15,12 @@ from mistill.api.client import HTTPAnswer, MistralClient
 from mistill.api.operation import Operation, R
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
+from mistill.delivery.cache_key import CacheKey
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
 from mistill.delivery.retry import as_failure, backoff_s, classify
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.delivery.worker_pool import WorkerPool
-from mistill.errors import APIError, MistillError, Stopped
+from mistill.errors import APIError, BadRequest, MistillError, Stopped
 
 
 class AnswerPart(Struct, frozen=True, gc=False):
@@ -54,6 +55,7 @@ def raise_failure(answer: HTTPAnswer[Any]) -> None:
 
 
 _MAX_HELD = 64
+_UNKNOWN_FIELD = 422
 
 
 class Request(Struct, frozen=True, gc=False):
@@ -142,6 +144,8 @@ class Dispatcher(Generic[R]):
 
     Attributes:
         client, governor, max_retries: as given.
+        takes_cache_key: whether the server has taken one, or answered without what it had refused with it; ``None``:
+            nobody knows yet.
     """
 
     def __init__(
@@ -158,6 +162,7 @@ class Dispatcher(Generic[R]):
         self.client = client
         self.governor = governor
         self.max_retries = max_retries
+        self.takes_cache_key: bool | None = None
         self._operation = operation
         self._refuse = refuse
         self._concurrency = concurrency
@@ -172,12 +177,14 @@ class Dispatcher(Generic[R]):
         *,
         observer: AttemptObserver | None = None,
         pool: WorkerPool[Any] | None = None,
+        cache_key: CacheKey | None = None,
     ) -> Delivered[R]:
         """Attempts until one is answered.
 
         Args:
             observer: sees the attempts. ``pool``: where the row is worked on. Bound once a row, or once a call, by
                 `functools.partial`: what is left is a `Send`.
+            cache_key: goes along where the server takes one. It is no part of what is asked.
 
         Raises:
             MistillError: of the last attempt, when no retry can help or none is left.
@@ -186,6 +193,14 @@ class Dispatcher(Generic[R]):
         tokens = self._estimate(request)
         row: int | None = None
         attempts = charged = 0
+        body = request.body
+        is_first = False
+        if cache_key is not None:
+            is_first = (
+                cache_key.is_cold and self.takes_cache_key is not False and await cache_key.goes_first()
+            )
+            if self.takes_cache_key is not False:  # the first may have found out
+                body = body[:-1] + cache_key.field
         while True:
             permit = governor.try_admit(self._concurrency, tokens)
             if permit is None:
@@ -200,7 +215,7 @@ class Dispatcher(Generic[R]):
                     governor.refund(permit)
                     raise
             try:
-                answer = await self.client.exchange(self._operation, request.body)
+                answer = await self.client.exchange(self._operation, body)
                 if answer.failure is not None:
                     self._refuse(answer)
                 parts = () if request.split is None else request.split(answer)
@@ -212,7 +227,12 @@ class Dispatcher(Generic[R]):
                 may_retry = self._may_retry(error, charged, permit)
                 if observer is not None:
                     observer.ended(recorded, error)
+                if body is not request.body and self._may_be_for_key(error):
+                    body, charged = request.body, 0
+                    continue
                 if not may_retry:
+                    if is_first and cache_key is not None:
+                        cache_key.let_follow()
                     if error is caught:
                         raise
                     raise error from caught
@@ -226,6 +246,11 @@ class Dispatcher(Generic[R]):
                 raise
             else:
                 self._settle(permit, answer)
+                if cache_key is not None:
+                    if is_first:
+                        cache_key.let_follow()
+                    if self.takes_cache_key is None:
+                        self.takes_cache_key = body is not request.body
                 for part in parts:
                     if isinstance(part, MistillError):
                         classify(part)  # so that it says whether another attempt could help
@@ -311,6 +336,10 @@ class Dispatcher(Generic[R]):
             else:
                 governor.settle(permit, limits=limits, tokens=total_tokens)
                 return
+
+    def _may_be_for_key(self, error: MistillError) -> bool:
+        """Whether it may be the key that the server refuses. Only an answer without it proves that."""
+        return isinstance(error, BadRequest) and error.status == _UNKNOWN_FIELD and not self.takes_cache_key
 
     def _may_retry(self, error: MistillError, charged: int, permit: Permit) -> bool:
         """``charged``: failures that were the row's own, this one included. ``permit``: of the attempt."""

@@ -14,6 +14,7 @@ from mistill.delivery.dispatcher import AnswerPart, Delivered, Request
 from mistill.errors import MistillError, Stopped
 from mistill.estimates.budget import Budget, Reservation, Spent
 from mistill.ledger import Attempt, Ledger
+from mistill.progress.progress import Progress
 
 
 class RunningStart(Protocol):
@@ -28,9 +29,8 @@ class RunningStart(Protocol):
         """Another model answers than ``answered_by``; gives why its answer is none for this start, where that is so."""
         ...
 
-    def count_attempt(self) -> None:
-        """A request leaves."""
-        ...
+    @property
+    def progress(self) -> Progress: ...
 
 
 class AttemptRecorder:
@@ -74,7 +74,7 @@ class AttemptRecorder:
             self._reservations[attempts[0].id] = reservation
         self.open[attempts[0].id] = attempts
         self._requests[attempts[0].id] = request
-        start.count_attempt()
+        start.progress.attempts += 1  # no call: this is done for every request
         return attempts
 
     def answered(self, recorded: Sequence[Attempt], delivered: Delivered[Any]) -> Delivered[Any]:

@@ -15,6 +15,7 @@ from msgspec import Struct
 from mistill.api.prices import Price, old_prices_note
 from mistill.api.token_estimate import HOW
 from mistill.delivery.diagnostics import Snapshot
+from mistill.estimates.cache_savings import CachedInput
 from mistill.progress.formatting import count, money, seconds
 from mistill.progress.preformatted import preformatted
 from mistill.wording import Part, Setting, Wording, in_python, parts_of, worded
@@ -66,6 +67,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
         cost: live; ``None`` where the model has no known price. ``batch_cost``: in batch jobs; ``None`` too where the
             server has none.
         minute_cost: US dollars for a minute of sound, which are not in these; 0 where it costs no more than its tokens.
+        cache: what of the input can be cached, and so costs less than it does in ``cost``; ``None``: nothing of it.
         prices_of: when the price was published that these come of; ``None`` where there is none, or no date.
         lane: which of the two it would be. ``seconds``: what the known quota makes it take live, at least; ``None``
             where none is known.
@@ -90,6 +92,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
     batch_cost: Cost | None
     minute_cost: float = 0.0
     prices_of: date | None = None
+    cache: CachedInput | None = None
     lane: Literal["live", "batch"] = "live"
     seconds: float | None
     prompts: list[ShownPrompt]
@@ -125,6 +128,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
         yield (f"{count(self.rows, 'row')}: {self.asked:,} to ask in {count(self.requests, 'request')}",)
         yield from self._problems()
         yield (f"tokens in: about {self.input_tokens:,} ({self.estimate})",)
+        if self.cache is not None:
+            yield from ((line,) for line in self.cache.lines(self.input_tokens))
         if self.most_output_tokens is None:
             yield ("tokens out: nothing bounds them: ", Setting("max_new_tokens"), " would")
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import Any, ClassVar
 
 import msgspec
@@ -35,6 +36,8 @@ from mistill.llms.mistral import MistralLLM
 from mistill.llms.parameters import SETTING_NAMES, describe_parameters
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedPrompt, attached_options
+from mistill.prompts.cache_keys import CacheKeys
+from mistill.prompts.prompt_layout import PromptLayout, cached_price
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_errors import change_error
 from mistill.prompts.row_parameters import RowParameters
@@ -43,6 +46,7 @@ from mistill.structured.schema import OutputSchema, compile_schema
 from mistill.structured.structured_output import compile_structured_output
 from mistill.wording import Setting, words
 
+_LOOKED_AT = 100
 _log = logging.getLogger("mistill")
 
 
@@ -178,6 +182,7 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         )
         described = describe_parameters(given, generation.parameters)
         self.llm_settings = llm.dump() | {"generation_kwargs": described}
+        self._uses_cache, self._goes_by_jobs = options.prompt_cache, options.goes_by_jobs
         self._rows_have_parameters = bool(self.row_parameters)
         self._template = template
 
@@ -310,6 +315,37 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
             most and most * self.num_generations,
             requests,
         )
+
+    def cache_keys(self) -> CacheKeys | None:
+        if not self._uses_cache:
+            return None
+        return CacheKeys(
+            self.manifest.values(),
+            self.generation,
+            self._layout,
+            systems_differ=self._template.systems_differ,
+        )
+
+    def see_first(self, prepared: Sequence[Prompt | AttachedPrompt]) -> None:
+        layout = self.cached_layout
+        if layout is None or not layout.early or self._goes_by_jobs:
+            return
+        first = prepared[:_LOOKED_AT]
+        tokens = sum(self.size_of(one).input_tokens / self.generation.requests_each for one in first) / len(
+            first
+        )
+        saves = layout.saves(tokens, cached_price(self.server.price))
+        if saves is not None:
+            _log.warning("%s: %s", layout.where(tokens), layout.hint(saves))
+
+    @property
+    def cached_layout(self) -> PromptLayout | None:
+        is_told = self._uses_cache or self.generation.parameters.prompt_cache_key is not None
+        return self._layout if is_told and self.server.dialect is MISTRAL else None
+
+    @cached_property
+    def _layout(self) -> PromptLayout:
+        return self._template.layout(tool_tokens=self.generation.tool_tokens)
 
     def answer(
         self, prepared: Sequence[Prompt | AttachedPrompt], send: Send[ChatResponse]

@@ -13,7 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
-from mistill.api.prices import factors_of, load_prices
+from mistill.api.prices import Prices, factors_of, load_prices
 from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.hugging_face import features_of, with_features
 from mistill.datasets.optional_library import PYARROW
@@ -195,11 +195,16 @@ def read_options(reader: LedgerReader) -> dict[str, Any]:
 
 def read_batch_factor(reader: LedgerReader) -> float:
     """What prices were multiplied with in batch jobs, by the run's own table or the shipped one."""
+    return factors_of(read_prices(reader)).batch
+
+
+def read_prices(reader: LedgerReader) -> Prices | None:
+    """The run's own table of prices; ``None`` where it has none, or its file is not here any more."""
     prices = (_stored(reader).llm or {}).get("prices")
     if prices is not None:
-        with suppress(InputError):  # its file is not here any more
-            return factors_of(load_prices(prices)).batch
-    return factors_of().batch
+        with suppress(InputError):
+            return load_prices(prices)
+    return None
 
 
 def read_settings(reader: LedgerReader) -> KeptSettings:

@@ -17,6 +17,7 @@ from mistill.api.client import HTTPAnswer
 from mistill.api.usage import Usage
 from mistill.datasets.sources import Row
 from mistill.datasets.writers import Vectors
+from mistill.delivery.cache_key import CacheKey
 from mistill.delivery.dispatcher import AnswerPart, Delivered, Dispatcher, Send
 from mistill.delivery.retry import classify
 from mistill.errors import InputError, MistillError
@@ -25,6 +26,7 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import KnownAttempt, PaidAnswer, RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
+from mistill.prompts.prompt_layout import PromptLayout
 from mistill.prompts.row_parameters import RowParameters
 from mistill.structured.schema import OutputSchema
 from mistill.wording import Setting, words
@@ -254,6 +256,18 @@ class Kind(ABC, Generic[A]):
     @abstractmethod
     def answer(self, prepared: Sequence[A], send: Send[Any]) -> Coroutine[Any, Any, Sequence[Outcome]]:
         """One outcome for each of the rows, which are asked together. Raises only what ends the whole run."""
+
+    def cache_keys(self) -> Callable[[A], CacheKey | None] | None:
+        """What has the ``prompt_cache_key`` of each row, for one start; ``None``: no row has one."""
+        return None
+
+    def see_first(self, prepared: Sequence[A]) -> None:
+        """Says what may be better done otherwise, by the first rows of an input that are asked."""
+
+    @property
+    def cached_layout(self) -> PromptLayout | None:
+        """What of its prompts is the same in all rows; ``None`` where nothing is cached for money."""
+        return None
 
     @abstractmethod
     def delivered(self, answer: PaidAnswer) -> Delivered[Any]:

@@ -41,6 +41,7 @@ class TextKind(Kind[str]):
             "images",
             "documents",
             "audio",
+            "prompt_cache",
         }
     )
 

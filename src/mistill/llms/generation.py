@@ -136,6 +136,19 @@ class Generation:
         tools = self.parameters.tools
         return text_tokens(msgspec.json.encode(tools).decode()) if tools else 0
 
+    @cached_property
+    def before_messages(self) -> bytes:
+        """What of a request stands before its messages, for a model and for its server's cache."""
+        template = self._template.parameters
+        return msgspec.json.encode((template.tools, template.response_format), order="sorted")
+
+    @property
+    def has_cache_key(self) -> bool:
+        """Its requests have a ``prompt_cache_key``, or cannot have one."""
+        return (
+            self.parameters.prompt_cache_key is not None or "prompt_cache_key" in self.server.dialect.refused
+        )
+
     # --- inputs -----------------------------------------------------------------------------------------------------
 
     def check(self, given: Any, index: int | None = None) -> Prompt:

@@ -10,7 +10,7 @@ from msgspec import Struct
 
 from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import Snapshot, WaitCause, time_left_s
-from mistill.progress.formatting import count, jobs_at_server, money, seconds, time_split, wait
+from mistill.progress.formatting import count, jobs_at_server, money, seconds, time_split, tokens_in, wait
 from mistill.progress.progress import Progress
 
 
@@ -22,6 +22,7 @@ class View(Struct, frozen=True, kw_only=True):
         known: rows that were done before, and cost nothing now.
         completions, failures, held: rows that ended since it began; held ones may have been billed already.
         usage, cost: tokens and money since it began; ``cost`` is ``None`` while no price is known.
+        saved_by_cache: US dollars that cached tokens would have cost more; ``None`` while no price is known.
         elapsed_s: since it began. ``left_s``: to go, by what binds: quota, requests at once, latency; ``None`` while
             nobody can say.
         in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
@@ -40,6 +41,7 @@ class View(Struct, frozen=True, kw_only=True):
     held: int = 0
     usage: Usage = Usage()
     cost: float | None = None
+    saved_by_cache: float | None = None
     elapsed_s: float = 0.0
     left_s: float | None = None
     in_flight: int = 0
@@ -131,7 +133,10 @@ class View(Struct, frozen=True, kw_only=True):
         return f"{money(self.cost)} of about {money(self.expected_cost)}"
 
     def tokens(self) -> str:
-        return f"{self.usage.input_tokens:,} tokens in, {self.usage.output_tokens:,} out"
+        """How many, and what of them was cached."""
+        read = tokens_in(self.usage.input_tokens, self.usage.cached_tokens)
+        saved = f", {money(self.saved_by_cache)} less by the cache" if self.saved_by_cache else ""
+        return f"{read}, {self.usage.output_tokens:,} out{saved}"
 
     def waiting(self) -> str | None:
         """What is waited for, or what becomes of what is in flight when it was stopped; at the end, nothing."""
@@ -174,6 +179,7 @@ class Watch:
         snapshot: how its governor stands; called now and then.
         total: rows of the input where ``progress`` does not know it, if anybody does by now.
         at_once: rows that may be under way together.
+        saved: tokens and what they cost → what cached ones would have cost more.
         times_more: how many times what was spent since it began may be spent yet.
     """
 
@@ -184,6 +190,7 @@ class Watch:
         total: Callable[[], int | None] = lambda: None,
         *,
         at_once: int,
+        saved: Callable[[Usage, float | None], float | None] = lambda _usage, _cost: None,
         times_more: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._progress = progress
@@ -192,6 +199,7 @@ class Watch:
         self._began = self._last = snapshot()
         self._cause: WaitCause = "idle"
         self._at_once = at_once
+        self._saved = saved
         self._times_more = times_more
         self._ended = 0
         self._pace_s = 0.0
@@ -218,6 +226,7 @@ class Watch:
             held=progress.held,
             usage=progress.usage,
             cost=progress.cost,
+            saved_by_cache=self._saved(progress.usage, progress.cost),
             elapsed_s=progress.elapsed_s,
             left_s=self._left_s(total, now),
             in_flight=now.in_flight,

@@ -12,6 +12,7 @@ from mistill.datasets.sources.json_problems import name_of_json
 from mistill.datasets.sources.media_files import media_kind
 from mistill.errors import InputError
 from mistill.llms.plain_values import without_nulls
+from mistill.prompts.prompt_layout import ROWS_OWN, PromptLayout, layout_of
 from mistill.prompts.row_errors import list_columns, row_error
 from mistill.prompts.written_numbers import decode_written, encode_written, holds_written, written_record
 
@@ -74,6 +75,17 @@ class PromptTemplate:
             "messages_column": None if by_template else self._messages_column,
             "prompt_column": None if by_template else self._prompt_column,
         }
+
+    def layout(self, *, tool_tokens: int = 0) -> PromptLayout:
+        """What of its prompts is the same in all rows; ``tool_tokens``: of what stands before them."""
+        messages = [] if self._system is None else [self._system.pieces]
+        messages.append(ROWS_OWN if self._prompt is None else self._prompt.pieces)
+        return layout_of(messages, tool_tokens=tool_tokens)
+
+    @property
+    def systems_differ(self) -> bool:
+        """Rows may have different system messages."""
+        return self._prompt is None if self._system is None else self._system.takes_columns
 
     def written_files(self, row: Row) -> list[str]:
         """Columns that the template writes as text, and that name a file of images, documents or sound."""

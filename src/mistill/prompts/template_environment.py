@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import json
 import types
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from math import isfinite
 from typing import Any, NamedTuple, cast
@@ -27,6 +27,7 @@ from jinja2.utils import missing, object_type_repr
 from jinja2.visitor import NodeTransformer
 
 from mistill.llms.content import is_base64_of_media
+from mistill.prompts.prompt_layout import Piece
 from mistill.prompts.template_work import (
     WHOLE_FILTERS,
     work_of_call,
@@ -128,6 +129,39 @@ def compile_template(source: str) -> Compiled:
     template.globals = {}  # they come with the row's values; jinja would go through them for each row
     text = "\0".join(data.data for data in tree.find_all(nodes.TemplateData))
     return Compiled(template, names, {name: value for name, value in kept.items() if name in names}, text)
+
+
+def pieces_of(source: str) -> Iterator[Piece]:
+    """What a template is made of. What stands in a block differs, as far as this can tell."""
+    depth = 0
+    written = ""
+    inside = list[str]()
+    for _, what, value in _Environment().lex(source):
+        if what == "data":
+            if not depth:
+                yield Piece(value, is_same=True)
+        elif what.endswith("_begin"):
+            written, inside = value, []
+        elif what.endswith("_end"):
+            written += value
+            if what == "variable_end" and not depth:
+                yield Piece(written, is_same=False)
+            elif what == "block_end":
+                if not depth and _opens(inside):
+                    yield Piece(written + "…", is_same=False)
+                depth += _opens(inside) - inside[0].startswith("end")
+        else:
+            written += value
+            if what != "whitespace":
+                inside.append(value)
+
+
+_BLOCKS = frozenset(("autoescape", "block", "call", "filter", "for", "if", "macro", "with"))
+
+
+def _opens(words: Sequence[str]) -> bool:
+    """Whether a tag has an end of its own: ``set`` does where it is given no value."""
+    return words[0] in _BLOCKS or (words[0] == "set" and "=" not in words)
 
 
 # --- what may be written ----------------------------------------------------------------------------------------------

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Any, cast
 
 from jinja2 import TemplateError, TemplateSyntaxError, UndefinedError
@@ -11,6 +12,7 @@ from jinja2.exceptions import SecurityError
 
 from mistill.datasets.sources import Row
 from mistill.errors import InputError, let_interrupt_pass, nearest_name
+from mistill.prompts.prompt_layout import Piece
 from mistill.prompts.row_errors import list_columns, row_error
 from mistill.prompts.template_environment import (
     MAX_WORK,
@@ -22,6 +24,7 @@ from mistill.prompts.template_environment import (
     RowContext,
     TooMuchWork,
     compile_template,
+    pieces_of,
 )
 from mistill.prompts.written_numbers import WITHOUT_FRACTIONS, written_record
 from mistill.wording import Setting, words
@@ -149,6 +152,11 @@ class RowTemplate:
             f"the {self._role} template has {{{name}}}, which is sent as it stands, and names no column",
             f"the column goes into it as {{{{ {name} }}}}; what is meant as text is written {{{{ '{{{name}}}' }}}}",
         )
+
+    @cached_property
+    def pieces(self) -> Sequence[Piece]:
+        """What it is made of."""
+        return list(pieces_of(self.source))
 
     @property
     def names(self) -> frozenset[str]:

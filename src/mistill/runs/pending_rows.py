@@ -153,8 +153,11 @@ class PendingRows:
                 if state is not None:
                     states[place] = state
                     del prepared[place]
-        if prepared and rows[0].index == 0 and is_of_all_rows(first := prepared.get(0)):
-            raise first
+        if prepared and rows[0].index == 0:
+            if is_of_all_rows(first := prepared.get(0)):
+                raise first
+            if good := [one for one in prepared.values() if not isinstance(one, InputError)]:
+                self._kind.see_first(good)
         claimed = await self._matcher.claim(
             [self._input_row(rows[place], digests[place], one) for place, one in prepared.items()]
         )

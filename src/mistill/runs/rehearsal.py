@@ -8,7 +8,16 @@ from typing import Any
 from mistill.datasets.sources import Source
 from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import InputError
-from mistill.estimates.dry_run import DryRun, Refusal, RequestTable, ShownPrompt, cost_of, seconds_of
+from mistill.estimates.cache_savings import CachedInput, cached_input
+from mistill.estimates.dry_run import (
+    DryRun,
+    Refusal,
+    RequestTable,
+    ShownPrompt,
+    TotalRequests,
+    cost_of,
+    seconds_of,
+)
 from mistill.kinds.kind import Kind
 from mistill.kinds.options import Lane
 from mistill.runs.pending_rows import is_of_all_rows, prepare_row
@@ -80,6 +89,7 @@ def rehearse(
         input_tokens=total.input_tokens,
         most_output_tokens=total.most_output_tokens,
         cost=cost,
+        cache=_cached_input(kind, total) if lane == "live" else None,
         batch_cost=None if cost is None or batch_factor is None else cost.times(batch_factor),
         minute_cost=0.0 if price is None else price.minute,
         prices_of=None if price is None else price.date,
@@ -87,3 +97,10 @@ def rehearse(
         seconds=seconds_of(total, limits),
         prompts=prompts,
     )
+
+
+def _cached_input(kind: Kind[Any], total: TotalRequests) -> CachedInput | None:
+    layout = kind.cached_layout
+    if layout is None:
+        return None
+    return cached_input(layout, kind.server.price, total.requests, total.input_tokens)

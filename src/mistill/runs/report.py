@@ -16,9 +16,12 @@ import msgspec
 from msgspec import Struct
 
 from mistill._version import __version__
+from mistill.api.prices import price_of
+from mistill.api.usage import Usage
 from mistill.datasets.encoding import encode_record
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError, Stopped
+from mistill.estimates.cache_savings import saved_by_cache
 from mistill.estimates.forecast import Forecast
 from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED, more_room
 from mistill.jobs.job_report import JobReport, under_way
@@ -28,6 +31,7 @@ from mistill.kinds.kept_settings import (
     read_batch_factor,
     read_manifest,
     read_options,
+    read_prices,
 )
 from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
@@ -176,7 +180,8 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         answers_by_model: how many answers, those too that did not do, came of which model, the one that answered last
             at the end.
         jobs: its batch jobs, the oldest first. ``saved``: US dollars that their answers would have cost more live;
-            ``None``: there are none, or no price is known.
+            ``None``: there are none, or no price is known. ``saved_by_cache``: those that the cached tokens would have
+            cost more; ``None``: no price is known.
         samples: the first answered rows as records, long values cut.
         rows_of_damaged_attempts: the first rows, by their place in the input, that have some of `damaged_attempts`.
         ledger: where all this was read; ``None`` if it is gone by now.
@@ -197,6 +202,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     answers_by_model: list[AnsweredBy]
     jobs: list[JobReport]
     saved: float | None
+    saved_by_cache: float | None
     samples: list[dict[str, Any]]
     rows_of_damaged_attempts: list[int]
     ledger: str | None
@@ -323,7 +329,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         values |= {name: last[name] for name in StartRecord.__struct_fields__ if name in last}
         values["input_rows"] = self.input_rows
         values["has_died"] = self.has_died
-        for name in ("cost", "saved"):  # a sum of floats has digits that mean nothing
+        for name in ("cost", "saved", "saved_by_cache"):  # a sum of floats has digits that mean nothing
             values[name] = None if values[name] is None else round(values[name], 9)
         for job, described in zip(self.jobs, values["jobs"], strict=True):
             described["age_s"] = round(job.age_s, 3)
@@ -401,6 +407,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         answers_by_model=_answers_by_model(reader, kind, manifest),
         jobs=[JobReport.of(job) for job in reader.jobs()],
         saved=_saved(reader),
+        saved_by_cache=_saved_by_cache(reader, counts, manifest.model),
         samples=list(_samples(reader)),
         rows_of_damaged_attempts=damaged,
         ledger=str(reader.path),
@@ -420,6 +427,11 @@ def _answers_by_model(reader: LedgerReader, kind: type[Kind[Any]], manifest: Run
 def _saved(reader: LedgerReader) -> float | None:
     cost, factor = reader.cost_of_jobs(), read_batch_factor(reader)
     return None if cost is None or not 0 < factor < 1 else cost / factor - cost
+
+
+def _saved_by_cache(reader: LedgerReader, counts: Counts, model: str) -> float | None:
+    usage = Usage(counts.input_tokens, counts.output_tokens, counts.cached_tokens)
+    return saved_by_cache(price_of(model, read_prices(reader)), usage, counts.cost)
 
 
 def _cut_answers(

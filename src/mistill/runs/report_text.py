@@ -18,7 +18,7 @@ from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.jobs.job_report import JobReport, goes_on, job_lines, under_way
 from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Cause
-from mistill.progress.formatting import count, money, seconds, time_split
+from mistill.progress.formatting import count, money, seconds, time_split, tokens_in
 from mistill.records.misfits import misfit_lines
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
@@ -205,11 +205,12 @@ def _rows_by_state(report: RunReport) -> str:
 
 
 def _spending(report: RunReport) -> str:
-    cached = f" ({report.cached_tokens:,} cached)" if report.cached_tokens else ""
+    read = tokens_in(report.input_tokens, report.cached_tokens)
+    saved = f", {money(report.saved_by_cache)} less by the cache" if report.saved_by_cache else ""
     unpriced = ""
     if report.cost is not None and report.unpriced_answers:
         unpriced = f" and {count(report.unpriced_answers, 'answer')} without a known price"
-    return f"{report.input_tokens:,} tokens in{cached}, {report.output_tokens:,} out, {money(report.cost)}{unpriced}"
+    return f"{read}, {report.output_tokens:,} out, {money(report.cost)}{unpriced}{saved}"
 
 
 def _old_prices(report: RunReport) -> Words | None:

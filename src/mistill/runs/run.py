@@ -34,6 +34,7 @@ from mistill.errors import (
     unforeseen,
 )
 from mistill.estimates.budget import Budget
+from mistill.estimates.cache_savings import saved_by_cache
 from mistill.estimates.dry_run import DryRun
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.kinds import kind_of
@@ -104,6 +105,8 @@ class Run(RunResults):
         batch_rows, batch_bytes: the most requests and bytes of one job.
         batch_timeout: seconds that one may take: whole hours, at most a week.
         batch_tail: where no more rows than these are left over when jobs have ended, they are asked live; 0: never.
+        prompt_cache: whether the server is told which requests begin alike, by a ``prompt_cache_key``: what they share
+            is cached then, and costs a tenth. See docs/cost.md. A key of your own among ``parameters`` goes before it.
         keep_batch_files: the files of jobs stay at Mistral, and here, when they are read.
         ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
             temporary one, which is there as long as this object or one of its reports is: take its `results`.
@@ -369,6 +372,7 @@ class Run(RunResults):
             self._snapshot,
             self._input_size,
             at_once=self._llm.max_concurrent_requests,
+            saved=partial(saved_by_cache, self.kind.server.price),
             times_more=self._budget.times_more,
         )
         with self._input_size.counting(), display.showing(watch):

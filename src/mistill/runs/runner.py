@@ -263,9 +263,6 @@ class Runner:
             for row, each in known.items()
         }
 
-    def count_attempt(self) -> None:
-        self.progress.attempts += 1
-
     def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
         if seconds < math.inf:
             self._timers.append(asyncio.get_running_loop().call_later(seconds, function))
@@ -282,7 +279,10 @@ class Runner:
     # --- rows that ended --------------------------------------------------------------------------------------------
 
     async def _end_rows(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
-        written = [self._write(pending, outcome) for pending, outcome in zip(rows, outcomes, strict=True)]
+        assert len(rows) == len(outcomes), "each row has an outcome"
+        written = list(
+            map(self._write, rows, outcomes)
+        )  # a comprehension is a call of its own until Python 3.12
         if not self.progress.completions and self.stopped is None and self._jobs.asks:
             await self._stop_if_all_fail(outcomes)
         if self._on_outcome is None:

@@ -15,12 +15,12 @@ from typing import Any
 
 import msgspec
 
+from mistill.api.usage import BLOCK_TOKENS
 from mistill.simulator.drafts import MESSAGE_TOKENS, TOKEN_CHARS, chunk_tokens_of
 from mistill.simulator.faults import happens
 from mistill.simulator.requests import ChatRequest, role_of
 from mistill.simulator.settings import Settings
 
-BLOCK_TOKENS = 64
 _BLOCK_CHARS = BLOCK_TOKENS * TOKEN_CHARS
 
 Block = int
@@ -41,7 +41,7 @@ class PromptCache:
             return CachedPrompt([], int(prompt_tokens * settings.cached_share))
         if not settings.cache_tokens or prompt_tokens < BLOCK_TOKENS:
             return CachedPrompt([], 0)
-        blocks = _blocks(request, key)
+        blocks = blocks_of(request, key)
         rate = settings.cache_hits if request.prompt_cache_key else settings.cache_hits_without_key
         if not happens(self._rng, rate):
             return CachedPrompt(blocks, 0)
@@ -79,7 +79,7 @@ class CachedPrompt(msgspec.Struct, frozen=True, gc=False):
     tokens: int
 
 
-def _blocks(request: ChatRequest, key: int) -> list[Block]:
+def blocks_of(request: ChatRequest, key: int) -> list[Block]:
     """The whole blocks of a prompt, each told by all that is before it."""
     before = hash((key, request.model, request.prompt_cache_key, _frame(request)))
     text = "".join(_pieces(request))

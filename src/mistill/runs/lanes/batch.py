@@ -15,7 +15,7 @@ import math
 import random
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, Protocol
+from typing import Any
 from zlib import crc32
 
 from msgspec import Struct
@@ -29,7 +29,6 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import WAITING, Job, Ledger, Selection
 from mistill.llms.types import Outcome
 from mistill.progress.formatting import count
-from mistill.progress.progress import Progress
 from mistill.runs.lanes.changes import Changes
 from mistill.runs.lanes.job_planner import JobPlanner
 from mistill.runs.lanes.leftovers import Leftovers
@@ -40,13 +39,6 @@ from mistill.runs.pending_rows import PendingRows
 from mistill.wording import START_AGAIN, Phrase, words
 
 _log = logging.getLogger("mistill")
-
-
-class BatchStart(LiveStart, Protocol):
-    """The start of a run that this lane works for."""
-
-    @property
-    def progress(self) -> Progress: ...
 
 
 class JobUse(Struct, frozen=True):
@@ -80,7 +72,7 @@ class BatchLane:
 
     def __init__(
         self,
-        start: BatchStart,
+        start: LiveStart,
         kind: Kind[Any],
         rows: PendingRows,
         ended: RowsEnded,

@@ -57,6 +57,7 @@ class JobPlanner:
         self._ledger = ledger
         self._book = book
         self._kind = kind
+        self._cache_key_of = kind.cache_keys()
         self._options = options
         self._budget = budget
         price = kind.server.price
@@ -75,7 +76,7 @@ class JobPlanner:
         """
         for request in requests:
             attempts = self._attempts(rows, request)
-            line = JobInput.line(attempts, request.body)
+            line = JobInput.line(attempts, self._with_key(request.body, rows))
             if len(line) > self._options.batch_bytes:
                 return self._too_large(len(line), rows[request.places[0]])
             draft = await self._draft_for(line, request)
@@ -83,6 +84,11 @@ class JobPlanner:
                 return None
             draft.add(line, attempts)
         return None
+
+    def _with_key(self, body: bytes, rows: Sequence[PendingRow]) -> bytes:
+        """The request with the key under which its prompt is cached, as it has one live."""
+        key = None if self._cache_key_of is None else self._cache_key_of(rows[0].prepared)
+        return body if key is None else body[:-1] + key.field
 
     async def finish(self) -> None:
         """The job that is being made has all its lines."""

@@ -52,6 +52,7 @@ class LiveLane:
         self._start = start
         self._kind = kind
         self._ended = ended
+        self._cache_key_of = kind.cache_keys()
         self._pool: WorkerPool[list[PendingRow]] = WorkerPool(rows, size=size)
         self._under_way: dict[asyncio.Task[Any], AttemptRecorder] = {}
 
@@ -90,7 +91,12 @@ class LiveLane:
             if isinstance(first.prepared, InputError):  # it stands alone
                 outcomes = (Outcome(completions=(), error=first.prepared),)
             else:
-                send: Send[Any] = partial(kind.dispatcher.send, observer=recorder, pool=self._pool)
+                send: Send[Any] = partial(
+                    kind.dispatcher.send,
+                    observer=recorder,
+                    pool=self._pool,
+                    cache_key=None if self._cache_key_of is None else self._cache_key_of(first.prepared),
+                )
                 if first.known and len(rows) == 1:
                     send = Replay(kind, first.known, send)
                 outcomes = await kind.answer(list(map(_prepared, rows)), send)

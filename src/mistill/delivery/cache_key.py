@@ -1,0 +1,43 @@
+"""What tells a server which requests begin alike, so that it finds what it has cached of them."""
+
+from __future__ import annotations
+
+import asyncio
+
+_MOST_WAIT_S = 1.0
+
+
+class CacheKey:
+    """A ``prompt_cache_key``, for the requests of one start that begin alike; on one event loop.
+
+    A prompt is cached once it was read, so of those that leave at once each pays for all of it. So one request goes
+    first, and the others follow when it has ended, or after a second.
+
+    Args:
+        key: letters, digits and ``-``.
+        has_beginning: what they have in common is long enough to be cached. Else nobody waits for anybody.
+
+    Attributes:
+        field: the end of a request's body that has it.
+        is_cold: nothing of them has been sent yet, or the first has not ended.
+    """
+
+    def __init__(self, key: str, *, has_beginning: bool) -> None:
+        self.field = f',"prompt_cache_key":"{key}"}}'.encode()
+        self.is_cold = has_beginning
+        self._warm: asyncio.Event | None = None
+
+    async def goes_first(self) -> bool:
+        """Whether the request that asks is the first. Others are told when they may leave."""
+        if self._warm is None:
+            self._warm = asyncio.Event()
+            asyncio.get_running_loop().call_later(_MOST_WAIT_S, self.let_follow)
+            return True
+        await self._warm.wait()
+        return False
+
+    def let_follow(self) -> None:
+        """The first request has ended: the others may leave."""
+        self.is_cold = False
+        if self._warm is not None:
+            self._warm.set()

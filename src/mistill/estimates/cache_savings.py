@@ -1,0 +1,81 @@
+"""What the cache of prompts saves: in what was paid, and in what a template would pay if it stood otherwise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+from msgspec import Struct
+
+from mistill.api.prices import Price
+from mistill.api.usage import Usage
+from mistill.progress.formatting import money, share
+from mistill.prompts.prompt_layout import PromptLayout, cached_price
+
+
+def saved_by_cache(price: Price | None, usage: Usage, cost: float | None) -> float | None:
+    """US dollars that so many tokens would have cost more if none had been cached.
+
+    Args:
+        price: of the model. What was paid may be under other tariffs: all of them change both in the same way.
+        cost: what was paid.
+
+    Returns ``None`` where no price is known.
+    """
+    if price is None or cost is None:
+        return None
+    paid = price.cost(usage)
+    if not paid or not usage.cached_tokens:
+        return 0.0
+    return cost * (price.cost(Usage(usage.input_tokens, usage.output_tokens)) / paid - 1)
+
+
+class CachedInput(Struct, frozen=True):
+    """What of the input of a run can be cached. Tokens are estimated.
+
+    Attributes:
+        same_tokens: of each prompt, those that are the same in all rows. ``front_tokens``: those of them that stand in
+            front of all that differs, and so can be cached.
+        cached_tokens: of all requests, if each but the first finds what it can.
+        saves: US dollars that these cost less; ``None`` where no price is known.
+        early: what differs and stands too early, as the templates have it. ``more``: which share of the cost of input
+            it would save to move it to the end; ``None``: nothing to speak of. ``hint``: the same in words.
+    """
+
+    same_tokens: int
+    front_tokens: int
+    cached_tokens: int
+    saves: float | None
+    early: list[str]
+    more: float | None
+    hint: str | None
+
+    def lines(self, input_tokens: int) -> Iterator[str]:
+        """The same as text; ``input_tokens``: of all requests."""
+        if self.cached_tokens:
+            saves = f", which makes the cost below {money(self.saves)} less" if self.saves else ""
+            yield f"of these in Mistral's cache: about {share(self.cached_tokens, input_tokens)}{saves}"
+        if self.hint is not None:
+            yield self.hint
+
+
+def cached_input(
+    layout: PromptLayout, price: Price | None, requests: float, input_tokens: int
+) -> CachedInput | None:
+    """What of a run's input can be cached.
+
+    Args:
+        layout: of its prompts. ``requests``, ``input_tokens``: all of them.
+
+    Returns ``None`` where there is nothing to say.
+    """
+    cheaper = cached_price(price)
+    more = layout.saves(input_tokens / requests, cheaper) if requests else None
+    cached = layout.cached_tokens * max(0, math.ceil(requests) - 1)
+    if not cached and more is None:
+        return None
+    saves = None if price is None else price.most(cached, 0) * (1 - cheaper)
+    hint = None
+    if more is not None:
+        hint = f"{layout.where(input_tokens / requests)}: {layout.hint(more)}"
+    return CachedInput(layout.same_tokens, layout.front_tokens, cached, saves, list(layout.early), more, hint)
