@@ -13,6 +13,7 @@ from msgspec.structs import replace
 from pydantic import BaseModel
 from tests.conftest import Simulate
 from tests.runs.conftest import Place, echoes
+from tests.simulator.conftest import ask_simulator
 
 from mistill import Run, RunReport
 from mistill.delivery.tuning import current_tuning, use_tuning
@@ -252,6 +253,53 @@ def test_a_limit_that_is_reached_ends_the_run_once_all_is_back(place: Place, sim
     assert report.cost <= 10 * cost
     assert report.with_server == 0
     assert set(simulator.billed_ids().values()) == {1}
+
+
+def test_answers_that_cannot_be_read_count_against_the_budget(place: Place, simulator: Simulator) -> None:
+    place.write([f"text {number}" for number in range(300)])
+    given: dict[str, Any] = {"parameters": {"max_new_tokens": 50}, "on_stop": "return", "batch_tail": 0}
+    start(place, limit=10, **given)
+    simulator.change(faults={"html": 0.5})
+    report = start(place, max_tokens_total=2000, **given)
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "budget"
+    assert report.maybe_billed > 10
+    mean = (report.input_tokens + report.output_tokens) / report.completions
+    assert (report.completions + report.maybe_billed) * mean <= 2000
+
+
+def test_a_first_job_without_an_answer_lets_no_other_go(place: Place, simulator: Simulator) -> None:
+    place.write([f"text {number}" for number in range(1500)])
+    simulator.change(faults={"html": 1.0})
+    with pytest.raises(RunStopped, match="none of its 100 lines has an answer: "):
+        start(place, batch_tail=0)
+    assert simulator.stats().batch.jobs == {"SUCCESS": 1}
+    simulator.change(faults={})
+    assert start(place).completions == 1500
+
+
+def test_one_job_at_a_time_goes_until_one_has_brought_an_answer(place: Place, simulator: Simulator) -> None:
+    texts = [f"text {number}" for number in range(600)]
+    place.write(texts)
+    simulator.change(batch_missing=1.0)
+    with use_tuning(replace(current_tuning(), canary_wait_s=600.0)), pytest.raises(RunStopped):
+        start(place, batch_tail=0, batch_rows=100)
+    with closing(sqlite3.connect(place.ledger)) as ledger:
+        records = [json.loads(record) for (record,) in ledger.execute("SELECT record FROM jobs ORDER BY id")]
+    done = [record for record in records if record.get("ended_at")]
+    assert len(done) == 2  # and not all six
+    assert done[1]["created_at"] > done[0]["ended_at"]
+
+
+def test_a_budget_that_leaves_room_for_little_says_what_would_help(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(TEXTS)
+    simulator.change(batch_queue_s=3600.0)
+    report = start(place, max_tokens_total=200_000, wait=False)
+    assert report.with_server == 1
+    (told,) = [record.getMessage() for record in caplog.records if "further rows wait" in record.getMessage()]
+    assert "max_new_tokens" in told
 
 
 def test_a_budget_that_holds_no_request_says_what_would_help(place: Place, simulator: Simulator) -> None:
@@ -608,3 +656,74 @@ def test_what_goes_wrong_on_the_way_costs_nothing_and_leaves_nothing(
     assert set(simulator.billed_ids().values()) == {1}
     assert report.maybe_billed == 0
     assert simulator.stats().batch.files == 0
+
+
+# --- what is left over by earlier starts ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("left", "live"), [(3, 3), (4, 0)])
+def test_what_a_cancelled_job_has_left_goes_live_where_it_is_little(
+    place: Place, simulator: Simulator, left: int, live: int
+) -> None:
+    place.write(TEXTS)
+    start(place, limit=30 - left)
+    simulator.change(batch_queue_s=3600.0)
+    start(place, wait=False)
+    Run.cancel_jobs(place.out).start()
+    simulator.change(batch_queue_s=0.0)
+    place.write([*TEXTS, "new 1", "new 2"])
+    assert start(place, batch_tail=3).completions == 32
+    assert len(chat_requests(simulator)) == live  # new ones go into a job in any case
+
+
+@pytest.mark.parametrize(("tail", "live"), [(11, 11), (10, 0)])
+def test_rows_that_failed_go_live_where_they_are_few(
+    place: Place, simulator: Simulator, tail: int, live: int
+) -> None:
+    place.write(TEXTS)
+    simulator.change(poison="text 1")
+    assert start(place).failures == 11
+    simulator.change(poison=None)
+    assert start(place, batch_tail=tail).completions == 30
+    assert len(chat_requests(simulator)) == live
+
+
+def test_vectors_that_are_left_go_one_way(place: Place, simulator: Simulator) -> None:
+    place.write([f"text {number}" for number in range(40)])
+    llm = MistralEmbeddings(model="mistral-embed", endpoint=simulator.url, max_batch_tokens=60)
+    simulator.change(batch_queue_s=3600.0)
+    Run(place.input, llm=llm, out=place.out, lane="batch", wait=False).start()
+    Run.cancel_jobs(place.out).start()
+    simulator.change(batch_queue_s=0.0)
+    jobs = jobs_made(simulator)
+    assert Run(place.input, llm=llm, out=place.out, lane="batch", batch_tail=40).start().completions == 40
+    assert jobs_made(simulator) == jobs
+
+
+# --- a job that is made against what is said --------------------------------------------------------------------------
+
+
+def test_a_job_that_was_made_though_it_was_refused_is_found(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(batch_create_denied=1.0, batch_queue_s=0.05)
+    assert start(place, wait=False).with_server == 30  # as it is planned
+    simulator.change(batch_create_denied=0.0)
+    assert start(place).completions == 30
+    assert set(simulator.billed_ids().values()) == {1}
+    assert jobs_made(simulator) == 0
+
+
+def test_a_job_that_was_made_twice_is_told_though_it_has_ended(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(TEXTS)
+    simulator.change(batch_queue_s=3600.0)
+    start(place, wait=False)
+    made = next(
+        request.body for request in simulator.requests if request.body and "mistill_job" in str(request.body)
+    )
+    ask_simulator(simulator, path="/v1/batch/jobs", body=made)
+    simulator.change(batch_queue_s=0.0)
+    simulator.wait_until(lambda: simulator.stats().batch.jobs == {"SUCCESS": 2})
+    assert start(place).completions == 30
+    assert "made twice" in caplog.text

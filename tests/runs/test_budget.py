@@ -250,5 +250,5 @@ def test_what_waits_for_the_budget_is_told_from_what_is_in_flight(place: Place, 
     assert max(view.in_flight for view in views) <= 2  # at 131,072 tokens each, the third could be too many
     assert "budget" in {view.waiting_for for view in views}
     spent = report.last_start.seconds_by_cause
-    assert spent["budget"] > 0.5 * sum(spent.values())
+    assert spent["budget"] > 0.5 * 4 * 0.2  # of four rounds of two, at the server's latency, all but the last
     assert "max_new_tokens" in str(report.advice)

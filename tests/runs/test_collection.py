@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,19 +12,23 @@ from pydantic import BaseModel, field_validator
 from tests.runs.conftest import Place, echoes
 
 from mistill import Run
+from mistill.delivery.tuning import current_tuning
 from mistill.errors import InputError, LedgerInUse
 from mistill.ledger import Ledger, LedgerReader
+from mistill.runs.report import read_report
+from mistill.runs.report_text import status_lines
 from mistill.simulator import Simulator
 
 TEXTS = [f"text {number}" for number in range(20)]
 
 
 def send(place: Place, simulator: Simulator, *, line_s: float = 0.0, **settings: Any) -> None:
-    """A start that does not wait; its jobs need not have ended."""
-    simulator.change(batch_queue_s=0.05, batch_line_s=line_s)
+    """A start that does not wait; its jobs run from then on."""
+    simulator.change(batch_queue_s=3600.0, batch_line_s=line_s)
     given: dict[str, Any] = {"lane": "batch", "wait": False}
     report = place.run(**(given | settings)).start()
     assert report.has_jobs
+    simulator.change(batch_queue_s=0.0)
 
 
 def has_ended(simulator: Simulator, state: str = "SUCCESS", jobs: int = 1) -> bool:
@@ -158,12 +163,12 @@ def test_a_run_that_is_not_there_is_told(tmp_path: Path) -> None:
 RETRIED = [f"Say {text}" if text.startswith("text 1") else text for text in TEXTS]
 
 
-def retry_later(place: Place, simulator: Simulator, **changes: Any) -> None:
+def retry_later(place: Place, simulator: Simulator, *, poison: str | None = None, **changes: Any) -> None:
     """A run of which eleven rows failed, and that a retry by another prompt has asked again in a job that has ended."""
     place.write(TEXTS)
     simulator.change(batch_queue_s=0.05, poison="text 1")
     assert place.run().start().failures == 11
-    simulator.change(poison=None)
+    simulator.change(poison=poison)
     retry = place.run().retry(failed=True, lane="batch", wait=False, **changes)
     assert retry.start().has_jobs
     simulator.wait_until(lambda: has_ended(simulator))
@@ -191,3 +196,83 @@ def test_the_run_itself_takes_over_what_a_retry_asked(place: Place, simulator: S
     assert (report.completions, report.asked_again) == (20, 0)
     assert place.answers() == echoes(RETRIED)
     assert {request.path for request in simulator.requests[asked:]}.isdisjoint({"/v1/chat/completions"})
+
+
+@pytest.mark.parametrize("changes", [{}, {"prompt": "Say {{ text }}"}], ids=["the run's settings", "others"])
+def test_a_look_settles_what_a_retry_asked_and_was_refused(
+    place: Place, simulator: Simulator, changes: dict[str, Any]
+) -> None:
+    retry_later(place, simulator, poison="text 1", **changes)
+    report = Run.collect_jobs(place.out).start()
+    assert (report.completions, report.failures, report.asked_again) == (9, 11, 0)
+    asked = simulator.stats().requests
+    report = place.run(retry_failed=False).start()
+    assert (report.completions, report.failures, report.asked_again) == (9, 11, 0)
+    assert simulator.stats().requests == asked
+
+
+OTHER_KEY = {"api_key": "of-another-workspace"}
+
+
+def status_of(place: Place) -> str:
+    return "\n".join(str(line) for line in status_lines(read_report(place.out), str))
+
+
+def looked(place: Place, **settings: Any) -> Any:
+    """A look that has ended."""
+    collection = Run.collect_jobs(place.out, **settings)
+    collection.start()
+    return collection
+
+
+def test_a_job_that_another_key_made_is_left_alone_until_it_is_given_up(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS)
+    send(place, simulator, line_s=60.0)
+    simulator.change(batch_key_apart=True)
+    assert looked(place, llm=OTHER_KEY).failed is None
+    assert "not known to this key (1 look)" in status_of(place)
+    simulator.wait_until(lambda: "not to this key" in str(looked(place, llm=OTHER_KEY).failed))
+    cancelling = Run.cancel_jobs(place.out, llm=OTHER_KEY)
+    assert cancelling.start().with_server == 20
+    assert "give_up=True" in str(cancelling.failed)
+    report = Run.cancel_jobs(place.out, llm=OTHER_KEY, give_up=True).start()
+    assert (report.with_server, report.maybe_billed, report.pending) == (0, 20, 20)
+
+
+def test_a_job_that_we_cancelled_is_not_given_up_by_another_key(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    send(place, simulator, line_s=0.01)
+    simulator.change(batch_cancel_s=3600.0, batch_key_apart=True)
+    cancelling = Run.cancel_jobs(place.out)
+    thread = threading.Thread(target=cancelling.start)
+    thread.start()
+    simulator.wait_until(lambda: read_report(place.out).jobs[0].is_cancelled)
+    cancelling.stop()
+    thread.join()
+    for _ in range(current_tuning().least_looks + 2):
+        looked(place, llm=OTHER_KEY)
+    simulator.wait_until(lambda: not Run.collect_jobs(place.out).start().has_jobs)
+    assert read_report(place.out).completions == 20
+
+
+def test_a_cancellation_that_is_refused_is_told_and_sent_again_the_next_time(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(TEXTS)
+    send(place, simulator, line_s=0.02)
+    simulator.change(batch_cancel_refused=1.0)
+    report = Run.cancel_jobs(place.out).start()  # so it waits for the end that comes
+    assert (report.completions, report.jobs[0].is_cancelled) == (20, False)
+    assert "does not cancel" in caplog.text
+
+
+def test_what_ends_in_the_very_moment_of_the_last_look_is_an_answer_of_that_start(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS)
+    for number in range(5):  # its jobs end at once, so that it may meet them or not
+        out = place.out.with_name(f"{number}.jsonl")
+        report = place.run(out=out, lane="batch", wait=False).start()
+        assert report.has_jobs or report.completions == 20

@@ -30,6 +30,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
         done, failed: of its requests, as the server counted them when it was last asked; ``None``: it has not said.
         begun_at: when it was planned. ``created_at``: when the server had it. ``ended_at``: when we saw that it had
             ended. ``timeout_s``: how long it may take there.
+        unseen: how often the server was asked for it in vain since it last knew it: it is gone, or another key's.
         missing: rows of which no line came. ``broken``, ``unknown``: lines that could not be read, and that nobody
             waits for, such as those that came twice.
         errors: why it failed, in the server's words; or what became of its results.
@@ -49,6 +50,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
     ended_at: float | None
     timeout_s: float
     is_cancelled: bool
+    unseen: int
     missing: int
     broken: int
     unknown: int
@@ -71,7 +73,8 @@ class JobReport(Struct, frozen=True, kw_only=True):
             created_at=record.created_at,
             ended_at=record.ended_at,
             timeout_s=record.timeout_hours * 3600.0,
-            is_cancelled=record.is_cancelled,
+            is_cancelled=record.is_cancelled or record.is_given_up,
+            unseen=record.looked,
             missing=record.missing,
             broken=record.broken,
             unknown=record.unknown,
@@ -151,8 +154,11 @@ def _job_line(job: JobReport) -> str:
     done = "" if job.done is None else f", {job.done:,} done"
     failed = f", {job.failed:,} failed" if job.failed else ""
     cancelled = ", cancelled by us" if job.is_cancelled else ""
+    unseen = f", not known to this key ({count(job.unseen, 'look')})" if job.unseen else ""
     since = f"{age(job.age_s)} of {job.timeout_s / 3600:g} h"
-    return f"{status}: {count(job.rows, 'row')}{done}{failed}{cancelled}, {since}, {job.id or job.tag}"
+    return (
+        f"{status}: {count(job.rows, 'row')}{done}{failed}{cancelled}{unseen}, {since}, {job.id or job.tag}"
+    )
 
 
 def _read_line(read: Sequence[JobReport]) -> str:

@@ -48,13 +48,23 @@ class JobServer:
             async for _ in listed:
                 return
 
-    async def ask_to_end(self, job_id: str) -> None:
-        """The server may refuse: the job has just ended, say. A look tells."""
+    async def ask_to_end(self, job_id: str) -> bool:
+        """Whether the server has agreed. It refuses where the job has just ended, say: a look tells.
+
+        Raises:
+            NotFound: it does not know the job.
+            MistillError: it does not answer.
+        """
         try:
             await self.persistently(lambda: self.client.cancel_job(job_id))
         except APIError as error:
-            if error.status >= 500 or isinstance(error, Unauthorized | RateLimited):
+            if error.status >= 500 or isinstance(error, Unauthorized | RateLimited | NotFound):
                 raise
+            _log.warning(
+                "the server does not cancel batch job %s, which may have ended: %s", job_id, error.headline
+            )
+            return False
+        return True
 
     async def delete_input(self, job: Job) -> None:
         """All files of its name: an upload whose answer was lost, or came to nobody, was repeated."""

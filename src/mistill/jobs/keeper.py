@@ -205,12 +205,19 @@ class JobKeeper:
             look_at = self._look_at_doubtful if job.state == "doubtful" else self._look_at_running
             await self._attempted(partial(look_at, job, found.jobs.get(job.id)))
         for stray in found.strays:
-            if not stray.has_ended and stray.id not in self._strays:
+            if stray.id not in self._strays:
                 self._strays.add(stray.id)
-                _log.warning(
-                    "a batch job was made twice, by whatever stands between us and the server: %s", stray.id
-                )
-                await self._attempted(partial(self._server.ask_to_end, stray.id))
+                await self._attempted(partial(self._end_stray, stray))
+
+    async def _end_stray(self, stray: BatchJob) -> None:
+        _log.warning(
+            "a batch job was made twice, by whatever stands between us and the server, and may be billed twice: "
+            "%s (%s)",
+            stray.id,
+            stray.status,
+        )
+        if not stray.has_ended:
+            await self._server.ask_to_end(stray.id)
 
     async def _look_at_running(self, job: Job, seen: BatchJob | None) -> None:
         if seen is None or (seen.has_ended and seen.output_file is None and seen.error_file is None):
@@ -238,7 +245,7 @@ class JobKeeper:
             is_new = time.time() < job.record.planned_at + self._server.tuning.look_s
             if job.record.looked <= self._server.tuning.least_looks or is_new:
                 return None
-            if not job.record.is_cancelled:  # perhaps it is the key that does not know it
+            if not job.record.is_given_up:  # perhaps it is the key that does not know it
                 self.strange[job.id] = job
                 return None
             await self._book.note(job, "ended", errors=("the server does not know the job any more",))
@@ -284,7 +291,7 @@ class JobKeeper:
         job = await self._fetch(job)
         taken = await self._reader.read(job)
         missing = await self._end(job, taken)
-        self._book.settle(job, taken, missing=missing)
+        self._book.settle(job, taken, missing=missing + taken.unread)
         if taken.fatal is not None:
             self.fatal = taken.fatal
 
@@ -314,7 +321,8 @@ class JobKeeper:
         """All its lines are in the ledger: what never came has an end as well. Gives how many rows that are."""
         record = job.record
         # Those as well that a start took over which was killed then, for which nobody waits any more.
-        kept = max(taken.kept, await self._book.ledger.lines_with_results(job.id))
+        lines, answered = await self._book.ledger.results_of_job(job.id)
+        kept = max(taken.kept, lines)
         unknown = max(0, taken.unknown - (kept - taken.kept))
         adds_up = record.total == record.lines and record.completed == kept
         was_undone = record.status in _ENDED_WITH_NOTHING and adds_up
@@ -330,10 +338,19 @@ class JobKeeper:
                 *errors,
                 f"{lines:,} lines came, none with an id of ours: see {self._book.files.output(job.tag)}",
             )
+        if kept and not answered and taken.failure is not None:
+            errors = (*errors, f"none of its {kept:,} lines has an answer: {taken.failure.headline}")
         # Files that are to be kept are as clean as they shall be.
         keeps = bool(self._keeps_files or is_strange)
         read = changed(
-            job, "read", kept=kept, broken=taken.broken, unknown=unknown, is_clean=keeps, errors=errors
+            job,
+            "read",
+            kept=kept,
+            answered=answered,
+            broken=taken.broken,
+            unknown=unknown,
+            is_clean=keeps,
+            errors=errors,
         )
         missing = await self._book.ledger.end_open_attempts(
             read, "not_sent" if was_undone else "maybe_billed", error
@@ -364,10 +381,13 @@ class JobKeeper:
 
     # --- ending early -----------------------------------------------------------------------------------------------
 
-    async def cancel(self) -> int:
+    async def cancel(self, *, gives_up: bool = False) -> int:
         """Ends all jobs early: those that the server has not yet are dropped, the others asked to end.
 
         These have not ended when this returns: `poll` sees that, and takes over what they came to.
+
+        Args:
+            gives_up: those as well that the server does not know; else they stay `strange`.
 
         Returns the rows of those that were dropped.
 
@@ -378,6 +398,13 @@ class JobKeeper:
             if job.state == "creating":
                 job = await self.submitter.look_for(job)
             if job.state == "running" and not job.record.is_cancelled:
-                await self._server.ask_to_end(job.record.job_id or "")
-                await self._book.note(job, "running", is_cancelled=True)
+                await self._cancel(job, gives_up=gives_up)
         return await self._book.drop_unsent("it was cancelled before it was sent")
+
+    async def _cancel(self, job: Job, *, gives_up: bool) -> None:
+        try:
+            if await self._server.ask_to_end(job.record.job_id or ""):
+                await self._book.note(job, "running", is_cancelled=True)
+        except NotFound:
+            if gives_up:
+                await self._book.note(job, "running", is_given_up=True)

@@ -36,7 +36,8 @@ async def look_for(client: MistralClient, jobs: Sequence[Job]) -> Found:
     """Those of our jobs that are in the server's list.
 
     A job whose id is known is ours by that alone. Another is ours by its tag, or by our file, which no other job reads:
-    no filter of the server is trusted.
+    no filter of the server is trusted. The walk ends when all are found; where one of them has ended, it goes to the
+    end of the list, so that another that was made of the same file is met before answers are taken over.
 
     Raises:
         MistillError: whatever the server does, if it does not answer.
@@ -57,7 +58,7 @@ async def look_for(client: MistralClient, jobs: Sequence[Job]) -> Found:
                 found.jobs[number] = seen
             else:
                 found.strays.append(seen)
-            if len(found.jobs) == len(jobs):
+            if len(found.jobs) == len(jobs) and not any(mine.has_ended for mine in found.jobs.values()):
                 break
     return found
 

@@ -49,6 +49,8 @@ class Taken(Struct):
         kept: lines that were taken over, failed ones too. ``broken``: that are no lines of results.
         unknown: of no attempt that waits for one, those that came twice too.
         fatal: a failure that no other row can survive, such as a key that is refused.
+        failure: the last of any kind.
+        unread: rows whose answer is on the bill, as it seems, and cannot be read.
         answers, tokens, longest_output_tokens, cost: of the answers among them.
     """
 
@@ -56,6 +58,8 @@ class Taken(Struct):
     broken: int = 0
     unknown: int = 0
     fatal: MistillError | None = None
+    failure: MistillError | None = None
+    unread: int = 0
     answers: int = 0
     tokens: int = 0
     longest_output_tokens: int = 0
@@ -134,6 +138,8 @@ class ResultReader:
         except Exception as caught:
             error = as_failure(caught)
             self._fail(attempts, error)
+            taken.failure = error
+            taken.unread += len(attempts) if error.maybe_billed else 0
             if classify(error).fatal:
                 taken.fatal = error
             return

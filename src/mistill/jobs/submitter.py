@@ -108,11 +108,15 @@ class JobSubmitter:
         """
         if job.state == "creating":
             job = await self.look_for(job)
-        refused = 0
+        refused, was_asked = 0, True
         while job.state in ("planned", "uploaded"):
             if job.state == "planned":
-                job = await self._upload(job)
+                job, was_asked = await self._upload(job), False
                 continue
+            # Whoever says that it made nothing is believed once a look has seen nothing.
+            if was_asked and (found := await self._found(job)) is not None:
+                return await self._adopt(job, found)
+            was_asked = True
             try:
                 job = await self._create(job)
                 if job.state == "uploaded" and not self._waits:
@@ -185,26 +189,27 @@ class JobSubmitter:
 
     async def _not_created(self, job: Job, error: MistillError) -> Job:
         """What is to be done about a creation that came to an error; as `_create`."""
-        if _is_unavailable(error):
-            return await self._after_refusal(job, error)
-        if error.maybe_billed or isinstance(error, ServerError):
+        is_unavailable = isinstance(error, APIError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE
+        is_busy = is_unavailable or (isinstance(error, RateLimited) and not error.limit_is_zero)
+        if error.maybe_billed or (isinstance(error, ServerError) and not is_unavailable):
             return await self.look_for(job)
         job = await self._book.note(job, "uploaded")
-        if isinstance(error, BadRequest):
-            await self._book.drop(job, "the server refused it")  # another start makes another one
-        if not isinstance(error, RateLimited) or error.limit_is_zero:
+        if not is_busy:
+            if (found := await self._found(job)) is not None:
+                return await self._adopt(job, found)
+            if isinstance(error, BadRequest):
+                await self._book.drop(job, "the server refused it")  # another start makes another one
             raise error
         self._server.tell(error, "Mistral takes no further batch job for now, which waits")
         if self._waits:
-            await asyncio.sleep(max(self._server.heeded_s(error), self._server.tuning.max_poll_s))
+            tuning = self._server.tuning
+            pause_s = tuning.first_poll_s if is_unavailable else tuning.max_poll_s
+            await asyncio.sleep(max(self._server.heeded_s(error), pause_s))
         return job
 
-    async def _after_refusal(self, job: Job, error: MistillError) -> Job:
-        """A server that is not available says that it made nothing. It is asked again, once a look has seen nothing."""
-        self._server.tell(error, "a batch job was not made, and waits")
-        await asyncio.sleep(max(self._server.heeded_s(error), self._server.tuning.first_poll_s))
-        found = (await self._server.persistently(lambda: self._server.look_for([job]))).jobs.get(job.id)
-        return await self._book.note(job, "uploaded") if found is None else await self._adopt(job, found)
+    async def _found(self, job: Job) -> BatchJob | None:
+        """A look, for a job that is not there by what the server says."""
+        return (await self._server.persistently(lambda: self._server.look_for([job]))).jobs.get(job.id)
 
     async def look_for(self, job: Job) -> Job:
         """It may be there: adopted if it is found, doubtful if it is not."""
@@ -265,7 +270,3 @@ def _with_way_out(error: APIError) -> APIError:
 
 def _needs_billing(error: APIError) -> bool:
     return error.status == HTTPStatus.PAYMENT_REQUIRED
-
-
-def _is_unavailable(error: MistillError) -> bool:
-    return isinstance(error, APIError) and error.status == HTTPStatus.SERVICE_UNAVAILABLE

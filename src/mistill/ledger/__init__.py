@@ -16,11 +16,12 @@ from mistill.ledger.reader import (
     Start,
 )
 from mistill.ledger.row_set import RowSet
-from mistill.ledger.selection import EVERYTHING, FIELDS, WAITING, Selection, Term, parse_terms
+from mistill.ledger.selection import ASKABLE, EVERYTHING, FIELDS, WAITING, Selection, Term, parse_terms
 from mistill.ledger.spending import Spending
 from mistill.ledger.writer import Ledger
 
 __all__ = [
+    "ASKABLE",
     "EVERYTHING",
     "FIELDS",
     "WAITING",

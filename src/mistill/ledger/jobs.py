@@ -50,10 +50,12 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
         total, completed, succeeded, failed: requests, as the server counts them.
         output_file, error_file: the server's files with the answers.
         errors: what the server says of the job as a whole.
-        is_cancelled: we asked for that.
+        is_cancelled: we asked for that, and the server has agreed.
+        is_given_up: we asked for that, the server does not know the job, and nobody waits for it any more.
         is_clean: our files are deleted from the server.
         looked: how often one that may not be there was looked for.
-        kept: lines that were taken over. ``broken``: that are no JSON. ``unknown``: of no attempt of the job.
+        kept: lines that were taken over. ``answered``: rows that these have answered.
+        broken: lines that are no JSON. ``unknown``: of no attempt of the job.
         missing: lines that never came.
     """
 
@@ -83,9 +85,11 @@ class JobRecord(Struct, frozen=True, kw_only=True, omit_defaults=True):
     error_file: str | None = None
     errors: tuple[str, ...] = ()
     is_cancelled: bool = False
+    is_given_up: bool = False
     is_clean: bool = False
     looked: int = 0
     kept: int = 0
+    answered: int = 0
     broken: int = 0
     unknown: int = 0
     missing: int = 0
@@ -266,10 +270,13 @@ def _line(lines: Iterator[Any], job: int, number: int) -> Iterator[LineAttempt]:
             return
 
 
-def lines_with_results(connection: sqlite3.Connection, job: int) -> int:
-    query = """SELECT count(*) FROM attempts
-        WHERE job = ? AND status IN ('answered', 'failed') AND (request IS NULL OR request = id)"""
-    return connection.execute(query, (job,)).fetchone()[0]
+def results_of_job(connection: sqlite3.Connection, job: int) -> tuple[int, int]:
+    """Lines that were answered or refused, and rows that were answered; see `Ledger.results_of_job`."""
+    query = """SELECT count(*) FILTER (WHERE request IS NULL OR request = id),
+            count(*) FILTER (WHERE status = 'answered')
+        FROM attempts WHERE job = ? AND status IN ('answered', 'failed')"""
+    lines, rows = connection.execute(query, (job,)).fetchone()
+    return lines, rows
 
 
 def rows_of_job(connection: sqlite3.Connection, job: int, after: int, limit: int) -> list[int]:

@@ -321,24 +321,26 @@ class LedgerReader:
 
     def has_kept_answers(self) -> bool:
         """Whether rows wait that no job asks any more, and that have answers of jobs in the ledger already."""
-        return bool(self._kept_answers())
+        return bool(self._kept("a.status = 'answered'"))
 
     def retries_in_jobs(self, *, awaited: bool) -> list[int | None]:
         """The numbers of settings (``None``: the run's own) by which a retry that goes on has asked rows in jobs whose
-        answers wait in the ledger.
+        answers, or refusals, wait in the ledger.
 
         Args:
             awaited: or are awaited from the server.
         """
-        found = {settings for is_retry, settings in self._kept_answers() if is_retry}
+        ended = "(a.status = 'answered' OR (a.status = 'failed' AND a.error IS NOT NULL))"
+        found = {settings for is_retry, settings in self._kept(ended) if is_retry}
         if awaited:
             query = f"SELECT DISTINCT settings FROM rows WHERE asked_again AND id IN {WITH_SERVER}"  # noqa: S608 - our own words
             with database.explained(self.path):
                 found.update(settings for (settings,) in self._connection.execute(query))
         return sorted(found, key=lambda number: number or 0)
 
-    def _kept_answers(self) -> list[tuple[bool, int | None]]:
-        """How such rows are asked: by a retry or not, and with what settings."""
+    def _kept(self, condition: str) -> list[tuple[bool, int | None]]:
+        """How rows are asked that wait for an outcome and are in no job any more, where an attempt of a job fulfils a
+        condition: by a retry or not, and with what settings."""
         with database.explained(self.path):
             if not has_jobs(self._connection):
                 return []
@@ -346,7 +348,7 @@ class LedgerReader:
                 f"""SELECT DISTINCT r.asked_again, r.settings
                     FROM rows AS r LEFT JOIN outcomes AS o ON o.row = r.id JOIN attempts AS a ON a.row = r.id
                     WHERE (o.row IS NULL OR r.asked_again OR o.state = 'failure') AND r.position IS NOT NULL
-                        AND a.job IS NOT NULL AND a.status = 'answered' AND a.settings IS r.settings AND {WAITS}
+                        AND a.job IS NOT NULL AND {condition} AND a.settings IS r.settings AND {WAITS}
                         AND r.id NOT IN {WITH_SERVER}"""  # noqa: S608 - our own words
             ).fetchall()
 

@@ -132,13 +132,16 @@ _ATTEMPT = (
 )
 """Their row has an index only where there was a job."""
 
+ASKABLE = Selection(f"(same_as IS NULL AND NOT ({_ATTEMPT} {IS_WITH_SERVER})))", ())
+"""Rows that are asked themselves, and that no job asks which has not ended."""
+
 WAITING = Selection(
-    f"""(same_as IS NULL AND NOT ({_ATTEMPT} {IS_WITH_SERVER}))
+    f"""{ASKABLE.sql}
         AND (state = 'pending' OR asked_again OR (
-            state = 'failure' AND {_ATTEMPT} job IS NOT NULL AND sent_at > row_states.ended_at))))""",
+            state = 'failure' AND {_ATTEMPT} job IS NOT NULL AND sent_at > row_states.ended_at)))""",
     (),
 )
-"""Rows that are asked themselves and have no outcome since they last were, and that no job asks which has not ended."""
+"""Those of them that have no outcome since they last were."""
 
 
 def _condition(term: Term) -> tuple[str, str | float | None]:

@@ -33,11 +33,11 @@ from mistill.ledger.jobs import (
     attempts_of_lines,
     begin_job,
     end_open_attempts,
-    lines_with_results,
     mend_jobs,
     note_job,
     positions_of_job,
     read_jobs,
+    results_of_job,
     rows_by_server,
     rows_of_job,
     rows_with_server,
@@ -437,9 +437,9 @@ class Ledger:
         """
         return await self._commits.run(lambda connection: attempts_of_lines(connection, job, numbers))
 
-    async def lines_with_results(self, job: int) -> int:
-        """Lines of the job whose answer, or error, has been kept."""
-        return await self._commits.run(lambda connection: lines_with_results(connection, job))
+    async def results_of_job(self, job: int) -> tuple[int, int]:
+        """Lines of the job whose answer, or error, has been kept; and rows that it has answered."""
+        return await self._commits.run(lambda connection: results_of_job(connection, job))
 
     async def end_open_attempts(
         self, job: Job, status: Literal["maybe_billed", "not_sent"], error: MistillError | None = None
@@ -473,6 +473,13 @@ class Ledger:
     def is_retry(self) -> bool:
         """This start asks chosen rows again, and no others."""
         return self._is_retry
+
+    async def rows_that(self, only: Selection, limit: int) -> list[int]:
+        """The first rows of the input that fulfil a condition, as far as they are on disk."""
+        query = f"SELECT id FROM row_states WHERE position IS NOT NULL AND ({only.sql}) LIMIT ?"  # noqa: S608 - our own words
+        return await self._commits.run(
+            lambda connection: [row for (row,) in connection.execute(query, (*only.values, limit))]
+        )
 
     async def positions_of_job(self, job: int) -> tuple[int, int]:
         """Between which places of the input, these included, the rows stand that a job asks; its last is -1 where none

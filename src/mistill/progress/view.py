@@ -248,7 +248,7 @@ class Watch:
         # Answers of jobs come by the file, and when the server likes: nothing is told by their number.
         ended = progress.completions + progress.failures
         live = ended - progress.by_jobs
-        if total is None or not live or progress.jobs:
+        if total is None or live <= 0 or progress.jobs:
             return None
         if ended != self._ended:  # only then: while a row is waited for, it would seem slower and slower
             self._ended = ended

@@ -48,6 +48,7 @@ class Collection(LedgerRun):
         run: RunResults | str | Path | None,
         *,
         cancels: bool,
+        gives_up: bool = False,
         llm: Mapping[str, Any] | None,
         ledger: str | Path | None,
         trust: bool,
@@ -63,7 +64,7 @@ class Collection(LedgerRun):
                 settings = read_retry(reader, retry.settings)
             known.ask_by(settings.manifest, settings.llm)
             self._settings = settings.kept
-        self._cancels = cancels
+        self._cancels, self._gives_up = cancels, gives_up
         self._seen: dict[int, str] = {}
         self.failed: MistillError | None = None
         super().__init__(
@@ -92,7 +93,12 @@ class Collection(LedgerRun):
 
     def _job_use(self) -> JobUse:
         return JobUse(
-            self._llm.batch_factor, plans=False, asks=False, cancels=self._cancels, settles=self.settles
+            self._llm.batch_factor,
+            plans=False,
+            asks=False,
+            cancels=self._cancels,
+            gives_up=self._gives_up,
+            settles=self.settles,
         )
 
     async def _choose_rows(self, ledger: Ledger) -> None:

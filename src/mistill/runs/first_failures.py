@@ -5,7 +5,7 @@ from __future__ import annotations
 from mistill.errors import APIError, MalformedAnswer, MistillError, NoRowAnswered, TransportError
 from mistill.wording import words
 
-_ENOUGH = 20
+ENOUGH_FAILED = 20
 """So many rows that all failed alike, while none was answered, are no chance: what is wrong is wrong for all."""
 
 
@@ -23,7 +23,7 @@ class FirstFailures:
         alike = (type(error), error.status if isinstance(error, APIError) else None)
         self._count = self._count + 1 if alike == self._alike else 1
         self._alike = alike
-        return self._count >= _ENOUGH
+        return self._count >= ENOUGH_FAILED
 
     def told(self, last: MistillError) -> NoRowAnswered:
         """What ends the run."""

@@ -171,7 +171,15 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         yield Line(wording(_died(report)), label="died: ")
     elif not report.is_running and (jobs := under_way(report.jobs)):
         yield Line(wording(goes_on(jobs)))
+    elif not report.is_running and report.goes_on_by_jobs:
+        yield Line(wording(to_go_on(report)))
     yield Line(f"ledger: {report.ledger}")
+
+
+def to_go_on(report: RunReport) -> Phrase:
+    """How rows get an answer that nobody asks at the moment."""
+    left = f"{count(report.to_go, 'row')} {'is' if report.to_go == 1 else 'are'} left to ask"
+    return Phrase(f"{left}: {START_AGAIN.python} to go on", f"{left}: the same command goes on")
 
 
 def answered_rows(report: RunReport) -> str:

@@ -319,16 +319,23 @@ class RunResults:
         llm: Mapping[str, Any] | None = None,
         ledger: str | Path | None = None,
         trust: bool = False,
+        give_up: bool = False,
         progress: bool | None = None,
         on_progress: OnProgress | None = None,
     ) -> Collection:
         """A start that cancels the batch jobs of an earlier run, waits for their end, and takes over what they came to.
 
         ``Run.cancel_jobs("answers.jsonl").start()``. Rows that are left without an answer are asked when the run goes
-        on, in whichever lane. Arguments and errors are those of `collect_jobs`.
+        on, in whichever lane. Arguments and errors are those of `collect_jobs`; and
+
+        Args:
+            give_up: jobs as well that the server does not know, or not to this key: nobody waits for them any more,
+                whatever they answer, and their rows may be billed. Without it, these stop the start.
         """
         display = Display(progress, on_progress)
-        return collection(out, cancels=True, llm=llm, ledger=ledger, trust=trust, display=display)
+        return collection(
+            out, cancels=True, gives_up=give_up, llm=llm, ledger=ledger, trust=trust, display=display
+        )
 
     # --- the run as a whole -----------------------------------------------------------------------------------------
 

@@ -105,7 +105,9 @@ class Retry(LedgerRun):
         self._chosen = await ledger.begin_retry(None if self._goes_on else self._selection, settings)
         self.progress.total = self._chosen
         if not self._chosen and not self._goes_on:
-            _log.warning("%s", self._filter.nothing(self.out))
+            is_at_server = bool(await ledger.rows_that(self._selection, 1))
+            of_jobs = "all rows that match are in batch jobs which have not ended: none is asked"
+            _log.warning("%s", of_jobs if is_at_server else self._filter.nothing(self.out))
 
     def _retry_record(self, runner: Runner | None) -> RetryRecord:
         found: list[Cause] = [] if runner is None else list(runner.unreplaced.values())

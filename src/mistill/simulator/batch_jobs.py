@@ -257,9 +257,13 @@ class Jobs:
         self._end(job, results)
 
     async def _queue(self, job: Job) -> None:
-        await job.pause(self._settings().batch_queue_s)
-        while self._room.locked() and not job.is_over:
-            await job.pause(_LOOK_EVERY_S)
+        loop = asyncio.get_running_loop()
+        since = loop.time()
+        while not job.is_over:
+            left = since + self._settings().batch_queue_s - loop.time()
+            if left <= 0 and not self._room.locked():
+                return
+            await job.pause(min(left, _LOOK_EVERY_S) if left > 0 else _LOOK_EVERY_S)
 
     async def _answer(self, job: Job, lines: InputLines, rng: random.Random) -> Results | None:
         """The results, as far as the job came; ``None`` where it cannot be run."""

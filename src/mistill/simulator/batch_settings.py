@@ -16,7 +16,7 @@ class BatchSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
     batch_queue_s: Seconds = 0.0
-    """Time that a job is QUEUED."""
+    """Time that a job is QUEUED; a change holds for those that are."""
     batch_line_s: Seconds = 0.0
     """Time that each line of a job takes; the lines of one job are answered one after the other."""
     batch_cancel_s: Seconds = 0.0
@@ -47,6 +47,8 @@ class BatchSettings(BaseModel):
     """A job that was cancelled, or ran out of time, bills the lines that it had answered."""
     batch_needs_billing: bool = False
     """Jobs are refused with 402, as for an account without billing."""
+    batch_key_apart: bool = False
+    """A job is known to the key alone that made it, as to those of its workspace; to others it is not there."""
     batch_absent: bool = False
     """There are neither files nor jobs: 404, as at regional hosts."""
 
@@ -62,6 +64,10 @@ class BatchFaults(BaseModel):
     """Share of uploads that are kept, and whose answer is lost."""
     batch_create_lost: Rate = 0.0
     """Share of jobs that are created, and whose answer is lost."""
+    batch_create_denied: Rate = 0.0
+    """Share of jobs that are created, and answered with 429 as if they were not."""
+    batch_cancel_refused: Rate = 0.0
+    """Share of cancellations that are refused with 409, and do nothing."""
     batch_download_cut: Rate = 0.0
     """Share of downloads that end half-way: by the connection, or as if they were whole."""
     batch_failed: Rate = 0.0

@@ -42,18 +42,21 @@ class JobRoutes:
             case "GET", False, "":
                 return visit.reply.whole(self._list(visit), {})
             case "GET", True, "":
-                return visit.reply.whole(self._show(self._found(job_id), visit), {})
+                return visit.reply.whole(self._show(self._found(job_id, visit), visit), {})
             case "POST", True, "cancel":
-                job = self._found(job_id)
+                job = self._found(job_id, visit)
+                if happens(self._rng, visit.settings.batch_cancel_refused):
+                    raise refusals.conflict("The job cannot be cancelled now")
                 job.cancel(visit.settings.batch_cancel_s)
                 return visit.reply.whole(job.shown(visit.settings), {})
             case "DELETE", True, "":
-                return visit.reply.whole(self._delete(self._found(job_id)), {})
+                return visit.reply.whole(self._delete(self._found(job_id, visit)), {})
             case _:
                 raise refusals.not_found(visit.path)
 
-    def _found(self, job_id: str) -> Job:
-        if (job := self._jobs.find(job_id)) is None:
+    def _found(self, job_id: str, visit: Visit) -> Job:
+        job = self._jobs.find(job_id)
+        if job is None or not _is_known(job, visit):
             raise refusals.no_such("Batch job", job_id)
         return job
 
@@ -66,6 +69,8 @@ class JobRoutes:
         created = await asyncio.shield(self._jobs.create_later(asked, visit.key, settings.batch_create_s))
         if happens(self._rng, settings.batch_create_lost):
             return visit.reply.disconnect()
+        if happens(self._rng, settings.batch_create_denied):
+            raise refusals.rate_limited()
         return visit.reply.whole(created, {})
 
     def _list(self, visit: Visit) -> Json:
@@ -84,7 +89,7 @@ class JobRoutes:
         metadata = _metadata(given)
         now = time.time()
         for job in self._jobs.newest_first():
-            if now < job.created_at + settings.batch_list_lag_s:
+            if now < job.created_at + settings.batch_list_lag_s or not _is_known(job, visit):
                 continue
             if settings.batch_filter == "ignored" or (
                 (after is None or job.created_at > after)
@@ -107,6 +112,10 @@ class JobRoutes:
             raise refusals.bad_request("The job has not ended: cancel it first")
         self._jobs.remove(job)
         return {"id": job.id, "object": "batch", "deleted": True}
+
+
+def _is_known(job: Job, visit: Visit) -> bool:
+    return not visit.settings.batch_key_apart or job.key == visit.key
 
 
 def _metadata(given: MultiMapping[str]) -> dict[str, str]:

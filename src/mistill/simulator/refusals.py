@@ -70,6 +70,10 @@ def bad_request(message: str, *, param: str | None = None, code: str | None = No
     return RefusedRequest(400, error_body(message, "invalid_request_error", code, param))
 
 
+def conflict(message: str) -> RefusedRequest:
+    return RefusedRequest(409, error_body(message, "conflict", None))
+
+
 def poisoned() -> RefusedRequest:
     return bad_request("The request was refused for its content", param="messages")
 

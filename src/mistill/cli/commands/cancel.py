@@ -17,6 +17,8 @@ from mistill.cli.terminal.report_lines import write_cancelled, write_json
 from mistill.kinds.kept_settings import find_run
 from mistill.progress.display import Display
 from mistill.runs.collection import awaits_jobs
+from mistill.runs.report import read_report
+from mistill.runs.report_text import to_go_on
 from mistill.runs.run import Run
 
 
@@ -28,6 +30,11 @@ mistill cancel answers.jsonl --json | jq .completions
 """,
 )
 @click.argument("out")
+@click.option(
+    "--give-up",
+    is_flag=True,
+    help="Jobs as well that the server does not know, or not to this key: nobody waits for their answers any more.",
+)
 @ledger_option
 @endpoint_options
 @json_option
@@ -46,9 +53,13 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     out, ledger = given["out"], given["ledger"]
     _, path = find_run(out, ledger)
     if not awaits_jobs(path):
-        say(f"{out} has no batch jobs under way")
+        report = read_report(out, ledger=ledger)
+        left = f"; {to_go_on(report).command_line}, in either lane" if report.to_go else ""
+        say(f"{out} has no batch jobs under way{left}")
         return Exit.ANSWERED
-    run = Run.cancel_jobs(out, ledger=ledger, llm=attributes_of(ctx, given), trust=given["trust"])
+    run = Run.cancel_jobs(
+        out, ledger=ledger, llm=attributes_of(ctx, given), trust=given["trust"], give_up=given["give_up"]
+    )
     run.display = Display(progress=not given["quiet"])
     with said_if_slow(f"waiting for {run.endpoint} to end the jobs; Ctrl-C leaves them there"):
         report = run.start()

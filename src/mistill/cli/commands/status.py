@@ -36,7 +36,8 @@ def command(ctx: click.Context, out: str, ledger: str | None, as_json: bool, **g
 
     Where batch jobs have ended, their results are taken over, since these may be gone a day later.
 
-    Exit code: 4 while jobs are at Mistral, else 0 if no row failed so far, else 1.
+    Exit code: 4 while jobs are at Mistral, or a start by jobs has left rows that the same command would send; else 0
+    if no row failed so far, else 1.
     """
     if given["fetch"]:
         take_over_results(out, ledger, llm=attributes_of(ctx, given), trust=given["trust"])

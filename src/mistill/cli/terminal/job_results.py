@@ -38,8 +38,9 @@ def take_over_results(
             f"waiting for {collection.endpoint}, which is asked for batch jobs; --no-fetch leaves that"
         ):
             collection.start()
-        if collection.failed is not None and not isinstance(collection.failed, Stopped):
-            raise collection.failed
+        failed = collection.failed
+        if failed is not None and not (isinstance(failed, Stopped) and failed.reason == "interrupted"):
+            raise failed
     except LedgerInUse:
         return
     except (MistillError, ValidationError, OSError) as error:

@@ -21,14 +21,16 @@ from zlib import crc32
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mistill.delivery.dispatcher import Request
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import LedgerError, MistillError, NoRowAnswered, Stopped
 from mistill.jobs.keeper import JobKeeper
 from mistill.kinds.kind import Kind, PendingRow
 from mistill.kinds.options import RunOptions
-from mistill.ledger import WAITING, Job, Ledger, Selection
+from mistill.ledger import ASKABLE, WAITING, Job, JobRecord, Ledger, RowSet, Selection
 from mistill.llms.types import Outcome
 from mistill.progress.formatting import count
+from mistill.runs.first_failures import ENOUGH_FAILED
 from mistill.runs.lanes.changes import Changes
 from mistill.runs.lanes.job_planner import JobPlanner
 from mistill.runs.lanes.leftovers import Leftovers
@@ -36,7 +38,7 @@ from mistill.runs.lanes.live import LiveLane, LiveStart, RowsEnded
 from mistill.runs.lanes.replay import Collected, replay
 from mistill.runs.lanes.submissions import Submissions
 from mistill.runs.pending_rows import PendingRows
-from mistill.wording import START_AGAIN, Phrase, words
+from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _log = logging.getLogger("mistill")
 
@@ -47,14 +49,15 @@ class JobUse(Struct, frozen=True):
     Attributes:
         price_factor: what a price is multiplied with in jobs.
         plans: makes new ones; else rows go live. ``asks``: rows at all; else it goes on with the jobs that there are.
-        cancels: first ends those that are under way. ``settles``: rows whose answers are in the ledger get their
-            outcomes.
+        cancels: first ends those that are under way. ``gives_up``: those too that the server does not know.
+        settles: rows whose answers are in the ledger get their outcomes.
     """
 
     price_factor: float
     plans: bool = True
     asks: bool = True
     cancels: bool = False
+    gives_up: bool = False
     settles: bool = True
 
 
@@ -106,8 +109,9 @@ class BatchLane:
             has_proof=has_proof, made=self._submit, room=self._more_room, tuning=tuning,
         )  # fmt: skip
         self._left_over = self._fruitless = 0
-        self._tail_left = options.batch_tail  # of rows that earlier starts have left over
+        self._tail = RowSet()  # what earlier starts have left over, where that is no more than goes live
         self._hurries = self._is_over = False
+        self._looks, self._has_told_of_budget = True, False
         self._opened = asyncio.Event()
         self._changed = Changes()
         self._tasks: list[asyncio.Future[None]] = []
@@ -159,11 +163,12 @@ class BatchLane:
         await keeper.open()
         self._check_deadline()
         if self._use.cancels:
-            self._left_over += await keeper.cancel()
+            self._left_over += await keeper.cancel(gives_up=self._use.gives_up)
         elif self._use.asks and not self._use.plans:
             self._left_over += await keeper.book.drop_unsent("its rows are asked live")
         # The rows of jobs that have ended meanwhile are met below, with all others.
         await keeper.poll(self._note_fruit)
+        self._check_strange()
         self._old = {job.id for job in keeper.book.under_way}
         if not self._has_answers and (jobs := keeper.book.under_way):
             self._expect_canary(jobs[0])
@@ -172,10 +177,11 @@ class BatchLane:
             for job in keeper.book.under_way:
                 if job.state in ("planned", "uploaded", "creating"):
                     self._submit(job)
+        if self._may_go_live and self._use.plans:
+            self._tail = await self._find_tail()
         if self._use.settles:
             await self._work_through(self._rows, asks=self._use.asks, goes_live=not self._use.plans)
         await self._leftovers.all_ended()
-        self._tail_left = 0
         self._old.clear()
         await self._submissions.all_ended()
         if self._options.wait:
@@ -185,15 +191,19 @@ class BatchLane:
                 await self._until_all_is_read()
         elif self._left_over and self._use.asks and self._planner.reached is None:
             await self._once_more()  # of jobs that turned out not to be there
-        await self._changed.until(lambda: not self._unsettled)
-        await self._leftovers.all_ended()
         await self._end()
 
     async def _end(self) -> None:
+        """No further look, once what the last one has brought is led on."""
+        self._looks = False
+        self._note_change()
+        await asyncio.wait(self._tasks[1:2])
+        await self._changed.until(lambda: not self._unsettled)
+        await self._leftovers.all_ended()
         self._leftovers.close()
         self._is_over = True
         self._note_change()
-        await asyncio.wait(self._tasks[1:3])
+        await asyncio.wait(self._tasks[2:3])
         await self._keeper.tidy()
         if self._start.stopped is None and (why := self._why_it_ends()) is not None:
             self._start.stop(why)
@@ -203,6 +213,16 @@ class BatchLane:
             lambda: not (self._submissions or self._keeper.book.under_way or self._unsettled)
         )
         await self._leftovers.all_ended()
+
+    async def _find_tail(self) -> RowSet:
+        """Rows that jobs of earlier starts have left over, if these are so few that they go live; else none."""
+        ledger, most = self._start.ledger, self._options.batch_tail
+        await ledger.flush()
+        found = await ledger.rows_that(
+            _unanswered(ledger.settings, is_retry=ledger.is_retry, failed=self._options.retry_failed),
+            most + 1,
+        )
+        return RowSet(found if len(found) <= most else ())
 
     async def _once_more(self) -> None:
         """What jobs have left over: into another job, or live."""
@@ -218,11 +238,20 @@ class BatchLane:
 
     def _why_it_ends(self) -> Stopped | None:
         """Where rows are left: jobs are under way, or a limit of the budget is reached."""
-        jobs = self._keeper.book.under_way
-        if not jobs or not self._use.asks:
-            return self._planner.reached
-        told = f"{count(len(jobs), 'batch job')} {'is' if len(jobs) == 1 else 'are'} at the server"
-        return Stopped(told, reason="waiting", hint=words(START_AGAIN, " to go on"))
+        book, reached = self._keeper.book, self._planner.reached
+        if not book.under_way or not self._use.asks:
+            return reached
+        if reached is not None:
+            _log.warning(
+                words("further rows wait for another start: ", reached.message, " (", reached.hint or "", ")")
+            )
+        sent = len(book.with_server)
+        unsent = len(book.under_way) - sent
+        told = [f"{count(sent, 'batch job')} {'is' if sent == 1 else 'are'} at the server"] if sent else []
+        told += (
+            [f"{count(unsent, 'batch job')} {'is' if unsent == 1 else 'are'} not sent yet"] if unsent else []
+        )
+        return Stopped(", and ".join(told), reason="waiting", hint=words(START_AGAIN, " to go on"))
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -240,8 +269,8 @@ class BatchLane:
                 continue
             outcomes = await self._lead_on(group, asks=asks, goes_live=goes_live)
             if outcomes is not None:
-                self._start.progress.by_jobs += len(group)
                 await self._ended(group, outcomes)
+                self._start.progress.by_jobs += len(group)
         if asks:
             await self._planner.finish()
 
@@ -262,8 +291,8 @@ class BatchLane:
         self, group: list[PendingRow], *, asks: bool, goes_live: bool
     ) -> Sequence[Outcome] | None:
         """The outcomes of rows, where these are known by now; else what they still ask is on its way."""
-        was_asked = bool(group[0].known)
-        group = self._as_of_now(group)
+        if asks:
+            group = self._as_of_now(group)
         try:
             found = await replay(self._kind, group)
         except LedgerError:
@@ -273,11 +302,8 @@ class BatchLane:
             return None
         if not isinstance(found, Collected):
             return found
-        is_left_over = asks and was_asked and self._tail_left > 0
-        if self._may_go_live and (
-            (asks and goes_live) or self._hurries or is_left_over or _is_reask(group, found)
-        ):
-            self._tail_left -= is_left_over
+        is_tail = goes_live or all(one.state.row in self._tail for one in group)
+        if self._may_go_live and ((asks and is_tail) or self._hurries or _is_reask(group, found)):
             await self._leftovers.put(group)
         elif not asks:
             self._left_over += len(group)
@@ -320,10 +346,18 @@ class BatchLane:
         self._left_over += job.record.rows
         self._submissions.note_back(job)
 
-    async def _more_room(self) -> bool:
+    async def _more_room(self, request: Request) -> bool:
         """Returns when something has ended that may have been held of the budget; ``False``: nobody waits for that."""
         if not self._options.wait or not (self._submissions or self._keeper.book.under_way):
             return False
+        if not self._has_told_of_budget:
+            self._has_told_of_budget = True
+            told = "further batch jobs wait: what is with the server, at its worst, may use up the budget"
+            longer = (
+                "; jobs are larger where it is known how long an answer may be: ",
+                Setting("max_new_tokens"),
+            )
+            _log.warning(words(told, *(longer if request.max_output_tokens is None else ())))
         await self._changed.wait()
         return True
 
@@ -338,12 +372,12 @@ class BatchLane:
         tuning = self._tuning
         pause_s = tuning.first_poll_s
         await self._opened.wait()
-        while not self._has_ended:
+        while self._looks_on:
             until_s = time.monotonic() + pause_s * random.uniform(0.9, 1.1)  # noqa: S311  spreads load, protects nothing
             known = self._running()
             while (left_s := min(until_s - time.monotonic(), self._time_for_jobs_s())) > 0:
                 await self._changed.wait(left_s)
-                if self._has_ended:
+                if not self._looks_on:
                     return
                 if self._running() - known:  # a new one may be done in seconds
                     known = self._running()
@@ -363,8 +397,8 @@ class BatchLane:
             pause_s = min(pause_s * tuning.poll_growth, tuning.max_poll_s)
 
     @property
-    def _has_ended(self) -> bool:
-        return self._is_over or self._start.stopped is not None
+    def _looks_on(self) -> bool:
+        return self._looks and self._start.stopped is None
 
     def _running(self) -> set[int]:
         return {job.id for job in self._keeper.book.with_server}
@@ -375,14 +409,15 @@ class BatchLane:
 
     async def _settle_jobs(self) -> None:
         """Leads on the rows of jobs that were read, one job after the other: looks go on meanwhile."""
-        while not self._has_ended:
+        while not self._is_over and self._start.stopped is None:
             job = next((job for job in self._unsettled if job.id not in self._old), None)
             if job is None:
                 await self._changed.wait()
                 continue
             await self._settle(job)
+            self._check_first(job)
             self._unsettled.remove(job)
-            self._submissions.note_back(job)
+            self._submissions.note_back(job, is_proof=self._has_answers)
             self._note_change()
 
     async def _settle(self, job: Job) -> None:
@@ -402,7 +437,7 @@ class BatchLane:
                     f"{told} to the server, or not to this key",
                     hint=words(
                         "use the key of the workspace that made them; where they are gone for good, give them up: ",
-                        Phrase("Run.cancel_jobs(out)", "`mistill cancel`"),
+                        Phrase("Run.cancel_jobs(out, give_up=True)", "`mistill cancel --give-up`"),
                     ),
                 )
             )
@@ -415,21 +450,31 @@ class BatchLane:
         if self._keeper.fatal is not None:
             self._start.stop(self._keeper.fatal)
         record = job.record
-        if record.kept or record.is_cancelled:
+        if record.answered:
             self._fruitless, self._has_answers = 0, True
+        if record.kept or record.is_cancelled or record.is_given_up:
             return
         self._fruitless += 1
-        # Results that were answered, and are gone, say nothing against the rows.
+        # Results that were answered, and are gone, say nothing against the rows; but nobody pays for them for ever.
         was_ended = record.succeeded or record.status in ("CANCELLED", "TIMEOUT_EXCEEDED")
-        is_wrong = not self._has_answers and not was_ended
+        is_wrong = not self._has_answers and (not was_ended or self._fruitless > 1)
         if is_wrong or self._fruitless > self._kind.dispatcher.max_retries:
             said = "; ".join(record.errors) or f"its state is {record.status}, and it has no results"
-            self._start.stop(
-                NoRowAnswered(
-                    f"the batch job {record.job_id} failed as a whole: {said}",
-                    hint=words("mend that, and ", START_AGAIN),
-                )
+            self._stop_by(record, said)
+
+    def _check_first(self, job: Job) -> None:
+        """Lines that may be tried again, and all failed: no further job is paid for before such rows are answered."""
+        record = job.record
+        if self._use.asks and not self._has_answers and record.kept >= ENOUGH_FAILED:
+            self._stop_by(record, "; ".join(record.errors))
+
+    def _stop_by(self, record: JobRecord, said: str) -> None:
+        self._start.stop(
+            NoRowAnswered(
+                f"the batch job {record.job_id} failed as a whole: {said}",
+                hint=words("mend that, and ", START_AGAIN),
             )
+        )
 
     # --- a deadline -------------------------------------------------------------------------------------------------
 
@@ -485,6 +530,19 @@ def left_over(settings: int | None = None, *, is_retry: bool = False) -> Selecti
             chosen, and no others; else it asks all but these.
     """
     return Selection(f"{_MINE} AND EXISTS ({_ASKED} AND job IS NOT NULL)", (is_retry, settings))
+
+
+def _unanswered(settings: int | None, *, is_retry: bool, failed: bool) -> Selection:
+    """Those of them that have no answer to be led on with. ``failed``: and those that failed, to be asked anew."""
+    by_job = f"EXISTS ({_ASKED} AND job IS NOT NULL"
+    waits = f"(state = 'pending' AND {by_job}) AND NOT EXISTS ({_ASKED} AND status = 'answered'))"
+    again = f"(asked_again AND {by_job} AND sent_at > row_states.ended_at))"
+    anew = f"(? AND state = 'failure' AND NOT asked_again AND {by_job}))"
+    return Selection(
+        f"EXISTS (SELECT 1 FROM jobs) AND {ASKABLE.sql} AND asked_again = ? AND next_settings IS ? "  # noqa: S608 - our own words
+        f"AND ({waits} OR {again} OR {anew})",
+        (is_retry, settings, failed),
+    )
 
 
 def _of_job(ledger: Ledger, job: int, last: int) -> Selection:

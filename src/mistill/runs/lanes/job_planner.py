@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
@@ -19,8 +18,6 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import Job, JobRecord, Ledger, PlannedAttempt
 from mistill.wording import Setting, words
 
-_log = logging.getLogger("mistill")
-
 
 class JobPlanner:
     """Writes requests down as lines of one job after the other.
@@ -31,7 +28,8 @@ class JobPlanner:
     Args:
         kind: of the run, whose requests these are. ``price_factor``: what its price is multiplied with in jobs.
         made: is told of each job, once it and its attempts are on disk.
-        room: returns when what is with the server has become less; ``False`` where nothing is.
+        room: returns when what is with the server has become less; ``False`` where nobody waits for that. It is told of
+            the request that has no room.
 
     Attributes:
         has_proof: such rows have been answered before, or a first job is on its way: the next one need not be small.
@@ -49,7 +47,7 @@ class JobPlanner:
         *,
         has_proof: bool,
         made: Callable[[Job], None],
-        room: Callable[[], Awaitable[bool]],
+        room: Callable[[Request], Awaitable[bool]],
         tuning: Tuning,
     ) -> None:
         self.has_proof = has_proof
@@ -67,7 +65,6 @@ class JobPlanner:
         self._tuning = tuning
         self._size = tuning.first_job_requests
         self._draft: tuple[JobInput, Hold] | None = None
-        self._has_said = False
 
     async def add(self, rows: Sequence[PendingRow], requests: Sequence[Request]) -> InputError | None:
         """The requests of rows that are asked together; or why no job can take them.
@@ -136,18 +133,9 @@ class JobPlanner:
             except Stopped as reached:
                 self.reached = reached
             await self.finish()
-            if self.reached is None:
-                self._say_it_waits()
-                if not await self._room():
-                    self.reached = self._no_room(request)
+            if self.reached is None and not await self._room(request):
+                self.reached = self._no_room(request)
         return None
-
-    def _say_it_waits(self) -> None:
-        if not self._has_said:
-            self._has_said = True
-            _log.warning(
-                "further batch jobs wait: what is with the server, at its worst, may use up the budget"
-            )
 
     def _is_full(self, draft: JobInput, line: bytes) -> bool:
         return (

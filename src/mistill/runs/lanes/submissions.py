@@ -57,10 +57,11 @@ class Submissions:
         self._tasks[task] = job
         task.add_done_callback(self._sent)
 
-    def note_back(self, job: Job) -> None:
-        """Its rows have been led on, or it is lost."""
+    def note_back(self, job: Job, *, is_proof: bool = True) -> None:
+        """Its rows have been led on, or it is lost. ``is_proof``: it lets others go; else one more goes first."""
         if job.id == self.canary:
-            self.canary = None
+            waiting = () if is_proof else (other.id for other in self._tasks.values())
+            self.canary = min((other for other in waiting if other not in self._let_through), default=None)
             self._turn.note()
 
     def look_again(self) -> None:
