@@ -91,13 +91,12 @@ class LedgerMachine(RuleBasedStateMachine):
         self.asked_again: set[int] = set()
         # Of jobs: by number, and of attempts in them which are open, and which may be billed.
         self.jobs: dict[int, Job] = {}
-        self.rows_asked: dict[int, set[tuple[int, int | None]]] = {}
+        self.rows_asked: dict[int, set[int]] = {}
         self.open: dict[int, dict[int, int]] = {}
         self.given_up: dict[int, dict[int, int]] = {}
         # What a row got since its last outcome, and by which settings; and when things were begun.
         self.clock = 0
         self.began: dict[int, int] = {}
-        self.began_job: dict[int, int] = {}
         self.outcome_at: dict[int, int] = {}
         self.got: dict[int, list[tuple[int, bytes | None, int | None]]] = {}
         self.settings: int | None = None
@@ -111,7 +110,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @property
     def in_jobs(self) -> set[int]:
         """Until its job is over, and was of this start's settings, a row is taken to be with the server."""
-        return {row for asked in self.rows_asked.values() for row, _ in asked}
+        return {row for asked in self.rows_asked.values() for row in asked}
 
     @property
     def path(self) -> Path:
@@ -182,10 +181,9 @@ class LedgerMachine(RuleBasedStateMachine):
         job = self.runner.run(self.ledger.begin_job(f"job {self.clock}", RECORD, planned))
         self.clock += 1
         self.attempts += len(planned)
-        self.began_job[job.id] = self.clock
         self.began |= {attempt.id: self.clock for attempt in planned}
         self.jobs[job.id] = job
-        self.rows_asked[job.id] = {(attempt.row, self.settings) for attempt in planned}
+        self.rows_asked[job.id] = {attempt.row for attempt in planned}
         self.open[job.id] = {attempt.id: attempt.row for attempt in planned}
         self.given_up[job.id] = {}
 
@@ -244,15 +242,6 @@ class LedgerMachine(RuleBasedStateMachine):
             row: [(one.attempt.id, None if one.answer is None else one.answer.body) for one in attempts]
             for row, attempts in known.items()
         } == {row: found for row in rows if (found := self._known(row))}
-        in_input = {state.row for state in self.states}
-        for job, asked in self.rows_asked.items() if self.states else ():
-            assert self.runner.run(self.ledger.rows_of_job(job, after=0, limit=99)) == sorted(
-                row
-                for row, settings in asked
-                if row in in_input - self.with_server
-                and settings == self.row_settings.get(row)
-                and self._waits_since_job(row, job)
-            )
 
     def _known(self, row: int) -> list[tuple[int, bytes | None]]:
         if self._expected_state(row) == "completion":
@@ -264,9 +253,6 @@ class LedgerMachine(RuleBasedStateMachine):
             if settings == self.settings and self.began[number] > since
         ]
         return sorted(got, key=lambda one: one[0])
-
-    def _waits_since_job(self, row: int, job: int) -> bool:
-        return self._expected_state(row) != "completion" and self.began_job[job] > self.outcome_at.get(row, 0)
 
     @property
     def _is_by_row(self) -> bool:

@@ -26,7 +26,6 @@ from mistill.ledger.tables import (
     JOB_INDEXES,
     JOB_SUM,
     OVER,
-    WAITS,
     JobState,
     end_attempts,
 )
@@ -277,16 +276,6 @@ def results_of_job(connection: sqlite3.Connection, job: int) -> tuple[int, int]:
         FROM attempts WHERE job = ? AND status IN ('answered', 'failed')"""
     lines, rows = connection.execute(query, (job,)).fetchone()
     return lines, rows
-
-
-def rows_of_job(connection: sqlite3.Connection, job: int, after: int, limit: int) -> list[int]:
-    """Rows of the current input; see `Ledger.rows_of_job`."""
-    query = f"""SELECT DISTINCT a.row FROM attempts AS a JOIN rows AS r ON r.id = a.row
-            LEFT JOIN outcomes AS o ON o.row = a.row
-        WHERE a.job = ? AND a.row > ? AND r.position IS NOT NULL AND a.settings IS r.settings AND {WAITS}
-            AND NOT EXISTS (SELECT 1 FROM attempts WHERE row = a.row AND {IS_WITH_SERVER})
-        ORDER BY a.row LIMIT ?"""  # noqa: S608 - our own words
-    return [row for (row,) in connection.execute(query, (job, after, limit))]
 
 
 def has_jobs(connection: sqlite3.Connection) -> bool:

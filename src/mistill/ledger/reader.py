@@ -502,18 +502,6 @@ class LedgerReader:
             for row in found
         )
 
-    def rows_numbered(self, numbers: Sequence[int]) -> list[LedgerRow]:
-        """Rows of the current input by their numbers (``LedgerRow.row``), in its order. What cannot be read of them is
-        left out, and in `damages` where its place is known."""
-        query = _rows_query(EVERYTHING, *_FAT, "position NOT NULL AND id IN (SELECT value FROM json_each(?))")
-        with database.explained(self.path):
-            lines = self._read_or_none(query, (json.dumps(list(numbers)),))
-            if lines is None and len(numbers) > 1:
-                found = [row for number in numbers for row in self.rows_numbered([number])]
-                return sorted(found, key=lambda row: row.position)
-            rows = [self._row(position, line) for position, *line in lines or ()]
-        return [row for row in rows if row is not None]
-
     def _rows(self, selection: Selection, first: int) -> Iterator[LedgerRow]:
         query = _rows_query(selection, *_FAT, "position >= ?")
         with database.explained(self.path):

@@ -39,7 +39,6 @@ from mistill.ledger.jobs import (
     read_jobs,
     results_of_job,
     rows_by_server,
-    rows_of_job,
     rows_with_server,
 )
 from mistill.ledger.lock import LedgerLock
@@ -456,13 +455,6 @@ class Ledger:
             return count
 
         return await self._commits.run(end)
-
-    async def rows_of_job(self, job: int, *, after: int, limit: int) -> list[int]:
-        """Rows of the current input that the job asked and that wait for an outcome, ascending, from ``after`` on.
-
-        Those that are still with the server, in this job or another, are not among them.
-        """
-        return await self._commits.run(lambda connection: rows_of_job(connection, job, after, limit))
 
     @property
     def settings(self) -> int | None:
