@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit, exit_of_cancel
 from mistill.cli.options.ledger_options import ledger_option
 from mistill.cli.options.model_options import attributes_of, endpoint_options
@@ -30,8 +31,9 @@ mistill cancel answers.jsonl --json | jq .completions
 """,
 )
 @click.argument("out")
-@click.option(
+@option(
     "--give-up",
+    group="Run",
     is_flag=True,
     help="Jobs as well that the server does not know, or not to this key: nobody waits for their answers any more.",
 )

@@ -228,7 +228,9 @@ def choose_one(ctx: click.Context, given: dict[str, Any], one: str, other: str) 
         return
     places = {name: ctx.get_parameter_source(name) for name in (one, other)}
     if places[one] is places[other]:
-        raise click.UsageError(f"{_flag(one)} and {_flag(other)} exclude each other", ctx)
+        raise click.UsageError(
+            f"{_flag(one)} and {_flag(other)} exclude each other: leave one of them out", ctx
+        )
     loser = one if places[other] is click.core.ParameterSource.COMMANDLINE else other
     given[loser] = None
 
