@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from mistill.api.prices import Price, load_prices
 from mistill.api.tariff import Tariff
-from mistill.api.usage import Usage, UsageInfo
+from mistill.api.usage import Usage
 
 EU = "https://api.eu.mistral.ai"
 MEDIUM = {"models": {"mistral-medium-latest": {"input": 3, "output": 4}}}
@@ -17,14 +17,6 @@ MEDIUM = {"models": {"mistral-medium-latest": {"input": 3, "output": 4}}}
 def input_price(tariff: Tariff, model: str | None, tier: str | None = None) -> float | None:
     price = tariff.price_of(model, tier)
     return None if price is None else price.input
-
-
-class Answer:
-    """As decoded answers are."""
-
-    def __init__(self, model: str | None, tier: str | None, usage: Usage) -> None:
-        self.model = model
-        self.usage = UsageInfo(usage.input_tokens, usage.output_tokens, service_tier=tier)
 
 
 @pytest.mark.parametrize(
@@ -77,10 +69,11 @@ def test_factors_are_of_all_tokens(
     endpoint: str, tier: str | None, factor: float, tokens: tuple[int, int, int]
 ) -> None:
     usage = Usage(max(tokens[0], tokens[2]), tokens[1], tokens[2])
-    plain = Tariff("mistral-small-latest").cost(Answer("mistral-small-2603", None, usage), usage)
-    cost = Tariff("mistral-small-latest", endpoint).cost(Answer("mistral-small-2603", tier, usage), usage)
+    plain = Tariff("mistral-small-latest").price_of("mistral-small-2603", None)
+    price = Tariff("mistral-small-latest", endpoint).price_of("mistral-small-2603", tier)
     assert plain is not None
-    assert cost == pytest.approx(plain * factor, abs=1e-11)
+    assert price is not None
+    assert price.cost(usage) == pytest.approx(plain.cost(usage) * factor, abs=1e-11)
 
 
 def test_in_a_job_an_answer_costs_half_of_what_its_model_does() -> None:
@@ -126,4 +119,18 @@ def test_a_server_that_gives_each_answer_another_name_fills_no_memory() -> None:
     tariff = Tariff("mistral-small-2603")
     for number in range(2_000):
         assert input_price(tariff, f"model-{number}") == 0.15
-    assert len(tariff.known) < 1_000
+    assert len(tariff._known) < 1_000
+
+
+@pytest.mark.parametrize(
+    ("model", "is_alias"),
+    [
+        ("mistral-small-latest", True),
+        ("mistral-tiny-latest", True),
+        ("mistral-small-2603", False),
+        ("own", True),
+    ],
+)
+def test_an_alias_is_known_by_the_tables_or_by_its_form(model: str, is_alias: bool) -> None:
+    own = load_prices({"models": {"mine": {"input": 1, "output": 1, "aliases": ["own"]}}})
+    assert Tariff(model, prices=own).is_of_alias is is_alias

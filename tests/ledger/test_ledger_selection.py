@@ -295,3 +295,16 @@ def test_rows_without_an_outcome_and_damaged_ones_are_wanted_only_in_so_many_wor
 ) -> None:
     selection = Selection.parse(where)
     assert (selection.wants_pending, selection.wants_damaged) == (pending, damaged)
+
+
+async def test_a_server_that_names_each_answers_node_does_not_make_each_commit_longer(ledger: Ledger) -> None:
+    (state,) = await rows_of(ledger, 1)
+    for number in range(2_000):
+        (attempt,) = await ledger.begin_attempts([state.row])
+        ledger.answer(attempt, b"{}", Usage(1, 1), None, f"node-{number}")
+    await ledger.flush()
+    with LedgerReader(ledger.path) as reader:
+        counts = reader.answers_by_model(lambda _: None)
+    assert sum(one.answers for one in counts) == 2_000
+    assert len(counts) <= 257
+    assert counts[-1].model is None  # the others, that answered last

@@ -7,6 +7,7 @@ import random
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.delivery.fake_clock import run_in_fake_time
 from tests.runs.conftest import Place
 
@@ -230,6 +231,40 @@ def test_a_limit_must_be_a_positive_number(limits: dict[str, float]) -> None:
 def test_a_limit_on_cost_needs_a_price() -> None:
     with pytest.raises(InputError, match="price"):
         Budget(max_cost=1.0)
+
+
+def test_what_may_be_billed_counts_by_what_answers_have_cost() -> None:
+    dearer = Spending(
+        answers=10, input_tokens=1000, output_tokens=1000, cost=1.75 * PRICE.most(1000, 1000), unknown=10
+    )
+    for budget, factor in (
+        (Budget(max_cost=1.0, price=PRICE, before=dearer), 1.75),
+        (Budget(max_cost=1.0, price=PRICE, before=replace(dearer, cost=0.0)), 1.0),
+    ):
+        before = budget.spent_cost
+        reservation = budget.try_reserve(100, 100)
+        assert reservation is not None
+        assert budget.spent_cost - before == pytest.approx(factor * PRICE.most(0, 10 * 100))
+        before = budget.spent_cost
+        budget.settle(reservation, None)
+        assert budget.spent_cost - before == pytest.approx(factor * PRICE.most(100, 100))
+
+
+def test_an_hour_of_sound_is_reserved_until_it_is_known_how_much_there_is() -> None:
+    sound = replace(PRICE, minute=0.004)
+    budget = Budget(max_cost=0.5, price=sound)
+    held = [budget.try_reserve(10, 10), budget.try_reserve(10, 10), budget.try_reserve(10, 10)]
+    assert [one is None for one in held] == [False, False, False]
+    assert budget.try_reserve(10, 10) is None  # three hours may cost 0.72 $
+    for one in held:
+        assert one is not None
+        budget.refund(one)
+    for _ in range(20):
+        one = budget.try_reserve(10, 10)
+        assert one is not None
+        budget.settle(one, Usage(10, 10, audio_seconds=30), 0.002)
+    together = [budget.try_reserve(10, 10) for _ in range(100)]
+    assert sum(one is not None for one in together) > 50  # twice 30 s each
 
 
 def test_a_reservation_is_given_back_once() -> None:

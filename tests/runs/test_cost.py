@@ -10,6 +10,7 @@ from tests.runs.conftest import MODEL, Place
 from mistill import MistralEmbeddings, MistralLLM
 from mistill.api.prices import price_of
 from mistill.errors import InputError, InvalidModel, Stopped
+from mistill.progress.view import View
 from mistill.simulator import Simulator
 
 TEXTS = [f"row {number} " + "and so on " * (number % 7) for number in range(40)]
@@ -97,17 +98,39 @@ def test_sound_is_in_the_cost(place: Place, simulator: Simulator) -> None:
 def test_a_budget_of_money_holds_at_every_tariff(
     place: Place, simulator: Simulator, changes: dict[str, Any]
 ) -> None:
-    place.write(TEXTS * 5)
-    settings = {"parameters": {"max_new_tokens": 40}, "max_cost": 0.002}
-    place.run(limit=5, parameters={"max_new_tokens": 40}).start()
-    simulator.change(latency_s=0.001, **changes)
-    report = place.run(**settings).start()
+    place.write(["x"] * 400)
+    answer: dict[str, Any] = {"parameters": {"max_new_tokens": 40}}
+    simulator.change(answer_tokens=40, latency_s=0.02, **changes)
+    place.run(limit=4, **answer).start()  # from here on it is known which model answers
+    each = billed(simulator) / 4
+    max_cost = 40 * each
+    report = place.run(max_cost=max_cost, **answer).start()
     assert isinstance(report.stopped, Stopped)
     assert report.stopped.reason == "budget"
     assert report.cost == pytest.approx(billed(simulator))
-    one_answer = 8 * billed(simulator) / report.completions  # the longest, generously
-    in_flight = 64 * one_answer if "answered_by" in changes else 0  # as the first of the other model comes
-    assert 0.001 < billed(simulator) < 0.002 + one_answer + in_flight
+    assert 0.5 * max_cost < billed(simulator) <= 1.001 * (max_cost + each)
+
+
+def test_a_model_without_a_price_is_not_paid_again_by_each_start(place: Place, simulator: Simulator) -> None:
+    place.write(["x"] * 200)
+    simulator.change(answered_by={MODEL: "mistral-small-2711"})
+    place.run(limit=4).start()
+    for _ in range(3):
+        report = place.run(max_cost=1.0).start()
+        assert "mistral-small-2711" in str(report.stopped)
+    assert simulator.answered == 4
+
+
+def test_what_the_cache_saves_is_of_tokens_and_not_of_sound(place: Place, simulator: Simulator) -> None:
+    simulator.change(audio_seconds=30, cached_share=0.5)
+    place.write(TEXTS)
+    llm = MistralLLM(model="voxtral-small-latest", endpoint=place.endpoint)
+    last: list[View] = []
+    report = place.run(llm=llm, on_progress=last.append).start()
+    saved = report.cached_tokens * (0.1 - 0.01) / 1e6
+    assert saved > 0
+    assert report.saved_by_cache == pytest.approx(saved)
+    assert last[-1].saved_by_cache == pytest.approx(saved)
 
 
 def test_a_budget_of_money_leaves_room_for_the_priority_tier_from_the_first_request_on(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -12,9 +13,16 @@ import pytest
 from tests.runs.conftest import MODEL, Place, sent
 
 from mistill import MistralEmbeddings, Run
+from mistill.api.dialects import MISTRAL
+from mistill.api.prices import load_prices
+from mistill.api.tariff import Tariff
+from mistill.cli.options.wording import on_the_command_line
 from mistill.errors import Stopped
+from mistill.llms.generation import Server
+from mistill.runs.model_watch import ModelWatch
 from mistill.runs.report import AnsweredBy, RunReport, read_report
 from mistill.simulator import Fault, Received, Simulator
+from mistill.wording import Words, worded
 
 OLD, NEW = "mistral-small-2603", "mistral-medium-3-5"
 TEXTS = [f"row {number}" for number in range(20)]
@@ -188,3 +196,42 @@ def test_batch_jobs_count_too_and_end_a_pinned_run(begun: Place, simulator: Simu
     assert by_model(report) == {OLD: 12, NEW: 8}
     assert begun.run().start().completions == 20  # what the jobs answered is paid
     assert len(chats(simulator)) == 12
+
+
+def test_a_server_that_names_each_answers_node_does_not_fill_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    server = Server(MODEL, MISTRAL, Tariff(MODEL), None)
+    watch = ModelWatch(server, {OLD: 3}, pins=False)
+    for number in range(1_000):
+        assert watch.see(f"node-{number}") is None
+    assert 2 < len(caplog.records) < 10
+    assert "by turns" in caplog.records[-1].getMessage()
+
+
+def test_two_models_that_answer_by_turns_are_told_as_that(caplog: pytest.LogCaptureFixture) -> None:
+    watch = ModelWatch(Server(MODEL, MISTRAL, Tariff(MODEL), None), {}, pins=False)
+    for _ in range(10):
+        watch.see(OLD)
+        watch.see(NEW)
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    assert f"{MODEL} is answered by {NEW} now, and no longer by {OLD}" in told[0]
+    assert "by turns" in told[1]
+
+
+def test_a_name_that_others_stand_behind_is_no_model_of_its_own(caplog: pytest.LogCaptureFixture) -> None:
+    own = load_prices({"models": {"mistral-small-2603": {"input": 1, "output": 1, "aliases": ["small"]}}})
+    watch = ModelWatch(Server("small", MISTRAL, Tariff("small", prices=own), None), {"small": 5}, pins=True)
+    assert watch.see(OLD) is None
+    assert watch.answers == OLD
+    assert caplog.records == []
+
+
+def test_a_command_that_is_advised_can_be_pasted(caplog: pytest.LogCaptureFixture) -> None:
+    watch = ModelWatch(Server(MODEL, MISTRAL, Tariff(MODEL), None), {OLD: 1}, pins=False)
+    watch.see("a model; rm -rf 'x'")
+    (record,) = caplog.records
+    assert isinstance(record.msg, Words)
+    command = worded(record.msg, on_the_command_line).split("mistill retry … ")[1].split("; --pin")[0]
+    assert shlex.split(command) == ["--where", "model=a model; rm -rf 'x'", "--model", OLD]

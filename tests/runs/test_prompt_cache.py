@@ -7,6 +7,7 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from pydantic import BaseModel
 from tests.libraries import library
 from tests.runs.conftest import Place
@@ -15,6 +16,7 @@ from tests.runs.test_replay import cut_off
 from mistill import MistralEmbeddings, Run
 from mistill.api.prices import price_of
 from mistill.api.usage import BLOCK_TOKENS
+from mistill.delivery.tuning import current_tuning, use_tuning
 from mistill.errors import InputError
 from mistill.simulator import Fault, Simulator
 
@@ -68,19 +70,18 @@ def test_one_request_goes_first_and_the_flood_follows_when_it_is_answered(
 
 
 def test_nobody_waits_where_there_is_nothing_to_cache(place: Place, simulator: Simulator) -> None:
-    simulator.change(latency_s=0.2)
-    place.write(TEXTS[:8])
+    simulator.change(latency_s=1.0)
+    place.write(TEXTS[:2])
     place.run(prompt="Say in one word what it is: {{ text }}").start()
-    times = [request.received_at for request in simulator.requests]
-    assert max(times) - min(times) < 0.2
+    assert simulator.peak_in_flight == 2
 
 
 def test_the_flood_follows_a_first_one_that_fails(place: Place, simulator: Simulator) -> None:
     simulator.script([Fault.status(400)])
     place.write(TEXTS[:5])
-    report = place.run(**IN_FRONT).start()
+    with use_tuning(replace(current_tuning(), first_of_prompt_s=3600.0)):
+        report = place.run(**IN_FRONT).start()
     assert (report.failures, report.completions) == (1, 4)
-    assert report.seconds < 1
 
 
 def test_further_generations_of_a_row_find_its_prompt(place: Place, simulator: Simulator) -> None:

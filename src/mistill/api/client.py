@@ -222,9 +222,8 @@ class MistralClient:
         usage = usage_of(response)
         cost = None
         if (tariff := self._tariff) is not None:
-            # As `Tariff.cost` does, without its call for every answer.
             tier = None if response.usage is None else response.usage.service_tier
-            price = tariff.known.get((response.model, tier)) or tariff.price_of(response.model, tier)
+            price = tariff.price_of(response.model, tier)
             cost = None if price is None else price.cost(usage)
         said = None if operation.gave_up is None else operation.gave_up(response)
         failure = self._failure_of(http, said) if said else None
@@ -395,7 +394,7 @@ class MistralClient:
 
         Args:
             price: of the model that the job asks for, as it was when the job was made, where that was known. It
-                counts where today's table does not know better.
+                counts unless another model answered.
 
         Raises:
             MistillError: the line has no answer: the same error as live.

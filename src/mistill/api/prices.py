@@ -231,6 +231,13 @@ def price_of(model: str, prices: Prices | None = None) -> Price | None:
     return None
 
 
+def cached_factor(price: Price | None) -> float:
+    """What a cached token costs, as a share of another one of the input; where no price is known, as a rule."""
+    if price is None or not price.input:
+        return factors_of().cached_input
+    return price.cached_input / price.input
+
+
 def context_of(model: str, prices: Prices | None = None) -> int | None:
     """The tokens of prompt and answer together that ``model`` takes, by the user's table or the shipped one."""
     for table in tables(prices):

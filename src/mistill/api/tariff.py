@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from datetime import date
 from functools import cache
+from threading import Lock
 from typing import Final
 
 import msgspec
@@ -24,7 +25,6 @@ from mistill.api.prices import (
     tables,
     unknown_price,
 )
-from mistill.api.usage import Answered, Usage
 from mistill.wording import Words, words
 
 _log = logging.getLogger("mistill")
@@ -45,7 +45,6 @@ class Tariff:
     Attributes:
         price: of the model as it is asked for, at the standard tier; ``None`` where it is not known.
         retired: that the model is served no more, where that is known.
-        known: the prices of answers that came so far, by their model and tier.
     """
 
     def __init__(self, model: str, endpoint: str = "", prices: Prices | None = None) -> None:
@@ -54,14 +53,9 @@ class Tariff:
         self._prices = prices
         self._factors = factors_of(prices)
         self.retired = retired_note(model, prices)
-        self.known: dict[tuple[str | None, str | None], Price] = {}
+        self._known: dict[tuple[str | None, str | None], Price] = {}
+        self._lock = Lock()
         self.price = self._dearest = self._at_host(model)
-
-    def cost(self, response: Answered, usage: Usage) -> float | None:
-        """US dollars for an answer that was billed ``usage``; ``None`` where its model has no known price."""
-        tier = None if response.usage is None else response.usage.service_tier
-        price = self.price_of(response.model, tier)
-        return None if price is None else price.cost(usage)
 
     def price_of(self, model: str | None, tier: str | None) -> Price | None:
         """The price of an answer; ``None`` where it is not known.
@@ -72,17 +66,18 @@ class Tariff:
                 called otherwise by a server.
             tier: at which it was answered, as it says.
         """
-        price = self.known.get((model, tier))
+        price = self._known.get((model, tier))
         if price is not None:
             return price
         price = self._price_of_answer(model)
         if price is None:
             return None
-        self._dearest = price if self._dearest is None else self._dearest.or_more(price)
-        if tier == PRIORITY:
-            price = price.times(self._factors.priority)
-        if len(self.known) < _MOST_KEPT:
-            self.known[model, tier] = price
+        with self._lock:
+            self._dearest = price if self._dearest is None else self._dearest.or_more(price)
+            if tier == PRIORITY:
+                price = price.times(self._factors.priority)
+            if len(self._known) < _MOST_KEPT:
+                self._known[model, tier] = price
         return price
 
     def in_job(self, model: str | None, agreed: Price | None) -> Price | None:
@@ -108,6 +103,14 @@ class Tariff:
         if self._dearest is None or not may_be_priority:
             return self._dearest
         return self._dearest.times(max(1.0, self._factors.priority))
+
+    @property
+    def is_of_alias(self) -> bool:
+        """The model is asked for by a name that others stand behind, as far as a table knows, or its form says."""
+        entries = [
+            entry for table in tables(self._prices) if (entry := table.entry_of(self._model)) is not None
+        ]
+        return self._model.endswith("-latest") or any(self._model in entry.aliases for entry in entries)
 
     def unknown(self) -> str:
         """The words for a user whose model has no price."""

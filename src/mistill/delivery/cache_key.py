@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-_MOST_WAIT_S = 1.0
+from mistill.delivery.tuning import current_tuning
 
 
 class CacheKey:
     """A ``prompt_cache_key``, for the requests of one start that begin alike; on one event loop.
 
     A prompt is cached once it was read, so of those that leave at once each pays for all of it. So one request goes
-    first, and the others follow when it has ended, or after a second.
+    first, and the others follow when it has ended, or after a second (``Tuning.first_of_prompt_s``).
 
     Args:
         key: letters, digits and ``-``.
@@ -31,7 +31,7 @@ class CacheKey:
         """Whether the request that asks is the first. Others are told when they may leave."""
         if self._warm is None:
             self._warm = asyncio.Event()
-            asyncio.get_running_loop().call_later(_MOST_WAIT_S, self.let_follow)
+            asyncio.get_running_loop().call_later(current_tuning().first_of_prompt_s, self.let_follow)
             return True
         await self._warm.wait()
         return False

@@ -255,6 +255,9 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model takes to answer, and finds several at once: less CPU, more answers a second. `benchmarks.gathering` measures
     it."""
 
+    first_of_prompt_s: float = 1.0
+    """How long requests that begin alike wait for the first of them, whose prompt is in the cache then."""
+
     # --- batch jobs -------------------------------------------------------------------------------------------------
 
     first_poll_s: float = 2.0

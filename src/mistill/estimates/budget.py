@@ -83,9 +83,14 @@ def _can_be(usage: Usage, input_tokens: int, output_tokens: int) -> bool:
 class _Dearness:
     """How much more answers cost than their tokens do at the price of the model as it was asked for."""
 
-    def __init__(self, price: Price | None) -> None:
+    def __init__(self, price: Price | None, before: Spending) -> None:
         self._price = price
         self._cost = self._expected = 0.0
+        priced = Usage(
+            before.input_tokens - before.unpriced_input_tokens,
+            before.output_tokens - before.unpriced_output_tokens,
+        )
+        self.add(priced, before.cost)
 
     def add(self, usage: Usage, cost: float) -> None:
         if self._price is not None:
@@ -160,7 +165,7 @@ class Budget:
         )
         self._price = price
         self._worst = worst or (lambda: price)
-        self._dearness = _Dearness(price)
+        self._dearness = _Dearness(price, before)
         self._unpriced: str | None = None
         self._clock = clock
         self._deadline = deadline

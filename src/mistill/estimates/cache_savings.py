@@ -7,27 +7,30 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mistill.api.prices import Price
+from mistill.api.prices import Price, cached_factor
 from mistill.api.usage import Usage
 from mistill.progress.formatting import money, share
-from mistill.prompts.prompt_layout import PromptLayout, cached_price
+from mistill.prompts.prompt_layout import PromptLayout
 
 
 def saved_by_cache(price: Price | None, usage: Usage, cost: float | None) -> float | None:
     """US dollars that so many tokens would have cost more if none had been cached.
 
     Args:
-        price: of the model. What was paid may be under other tariffs: all of them change both in the same way.
+        price: of the model. What was paid may be under other tariffs: all of them change both in the same way. Sound
+            is left out, as far as it is billed: what it cost is not cached, and the price of tokens is taken as it is.
         cost: what was paid.
 
     Returns ``None`` where no price is known.
     """
     if price is None or cost is None:
         return None
-    paid = price.cost(usage)
+    tokens = Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens)
+    paid = price.cost(tokens)
     if not paid or not usage.cached_tokens:
         return 0.0
-    return cost * (price.cost(Usage(usage.input_tokens, usage.output_tokens)) / paid - 1)
+    tariff = 1.0 if price.minute else cost / paid
+    return tariff * usage.cached_tokens * (price.input - price.cached_input) / 1_000_000
 
 
 class CachedInput(Struct, frozen=True):
@@ -69,7 +72,7 @@ def cached_input(
 
     Returns ``None`` where there is nothing to say.
     """
-    cheaper = cached_price(price)
+    cheaper = cached_factor(price)
     more = layout.saves(input_tokens / requests, cheaper) if requests else None
     cached = layout.cached_tokens * max(0, math.ceil(requests) - 1)
     if not cached and more is None:

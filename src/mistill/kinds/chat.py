@@ -13,6 +13,7 @@ from msgspec import field
 
 from mistill.api.chat import CHAT, ChatResponse, is_given_up
 from mistill.api.dialects import MISTRAL
+from mistill.api.prices import cached_factor
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.media_files import media_kind
 from mistill.delivery.dispatcher import Delivered, Send
@@ -37,7 +38,7 @@ from mistill.llms.parameters import SETTING_NAMES, describe_parameters
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedPrompt, attached_options
 from mistill.prompts.cache_keys import CacheKeys
-from mistill.prompts.prompt_layout import PromptLayout, cached_price
+from mistill.prompts.prompt_layout import PromptLayout
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_errors import change_error
 from mistill.prompts.row_parameters import RowParameters
@@ -334,7 +335,7 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         tokens = sum(self.size_of(one).input_tokens / self.generation.requests_each for one in first) / len(
             first
         )
-        saves = layout.saves(tokens, cached_price(self.server.price))
+        saves = layout.saves(tokens, cached_factor(self.server.price))
         if saves is not None:
             _log.warning("%s: %s", layout.where(tokens), layout.hint(saves))
 

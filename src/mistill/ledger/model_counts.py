@@ -17,6 +17,8 @@ from mistill.ledger.damage import DamagedMeta
 from mistill.ledger.database import read_meta, write_meta
 
 _KEY = "answers_by_model"
+_MOST_NAMES = 256
+"""A server that names each answer's node must not make the line of counts longer with each: the others are one."""
 
 ModelOf = Callable[[bytes], "str | None"]
 """Which model an answer's body says that it is of."""
@@ -27,7 +29,7 @@ class AnswersOfModel(msgspec.Struct, frozen=True, array_like=True):
 
     Attributes:
         settings: the number of a retry's settings that were asked with; ``None``: the run's own.
-        model: ``None``: the answers name none.
+        model: ``None``: the answers name none, or there are too many names to count each.
     """
 
     settings: int | None
@@ -54,10 +56,9 @@ class ModelCounts:
         if not self.is_known:
             return
         counts = self._counts
-        for settings, model in dict.fromkeys(rows):
-            counts[settings, model] = counts.pop((settings, model), 0)  # who answered last stands last
-        for settings, model in rows:
-            counts[settings, model] += 1
+        for line, answers in Counter(rows).items():  # who answered last stands last
+            name = line if line in counts or len(counts) < _MOST_NAMES else (line[0], None)
+            counts[name] = counts.pop(name, 0) + answers
         self._keep(connection)
 
     def count(self, connection: sqlite3.Connection, model_of: ModelOf) -> None:
@@ -91,7 +92,11 @@ def read_model_counts(connection: sqlite3.Connection) -> list[AnswersOfModel] | 
 def count_bodies(connection: sqlite3.Connection, model_of: ModelOf) -> list[AnswersOfModel]:
     """The same by the bodies of all answers."""
     found = connection.execute("SELECT settings, body FROM attempts JOIN answers ON attempt = id ORDER BY id")
-    counts = Counter((settings, _model(body, model_of)) for settings, body in found)
+    counts: dict[tuple[int | None, str | None], int] = {}
+    for settings, body in found:
+        name = settings, _model(body, model_of)
+        name = name if name in counts or len(counts) < _MOST_NAMES else (settings, None)
+        counts[name] = counts.get(name, 0) + 1
     return [AnswersOfModel(*key, answers) for key, answers in counts.items()]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -38,7 +37,7 @@ class CacheKeys:
         self._layout = layout
         # A template whose beginning can be cached has that in common, whatever a row's system message says after it.
         self._is_one = not systems_differ or bool(layout.front and layout.cached_tokens)
-        self._known: dict[tuple[bytes, ...], CacheKey] = {}
+        self._known: dict[str, CacheKey] = {}
         self._shared = self._of(generation.before_messages, b"")
 
     def __call__(self, prepared: Prompt | AttachedPrompt) -> CacheKey | None:
@@ -52,17 +51,17 @@ class CacheKeys:
         system = b"" if self._is_one else _system_messages(prompt.messages)
         return self._of(generation.before_messages, system)
 
-    def _of(self, *beginning: bytes) -> CacheKey:
-        known = self._known.get(beginning)
+    def _of(self, before_messages: bytes, system: bytes) -> CacheKey:
+        key = self._key(before_messages, system)  # what it is of may be long, and is not kept
+        known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
-            tokens = max(self._layout.front_tokens, len(beginning[-1]) // BYTES_PER_TOKEN)
-            known = CacheKey(self._key(beginning), has_beginning=tokens >= BLOCK_TOKENS)
-            self._known[beginning] = known
+            tokens = max(self._layout.front_tokens, len(system) // BYTES_PER_TOKEN)
+            known = self._known[key] = CacheKey(key, has_beginning=tokens >= BLOCK_TOKENS)
         return known
 
-    def _key(self, beginning: Sequence[bytes]) -> str:
+    def _key(self, *beginning: bytes) -> str:
         found = hashlib.blake2b(digest_size=16)
         for part in (self._run, *beginning):
             found.update(len(part).to_bytes(8, "big"))

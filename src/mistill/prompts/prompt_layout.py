@@ -7,17 +7,8 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from mistill.api.prices import Price, factors_of
 from mistill.api.token_estimate import MESSAGE_TOKENS, text_tokens
 from mistill.api.usage import BLOCK_TOKENS
-
-
-def cached_price(price: Price | None) -> float:
-    """What a cached token costs, as a share of another one of the input; where no price is known, as a rule."""
-    if price is None or not price.input:
-        return factors_of().cached_input
-    return price.cached_input / price.input
-
 
 _WORTH_SAYING = 0.05
 _WORTH_MOVING_TOKENS = 32
@@ -68,18 +59,18 @@ class PromptLayout(Struct, frozen=True):
         in_front = f"{self.front_tokens:,} of them in front, and the front alone is cached"
         return f"{self.same_tokens:,} of {round(prompt_tokens):,} tokens are the same in all rows, {in_front}"
 
-    def saves(self, prompt_tokens: float, cached_price: float) -> float | None:
+    def saves(self, prompt_tokens: float, cached_factor: float) -> float | None:
         """Which share of the cost of input is saved where all that differs stands at the end.
 
         Args:
             prompt_tokens: of a prompt, as a mean.
-            cached_price: of a cached token, as a share of that of another one.
+            cached_factor: what a cached token costs, as a share of another one.
 
         Returns ``None`` where that is nothing to speak of.
         """
         if not self.early:
             return None
-        less = 1 - cached_price
+        less = 1 - cached_factor
         more = (self.later_tokens // BLOCK_TOKENS * BLOCK_TOKENS - self.cached_tokens) * less
         paid = prompt_tokens - self.cached_tokens * less
         share = more / paid if more > 0 and paid > 0 else 0.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from shlex import quote
 
 from mistill.errors import Stopped
 from mistill.llms.generation import Server
@@ -12,7 +13,8 @@ from mistill.wording import Phrase, Setting, words
 
 _log = logging.getLogger("mistill")
 
-_MOVES = "-latest"
+_MOST_TOLD = 5
+"""A server that names each answer's node must not fill the log."""
 
 
 class ModelWatch:
@@ -32,6 +34,7 @@ class ModelWatch:
         self._before = before
         self._pins = pins
         self._told = set[str]()
+        self._has_told_of_turns = False
         names = list(before)
         self.answers = (max(names, key=before.__getitem__) if pins else names[-1]) if names else None
 
@@ -46,9 +49,12 @@ class ModelWatch:
         if self._pins:
             return self._refused(last, model)
         self.answers = model
-        if model not in self._told:
-            self._told.add(model)
+        if model not in self._told and len(self._told) <= _MOST_TOLD:
+            self._told |= {last, model}
             self._tell(last, model)
+        elif not self._has_told_of_turns:
+            self._has_told_of_turns = True
+            _log.warning("several models answer by turns, %s and %s last; that is told no more", last, model)
         return None
 
     def is_of_another(self, model: str | None) -> bool:
@@ -57,7 +63,7 @@ class ModelWatch:
 
     def _is_no_more_than_a_name(self, last: str) -> bool:
         """The server gave back the alias as it was asked for, and says now what stands behind it."""
-        return last == self._server.model and last.endswith(_MOVES)
+        return last == self._server.model and self._server.tariff.is_of_alias
 
     def _moved(self, last: str, model: str) -> str:
         asked = self._server.model
@@ -70,8 +76,8 @@ class ModelWatch:
 
     def _tell(self, last: str, model: str) -> None:
         again = Phrase(
-            f"Run.retry(…, 'model={model}', llm={{'model': {last!r}}})",
-            f"mistill retry … --where model={model} --model {last}",
+            f"Run.retry(…, {f'model={model}'!r}, llm={{'model': {last!r}}})",
+            f"mistill retry … --where {quote(f'model={model}')} --model {quote(last)}",
         )
         _log.warning(
             words(

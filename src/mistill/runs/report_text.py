@@ -271,8 +271,10 @@ def _details(report: RunReport, wording: Wording) -> Iterator[Line]:
         told = ", ".join(f"{rows:,} {reason}" for reason, rows in report.finish_reasons.items())
         yield Line(f"finish reasons: {told}")
     if any(one.model not in (None, one.asked) for one in report.answers_by_model):
-        told = ", ".join(f"{one.answers:,} {one.model or 'of no name'}" for one in report.answers_by_model)
-        yield Line(f"answers by model: {told}")
+        most = sorted(report.answers_by_model, key=lambda one: -one.answers)
+        told = [f"{one.answers:,} {one.model or 'of no name'}" for one in most[:_SHOWN_MODELS]]
+        others = [f"and {len(most) - len(told):,} others"] if len(most) > len(told) else []
+        yield Line(f"answers by model: {', '.join([*told, *others])}")
     if report.cut is not None:
         yield from (Line(text, label="cut off: ") for text in _cut_answers(report, report.cut, wording))
     if report.empty_answers:
@@ -285,6 +287,9 @@ def _details(report: RunReport, wording: Wording) -> Iterator[Line]:
         yield Line(f"no longer in the input, and kept: {count(report.no_longer_in_input, 'row')}")
     yield from _cause_lines(report.causes)
     yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits, _name(report)))
+
+
+_SHOWN_MODELS = 8
 
 
 def _damaged_attempts(report: RunReport) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -422,7 +422,7 @@ class Run(RunResults):
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
         with output_held(self.out, self.ledger_path), self._open_ledger() as ledger:
             background.run(ledger.count_models(self.kind.model_of))
-            self._budget = self._new_budget(self._spent_before())
+            self._budget = self._new_budget(self._spent_before(), ledger.models)
             before = self._snapshot()
             runner = Runner(
                 self.kind,
@@ -484,11 +484,13 @@ class Run(RunResults):
         with LedgerReader(self.ledger_path) as reader:
             return reader.spending()
 
-    def _new_budget(self, before: Spending | None = None) -> Budget:
+    def _new_budget(self, before: Spending | None = None, answered: Iterable[str] = ()) -> Budget:
+        """``answered``: the models that have, the last one at the end: what stands behind a name may cost more."""
         options, server = self.options, self.kind.server
         if options.max_cost is not None and server.price is None:
             raise InputError(words(Setting("max_cost"), f": {server.tariff.unknown()}"))
-        return Budget(
+        prices = [(model, server.tariff.price_of(model, None)) for model in answered]
+        budget = Budget(
             max_cost=options.max_cost,
             max_tokens_total=options.max_tokens_total,
             deadline=options.deadline,
@@ -496,6 +498,9 @@ class Run(RunResults):
             worst=partial(server.tariff.worst, may_be_priority=self.kind.may_be_priority),
             before=before,
         )
+        if prices and prices[-1][1] is None:
+            budget.note_unpriced(prices[-1][0])
+        return budget
 
     @contextmanager
     def _handing_over(self, unread: SimpleQueue[RowOutcome | None]) -> Generator[None]:
