@@ -22,6 +22,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from tests.contract.fields import problems_of_request
 from tests.libraries import library
@@ -30,6 +31,10 @@ from mistill.simulator import Settings, Simulator
 from mistill.user_cache import cache_dir
 
 API_KEY = "a-key-for-tests"
+
+# How long an example takes to make is a matter of what else the machine does.
+hypothesis.settings.register_profile("suite", suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("suite")
 
 Simulate = Callable[..., Simulator]
 

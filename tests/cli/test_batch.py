@@ -120,7 +120,7 @@ def test_jobs_are_cancelled(mistill: Mistill, sent: Simulator, run_of: RunOf) ->
     assert (ended.json["with_server"], ended.json["exit_code"]) == (0, ended.code)
     assert sent.stats().batch.jobs in ({"CANCELLED": 1}, {"SUCCESS": 1})
     again = mistill("cancel", "answers.jsonl")
-    assert (again.code, again.stderr) == (0, "answers.jsonl has no batch jobs under way\n")
+    assert (again.code, again.stderr.startswith("answers.jsonl has no batch jobs under way")) == (0, True)
     assert mistill(*run_of(6)).code == 0
 
 

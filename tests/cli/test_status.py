@@ -53,7 +53,10 @@ def test_status_counts_answers_by_model_and_pin_ends_a_run_whose_model_moved(
     pinned = mistill(*run_of(9, "--pin", at=moving))
     assert pinned.code == 3
     assert "--pin: mistral-small-latest is answered by mistral-medium-3-5 now" in pinned.stderr
-    assert "to go on: the same command without --pin" in pinned.stderr
+    assert (
+        "mistill retry … --where state=pending --model mistral-small-2603; or go on without --pin"
+        in pinned.stderr
+    )
 
 
 def test_a_run_is_seen_while_it_goes_on(

@@ -197,7 +197,7 @@ LIFE_OF_A_JOB = (
     ("before outcome", 7), ("after delete", 1), ("before commit read cleaned", 1), ("after commit read cleaned", 2),
 )  # fmt: skip
 """Where a run is killed that meets nothing else."""
-LOST = Condition("lost", {"batch_create_lost": 1.0, "batch_line_s": 0.1}, hides=True)
+LOST = Condition("lost", {"batch_create_lost": 1.0, "batch_line_s": 0.5}, hides=True)
 LIFE_OF_A_DOUBT = (
     ("after look for creating", 1), ("before commit running", 1),  # found, and not adopted yet
     ("after look for creating", 2), ("after delete", 1), ("after commit doubtful, attempts ended", 1),

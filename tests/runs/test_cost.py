@@ -235,3 +235,21 @@ def test_a_dry_run_knows_the_host(place: Place) -> None:
     assert regional.cost.input == pytest.approx(1.1 * plain.cost.input)
     assert regional.batch_cost is None
     assert "batch" not in str(regional)
+
+
+@pytest.mark.parametrize(
+    "model", ["mistral-medium-3-5", "mistral-small-2711"], ids=["dearer", "without a price"]
+)
+@pytest.mark.parametrize("wait", [True, False])
+def test_jobs_that_are_planned_are_not_sent_at_another_price(
+    place: Place, simulator: Simulator, model: str, *, wait: bool
+) -> None:
+    place.write(["x"] * 200)
+    simulator.change(answer_tokens=40, answered_by={MODEL: model})
+    settings: dict[str, Any] = {"lane": "batch", "batch_rows": 20, "parameters": {"max_new_tokens": 40}}
+    report = place.run(max_cost=0.003, wait=wait, **settings).start()
+    assert sum(simulator.stats().batch.jobs.values()) <= 2
+    assert simulator.stats().batch.lines_billed <= 40
+    if wait:
+        assert isinstance(report.stopped, Stopped)
+        assert report.stopped.reason == "budget"

@@ -94,6 +94,7 @@ def test_a_pinned_run_asks_no_other_model(begun: Place, simulator: Simulator) ->
     assert OLD in str(report.stopped)
     assert NEW in str(report.stopped)
     assert "without pin" in str(report)
+    assert "state=pending" in str(report)
     assert report.completions == 12  # what the other one answered is paid, kept, and no row's outcome
     asked = len(sent(simulator)) - seen
     assert by_model(report) == {OLD: 12, NEW: asked}

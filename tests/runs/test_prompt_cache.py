@@ -93,6 +93,23 @@ def test_further_generations_of_a_row_find_its_prompt(place: Place, simulator: S
     assert report.cached_tokens == 320  # of the prompt that was asked again, with what was wrong
 
 
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"parameters": {"prompt_cache_key": "mine"}},
+        {"llm_settings": {"generation_kwargs": {"prompt_cache_key": "mine"}}},
+    ],
+)
+def test_one_goes_first_with_a_key_of_the_users_too(
+    place: Place, simulator: Simulator, own: dict[str, Any]
+) -> None:
+    simulator.change(latency_s=0.1, cache_hits=1)
+    place.write(TEXTS[:20])
+    report = place.run(**IN_FRONT, **own).start()
+    assert report.cached_tokens == possible(20, 345)
+    assert one_key(simulator) == "mine"
+
+
 # --- the key ----------------------------------------------------------------------------------------------------------
 
 

@@ -14,18 +14,22 @@ class CacheKey:
     first, and the others follow when it has ended, or after a second (``Tuning.first_of_prompt_s``).
 
     Args:
-        key: letters, digits and ``-``.
+        key: letters, digits and ``-``; ``None``: the requests have one already, of the user's.
         has_beginning: what they have in common is long enough to be cached. Else nobody waits for anybody.
 
     Attributes:
-        field: the end of a request's body that has it.
+        field: the end of a request's body that has it; ``None`` where it is in the body.
         is_cold: nothing of them has been sent yet, or the first has not ended.
     """
 
-    def __init__(self, key: str, *, has_beginning: bool) -> None:
-        self.field = f',"prompt_cache_key":"{key}"}}'.encode()
+    def __init__(self, key: str | None, *, has_beginning: bool) -> None:
+        self.field = None if key is None else f',"prompt_cache_key":"{key}"}}'.encode()
         self.is_cold = has_beginning
         self._warm: asyncio.Event | None = None
+
+    def put_into(self, body: bytes) -> bytes:
+        """The request with the key."""
+        return body if self.field is None else body[:-1] + self.field
 
     async def goes_first(self) -> bool:
         """Whether the request that asks is the first. Others are told when they may leave."""

@@ -200,7 +200,7 @@ class Dispatcher(Generic[R]):
                 cache_key.is_cold and self.takes_cache_key is not False and await cache_key.goes_first()
             )
             if self.takes_cache_key is not False:  # the first may have found out
-                body = body[:-1] + cache_key.field
+                body = cache_key.put_into(body)
         while True:
             permit = governor.try_admit(self._concurrency, tokens)
             if permit is None:
@@ -249,7 +249,7 @@ class Dispatcher(Generic[R]):
                 if cache_key is not None:
                     if is_first:
                         cache_key.let_follow()
-                    if self.takes_cache_key is None:
+                    if self.takes_cache_key is None and cache_key.field is not None:
                         self.takes_cache_key = body is not request.body
                 for part in parts:
                     if isinstance(part, MistillError):

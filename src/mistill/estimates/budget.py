@@ -363,6 +363,20 @@ class Budget:
             hold.cost += cost
             return True
 
+    def reprice(self, hold: Hold, price: Price) -> None:
+        """What a job may cost is more than was held for it, as is known by now."""
+        with self._lock:
+            more = max(0.0, price.most(hold.input_tokens, hold.output_tokens) - hold.cost)
+            hold.cost += more
+            self._reserved_cost += more
+
+    @property
+    def holds_so_far(self) -> bool:
+        """All that has left, and all that is held for jobs, fits at its worst, as far as that can be bounded."""
+        with self._lock:
+            is_bounded = self.max_cost is None or self._unpriced is None
+            return not self.is_limited or (is_bounded and self._fits(0, 0.0))
+
     def settle_hold(
         self,
         hold: Hold,

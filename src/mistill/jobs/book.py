@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mistill.api.prices import Price
 from mistill.errors import MistillError, Stopped
 from mistill.estimates.budget import Budget, Hold
 from mistill.jobs.job_files import JobFiles
@@ -100,6 +101,11 @@ class JobBook:
                 await self.drop(job, why)
                 dropped += job.record.rows
         return dropped
+
+    def reprice(self, price: Price) -> None:
+        """Lines of all jobs may cost so much, as is known by now."""
+        for hold in self._holds.values():
+            self._budget.reprice(hold, price)
 
     def settle(self, job: Job, taken: Taken, *, missing: int = 0) -> None:
         """What was held for it is given back, and what its answers took is spent. ``missing``: rows that may have taken

@@ -143,11 +143,9 @@ class Generation:
         return msgspec.json.encode((template.tools, template.response_format), order="sorted")
 
     @property
-    def has_cache_key(self) -> bool:
-        """Its requests have a ``prompt_cache_key``, or cannot have one."""
-        return (
-            self.parameters.prompt_cache_key is not None or "prompt_cache_key" in self.server.dialect.refused
-        )
+    def is_without_cache_key(self) -> bool:
+        """Its requests cannot have a ``prompt_cache_key``: servers of this dialect refuse it."""
+        return "prompt_cache_key" in self.server.dialect.refused
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 

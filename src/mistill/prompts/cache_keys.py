@@ -38,27 +38,30 @@ class CacheKeys:
         # A template whose beginning can be cached has that in common, whatever a row's system message says after it.
         self._is_one = not systems_differ or bool(layout.front and layout.cached_tokens)
         self._known: dict[str, CacheKey] = {}
-        self._shared = self._of(generation.before_messages, b"")
+        self._shared = self._of(generation, b"")
 
     def __call__(self, prepared: Prompt | AttachedPrompt) -> CacheKey | None:
-        """The key of a prompt; ``None`` where it is too short to be cached, or has one of the user's."""
+        """The key of a prompt; ``None`` where it is too short to be cached, or the server takes none."""
         prompt = prepared.prompt if isinstance(prepared, AttachedPrompt) else prepared
         generation = prompt.generation
-        if len(prompt.messages) < _TOO_SHORT_BYTES or generation.has_cache_key:
+        if len(prompt.messages) < _TOO_SHORT_BYTES or generation.is_without_cache_key:
             return None
         if generation is self._generation and self._is_one:
             return self._shared
         system = b"" if self._is_one else _system_messages(prompt.messages)
-        return self._of(generation.before_messages, system)
+        return self._of(generation, system)
 
-    def _of(self, before_messages: bytes, system: bytes) -> CacheKey:
-        key = self._key(before_messages, system)  # what it is of may be long, and is not kept
+    def _of(self, generation: Generation, system: bytes) -> CacheKey:
+        own = generation.parameters.prompt_cache_key
+        beginning = (generation.before_messages, system, *(() if own is None else (own.encode(),)))
+        key = self._key(*beginning)  # what it is of may be long, and is not kept
         known = self._known.get(key)
         if known is None:
             if len(self._known) >= _MOST_KEPT:
                 self._known.clear()
             tokens = max(self._layout.front_tokens, len(system) // BYTES_PER_TOKEN)
-            known = self._known[key] = CacheKey(key, has_beginning=tokens >= BLOCK_TOKENS)
+            sent = key if own is None else None
+            known = self._known[key] = CacheKey(sent, has_beginning=tokens >= BLOCK_TOKENS)
         return known
 
     def _key(self, *beginning: bytes) -> str:

@@ -178,6 +178,6 @@ def _has_class(kept: KeptSettings) -> bool:
 
 def _options_of(kept: KeptSettings, *, waits: bool) -> RunArguments:
     """What a record looks like, and what a row asks, as the run has it; how long it waits."""
-    names = (*OUTPUT_OPTIONS, "id_column", "keep_batch_files")
+    names = (*OUTPUT_OPTIONS, "id_column", "keep_batch_files", "pin")
     options: dict[str, Any] = {name: getattr(kept.options, name) for name in names} | kept.manifest.options()
     return cast("RunArguments", options | {"wait": waits, "on_stop": "return"})

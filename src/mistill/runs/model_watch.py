@@ -95,6 +95,12 @@ class ModelWatch:
             words(Setting("pin", True), f": {self._moved(last, model)}"),
             reason="moved",
             hint=words(
-                "ask for ", Setting("model", last), " in a run of its own, or go on without ", Setting("pin")
+                "ask the rows that are left by that model: ",
+                Phrase(
+                    f"Run.retry(…, 'state=pending', llm={{'model': {last!r}}})",
+                    f"mistill retry … --where state=pending --model {quote(last)}",
+                ),
+                "; or go on without ",
+                Setting("pin"),
             ),
         )

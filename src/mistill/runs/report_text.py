@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -271,8 +272,11 @@ def _details(report: RunReport, wording: Wording) -> Iterator[Line]:
         told = ", ".join(f"{rows:,} {reason}" for reason, rows in report.finish_reasons.items())
         yield Line(f"finish reasons: {told}")
     if any(one.model not in (None, one.asked) for one in report.answers_by_model):
-        most = sorted(report.answers_by_model, key=lambda one: -one.answers)
-        told = [f"{one.answers:,} {one.model or 'of no name'}" for one in most[:_SHOWN_MODELS]]
+        answers = Counter[str | None]()  # a retry may have asked for a model by another name
+        for one in report.answers_by_model:
+            answers[one.model] += one.answers
+        most = answers.most_common()
+        told = [f"{number:,} {model or 'of no name'}" for model, number in most[:_SHOWN_MODELS]]
         others = [f"and {len(most) - len(told):,} others"] if len(most) > len(told) else []
         yield Line(f"answers by model: {', '.join([*told, *others])}")
     if report.cut is not None:
@@ -463,10 +467,9 @@ def _next_step(report: RunReport) -> Phrase | None:
     if is_all_right and (jobs := under_way(report.jobs)):
         return goes_on(jobs)
     if report.pending or report.stopped is not None:
-        if (
-            isinstance(stopped, Stopped)
-            and stopped.reason == "budget"
-            and stopped.hint not in (None, LARGER_BUDGET)
+        if isinstance(stopped, Stopped) and (
+            stopped.reason == "moved"
+            or (stopped.reason == "budget" and stopped.hint not in (None, LARGER_BUDGET))
         ):
             told = f"to go on: {stopped.hint}; answered rows cost nothing"
             return Phrase(told, told)
@@ -497,8 +500,6 @@ def _next_step(report: RunReport) -> Phrase | None:
 
 def _changed_how(report: RunReport) -> Phrase:
     stopped = report.stopped
-    if isinstance(stopped, Stopped) and stopped.reason == "moved":
-        return Phrase("without pin", "without --pin")
     how = "again, once that is mended"
     if stopped is None or (isinstance(stopped, Stopped) and stopped.reason != "budget"):
         how = "again"

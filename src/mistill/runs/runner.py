@@ -243,7 +243,9 @@ class Runner:
         watch = self._models()
         refused = watch.see(model)
         self.answered_by = watch.answers
-        if refused is not None:
+        if (
+            refused is not None and self._jobs.asks
+        ):  # a look leaves such answers in the ledger, as none of their rows
             self.stop(refused)
         return refused
 

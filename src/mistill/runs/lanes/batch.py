@@ -102,7 +102,12 @@ class BatchLane:
         self._leftovers = Leftovers(size)
         self._live = LiveLane(start, kind, self._leftovers, self._end_live, size=size)
         self._submissions = Submissions(
-            keeper, tuning, left=self._leave_over, failed=start.stop, changed=self._note_change
+            keeper,
+            tuning,
+            fits=self._fits,
+            left=self._leave_over,
+            failed=start.stop,
+            changed=self._note_change,
         )
         self._planner = JobPlanner(
             start.ledger, keeper.book, kind, options, start.budget, use.price_factor,
@@ -341,6 +346,12 @@ class BatchLane:
     def _expect_canary(self, job: Job) -> None:
         self._planner.has_proof = True
         self._submissions.canary = job.id
+
+    def _fits(self) -> bool:
+        """Another model may have answered since jobs were planned, at a higher price, or at one that nobody knows."""
+        if (price := self._planner.worst_price()) is not None:
+            self._keeper.book.reprice(price)
+        return self._start.budget.holds_so_far
 
     def _leave_over(self, job: Job) -> None:
         self._left_over += job.record.rows

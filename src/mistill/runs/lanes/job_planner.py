@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 from zlib import crc32
 
+from mistill.api.prices import Price
 from mistill.delivery.dispatcher import Request
 from mistill.delivery.tuning import Tuning
 from mistill.errors import InputError, Stopped
@@ -60,6 +61,7 @@ class JobPlanner:
         self._budget = budget
         price = kind.server.price
         self._price = price and price.times(price_factor)
+        self._price_factor = price_factor
         self._made = made
         self._room = room
         self._tuning = tuning
@@ -85,7 +87,12 @@ class JobPlanner:
     def _with_key(self, body: bytes, rows: Sequence[PendingRow]) -> bytes:
         """The request with the key under which its prompt is cached, as it has one live."""
         key = None if self._cache_key_of is None else self._cache_key_of(rows[0].prepared)
-        return body if key is None else body[:-1] + key.field
+        return body if key is None else key.put_into(body)
+
+    def worst_price(self) -> Price | None:
+        """Of a line, as far as it is known by now which models answer."""
+        worst = self._kind.server.tariff.worst(may_be_priority=False)
+        return worst and worst.times(self._price_factor)
 
     async def finish(self) -> None:
         """The job that is being made has all its lines."""
@@ -128,7 +135,9 @@ class JobPlanner:
                 self._draft = JobInput(self._book.files), self._budget.hold(0, 0, 0.0)
             draft, hold = self._draft
             try:
-                if self._budget.try_add(hold, len(request.body), request.max_output_tokens, self._price):
+                if self._budget.try_add(
+                    hold, len(request.body), request.max_output_tokens, self.worst_price()
+                ):
                     return draft
             except Stopped as reached:
                 self.reached = reached

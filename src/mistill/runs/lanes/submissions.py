@@ -18,6 +18,7 @@ class Submissions:
     """Carries jobs to the server, some at a time: a first, small one before all others, and no more than it takes.
 
     Args:
+        fits: asked before a job is created: whether the budget still holds, by what is known of prices then.
         left: is given a job that will not be answered: its rows are left over.
         failed: is given what no further job can survive.
         changed: called when something has ended.
@@ -32,6 +33,7 @@ class Submissions:
         keeper: JobKeeper,
         tuning: Tuning,
         *,
+        fits: Callable[[], bool],
         left: Callable[[Job], None],
         failed: Callable[[MistillError], None],
         changed: Callable[[], None],
@@ -40,7 +42,7 @@ class Submissions:
         self.is_closed = False
         self._keeper = keeper
         self._tuning = tuning
-        self._left = left
+        self._fits, self._left = fits, left
         self._failed = failed
         self._changed = changed
         self._tasks: dict[asyncio.Task[None], Job] = {}
@@ -102,6 +104,8 @@ class Submissions:
             async with self._at_once:
                 if self.is_closed:
                     job = await self._keeper.book.drop(job, "it was not sent: the deadline was near")
+                elif job.state != "creating" and not self._fits():
+                    job = await self._keeper.book.drop(job, "it was not sent: it may cost more than is left")
                 else:
                     await self._keeper.submitter.ask_leave(job)
                     job = await self._keeper.submitter.submit(job)
