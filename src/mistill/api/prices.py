@@ -24,7 +24,7 @@ _MILLION = 1_000_000
 _DIGITS = 12
 _OLD_DAYS = 90
 
-Dollars = Annotated[float, Meta(ge=0)]
+Dollars = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
 class Factors(Struct, frozen=True, forbid_unknown_fields=True):
@@ -72,8 +72,9 @@ class Price(Struct, frozen=True):
         return round(dollars, _DIGITS)  # without the noise of a float's last digits
 
     def most(self, input_tokens: int, output_tokens: int) -> float:
-        """US dollars for so many tokens if none is cached: the most that they can cost."""
-        return (input_tokens * self.input + output_tokens * self.output) / _MILLION
+        """US dollars for so many tokens, cached or not: the most that they can cost."""
+        input_price = max(self.cached_input, self.input)
+        return (input_tokens * input_price + output_tokens * self.output) / _MILLION
 
     def times(self, factor: float) -> Price:
         """This price under another tariff: one of `Factors`."""

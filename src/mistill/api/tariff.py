@@ -118,7 +118,7 @@ class Tariff:
 
     def _price_of_answer(self, model: str | None) -> Price | None:
         asked = self._model
-        if model is None or model == asked:
+        if not model or model == asked:
             return self.price
         own = self._prices
         if own is not None and own.entry_of(model) is None and own.entry_of(asked) is not None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Final
 
 from mistill.delivery.tuning import current_tuning
+
+KEY_FIELD: Final = "prompt_cache_key"
 
 
 class CacheKey:
@@ -23,7 +26,7 @@ class CacheKey:
     """
 
     def __init__(self, key: str | None, *, has_beginning: bool) -> None:
-        self.field = None if key is None else f',"prompt_cache_key":"{key}"}}'.encode()
+        self.field = None if key is None else f',"{KEY_FIELD}":"{key}"}}'.encode()
         self.is_cold = has_beginning
         self._warm: asyncio.Event | None = None
 

@@ -15,12 +15,13 @@ from mistill.api.client import HTTPAnswer, MistralClient
 from mistill.api.operation import Operation, R
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
-from mistill.delivery.cache_key import CacheKey
+from mistill.delivery.cache_key import KEY_FIELD, CacheKey
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
 from mistill.delivery.retry import as_failure, backoff_s, classify
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.delivery.worker_pool import WorkerPool
 from mistill.errors import APIError, BadRequest, MistillError, Stopped
+from mistill.wording import Setting, words
 
 
 class AnswerPart(Struct, frozen=True, gc=False):
@@ -249,7 +250,7 @@ class Dispatcher(Generic[R]):
                 if cache_key is not None:
                     if is_first:
                         cache_key.let_follow()
-                    if self.takes_cache_key is None and cache_key.field is not None:
+                    if self.takes_cache_key is not False and cache_key.field is not None:
                         self.takes_cache_key = body is not request.body
                 for part in parts:
                     if isinstance(part, MistillError):
@@ -281,6 +282,10 @@ class Dispatcher(Generic[R]):
             error = as_failure(caught)
             classify(error)
             error.attempts = 1
+            if (
+                isinstance(error, BadRequest) and KEY_FIELD in error.message
+            ):  # a line is not sent again without
+                error.hint = words("leave it out, with ", Setting("prompt_cache", False))
             if error is caught:
                 raise
             raise error from caught
@@ -338,8 +343,10 @@ class Dispatcher(Generic[R]):
                 return
 
     def _may_be_for_key(self, error: MistillError) -> bool:
-        """Whether it may be the key that the server refuses. Only an answer without it proves that."""
-        return isinstance(error, BadRequest) and error.status == _UNKNOWN_FIELD and not self.takes_cache_key
+        """Whether it may be the key that the server refuses now. Only an answer without it proves that."""
+        return isinstance(error, BadRequest) and (
+            error.status == _UNKNOWN_FIELD or KEY_FIELD in error.message
+        )
 
     def _may_retry(self, error: MistillError, charged: int, permit: Permit) -> bool:
         """``charged``: failures that were the row's own, this one included. ``permit``: of the attempt."""

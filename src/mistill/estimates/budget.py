@@ -65,12 +65,13 @@ class Reservation:
 class Hold:
     """What the requests of one batch job may cost at their worst, all together, until they have come back."""
 
-    __slots__ = ("cost", "input_tokens", "output_tokens")
+    __slots__ = ("cost", "input_tokens", "output_tokens", "requests")
 
-    def __init__(self, input_tokens: int = 0, output_tokens: int = 0, cost: float = 0.0) -> None:
+    def __init__(self, input_tokens: int, output_tokens: int, cost: float, requests: int) -> None:
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
         self.cost = cost
+        self.requests = requests
 
 
 def _can_be(usage: Usage, input_tokens: int, output_tokens: int) -> bool:
@@ -81,7 +82,7 @@ def _can_be(usage: Usage, input_tokens: int, output_tokens: int) -> bool:
 
 
 class _Dearness:
-    """How much more answers cost than their tokens do at the price of the model as it was asked for."""
+    """How much more answers cost, sound and all, than their tokens do at the price of the model as it was asked for."""
 
     def __init__(self, price: Price | None, before: Spending) -> None:
         self._price = price
@@ -95,7 +96,9 @@ class _Dearness:
     def add(self, usage: Usage, cost: float) -> None:
         if self._price is not None:
             self._cost += cost
-            self._expected += self._price.cost(usage)
+            self._expected += self._price.cost(
+                Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens)
+            )
 
     @property
     def factor(self) -> float:
@@ -223,7 +226,7 @@ class Budget:
             if not self._in_flight_fits():
                 return None
             output_tokens = self._longest(max_output_tokens)
-            cost = self._most(input_tokens, output_tokens)
+            cost = self._most(self._worst(), input_tokens, output_tokens)
             self._in_flight += 1
             self._reserved_tokens += input_tokens + output_tokens
             self._reserved_cost += cost
@@ -288,6 +291,9 @@ class Budget:
             return None if spent.usage is usage else spent
         self._answers += 1
         self._output_tokens += usage.output_tokens
+        self._answers_heard += 1
+        if usage.audio_seconds > self._longest_audio_s:
+            self._longest_audio_s = usage.audio_seconds
         return None
 
     def note_unpriced(self, model: str | None) -> None:
@@ -327,13 +333,15 @@ class Budget:
 
     # --- batch jobs -------------------------------------------------------------------------------------------------
 
-    def hold(self, input_tokens: int, output_tokens: int, cost: float) -> Hold:
+    def hold(
+        self, input_tokens: int = 0, output_tokens: int = 0, cost: float = 0.0, requests: int = 0
+    ) -> Hold:
         """What is with the server already, at its worst: it is held whether or not it fits."""
         with self._lock:
             self._in_flight += 1
             self._reserved_tokens += input_tokens + output_tokens
             self._reserved_cost += cost
-        return Hold(input_tokens, output_tokens, cost)
+        return Hold(input_tokens, output_tokens, cost, requests)
 
     def try_add(
         self, hold: Hold, input_tokens: int, max_output_tokens: int | None, price: Price | None
@@ -353,7 +361,7 @@ class Budget:
                 self._count_unknown(max_output_tokens)
             self._raise_if_reached()
             output_tokens = self._longest(max_output_tokens)
-            cost = 0.0 if price is None else price.most(input_tokens, output_tokens)
+            cost = self._most(price, input_tokens, output_tokens)
             if self.is_limited and not self._fits(input_tokens + output_tokens, cost):
                 return False
             self._reserved_tokens += input_tokens + output_tokens
@@ -361,12 +369,14 @@ class Budget:
             hold.input_tokens += input_tokens
             hold.output_tokens += output_tokens
             hold.cost += cost
+            hold.requests += 1
             return True
 
     def reprice(self, hold: Hold, price: Price) -> None:
         """What a job may cost is more than was held for it, as is known by now."""
         with self._lock:
-            more = max(0.0, price.most(hold.input_tokens, hold.output_tokens) - hold.cost)
+            now = self._most(price, hold.input_tokens, hold.output_tokens, hold.requests)
+            more = max(0.0, now - hold.cost)
             hold.cost += more
             self._reserved_cost += more
 
@@ -487,16 +497,15 @@ class Budget:
             return 0.0
         return self._price.most(input_tokens, output_tokens) * self._dearness.factor
 
-    def _most(self, input_tokens: int, output_tokens: int) -> float:
-        """What an answer may cost."""
-        worst = self._worst()
-        if worst is None:
+    def _most(self, price: Price | None, input_tokens: int, output_tokens: int, answers: int = 1) -> float:
+        """What answers may cost, of so many tokens together."""
+        if price is None:
             return 0.0
         audio_s = 0
-        if worst.minute:
+        if price.minute:
             trusted = self._answers_heard >= _ANSWERS_TO_TRUST
             audio_s = min(_LONGEST_AUDIO_S, _TRUST * self._longest_audio_s) if trusted else _LONGEST_AUDIO_S
-        return worst.most(input_tokens, output_tokens) + audio_s * worst.minute / 60
+        return price.most(input_tokens, output_tokens) + answers * audio_s * price.minute / 60
 
     def _release(self, reservation: Reservation) -> None:
         if reservation.is_settled:

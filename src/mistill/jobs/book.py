@@ -58,7 +58,7 @@ class JobBook:
         """One that an earlier start has left: what is awaited of it is held of the budget, at its worst."""
         self.jobs[job.id] = job
         if job.is_under_way:
-            self._holds[job.id] = self._budget.hold(*_at_most(job.record))
+            self._holds[job.id] = self._budget.hold(*_at_most(job.record), job.record.lines)
 
     async def note(self, job: Job, state: JobState, **changes: Any) -> Job:
         """It is in such a state now, with such changes of what is known of it."""

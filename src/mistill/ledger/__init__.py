@@ -5,7 +5,7 @@ from mistill.ledger.damage import Damage
 from mistill.ledger.error_record import ErrorRecord
 from mistill.ledger.jobs import Job, JobRecord, JobState, LineAttempt, PlannedAttempt
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
-from mistill.ledger.model_counts import AnswersOfModel
+from mistill.ledger.model_counts import AnswersOfModel, named
 from mistill.ledger.reader import (
     Cause,
     Counts,
@@ -52,5 +52,6 @@ __all__ = [
     "Start",
     "Term",
     "Tokens",
+    "named",
     "parse_terms",
 ]

@@ -9,14 +9,18 @@ from __future__ import annotations
 import sqlite3
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 
 import msgspec
 
 from mistill.ledger.commits import Values
 from mistill.ledger.damage import DamagedMeta
 from mistill.ledger.database import read_meta, write_meta
+from mistill.visible import visible
 
 _KEY = "answers_by_model"
+_LONGEST_NAME = 100
+_PINNED = "pinned_models"
 _MOST_NAMES = 256
 """A server that names each answer's node must not make the line of counts longer with each: the others are one."""
 
@@ -56,7 +60,8 @@ class ModelCounts:
         if not self.is_known:
             return
         counts = self._counts
-        for line, answers in Counter(rows).items():  # who answered last stands last
+        for (settings, model), answers in Counter(rows).items():  # who answered last stands last
+            line = settings, named(model)
             name = line if line in counts or len(counts) < _MOST_NAMES else (line[0], None)
             counts[name] = counts.pop(name, 0) + answers
         self._keep(connection)
@@ -80,6 +85,28 @@ class ModelCounts:
         write_meta(connection, _KEY, msgspec.json.encode(found).decode())
 
 
+class PinnedModels:
+    """Which model's answers alone are taken, by the number of the settings that they are asked with: a `Statement`."""
+
+    def __init__(self, connection: sqlite3.Connection) -> None:
+        self._models: dict[int | None, str | None] = {}
+        with suppress(DamagedMeta, msgspec.DecodeError):
+            text = read_meta(connection, _PINNED) or "[]"
+            self._models = dict(msgspec.json.decode(text, type=list[tuple[int | None, str | None]]))
+
+    def of(self, settings: int | None) -> str | None:
+        return self._models.get(settings)
+
+    def note(self, settings: int | None, model: str | None) -> None:
+        """It is so from now on; the next commit has it."""
+        self._models[settings] = model
+
+    def write(self, connection: sqlite3.Connection, rows: list[Values]) -> None:
+        for settings, model in rows:
+            self._models[settings] = model
+        write_meta(connection, _PINNED, msgspec.json.encode(list(self._models.items())).decode())
+
+
 def read_model_counts(connection: sqlite3.Connection) -> list[AnswersOfModel] | None:
     """What is counted, the model that answered last at the end; ``None``: nobody has, or it is damaged."""
     try:
@@ -94,10 +121,15 @@ def count_bodies(connection: sqlite3.Connection, model_of: ModelOf) -> list[Answ
     found = connection.execute("SELECT settings, body FROM attempts JOIN answers ON attempt = id ORDER BY id")
     counts: dict[tuple[int | None, str | None], int] = {}
     for settings, body in found:
-        name = settings, _model(body, model_of)
+        name = settings, named(_model(body, model_of))
         name = name if name in counts or len(counts) < _MOST_NAMES else (settings, None)
         counts[name] = counts.get(name, 0) + 1
     return [AnswersOfModel(*key, answers) for key, answers in counts.items()]
+
+
+def named(model: str | None) -> str | None:
+    """A model's name as it is kept and shown, whatever the server says; ``None``: it says none."""
+    return " ".join(visible(model[:_LONGEST_NAME]).split()) or None if model else None
 
 
 def _model(body: object, model_of: ModelOf) -> str | None:

@@ -43,7 +43,7 @@ from mistill.ledger.jobs import (
 )
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.matching import InputMatcher
-from mistill.ledger.model_counts import ModelCounts, ModelOf
+from mistill.ledger.model_counts import ModelCounts, ModelOf, PinnedModels
 from mistill.ledger.reader import LedgerReader
 from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import Selection
@@ -123,6 +123,7 @@ class Ledger:
             self._known = KnownAttempts(connection)
             self._with_server = RowSet(rows_with_server(connection))
             self._by_model = ModelCounts(connection)
+            self._pinned = PinnedModels(connection)
             self._settings: int | None = None
             self._is_retry = False
             # A count, because loops in several threads take from it.
@@ -303,6 +304,16 @@ class Ledger:
         """Which models have answered what this start asks, and how often, as far as it is on disk; the last one at the
         end."""
         return self._by_model.of(self._settings)
+
+    @property
+    def pinned(self) -> str | None:
+        """The model whose answers alone are taken for what this start asks, if a start has said so."""
+        return self._pinned.of(self._settings)
+
+    def pin(self, model: str | None) -> None:
+        """Answers of this model alone are taken from now on; ``None``: of any."""
+        self._pinned.note(self._settings, model)
+        self._commits.put((self._pinned, [(self._settings, model)]))
 
     def end_attempt(
         self,

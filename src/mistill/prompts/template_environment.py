@@ -16,6 +16,7 @@ import json
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
+from itertools import takewhile
 from math import isfinite
 from typing import Any, NamedTuple, cast
 
@@ -132,28 +133,37 @@ def compile_template(source: str) -> Compiled:
 
 
 def pieces_of(source: str) -> Iterator[Piece]:
-    """What a template is made of. What stands in a block differs, as far as this can tell."""
+    """What a template is made of. What stands in a block differs with the row, unless nothing in it is of the row."""
+    from jinja2 import meta
+
+    environment = _Environment()
+    of_row = meta.find_undeclared_variables(environment.parse(source)) - {*_KEPT_GLOBALS} | {"random"}
     depth = 0
     written = ""
-    inside = list[str]()
-    for _, what, value in _Environment().lex(source):
+    tag, words = list[str](), list[str]()
+    for _, what, value in environment.lex(source):
         if what == "data":
             if not depth:
                 yield Piece(value, is_same=True)
-        elif what.endswith("_begin"):
-            written, inside = value, []
-        elif what.endswith("_end"):
-            written += value
-            if what == "variable_end" and not depth:
-                yield Piece(written, is_same=False)
-            elif what == "block_end":
-                if not depth and _opens(inside):
-                    yield Piece(written + "…", is_same=False)
-                depth += _opens(inside) - inside[0].startswith("end")
-        else:
-            written += value
-            if what != "whitespace":
-                inside.append(value)
+            continue
+        if what.endswith("_begin"):
+            tag = []
+            if not depth:
+                written, words = "", []
+        elif what not in ("whitespace", "variable_end", "block_end"):
+            tag.append(value)
+            words.append(value)
+        written += value if not depth else ""
+        is_block = what == "block_end"
+        if is_block:
+            depth += _opens(tag) - tag[0].startswith("end")
+        if depth or not (is_block or what == "variable_end"):
+            continue
+        differs = not of_row.isdisjoint(words)
+        if is_block and differs:
+            of_row |= set(words)  # what it sets is of the row as well
+        if not is_block or tag[0].startswith("end"):
+            yield Piece(_literal(words) or written + "…" * is_block, is_same=not differs)
 
 
 _BLOCKS = frozenset(("autoescape", "block", "call", "filter", "for", "if", "macro", "with"))
@@ -161,7 +171,15 @@ _BLOCKS = frozenset(("autoescape", "block", "call", "filter", "for", "if", "macr
 
 def _opens(words: Sequence[str]) -> bool:
     """Whether a tag has an end of its own: ``set`` does where it is given no value."""
-    return words[0] in _BLOCKS or (words[0] == "set" and "=" not in words)
+    before_filters = takewhile(lambda word: word not in ("|", "("), words)
+    return words[0] in _BLOCKS or (words[0] == "set" and "=" not in before_filters)
+
+
+def _literal(words: Sequence[str]) -> str | None:
+    """What an expression writes that is a text in quotes."""
+    if len(words) != 1 or words[0][:1] not in ("'", '"'):
+        return None
+    return words[0][1:-1].encode("ascii", "backslashreplace").decode("unicode-escape")
 
 
 # --- what may be written ----------------------------------------------------------------------------------------------

@@ -23,25 +23,30 @@ class ModelWatch:
     Args:
         server: what is asked.
         before: which models have answered the same settings in earlier starts, and how often; the last one at the end.
-        pins: whether that ends the start.
+        pins: whether that ends the start. ``pinned``: the model that earlier starts were pinned to.
 
     Attributes:
         answers: which model answers; pinned, the one that has answered most. ``None``: none has, that is known.
     """
 
-    def __init__(self, server: Server, before: Mapping[str, int], *, pins: bool) -> None:
+    def __init__(
+        self, server: Server, before: Mapping[str, int], *, pins: bool, pinned: str | None = None
+    ) -> None:
         self._server = server
         self._before = before
         self._pins = pins
         self._told = set[str]()
         self._has_told_of_turns = False
-        names = list(before)
-        self.answers = (max(names, key=before.__getitem__) if pins else names[-1]) if names else None
+        if pins:
+            names = [name for name in before if not self._is_no_more_than_a_name(name)] or [*before]
+            self.answers = pinned or max(names, key=before.__getitem__, default=None)
+        else:
+            self.answers = [*before][-1] if before else None
 
     def see(self, model: str | None) -> Stopped | None:
         """An answer names this model. Gives why nothing more is asked, where that is so."""
         last = self.answers
-        if model is None or model == last:
+        if not model or model == last:
             return None
         if last is None or self._is_no_more_than_a_name(last):
             self.answers = model
@@ -59,7 +64,7 @@ class ModelWatch:
 
     def is_of_another(self, model: str | None) -> bool:
         """Whether an answer is none for this start, since its model is not the pinned one."""
-        return self._pins and model is not None and self.answers is not None and model != self.answers
+        return self._pins and bool(model) and self.answers is not None and model != self.answers
 
     def _is_no_more_than_a_name(self, last: str) -> bool:
         """The server gave back the alias as it was asked for, and says now what stands behind it."""

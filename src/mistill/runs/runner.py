@@ -21,7 +21,7 @@ from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM, LIMIT_REACHED, mo
 from mistill.jobs.keeper import JobKeeper
 from mistill.kinds.kind import Kind, PendingRow
 from mistill.kinds.options import RunOptions
-from mistill.ledger import Cause, Damage, ErrorRecord, KnownAttempt, Ledger, Selection
+from mistill.ledger import Cause, Damage, ErrorRecord, KnownAttempt, Ledger, Selection, named
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
@@ -241,18 +241,26 @@ class Runner:
     def note_model(self, model: str | None) -> MistillError | None:
         """A model has answered. Gives why its answer is none for this start, which is stopped then."""
         watch = self._models()
-        refused = watch.see(model)
+        refused = watch.see(named(model))
         self.answered_by = watch.answers
-        if (
-            refused is not None and self._jobs.asks
-        ):  # a look leaves such answers in the ledger, as none of their rows
+        self._keep_pinned(watch)
+        # A look leaves such answers in the ledger, as none of their rows.
+        if refused is not None and self._jobs.asks:
             self.stop(refused)
         return refused
 
     def _models(self) -> ModelWatch:
         if self._watch is None:  # by now the ledger knows by which settings this start asks
-            self._watch = ModelWatch(self._kind.server, self.ledger.models, pins=self._options.pin)
+            ledger, pins = self.ledger, self._options.pin
+            self._watch = ModelWatch(self._kind.server, ledger.models, pins=pins, pinned=ledger.pinned)
+            self._keep_pinned(self._watch)
         return self._watch
+
+    def _keep_pinned(self, watch: ModelWatch) -> None:
+        """The next pinned start takes no other model's answers, however many this one has refused."""
+        pinned = watch.answers if self._options.pin else None
+        if self._jobs.asks and pinned != self.ledger.pinned:
+            self.ledger.pin(pinned)
 
     async def _known_attempts(self, rows: Sequence[int]) -> Mapping[int, Sequence[KnownAttempt]]:
         """What is known of rows, but for answers of another model than the pinned one."""

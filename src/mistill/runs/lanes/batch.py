@@ -166,6 +166,7 @@ class BatchLane:
     async def _carry_on(self) -> None:
         keeper = self._keeper
         await keeper.open()
+        self._fits()  # what earlier starts have sent may cost more than it seemed then
         self._check_deadline()
         if self._use.cancels:
             self._left_over += await keeper.cancel(gives_up=self._use.gives_up)

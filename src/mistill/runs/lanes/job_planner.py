@@ -86,7 +86,9 @@ class JobPlanner:
 
     def _with_key(self, body: bytes, rows: Sequence[PendingRow]) -> bytes:
         """The request with the key under which its prompt is cached, as it has one live."""
-        key = None if self._cache_key_of is None else self._cache_key_of(rows[0].prepared)
+        if self._cache_key_of is None or self._kind.dispatcher.takes_cache_key is False:
+            return body
+        key = self._cache_key_of(rows[0].prepared)
         return body if key is None else key.put_into(body)
 
     def worst_price(self) -> Price | None:
@@ -132,7 +134,7 @@ class JobPlanner:
             await self.finish()
         while self.reached is None:
             if self._draft is None:
-                self._draft = JobInput(self._book.files), self._budget.hold(0, 0, 0.0)
+                self._draft = JobInput(self._book.files), self._budget.hold()
             draft, hold = self._draft
             try:
                 if self._budget.try_add(
