@@ -253,3 +253,15 @@ def test_jobs_that_are_planned_are_not_sent_at_another_price(
     if wait:
         assert isinstance(report.stopped, Stopped)
         assert report.stopped.reason == "budget"
+
+
+def test_a_budget_of_money_holds_where_jobs_have_sound(place: Place, simulator: Simulator) -> None:
+    simulator.change(audio_seconds=600, answer_tokens=10)
+    place.write(["x"] * 200)
+    llm = MistralLLM(model="voxtral-small-latest", endpoint=place.endpoint)
+    each = 600 / 60 * 0.002 / 2
+    report = place.run(llm=llm, lane="batch", max_cost=60 * each, parameters={"max_new_tokens": 10}).start()
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "budget"
+    assert report.completions > 5
+    assert billed(simulator) <= 60 * each

@@ -8,6 +8,7 @@ import sqlite3
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from tests.runs.conftest import MODEL, Place, sent
@@ -236,3 +237,53 @@ def test_a_command_that_is_advised_can_be_pasted(caplog: pytest.LogCaptureFixtur
     assert isinstance(record.msg, Words)
     command = worded(record.msg, on_the_command_line).split("mistill retry … ")[1].split("; --pin")[0]
     assert shlex.split(command) == ["--where", "model=a model; rm -rf 'x'", "--model", OLD]
+
+
+@pytest.mark.parametrize("lane", ["live", "batch"])
+def test_what_a_pinned_start_has_refused_never_becomes_its_model(
+    place: Place, simulator: Simulator, lane: Literal["live", "batch"]
+) -> None:
+    place.write([f"row {number}" for number in range(120)])
+    simulator.change(answered_by={MODEL: OLD}, latency_s=0.01)
+    place.run(limit=5, pin=True).start()
+    simulator.change(answered_by={MODEL: NEW})
+    for _ in range(4):
+        report = place.run(pin=True, lane=lane).start()
+        assert isinstance(report.stopped, Stopped)
+        assert (report.stopped.reason, report.completions) == ("moved", 5)
+    answers = by_model(read_report(place.out))
+    assert answers[NEW] > answers[OLD]
+    assert Run.collect_jobs(place.out).start().completions == 5  # nor by a look
+    assert place.run(lane=lane).start().completions == 120
+
+
+def test_a_run_whose_answers_had_the_aliass_name_is_pinned_to_the_first_model_that_is_named(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS)
+    place.run(limit=10).start()  # answered by the alias, as the server says
+    simulator.change(answered_by={MODEL: OLD})
+    place.run(limit=15, pin=True).start()
+    simulator.change(answered_by={MODEL: NEW})
+    report = place.run(pin=True).start()
+    assert isinstance(report.stopped, Stopped)
+    assert (report.stopped.reason, report.completions) == ("moved", 15)
+
+
+def test_a_name_is_shown_and_kept_as_it_can_be(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:3])
+    simulator.change(answered_by={MODEL: "\x1b[31m" + "m" * 10_000 + "\n"})
+    report = place.run().start()
+    (one,) = report.answers_by_model
+    assert one.model is not None
+    assert one.model.startswith("\\x1b[31mmm")
+    assert len(one.model) < 110
+    assert max(map(len, str(report).splitlines())) < 400
+
+
+def test_a_model_without_a_name_is_none(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:3])
+    simulator.change(answered_by={MODEL: ""})
+    report = place.run(max_cost=1.0).start()
+    assert (report.completions, report.stopped) == (3, None)
+    assert report.cost is not None

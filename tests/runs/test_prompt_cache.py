@@ -18,6 +18,7 @@ from mistill.api.prices import price_of
 from mistill.api.usage import BLOCK_TOKENS
 from mistill.delivery.tuning import current_tuning, use_tuning
 from mistill.errors import InputError
+from mistill.prompts.prompt_template import PromptTemplate
 from mistill.simulator import Fault, Simulator
 
 RULES = "Say in one word what it is, and nothing else. " * 30  # 345 tokens
@@ -334,3 +335,30 @@ def test_lines_of_jobs_have_the_key_too(place: Place, simulator: Simulator) -> N
     assert report.completions == 20
     assert report.cached_tokens == simulator.stats().batch.cached_tokens == possible(20, 345)
     assert report.cost == pytest.approx(simulator.stats().cost)
+
+
+def test_a_server_that_begins_to_refuse_the_key_fails_no_row(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    for outcome in place.run(**IN_FRONT, llm_settings={"max_concurrent_requests": 4}):
+        assert outcome.error is None
+        if outcome.position == 20:
+            simulator.change(cache_key_refused=True)
+    assert simulator.answered == 100
+    assert keys(simulator)[-1] is None
+
+
+@pytest.mark.parametrize(
+    ("template", "early"),
+    [
+        ("{{ '{x}' }} {{ text }}", []),
+        ("{% set who = 'clerk' %}{{ who }} {{ text }}", []),
+        ("{% for n in range(3) %}{{ n }}{% endfor %} {{ text }}", []),
+        ("{% set who = text %}{{ who }} RULES", ["{{ who }}"]),
+        ("{% macro f() %}{{ text }}{% endmacro %}{{ f() }} RULES", ["{% macro f() %}…", "{{ f() }}"]),
+        ("{{ ['a', 'b'] | random }} RULES", ["{{ ['a', 'b'] | random }}"]),
+        ("{% set x | replace(old='a', new='b') %}a{% endset %}{{ text }} RULES", ["{{ text }}"]),
+    ],
+)
+def test_what_a_template_writes_without_the_row_is_the_same_in_all(template: str, early: list[str]) -> None:
+    layout = PromptTemplate(prompt=template.replace("RULES", RULES)).layout()
+    assert list(layout.early) == early
