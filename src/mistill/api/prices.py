@@ -286,6 +286,17 @@ def _convert(table: dict[str, Any], name: str) -> Prices:
         return msgspec.convert(table, Prices)
     except msgspec.ValidationError as error:
         raise InputError(
-            f"the prices in {name} are not a table of prices: {error}",
+            f"the prices in {name} are not a table of prices: {_placed(table, error)}",
             hint='the form is: [models."NAME"] with input and output, in US dollars per million tokens',
         ) from error
+
+
+def _placed(table: dict[str, Any], error: msgspec.ValidationError) -> str:
+    """What is wrong, with the name of the model that it is wrong with."""
+    models: Any = table.get("models")
+    for model, entry in models.items() if isinstance(models, dict) else ():  # pyright: ignore[reportUnknownVariableType, reportUnknownMemberType]  a user's own
+        try:
+            msgspec.convert(entry, ModelPrice)
+        except msgspec.ValidationError as of_model:
+            return f"{model!r}: {str(of_model).replace('`$', '`')}"
+    return str(error)
