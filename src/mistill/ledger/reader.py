@@ -124,6 +124,7 @@ class PastAttempt(msgspec.Struct, frozen=True):
     status: Literal["answered", "failed", "maybe_billed", "not_sent"] | None
     error: str | None
     input_tokens: int | None
+    cached_tokens: int | None
     output_tokens: int | None
     cost: float | None
     settings: int | None
@@ -377,7 +378,7 @@ class LedgerReader:
         with database.explained(self.path):
             found = self._connection.execute(
                 f"""SELECT id, sent_at, ended_at, status, CAST(error AS BLOB),
-                       CASE status WHEN 'answered' THEN input_tokens END, output_tokens, cost,
+                       CASE status WHEN 'answered' THEN input_tokens END, cached_tokens, output_tokens, cost,
                        settings, request, job, damaged, error_checksum, body, answers.checksum
                    FROM (SELECT *, {IS_DAMAGED} AS damaged, checksum >> 32 AS error_checksum FROM attempts) AS a
                        LEFT JOIN answers ON attempt = id WHERE row = ? ORDER BY id""",  # noqa: S608 - our own words

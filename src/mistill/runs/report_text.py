@@ -225,7 +225,7 @@ def _spending(report: RunReport) -> str:
 def _old_prices(report: RunReport) -> Words | None:
     """That the last start went by prices that were old then."""
     start = report.starts[-1] if report.starts else None
-    if start is None:
+    if start is None or report.options.get("max_cost") is not None:  # then it was said when the start began
         return None
     return old_prices_note(start.prices_of, datetime.fromtimestamp(start.started_at, UTC).date())
 

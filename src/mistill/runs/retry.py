@@ -136,7 +136,7 @@ def _options_of(kept: KeptSettings, changes: RetryArguments) -> RunArguments:
                 hint = f"it is an attribute of the LLM: llm={{{name!r}: …}}"
             raise InputError(f"a retry has no option {name!r}", hint=hint)
     given = {name: value for name, value in changes.items() if value is not None}
-    taken_over = (*OUTPUT_OPTIONS, "id_column")
+    taken_over = (*OUTPUT_OPTIONS, "id_column", "pin", "prompt_cache")
     options = {name: getattr(kept.options, name) for name in taken_over} | kept.manifest.options()
     columns: dict[str, str] = options.get("row_parameters") or {}
     parameters = cast("Mapping[str, Any]", given.get("parameters") or {})

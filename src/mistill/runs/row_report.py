@@ -12,7 +12,7 @@ from mistill.datasets.sources import name_of
 from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run, read_manifest, read_options
 from mistill.kinds.kind import AnswerReader, Kind
-from mistill.ledger import ErrorRecord, LedgerReader, LedgerRow, PastAttempt, Selection
+from mistill.ledger import ErrorRecord, LedgerReader, LedgerRow, PastAttempt, Selection, named
 from mistill.ledger.conditions import look_up
 from mistill.ledger.error_record import decode_error
 from mistill.records.columns import nearest_and_all
@@ -29,7 +29,8 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     Attributes:
         number: in the ledger. ``status``: how it ended; ``None`` where nothing has ended it.
         seconds: from sending to its end.
-        cost: US dollars; ``None`` where no price is known.
+        cached_tokens: those of ``input_tokens`` that the server had cached.
+        cost: US dollars; ``None`` where no price is known. ``model``: which one answered, as it says.
         error: why it got no answer.
         settings: what it was asked with in place of the run's own settings.
         answer: the answer's text. ``raw``: its body as it came.
@@ -42,8 +43,10 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     seconds: float | None
     status: str | None
     input_tokens: int | None
+    cached_tokens: int | None
     output_tokens: int | None
     cost: float | None
+    model: str | None
     error: ErrorRecord | None
     settings: dict[str, Any]
     answer: str | None
@@ -214,8 +217,10 @@ class _RowReader:
             seconds=None if attempt.ended_at is None else attempt.ended_at - attempt.sent_at,
             status=attempt.status,
             input_tokens=attempt.input_tokens,
+            cached_tokens=attempt.cached_tokens,
             output_tokens=attempt.output_tokens,
             cost=attempt.cost,
+            model=None if body is None else named(self._kind.model_of(body)),
             error=None if attempt.error is None else decode_error(attempt.error),
             settings=self._shape.changes_of(attempt.settings),
             answer=None if body is None else self._kind.text_of(body),

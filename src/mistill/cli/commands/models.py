@@ -10,7 +10,7 @@ import click
 import msgspec
 
 from mistill.api.models import ModelCard
-from mistill.api.prices import Price, Prices, load_prices
+from mistill.api.prices import Price, Prices, load_prices, retired_note
 from mistill.api.tariff import price_at, warn_if_old
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
@@ -83,7 +83,7 @@ def _described(card: ModelCard, price: Price | None) -> dict[str, Any]:
 
 def _row(card: ModelCard, price: Price | None) -> tuple[str, str, str, str]:
     context = "" if card.max_context_length is None else f"{card.max_context_length:,}"
-    notes = [card.description or ""]
+    notes = [card.description or "", retired_note(card.id) or ""]
     if card.deprecation:
         successor = card.deprecation_replacement_model
         notes.append(f"deprecated: {card.deprecation}" + (f", then {successor}" if successor else ""))

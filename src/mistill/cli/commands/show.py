@@ -98,7 +98,10 @@ def _show_attempt(attempt: AttemptReport) -> None:
     ended = (attempt.status or is_open).replace("_", " ")
     tokens = ""
     if attempt.input_tokens is not None:
-        tokens = _spending(attempt.input_tokens, attempt.output_tokens or 0, attempt.cost)
+        tokens = _spending(
+            attempt.input_tokens, attempt.output_tokens or 0, attempt.cost, cached=attempt.cached_tokens or 0
+        )
+        tokens += "" if attempt.model is None else f", by {attempt.model}"
     damaged = ", damaged in the ledger: these figures are not what it wrote" if attempt.damaged else ""
     show(
         Colored(label, "yellow"),
@@ -124,8 +127,9 @@ def _moment(unix_s: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
 
 
-def _spending(input_tokens: int, output_tokens: int, cost: float | None) -> str:
-    return f", {input_tokens:,} tokens in, {output_tokens:,} out, {money(cost)}"
+def _spending(input_tokens: int, output_tokens: int, cost: float | None, *, cached: int = 0) -> str:
+    of_cache = f" ({cached:,} cached)" if cached else ""
+    return f", {input_tokens:,} tokens in{of_cache}, {output_tokens:,} out, {money(cost)}"
 
 
 def _settings(changes: dict[str, Any]) -> str:
