@@ -147,7 +147,7 @@ def test_every_setting_of_one_word_or_number_is_an_option() -> None:
     command = program.get_command(click.Context(program), "simulate")
     assert command is not None
     names = {param.name for param in command.params}
-    assert set(Settings.model_fields) - names == {"api_keys", "models", "faults"}
+    assert set(Settings.model_fields) - names == {"api_keys", "admin_keys", "models", "faults"}
 
 
 @pytest.mark.parametrize(

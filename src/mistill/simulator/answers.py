@@ -76,6 +76,7 @@ def answer_chat(
         cached_tokens,
         settings.audio_seconds,
         tier,
+        request.model,
     )
     usage = None
     if not (fault and fault.name == "missing_usage"):
@@ -90,7 +91,7 @@ def answer_embeddings(request: EmbeddingRequest, settings: Settings) -> tuple[Js
         RefusedRequest: too many texts, or too many tokens.
     """
     answer = catalogue.embeddings(request, settings)
-    return answer, Bill(answer["model"], answer["usage"]["total_tokens"])
+    return answer, Bill(answer["model"], answer["usage"]["total_tokens"], asked=request.model)
 
 
 def tier_of(request: ChatRequest, settings: Settings) -> str | None:

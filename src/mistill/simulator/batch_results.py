@@ -26,7 +26,7 @@ class Results:
 
     Attributes:
         succeeded, failed: how many lines did.
-        bills: what they cost in sum, by model and tier.
+        bills: what they cost in sum.
     """
 
     def __init__(self, files: FileStore, rng: random.Random) -> None:

@@ -15,7 +15,7 @@ from mistill.api.usage import Usage
 class Bill:
     """What an answer took. ``cached_tokens``: those of ``input_tokens`` that cost less.
 
-    ``service_tier``: at which it was served, where usage says so.
+    ``service_tier``: at which it was served, where usage says so. ``asked``: the model as it was asked for.
     """
 
     model: str
@@ -24,19 +24,21 @@ class Bill:
     cached_tokens: int = 0
     audio_seconds: int = 0
     service_tier: str | None = None
+    asked: str = ""
 
     @property
     def tokens(self) -> int:
         return self.input_tokens + self.output_tokens
 
 
-Bills: TypeAlias = dict[tuple[str, str | None], Bill]
-"""The bills of each model at each tier, in sum."""
+Bills: TypeAlias = dict[tuple[str, str | None, str], Bill]
+"""The bills of each model at each tier, by each name that it was asked for, in sum."""
 
 
 def add_bill(sums: Bills, bill: Bill) -> None:
-    """Adds a bill to those of its model and tier."""
-    so_far = sums.get((bill.model, bill.service_tier))
+    """Adds a bill to those like it."""
+    like = bill.model, bill.service_tier, bill.asked
+    so_far = sums.get(like)
     if so_far is not None:
         bill = Bill(
             bill.model,
@@ -45,8 +47,9 @@ def add_bill(sums: Bills, bill: Bill) -> None:
             so_far.cached_tokens + bill.cached_tokens,
             so_far.audio_seconds + bill.audio_seconds,
             bill.service_tier,
+            bill.asked,
         )
-    sums[bill.model, bill.service_tier] = bill
+    sums[like] = bill
 
 
 def cost_of(bills: Iterable[Bill]) -> float:

@@ -8,6 +8,7 @@ from collections import Counter
 from typing import Any, Self
 
 import msgspec
+from pydantic import SecretStr
 
 from mistill.child_environment import child_environment
 from mistill.simulator.settings import Settings
@@ -99,6 +100,8 @@ class SimulatorProcess:
 def _plain(settings: Settings) -> dict[str, Any]:
     """Settings as JSON that builds them again, with the accepted keys in the open: for the pipe only."""
     plain = settings.model_dump(mode="json")
-    if settings.api_keys is not None:
-        plain["api_keys"] = [key.get_secret_value() for key in settings.api_keys]
+    for name in ("api_keys", "admin_keys"):
+        keys: frozenset[SecretStr] | None = getattr(settings, name)
+        if keys is not None:
+            plain[name] = [key.get_secret_value() for key in keys]
     return plain

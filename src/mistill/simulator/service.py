@@ -9,12 +9,15 @@ import secrets
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
 from aiohttp.web_request import BaseRequest
+from pydantic import SecretStr
 
 from mistill.simulator import catalogue, payloads, refusals, requests
+from mistill.simulator.admin_usage import USAGE, month_asked_for, usage_report
 from mistill.simulator.answers import (
     PAGE,
     answer_chat,
@@ -25,10 +28,12 @@ from mistill.simulator.answers import (
 )
 from mistill.simulator.batch_files import FileStore
 from mistill.simulator.batch_jobs import Jobs
+from mistill.simulator.bills import Bill
 from mistill.simulator.faults import Answer, Body, Fault, FaultDice, Script, happens
 from mistill.simulator.file_routes import FILES, SIGNED, FileRoutes, is_upload
 from mistill.simulator.job_routes import JOBS, JobRoutes
 from mistill.simulator.prompt_cache import PromptCache
+from mistill.simulator.queries import Query
 from mistill.simulator.rate_limiter import RateLimiter
 from mistill.simulator.refusals import RefusedRequest
 from mistill.simulator.reply import Reply
@@ -45,6 +50,7 @@ class Service:
         self.script = Script()
         self.outage_is_on = False
         self._rng = random.Random(settings.seed)  # noqa: S311  faults must be repeatable, not secret
+        self._billing_rng = random.Random(f"{settings.seed} bills")  # noqa: S311  the same
         self._rate_limiter = RateLimiter(time.monotonic)
         self.settings = settings
         self._prompts = PromptCache(settings.seed)
@@ -62,9 +68,8 @@ class Service:
             self._rng.seed(settings.seed)
         self.traffic.keep(settings.requests_kept)
         self._dice = FaultDice(settings.faults, self._rng)
-        self._keys = None
-        if settings.api_keys is not None:
-            self._keys = frozenset(key.get_secret_value() for key in settings.api_keys)
+        self._keys = _plain(settings.api_keys)
+        self._admin_keys = _plain(settings.admin_keys)
         self.settings = settings
 
     async def handle(self, request: BaseRequest) -> web.StreamResponse:
@@ -115,8 +120,11 @@ class Service:
             return reply.disconnect()
         if request.path.startswith(SIGNED):
             return await self._file_routes.signed(request.path, reply, settings)
-        key = self._key_of(request, reply.correlation_id)
         path = request.path.rstrip("/")
+        if path == USAGE:
+            _require(request, "GET")
+            return reply.whole(self._usage(request, reply.correlation_id), {})
+        key = self._key_of(request, reply.correlation_id)
         if path == "/v1/chat/completions":
             _require(request, "POST")
             return await self._chat(raw, key, received, reply)
@@ -137,7 +145,9 @@ class Service:
     async def _chat(self, raw: bytes, key: int, received: Received, reply: Reply) -> web.StreamResponse:
         settings = self.settings
         scripted, fault = self._what_comes_next(lambda: received.body or {})
-        early = await self._before_answer(fault, reply)
+        early = await self._before_answer(
+            fault, reply, lambda: self._bill_of_chat(raw, key, scripted, settings)
+        )
         if early is not None:
             return early
         request = requests.decode_chat(raw, settings)
@@ -148,7 +158,7 @@ class Service:
         answer = answer_chat(
             request, settings, prompt_tokens, scripted, fault, cached_tokens=prompt.tokens, tier=tier
         )
-        await self._wait(0 if request.stream else answer.bill.output_tokens)
+        await self._work(0 if request.stream else answer.bill.output_tokens, answer.bill)
         self._prompts.keep(prompt, settings)
         headers = self._rate_limiter.settle(key, request.model, settings, answer.bill.tokens)
         self.traffic.bill(answer.bill)
@@ -160,13 +170,15 @@ class Service:
     async def _embeddings(self, raw: bytes, key: int, received: Received, reply: Reply) -> web.StreamResponse:
         settings = self.settings
         _, fault = self._what_comes_next(lambda: received.body or {})
-        early = await self._before_answer(fault, reply)
+        early = await self._before_answer(
+            fault, reply, lambda: answer_embeddings(requests.decode_embedding(raw, settings), settings)[1]
+        )
         if early is not None:
             return early
         request = requests.decode_embedding(raw, settings)
         answer, bill = answer_embeddings(request, settings)
         self._admit(key, request.model, settings)
-        await self._wait(0)
+        await self._work(0, bill)
         headers = self._rate_limiter.settle(key, request.model, settings, bill.tokens)
         self.traffic.bill(bill)
         return await reply.whole_or_broken(answer, headers, fault)
@@ -178,8 +190,14 @@ class Service:
             return None, scripted
         return scripted, None if scripted else self._dice.throw()
 
-    async def _before_answer(self, fault: Fault | None, reply: Reply) -> web.StreamResponse | None:
-        """Faults that leave no answer, and the delay. They use up no quota."""
+    async def _before_answer(
+        self, fault: Fault | None, reply: Reply, bill: Callable[[], Bill]
+    ) -> web.StreamResponse | None:
+        """Faults that leave no answer, and the delay. They use up no quota.
+
+        Args:
+            bill: of the answer that there would be; it raises `RefusedRequest` where there would be none.
+        """
         if fault is None:
             return None
         if fault.name == "delay":
@@ -187,11 +205,47 @@ class Service:
         if not (fault.is_refusal or fault.name in ("disconnect", "html")):
             return None
         await self._wait(0)
+        if not fault.is_refusal:
+            with suppress(RefusedRequest):
+                self._bill_undelivered(bill())
         if fault.name == "disconnect":
             return reply.disconnect()
         if fault.name == "html":
             return reply.html(PAGE)
         raise refusal_of(fault)
+
+    def _bill_of_chat(self, raw: bytes, key: int, scripted: Answer | None, settings: Settings) -> Bill:
+        """Of an answer that nobody gets.
+
+        Raises:
+            RefusedRequest: there would be none.
+        """
+        request = requests.decode_chat(raw, settings)
+        tokens = prompt_tokens_of(request, settings)
+        cached = self._prompts.find(request, key, tokens, settings).tokens
+        return answer_chat(
+            request, settings, tokens, scripted, None, cached_tokens=cached, tier=tier_of(request, settings)
+        ).bill
+
+    async def _work(self, tokens: int, bill: Bill) -> None:
+        """The time that an answer takes. A client that goes away meanwhile does not take the bill with it."""
+        try:
+            await self._wait(tokens)
+        except asyncio.CancelledError:
+            self._bill_undelivered(bill)
+            raise
+
+    def _bill_undelivered(self, bill: Bill) -> None:
+        if happens(self._billing_rng, self.settings.bills_undelivered):
+            self.traffic.bill(bill)
+
+    def _usage(self, request: BaseRequest, correlation_id: str) -> payloads.Json:
+        key = request.headers.get("x-api-key", "").strip()
+        if not key or (self._admin_keys is not None and key not in self._admin_keys):
+            raise refusals.unauthorized(self.settings, correlation_id)
+        month = month_asked_for(Query(request.query, self.settings))
+        workspace = request.query.get("workspace_id")
+        return usage_report(*self.traffic.bills_by_day(), month, workspace, self.settings)
 
     def _admit(self, key: int, model: str, settings: Settings) -> None:
         self._rate_limiter.admit(key, model, settings)
@@ -225,9 +279,14 @@ def _require(request: BaseRequest, method: str, otherwise: RefusedRequest | None
 
 def _without_key(request: BaseRequest) -> dict[str, str]:
     headers = {name.lower(): value for name, value in request.headers.items()}
-    if "authorization" in headers:
-        headers["authorization"] = "present"
+    for name in ("authorization", "x-api-key"):
+        if name in headers:
+            headers[name] = "present"
     return headers
+
+
+def _plain(keys: frozenset[SecretStr] | None) -> frozenset[str] | None:
+    return None if keys is None else frozenset(key.get_secret_value() for key in keys)
 
 
 def _uuid() -> str:

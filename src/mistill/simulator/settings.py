@@ -86,6 +86,13 @@ class Settings(BatchFaults, BatchSettings):
 
     api_keys: frozenset[SecretStr] | None = None
     """Keys that are accepted; ``None``: any that is not empty."""
+    admin_keys: frozenset[SecretStr] | None = None
+    """Keys that ``GET /v1/admin/usage`` takes, as ``x-api-key``; ``None``: any that is not empty."""
+    workspace_id: str = "5f0c1b1e-0d6e-4f0a-9b1f-6a1f3c2d4e5b"
+    """The workspace of all keys; the bill of any other is empty."""
+    bills_undelivered: Rate = 1.0
+    """Share of the answers that are billed though a disconnect, a page in their place, or the client's leaving kept
+    them from it."""
     unauthorized_form: Literal["detail", "message"] = "detail"
     """Which of the two bodies seen for 401 is sent."""
     models: tuple[str, ...] = DEFAULT_MODELS

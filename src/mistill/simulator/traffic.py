@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter, deque
-from collections.abc import Iterable
-from typing import Any
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Iterable, Mapping
+from itertools import chain
+from typing import Any, TypeAlias
 
 import msgspec
 from msgspec import Struct
@@ -17,12 +19,16 @@ STATS_PATH = "/simulator/stats"
 LINES_PATH = "/simulator/lines"
 """No paths of Mistral's: they need no key, and are not counted."""
 
+_DAY_S = 86_400
+BillsByDay: TypeAlias = Mapping[int, Bills]
+"""The bills of each day in UTC, counted from 1970-01-01."""
+
 
 class Received:
     """One request as it arrived.
 
     ``received_at`` is the Unix time in seconds. ``query`` is what stood behind the path, without its question
-    mark. ``headers`` have lower-case names, and no key in them: authorization is ``"present"`` or absent. ``status``
+    mark. ``headers`` have lower-case names, and no key in them: those that had one are ``"present"``. ``status``
     is what was answered: ``None`` while in flight, 0 if no whole answer left.
     """
 
@@ -109,8 +115,8 @@ class Traffic:
         self.peak_in_flight = 0
         self.pages = 0
         self.lines_billed = 0
-        self._bills: Bills = {}
-        self._bills_of_lines: Bills = {}
+        self._bills: defaultdict[int, Bills] = defaultdict(dict)
+        self._bills_of_lines: defaultdict[int, Bills] = defaultdict(dict)
 
     def keep(self, requests_kept: int) -> None:
         if requests_kept != self.requests.maxlen:
@@ -123,7 +129,7 @@ class Traffic:
     def stats(self, files: int, jobs: dict[str, int]) -> Stats:
         """All counts, with those of files and jobs that others keep."""
         counts = dict(self.counts_by_status)
-        bills, bills_of_lines = list(self._bills.values()), list(self._bills_of_lines.values())
+        bills, bills_of_lines = map(_all_of, self.bills_by_day())
         return Stats(
             requests=sum(counts.values()) + self.in_flight,
             answered=self.answered,
@@ -147,13 +153,17 @@ class Traffic:
 
     def bill(self, bill: Bill) -> None:
         """An answer was made, whatever becomes of it on its way."""
-        add_bill(self._bills, bill)
+        add_bill(self._bills[_today()], bill)
 
     def bill_lines(self, lines: int, bills: Iterable[Bill]) -> None:
         """So many lines of a job were answered, at half the price."""
         self.lines_billed += lines
         for bill in bills:
-            add_bill(self._bills_of_lines, bill)
+            add_bill(self._bills_of_lines[_today()], bill)
+
+    def bills_by_day(self) -> tuple[BillsByDay, BillsByDay]:
+        """Of requests, and of lines of jobs. From any thread."""
+        return _copied(self._bills), _copied(self._bills_of_lines)
 
     def enter(self, received: Received) -> None:
         self.requests.append(received)
@@ -166,3 +176,15 @@ class Traffic:
             received.status = status
             self.in_flight -= 1
             self.counts_by_status[status] += 1
+
+
+def _today() -> int:
+    return int(time.time() // _DAY_S)
+
+
+def _copied(bills: dict[int, Bills]) -> BillsByDay:
+    return {day: dict(of_day) for day, of_day in list(bills.items())}
+
+
+def _all_of(bills: BillsByDay) -> list[Bill]:
+    return list(chain.from_iterable(of_day.values() for of_day in bills.values()))
