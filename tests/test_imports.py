@@ -27,7 +27,9 @@ MAY_IMPORT = {
     "estimates": {"api", "delivery", "progress", "llms", "prompts", "ledger", "datasets"},
     "jobs": {"api", "delivery", "estimates", "ledger", "progress"},
     "kinds": {"api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
+    "audits": {"api", "estimates", "kinds", "ledger", "llms", "progress"},
     "runs": {
+        "audits",
         "jobs",
         "kinds",
         "api",
@@ -46,6 +48,7 @@ MAY_IMPORT = {
     "local": {"api"},
     "integrations": {"api", "delivery", "structured", "llms"},
     "cli": {
+        "audits",
         "api",
         "delivery",
         "structured",

@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any, Final, Generic, NoReturn, TypeVar
@@ -20,6 +20,7 @@ from urllib.parse import quote
 import msgspec
 from msgspec import Struct
 
+from mistill.api.admin import USAGE_PATH, Bill, decode_bill
 from mistill.api.batch import (
     FILES_PATH,
     JOBS_PATH,
@@ -156,13 +157,20 @@ class MistralClient:
         api_key: sent as a bearer token; never shown again.
         timeout_s: for one attempt, from connecting to the last byte of the body.
         tariff: what the answers of the model that is asked for cost; without one, nobody asks for a model here.
+        is_admin: the key is one of the Admin API: for `bill` alone.
 
     Raises:
         InputError: the key cannot be sent, or this machine has no CA certificates.
     """
 
     def __init__(
-        self, endpoint: str, api_key: str, timeout_s: float, *, tariff: Tariff | None = None
+        self,
+        endpoint: str,
+        api_key: str,
+        timeout_s: float,
+        *,
+        tariff: Tariff | None = None,
+        is_admin: bool = False,
     ) -> None:
         self.endpoint = endpoint
         self._tariff = tariff
@@ -170,7 +178,7 @@ class MistralClient:
         self._redactor = Redactor(api_key)
         self._urls: dict[str, Url] = {}
         self._limits_due_at = 0.0
-        self._http = build_client(endpoint, api_key, timeout_s)
+        self._http = build_client(endpoint, api_key, timeout_s, is_admin=is_admin)
 
     def __repr__(self) -> str:
         return f"MistralClient({self.endpoint!r})"
@@ -256,6 +264,21 @@ class MistralClient:
             MistillError: whatever the server does, if it does not answer.
         """
         return await self._call(self._http.get(self._url(MODELS_PATH)), decode_models)
+
+    async def bill(self, month: date, *, workspace: str | None = None) -> Bill:
+        """What was used in a month: ``GET /v1/admin/usage``.
+
+        Args:
+            month: any day of it.
+            workspace: the id of one; ``None``: all of the organisation.
+
+        Raises:
+            MistillError: whatever the server does, if it does not answer.
+        """
+        query = {"month": str(month.month), "year": str(month.year)}
+        if workspace is not None:
+            query["workspace_id"] = workspace
+        return await self._call(self._http.get(self._url(USAGE_PATH)).query(query), decode_bill)
 
     # --- files and batch jobs -----------------------------------------------------------------------------------------
 

@@ -51,6 +51,14 @@ def regional_host(endpoint: str) -> str | None:
     return host if _REGIONAL.fullmatch(host) else None
 
 
+def has_admin_api_elsewhere(endpoint: str) -> bool:
+    """Whether it is one of Mistral's hosts beside the first, which is the one that the Admin API is published for."""
+    parts = urlsplit(normalise_endpoint(endpoint))
+    return parts.scheme == "https" and (
+        parts.hostname in _MISTRAL_HOSTS or regional_host(endpoint) is not None
+    )
+
+
 def check_may_have_key(endpoint: str, source: str) -> None:
     """An endpoint that no user named, but something that may be somebody else's, is not sent the user's key.
 

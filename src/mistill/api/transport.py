@@ -102,11 +102,11 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_Runtime.after_fork)
 
 
-def build_client(endpoint: str, api_key: str, timeout_s: float) -> Client:
+def build_client(endpoint: str, api_key: str, timeout_s: float, *, is_admin: bool = False) -> Client:
     """A pool of connections to ``endpoint``, for all threads and event loops.
 
     Args:
-        api_key: goes out with every request.
+        api_key: goes out with every request. ``is_admin``: it is one of the Admin API, which has a header of its own.
         timeout_s: for one attempt, from connecting to the last byte of the body.
 
     Raises:
@@ -118,7 +118,7 @@ def build_client(endpoint: str, api_key: str, timeout_s: float) -> Client:
             "this process was forked by a forked process, and both had sent requests: no more can be sent from here",
             hint="start it by spawn or forkserver (multiprocessing.get_context), or fork before the first request",
         )
-    builder = _with_key(api_key)
+    builder = _with_key({"x-api-key": api_key} if is_admin else {"authorization": f"Bearer {api_key}"})
     if builder is None:  # raised here, since what that came from shows the header
         raise InputError("api_key has characters that no HTTP header can hold")
     _Runtime.started = True
@@ -144,10 +144,9 @@ def build_client(endpoint: str, api_key: str, timeout_s: float) -> Client:
         raise InputError(f"no client can be built for {endpoint}: {causes}", hint=hint) from error
 
 
-def _with_key(api_key: str) -> ClientBuilder | None:
-    headers = {"authorization": f"Bearer {api_key}", "content-type": "application/json"}
+def _with_key(header: Mapping[str, str]) -> ClientBuilder | None:
     try:
-        return ClientBuilder().default_headers(headers)
+        return ClientBuilder().default_headers({**header, "content-type": "application/json"})
     except (BuilderError, ValueError):
         return None
 

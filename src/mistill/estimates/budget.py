@@ -45,6 +45,14 @@ LARGER_BUDGET = "run again with a larger one to go on with the rest"
 """What is to be done where it is reached, and nothing else would do."""
 
 
+def longest_answer(answers: int, longest_output_tokens: int) -> int:
+    """The most tokens that an answer of unlimited length is taken to have, once so many have been seen, of which the
+    longest had so many."""
+    if answers < _ANSWERS_TO_TRUST:
+        return _LONGEST_ANSWER_TOKENS
+    return min(_LONGEST_ANSWER_TOKENS, _TRUST * longest_output_tokens)
+
+
 class Reservation:
     """What one attempt may cost at its worst. Given back exactly once: settled or refunded."""
 
@@ -487,9 +495,7 @@ class Budget:
     def _longest(self, max_output_tokens: int | None) -> int:
         if max_output_tokens is not None:
             return max_output_tokens
-        if self._answers < _ANSWERS_TO_TRUST:
-            return _LONGEST_ANSWER_TOKENS
-        return min(_LONGEST_ANSWER_TOKENS, _TRUST * self._longest_output)
+        return longest_answer(self._answers, self._longest_output)
 
     def _cost(self, input_tokens: int, output_tokens: int) -> float:
         """What an answer costs of which no more is known, by what others cost."""

@@ -14,6 +14,7 @@ from msgspec import field
 from mistill.api.chat import CHAT, ChatResponse, is_given_up
 from mistill.api.dialects import MISTRAL
 from mistill.api.prices import cached_factor
+from mistill.api.usage import UsageInfo, usage_of
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.media_files import media_kind
 from mistill.delivery.dispatcher import Delivered, Send
@@ -29,7 +30,7 @@ from mistill.kinds.kind import (
 )
 from mistill.kinds.manifest import RunManifest
 from mistill.kinds.options import RunOptions
-from mistill.ledger import PaidAnswer
+from mistill.ledger import AnswerTerms, PaidAnswer
 from mistill.llms.completions import kept_answer, kept_completions
 from mistill.llms.content import with_chunks
 from mistill.llms.generation import Prompt
@@ -259,6 +260,28 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
                 return CHAT.decode(body).model
             return None
 
+    @classmethod
+    def terms_of(cls, body: bytes) -> AnswerTerms | None:
+        try:
+            said = _decode_terms(body)
+        except msgspec.DecodeError:  # in a form that takes patience
+            try:
+                said = CHAT.decode(body)
+            except ValueError:
+                return None
+        info = said.usage
+        if info is None:
+            return AnswerTerms(said.model, has_usage=False)
+        usage = usage_of(said)
+        return AnswerTerms(
+            said.model,
+            info.service_tier,
+            usage.audio_seconds,
+            usage.input_tokens,
+            usage.output_tokens,
+            has_usage=True,
+        )
+
     def check_source(self, header: Sequence[str] | None, media_kinds: frozenset[str]) -> None:
         super().check_source(header, frozenset())
         if header is not None:
@@ -365,6 +388,12 @@ class _Named(msgspec.Struct):
     model: str | None = None
 
 
+class _Billed(msgspec.Struct):
+    model: str | None = None
+    usage: UsageInfo | None = None
+
+
+_decode_terms = msgspec.json.Decoder(_Billed).decode
 _decode_model = msgspec.json.Decoder(_Named).decode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 

@@ -17,7 +17,7 @@ from mistill.kinds.kind import AnswerFields, AnswerReader, usage_in
 from mistill.kinds.manifest import RunManifest
 from mistill.kinds.options import RunOptions
 from mistill.kinds.texts import TextKind
-from mistill.ledger import PaidAnswer
+from mistill.ledger import AnswerTerms, PaidAnswer
 from mistill.llms.completions import kept_embedding, kept_part, stored_embedding
 from mistill.llms.embeddings import Embedder, MistralEmbeddings
 from mistill.llms.types import Completion, Outcome
@@ -135,6 +135,15 @@ class EmbeddingKind(TextKind):
     def model_of(cls, body: bytes) -> str | None:
         try:
             return stored_embedding(body).model
+        except MalformedAnswer:
+            return None
+
+    @classmethod
+    def terms_of(cls, body: bytes) -> AnswerTerms | None:
+        try:
+            return AnswerTerms(
+                stored_embedding(body).model, has_usage=None
+            )  # what is kept of a vector has none
         except MalformedAnswer:
             return None
 

@@ -143,6 +143,24 @@ def read_types(reader: LedgerReader) -> tuple[dict[str, Any], dict[str, Any]]:
         return dict(zip(schema.names, schema.types, strict=True)), features_of(schema)
 
 
+class KeptRetry(Struct, frozen=True):
+    """A retry's settings as its ledger has them."""
+
+    manifest: msgspec.Raw
+    llm: dict[str, Any]
+
+
+def read_retried_manifests(reader: LedgerReader) -> dict[int, RunManifest]:
+    """What the retries of a run asked, by the numbers of their settings."""
+    kind, _ = read_manifest(reader)
+    found: dict[int, RunManifest] = {}
+    for number, data in reader.retry_settings().items():
+        with explained_meta(reader):
+            kept = msgspec.json.decode(data, type=KeptRetry)
+            found[number] = kind.manifest_type.decode(bytes(kept.manifest))
+    return found
+
+
 @contextmanager
 def explained_meta(reader: LedgerReader) -> Generator[None]:
     """What a ledger has may be somebody else's, or a newer version's: what cannot be read of it is a `LedgerError`."""
@@ -191,6 +209,12 @@ def read_manifest(reader: LedgerReader) -> tuple[type[Kind[Any]], RunManifest]:
 def read_options(reader: LedgerReader) -> dict[str, Any]:
     """The options of the last start that were given, as JSON values."""
     return _stored(reader).options
+
+
+def read_endpoint(reader: LedgerReader) -> str | None:
+    """The server that the last start asked; ``None``: it is not kept."""
+    endpoint = (_stored(reader).llm or {}).get("endpoint")
+    return endpoint if isinstance(endpoint, str) else None
 
 
 def read_batch_factor(reader: LedgerReader) -> float:

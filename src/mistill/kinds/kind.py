@@ -23,7 +23,7 @@ from mistill.delivery.retry import classify
 from mistill.errors import InputError, MistillError
 from mistill.kinds.manifest import RunManifest
 from mistill.kinds.options import RunOptions
-from mistill.ledger import KnownAttempt, PaidAnswer, RowState
+from mistill.ledger import AnswerTerms, KnownAttempt, PaidAnswer, RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.prompt_layout import PromptLayout
@@ -211,6 +211,11 @@ class Kind(ABC, Generic[A]):
     @abstractmethod
     def model_of(cls, body: bytes) -> str | None:
         """Which model an answer that a ledger has kept says that it is of; ``None``: none, or it is no answer."""
+
+    @classmethod
+    @abstractmethod
+    def terms_of(cls, body: bytes) -> AnswerTerms | None:
+        """By what an answer that a ledger has kept is billed, as far as it says so; ``None``: it is no answer."""
 
     def check_source(self, header: Sequence[str] | None, media_kinds: frozenset[str]) -> None:
         """Refuses an input that no row of which could be asked.

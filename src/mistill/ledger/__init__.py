@@ -18,6 +18,7 @@ from mistill.ledger.reader import (
 from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import ASKABLE, EVERYTHING, FIELDS, WAITING, Selection, Term, parse_terms
 from mistill.ledger.spending import Spending
+from mistill.ledger.takings import AnswerTerms, Takings, TermsOf
 from mistill.ledger.writer import Ledger
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "EVERYTHING",
     "FIELDS",
     "WAITING",
+    "AnswerTerms",
     "AnswersOfModel",
     "Attempt",
     "Cause",
@@ -50,7 +52,9 @@ __all__ = [
     "Selection",
     "Spending",
     "Start",
+    "Takings",
     "Term",
+    "TermsOf",
     "Tokens",
     "named",
     "parse_terms",

@@ -21,7 +21,7 @@ from mistill.visible import visible
 _KEY = "answers_by_model"
 _LONGEST_NAME = 100
 _PINNED = "pinned_models"
-_MOST_NAMES = 256
+MOST_NAMES = 256
 """A server that names each answer's node must not make the line of counts longer with each: the others are one."""
 
 ModelOf = Callable[[bytes], "str | None"]
@@ -62,7 +62,7 @@ class ModelCounts:
         counts = self._counts
         for (settings, model), answers in Counter(rows).items():  # who answered last stands last
             line = settings, named(model)
-            name = line if line in counts or len(counts) < _MOST_NAMES else (line[0], None)
+            name = line if line in counts or len(counts) < MOST_NAMES else (line[0], None)
             counts[name] = counts.pop(name, 0) + answers
         self._keep(connection)
 
@@ -122,7 +122,7 @@ def count_bodies(connection: sqlite3.Connection, model_of: ModelOf) -> list[Answ
     counts: dict[tuple[int | None, str | None], int] = {}
     for settings, body in found:
         name = settings, named(_model(body, model_of))
-        name = name if name in counts or len(counts) < _MOST_NAMES else (settings, None)
+        name = name if name in counts or len(counts) < MOST_NAMES else (settings, None)
         counts[name] = counts.get(name, 0) + 1
     return [AnswersOfModel(*key, answers) for key, answers in counts.items()]
 

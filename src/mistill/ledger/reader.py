@@ -39,6 +39,7 @@ from mistill.ledger.tables import (
     WAITS,
     WITH_SERVER,
 )
+from mistill.ledger.takings import Takings, TermsOf, read_takings
 from mistill.process import OwnProcess, keep_unused
 from mistill.wording import words
 
@@ -435,6 +436,15 @@ class LedgerReader:
         with database.explained(self.path):
             found = read_model_counts(self._connection)
             return count_bodies(self._connection, model_of) if found is None else found
+
+    def takings(self, terms_of: TermsOf) -> list[Takings]:
+        """What all attempts of all starts have taken, by day, model and lane. Reads every answer.
+
+        Args:
+            terms_of: reads out of an answer's body by what it is billed.
+        """
+        with self.snapshot():
+            return read_takings(self._connection, terms_of)
 
     def cost_of_jobs(self) -> float | None:
         """US dollars for the answers of jobs; ``None``: there are none, or none has a price."""

@@ -32,6 +32,7 @@ from mistill.kinds.kept_settings import (
     read_manifest,
     read_options,
     read_prices,
+    read_retried_manifests,
 )
 from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
@@ -41,7 +42,6 @@ from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
 from mistill.runs.report_text import headline, start_lines
-from mistill.runs.row_settings import retried_manifests
 from mistill.wording import Part, Wording, Words, in_python, worded
 
 _SAMPLES = 3
@@ -416,7 +416,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
 
 
 def _answers_by_model(reader: LedgerReader, kind: type[Kind[Any]], manifest: RunManifest) -> list[AnsweredBy]:
-    retried = retried_manifests(reader)
+    retried = read_retried_manifests(reader)
     answers: dict[tuple[str, str | None], int] = {}
     for one in reader.answers_by_model(kind.model_of):
         asked = manifest if one.settings is None else retried.get(one.settings, manifest)
@@ -456,7 +456,7 @@ _AS_GOOD_AS: Final = 0.9
 def _limit_set(reader: LedgerReader, own: RunManifest) -> int | None:
     """The largest limit that answers were given which were cut off at one; ``None``: they were given none, or each row
     had its own."""
-    by_number, limits = retried_manifests(reader), list[int]()
+    by_number, limits = read_retried_manifests(reader), list[int]()
     for number in reader.settings_of(LIMIT_REACHED):
         settings = (own if number is None else by_number.get(number, own)).settings()
         limit = settings.get("max_new_tokens")

@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -15,7 +15,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Unpack
 
 import msgspec
+from pydantic import SecretStr
 
+from mistill.audits.audit import Audited, find_admin_key, no_admin_key
+from mistill.audits.report import Audit
 from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, LedgerError, MistillError
 from mistill.kinds.kept_settings import find_run
@@ -337,6 +340,62 @@ class RunResults:
             out, cancels=True, gives_up=give_up, llm=llm, ledger=ledger, trust=trust, display=display
         )
 
+    # --- the bill -------------------------------------------------------------------------------------------------
+
+    def audit(  # its first argument is `self` where it is called on a run
+        out: RunResults | str | Path | Sequence[RunResults | str | Path],  # noqa: N805 # pyright: ignore[reportSelfClsParameterName]  as in `retry`
+        *,
+        bill: bool | None = None,
+        admin_key: SecretStr | str | None = None,
+        month: str | Sequence[str] | None = None,
+        workspace: str | None = None,
+        endpoint: str | None = None,
+        allow_http: bool = False,
+        ledger: str | Path | None = None,
+        trust: bool = False,
+    ) -> Audit:
+        """What attempts have taken by day, model and lane, from the ledger; and how that differs from Mistral's bill.
+
+        ``run.audit()``; ``Run.audit("answers.jsonl")``; ``Run.audit(["a.jsonl", "b.jsonl"])`` of several runs, of one
+        workspace say. With a key of the Admin API, the bill is asked for (``GET /v1/admin/usage``); see docs/audit.md.
+
+        Args:
+            out: the run: its output, or its ledger; or itself, or what `Run.open` gives; or several of these.
+            bill: whether the bill is asked for; by default where there is a key.
+            admin_key: of the Admin API; from the environment variable ``MISTRAL_ADMIN_KEY`` unless given. In no repr,
+                log or error.
+            month: of the bill, such as ``"2026-11"``, or several; those in which the run has asked, unless given.
+            workspace: the id of the one that the run's key is of; the whole organisation, unless given.
+            endpoint: the server that is asked, where it is not the run's own.
+            allow_http: whether the key may go to another machine over plain http.
+            ledger: where the run remembers, if not beside ``out``.
+            trust: the ledger is your own: the key goes to the endpoint that it names. Without it, only this machine and
+                Mistral's own are sent it.
+
+        Raises:
+            InputError: there is no such run; there is no key, though ``bill`` is ``True``; a month is none; or the
+                ledger names an endpoint that needs ``trust``.
+            LedgerError: its ledger cannot be read.
+            MistillError: the server refuses the key, or does not answer.
+        """
+        several: list[RunResults | str | Path] = (
+            [out] if isinstance(out, RunResults | str | Path) else list(out)
+        )
+        audited = Audited([_ledger_of(one, ledger) for one in several])
+        key = find_admin_key(admin_key)
+        if bill is False or (bill is None and key is None):
+            return audited.audit()
+        if key is None:
+            raise no_admin_key()
+        return audited.against_bill(
+            key,
+            months=[month] if isinstance(month, str) else month,
+            workspace=workspace,
+            endpoint=endpoint,
+            allow_http=allow_http,
+            trust=trust,
+        )
+
     # --- the run as a whole -----------------------------------------------------------------------------------------
 
     def report(self) -> RunReport:
@@ -394,6 +453,12 @@ class RowOutcome:
             LedgerError: the ledger is gone by now.
         """
         return self.read_record(self.position)
+
+
+def _ledger_of(run: RunResults | str | Path, ledger: str | Path | None) -> Path:
+    if isinstance(run, RunResults):
+        return find_run(run.out, ledger or run.ledger_path)[1]
+    return find_run(run, ledger)[1]
 
 
 def collection(out: RunResults | str | Path | None, **settings: Any) -> Collection:

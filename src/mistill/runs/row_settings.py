@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from mistill.datasets.sources import Row
 from mistill.kinds.chat import ChatKind, ChatManifest, ChatReader
-from mistill.kinds.kept_settings import explained_meta, read_manifest
+from mistill.kinds.kept_settings import KeptRetry, explained_meta, read_manifest
 from mistill.kinds.kind import AnswerReader, Kind
 from mistill.kinds.manifest import RunManifest, changed_settings
 from mistill.ledger import LedgerReader, LedgerRow
@@ -88,26 +88,9 @@ class RowSettings:
         return self._kind.prompts_of(self._manifest)
 
 
-class _Kept(Struct, frozen=True):
-    """A retry's settings as its ledger has them."""
-
-    manifest: msgspec.Raw
-    llm: dict[str, Any]
-
-
 def settings_of_retry(kind: Kind[Any]) -> dict[str, Any]:
     """What a retry asks with, for its ledger; `retried_settings` reads it."""
     return {"manifest": kind.manifest.values(), "llm": kind.llm_settings}
-
-
-def retried_manifests(reader: LedgerReader) -> dict[int, RunManifest]:
-    """What the retries of a run asked, by the numbers of their settings."""
-    kind, _ = read_manifest(reader)
-    found: dict[int, RunManifest] = {}
-    for number, data in reader.retry_settings().items():
-        with explained_meta(reader):
-            found[number] = kind.manifest_type.decode(bytes(msgspec.json.decode(data, type=_Kept).manifest))
-    return found
 
 
 class Retried(Struct, frozen=True):
@@ -133,7 +116,7 @@ def read_retry(reader: LedgerReader, number: int) -> RetrySettings:
     kind, _ = read_manifest(reader)
     with explained_meta(reader):
         data = reader.retry_settings()[number]
-        kept = msgspec.json.decode(data, type=_Kept)
+        kept = msgspec.json.decode(data, type=KeptRetry)
         manifest = kind.manifest_type.decode(bytes(kept.manifest))
         return RetrySettings(manifest, kept.llm, msgspec.json.decode(data))
 
@@ -154,7 +137,7 @@ def retried_settings(
     kind, own = read_manifest(reader)
     for number, data in reader.retry_settings().items():
         with explained_meta(reader):
-            kept = msgspec.json.decode(data, type=_Kept)
+            kept = msgspec.json.decode(data, type=KeptRetry)
             manifest = kind.manifest_type.decode(bytes(kept.manifest))
             is_live = live is not None and live.manifest == manifest
             answers = live.reader if live and is_live else kind.reader_of(manifest, kept.llm, trust=trust)

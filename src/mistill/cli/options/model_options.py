@@ -165,15 +165,24 @@ def attributes_of(ctx: click.Context, given: Mapping[str, Any]) -> dict[str, Any
     attributes = {name: value for name in _ATTRIBUTES if (value := given.get(name)) is not None}
     variable = given.get("api_key_env")
     if variable is not None:
-        key = os.environ.get(variable)
-        if not key:
-            is_name = _VARIABLE.fullmatch(variable)  # else it may be the key itself
-            raise InputError(
-                f"the environment variable {variable if is_name else 'that --api-key-env names'} is not set",
-                hint="the option takes the name of a variable that has the API key, not the key",
-            )
-        attributes["api_key"] = SecretStr(key)
+        attributes["api_key"] = key_in(variable, "--api-key-env")
     return attributes
+
+
+def key_in(variable: str, flag: str) -> SecretStr:
+    """The key that an environment variable has, which an option names.
+
+    Raises:
+        InputError: there is no such variable.
+    """
+    key = os.environ.get(variable)
+    if not key:
+        is_name = _VARIABLE.fullmatch(variable)  # else it may be the key itself
+        raise InputError(
+            f"the environment variable {variable if is_name else f'that {flag} names'} is not set",
+            hint="the option takes the name of a variable that has the API key, not the key",
+        )
+    return SecretStr(key)
 
 
 def _is_foreign(ctx: click.Context, given: Mapping[str, Any], name: str) -> bool:

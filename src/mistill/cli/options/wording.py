@@ -9,7 +9,13 @@ from typing import Any, cast
 from mistill.kinds.options import RunOptions, Written
 from mistill.wording import Phrase, Setting
 
-_FLAGS = {"api_key": "--api-key-env", "structured_output": "--schema", "turns": "--turn", "as_": "--as"}
+_FLAGS = {
+    "api_key": "--api-key-env",
+    "admin_key": "--admin-key-env",
+    "structured_output": "--schema",
+    "turns": "--turn",
+    "as_": "--as",
+}
 """Those that the command line calls by another name, beside a run's options, which say so themselves."""
 _UNITS: Mapping[str, Mapping[str, int]] = {
     "duration": {"h": 3600, "m": 60, "s": 1},

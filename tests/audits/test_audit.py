@@ -1,0 +1,319 @@
+"""An audit of runs, with the simulator's bill."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+from tests.conftest import Simulate
+from tests.libraries import library
+
+from mistill import MistralEmbeddings, MistralLLM, Run
+from mistill.audits.report import Audit, AuditLine, Difference, Share
+from mistill.errors import InputError, MistillError, Unauthorized
+from mistill.ledger import Ledger, LedgerReader
+from mistill.simulator import Fault, Simulator
+from mistill.testing import without_waiting
+
+KEY = "an-admin-key-1234567890"
+ALIAS, SMALL, MEDIUM = "mistral-small-latest", "mistral-small-2603", "mistral-medium-3-5"
+OLD_LEDGERS = Path(__file__).parents[1] / "ledger" / "data"
+ROWS = [{"text": f"row {number}"} for number in range(10)]
+
+
+@pytest.fixture(autouse=True)
+def _no_waiting() -> Iterator[None]:
+    with without_waiting():
+        yield
+
+
+@pytest.fixture
+def billing(simulate: Simulate) -> Simulator:
+    return simulate(admin_keys=[KEY], answered_by={ALIAS: SMALL}, batch_hour_s=20)
+
+
+def run_at(simulator: Simulator, out: Path, rows: Any = ROWS, **settings: Any) -> Run:
+    llm = settings.pop("llm", None) or MistralLLM(model=ALIAS, endpoint=simulator.url)
+    given: dict[str, Any] = {"prompt": "{{ text }}"} | settings
+    return Run(rows, llm=llm, out=out, **given)
+
+
+def by_lane(audit: Audit) -> dict[tuple[str, str], AuditLine]:
+    return {(line.model, line.lane): line for line in audit.lines}
+
+
+def difference(audit: Audit) -> Difference:
+    assert audit.difference is not None
+    return audit.difference
+
+
+def test_the_ledger_by_day_model_and_lane(billing: Simulator, tmp_path: Path) -> None:
+    out = tmp_path / "out.jsonl"
+    run_at(billing, out, limit=4).start()
+    run_at(billing, out, lane="batch", batch_tail=0, limit=7).start()
+    billing.change(answered_by={ALIAS: MEDIUM})
+    run = run_at(billing, out)
+    run.start()
+    audit, report = run.audit(), run.report()
+    lines = by_lane(audit)
+    assert {place: line.requests for place, line in lines.items()} == {
+        (SMALL, "live"): 4,
+        (SMALL, "batch"): 3,
+        (MEDIUM, "live"): 3,
+    }
+    assert lines[SMALL, "batch"].cost == pytest.approx((18 * 0.15 + 9 * 0.6) / 2e6, abs=1e-9)
+    total = audit.total
+    assert (total.requests, total.input_tokens, total.output_tokens) == (10, 60, 30)
+    assert total.cost == pytest.approx(report.cost)
+    assert all(line.day is not None and line.day.startswith("20") for line in audit.lines)
+    assert audit.difference is None
+    assert audit == Run.audit(out) == Run.audit(f"{out}.ledger") == Run.open(out).audit()
+
+
+def test_the_bill_of_several_runs_is_that_of_their_answers(billing: Simulator, tmp_path: Path) -> None:
+    first, second = tmp_path / "a.jsonl", tmp_path / "b.jsonl"
+    run_at(billing, first).start()
+    run_at(billing, second, lane="batch", prompt="{{ text }} again").start()
+    found = difference(Run.audit([first, second], admin_key=KEY))
+    assert (found.currency, found.workspace, found.tells_lanes) == ("USD", None, True)
+    assert found.billed.amount == pytest.approx(billing.stats().cost)
+    assert (found.billed.input_tokens, found.billed.output_tokens) == (60 + 70, 30 + 50)
+    assert found.other_programs == found.unexplained == found.maybe_billed == Share()
+    assert found.prices == pytest.approx(0, abs=1e-12)
+    alone = difference(Run.audit(first, admin_key=KEY))
+    assert (alone.other_programs.input_tokens, alone.other_programs.output_tokens) == (70, 50)
+
+
+def test_what_was_cut_off_is_on_the_bill_and_told(billing: Simulator, tmp_path: Path) -> None:
+    billing.script([Fault.truncate(), Fault.disconnect(), Fault.html(), Fault.status(503)])
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    audit = run.audit(admin_key=SecretStr(KEY))
+    assert audit.total.maybe_billed == 3
+    found = difference(audit)
+    assert (found.unanswered, found.likely_tokens) == (3, 27)
+    assert (found.maybe_billed.input_tokens, found.maybe_billed.output_tokens) == (18, 9)
+    assert found.other_programs == found.unexplained == Share()
+    text = str(audit)
+    assert (
+        "3 requests without an answer may be on the bill; if they are like the others, with about 27" in text
+    )
+    assert "maybe billed" in text.splitlines()[0]
+
+
+def test_answers_that_do_not_say_what_they_took_give_way_to_the_bill(
+    simulate: Simulate, tmp_path: Path
+) -> None:
+    silent = simulate(faults={"missing_usage": 1.0})
+    run = run_at(silent, tmp_path / "out.jsonl", llm=MistralLLM(model=SMALL, endpoint=silent.url))
+    run.start()
+    audit = run.audit(admin_key="any")
+    assert audit.total.estimated == 10
+    found = difference(audit)
+    assert (found.billed.input_tokens, found.billed.output_tokens) == (60, 30)
+    assert found.answers.input_tokens + found.estimates.input_tokens == 60
+    assert found.other_programs == found.unexplained == Share()
+    assert "10 answers did not say what they took: an estimate is counted" in str(audit)
+
+
+def test_minutes_of_sound_and_vectors_are_on_it_too(simulate: Simulate, tmp_path: Path) -> None:
+    loud = simulate(audio_seconds=30)
+    voxtral = MistralLLM(model="voxtral-small-latest", endpoint=loud.url)
+    heard = run_at(loud, tmp_path / "heard.jsonl", llm=voxtral)
+    heard.start()
+    vectors = MistralEmbeddings(model="mistral-embed", endpoint=loud.url)
+    Run(ROWS, llm=vectors, out=tmp_path / "vectors.jsonl").start()
+    audit = Run.audit([heard, tmp_path / "vectors.jsonl"], admin_key="any")
+    lines = by_lane(audit)
+    assert lines["voxtral-small-latest", "live"].minutes == 5
+    assert (lines["mistral-embed", "live"].requests, lines["mistral-embed", "live"].input_tokens) == (1, 20)
+    found = difference(audit)
+    assert found.billed.amount == pytest.approx(loud.stats().cost)
+    assert found.prices == pytest.approx(0, abs=1e-12)
+    assert found.other_programs == found.unexplained == Share()
+    assert "minutes" in str(audit)
+
+
+def test_a_table_of_prices_of_ones_own_is_held_against_the_bill(billing: Simulator, tmp_path: Path) -> None:
+    own = {"models": {SMALL: {"input": 0.3, "output": 1.2, "aliases": [ALIAS]}}}
+    run = run_at(
+        billing, tmp_path / "out.jsonl", llm=MistralLLM(model=ALIAS, endpoint=billing.url, prices=own)
+    )
+    report = run.start()
+    found = difference(run.audit(admin_key=KEY))
+    assert report.cost is not None
+    assert found.prices == pytest.approx(-report.cost / 2)
+    assert found.unexplained == found.other_programs == Share()
+
+
+def test_a_ledger_that_claims_too_much_is_unexplained(billing: Simulator, tmp_path: Path) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    elsewhere = run_at(billing, tmp_path / "other.jsonl", prompt="{{ text }} elsewhere")
+    elsewhere.start()
+    bill_of_one = difference(run.audit(admin_key=KEY, workspace=billing.settings.workspace_id))
+    assert bill_of_one.unexplained == Share()
+    nothing = difference(run.audit(admin_key=KEY, workspace="00000000-0000-4000-8000-000000000000"))
+    assert (nothing.unexplained.input_tokens, nothing.unexplained.output_tokens) == (-60, -30)
+    assert nothing.unexplained.amount == 0
+    assert "unexplained: the ledger has answers that are not on the bill" in str(
+        run.audit(admin_key=KEY, workspace="00000000-0000-4000-8000-000000000000")
+    )
+
+
+def test_a_month_in_which_nothing_was_asked_has_other_programs_only(
+    billing: Simulator, tmp_path: Path
+) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    (line,) = run.audit().lines
+    assert line.day is not None
+    found = difference(run.audit(admin_key=KEY, month="2024-02"))
+    assert (found.months, found.billed, found.answers, found.last_day) == (
+        ["2024-02"],
+        Share(),
+        Share(),
+        None,
+    )
+    both = difference(run.audit(admin_key=KEY, month=["2024-02", line.day[:7]]))
+    assert (both.billed.input_tokens, both.unexplained) == (60, Share())
+
+
+def test_a_run_that_has_asked_nothing_has_an_audit(billing: Simulator, tmp_path: Path) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl", rows=[])
+    run.start()
+    audit = run.audit(admin_key=KEY)
+    assert audit.lines == []
+    assert difference(audit).billed == Share()
+    assert "nothing was asked yet" in str(audit)
+
+
+def test_the_key_of_requests_is_no_admin_key(billing: Simulator, tmp_path: Path) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    with pytest.raises(Unauthorized, match="Unauthorized") as refused:
+        run.audit(admin_key="another-key-1234567890")
+    assert "Enterprise" in str(refused.value.hint)
+    assert "another-key" not in repr(refused.value)
+    with pytest.raises(InputError, match="there is no key of the Admin API"):
+        run.audit(bill=True)
+    with pytest.raises(InputError, match="is no month"):
+        run.audit(admin_key=KEY, month="november")
+
+
+def test_the_key_of_the_environment_is_used_and_shown_nowhere(
+    billing: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    monkeypatch.setenv("MISTRAL_ADMIN_KEY", KEY)
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    audit = run.audit()
+    assert difference(audit).unexplained == Share()
+    assert run.audit(bill=False).difference is None
+    asked = billing.requests[-1]
+    assert (asked.method, asked.path) == ("GET", "/v1/admin/usage")
+    assert "authorization" not in asked.headers
+    kept = repr(audit) + str(audit) + str(audit.describe()) + caplog.text
+    assert KEY not in kept
+    assert KEY.encode() not in (tmp_path / "out.jsonl.ledger").read_bytes()
+
+
+def test_a_ledger_of_somebody_else_is_not_sent_the_key(billing: Simulator, tmp_path: Path) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    with LedgerReader(run.ledger_path) as reader:
+        manifest = json.loads(reader.manifest())
+    with Ledger.open(run.ledger_path, manifest, settings={"llm": {"endpoint": "https://gateway.example"}}):
+        pass
+    before = len(billing.requests)
+    with pytest.raises(InputError, match=r"names the endpoint https://gateway\.example"):
+        run.audit(admin_key=KEY)
+    with pytest.raises(InputError, match="is not encrypted"):
+        run.audit(admin_key=KEY, endpoint="http://203.0.113.7")
+    assert len(billing.requests) == before
+    assert difference(run.audit(admin_key=KEY, endpoint=billing.url)).unexplained == Share()
+
+
+def test_a_server_without_an_admin_api_says_so(billing: Simulator, tmp_path: Path) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    with pytest.raises(MistillError) as nobody:
+        run.audit(admin_key=KEY, endpoint=f"{billing.url}/elsewhere")
+    assert "a key of the Admin API" in str(nobody.value.hint)
+
+
+def test_what_an_audit_is_as_json_and_as_csv(billing: Simulator, tmp_path: Path) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    audit = run.audit(admin_key=KEY)
+    described = audit.describe()
+    assert described["total"]["requests"] == described["lines"][0]["requests"] == 10
+    assert described["difference"]["total"] == {"amount": 0, "input_tokens": 0, "output_tokens": 0}
+    assert described["difference"]["months"] == [described["lines"][0]["day"][:7]]
+    (row,) = csv.DictReader(io.StringIO(audit.to_csv()))
+    assert (row["model"], row["lane"], row["requests"], row["input_tokens"]) == (SMALL, "live", "10", "60")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_nothing_of_a_random_bill_is_unexplained(seed: int, tmp_path: Path) -> None:
+    library("aiohttp")
+    from benchmarks.audit import fault_run
+
+    assert fault_run(seed, tmp_path, kills=False).wrong == []
+
+
+@pytest.mark.parametrize("path", sorted(OLD_LEDGERS.glob("*.ledger")), ids=lambda path: path.stem)
+def test_ledgers_of_every_format_have_an_audit(path: Path, tmp_path: Path) -> None:
+    path = Path(shutil.copy(path, tmp_path))
+    with LedgerReader(path) as reader:
+        counts = reader.counts()
+    audit = Run.audit(path)
+    total = audit.total
+    assert (total.input_tokens, total.output_tokens) == (counts.input_tokens, counts.output_tokens)
+    assert total.requests > 0
+    assert total.maybe_billed == counts.maybe_billed + counts.open_attempts
+    assert total.cost == (None if counts.cost is None else pytest.approx(counts.cost))
+    assert all(line.model.startswith("mistral-") for line in audit.lines)
+
+
+def test_a_server_that_names_each_answer_otherwise_makes_no_endless_table(
+    billing: Simulator, tmp_path: Path
+) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl", rows=[{"text": f"row {number}"} for number in range(300)])
+    billing.change(any_model=True)
+    run.start()
+    with closing(sqlite3.connect(run.ledger_path)) as ledger:
+        ledger.execute(
+            "UPDATE answers SET body = replace(CAST(body AS TEXT), ?, 'node-' || attempt)", (SMALL,)
+        )
+        ledger.commit()
+    audit = run.audit()
+    assert len(audit.lines) <= 257
+    assert audit.total.requests == 300
+
+
+def test_what_is_damaged_may_be_billed_and_is_in_no_sum(billing: Simulator, tmp_path: Path) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    with closing(sqlite3.connect(run.ledger_path)) as ledger:
+        ledger.execute("UPDATE attempts SET input_tokens = 'many', sent_at = 'then' WHERE id = 3")
+        ledger.execute("UPDATE attempts SET cost = 1e9 WHERE id = 4")
+        ledger.execute("UPDATE answers SET body = x'00' WHERE attempt = 5")
+        ledger.commit()
+    audit = run.audit(admin_key=KEY)
+    total = audit.total
+    assert (total.requests, total.maybe_billed, total.input_tokens) == (8, 2, 48)
+    found = difference(audit)
+    assert found.maybe_billed == Share(found.maybe_billed.amount, 12, 6)
+    assert found.unexplained == found.other_programs == Share()
