@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from mistill.simulator import catalogue, payloads, refusals
 from mistill.simulator.bills import Bill
@@ -27,6 +27,12 @@ class ChatAnswer:
     drafts: list[DraftedAnswer]
     usage: Json | None
     bill: Bill
+
+    def bill_of(self, events: int) -> Bill:
+        """What is billed of it where the client went away after so many events of its stream: one names the role, and
+        each that follows has a token in it."""
+        tokens = max(0, events - len(self.drafts))
+        return replace(self.bill, output_tokens=min(tokens, self.bill.output_tokens))
 
     def whole(self) -> Json:
         return payloads.whole_answer(self.answer_id, self.bill.model, self.drafts, self.usage)
@@ -67,7 +73,8 @@ def answer_chat(
     """
     drafts = compose(request, settings, prompt_tokens, scripted.text if scripted else None)
     if fault:
-        drafts = reshape(drafts, fault.name)
+        room = settings.max_context_tokens - prompt_tokens
+        drafts = reshape(drafts, fault.name, max_tokens=request.max_tokens, room=room)
     completion_tokens = sum(draft.completion_tokens for draft in drafts)
     bill = Bill(
         settings.answered_by.get(request.model, request.model),

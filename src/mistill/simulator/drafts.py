@@ -123,8 +123,8 @@ def _draft(
     if _reasons(request):
         draft.thinking = f"The user says: {asked}"
     _stop_at(draft, request.stop)
-    _limit(draft, request.max_tokens, "length")
-    _limit(draft, room, "model_length")
+    limit(draft, request.max_tokens, "length")
+    limit(draft, room, "model_length")
     draft.completion_tokens = count_tokens((draft.thinking or "") + draft.text)
     last = request.messages[-1]
     if isinstance(last, AssistantMessage) and last.prefix:
@@ -201,8 +201,8 @@ def _stop_at(draft: DraftedAnswer, stop: str | list[str] | None) -> None:
             draft.text = draft.text[:place]
 
 
-def _limit(draft: DraftedAnswer, max_tokens: int | None, finish_reason: str) -> None:
-    """Cut to ``max_tokens``, thinking first: it is generated first."""
+def limit(draft: DraftedAnswer, max_tokens: int | None, finish_reason: str) -> None:
+    """Cuts it to ``max_tokens``, thinking first: it is generated first."""
     if max_tokens is None or count_tokens((draft.thinking or "") + draft.text) <= max_tokens:
         return
     chars = max_tokens * TOKEN_CHARS
@@ -211,3 +211,4 @@ def _limit(draft: DraftedAnswer, max_tokens: int | None, finish_reason: str) -> 
         draft.thinking = draft.thinking[:chars]
         chars -= len(draft.thinking)
     draft.text = draft.text[:chars]
+    draft.completion_tokens = count_tokens((draft.thinking or "") + draft.text)

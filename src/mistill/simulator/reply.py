@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -84,21 +84,42 @@ class Reply:
         return response
 
     async def stream(
-        self, events: Iterator[payloads.Json], headers: Headers, fault: Fault | None, token_time_s: float
+        self,
+        events: Iterator[payloads.Json],
+        headers: Headers,
+        fault: Fault | None,
+        token_time_s: float,
+        ended: Callable[[int | None], None],
     ) -> web.StreamResponse:
-        """Server-sent events up to ``[DONE]``, ``token_time_s`` apart; faults of delivery strike half-way."""
+        """Server-sent events up to ``[DONE]``, ``token_time_s`` apart; faults of delivery strike half-way.
+
+        Args:
+            ended: called once, before the last byte leaves: with how many events were made until the client went away,
+                or ``None``: all of them.
+        """
         response = web.StreamResponse(headers=self._headers("text/event-stream; charset=utf-8", headers))
         response.enable_chunked_encoding()
-        await response.prepare(self._request)
-        lines = [payloads.sse(event) for event in events]
-        broken = fault is not None and fault.name in ("truncate", "stall", "cut_stream")
-        for line in lines[: (len(lines) + 1) // 2] if broken else lines:
-            await response.write(line)
-            if token_time_s:
-                await asyncio.sleep(token_time_s)
-        if broken:
-            assert fault is not None
-            return await self._break_off(response, fault)
+        broken = fault if fault is not None and fault.name in ("truncate", "stall", "cut_stream") else None
+        if broken is not None:
+            ended(None)
+            half = list(events)
+            events = iter(half[: (len(half) + 1) // 2])
+        sent, clock = 0, asyncio.get_running_loop().time
+        try:
+            await response.prepare(self._request)
+            began_s = clock()
+            for event in events:
+                await response.write(payloads.sse(event))
+                sent += 1
+                if token_time_s:  # by the clock, so that all of it takes as long as in one piece
+                    await asyncio.sleep(began_s + sent * token_time_s - clock())
+        except (ConnectionResetError, asyncio.CancelledError):
+            if broken is None:
+                ended(sent)
+            raise
+        if broken is not None:
+            return await self._break_off(response, broken)
+        ended(None)
         self._leave(200)
         await response.write(payloads.DONE)
         await response.write_eof()

@@ -160,11 +160,18 @@ class Service:
         )
         await self._work(0 if request.stream else answer.bill.output_tokens, answer.bill)
         self._prompts.keep(prompt, settings)
+        if request.stream:
+
+            def ended(events_made: int | None) -> None:
+                bill = answer.bill if events_made is None else answer.bill_of(events_made)
+                self._rate_limiter.settle(key, request.model, settings, bill.tokens)
+                self.traffic.bill(bill)
+
+            headers = self._rate_limiter.headers(key, request.model, settings, answer.bill.tokens)
+            events = payloads.stream_events(answer.answer_id, answer.bill.model, answer.drafts, answer.usage)
+            return await reply.stream(events, headers, fault, settings.token_time_s, ended)
         headers = self._rate_limiter.settle(key, request.model, settings, answer.bill.tokens)
         self.traffic.bill(answer.bill)
-        if request.stream:
-            events = payloads.stream_events(answer.answer_id, answer.bill.model, answer.drafts, answer.usage)
-            return await reply.stream(events, headers, fault, settings.token_time_s)
         return await reply.whole_or_broken(answer.whole(), headers, fault)
 
     async def _embeddings(self, raw: bytes, key: int, received: Received, reply: Reply) -> web.StreamResponse:

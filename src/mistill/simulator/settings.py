@@ -27,6 +27,9 @@ FaultName = Literal[
     "invalid_json",
     "wrong_json",
     "fenced_json",
+    "loop_space",
+    "loop_digits",
+    "loop_text",
 ]
 
 CachedPlace = Literal["prompt_tokens_details", "prompt_token_details", "num_cached_tokens"]
