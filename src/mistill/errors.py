@@ -22,6 +22,7 @@
     ├── NoRowAnswered                 the first rows of a run failed alike: the whole run
     ├── MalformedAnswer               200, but the body is not an answer  maybe_billed
     ├── InvalidOutput                 a paid answer that does not fit its schema
+    │   ├── RepeatedAnswer            it repeated itself without end, and was cut off
     │   ├── AnswerWithoutFields       it is no object, so nothing of it can be columns
     │   ├── FieldLeftOut              a field of it has no column: another has its name
     │   └── UnwritableAnswer          what its class makes of it cannot be written
@@ -303,6 +304,12 @@ class InvalidOutput(MistillError):
         super().__init__(message, hint=hint)
         self.text = text
         self.path = path
+
+
+class RepeatedAnswer(InvalidOutput):
+    """A paid answer that repeated itself without end, white space or digits or a text, and was cut off."""
+
+    kind = "repeated_answer"
 
 
 class AnswerWithoutFields(InvalidOutput):

@@ -13,6 +13,9 @@ LIMIT_REACHED: Final = "length"
 CONTEXT_FULL: Final = "model_length"
 """Prompt and answer had as many together as the model can see: no larger limit helps."""
 
+REPETITION: Final = "repetition"
+"""The answer repeated itself, and was cut: by us, or by a server that notices (vLLM calls it so)."""
+
 CUT_OFF: Final = (LIMIT_REACHED, CONTEXT_FULL)
 
 CUT_BY: Final[Mapping[str, str]] = {

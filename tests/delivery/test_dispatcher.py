@@ -142,7 +142,7 @@ class Stumbling:
     def __init__(self, *errors: BaseException) -> None:
         self._errors = list(errors)
 
-    async def exchange(self, operation: Any, body: bytes) -> Any:
+    async def exchange(self, operation: Any, body: bytes, *, watched: Any = None) -> Any:
         if not self._errors:
             await asyncio.Event().wait()
         raise self._errors.pop(0)

@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from mistill.api.client import HTTPAnswer, MistralClient
 from mistill.api.operation import Operation, R
+from mistill.api.watched_answer import WatchedAnswer
 from mistill.errors import InputError
 from mistill.llms import LLM, AsyncLLM, MistralLLM
 from mistill.simulator import Fault, Simulator
@@ -235,7 +236,9 @@ def test_at_most_five_frames_of_ours_are_on_the_stack_when_a_request_leaves(
     class Transport(MistralClient):
         """Stands here for the client; its own method counts as one of the five."""
 
-        async def exchange(self, operation: Operation[R], body: bytes) -> HTTPAnswer[R]:
+        async def exchange(
+            self, operation: Operation[R], body: bytes, *, watched: WatchedAnswer | None = None
+        ) -> HTTPAnswer[R]:
             frame: FrameType | None = sys._getframe()
             names: list[str] = []
             while frame is not None:
@@ -246,7 +249,7 @@ def test_at_most_five_frames_of_ours_are_on_the_stack_when_a_request_leaves(
                     names.append(frame.f_code.co_qualname)
                 frame = frame.f_back
             seen.append(names)
-            return await client.exchange(operation, body)
+            return await client.exchange(operation, body, watched=watched)
 
     llm._open().dispatcher.client = Transport(client.endpoint, "a-key", 5)
     if way == "generate":

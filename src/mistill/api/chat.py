@@ -254,9 +254,12 @@ class RequestTemplate:
     Args:
         extra_body: fields that this library does not know, put into the body as they are. A field that it does know is
             refused, so that no value has two places.
+        watched: its answers are to be watched as they come.
 
     Attributes:
         max_output_tokens: bounds all its answers together, where the caller set a bound.
+        watching: what makes of a body one whose answer is streamed, to be watched for loops: it goes in the place of
+            its last brace. Nothing where it is not to be watched.
     """
 
     def __init__(
@@ -267,13 +270,16 @@ class RequestTemplate:
         stream: bool = False,
         extra_body: Mapping[str, Any] | None = None,
         dialect: Dialect = MISTRAL,
+        watched: bool = False,
     ) -> None:
         self.parameters = parameters
         most = parameters.max_tokens
         self.max_output_tokens = None if most is None else most * (parameters.n or 1)
         fields = dialect.translate(msgspec.to_builtins(parameters))
+        streaming = {"stream": True} | dialect.stream_fields
         if stream:
-            fields |= {"stream": True} | dialect.stream_fields
+            fields |= streaming
+        self.watching = b"," + msgspec.json.encode(streaming)[1:] if watched else b""
         for name, value in (extra_body or {}).items():
             if name in fields or name in OWN_FIELDS:
                 raise InputError(f"extra_body has {name!r}, which has an argument of its own")
@@ -478,6 +484,7 @@ class ChatChunk(Incoming, frozen=True, gc=False):
 
     choices: tuple[ChunkChoice, ...] = ()
     id: str | None = None
+    created: int | None = None
     model: str | None = None
     usage: UsageInfo | None = None
     error: Any = None

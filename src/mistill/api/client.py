@@ -44,7 +44,7 @@ from mistill.api.new_file import NewFile, new_file
 from mistill.api.operation import MAX_BYTES, Operation, R
 from mistill.api.prices import Price
 from mistill.api.redaction import Redactor
-from mistill.api.stream import PROXY_HINT, ChunkReader
+from mistill.api.stream import PROXY_HINT, ChunkReader, begins_stream
 from mistill.api.tariff import Tariff
 from mistill.api.transport import (
     PyreqwestError,
@@ -57,6 +57,7 @@ from mistill.api.transport import (
     with_file,
 )
 from mistill.api.usage import Usage, usage_of
+from mistill.api.watched_answer import WatchedAnswer
 from mistill.errors import (
     APIError,
     AttemptTimeout,
@@ -77,6 +78,11 @@ A = TypeVar("A")
 _GOOD = range(200, 300)  # whether an answer came with it, its body says
 _CORRELATION_ID = "mistral-correlation-id"
 _EXCERPT_BYTES = 200
+_GATHERED_BYTES = 2**16
+"""Of any answer, what the transport gathers by itself before it gives any of it: some 300 events of a stream."""
+_WATCHED_BYTES = 2**14
+"""Of a stream that is watched, looked at together from then on: some 80 events. To be woken by each of them would cost
+ten times as much."""
 
 MAX_RESULT_BYTES: Final = 16 * 2**30
 """No file of results is larger: a broken server must not fill this machine's disk."""
@@ -101,6 +107,8 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
         latency_s: seconds from sending to the last byte.
         usage: tokens billed for it. ``cost``: US dollars, or ``None`` where the model has no known price.
         failure: it is none after all: the server failed in the middle of it, and says so in it.
+        is_cut: it repeated itself and was cut off here, before the server could say what it took: usage and cost are
+            estimates of what had come.
     """
 
     response: R
@@ -111,6 +119,7 @@ class HTTPAnswer(Struct, Generic[R], frozen=True, gc=False):
     usage: Usage
     cost: float | None
     failure: MistillError | None = None
+    is_cut: bool = False
 
 
 class ChatStream:
@@ -187,21 +196,32 @@ class MistralClient:
         """Ends the pooled connections. Requests after it fail."""
         await self._http.close()
 
-    async def exchange(self, operation: Operation[R], body: bytes) -> HTTPAnswer[R]:
-        """One attempt at a request. ``body`` is the request as JSON.
+    async def exchange(
+        self, operation: Operation[R], body: bytes, *, watched: WatchedAnswer | None = None
+    ) -> HTTPAnswer[R]:
+        """One attempt at a request.
+
+        Args:
+            body: the request as JSON.
+            watched: reads the answer as it comes (``body`` has ``"stream": true``), so that one which repeats itself is
+                cut off: the connection is closed. All else is as where it comes in one piece.
 
         Raises:
             MistillError: whatever the server does, if it does not answer.
         """
         sent_at = time.perf_counter()
         url = self._urls.get(operation.path) or self._url(operation.path)
+        is_cut = False
         try:
             async with self._http.post(url).body_bytes(body).build_streamed() as http:
-                # As `_body` does: this is called for every request.
-                read = await http.body_reader.read(operation.max_bytes + 1)
+                if watched is None:
+                    # As `_body` does: this is called for every request.
+                    read = await http.body_reader.read(operation.max_bytes + 1)
+                    raw = b"" if read is None else read.to_bytes()
+                else:
+                    raw, is_cut = await self._watch(http, watched, operation.max_bytes)
         except PyreqwestError as error:
             self._raise_transport(error)
-        raw = b"" if read is None else read.to_bytes()
         if http.status not in _GOOD:
             self._raise_status(http, raw)
         if (echo := self._redactor.echo) is not None and echo in raw:
@@ -228,6 +248,8 @@ class MistralClient:
             limits = _limits(http)
             self._limits_due_at = answered_at + _LIMITS_EVERY_S
         usage = usage_of(response)
+        if is_cut and watched is not None:
+            usage = watched.estimated_usage(body)
         cost = None
         if (tariff := self._tariff) is not None:
             tier = None if response.usage is None else response.usage.service_tier
@@ -236,7 +258,34 @@ class MistralClient:
         said = None if operation.gave_up is None else operation.gave_up(response)
         failure = self._failure_of(http, said) if said else None
         latency_s = answered_at - sent_at
-        return HTTPAnswer(response, raw, limits, correlation_id, latency_s, usage, cost, failure)
+        return HTTPAnswer(response, raw, limits, correlation_id, latency_s, usage, cost, failure, is_cut)
+
+    async def _watch(self, http: Response, answer: WatchedAnswer, max_bytes: int) -> tuple[bytes, bool]:
+        """The body that a streamed answer makes, and whether it was cut off. What is no stream is read as it is."""
+        read, reader = http.body_reader.read, None
+        try:
+            while (piece := await read(_WATCHED_BYTES if reader else _GATHERED_BYTES)) is not None:
+                came = piece.to_bytes()
+                if reader is None:
+                    if http.status not in _GOOD or not begins_stream(came):
+                        return came + await _body(http, max_bytes), False
+                    reader = ChunkReader(
+                        _correlation_id(http), clean=self._redactor.clean, raises_failure=False
+                    )
+                answer.add(reader.feed(came))
+                if reader.is_done:
+                    break
+                if not reader.has_finished and answer.is_looping:
+                    return answer.body(is_cut=True), True
+            if reader is None:
+                return b"", False
+            answer.add(reader.finish())
+        except APIError as error:
+            raise self._complete(error, http) from error.__cause__
+        except MistillError as error:
+            self._redactor.redact_error(error)
+            raise
+        return answer.body(is_cut=False), False
 
     @asynccontextmanager
     async def stream(self, body: bytes) -> AsyncGenerator[ChatStream]:

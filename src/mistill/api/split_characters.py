@@ -29,12 +29,18 @@ class SplitCharacters:
     def joined(self, delta: Delta, *, is_last: bool) -> Delta:
         """A piece of an answer with whole characters in it; half of one at an end waits for the next piece, unless this
         is the last."""
+        content = delta.content
+        if (
+            isinstance(content, str)
+            and content.isascii()
+            and not (self._held or delta.tool_calls or delta.reasoning or delta.reasoning_content)
+        ):  # as nearly all are
+            return delta
         changes: dict[str, Any] = {}
         for name in _BESIDE:
             text: str | None = getattr(delta, name)
             if text or name in self._held:
                 changes[name] = self._text(name, text)
-        content = delta.content
         if isinstance(content, list):
             changes["content"] = [self._chunk(one) for one in content]
         elif content or "text" in self._held:

@@ -26,9 +26,15 @@ MAX_STREAM_BYTES = 256 * 2**20
 _DONE = b"[DONE]"
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _DATA_FIELDS = (b"data:", b"error:")
+_FIELDS = (*_DATA_FIELDS, b"event:", b"id:", b"retry:", b":")
 _ERROR_FIELD = b"error:"  # llama.cpp had a field of its own for errors
 _EXCERPT_BYTES = 4096
 PROXY_HINT = "is the endpoint Mistral's API, or a proxy's error page?"
+
+
+def begins_stream(body: bytes) -> bool:
+    """Whether a body is one of events, by what stands first in it: a field, or a comment."""
+    return body.removeprefix(_BYTE_ORDER_MARK).lstrip().startswith(_FIELDS)
 
 
 class ErrorEvent(bytes):
@@ -96,6 +102,9 @@ class EventParser:
 class ChunkReader:
     """The chunks of one streamed completion. A stream that failed never ends as if it were whole.
 
+    Args:
+        raises_failure: of an answer that ends with a finish reason of failure. Else whoever reads it has to look.
+
     Attributes:
         is_done: nothing more will come: ``[DONE]`` has.
         has_finished: a finish reason has come, so that all of the answer has.
@@ -108,11 +117,13 @@ class ChunkReader:
         *,
         max_stream_bytes: int = MAX_STREAM_BYTES,
         clean: Callable[[bytes], bytes] = bytes,
+        raises_failure: bool = True,
     ) -> None:
         self.is_done = False
         self.has_finished = False
         self._correlation_id = correlation_id
         self._clean = clean
+        self._raises_failure = raises_failure
         self._parser = EventParser(max_bytes)
         self._max_stream_bytes = max_stream_bytes
         self._bytes = 0
@@ -202,6 +213,11 @@ class ChunkReader:
             raise failure
         if not chunk.choices:
             return chunk
+        if len(chunk.choices) == 1 and not chunk.choices[0].index:  # as nearly all are
+            followed = self._followed(chunk.choices[0])
+            return (
+                chunk if followed is chunk.choices[0] else msgspec.structs.replace(chunk, choices=(followed,))
+            )
         own = [choice for choice in chunk.choices if not choice.index]
         if len(own) > 1:
             raise MalformedAnswer(
@@ -231,7 +247,7 @@ class ChunkReader:
         return choice
 
     def _end(self) -> None:
-        if self._has_failed:
+        if self._has_failed and self._raises_failure:
             raise ServerError(
                 'the server gave up in the middle of its answer: finish reason "error"',
                 status=500,

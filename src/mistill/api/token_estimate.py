@@ -17,6 +17,8 @@ import binascii
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import msgspec
+
 BYTES_PER_TOKEN = 4
 MESSAGE_TOKENS = 4
 HOW = (
@@ -43,6 +45,13 @@ def text_tokens(text: str) -> int:
 def message_tokens(messages: Sequence[Mapping[str, Any]]) -> int:
     """Of messages as a request has them."""
     return sum(MESSAGE_TOKENS + _content_tokens(message) for message in messages)
+
+
+def request_tokens(body: bytes) -> int:
+    """Of a whole request to complete a chat: its messages, and its tools."""
+    request = msgspec.json.decode(body)
+    tools = request.get("tools")
+    return message_tokens(request["messages"]) + (text_tokens(str(tools)) if tools else 0)
 
 
 def _content_tokens(message: Mapping[str, Any]) -> int:

@@ -15,6 +15,7 @@ from mistill.api.client import HTTPAnswer, MistralClient
 from mistill.api.operation import Operation, R
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
+from mistill.api.watched_answer import WatchedAnswer
 from mistill.delivery.cache_key import KEY_FIELD, CacheKey
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
 from mistill.delivery.retry import as_failure, backoff_s, classify
@@ -68,6 +69,8 @@ class Request(Struct, frozen=True, gc=False):
         places: which of the rows that are answered together it asks.
         split: how an answer is shared out among several rows; ``None``: all of it is the one row's.
         weights: the share of each row in it; of one row alone, nothing.
+        watching: what the body has besides, before its end, where the answer is streamed to be watched for loops
+            (``,"stream":true}``); nothing where it comes in one piece. It is no part of what is asked.
     """
 
     body: bytes
@@ -75,6 +78,7 @@ class Request(Struct, frozen=True, gc=False):
     places: Sequence[int] = (0,)
     split: Split | None = None
     weights: Sequence[int] = ()
+    watching: bytes = b""
 
 
 class RecordedAttempt(Protocol):
@@ -194,7 +198,7 @@ class Dispatcher(Generic[R]):
         tokens = self._estimate(request)
         row: int | None = None
         attempts = charged = 0
-        body = request.body
+        body = asked = request.body if not request.watching else request.body[:-1] + request.watching
         is_first = False
         if cache_key is not None:
             is_first = (
@@ -216,7 +220,8 @@ class Dispatcher(Generic[R]):
                     governor.refund(permit)
                     raise
             try:
-                answer = await self.client.exchange(self._operation, body)
+                watched = WatchedAnswer() if request.watching else None
+                answer = await self.client.exchange(self._operation, body, watched=watched)
                 if answer.failure is not None:
                     self._refuse(answer)
                 parts = () if request.split is None else request.split(answer)
@@ -228,8 +233,8 @@ class Dispatcher(Generic[R]):
                 may_retry = self._may_retry(error, charged, permit)
                 if observer is not None:
                     observer.ended(recorded, error)
-                if body is not request.body and self._may_be_for_key(error):
-                    body, charged = request.body, 0
+                if body is not asked and self._may_be_for_key(error):
+                    body, charged = asked, 0
                     continue
                 if not may_retry:
                     if is_first and cache_key is not None:
@@ -251,7 +256,7 @@ class Dispatcher(Generic[R]):
                     if is_first:
                         cache_key.let_follow()
                     if self.takes_cache_key is not False and cache_key.field is not None:
-                        self.takes_cache_key = body is not request.body
+                        self.takes_cache_key = body is not asked
                 for part in parts:
                     if isinstance(part, MistillError):
                         classify(part)  # so that it says whether another attempt could help

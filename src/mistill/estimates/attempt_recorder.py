@@ -83,7 +83,7 @@ class AttemptRecorder:
         start, answer = self._start, delivered.answer
         request, budget = self._requests.pop(number), start.budget
         usage, wire = answer.usage, answer.response.usage
-        if (
+        if not answer.is_cut and (
             wire is None
             or wire.prompt_tokens is None
             or (wire.completion_tokens is None and request.max_output_tokens != 0)

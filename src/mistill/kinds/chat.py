@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NoReturn
 
 import msgspec
 from msgspec import field
@@ -19,6 +19,7 @@ from mistill.datasets.sources import Row
 from mistill.datasets.sources.media_files import media_kind
 from mistill.delivery.dispatcher import Delivered, Send
 from mistill.errors import InputError, MalformedAnswer, WrongFile
+from mistill.finish_reasons import REPETITION
 from mistill.kinds.kind import (
     AnswerFields,
     AnswerReader,
@@ -33,7 +34,7 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import AnswerTerms, PaidAnswer
 from mistill.llms.completions import kept_answer, kept_completions
 from mistill.llms.content import with_chunks
-from mistill.llms.generation import Prompt
+from mistill.llms.generation import Generation, Prompt
 from mistill.llms.mistral import MistralLLM
 from mistill.llms.parameters import SETTING_NAMES, describe_parameters
 from mistill.llms.types import Completion, Outcome
@@ -43,7 +44,7 @@ from mistill.prompts.prompt_layout import PromptLayout
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_errors import change_error
 from mistill.prompts.row_parameters import RowParameters
-from mistill.structured.repair import answer_text, read_answer
+from mistill.structured.repair import answer_text, before_repetition, read_answer
 from mistill.structured.schema import OutputSchema, compile_schema
 from mistill.structured.structured_output import compile_structured_output
 from mistill.wording import Setting, words
@@ -161,7 +162,11 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         self.attached.check_once()
         self.reads_files = bool(self.attached)
         given = llm.generation_kwargs | options.parameters
-        self.generation = generation = llm.generation(options.num_generations, offline=True, **given)
+        self.generation = generation = llm.generation(
+            options.num_generations, offline=True, loop_guard=options.loop_guard, **given
+        )
+        if options.loop_guard and not generation.is_watched:
+            _raise_unwatched(generation)
         self.row_parameters = RowParameters(options.row_parameters)
         self.num_generations = options.num_generations
         self.dispatcher = generation.dispatcher
@@ -398,7 +403,23 @@ _decode_model = msgspec.json.Decoder(_Named).decode
 _encode_sorted = msgspec.json.Encoder(order="sorted").encode
 
 
+def _raise_unwatched(generation: Generation) -> NoReturn:
+    structured = generation.structured
+    why = "answers that are to be JSON, and this run asks for none"
+    hint = words("give a schema with ", Setting("structured_output"), ", or leave it out")
+    if structured is not None:
+        why = f'the texts of answers, and in the mode "{structured.mode}" they are none of JSON'
+        hint = words("leave it out, or the mode")
+    elif generation.parameters.response_format is not None:
+        why = "one answer a request, without logprobs"
+        hint = "leave it out"
+    raise InputError(words(Setting("loop_guard", True), f" watches {why}"), hint=hint)
+
+
 def _with_value(completion: Completion, schema: OutputSchema) -> Completion:
     # In tool modes the answer is the arguments of a call.
-    parsed = read_answer(schema, answer_text(completion.text, completion.tool_calls))
+    text = answer_text(completion.text, completion.tool_calls)
+    if completion.finish_reason == REPETITION:
+        text = before_repetition(text)
+    parsed = read_answer(schema, text)
     return msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)

@@ -51,6 +51,7 @@ class Written(Struct, frozen=True):
     Attributes:
         group: where it stands in the help.
         flag: its name, where it is not the field's own. ``negates``: giving it makes the field false.
+        either: it may be given with ``no-`` before its name too, which makes the field false; else it is None.
         metavar: what stands for its value in the help; for ``NAME=VALUE``, both.
         verb: what it does with a NAME, for the error of one that is given twice.
         form: how its value is read, where the field's type does not say it: a time (``90s``, ``2h``), bytes
@@ -65,6 +66,7 @@ class Written(Struct, frozen=True):
     form: Literal["duration", "bytes", "flattening"] | None = None
     in_settings: bool = True
     negates: bool = False
+    either: bool = False
 
 
 def _texts_in(value: Any) -> Iterator[str]:
@@ -270,6 +272,11 @@ class RunOptions(BaseModel):
         description="Do not tell Mistral which requests begin alike. It caches what they share, at a tenth of the "
         "price, and so one goes first and the others follow.",
     )
+    loop_guard: Annotated[bool | None, Written("Lane", either=True)] = Field(
+        default=None,
+        description="Watch answers that are to be JSON as they come, and cut off one that repeats itself without end. "
+        "Unless said, where Mistral answers and may take 2,048 tokens or more. Jobs cannot be watched.",
+    )
     ledger: Annotated[Path | None, Written("Durability", metavar="FILE")] = Field(
         default=None, description="Where the run remembers.  [default: OUT.ledger]"
     )
@@ -403,6 +410,7 @@ LANE_OPTIONS = (
     "batch_tail",
     "keep_batch_files",
     "prompt_cache",
+    "loop_guard",
 )
 """Options that say how requests travel: those of a start, whatever earlier ones had."""
 
@@ -448,6 +456,7 @@ class RetryArguments(LaneArguments, total=False):
     deadline: float | None
     pin: bool
     prompt_cache: bool
+    loop_guard: bool | None
     grace: float
     on_stop: OnStop
 
@@ -485,6 +494,7 @@ class RunArguments(LaneArguments, total=False):
     sample: int | None
     sample_seed: int
     prompt_cache: bool
+    loop_guard: bool | None
     ledger: str | Path | None
     fresh: bool
     retry_failed: bool

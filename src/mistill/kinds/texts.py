@@ -42,6 +42,7 @@ class TextKind(Kind[str]):
             "documents",
             "audio",
             "prompt_cache",
+            "loop_guard",
         }
     )
 

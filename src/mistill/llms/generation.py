@@ -6,19 +6,20 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, Coroutine, Hashable, Mapping, Sequence
 from functools import cached_property, partial
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 from msgspec import Struct
 
 from mistill.api.chat import ChatParameters, ChatResponse, RequestTemplate, without_prefix
-from mistill.api.dialects import Dialect
+from mistill.api.dialects import MISTRAL, Dialect
 from mistill.api.prices import Price
 from mistill.api.tariff import Tariff
 from mistill.api.token_estimate import message_tokens, text_tokens
 from mistill.delivery.dispatcher import Delivered, Dispatcher, Recall, Request, Send
 from mistill.delivery.retry import as_failure, classify
-from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError
+from mistill.errors import BadRequest, InputError, InvalidOutput, MistillError, RepeatedAnswer
+from mistill.finish_reasons import REPETITION
 from mistill.llms.completions import NO_USAGE, chat_completions
 from mistill.llms.content import Chunk, image, with_chunks
 from mistill.llms.messages import check_messages, check_text_only, encode_messages
@@ -26,10 +27,20 @@ from mistill.llms.parameters import check_parameters, plain_extra_body
 from mistill.llms.plain_values import plain
 from mistill.llms.streaming import StreamChunk, read_stream
 from mistill.llms.types import Completion, Outcome
-from mistill.structured.repair import Parsed, answer_text, judge, read_answer
+from mistill.structured.repair import (
+    Parsed,
+    answer_text,
+    before_repetition,
+    judge,
+    read_answer,
+)
 from mistill.structured.structured_output import StructuredOutputPlan, compile_structured_output
 
 _log = logging.getLogger("mistill")
+
+WATCHED_FROM_TOKENS: Final = 2048
+"""Answers that may have so many tokens are watched for loops, unless somebody says otherwise. In a shorter one a
+loop is hardly seen sooner than it ends."""
 
 _VARIANTS_KEPT = 256
 """Rows that share parameters or a schema share a variant; rows that all differ must not fill the memory."""
@@ -102,6 +113,8 @@ class Generation:
         parameters: the validated fields of the request, without ``n``.
         structured: the schema that answers must fit, or ``None`` for plain text.
         num_generations: completions for each row.
+        loop_guard: answers that are to be JSON are watched as they come, and cut off where they repeat themselves
+            without end. ``None``: where much can come of it, and the server's streams are known to tell what they took.
     """
 
     def __init__(
@@ -113,12 +126,14 @@ class Generation:
         extra_body: dict[str, Any] | None = None,
         structured: StructuredOutputPlan | None = None,
         num_generations: int = 1,
+        loop_guard: bool | None = False,
     ) -> None:
         self.dispatcher = dispatcher
         self.server = server
         self.parameters = parameters
         self.structured = structured
         self.num_generations = num_generations
+        self.loop_guard = loop_guard
         self.extra_body = plain_extra_body(extra_body) or None
         self._templates: dict[tuple[int, int], RequestTemplate] = {}
         self._variants: dict[Hashable, Generation] = {}
@@ -146,6 +161,14 @@ class Generation:
     def is_without_cache_key(self) -> bool:
         """Its requests cannot have a ``prompt_cache_key``: servers of this dialect refuse it."""
         return "prompt_cache_key" in self.server.dialect.refused
+
+    @property
+    def is_watched(self) -> bool:
+        """Its answers are streamed, and watched for loops."""
+        structured = self.structured
+        if structured is not None and structured.uses_instructor and structured.mode != "json_schema":
+            return False  # a tool call, or a block of code
+        return bool(self._template.watching)
 
     # --- inputs -----------------------------------------------------------------------------------------------------
 
@@ -228,6 +251,7 @@ class Generation:
             extra_body=extra_body,
             structured=structured,
             num_generations=self.num_generations,
+            loop_guard=self.loop_guard,
         )
         return variant
 
@@ -302,10 +326,14 @@ class Generation:
         template = self._template_of(n=1, seed_offset=seed_offset) if seed_offset else self._template
         delivered = None
         try:
-            delivered = await send(Request(template.encode(messages), template.max_output_tokens))
+            delivered = await send(
+                Request(template.encode(messages), template.max_output_tokens, watching=template.watching)
+            )
             completion = chat_completions(delivered)[0]
             if completion.text is None:
                 self._warn_if_empty(completion)
+            if completion.finish_reason == REPETITION:
+                return await self._judge_repeated(template, messages, completion, send)
             if plan is not None:
                 try:
                     parsed = read_answer(plan.schema, completion.text or self._unasked_answer(completion))
@@ -315,6 +343,19 @@ class Generation:
         except Exception as error:
             return _failed(as_failure(error), delivered)
         return _answered((completion,), delivered.attempts)
+
+    async def _judge_repeated(
+        self, template: RequestTemplate, messages: bytes, completion: Completion, send: Send[ChatResponse]
+    ) -> Outcome:
+        """After an answer that was cut off since it repeated itself."""
+        if self.structured is not None:
+            return await self._ask_again(self.structured, template, messages, completion, send)
+        if _wants_json(template.parameters):
+            try:
+                before_repetition(completion.text or "")
+            except RepeatedAnswer as error:
+                return _Spent(completion).failed(error)
+        return _answered((completion,), completion.attempts)
 
     async def _ask_again(
         self,
@@ -327,8 +368,12 @@ class Generation:
         """After an answer that does not fit: until one does, or no more may be asked for."""
         spent = _Spent(completion)
         asks_left = plan.max_retries
+        has_repeated = False
         try:
             while True:
+                if completion.finish_reason == REPETITION:
+                    asks_left = 0 if has_repeated else asks_left
+                    has_repeated = True
                 verdict = judge(
                     plan,
                     msgspec.json.decode(messages),
@@ -389,7 +434,12 @@ class Generation:
     def _encoder(self, parameters: ChatParameters, *, stream: bool = False) -> RequestTemplate:
         server = self.server
         encoder = partial(
-            RequestTemplate, server.model, stream=stream, extra_body=self.extra_body, dialect=server.dialect
+            RequestTemplate,
+            server.model,
+            stream=stream,
+            extra_body=self.extra_body,
+            dialect=server.dialect,
+            watched=not stream and self._watches(parameters),
         )
         try:
             return encoder(parameters)
@@ -397,6 +447,23 @@ class Generation:
             return encoder(msgspec.convert(plain(parameters), ChatParameters))
         except RecursionError as error:
             raise InputError("the parameters of the request are nested too deeply") from error
+
+    def _watches(self, parameters: ChatParameters) -> bool:
+        """Whether answers to such requests are watched. What a stream would tell otherwise, or not at all, is asked for
+        in one piece: several choices, and probabilities."""
+        dialect = self.server.dialect
+        if self.loop_guard is False or not _wants_json(parameters):
+            return False
+        if (
+            (parameters.n or 1) > 1
+            or parameters.logprobs
+            or dialect.stream_fields.keys() & (self.extra_body or {})
+        ):
+            return False
+        if self.loop_guard:
+            return True
+        most = parameters.max_tokens
+        return dialect is MISTRAL and (most is None or most >= WATCHED_FROM_TOKENS)
 
     def _template_of(self, *, n: int, seed_offset: int) -> RequestTemplate:
         template = self._templates.get((n, seed_offset))
@@ -424,7 +491,12 @@ class Generation:
 
 
 def _request(template: RequestTemplate, messages: bytes) -> Request:
-    return Request(template.encode(messages), template.max_output_tokens)
+    return Request(template.encode(messages), template.max_output_tokens, watching=template.watching)
+
+
+def _wants_json(parameters: ChatParameters) -> bool:
+    form = parameters.response_format
+    return form is not None and form.type != "text"
 
 
 class _Spent:

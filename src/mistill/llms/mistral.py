@@ -187,12 +187,18 @@ class MistralLLM(Connection, AsyncLLM):
         return (self.structured_output or {}) | {"schema": schema}
 
     def generation(
-        self, num_generations: int = 1, *, offline: bool = False, **generation_kwargs: Any
+        self,
+        num_generations: int = 1,
+        *,
+        offline: bool = False,
+        loop_guard: bool | None = False,
+        **generation_kwargs: Any,
     ) -> Generation:
         """The settings of a call, checked and resolved: the object's ``generation_kwargs``, then the call's own.
 
         Args:
             offline: no key is needed and no server asked what it is: for prompts that are not sent, or not yet.
+            loop_guard: see `Generation`.
         """
         if not isinstance(num_generations, int) or isinstance(num_generations, bool) or num_generations < 1:  # pyright: ignore[reportUnnecessaryIsInstance]  a user may give anything
             raise InputError(f"num_generations must be an integer of 1 or more, not {num_generations!r}")
@@ -202,7 +208,7 @@ class MistralLLM(Connection, AsyncLLM):
         session = self._open(offline=offline)
         if not session.is_dialect_known and not offline:
             background.run(self._ready())
-        key = _key_of(num_generations, arguments) if setting is None else None
+        key = _key_of(num_generations, arguments) if setting is None and loop_guard is False else None
         if key is not None and (known := session.plain.get(key)):
             return known
         made = Generation(
@@ -212,6 +218,7 @@ class MistralLLM(Connection, AsyncLLM):
             extra_body=arguments.get("extra_body"),
             structured=compile_structured_output(setting) if setting is not None else None,
             num_generations=num_generations,
+            loop_guard=loop_guard,
         )
         if key is not None and len(session.plain) < _MAX_KNOWN:
             session.plain[key] = made

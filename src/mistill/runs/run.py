@@ -107,6 +107,9 @@ class Run(RunResults):
         batch_tail: where no more rows than these are left over when jobs have ended, they are asked live; 0: never.
         prompt_cache: whether the server is told which requests begin alike, by a ``prompt_cache_key``: what they share
             is cached then, and costs a tenth. See docs/cost.md. A key of your own among ``parameters`` goes before it.
+        loop_guard: whether answers that are to be JSON are watched as they come, and cut off where they repeat
+            themselves without end. ``None``: where Mistral answers and ``max_new_tokens`` is 2,048 or more, or not set.
+            See docs/structured-output.md.
         keep_batch_files: the files of jobs stay at Mistral, and here, when they are read.
         ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
             temporary one, which is there as long as this object or one of its reports is: take its `results`.

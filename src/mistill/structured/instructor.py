@@ -19,10 +19,16 @@ from typing import Any, Protocol
 import msgspec
 
 from mistill.api.chat import AnsweredToolCall
-from mistill.errors import InputError, InvalidOutput
+from mistill.errors import InputError, InvalidOutput, RepeatedAnswer
 from mistill.extras import install_command
-from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED
-from mistill.structured.repair import answer_text, arguments_text, cut_short, read_answer
+from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED, REPETITION
+from mistill.structured.repair import (
+    answer_text,
+    arguments_text,
+    before_repetition,
+    cut_short,
+    read_answer,
+)
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
 
@@ -107,7 +113,7 @@ class _Exchange:
             raise
         message = self._message(answer)
         self._texts = {call.function.arguments for call in message.tool_calls or ()} or {message.content}
-        self._cut_off = answer.finish_reason if answer.finish_reason in CUT_OFF else None
+        self._cut_off = answer.finish_reason if answer.finish_reason in (*CUT_OFF, REPETITION) else None
         _current.set(self)
         finish_reason = LIMIT_REACHED if self._cut_off else answer.finish_reason  # it knows no other
         return SimpleNamespace(
@@ -136,9 +142,14 @@ class _Exchange:
     def last_answer(self, failure: Exception) -> Parsed:
         """The last answer after all, for what instructor gives up on and we can read; else why it does not fit."""
         try:
+            if self._cut_off == REPETITION:
+                return read_answer(self._plan.schema, before_repetition("".join(self._texts)))
             return self.read()
+        except RepeatedAnswer as error:
+            raise error from failure
         except InvalidOutput as error:
-            raise (cut_short(error, self._cut_off) if self._cut_off else error) from failure
+            reason = None if self._cut_off == REPETITION else self._cut_off
+            raise (cut_short(error, reason) if reason else error) from failure
 
     def _context(self, messages: list[MessageDict]) -> list[MessageDict]:
         """The prompt and the last attempt only; instructor's list grows by every one."""

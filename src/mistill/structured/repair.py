@@ -6,13 +6,18 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import msgspec
+
 from mistill.api.chat import AnsweredToolCall
 from mistill.characters import whole_characters
-from mistill.errors import InvalidOutput
-from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM
+from mistill.errors import InvalidOutput, RepeatedAnswer
+from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM, REPETITION
 from mistill.structured.json_in_text import standing_values
 from mistill.structured.schema import OutputSchema, Parsed
 from mistill.structured.structured_output import MessageDict, StructuredOutputPlan
+from mistill.wording import Setting, words
+
+_SHOWN_CHARS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +48,14 @@ def judge(
             fails.
     """
     try:
+        if finish_reason == REPETITION:
+            text = before_repetition(text or "")
         return read_answer(plan.schema, text or "")
+    except RepeatedAnswer as error:
+        if asks_left < 1:
+            raise
+        # Shown its own loop, a model is likely to go on with it.
+        return Reask(reask_messages(messages, "", error), error)
     except InvalidOutput as error:
         if finish_reason in CUT_OFF:
             raise cut_short(error, finish_reason) from error.__cause__
@@ -116,6 +128,34 @@ def reask_messages(messages: Sequence[MessageDict], answer: str, error: InvalidO
     correction = f"{error.message}\nAnswer again with the whole JSON, corrected, and nothing else."
     kept.append({"role": "user", "content": whole_characters(correction)})
     return kept
+
+
+def before_repetition(text: str) -> str:
+    """The JSON value in an answer that was cut off, where it was whole and only white space came behind it.
+
+    Raises:
+        RepeatedAnswer: it was not.
+    """
+    whole = text.rstrip()
+    try:
+        if whole != text:  # a number that is cut within its digits would look like one
+            msgspec.json.decode(whole)
+            return whole
+    except (ValueError, RecursionError):
+        pass
+    raise _repeats_itself(text)
+
+
+def _repeats_itself(text: str) -> RepeatedAnswer:
+    shown = text[-_SHOWN_CHARS:]
+    return RepeatedAnswer(
+        f"the answer repeats itself: cut after {len(text):,} characters, the last of them {shown!r}",
+        text=text,
+        hint=words(
+            "another prompt, schema, model or temperature may end it; the answer is kept; to have all of it: ",
+            Setting("loop_guard", False),
+        ),
+    )
 
 
 def cut_short(error: InvalidOutput, finish_reason: str) -> InvalidOutput:

@@ -106,6 +106,8 @@ def _option(
     text = text.replace("{extras}", ", ".join(extras))
     if isinstance(field.default, str | int | float) and not isinstance(field.default, bool):
         text += f"  [default: {shown_value(field.default, written)}]"
+    if written.either:
+        flag = f"{flag}/--no-{flag[2:]}"
     made = [option(flag, name, group=written.group, help=text, in_settings=written.in_settings, **settings)]
     if name in _FROM_FILES:
         made.append(
@@ -124,6 +126,8 @@ def _click_settings(field: FieldInfo, written: Written) -> dict[str, Any]:
         return {"type": Flatten(), "value_after_equals": "", **metavar}
     (plain,) = members_of(field.annotation)
     origin = get_origin(plain) or plain
+    if written.either:
+        return {"default": None}
     if origin is bool:
         return {"is_flag": True, "callback": negated} if written.negates else {"is_flag": True}
     if origin is dict:

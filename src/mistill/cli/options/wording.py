@@ -33,6 +33,8 @@ def on_the_command_line(part: Setting | Phrase) -> str:
     joint = "=" if written is not None and written.form == "flattening" else " "
     if written is not None and written.negates:
         return flag
+    if written is not None and written.either:
+        return flag if part.value is not False else f"--no-{flag[2:]}"
     return " ".join(
         flag if value is None else f"{flag}{joint}{shlex.quote(value)}"
         for value in _values(shown_value(part.value, written))
