@@ -14,6 +14,7 @@ more. An image takes tokens by its size, a document by its pages and sound by it
 from __future__ import annotations
 
 import json
+import math
 import random
 import re
 from dataclasses import dataclass, field
@@ -160,7 +161,7 @@ def _text(request: ChatRequest, settings: Settings, asked: str, k: int) -> str:
         text = msgspec.json.encode(instance).decode()
         return f"```json\n{text}\n```" if is_text else text
     if is_text:
-        return _echo(asked, settings.answer_tokens, k)
+        return _echo(asked, _length(request, settings, asked, k), k)
     return msgspec.json.encode({"echo": asked} if k == 0 else {"echo": asked, "choice": k + 1}).decode()
 
 
@@ -185,6 +186,14 @@ def _schema_in_prompt(request: ChatRequest) -> dict[str, Any] | None:
 
 def _rng(request: ChatRequest, settings: Settings, asked: str, k: int) -> random.Random:
     return random.Random(f"{settings.seed} {request.random_seed} {k} {asked}")  # noqa: S311  repeatable, not secret
+
+
+def _length(request: ChatRequest, settings: Settings, asked: str, k: int) -> int:
+    """Tokens of a text answer, at the least."""
+    if not settings.answer_spread:
+        return settings.answer_tokens
+    varies = math.exp(_rng(request, settings, asked, k).gauss(0.0, settings.answer_spread))
+    return round(settings.answer_tokens * varies)
 
 
 def _echo(asked: str, answer_tokens: int, k: int) -> str:

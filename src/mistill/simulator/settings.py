@@ -135,6 +135,8 @@ class Settings(BatchFaults, BatchSettings):
 
     answer_tokens: Count = 0
     """Shorter text answers are filled up with words to this length."""
+    answer_spread: Annotated[float, Field(ge=0, le=4)] = 0.0
+    """How that length varies from prompt to prompt: the sigma of its logarithm."""
     audio_seconds: Count = 0
     """Seconds of sound that usage reports of each prompt; 0 leaves ``prompt_audio_seconds`` out."""
     service_tier: ServiceTier = "none"
