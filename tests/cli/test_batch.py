@@ -249,3 +249,34 @@ def test_a_look_writes_no_records_of_a_run_to_stdout(
     assert looked.code == 0
     assert looked.stdout.splitlines()[1].startswith("2 answered (100%)")
     assert len(mistill(*[one for one in given if one != "--no-wait"]).records) == 2
+
+
+def test_rows_go_by_the_cheaper_lane_and_that_is_told(mistill: Mistill, simulator: Simulator) -> None:
+    simulator.change(answer_tokens=500)
+    Path("rows.jsonl").write_text("".join(f'{{"text": "mail {number}"}}\n' for number in range(300)))
+    settings = f'lane = "cheapest"\nmodel = "mistral-small-latest"\nendpoint = "{simulator.url}"\n'
+    Path("settings.toml").write_text(settings + 'prompt = "{{ text }}"\n')
+    ended = mistill("run", "rows.jsonl", "--out", "answers.jsonl", "--settings", "settings.toml")
+    assert ended.code == 0
+    lines = ended.stderr.splitlines()
+    assert (
+        lines[0] == "by 5 rows answered live, 0% of their input cached: what the 295 rows left cost, by lane"
+    )
+    assert [line[:24].rstrip() for line in lines[1:4]] == [
+        "    live with the cache",
+        "    in batch jobs",
+        "  > cheapest",
+    ]
+    told = "lanes: 5 rows live; 295 rows in jobs, about 50% cheaper than live"
+    assert told in lines
+    assert told in mistill("status", "answers.jsonl").stdout
+    report = mistill("status", "answers.jsonl", "--json").json
+    assert (report["lanes"]["live"], report["lanes"]["in_jobs"]) == (5, 295)
+    again = mistill(
+        "retry", "answers.jsonl", "--where", "row<10", "--lane", "cheapest", "--endpoint", simulator.url
+    )
+    assert again.code == 0
+    assert "10 answered" not in again.stderr
+    quoted = mistill("run", "rows.jsonl", "--dry-run", "--settings", "settings.toml").stdout
+    assert "cost and time, by lane:" in quoted
+    assert "  > cheapest" in quoted

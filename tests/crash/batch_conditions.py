@@ -18,6 +18,8 @@ from mistill.simulator.settings import FaultName
 _FAULTS: dict[FaultName, float] = {"503": 0.03, "429": 0.01, "disconnect": 0.02, "missing_usage": 0.02}
 _SMALL = {"canary_requests": 20, "first_job_requests": 20}
 _HOUR_S = 0.12
+_BY_PRICE = ("--lane", "cheapest")
+_RULES = "Answer as the rules say. " * 40
 
 
 def _lanes(number: int) -> tuple[str, ...]:
@@ -69,6 +71,13 @@ CONDITIONS = (
     Condition("the lane changes", {"batch_line_s": 0.002}, options_of=_lanes),
     Condition("the lane changes, and stays live", {"batch_line_s": 0.002},
               options_of=lambda number: _lanes(number) if number >= 0 else ("--lane", "live")),
+    Condition("each row by its price", {"batch_line_s": 0.002}, options=(*_BY_PRICE, "--batch-tail", "0")),
+    Condition("each row by its price, most of them live", {"batch_line_s": 0.002, "cache_hits": 1.0},
+              options=(*_BY_PRICE, "--batch-tail", "0", "--system", _RULES)),
+    Condition("each row by its price, and half of the answers to create are lost", {"batch_create_lost": 0.5},
+              options=(*_BY_PRICE, "--batch-tail", "20")),
+    Condition("each row by its price, and the server makes no jobs", {"batch_needs_billing": True},
+              options=(*_BY_PRICE, "--batch-tail", "0")),
     Condition("nothing is waited for", {"batch_line_s": 0.002},
               options_of=lambda number: ("--no-wait",) if number >= 0 else ()),
     Condition(

@@ -270,7 +270,7 @@ class BatchRun:
         return self._trace.read_text().splitlines()
 
     def _run_arguments(self, further: Sequence[str]) -> list[str]:
-        lane = () if "--lane" in further else ("--lane", "batch")
+        lane = () if "--lane" in (*further, *self.condition.options) else ("--lane", "batch")
         prompt = '<<answer: {"echo": "{{ text }}"}>>' if self.condition.misfits else "{{ text }}"
         asked = ("--model", "mistral-small-latest", "--prompt", prompt, *lane)
         if self.condition.misfits:

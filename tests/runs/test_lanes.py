@@ -104,11 +104,16 @@ def test_a_dry_run_quotes_both_lanes(place: Place) -> None:
         place.run(lane=lane, parameters={"max_new_tokens": 100}).dry_run() for lane in ("live", "batch")
     )
     assert (live.lane, batch.lane) == ("live", "batch")
-    told = [line for line in batch.lines(on_the_command_line) if line.startswith(("cost", "time"))]
-    assert told == ["cost: in batch jobs $0.000097 to $0.00040; live $0.00019 to $0.00079", told[1]]
-    assert told[1] == "time: as Mistral has room for batch jobs, hours as a rule"
-    (cost,) = [line for line in live.lines(on_the_command_line) if line.startswith("cost")]
-    assert cost == "cost: $0.00019 to $0.00079; in batch jobs $0.000097 to $0.00040, with --lane batch"
+    told = [line for line in batch.lines(on_the_command_line) if line.startswith(("cost", "  "))][-5:]
+    assert told == [
+        "cost and time, by lane:",
+        "    live with the cache   $0.00019 to $0.00079",
+        "  > in batch jobs         $0.000097 to $0.00040  as Mistral has room for jobs, hours as a rule",
+        "    cheapest              $0.000097 to $0.00040  with jobs, hours as a rule",
+        "  by what the first rows take: --lane cheapest",
+    ]
+    assert "  > live with the cache   $0.00019 to $0.00079" in live.lines(on_the_command_line)
+    assert (live.cost, live.batch_cost) == (batch.cost, batch.batch_cost)
     assert json.loads(json.dumps(batch.describe()))["lane"] == "batch"
 
 
@@ -121,7 +126,7 @@ def test_where_there_are_no_batch_jobs_none_are_quoted(place: Place) -> None:
     assert "batch" not in str(found)
 
 
-@pytest.mark.parametrize("lane", ["live", "batch"])
+@pytest.mark.parametrize("lane", ["live", "batch", "cheapest"])
 def test_a_sample_is_asked_at_once_and_forecasts_both_lanes(
     place: Place, simulator: Simulator, lane: str
 ) -> None:
@@ -135,14 +140,13 @@ def test_a_sample_is_asked_at_once_and_forecasts_both_lanes(
     assert forecast.batch_cost is not None
     assert forecast.batch_cost.expected == pytest.approx(forecast.cost.expected / 2)
     lines = [line.text for line in start_lines(report, on_the_command_line)]
-    (cost,) = [line for line in lines if line.startswith("  cost ")]
-    (took,) = [line for line in lines if line.startswith("  time ")]
-    if lane == "batch":
-        assert cost.startswith("  cost    in batch jobs $")
-        assert "; live $" in cost
-        assert took.startswith("  time    as Mistral has room for batch jobs, hours as a rule; live ")
-    else:
-        assert cost.endswith(", with --lane batch")
+    first = lines.index("the 20 rows left, forecast from 10 answered (95% interval):") + 1
+    names = {"live": "live with the cache", "batch": "in batch jobs", "cheapest": "cheapest"}
+    assert [line[:26].rstrip() for line in lines[first : first + 3]] == [
+        f"  {'>' if way == lane else ' '} {name}" for way, name in names.items()
+    ]
+    assert lines[first + 3].startswith("  time    live ")
+    assert forecast.lane == lane
 
 
 # --- told while, and after --------------------------------------------------------------------------------------------

@@ -134,3 +134,5 @@ def test_a_sample_is_asked_live_in_either_lane() -> None:
     assert RunOptions.of({"lane": "batch"}).goes_by_jobs
     assert not RunOptions.of({"lane": "batch", "sample": 20}).goes_by_jobs
     assert not RunOptions().goes_by_jobs
+    assert RunOptions.of({"lane": "cheapest"}).goes_by_price
+    assert not RunOptions.of({"lane": "cheapest", "sample": 20}).goes_by_price

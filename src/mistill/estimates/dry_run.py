@@ -7,7 +7,7 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import closing
 from datetime import UTC, date, datetime
-from typing import Any, Literal, Self, cast
+from typing import Any, Self, cast
 
 import msgspec
 from msgspec import Struct
@@ -16,6 +16,7 @@ from mistill.api.prices import Price, old_prices_note
 from mistill.api.token_estimate import HOW
 from mistill.delivery.diagnostics import Snapshot
 from mistill.estimates.cache_savings import CachedInput
+from mistill.estimates.lane_quotes import ChosenLane, LaneQuote, quote_lines
 from mistill.progress.formatting import count, money, seconds
 from mistill.progress.preformatted import preformatted
 from mistill.wording import Part, Setting, Wording, in_python, parts_of, worded
@@ -64,12 +65,15 @@ class DryRun(Struct, frozen=True, kw_only=True):
         is_blocked: the first row is among them, and stops the run before anything is sent.
         too_long: rows that are longer than the model takes, ``context`` tokens; ``None`` where that is not known.
         input_tokens: of all requests. ``most_output_tokens``: of all answers; ``None`` where nothing bounds them.
-        cost: live; ``None`` where the model has no known price. ``batch_cost``: in batch jobs; ``None`` too where the
-            server has none.
+        cost: live, nothing cached; ``None`` where the model has no known price. ``batch_cost``: in batch jobs;
+            ``None`` too where the server has none.
+        lanes: the same for each lane, and live with what can be cached; empty where no price is known.
+        live_up_to_tokens: tokens of an answer, as a mean, up to which live with the cache costs less than a batch job;
+            0: no answer is so short; ``None``: there are no jobs, or no price.
         minute_cost: US dollars for a minute of sound, which are not in these; 0 where it costs no more than its tokens.
         cache: what of the input can be cached, and so costs less than it does in ``cost``; ``None``: nothing of it.
         prices_of: when the price was published that these come of; ``None`` where there is none, or no date.
-        lane: which of the two it would be. ``seconds``: what the known quota makes it take live, at least; ``None``
+        lane: which of them it would be. ``seconds``: what the known quota makes it take live, at least; ``None``
             where none is known.
         prompts: what would be sent for the first rows.
         estimate: how tokens are estimated.
@@ -93,7 +97,9 @@ class DryRun(Struct, frozen=True, kw_only=True):
     minute_cost: float = 0.0
     prices_of: date | None = None
     cache: CachedInput | None = None
-    lane: Literal["live", "batch"] = "live"
+    lanes: list[LaneQuote] = []
+    live_up_to_tokens: int | None = None
+    lane: ChosenLane = "live"
     seconds: float | None
     prompts: list[ShownPrompt]
     estimate: str = HOW
@@ -134,26 +140,33 @@ class DryRun(Struct, frozen=True, kw_only=True):
             yield ("tokens out: nothing bounds them: ", Setting("max_new_tokens"), " would")
         else:
             yield (f"tokens out: at most {self.most_output_tokens:,}",)
-        yield self._cost()
+        yield from self._costs()
         if self.cost is not None and (old := old_prices_note(self.prices_of, datetime.now(UTC).date())):
             yield ("prices: ", *old.parts)
-        if self.lane == "batch":
-            yield ("time: as Mistral has room for batch jobs, hours as a rule",)
-        elif self.seconds is not None:
+        if self.seconds is not None and not self._has_lanes:
             yield (f"time: {seconds(self.seconds)} at least, by the quota that is known",)
         yield ("nothing was sent; what answers really take, a few tell: ", Setting("sample", 20))
 
-    def _cost(self) -> tuple[Part, ...]:
+    @property
+    def _has_lanes(self) -> bool:
+        """There is more than one to choose from."""
+        return len(self.lanes) > 1 and (self.batch_cost is not None or self.cache is not None)
+
+    def _costs(self) -> Iterator[tuple[Part, ...]]:
         if self.cost is None:
-            return ("cost: no price is known for this model; give your own table with ", Setting("prices"))
-        live = _cost(self.cost)
+            yield ("cost: no price is known for this model; give your own table with ", Setting("prices"))
+            return
         sound = f"; and {money(self.minute_cost)} for each minute of sound" if self.minute_cost else ""
-        if self.batch_cost is None:
-            return (f"cost: {live}{sound}",)
-        in_jobs = _cost(self.batch_cost)
-        if self.lane == "batch":
-            return (f"cost: in batch jobs {in_jobs}; live {live}{sound}",)
-        return (f"cost: {live}; in batch jobs {in_jobs}, with ", Setting("lane", "batch"), sound)
+        if not self._has_lanes:
+            yield (f"cost: {_cost(self.cost)}{sound}",)
+            return
+        yield (f"cost and time, by lane{sound}:",)
+        yield from ((f"  {line}",) for line in quote_lines(self.lanes, self.lane, at_least=True))
+        if self.live_up_to_tokens:
+            most = f"where answers have fewer than about {self.live_up_to_tokens:,} tokens"
+            yield (f"  live is cheaper than jobs {most}, if all that can be cached is",)
+        if self.lane != "cheapest" and self.batch_cost is not None:
+            yield ("  by what the first rows take: ", Setting("lane", "cheapest"))
 
     def _problems(self) -> Iterator[tuple[Part, ...]]:
         if self.duplicates:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Collection, Iterable
-from typing import Literal
+from collections.abc import Collection, Iterable, Sequence
 
 from msgspec import Struct
 
+from mistill.api.prices import Price
+from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import Snapshot, time_left_s
-from mistill.ledger import LedgerRow
-
-_Z_95 = 1.96
-
-
-class Range(Struct, frozen=True):
-    """An estimate and its 95% interval."""
-
-    low: float
-    expected: float
-    high: float
-
-    def times(self, factor: float) -> Range:
-        return Range(self.low * factor, self.expected * factor, self.high * factor)
+from mistill.estimates.lane_quotes import AnsweredRow, ChosenLane, LaneQuote, Way, quote_of, quotes_from
+from mistill.estimates.sample_totals import Range, SampleTotal
+from mistill.ledger import NOTHING_CACHED, CachedShares, LedgerRow
 
 
 class Forecast(Struct, frozen=True, kw_only=True):
@@ -37,7 +26,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
         input_tokens, output_tokens: of the rows left.
         cost: US dollars, live; ``None`` where the model has no known price. ``batch_cost``: in batch jobs; ``None`` too
             where the server has none.
-        lane: which of the two is meant. ``seconds``: live, at the quota that is known and the latency that was seen,
+        lanes: the same for each lane, and without the cache of prompts; empty where no price is known.
+        lane: which of them is meant. ``seconds``: live, at the quota that is known and the latency that was seen,
             whichever is slower; how long batch jobs take, nobody knows.
     """
 
@@ -49,7 +39,8 @@ class Forecast(Struct, frozen=True, kw_only=True):
     cost: Range | None
     seconds: Range
     batch_cost: Range | None = None
-    lane: Literal["live", "batch"] = "live"
+    lanes: list[LaneQuote] = []
+    lane: ChosenLane = "live"
 
 
 def forecast(
@@ -61,9 +52,11 @@ def forecast(
     at_once: int,
     limits: Snapshot,
     requests_each: float = 1.0,
-    lane: Literal["live", "batch"] = "live",
+    lane: ChosenLane = "live",
+    price: Price | None = None,
     batch_factor: float | None = None,
     by_jobs: Collection[int] = (),
+    cached: CachedShares = NOTHING_CACHED,
 ) -> Forecast | None:
     """The forecast, or ``None`` where no row is answered yet, or none is left.
 
@@ -74,19 +67,29 @@ def forecast(
         requests_each: requests for a row: a part of one where a request asks several.
         lane: how they are to go. ``batch_factor``: what a price is multiplied with in batch jobs; ``None``: there are
             none. ``by_jobs``: rows that they answered, at that price.
+        price: of the model, where it is known. ``cached``: how much of the input was cached.
     """
     if not rows_left:
         return None
-    inputs, outputs, costs = _Sample(), _Sample(), _Sample()
+    inputs, outputs, costs = SampleTotal(), SampleTotal(), SampleTotal()
+    taken: list[AnsweredRow] = []
     for row in answered:
         inputs.add(row.input_tokens)
         outputs.add(row.output_tokens)
         if row.cost is not None:
-            costs.add(row.cost / batch_factor if batch_factor and row.leader in by_jobs else row.cost)
+            in_job = row.leader in by_jobs
+            costs.add(row.cost / batch_factor if batch_factor and in_job else row.cost)
+            taken.append(_taken(row, row.cost, cached, in_job=in_job))
     if not inputs.count:
         return None
     input_tokens, output_tokens = inputs.total_of(rows_left), outputs.total_of(rows_left)
-    cost = costs.total_of(rows_left) if costs.count else None
+    took = _seconds(input_tokens, output_tokens, rows_left, seconds_each, at_once, limits, requests_each)
+    lanes = [] if price is None else quotes_from(
+        taken, rows_left, price, batch_factor=batch_factor, live_s=took.expected
+    )  # fmt: skip
+    cost = _range(lanes, "live")
+    if cost is None and costs.count:
+        cost = costs.total_of(rows_left)
     return Forecast(
         sample=inputs.count,
         rows_left=rows_left,
@@ -94,12 +97,24 @@ def forecast(
         input_tokens=input_tokens,
         output_tokens=output_tokens,
         cost=cost,
-        batch_cost=None if cost is None or batch_factor is None else cost.times(batch_factor),
+        batch_cost=_range(lanes, "batch"),
+        lanes=lanes,
         lane=lane,
-        seconds=_seconds(
-            input_tokens, output_tokens, rows_left, seconds_each, at_once, limits, requests_each
-        ),
+        seconds=took,
     )
+
+
+def _taken(row: LedgerRow, cost: float, cached: CachedShares, *, in_job: bool) -> AnsweredRow:
+    share = cached.in_jobs if in_job else cached.live
+    usage = Usage(row.input_tokens, row.output_tokens, round(share * row.input_tokens))
+    return AnsweredRow(usage, cost, in_job, is_first=row.leader == cached.first_row)
+
+
+def _range(lanes: Sequence[LaneQuote], way: Way) -> Range | None:
+    quote = quote_of(lanes, way)
+    if quote is None or quote.expected is None or quote.high is None:
+        return None
+    return Range(quote.low, quote.expected, quote.high)
 
 
 def _seconds(
@@ -126,24 +141,3 @@ def _seconds(
         seconds(input_tokens.expected + output_tokens.expected),
         seconds(input_tokens.high + output_tokens.high),
     )
-
-
-class _Sample:
-    """Mean and variance in one pass (Welford, 1962)."""
-
-    def __init__(self) -> None:
-        self.count = 0
-        self._mean = 0.0
-        self._squares = 0.0
-
-    def add(self, value: float) -> None:
-        self.count += 1
-        step = value - self._mean
-        self._mean += step / self.count
-        self._squares += step * (value - self._mean)
-
-    def total_of(self, rows: int) -> Range:
-        variance = self._squares / (self.count - 1) if self.count > 1 else self._mean**2
-        spread = _Z_95 * math.sqrt(rows * variance + rows**2 * variance / self.count)
-        expected = rows * self._mean
-        return Range(max(0.0, expected - spread), expected, expected + spread)

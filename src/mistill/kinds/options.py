@@ -35,8 +35,8 @@ from mistill.wording import Part, Setting, words
 
 OnUnknown = Literal["retry", "hold"]
 OnStop = Literal["raise", "return"]
-Lane = Literal["live", "batch"]
-"""How requests travel: each by itself, answered at once; or in Mistral's batch jobs."""
+Lane = Literal["live", "batch", "cheapest"]
+"""How requests travel: each by itself, answered at once; in Mistral's batch jobs; or each row by what costs less."""
 
 MAX_JOB_REQUESTS = 1_000_000
 """Of one job, by the page of Mistral's documentation that allows the most."""
@@ -242,8 +242,8 @@ class RunOptions(BaseModel):
     )
     lane: Annotated[Lane, Written("Lane")] = Field(
         default="live",
-        description="batch: in Mistral's batch jobs, at half the price and in their own time, hours as a rule. May "
-        "change from start to start.",
+        description="batch: in Mistral's batch jobs, at half the price and in their own time, hours as a rule; "
+        "cheapest: each row by whichever costs less, which the first rows tell. May change from start to start.",
     )
     wait: Annotated[bool, Written("Lane", "--no-wait", negates=True)] = Field(
         default=True,
@@ -366,12 +366,17 @@ class RunOptions(BaseModel):
     def of_new_jobs(self) -> list[str]:
         """Options that were given and say something of jobs that a start in the live lane does not make."""
         about = {"wait", "batch_rows", "batch_bytes", "batch_timeout", "batch_tail"}
-        return [] if self.lane == "batch" else sorted(about & self.given().keys())
+        return sorted(about & self.given().keys()) if self.lane == "live" else []
 
     @property
     def goes_by_jobs(self) -> bool:
-        """Rows are asked in batch jobs. Those of a sample never are: somebody waits for what they tell."""
+        """All rows are asked in batch jobs. Those of a sample never are: somebody waits for what they tell."""
         return self.lane == "batch" and self.sample is None
+
+    @property
+    def goes_by_price(self) -> bool:
+        """Each row is asked live or in a job, by what costs less. Those of a sample are asked live."""
+        return self.lane == "cheapest" and self.sample is None
 
     def of_input(self) -> dict[str, Any]:
         """Which rows are read, as arguments of `open_source`."""

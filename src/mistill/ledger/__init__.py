@@ -4,6 +4,7 @@ from mistill.ledger.attempts import Attempt, KnownAttempt, PaidAnswer, Tokens
 from mistill.ledger.damage import Damage
 from mistill.ledger.error_record import ErrorRecord
 from mistill.ledger.jobs import Job, JobRecord, JobState, LineAttempt, PlannedAttempt
+from mistill.ledger.lane_usage import NOTHING_CACHED, CachedShares, RowUsage
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
 from mistill.ledger.model_counts import AnswersOfModel, named
 from mistill.ledger.reader import (
@@ -25,10 +26,12 @@ __all__ = [
     "ASKABLE",
     "EVERYTHING",
     "FIELDS",
+    "NOTHING_CACHED",
     "WAITING",
     "AnswerTerms",
     "AnswersOfModel",
     "Attempt",
+    "CachedShares",
     "Cause",
     "Counts",
     "Damage",
@@ -49,6 +52,7 @@ __all__ = [
     "PlannedAttempt",
     "RowSet",
     "RowState",
+    "RowUsage",
     "Selection",
     "Spending",
     "Start",

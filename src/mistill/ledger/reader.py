@@ -23,6 +23,7 @@ from mistill.ledger.error_record import ErrorRecord, decode_error
 from mistill.ledger.files import main_name
 from mistill.ledger.forks import forget, of_another_process, register_for_forks
 from mistill.ledger.jobs import Job, has_jobs, read_jobs
+from mistill.ledger.lane_usage import CachedShares, RowUsage, cached_shares, row_usages, rows_by_jobs
 from mistill.ledger.lock import holder_of, is_held
 from mistill.ledger.model_counts import AnswersOfModel, ModelOf, count_bodies, read_model_counts
 from mistill.ledger.row_set import RowSet
@@ -464,6 +465,21 @@ class LedgerReader:
                 "SELECT DISTINCT row FROM attempts WHERE job IS NOT NULL AND status = 'answered' ORDER BY row"
             )
             return RowSet(row for (row,) in found)
+
+    def rows_by_jobs(self) -> int:
+        """Rows of the current input whose answer came in a job."""
+        with database.explained(self.path):
+            return rows_by_jobs(self._connection) if has_jobs(self._connection) else 0
+
+    def row_usages(self, settings: int | None) -> list[RowUsage]:
+        """What rows took by each lane, of the newest answers to these settings; ``None``: the run's own."""
+        with database.explained(self.path):
+            return row_usages(self._connection, settings)
+
+    def cached_shares(self) -> CachedShares:
+        """Which share of the input was cached by each lane."""
+        with database.explained(self.path):
+            return cached_shares(self._connection)
 
     def finish_reasons(self) -> dict[str, int]:
         """Why answers ended → how many rows of the current input, the most frequent first.

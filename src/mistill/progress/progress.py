@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
 
 from msgspec import Struct
@@ -50,6 +50,10 @@ class JobAtServer(Protocol):
         ...
 
 
+def _nothing_told() -> None:
+    return None
+
+
 class Progress(Struct):
     """Counts of rows while they are worked on; one object, updated in place. Times in seconds.
 
@@ -67,6 +71,8 @@ class Progress(Struct):
             rows that are asked by all of them. ``server_requests``: requests that the server has, and of which it says
             that ``server_done`` are done; ``oldest_job_at``: when the first of its jobs was made, in unix seconds.
         by_jobs: rows that ended in this start by what a job had answered.
+        lane_sample: rows that were asked live to learn which lane costs less.
+        told_lanes: says how many rows go live and how many in jobs, and why, where each goes by price.
         jobs_s: how long there were any, up to ``jobs_since_s``, a monotonic time, since when there are some now.
     """
 
@@ -90,6 +96,8 @@ class Progress(Struct):
     server_done: int = 0
     oldest_job_at: float | None = None
     by_jobs: int = 0
+    lane_sample: int = 0
+    told_lanes: Callable[[], str | None] = _nothing_told
     jobs_s: float = 0.0
     jobs_since_s: float | None = None
 

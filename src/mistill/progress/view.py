@@ -31,6 +31,7 @@ class View(Struct, frozen=True, kw_only=True):
         jobs: batch jobs that have not ended, ``unsent_jobs`` of which the server does not have yet; ``with_server``:
             the rows that they ask. ``server_requests``: those that it has, of which ``server_done`` are done, by what
             it says. ``oldest_job_s``: for how long it has had one.
+        lanes: how many rows go live, and how many in jobs, and why; ``None``: that is not by price.
         is_last: the work has ended.
     """
 
@@ -55,6 +56,7 @@ class View(Struct, frozen=True, kw_only=True):
     server_requests: int = 0
     server_done: int = 0
     oldest_job_s: float | None = None
+    lanes: str | None = None
     is_last: bool = False
 
     @property
@@ -165,6 +167,7 @@ class View(Struct, frozen=True, kw_only=True):
             self.speed(),
             self.money(),
             self.tokens(),
+            self.lanes,
             self.at_server(),
             self.waiting(),
         ]
@@ -240,6 +243,7 @@ class Watch:
             server_requests=progress.server_requests,
             server_done=progress.server_done,
             oldest_job_s=_age_s(progress.oldest_job_at),
+            lanes=progress.told_lanes(),
             is_last=is_last,
         )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from mistill.api.prices import Price
 from mistill.datasets.sources import Source
 from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import InputError
@@ -18,6 +19,7 @@ from mistill.estimates.dry_run import (
     cost_of,
     seconds_of,
 )
+from mistill.estimates.lane_quotes import longest_answer_live, quotes_before
 from mistill.kinds.kind import Kind
 from mistill.kinds.options import Lane
 from mistill.runs.pending_rows import is_of_all_rows, prepare_row
@@ -74,6 +76,8 @@ def rehearse(
         total, duplicates = requests.total(dedupe=dedupe)
     price = kind.server.price
     cost = cost_of(total, price)
+    cache, takes_s = _cached_input(kind, total), seconds_of(total, limits)
+    cached_tokens = 0 if cache is None else cache.cached_tokens
     return DryRun(
         model=kind.server.model,
         rows=found,
@@ -89,14 +93,39 @@ def rehearse(
         input_tokens=total.input_tokens,
         most_output_tokens=total.most_output_tokens,
         cost=cost,
-        cache=_cached_input(kind, total) if lane == "live" else None,
+        cache=None if lane == "batch" else cache,
+        lanes=[]
+        if price is None
+        else quotes_before(
+            price,
+            input_tokens=total.input_tokens,
+            cached_tokens=cached_tokens,
+            most_output_tokens=total.most_output_tokens,
+            batch_factor=batch_factor,
+            live_s=takes_s,
+        ),
+        live_up_to_tokens=_live_up_to(price, batch_factor, total, cached_tokens),
         batch_cost=None if cost is None or batch_factor is None else cost.times(batch_factor),
         minute_cost=0.0 if price is None else price.minute,
         prices_of=None if price is None else price.date,
         lane=lane,
-        seconds=seconds_of(total, limits),
+        seconds=takes_s,
         prompts=prompts,
     )
+
+
+def _live_up_to(
+    price: Price | None, batch_factor: float | None, total: TotalRequests, cached_tokens: int
+) -> int | None:
+    if price is None or batch_factor is None or not total.rows:
+        return None
+    found = longest_answer_live(
+        price,
+        batch_factor,
+        input_tokens=total.input_tokens / total.rows,
+        cached_tokens=cached_tokens / total.rows,
+    )
+    return max(0, round(found)) if math.isfinite(found) else None
 
 
 def _cached_input(kind: Kind[Any], total: TotalRequests) -> CachedInput | None:

@@ -23,6 +23,8 @@ from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError, Stopped
 from mistill.estimates.cache_savings import saved_by_cache
 from mistill.estimates.forecast import Forecast
+from mistill.estimates.lane_prices import LanePrices
+from mistill.estimates.lane_use import LaneUse, lane_use
 from mistill.finish_reasons import CUT_OFF, LIMIT_REACHED, more_room
 from mistill.jobs.job_report import JobReport, under_way
 from mistill.kinds.kept_settings import (
@@ -182,6 +184,8 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         jobs: its batch jobs, the oldest first. ``saved``: US dollars that their answers would have cost more live;
             ``None``: there are none, or no price is known. ``saved_by_cache``: those that the cached tokens would have
             cost more; ``None``: no price is known.
+        lanes: how many rows went live and how many in jobs, where each goes by price (``lane="cheapest"``), and what
+            that saved; ``None``: it was not so in the last start.
         samples: the first answered rows as records, long values cut.
         rows_of_damaged_attempts: the first rows, by their place in the input, that have some of `damaged_attempts`.
         ledger: where all this was read; ``None`` if it is gone by now.
@@ -203,6 +207,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     jobs: list[JobReport]
     saved: float | None
     saved_by_cache: float | None
+    lanes: LaneUse | None
     samples: list[dict[str, Any]]
     rows_of_damaged_attempts: list[int]
     ledger: str | None
@@ -240,7 +245,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         is_waiting = self.stopped is None or (
             isinstance(self.stopped, Stopped) and self.stopped.reason == "waiting"
         )
-        return bool(self.pending) and self.options.get("lane") == "batch" and is_waiting
+        return bool(self.pending) and self.options.get("lane") in ("batch", "cheapest") and is_waiting
 
     @property
     def has_died(self) -> bool:
@@ -408,6 +413,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         jobs=[JobReport.of(job) for job in reader.jobs()],
         saved=_saved(reader),
         saved_by_cache=_saved_by_cache(reader, counts, manifest.model),
+        lanes=_lanes(reader, counts, manifest.model) if options.get("lane") == "cheapest" else None,
         samples=list(_samples(reader)),
         rows_of_damaged_attempts=damaged,
         ledger=str(reader.path),
@@ -432,6 +438,18 @@ def _saved(reader: LedgerReader) -> float | None:
 def _saved_by_cache(reader: LedgerReader, counts: Counts, model: str) -> float | None:
     usage = Usage(counts.input_tokens, counts.output_tokens, counts.cached_tokens)
     return saved_by_cache(price_of(model, read_prices(reader)), usage, counts.cost)
+
+
+def _lanes(reader: LedgerReader, counts: Counts, model: str) -> LaneUse:
+    """By the newest answers of each lane to the run's own settings."""
+    in_jobs = reader.rows_by_jobs()
+    live, price = counts.completions - in_jobs, price_of(model, read_prices(reader))
+    if price is None:
+        return LaneUse(live=live, in_jobs=in_jobs)
+    prices = LanePrices(lambda: price, read_batch_factor(reader))
+    for one in reader.row_usages(None):
+        prices.add_known(one)
+    return lane_use(live, in_jobs, prices)
 
 
 def _cut_answers(

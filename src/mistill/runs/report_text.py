@@ -14,7 +14,9 @@ from msgspec import Struct
 from mistill.api.prices import old_prices_note
 from mistill.errors import MistillError, Stopped
 from mistill.estimates.budget import LARGER_BUDGET
-from mistill.estimates.forecast import Forecast, Range
+from mistill.estimates.forecast import Forecast
+from mistill.estimates.lane_quotes import quote_lines
+from mistill.estimates.sample_totals import Range
 from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.jobs.job_report import JobReport, goes_on, job_lines, under_way
 from mistill.kinds.kept_settings import ledger_beside
@@ -51,6 +53,7 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     yield Line(f"in all: {_spending(report)}{_saved(report)}")
     if report.cost is not None and (old := _old_prices(report)) is not None:
         yield Line(worded(old, wording), label="prices: ")
+    yield from _lanes(report)
     yield from map(Line, job_lines(report.jobs, in_full=False))
     yield from _details(report, wording)
     if report.seconds_by_cause:
@@ -159,6 +162,7 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     again = f", {report.asked_again:,} to ask again" if report.asked_again else ""
     yield Line(f"{report.completions:,} answered{of_all}, {report.failures:,} failed, {left}{again}")
     yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}{_saved(report)}")
+    yield from _lanes(report)
     yield from map(Line, job_lines(report.jobs, in_full=True))
     if report.latency_s is not None:
         latency = report.latency_s
@@ -242,6 +246,11 @@ def _sent(report: RunReport) -> str:
 
 def _saved(report: RunReport) -> str:
     return f"; {money(report.saved)} less by batch jobs than live" if report.saved else ""
+
+
+def _lanes(report: RunReport) -> Iterator[Line]:
+    if report.lanes is not None and report.completions:
+        yield Line(str(report.lanes), label="lanes: ")
 
 
 def _retried(retry: RetryRecord) -> Iterator[Line]:
@@ -410,32 +419,22 @@ def _forecast_lines(forecast: Forecast, wording: Wording) -> Iterator[Line]:
         yield Line(
             "  they are the first of the input, since how many rows it has is not known before its end"
         )
-    cost = forecast.cost
-    if cost is None:
+    took = forecast.seconds
+    if forecast.cost is None:
         missing = words(
             "  cost    no price is known for this model; give your own table with ", Setting("prices")
         )
         yield Line(worded(missing, wording))
+    elif forecast.batch_cost is not None:
+        yield from (Line(f"  {line}") for line in quote_lines(forecast.lanes, forecast.lane, at_least=False))
     else:
-        yield Line(f"  cost    {worded(_forecast_cost(cost, forecast), wording)}")
-    took = forecast.seconds
-    time = f"{seconds(took.expected)} ({seconds(took.low)} to {seconds(took.high)})"
-    if forecast.lane == "batch":
-        time = f"as Mistral has room for batch jobs, hours as a rule; live {time}"
-    yield Line(f"  time    {time}")
+        yield Line(f"  cost    {_interval(forecast.cost)}")
+    yield Line(f"  time    live {seconds(took.expected)} ({seconds(took.low)} to {seconds(took.high)})")
     yield Line(f"  tokens  {tokens.expected:,.0f} ({tokens.low:,.0f} to {tokens.high:,.0f})")
 
 
-def _forecast_cost(live: Range, forecast: Forecast) -> Words:
-    def told(cost: Range) -> str:
-        return f"{money(cost.expected)} ({money(cost.low)} to {money(cost.high)})"
-
-    in_jobs = forecast.batch_cost
-    if in_jobs is None:
-        return words(told(live))
-    if forecast.lane == "batch":
-        return words(f"in batch jobs {told(in_jobs)}; live {money(live.expected)}")
-    return words(f"{told(live)}; in batch jobs {money(in_jobs.expected)}, with ", Setting("lane", "batch"))
+def _interval(cost: Range) -> str:
+    return f"{money(cost.expected)} ({money(cost.low)} to {money(cost.high)})"
 
 
 def _missing_output(report: RunReport) -> Phrase | None:

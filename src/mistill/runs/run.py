@@ -55,7 +55,7 @@ from mistill.progress.view import Watch
 from mistill.runs.control import RunControl
 from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.lanes.batch import JobUse
-from mistill.runs.lanes.batch_terms import check_remembers, check_server, has_jobs, warn_of_jobs
+from mistill.runs.lanes.batch_terms import by_price, check_remembers, check_server, has_jobs, warn_of_jobs
 from mistill.runs.opening import opened_input, output_held, path_of_ledger, refuse_foreign
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, record_shape
@@ -99,8 +99,9 @@ class Run(RunResults):
         parameters: generation parameters, over the LLM's own.
         row_parameters: generation parameters that rows bring themselves, ``{"temperature": "temp"}`` from their column
             ``temp``. Where it is null or missing, the run's own holds; a wrong value fails its row, unsent.
-        lane: how requests travel, ``"live"`` or ``"batch"``: in Mistral's batch jobs, at half the price and in their
-            own time; see docs/batch.md. It may change from start to start.
+        lane: how requests travel, ``"live"``, or ``"batch"``: in Mistral's batch jobs, at half the price and in their
+            own time; see docs/batch.md. ``"cheapest"``: each row by whichever costs less, which the first rows tell;
+            see docs/cost.md. It may change from start to start.
         wait: whether a start waits for the jobs that it has sent, or ends; the same run started again goes on.
         batch_rows, batch_bytes: the most requests and bytes of one job.
         batch_timeout: seconds that one may take: whole hours, at most a week.
@@ -408,8 +409,10 @@ class Run(RunResults):
         """A start, from opening the ledger to the output and what the ledger keeps of how it ended."""
         process = OwnProcess()
         self.summary = self._broke_off = None
-        if self.options.goes_by_jobs:
-            check_remembers(is_temporary=self._temporary is not None)
+        if self._job_use().plans:
+            check_remembers(self.options.lane, is_temporary=self._temporary is not None)
+        elif self.options.goes_by_price:
+            self._say_all_live()
         if self._job_use().asks:
             for name in self.options.of_new_jobs:
                 told = (
@@ -475,7 +478,14 @@ class Run(RunResults):
         kind = kind_of(self._llm)(self._llm, self.options)
         if self.options.lane == "batch":
             check_server(kind, self._llm.endpoint)
+        elif self.options.lane == "cheapest":
+            by_price(kind, self._llm.endpoint)
         return kind
+
+    def _say_all_live(self) -> None:
+        why = by_price(self.kind, self._llm.endpoint)
+        if why is not None:
+            _log.warning(words("all rows go live: ", why.message))
 
     async def _work(self, runner: Runner) -> None:
         await self._choose_rows(runner.ledger)
@@ -605,7 +615,9 @@ class Run(RunResults):
 
     def _job_use(self) -> JobUse:
         """What this start does with batch jobs."""
-        return JobUse(self._llm.batch_factor, plans=self.options.goes_by_jobs)
+        options = self.options
+        plans = options.goes_by_jobs or (options.goes_by_price and has_jobs(self.kind, self._llm.endpoint))
+        return JobUse(self._llm.batch_factor, plans=plans)
 
     async def _choose_rows(self, ledger: Ledger) -> None:
         """Before the first row is read: which of those that the ledger has are asked again."""
@@ -748,8 +760,10 @@ class Run(RunResults):
             at_once=self._llm.max_concurrent_requests,
             limits=self._governor.snapshot(),
             lane=self.options.lane,
+            price=self.kind.server.tariff.price_of(runner.answered_by, None),
             batch_factor=self._batch_factor,
             by_jobs=reader.rows_of_jobs(),
+            cached=reader.cached_shares(),
             requests_each=self.progress.requests / max(1, self.progress.completions) or 1.0,
         )
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import msgspec
 
+from mistill.api.prices import Price
 from mistill.datasets.prefetch import open_windows
 from mistill.datasets.sources import Row, Source, name_of
 from mistill.delivery.retry import as_failure
@@ -21,13 +22,24 @@ from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM, LIMIT_REACHED, mo
 from mistill.jobs.keeper import JobKeeper
 from mistill.kinds.kind import Kind, PendingRow
 from mistill.kinds.options import RunOptions
-from mistill.ledger import Cause, Damage, ErrorRecord, KnownAttempt, Ledger, Selection, named
+from mistill.ledger import (
+    Cause,
+    Damage,
+    ErrorRecord,
+    KnownAttempt,
+    Ledger,
+    LedgerReader,
+    RowUsage,
+    Selection,
+    named,
+)
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
 from mistill.runs.first_failures import FirstFailures
 from mistill.runs.lanes import Lane
 from mistill.runs.lanes.batch import BatchLane, JobUse
+from mistill.runs.lanes.lane_choice import LaneChoice
 from mistill.runs.lanes.live import LiveLane
 from mistill.runs.ledger_rows import LedgerRows
 from mistill.runs.model_watch import ModelWatch
@@ -145,6 +157,7 @@ class Runner:
         has_jobs = use.plans or any(not job.is_over for job in await ledger.jobs())
         if use.asks and (options.sample is not None or not has_jobs):  # a sample waits for no job
             return LiveLane(self, kind, rows, self._end_rows, size=self._size)
+        choice = await self._choice_of_lanes() if use.plans and options.goes_by_price else None
         return BatchLane(
             self,
             kind,
@@ -164,6 +177,40 @@ class Runner:
             size=self._size,
             use=use,
             has_proof=self._matcher is None and await ledger.has_completions(),
+            choice=choice,
+        )
+
+    async def _choice_of_lanes(self) -> LaneChoice:
+        """What decides which rows go live, and which into jobs, by what the ledger has seen of either."""
+        kind, ledger = self._kind, self.ledger
+        await ledger.flush()
+
+        def read() -> tuple[list[RowUsage], int, bool]:
+            with LedgerReader(ledger.path) as reader:
+                has_jobs = any(not job.is_over for job in reader.jobs())
+                return reader.row_usages(ledger.settings), reader.counts().completions, has_jobs
+
+        def price() -> Price:
+            found = kind.server.tariff.price_of(self.answered_by, None) or kind.server.price
+            assert found is not None, "else it is refused"
+            return found
+
+        known, answered, has_jobs = await asyncio.to_thread(read)
+        rows = self.progress.total
+        if rows is None:
+            rows = await asyncio.to_thread(self._source.count, lambda: self.stopped is None)
+        return LaneChoice(
+            kind,
+            self._options,
+            price,
+            self._jobs.price_factor,
+            known=known,
+            progress=self.progress,
+            rows=rows,
+            answered=answered if self._matcher is None else 0,
+            size=self._size,
+            has_jobs=has_jobs,
+            time_left_s=self.budget.time_left_s,
         )
 
     def _rows_of(self, selection: Selection, first: int) -> PendingRows:

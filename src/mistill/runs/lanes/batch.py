@@ -31,8 +31,10 @@ from mistill.ledger import ASKABLE, WAITING, Job, JobRecord, Ledger, RowSet, Sel
 from mistill.llms.types import Outcome
 from mistill.progress.formatting import count
 from mistill.runs.first_failures import ENOUGH_FAILED
+from mistill.runs.lanes.batch_terms import has_no_jobs
 from mistill.runs.lanes.changes import Changes
 from mistill.runs.lanes.job_planner import JobPlanner
+from mistill.runs.lanes.lane_choice import LaneChoice, RowsAhead
 from mistill.runs.lanes.leftovers import Leftovers
 from mistill.runs.lanes.live import LiveLane, LiveStart, RowsEnded
 from mistill.runs.lanes.replay import Collected, replay
@@ -71,6 +73,7 @@ class BatchLane:
         size: requests under way at once of what goes live.
         use: what is done with jobs.
         has_proof: such rows have been answered before, so that no small job need go first.
+        choice: which rows go live all the same, since they cost less there; ``None``: none does.
     """
 
     def __init__(
@@ -86,18 +89,20 @@ class BatchLane:
         size: int,
         use: JobUse,
         has_proof: bool = False,
+        choice: LaneChoice | None = None,
         tuning: Tuning | None = None,
     ) -> None:
         self._start = start
         self._kind = kind
-        self._rows = rows
+        self._choice = choice
+        self._rows = rows if choice is None else choice.ahead(rows)
         self._ended = ended
         self._keeper = keeper
         self._rows_of = rows_of
         self._options = options
         self._use = use
         self._tuning = tuning = tuning or current_tuning()
-        self._may_go_live = use.asks and (options.batch_tail > 0 or not use.plans)
+        self._may_go_live = use.asks and (options.batch_tail > 0 or not use.plans or choice is not None)
         self._has_answers = has_proof
         self._leftovers = Leftovers(size)
         self._live = LiveLane(start, kind, self._leftovers, self._end_live, size=size)
@@ -106,15 +111,16 @@ class BatchLane:
             tuning,
             fits=self._fits,
             left=self._leave_over,
-            failed=start.stop,
+            failed=self._note_refused,
             changed=self._note_change,
         )
         self._planner = JobPlanner(
             start.ledger, keeper.book, kind, options, start.budget, use.price_factor,
             has_proof=has_proof, made=self._submit, room=self._more_room, tuning=tuning,
         )  # fmt: skip
-        self._left_over = self._fruitless = 0
+        self._left_over = self._fruitless = self._postponed = 0
         self._tail = RowSet()  # what earlier starts have left over, where that is no more than goes live
+        self._has_read = False
         self._hurries = self._is_over = False
         self._looks, self._has_told_of_budget = True, False
         self._opened = asyncio.Event()
@@ -187,6 +193,7 @@ class BatchLane:
             self._tail = await self._find_tail()
         if self._use.settles:
             await self._work_through(self._rows, asks=self._use.asks, goes_live=not self._use.plans)
+            await self._ask_postponed()
         await self._leftovers.all_ended()
         self._old.clear()
         await self._submissions.all_ended()
@@ -261,7 +268,9 @@ class BatchLane:
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
-    async def _work_through(self, rows: PendingRows, *, asks: bool, goes_live: bool = False) -> None:
+    async def _work_through(
+        self, rows: PendingRows | RowsAhead, *, asks: bool, goes_live: bool = False
+    ) -> None:
         """Each row as far as what is known of it leads.
 
         Args:
@@ -275,6 +284,8 @@ class BatchLane:
                 continue
             outcomes = await self._lead_on(group, asks=asks, goes_live=goes_live)
             if outcomes is not None:
+                if self._choice is not None:
+                    self._choice.note_in_jobs(group, outcomes)
                 await self._ended(group, outcomes)
                 self._start.progress.by_jobs += len(group)
         if asks:
@@ -309,13 +320,43 @@ class BatchLane:
         if not isinstance(found, Collected):
             return found
         is_tail = goes_live or all(one.state.row in self._tail for one in group)
-        if self._may_go_live and ((asks and is_tail) or self._hurries or _is_reask(group, found)):
-            await self._leftovers.put(group)
+        if self._may_go_live and (
+            (asks and is_tail)
+            or self._hurries
+            or _is_reask(group, found)
+            or (asks and self._choice is not None and await self._choice.goes_live(group, found.requests))
+        ):
+            if not self._postpones(group):
+                await self._leftovers.put(group)
         elif not asks:
             self._left_over += len(group)
         elif (error := await self._planner.add(group, found.requests)) is not None:
-            return [Outcome(completions=(), error=error) for _ in group]
+            if self._choice is None:
+                return [Outcome(completions=(), error=error) for _ in group]
+            await self._leftovers.put(group)
         return None
+
+    def _postpones(self, group: list[PendingRow]) -> bool:
+        """Whether rows wait for their turn in the ledger: what goes into jobs need not wait for what goes live."""
+        choice, first = self._choice, group[0]
+        if choice is None or self._has_read or not (self._leftovers.is_full and choice.has_others):
+            return False
+        if first.known or first.state.state != "pending":  # they would not be found there
+            return False
+        choice.take_back(group)
+        self._postponed += len(group)
+        return True
+
+    async def _ask_postponed(self) -> None:
+        """Rows that were to go live when there was no room; by now it may be known better by which lane they go."""
+        self._has_read = True
+        if self._choice is not None:
+            self._choice.note_end_of_rows()
+        if self._postponed and self._start.stopped is None and self._planner.reached is None:
+            ledger = self._start.ledger
+            rows = _unasked(ledger.settings, is_retry=ledger.is_retry)
+            await self._work_through_ledger(rows, 0, asks=True)
+        self._postponed = 0
 
     def _as_of_now(self, group: list[PendingRow]) -> list[PendingRow]:
         """Rows without the failures of earlier starts: whoever starts again has mended them, perhaps."""
@@ -331,6 +372,8 @@ class BatchLane:
         ]
 
     async def _end_live(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
+        if self._choice is not None:
+            self._choice.note_live(rows, outcomes)
         try:
             await self._ended(rows, outcomes)
         finally:
@@ -353,6 +396,17 @@ class BatchLane:
         if (price := self._planner.worst_price()) is not None:
             self._keeper.book.reprice(price)
         return self._start.budget.holds_so_far
+
+    def _note_refused(self, error: MistillError) -> bool:
+        """The server takes no job: the start ends, or, where rows may go by either lane, all of them go live."""
+        if self._choice is None or self._keeper.submitter.has_leave or not has_no_jobs(error):
+            self._start.stop(error)
+            return False
+        if not self._hurries:
+            _log.warning(words("all rows go live, since the server makes no batch jobs: ", error.headline))
+        self._hurries = True
+        self._choice.goes_all_live()
+        return True
 
     def _leave_over(self, job: Job) -> None:
         self._left_over += job.record.rows
@@ -498,7 +552,8 @@ class BatchLane:
         deadline_s = self._options.deadline
         if deadline_s is None or self._hurries or not self._may_go_live or not self._keeper.book.under_way:
             return math.inf
-        live_s = self._requests_at_server() / self._live_requests_per_s() + self._tuning.deadline_margin_s
+        requests = self._requests_at_server() + self._postponed
+        live_s = requests / self._live_requests_per_s() + self._tuning.deadline_margin_s
         return self._start.budget.time_left_s() - min(live_s, deadline_s / 2)
 
     def _check_deadline(self) -> None:
@@ -555,6 +610,11 @@ def _unanswered(settings: int | None, *, is_retry: bool, failed: bool) -> Select
         f"AND ({waits} OR {again} OR {anew})",
         (is_retry, settings, failed),
     )
+
+
+def _unasked(settings: int | None, *, is_retry: bool) -> Selection:
+    """Rows that nobody has asked; arguments as for `left_over`."""
+    return Selection(f"{_MINE} AND NOT EXISTS ({_ASKED})", (is_retry, settings))
 
 
 def _of_job(ledger: Ledger, job: int, last: int) -> Selection:

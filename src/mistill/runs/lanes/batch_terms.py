@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import shlex
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any
 
 from mistill.api.endpoint import MISTRAL_ENDPOINT, regional_host
-from mistill.errors import InputError, LedgerError
+from mistill.errors import APIError, InputError, LedgerError, MistillError
 from mistill.kinds.kind import Kind
 from mistill.ledger import LedgerReader
 from mistill.progress.formatting import count
@@ -43,6 +44,15 @@ def check_server(kind: Kind[Any], endpoint: str) -> None:
         )
 
 
+def has_no_jobs(error: MistillError) -> bool:
+    """Whether a server says that it makes no batch jobs, for this key or at all, and nothing beside that."""
+    return (
+        error.status in (HTTPStatus.PAYMENT_REQUIRED, HTTPStatus.NOT_FOUND)
+        if isinstance(error, APIError)
+        else False
+    )
+
+
 def has_jobs(kind: Kind[Any], endpoint: str) -> bool:
     """Whether rows of such a run can be asked in batch jobs there."""
     try:
@@ -50,6 +60,26 @@ def has_jobs(kind: Kind[Any], endpoint: str) -> bool:
     except InputError:
         return False
     return True
+
+
+def by_price(kind: Kind[Any], endpoint: str) -> InputError | None:
+    """Why rows cannot go each by the lane that costs less there, and go live all of them.
+
+    Raises:
+        InputError: there are both lanes, and what they cost is not known.
+    """
+    try:
+        check_server(kind, endpoint)
+    except InputError as error:
+        return error
+    if kind.server.price is None:
+        raise InputError(
+            words(Setting("lane", "cheapest"), f": {kind.server.tariff.unknown()}"),
+            hint=words(
+                "give your own table with ", Setting("prices"), ", or choose: ", Setting("lane", "batch")
+            ),
+        )
+    return None
 
 
 def warn_of_jobs(backup: Path) -> None:
@@ -66,7 +96,7 @@ def warn_of_jobs(backup: Path) -> None:
         _log.warning(words(told, "to end them: ", ended))
 
 
-def check_remembers(*, is_temporary: bool) -> None:
+def check_remembers(lane: str, *, is_temporary: bool) -> None:
     """Refuses a ledger that goes with this process: jobs are answered in their own time.
 
     Raises:
@@ -74,6 +104,9 @@ def check_remembers(*, is_temporary: bool) -> None:
     """
     if is_temporary:
         raise InputError(
-            words(_LANE, ": jobs go on when this process has ended, and this run would have forgotten them"),
+            words(
+                Setting("lane", lane),
+                ": jobs go on when this process has ended, and this run would have forgotten them",
+            ),
             hint=words("say where it remembers, with ", Setting("ledger"), " or an ", Setting("out")),
         )

@@ -34,6 +34,11 @@ class Leftovers:
         self._changed.note()
         return self._waiting.popleft()
 
+    @property
+    def is_full(self) -> bool:
+        """Who puts something in has to wait."""
+        return len(self._waiting) >= self._room
+
     def has_taken(self, rows: list[PendingRow]) -> bool:
         """Rows that are asked together have been here."""
         return rows[0].state.row in self._taken
@@ -41,7 +46,7 @@ class Leftovers:
     async def put(self, rows: list[PendingRow]) -> None:
         """Rows that are asked together; returns when there is room for them."""
         self._taken.update(pending.state.row for pending in rows)
-        await self._changed.until(lambda: len(self._waiting) < self._room or self._is_closed)
+        await self._changed.until(lambda: not self.is_full or self._is_closed)
         self._waiting.append(rows)
         self._under_way += 1
         self._changed.note()

@@ -20,7 +20,7 @@ class Submissions:
     Args:
         fits: asked before a job is created: whether the budget still holds, by what is known of prices then.
         left: is given a job that will not be answered: its rows are left over.
-        failed: is given what no further job can survive.
+        failed: is given what no further job can survive; says whether its rows are left over then.
         changed: called when something has ended.
 
     Attributes:
@@ -35,7 +35,7 @@ class Submissions:
         *,
         fits: Callable[[], bool],
         left: Callable[[Job], None],
-        failed: Callable[[MistillError], None],
+        failed: Callable[[MistillError], bool],
         changed: Callable[[], None],
     ) -> None:
         self.canary: int | None = None
@@ -110,8 +110,9 @@ class Submissions:
                     await self._keeper.submitter.ask_leave(job)
                     job = await self._keeper.submitter.submit(job)
         except Exception as error:
-            self._failed(as_failure(error))
-            return
+            if not self._failed(as_failure(error)):
+                return
+            job = await self._keeper.book.drop(job, "the server makes no jobs")
         if job.state in ("doubtful", "dropped"):
             self._left(job)
 
