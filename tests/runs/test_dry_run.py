@@ -15,7 +15,7 @@ from mistill.api.token_estimate import BYTES_PER_TOKEN, MESSAGE_TOKENS
 from mistill.errors import InputError
 from mistill.simulator import Simulator
 
-PRICES = {"models": {"mistral-small-latest": {"input": 1_000_000, "output": 2_000_000, "context": 1000}}}
+PRICES = {"models": {"mistral-small-latest": {"input": 500_000, "output": 1_000_000, "context": 1000}}}
 
 
 @pytest.fixture
@@ -62,9 +62,9 @@ def test_tokens_and_costs_are_added_up(place: Place, nowhere: str) -> None:
     assert found.input_tokens == 8 + 3 * MESSAGE_TOKENS
     assert found.most_output_tokens == 30
     assert found.cost is not None
-    assert (found.cost.input, found.cost.most) == (20.0, 80.0)
+    assert (found.cost.input, found.cost.most) == (10.0, 40.0)
     assert found.batch_cost is not None
-    assert (found.batch_cost.input, found.batch_cost.most) == (10.0, 40.0)
+    assert (found.batch_cost.input, found.batch_cost.most) == (5.0, 20.0)
     unbounded = a_run(place, nowhere).dry_run()
     assert unbounded.most_output_tokens is None
     assert "max_new_tokens would" in str(unbounded)
