@@ -533,7 +533,7 @@ def test_a_sample_forecasts_the_rest_and_is_kept(
     ended = mistill(*run_of(50, "--sample", "10"))
     assert ended.code == 0
     assert "the 40 rows left, forecast from 10 answered" in ended.stderr
-    assert "cost    $" in ended.stderr
+    assert "  > live with the cache   $" in ended.stderr
     assert "to go on: the same command without --sample" in ended.stderr
     assert not Path("answers.jsonl").exists()
     assert mistill(*run_of(50, "--sample", "10", "--json")).json["sent"] == 0
