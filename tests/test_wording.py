@@ -94,7 +94,7 @@ def test_every_setting_that_a_text_names_is_there_in_both_places() -> None:
         *MistralEmbeddings.model_fields,
         *PARAMETERS,
     }
-    for function in (Run.__init__, Run.retry, export_run, dedupe):
+    for function in (Run.__init__, Run.retry, Run.audit, export_run, dedupe):
         arguments |= set(inspect.signature(function).parameters)
     options = set(_options(program))
     named = set(_named_settings())

@@ -25,6 +25,7 @@ PARTICULARS: dict[str, dict[str, Any]] = {
     "TransportError": {"maybe_billed": True},
     "MalformedAnswer": {"correlation_id": "abc"},
     "InvalidOutput": {"text": "raw", "path": "$.age"},
+    "RepeatedAnswer": {"text": "raw", "path": "$.age"},
     "AnswerWithoutFields": {"text": "raw", "path": "$.age"},
     "FieldLeftOut": {"text": "raw", "path": "$.age"},
     "UnwritableAnswer": {"text": "raw", "path": "$.age"},

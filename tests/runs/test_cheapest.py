@@ -7,7 +7,6 @@ import logging
 from typing import Any
 
 import pytest
-from benchmarks.cost import measure, random_workload
 from tests.conftest import Simulate
 from tests.runs.conftest import Place
 from tests.runs.test_batch_lane import chat_requests, jobs_made
@@ -242,6 +241,8 @@ def test_rows_for_jobs_need_not_wait_for_those_that_go_live(place: Place, cached
 @pytest.mark.parametrize("seed", [2, 3, 14])
 def test_random_workloads_cost_little_more_than_knowing_everything(seed: int, simulate: Simulate) -> None:
     del simulate  # where it is missing, this is skipped
+    from benchmarks.cost import measure, random_workload
+
     result = measure(random_workload(seed, most_rows=400))
     assert result.above_oracle <= 0.03
     assert result.above_lane <= 0
