@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,9 @@ from tests.conftest import Simulate
 from tests.libraries import library
 
 from mistill import MistralEmbeddings, MistralLLM, Run
+from mistill.api.admin import Pile
 from mistill.audits.report import Audit, AuditLine, Difference, Share
+from mistill.audits.split import price_by_table
 from mistill.errors import InputError, MistillError, Unauthorized
 from mistill.ledger import Ledger, LedgerReader
 from mistill.simulator import Fault, Simulator
@@ -165,7 +168,8 @@ def test_a_ledger_that_claims_too_much_is_unexplained(billing: Simulator, tmp_pa
     assert bill_of_one.unexplained == Share()
     nothing = difference(run.audit(admin_key=KEY, workspace="00000000-0000-4000-8000-000000000000"))
     assert (nothing.unexplained.input_tokens, nothing.unexplained.output_tokens) == (-60, -30)
-    assert nothing.unexplained.amount == 0
+    assert nothing.unexplained.amount == pytest.approx(-nothing.answers.amount)
+    assert nothing.prices == pytest.approx(0)
     assert "unexplained: the ledger has answers that are not on the bill" in str(
         run.audit(admin_key=KEY, workspace="00000000-0000-4000-8000-000000000000")
     )
@@ -317,3 +321,42 @@ def test_what_is_damaged_may_be_billed_and_is_in_no_sum(billing: Simulator, tmp_
     found = difference(audit)
     assert found.maybe_billed == Share(found.maybe_billed.amount, 12, 6)
     assert found.unexplained == found.other_programs == Share()
+
+
+def test_a_run_is_counted_once_whatever_it_is_called(
+    billing: Simulator, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    monkeypatch.chdir(tmp_path)
+    Path("link.jsonl.ledger").symlink_to("out.jsonl.ledger")
+    names = ["out.jsonl", tmp_path / "out.jsonl", Path("link.jsonl.ledger")]
+    assert Run.audit(names).total.requests == run.audit().total.requests == 10
+
+
+def test_what_cannot_be_is_refused(billing: Simulator, tmp_path: Path) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    with pytest.raises(InputError, match="no run is named"):
+        Run.audit([])
+    with pytest.raises(InputError, match="key of the Admin API"):
+        run.audit(month="2026-11")
+    with pytest.raises(InputError, match="of one run"):
+        Run.audit([run, tmp_path / "out.jsonl"], ledger=tmp_path / "out.jsonl.ledger")
+
+
+@pytest.mark.parametrize("moment", [5e11, 1e10, 1.0, -5.0])
+def test_a_moment_that_cannot_be_ends_no_audit(billing: Simulator, tmp_path: Path, moment: float) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    with closing(sqlite3.connect(tmp_path / "out.jsonl.ledger")) as ledger, ledger:
+        ledger.execute("UPDATE attempts SET sent_at = ?, ended_at = ? WHERE id = 2", (moment, moment))
+    audit = run.audit(admin_key=KEY)
+    assert audit.total.requests + audit.total.maybe_billed >= 10
+    assert difference(audit).months == [datetime.now(UTC).strftime("%Y-%m")]
+
+
+def test_a_bill_without_prices_has_those_of_the_table() -> None:
+    pile = Pile("mistral-small-2603", "batch", "priority", "output")
+    assert price_by_table(pile) == pytest.approx(0.6e-6 * 0.5 * 1.75)
+    assert price_by_table(Pile("nobody-knows", "live", "standard", "output")) == 0

@@ -187,6 +187,7 @@ class MistralClient:
         self._redactor = Redactor(api_key)
         self._urls: dict[str, Url] = {}
         self._limits_due_at = 0.0
+        self._tier: str | None = None  # of the newest answer
         self._http = build_client(endpoint, api_key, timeout_s, is_admin=is_admin)
 
     def __repr__(self) -> str:
@@ -252,8 +253,11 @@ class MistralClient:
             usage = watched.estimated_usage(body)
         cost = None
         if (tariff := self._tariff) is not None:
-            tier = None if response.usage is None else response.usage.service_tier
-            price = tariff.price_of(response.model, tier)
+            if response.usage is not None:
+                self._tier = response.usage.service_tier
+            elif not is_cut:  # of one that we cut off, nobody says it: it is taken to be that of the others
+                self._tier = None
+            price = tariff.price_of(response.model, self._tier)
             cost = None if price is None else price.cost(usage)
         said = None if operation.gave_up is None else operation.gave_up(response)
         failure = self._failure_of(http, said) if said else None

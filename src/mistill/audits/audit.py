@@ -46,11 +46,15 @@ class Audited:
         ledgers: their files.
 
     Raises:
-        LedgerError: one cannot be read.
+        InputError: there is none. LedgerError: one cannot be read.
     """
 
     def __init__(self, ledgers: Sequence[Path]) -> None:
-        self._paths = list(dict.fromkeys(ledgers))
+        if not ledgers:
+            raise InputError("no run is named")
+        self._paths = list(
+            {path.resolve(): path for path in ledgers}.values()
+        )  # each once, whatever it is called
         self._ledgers: list[LedgerTakings] = [read_ledger(path) for path in self._paths]
 
     def audit(self, difference: Difference | None = None) -> Audit:
@@ -60,9 +64,10 @@ class Audited:
         )
 
     def months(self) -> list[str]:
-        """In which an attempt can have been billed, such as ``2026-11``, the oldest first."""
+        """In which an attempt can have been billed by now, such as ``2026-11``, the oldest first."""
+        now = datetime.now(UTC).strftime("%Y-%m")
         days = {day for ledger in self._ledgers for one in ledger.takings for day in one.days}
-        return sorted({month[:7] for month in map(iso_day, days) if month is not None})
+        return sorted({day[:7] for day in map(iso_day, days) if day is not None and day[:7] <= now})
 
     def against_bill(
         self,

@@ -20,6 +20,9 @@ _EPOCH: Final = date(1970, 1, 1)
 _LONGEST_AUDIO_S = 3600
 """The sound of one prompt at its worst."""
 
+_TIMES_LONGER = 4
+"""How much more than what had come of an answer its server may have written when it was cut off."""
+
 Cause: TypeAlias = Literal["estimates", "maybe_billed"]
 
 
@@ -189,7 +192,9 @@ def _charge(ledger: LedgerTakings, one: Takings, charges: Charges) -> None:
     if one.state == "answered":
         _charge_exactly(one.model or asked, lane, one, charges)
         return
-    outputs = one.requests * ledger.most_output_tokens(one)
+    # An answer that was cut off, or says nothing, may be far longer than those that say what they took.
+    longest = _TIMES_LONGER * one.longest_output_tokens if one.state == "estimated" else 0
+    outputs = one.requests * max(ledger.most_output_tokens(one), longest)
     seconds = one.requests * _LONGEST_AUDIO_S
     if one.state == "estimated":
         charges.estimated_cost += one.cost

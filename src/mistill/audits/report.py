@@ -78,6 +78,7 @@ class Difference(Struct, frozen=True, kw_only=True):
         unanswered: requests without an answer that may be on the bill. ``likely_tokens``: what these take if they are
             like those that were answered.
         tells_lanes: the bill tells batch jobs from requests.
+        unpriced: units on it that it has no price for: they have that of the table.
         last_day: the newest that is on the bill.
     """
 
@@ -95,6 +96,7 @@ class Difference(Struct, frozen=True, kw_only=True):
     unanswered: int
     likely_tokens: int
     tells_lanes: bool
+    unpriced: int
     last_day: str | None
 
     @property

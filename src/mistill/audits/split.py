@@ -3,7 +3,8 @@
 Units are compared, of each model, lane and tier, over all days on which an attempt of the ledgers can have been billed:
 no clock of ours decides on which side of midnight a server counts. What is on the bill and not among the answers is
 first taken for what answers took that did not say it, then for requests without an answer, each up to what it can have
-taken, and the rest for other programs. Money follows from the units, by the bill's own prices.
+taken, and the rest for other programs. Money follows from the units, by the bill's own prices; where it has none, by
+the table.
 """
 
 from __future__ import annotations
@@ -14,11 +15,12 @@ from typing import Literal
 import msgspec
 
 from mistill.api.admin import STANDARD, Bill, BilledUnits, Lane, Pile, Unit
-from mistill.api.prices import shipped_prices
+from mistill.api.prices import factors_of, price_of, shipped_prices
 from mistill.audits.charges import Cause, Charges, Doubt
 from mistill.audits.report import Difference, Share
 
 _DOLLARS = "USD"
+_MILLION = 1_000_000
 _TOGETHER: Mapping[Unit, Unit] = {"cached": "input"}
 """Units of which one may have been billed as the other."""
 _BOUNDS: Mapping[Unit, Literal["input_tokens", "output_tokens", "seconds"]] = {
@@ -39,7 +41,7 @@ def split_bill(
         bills: of the months, in their order.
     """
     ours = _Ours(bills, charges)
-    answers, charged = ours.answers(), sum(one.charged * (one.price or 0.0) for one in ours.units)
+    answers, charged = ours.answers(), sum(one.charged * ours.price_of(one) for one in ours.units)
     ours.net()
     estimates, maybe_billed = ours.take("estimates"), ours.take("maybe_billed")
     others = ours.rest(above=True) + ours.elsewhere
@@ -74,6 +76,7 @@ def split_bill(
         unanswered=charges.unanswered,
         likely_tokens=charges.likely_tokens,
         tells_lanes=ours.tells_lanes,
+        unpriced=ours.unpriced,
         last_day=max(days, default=None),
     )
 
@@ -98,6 +101,7 @@ class _Ours:
         self._over: dict[Pile, float] = {pile: -number for pile, number in self._exact.items()}
         self.netted = 0.0
         self.billed = self.elsewhere = Share(self.further)
+        self.unpriced = 0
         self._prices: dict[Pile, float] = {}
         for bill in bills:
             self._prices |= {self._shown(pile): price for pile, price in bill.prices.items()}
@@ -107,7 +111,9 @@ class _Ours:
         amounts: dict[Pile, float] = {}
         counts: dict[Pile, float] = {}
         for one in self.units:
-            pile, amount = self._shown(one.pile), one.used * (one.price or 0.0)
+            pile = self._shown(one.pile)
+            amount = one.used * self.price_of(one)
+            self.unpriced += round(one.used) if one.price is None else 0
             share = _share(pile.unit, one.used, amount)
             self.billed += share
             if one.day is not None and one.day not in days:
@@ -132,7 +138,13 @@ class _Ours:
         return Pile(self._names.billed(pile.model), lane, tier, pile.unit)
 
     def _price(self, pile: Pile) -> float:
-        return self._prices.get(pile, 0.0)
+        price = self._prices.get(pile)
+        return price_by_table(pile) if price is None else price
+
+    @staticmethod
+    def price_of(one: BilledUnits) -> float:
+        """Of a unit of a line, by the table where the bill has none."""
+        return price_by_table(one.pile) if one.price is None else one.price
 
     def answers(self) -> Share:
         """At the bill's prices."""
@@ -191,6 +203,23 @@ class _Ours:
 def _share(unit: Unit, number: float, amount: float) -> Share:
     tokens = round(number)
     return Share(amount, tokens if unit in ("input", "cached") else 0, tokens if unit == "output" else 0)
+
+
+def price_by_table(pile: Pile) -> float:
+    """Of one unit, in US dollars, by the table of prices; 0 where that has none."""
+    price, factors = price_of(pile.model), factors_of()
+    if price is None:
+        return 0.0
+    by_unit: dict[Unit, float] = {
+        "input": price.input / _MILLION,
+        "cached": price.cached_input / _MILLION,
+        "output": price.output / _MILLION,
+        "seconds": price.minute / 60,
+    }
+    factor = (factors.batch if pile.lane == "batch" else 1.0) * (
+        1.0 if pile.tier == STANDARD else factors.priority
+    )
+    return by_unit.get(pile.unit, 0.0) * factor
 
 
 class _Names:

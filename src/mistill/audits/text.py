@@ -95,6 +95,8 @@ def _notes(found: Difference) -> Iterator[str]:
         )
     if found.prices is None:
         yield "the bill is not in US dollars: answers have its prices, and the table of prices is not held against it"
+    if found.unpriced:
+        yield f"the bill has no price for {count(found.unpriced, 'unit')}: that of the table is taken"
     if not found.tells_lanes:
         yield "the bill does not tell batch jobs apart: where there were some, what they cost less is in its prices"
     if found.unexplained != Share():

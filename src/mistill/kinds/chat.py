@@ -165,6 +165,10 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         self.generation = generation = llm.generation(
             options.num_generations, offline=True, loop_guard=options.loop_guard, **given
         )
+        if options.loop_guard and options.lane == "batch":
+            _log.warning(
+                words(Setting("loop_guard", True), " watches requests that go live: jobs give answers whole")
+            )
         if options.loop_guard and not generation.is_watched:
             _raise_unwatched(generation)
         self.row_parameters = RowParameters(options.row_parameters)

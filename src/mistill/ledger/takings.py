@@ -205,8 +205,12 @@ def _moved(moment: float | None, by_s: float) -> float | None:
     return moment + by_s if isinstance(moment, int | float) else None
 
 
+_FIRST_S, _LAST_S = 1_577_836_800, 4_102_444_800
+"""2020 to 2099: what a clock says beyond is no day on which anything can have been billed."""
+
+
 def _day(moment: float | None) -> int | None:
-    if not isinstance(moment, int | float) or not 0 <= moment < 2**40:
+    if not isinstance(moment, int | float) or not _FIRST_S <= moment < _LAST_S:
         return None
     return int(moment // DAY_S)
 

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
-from mistill.errors import APIError, MalformedAnswer, MistillError, NoRowAnswered, TransportError
+from mistill.errors import (
+    APIError,
+    MalformedAnswer,
+    MistillError,
+    NoRowAnswered,
+    RepeatedAnswer,
+    TransportError,
+)
 from mistill.wording import words
 
 ENOUGH_FAILED = 20
@@ -18,7 +25,7 @@ class FirstFailures:
 
     def add(self, error: MistillError) -> bool:
         """One row failed, and none was answered so far. Returns whether the rows to come would fail too."""
-        if not isinstance(error, APIError | TransportError | MalformedAnswer):
+        if not isinstance(error, APIError | TransportError | MalformedAnswer | RepeatedAnswer):
             return False  # it is the row's own, or the run ends by it anyway
         alike = (type(error), error.status if isinstance(error, APIError) else None)
         self._count = self._count + 1 if alike == self._alike else 1

@@ -35,6 +35,7 @@ from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RunReport, read_report
 from mistill.runs.report_html import report_html
 from mistill.runs.where import RunFilter
+from mistill.wording import Setting, words
 
 if TYPE_CHECKING:
     import pandas  # pyright: ignore[reportMissingTypeStubs]  the same
@@ -381,8 +382,15 @@ class RunResults:
         several: list[RunResults | str | Path] = (
             [out] if isinstance(out, RunResults | str | Path) else list(out)
         )
+        if ledger is not None and len(several) > 1:
+            raise InputError(
+                words(Setting("ledger"), " is of one run, and several are named"),
+                hint="name the ledgers in their place",
+            )
         audited = Audited([_ledger_of(one, ledger) for one in several])
         key = find_admin_key(admin_key)
+        if key is None and bill is None and (month or workspace):
+            raise no_admin_key()
         if bill is False or (bill is None and key is None):
             return audited.audit()
         if key is None:
