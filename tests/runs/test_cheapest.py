@@ -11,7 +11,7 @@ from tests.conftest import Simulate
 from tests.runs.conftest import Place
 from tests.runs.test_batch_lane import chat_requests, jobs_made
 
-from mistill import MistralEmbeddings, MistralLLM, RunReport
+from mistill import MistralEmbeddings, MistralLLM, Run, RunReport
 from mistill.cli.options.wording import on_the_command_line
 from mistill.errors import InputError
 from mistill.runs.report_text import start_lines, status_lines
@@ -246,3 +246,13 @@ def test_random_workloads_cost_little_more_than_knowing_everything(seed: int, si
     result = measure(random_workload(seed, most_rows=400))
     assert result.above_oracle <= 0.03
     assert result.above_lane <= 0
+
+
+def test_a_retry_asks_all_rows_that_were_chosen(place: Place, cached: Simulator) -> None:
+    cached.change(answer_tokens=40, latency_s=0.02)
+    place.write([f"row {number} " + "it broke. " * (5 if number % 2 else 600) for number in range(300)])
+    llm = {"llm": place.llm(max_concurrent_requests=4)}
+    place.run(system=RULES, **llm).start()
+    retry = Run.retry(place.out, where="row<200", prompt="{{ text }} again", lane="cheapest")
+    report = retry.start()
+    assert (report.completions, report.asked_again) == (300, 0)

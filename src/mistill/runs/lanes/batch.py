@@ -118,7 +118,8 @@ class BatchLane:
             start.ledger, keeper.book, kind, options, start.budget, use.price_factor,
             has_proof=has_proof, made=self._submit, room=self._more_room, tuning=tuning,
         )  # fmt: skip
-        self._left_over = self._fruitless = self._postponed = 0
+        self._left_over = self._fruitless = 0
+        self._postponed = RowSet()
         self._tail = RowSet()  # what earlier starts have left over, where that is no more than goes live
         self._has_read = False
         self._hurries = self._is_over = False
@@ -269,18 +270,23 @@ class BatchLane:
     # --- rows -------------------------------------------------------------------------------------------------------
 
     async def _work_through(
-        self, rows: PendingRows | RowsAhead, *, asks: bool, goes_live: bool = False
+        self,
+        rows: PendingRows | RowsAhead,
+        *,
+        asks: bool,
+        goes_live: bool = False,
+        among: RowSet | None = None,
     ) -> None:
         """Each row as far as what is known of it leads.
 
         Args:
             asks: what it asks then goes into a job, or live; else it is left over, unless its answer did not fit.
-            goes_live: all of them do.
+            goes_live: all of them do. ``among``: none but these.
         """
         async for group in rows:
             if self._start.stopped is not None or (asks and self._planner.reached is not None):
                 break
-            if self._leftovers.has_taken(group):
+            if self._leftovers.has_taken(group) or (among is not None and group[0].state.row not in among):
                 continue
             outcomes = await self._lead_on(group, asks=asks, goes_live=goes_live)
             if outcomes is not None:
@@ -292,13 +298,19 @@ class BatchLane:
             await self._planner.finish()
 
     async def _work_through_ledger(
-        self, only: Selection, first: int, *, asks: bool, goes_live: bool = False
+        self,
+        only: Selection,
+        first: int,
+        *,
+        asks: bool,
+        goes_live: bool = False,
+        among: RowSet | None = None,
     ) -> None:
         """The same with rows as the ledger has them."""
         await self._start.ledger.flush()  # they are read as they are on disk
         rows = self._rows_of(only, first)
         try:
-            await self._work_through(rows, asks=asks, goes_live=goes_live)
+            await self._work_through(rows, asks=asks, goes_live=goes_live, among=among)
         finally:
             rows.close()
         if rows.error is not None:
@@ -344,7 +356,7 @@ class BatchLane:
         if first.known or first.state.state != "pending":  # they would not be found there
             return False
         choice.take_back(group)
-        self._postponed += len(group)
+        self._postponed.update(pending.state.row for pending in group)
         return True
 
     async def _ask_postponed(self) -> None:
@@ -354,9 +366,9 @@ class BatchLane:
             self._choice.note_end_of_rows()
         if self._postponed and self._start.stopped is None and self._planner.reached is None:
             ledger = self._start.ledger
-            rows = _unasked(ledger.settings, is_retry=ledger.is_retry)
-            await self._work_through_ledger(rows, 0, asks=True)
-        self._postponed = 0
+            rows = Selection(_MINE, (ledger.is_retry, ledger.settings))
+            await self._work_through_ledger(rows, 0, asks=True, among=self._postponed)
+        self._postponed = RowSet()
 
     def _as_of_now(self, group: list[PendingRow]) -> list[PendingRow]:
         """Rows without the failures of earlier starts: whoever starts again has mended them, perhaps."""
@@ -552,7 +564,7 @@ class BatchLane:
         deadline_s = self._options.deadline
         if deadline_s is None or self._hurries or not self._may_go_live or not self._keeper.book.under_way:
             return math.inf
-        requests = self._requests_at_server() + self._postponed
+        requests = self._requests_at_server() + len(self._postponed)
         live_s = requests / self._live_requests_per_s() + self._tuning.deadline_margin_s
         return self._start.budget.time_left_s() - min(live_s, deadline_s / 2)
 
@@ -610,11 +622,6 @@ def _unanswered(settings: int | None, *, is_retry: bool, failed: bool) -> Select
         f"AND ({waits} OR {again} OR {anew})",
         (is_retry, settings, failed),
     )
-
-
-def _unasked(settings: int | None, *, is_retry: bool) -> Selection:
-    """Rows that nobody has asked; arguments as for `left_over`."""
-    return Selection(f"{_MINE} AND NOT EXISTS ({_ASKED})", (is_retry, settings))
 
 
 def _of_job(ledger: Ledger, job: int, last: int) -> Selection:
