@@ -12,6 +12,7 @@ from tests.runs.conftest import Place
 from tests.runs.test_batch_lane import chat_requests, jobs_made
 
 from mistill import MistralEmbeddings, MistralLLM, Run, RunReport
+from mistill.api.prices import price_of
 from mistill.cli.options.wording import on_the_command_line
 from mistill.errors import InputError
 from mistill.runs.report_text import start_lines, status_lines
@@ -256,3 +257,26 @@ def test_a_retry_asks_all_rows_that_were_chosen(place: Place, cached: Simulator)
     retry = Run.retry(place.out, where="row<200", prompt="{{ text }} again", lane="cheapest")
     report = retry.start()
     assert (report.completions, report.asked_again) == (300, 0)
+
+
+def test_what_answers_costs_what_it_does_in_the_next_start_too(place: Place, cached: Simulator) -> None:
+    cached.change(answered_by={"mistral-small-latest": "mistral-medium-3-5"}, answer_tokens=5)
+    place.write([f"row {number}" for number in range(600)])
+    run: dict[str, Any] = {"lane": "cheapest", **LONG}
+    place.run(limit=20, **run).start()
+    report = place.run(**run).start()
+    assert report.completions == 600
+    price = price_of("mistral-medium-3-5")
+    assert price is not None
+    in_jobs = price.most(report.input_tokens, report.output_tokens) / 2
+    assert report.cost is not None
+    assert report.cost < 0.5 * in_jobs
+
+
+def test_no_job_need_be_small_once_rows_are_answered_live(place: Place, cached: Simulator) -> None:
+    cached.change(answer_tokens=2000)
+    texts = [f"row {number}" for number in range(700)]
+    place.write(texts)
+    report = place.run(lane="cheapest", batch_tail=0, prompt="{{ text }}").start()
+    assert report.completions == 700
+    assert max(job.lines for job in report.jobs) > 600

@@ -190,8 +190,11 @@ class Runner:
                 has_jobs = any(not job.is_over for job in reader.jobs())
                 return reader.row_usages(ledger.settings), reader.counts().completions, has_jobs
 
+        before = [*ledger.models]  # the one that answered last is at the end
+
         def price() -> Price:
-            found = kind.server.tariff.price_of(self.answered_by, None) or kind.server.price
+            model = self.answered_by or (before[-1] if before else None)
+            found = kind.server.tariff.price_of(model, None) or kind.server.price
             assert found is not None, "else it is refused"
             return found
 

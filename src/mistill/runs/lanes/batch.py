@@ -384,6 +384,8 @@ class BatchLane:
         ]
 
     async def _end_live(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
+        if not self._has_answers and any(outcome.error is None for outcome in outcomes):
+            self._has_answers = self._planner.has_proof = True  # no job need be small, or go first
         if self._choice is not None:
             self._choice.note_live(rows, outcomes)
         try:
