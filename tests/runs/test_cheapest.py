@@ -280,3 +280,12 @@ def test_no_job_need_be_small_once_rows_are_answered_live(place: Place, cached: 
     report = place.run(lane="cheapest", batch_tail=0, prompt="{{ text }}").start()
     assert report.completions == 700
     assert max(job.lines for job in report.jobs) > 600
+
+
+def test_a_start_that_goes_on_live_makes_no_job_for_its_first_row(place: Place, cached: Simulator) -> None:
+    cached.change(answer_tokens=5)
+    place.write([f"row {number}" for number in range(900)])
+    for limit in (300, 600, None):
+        report = place.run(lane="cheapest", limit=limit, **LONG).start()
+    assert report.completions == 900
+    assert report.jobs == []

@@ -163,6 +163,9 @@ class LaneChoice:
         prices = self._prices
         self._is_certain = prices.is_certain_for(size)
         if self._is_certain:
+            if size.is_first and not self._live and prices.live.warm:
+                # Of a start that goes on: what this one row finds of the cache is what it warms for all others.
+                size = msgspec.structs.replace(size, shared_tokens=None, is_first=False)
             return prices.of(size).is_live_cheaper
         if (
             self._wanted <= self._asked < _MOST_ROWS
