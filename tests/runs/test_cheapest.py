@@ -289,3 +289,25 @@ def test_a_start_that_goes_on_live_makes_no_job_for_its_first_row(place: Place, 
         report = place.run(lane="cheapest", limit=limit, **LONG).start()
     assert report.completions == 900
     assert report.jobs == []
+
+
+def test_many_systems_go_on_by_the_lane_that_is_cheaper_for_them(place: Place, cached: Simulator) -> None:
+    cached.change(answer_tokens=5)
+    rows = [{"who": f"clerk {number % 20}", "text": f"row {number}"} for number in range(800)]
+    place.write_rows(rows)
+    run: dict[str, Any] = {
+        "lane": "cheapest",
+        "system": "You are {{ who }}. " + RULES * 2,
+        "prompt": "{{ text }}",
+    }
+    place.run(sample=20, **run).start()
+    report = place.run(**run).start()
+    assert report.completions == 800
+    assert report.cost is not None
+    others = run | {
+        "lane": "live",
+        "system": "You are not {{ who }}. " + RULES * 2,
+    }  # of which nothing is cached yet
+    live = place.run(out=place.out.with_name("live.jsonl"), **others).start()
+    assert live.cost is not None
+    assert report.cost < 1.2 * live.cost

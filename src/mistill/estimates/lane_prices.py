@@ -239,8 +239,12 @@ class Measured:
         if not self.warm or size.is_first:
             return 0.0
         shared = size.shared_tokens
-        if shared is None or not self._of_shared.is_known or self._looked_at < min(self.warm, _TRUSTED_ROWS):
+        if shared is None:
             return self._cached / self.warm
+        if not self._of_shared.is_known or self._looked_at < min(self.warm, _TRUSTED_ROWS):
+            # What rows of earlier starts had in common is not known, nor which of them were the first of their key:
+            # where the cache was hit at all, it is taken to be, until a few rows of this start have told.
+            return shared if self._hits else 0.0
         return shared * self._of_shared.value
 
     @property
