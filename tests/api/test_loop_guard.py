@@ -12,7 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mistill.api.loop_guard import MAX_BLANK, MAX_NUMBER, MAX_SPACE, MAX_STRING, MOST_UNSEEN, LoopGuard
+from mistill.api.loop_guard import LONGEST_IN_STRING, MAX_BLANK, MAX_NUMBER, MAX_SPACE, MAX_STRING, LoopGuard
+
+MOST_UNSEEN = MAX_STRING + LONGEST_IN_STRING
+"""Any of these loops is known for one once it has gone on for so many characters."""
 
 
 def cut(text: str, places: list[int]) -> list[str]:

@@ -24,9 +24,6 @@ MAX_STRING: Final = 8192
 LONGEST_IN_NUMBER: Final = 64
 LONGEST_IN_STRING: Final = 1024
 
-MOST_UNSEEN: Final = MAX_STRING + LONGEST_IN_STRING
-"""Any loop is known for one once it has gone on for so many characters."""
-
 _SPACE = " \t\r\n"
 _OF_NUMBERS = "0123456789+-.eE"
 _BLANK = re.compile(

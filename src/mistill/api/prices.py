@@ -10,7 +10,7 @@ from datetime import date
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
@@ -20,7 +20,8 @@ from mistill.errors import InputError, nearest_name
 from mistill.foreign_text import read_toml
 from mistill.wording import Setting, Words, words
 
-_MILLION = 1_000_000
+MILLION: Final = 1_000_000
+"""Tokens that a price is of."""
 _DIGITS = 12
 _OLD_DAYS = 90
 
@@ -66,7 +67,7 @@ class Price(Struct, frozen=True):
         fresh = usage.input_tokens - usage.cached_tokens
         dollars = (
             fresh * self.input + usage.cached_tokens * self.cached_input + usage.output_tokens * self.output
-        ) / _MILLION
+        ) / MILLION
         if usage.audio_seconds:
             dollars += usage.audio_seconds * self.minute / 60
         return round(dollars, _DIGITS)  # without the noise of a float's last digits
@@ -74,7 +75,7 @@ class Price(Struct, frozen=True):
     def most(self, input_tokens: int, output_tokens: int) -> float:
         """US dollars for so many tokens, cached or not: the most that they can cost."""
         input_price = max(self.cached_input, self.input)
-        return (input_tokens * input_price + output_tokens * self.output) / _MILLION
+        return (input_tokens * input_price + output_tokens * self.output) / MILLION
 
     def times(self, factor: float) -> Price:
         """This price under another tariff: one of `Factors`."""

@@ -66,6 +66,11 @@ class Usage(Struct, frozen=True, gc=False):
     cached_tokens: int = 0
     audio_seconds: int = 0
 
+    @property
+    def without_sound(self) -> Usage:
+        """Its tokens alone."""
+        return Usage(self.input_tokens, self.output_tokens, self.cached_tokens)
+
     def __add__(self, other: Usage) -> Usage:
         return Usage(
             self.input_tokens + other.input_tokens,

@@ -15,12 +15,11 @@ from typing import Literal
 import msgspec
 
 from mistill.api.admin import STANDARD, Bill, BilledUnits, Lane, Pile, Unit
-from mistill.api.prices import factors_of, price_of, shipped_prices
+from mistill.api.prices import MILLION, factors_of, price_of, shipped_prices
 from mistill.audits.charges import Cause, Charges, Doubt
 from mistill.audits.report import Difference, Share
 
 _DOLLARS = "USD"
-_MILLION = 1_000_000
 _TOGETHER: Mapping[Unit, Unit] = {"cached": "input"}
 """Units of which one may have been billed as the other."""
 _BOUNDS: Mapping[Unit, Literal["input_tokens", "output_tokens", "seconds"]] = {
@@ -211,9 +210,9 @@ def price_by_table(pile: Pile) -> float:
     if price is None:
         return 0.0
     by_unit: dict[Unit, float] = {
-        "input": price.input / _MILLION,
-        "cached": price.cached_input / _MILLION,
-        "output": price.output / _MILLION,
+        "input": price.input / MILLION,
+        "cached": price.cached_input / MILLION,
+        "output": price.output / MILLION,
         "seconds": price.minute / 60,
     }
     factor = (factors.batch if pile.lane == "batch" else 1.0) * (

@@ -104,9 +104,7 @@ class _Dearness:
     def add(self, usage: Usage, cost: float) -> None:
         if self._price is not None:
             self._cost += cost
-            self._expected += self._price.cost(
-                Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens)
-            )
+            self._expected += self._price.cost(usage.without_sound)
 
     @property
     def factor(self) -> float:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from msgspec import Struct
 
-from mistill.api.prices import Price, cached_factor
+from mistill.api.prices import MILLION, Price, cached_factor
 from mistill.api.usage import Usage
 from mistill.progress.formatting import money, share
 from mistill.prompts.prompt_layout import PromptLayout
@@ -25,12 +25,11 @@ def saved_by_cache(price: Price | None, usage: Usage, cost: float | None) -> flo
     """
     if price is None or cost is None:
         return None
-    tokens = Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens)
-    paid = price.cost(tokens)
+    paid = price.cost(usage.without_sound)
     if not paid or not usage.cached_tokens:
         return 0.0
     tariff = 1.0 if price.minute else cost / paid
-    return tariff * usage.cached_tokens * (price.input - price.cached_input) / 1_000_000
+    return tariff * usage.cached_tokens * (price.input - price.cached_input) / MILLION
 
 
 class CachedInput(Struct, frozen=True):

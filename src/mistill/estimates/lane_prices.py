@@ -17,12 +17,11 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from mistill.api.prices import Price
+from mistill.api.prices import MILLION, Price
 from mistill.api.usage import Usage
 from mistill.estimates.sample_totals import SampleTotal
 from mistill.ledger import RowUsage
 
-_MILLION = 1_000_000
 _TRUSTED_ROWS = 8
 """From so many on, what rows say of the part that prompts share goes before a plain mean."""
 _LEAST_COMPARED = 4
@@ -45,6 +44,11 @@ class RowSize(Struct, frozen=True, gc=False):
     most_output_tokens: int | None = None
     shared_tokens: int | None = None
     is_first: bool = False
+
+
+def usage_of(one: RowUsage) -> Usage:
+    """What a row took that the ledger knows."""
+    return Usage(one.input_tokens, one.output_tokens, one.cached_tokens)
 
 
 class RowPrices(NamedTuple):
@@ -79,16 +83,6 @@ class LanePrices:
         self._compared: list[tuple[RowSize, Usage]] = []
         self._missed: float | None = None
 
-    @property
-    def rows(self) -> int:
-        """Of which it is known what they took."""
-        return self._outputs.count
-
-    @property
-    def output_tokens(self) -> float:
-        """Of a row, as a mean."""
-        return self._outputs.mean
-
     def add_live(self, size: RowSize, usage: Usage, cost: float | None) -> None:
         """A row was answered live, and billed so."""
         self._see(size, usage)
@@ -108,7 +102,7 @@ class LanePrices:
 
     def add_known(self, one: RowUsage) -> None:
         """The same of a row that the ledger knows."""
-        usage = Usage(one.input_tokens, one.output_tokens, one.cached_tokens)
+        usage = usage_of(one)
         size = RowSize(one.input_tokens, is_first=one.is_first)
         (self.add_in_job if one.in_job else self.add_live)(size, usage, one.cost)
 
@@ -145,7 +139,7 @@ class LanePrices:
         shared, hits = size.shared_tokens or 0, self.live.hits
         # No more can be cached than all of it, and no less than nothing.
         most = min(certain * self.live.doubt_of_hits, 1 - hits if loss > 0 else hits)
-        of_hits = most * shared * (price.input - price.cached_input) / _MILLION
+        of_hits = most * shared * (price.input - price.cached_input) / MILLION
         return abs(loss) > math.hypot(of_answers, of_hits)
 
     def _missed_share(self) -> float:
@@ -170,7 +164,7 @@ class LanePrices:
         def cost(cached: float) -> float:
             fresh = input_tokens - cached
             dollars = fresh * price.input + cached * price.cached_input + output_tokens * price.output
-            return dollars / _MILLION
+            return dollars / MILLION
 
         # Sound is billed beside tokens, and no less in a job than live; a dearer tier there is live alone.
         in_job = in_jobs.dearness if in_jobs.rows or not price.minute else live.dearness
@@ -211,9 +205,7 @@ class Measured:
         self.rows += 1
         self._usage += usage
         if cost is not None:
-            self._cost.add(
-                cost, price.cost(Usage(usage.input_tokens, usage.output_tokens, usage.cached_tokens))
-            )
+            self._cost.add(cost, price.cost(usage.without_sound))
         if size.is_first:  # it says nothing of those that follow
             return
         self.warm += 1

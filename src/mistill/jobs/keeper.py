@@ -95,7 +95,7 @@ class JobKeeper:
         keeps_files: bool = False,
         waits: bool = True,
     ) -> None:
-        self.book = self._book = book = JobBook(ledger, budget)
+        self.book = book = JobBook(ledger, budget)
         self._server = JobServer(sender.client, max_retries=sender.max_retries, tuning=current_tuning())
         self.submitter = JobSubmitter(book, self._server, waits=waits)
         self.fatal: MistillError | None = None
@@ -108,7 +108,7 @@ class JobKeeper:
 
     async def open(self) -> None:
         """What earlier starts have left."""
-        book, host = self._book, self._server.client.endpoint
+        book, host = self.book, self._server.client.endpoint
         jobs = await book.ledger.jobs()
         book.files.sweep(jobs)
         for job in jobs:
@@ -132,13 +132,13 @@ class JobKeeper:
         if job.state == "fetched":
             return job
         if job.state == "planned":
-            return await self._book.note(job, "planned", host=self._server.client.endpoint)
+            return await self.book.note(job, "planned", host=self._server.client.endpoint)
         hours = record.timeout_hours + KEPT_HOURS
         if time.time() > record.planned_at + hours * self._server.tuning.job_hour_s:
             error = Disconnected(
                 f"nobody has asked {record.host} for the batch job of this row in time", maybe_billed=True
             )
-            await self._book.ledger.end_open_attempts(changed(job, "dropped"), "maybe_billed", error)
+            await self.book.ledger.end_open_attempts(changed(job, "dropped"), "maybe_billed", error)
         elif job.state != "doubtful":
             _log.warning(
                 words(
@@ -166,12 +166,12 @@ class JobKeeper:
         """
         self._refused = None
         await self._attempted(self._look_at_all)
-        for job in [*self._book.jobs.values()]:
+        for job in [*self.book.jobs.values()]:
             if job.state in ("ended", "fetched") and await self._attempted(partial(self._take_over, job)):
-                read = self._book.jobs[job.id]
-                self._book.forget(job)
+                read = self.book.jobs[job.id]
+                self.book.forget(job)
                 on_read(read)
-        for job in [*self._book.unclean.values()]:
+        for job in [*self.book.unclean.values()]:
             await self._attempted(partial(self._clean, job))
         self._refusals = 0 if self._refused is None else self._refusals + 1
         if self._refused is not None and self._refusals >= self._server.tuning.least_looks:
@@ -191,7 +191,7 @@ class JobKeeper:
         return True
 
     async def _look_at_all(self) -> None:
-        watched = [job for job in self._book.jobs.values() if job.state in ("running", "doubtful")]
+        watched = [job for job in self.book.jobs.values() if job.state in ("running", "doubtful")]
         if not watched:
             return
         found = Found()
@@ -229,11 +229,11 @@ class JobKeeper:
         if seen is None:
             hours = job.record.timeout_hours + KEPT_HOURS
             if time.time() - job.changed_at > hours * self._server.tuning.job_hour_s:
-                self._book.forget(await self._book.note(job, "dropped"))
+                self.book.forget(await self.book.note(job, "dropped"))
             return
         if not seen.has_ended:
             await self._server.ask_to_end(seen.id)
-        await self._book.note(job, "running", job_id=seen.id, status=seen.status, is_cancelled=True)
+        await self.book.note(job, "running", job_id=seen.id, status=seen.status, is_cancelled=True)
 
     async def _ask(self, job: Job) -> BatchJob | None:
         """A job that is not in the list, by its id; ``None``: it is not there, which is perhaps not the last word."""
@@ -241,14 +241,14 @@ class JobKeeper:
         try:
             return await self._server.client.job(job.record.job_id)
         except NotFound:
-            job = await self._book.note(job, "running", looked=job.record.looked + 1)
+            job = await self.book.note(job, "running", looked=job.record.looked + 1)
             is_new = time.time() < job.record.planned_at + self._server.tuning.look_s
             if job.record.looked <= self._server.tuning.least_looks or is_new:
                 return None
             if not job.record.is_given_up:  # perhaps it is the key that does not know it
                 self.strange[job.id] = job
                 return None
-            await self._book.note(job, "ended", errors=("the server does not know the job any more",))
+            await self.book.note(job, "ended", errors=("the server does not know the job any more",))
             return None
 
     async def _update(self, job: Job, seen: BatchJob) -> None:
@@ -273,7 +273,7 @@ class JobKeeper:
             if is_told or not seen.completed_requests or time.time() >= ended_at + self._server.tuning.look_s:
                 state = "ended"
         if state != job.state or record != job.record:
-            await self._book.write(msgspec.structs.replace(job, state=state, record=record))
+            await self.book.write(msgspec.structs.replace(job, state=state, record=record))
 
     def _has_ended(self, job: Job, seen: BatchJob) -> bool:
         """Also in a state that nobody knows: where it has results and no more to do, or its time is long over."""
@@ -291,22 +291,22 @@ class JobKeeper:
         job = await self._fetch(job)
         taken = await self._reader.read(job)
         missing = await self._end(job, taken)
-        self._book.settle(job, taken, missing=missing + taken.unread)
+        self.book.settle(job, taken, missing=missing + taken.unread)
         if taken.fatal is not None:
             self.fatal = taken.fatal
 
     async def _fetch(self, job: Job) -> Job:
         record = job.record
-        self._book.files.make()
+        self.book.files.make()
         wanted = (
-            (record.output_file, self._book.files.output(job.tag)),
-            (record.error_file, self._book.files.errors(job.tag)),
+            (record.output_file, self.book.files.output(job.tag)),
+            (record.error_file, self.book.files.errors(job.tag)),
         )
         for file_id, path in wanted:
             if not file_id or path.exists():
                 continue
             try:
-                with self._book.files.explained():
+                with self.book.files.explained():
                     await self._server.client.download_file(file_id, path)
             except (APIError, InputError) as error:
                 is_new = time.time() < (record.ended_at or 0.0) + self._server.tuning.look_s
@@ -314,14 +314,14 @@ class JobKeeper:
                     raise
                 said = f"its results are not there any more: file {file_id}"
                 _log.warning("batch job %s: %s", record.job_id, said)
-                job = await self._book.note(job, "ended", errors=(*job.record.errors, said))
-        return job if job.state == "fetched" else await self._book.note(job, "fetched")
+                job = await self.book.note(job, "ended", errors=(*job.record.errors, said))
+        return job if job.state == "fetched" else await self.book.note(job, "fetched")
 
     async def _end(self, job: Job, taken: Taken) -> int:
         """All its lines are in the ledger: what never came has an end as well. Gives how many rows that are."""
         record = job.record
         # Those as well that a start took over which was killed then, for which nobody waits any more.
-        lines, answered = await self._book.ledger.results_of_job(job.id)
+        lines, answered = await self.book.ledger.results_of_job(job.id)
         kept = max(taken.kept, lines)
         unknown = max(0, taken.unknown - (kept - taken.kept))
         adds_up = record.total == record.lines and record.completed == kept
@@ -336,7 +336,7 @@ class JobKeeper:
             lines = unknown + taken.broken
             errors = (
                 *errors,
-                f"{lines:,} lines came, none with an id of ours: see {self._book.files.output(job.tag)}",
+                f"{lines:,} lines came, none with an id of ours: see {self.book.files.output(job.tag)}",
             )
         if kept and not answered and taken.failure is not None:
             errors = (*errors, f"none of its {kept:,} lines has an answer: {taken.failure.headline}")
@@ -352,16 +352,16 @@ class JobKeeper:
             is_clean=keeps,
             errors=errors,
         )
-        missing = await self._book.ledger.end_open_attempts(
+        missing = await self.book.ledger.end_open_attempts(
             read, "not_sent" if was_undone else "maybe_billed", error
         )
         if missing:
             read = msgspec.structs.replace(read, record=msgspec.structs.replace(read.record, missing=missing))
-            read = await self._book.ledger.note_job(read)
-        self._book.jobs[job.id] = read
+            read = await self.book.ledger.note_job(read)
+        self.book.jobs[job.id] = read
         if not keeps:
-            self._book.files.drop_results(job.tag)
-            self._book.unclean[job.id] = read
+            self.book.files.drop_results(job.tag)
+            self.book.unclean[job.id] = read
         return 0 if was_undone else missing
 
     async def _clean(self, job: Job) -> None:
@@ -369,15 +369,15 @@ class JobKeeper:
         for file_id in (job.record.output_file, job.record.error_file):
             await self._server.delete(file_id)
         await self._server.delete_input(job)
-        await self._book.ledger.note_job(changed(job, job.state, is_clean=True))
-        self._book.unclean.pop(job.id, None)
+        await self.book.ledger.note_job(changed(job, job.state, is_clean=True))
+        self.book.unclean.pop(job.id, None)
 
     async def tidy(self) -> None:
         """Nothing of ours that is of no more use stays at the server, as far as it answers; files expire."""
-        for job in [*self._book.unclean.values()]:
+        for job in [*self.book.unclean.values()]:
             with suppress(APIError, TransportError, MalformedAnswer):
                 await self._clean(job)
-        self._book.files.sweep(await self._book.ledger.jobs())
+        self.book.files.sweep(await self.book.ledger.jobs())
 
     # --- ending early -----------------------------------------------------------------------------------------------
 
@@ -394,17 +394,17 @@ class JobKeeper:
         Raises:
             MistillError: the server does not answer.
         """
-        for job in [*self._book.under_way]:
+        for job in [*self.book.under_way]:
             if job.state == "creating":
                 job = await self.submitter.look_for(job)
             if job.state == "running" and not job.record.is_cancelled:
                 await self._cancel(job, gives_up=gives_up)
-        return await self._book.drop_unsent("it was cancelled before it was sent")
+        return await self.book.drop_unsent("it was cancelled before it was sent")
 
     async def _cancel(self, job: Job, *, gives_up: bool) -> None:
         try:
             if await self._server.ask_to_end(job.record.job_id or ""):
-                await self._book.note(job, "running", is_cancelled=True)
+                await self.book.note(job, "running", is_cancelled=True)
         except NotFound:
             if gives_up:
-                await self._book.note(job, "running", is_given_up=True)
+                await self.book.note(job, "running", is_given_up=True)

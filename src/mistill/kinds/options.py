@@ -446,6 +446,7 @@ class LaneArguments(TypedDict, total=False):
     batch_timeout: float
     batch_tail: int
     keep_batch_files: bool
+    prompt_cache: bool
 
 
 class RetryArguments(LaneArguments, total=False):
@@ -460,7 +461,6 @@ class RetryArguments(LaneArguments, total=False):
     max_tokens_total: int | None
     deadline: float | None
     pin: bool
-    prompt_cache: bool
     loop_guard: bool | None
     grace: float
     on_stop: OnStop
@@ -498,7 +498,6 @@ class RunArguments(LaneArguments, total=False):
     deadline: float | None
     sample: int | None
     sample_seed: int
-    prompt_cache: bool
     loop_guard: bool | None
     ledger: str | Path | None
     fresh: bool

@@ -34,10 +34,11 @@ from mistill.runs.first_failures import ENOUGH_FAILED
 from mistill.runs.lanes.batch_terms import has_no_jobs
 from mistill.runs.lanes.changes import Changes
 from mistill.runs.lanes.job_planner import JobPlanner
-from mistill.runs.lanes.lane_choice import LaneChoice, RowsAhead
+from mistill.runs.lanes.lane_choice import LaneChoice
 from mistill.runs.lanes.leftovers import Leftovers
 from mistill.runs.lanes.live import LiveLane, LiveStart, RowsEnded
 from mistill.runs.lanes.replay import Collected, replay
+from mistill.runs.lanes.rows_ahead import RowsAhead
 from mistill.runs.lanes.submissions import Submissions
 from mistill.runs.pending_rows import PendingRows
 from mistill.wording import START_AGAIN, Phrase, Setting, words

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import logging
 import math
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, Self
+from typing import Any
 
 import msgspec
 
@@ -21,7 +20,7 @@ from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import time_left_s
 from mistill.delivery.dispatcher import Request
 from mistill.estimates.beginnings import Beginning, Beginnings
-from mistill.estimates.lane_prices import LanePrices, RowSize
+from mistill.estimates.lane_prices import LanePrices, RowSize, usage_of
 from mistill.estimates.lane_quotes import AnsweredRow, quote_lines, quotes_from
 from mistill.estimates.lane_use import lane_use
 from mistill.kinds.kind import Kind, PendingRow
@@ -31,6 +30,7 @@ from mistill.llms.types import Outcome
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
 from mistill.runs.lanes.changes import Changes
+from mistill.runs.lanes.rows_ahead import RowsAhead
 
 _log = logging.getLogger("mistill")
 
@@ -46,8 +46,6 @@ _USUAL_ROWS = 2000
 """Of a run of which nobody knows how many it has."""
 _LIVE_SHARE = 0.8
 """Of the time until a deadline, for rows that are cheaper live: the rest is for what jobs leave over."""
-_TRIALS = 4
-"""Rows with something in common with earlier ones that go live where the sample had none."""
 _QUOTED_ROWS = 1000
 
 
@@ -102,8 +100,7 @@ class LaneChoice:
         self._ended = Changes()
         for one in known:
             self._prices.add_known(one)
-            usage = Usage(one.input_tokens, one.output_tokens, one.cached_tokens)
-            self._keep(usage, one.cost, in_job=one.in_job, is_first=one.is_first)
+            self._keep(usage_of(one), one.cost, in_job=one.in_job, is_first=one.is_first)
         self._asked = self._come_back = self._prices.live.rows
         self._wanted = max(_FIRST_ROWS, self._asked)
         self._has_said = self._is_certain = False
@@ -329,28 +326,3 @@ class LaneChoice:
         if self._is_small:
             return f"{count(self._live, 'row')} live: too few for jobs"
         return str(lane_use(self._live, self._in_jobs, self._prices))
-
-
-class RowsAhead:
-    """Rows in their order, some of which were read before it is their turn."""
-
-    def __init__(self, rows: AsyncIterator[list[PendingRow]]) -> None:
-        self._rows = rows
-        self._read: deque[list[PendingRow]] = deque()
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> list[PendingRow]:
-        return self._read.popleft() if self._read else await anext(self._rows)
-
-    async def are_no_more_than(self, most: int) -> bool:
-        """Whether no more rows are to come than that; no further ones are read."""
-        rows = sum(map(len, self._read))
-        while rows <= most:
-            group = await anext(self._rows, None)
-            if group is None:
-                return True
-            self._read.append(group)
-            rows += len(group)
-        return False
