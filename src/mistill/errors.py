@@ -330,9 +330,12 @@ class UnwritableAnswer(InvalidOutput):
     kind = "unwritable_answer"
 
 
-StopReason = Literal["interrupted", "stopped", "budget", "deadline", "cancelled", "waiting", "moved"]
+StopReason = Literal[
+    "interrupted", "stopped", "budget", "deadline", "cancelled", "waiting", "moved", "unknown_jobs"
+]
 """Why work was ended on purpose: Ctrl-C, ``stop()`` or another row's fatal error, money or tokens, time, the caller's
-own cancellation, or that the rest is in batch jobs, which nobody need wait for."""
+own cancellation, that the rest is in batch jobs, which nobody need wait for, that another model answers, or that the
+server does not know batch jobs of ours, or not to this key."""
 
 
 class Stopped(MistillError):

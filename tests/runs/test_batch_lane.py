@@ -727,3 +727,33 @@ def test_a_job_that_was_made_twice_is_told_though_it_has_ended(
     simulator.wait_until(lambda: simulator.stats().batch.jobs == {"SUCCESS": 2})
     assert start(place).completions == 30
     assert "made twice" in caplog.text
+
+
+def test_jobs_that_nobody_sees_are_not_made_again_and_again(place: Place, simulator: Simulator) -> None:
+    place.write([f"text {number}" for number in range(60)])
+    simulator.change(batch_create_lost=1.0, batch_list_lag_s=3600.0)
+    with pytest.raises(RunStopped, match="in a row may have been made"):
+        start(place, batch_tail=0)
+    assert simulator.stats().batch.lines_billed <= 2 * 60
+
+
+def test_a_job_that_is_listed_late_is_made_once_whoever_refused_it(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS)
+    simulator.change(batch_create_denied=1.0, batch_list_lag_s=0.3)
+    start(place, wait=False)
+    simulator.change(batch_create_denied=0.0)
+    assert start(place).completions == 30
+    assert set(simulator.billed_ids().values()) == {1}
+
+
+def test_a_deadline_sends_live_what_was_never_sent_though_a_job_does_not_end(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write([f"text {number}" for number in range(300)])
+    simulator.change(batch_queue_s=3600.0, batch_cancel_refused=1.0)
+    with use_tuning(replace(current_tuning(), canary_wait_s=600.0)):
+        report = start(place, deadline=6.0, on_stop="return")
+    assert report.completions == 200  # all but those of the first job, which is there
+    assert report.with_server == 100

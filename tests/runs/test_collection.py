@@ -16,7 +16,7 @@ from mistill.delivery.tuning import current_tuning
 from mistill.errors import InputError, LedgerInUse
 from mistill.ledger import Ledger, LedgerReader
 from mistill.runs.report import read_report
-from mistill.runs.report_text import status_lines
+from mistill.runs.report_text import cancelled_lines, status_lines
 from mistill.simulator import Simulator
 
 TEXTS = [f"text {number}" for number in range(20)]
@@ -237,8 +237,13 @@ def test_a_job_that_another_key_made_is_left_alone_until_it_is_given_up(
     cancelling = Run.cancel_jobs(place.out, llm=OTHER_KEY)
     assert cancelling.start().with_server == 20
     assert "give_up=True" in str(cancelling.failed)
+    told = list(cancelled_lines(read_report(place.out), cancelling.failed, str))
+    assert "give_up=True" in str(told[-1])
+    stopped = place.run(lane="batch", llm_settings=OTHER_KEY, on_stop="return").start()
+    assert "to go on: use the key of the workspace that made them" in str(stopped)
     report = Run.cancel_jobs(place.out, llm=OTHER_KEY, give_up=True).start()
     assert (report.with_server, report.maybe_billed, report.pending) == (0, 20, 20)
+    assert "1 job given up" in "".join(map(str, cancelled_lines(report, None, str)))
 
 
 def test_a_job_that_we_cancelled_is_not_given_up_by_another_key(place: Place, simulator: Simulator) -> None:
@@ -276,3 +281,17 @@ def test_what_ends_in_the_very_moment_of_the_last_look_is_an_answer_of_that_star
         out = place.out.with_name(f"{number}.jsonl")
         report = place.run(out=out, lane="batch", wait=False).start()
         assert report.has_jobs or report.completions == 20
+
+
+def test_a_cancellation_that_was_refused_once_is_sent_again(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    send(place, simulator, line_s=3600.0)
+    simulator.change(batch_cancel_refused=1.0)
+    cancelling = Run.cancel_jobs(place.out)
+    thread = threading.Thread(target=cancelling.start, daemon=True)
+    thread.start()
+    simulator.wait_until(lambda: any(request.path.endswith("/cancel") for request in simulator.requests))
+    simulator.change(batch_cancel_refused=0.0)
+    thread.join(10)
+    assert not thread.is_alive()
+    assert read_report(place.out).jobs[0].is_cancelled

@@ -30,6 +30,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
         done, failed: of its requests, as the server counted them when it was last asked; ``None``: it has not said.
         begun_at: when it was planned. ``created_at``: when the server had it. ``ended_at``: when we saw that it had
             ended. ``timeout_s``: how long it may take there.
+        is_given_up: we were to cancel it, the server does not know it, and nobody waits for it any more.
         unseen: how often the server was asked for it in vain since it last knew it: it is gone, or another key's.
         missing: rows of which no line came. ``broken``, ``unknown``: lines that could not be read, and that nobody
             waits for, such as those that came twice.
@@ -50,6 +51,7 @@ class JobReport(Struct, frozen=True, kw_only=True):
     ended_at: float | None
     timeout_s: float
     is_cancelled: bool
+    is_given_up: bool
     unseen: int
     missing: int
     broken: int
@@ -73,7 +75,8 @@ class JobReport(Struct, frozen=True, kw_only=True):
             created_at=record.created_at,
             ended_at=record.ended_at,
             timeout_s=record.timeout_hours * 3600.0,
-            is_cancelled=record.is_cancelled or record.is_given_up,
+            is_cancelled=record.is_cancelled,
+            is_given_up=record.is_given_up,
             unseen=record.looked,
             missing=record.missing,
             broken=record.broken,

@@ -33,6 +33,7 @@ class JobServer:
         self.tuning = tuning
         self._max_retries = max_retries
         self._told: set[type[MistillError]] = set()
+        self._refused_to_end: set[str] = set()
 
     async def look_for(self, jobs: Sequence[Job]) -> Found:
         """Those of ours that are in its list, see there. One attempt."""
@@ -60,9 +61,10 @@ class JobServer:
         except APIError as error:
             if error.status >= 500 or isinstance(error, Unauthorized | RateLimited | NotFound):
                 raise
-            _log.warning(
-                "the server does not cancel batch job %s, which may have ended: %s", job_id, error.headline
-            )
+            if job_id not in self._refused_to_end:
+                self._refused_to_end.add(job_id)
+                told = "the server does not cancel batch job %s, which may have ended: %s"
+                _log.warning(told, job_id, error.headline)
             return False
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
@@ -162,12 +163,8 @@ class ResultReader:
     ) -> HTTPAnswer[Any]:
         """The answer with what it took; an estimate where it does not say that, or says what cannot be."""
         usage, wire = answer.usage, answer.response.usage
-        most_output = None if job.record.most_output_tokens else 0
-        if (
-            wire is None
-            or wire.prompt_tokens is None
-            or (wire.completion_tokens is None and most_output is None)
-        ):
+        most_output = math.ceil(job.record.most_output_tokens / max(1, job.record.lines))
+        if wire is None or wire.prompt_tokens is None or (wire.completion_tokens is None and most_output > 0):
             self._budget.warn_of_estimates()
             usage = None
         most_input = _MOST_BYTES_A_TOKEN * sum(one.weight for one in attempts) + _MOST_BYTES_A_TOKEN

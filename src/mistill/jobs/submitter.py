@@ -113,7 +113,7 @@ class JobSubmitter:
             if job.state == "planned":
                 job, was_asked = await self._upload(job), False
                 continue
-            # Whoever says that it made nothing is believed once a look has seen nothing.
+            # Whoever says that it made nothing is believed once it would be listed, and is not.
             if was_asked and (found := await self._found(job)) is not None:
                 return await self._adopt(job, found)
             was_asked = True
@@ -195,7 +195,8 @@ class JobSubmitter:
             return await self.look_for(job)
         job = await self._book.note(job, "uploaded")
         if not is_busy:
-            if (found := await self._found(job)) is not None:
+            is_conflict = isinstance(error, APIError) and error.status == HTTPStatus.CONFLICT
+            if (found := await self._found(job, at_once=not is_conflict)) is not None:
                 return await self._adopt(job, found)
             if isinstance(error, BadRequest):
                 await self._book.drop(job, "the server refused it")  # another start makes another one
@@ -207,16 +208,26 @@ class JobSubmitter:
             await asyncio.sleep(max(self._server.heeded_s(error), pause_s))
         return job
 
-    async def _found(self, job: Job) -> BatchJob | None:
-        """A look, for a job that is not there by what the server says."""
-        return (await self._server.persistently(lambda: self._server.look_for([job]))).jobs.get(job.id)
+    async def _found(self, job: Job, *, at_once: bool = False) -> BatchJob | None:
+        """A job that is not there by what the server says: one look, unless it may be listed late."""
+        pause_s, until_s = self._server.tuning.first_poll_s, self._listed_by_s(job)
+        while True:
+            found = (await self._server.persistently(lambda: self._server.look_for([job]))).jobs.get(job.id)
+            left_s = until_s - time.monotonic()
+            if found is not None or at_once or left_s <= 0:
+                return found
+            await asyncio.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * self._server.tuning.poll_growth, self._server.tuning.max_poll_s)
+
+    def _listed_by_s(self, job: Job) -> float:
+        """When a job that may be there since its last change is in the list for sure, by the clock of this process."""
+        look_s = self._server.tuning.look_s
+        return time.monotonic() + look_s - min(max(time.time() - job.changed_at, 0.0), look_s)
 
     async def look_for(self, job: Job) -> Job:
         """It may be there: adopted if it is found, doubtful if it is not."""
         tuning = self._server.tuning
-        looks, pause_s = 0, tuning.first_poll_s
-        looked_for_s = min(max(time.time() - job.changed_at, 0.0), tuning.look_s)
-        until_s = time.monotonic() + tuning.look_s - looked_for_s
+        looks, pause_s, until_s = 0, tuning.first_poll_s, self._listed_by_s(job)
         while True:
             try:
                 found = (await self._server.look_for([job])).jobs.get(job.id)

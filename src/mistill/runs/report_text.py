@@ -82,6 +82,9 @@ def cancelled_lines(report: RunReport, failed: MistillError | None, wording: Wor
     report = report.worded(wording)
     yield Line(f"{_rows(report)}: {_rows_by_state(report)}")
     yield Line(f"in all: {_spending(report)}{_saved(report)}")
+    given_up = [job for job in report.jobs if job.is_given_up and not job.is_under_way]
+    if given_up:
+        yield Line(f"{count(len(given_up), 'job')} given up: the server does not know {_them(given_up)}")
     ended = [job for job in report.jobs if job.is_cancelled and not job.is_under_way]
     if ended:
         yield Line(f"{count(len(ended), 'job')} cancelled, and read as far as {_they(ended)} came")
@@ -89,7 +92,10 @@ def cancelled_lines(report: RunReport, failed: MistillError | None, wording: Wor
     yield from _details(report, wording)
     if failed is not None:
         yield Line(worded(failed.message, wording), label="stopped: ")
-    if jobs := under_way(report.jobs):
+    hint = None if failed is None else failed.hint
+    if isinstance(failed, Stopped) and failed.reason == "unknown_jobs" and hint is not None:
+        yield Line(worded(hint, wording), label="hint: ")
+    elif jobs := under_way(report.jobs):
         told = f"{count(len(jobs), 'job')} of it not ended yet: "
         place = _Place.of(report)
         again = Phrase("cancel_jobs() again", place.command("cancel") if place else "the same command again")
@@ -98,6 +104,10 @@ def cancelled_lines(report: RunReport, failed: MistillError | None, wording: Wor
         yield Line("to go on: the run itself again, in either lane; answered rows cost nothing")
     if report.output is not None and report.output != "-":
         yield Line(f"output: {report.output}")
+
+
+def _them(jobs: Sequence[JobReport]) -> str:
+    return "it" if len(jobs) == 1 else "them"
 
 
 def _they(jobs: Sequence[JobReport]) -> str:
@@ -462,12 +472,15 @@ def _next_step(report: RunReport) -> Phrase | None:
     if report.is_running:
         return None
     stopped = report.stopped
-    is_all_right = stopped is None or (isinstance(stopped, Stopped) and stopped.reason != "budget")
+    # What is to be done first stands in the hint of who stopped it.
+    is_all_right = stopped is None or (
+        isinstance(stopped, Stopped) and stopped.reason not in ("budget", "moved", "unknown_jobs")
+    )
     if is_all_right and (jobs := under_way(report.jobs)):
         return goes_on(jobs)
     if report.pending or report.stopped is not None:
         if isinstance(stopped, Stopped) and (
-            stopped.reason == "moved"
+            stopped.reason in ("moved", "unknown_jobs")
             or (stopped.reason == "budget" and stopped.hint not in (None, LARGER_BUDGET))
         ):
             told = f"to go on: {stopped.hint}; answered rows cost nothing"

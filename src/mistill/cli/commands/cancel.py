@@ -56,7 +56,11 @@ def command(ctx: click.Context, **given: Any) -> Exit:
     _, path = find_run(out, ledger)
     if not awaits_jobs(path):
         report = read_report(out, ledger=ledger)
-        left = f"; {to_go_on(report).command_line}, in either lane" if report.to_go else ""
+        left = (
+            f"; {to_go_on(report).command_line}, in either lane"
+            if report.to_go and not report.is_running
+            else ""
+        )
         say(f"{out} has no batch jobs under way{left}")
         return Exit.ANSWERED
     run = Run.cancel_jobs(

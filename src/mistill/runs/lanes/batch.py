@@ -224,10 +224,15 @@ class BatchLane:
             self._start.stop(why)
 
     async def _until_all_is_read(self) -> None:
+        """Or, once the rest goes live, until there are rows for that: what is to be cancelled may take its time."""
         await self._changed.until(
-            lambda: not (self._submissions or self._keeper.book.under_way or self._unsettled)
+            lambda: (
+                not (self._submissions or self._keeper.book.under_way or self._unsettled)
+                or bool(self._hurries and self._left_over and not self._submissions)
+            )
         )
-        await self._leftovers.all_ended()
+        if not self._hurries:
+            await self._leftovers.all_ended()
 
     async def _find_tail(self) -> RowSet:
         """Rows that jobs of earlier starts have left over, if these are so few that they go live; else none."""
@@ -425,7 +430,26 @@ class BatchLane:
 
     def _leave_over(self, job: Job) -> None:
         self._left_over += job.record.rows
-        self._submissions.note_back(job)
+        if job.state == "doubtful":
+            self._note_lost()
+        self._submissions.note_back(job, is_proof=self._has_answers)
+
+    def _note_lost(self) -> None:
+        """A job that nobody has seen may be on the bill, and so may be the next one with the same rows."""
+        self._fruitless += 1
+        if self._fruitless > (self._kind.dispatcher.max_retries if self._has_answers else 1):
+            lost = count(self._fruitless, "batch job")
+            self._start.stop(
+                NoRowAnswered(
+                    f"{lost} in a row may have been made, and are in no list: nobody said what became of them",
+                    hint=words(
+                        "look at status.mistral.ai; then ",
+                        START_AGAIN,
+                        ", or go on with ",
+                        Setting("lane", "live"),
+                    ),
+                )
+            )
 
     async def _more_room(self, request: Request) -> bool:
         """Returns when something has ended that may have been held of the budget; ``False``: nobody waits for that."""
@@ -467,6 +491,8 @@ class BatchLane:
             try:
                 if not self._hurries and self._time_for_jobs_s() <= 0:
                     await self._hurry()
+                elif self._use.cancels or self._hurries:  # some may have been refused
+                    await self._keeper.cancel(gives_up=self._use.gives_up)
                 await self._keeper.poll(self._note_read)
                 self._check_strange()
             except LedgerError:
@@ -516,6 +542,7 @@ class BatchLane:
             self._start.stop(
                 Stopped(
                     f"{told} to the server, or not to this key",
+                    reason="unknown_jobs",
                     hint=words(
                         "use the key of the workspace that made them; where they are gone for good, give them up: ",
                         Phrase("Run.cancel_jobs(out, give_up=True)", "`mistill cancel --give-up`"),
