@@ -11,7 +11,8 @@ The simulator is an extra: where aiohttp is missing, the tests that need it are 
 
 Every test runs with MISTRAL_API_KEY=``API_KEY`` and with no other MISTRAL_*, OPENAI_* or MISTILL_* variable but that of
 the cache. It is one of the tests' own, so that none takes up limits that were learned elsewhere; of the user's, it has
-the weights of the demo model.
+the weights of the demo model. And with ``MISTILL_GOVERNOR=off``, in all processes that a test starts: how a test goes
+hangs on nobody else. Those of sharing have a runtime folder of their own (``tests/sharing/conftest.py``).
 """
 
 from __future__ import annotations
@@ -54,6 +55,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MISTRAL_API_KEY", API_KEY)
     monkeypatch.setenv("MISTILL_CACHE_DIR", str(own_cache))
+    monkeypatch.setenv("MISTILL_GOVERNOR", "off")
 
 
 @pytest.fixture

@@ -14,7 +14,8 @@ import pytest
 from tests.delivery.fake_clock import run_in_fake_time
 
 from mistill.delivery.diagnostics import advice
-from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit, governor_for
+from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
+from mistill.delivery.governors import governor_for
 from mistill.delivery.tuning import Tuning
 from mistill.errors import (
     APIError,

@@ -17,7 +17,8 @@ import pytest
 from tests.delivery.fake_clock import run_in_fake_time
 from tests.delivery.model_server import ModelServer, send_rows
 
-from mistill.delivery.governor import ConcurrencyLimit, Governor, Snapshot, governor_for
+from mistill.delivery.governor import ConcurrencyLimit, Governor, Snapshot
+from mistill.delivery.governors import governor_for
 from mistill.delivery.limits_file import LearnedLimits, LimitsFile
 from mistill.errors import RateLimits
 from mistill.testing import without_waiting

@@ -1,15 +1,18 @@
-"""Who waits for admission: first in first out, over concurrency limits, threads and event loops."""
+"""Who waits for admission: processes in turn, and in each first in first out, over concurrency limits, threads and
+event loops."""
 
 from __future__ import annotations
 
 import asyncio
 import os
 import threading
+from abc import ABC, abstractmethod
 from collections import OrderedDict
+from collections.abc import Hashable
 from typing import Protocol
 
 from mistill.delivery.quotas import QuotaUse
-from mistill.errors import MistillError
+from mistill.errors import MistillError, copied
 
 # One lock for all governors and concurrency limits: a limit may hold at several governors, and sections take
 # microseconds.
@@ -25,21 +28,28 @@ class Admitter(Protocol):
 
     def admit_waiting(self) -> None: ...
 
+    def abandon(self, waiter: Waiter) -> None: ...
+
 
 class ConcurrencyLimit:
     """One object's own limit of requests in flight, kept over all its calls, threads and event loops.
 
     ``limit`` may be changed at any time; under a lower one, what is in flight finishes.
 
+    Args:
+        owner: the process whose requests it limits, where that is not this one.
+
     Attributes:
+        owner: as given; ``None``: this process.
         slots: ``limit``, for readers that read it with every request.
         in_flight: requests that have a slot now.
         waiting_at: the governors at which requests wait under this limit: one or none, usually.
     """
 
-    __slots__ = ("in_flight", "slots", "waiting_at")
+    __slots__ = ("in_flight", "owner", "slots", "waiting_at")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, owner: Hashable = None) -> None:
+        self.owner = owner
         self.slots = limit
         self.in_flight = 0
         self.waiting_at: set[Admitter] = set()
@@ -75,49 +85,83 @@ class Permit(QuotaUse, eq=False, gc=False):
     stands_alone: bool = False
 
 
-class Waiter:
-    """One request that waits, and where to wake it."""
+class Waiter(ABC):
+    """One request that waits. ``loop``: where it lives, and where timers on its behalf run.
 
-    __slots__ = ("_future", "concurrency_limit", "error", "loop", "permit", "sequence", "tokens")
+    Attributes:
+        sequence: its place among those that wait, given by the governor at which it waits.
+        permit, error: what came of it; one of them is set before it is woken.
+    """
 
-    def __init__(self, concurrency_limit: ConcurrencyLimit, tokens: int, sequence: int) -> None:
+    __slots__ = ("concurrency_limit", "error", "loop", "permit", "sequence", "tokens")
+
+    def __init__(
+        self, concurrency_limit: ConcurrencyLimit, tokens: int, loop: asyncio.AbstractEventLoop
+    ) -> None:
         self.concurrency_limit = concurrency_limit
         self.tokens = tokens
-        self.sequence = sequence
-        self.loop = asyncio.get_running_loop()
+        self.loop = loop
+        self.sequence = 0
         self.permit: Permit | None = None
         self.error: MistillError | None = None
+
+    @abstractmethod
+    def wake(self) -> bool:
+        """From any thread. False if nobody is there any more."""
+
+
+class WaitingTask(Waiter):
+    """A request of this process, whose task waits."""
+
+    __slots__ = ("_future",)
+
+    def __init__(self, concurrency_limit: ConcurrencyLimit, tokens: int) -> None:
+        super().__init__(concurrency_limit, tokens, asyncio.get_running_loop())
         self._future: asyncio.Future[None] = self.loop.create_future()
 
-    async def wait(self) -> None:
-        """Returns when ``permit`` or ``error`` is set."""
-        await self._future
+    async def wait(self, governor: Admitter) -> Permit:
+        """Its permit, once it has one. ``governor``: at which it waits; a task that is cancelled is abandoned there.
+
+        Raises:
+            MistillError: why there is none.
+        """
+        try:
+            await self._future
+        except BaseException:
+            governor.abandon(self)
+            raise
+        if self.error is not None:
+            raise copied(self.error) from self.error
+        assert self.permit is not None
+        return self.permit
 
     def wake(self) -> bool:
-        """From any thread. False if its event loop is closed, so that nobody is there any more."""
         # A private name, but the documented get_running_loop() raises where there is none, at ten times the cost.
         if self.loop is asyncio._get_running_loop():  # noqa: SLF001
-            _set_done(self._future)
+            self.wake_here()
             return True
         try:
-            self.loop.call_soon_threadsafe(_set_done, self._future)
-        except RuntimeError:
+            self.loop.call_soon_threadsafe(self.wake_here)
+        except RuntimeError:  # its event loop is closed
             return False
         return True
 
-
-def _set_done(future: asyncio.Future[None]) -> None:
-    if not future.done():  # cancelled in between
-        future.set_result(None)
+    def wake_here(self) -> None:
+        """On its own event loop."""
+        if not self._future.done():  # cancelled in between
+            self._future.set_result(None)
 
 
 class AdmissionQueue:
     """The waiting requests of one governor, in a queue for each concurrency limit.
 
-    Every operation is O(1) in the number of requests, O(limits) at the most.
+    Processes (``ConcurrencyLimit.owner``) are served in turn, so that one with hundreds waiting does not starve one
+    with four; the requests of one are first in, first out. Every operation is O(1) in the number of requests, O(limits)
+    at the most.
 
     Attributes:
         limits: those under which anybody waits: empty, and so false, when nobody does.
+        served: for each process, a number that grows with each time that one of its requests was next.
     """
 
     def __init__(self, governor: Admitter) -> None:
@@ -125,6 +169,7 @@ class AdmissionQueue:
         # Not plain dicts: their first key gets slow to find when many before it were deleted.
         self._queues: dict[ConcurrencyLimit, OrderedDict[Waiter, None]] = {}
         self.limits = self._queues.keys()
+        self.served: dict[Hashable, int] = {}
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
@@ -147,19 +192,35 @@ class AdmissionQueue:
             del self._queues[waiter.concurrency_limit]
             waiter.concurrency_limit.waiting_at.discard(self._governor)
 
-    def oldest_with_slot(self) -> Waiter | None:
+    def next_with_slot(self) -> Waiter | None:
         """The request that is next, of all whose concurrency limit has a free slot."""
-        oldest: Waiter | None = None
+        found: Waiter | None = None
+        found_served = 0
+        served_by = self.served
         for limit, queue in self._queues.items():
             if limit.in_flight < limit.slots:
                 head = next(iter(queue))
-                if oldest is None or head.sequence < oldest.sequence:
-                    oldest = head
-        return oldest
+                served = served_by.get(limit.owner, 0)
+                if (
+                    found is None
+                    or served < found_served
+                    or (served == found_served and head.sequence < found.sequence)
+                ):
+                    found, found_served = head, served
+        return found
+
+    def waiting_of(self, owner: Hashable) -> int:
+        """How many of one process wait."""
+        return sum(len(queue) for limit, queue in self._queues.items() if limit.owner == owner)
+
+    def owners(self) -> int:
+        """How many processes have requests that wait."""
+        return len({limit.owner for limit in self._queues})
 
     def take_all(self) -> list[Waiter]:
-        """Empties the queue."""
+        """Empties the queue; the oldest comes first."""
         waiters = [waiter for queue in self._queues.values() for waiter in queue]
+        waiters.sort(key=lambda waiter: waiter.sequence)
         for limit in self._queues:
             limit.waiting_at.discard(self._governor)
         self._queues.clear()

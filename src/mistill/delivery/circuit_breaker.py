@@ -142,19 +142,25 @@ class CircuitBreaker:
         """The request of this sequence had been sent before the last refusal was known."""
         return sequence <= self._refused_sequence
 
-    def refused(self, sequence: int, newest: int, now_s: float, *, probe_after: bool) -> bool:
+    def refused(
+        self, sequence: int, newest: int, now_s: float, *, probe_after: bool, is_explained: bool = False
+    ) -> bool:
         """A 429. True if it began a cool-down or made it longer, as stragglers do not.
 
         Args:
             sequence: of the refused request; ``newest``: the last one that was given out.
             probe_after: one request is to be sent as a probe before the rest.
+            is_explained: the refusal says itself that the quota is used up, so what comes next is for the count of the
+                quota to say, and no pause is long.
         """
         if self.is_straggler(sequence):
             return False
         self._trip(now_s)
         self._refused_sequence = newest
-        self._open_until_s = max(self._open_until_s, now_s + self._jittered(self._cool_down_s))
-        self._cool_down_s = min(self._tuning.max_cool_down_s, self._tuning.pause_growth * self._cool_down_s)
+        longest_s = self._tuning.max_explained_cool_down_s if is_explained else self._tuning.max_cool_down_s
+        pause_s = min(longest_s, self._cool_down_s)
+        self._open_until_s = max(self._open_until_s, now_s + self._jittered(pause_s))
+        self._cool_down_s = max(self._cool_down_s, min(longest_s, self._tuning.pause_growth * pause_s))
         if probe_after:
             self._is_half_open = True
             self._probe_sent_s = None

@@ -61,17 +61,27 @@ class TimeByCause:
         return seconds
 
 
+def plus(seconds: dict[WaitCause, float], more: dict[WaitCause, float]) -> dict[WaitCause, float]:
+    """Both together, by cause."""
+    summed = dict(seconds)
+    for cause, spent in more.items():
+        summed[cause] = summed.get(cause, 0.0) + spent
+    return summed
+
+
 class Snapshot(Struct, frozen=True):
     """A governor at one moment.
 
     Attributes:
-        waiting, in_flight: requests, over all objects that use it.
+        waiting, in_flight: requests, over all objects of this process that use it.
         adaptive_limit: the requests in flight that it allows by now, whatever slots the objects have.
         requests_per_minute, tokens_per_minute: the quotas; None while none is known.
         requests_source, tokens_source: who set them.
         answered, refused: good answers and 429s, since the governor was made.
         seconds: wall time by cause, since the governor was made.
-        requests_room, tokens_room: what the quotas let through from now on; None while none is known.
+        requests_room, tokens_room: what the quotas let through from now on, or this process's part of it; None while
+            none is known.
+        alone_s: seconds in which it went on without the other processes that share the quota, since none answered.
     """
 
     waiting: int
@@ -86,6 +96,7 @@ class Snapshot(Struct, frozen=True):
     seconds: dict[WaitCause, float]
     requests_room: Room | None = None
     tokens_room: Room | None = None
+    alone_s: float = 0.0
 
     def since(self, earlier: Snapshot) -> dict[WaitCause, float]:
         """Seconds by cause between an earlier snapshot and this one: how one run's time was spent."""
@@ -178,12 +189,21 @@ def advice(
     if total <= 0:
         return None
     cause = max(spent, key=lambda each: spent[each])
+    alone_s = snapshot.alone_s - (0.0 if earlier is None else earlier.alone_s)
+    if min(1.0, alone_s / total) >= (tuning or current_tuning()).notable_share:
+        return words(f"{min(1.0, alone_s / total):.0%} of the time ", _ALONE)
     share = spent[cause] / total
     if share < (tuning or current_tuning()).notable_share:
         return None
     answered = snapshot.answered - (0 if earlier is None else earlier.answered)
     text = _advice_for(cause, snapshot, max_concurrent_requests, answered=answered, total_s=total)
     return None if text is None else words(f"{share:.0%} of the time ", text)
+
+
+_ALONE = (
+    "was without the process that has the shared governor, which did not answer: this one went on alone, with its "
+    "share of the quota. See whether that process is stopped, or computes without a pause"
+)
 
 
 def _advice_for(

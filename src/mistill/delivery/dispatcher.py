@@ -17,7 +17,7 @@ from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.api.watched_answer import WatchedAnswer
 from mistill.delivery.cache_key import KEY_FIELD, CacheKey
-from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
+from mistill.delivery.governor import AnyGovernor, ConcurrencyLimit, Permit
 from mistill.delivery.retry import as_failure, backoff_s, classify
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.delivery.worker_pool import WorkerPool
@@ -144,7 +144,7 @@ class Dispatcher(Generic[R]):
         client: what attempts go through.
         governor: decides when each may leave. ``concurrency``: one object's own limit of requests in flight.
         operation: what kind of request is sent here. ``refuse``: see `Refuse`.
-        max_retries: tries after the first, for failures that are this row's own (`Governor.settle` decides).
+        max_retries: tries after the first, for failures that are this row's own (`Governor.settle_failure` decides).
         tuning: the constants of delivery; those in force unless given.
 
     Attributes:
@@ -156,7 +156,7 @@ class Dispatcher(Generic[R]):
     def __init__(
         self,
         client: MistralClient,
-        governor: Governor,
+        governor: AnyGovernor,
         concurrency: ConcurrencyLimit,
         *,
         operation: Operation[R],
@@ -227,8 +227,14 @@ class Dispatcher(Generic[R]):
                 parts = () if request.split is None else request.split(answer)
             except Exception as caught:
                 error = as_failure(caught)
-                charged += governor.settle(permit, error=error, row=row)
-                error = governor.seen_by_now(error)
+                try:
+                    is_charged, error = await governor.settle_failure(permit, error, row)
+                except BaseException:  # cancelled, while another process was asked
+                    error.attempts = attempts
+                    if observer is not None:
+                        observer.ended(recorded, error)
+                    raise
+                charged += is_charged
                 error.attempts = attempts
                 may_retry = self._may_retry(error, charged, permit)
                 if observer is not None:
@@ -331,8 +337,8 @@ class Dispatcher(Generic[R]):
                     yield chunk
             except Exception as caught:
                 error = as_failure(caught)
-                charged += governor.settle(permit, error=error, row=row)
-                error = governor.seen_by_now(error)
+                is_charged, error = await governor.settle_failure(permit, error, row)
+                charged += is_charged
                 error.attempts = attempts
                 if has_begun or not self._may_retry(error, charged, permit):
                     if error is caught:

@@ -1,14 +1,15 @@
 """The governor: it decides when the next attempt may leave.
 
 One `Governor` stands for one quota: an (endpoint, key, model), shared by all objects, threads and event loops of the
-process. One `ConcurrencyLimit` stands for one object's ``max_concurrent_requests``. An attempt is admitted
-(`Governor.try_admit`, else ``await`` `Governor.admit`), sent, then settled or refunded exactly once:
+process, and by other processes that are its guests (`mistill.delivery.sharing`). One `ConcurrencyLimit` stands for one
+object's ``max_concurrent_requests``, or for all of a guest's requests. An attempt is admitted (`Governor.try_admit`,
+else ``await`` `Governor.admit`), sent, then settled or refunded exactly once:
 
     permit = governor.try_admit(limit, tokens) or await governor.admit(limit, tokens)
     try:
         answer = ...                                            # one HTTP attempt
     except MistillError as error:
-        is_charged = governor.settle(permit, error=error)
+        is_charged, error = await governor.settle_failure(permit, error)
     else:
         governor.settle(permit, limits=answer.limits, tokens=answer.total_tokens)
 
@@ -20,24 +21,31 @@ What may hold a request back, each in its own module: its concurrency limit (`ad
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import math
-import os
+import sys
 import time
-import weakref
 from collections.abc import Callable, Hashable
 from enum import Enum, auto
+from typing import Protocol
 
 import msgspec
 
 from mistill.delivery.adaptive_limit import AdaptiveLimit
-from mistill.delivery.admission_queue import LOCK, AdmissionQueue, ConcurrencyLimit, Permit, Waiter
+from mistill.delivery.admission_queue import (
+    LOCK,
+    AdmissionQueue,
+    ConcurrencyLimit,
+    Permit,
+    Waiter,
+    WaitingTask,
+)
 from mistill.delivery.circuit_breaker import CircuitBreaker
 from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause
 from mistill.delivery.limits_file import LearnedLimits, LimitsFile
 from mistill.delivery.quota_estimate import QuotaHypothesis, Scatter
 from mistill.delivery.quotas import Quotas, explains_refusal, is_reported
 from mistill.delivery.refused_rows import RefusedRows
+from mistill.delivery.sliding_window import Cells, Room
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import (
     APIError,
@@ -51,10 +59,9 @@ from mistill.errors import (
     ServerError,
     Stopped,
     TransportError,
-    copied,
 )
 
-__all__ = ["ConcurrencyLimit", "Governor", "Permit", "Snapshot", "governor_for"]
+__all__ = ["AnyGovernor", "ConcurrencyLimit", "Counts", "Governor", "Permit", "Snapshot"]
 
 _UNAVAILABLE = 503
 _FAILED = 500
@@ -79,6 +86,66 @@ class Refusal(Enum):
     """The circuit breaker's probe: the server still refuses, and the next pause is longer."""
     NEW = auto()
     """The first of a stretch, or one that was sent in spite of it: a cool-down begins, or is made longer."""
+
+
+class AnyGovernor(Protocol):
+    """What a dispatcher needs of a governor: its own, or that of another process whose guest this one is."""
+
+    @property
+    def in_flight(self) -> int: ...
+
+    def set_quota(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None: ...
+
+    def try_admit(self, concurrency_limit: ConcurrencyLimit, tokens: int) -> Permit | None: ...
+
+    async def admit(self, concurrency_limit: ConcurrencyLimit, tokens: int) -> Permit: ...
+
+    def settle(
+        self,
+        permit: Permit,
+        *,
+        limits: RateLimits | None = None,
+        tokens: int | None = None,
+        error: Stopped | None = None,
+    ) -> object: ...
+
+    async def settle_failure(
+        self, permit: Permit, error: MistillError, row: Hashable = None
+    ) -> tuple[bool, MistillError]: ...
+
+    def refund(self, permit: Permit) -> None: ...
+
+    def expect_answers(self) -> None: ...
+
+    def snapshot(self) -> Snapshot: ...
+
+
+class Counts(msgspec.Struct, frozen=True, array_like=True):
+    """What a governor has counted, for the one that goes on in its place.
+
+    Attributes:
+        learned: its limits; without what is used, which is in the cells.
+        requests, tokens: what is in its windows. ``reserved``: tokens of what is in flight.
+    """
+
+    learned: LearnedLimits
+    requests: Cells
+    tokens: Cells
+    reserved: int
+
+    @property
+    def age_s(self) -> float:
+        """How long ago that was."""
+        return time.time() - self.learned.learned_at
+
+    @property
+    def is_sane(self) -> bool:
+        """It can have been counted."""
+        cells = (*self.requests, *self.tokens, (0, self.reserved))
+        return self.learned.is_sane and all(min(cell) >= 0 and max(cell) <= _MAX_COUNTED for cell in cells)
+
+
+_MAX_COUNTED = 1 << 50
 
 
 class _Timer:
@@ -126,10 +193,7 @@ class Governor:
         self._written: LearnedLimits | None = None
         self._widest = 0
         self._was_full = False
-        learned = None if limits_file is None else limits_file.read()
-        self._adaptive_limit = AdaptiveLimit(
-            tuning, reached=0 if learned is None else learned.may_be_in_flight
-        )
+        self._adaptive_limit = AdaptiveLimit(tuning)
         self._breaker = CircuitBreaker(tuning)
         self._hypothesis: QuotaHypothesis | None = None
         self._scatter = Scatter(tuning)
@@ -138,10 +202,17 @@ class Governor:
         self._time = TimeByCause(clock())
         self._cause: WaitCause = "server"
         self._timer: _Timer | None = None
+        self._guests: dict[Hashable, ConcurrencyLimit] = {}
+        self._guests_answered = self._guests_refused = 0
+        learned = None if limits_file is None else limits_file.read()
         if learned is not None:
-            self._widest, self._was_full = learned.in_flight, learned.was_full
-            self._quotas.take_up(learned, time.time() - learned.learned_at, clock())
+            self._take_up_limits(learned)
         self.set_quota(requests_per_minute, tokens_per_minute)
+
+    def _take_up_limits(self, learned: LearnedLimits) -> None:
+        self._widest, self._was_full = learned.in_flight, learned.was_full
+        self._adaptive_limit = AdaptiveLimit(self._tuning, reached=learned.may_be_in_flight)
+        self._quotas.take_up(learned, time.time() - learned.learned_at, self._clock())
 
     def set_quota(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         """The user's own limits, used in place of what headers report. None: learn it."""
@@ -160,7 +231,7 @@ class Governor:
             if concurrency_limit.in_flight >= concurrency_limit.slots:
                 return None
             queue = self._queue
-            if queue.limits and (concurrency_limit in queue.limits or queue.oldest_with_slot() is not None):
+            if queue.limits and (concurrency_limit in queue.limits or queue.next_with_slot() is not None):
                 return None
             now_s = self._clock()
             if self._blocked_until_s(tokens, now_s):
@@ -179,22 +250,35 @@ class Governor:
             NothingAnswers: no connection to it could be made, ever.
             MistillError: the server's last error, when it has failed for longer than `Tuning.patience_s`.
         """
+        waiter = WaitingTask(concurrency_limit, tokens)
+        self.enqueue(waiter)
+        return await waiter.wait(self)
+
+    def enqueue(self, waiter: Waiter) -> None:
+        """It is admitted now, or woken when it is."""
         with LOCK:
             if not self._queue.limits:
                 self._breaker.forget_if_old(self._clock())
             self._sequence += 1
-            waiter = Waiter(concurrency_limit, tokens, self._sequence)
+            waiter.sequence = self._sequence
             self._queue.add(waiter)
             self.admit_waiting()
-        try:
-            await waiter.wait()
-        except BaseException:
-            self._abandon(waiter)
-            raise
-        if waiter.error is not None:
-            raise copied(waiter.error) from waiter.error
-        assert waiter.permit is not None
-        return waiter.permit
+
+    def abandon(self, waiter: Waiter) -> None:
+        """It waits no longer, or has no use for the permit that it was given just now."""
+        with LOCK:
+            if waiter.permit is not None:
+                self.refund(waiter.permit)
+                return
+            self._queue.remove(waiter)
+            self.admit_waiting()  # the timer may have been on its event loop
+
+    def take_waiting(self) -> list[Waiter]:
+        """All that wait, the oldest first; they no longer wait here."""
+        with LOCK:
+            waiters = self._queue.take_all()
+            self._note_empty_queue()
+            return waiters
 
     # --- after an attempt -------------------------------------------------------------------------------------
 
@@ -234,6 +318,27 @@ class Governor:
             self._release(permit)
             return is_charged
 
+    def settle_failed(
+        self, permit: Permit, error: MistillError, row: Hashable = None
+    ) -> tuple[bool, MistillError]:
+        """`settle` of an attempt that failed.
+
+        Returns:
+            Whether to count it against the row's retries; and the error, or what it has shown together with those
+            before it.
+        """
+        with LOCK:
+            is_charged = self.settle(permit, error=error, row=row)
+            if isinstance(error, ConnectFailed) and self._is_unreachable(self._clock()):
+                error = NothingAnswers.after(error)
+            return is_charged, error
+
+    async def settle_failure(
+        self, permit: Permit, error: MistillError, row: Hashable = None
+    ) -> tuple[bool, MistillError]:
+        """`settle_failed`, for callers whose governor may be in another process."""
+        return self.settle_failed(permit, error, row)
+
     def refund(self, permit: Permit) -> None:
         """The attempt was never sent: everything is given back."""
         with LOCK:
@@ -241,37 +346,79 @@ class Governor:
             self._quotas.cancelled(permit, self._clock())
             self._release(permit)
 
-    def seen_by_now(self, error: MistillError) -> MistillError:
-        """The error of an attempt that was settled just now, or what it has shown together with those before it."""
-        if isinstance(error, ConnectFailed) and self._is_unreachable(self._clock()):
-            return NothingAnswers.after(error)
-        return error
-
     def expect_answers(self) -> None:
         """The server has answered in an earlier start, so where nothing answers now, it is waited for."""
         with LOCK:
             self._breaker.expect_answers()
 
     def snapshot(self) -> Snapshot:
-        """What goes on, and where the time went."""
+        """What goes on in this process, and where its time went; the quotas are those of all."""
         with LOCK:
-            quotas = self._quotas
+            quotas, now_s, sharers = self._quotas, self._clock(), self._queue.owners()
             minutes = quotas.window_s / 60
             requests, tokens = quotas.requests.limit, quotas.tokens.limit
             return Snapshot(
-                waiting=len(self._queue),
-                in_flight=self.in_flight,
+                waiting=self._queue.waiting_of(None),
+                in_flight=self._own_in_flight(),
                 adaptive_limit=int(self._adaptive_limit.limit),
                 requests_per_minute=None if requests is None else requests / minutes,
                 requests_source=quotas.requests_source,
                 tokens_per_minute=None if tokens is None else tokens / minutes,
                 tokens_source=quotas.tokens_source,
-                answered=self._answered,
-                refused=self._refused,
-                seconds=self._time.seconds(self._clock()),
-                requests_room=quotas.requests.room_ahead(self._clock()),
-                tokens_room=quotas.tokens.room_ahead(self._clock()),
+                answered=self._answered - self._guests_answered,
+                refused=self._refused - self._guests_refused,
+                seconds=self._time.seconds(now_s),
+                requests_room=_part_of(quotas.requests.room_ahead(now_s), sharers),
+                tokens_room=_part_of(quotas.tokens.room_ahead(now_s), sharers),
             )
+
+    # --- other processes --------------------------------------------------------------------------------------
+
+    @property
+    def cause(self) -> WaitCause:
+        """What those that wait wait for; ``server``: nobody waits."""
+        with LOCK:
+            return self._cause if self._queue.limits else "server"
+
+    @property
+    def has_sent(self) -> int:
+        """How many attempts have left; a number that changes with each."""
+        return self._quotas.requests.entered
+
+    def add_guest(self, guest: Hashable) -> ConcurrencyLimit:
+        """What the requests of another process, which is told by ``guest``, are admitted under."""
+        with LOCK:
+            limit = self._guests[guest] = ConcurrencyLimit(sys.maxsize, owner=guest)
+            return limit
+
+    def remove_guest(self, guest: Hashable) -> None:
+        """It has nothing in flight, and none of it waits."""
+        with LOCK:
+            self._guests.pop(guest, None)
+            self._queue.served.pop(guest, None)
+            self.admit_waiting()
+
+    def counts(self) -> Counts:
+        """What the next governor of this quota has to know."""
+        with LOCK:
+            now_s, quotas = self._clock(), self._quotas
+            learned = msgspec.structs.replace(self._learned(now_s), used_requests=0, used_tokens=0)
+            return Counts(
+                learned, quotas.requests.cells(now_s), quotas.tokens.cells(now_s), quotas.tokens.reserved
+            )
+
+    def take_over(self, counts: Counts | None, limits_file: LimitsFile | None) -> None:
+        """It governs for all from now on, and goes on with what was counted; ``None``: with what is in the file."""
+        with LOCK:
+            self._limits_file = limits_file
+            if counts is not None and 0 <= counts.age_s <= self._quotas.window_s:
+                self._take_up_limits(counts.learned)
+                self._quotas.take_up_counts(
+                    counts.requests, counts.tokens, counts.reserved, counts.age_s, self._clock()
+                )
+            elif limits_file is not None and (learned := limits_file.read()) is not None:
+                self._take_up_limits(learned)
+            self.set_quota(None, None)
 
     # --- admission --------------------------------------------------------------------------------------------
 
@@ -284,19 +431,20 @@ class Governor:
             now_s = self._clock()
             self._fail_if_out_of_patience(now_s)
             while self._queue.limits:
-                waiter = self._queue.oldest_with_slot()
+                waiter = self._queue.next_with_slot()
                 if waiter is None:
-                    self._time.switch("concurrency", now_s)
+                    self._note_time("concurrency", now_s)
                     return
                 if waiter.loop.is_closed():
                     self._queue.remove(waiter)
                     continue
                 until_s = self._blocked_until_s(waiter.tokens, now_s)
                 if until_s:
-                    self._time.switch(self._cause, now_s)
+                    self._note_time(self._cause, now_s)
                     self._set_timer(min(until_s, self._breaker.patience_ends_s()), waiter, now_s)
                     return
                 self._queue.remove(waiter)
+                self._queue.served[waiter.concurrency_limit.owner] = self._sequence
                 waiter.permit = self._grant(waiter.concurrency_limit, waiter.tokens, now_s)
                 if not waiter.wake():
                     self.refund(waiter.permit)
@@ -328,11 +476,11 @@ class Governor:
         return until_s
 
     def _grant(self, concurrency_limit: ConcurrencyLimit, tokens: int, now_s: float) -> Permit:
-        if not self.in_flight and not self._queue.limits:
-            self._time.switch("server", now_s)
         self._sequence += 1
         self.in_flight += 1
         concurrency_limit.in_flight += 1
+        if (self.in_flight == 1 or self._guests) and not self._queue.limits:
+            self._note_time("server", now_s)
         permit = Permit(concurrency_limit, self._sequence, tokens=tokens)
         permit.is_probe = self._breaker.sent(now_s)
         self._quotas.sent(permit, now_s)
@@ -346,20 +494,12 @@ class Governor:
         self.in_flight -= 1
         concurrency_limit = permit.concurrency_limit
         concurrency_limit.in_flight -= 1
-        if self._queue.limits or not self.in_flight:
+        if self._queue.limits or not self.in_flight or self._guests:
             self.admit_waiting()
         if concurrency_limit.waiting_at:
             for governor in tuple(concurrency_limit.waiting_at):
                 if governor is not self:
                     governor.admit_waiting()
-
-    def _abandon(self, waiter: Waiter) -> None:
-        with LOCK:
-            if waiter.permit is not None:
-                self.refund(waiter.permit)
-                return
-            self._queue.remove(waiter)
-            self.admit_waiting()  # the timer may have been on its event loop
 
     def _fail_if_out_of_patience(self, now_s: float) -> None:
         error = self._breaker.last_error
@@ -378,9 +518,18 @@ class Governor:
     def _note_empty_queue(self) -> None:
         if not self._queue.limits:
             now_s = self._clock()
-            self._time.switch("server" if self.in_flight else "idle", now_s)
+            self._note_time("server" if self.in_flight else "idle", now_s)
             if not self.in_flight and self._answered:
                 self._write_down(now_s)
+
+    def _note_time(self, cause: WaitCause, now_s: float) -> None:
+        """What the time of this process is spent on from now on, if it is spent on ``cause`` wherever anybody waits."""
+        if self._guests and not self._queue.waiting_of(None):
+            cause = "server" if self._own_in_flight() else "idle"
+        self._time.switch(cause, now_s)
+
+    def _own_in_flight(self) -> int:
+        return self.in_flight - sum(limit.in_flight for limit in self._guests.values())
 
     def _write_down(self, now_s: float) -> None:
         """Leaves what was learned to other processes; now that nothing is in flight, if that is anything new."""
@@ -436,6 +585,8 @@ class Governor:
         self, permit: Permit, limits: RateLimits | None, tokens: int | None, now_s: float
     ) -> None:
         self._answered += 1
+        if permit.concurrency_limit.owner is not None:
+            self._guests_answered += 1
         self._answered_at_s = now_s
         self._breaker.is_reached = True
         if tokens is None:
@@ -546,7 +697,7 @@ class Governor:
     ) -> bool:
         """True, and so the row's own, for one of this row alone, and for the first of a stretch while the server
         answers nobody."""
-        self._refused += 1
+        self._note_refused(permit)
         if self._is_of_this_row(permit, limits, error, row):
             permit.stands_alone = True
             self._quotas.refused(permit, now_s)
@@ -582,9 +733,20 @@ class Governor:
                 if refusal is Refusal.NEW:
                     self._refused_probes = 0
                 self._infer_quota(permit, limits, now_s)
-                self._breaker.refused(permit.sequence, self._sequence, now_s, probe_after=True)
+                self._breaker.refused(
+                    permit.sequence,
+                    self._sequence,
+                    now_s,
+                    probe_after=True,
+                    is_explained=explains_refusal(limits, permit.tokens),
+                )
         is_own = refusal is Refusal.NEW and not self._is_answering(now_s)
         return is_own or self._is_out_of_patience(now_s)
+
+    def _note_refused(self, permit: Permit) -> None:
+        self._refused += 1
+        if permit.concurrency_limit.owner is not None:
+            self._guests_refused += 1
 
     def _is_of_this_row(
         self, permit: Permit, limits: RateLimits | None, error: RateLimited, row: Hashable
@@ -628,7 +790,7 @@ class Governor:
         self, permit: Permit, error: CapacityExceeded, row: Hashable, now_s: float
     ) -> bool:
         """A 429 for lack of capacity (code 3505). True, and so the row's own, as `_settle_refusal` has it."""
-        self._refused += 1
+        self._note_refused(permit)
         breaker, newest = self._breaker, self._sequence
         self._quotas.cancelled(permit, now_s)
         self._adaptive_limit.cut(permit.sequence, newest, self.in_flight, now_s)
@@ -691,34 +853,5 @@ def _mark_settled(permit: Permit) -> None:
     permit.is_settled = True
 
 
-_governors: weakref.WeakValueDictionary[tuple[str, bytes, str, Tuning], Governor] = (
-    weakref.WeakValueDictionary()
-)
-if hasattr(os, "register_at_fork"):
-    # What they have in flight will never be settled in a forked child, nor will those that wait there wake up.
-    os.register_at_fork(after_in_child=_governors.clear)
-
-
-def governor_for(endpoint: str, api_key: str, model: str, tuning: Tuning | None = None) -> Governor:
-    """The process-wide governor of this quota. It is forgotten when nobody holds it; the key is kept as a hash.
-
-    One that was made under another ``tuning`` (that in force unless given) is another: a test that switched waiting off
-    must not get a governor that waits, nor leave one behind that does not.
-    """
-    tuning = tuning or current_tuning()
-    identity = (endpoint, hashlib.blake2b(api_key.encode(), digest_size=16).digest(), model, tuning)
-    with LOCK:
-        governor = _governors.get(identity)
-        if governor is None:
-            file = LimitsFile(_name_of(identity), tuning.remember_for_s) if tuning.remember_for_s else None
-            governor = _governors[identity] = Governor(tuning=tuning, limits_file=file)
-        return governor
-
-
-def _name_of(identity: tuple[str, bytes, str, Tuning]) -> str:
-    """Of its file, the same in every process."""
-    endpoint, key, model, _ = identity
-    parts = (endpoint.encode(), key, model.encode())
-    return hashlib.blake2b(
-        b"".join(len(part).to_bytes(4) + part for part in parts), digest_size=16
-    ).hexdigest()
+def _part_of(room: Room | None, processes: int) -> Room | None:
+    return None if room is None else room.shared_by(processes)

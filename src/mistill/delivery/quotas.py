@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from mistill.delivery.limits_file import LearnedLimits
 from mistill.delivery.quota_estimate import QuotaEstimate
-from mistill.delivery.sliding_window import NO_BUCKET, NO_MARK, Bucket, Mark, SlidingWindow
+from mistill.delivery.sliding_window import NO_BUCKET, NO_MARK, Bucket, Cells, Mark, SlidingWindow
 from mistill.delivery.tuning import Tuning
 from mistill.errors import RateLimits
 
@@ -90,6 +90,13 @@ class Quotas:
         self._apply_limits()
         self.requests.assume(learned.used_requests, age_s, now_s)
         self.tokens.assume(learned.used_tokens, age_s, now_s)
+
+    def take_up_counts(
+        self, requests: Cells, tokens: Cells, reserved: int, age_s: float, now_s: float
+    ) -> None:
+        """What another process had in its windows ``age_s`` seconds ago, and the tokens of what it had in flight."""
+        self.requests.take_up(requests, age_s, now_s)
+        self.tokens.take_up((*tokens, (0, reserved)) if reserved else tokens, age_s, now_s)
 
     def confirm(self, limits: RateLimits | None) -> None:
         """An answer came: limits that only another process had heard of hold if it tells of any."""

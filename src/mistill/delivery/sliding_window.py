@@ -32,6 +32,11 @@ Mark = tuple[int, int, int]
 came later, or was still on its way, may be unknown to the request's answer."""
 NO_MARK: Mark = (0, 0, 0)
 
+Cells = tuple[tuple[int, int], ...]
+"""What is in a window: how many hundredths of a second ago each part of it ended, oldest first, and its amount."""
+_CELL_S = 0.2
+"""Coarser than a bucket of a minute's window: what one process tells the next of it has to be small."""
+
 
 class Room(Struct, frozen=True):
     """What a quota lets through from one moment on.
@@ -59,6 +64,13 @@ class Room(Struct, frozen=True):
             waited_s = in_s
             missing -= freed
         return windows * self.window_s + waited_s
+
+    def shared_by(self, processes: int) -> Room:
+        """The part of one of so many processes that use it at the same time."""
+        if processes <= 1:
+            return self
+        frees = tuple((in_s, freed / processes) for in_s, freed in self.frees)
+        return Room(self.limit / processes, self.window_s, self.free / processes, frees)
 
 
 class SlidingWindow:
@@ -179,6 +191,29 @@ class SlidingWindow:
     def assume(self, used: int, age_s: float, now_s: float) -> None:
         """So much of the window was used by another process, ``age_s`` seconds ago."""
         self._others, self._others_at_s = float(used), now_s - max(0.0, age_s)
+
+    def cells(self, now_s: float) -> Cells:
+        """What is in it, for another process that goes on with it."""
+        self._expire(now_s)
+        found: list[tuple[int, int]] = []
+        ends_s = -math.inf
+        for bucket in self._buckets:
+            if bucket.ends_s < ends_s + _CELL_S and found:
+                found[-1] = (found[-1][0], found[-1][1] + bucket.amount)
+            elif bucket.amount:
+                ends_s = bucket.ends_s
+                found.append((int(100 * (now_s - ends_s)), bucket.amount))
+        return tuple(found)
+
+    def take_up(self, cells: Cells, age_s: float, now_s: float) -> None:
+        """What another process had in it ``age_s`` seconds ago. A part counts as if all of it had come as late as
+        any of it may have."""
+        for ended_ago, amount in cells:
+            bucket = Bucket(now_s - max(0.0, age_s) - ended_ago / 100 + _CELL_S)
+            bucket.amount = amount
+            self._buckets.append(bucket)
+            self.used += amount
+            self.entered += amount
 
     def all_used(self, now_s: float) -> int:
         """What is in the window now, others' use included."""

@@ -84,6 +84,11 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_cool_down_s: float = 15.0
     """The longest of these pauses. A quota of a minute frees within a minute, and should not be missed by much."""
 
+    max_explained_cool_down_s: float = 1.0
+    """The longest after a refusal whose headers say that the quota is used up: when there is room again the count of
+    the quota says. Others use it too, then, and whoever pauses for 15 s leaves it to them; with no pause at all two of
+    three requests were refused."""
+
     outage_rows: int = 5
     """So many different rows must fail, and none be answered in between, to make an outage. With three, scattered
     failures were taken for one."""
@@ -206,6 +211,29 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     remember_every_s: float = 30.0
     """How often it is written down while answers come; besides, when the last of them has come."""
 
+    # --- sharing: one governor for several processes -----------------------------------------------------------------
+
+    is_shared: bool = True
+    """Whether processes with the same endpoint, key, model and tuning share a governor."""
+
+    out_of_reach_s: float = 2.0
+    """A process that the shared governor does not answer for so long goes on alone."""
+
+    come_back_s: float = 2.0
+    """How often it tries to come back, on its own."""
+
+    standing_every_s: float = 0.2
+    """How often the guests of a governor are told how it stands, which is also the sign that it is there: as often as a
+    screen is drawn anew, and ten times before it is taken for lost."""
+
+    counts_every_s: float = 1.0
+    """How often a governor that may be shared writes down what is in its windows. What left since then its successor
+    does not know of."""
+
+    silent_for_s: float = 20.0
+    """A guest that holds permits and says nothing for so long has been stopped, or its machine is gone: its permits are
+    taken back. It speaks up each quarter of that."""
+
     # --- governor, diagnostics ----------------------------------------------------------------------------------------
 
     min_timer_s: float = 0.001
@@ -300,17 +328,20 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How much sooner jobs are cancelled than the rows that are left then seem to take: they must end, and be read."""
 
     def without_waiting(self) -> Tuning:
-        """The same with pauses of a hundredth and almost no backoff; what it observes is observed for as long, and kept
-        nowhere.
+        """The same with pauses of a hundredth and almost no backoff; what it observes is observed for as long, kept
+        nowhere, and shared with no other process.
         """
         shorter = {name: getattr(self, name) / 100 for name in _PAUSES}
-        return replace(self, **shorter, backoff_base_s=0.001, max_backoff_s=0.01, remember_for_s=0.0)
+        return replace(
+            self, **shorter, backoff_base_s=0.001, max_backoff_s=0.01, remember_for_s=0.0, is_shared=False
+        )
 
 
 _PAUSES = (
     "growth_pause_s",
     "cool_down_s",
     "max_cool_down_s",
+    "max_explained_cool_down_s",
     "probe_interval_s",
     "max_probe_interval_s",
     "doubtful_probe_interval_s",

@@ -27,7 +27,8 @@ from mistill.api.prices import context_of, factors_of, load_prices
 from mistill.api.tariff import Tariff
 from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
-from mistill.delivery.governor import ConcurrencyLimit, governor_for
+from mistill.delivery.governor import ConcurrencyLimit
+from mistill.delivery.governors import governor_for
 from mistill.errors import InputError, MalformedAnswer, NotFound
 from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
@@ -243,9 +244,13 @@ class Connection(Configurable):
         prices = None if self.prices is None else load_prices(self.prices)
         tariff = Tariff(self.model, self.endpoint, prices)
         client = MistralClient(self.endpoint, key, self.timeout, tariff=tariff)
-        governor = governor_for(self.endpoint, key, self.model)
-        if self.requests_per_minute is not None or self.tokens_per_minute is not None:
-            governor.set_quota(self.requests_per_minute, self.tokens_per_minute)
+        governor = governor_for(
+            self.endpoint,
+            key,
+            self.model,
+            requests_per_minute=self.requests_per_minute,
+            tokens_per_minute=self.tokens_per_minute,
+        )
         dispatcher = Dispatcher(
             client,
             governor,

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
-from mistill.delivery.governor import Governor
+from mistill.delivery.governor import AnyGovernor
 from mistill.llms.event_loop import background
 from mistill.llms.types import Outcome
 from mistill.progress.display import Display
@@ -22,7 +22,7 @@ _SHOWN_AFTER_S = 1.0
 def run_call(
     call: Callable[[Count | None], Coroutine[Any, Any, T]],
     rows: int,
-    governor: Governor,
+    governor: AnyGovernor,
     display: Display,
     *,
     at_once: int,

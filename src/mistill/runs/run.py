@@ -23,7 +23,7 @@ from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import Row, Source
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot, advice
-from mistill.delivery.governor import Governor
+from mistill.delivery.governor import AnyGovernor
 from mistill.errors import (
     InputError,
     LedgerError,
@@ -779,7 +779,7 @@ class Run(RunResults):
         return self._llm.batch_factor if has_jobs(self.kind, self._llm.endpoint) else None
 
     @property
-    def _governor(self) -> Governor:
+    def _governor(self) -> AnyGovernor:
         return self.kind.dispatcher.governor
 
     def _snapshot(self) -> Snapshot:

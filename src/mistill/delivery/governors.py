@@ -1,0 +1,84 @@
+"""The governors of this process: one for each (endpoint, key, model), shared with other processes where it can be."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import os
+import weakref
+
+import msgspec
+
+from mistill.delivery.admission_queue import LOCK
+from mistill.delivery.governor import AnyGovernor, Governor
+from mistill.delivery.limits_file import LimitsFile
+from mistill.delivery.sharing.participant import Participant
+from mistill.delivery.sharing.place import place_of
+from mistill.delivery.tuning import Tuning, current_tuning
+
+_Identity = tuple[str, bytes, str, Tuning]
+_governors: weakref.WeakValueDictionary[_Identity, AnyGovernor] = weakref.WeakValueDictionary()
+_participant = Participant()
+
+
+def governor_for(
+    endpoint: str,
+    api_key: str,
+    model: str,
+    tuning: Tuning | None = None,
+    *,
+    requests_per_minute: float | None = None,
+    tokens_per_minute: float | None = None,
+) -> AnyGovernor:
+    """The process-wide governor of this quota. It is forgotten when nobody holds it; the key is kept as a hash.
+
+    One that was made under another ``tuning`` (that in force unless given) is another: a test that switched waiting off
+    must not get a governor that waits, nor leave one behind that does not.
+
+    Args:
+        requests_per_minute, tokens_per_minute: the user's own limits. They are this process's, not the key's, so a
+            governor that has any is shared with no other process.
+
+    Raises:
+        InputError: what the environment says of sharing is wrong.
+    """
+    tuning = tuning or current_tuning()
+    identity = (endpoint, hashlib.blake2b(api_key.encode(), digest_size=16).digest(), model, tuning)
+    has_own_limits = requests_per_minute is not None or tokens_per_minute is not None
+    shared_name = _name_of(identity, of_tuning=True)
+    place = place_of(shared_name) if tuning.is_shared and not has_own_limits else None
+    with LOCK:
+        governor = _governors.get(identity)
+        if governor is None:
+            file = LimitsFile(_name_of(identity), tuning.remember_for_s) if tuning.remember_for_s else None
+            if place is None:
+                governor = Governor(tuning=tuning, limits_file=file)
+            else:
+                governor = _participant.governor(place, shared_name, tuning, file)
+            _governors[identity] = governor
+        if has_own_limits:
+            _participant.withdraw(governor)
+            governor.set_quota(requests_per_minute, tokens_per_minute)
+        return governor
+
+
+def _name_of(identity: _Identity, *, of_tuning: bool = False) -> str:
+    """Of its files, the same in every process. ``of_tuning``: another where the constants are not everybody's."""
+    endpoint, key, model, tuning = identity
+    parts = [endpoint.encode(), key, model.encode()]
+    if of_tuning and tuning != Tuning():
+        parts.append(msgspec.json.encode(tuning))
+    return hashlib.blake2b(
+        b"".join(len(part).to_bytes(4) + part for part in parts), digest_size=16
+    ).hexdigest()
+
+
+def _forget() -> None:
+    _governors.clear()
+    _participant.forget()
+
+
+atexit.register(_participant.end)
+if hasattr(os, "register_at_fork"):
+    # What they have in flight will never be settled in a forked child, nor will those that wait there wake up.
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,47 @@
+"""What a host has counted, beside its socket, for the one that takes its place."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from mistill.delivery.governor import Counts
+from mistill.delivery.sharing.place import COUNTS, file_of
+
+_MAX_BYTES = 64 << 10
+
+
+class CountsFile:
+    """Reads and writes it. Nothing that fails here is anybody's failure: what was counted is then found out anew.
+
+    Args:
+        folder: the runtime folder; ``None``: there is none, and nothing is kept.
+        name: of the governor.
+    """
+
+    def __init__(self, folder: Path | None, name: str) -> None:
+        self._path = None if folder is None else file_of(folder, name, COUNTS)
+
+    def read(self) -> Counts | None:
+        """What the last host had counted; it may be long ago."""
+        if self._path is None:
+            return None
+        try:
+            with self._path.open("rb") as file:
+                counts = msgspec.msgpack.decode(file.read(_MAX_BYTES), type=Counts)
+        except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
+            return None
+        return counts if counts.is_sane else None
+
+    def write(self, counts: Counts) -> None:
+        """By the host alone, so that nobody writes at the same time."""
+        if self._path is None:
+            return
+        beside = self._path.with_suffix(".new")
+        with suppress(OSError):
+            with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(msgspec.msgpack.encode(counts))
+            beside.replace(self._path)

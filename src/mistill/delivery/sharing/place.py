@@ -1,0 +1,260 @@
+"""Where the host of a quota is found, and who may be it.
+
+``MISTILL_GOVERNOR`` in the environment: unset, a socket in the user's runtime folder, one for each quota; ``off``, no
+sharing; ``tcp://HOST:PORT``, one address for all quotas of all machines, with the token of ``MISTILL_GOVERNOR_TOKEN``.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+import time
+from abc import ABC, abstractmethod
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
+from urllib.parse import urlsplit
+
+from mistill.delivery.sharing.frames import VERSION
+from mistill.delivery.sharing.runtime_folder import runtime_folder
+from mistill.errors import InputError
+
+if sys.platform != "win32":
+    import fcntl
+
+VARIABLE = "MISTILL_GOVERNOR"
+TOKEN_VARIABLE = "MISTILL_GOVERNOR_TOKEN"  # noqa: S105  its name
+_MIN_TOKEN_CHARS = 16
+_BACKLOG = 512
+_KEPT_FOR_S = 86_400
+"""What was killed leaves its files behind; what has not been touched for a day is cleared away."""
+LOCK, SOCKET, COUNTS = ".lock", ".sock", ".counts"
+
+
+def file_of(folder: Path, name: str, suffix: str) -> Path:
+    """A file of the governor of this name. Versions of mistill that could not talk to each other do not meet."""
+    return folder / f"{VERSION}-{name}{suffix}"
+
+
+class Seat:
+    """The right to be the host at a place, and where its guests call.
+
+    Args:
+        listening: where they call, bound already.
+        lock: the descriptor of the file whose lock is the right; ``None``: the address itself is.
+        files: to be removed when it is given up, the lock's last.
+    """
+
+    def __init__(
+        self, listening: socket.socket, lock: int | None = None, files: tuple[Path, ...] = ()
+    ) -> None:
+        self.listening = listening
+        self._lock = lock
+        self._files = files
+
+    def keep(self) -> None:
+        """It is in use: nobody clears it away."""
+        if self._lock is not None:
+            with suppress(OSError):
+                os.utime(self._lock)
+
+    def give_up(self) -> None:
+        """Another may take it."""
+        self.listening.close()
+        for file in self._files:
+            with suppress(OSError):
+                file.unlink()
+        self._close_lock()
+
+    def forget(self) -> None:
+        """In a forked child: it is the parent's, who keeps it."""
+        close_here(self.listening)
+        self._close_lock()  # which unlocks nothing as long as the parent has it open
+
+    def _close_lock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+
+class Place(ABC):
+    """Where the host is found.
+
+    Attributes:
+        key: tells it from other places, within a process.
+        token: what a guest there has to know.
+        is_for_all: the host there has all quotas, not one.
+    """
+
+    key: str
+    token: bytes = b""
+    is_for_all: bool = False
+
+    @abstractmethod
+    def take(self) -> Seat | None:
+        """The right to be the host, unless another has it."""
+
+    @abstractmethod
+    def caller(self) -> tuple[socket.socket, str | tuple[str, int]]:
+        """A socket to call the host with, and its address."""
+
+
+class SocketFile(Place):
+    """A socket in the user's runtime folder, and a lock beside it."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder = folder
+        self._lock, self._socket = file_of(folder, name, LOCK), file_of(folder, name, SOCKET)
+        self.key = str(self._socket)
+
+    def take(self) -> Seat | None:
+        lock = _locked(self._lock)
+        if lock is None:
+            return None
+        listening = socket.socket(socket.AF_UNIX)
+        try:
+            self._socket.unlink(missing_ok=True)  # of one that was killed
+            listening.setblocking(False)
+            listening.bind(self.key)
+            listening.listen(_BACKLOG)
+        except OSError:
+            listening.close()
+            os.close(lock)
+            raise
+        _clear_away(self._folder)
+        return Seat(listening, lock, (self._socket, self._lock))
+
+    def caller(self) -> tuple[socket.socket, str]:
+        calling = socket.socket(socket.AF_UNIX)
+        calling.setblocking(False)
+        return calling, self.key
+
+
+class Address(Place):
+    """A TCP address. The host is who could bind it."""
+
+    is_for_all = True
+
+    def __init__(self, host: str, port: int, token: bytes) -> None:
+        self.key = f"{host}:{port}"
+        self.token = token
+        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        self._family, self._address = family, (str(address[0]), int(address[1]))
+
+    def take(self) -> Seat | None:
+        listening = socket.socket(self._family)
+        try:
+            if sys.platform == "win32":
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)
+            else:  # connections of the last host may linger
+                listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listening.setblocking(False)
+            listening.bind(self._address)
+            listening.listen(_BACKLOG)
+        except OSError:  # another has it, or it is of another machine
+            listening.close()
+            return None
+        return Seat(listening)
+
+    def caller(self) -> tuple[socket.socket, tuple[str, int]]:
+        calling = socket.socket(self._family)
+        calling.setblocking(False)
+        calling.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        calling.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        return calling, self._address
+
+
+def place_of(name: str) -> Place | None:
+    """Where the governor of this name is found, as the environment says; ``None``: it is shared with nobody.
+
+    Raises:
+        InputError: what the environment says is no place.
+    """
+    said = os.environ.get(VARIABLE, "")
+    if said == "off":
+        return None
+    if said:
+        return _address(said)
+    folder = None if sys.platform == "win32" else runtime_folder()
+    if folder is None or len(os.fsencode(file_of(folder, name, SOCKET))) > _MAX_PATH_BYTES:
+        return None
+    return SocketFile(folder, name)
+
+
+_MAX_PATH_BYTES = 103
+"""Of a socket: as macOS has it; Linux has four more."""
+_addresses: dict[tuple[str, str], Address] = {}
+
+
+def _address(said: str) -> Address:
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    if (found := _addresses.get((said, token))) is not None:
+        return found
+    try:
+        parts = urlsplit(said)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        _refuse(said)
+    if parts.scheme != "tcp" or not host or not port or parts.path not in ("", "/") or "@" in parts.netloc:
+        _refuse(said)
+    if len(token) < _MIN_TOKEN_CHARS:
+        raise InputError(
+            f"{VARIABLE} is {said}, and {TOKEN_VARIABLE} "
+            + (f"has fewer than {_MIN_TOKEN_CHARS} characters" if token else "is not set"),
+            hint="set it to the same secret, such as of `openssl rand -hex 16`, on every machine that shares the quota",
+        )
+    try:
+        _addresses[said, token] = address = Address(host, port, token.encode())
+    except OSError as error:
+        raise InputError(
+            f"{VARIABLE} is {said}, and nothing has that name: {error.strerror}",
+            hint="give the name or the number of a machine that this one knows",
+        ) from error
+    return address
+
+
+def _refuse(said: str) -> NoReturn:
+    shown = said if "@" not in said else "an address with a user in it"
+    raise InputError(
+        f"{VARIABLE} is {shown!r}, which is none of: off, tcp://HOST:PORT",
+        hint="leave it unset to share the quota with the other processes of this machine",
+    )
+
+
+def _locked(path: Path) -> int | None:
+    """The descriptor of the file, which is locked by this process until it is closed; ``None``: by another one."""
+    while True:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(lock)
+            return None
+        if _is_at(lock, path):
+            return lock
+        os.close(lock)  # the one that had it has removed it meanwhile
+
+
+def _is_at(lock: int, path: Path) -> bool:
+    """Only then can nobody lock another file of that name."""
+    try:
+        return os.path.samestat(os.fstat(lock), path.lstat())
+    except OSError:
+        return False
+
+
+def _clear_away(folder: Path) -> None:
+    oldest_s = time.time() - _KEPT_FOR_S
+    with suppress(OSError):
+        for path in folder.glob("*" + LOCK):
+            if path.lstat().st_mtime < oldest_s and (lock := _locked(path)) is not None:
+                for file in (path.with_suffix(COUNTS), path.with_suffix(SOCKET), path):
+                    file.unlink(missing_ok=True)
+                os.close(lock)
+
+
+def close_here(of_parent: socket.socket) -> None:
+    """In a forked child: lets go of a socket, with which the parent goes on."""
+    if (descriptor := of_parent.detach()) >= 0:
+        os.close(descriptor)
