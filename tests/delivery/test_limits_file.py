@@ -17,7 +17,7 @@ import pytest
 from tests.delivery.fake_clock import run_in_fake_time
 from tests.delivery.model_server import ModelServer, send_rows
 
-from mistill.delivery.governor import ConcurrencyLimit, Governor, Snapshot
+from mistill.delivery.governor import AnyGovernor, ConcurrencyLimit, Governor, Snapshot
 from mistill.delivery.governors import governor_for
 from mistill.delivery.limits_file import LearnedLimits, LimitsFile
 from mistill.errors import RateLimits
@@ -118,7 +118,7 @@ def written(folder: Path) -> list[LearnedLimits]:
     return [msgspec.json.decode(path.read_bytes(), type=LearnedLimits) for path in folder.iterdir()]
 
 
-def settle_one(governor_of: Callable[[], Governor]) -> None:
+def settle_one(governor_of: Callable[[], AnyGovernor]) -> None:
     async def main() -> None:
         governor = governor_of()
         permit = governor.try_admit(ConcurrencyLimit(8), 1)

@@ -12,6 +12,7 @@ from mistill.delivery.governor import Counts
 from mistill.delivery.sharing.place import COUNTS, file_of
 
 _MAX_BYTES = 64 << 10
+_COUNTS = msgspec.msgpack.Decoder(Counts)
 
 
 class CountsFile:
@@ -31,7 +32,7 @@ class CountsFile:
             return None
         try:
             with self._path.open("rb") as file:
-                counts = msgspec.msgpack.decode(file.read(_MAX_BYTES), type=Counts)
+                counts = _COUNTS.decode(file.read(_MAX_BYTES))
         except (OSError, ValueError, RecursionError):  # msgspec's errors are ValueErrors
             return None
         return counts if counts.is_sane else None

@@ -234,8 +234,17 @@ class News(_Message, frozen=True):
     standing: Standing | None = None
 
 
+# Made here, where one thread imports: msgspec looks at a type when it first decodes one, and two threads that do so at
+# the same time bring the process down.
+CHALLENGE = msgspec.msgpack.Decoder(Challenge)
+HELLO = msgspec.msgpack.Decoder(Hello)
+WELCOME = msgspec.msgpack.Decoder(Welcome)
+TURN = msgspec.msgpack.Decoder(Turn)
+NEWS = msgspec.msgpack.Decoder(News)
+
+
 def checked(limits: RateLimits | None) -> RateLimits | None:
-    """What a server may have reported.
+    """As given, which a server may have reported.
 
     Raises:
         NotOurs: no server can have.

@@ -339,12 +339,12 @@ class GuestGovernor:
             self._end_alone()
             return own
 
-    def go_alone(self) -> int:
+    def go_alone(self, waited_s: float) -> int:
         """It decides itself until a host answers, with its share of what is known of the quota. Of how many shares it
-        has one is returned; 0: nothing is known."""
+        has one is returned; 0: nothing is known. ``waited_s``: for how long none has answered."""
         with LOCK:
             own = self.take_charge()
-            self._alone_since_s = time.monotonic()
+            self._alone_since_s = time.monotonic() - waited_s
             standing = self._standing
             if standing is None:
                 return 0

@@ -10,12 +10,12 @@ import weakref
 from collections.abc import Callable
 from contextlib import suppress
 
-import msgspec
-
 from mistill.delivery.admission_queue import LOCK, ConcurrencyLimit, Permit, Waiter
 from mistill.delivery.governor import Governor
 from mistill.delivery.sharing.counts_file import CountsFile
 from mistill.delivery.sharing.frames import (
+    HELLO,
+    TURN,
     VERSION,
     Challenge,
     Failed,
@@ -366,9 +366,9 @@ class GuestConnection(FrameProtocol):
     def received(self, frame: bytes) -> None:
         self._heard_s = self._loop.time()
         if self.is_trusted:
-            self._take(msgspec.msgpack.decode(frame, type=Turn))
+            self._take(TURN.decode(frame))
         else:
-            self._greet(msgspec.msgpack.decode(frame, type=Hello))
+            self._greet(HELLO.decode(frame))
 
     def _greet(self, hello: Hello) -> None:
         token = self._host.place.token
@@ -398,7 +398,8 @@ class GuestConnection(FrameProtocol):
             if turn.expects_answers:
                 governor.expect_answers()
             for permit_id, tokens, limits in turn.answered:
-                governor.settle(self._permit(permit_id), limits=checked(limits), tokens=tokens)
+                checked(limits)  # before it has no permit any more
+                governor.settle(self._permit(permit_id), limits=limits, tokens=tokens)
             for failed in turn.failed:
                 self._settle_failure(governor, failed)
             for permit_id in turn.given_back:

@@ -10,18 +10,18 @@ import socket
 import weakref
 from collections.abc import Callable
 
-import msgspec
-
 from mistill.delivery.admission_queue import LOCK
 from mistill.delivery.sharing.frames import (
+    CHALLENGE,
+    NEWS,
     VERSION,
+    WELCOME,
     Challenge,
     FrameProtocol,
     Hello,
     News,
     NotOurs,
     Turn,
-    Welcome,
     is_proof,
     new_nonce,
     proof,
@@ -83,11 +83,11 @@ class HostConnection(FrameProtocol):
     def received(self, frame: bytes) -> None:
         self.heard_s = self._loop.time()
         if self.is_trusted:
-            self._hear(self, msgspec.msgpack.decode(frame, type=News))
+            self._hear(self, NEWS.decode(frame))
         elif self._hosts_nonce is None:
-            self._say_hello(msgspec.msgpack.decode(frame, type=Challenge))
+            self._say_hello(CHALLENGE.decode(frame))
         else:
-            welcome = msgspec.msgpack.decode(frame, type=Welcome)
+            welcome = WELCOME.decode(frame)
             if not is_proof(welcome.proof, self._place.token, b"host", *self._said(self._hosts_nonce)):
                 raise NotOurs
             self.process = welcome.process
@@ -139,9 +139,10 @@ class Membership:
     def end(self) -> None:
         """From any thread: it is nobody's guest any more."""
         self._is_ended = True
-        self._thread.call(self._hang_up)
+        self._thread.call(self.hang_up)
 
-    def _hang_up(self) -> None:
+    def hang_up(self) -> None:
+        """On the thread."""
         if self._link is not None:
             self._link.abort()
 
@@ -160,7 +161,7 @@ class Membership:
                 self._leave(link)
                 continue
             if not self._is_alone and self._left_s(heard_s) <= 0:
-                self._go_alone()
+                self._go_alone(loop.time() - heard_s)
             await asyncio.sleep(self._pause_s())
 
     def _left_s(self, heard_s: float) -> float:
@@ -235,11 +236,11 @@ class Membership:
         if (guest := self._guest()) is not None:
             guest.hear(link, news)
 
-    def _go_alone(self) -> None:
+    def _go_alone(self, waited_s: float) -> None:
         if (guest := self._guest()) is None:
             return
         self._is_alone = True
-        shares = guest.go_alone()
+        shares = guest.go_alone(waited_s)
         share = f"a share of 1 in {shares} of what is known of it" if shares else "what it finds out of it"
         _log.warning(
             "the governor that this quota is shared by (%s) does not answer: this process goes on alone, with %s, "

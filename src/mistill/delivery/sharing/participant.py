@@ -60,7 +60,7 @@ class Participant:
 
     def end(self) -> None:
         """At the end of the process: what was counted is handed over, and others take the places."""
-        self._thread.end(self._end_hosts)
+        self._thread.end(self._say_farewell)
 
     def forget(self) -> None:
         """In a forked child: all of it is the parent's, who goes on with it."""
@@ -71,7 +71,9 @@ class Participant:
         keep_unused((self._thread, self._hosts, list(self._memberships.items())))
         self.__init__()
 
-    def _end_hosts(self) -> None:
+    def _say_farewell(self) -> None:
+        for membership in list(self._memberships.values()):
+            membership.hang_up()
         for host in list(self._hosts.values()):
             host.end()
 

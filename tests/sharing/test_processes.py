@@ -1,0 +1,98 @@
+"""Real processes that share a governor: one is always the host, whoever is killed, stopped or forked."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+
+import pytest
+from tests.sharing.peers import QUICK, until
+from tests.sharing.processes import Process, Processes
+from tests.sharing.stress import Stress
+
+from mistill.delivery.diagnostics import advice
+from mistill.delivery.governor import ConcurrencyLimit
+from mistill.delivery.governors import governor_for
+from mistill.delivery.sharing.guest import GuestGovernor
+
+
+async def goes_on(process: Process) -> None:
+    sent = process.state().sent
+    await until(lambda: process.state().sent > sent + 10)
+
+
+async def test_a_killed_host_is_followed_by_another(processes: Processes) -> None:
+    host, *guests = processes.start(), processes.start(), processes.start()
+    host.begun()
+    for guest in guests:
+        guest.begun()
+        await goes_on(guest)
+    assert [process.state().decides_itself for process in (host, *guests)].count(True) == 1
+    first = next(process for process in (host, *guests) if process.state().decides_itself)
+    others = [process for process in (host, *guests) if process is not first]
+    first.kill()
+    for process in others:
+        await goes_on(process)
+    assert [process.state().decides_itself for process in others].count(True) == 1
+    next(process for process in others if process.state().decides_itself).end()
+    (last,) = (process for process in others if not process.is_over)
+    await goes_on(last)
+    assert last.state().decides_itself
+
+
+async def test_where_the_host_is_stopped_a_guest_goes_on_alone_and_comes_back(
+    processes: Processes, caplog: pytest.LogCaptureFixture
+) -> None:
+    host = processes.start(at_once=0).begun()
+    governor = governor_for("https://shared.example", "a-key", "a-model", QUICK)
+    assert isinstance(governor, GuestGovernor)
+    limit = ConcurrencyLimit(8)
+
+    async def send(requests: int) -> None:
+        for _ in range(requests):
+            governor.settle(governor.try_admit(limit, 1) or await governor.admit(limit, 1))
+
+    await send(10)
+    host.stop()
+    began_s = time.monotonic()
+    with caplog.at_level(logging.WARNING, "mistill"):
+        await send(20)
+    assert time.monotonic() - began_s < 10
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "goes on alone" in caplog.text
+    assert governor.snapshot().alone_s >= QUICK.out_of_reach_s
+    assert "went on alone" in str(advice(governor.snapshot(), max_concurrent_requests=8))
+    host.go_on()
+
+    await until(lambda: not governor.decides_itself)
+    await send(10)
+    assert governor.in_flight == 0
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")
+async def test_a_fork_of_a_process_keeps_none_of_its_places(processes: Processes) -> None:
+    """Neither the lock of a host, nor the permits of a guest, are held by a child that was forked off."""
+    host = processes.start().begun()
+    guest = processes.start().begun()
+    await goes_on(guest)
+    children = [host.fork(), guest.fork()]
+    try:
+        host.kill()
+        await goes_on(guest)
+        assert guest.state().decides_itself
+        other = processes.start().begun()
+        await goes_on(other)
+        children.append(other.fork())
+        other.kill()
+        await goes_on(guest)
+    finally:
+        for child in children:
+            os.kill(child, signal.SIGKILL)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no signals of this kind")
+async def test_never_two_hosts_and_never_none(processes: Processes) -> None:
+    await Stress(processes, most=4, seed=17).run(events=8)
