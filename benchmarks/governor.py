@@ -2,6 +2,8 @@
 
     python -m benchmarks.governor                 all cases, with real windows of 60 s: about ten minutes
     python -m benchmarks.governor --only outage   the cases whose name contains this
+    python -m benchmarks.governor --processes 4   the same quotas, shared by so many processes: twenty-five minutes
+    python -m benchmarks.governor --processes 4 --unshared      as before they shared a governor
     python -m benchmarks.governor --tune cool_down_s=1 --tune outage_rows=3     with other constants of delivery
 
 Each case is a process of its own with a simulator in another. Ideal is the time in which the quota lets so many rows
@@ -260,6 +262,8 @@ def main() -> int:
         default=[],
         help="another value of a field of mistill.delivery.tuning.Tuning",
     )
+    parser.add_argument("--processes", type=int, default=1, help="so many processes share the quota")
+    parser.add_argument("--unshared", action="store_true", help="each of them with a governor of its own")
     parser.add_argument("--measure", choices=MEASUREMENTS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     tuning = tuned(options.tune)
@@ -267,6 +271,10 @@ def main() -> int:
         with use_tuning(tuning):
             print(json.dumps(MEASUREMENTS[options.measure]()))
         return 0
+    if options.processes > 1:
+        from benchmarks import governor_processes
+
+        return governor_processes.run(options.processes, only=options.only, is_shared=not options.unshared)
     names = [name for name in MEASUREMENTS if options.only in name]
     results: list[dict[str, Any]] = []
     with ThreadPoolExecutor(options.at_once) as pool:

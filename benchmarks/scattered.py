@@ -13,7 +13,7 @@ from pydantic import SecretStr
 
 from mistill import MistralLLM
 from mistill.delivery.diagnostics import advice
-from mistill.delivery.governor import governor_for
+from mistill.delivery.governors import governor_for
 from mistill.delivery.tuning import Tuning, use_tuning
 from mistill.simulator import Settings, SimulatorProcess
 

@@ -12,12 +12,14 @@ The simulator is an extra: where aiohttp is missing, the tests that need it are 
 Every test runs with MISTRAL_API_KEY=``API_KEY`` and with no other MISTRAL_*, OPENAI_* or MISTILL_* variable but that of
 the cache. It is one of the tests' own, so that none takes up limits that were learned elsewhere; of the user's, it has
 the weights of the demo model. And with ``MISTILL_GOVERNOR=off``, in all processes that a test starts: how a test goes
-hangs on nobody else. Those of sharing have a runtime folder of their own (``tests/sharing/conftest.py``).
+hangs on nobody else. Those of sharing have a ``runtime_dir``.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -56,6 +58,16 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
     monkeypatch.setenv("MISTRAL_API_KEY", API_KEY)
     monkeypatch.setenv("MISTILL_CACHE_DIR", str(own_cache))
     monkeypatch.setenv("MISTILL_GOVERNOR", "off")
+
+
+@pytest.fixture
+def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where processes of this test find each other, and share governors. Short, as the path of a socket has to be."""
+    folder = Path(tempfile.mkdtemp(prefix="ms", dir="/tmp"))
+    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
+    monkeypatch.delenv("MISTILL_GOVERNOR")
+    yield folder
+    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -7,9 +7,7 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,16 +17,6 @@ from tests.sharing.processes import Processes
 
 if sys.platform == "win32":
     pytest.skip("sockets of a user's own are not to be had here", allow_module_level=True)
-
-
-@pytest.fixture
-def runtime_dir(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Short, since the path of a socket has to be."""
-    folder = Path(tempfile.mkdtemp(prefix="ms", dir="/tmp"))
-    monkeypatch.setenv("XDG_RUNTIME_DIR", str(folder))
-    monkeypatch.delenv("MISTILL_GOVERNOR")
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture

@@ -13,16 +13,19 @@ import signal
 import sys
 import threading
 
-from tests.sharing.peers import QUICK
+from tests.sharing.peers import NAME, QUICK
 
+from mistill.delivery import governors
 from mistill.delivery.governor import AnyGovernor, ConcurrencyLimit, Governor
-from mistill.delivery.governors import governor_for
 from mistill.delivery.sharing.guest import GuestGovernor
+from mistill.delivery.sharing.place import place_of
 
 
 class Sender:
     def __init__(self, at_once: int) -> None:
-        self.governor: AnyGovernor = governor_for("https://shared.example", "a-key", "a-model", QUICK)
+        place = place_of(NAME)
+        assert place is not None
+        self.governor: AnyGovernor = governors._participant.governor(place, NAME, QUICK, None)
         self.sent = 0
         self._at_once = at_once
 

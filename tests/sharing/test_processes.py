@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -9,14 +10,18 @@ import sys
 import time
 
 import pytest
-from tests.sharing.peers import QUICK, until
+from tests.delivery.test_dispatcher import BODY, Notes
+from tests.sharing.peers import QUICK, Peers, until
 from tests.sharing.processes import Process, Processes
 from tests.sharing.stress import Stress
 
+from mistill.api.chat import CHAT
+from mistill.api.client import MistralClient
 from mistill.delivery.diagnostics import advice
+from mistill.delivery.dispatcher import Dispatcher, Request
 from mistill.delivery.governor import ConcurrencyLimit
-from mistill.delivery.governors import governor_for
 from mistill.delivery.sharing.guest import GuestGovernor
+from mistill.simulator import Fault, Simulator
 
 
 async def goes_on(process: Process) -> None:
@@ -44,10 +49,10 @@ async def test_a_killed_host_is_followed_by_another(processes: Processes) -> Non
 
 
 async def test_where_the_host_is_stopped_a_guest_goes_on_alone_and_comes_back(
-    processes: Processes, caplog: pytest.LogCaptureFixture
+    processes: Processes, peers: Peers, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = processes.start(at_once=0).begun()
-    governor = governor_for("https://shared.example", "a-key", "a-model", QUICK)
+    governor = peers.start().governor
     assert isinstance(governor, GuestGovernor)
     limit = ConcurrencyLimit(8)
 
@@ -70,6 +75,26 @@ async def test_where_the_host_is_stopped_a_guest_goes_on_alone_and_comes_back(
     await until(lambda: not governor.decides_itself)
     await send(10)
     assert governor.in_flight == 0
+
+
+async def test_an_attempt_that_failed_is_on_record_though_its_verdict_is_no_longer_awaited(
+    processes: Processes, peers: Peers, simulator: Simulator
+) -> None:
+    host = processes.start(at_once=0).begun()
+    governor = peers.start().governor
+    assert isinstance(governor, GuestGovernor)
+    simulator.script([Fault.delay(30)])
+    client, limit, notes = MistralClient(simulator.url, "k", timeout_s=0.2), ConcurrencyLimit(1), Notes()
+    dispatcher = Dispatcher(client, governor, limit, operation=CHAT, max_retries=5)
+    task = asyncio.create_task(dispatcher.send(Request(BODY), observer=notes))
+    await asyncio.to_thread(simulator.wait_until, lambda: simulator.in_flight == 1)
+    host.stop()
+    await until(lambda: governor.is_waiting)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert notes.entries == [("sending", 1, ""), ("ended", 1, "timeout")]
+    assert limit.in_flight == 0
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="there are no forks here")

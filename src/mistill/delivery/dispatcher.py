@@ -230,6 +230,7 @@ class Dispatcher(Generic[R]):
                 try:
                     is_charged, error = await governor.settle_failure(permit, error, row)
                 except BaseException:  # cancelled, while another process was asked
+                    classify(error)
                     error.attempts = attempts
                     if observer is not None:
                         observer.ended(recorded, error)
