@@ -166,7 +166,7 @@ def test_without_waiting_pauses_are_a_hundredth_and_backoff_next_to_nothing() ->
         "cool_down_s", "max_cool_down_s", "probe_interval_s", "max_probe_interval_s", "growth_pause_s",
         "estimate_probe_s", "estimate_probe_after_success_s", "patience_s", "backoff_base_s", "max_backoff_s",
         "unreachable_patience_s", "doubtful_probe_interval_s", "first_poll_s", "max_poll_s", "look_s",
-        "canary_wait_s", "deadline_margin_s",
+        "canary_wait_s", "deadline_margin_s", "max_explained_cool_down_s",
     }  # fmt: skip
     assert min(changed.values()) >= 99
 

@@ -322,3 +322,14 @@ def test_errors_are_the_same_at_the_other_end() -> None:
         again = Failure.of(error).error()
         assert (type(again), str(again)) == (type(error), str(error))
         assert vars(again) == vars(error)
+
+
+async def test_what_a_server_makes_up_is_kept_from_the_host(peers: Peers) -> None:
+    host, guest = peers.start(), peers.start()
+    guest.governor.settle(await guest.permit(), limits=RateLimits(requests_limit=-1), tokens=-5)
+    odd = RateLimited("half a character: \ud800", status=429, retry_after_s=float("inf"))
+    await guest.governor.settle_failure(await guest.permit(), odd, 1)
+    await guest.send(3)
+    assert guest.governor.snapshot().alone_s == 0
+    assert not guest.is_host
+    assert host.governor.snapshot().requests_per_minute is None

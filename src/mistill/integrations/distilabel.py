@@ -2,7 +2,8 @@
 
     from mistill.integrations.distilabel import MistralLLM
 
-A pipeline runs each step in a process of its own, so governor and ``max_concurrent_requests`` hold for each of them.
+A pipeline runs each step in a process of its own. They share a governor (`mistill.delivery.sharing`);
+``max_concurrent_requests`` holds for each of them.
 """
 
 # distilabel has no types to be strict about, and need not be installed where types are checked.

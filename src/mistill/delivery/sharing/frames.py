@@ -15,7 +15,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
-import math
 import secrets
 import socket
 from collections.abc import Iterator, Sequence
@@ -25,6 +24,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mistill import errors
+from mistill.characters import whole_characters
 from mistill.delivery.diagnostics import WaitCause
 from mistill.delivery.quotas import LimitSource
 from mistill.delivery.sliding_window import Room
@@ -58,7 +58,8 @@ class _Message(Struct, frozen=True, array_like=True, gc=False):
     pass
 
 
-_Number = Annotated[int, Meta(ge=0, le=1 << 62)]
+_MAX_AMOUNT = 1 << 50
+_Number = Annotated[int, Meta(ge=0, le=_MAX_AMOUNT)]
 _Nonce = Annotated[bytes, Meta(min_length=_NONCE_BYTES, max_length=_NONCE_BYTES)]
 _Proof = Annotated[bytes, Meta(max_length=64)]
 
@@ -110,13 +111,16 @@ class Failure(_Message, frozen=True):
         """From the error that an attempt ended in."""
         api = error if isinstance(error, APIError) else _NOTHING_SAID
         connecting = error if isinstance(error, ConnectFailed) else None
+        asked_s = api.retry_after_s
         return cls(
             error.kind,
-            error.message[:_MAX_CHARS],
+            whole_characters(error.message[:_MAX_CHARS]),
             None if error.hint is None else parts_of(error.hint),
-            *(api.status, api.code, api.error_type, api.correlation_id, api.retry_after_s, api.limits),
+            *(api.status, api.code, api.error_type, api.correlation_id),
+            asked_s if asked_s is not None and is_sane(asked_s) else None,
+            api.limits if are_sane(api.limits) else None,
             error.maybe_billed,
-            "" if connecting is None else connecting.why[:_MAX_CHARS],
+            "" if connecting is None else whole_characters(connecting.why[:_MAX_CHARS]),
             "" if connecting is None else connecting.endpoint,
         )
 
@@ -127,7 +131,7 @@ class Failure(_Message, frozen=True):
             NotOurs: no attempt ends so.
         """
         hint = None if self.hint is None else words(*self.hint)
-        if self.retry_after_s is not None and not 0 <= self.retry_after_s < math.inf:
+        if not are_sane(self.limits) or not is_sane(self.retry_after_s or 0.0):
             raise NotOurs
         kind = _KINDS.get(self.kind, MistillError)
         if issubclass(kind, APIError):
@@ -138,7 +142,7 @@ class Failure(_Message, frozen=True):
                 error_type=self.error_type,
                 correlation_id=self.correlation_id,
                 retry_after_s=self.retry_after_s,
-                limits=checked(self.limits),
+                limits=self.limits,
                 hint=hint,
             )
         if issubclass(kind, ConnectFailed):
@@ -243,20 +247,20 @@ TURN = msgspec.msgpack.Decoder(Turn)
 NEWS = msgspec.msgpack.Decoder(News)
 
 
-def checked(limits: RateLimits | None) -> RateLimits | None:
-    """As given, which a server may have reported.
+def are_sane(limits: RateLimits | None) -> bool:
+    """Whether a server can have reported them."""
+    if limits is None:
+        return True
+    amounts = (
+        *(limits.requests_limit, limits.requests_remaining, limits.tokens_limit),
+        *(limits.tokens_remaining, limits.query_cost, limits.retry_after_s),
+    )
+    return all(amount is None or is_sane(amount) for amount in amounts)
 
-    Raises:
-        NotOurs: no server can have.
-    """
-    if limits is not None:
-        amounts = (
-            *(limits.requests_limit, limits.requests_remaining, limits.tokens_limit),
-            *(limits.tokens_remaining, limits.query_cost, limits.retry_after_s),
-        )
-        if any(amount is not None and not 0 <= amount <= 1e15 for amount in amounts):
-            raise NotOurs
-    return limits
+
+def is_sane(amount: float) -> bool:
+    """Whether it can be one of tokens, requests or seconds."""
+    return 0 <= amount <= _MAX_AMOUNT
 
 
 def slices(*lists: Sequence[object]) -> Iterator[slice]:

@@ -33,6 +33,8 @@ from mistill.delivery.sharing.frames import (
     Standing,
     Turn,
     Verdict,
+    are_sane,
+    is_sane,
     slices,
 )
 from mistill.delivery.sharing.thread import SharingThread
@@ -165,7 +167,9 @@ class GuestGovernor:
                 self._given_by_own().settle(permit, limits=limits, tokens=tokens, error=error)
                 return
             if self._take_back(permit):
-                if error is None:
+                if error is None:  # what a server has made up is no use to the host
+                    tokens = tokens if tokens is not None and is_sane(tokens) else None
+                    limits = limits if are_sane(limits) else None
                     self._turn_answered.append((permit.sequence, tokens, limits))
                 else:
                     self._turn_failed.append(Failed(permit.sequence, Failure.of(error), None, False))

@@ -28,7 +28,7 @@ from mistill.delivery.sharing.frames import (
     Turn,
     Verdict,
     Welcome,
-    checked,
+    are_sane,
     is_proof,
     new_nonce,
     proof,
@@ -398,7 +398,8 @@ class GuestConnection(FrameProtocol):
             if turn.expects_answers:
                 governor.expect_answers()
             for permit_id, tokens, limits in turn.answered:
-                checked(limits)  # before it has no permit any more
+                if not are_sane(limits):
+                    raise NotOurs
                 governor.settle(self._permit(permit_id), limits=limits, tokens=tokens)
             for failed in turn.failed:
                 self._settle_failure(governor, failed)

@@ -147,6 +147,14 @@ class Membership:
             self._link.abort()
 
     async def _live(self) -> None:
+        try:
+            await self._keep_in_touch()
+        except Exception:  # no work stops for what nobody foresaw here
+            _log.warning("the governor is not shared any more, by an error of mistill's", exc_info=True)
+            if (guest := self._guest()) is not None:
+                guest.take_charge()
+
+    async def _keep_in_touch(self) -> None:
         loop = asyncio.get_running_loop()
         heard_s = loop.time()
         while not self._is_ended:
@@ -181,9 +189,12 @@ class Membership:
     async def _call(self, within_s: float) -> HostConnection | None:
         """A connection to a host that has shown that it is one."""
         loop = asyncio.get_running_loop()
-        with LOCK:  # so that no fork falls between
-            calling, address = self._place.caller()
-            self._thread.sockets.add(calling)
+        try:
+            with LOCK:  # so that no fork falls between
+                calling, address = self._place.caller()
+                self._thread.sockets.add(calling)
+        except OSError:  # too many open files, most likely
+            return None
         link = HostConnection(self._place, self._name, calling, greeted=self._greeted, hear=self._hear)
         try:
             async with asyncio.timeout(within_s):

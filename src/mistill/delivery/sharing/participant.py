@@ -68,6 +68,7 @@ class Participant:
             host.forget()
         for of_parent in self._thread.sockets:
             close_here(of_parent)
+        self._thread.forget()
         keep_unused((self._thread, self._hosts, list(self._memberships.items())))
         self.__init__()
 

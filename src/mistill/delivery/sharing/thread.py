@@ -24,7 +24,7 @@ class SharingThread:
     """
 
     def __init__(self) -> None:
-        self._lock = threading.RLock()  # the garbage collector may call, in the middle of anything
+        self._lock = threading.RLock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -34,6 +34,8 @@ class SharingThread:
     @property
     def loop(self) -> asyncio.AbstractEventLoop:
         """Which runs."""
+        if (running := self._loop) is not None:
+            return running
         with self._lock:
             if self._loop is None:
                 # The standard one: it leaves alone, in a forked child, what it shares with the parent.
@@ -59,6 +61,10 @@ class SharingThread:
         task = asyncio.get_running_loop().create_task(work(*args))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def forget(self) -> None:
+        """In a forked child: the thread is the parent's."""
+        self._is_over = True
 
     def end(self, farewell: Callable[[], object]) -> None:
         """Calls ``farewell`` there, cancels what goes on, and ends the thread; within a second, and for good."""
