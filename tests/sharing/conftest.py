@@ -20,9 +20,11 @@ if sys.platform == "win32":
 
 
 @pytest.fixture
-def peers(runtime_dir: Path) -> Iterator[Peers]:
+def peers(runtime_dir: Path, caplog: pytest.LogCaptureFixture) -> Iterator[Peers]:
     with Peers() as started:
         yield started
+    # What an event loop's callback raises is only logged.
+    assert [record.getMessage() for record in caplog.get_records("call") if record.name == "asyncio"] == []
 
 
 @pytest.fixture

@@ -67,8 +67,9 @@ class Stress:
 
         await until(is_settled, WITHIN_S)
         # And it stays so: two hosts would both go on.
-        assert sum(process.state().decides_itself for process in self._alive) == 1
-        assert all(process.state().alone_s == 0 for process in self._alive)
+        states = [process.state() for process in self._alive]
+        assert sum(state.decides_itself for state in states) == 1, "there are two hosts"
+        assert all(state.alone_s == 0 for state in states), "one found no host, and went on alone"
 
 
 def main() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import time
 from pathlib import Path
 
 import pytest
@@ -162,6 +163,25 @@ async def test_the_permits_of_a_process_that_is_gone_are_taken_back(peers: Peers
     for task in waiting:
         task.cancel()
     await host.send(10)
+
+
+async def test_one_that_is_gone_with_many_waiting_leaves_the_others_to_go_on(peers: Peers) -> None:
+    """Also where in this moment those that it waited for could be had."""
+    host, guest, other = peers.start(), peers.start(), peers.start()
+    governor = host.governor
+    assert isinstance(governor, Governor)
+    held = await guest.permit()
+    governor.settle(await host.permit(), error=RateLimited("wait", status=429, retry_after_s=30))
+    waiting = [asyncio.create_task(guest.permit()) for _ in range(100)]
+    await until(lambda: guest.governor.snapshot().seconds.get("cool_down", 0) > 0)
+    governor._clock = lambda: time.monotonic() + 1_000
+    guest.end()
+    await until(lambda: governor.in_flight == 0)
+    await asyncio.gather(other.send(20), host.send(20))
+    await until(lambda: governor.in_flight == 0)
+    assert not held.is_settled
+    for task in waiting:
+        task.cancel()
 
 
 # --- the next host --------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import time
 
 import pytest
 from tests.delivery.test_dispatcher import BODY, Notes
-from tests.sharing.peers import QUICK, Peers, until
+from tests.sharing.peers import IMPATIENT, Peers, until
 from tests.sharing.processes import Process, Processes
 from tests.sharing.stress import Stress
 
@@ -52,7 +52,7 @@ async def test_where_the_host_is_stopped_a_guest_goes_on_alone_and_comes_back(
     processes: Processes, peers: Peers, caplog: pytest.LogCaptureFixture
 ) -> None:
     host = processes.start(at_once=0).begun()
-    governor = peers.start().governor
+    governor = peers.start(tuning=IMPATIENT).governor
     assert isinstance(governor, GuestGovernor)
     limit = ConcurrencyLimit(8)
 
@@ -68,7 +68,7 @@ async def test_where_the_host_is_stopped_a_guest_goes_on_alone_and_comes_back(
     assert time.monotonic() - began_s < 10
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "goes on alone" in caplog.text
-    assert governor.snapshot().alone_s >= QUICK.out_of_reach_s
+    assert governor.snapshot().alone_s >= IMPATIENT.out_of_reach_s
     assert "went on alone" in str(advice(governor.snapshot(), max_concurrent_requests=8))
     host.go_on()
 

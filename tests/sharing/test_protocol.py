@@ -12,7 +12,7 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tests.sharing.peers import NAME, QUICK, Peer, Peers, until
+from tests.sharing.peers import IMPATIENT, NAME, QUICK, Peer, Peers, until
 
 from mistill.delivery.governor import ConcurrencyLimit, Governor
 from mistill.delivery.governors import governor_for
@@ -234,7 +234,7 @@ async def test_who_does_not_know_the_token_is_no_guest_and_goes_on_alone(
 ) -> None:
     host = peers.start()
     monkeypatch.setenv(TOKEN, "another-token-of-some-length")
-    stranger = peers.start()
+    stranger = peers.start(tuning=IMPATIENT)
     await stranger.send(5)
     assert stranger.governor.snapshot().alone_s > 0
     assert "token" not in caplog.text
@@ -284,6 +284,19 @@ def test_off_is_off_and_a_folder_that_others_may_look_into_is_not_used(
     folder.unlink()
     assert place_of(NAME) is not None
     assert (folder.stat().st_mode & 0o777) == 0o700
+
+
+async def test_what_others_have_left_there_for_a_day_is_cleared_away(peers: Peers, runtime_dir: Path) -> None:
+    host, folder = peers.start(), runtime_dir / "mistill"
+    left = [folder / f"1-{'0f' * 16}{suffix}" for suffix in (".lock", ".sock", ".counts")]
+    used = list(folder.iterdir())
+    for path in (*left, *used):
+        path.touch()
+        os.utime(path, (0, 0))
+    peers.start(name="cd" * 16)
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in used)
+    await host.send(1)
 
 
 async def test_nothing_in_the_folder_tells_the_key(peers: Peers, runtime_dir: Path) -> None:

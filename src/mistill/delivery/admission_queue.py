@@ -192,6 +192,11 @@ class AdmissionQueue:
             del self._queues[waiter.concurrency_limit]
             waiter.concurrency_limit.waiting_at.discard(self._governor)
 
+    def drop(self, limit: ConcurrencyLimit) -> None:
+        """Nobody waits under this limit any more."""
+        if self._queues.pop(limit, None) is not None:
+            limit.waiting_at.discard(self._governor)
+
     def next_with_slot(self) -> Waiter | None:
         """The request that is next, of all whose concurrency limit has a free slot."""
         found: Waiter | None = None

@@ -24,7 +24,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable
 from enum import Enum, auto
 from typing import Protocol
 
@@ -391,10 +391,13 @@ class Governor:
             limit = self._guests[guest] = ConcurrencyLimit(sys.maxsize, owner=guest)
             return limit
 
-    def remove_guest(self, guest: Hashable) -> None:
-        """It has nothing in flight, and none of it waits."""
+    def remove_guest(self, guest: Hashable, permits: Iterable[Permit]) -> None:
+        """It is gone, and so is what it waited for. ``permits``: that it had; what came of those is not known."""
         with LOCK:
-            self._guests.pop(guest, None)
+            self._queue.drop(self._guests[guest])
+            for permit in permits:
+                self.settle(permit, error=Stopped("its process has gone", reason="cancelled"))
+            del self._guests[guest]
             self._queue.served.pop(guest, None)
             self.admit_waiting()
 

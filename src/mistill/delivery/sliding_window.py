@@ -214,6 +214,7 @@ class SlidingWindow:
             self._buckets.append(bucket)
             self.used += amount
             self.entered += amount
+        self._buckets = deque(sorted(self._buckets, key=lambda bucket: bucket.ends_s))
 
     def all_used(self, now_s: float) -> int:
         """What is in the window now, others' use included."""

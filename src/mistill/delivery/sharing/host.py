@@ -37,7 +37,7 @@ from mistill.delivery.sharing.frames import (
 from mistill.delivery.sharing.place import Place, Seat
 from mistill.delivery.sharing.thread import SharingThread
 from mistill.delivery.tuning import Tuning
-from mistill.errors import NothingAnswers, Stopped
+from mistill.errors import NothingAnswers
 
 _log = logging.getLogger("mistill")
 _GREETED_WITHIN_S = 5.0
@@ -354,13 +354,9 @@ class GuestConnection(FrameProtocol):
         with LOCK:
             governor, self._governor = self._governor, None
             if governor is not None:
-                for waiting in self._waiting.values():
-                    governor.abandon(waiting)
-                for permit in self._granted.values():
-                    governor.settle(permit, error=Stopped("its process has gone", reason="cancelled"))
+                governor.remove_guest(self._number, self._granted.values())
                 self._waiting.clear()
                 self._granted.clear()
-                governor.remove_guest(self._number)
         self._host.left(self, self._hosted)
 
     def received(self, frame: bytes) -> None:

@@ -247,9 +247,10 @@ def _is_at(lock: int, path: Path) -> bool:
 def _clear_away(folder: Path) -> None:
     oldest_s = time.time() - _KEPT_FOR_S
     with suppress(OSError):
-        for path in folder.glob("*" + LOCK):
-            if path.lstat().st_mtime < oldest_s and (lock := _locked(path)) is not None:
-                for file in (path.with_suffix(COUNTS), path.with_suffix(SOCKET), path):
+        for stem in {path.with_suffix("") for path in folder.iterdir() if path.lstat().st_mtime < oldest_s}:
+            lock_file = stem.with_suffix(LOCK)
+            if (lock := _locked(lock_file)) is not None:
+                for file in (stem.with_suffix(COUNTS), stem.with_suffix(SOCKET), lock_file):
                     file.unlink(missing_ok=True)
                 os.close(lock)
 
