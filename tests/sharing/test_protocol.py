@@ -52,7 +52,7 @@ async def greet(caller: Caller, *, version: int = VERSION, name: str = NAME, tok
     challenge = msgspec.msgpack.decode(await hear(caller), type=Challenge)
     nonce = os.urandom(32)
     proven = proof(token, b"guest", challenge.nonce, nonce, name.encode())
-    caller[1].write(frame(Hello(version, name, nonce, proven, 1)))
+    caller[1].write(frame(Hello(version, name, nonce, proven)))
 
 
 async def is_closed(caller: Caller) -> bool:

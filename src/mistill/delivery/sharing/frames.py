@@ -70,16 +70,17 @@ class Challenge(_Message, frozen=True):
 
 
 class Hello(_Message, frozen=True):
-    """``name``: of the governor. ``process``: whose guest it will be, for messages."""
+    """``name``: of the governor that it wants."""
 
     version: int
     name: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
     nonce: _Nonce
     proof: _Proof
-    process: _Number
 
 
 class Welcome(_Message, frozen=True):
+    """``process``: the host's number, for messages."""
+
     proof: _Proof
     process: _Number
 

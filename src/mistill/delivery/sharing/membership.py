@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import random
 import socket
 import weakref
@@ -101,7 +100,7 @@ class HostConnection(FrameProtocol):
             raise NotOurs
         self._hosts_nonce = challenge.nonce
         proven = proof(self._place.token, b"guest", *self._said(challenge.nonce))
-        self.send(Hello(VERSION, self._name, self._nonce, proven, os.getpid()))
+        self.send(Hello(VERSION, self._name, self._nonce, proven))
 
     def _said(self, nonce: bytes) -> tuple[bytes, ...]:
         return nonce, self._nonce, self._name.encode()
