@@ -775,9 +775,15 @@ class Governor:
             quotas.infer(now_s, is_straggler=breaker.is_straggler(permit.sequence))
 
     def _new_hypothesis(self, permit: Permit, now_s: float) -> QuotaHypothesis:
-        later = self._quotas.sent_since(permit)
+        tuning, later = self._tuning, self._quotas.sent_since(permit)
         return QuotaHypothesis(
-            permit.sequence, self._sequence, later, now_s, self._tuning, is_open=self._scatter.is_known
+            permit.sequence,
+            self._sequence,
+            later,
+            now_s,
+            tuning,
+            wait_s=tuning.shared_hypothesis_wait_s if self._guests else tuning.hypothesis_wait_s,
+            is_open=self._scatter.is_known,
         )
 
     def _decide(self, hypothesis: QuotaHypothesis, now_s: float) -> None:

@@ -16,6 +16,7 @@ class QuotaHypothesis:
     Args:
         first: the sequence of the refused request; ``newest``: the last one that was given out.
         later: how many had been sent after it by then.
+        wait_s: how long those are given.
         is_open: nobody waits for the decision, since refusals that stand alone are known here: it is by what is sent
             from now on, too, until there are enough.
 
@@ -38,14 +39,22 @@ class QuotaHypothesis:
     )
 
     def __init__(
-        self, first: int, newest: int, later: int, now_s: float, tuning: Tuning, *, is_open: bool = False
+        self,
+        first: int,
+        newest: int,
+        later: int,
+        now_s: float,
+        tuning: Tuning,
+        *,
+        wait_s: float,
+        is_open: bool = False,
     ) -> None:
         self.is_open = is_open
         self.pause_s = 0.0
         self._first = first
         self._newest = newest
         self._later = later
-        self._wait_s = tuning.hypothesis_wait_s
+        self._wait_s = wait_s
         self._needed_later = tuning.scatter_min_later if is_open else 0
         self._needed_share = tuning.scatter_refused_share if is_open else tuning.hypothesis_refused_share
         self._refused = 0

@@ -139,6 +139,10 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     hypothesis_wait_s: float = 0.15
     """How long later requests are given to be refused too. Refusals come at once: a round trip with room to spare."""
 
+    shared_hypothesis_wait_s: float = 0.5
+    """The same where other processes share the governor: their permits and their refusals have a way to go, and the
+    cores of a machine are few for many processes."""
+
     hypothesis_min_later: int = 4
     """So many requests must have left after a refused one to judge by; with fewer, the cool-down's probe decides."""
 
