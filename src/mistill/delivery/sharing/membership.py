@@ -203,6 +203,10 @@ class Membership:
                     return link
         except (OSError, TimeoutError):
             pass
+        except BaseException:  # the process ends
+            self._leave(link)
+            calling.close()
+            raise
         self._leave(link)
         calling.close()
         return None
