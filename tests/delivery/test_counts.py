@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from tests.delivery.fake_clock import run_in_fake_time
 from tests.delivery.model_server import ModelServer, send_rows
 
-from mistill.delivery.governor import ConcurrencyLimit, Counts, Governor
+from mistill.delivery.governor import ConcurrencyLimit, Governor, WindowCounts
 from mistill.delivery.sliding_window import SlidingWindow
 from mistill.delivery.tuning import Tuning
 from mistill.errors import RateLimited, RateLimits
@@ -32,11 +32,12 @@ def test_a_window_that_is_handed_over_lets_nothing_through_too_early(
     after.take_up(before.cells(now_s), 0.0, now_s)
     assert after.all_used(now_s) == before.all_used(now_s)
     later_s += now_s
-    assert before.all_used(later_s) <= after.all_used(later_s) <= before.all_used(later_s - 0.5)
+    used_shortly_before = before.all_used(later_s - 0.5)
+    assert before.all_used(later_s) <= after.all_used(later_s) <= used_shortly_before
 
 
 def test_what_is_written_of_a_full_window_is_small_and_is_the_same_when_it_is_read() -> None:
-    async def main() -> Counts:
+    async def main() -> WindowCounts:
         loop = asyncio.get_running_loop()
         governor = Governor(clock=loop.time, requests_per_minute=6_000)
         await send_rows(ModelServer(loop.time, requests_per_minute=6_000, tokens=20_000), governor, 9_000)
@@ -46,7 +47,7 @@ def test_what_is_written_of_a_full_window_is_small_and_is_the_same_when_it_is_re
     assert sum(amount for _, amount in counts.requests) >= 5_000
     data = msgspec.msgpack.encode(counts)
     assert len(data) <= 5_000
-    again = msgspec.msgpack.decode(data, type=Counts)
+    again = msgspec.msgpack.decode(data, type=WindowCounts)
     assert again == counts
     assert again.is_sane
 

@@ -15,7 +15,7 @@ from tests.sharing.peers import NAME, QUICK, Peers, until
 from mistill.delivery.governor import ConcurrencyLimit, Governor, Permit
 from mistill.delivery.governors import governor_for
 from mistill.delivery.limits_file import LimitsFile
-from mistill.delivery.sharing.frames import Failure
+from mistill.delivery.sharing.frames import ErrorParts
 from mistill.delivery.sharing.guest import GuestGovernor
 from mistill.delivery.sharing.place import place_of
 from mistill.errors import (
@@ -354,7 +354,7 @@ def test_errors_are_the_same_at_the_other_end() -> None:
         Stopped("m"),
     ]
     for error in errors:
-        again = Failure.of(error).error()
+        again = ErrorParts.of(error).error()
         assert (type(again), str(again)) == (type(error), str(error))
         assert vars(again) == vars(error)
 

@@ -20,10 +20,10 @@ from mistill.delivery.sharing.frames import (
     MAX_ITEMS,
     VERSION,
     Challenge,
+    ErrorParts,
     Failed,
-    Failure,
+    GuestFrame,
     Hello,
-    Turn,
     Welcome,
     proof,
 )
@@ -114,7 +114,7 @@ def said(message: object) -> Callable[[Caller], Awaitable[None]]:
     return say
 
 
-FAILURE = Failure.of(ServerError("no", status=503))
+FAILURE = ErrorParts.of(ServerError("no", status=503))
 
 
 @pytest.mark.parametrize(
@@ -130,13 +130,13 @@ FAILURE = Failure.of(ServerError("no", status=503))
         huge,
         said(b"\x00"),
         said([1, 2, 3]),
-        said(Turn(answered=[(7, 1, None)])),
-        said(Turn(given_back=[], asked=[(1, 1), (1, 1)])),
-        said(Turn(asked=[(1, -1)])),
-        said(Turn(asked=[(number, 1) for number in range(MAX_ITEMS + 1)])),
-        said(Turn(failed=[Failed(9, FAILURE, None, True)])),
+        said(GuestFrame(answered=[(7, 1, None)])),
+        said(GuestFrame(given_back=[], asked=[(1, 1), (1, 1)])),
+        said(GuestFrame(asked=[(1, -1)])),
+        said(GuestFrame(asked=[(number, 1) for number in range(MAX_ITEMS + 1)])),
+        said(GuestFrame(failed=[Failed(9, FAILURE, None, True)])),
         said([[], [], [], [[1, 1e300]]]),
-        said(Turn(asked=[(1, 1)], answered=[(1, None, None)])),
+        said(GuestFrame(asked=[(1, 1)], answered=[(1, None, None)])),
     ],
 )
 async def test_who_says_something_else_is_hung_up_on(
@@ -157,11 +157,11 @@ async def test_a_failure_that_no_server_can_have_sent_is_not_learned_from(
     for limits in (RateLimits(requests_limit=-5), RateLimits(requests_limit=60, query_cost=1 << 60)):
         caller = await call(runtime_dir)
         await greet(caller)
-        caller[1].write(frame(Turn(asked=[(1, 1)])))
+        caller[1].write(frame(GuestFrame(asked=[(1, 1)])))
         await hear(caller)  # welcome
         while b"\x91\x01" not in await hear(caller):  # the permit
             pass
-        caller[1].write(frame(Turn(answered=[(1, 1, limits)])))
+        caller[1].write(frame(GuestFrame(answered=[(1, 1, limits)])))
         assert await is_closed(caller)
     assert host.governor.snapshot().requests_per_minute is None
     await all_is_well(host, guest)
@@ -169,7 +169,7 @@ async def test_a_failure_that_no_server_can_have_sent_is_not_learned_from(
 
 numbers = st.integers(0, 6)
 turns = st.builds(
-    Turn,
+    GuestFrame,
     answered=st.lists(st.tuples(numbers, numbers, st.none()), max_size=3),
     failed=st.lists(st.builds(Failed, numbers, st.just(FAILURE), numbers, st.booleans()), max_size=2),
     given_back=st.lists(numbers, max_size=3),
@@ -180,7 +180,7 @@ turns = st.builds(
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(said=st.lists(turns, max_size=6))
 def test_whatever_a_guest_says_nothing_of_it_stays_when_it_is_gone(
-    peers: Peers, runtime_dir: Path, said: list[Turn]
+    peers: Peers, runtime_dir: Path, said: list[GuestFrame]
 ) -> None:
     async def main() -> None:
         host = peers.start()

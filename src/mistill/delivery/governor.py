@@ -61,7 +61,7 @@ from mistill.errors import (
     TransportError,
 )
 
-__all__ = ["AnyGovernor", "ConcurrencyLimit", "Counts", "Governor", "Permit", "Snapshot"]
+__all__ = ["AnyGovernor", "ConcurrencyLimit", "Governor", "Permit", "Snapshot", "WindowCounts"]
 
 _UNAVAILABLE = 503
 _FAILED = 500
@@ -120,7 +120,7 @@ class AnyGovernor(Protocol):
     def snapshot(self) -> Snapshot: ...
 
 
-class Counts(msgspec.Struct, frozen=True, array_like=True):
+class WindowCounts(msgspec.Struct, frozen=True, array_like=True):
     """What a governor has counted, for the one that goes on in its place.
 
     Attributes:
@@ -401,16 +401,16 @@ class Governor:
             self._queue.served.pop(guest, None)
             self.admit_waiting()
 
-    def counts(self) -> Counts:
+    def counts(self) -> WindowCounts:
         """What the next governor of this quota has to know."""
         with LOCK:
             now_s, quotas = self._clock(), self._quotas
             learned = msgspec.structs.replace(self._learned(now_s), used_requests=0, used_tokens=0)
-            return Counts(
+            return WindowCounts(
                 learned, quotas.requests.cells(now_s), quotas.tokens.cells(now_s), quotas.tokens.reserved
             )
 
-    def take_over(self, counts: Counts | None, limits_file: LimitsFile | None) -> None:
+    def take_over(self, counts: WindowCounts | None, limits_file: LimitsFile | None) -> None:
         """It governs for all from now on, and goes on with what was counted; ``None``: with what is in the file."""
         with LOCK:
             self._limits_file = limits_file

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import msgspec
 
-from mistill.delivery.governor import Counts
+from mistill.delivery.governor import WindowCounts
 from mistill.delivery.sharing.place import COUNTS, file_of
 
 _MAX_BYTES = 64 << 10
-_COUNTS = msgspec.msgpack.Decoder(Counts)
+_COUNTS = msgspec.msgpack.Decoder(WindowCounts)
 
 
 class CountsFile:
@@ -26,7 +26,7 @@ class CountsFile:
     def __init__(self, folder: Path | None, name: str) -> None:
         self._path = None if folder is None else file_of(folder, name, COUNTS)
 
-    def read(self) -> Counts | None:
+    def read(self) -> WindowCounts | None:
         """What the last host had counted; it may be long ago."""
         if self._path is None:
             return None
@@ -37,7 +37,7 @@ class CountsFile:
             return None
         return counts if counts.is_sane else None
 
-    def write(self, counts: Counts) -> None:
+    def write(self, counts: WindowCounts) -> None:
         """By the host alone, so that nobody writes at the same time."""
         if self._path is None:
             return

@@ -3,8 +3,8 @@
     host  → guest   Challenge     at once
     guest → host    Hello         which governor it wants, and a proof that it knows the token
     host  → guest   Welcome       the host's own proof
-    guest → host    Turn …        all that has happened since the last one
-    host  → guest   News …        the same
+    guest → host    GuestFrame …  all that has happened since the last one
+    host  → guest   HostFrame …   the same
 
 On a user's own socket the token is empty: who can open it is the user. Over TCP both sides prove that they know it,
 and it is never sent. Whatever is said otherwise than here ends the connection.
@@ -54,7 +54,7 @@ class NotOurs(Exception):
     """What came is not what a host or a guest of this version says."""
 
 
-class _Message(Struct, frozen=True, array_like=True, gc=False):
+class _Frame(Struct, frozen=True, array_like=True, gc=False):
     pass
 
 
@@ -64,12 +64,12 @@ _Nonce = Annotated[bytes, Meta(min_length=_NONCE_BYTES, max_length=_NONCE_BYTES)
 _Proof = Annotated[bytes, Meta(max_length=64)]
 
 
-class Challenge(_Message, frozen=True):
+class Challenge(_Frame, frozen=True):
     version: int
     nonce: _Nonce
 
 
-class Hello(_Message, frozen=True):
+class Hello(_Frame, frozen=True):
     """``name``: of the governor that it wants."""
 
     version: int
@@ -78,14 +78,14 @@ class Hello(_Message, frozen=True):
     proof: _Proof
 
 
-class Welcome(_Message, frozen=True):
+class Welcome(_Frame, frozen=True):
     """``process``: the host's number, for messages."""
 
     proof: _Proof
     process: _Number
 
 
-class Failure(_Message, frozen=True):
+class ErrorParts(_Frame, frozen=True):
     """How an attempt failed, as much of the error as a governor looks at, and whoever waits is told.
 
     Attributes:
@@ -108,7 +108,7 @@ class Failure(_Message, frozen=True):
     endpoint: str = ""
 
     @classmethod
-    def of(cls, error: MistillError) -> Failure:
+    def of(cls, error: MistillError) -> ErrorParts:
         """From the error that an attempt ended in."""
         api = error if isinstance(error, APIError) else _NOTHING_SAID
         connecting = error if isinstance(error, ConnectFailed) else None
@@ -166,16 +166,16 @@ _KINDS: dict[str, type[MistillError]] = {
 }
 
 
-class Failed(_Message, frozen=True):
+class Failed(_Frame, frozen=True):
     """An attempt that failed. ``row``: whose it was, in words of the guest. ``is_awaited``: its verdict is."""
 
     id: _Number
-    failure: Failure
+    failure: ErrorParts
     row: int | None
     is_awaited: bool
 
 
-class Turn(_Message, frozen=True):
+class GuestFrame(_Frame, frozen=True):
     """What a guest has to say; an empty one: that it is there.
 
     Attributes:
@@ -195,7 +195,7 @@ class Turn(_Message, frozen=True):
     expects_answers: bool = False
 
 
-class Verdict(_Message, frozen=True):
+class Verdict(_Frame, frozen=True):
     """On an attempt that failed: see `Governor.settle_failure`. ``stands_alone``: as in its permit."""
 
     id: _Number
@@ -204,7 +204,7 @@ class Verdict(_Message, frozen=True):
     is_unreachable: bool
 
 
-class Standing(_Message, frozen=True):
+class Standing(_Frame, frozen=True):
     """How the governor stands, of all that share it.
 
     Attributes:
@@ -223,7 +223,7 @@ class Standing(_Message, frozen=True):
     tokens_room: Room | None = None
 
 
-class News(_Message, frozen=True):
+class HostFrame(_Frame, frozen=True):
     """What a host has to say.
 
     Attributes:
@@ -234,7 +234,7 @@ class News(_Message, frozen=True):
     """
 
     permits: Annotated[list[_Number], Meta(max_length=MAX_ITEMS)] = []
-    refused: Annotated[list[tuple[_Number, Failure]], Meta(max_length=MAX_ITEMS)] = []
+    refused: Annotated[list[tuple[_Number, ErrorParts]], Meta(max_length=MAX_ITEMS)] = []
     verdicts: Annotated[list[Verdict], Meta(max_length=MAX_ITEMS)] = []
     standing: Standing | None = None
 
@@ -244,8 +244,8 @@ class News(_Message, frozen=True):
 CHALLENGE = msgspec.msgpack.Decoder(Challenge)
 HELLO = msgspec.msgpack.Decoder(Hello)
 WELCOME = msgspec.msgpack.Decoder(Welcome)
-TURN = msgspec.msgpack.Decoder(Turn)
-NEWS = msgspec.msgpack.Decoder(News)
+GUEST_FRAME = msgspec.msgpack.Decoder(GuestFrame)
+HOST_FRAME = msgspec.msgpack.Decoder(HostFrame)
 
 
 def are_sane(limits: RateLimits | None) -> bool:
@@ -315,7 +315,7 @@ class FrameProtocol(asyncio.Protocol):
         """
         raise NotImplementedError
 
-    def send(self, message: _Message) -> None:
+    def send(self, message: _Frame) -> None:
         transport = self.transport
         if transport is None:
             return

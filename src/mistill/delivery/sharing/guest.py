@@ -26,12 +26,12 @@ from mistill.delivery.admission_queue import (
 from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause, plus
 from mistill.delivery.governor import Governor
 from mistill.delivery.sharing.frames import (
+    ErrorParts,
     Failed,
-    Failure,
     FrameProtocol,
-    News,
+    GuestFrame,
+    HostFrame,
     Standing,
-    Turn,
     Verdict,
     are_sane,
     is_sane,
@@ -106,11 +106,11 @@ class GuestGovernor:
         self._verdicts: dict[int, _AwaitedVerdict] = {}
         self._borrowed_in_flight = 0
         self._answered = self._refused = 0
-        # What goes with the next turn.
-        self._turn_answered: list[tuple[int, int | None, RateLimits | None]] = []
-        self._turn_failed: list[Failed] = []
-        self._turn_given_back: list[int] = []
-        self._turn_asked: dict[int, int] = {}
+        # What goes in the next frame.
+        self._next_answered: list[tuple[int, int | None, RateLimits | None]] = []
+        self._next_failed: list[Failed] = []
+        self._next_given_back: list[int] = []
+        self._next_asked: dict[int, int] = {}
         self._is_flushing = False
         self._expects_answers = False
         self._standing: Standing | None = None
@@ -170,9 +170,9 @@ class GuestGovernor:
                 if error is None:  # what a server has made up is no use to the host
                     tokens = tokens if tokens is not None and is_sane(tokens) else None
                     limits = limits if are_sane(limits) else None
-                    self._turn_answered.append((permit.sequence, tokens, limits))
+                    self._next_answered.append((permit.sequence, tokens, limits))
                 else:
-                    self._turn_failed.append(Failed(permit.sequence, Failure.of(error), None, False))
+                    self._next_failed.append(Failed(permit.sequence, ErrorParts.of(error), None, False))
             self._answered += error is None
             self._release(permit)
 
@@ -187,7 +187,7 @@ class GuestGovernor:
             if self._take_back(permit):
                 awaited = self._verdicts[permit.sequence] = _AwaitedVerdict(permit)
                 number = row if isinstance(row, int) else None
-                self._turn_failed.append(Failed(permit.sequence, Failure.of(error), number, True))
+                self._next_failed.append(Failed(permit.sequence, ErrorParts.of(error), number, True))
             self._refused += isinstance(error, RateLimited | CapacityExceeded)
             self._release(permit)
         if awaited is None:
@@ -204,7 +204,7 @@ class GuestGovernor:
                 self._given_by_own().refund(permit)
                 return
             if self._take_back(permit):
-                self._turn_given_back.append(permit.sequence)
+                self._next_given_back.append(permit.sequence)
             self._release(permit)
 
     def expect_answers(self) -> None:
@@ -259,7 +259,7 @@ class GuestGovernor:
                         continue
                     waiter.concurrency_limit.in_flight += 1
                     self._asked[waiter.sequence] = waiter
-                    self._turn_asked[waiter.sequence] = waiter.tokens
+                    self._next_asked[waiter.sequence] = waiter.tokens
                 self._flush_soon()
             self._note_time()
 
@@ -270,8 +270,8 @@ class GuestGovernor:
                 self.refund(waiter.permit)
             elif self._asked.get(waiter.sequence) is waiter:
                 del self._asked[waiter.sequence]
-                if self._turn_asked.pop(waiter.sequence, None) is None:  # else it was not even said
-                    self._turn_given_back.append(waiter.sequence)
+                if self._next_asked.pop(waiter.sequence, None) is None:  # else it was not even said
+                    self._next_given_back.append(waiter.sequence)
                 self._free_slot(waiter.concurrency_limit)
             elif self._own is not None and self.decides_itself:
                 self._own.abandon(waiter)
@@ -388,8 +388,8 @@ class GuestGovernor:
     def _unlink(self) -> None:
         with LOCK:
             self._link = None
-            for turn in (self._turn_answered, self._turn_failed, self._turn_given_back, self._turn_asked):
-                turn.clear()
+            for unsaid in (self._next_answered, self._next_failed, self._next_given_back, self._next_asked):
+                unsaid.clear()
             self._lent.clear()
             asked, self._asked = self._asked, {}
             waiting = self._queue.take_all()
@@ -426,35 +426,37 @@ class GuestGovernor:
             link = self._link
             if link is None:
                 return
-            answered, self._turn_answered = self._turn_answered, []
-            failed, self._turn_failed = self._turn_failed, []
-            given_back, self._turn_given_back = self._turn_given_back, []
-            asked, self._turn_asked = list(self._turn_asked.items()), {}
+            answered, self._next_answered = self._next_answered, []
+            failed, self._next_failed = self._next_failed, []
+            given_back, self._next_given_back = self._next_given_back, []
+            asked, self._next_asked = list(self._next_asked.items()), {}
             expects_answers = self._expects_answers
         if answered or failed or given_back or asked or expects_answers:
             for part in slices(answered, failed, given_back, asked):
-                turn = Turn(answered[part], failed[part], given_back[part], asked[part], expects_answers)
-                link.send(turn)
+                frame = GuestFrame(
+                    answered[part], failed[part], given_back[part], asked[part], expects_answers
+                )
+                link.send(frame)
 
-    def hear(self, link: FrameProtocol, news: News) -> None:
+    def hear(self, link: FrameProtocol, frame: HostFrame) -> None:
         """What the host says."""
         with LOCK:
             if link is not self._link:
                 return
             woken: list[WaitingTask | _AwaitedVerdict] = []
-            if news.standing is not None:
-                self._standing = news.standing
-            for verdict in news.verdicts:
+            if frame.standing is not None:
+                self._standing = frame.standing
+            for verdict in frame.verdicts:
                 awaited = self._verdicts.pop(verdict.id, None)
                 if awaited is not None:
                     awaited.hear(verdict)
                     woken.append(awaited)
-            for permit_id, failure in news.refused:
+            for permit_id, failure in frame.refused:
                 if (waiter := self._pop_asked(permit_id)) is not None:
                     waiter.error = failure.error()
                     woken.append(waiter)
                     self._free_slot(waiter.concurrency_limit)
-            for permit_id in news.permits:
+            for permit_id in frame.permits:
                 if (waiter := self._pop_asked(permit_id)) is not None:
                     limit = waiter.concurrency_limit
                     waiter.permit = self._lent[permit_id] = BorrowedPermit(

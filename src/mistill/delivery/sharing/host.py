@@ -14,18 +14,18 @@ from mistill.delivery.admission_queue import LOCK, ConcurrencyLimit, Permit, Wai
 from mistill.delivery.governor import Governor
 from mistill.delivery.sharing.counts_file import CountsFile
 from mistill.delivery.sharing.frames import (
+    GUEST_FRAME,
     HELLO,
-    TURN,
     VERSION,
     Challenge,
+    ErrorParts,
     Failed,
-    Failure,
     FrameProtocol,
+    GuestFrame,
     Hello,
-    News,
+    HostFrame,
     NotOurs,
     Standing,
-    Turn,
     Verdict,
     Welcome,
     are_sane,
@@ -325,7 +325,7 @@ class GuestConnection(FrameProtocol):
         self._waiting: dict[int, _Asked] = {}
         self._granted: dict[int, Permit] = {}
         self._permits: list[int] = []
-        self._refused: list[tuple[int, Failure]] = []
+        self._refused: list[tuple[int, ErrorParts]] = []
         self._verdicts: list[Verdict] = []
         self._is_flushing = False
         self._has_spoken = False
@@ -362,7 +362,7 @@ class GuestConnection(FrameProtocol):
     def received(self, frame: bytes) -> None:
         self._heard_s = self._loop.time()
         if self.is_trusted:
-            self._take(TURN.decode(frame))
+            self._take(GUEST_FRAME.decode(frame))
         else:
             self._greet(HELLO.decode(frame))
 
@@ -378,7 +378,7 @@ class GuestConnection(FrameProtocol):
             self._limit = self._governor.add_guest(self._number)
         self.is_trusted = True
         self.send(Welcome(proof(token, b"host", *said), os.getpid()))
-        self.send(News(standing=_standing(self._governor, len(self._hosted.guests) + 1)))
+        self.send(HostFrame(standing=_standing(self._governor, len(self._hosted.guests) + 1)))
 
     def _end_stranger(self) -> None:
         if not self.is_trusted:
@@ -386,22 +386,22 @@ class GuestConnection(FrameProtocol):
 
     # --- turns ------------------------------------------------------------------------------------------------------
 
-    def _take(self, turn: Turn) -> None:
+    def _take(self, frame: GuestFrame) -> None:
         with LOCK:
             governor = self._governor
             if governor is None:
                 return
-            if turn.expects_answers:
+            if frame.expects_answers:
                 governor.expect_answers()
-            for permit_id, tokens, limits in turn.answered:
+            for permit_id, tokens, limits in frame.answered:
                 if not are_sane(limits):
                     raise NotOurs
                 governor.settle(self._permit(permit_id), limits=limits, tokens=tokens)
-            for failed in turn.failed:
+            for failed in frame.failed:
                 self._settle_failure(governor, failed)
-            for permit_id in turn.given_back:
+            for permit_id in frame.given_back:
                 self._give_back(governor, permit_id)
-            for permit_id, tokens in turn.asked:
+            for permit_id, tokens in frame.asked:
                 self._ask(governor, permit_id, tokens)
         self._has_spoken = True
         self._host.tell_soon()
@@ -449,11 +449,11 @@ class GuestConnection(FrameProtocol):
             self._granted[permit_id] = asked.permit
             self._permits.append(permit_id)
         elif asked.error is not None:
-            self._refused.append((permit_id, Failure.of(asked.error)))
+            self._refused.append((permit_id, ErrorParts.of(asked.error)))
         self._flush_soon()
         return True
 
-    # --- news -------------------------------------------------------------------------------------------------------
+    # --- what it is told ---------------------------------------------------------------------------------------------
 
     def tell(self, standing: Standing) -> None:
         """How all stands; who says nothing for long, though it has permits, is taken for gone."""
@@ -461,10 +461,10 @@ class GuestConnection(FrameProtocol):
             _log.debug("a guest of the shared governor says nothing, and its permits are taken back")
             self.abort()
         else:
-            self.send(News(standing=standing))
+            self.send(HostFrame(standing=standing))
 
     def _flush_soon(self) -> None:
-        """All that one turn brings goes in one frame. From any thread, with the lock held."""
+        """All that one turn of the loop brings goes in one frame. From any thread, with the lock held."""
         if not self._is_flushing:
             self._is_flushing = True
             with suppress(RuntimeError):  # the thread has ended, and with it the process
@@ -480,4 +480,4 @@ class GuestConnection(FrameProtocol):
             refused, self._refused = self._refused, []
             verdicts, self._verdicts = self._verdicts, []
         for part in slices(permits, refused, verdicts):
-            self.send(News(permits[part], refused[part], verdicts[part]))
+            self.send(HostFrame(permits[part], refused[part], verdicts[part]))

@@ -12,15 +12,15 @@ from collections.abc import Callable
 from mistill.delivery.admission_queue import LOCK
 from mistill.delivery.sharing.frames import (
     CHALLENGE,
-    NEWS,
+    HOST_FRAME,
     VERSION,
     WELCOME,
     Challenge,
     FrameProtocol,
+    GuestFrame,
     Hello,
-    News,
+    HostFrame,
     NotOurs,
-    Turn,
     is_proof,
     new_nonce,
     proof,
@@ -56,7 +56,7 @@ class HostConnection(FrameProtocol):
         calling: socket.socket,
         *,
         greeted: Callable[[HostConnection], None],
-        hear: Callable[[HostConnection, News], None],
+        hear: Callable[[HostConnection, HostFrame], None],
     ) -> None:
         super().__init__(calling)
         loop = asyncio.get_running_loop()
@@ -82,7 +82,7 @@ class HostConnection(FrameProtocol):
     def received(self, frame: bytes) -> None:
         self.heard_s = self._loop.time()
         if self.is_trusted:
-            self._hear(self, NEWS.decode(frame))
+            self._hear(self, HOST_FRAME.decode(frame))
         elif self._hosts_nonce is None:
             self._say_hello(CHALLENGE.decode(frame))
         else:
@@ -241,14 +241,14 @@ class Membership:
         if guest is None:
             return False
         if guest.is_busy and now_s - link.said_s > self._tuning.silent_for_s / 4:
-            link.send(Turn())
+            link.send(GuestFrame())
         if not guest.is_waiting:
             link.heard_s = now_s
         return now_s - link.heard_s < self._tuning.out_of_reach_s
 
-    def _hear(self, link: HostConnection, news: News) -> None:
+    def _hear(self, link: HostConnection, frame: HostFrame) -> None:
         if (guest := self._guest()) is not None:
-            guest.hear(link, news)
+            guest.hear(link, frame)
 
     def _go_alone(self, waited_s: float) -> None:
         if (guest := self._guest()) is None:
