@@ -1,6 +1,6 @@
 """Ledgers of older formats, as the version that wrote them left them: they open, go on, and pay nothing twice.
 
-``data/format-1-*.ledger``, ``format-2-*`` and ``format-3-*`` were written by the last versions of these formats,
+``data/format-1-*.ledger`` and those of the formats after it were written by the last versions of these formats,
 against the simulator:
 
 - ``chat``: 12 rows of 8 texts, deduplicated, with a system prompt; two rows were asked again with another temperature;
@@ -40,7 +40,7 @@ from mistill.testing import without_waiting
 
 DATA = Path(__file__).parent / "data"
 NAMES = ["chat", "cut", "structured", "vectors"]
-FORMATS = [1, 2, 3, 4]
+FORMATS = [1, 2, 3, 4, 5]
 OUTPUTS = {"chat": "out.jsonl", "cut": "out.jsonl", "structured": "out.csv", "vectors": "out.jsonl"}
 CHAT_ROWS = [{"id": number, "text": f"question {number % 8}"} for number in range(12)]
 SCHEMA = {

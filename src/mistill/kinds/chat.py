@@ -21,6 +21,7 @@ from mistill.delivery.dispatcher import Delivered, Send
 from mistill.errors import InputError, MalformedAnswer, WrongFile
 from mistill.finish_reasons import REPETITION
 from mistill.kinds.kind import (
+    MARK_COLUMNS,
     AnswerFields,
     AnswerReader,
     Kind,
@@ -152,7 +153,16 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
 
     manifest_type = ChatManifest
     columns: ClassVar = ("generation", "finish_reason", "input_tokens", "output_tokens", "error")
-    extra_columns: ClassVar = ("thinking", "tool_calls", "cost", "model", "prompt", "raw", "settings")
+    extra_columns: ClassVar = (
+        "thinking",
+        "tool_calls",
+        "cost",
+        "model",
+        "prompt",
+        "raw",
+        "settings",
+        *MARK_COLUMNS,
+    )
     row_columns: ClassVar = ("messages", "prompt")
     batch_path: ClassVar = CHAT.path
 

@@ -13,7 +13,7 @@ from mistill.datasets.sources import Row
 from mistill.datasets.writers import Vectors
 from mistill.delivery.dispatcher import Delivered
 from mistill.errors import InputError, MalformedAnswer
-from mistill.kinds.kind import AnswerFields, AnswerReader, usage_in
+from mistill.kinds.kind import MARK_COLUMNS, AnswerFields, AnswerReader, usage_in
 from mistill.kinds.manifest import RunManifest
 from mistill.kinds.options import RunOptions
 from mistill.kinds.texts import TextKind
@@ -84,7 +84,7 @@ class EmbeddingKind(TextKind):
 
     manifest_type = EmbeddingManifest
     columns: ClassVar = ("embedding", "input_tokens", "error")
-    extra_columns: ClassVar = ("cost", "model", "prompt", "raw", "settings")
+    extra_columns: ClassVar = ("cost", "model", "prompt", "raw", "settings", *MARK_COLUMNS)
     asked_for = "embeddings"
     batch_path: ClassVar = EMBEDDINGS.path
 

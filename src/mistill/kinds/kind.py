@@ -9,7 +9,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Final, Generic, TypeVar
 
 from msgspec import Struct
 
@@ -77,6 +77,10 @@ class RequestSize(Struct, frozen=True, gc=False):
     input_tokens: int
     most_output_tokens: int | None
     requests: float
+
+
+MARK_COLUMNS: Final = ("mark", "note")
+"""What people said of a row's outcome, as columns of a record."""
 
 
 class AnswerFields(Struct, frozen=True, gc=False):

@@ -5,6 +5,7 @@ from mistill.ledger.damage import Damage
 from mistill.ledger.error_record import ErrorRecord
 from mistill.ledger.jobs import Job, JobRecord, JobState, LineAttempt, PlannedAttempt
 from mistill.ledger.lane_usage import NOTHING_CACHED, CachedShares, RowUsage
+from mistill.ledger.marks import RowMark
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
 from mistill.ledger.model_counts import AnswersOfModel, named
 from mistill.ledger.reader import (
@@ -19,6 +20,7 @@ from mistill.ledger.reader import (
 from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import ASKABLE, EVERYTHING, FIELDS, WAITING, Selection, Term, parse_terms
 from mistill.ledger.spending import Spending
+from mistill.ledger.tables import Mark
 from mistill.ledger.takings import AnswerTerms, Takings, TermsOf
 from mistill.ledger.writer import Ledger
 
@@ -47,9 +49,11 @@ __all__ = [
     "LedgerReader",
     "LedgerRow",
     "LineAttempt",
+    "Mark",
     "PaidAnswer",
     "PastAttempt",
     "PlannedAttempt",
+    "RowMark",
     "RowSet",
     "RowState",
     "RowUsage",

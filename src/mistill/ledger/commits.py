@@ -105,6 +105,7 @@ class CommitQueue:
         self._files = files
         self._note_commits = note_commits
         self._commits = commits
+        self._seen_version = -1
         self._process = OwnProcess()
         self._in_sqlite = threading.Lock()
         self._queue: SimpleQueue[_Write | _Task | None] = SimpleQueue()
@@ -216,6 +217,7 @@ class CommitQueue:
         with self._in_sqlite:
             try:
                 self._files.check(now=any(isinstance(operation, _Task) for operation in group))
+                self._follow_others()
                 self._connection.execute("BEGIN IMMEDIATE")
                 self._apply(group)
                 write_meta(self._connection, "commits", str(self._commits + 1))
@@ -230,6 +232,17 @@ class CommitQueue:
                 return False
         _resolve_all(_waiters_of(group), None)
         return True
+
+    def _follow_others(self) -> None:
+        """Where somebody else has written (a mark, say), SQLite has forgotten its cache: what a log could
+        lose goes into the ledger at once, and into the cache again, see ``rescue``."""
+        version: int = self._connection.execute("PRAGMA data_version").fetchone()[0]
+        if version != self._seen_version:
+            if self._seen_version >= 0:
+                self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+                self._files.note_commit()
+                fill_cache(self._connection, self._path)
+            self._seen_version = version
 
     def _explain(self, error: Exception) -> LedgerError:
         """Why a commit failed. What SQLite finds is perhaps what was done to its files."""

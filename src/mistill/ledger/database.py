@@ -230,6 +230,29 @@ def open_to_read(path: Path) -> sqlite3.Connection:
         return _connect_to_read(path)
 
 
+_ANOTHER_WRITES_S = 10.0
+"""How long a note waits for a commit of the run, or for somebody who reads a ledger that no run is on."""
+
+
+def open_to_note(path: Path) -> sqlite3.Connection:
+    """A connection for a few small writes beside the run that may be on the ledger, to be closed at once.
+
+    The run keeps its lock: SQLite lets one write after the other. What is in the log, the run brings into the file.
+    """
+    open_to_read(path).close()  # which brings it to the newest format, and refuses what is damaged
+    path = name_to_write(path)
+    with explained(path):
+        connection = _connect(path)
+        try:
+            connection.execute(f"PRAGMA busy_timeout = {_ANOTHER_WRITES_S * 1000:.0f}")
+            connection.execute("PRAGMA wal_autocheckpoint = 0")
+            connection.execute("PRAGMA synchronous = FULL")
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+
 def _has_log(path: Path) -> bool:
     log = log_of(path)
     return log.exists() and log.stat().st_size > 0
@@ -481,7 +504,16 @@ def _start_over(connection: sqlite3.Connection, manifest: Mapping[str, Any]) -> 
     """A run that got no answer had perhaps a wrong template, model or key: nothing is lost with its settings.
     Jobs stay, none of which was answered: their files are perhaps still at the server."""
     connection.execute("BEGIN IMMEDIATE")
-    for table in ("rows", "records", "attempts", "outcomes", "earlier_outcomes", "settings", "starts"):
+    for table in (
+        "rows",
+        "records",
+        "attempts",
+        "outcomes",
+        "earlier_outcomes",
+        "settings",
+        "starts",
+        "marks",
+    ):
         connection.execute(f"DELETE FROM {table}")  # noqa: S608 - our own words
     connection.execute("DELETE FROM meta WHERE key = 'input_rows'")
     _write_manifest(connection, manifest)

@@ -224,5 +224,20 @@ def _to_5(connection: sqlite3.Connection) -> None:
         connection.execute(statement)
 
 
-STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5}
+def _to_6(connection: sqlite3.Connection) -> None:
+    """Marks of people."""
+    connection.execute(
+        """CREATE TABLE marks (
+            row INTEGER NOT NULL,
+            outcome_at REAL NOT NULL,
+            mark TEXT CHECK (mark IN ('good', 'bad')),
+            note TEXT,
+            marked_at REAL NOT NULL,
+            checksum INTEGER NOT NULL,
+            PRIMARY KEY (row, outcome_at)
+        ) WITHOUT ROWID"""
+    )
+
+
+STEPS: dict[int, Callable[[sqlite3.Connection], None]] = {1: _to_2, 2: _to_3, 3: _to_4, 4: _to_5, 5: _to_6}
 """Format → the step that leads from it to the next."""

@@ -15,15 +15,17 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 from mistill.errors import InputError, did_you_mean
-from mistill.ledger.tables import IS_WITH_SERVER
+from mistill.ledger.tables import IS_WITH_SERVER, Mark, of_mark
 
 _TEXT = {
     "state": "state",
     "error": "error_kind",
     "finish_reason": "finish_reason",
+    "mark": of_mark("mark"),
+    "note": of_mark("note"),
 }
 _NUMBER = {
     "row": "position",
@@ -35,6 +37,7 @@ _NUMBER = {
 FIELDS = (*_TEXT, *_NUMBER)
 _MAX_INTEGER = 2**63  # SQLite has none from here on
 _STATES = ("completion", "failure", "pending")
+_MARKS = get_args(Mark)
 _QUOTED = r""" "(?:[^"\\]|\\.)*" | '(?:[^'\\]|\\.)*' """
 _TERM = re.compile(
     rf"""\s* (?P<name> {_QUOTED} | [^\s=!<>,"'][^=!<>,"']*? ) \s*
@@ -156,6 +159,11 @@ def _condition(term: Term) -> tuple[str, str | float | None]:
         )
     if field == "state" and value not in _STATES:
         raise InputError(f"there is no state {value!r}", hint=did_you_mean(value, _STATES))
+    if field == "mark" and value not in (*_MARKS, "null"):
+        raise InputError(
+            f"there is no mark {value!r}",
+            hint=f"there are {' and '.join(_MARKS)}; a column of the rows is meant by row.mark",
+        )
     # IS NOT, because a row with no error also has an error that is not rate_limited.
     is_or_not = "IS" if comparison == "=" else "IS NOT"
     return f"{_TEXT[field]} {is_or_not} ?", None if value == "null" and not is_quoted else value

@@ -17,6 +17,9 @@ asks one row. ``asked`` is the CRC-32 of the request's body; it is NULL in attem
 attempt is; NULL: it is a request of its own. While it is open, its ``input_tokens`` are what it weighs, see
 `PlannedAttempt`.
 
+``marks`` has what people say of outcomes that they have looked at: by the row, and by when that outcome came, so that
+no mark is taken for one of a later answer. They are written beside the run that may be on the ledger, see ``marks``.
+
 Every table has checksums, see ``checksums``. Whoever writes a line works its sum out; those of ``rows``, whose lines
 are changed many at once, follow by a trigger. A line that did not fit its sum before still does not after.
 """
@@ -29,8 +32,9 @@ from collections.abc import Iterator, Mapping
 from typing import Literal, get_args
 
 APPLICATION_ID = 0x4D53544C  # "MSTL": tells a ledger from any other SQLite file
-FORMAT = 5
+FORMAT = 6
 
+Mark = Literal["good", "bad"]
 JobState = Literal[
     "planned", "uploaded", "creating", "running", "ended", "fetched", "read", "doubtful", "dropped"
 ]
@@ -118,6 +122,15 @@ CREATE TABLE earlier_outcomes (
     settings INTEGER,
     checksum INTEGER NOT NULL
 );
+CREATE TABLE marks (
+    row INTEGER NOT NULL,
+    outcome_at REAL NOT NULL,
+    mark TEXT CHECK (mark IN ({", ".join(f"'{mark}'" for mark in get_args(Mark))})),
+    note TEXT,
+    marked_at REAL NOT NULL,
+    checksum INTEGER NOT NULL,
+    PRIMARY KEY (row, outcome_at)
+) WITHOUT ROWID;
 """
 
 _ROW = "id, position, fingerprint, digest, asked_again, maybe_billed, same_as, settings"
@@ -153,6 +166,15 @@ OUTCOME_IS_SOUND = """(outcome_row IS NULL OR outcome_checksum IS checksum(
     'outcomes', outcome_row, state, answer, more_answers, finish_reason, error_kind, error,
     input_tokens, output_tokens, cost, ended_at, settings))"""
 """Conditions over ``row_states``."""
+
+MARK_SUM = "checksum('marks', row, outcome_at, mark, note, marked_at)"
+
+
+def of_mark(column: str) -> str:
+    """What somebody said of the outcome that a row of ``row_states`` has; a damaged mark is none."""
+    return f"""(SELECT {column} FROM marks
+        WHERE row = row_states.id AND outcome_at = row_states.ended_at AND checksum IS {MARK_SUM})"""  # noqa: S608 - our own words
+
 
 NOT_IN_INDEX = """
     SELECT position FROM rows NOT INDEXED WHERE position IS NOT NULL AND

@@ -146,6 +146,8 @@ def _extra_fields(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     if "settings" in shape.extra:
         fields["settings"] = shape.settings_of(row).changes or None
+    if shape.has_marks:
+        fields["mark"], fields["note"] = (None, None) if row.said is None else (row.said.mark, row.said.note)
     if "prompt" in shape.extra:
         try:
             fields["prompt"] = shape.settings_of(row).prompt_of(row)

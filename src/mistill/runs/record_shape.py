@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from functools import cached_property
 from typing import Any, Final
 
@@ -12,9 +12,9 @@ from mistill.datasets.column_names import first_repeated
 from mistill.errors import InputError, did_you_mean
 from mistill.kinds.chat import ChatKind
 from mistill.kinds.kept_settings import read_settings
-from mistill.kinds.kind import Kind
+from mistill.kinds.kind import MARK_COLUMNS, Kind
 from mistill.kinds.options import RunOptions
-from mistill.ledger import LedgerReader, LedgerRow
+from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.records.columns import check_columns, column_names, nearest_and_all, rename_hint
 from mistill.records.flattening import FlatFields, Flattening
 from mistill.runs.row_settings import RowSettings, retried_settings
@@ -104,6 +104,18 @@ class RecordShape:
     def chosen(self) -> list[str]:
         """Columns that were named to be kept or left out."""
         return [*self._keep, *self._drop]
+
+    @property
+    def has_marks(self) -> bool:
+        """What people said of rows is asked for."""
+        return not self.extra.isdisjoint(MARK_COLUMNS)
+
+    def rows_of(
+        self, reader: LedgerReader, selection: Selection = EVERYTHING, first: int = 0
+    ) -> Iterator[LedgerRow]:
+        """The selected rows from a position on, with all of the ledger that their records have."""
+        with_unfit = "raw" in self.extra
+        return reader.rows(selection, first=first, with_unfit=with_unfit, with_marks=self.has_marks)
 
     @cached_property
     def has_further_fields(self) -> bool:

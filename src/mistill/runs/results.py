@@ -23,7 +23,8 @@ from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, LedgerError, MistillError
 from mistill.kinds.kept_settings import find_run
 from mistill.kinds.options import RetryArguments
-from mistill.ledger import LedgerReader, LedgerRow
+from mistill.ledger import LedgerReader, Mark
+from mistill.ledger.marks import write_mark
 from mistill.ledger.temporary_ledger import TemporaryLedger
 from mistill.llms.connection import Connection
 from mistill.llms.types import Completion
@@ -106,7 +107,7 @@ class RunResults:
         with LedgerReader(self.ledger_path) as reader:
             shape = self._shape_in(reader)
             # A page at a time, since a read that goes on keeps SQLite from folding its log into the file.
-            while page := list(islice(_rows(reader, shape, first), _PAGE_ROWS)):
+            while page := list(islice(shape.rows_of(reader, first=first), _PAGE_ROWS)):
                 for row in page:
                     if row.state != "pending":
                         yield json.loads(record_line(row, shape))
@@ -192,6 +193,27 @@ class RunResults:
             _log.warning("left out of the conversations: %s", chat.left_out)
         return lines
 
+    # --- what people say of it --------------------------------------------------------------------------------------
+
+    def mark(self, row: int, mark: Mark | None, note: str | None = None) -> None:
+        """Says of a row's outcome what somebody found who looked at it. It is kept in the ledger, in the place of what
+        was said of it before; a run may be going on.
+
+        It goes out in the columns ``mark`` and ``note`` where these are asked for, and ``mark=bad`` is a condition. An
+        outcome that takes the place of this one has no mark: nobody has looked at it.
+
+        Args:
+            row: its place in the input, from 0.
+            mark: ``"good"`` or ``"bad"``; ``None``: neither.
+            note: at most 10,000 characters.
+
+        Raises:
+            InputError: there is no such mark, or no such row, or it has no outcome yet.
+            LedgerError: it was never started, or its ledger cannot be written.
+        """
+        self._check_started()
+        write_mark(self.ledger_path, row, mark, note)
+
     def _record_at(self, position: int) -> dict[str, Any]:
         """The record of one row that has an outcome; rows count from 0."""
         with self._reading, self._open_reader() as reader:
@@ -199,7 +221,7 @@ class RunResults:
             if self._kept_shape is None or self._kept_shape[0] != retries:
                 self._kept_shape = retries, self._shape_in(reader)
             shape = self._kept_shape[1]
-            return json.loads(record_line(next(_rows(reader, shape, position)), shape))
+            return json.loads(record_line(next(shape.rows_of(reader, first=position)), shape))
 
     @contextmanager
     def _open_reader(self) -> Generator[LedgerReader]:
@@ -474,10 +496,6 @@ def collection(out: RunResults | str | Path | None, **settings: Any) -> Collecti
     from mistill.runs.collection import Collection
 
     return Collection(out, **settings)
-
-
-def _rows(reader: LedgerReader, shape: RecordShape, first: int) -> Iterator[LedgerRow]:
-    return reader.rows(first=first, with_unfit="raw" in shape.extra)
 
 
 def _library(name: str, call: str) -> Any:

@@ -12,7 +12,7 @@ from mistill.datasets.sources import name_of
 from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run, read_manifest, read_options
 from mistill.kinds.kind import AnswerReader, Kind
-from mistill.ledger import ErrorRecord, LedgerReader, LedgerRow, PastAttempt, Selection, named
+from mistill.ledger import EarlierOutcome, ErrorRecord, LedgerReader, LedgerRow, PastAttempt, named
 from mistill.ledger.conditions import look_up
 from mistill.ledger.error_record import decode_error
 from mistill.records.columns import nearest_and_all
@@ -63,6 +63,7 @@ class OutcomeReport(Struct, frozen=True, kw_only=True):
         answers: the texts of its answers, one a generation as a rule.
         settings: what it was asked with in place of the run's own settings.
         cost: US dollars, of all that it took. ``ended_at``: unix seconds.
+        mark: what somebody said of it who looked at it, ``good`` or ``bad``. ``note``: and wrote.
     """
 
     state: str
@@ -74,6 +75,8 @@ class OutcomeReport(Struct, frozen=True, kw_only=True):
     cost: float | None
     ended_at: float | None
     settings: dict[str, Any]
+    mark: str | None = None
+    note: str | None = None
 
 
 class RowReport(Struct, frozen=True, kw_only=True):
@@ -127,7 +130,7 @@ def read_row(
         position = (
             row if isinstance(row, int) and id_column is None else _position_of(str(row), column, reader)
         )
-        found = next(reader.rows(Selection("position = ?", (position,)), with_unfit=True), None)
+        found = next(reader.rows(first=position, until=position + 1), None)
         if found is None or found.position != position:
             raise InputError(
                 f"there is no row {row}", hint=f"{reader.counts().rows:,} were read, and they count from 0"
@@ -185,8 +188,8 @@ class _RowReader:
             record=msgspec.json.decode(row.record),
             prompt=prompt,
             prompt_error=problem,
-            outcome=self._outcome(row),
-            earlier=[self._outcome(one) for one in self._reader.earlier_outcomes(row.leader)],
+            outcome=self._outcome(row, row),
+            earlier=[self._outcome(one, row) for one in self._reader.earlier_outcomes(row.leader)],
             attempts=[
                 self._attempt(one, self._shape.settings_of(row).answers)
                 for one in self._reader.attempts_of(row.leader)
@@ -195,8 +198,9 @@ class _RowReader:
             asked_again=row.asked_again,
         )
 
-    def _outcome(self, outcome: Any) -> OutcomeReport:
-        """Of a row, or of an earlier outcome of it: their fields have the same names."""
+    def _outcome(self, outcome: LedgerRow | EarlierOutcome, row: LedgerRow) -> OutcomeReport:
+        """Of a row as it is, or of an earlier outcome of it."""
+        said = self._reader.mark_of(row.row, outcome.ended_at)
         return OutcomeReport(
             state=outcome.state,
             finish_reason=outcome.finish_reason,
@@ -207,6 +211,8 @@ class _RowReader:
             cost=outcome.cost,
             ended_at=outcome.ended_at,
             settings=self._shape.changes_of(outcome.settings),
+            mark=None if said is None else said.mark,
+            note=None if said is None else said.note,
         )
 
     def _attempt(self, attempt: PastAttempt, answers: AnswerReader) -> AttemptReport:

@@ -128,7 +128,7 @@ class Run(RunResults):
             ``-replace`` after it (``"utf-8-replace"``), U+FFFD stands for bytes that are no text.
         columns: renames of the output's columns, ``{"generation": "answer"}``.
         extra_columns: further columns, of ``thinking``, ``tool_calls``, ``cost``, ``model``, ``prompt``, ``raw``,
-            ``settings``; with embeddings without the first two.
+            ``settings``, ``mark``, ``note``; with embeddings without the first two.
         flatten: fields of a structured answer become columns of their own; ``"deep"``: those of objects in it too, as
             ``address.city``; ``"answer_"``: with that before their names; ``"deep,answer_"``: both.
         keep: only these columns of the output, in this order.

@@ -156,7 +156,7 @@ class RunFilter:
     def rows(self, reader: LedgerReader) -> Iterator[LedgerRow]:
         """The rows that are chosen, in the order of the input, one in memory at a time."""
         self._read = 0
-        for row in reader.rows(self.selection, with_unfit="raw" in self._shape.extra):
+        for row in self._shape.rows_of(reader, self.selection):
             self._read += 1
             if not self._conditions or self._holds(row):
                 yield row

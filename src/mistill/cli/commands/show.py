@@ -121,6 +121,8 @@ def _show_outcome(label: str, outcome: OutcomeReport) -> None:
     show(Colored(f"{label}: ", "yellow"), told)
     for answer in outcome.answers:
         show("  " + answer.replace("\n", "\n  "))
+    if outcome.mark is not None or outcome.note is not None:
+        show(Colored("marked: ", "cyan"), ", ".join(filter(None, (outcome.mark, outcome.note))))
 
 
 def _moment(unix_s: float) -> str:

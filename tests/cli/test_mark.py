@@ -1,0 +1,20 @@
+"""``mistill mark``, and what it changes for the other commands."""
+
+from __future__ import annotations
+
+from tests.cli.conftest import Mistill, RunOf
+
+
+def test_a_row_is_marked_shown_chosen_and_marked_no_more(mistill: Mistill, run_of: RunOf) -> None:
+    assert mistill(*run_of(3)).code == 0
+    marked = mistill("mark", "answers.jsonl", "1", "bad", "--note", "not\x1b[2J so")
+    assert (marked.code, marked.stderr) == (0, "row 1 of answers.jsonl: bad, not\\x1b[2J so\n")
+    assert "marked: bad, not\\x1b[2J so" in mistill("show", "answers.jsonl", "1").stdout
+    (record,) = mistill("rows", "answers.jsonl", "--where", "mark=bad", "--extra-column", "mark,note").records
+    assert (record["mark"], record["note"]) == ("bad", "not\x1b[2J so")
+    assert mistill("mark", "answers.jsonl", "1", "none").code == 0
+    assert mistill("rows", "answers.jsonl", "--where", "mark=bad").stdout == ""
+    refused = mistill("mark", "answers.jsonl", "7", "good")
+    assert (refused.code, "there is no row 7" in refused.stderr) == (2, True)
+    wrong = mistill("rows", "answers.jsonl", "--where", "mark=fine")
+    assert "there are good and bad; a column of the rows is meant by row.mark" in wrong.stderr
