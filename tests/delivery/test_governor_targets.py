@@ -18,7 +18,7 @@ from tests.delivery.model_server import ModelServer, Passage, send_rows
 from mistill.delivery.diagnostics import WaitCause, advice
 from mistill.delivery.governor import Governor, Snapshot
 from mistill.delivery.quotas import LimitSource
-from mistill.errors import RateLimits
+from mistill.errors import RateLimited, RateLimits
 
 Event = Callable[[ModelServer], Coroutine[Any, Any, None]]
 
@@ -207,6 +207,33 @@ def test_requests_that_reach_the_server_late_are_not_taken_for_somebody_elses() 
     assert passage.lost == 0
     assert passage.took_s <= 1.10 * 120
     assert passage.refused <= 0.02 * 1_800
+
+
+class LateVerdicts(ModelServer):
+    """A refusal is known late and at no certain time, as that of another process is."""
+
+    async def answer(self, rng: random.Random) -> RateLimits | None:
+        try:
+            return await super().answer(rng)
+        except RateLimited:
+            await asyncio.sleep(rng.uniform(0.05, 0.9))
+            raise
+
+
+@pytest.mark.parametrize("quota", [600, 1_200])
+def test_a_quota_is_found_though_refusals_are_known_late(quota: int) -> None:
+    passage, snapshot = simulate(
+        3 * quota,
+        server_kind=LateVerdicts,
+        requests_per_minute=quota,
+        reports_limits=False,
+        latency_s=0.2,
+        max_concurrent_requests=256,
+    )
+    assert passage.lost == 0
+    assert passage.took_s <= 1.10 * 120
+    assert passage.refused <= 0.10 * 3 * quota  # what had left before the first was known
+    assert snapshot.requests_per_minute == pytest.approx(quota, rel=0.02)
 
 
 @pytest.mark.parametrize("share", [0.005, 0.04, 0.1])

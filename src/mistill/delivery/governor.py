@@ -604,6 +604,8 @@ class Governor:
         self._breaker.answered(permit.sequence, is_probe=permit.is_probe)
         if self._refused:
             self._scatter.accepted(permit.sequence)
+            if self._hypothesis is not None:
+                self._hypothesis.add_answer(permit.sequence, now_s)
         if self.in_flight > self._widest:
             self._widest = self.in_flight
         if now_s >= self._write_at_s:
@@ -721,11 +723,12 @@ class Governor:
                 return not self._is_answering(now_s)
             case Refusal.SCATTERED:
                 permit.stands_alone = True
-                self._hypothesis = self._hypothesis or self._new_hypothesis(permit, now_s)
+                if self._hypothesis is None or permit.sequence > self._hypothesis.newest:
+                    self._hypothesis = self._new_hypothesis(permit, now_s)
                 return not self._is_answering(now_s)
             case Refusal.EVIDENCE:
                 assert self._hypothesis is not None
-                self._hypothesis.add_refusal()
+                self._hypothesis.add_refusal(permit, now_s)
                 permit.stands_alone = self._hypothesis.is_open
                 return False
             case Refusal.BEYOND_ESTIMATE:
@@ -775,16 +778,8 @@ class Governor:
             quotas.infer(now_s, is_straggler=breaker.is_straggler(permit.sequence))
 
     def _new_hypothesis(self, permit: Permit, now_s: float) -> QuotaHypothesis:
-        tuning, later = self._tuning, self._quotas.sent_since(permit)
-        return QuotaHypothesis(
-            permit.sequence,
-            self._sequence,
-            later,
-            now_s,
-            tuning,
-            wait_s=tuning.shared_hypothesis_wait_s if self._guests else tuning.hypothesis_wait_s,
-            is_open=self._scatter.is_known,
-        )
+        later, is_open = self._quotas.sent_since(permit), self._scatter.is_known
+        return QuotaHypothesis(permit, self._sequence, later, now_s, self._tuning, is_open=is_open)
 
     def _decide(self, hypothesis: QuotaHypothesis, now_s: float) -> None:
         self._hypothesis = None

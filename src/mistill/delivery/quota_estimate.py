@@ -3,36 +3,51 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 from mistill.delivery.tuning import Tuning
+
+
+class SentPermit(Protocol):
+    """What is to be known of a request: its place in the order of sending, and when it was sent."""
+
+    @property
+    def sequence(self) -> int: ...
+
+    @property
+    def sent_s(self) -> float: ...
 
 
 class QuotaHypothesis:
     """A refusal that no header explains: is the quota used up, or was this one refused alone?
 
-    A quota that is used up refuses what was sent later too, and refusals come at once. So of those that were sent later
-    some are given a moment; only if enough of them are refused as well is there a quota to infer.
+    A quota that is used up refuses what was sent later too, and refusals come quickly. How quickly, those that came
+    tell: a server may be far away, and what happens in another process is known here only later. So those that were
+    sent later are waited for, as long as refusals of them keep coming; only if enough of them are refused as well is
+    there a quota to infer.
 
     Args:
-        first: the sequence of the refused request; ``newest``: the last one that was given out.
+        permit: of the refused request; ``newest``: the last sequence that was given out.
         later: how many had been sent after it by then.
-        wait_s: how long those are given.
         is_open: nobody waits for the decision, since refusals that stand alone are known here: it is by what is sent
             from now on, too, until there are enough.
 
     Attributes:
-        decides_at_s: when the moment is over; infinite while too few have been sent.
+        decides_at_s: when it is decided; infinite while too few have been sent.
         pause_s: how long all are to wait, as the refusals said (``Retry-After``), if it is confirmed.
     """
 
     __slots__ = (
+        "_accepted",
         "_first",
         "_later",
+        "_latest_s",
         "_needed_later",
         "_needed_share",
         "_newest",
+        "_quiet_s",
         "_refused",
-        "_wait_s",
+        "_tuning",
         "decides_at_s",
         "is_open",
         "pause_s",
@@ -40,25 +55,28 @@ class QuotaHypothesis:
 
     def __init__(
         self,
-        first: int,
+        permit: SentPermit,
         newest: int,
         later: int,
         now_s: float,
         tuning: Tuning,
         *,
-        wait_s: float,
         is_open: bool = False,
     ) -> None:
         self.is_open = is_open
         self.pause_s = 0.0
-        self._first = first
+        self._first = permit.sequence
         self._newest = newest
         self._later = later
-        self._wait_s = wait_s
         self._needed_later = tuning.scatter_min_later if is_open else 0
         self._needed_share = tuning.scatter_refused_share if is_open else tuning.hypothesis_refused_share
-        self._refused = 0
-        self.decides_at_s = math.inf if later < self._needed_later else now_s + self._wait_s
+        self._refused = self._accepted = 0
+        self._tuning = tuning
+        self._quiet_s = 0.0
+        self._latest_s = self.decides_at_s = math.inf
+        self._note_known(permit, now_s)
+        if later >= self._needed_later:
+            self._begin_to_wait(now_s)
 
     @property
     def newest(self) -> int:
@@ -71,15 +89,34 @@ class QuotaHypothesis:
             self._newest = sequence
             self._later += 1
             if self._later == self._needed_later:
-                self.decides_at_s = now_s + self._wait_s
+                self._begin_to_wait(now_s)
 
     def concerns(self, sequence: int) -> bool:
         """Whether it is decided by the request of this sequence."""
         return sequence <= self._newest and (sequence > self._first or not self.is_open)
 
-    def add_refusal(self) -> None:
+    def add_refusal(self, permit: SentPermit, now_s: float) -> None:
         """Another of those was refused."""
         self._refused += 1
+        self._note_known(permit, now_s)
+        if self.decides_at_s < math.inf:
+            self.decides_at_s = now_s if self.is_confirmed else min(self._latest_s, now_s + self._quiet_s)
+
+    def add_answer(self, sequence: int, now_s: float) -> None:
+        """The request of this sequence was answered; where too many were to be a quota, it is decided now."""
+        if self._first < sequence <= self._newest:
+            self._accepted += 1
+            if self._accepted > (1 - self._needed_share) * self._later and self._later >= self._needed_later:
+                self.decides_at_s = now_s
+
+    def _begin_to_wait(self, now_s: float) -> None:
+        self._latest_s = now_s + self._tuning.max_hypothesis_wait_s
+        self.decides_at_s = min(self._latest_s, now_s + self._quiet_s)
+
+    def _note_known(self, permit: SentPermit, now_s: float) -> None:
+        """A refusal is known now: others may take as long, and a little longer."""
+        took_s = self._tuning.hypothesis_round_trips * (now_s - permit.sent_s)
+        self._quiet_s = max(self._quiet_s, self._tuning.hypothesis_wait_s, took_s)
 
     @property
     def is_confirmed(self) -> bool:

@@ -22,12 +22,14 @@ class QuotaUse(Struct, eq=False, gc=False, kw_only=True):
 
     Attributes:
         tokens: as estimated.
+        sent_s: when it was sent, by the governor's clock.
         bucket: where it counts as a request.
         requests_mark, tokens_mark: both windows when it was sent.
         exceeds_estimate: it was sent although the estimated quota is used up, to find out whether that is right.
     """
 
     tokens: int
+    sent_s: float = 0.0
     bucket: Bucket = NO_BUCKET
     requests_mark: Mark = NO_MARK
     tokens_mark: Mark = NO_MARK
@@ -183,6 +185,7 @@ class Quotas:
     def sent(self, use: QuotaUse, now_s: float) -> None:
         """The request is sent now; `blocked_until_s` has just allowed it."""
         requests, tokens = self.requests, self.tokens
+        use.sent_s = now_s
         use.bucket = requests.add(1, now_s)
         use.requests_mark = (requests.entered, requests.expired, self._in_flight)
         use.tokens_mark = (tokens.entered, tokens.expired, 0)

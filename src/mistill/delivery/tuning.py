@@ -137,11 +137,15 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     # --- quota_estimate: is a refusal a quota, and how large is it ----------------------------------------------------
 
     hypothesis_wait_s: float = 0.15
-    """How long later requests are given to be refused too. Refusals come at once: a round trip with room to spare."""
+    """How long later requests are given to be refused too, from the last refusal on that was known. Refusals come at
+    once: a round trip with room to spare."""
 
-    shared_hypothesis_wait_s: float = 0.5
-    """The same where other processes share the governor: their permits and their refusals have a way to go, and the
-    cores of a machine are few for many processes."""
+    hypothesis_round_trips: float = 2.0
+    """Where refusals take long to be known (a server far away, requests of other processes, a busy machine), so many
+    times as long as they took."""
+
+    max_hypothesis_wait_s: float = 3.0
+    """The longest that is waited for them."""
 
     hypothesis_min_later: int = 4
     """So many requests must have left after a refused one to judge by; with fewer, the cool-down's probe decides."""
