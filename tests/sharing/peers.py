@@ -58,13 +58,13 @@ class Peer:
 
 class Peers:
     def __init__(self) -> None:
-        self._started: list[Peer] = []
+        self.started: list[Peer] = []
 
     def start(self, name: str = NAME, tuning: Tuning = QUICK, limits_file: LimitsFile | None = None) -> Peer:
         place = place_of(name)
         assert place is not None
-        self._started.append(Peer(place, name, tuning, limits_file))
-        return self._started[-1]
+        self.started.append(Peer(place, name, tuning, limits_file))
+        return self.started[-1]
 
     def __enter__(self) -> Self:
         return self
@@ -72,7 +72,7 @@ class Peers:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for peer in self._started:
+        for peer in self.started:
             peer.end()
 
 

@@ -65,6 +65,7 @@ async def test_where_the_host_is_stopped_a_guest_goes_on_alone_and_comes_back(
     began_s = time.monotonic()
     with caplog.at_level(logging.WARNING, "mistill"):
         await send(20)
+        await until(lambda: bool(caplog.records))  # said by another thread, a moment later
     assert time.monotonic() - began_s < 10
     assert [record.levelname for record in caplog.records] == ["WARNING"]
     assert "goes on alone" in caplog.text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import socket
 from collections.abc import Awaitable, Callable
@@ -12,10 +13,13 @@ import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 from tests.sharing.peers import IMPATIENT, NAME, QUICK, Peer, Peers, until
 
 from mistill.delivery.governor import ConcurrencyLimit, Governor
 from mistill.delivery.governors import governor_for
+from mistill.delivery.purse import Amount, SpendingLimit, Statement
+from mistill.delivery.sharing.far_purse import PurseWishes
 from mistill.delivery.sharing.frames import (
     MAX_ITEMS,
     VERSION,
@@ -117,6 +121,9 @@ def said(message: object) -> Callable[[Caller], Awaitable[None]]:
 FAILURE = ErrorParts.of(ServerError("no", status=503))
 
 
+STATEMENT = Statement(0, "cd" * 16, "0", SpendingLimit(1.0, None), Amount(), [], {})
+
+
 @pytest.mark.parametrize(
     "say",
     [
@@ -137,6 +144,10 @@ FAILURE = ErrorParts.of(ServerError("no", status=503))
         said(GuestFrame(failed=[Failed(9, FAILURE, None, True)])),
         said([[], [], [], [[1, 1e300]]]),
         said(GuestFrame(asked=[(1, 1)], answered=[(1, None, None)])),
+        said(GuestFrame(purse=PurseWishes(reserved=[(0, 1, Amount(1.0, 1))]))),
+        said(GuestFrame(purse=PurseWishes(stated=[STATEMENT], settled=[(0, 1, Amount(-1.0, 1))]))),
+        said(GuestFrame(purse=PurseWishes(stated=[STATEMENT], settled=[(0, 1, Amount(math.nan, 1))]))),
+        said(GuestFrame(purse=PurseWishes(stated=[replace(STATEMENT, purse="../x")]))),
     ],
 )
 async def test_who_says_something_else_is_hung_up_on(

@@ -42,6 +42,7 @@ from mistill.delivery.admission_queue import (
 from mistill.delivery.circuit_breaker import CircuitBreaker
 from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause
 from mistill.delivery.limits_file import LearnedLimits, LimitsFile
+from mistill.delivery.purse import Purse, PurseMember
 from mistill.delivery.quota_estimate import QuotaHypothesis, Scatter
 from mistill.delivery.quotas import Quotas, explains_refusal, is_reported
 from mistill.delivery.refused_rows import RefusedRows
@@ -116,6 +117,10 @@ class AnyGovernor(Protocol):
     def refund(self, permit: Permit) -> None: ...
 
     def expect_answers(self) -> None: ...
+
+    def join_purse(self, member: PurseMember) -> None: ...
+
+    def leave_purse(self, member: PurseMember) -> None: ...
 
     def snapshot(self) -> Snapshot: ...
 
@@ -204,6 +209,7 @@ class Governor:
         self._timer: _Timer | None = None
         self._guests: dict[Hashable, ConcurrencyLimit] = {}
         self._guests_answered = self._guests_refused = 0
+        self._purses: dict[str, Purse] = {}
         learned = None if limits_file is None else limits_file.read()
         if learned is not None:
             self._take_up_limits(learned)
@@ -400,6 +406,20 @@ class Governor:
             del self._guests[guest]
             self._queue.served.pop(guest, None)
             self.admit_waiting()
+
+    def join_purse(self, member: PurseMember, *, shares: int = 1) -> None:
+        """It spends from its purse, which is kept here. ``shares``: see `PurseMember.is_kept_by`."""
+        with LOCK:
+            member.is_kept_by(self.purse(member.purse), shares=shares)
+
+    def leave_purse(self, member: PurseMember) -> None:
+        """It spends nothing any more."""
+        with LOCK:
+            member.is_kept_by(None)
+
+    def purse(self, name: str) -> Purse:
+        """Of all that share this governor; a new one, where nobody has spent from it yet."""
+        return self._purses.setdefault(name, Purse())
 
     def counts(self) -> WindowCounts:
         """What the next governor of this quota has to know."""

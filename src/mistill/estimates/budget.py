@@ -17,6 +17,8 @@ from msgspec import Struct
 
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
+from mistill.delivery.governor import AnyGovernor
+from mistill.delivery.purse import Amount, PurseMember, SpendingLimit
 from mistill.errors import InputError, Stopped, StopReason
 from mistill.ledger import Spending
 from mistill.wording import Setting, words
@@ -56,9 +58,10 @@ def longest_answer(answers: int, longest_output_tokens: int) -> int:
 class Reservation:
     """What one attempt may cost at its worst. Given back exactly once: settled or refunded."""
 
-    __slots__ = ("cost", "input_tokens", "is_settled", "output_tokens")
+    __slots__ = ("cost", "input_tokens", "is_settled", "number", "output_tokens")
 
     def __init__(self, input_tokens: int, output_tokens: int, cost: float) -> None:
+        self.number: int | None = None  # in a purse
         self.input_tokens = input_tokens
         self.output_tokens = output_tokens
         self.cost = cost
@@ -119,6 +122,22 @@ class Spent(Struct, frozen=True):
     cost: float
 
 
+class CommonPurse(Struct, frozen=True):
+    """What several processes spend together, each a part of it, such as a shard of a run.
+
+    Attributes:
+        governor: which all of them share; its host keeps count.
+        purse: 32 hexadecimal digits, the same in all of them, and in no other run.
+        part: what of the whole this process is; the same in whichever process takes it up again.
+        others: what the other parts had spent before, as far as that can be read.
+    """
+
+    governor: AnyGovernor
+    purse: str
+    part: str
+    others: dict[str, Amount] = {}
+
+
 class Budget:
     """Money, tokens and time that a run may use; reaching one is a clean stop. Thread-safe.
 
@@ -130,6 +149,8 @@ class Budget:
         worst: the most that an answer may cost by what is known then, where that is more than ``price``: another model
             may answer for an alias, or the priority tier.
         before: what was spent before, for a run that goes on.
+        common: a purse that other processes spend from too: then ``max_cost`` and ``max_tokens_total`` are of all
+            together, ``before`` is of this one. Not for batch jobs.
         clock: seconds that never go back.
 
     Attributes:
@@ -149,6 +170,7 @@ class Budget:
         price: Price | None = None,
         worst: Callable[[], Price | None] | None = None,
         before: Spending | None = None,
+        common: CommonPurse | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         limits = {"max_cost": max_cost, "max_tokens_total": max_tokens_total, "deadline": deadline}
@@ -169,6 +191,12 @@ class Budget:
         self.spent_cost = before.cost
         self.spent_tokens = before.input_tokens + before.output_tokens
         self._before = before
+        self._common = common
+        self._purse: PurseMember | None = None
+        if common is not None and self.is_limited:
+            spent, limit = Amount(before.cost, self.spent_tokens), SpendingLimit(max_cost, max_tokens_total)
+            self._purse = PurseMember(common.purse, common.part, limit, spent=spent, others=common.others)
+            common.governor.join_purse(self._purse)
         self._unknown_tokens: int | None = (
             None  # what those of before count as, once the first request says how long
         )
@@ -176,6 +204,7 @@ class Budget:
         self._worst = worst or (lambda: price)
         self._dearness = _Dearness(price, before)
         self._unpriced: str | None = None
+        self._is_spent_by_all = False
         self._clock = clock
         self._deadline = deadline
         self._ends_s = math.inf if deadline is None else clock() + deadline
@@ -229,17 +258,20 @@ class Budget:
             if self._unknown_tokens is None:
                 self._count_unknown(max_output_tokens)
             self._raise_if_reached()
-            if not self._in_flight_fits():
-                return None
-            output_tokens = self._longest(max_output_tokens)
-            cost = self._most(self._worst(), input_tokens, output_tokens)
-            self._in_flight += 1
-            self._reserved_tokens += input_tokens + output_tokens
-            self._reserved_cost += cost
-            return Reservation(input_tokens, output_tokens, cost)
+            return self._reservation(input_tokens, max_output_tokens) if self._in_flight_fits() else None
+
+    def _reservation(self, input_tokens: int, max_output_tokens: int | None) -> Reservation:
+        output_tokens = self._longest(max_output_tokens)
+        cost = self._most(self._worst(), input_tokens, output_tokens)
+        self._in_flight += 1
+        self._reserved_tokens += input_tokens + output_tokens
+        self._reserved_cost += cost
+        return Reservation(input_tokens, output_tokens, cost)
 
     async def reserve(self, input_tokens: int, max_output_tokens: int | None) -> Reservation:
         """As `try_reserve`, but waits until the request may leave. Safe to cancel."""
+        if self._purse is not None:
+            return await self._reserve_in(self._purse, input_tokens, max_output_tokens)
         reservation = self.try_reserve(input_tokens, max_output_tokens)
         if reservation is not None:
             return reservation
@@ -255,6 +287,36 @@ class Budget:
         finally:
             self._count_waiting(-1)
         return reservation
+
+    async def _reserve_in(
+        self, purse: PurseMember, input_tokens: int, max_output_tokens: int | None
+    ) -> Reservation:
+        with self._lock:
+            if self._unknown_tokens is None:
+                spent = Amount(self.spent_cost, self.spent_tokens)
+                self._count_unknown(max_output_tokens)
+                purse.spend(Amount(self.spent_cost, self.spent_tokens).minus(spent))
+            self._raise_if_reached()
+            reservation = self._reservation(input_tokens, max_output_tokens)
+        has_to_wait = purse.seems_full  # else it is only a question on its way
+        self._count_waiting(int(has_to_wait))
+        try:
+            reservation.number = await purse.reserve(Amount(reservation.cost, reservation.tokens))
+            with self._lock:
+                if reservation.number is None:
+                    self._is_spent_by_all = True
+                self._raise_if_reached()
+        except BaseException:
+            self.refund(reservation)
+            raise
+        finally:
+            self._count_waiting(-int(has_to_wait))
+        return reservation
+
+    def leave_common(self) -> None:
+        """Nothing more is spent here; what was reserved and never settled may be on the bill of all."""
+        if self._common is not None and self._purse is not None:
+            self._common.governor.leave_purse(self._purse)
 
     def _count_waiting(self, change: int) -> None:
         with self._lock:
@@ -274,9 +336,10 @@ class Budget:
                 the input as much as it can have been.
         """
         with self._lock:
-            self._release(reservation)
             spent = self._taken(usage, cost, reservation.input_tokens, reservation.output_tokens)
-            self.spent_tokens += spent.usage.input_tokens + spent.usage.output_tokens
+            tokens = spent.usage.input_tokens + spent.usage.output_tokens
+            self._release(reservation, Amount(spent.cost, tokens))
+            self.spent_tokens += tokens
             self.spent_cost += spent.cost
             return spent
 
@@ -335,7 +398,7 @@ class Budget:
     def refund(self, reservation: Reservation) -> None:
         """The attempt was not billed: never sent, or refused."""
         with self._lock:
-            self._release(reservation)
+            self._release(reservation, Amount())
 
     # --- batch jobs -------------------------------------------------------------------------------------------------
 
@@ -461,6 +524,8 @@ class Budget:
             reached = words(
                 Setting("max_tokens_total"), f" of {self.max_tokens_total:,} are used ({self.spent_tokens:,})"
             )
+        elif self._is_spent_by_all and self._purse is not None:
+            reached = self._spent_by_all(self._purse.spent_by_all)
         elif self._clock() >= self._ends_s:
             reached = f"the deadline of {self._deadline:g} s has passed"
             reason = "deadline"
@@ -473,6 +538,16 @@ class Budget:
                 "that may be on the bill",
             )
         raise Stopped(words("budget: ", reached), reason=reason, hint=LARGER_BUDGET)
+
+    def _spent_by_all(self, spent: Amount) -> str:
+        if self.max_cost is not None and spent.cost >= self.max_cost:
+            return words(
+                Setting("max_cost"), f" of ${self.max_cost:g} is spent by all parts of the run together"
+            )
+        return words(
+            Setting("max_tokens_total"),
+            f" of {self.max_tokens_total:,} are used by all parts of the run together",
+        )
 
     def _cannot_be_kept(self, model: str) -> Stopped:
         return Stopped(
@@ -511,10 +586,12 @@ class Budget:
             audio_s = min(_LONGEST_AUDIO_S, _TRUST * self._longest_audio_s) if trusted else _LONGEST_AUDIO_S
         return price.most(input_tokens, output_tokens) + answers * audio_s * price.minute / 60
 
-    def _release(self, reservation: Reservation) -> None:
+    def _release(self, reservation: Reservation, spent: Amount) -> None:
         if reservation.is_settled:
             raise AssertionError("a reservation is settled or refunded once")
         reservation.is_settled = True
+        if self._purse is not None and reservation.number is not None:
+            self._purse.settle(reservation.number, spent)
         self._give_back(reservation.tokens, reservation.cost)
 
     def _give_back(self, tokens: int, cost: float) -> None:

@@ -27,6 +27,7 @@ from mistill import errors
 from mistill.characters import whole_characters
 from mistill.delivery.diagnostics import WaitCause
 from mistill.delivery.quotas import LimitSource
+from mistill.delivery.sharing.far_purse import MAX_ITEMS, PurseAnswers, PurseWishes
 from mistill.delivery.sliding_window import Room
 from mistill.errors import (
     APIError,
@@ -40,8 +41,6 @@ from mistill.errors import (
 from mistill.wording import Part, parts_of, words
 
 VERSION = 1
-MAX_ITEMS = 1_000
-"""Of one list in a message: who has more to say sends several."""
 _MAX_BYTES = 16 << 20
 _MAX_STRANGE_BYTES = 1024
 """Of a frame from somebody who has not yet proved who he is."""
@@ -184,6 +183,7 @@ class GuestFrame(_Frame, frozen=True):
         given_back: ids of permits that were not used, or are not waited for any more.
         asked: ids of permits that it would like, and the estimated tokens.
         expects_answers: the server answered it in an earlier start.
+        purse: what those say who spend from a common purse.
     """
 
     answered: Annotated[
@@ -193,6 +193,7 @@ class GuestFrame(_Frame, frozen=True):
     given_back: Annotated[list[_Number], Meta(max_length=MAX_ITEMS)] = []
     asked: Annotated[list[tuple[_Number, _Number]], Meta(max_length=MAX_ITEMS)] = []
     expects_answers: bool = False
+    purse: PurseWishes | None = None
 
 
 class Verdict(_Frame, frozen=True):
@@ -231,12 +232,14 @@ class HostFrame(_Frame, frozen=True):
         refused: ids of those that may not be sent at all, and why.
         verdicts: on failures.
         standing: now and then.
+        purse: what those are told who spend from a common purse.
     """
 
     permits: Annotated[list[_Number], Meta(max_length=MAX_ITEMS)] = []
     refused: Annotated[list[tuple[_Number, ErrorParts]], Meta(max_length=MAX_ITEMS)] = []
     verdicts: Annotated[list[Verdict], Meta(max_length=MAX_ITEMS)] = []
     standing: Standing | None = None
+    purse: PurseAnswers | None = None
 
 
 # Made here, where one thread imports: msgspec looks at a type when it first decodes one, and two threads that do so at

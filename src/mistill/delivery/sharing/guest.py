@@ -25,6 +25,8 @@ from mistill.delivery.admission_queue import (
 )
 from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause, plus
 from mistill.delivery.governor import Governor
+from mistill.delivery.purse import PurseMember
+from mistill.delivery.sharing.far_purse import FarPurse
 from mistill.delivery.sharing.frames import (
     ErrorParts,
     Failed,
@@ -48,6 +50,8 @@ from mistill.errors import (
     Stopped,
 )
 
+_UNKNOWN_SHARES = 16
+"""Of what is left of a purse, where no host has ever said how many spend from it."""
 _FIRST_ID = 1 << 31
 """Rows are told by the ids of their first permits: none is a sequence of the governor of its own."""
 
@@ -111,6 +115,9 @@ class GuestGovernor:
         self._next_failed: list[Failed] = []
         self._next_given_back: list[int] = []
         self._next_asked: dict[int, int] = {}
+        self._far_purse = FarPurse(self._flush_soon)
+        self._purse_members: list[PurseMember] = []
+        self._shares = 1
         self._is_flushing = False
         self._expects_answers = False
         self._standing: Standing | None = None
@@ -214,6 +221,21 @@ class GuestGovernor:
             if self._own is not None:
                 self._own.expect_answers()
             self._flush_soon()
+
+    def join_purse(self, member: PurseMember) -> None:
+        """As `Governor.join_purse`. While nobody decides, it waits."""
+        with LOCK:
+            self._purse_members.append(member)
+            if self._own is not None and self.decides_itself:
+                self._own.join_purse(member, shares=self._shares)
+            else:
+                member.is_kept_by(self._far_purse if self._link is not None else None)
+
+    def leave_purse(self, member: PurseMember) -> None:
+        """As `Governor.leave_purse`."""
+        with LOCK:
+            self._purse_members.remove(member)
+            member.is_kept_by(None)
 
     def snapshot(self) -> Snapshot:
         """As `Governor.snapshot`: what waits here, where this process's time went, and what the host knows."""
@@ -340,6 +362,9 @@ class GuestGovernor:
                 self.decides_itself = True
                 for waiter in self._queue.take_all():
                     own.enqueue(waiter)
+            self._shares = 1
+            for member in self._purse_members:
+                own.join_purse(member)
             self._end_alone()
             return own
 
@@ -350,6 +375,9 @@ class GuestGovernor:
             own = self.take_charge()
             self._alone_since_s = time.monotonic() - waited_s
             standing = self._standing
+            self._shares = _UNKNOWN_SHARES if standing is None else standing.processes
+            for member in self._purse_members:
+                own.join_purse(member, shares=self._shares)
             if standing is None:
                 return 0
             shares = standing.processes
@@ -376,6 +404,8 @@ class GuestGovernor:
                 self._time = TimeByCause(time.monotonic())
                 for waiter in self._own.take_waiting():
                     self._add(waiter)
+            for member in self._purse_members:
+                member.is_kept_by(self._far_purse)
             self._flush_soon()
             self.admit_waiting()
 
@@ -390,6 +420,9 @@ class GuestGovernor:
             self._link = None
             for unsaid in (self._next_answered, self._next_failed, self._next_given_back, self._next_asked):
                 unsaid.clear()
+            for member in self._purse_members:
+                member.is_kept_by(None)
+            self._far_purse.take_unsaid()
             self._lent.clear()
             asked, self._asked = self._asked, {}
             waiting = self._queue.take_all()
@@ -431,6 +464,9 @@ class GuestGovernor:
             given_back, self._next_given_back = self._next_given_back, []
             asked, self._next_asked = list(self._next_asked.items()), {}
             expects_answers = self._expects_answers
+            wishes = self._far_purse.take_unsaid()
+        for each in wishes:
+            link.send(GuestFrame(purse=each))
         if answered or failed or given_back or asked or expects_answers:
             for part in slices(answered, failed, given_back, asked):
                 frame = GuestFrame(
@@ -464,6 +500,8 @@ class GuestGovernor:
                     )
                     self._borrowed_in_flight += 1
                     woken.append(waiter)
+            if frame.purse is not None:
+                self._far_purse.hear(frame.purse)
             self._wake(woken)
             self._note_time()
 

@@ -13,6 +13,7 @@ from contextlib import suppress
 from mistill.delivery.admission_queue import LOCK, ConcurrencyLimit, Permit, Waiter
 from mistill.delivery.governor import Governor
 from mistill.delivery.sharing.counts_file import CountsFile
+from mistill.delivery.sharing.far_purse import GuestMembers, PurseWishes
 from mistill.delivery.sharing.frames import (
     GUEST_FRAME,
     HELLO,
@@ -327,6 +328,7 @@ class GuestConnection(FrameProtocol):
         self._permits: list[int] = []
         self._refused: list[tuple[int, ErrorParts]] = []
         self._verdicts: list[Verdict] = []
+        self._members: GuestMembers | None = None
         self._is_flushing = False
         self._has_spoken = False
         self._heard_s = 0.0
@@ -355,6 +357,8 @@ class GuestConnection(FrameProtocol):
             governor, self._governor = self._governor, None
             if governor is not None:
                 governor.remove_guest(self._number, self._granted.values())
+                if self._members is not None:
+                    self._members.leave()
                 self._waiting.clear()
                 self._granted.clear()
         self._host.left(self, self._hosted)
@@ -403,6 +407,8 @@ class GuestConnection(FrameProtocol):
                 self._give_back(governor, permit_id)
             for permit_id, tokens in frame.asked:
                 self._ask(governor, permit_id, tokens)
+            if frame.purse is not None:
+                self._spend(governor, frame.purse)
         self._has_spoken = True
         self._host.tell_soon()
 
@@ -440,6 +446,14 @@ class GuestConnection(FrameProtocol):
         else:
             self._waiting[permit_id] = asked = _Asked(self, permit_id, self._limit, tokens, self._loop)
             governor.enqueue(asked)
+
+    def _spend(self, governor: Governor, wishes: PurseWishes) -> None:
+        if self._members is None:
+            self._members = GuestMembers(governor.purse, self._flush_soon)
+        try:
+            self._members.take(wishes)
+        except KeyError:
+            raise NotOurs from None
 
     def woken(self, permit_id: int, asked: _Asked) -> bool:
         """From any thread, with the lock held: it may leave, or may not at all."""
@@ -479,5 +493,9 @@ class GuestConnection(FrameProtocol):
             permits, self._permits = self._permits, []
             refused, self._refused = self._refused, []
             verdicts, self._verdicts = self._verdicts, []
-        for part in slices(permits, refused, verdicts):
-            self.send(HostFrame(permits[part], refused[part], verdicts[part]))
+            purse = [] if self._members is None else self._members.take_told()
+        if permits or refused or verdicts:
+            for part in slices(permits, refused, verdicts):
+                self.send(HostFrame(permits[part], refused[part], verdicts[part]))
+        for told in purse:
+            self.send(HostFrame(purse=told))
