@@ -52,6 +52,7 @@ class Workload(msgspec.Struct, kw_only=True):
 
     Attributes:
         options: of a run. ``server``: settings of the simulator.
+        first_rows: of a start before the one that asks them all, for the cheapest lane; 0: there is none.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Workload(msgspec.Struct, kw_only=True):
     model: str = "mistral-small-latest"
     schema: dict[str, Any] | None = None
     is_embedding: bool = False
+    first_rows: int = 0
 
 
 class Expected(msgspec.Struct):
@@ -68,14 +70,29 @@ class Expected(msgspec.Struct):
 
     Attributes:
         live, in_jobs: of each row, by its place.
+        alike: places of rows that begin alike, in the order in which they were asked.
+        chosen: places of rows that the user had asked live, whatever they cost: those of a sample.
     """
 
     live: list[float]
     in_jobs: list[float]
+    alike: list[list[int]]
+    chosen: frozenset[int] = frozenset()
 
     @property
     def oracle(self) -> float:
-        return sum(map(min, self.live, self.in_jobs))
+        """Of those that begin alike, either all are in jobs, or the first goes live, so that others find it cached."""
+        return sum(map(self._least, self.alike))
+
+    def _least(self, rows: list[int]) -> float:
+        if not self.chosen.isdisjoint(rows):
+            return sum(map(self._cheaper, rows))
+        with_first = self.live[rows[0]] + sum(map(self._cheaper, rows[1:]))
+        return min(with_first, sum(self.in_jobs[place] for place in rows))
+
+    def _cheaper(self, place: int) -> float:
+        live = self.live[place]
+        return live if place in self.chosen else min(live, self.in_jobs[place])
 
     def of(self, live: set[int]) -> float:
         """Of all rows where these go live, and the others in jobs."""
@@ -203,27 +220,52 @@ def random_workload(seed: int, *, most_rows: int = 3000) -> Workload:
     options: dict[str, Any] = {"system": rules(length) + "\n{{ text }}", "prompt": "Answer."}
     made: list[dict[str, Any]] = [{"text": text(tokens, number)} for number, tokens in enumerate(sizes)]
     how = rng.choice(
-        ("as it likes", "as long as the row", "limits", "several systems", "instructions last", "as it likes")
+        (
+            "as it likes",
+            "as long as the row",
+            "limits",
+            "limits that grow",
+            "several systems",
+            "many systems",
+            "instructions last",
+            "as it likes",
+        )
     )
     if how == "as it likes":
         server["answer_spread"] = round(rng.uniform(0, 0.8), 2)
     elif how == "as long as the row":
         options |= {"system": rules(length), "prompt": "{{ text }}"}
         server["answer_tokens"] = 0
-    elif how == "limits":
+    elif how.startswith("limits"):
         limits = [max(1, round(answer * rng.choice((0.1, 0.5, 3)))) for _ in range(2)]
-        made = [row | {"most": limits[rng.random() < 0.3]} for row in made]
+        if how == "limits that grow":
+            limits = [max(1, round(answer * 0.1)), round(answer * _about(rng, 1, 20))]
+            made = [row | {"most": limits[number > 0.4 * rows]} for number, row in enumerate(made)]
+        else:
+            made = [row | {"most": limits[rng.random() < 0.3]} for row in made]
         options["row_parameters"] = {"max_new_tokens": "most"}
         server["answer_tokens"] = 4 * max(limits)
-    elif how == "several systems":
-        systems = [f"Shop {number}. " + rules(_about(rng, 20, 4000)) for number in range(rng.randint(2, 8))]
-        made = [{"messages": _messages(rng.choice(systems), row["text"])} for row in made]
+    elif how.endswith("systems"):
+        number_of = rng.randint(2, 8) if how == "several systems" else round(rows / _about(rng, 1, 40))
+        longest = 4000 if how == "several systems" else 2000
+        systems = [f"Shop {number}. " + rules(_about(rng, 20, longest)) for number in range(number_of)]
+        chosen = [rng.choice(systems) for _ in made]
+        if rng.random() < 0.3:
+            chosen.sort()
+        made = [
+            {"messages": _messages(*pair)} for pair in zip(chosen, (row["text"] for row in made), strict=True)
+        ]
         options, server["answer_tokens"] = {"parameters": {"max_new_tokens": math.ceil(answer)}}, 0
     else:
         options = {"prompt": "{{ text }}\n\n" + rules(length)}
         server["answer_tokens"] = 0
     return Workload(
-        name=f"{seed}: {how}", rows=made, options=options, server=server, model=rng.choice(_MODELS)
+        name=f"{seed}: {how}",
+        rows=made,
+        options=options,
+        server=server,
+        model=rng.choice(_MODELS),
+        first_rows=rng.randint(5, 40) if rng.random() < 0.25 else 0,
     )
 
 
@@ -237,24 +279,30 @@ def _messages(system: str, said: str) -> list[dict[str, str]]:
 def measure(workload: Workload) -> Result:
     """The workload by every lane."""
     bills: dict[Lane, Bill] = {}
-    expected = Expected([], [])
+    expected, chosen = Expected([], [], []), frozenset[int]()
     for lane in ("live", "batch", "cheapest"):
         settings = Settings(**{"requests_kept": 2 * len(workload.rows)} | workload.server)
         with tempfile.TemporaryDirectory() as folder, without_waiting(), Simulator(settings) as simulator:
-            bills[lane] = _run(workload, lane, Path(folder) / "out.jsonl", simulator)
+            out = Path(folder) / "out.jsonl"
+            if lane == "cheapest" and workload.first_rows:
+                chosen = frozenset(_run(workload, lane, out, simulator, sample=workload.first_rows).live)
+            bills[lane] = _run(workload, lane, out, simulator)
+            bills[lane].sample += len(chosen)
             if lane == "live":
                 expected = expect(workload, simulator, settings)
-    return Result(workload, bills, expected)
+    return Result(workload, bills, msgspec.structs.replace(expected, chosen=chosen))
 
 
-def _run(workload: Workload, lane: Lane, out: Path, simulator: Simulator) -> Bill:
+def _run(workload: Workload, lane: Lane, out: Path, simulator: Simulator, *, sample: int = 0) -> Bill:
     given: dict[str, Any] = {"model": workload.model, "endpoint": simulator.url, "api_key": "any"}
     if workload.schema is not None:
         given["structured_output"] = {"schema": workload.schema}
     llm = (MistralEmbeddings if workload.is_embedding else MistralLLM)(**given)
-    run = Run(workload.rows, llm=llm, out=out, lane=lane, progress=False, **workload.options)
+    run = Run(
+        workload.rows, llm=llm, out=out, lane=lane, progress=False, sample=sample or None, **workload.options
+    )
     report = run.start()
-    assert report.completions == len(workload.rows), report
+    assert report.completions == (sample or len(workload.rows)), report
     cost = simulator.stats().cost
     assert report.cost is not None
     assert math.isclose(report.cost, cost, rel_tol=1e-6), (report.cost, cost)
@@ -269,12 +317,12 @@ def expect(workload: Workload, simulator: Simulator, settings: Settings) -> Expe
     """By the requests of a run in which all of them were live."""
     price, rows = price_of(workload.model), len(workload.rows)
     assert price is not None
-    factor, found = factors_of().batch, Expected([0.0] * rows, [0.0] * rows)
+    factor, found = factors_of().batch, Expected([0.0] * rows, [0.0] * rows, [])
     if workload.is_embedding:
         each = simulator.stats().cost / rows
-        return Expected([each] * rows, [each * factor] * rows)
+        return Expected([each] * rows, [each * factor] * rows, [list(range(rows))])
     hits = _hits(simulator)
-    seen = set[int]()
+    seen, alike = set[int](), dict[str, list[int]]()
     for received in simulator.requests:
         request = msgspec.convert(received.body, ChatRequest)
         read, blocks = count_prompt_tokens(request), blocks_of(request, 0)
@@ -283,10 +331,11 @@ def expect(workload: Workload, simulator: Simulator, settings: Settings) -> Expe
         written = sum(draft.completion_tokens for draft in compose(request, settings, read, None))
         cached = unseen * BLOCK_TOKENS * hits
         place = _place_of(received.body)
+        alike.setdefault(received.body.get("prompt_cache_key", ""), []).append(place)
         found.live[place] = _cost(price, read, cached, written)
         in_job = _cost(price, read, cached if settings.batch_caches else 0.0, written)
         found.in_jobs[place] = factor * in_job
-    return found
+    return msgspec.structs.replace(found, alike=[*alike.values()])
 
 
 def _hits(simulator: Simulator) -> float:

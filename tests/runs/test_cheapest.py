@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
+import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -311,3 +313,63 @@ def test_many_systems_go_on_by_the_lane_that_is_cheaper_for_them(place: Place, c
     live = place.run(out=place.out.with_name("live.jsonl"), **others).start()
     assert live.cost is not None
     assert report.cost < 1.2 * live.cost
+
+
+def test_a_system_that_few_rows_have_goes_live_if_these_save_more_than_the_first_costs(
+    place: Place, cached: Simulator
+) -> None:
+    """Before its first row is asked it is known, by the rows ahead, how many there are."""
+    cached.change(cache_tokens=10_000_000)
+    rows = [(f"Shop {shop}. " + RULES, number) for number in range(4) for shop in range(60)]
+    place.write_rows([{"messages": talk(system, f"row {number}")} for system, number in rows])
+    report = place.run(lane="cheapest", prompt=None, batch_tail=0).start()
+    assert (report.completions, len(chat_requests(cached)), jobs_made(cached)) == (240, 240, 0)
+    assert report.lanes is not None
+    assert report.lanes.live_saves is not None
+    assert report.lanes.live_saves > 0.2
+
+
+def test_a_system_that_two_rows_have_is_cheaper_in_jobs(place: Place, cached: Simulator) -> None:
+    rows = [(f"Shop {shop}. " + RULES, number) for number in range(2) for shop in range(120)]
+    place.write_rows([{"messages": talk(system, f"row {number}")} for system, number in rows])
+    report = place.run(lane="cheapest", prompt=None, batch_tail=0).start()
+    assert report.completions == 240
+    assert len(chat_requests(cached)) < 10
+
+
+def talk(system: str, said: str) -> list[dict[str, str]]:
+    return [{"role": "system", "content": system}, {"role": "user", "content": said}]
+
+
+@pytest.mark.parametrize("at_once", [4, 256])
+def test_rows_whose_limits_grow_are_not_all_asked_before_their_answers_are_known(
+    place: Place, cached: Simulator, at_once: int
+) -> None:
+    cached.change(answer_tokens=5000, latency_s=0.01)
+    most = [5] * 150 + [2000] * 150
+    place.write_rows([{"text": f"mail {number:04d}", "most": limit} for number, limit in enumerate(most)])
+    start(
+        place,
+        row_parameters={"max_new_tokens": "most"},
+        batch_tail=0,
+        llm=place.llm(max_concurrent_requests=at_once),
+    )
+    asked = [one.body["max_tokens"] for one in cached.requests if one.path.endswith("completions")]
+    assert (asked.count(5), asked.count(2000)) == (150, 5)
+
+
+def test_a_slow_input_is_not_waited_for(place: Place, cached: Simulator) -> None:
+    """Rows are looked at before their turn; those that are there are asked all the same while others are to come."""
+    asked = 0
+
+    def rows() -> Iterator[dict[str, str]]:
+        nonlocal asked
+        for number in range(40):
+            until = time.monotonic() + 10
+            while number == 30 and asked < 25 and time.monotonic() < until:
+                time.sleep(0.01)
+                asked = len(chat_requests(cached))
+            yield {"text": f"mail {number:04d}"}
+
+    place.run(rows(), lane="cheapest", batch_tail=0, **LONG).start()
+    assert asked >= 25

@@ -127,3 +127,52 @@ def test_a_retry_of_what_is_cut_off_is_not_disturbed(place: Place, nowhere: str)
     before = {path.name: path.read_bytes() for path in Path(place.out.parent).iterdir()}
     a_run(place, nowhere).dry_run()
     assert {path.name: path.read_bytes() for path in Path(place.out.parent).iterdir()} == before
+
+
+SHOP = "Decide what the customer wants, and answer in one word. " * 60
+
+
+def test_what_prompts_of_a_column_share_can_be_cached(place: Place) -> None:
+    """As much as the simulator's cache then finds."""
+    said = [
+        [{"role": "system", "content": f"Shop {n % 3}. {SHOP}"}, {"role": "user", "content": f"mail {n}"}]
+        for n in range(60)
+    ]
+    place.write_rows([{"messages": one} for one in said])
+    llm = MistralLLM(model="mistral-small-latest", api_key="any")
+    found = Run(place.input, llm=llm, out=place.out).dry_run()
+    assert found.cache is not None
+    assert found.cache.cached_tokens / found.input_tokens == pytest.approx(57 / 60, abs=0.03)
+    live, uncached = (
+        next(one.low for one in found.lanes if one.way == way) for way in ("live", "live_uncached")
+    )
+    assert live < 0.2 * uncached
+
+
+def test_a_column_with_few_values_may_stand_in_front(place: Place) -> None:
+    """Rows that have the same value there begin alike; it is one with many values that is better at the end."""
+    place.write_rows([{"kind": f"{n % 2} or so", "mail": f"mail {n}"} for n in range(600)])
+    llm = MistralLLM(model="mistral-small-latest", api_key="any")
+
+    def hint(column: str) -> str | None:
+        prompt = "{{ " + column + " }} " + SHOP + "{{ mail }}"
+        cache = Run(place.input, llm=llm, out=place.out, prompt=prompt).dry_run().cache
+        return cache and cache.hint
+
+    assert hint("kind") is None
+    assert "moving {{ mail }}" in str(hint("mail"))
+
+
+def test_a_model_that_is_served_no_more_is_named(place: Place) -> None:
+    place.write(["one"])
+    llm = MistralLLM(model="open-mixtral-8x22b", api_key="any")
+    assert "was retired on 2025-03-30; its successor is" in str(place.run(llm=llm).dry_run())
+
+
+@pytest.mark.parametrize("endpoint", [None, "https://api.eu.mistral.ai"])
+def test_jobs_are_spoken_of_where_there_are_any(place: Place, endpoint: str | None) -> None:
+    place.write(["one"] * 300)
+    url = endpoint or "https://api.mistral.ai"
+    llm = MistralLLM(model="mistral-small-latest", api_key="any", endpoint=url)
+    found = place.run(llm=llm, lane="cheapest", system=SHOP + "{{ text }}", prompt="Answer.").dry_run()
+    assert ("jobs" in str(found)) == (endpoint is None)

@@ -136,3 +136,9 @@ def test_a_sample_is_asked_live_in_either_lane() -> None:
     assert not RunOptions().goes_by_jobs
     assert RunOptions.of({"lane": "cheapest"}).goes_by_price
     assert not RunOptions.of({"lane": "cheapest", "sample": 20}).goes_by_price
+
+
+@pytest.mark.parametrize("name", ["deadline", "batch_timeout"])
+def test_a_time_in_words_is_told_what_it_is_counted_in(name: str) -> None:
+    with pytest.raises(InputError, match=f"{name}: this is a number of seconds: 7200 for two hours"):
+        RunOptions.of({name: "2h"})

@@ -77,6 +77,11 @@ class Price(Struct, frozen=True):
         input_price = max(self.cached_input, self.input)
         return (input_tokens * input_price + output_tokens * self.output) / MILLION
 
+    @property
+    def cache_saves(self) -> float:
+        """US dollars that a million tokens of input cost less where they were cached."""
+        return self.input - self.cached_input
+
     def times(self, factor: float) -> Price:
         """This price under another tariff: one of `Factors`."""
         return msgspec.structs.replace(

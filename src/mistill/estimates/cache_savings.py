@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 from msgspec import Struct
@@ -29,7 +28,7 @@ def saved_by_cache(price: Price | None, usage: Usage, cost: float | None) -> flo
     if not paid or not usage.cached_tokens:
         return 0.0
     tariff = 1.0 if price.minute else cost / paid
-    return tariff * usage.cached_tokens * (price.input - price.cached_input) / MILLION
+    return tariff * usage.cached_tokens * price.cache_saves / MILLION
 
 
 class CachedInput(Struct, frozen=True):
@@ -62,18 +61,18 @@ class CachedInput(Struct, frozen=True):
 
 
 def cached_input(
-    layout: PromptLayout, price: Price | None, requests: float, input_tokens: int
+    layout: PromptLayout, price: Price | None, requests: float, input_tokens: int, cached: int
 ) -> CachedInput | None:
     """What of a run's input can be cached.
 
     Args:
-        layout: of its prompts. ``requests``, ``input_tokens``: all of them.
+        layout: of its prompts. ``requests``, ``input_tokens``: all of them. ``cached``: those of the tokens that an
+            earlier request of the run begins with.
 
     Returns ``None`` where there is nothing to say.
     """
     cheaper = cached_factor(price)
-    more = layout.saves(input_tokens / requests, cheaper) if requests else None
-    cached = layout.cached_tokens * max(0, math.ceil(requests) - 1)
+    more = layout.saves(input_tokens / requests, cached / requests, cheaper) if requests else None
     if not cached and more is None:
         return None
     saves = None if price is None else price.most(cached, 0) * (1 - cheaper)

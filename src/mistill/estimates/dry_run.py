@@ -75,6 +75,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
         prices_of: when the price was published that these come of; ``None`` where there is none, or no date.
         lane: which of them it would be. ``seconds``: what the known quota makes it take live, at least; ``None``
             where none is known.
+        retired: that the model is served no more, and its successor; ``None``: nothing is known of that.
         prompts: what would be sent for the first rows.
         estimate: how tokens are estimated.
     """
@@ -101,6 +102,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
     live_up_to_tokens: int | None = None
     lane: ChosenLane = "live"
     seconds: float | None
+    retired: str | None = None
     prompts: list[ShownPrompt]
     estimate: str = HOW
 
@@ -132,6 +134,8 @@ class DryRun(Struct, frozen=True, kw_only=True):
             yield (f"row {shown.row}:",)
             yield from ((line,) for line in _prompt_lines(shown.prompt))
         yield (f"{count(self.rows, 'row')}: {self.asked:,} to ask in {count(self.requests, 'request')}",)
+        if self.retired is not None:
+            yield (self.retired,)
         yield from self._problems()
         yield (f"tokens in: about {self.input_tokens:,} ({self.estimate})",)
         if self.cache is not None:
@@ -214,6 +218,7 @@ class TotalRequests(Struct, frozen=True):
     rows: int
     requests: float
     input_tokens: int
+    cached_tokens: int
     most_output_tokens: int | None
 
 
@@ -223,9 +228,9 @@ class RequestTable:
     def __init__(self) -> None:
         self._connection = sqlite3.connect("")  # on disk as far as it does not fit SQLite's own cache
         self._connection.execute(
-            "CREATE TABLE requests (fingerprint BLOB, input INT, output INT, requests REAL)"
+            "CREATE TABLE requests (fingerprint BLOB, input INT, cached INT, output INT, requests REAL)"
         )
-        self._lines: list[tuple[bytes, int, int | None, float]] = []
+        self._lines: list[tuple[bytes, int, int, int | None, float]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -233,25 +238,31 @@ class RequestTable:
     def __exit__(self, *_: object) -> None:
         self._connection.close()
 
-    def add(self, fingerprint: bytes, input_tokens: int, output_tokens: int | None, requests: float) -> None:
-        self._lines.append((fingerprint, input_tokens, output_tokens, requests))
+    def add(
+        self, fingerprint: bytes, input_tokens: int, cached: int, output_tokens: int | None, requests: float
+    ) -> None:
+        """A row. ``cached``: those of its tokens that an earlier one begins with."""
+        self._lines.append((fingerprint, input_tokens, cached, output_tokens, requests))
         if len(self._lines) >= _BATCH_ROWS:
             self._flush()
 
     def total(self, *, dedupe: bool) -> tuple[TotalRequests, int]:
         """All that would be sent, and how many rows ask what an earlier one asked."""
         self._flush()
-        sums = "SELECT count(*), total(requests), total(input), total(output), count(output) FROM"
-        each = "(SELECT max(input) AS input, max(output) AS output, max(requests) AS requests FROM requests"
+        sums = (
+            "SELECT count(*), total(requests), total(input), total(cached), total(output), count(output) FROM"
+        )
+        each = """(SELECT max(input) AS input, min(cached) AS cached, max(output) AS output, max(requests) AS requests
+                   FROM requests"""
         with closing(self._connection.cursor()) as cursor:
             every = cursor.execute(f"{sums} requests").fetchone()
             once = cursor.execute(f"{sums} {each} GROUP BY fingerprint)").fetchone()
-        rows, requests, inputs, outputs, bounded = once if dedupe else every
+        rows, requests, inputs, cached, outputs, bounded = once if dedupe else every
         most = int(outputs) if bounded == rows else None
-        return TotalRequests(rows, requests, int(inputs), most), every[0] - once[0]
+        return TotalRequests(rows, requests, int(inputs), int(cached), most), every[0] - once[0]
 
     def _flush(self) -> None:
-        self._connection.executemany("INSERT INTO requests VALUES (?, ?, ?, ?)", self._lines)
+        self._connection.executemany("INSERT INTO requests VALUES (?, ?, ?, ?, ?)", self._lines)
         self._lines.clear()
 
 

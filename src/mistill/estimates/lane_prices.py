@@ -18,15 +18,21 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from mistill.api.prices import MILLION, Price
-from mistill.api.usage import Usage
+from mistill.api.usage import BLOCK_TOKENS, Usage
 from mistill.estimates.sample_totals import SampleTotal
 from mistill.ledger import RowUsage
 
 _TRUSTED_ROWS = 8
-"""From so many on, what rows say of the part that prompts share goes before a plain mean."""
+"""Where so many were answered and nothing was cached, nothing is."""
+_EXPECTED_HITS, _EXPECTED_ROWS = 0.9, 4
+"""Before any answer, and as much as so many answers weigh: a few misses are no reason to give up the cache."""
 _LEAST_COMPARED = 4
 _MOST_COMPARED = 200
 _LEAST_IN_TREND = 6
+_MOST_BEYOND = 2.0
+"""Times as long as any row that was answered, or half as long as any: of others nobody knows how they are answered."""
+_PLAIN = 0.9
+"""A trend that is so strong holds beyond what was answered."""
 _LEAST_F = 4.0
 """A trend whose F is below that is chance, as likely as not; above it, it counts by how far it is."""
 
@@ -44,6 +50,11 @@ class RowSize(Struct, frozen=True, gc=False):
     most_output_tokens: int | None = None
     shared_tokens: int | None = None
     is_first: bool = False
+
+
+def _own_tokens(size: RowSize) -> float | None:
+    """Those that no earlier prompt had, which is what differs from row to row; ``None``: nobody knows."""
+    return None if size.shared_tokens is None or size.is_first else size.input_tokens - size.shared_tokens
 
 
 def usage_of(one: RowUsage) -> Usage:
@@ -79,7 +90,7 @@ class LanePrices:
         self._factor = batch_factor
         self._input = _Ratio()
         self._outputs = _Outputs()
-        self.live, self.in_jobs = Measured(), Measured()
+        self.live, self.in_jobs = Measured(is_live=True), Measured(is_live=False)
         self._compared: list[tuple[RowSize, Usage]] = []
         self._missed: float | None = None
 
@@ -100,17 +111,35 @@ class LanePrices:
         prices = self.of_answer(size, usage)
         self.in_jobs.compare(prices.in_job, prices.live)
 
-    def add_known(self, one: RowUsage) -> None:
-        """The same of a row that the ledger knows."""
+    def add_known(self, one: RowUsage, *, may_have_limit: bool = False) -> None:
+        """The same of a row that the ledger knows.
+
+        Args:
+            may_have_limit: its answer may have had a limit of its own, which is not known.
+        """
         usage = usage_of(one)
-        size = RowSize(one.input_tokens, is_first=one.is_first)
+        size = RowSize(one.input_tokens, one.output_tokens if may_have_limit else None, is_first=one.is_first)
         (self.add_in_job if one.in_job else self.add_live)(size, usage, one.cost)
 
     def of(self, size: RowSize) -> RowPrices:
         """What a row costs that is still to be asked."""
         input_tokens = size.input_tokens * self._input.value
-        output_tokens = self._outputs.of(input_tokens, size.most_output_tokens)
-        return self._prices(size, input_tokens, output_tokens)
+        return self._with_answer(size, self._outputs.of(input_tokens, size.most_output_tokens))
+
+    def is_like_others(self, size: RowSize) -> bool:
+        """Such a row was answered; or it is no matter how it is, since one lane is cheaper for the shortest answer and
+        for the longest."""
+        if self._outputs.are_known_for(
+            size.input_tokens * self._input.value, _own_tokens(size), size.most_output_tokens
+        ):
+            return True
+        shortest, most = self._with_answer(size, 0.0), size.most_output_tokens
+        if not shortest.is_live_cheaper:  # a longer answer makes a job the cheaper one yet
+            return True
+        return most is not None and self._with_answer(size, most).is_live_cheaper
+
+    def _with_answer(self, size: RowSize, output_tokens: float) -> RowPrices:
+        return self._prices(size, size.input_tokens * self._input.value, output_tokens)
 
     def of_answer(self, size: RowSize, usage: Usage, *, live: float | None = None) -> RowPrices:
         """What an answered row would have cost by each lane; ``live``: what it did cost there."""
@@ -126,6 +155,12 @@ class LanePrices:
         """US dollars of a row in a job, as a mean of those that went live."""
         return self.live.cost_there / self.live.rows if self.live.rows else 0.0
 
+    @property
+    def doubt_of_cache(self) -> float:
+        """US dollars of a row live, up or down, since nobody knows how often the cache is hit: a standard deviation."""
+        live, price = self.live, self._price()
+        return live.doubt_of_hits * live.tokens_of_hit * price.cache_saves / MILLION * live.dearness
+
     def is_certain_for(self, size: RowSize) -> bool:
         """Which lane is cheaper for a row is no matter of chance any more."""
         rows = len(self._compared)
@@ -139,7 +174,7 @@ class LanePrices:
         shared, hits = size.shared_tokens or 0, self.live.hits
         # No more can be cached than all of it, and no less than nothing.
         most = min(certain * self.live.doubt_of_hits, 1 - hits if loss > 0 else hits)
-        of_hits = most * shared * (price.input - price.cached_input) / MILLION
+        of_hits = most * shared * price.cache_saves / MILLION
         return abs(loss) > math.hypot(of_answers, of_hits)
 
     def _missed_share(self) -> float:
@@ -155,7 +190,7 @@ class LanePrices:
     def _see(self, size: RowSize, usage: Usage) -> None:
         if size.shared_tokens is not None:  # else it is no estimate
             self._input.add(usage.input_tokens, size.input_tokens)
-        self._outputs.add(usage.input_tokens, size.most_output_tokens, usage.output_tokens)
+        self._outputs.add(usage.input_tokens, _own_tokens(size), size.most_output_tokens, usage.output_tokens)
 
     def _prices(self, size: RowSize, input_tokens: float, output_tokens: float) -> RowPrices:
         price = self._price()
@@ -177,17 +212,21 @@ class LanePrices:
 class Measured:
     """What the answers of one lane say.
 
+    Args:
+        is_live: what prompts share with earlier ones is cached there; in jobs it is if their answers say so.
+
     Attributes:
         rows: answered in it. ``warm``: those of them that were not the first of their key.
         cost_there: US dollars that they would have cost by the other lane.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_live: bool) -> None:
+        self._is_live = is_live
         self.rows = 0
         self._usage = Usage()
-        self.warm = self._looked_at = self._hits = 0
-        self._cached = 0
-        self._of_shared = _Ratio()
+        self.warm = self._warm_hits = self._cached = 0
+        self._looked_at = self._hits = 0  # of rows of which it is known what they share with earlier ones
+        self._found = _Ratio()
         self._cost, self._beside = _Ratio(), _Ratio()
         self.cost_there = 0.0
 
@@ -209,11 +248,13 @@ class Measured:
         if size.is_first:  # it says nothing of those that follow
             return
         self.warm += 1
-        self._hits += usage.cached_tokens > 0
+        self._warm_hits += usage.cached_tokens > 0
         self._cached += usage.cached_tokens
-        if size.shared_tokens is not None:
+        if size.shared_tokens:
             self._looked_at += 1
-            self._of_shared.add(usage.cached_tokens, size.shared_tokens)
+            if usage.cached_tokens:
+                self._hits += 1
+                self._found.add(usage.cached_tokens, size.shared_tokens)
 
     @property
     def cached_share(self) -> float | None:
@@ -228,29 +269,34 @@ class Measured:
 
     def cached_tokens(self, size: RowSize) -> float:
         """About how many of a row's input will be cached."""
-        if not self.warm or size.is_first:
+        if size.is_first:
             return 0.0
-        shared = size.shared_tokens
-        if shared is None:
-            return self._cached / self.warm
-        if not self._of_shared.is_known or self._looked_at < min(self.warm, _TRUSTED_ROWS):
-            # What rows of earlier starts had in common is not known, nor which of them were the first of their key:
-            # where the cache was hit at all, it is taken to be, until a few rows of this start have told.
-            return shared if self._hits else 0.0
-        return shared * self._of_shared.value
+        if size.shared_tokens is None or not self._is_live:
+            return self._cached / self.warm if self.warm else 0.0
+        return size.shared_tokens * self.hits * self._found.value
 
     @property
     def hits(self) -> float:
-        """How often what prompts share is cached."""
-        return self._hits / self.warm if self.warm else 0.0
+        """How often what prompts share is cached live: as Mistral says of requests with a key, until answers tell.
+
+        What rows of earlier starts shared is not known, nor which of them were the first of their key: they tell no
+        more than whether the cache is hit at all.
+        """
+        expected = _EXPECTED_HITS if self._warm_hits or self.warm < _TRUSTED_ROWS else 0.0
+        return (self._hits + expected * _EXPECTED_ROWS) / (self._looked_at + _EXPECTED_ROWS)
+
+    @property
+    def tokens_of_hit(self) -> float:
+        """Tokens that were cached of a row where any were, as a mean."""
+        return self._cached / self._warm_hits if self._warm_hits else 0.0
 
     @property
     def doubt_of_hits(self) -> float:
-        """How uncertain that is, by so few rows: a standard deviation.
+        """How uncertain it is how often the cache is hit, by so few rows: a standard deviation.
 
-        By Laplace's rule, so that it is no certainty that the cache was hit four times out of four.
+        By Laplace's rule, so that it is no certainty that it was hit four times out of four.
         """
-        hits = (self._hits + 1) / (self.warm + 2)
+        hits = (self._warm_hits + 1) / (self.warm + 2)
         return math.sqrt(hits * (1 - hits) / (self.warm + 3))
 
 
@@ -280,13 +326,33 @@ class _Outputs:
         self._by_input, self._by_limit = _Trend(), _Trend()
         self.count = 0
         self.mean = 0.0
+        self._inputs, self._own = _Seen(), _Seen()
+        self._most_limit = 0.0
 
-    def add(self, input_tokens: float, limit: int | None, output_tokens: float) -> None:
+    def add(
+        self, input_tokens: float, own_tokens: float | None, limit: int | None, output_tokens: float
+    ) -> None:
         self.count += 1
         self.mean += (output_tokens - self.mean) / self.count
         self._by_input.add(input_tokens, output_tokens)
+        self._inputs.add(input_tokens)
+        if own_tokens is not None:
+            self._own.add(own_tokens)
+        self._most_limit = max(self._most_limit, math.inf if limit is None else limit)
         if limit is not None:
             self._by_limit.add(limit, output_tokens)
+
+    def are_known_for(self, input_tokens: float, own_tokens: float | None, limit: int | None) -> bool:
+        """Rows about as long were answered, with answers that might be about as long; or it is plain how answers grow
+        with them."""
+        if limit is not None and self._by_limit.strength > _PLAIN:
+            return True
+        if (math.inf if limit is None else limit) > self._most_limit * _MOST_BEYOND:
+            return False
+        if self._by_input.strength > _PLAIN:
+            return True
+        is_own_near = own_tokens is None or not self._own.count or self._own.is_near(own_tokens)
+        return is_own_near and self._inputs.is_near(input_tokens)
 
     def of(self, input_tokens: float, limit: int | None) -> float:
         found = self.mean
@@ -297,6 +363,23 @@ class _Outputs:
             found = self._by_input.of(input_tokens)
         found = max(0.0, found)
         return found if limit is None else min(found, limit)
+
+
+class _Seen:
+    """Which numbers were met, from the least to the most."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self._least, self._most = math.inf, 0.0
+
+    def add(self, number: float) -> None:
+        self.count += 1
+        self._least, self._most = min(self._least, number), max(self._most, number)
+
+    def is_near(self, number: float) -> bool:
+        return (
+            (self._least - BLOCK_TOKENS) / _MOST_BEYOND <= number <= self._most * _MOST_BEYOND + BLOCK_TOKENS
+        )
 
 
 class _Trend:

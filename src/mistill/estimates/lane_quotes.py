@@ -36,6 +36,7 @@ class LaneQuote(Struct, frozen=True, kw_only=True):
             that there may be; ``high`` is ``None`` where nothing bounds them.
         expected: ``None`` before any row was answered.
         seconds: how long they take, at the least before any row was answered; ``None``: nobody knows, as of jobs.
+        uses_jobs: some rows go into batch jobs, or may.
     """
 
     way: Way
@@ -43,6 +44,7 @@ class LaneQuote(Struct, frozen=True, kw_only=True):
     expected: float | None = None
     high: float | None = None
     seconds: float | None = None
+    uses_jobs: bool = False
 
 
 class AnsweredRow(Struct, frozen=True, gc=False):
@@ -80,7 +82,7 @@ def quotes_before(
 
     def quote(way: Way, low: float, factor: float = 1.0, takes_s: float | None = live_s) -> LaneQuote:
         high = None if answers is None else (low + answers) * factor
-        return LaneQuote(way=way, low=low * factor, high=high, seconds=takes_s)
+        return LaneQuote(way=way, low=low * factor, high=high, seconds=takes_s, uses_jobs=way == "batch")
 
     found = [quote("live_uncached", uncached), quote("live", cached)]
     if batch_factor is not None:
@@ -93,15 +95,21 @@ def _cheapest_of(quotes: Sequence[LaneQuote]) -> LaneQuote:
     short = min(quotes, key=lambda quote: quote.low)
     highs = [quote.high for quote in quotes if quote.high is not None]
     ways = {short.way, min(quotes, key=lambda quote: quote.high or 0.0).way}
-    takes_s = short.seconds if ways == {"live"} and highs else None
-    return LaneQuote(way="cheapest", low=short.low, high=min(highs, default=None), seconds=takes_s)
+    uses_jobs = len(quotes) > 1 and not (ways == {"live"} and highs)
+    return LaneQuote(
+        way="cheapest",
+        low=short.low,
+        high=min(highs, default=None),
+        seconds=None if uses_jobs else short.seconds,
+        uses_jobs=uses_jobs,
+    )
 
 
 def longest_answer_live(
     price: Price, batch_factor: float, *, input_tokens: float, cached_tokens: float
 ) -> float:
     """Tokens of an answer up to which its row is cheaper live; below 0: no answer is so short."""
-    saved = cached_tokens * (price.input - price.cached_input)
+    saved = cached_tokens * price.cache_saves
     half = input_tokens * price.input * (1 - batch_factor)
     dearer = price.output * (1 - batch_factor)
     return (saved - half) / dearer if dearer > 0 else float("inf")
@@ -129,7 +137,9 @@ def quotes_from(
         (prices.add_in_job if one.in_job else prices.add_live)(size, one.usage, one.cost)
     totals: dict[Way, SampleTotal] = {way: SampleTotal() for way in _NAMES}
     live_rows = 0
-    for one in [one for one in answered if not one.is_first] or answered:
+    firsts = sum(one.is_first for one in answered)
+    # Of one that nothing was cached of, the others are not like it; of several, there are more of them to come.
+    for one in [one for one in answered if firsts != 1 or not one.is_first] or answered:
         size = RowSize(one.usage.input_tokens)
         took = prices.of_answer(size, one.usage, live=None if one.in_job else one.cost)
         goes_live = batch_factor is None or prices.of(size).is_live_cheaper
@@ -141,19 +151,25 @@ def quotes_from(
     if batch_factor is None:
         del totals["batch"]
     is_live = live_rows == totals["live"].count
+    doubt = prices.doubt_of_cache
+    doubts: dict[Way, float] = {"live": doubt, "cheapest": doubt * live_rows / max(1, totals["live"].count)}
+    uses_jobs = {"batch": True, "cheapest": not is_live}
     return [
-        _quote(
-            way,
-            total.total_of(rows),
-            live_s if way.startswith("live") or (way == "cheapest" and is_live) else None,
-        )
+        _quote(way, total.total_of(rows, doubts.get(way, 0.0)), live_s, uses_jobs=uses_jobs.get(way, False))
         for way, total in totals.items()
         if total.count
     ]
 
 
-def _quote(way: Way, cost: Range, takes_s: float | None) -> LaneQuote:
-    return LaneQuote(way=way, low=cost.low, expected=cost.expected, high=cost.high, seconds=takes_s)
+def _quote(way: Way, cost: Range, live_s: float | None, *, uses_jobs: bool) -> LaneQuote:
+    return LaneQuote(
+        way=way,
+        low=cost.low,
+        expected=cost.expected,
+        high=cost.high,
+        seconds=None if uses_jobs else live_s,
+        uses_jobs=uses_jobs,
+    )
 
 
 def quote_of(quotes: Sequence[LaneQuote], way: Way) -> LaneQuote | None:
@@ -193,7 +209,7 @@ def _cost(quote: LaneQuote) -> str:
 
 
 def _time(quote: LaneQuote, *, at_least: bool) -> str:
-    if quote.way == "batch" or (quote.way == "cheapest" and quote.seconds is None):
+    if quote.uses_jobs:
         return (
             "as Mistral has room for jobs, hours as a rule"
             if quote.way == "batch"

@@ -40,6 +40,7 @@ from mistill.llms.mistral import MistralLLM
 from mistill.llms.parameters import SETTING_NAMES, describe_parameters
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.attachments import OPTION_OF, AttachedColumns, AttachedPrompt, attached_options
+from mistill.prompts.beginnings import Beginnings, Met
 from mistill.prompts.cache_keys import CacheKeys
 from mistill.prompts.prompt_layout import PromptLayout
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
@@ -359,6 +360,14 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
             requests,
         )
 
+    def beginning_of(self, prepared: Prompt | AttachedPrompt) -> bytes:
+        # What is attached stands behind it, and is seldom the same.
+        return (prepared.prompt if isinstance(prepared, AttachedPrompt) else prepared).messages
+
+    @property
+    def rows_have_limits(self) -> bool:
+        return self._rows_have_parameters
+
     def cache_keys(self) -> CacheKeys | None:
         if not self._uses_cache:
             return None
@@ -373,11 +382,14 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         layout = self.cached_layout
         if layout is None or not layout.early or self._goes_by_jobs:
             return
-        first = prepared[:_LOOKED_AT]
+        first, seen = prepared[:_LOOKED_AT], Beginnings()
+        found_of = [seen.ask(Met.of(b"", self.beginning_of(one))) for one in first]
+        later = found_of[len(found_of) // 2 :]  # by then others have had what a column has
+        found = sum(later) / len(later)
         tokens = sum(self.size_of(one).input_tokens / self.generation.requests_each for one in first) / len(
             first
         )
-        saves = layout.saves(tokens, cached_factor(self.server.price))
+        saves = layout.saves(tokens, found, cached_factor(self.server.price))
         if saves is not None:
             _log.warning("%s: %s", layout.where(tokens), layout.hint(saves))
 

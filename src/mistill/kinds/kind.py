@@ -266,6 +266,15 @@ class Kind(ABC, Generic[A]):
     def answer(self, prepared: Sequence[A], send: Send[Any]) -> Coroutine[Any, Any, Sequence[Outcome]]:
         """One outcome for each of the rows, which are asked together. Raises only what ends the whole run."""
 
+    def beginning_of(self, prepared: A) -> bytes:  # noqa: ARG002  most have none
+        """What a row's prompt begins with, as far as it can be cached: bytes that are the same where it is."""
+        return b""
+
+    @property
+    def rows_have_limits(self) -> bool:
+        """A row may say how long its answers may be."""
+        return False
+
     def cache_keys(self) -> Callable[[A], CacheKey | None] | None:
         """What has the ``prompt_cache_key`` of each row, for one start; ``None``: no row has one."""
         return None

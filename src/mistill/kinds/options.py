@@ -102,6 +102,13 @@ def _check_hours(seconds: float) -> float:
 _whole_hours = AfterValidator(_check_hours)
 
 
+def _is_duration(options: type[RunOptions], *loc: int | str) -> bool:
+    field = options.model_fields.get(str(loc[0]))
+    return field is not None and any(
+        isinstance(one, Written) and one.form == "duration" for one in field.metadata
+    )
+
+
 def _named(place: tuple[int | str, ...]) -> list[Part]:
     """The option in which something is wrong, and the place in it."""
     name, *steps = place
@@ -356,6 +363,8 @@ class RunOptions(BaseModel):
         except ValidationError as error:
             first = error.errors()[0]
             problem = first["msg"].removeprefix("Value error, ")
+            if first["type"].startswith("float_") and _is_duration(cls, *first["loc"]):
+                problem = "this is a number of seconds: 7200 for two hours"
             raise InputError(words(*_named(first["loc"]), f": {problem[0].lower()}{problem[1:]}")) from error
 
     def given(self) -> dict[str, Any]:

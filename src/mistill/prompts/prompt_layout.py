@@ -59,11 +59,12 @@ class PromptLayout(Struct, frozen=True):
         in_front = f"{self.front_tokens:,} of them in front, and the front alone is cached"
         return f"{self.same_tokens:,} of {round(prompt_tokens):,} tokens are the same in all rows, {in_front}"
 
-    def saves(self, prompt_tokens: float, cached_factor: float) -> float | None:
+    def saves(self, prompt_tokens: float, found_tokens: float, cached_factor: float) -> float | None:
         """Which share of the cost of input is saved where all that differs stands at the end.
 
         Args:
-            prompt_tokens: of a prompt, as a mean.
+            prompt_tokens: of a prompt, as a mean. ``found_tokens``: those that can be cached as it stands: more than
+                ``cached_tokens`` where what differs has few values.
             cached_factor: what a cached token costs, as a share of another one.
 
         Returns ``None`` where that is nothing to speak of.
@@ -71,8 +72,9 @@ class PromptLayout(Struct, frozen=True):
         if not self.early:
             return None
         less = 1 - cached_factor
-        more = (self.later_tokens // BLOCK_TOKENS * BLOCK_TOKENS - self.cached_tokens) * less
-        paid = prompt_tokens - self.cached_tokens * less
+        found_tokens = max(found_tokens, self.cached_tokens)
+        more = (self.later_tokens // BLOCK_TOKENS * BLOCK_TOKENS - found_tokens) * less
+        paid = prompt_tokens - found_tokens * less
         share = more / paid if more > 0 and paid > 0 else 0.0
         return share if share >= _WORTH_SAYING else None
 

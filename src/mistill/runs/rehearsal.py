@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from mistill.api.prices import Price
@@ -20,8 +21,9 @@ from mistill.estimates.dry_run import (
     seconds_of,
 )
 from mistill.estimates.lane_quotes import longest_answer_live, quotes_before
-from mistill.kinds.kind import Kind
+from mistill.kinds.kind import Kind, RequestSize
 from mistill.kinds.options import Lane
+from mistill.prompts.beginnings import Beginnings, Met
 from mistill.runs.pending_rows import is_of_all_rows, prepare_row
 from mistill.runs.record_shape import RecordShape
 
@@ -54,6 +56,7 @@ def rehearse(
     found = too_long = refused = 0
     is_blocked = False
     context = kind.server.context
+    cached_of = _cache(kind)
     with RequestTable() as requests:
         for row in rows:
             found += 1
@@ -69,7 +72,11 @@ def rehearse(
             size = kind.size_of(prepared)
             too_long += context is not None and size.input_tokens > context
             requests.add(
-                kind.fingerprint(prepared), size.input_tokens, size.most_output_tokens, size.requests
+                kind.fingerprint(prepared),
+                size.input_tokens,
+                cached_of(prepared, size),
+                size.most_output_tokens,
+                size.requests,
             )
         if not found:
             rows.say_empty()
@@ -77,7 +84,6 @@ def rehearse(
     price = kind.server.price
     cost = cost_of(total, price)
     cache, takes_s = _cached_input(kind, total), seconds_of(total, limits)
-    cached_tokens = 0 if cache is None else cache.cached_tokens
     return DryRun(
         model=kind.server.model,
         rows=found,
@@ -99,31 +105,45 @@ def rehearse(
         else quotes_before(
             price,
             input_tokens=total.input_tokens,
-            cached_tokens=cached_tokens,
+            cached_tokens=total.cached_tokens,
             most_output_tokens=total.most_output_tokens,
             batch_factor=batch_factor,
             live_s=takes_s,
         ),
-        live_up_to_tokens=_live_up_to(price, batch_factor, total, cached_tokens),
+        live_up_to_tokens=_live_up_to(price, batch_factor, total),
         batch_cost=None if cost is None or batch_factor is None else cost.times(batch_factor),
         minute_cost=0.0 if price is None else price.minute,
         prices_of=None if price is None else price.date,
         lane=lane,
         seconds=takes_s,
+        retired=kind.server.tariff.retired,
         prompts=prompts,
     )
 
 
-def _live_up_to(
-    price: Price | None, batch_factor: float | None, total: TotalRequests, cached_tokens: int
-) -> int | None:
+def _cache(kind: Kind[Any]) -> Callable[[Any, RequestSize], int]:
+    """What finds of each row, in their order, how many of its tokens can be cached."""
+    if kind.cached_layout is None:
+        return lambda _, __: 0
+    key_of, beginnings = kind.cache_keys(), Beginnings()
+
+    def cached(prepared: Any, size: RequestSize) -> int:
+        key = None if key_of is None else key_of(prepared)
+        met = Met.of(b"" if key is None else key.field or b"", kind.beginning_of(prepared))
+        found = beginnings.ask(met) + round(size.requests - 1) * met.tokens
+        return min(found, size.input_tokens)
+
+    return cached
+
+
+def _live_up_to(price: Price | None, batch_factor: float | None, total: TotalRequests) -> int | None:
     if price is None or batch_factor is None or not total.rows:
         return None
     found = longest_answer_live(
         price,
         batch_factor,
         input_tokens=total.input_tokens / total.rows,
-        cached_tokens=cached_tokens / total.rows,
+        cached_tokens=total.cached_tokens / total.rows,
     )
     return max(0, round(found)) if math.isfinite(found) else None
 
@@ -132,4 +152,4 @@ def _cached_input(kind: Kind[Any], total: TotalRequests) -> CachedInput | None:
     layout = kind.cached_layout
     if layout is None:
         return None
-    return cached_input(layout, kind.server.price, total.requests, total.input_tokens)
+    return cached_input(layout, kind.server.price, total.requests, total.input_tokens, total.cached_tokens)

@@ -6,7 +6,7 @@ The summary of a start, ``mistill status``, their ``--json`` and whatever else s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -397,6 +397,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
     finish_reasons = reader.finish_reasons()
     counts = reader.counts()
     damaged = reader.damaged_attempts(_MAX_NAMED) if counts.damaged_attempts else []
+    answers = _answers_by_model(reader, kind, manifest)
     return RunReport(
         **msgspec.structs.asdict(counts),
         kind=manifest.kind,
@@ -409,11 +410,11 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
         latency_s=Latency(*latencies) if latencies else None,
         starts=list(_start_reports(reader)),
-        answers_by_model=_answers_by_model(reader, kind, manifest),
+        answers_by_model=answers,
         jobs=[JobReport.of(job) for job in reader.jobs()],
         saved=_saved(reader),
         saved_by_cache=_saved_by_cache(reader, counts, manifest.model),
-        lanes=_lanes(reader, counts, manifest.model) if options.get("lane") == "cheapest" else None,
+        lanes=_lanes(reader, counts, answers, manifest.model) if options.get("lane") == "cheapest" else None,
         samples=list(_samples(reader)),
         rows_of_damaged_attempts=damaged,
         ledger=str(reader.path),
@@ -440,16 +441,19 @@ def _saved_by_cache(reader: LedgerReader, counts: Counts, model: str) -> float |
     return saved_by_cache(price_of(model, read_prices(reader)), usage, counts.cost)
 
 
-def _lanes(reader: LedgerReader, counts: Counts, model: str) -> LaneUse:
-    """By the newest answers of each lane to the run's own settings."""
+def _lanes(reader: LedgerReader, counts: Counts, answers: Sequence[AnsweredBy], model: str) -> LaneUse:
+    """By the newest answers of each lane to the run's own settings, at the price of the model that answered most."""
     in_jobs = reader.rows_by_jobs()
-    live, price = counts.completions - in_jobs, price_of(model, read_prices(reader))
+    most = max((one for one in answers if one.asked == model), key=lambda one: one.answers, default=None)
+    prices = read_prices(reader)
+    price = price_of((most and most.model) or model, prices) or price_of(model, prices)
+    live = counts.completions - in_jobs
     if price is None:
         return LaneUse(live=live, in_jobs=in_jobs)
-    prices = LanePrices(lambda: price, read_batch_factor(reader))
+    by_lane = LanePrices(lambda: price, read_batch_factor(reader))
     for one in reader.row_usages(None):
-        prices.add_known(one)
-    return lane_use(live, in_jobs, prices)
+        by_lane.add_known(one)
+    return lane_use(live, in_jobs, by_lane)
 
 
 def _cut_answers(

@@ -151,6 +151,8 @@ class BatchLane:
                 task.cancel()
             self._planner.discard()
             self._leftovers.close()
+            if isinstance(self._rows, RowsAhead):
+                self._rows.close()
             if self._start.stopped is None:  # something has failed on our side
                 self._submissions.abandon()
             await self._submissions.all_ended()
@@ -342,7 +344,7 @@ class BatchLane:
             (asks and is_tail)
             or self._hurries
             or _is_reask(group, found)
-            or (asks and self._choice is not None and await self._choice.goes_live(group, found.requests))
+            or (asks and self._choice is not None and await self._choice.goes_live(group))
         ):
             if not self._postpones(group):
                 await self._leftovers.put(group)

@@ -8,7 +8,6 @@ that was answered until then, live and in jobs.
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
@@ -17,36 +16,22 @@ import msgspec
 
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
-from mistill.delivery.diagnostics import time_left_s
-from mistill.delivery.dispatcher import Request
-from mistill.estimates.beginnings import Beginning, Beginnings
+from mistill.errors import InputError
 from mistill.estimates.lane_prices import LanePrices, RowSize, usage_of
-from mistill.estimates.lane_quotes import AnsweredRow, quote_lines, quotes_from
-from mistill.estimates.lane_use import lane_use
 from mistill.kinds.kind import Kind, PendingRow
 from mistill.kinds.options import RunOptions
-from mistill.ledger import RowUsage
+from mistill.ledger import RowSet, RowUsage
 from mistill.llms.types import Outcome
-from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
-from mistill.runs.lanes.changes import Changes
+from mistill.prompts.beginnings import Beginnings, Met
+from mistill.runs.lanes.lane_account import LaneAccount
+from mistill.runs.lanes.live_sample import LiveSample
 from mistill.runs.lanes.rows_ahead import RowsAhead
 
-_log = logging.getLogger("mistill")
-
-_FIRST_ROWS = 5
-"""Of the sample: the first of them finds nothing cached, and the others are enough where the lanes are far apart."""
-_GROWTH = 0.5
-"""By how much the sample grows where it has not told which lane is cheaper."""
-_MOST_ROWS = 1000
-"""Where so many have not, they cost about the same."""
-_MOST_LOSS = 0.012
-"""Of what all rows cost in jobs, for asking some of them live to find out."""
 _USUAL_ROWS = 2000
 """Of a run of which nobody knows how many it has."""
 _LIVE_SHARE = 0.8
 """Of the time until a deadline, for rows that are cheaper live: the rest is for what jobs leave over."""
-_QUOTED_ROWS = 1000
 
 
 class LaneChoice:
@@ -81,32 +66,26 @@ class LaneChoice:
     ) -> None:
         self.never_live = batch_factor < 1 and kind.cached_layout is None
         self._kind = kind
-        self._price = price
-        self._factor = batch_factor
         self._prices = LanePrices(price, batch_factor)
+        self._account = LaneAccount(kind, price, batch_factor, size)
+        for one in known:
+            self._prices.add_known(one, may_have_limit=kind.rows_have_limits)
+            self._account.keep(usage_of(one), one.cost, in_job=one.in_job, is_first=one.is_first)
+        self._sample = LiveSample(self._prices.live.rows)
         self._progress = progress
         progress.told_lanes = self._told
-        self._total = rows
-        self._answered_before = answered
-        self._at_once = size
+        self._rows = None if rows is None else max(1, rows - answered)
         self._time_left_s = time_left_s
         self._cache_key_of = kind.cache_keys()
         self._beginnings = Beginnings()
-        self._sizes: dict[int, RowSize] = {}
-        self._answered: list[AnsweredRow] = []
+        self._met_rows, self._put_off = RowSet(), RowSet()
+        self._last: tuple[int, Met | None] | None = None
+        self._sizes: dict[int, RowSize] = {}  # of rows that are under way live
         self._ahead: RowsAhead | None = None
         self._tail = 0 if has_jobs else options.batch_tail
         self._is_small: bool | None = None
-        self._ended = Changes()
-        for one in known:
-            self._prices.add_known(one)
-            self._keep(usage_of(one), one.cost, in_job=one.in_job, is_first=one.is_first)
-        self._asked = self._come_back = self._prices.live.rows
-        self._wanted = max(_FIRST_ROWS, self._asked)
-        self._has_said = self._is_certain = False
-        self._spent = 0.0
-        self._in_jobs = self._live = self._planned = self._timed = self._met = 0
-        self._latency_s = 0.0
+        self._is_certain = False
+        self._planned = 0
         self._most_live = math.inf
         self._is_all_live = False
 
@@ -114,38 +93,74 @@ class LaneChoice:
 
     def ahead(self, rows: AsyncIterator[list[PendingRow]]) -> RowsAhead:
         """The rows of the start, which are looked at before it is their turn."""
-        self._ahead = RowsAhead(rows)
+        self._ahead = RowsAhead(rows, self._look, self._note_turn, self._bytes_of)
         return self._ahead
 
-    async def goes_live(self, rows: Sequence[PendingRow], requests: Sequence[Request]) -> bool:
+    def _look(self, pending: PendingRow) -> Met | None:
+        """How a row's prompt begins; it counts once."""
+        if self.never_live or isinstance(pending.prepared, InputError):
+            return None
+        key = None if self._cache_key_of is None else self._cache_key_of(pending.prepared)
+        field = b"" if key is None else key.field or b""
+        met = Met.of(field, self._kind.beginning_of(pending.prepared))
+        row = pending.state.row
+        if row not in self._met_rows:
+            self._met_rows.update((row,))
+            self._beginnings.meet(met)
+        return met
+
+    def _bytes_of(self, pending: PendingRow) -> int:
+        raw, prepared = pending.row.raw, pending.prepared
+        return len(raw) + (0 if isinstance(prepared, InputError) else len(self._kind.beginning_of(prepared)))
+
+    def _note_turn(self, pending: PendingRow, met: Met | None) -> None:
+        if met is not None:
+            self._beginnings.take(met)
+            self._last = pending.state.row, met
+
+    async def goes_live(self, rows: Sequence[PendingRow]) -> bool:
         """Whether rows that are asked together go live; else they belong into a job.
 
         Returns once that is known: where they are to tell it themselves, or the rows before them have.
         """
-        self._met += len(rows)
-        beginning = self._beginning_of(rows[0], requests)
-        size = self._size_of(rows[0], beginning)
-        is_live = await self._is_cheaper_live(rows, size) or self._is_worth_warming(size, beginning)
-        if is_live:
-            if beginning is not None:
-                self._beginnings.warm(beginning)
-            self._asked += len(rows)
-            self._live += len(rows)
-            self._planned += len(rows)
-            self._sizes[rows[0].state.row] = size
-        else:
-            self._in_jobs += len(rows)
-        return is_live
+        row = rows[0].state.row
+        met = self._met_of(rows[0])
+        if self._ahead is not None and not self.never_live:
+            await self._ahead.look_ahead()
+        size = self._size_of(rows[0], met)
+        is_live = await self._is_cheaper_live(rows, size) or self._is_worth_warming(size, met)
+        if met is not None and is_live != (row in self._put_off):
+            (self._beginnings.warm if is_live else self._beginnings.cool)(met)
+        self._put_off.difference_update((row,))
+        if not is_live:
+            self._account.in_jobs += len(rows)
+            return False
+        self._sample.ask(len(rows))
+        self._account.live += len(rows)
+        self._planned += len(rows)
+        self._sizes[row] = size
+        return True
+
+    def _met_of(self, pending: PendingRow) -> Met | None:
+        row = pending.state.row
+        if self._last is None or self._last[0] != row:
+            is_new = row not in self._met_rows
+            met = self._look(pending)
+            if is_new and met is not None:
+                self._beginnings.take(met)
+            self._last = row, met
+        return self._last[1]
 
     async def _is_cheaper_live(self, rows: Sequence[PendingRow], size: RowSize) -> bool:
         self._is_certain = False
-        while not self.never_live and not self._has_said:
-            if self._asked < self._wanted:
-                self._progress.lane_sample += 1
+        while not self.never_live and not self._account.has_quoted:
+            if self._sample.is_short:
+                self._ask_to_learn()
                 return True
-            await self._until_they_are_back()
+            await self._sample.until_back()
             if self._prices.live.rows:
-                self._say()
+                self._note_deadline()
+                self._account.quote(self._prices, self._rows_left())
         if self._is_small is None and self._ahead is not None:
             left = self._tail - len(rows)
             self._is_small = left >= 0 and await self._ahead.are_no_more_than(left)
@@ -153,52 +168,85 @@ class LaneChoice:
             return True
         if self.never_live or self._planned >= self._most_live:
             return False
-        return await self._is_worth_it(size)
+        return await self._tells_of_its_like(size) or await self._is_worth_it(size)
+
+    def _ask_to_learn(self) -> None:
+        """A row is asked live to learn from it; where it warms its beginning, one that begins so is asked next."""
+        self._progress.lane_sample += 1
+        if self._last is None or (met := self._last[1]) is None or self._beginnings.is_warm(met):
+            return
+        if self._ahead is not None:
+            first = met.blocks[:1]
+            self._ahead.bring_forward(lambda other: other.key == met.key and other.blocks[:1] == first)
+
+    async def _tells_of_its_like(self, size: RowSize) -> bool:
+        """Whether nobody knows how such a row is answered, so that it is asked live to tell."""
+        while not self._prices.is_like_others(size):
+            if await self._sample.has_room_for_unlike():
+                self._progress.lane_sample += 1
+                return True
+        return False
 
     async def _is_worth_it(self, size: RowSize) -> bool:
         """By price; as long as that is uncertain, live, if it does not cost much to learn from it."""
         prices = self._prices
         self._is_certain = prices.is_certain_for(size)
         if self._is_certain:
-            if size.is_first and not self._live and prices.live.warm:
+            if size.is_first and not self._account.live and prices.live.warm:
                 # Of a start that goes on: what this one row finds of the cache is what it warms for all others.
                 size = msgspec.structs.replace(size, shared_tokens=None, is_first=False)
             return prices.of(size).is_live_cheaper
-        if (
-            self._wanted <= self._asked < _MOST_ROWS
-        ):  # else many would be under way before anything is learned
-            await self._until_they_are_back()
+        if self._sample.grows:  # else many would be under way before anything is learned
+            await self._sample.until_back()
         found = prices.of(size)
         loss = found.live - found.in_job
         if loss <= 0 or prices.is_certain_for(size):
             return loss <= 0
-        if self._spent + loss > _MOST_LOSS * self._rows() * prices.mean_in_job:
+        if not self._sample.may_lose(loss, self._all_in_jobs):
             return False
-        self._spent += loss
         self._progress.lane_sample += 1
         return True
 
-    async def _until_they_are_back(self) -> None:
-        """All that were asked live are answered; then some more may be asked before it is waited for them."""
-        asked = self._asked
-        await self._ended.until(lambda: self._come_back >= asked)
-        self._wanted = asked + max(1, math.ceil(asked * _GROWTH))
+    def _is_worth_warming(self, size: RowSize, met: Met | None) -> bool:
+        """Whether what a row costs more live, since nobody has asked its like there, those to come will save."""
+        if met is None or self._planned >= self._most_live:
+            return False
+        beginnings, prices = self._beginnings, self._prices
+        beginning = beginnings.of(met)
+        tokens = beginning.known_tokens or beginnings.likely_tokens(met)
+        shared = min(tokens, round(size.input_tokens))
+        if shared <= (size.shared_tokens or 0):
+            return False
+        to_come = beginning.to_come + beginnings.expected(beginning.others, self._rows_unmet())
+        now = prices.of(size)
+        then = prices.of(msgspec.structs.replace(size, shared_tokens=shared, is_first=False))
+        loss = now.live - now.in_job
+        if to_come * (then.in_job - then.live) <= loss:
+            return False
+        return bool(prices.live.warm) or self._sample.may_lose(loss, self._all_in_jobs)
 
-    def _rows(self) -> int:
-        """Of the start, or a guess."""
-        total = self._total
-        return _USUAL_ROWS if total is None else max(1, total - self._answered_before)
+    @property
+    def _all_in_jobs(self) -> float:
+        """US dollars of all rows in jobs, about."""
+        return (self._rows or _USUAL_ROWS) * self._prices.mean_in_job
+
+    def _rows_unmet(self) -> int:
+        """About so many rows were not looked at yet."""
+        return max(0, (self._rows or _USUAL_ROWS) - self._beginnings.met)
 
     @property
     def has_others(self) -> bool:
         """Some rows go into jobs, and the last one that was asked about is not to tell which ones."""
-        return self._is_certain and (self._in_jobs > 0 or self._most_live < math.inf)
+        return self._is_certain and (self._account.in_jobs > 0 or self._most_live < math.inf)
 
     def take_back(self, rows: Sequence[PendingRow]) -> None:
-        """Rows that were to go live are not asked now."""
-        if self._sizes.pop(rows[0].state.row, None) is not None:
-            self._asked -= len(rows)
-            self._live -= len(rows)
+        """Rows that were to go live are not asked now, but later."""
+        row = rows[0].state.row
+        if self._sizes.pop(row, None) is None:
+            return
+        self._sample.take_back(len(rows))
+        self._account.live -= len(rows)
+        self._put_off.update((row,))
 
     def note_end_of_rows(self) -> None:
         """What is asked from now on was met before, and was to go live then."""
@@ -208,48 +256,25 @@ class LaneChoice:
         """There are no jobs."""
         self._is_all_live = True
 
-    def _beginning_of(self, pending: PendingRow, requests: Sequence[Request]) -> Beginning | None:
-        if self.never_live or not requests:
-            return None
-        key = None if self._cache_key_of is None else self._cache_key_of(pending.prepared)
-        return self._beginnings.see(b"" if key is None else key.field or b"", requests[0].body)
-
-    def _size_of(self, pending: PendingRow, beginning: Beginning | None) -> RowSize:
+    def _size_of(self, pending: PendingRow, met: Met | None) -> RowSize:
         size = self._kind.size_of(pending.prepared)
-        if beginning is None:
+        if met is None:
             return RowSize(size.input_tokens, size.most_output_tokens)
+        beginning = self._beginnings.of(met, is_warm=pending.state.row in self._put_off)
         shared = min(beginning.warm_tokens, size.input_tokens)
         return RowSize(size.input_tokens, size.most_output_tokens, shared, beginning.is_first)
-
-    def _is_worth_warming(self, size: RowSize, beginning: Beginning | None) -> bool:
-        """Whether what a row costs more live, since nobody has asked its like there, those to come will save.
-
-        They will be as frequent as those that were.
-        """
-        if beginning is None or not self._prices.live.warm or self._planned >= self._most_live:
-            return False
-        known = min(beginning.known_tokens, round(size.input_tokens))
-        if known <= (size.shared_tokens or 0):
-            return False
-        now = self._prices.of(size)
-        then = self._prices.of(msgspec.structs.replace(size, shared_tokens=known, is_first=False))
-        to_come = beginning.rows * max(0.0, self._rows() / self._met - 1)
-        return to_come * (then.in_job - then.live) > now.live - now.in_job
 
     # --- what rows took ---------------------------------------------------------------------------------------------
 
     def note_live(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
         """Rows that went live have their outcomes."""
-        if rows[0].state.row in self._sizes:
-            self._come_back += len(rows)
         for pending, outcome in zip(rows, outcomes, strict=True):
-            size = self._sizes.pop(pending.state.row, None)
+            size = self._sizes.get(pending.state.row)
             if outcome.usage.input_tokens:
                 self._see(size or self._known_size(pending), outcome.usage, outcome.cost, in_job=False)
-            if outcome.completions and (first := outcome.completions[0]) is not None:
-                self._timed += 1
-                self._latency_s += first.latency_s
-        self._ended.note()
+            self._account.time(outcome)
+        if self._sizes.pop(rows[0].state.row, None) is not None:
+            self._sample.note_back(len(rows))
 
     def note_in_jobs(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
         """Rows have their outcomes by what the ledger had, from jobs as a rule."""
@@ -263,66 +288,25 @@ class LaneChoice:
 
     def _see(self, size: RowSize, usage: Usage, cost: float | None, *, in_job: bool) -> None:
         (self._prices.add_in_job if in_job else self._prices.add_live)(size, usage, cost)
-        self._keep(usage, cost, in_job=in_job, is_first=size.is_first)
-
-    def _keep(self, usage: Usage, cost: float | None, *, in_job: bool, is_first: bool) -> None:
-        """For a quote."""
-        if cost is not None and len(self._answered) < _QUOTED_ROWS:
-            self._answered.append(AnsweredRow(usage, cost, in_job, is_first))
+        self._account.keep(usage, cost, in_job=in_job, is_first=size.is_first)
 
     # --- the decision -----------------------------------------------------------------------------------------------
 
     def _rows_left(self) -> int | None:
         """Rows to go, where that is known; 1 at the least."""
-        total = self._total
-        return None if total is None else max(1, total - self._answered_before - self._live)
+        return None if self._rows is None else max(1, self._rows - self._account.live)
 
     def _note_deadline(self) -> None:
         """No more rows go live than can in time: jobs may be done with the others by then."""
         rows, time_s = self._rows_left(), self._time_left_s()
         if rows is None or math.isinf(time_s):
             return
-        live_s = self._live_s(rows)
+        live_s = self._account.live_s(rows)
         if live_s is not None and live_s > time_s * _LIVE_SHARE:
             self._most_live = self._planned + int(rows * time_s * _LIVE_SHARE / live_s)
 
-    def _say(self) -> None:
-        """The lanes side by side, for the rows that are left."""
-        self._has_said = True
-        self._note_deadline()
-        total, live = self._total, self._prices.live
-        rows = self._rows_left() or _QUOTED_ROWS
-        of = f"each {count(rows, 'row')}" if total is None else f"the {count(rows, 'row')} left"
-        measured = (
-            f"{count(live.rows, 'row')} answered live, {live.cached_share or 0.0:.0%} of their input cached"
-        )
-        _log.warning("by %s: what %s cost, by lane", measured, of)
-        live_s = self._live_s(rows)
-        quotes = quotes_from(self._answered, rows, self._price(), batch_factor=self._factor, live_s=live_s)
-        for line in quote_lines(quotes, "cheapest", at_least=False):
-            _log.warning("%s", f"  {line}")
-
-    def _live_s(self, rows: int) -> float | None:
-        """How long so many rows take live; ``None``: none was answered live in this start."""
-        if not self._timed:
-            return None
-        usages = [one.usage for one in self._answered]
-        tokens = sum(usage.input_tokens + usage.output_tokens for usage in usages) / max(1, len(usages))
-        return time_left_s(
-            self._kind.dispatcher.governor.snapshot(),
-            rows=rows,
-            requests=rows,
-            tokens=rows * tokens,
-            seconds_each=self._latency_s / self._timed,
-            at_once=self._at_once,
-        )
-
     def _told(self) -> str:
         """How many rows of this start go which way, in words, and why."""
-        if not self._has_said and not self.never_live:
-            return f"{count(self._live, 'row')} live, to learn which lane is cheaper"
-        if self._is_all_live:
+        if self._is_all_live and (self._account.has_quoted or self.never_live):
             return "all rows live: the server makes no batch jobs"
-        if self._is_small:
-            return f"{count(self._live, 'row')} live: too few for jobs"
-        return str(lane_use(self._live, self._in_jobs, self._prices))
+        return self._account.told(self._prices, too_few=bool(self._is_small), is_learning=not self.never_live)
