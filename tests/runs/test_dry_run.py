@@ -139,7 +139,7 @@ def test_what_prompts_of_a_column_share_can_be_cached(place: Place) -> None:
         for n in range(60)
     ]
     place.write_rows([{"messages": one} for one in said])
-    llm = MistralLLM(model="mistral-small-latest", api_key="any")
+    llm = MistralLLM(model="mistral-small-latest")
     found = Run(place.input, llm=llm, out=place.out).dry_run()
     assert found.cache is not None
     assert found.cache.cached_tokens / found.input_tokens == pytest.approx(57 / 60, abs=0.03)
@@ -152,7 +152,7 @@ def test_what_prompts_of_a_column_share_can_be_cached(place: Place) -> None:
 def test_a_column_with_few_values_may_stand_in_front(place: Place) -> None:
     """Rows that have the same value there begin alike; it is one with many values that is better at the end."""
     place.write_rows([{"kind": f"{n % 2} or so", "mail": f"mail {n}"} for n in range(600)])
-    llm = MistralLLM(model="mistral-small-latest", api_key="any")
+    llm = MistralLLM(model="mistral-small-latest")
 
     def hint(column: str) -> str | None:
         prompt = "{{ " + column + " }} " + SHOP + "{{ mail }}"
@@ -165,7 +165,7 @@ def test_a_column_with_few_values_may_stand_in_front(place: Place) -> None:
 
 def test_a_model_that_is_served_no_more_is_named(place: Place) -> None:
     place.write(["one"])
-    llm = MistralLLM(model="open-mixtral-8x22b", api_key="any")
+    llm = MistralLLM(model="open-mixtral-8x22b")
     assert "was retired on 2025-03-30; its successor is" in str(place.run(llm=llm).dry_run())
 
 
@@ -173,6 +173,6 @@ def test_a_model_that_is_served_no_more_is_named(place: Place) -> None:
 def test_jobs_are_spoken_of_where_there_are_any(place: Place, endpoint: str | None) -> None:
     place.write(["one"] * 300)
     url = endpoint or "https://api.mistral.ai"
-    llm = MistralLLM(model="mistral-small-latest", api_key="any", endpoint=url)
+    llm = MistralLLM(model="mistral-small-latest", endpoint=url)
     found = place.run(llm=llm, lane="cheapest", system=SHOP + "{{ text }}", prompt="Answer.").dry_run()
     assert ("jobs" in str(found)) == (endpoint is None)
