@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from mistill.api.chat import AnsweredFunction, AnsweredToolCall
-from mistill.errors import InvalidOutput
+from mistill.errors import InvalidOutput, RepeatedAnswer
 from mistill.structured import (
     Parsed,
     Reask,
@@ -390,6 +390,17 @@ def test_the_context_does_not_grow_with_the_number_of_attempts() -> None:
         sizes.append(len(json.dumps(verdict.messages)))
     assert set(sizes) == {sizes[0]}
     assert len(PROMPT) == 2
+
+
+def test_an_answer_that_looped_up_to_its_limit_is_not_said_to_need_more_room() -> None:
+    """As one of a batch job, which nobody watches."""
+    with pytest.raises(RepeatedAnswer) as caught:
+        judge(compiled(), PROMPT, '{"name": "A"' + " " * 5000, finish_reason="length", asks_left=1)
+    assert "another prompt" in str(caught.value.hint)
+    assert "loop_guard" not in str(caught.value.hint)
+    with pytest.raises(InvalidOutput) as whole:
+        judge(compiled(), PROMPT, '{"name": "A, and more of it', finish_reason="length", asks_left=1)
+    assert not isinstance(whole.value, RepeatedAnswer)
 
 
 def test_no_ask_left_is_a_failure_that_keeps_the_answer() -> None:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import msgspec
 
 from mistill.api.chat import AnsweredToolCall
+from mistill.api.loop_guard import LoopGuard
 from mistill.characters import whole_characters
 from mistill.errors import InvalidOutput, RepeatedAnswer
 from mistill.finish_reasons import CUT_BY, CUT_OFF, GIVE_ROOM, REPETITION
@@ -58,6 +59,8 @@ def judge(
         return Reask(reask_messages(messages, "", error), error)
     except InvalidOutput as error:
         if finish_reason in CUT_OFF:
+            if LoopGuard().feed(text or ""):  # more room would be filled likewise
+                raise _repeats_itself(text or "", is_watched=False) from None
             raise cut_short(error, finish_reason) from error.__cause__
         if asks_left < 1:
             raise
@@ -146,15 +149,14 @@ def before_repetition(text: str) -> str:
     raise _repeats_itself(text)
 
 
-def _repeats_itself(text: str) -> RepeatedAnswer:
+def _repeats_itself(text: str, *, is_watched: bool = True) -> RepeatedAnswer:
+    """``is_watched``: we have cut it; else it went on to its limit."""
     shown = text[-_SHOWN_CHARS:]
+    hint = "another prompt, schema, model or temperature may end it; the answer is kept"
     return RepeatedAnswer(
         f"the answer repeats itself: cut after {len(text):,} characters, the last of them {shown!r}",
         text=text,
-        hint=words(
-            "another prompt, schema, model or temperature may end it; the answer is kept; to have all of it: ",
-            Setting("loop_guard", False),
-        ),
+        hint=words(hint, "; to have all of it: ", Setting("loop_guard", False)) if is_watched else hint,
     )
 
 
