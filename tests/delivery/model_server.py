@@ -118,15 +118,16 @@ async def send_rows(
     max_retries: int = 5,
     seed: int = 0,
     progress: Progress | None = None,
+    guest: ConcurrencyLimit | None = None,
 ) -> Passage:
     """All rows through the governor as a dispatcher sends them, with as many at work as there are slots.
 
-    ``progress``: counts those that were answered.
+    ``progress``: counts those that were answered. ``guest``: what the governor has another process's requests under.
     """
     clock = server.clock
     start_s = clock()
     rng = random.Random(seed)
-    limit = ConcurrencyLimit(max_concurrent_requests)
+    limit = guest or ConcurrencyLimit(max_concurrent_requests)
     numbers = iter(range(rows))
     passage = Passage(0.0, 0, 0, 0, 0, [])
 
@@ -163,5 +164,6 @@ async def send_rows(
     passage.took_s = clock() - start_s
     passage.refused = server.refused
     passage.failed = server.failed
-    assert limit.in_flight == governor.in_flight == 0
+    assert limit.in_flight == 0
+    assert guest is not None or governor.in_flight == 0
     return passage

@@ -256,7 +256,8 @@ def test_a_process_with_many_waiting_does_not_starve_one_with_few() -> None:
 
     served = run_in_fake_time(main())
     assert sum(served.values()) >= 285
-    assert abs(served["many"] - served["few"]) <= 2
+    # And it may catch up on what it had less of lately: half a window.
+    assert 0 <= served["few"] - served["many"] <= 32
 
 
 def test_the_time_of_the_host_is_its_own() -> None:

@@ -155,13 +155,12 @@ class WaitingTask(Waiter):
 class AdmissionQueue:
     """The waiting requests of one governor, in a queue for each concurrency limit.
 
-    Processes (``ConcurrencyLimit.owner``) are served in turn, so that one with hundreds waiting does not starve one
-    with four; the requests of one are first in, first out. Every operation is O(1) in the number of requests, O(limits)
-    at the most.
+    Of the processes (``ConcurrencyLimit.owner``) that one is next that has been given the least, so that one with
+    hundreds waiting does not starve one with four, and those that come a moment later have as much in the end; the
+    requests of one are first in, first out. Every operation is O(1) in the number of requests, O(limits) at the most.
 
     Attributes:
         limits: those under which anybody waits: empty, and so false, when nobody does.
-        served: for each process, a number that grows with each time that one of its requests was next.
     """
 
     def __init__(self, governor: Admitter) -> None:
@@ -169,7 +168,8 @@ class AdmissionQueue:
         # Not plain dicts: their first key gets slow to find when many before it were deleted.
         self._queues: dict[ConcurrencyLimit, OrderedDict[Waiter, None]] = {}
         self.limits = self._queues.keys()
-        self.served: dict[Hashable, int] = {}
+        self._given: dict[Hashable, float] = {}
+        self._most_given = 0.0
 
     def __len__(self) -> int:
         return sum(len(queue) for queue in self._queues.values())
@@ -192,27 +192,41 @@ class AdmissionQueue:
             del self._queues[waiter.concurrency_limit]
             waiter.concurrency_limit.waiting_at.discard(self._governor)
 
-    def drop(self, limit: ConcurrencyLimit) -> None:
-        """Nobody waits under this limit any more."""
-        if self._queues.pop(limit, None) is not None:
-            limit.waiting_at.discard(self._governor)
-
     def next_with_slot(self) -> Waiter | None:
         """The request that is next, of all whose concurrency limit has a free slot."""
         found: Waiter | None = None
-        found_served = 0
-        served_by = self.served
+        found_given = 0.0
+        given_to = self._given
         for limit, queue in self._queues.items():
             if limit.in_flight < limit.slots:
                 head = next(iter(queue))
-                served = served_by.get(limit.owner, 0)
+                given = given_to.get(limit.owner, 0.0)
                 if (
                     found is None
-                    or served < found_served
-                    or (served == found_served and head.sequence < found.sequence)
+                    or given < found_given
+                    or (given == found_given and head.sequence < found.sequence)
                 ):
-                    found, found_served = head, served
+                    found, found_given = head, given
         return found
+
+    def note_given(self, owner: Hashable, credit: float) -> None:
+        """A process was given a permit. ``credit``: so far it may be behind others and still catch up: what it did not
+        ask for long ago is not owed to it."""
+        given = 1 + max(self._given.get(owner, 0.0), self._most_given - credit)
+        self._given[owner] = given
+        if given > self._most_given:
+            self._most_given = given
+
+    def note_given_back(self, owner: Hashable) -> None:
+        """It had no use for one."""
+        if owner in self._given:
+            self._given[owner] -= 1
+
+    def forget(self, limit: ConcurrencyLimit) -> None:
+        """Of a process that is gone: nobody waits under this limit any more."""
+        self._given.pop(limit.owner, None)
+        if self._queues.pop(limit, None) is not None:
+            limit.waiting_at.discard(self._governor)
 
     def waiting_of(self, owner: Hashable) -> int:
         """How many of one process wait."""

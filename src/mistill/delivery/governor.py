@@ -350,6 +350,8 @@ class Governor:
         with LOCK:
             _mark_settled(permit)
             self._quotas.cancelled(permit, self._clock())
+            if self._guests:
+                self._queue.note_given_back(permit.concurrency_limit.owner)
             self._release(permit)
 
     def expect_answers(self) -> None:
@@ -400,11 +402,10 @@ class Governor:
     def remove_guest(self, guest: Hashable, permits: Iterable[Permit]) -> None:
         """It is gone, and so is what it waited for. ``permits``: that it had; what came of those is not known."""
         with LOCK:
-            self._queue.drop(self._guests[guest])
+            self._queue.forget(self._guests[guest])
             for permit in permits:
                 self.settle(permit, error=Stopped("its process has gone", reason="cancelled"))
             del self._guests[guest]
-            self._queue.served.pop(guest, None)
             self.admit_waiting()
 
     def join_purse(self, member: PurseMember, *, shares: int = 1) -> None:
@@ -467,7 +468,6 @@ class Governor:
                     self._set_timer(min(until_s, self._breaker.patience_ends_s()), waiter, now_s)
                     return
                 self._queue.remove(waiter)
-                self._queue.served[waiter.concurrency_limit.owner] = self._sequence
                 waiter.permit = self._grant(waiter.concurrency_limit, waiter.tokens, now_s)
                 if not waiter.wake():
                     self.refund(waiter.permit)
@@ -509,6 +509,10 @@ class Governor:
         self._quotas.sent(permit, now_s)
         if self._hypothesis is not None:
             self._hypothesis.sent(self._sequence, now_s)
+        if self._guests:
+            window = self._quotas.requests.limit
+            credit = self._tuning.fair_credit if window is None else min(self._tuning.fair_credit, window / 2)
+            self._queue.note_given(concurrency_limit.owner, credit)
         return permit
 
     def _release(self, permit: Permit) -> None:

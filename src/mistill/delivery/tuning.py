@@ -242,6 +242,10 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A guest that holds permits and says nothing for so long has been stopped, or its machine is gone: its permits are
     taken back. It speaks up each quarter of that."""
 
+    fair_credit: float = 64.0
+    """So many permits, or half of what a window holds where that is less, may a process be behind the one that has had
+    most, and still be first until they are even. Who was idle for an hour is not owed an hour."""
+
     # --- governor, diagnostics ----------------------------------------------------------------------------------------
 
     min_timer_s: float = 0.001
