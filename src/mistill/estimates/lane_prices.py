@@ -22,8 +22,6 @@ from mistill.api.usage import BLOCK_TOKENS, Usage
 from mistill.estimates.sample_totals import SampleTotal
 from mistill.ledger import RowUsage
 
-_TRUSTED_ROWS = 8
-"""Where so many were answered and nothing was cached, nothing is."""
 _EXPECTED_HITS, _EXPECTED_ROWS = 0.9, 4
 """Before any answer, and as much as so many answers weigh: a few misses are no reason to give up the cache."""
 _LEAST_COMPARED = 4
@@ -277,13 +275,18 @@ class Measured:
 
     @property
     def hits(self) -> float:
-        """How often what prompts share is cached live: as Mistral says of requests with a key, until answers tell.
+        """How often what prompts share is cached live: as Mistral says of requests with a key, until answers tell."""
+        return self._counted[0]
 
-        What rows of earlier starts shared is not known, nor which of them were the first of their key: they tell no
-        more than whether the cache is hit at all.
+    @property
+    def _counted(self) -> tuple[float, int]:
+        """How often, and of how many rows that is known.
+
+        Of rows of earlier starts it is not known what they shared, nor which of them were the first of their key: they
+        count where the cache was hit as often as by the rows of this start, or more.
         """
-        expected = _EXPECTED_HITS if self._warm_hits or self.warm < _TRUSTED_ROWS else 0.0
-        return (self._hits + expected * _EXPECTED_ROWS) / (self._looked_at + _EXPECTED_ROWS)
+        of_all, of_looked = ((self._warm_hits, self.warm), (self._hits, self._looked_at))
+        return max(_with_expected(*of_all), _with_expected(*of_looked))
 
     @property
     def tokens_of_hit(self) -> float:
@@ -296,8 +299,13 @@ class Measured:
 
         By Laplace's rule, so that it is no certainty that it was hit four times out of four.
         """
-        hits = (self._warm_hits + 1) / (self.warm + 2)
-        return math.sqrt(hits * (1 - hits) / (self.warm + 3))
+        hits, rows = self._counted
+        hits = (hits * rows + 1) / (rows + 2)
+        return math.sqrt(hits * (1 - hits) / (rows + 3))
+
+
+def _with_expected(hits: int, rows: int) -> tuple[float, int]:
+    return (hits + _EXPECTED_HITS * _EXPECTED_ROWS) / (rows + _EXPECTED_ROWS), rows
 
 
 class _Ratio:
