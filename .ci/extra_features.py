@@ -57,6 +57,45 @@ def try_excel() -> None:
     assert [row.record["text"] for row in open_source("answers.xlsx")] == ["a marathon", "a sprint"]
 
 
+def try_remote() -> None:
+    """The web alone needs no account and no server but one of Python's own."""
+    import threading
+    from functools import partial
+    from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+
+    import fsspec
+
+    from mistill.datasets.sources import open_source
+
+    run_rows("answers.jsonl")
+    with ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=".")) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        rows = list(open_source(f"http://127.0.0.1:{server.server_port}/answers.jsonl"))
+        server.shutdown()
+    assert [row.record["text"] for row in rows] == ["a marathon", "a sprint"]
+    os.environ |= {
+        "AZURE_STORAGE_ACCOUNT_NAME": "a",
+        "AZURE_STORAGE_ACCOUNT_KEY": "YQ==",
+        "AWS_DEFAULT_REGION": "any",
+    }
+    os.environ |= {"FSSPEC_GS_TOKEN": "anon"}
+    for scheme in ("s3", "gs", "az", "hf"):  # each by its own library
+        fsspec.filesystem(scheme)
+
+
+def try_sql() -> None:
+    from mistill.datasets.sources import open_source
+
+    for kind in ("sqlite", "duckdb"):
+        run_rows(f"{kind}:///answers.{kind}?table=answers")
+        rows = open_source(f"{kind}:///answers.{kind}?query=SELECT * FROM answers ORDER BY text")
+        assert [row.record["text"] for row in rows] == ["a marathon", "a sprint"]
+    try:
+        open_source("postgresql://127.0.0.1:9/none?table=t")
+    except Exception as error:
+        assert "connection" in str(error)
+
+
 def try_dedupe() -> None:
     write_rows("v.jsonl", [{"embedding": [1.0, 0.0]}, {"embedding": [1.0, 0.001]}, {"embedding": [0.0, 1.0]}])
     command("dedupe", "v.jsonl", "--to", "unique.jsonl")

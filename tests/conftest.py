@@ -57,6 +57,7 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch, own_cache: Path) -> None:
             monkeypatch.delenv(name)
     monkeypatch.setenv("MISTRAL_API_KEY", API_KEY)
     monkeypatch.setenv("MISTILL_CACHE_DIR", str(own_cache))
+    monkeypatch.setenv("MISTILL_STATE_DIR", str(own_cache / "state"))
     monkeypatch.setenv("MISTILL_GOVERNOR", "off")
 
 

@@ -66,7 +66,8 @@ MAY_IMPORT = {
         "local",
     },
 }
-"""Beside the ground: ``mistill.errors`` and ``mistill.user_cache``, which every room may know and which know none."""
+"""Beside the ground: ``mistill.errors``, ``mistill.addresses``, ``mistill.user_cache`` and others, which every room may
+know and which know none."""
 
 HEAVY = (
     "pyarrow",
@@ -79,6 +80,9 @@ HEAVY = (
     "mistralai",
     "yaml",
     "click",
+    "fsspec",
+    "duckdb",
+    "psycopg",
 )
 
 
@@ -118,7 +122,7 @@ def test_imports_go_down_only(room: str) -> None:
 
 
 def test_the_ground_knows_nothing() -> None:
-    for name in ("errors.py", "directories.py", "user_cache.py"):
+    for name in ("addresses.py", "errors.py", "directories.py", "user_cache.py", "user_state.py"):
         assert list(imported_rooms(SOURCE / name)) == []
         assert "mistill" not in _imports(SOURCE / name)
 

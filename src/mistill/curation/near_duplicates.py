@@ -22,12 +22,13 @@ from typing import Any, Final
 import msgspec
 from msgspec import Struct
 
+from mistill.addresses import keep_secrets
 from mistill.datasets.optional_library import OptionalLibrary
 from mistill.datasets.sources import Row, Source, open_source
-from mistill.datasets.writers import CsvDialect, Writer, check_target, open_writer
+from mistill.datasets.writers import CsvDialect, Writer, check_no_loss, check_target, open_writer
 from mistill.errors import InputError, did_you_mean
 from mistill.kinds.kept_settings import refuse_unwritten
-from mistill.ledger.targets import check_no_loss, check_targets
+from mistill.ledger.targets import check_targets
 from mistill.records.columns import add_columns
 from mistill.wording import Setting, words
 
@@ -125,6 +126,7 @@ def dedupe(
         _refuse_without_output(mark, overwrite, output_format, csv_dialect)
     rows = open_source(source, format=input_format, delimiter=delimiter, encoding=encoding)
     if to is not None:
+        to = keep_secrets(str(to))
         check_target(to, output_format, csv_dialect)
         check_targets(to, None, rows.paths)
         if not overwrite:

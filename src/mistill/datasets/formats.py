@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
+from mistill.addresses import is_of_store, is_of_table, without_secrets
 from mistill.datasets.compression import COMPRESSIONS, Compression
 from mistill.datasets.optional_library import OPENPYXL, PYARROW, OptionalLibrary
 from mistill.errors import InputError
@@ -143,6 +144,16 @@ FORMATS = (
     ),
 )
 
+_TABLE = FileFormat(
+    name="a table",
+    writer=f"{_WRITERS}.table_writer:TableWriter",
+    needs_header=True,
+    is_binary=True,
+    has_types=True,
+    library=PYARROW,
+)
+"""Of databases: no format of files, so it has no suffix."""
+
 _BY_SUFFIX = {suffix: found for found in FORMATS for suffix in (found.name, *found.aliases)}
 _COMPRESSION_BY_SUFFIX = {compression.suffix: compression for compression in COMPRESSIONS}
 
@@ -182,6 +193,10 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
     Raises:
         InputError: neither names a format.
     """
+    if is_of_table(name):
+        if override is not None:
+            raise InputError(f"{without_secrets(name)} is a table, and has no format", hint="leave it out")
+        return _TABLE
     if override is not None:
         chosen = parse_format(override)
         if chosen is None:
@@ -192,7 +207,7 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
     found = format_by_suffix(name)
     if found is None:
         raise InputError(
-            f"{name}: its suffix names no known format",
+            f"{without_secrets(name)}: its suffix names no known format",
             hint=f"pass the format, one of: {KNOWN_FORMATS}",
         )
     return found
@@ -200,6 +215,8 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
 
 def format_by_suffix(name: str) -> FileFormat | None:
     """What the suffixes of a file's name say; ``None`` where they name no format."""
+    if is_of_store(name):
+        name = without_secrets(name).partition("?")[0]
     suffixes = PurePath(name).suffixes
     for count in (2, 1):
         found = parse_format("".join(suffixes[-count:])) if len(suffixes) >= count else None

@@ -1,8 +1,8 @@
 """Rows of a source, some hundreds at a time, for an event loop that must not wait for them.
 
 A file or a list is read in place, for a moment at a stretch. What can be read only once (stdin, a pipe, a generator)
-may take its time with every row, and a filter may read any number before it gives one: so a thread reads these, and a
-window is whatever has come by then.
+may take its time with every row, as may what comes over a network, and a filter may read any number before it gives
+one: so a thread reads these, and a window is whatever has come by then.
 """
 
 from __future__ import annotations
@@ -148,5 +148,5 @@ class StreamedWindows(Windows):
 
 def open_windows(source: Source) -> Windows:
     """The windows of ``source``; read in place if that cannot take long, else by a thread."""
-    in_place = source.repeatable and not source.is_changed_in_number
+    in_place = source.repeatable and not source.is_far and not source.is_changed_in_number
     return Windows(source) if in_place else StreamedWindows(source)

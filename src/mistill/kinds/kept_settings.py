@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote_to_bytes
 import msgspec
 from msgspec import Struct
 
+from mistill.addresses import database_file, is_elsewhere, keep_secrets, scheme_of
 from mistill.api.prices import Prices, factors_of, load_prices
 from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.hugging_face import features_of, with_features
@@ -24,6 +25,7 @@ from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
 from mistill.kinds.options import RunOptions
 from mistill.ledger import LedgerReader
+from mistill.ledger.far_outputs import address_of_ledger, ledger_of_address
 from mistill.ledger.files import is_database
 from mistill.wording import Phrase, Setting, words
 
@@ -32,11 +34,18 @@ LEDGER_SUFFIX: Final = ".ledger"
 
 def ledger_beside(out: str | Path) -> Path:
     """Where the run that writes ``out`` remembers, unless it was told another place."""
+    if is_elsewhere(str(out)):
+        return ledger_of_address(str(out), LEDGER_SUFFIX)
+    if (file := database_file(str(out))) is not None:
+        table = str(out).partition("?")[2].removeprefix("table=")
+        return Path(f"{file}.{quote(table, safe=' ')}{LEDGER_SUFFIX}")
     return Path(f"{out}{LEDGER_SUFFIX}")
 
 
 def output_of(ledger: str | Path) -> str | None:
     """The output of the run that remembers here; ``None`` where the name does not say it: a run need not have one."""
+    if (address := address_of_ledger(Path(ledger), LEDGER_SUFFIX)) is not None:
+        return address
     name = str(ledger)
     out = name.removesuffix(LEDGER_SUFFIX)
     return out if out != name and (format_by_suffix(out) is not None or Path(out).is_file()) else None
@@ -59,7 +68,7 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
         if ledger is None:
             raise InputError("no run is named", hint=words("give its output, or its ", Setting("ledger")))
         path, ledger = ledger, None
-    name = str(path)
+    name = keep_secrets(str(path))
     beside = Path(ledger) if ledger is not None else ledger_beside(name)
     if ledger is None and not beside.is_file() and (name.endswith(LEDGER_SUFFIX) or is_database(Path(name))):
         out, beside = output_of(name), Path(name)
@@ -68,16 +77,25 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
     if not beside.is_file():
         raise InputError(
             f"no run is known for {name}: there is no file {beside}",
-            hint=words("give the output of the run, or its ", Setting("ledger")),
+            hint=words("give the output of the run, or its ", Setting("ledger"), _elsewhere(name)),
         )
     return out, beside
+
+
+def _elsewhere(name: str) -> str:
+    """Of an output that is elsewhere, the ledger is where its run was started."""
+    return (
+        "" if not is_elsewhere(name) else "; if the run was started on another machine, its ledger is there"
+    )
 
 
 def refuse_unwritten(source: Any) -> None:
     """``InputError`` if a file of an input is not there because the run that writes it has not come to its end."""
     several = cast("Iterable[Any]", source) if isinstance(source, list | tuple) else (source,)
     for path in several:
-        if not isinstance(path, str | Path) or _is_there(path) or not _is_there(ledger_beside(path)):
+        if not isinstance(path, str | Path) or scheme_of(path) is not None or _is_there(path):
+            continue
+        if not _is_there(ledger_beside(path)):
             continue
         name = str(path)
         raise InputError(
@@ -114,6 +132,7 @@ class _Stored(Struct, frozen=True):
     options: dict[str, Any] = {}
     inputs: list[str] = []  # quoted as in a URL: a path may be no text
     types: bytes = b""  # of the input's columns: an Arrow schema, as base64
+    versions: dict[str, str] = {}  # of inputs that are elsewhere, by their addresses
 
 
 class _KindOf(Struct, frozen=True):
@@ -123,13 +142,17 @@ class _KindOf(Struct, frozen=True):
 def settings_to_keep(llm: dict[str, Any], options: RunOptions, source: Source) -> dict[str, Any]:
     """The model, the options, the input files and their types of a start as a ledger keeps them; `read_settings` reads
     them."""
-    files = [quote(os.fsencode(Path(path).absolute())) for path in source.paths if path != "-"]
+    files = [quote(os.fsencode(_from_anywhere(path))) for path in source.paths if path != "-"]
     types = source.types()
     schema = b""
     if types:
         plain = PYARROW.load("keeping types").schema(list(types.items()))
         schema = with_features(plain, source.features()).serialize()
-    return msgspec.to_builtins(_Stored(llm, options.kept(), files, bytes(schema)))
+    return msgspec.to_builtins(_Stored(llm, options.kept(), files, bytes(schema), source.versions()))
+
+
+def _from_anywhere(path: str) -> str | Path:
+    return Path(path).absolute() if scheme_of(path) is None else path
 
 
 def read_types(reader: LedgerReader) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -182,9 +205,15 @@ def _stored(reader: LedgerReader) -> _Stored:
 
 
 def read_inputs(reader: LedgerReader) -> list[str]:
-    """The files that the last start read, by absolute paths."""
+    """The files that the last start read, by absolute paths, or addresses."""
     stored = _stored(reader)
     return [os.fsdecode(unquote_to_bytes(path)) for path in stored.inputs]
+
+
+def changed_inputs(reader: LedgerReader, source: Source) -> list[str]:
+    """Inputs that are elsewhere, and are not what they were when the last start read them."""
+    before = _stored(reader).versions
+    return [name for name, version in source.versions().items() if before.get(name, version) != version]
 
 
 def read_manifest(reader: LedgerReader) -> tuple[type[Kind[Any]], RunManifest]:

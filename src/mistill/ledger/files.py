@@ -9,7 +9,10 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from mistill.ledger.tables import APPLICATION_ID
+
 _MAGIC = b"SQLite format 3\0"
+_APPLICATION_ID_AT = 68
 
 _DATABASE = b"SQLite format 3\0"
 _COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
@@ -104,6 +107,15 @@ def is_database(path: Path) -> bool:
             return file.read(len(_MAGIC)) == _MAGIC
     except OSError:
         return False
+
+
+def is_ledger(path: Path) -> bool:
+    """Whether it is a database of ours: its header says whose it is (the same, 1.3.14)."""
+    if not is_database(path):
+        return False
+    with path.open("rb") as file:
+        file.seek(_APPLICATION_ID_AT)
+        return file.read(4) == APPLICATION_ID.to_bytes(4, "big")
 
 
 def free_name(path: Path, why: str) -> Path:

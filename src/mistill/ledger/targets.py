@@ -5,36 +5,45 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
+from mistill.addresses import database_file, scheme_of, without_secrets
 from mistill.errors import InputError
-from mistill.ledger.files import files_of, is_same, owner_of
+from mistill.ledger.files import files_of, is_ledger, is_same, owner_of
 from mistill.wording import Setting, words
 
 
 def check_targets(out: str | Path | None, ledger: Path | None, inputs: Iterable[str | Path]) -> None:
     """Refuses an output or a ledger that would take the place of something else. Nothing is written.
 
-    Links are followed: what counts is the file. That a file exists is no reason here, see `check_no_loss`.
+    Links are followed: what counts is the file. That a file exists is no reason here: see `writers.check_no_loss`.
 
     Args:
         out: where records go; ``None`` or ``"-"``: to no file.
         ledger: where the run remembers; ``None`` where nothing is remembered.
-        inputs: what is read.
+        inputs: what is read: paths, or addresses without their secrets.
 
     Raises:
         InputError: one file would be two of these, or belongs to another ledger.
     """
-    read = [Path(one) for one in inputs]
+    named = [str(one) for one in inputs]
+    read = [Path(one) for one in named if scheme_of(one) is None]
     if ledger is not None:
         _check_ledger(ledger, read)
     if out is None or str(out) == "-":
         return
+    if scheme_of(str(out)) is not None:
+        if without_secrets(str(out)) in named:
+            raise _is_input(out, ledger)
+        file = database_file(str(out))
+        if file is not None and (
+            is_ledger(Path(file)) or (ledger is not None and is_same(Path(file), ledger))
+        ):
+            raise InputError(
+                f"{out}: {file} is a ledger, which has no other tables", hint="name another file"
+            )
+        return
     target = Path(out)
     if _same(target, read) is not None:
-        whose = "of this run, and its" if ledger is not None else "itself, and the"
-        raise InputError(
-            f"{out} is an input {whose} output would replace it",
-            hint="give the output another name, or a glob that does not match it",
-        )
+        raise _is_input(out, ledger)
     if ledger is not None and _same(target, files_of(ledger)) is not None:
         raise InputError(
             f"{out} is the ledger of this run or belongs to it, and the output would replace it",
@@ -49,29 +58,20 @@ def check_targets(out: str | Path | None, ledger: Path | None, inputs: Iterable[
         )
 
 
+def _is_input(out: str | Path, ledger: Path | None) -> InputError:
+    whose = "of this run, and its" if ledger is not None else "itself, and the"
+    return InputError(
+        f"{out} is an input {whose} output would replace it",
+        hint="give the output another name, or a glob that does not match it",
+    )
+
+
 def _check_ledger(ledger: Path, inputs: Iterable[Path]) -> None:
     for path in files_of(ledger):
         if (one := _same(path, inputs)) is not None:
             raise _ledger_is(ledger, f"{one} is an input of this run", path)
     if (owner := owner_of(ledger)) is not None and not is_same(owner, ledger):
         raise _ledger_is(ledger, f"it belongs to the ledger {owner}", ledger)
-
-
-def check_no_loss(out: str | Path, setting: str) -> None:
-    """Refuses an output that exists and has something in it: it may be dear to somebody.
-
-    Args:
-        setting: what the user sets to replace it.
-
-    Raises:
-        InputError: it exists. Devices and pipes, which keep nothing, are no matter.
-    """
-    path = Path(out)
-    if str(out) != "-" and path.is_file() and path.stat().st_size:
-        raise InputError(
-            f"{out} exists, and may not be an output of this run",
-            hint=words("choose another name, or replace it with ", Setting(setting, True)),
-        )
 
 
 def _same(path: Path, others: Iterable[Path]) -> Path | None:

@@ -11,13 +11,15 @@ from typing import Any, Literal
 import msgspec
 from msgspec import Struct
 
+from mistill.addresses import keep_secrets, scheme_of
 from mistill.datasets.formats import FileFormat, format_of
-from mistill.datasets.writers import CsvDialect, open_writer
+from mistill.datasets.places import target_of
+from mistill.datasets.writers import CsvDialect, check_no_loss, open_writer
 from mistill.errors import InputError, LedgerError
 from mistill.kinds.kept_settings import find_run, read_inputs, read_options, read_types
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.files import is_same
-from mistill.ledger.targets import check_no_loss, check_targets
+from mistill.ledger.targets import check_targets
 from mistill.records.misfits import Misfit, Misfits, misfit_lines
 from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.record_lines import added_columns, record_line, record_parts
@@ -91,6 +93,7 @@ def export_run(
         LedgerError: it is not finished and ``partial`` is not wanted.
     """
     _check_form(as_, turns, keep, drop)
+    to = keep_secrets(str(to))
     if as_ is not None:
         _check_holds_conversations(format_of(str(to), format), to)
     output, path = find_run(out, ledger)
@@ -134,13 +137,19 @@ def _check_no_loss(out: str | None, to: str | Path, by: str | None) -> None:
     Args:
         by: what the run's own output would be replaced by, where that is less than its records.
     """
-    if out is None or not is_same(Path(to), Path(out)):
+    if out is None or not _is_same_output(str(to), out):
         check_no_loss(to, "overwrite")
-    elif by is not None and Path(to).exists():
+    elif by is not None and target_of(to).holds_something():
         raise InputError(
             f"{to} is the run's own output, and would be replaced by {by}",
             hint=words("choose another name, or replace it with ", Setting("overwrite", True)),
         )
+
+
+def _is_same_output(to: str, out: str) -> bool:
+    if scheme_of(to) is None and scheme_of(out) is None:
+        return is_same(Path(to), Path(out))
+    return to == out
 
 
 def export(
@@ -207,7 +216,7 @@ def write_records(
     """
     written = 0
     if made_of is None:
-        made_of = () if Path(out).exists() else (ledger,)
+        made_of = () if scheme_of(str(out)) or Path(out).exists() else (ledger,)
     # Of one moment, or a row that is answered meanwhile would have columns that the header has not.
     with LedgerReader(ledger) as reader, reader.snapshot():
         chosen = chosen or RunFilter(None, reader, shape)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import msgspec
 
+from mistill.addresses import scheme_of
 from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources import Row, UntypedInput
 from mistill.errors import UnusableRow
@@ -69,7 +70,8 @@ class LedgerRows(UntypedInput):
         """Those of the input's files, wherever this process works."""
         if self._folders is None:
             with LedgerReader(self._ledger) as reader:
-                self._folders = tuple(dict.fromkeys(Path(path).parent for path in read_inputs(reader)))
+                files = [path for path in read_inputs(reader) if scheme_of(path) is None]
+                self._folders = tuple(dict.fromkeys(Path(path).parent for path in files))
         return self._folders
 
     def columns(self) -> tuple[str, ...] | None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from mistill.addresses import is_elsewhere, scheme_of
+from mistill.datasets.places import target_of
 from mistill.datasets.sources import Exploded, Filtered, Named, Source, open_source
 from mistill.errors import InputError, LedgerError, LedgerInUse
 from mistill.kinds.kept_settings import ledger_beside, refuse_unwritten
@@ -16,6 +19,8 @@ from mistill.ledger.lock import LedgerLock
 from mistill.process import OwnProcess
 from mistill.runs.where import InputFilter, require_columns
 from mistill.wording import Setting, words
+
+_log = logging.getLogger("mistill")
 
 
 def opened_input(source: Any, options: RunOptions) -> Source:
@@ -36,11 +41,29 @@ def opened_input(source: Any, options: RunOptions) -> Source:
 
 def refuse_foreign(out: str, ledger: Path) -> None:
     """``InputError`` if the output exists and no run is known that made it: it may be dear to somebody."""
-    if Path(out).is_file() and Path(out).stat().st_size and not ledger.exists():
+    if ledger.exists() or not target_of(out).holds_something():
+        return
+    hint = words("choose another output, or replace it with ", Setting("fresh", True))
+    if is_elsewhere(out):
+        elsewhere = "if its run was started on another machine, bring its ledger from there (status says where it is): "
+        hint = words(elsewhere, Setting("ledger", "answers.ledger"), "; else ", hint)
+    raise InputError(f"{out} exists, and {ledger} does not, so it is no output of this run", hint=hint)
+
+
+def make_folder(out: str | None, ledger: Path) -> None:
+    """The folder of the ledger of an output that is elsewhere, which nobody else may read; a first start says where."""
+    if out is None or not is_elsewhere(out) or ledger != ledger_beside(out):
+        return
+    try:
+        ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
         raise InputError(
-            f"{out} exists, and {ledger} does not, so it is no output of this run",
-            hint=words("choose another output, or replace it with ", Setting("fresh", True)),
-        )
+            f"{ledger.parent} cannot be made: {error.strerror}",
+            hint=words("name a place for the ledger with ", Setting("ledger", "answers.ledger")),
+        ) from error
+    if not ledger.exists():
+        other = words("; to go on from another one, take that file along: ", Setting("ledger", ledger.name))
+        _log.warning(words(f"{out} is elsewhere, and its run remembers on this machine, in {ledger}", other))
 
 
 @contextmanager
@@ -50,8 +73,11 @@ def output_held(out: str | None, ledger: Path) -> Generator[None]:
     Raises:
         LedgerInUse: another run is about to write it.
     """
-    beside = None if out is None or out == "-" else ledger_beside(Path(out).resolve())
-    if beside is None or is_same(beside, ledger):
+    if out is None or out == "-":
+        yield
+        return
+    beside = ledger_beside(out if scheme_of(out) is not None else Path(out).resolve())
+    if is_same(beside, ledger):
         yield
         return
     process, lock = OwnProcess(), None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from mistill.addresses import scheme_of
 from mistill.api.prices import old_prices_note
 from mistill.errors import MistillError, Stopped
 from mistill.estimates.budget import LARGER_BUDGET
@@ -453,18 +454,22 @@ def _missing_output(report: RunReport) -> Phrase | None:
     if out is None or out == "-" or place is None:
         return None
     if not report.is_finished:
-        stale = ", and the one that is there is of before" if Path(out).exists() else ""
+        stale = ", and the one that is there is of before" if _is_there(out) else ""
         waits = f"{out} is written when every row has an outcome{stale}; until then: "
         return Phrase(
             f"{waits}{place.call('Run.open')}.results()",
             f"{waits}{place.command('rows')}, or export --partial",
         )
-    if Path(out).exists():
+    if _is_there(out) or scheme_of(out) is not None:  # there, a report does not look
         return None
     return Phrase(
         f"{out} is not there: the same run again, or export_run, writes it for free",
         f"{out} is not there: the same command again, or mistill export, writes it for free",
     )
+
+
+def _is_there(out: str) -> bool:
+    return scheme_of(out) is None and Path(out).exists()
 
 
 def _next_step(report: RunReport) -> Phrase | None:

@@ -18,6 +18,7 @@ from typing import Any, Unpack
 import msgspec
 
 from mistill._version import __version__
+from mistill.addresses import keep_secrets
 from mistill.api.tariff import warn_if_old
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import Row, Source
@@ -38,7 +39,7 @@ from mistill.estimates.cache_savings import saved_by_cache
 from mistill.estimates.dry_run import DryRun
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.kinds import kind_of
-from mistill.kinds.kept_settings import read_manifest, settings_to_keep
+from mistill.kinds.kept_settings import changed_inputs, read_manifest, settings_to_keep
 from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import changed_settings, shown_changes
 from mistill.kinds.options import RunArguments, RunOptions
@@ -56,7 +57,7 @@ from mistill.runs.control import RunControl
 from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.lanes.batch import JobUse
 from mistill.runs.lanes.batch_terms import by_price, check_remembers, check_server, has_jobs, warn_of_jobs
-from mistill.runs.opening import opened_input, output_held, path_of_ledger, refuse_foreign
+from mistill.runs.opening import make_folder, opened_input, output_held, path_of_ledger, refuse_foreign
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, record_shape
 from mistill.runs.rehearsal import rehearse
@@ -81,11 +82,11 @@ class Run(RunResults):
     Rows that are answered are never asked again; the output is made from the ledger when every row has an outcome.
 
     Args:
-        source: a path, a glob, ``"-"``, several of these, an iterable of dicts, an Arrow table, a pandas or polars
-            frame, or a Hugging Face dataset.
+        source: a path, a glob, ``"-"``, an address (``"s3://…"``, see docs/remote.md), several of these, an iterable of
+            dicts, an Arrow table, a pandas or polars frame, or a Hugging Face dataset.
         llm: the model: a `MistralLLM` for completions, or `MistralEmbeddings` for vectors, with which no option may be
             set that is about completions. Its ``max_concurrent_requests`` is the number of requests in flight.
-        out: path of the output, whose suffix says the format; ``"-"`` for stdout; ``None`` for no output.
+        out: path or address of the output, whose suffix says the format; ``"-"`` for stdout; ``None`` for no output.
         progress: whether the run is shown while it goes on: by default where somebody looks, on a terminal (stderr) and
             in a notebook; ``True``: in a log too, as a line now and then; ``False``: not at all.
         on_progress: is given a `View` a few times a second while the run goes on, and once at its end, from another
@@ -112,7 +113,8 @@ class Run(RunResults):
             themselves without end. ``None``: where Mistral answers and ``max_new_tokens`` is 2,048 or more, or not set.
             See docs/structured-output.md.
         keep_batch_files: the files of jobs stay at Mistral, and here, when they are read.
-        ledger: where to remember; beside the output unless given. With neither a path nor an output to stand beside, a
+        ledger: where to remember; beside the output unless given, and for one that is elsewhere in a folder of this
+            user's (docs/remote.md). With neither a path nor an output to stand beside, a
             temporary one, which is there as long as this object or one of its reports is: take its `results`.
         explode: ``"instructions"``: a row for each item of the list in that column, with the row's other columns;
             ``"instructions=instruction"``: the column has another name then.
@@ -178,13 +180,13 @@ class Run(RunResults):
         self.kind = kind = self._new_kind()
         self._shape = shape = self._shape_of_records()
         self._source = rows = opened_input(source, options)
-        if out is not None:
-            check_target(out, options.output_format, options.csv_dialect)
+        name = None if out is None else keep_secrets(str(out))
+        if name is not None:
+            check_target(out if isinstance(out, Path) else name, options.output_format, options.csv_dialect)
         if rows.columns is not None:
             shape.check_row(rows.columns)
         self._check_chosen(shape, rows)
         kind.check_source(rows.header, rows.media_kinds)
-        name = None if out is None else str(out)
         path = path_of_ledger(name, options.ledger)
         if path is None:
             temporary = TemporaryLedger(llm)
@@ -384,8 +386,10 @@ class Run(RunResults):
 
     def _open_ledger(self) -> Ledger:
         options = self.options
+        self._say_changed_inputs()
         if self._temporary is not None:
             self._temporary.make_folder()
+        make_folder(self.out, self.ledger_path)
         if self.out is not None and not options.fresh:
             refuse_foreign(self.out, self.ledger_path)
         try:
@@ -403,6 +407,20 @@ class Run(RunResults):
         if ledger.backup is not None:
             warn_of_jobs(ledger.backup)
         return ledger
+
+    def _say_changed_inputs(self) -> None:
+        if not self._source.is_far or not self.ledger_path.is_file():
+            return
+        with (
+            suppress(LedgerError),
+            LedgerReader(self.ledger_path) as reader,
+        ):  # what is wrong, opening it says
+            for name in changed_inputs(reader, self._source):
+                _log.warning(
+                    "%s is not what it was at the last start: rows that are as they were keep their answers, others "
+                    "are asked",
+                    name,
+                )
 
     @contextmanager
     def _started(self) -> Generator[Runner]:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, ClassVar
 
 from mistill.datasets.column_names import check_columns_once
@@ -28,25 +27,19 @@ class ArrowFile(FileReader):
     """
 
     kind: ClassVar[str]
-    repeatable = True
 
     def __init__(self, file: InputFile) -> None:
+        super().__init__(file)
         if not file.repeatable:
             raise InputError(
                 f"{file.name}: {self.kind} cannot be read from a pipe",
                 hint="save it as a file, or send jsonl",
             )
-        self._path = str(file.path)
-        self.name = file.name
         with self._refusing_damage():
             schema = self._read_schema()
             self._columns = check_columns_once(schema.names, self.name)
             self._types = dict(zip(schema.names, schema.types, strict=True))
             self._features = features_of(schema)
-
-    @property
-    def folders(self) -> Sequence[Path]:
-        return (Path(self._path).parent,)
 
     @abstractmethod
     def _read_schema(self) -> Any:
@@ -81,6 +74,7 @@ class ArrowFile(FileReader):
             for batch in self._batches():
                 yield from rows_of_batch(batch, self, first_index + place, place)
                 place += batch.num_rows
+        self._file.place.check_unchanged()
 
     @contextmanager
     def _refusing_damage(self) -> Generator[None]:
@@ -140,11 +134,17 @@ class ParquetReader(ArrowFile):
             except Exception:
                 return False
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Generator[Any]:
         # With a buffer a column is streamed; without, a row group's whole column is in memory.
-        return PYARROW.load(f"reading {self.name}", "pyarrow.parquet").ParquetFile(
-            self._path, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
-        )
+        parquet = PYARROW.load(f"reading {self.name}", "pyarrow.parquet")
+        with (
+            self._file.place.for_library() as source,
+            parquet.ParquetFile(
+                source, buffer_size=_READ_BYTES, pre_buffer=False, page_checksum_verification=True
+            ) as opened,
+        ):
+            yield opened
 
 
 class ArrowIpcReader(ArrowFile):
@@ -157,13 +157,9 @@ class ArrowIpcReader(ArrowFile):
 
     def _read_schema(self) -> Any:
         with self._open() as opened:
-            is_file = hasattr(opened, "get_batch")
             schema = opened.schema
-        if is_file:
-            dataset = PYARROW.load(f"reading {self.name}", "pyarrow.dataset")
-            self._total: int | None = dataset.dataset(self._path, format="ipc").count_rows()
-        else:
-            self._total = None  # a stream tells at its end
+            # Of a file it stands with each of its batches, of which only that is read; a stream tells at its end.
+            self._total = opened.count_rows() if hasattr(opened, "count_rows") else None
         return schema
 
     def _batches(self) -> Iterator[Any]:
@@ -173,9 +169,12 @@ class ArrowIpcReader(ArrowFile):
             else:
                 yield from opened
 
-    def _open(self) -> Any:
+    @contextmanager
+    def _open(self) -> Generator[Any]:
         pyarrow = PYARROW.load(f"reading {self.name}")
-        stream = pyarrow.OSFile(self._path, "rb")
-        is_file = stream.read(6) == b"ARROW1"
-        stream.seek(0)
-        return pyarrow.ipc.open_file(stream) if is_file else pyarrow.ipc.open_stream(stream)
+        with self._file.place.for_library() as source:
+            stream = pyarrow.OSFile(source, "rb") if isinstance(source, str) else source
+            is_file = stream.read(6) == b"ARROW1"
+            stream.seek(0)
+            with pyarrow.ipc.open_file(stream) if is_file else pyarrow.ipc.open_stream(stream) as opened:
+                yield opened

@@ -24,7 +24,7 @@ _BLOCK_BYTES = 1 << 20
 _LONGEST_TAG_BYTES = 64
 
 
-class ExcelReader(UntypedInput, FileReader):
+class ExcelReader(FileReader, UntypedInput):
     """The first sheet of a workbook: a header, then rows. Empty rows are skipped, and an empty cell is null.
 
     Numbers are numbers, dates and times ISO 8601 text: a date alone where the cell shows no time. Of a formula it is
@@ -32,16 +32,12 @@ class ExcelReader(UntypedInput, FileReader):
     the header has a `Row.problem`. ``where`` counts rows as the sheet does, from 1.
     """
 
-    repeatable = True
-
     def __init__(self, file: InputFile) -> None:
+        super().__init__(file)
         if not file.repeatable:
             raise InputError(
                 f"{file.name}: a workbook cannot be read from a pipe", hint="save it as a file, or send csv"
             )
-        self._path = file.path
-        self.folders = (file.path.parent,)
-        self.name = file.name
         self._uncalculated: set[int] = set()
         with self._sheet() as (sheet, others):
             first = next(_filled(sheet), None)
@@ -74,6 +70,7 @@ class ExcelReader(UntypedInput, FileReader):
                 if is_too_long and row.problem is None:
                     row.problem, row.hint = "it has more cells than the header", "name the column"
                 yield row
+        self._file.place.check_unchanged()
 
     def _each(self) -> Iterator[object]:
         with self._sheet() as (sheet, _):
@@ -127,10 +124,11 @@ class ExcelReader(UntypedInput, FileReader):
         """
         openpyxl_reader = OPENPYXL.load(f"reading {self.name}", "openpyxl.reader.excel")
         try:
-            reader = openpyxl_reader.ExcelReader(self._path, read_only=True, data_only=not formulas)
-            with closing(_without_charts(reader)) as book:
-                first, *others = self._with_cells(book.worksheets)
-                yield first, others
+            with self._file.place.for_library() as source:
+                reader = openpyxl_reader.ExcelReader(source, read_only=True, data_only=not formulas)
+                with closing(_without_charts(reader)) as book:
+                    first, *others = self._with_cells(book.worksheets)
+                    yield first, others
         except InputError:
             raise
         except Exception as error:  # whatever openpyxl makes of a damaged file, or one that is none

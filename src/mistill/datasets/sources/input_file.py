@@ -1,16 +1,16 @@
-"""Bytes of an input file or of stdin, decompressed, in bounded pieces."""
+"""Bytes of an input file, wherever it is, decompressed, in bounded pieces."""
 
 from __future__ import annotations
 
-import sys
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import IO, Any, ClassVar, cast
+from typing import Any, ClassVar
 
 from mistill.datasets.compression import Compression
+from mistill.datasets.places import Place
 from mistill.datasets.sources.row import Row, UntypedInput
 from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
@@ -19,32 +19,23 @@ _CHUNK_BYTES = 1 << 20
 
 
 class InputFile:
-    """One input file, or stdin for ``-``.
+    """One input file, or stdin.
 
     Attributes:
         name: how the user wrote it.
+        place: where it is.
         repeatable: it can be read again, as a regular file can; a pipe or stdin cannot.
         form: how its text is written.
     """
 
-    def __init__(self, path: str | Path, compression: Compression | None, form: TextForm) -> None:
-        self.name = str(path)
-        self.is_stdin = self.name == "-"
-        self.path = Path(path)
-        self.repeatable = not self.is_stdin and self.path.is_file()
+    def __init__(self, place: Place, compression: Compression | None, form: TextForm) -> None:
+        self.place = place
+        self.name = place.name
+        self.repeatable = place.repeatable
         self.form = form
         self._compression = compression
         self._started = False
-        if self.is_stdin:
-            self.name = "stdin"
-        else:
-            self._check_exists()
-
-    def _check_exists(self) -> None:
-        if self.path.is_dir():
-            raise InputError(f"{self.name} is a directory", hint=f"name its files: '{self.path / '*.jsonl'}'")
-        if not self.path.exists():
-            raise InputError(f"{self.name}: no such file")
+        place.check_readable()
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes in pieces of about 1 MiB, as they come; of text in another encoding that was named, its UTF-8.
@@ -64,6 +55,7 @@ class InputFile:
                 read = getattr(stream, "read1", stream.read)  # as much as is there, and no more
                 while chunk := read(_CHUNK_BYTES):
                     yield chunk
+            self.place.check_unchanged()
         except EOFError as error:
             raise InputError(
                 f"{self.name}: the compressed data ends too early", hint="the file was cut; copy it again"
@@ -75,7 +67,7 @@ class InputFile:
 
     def _open(self, stack: ExitStack) -> Any:
         """A stream of what is in the file, which ``stack`` closes; stdin stays open."""
-        raw = _stdin() if self.is_stdin else stack.enter_context(self.path.open("rb"))
+        raw = stack.enter_context(self.place.open())
         return raw if self._compression is None else stack.enter_context(self._compression.open_reader(raw))
 
 
@@ -86,8 +78,19 @@ class FileReader(ABC):
         name: how the user wrote it. ``repeatable``: as that of an `InputFile`.
     """
 
-    name: str
-    repeatable: bool
+    def __init__(self, file: InputFile) -> None:
+        self._file = file
+        self.name = file.name
+        self.repeatable = file.repeatable
+        self.is_far = file.place.is_far
+
+    @property
+    def place(self) -> Place:
+        return self._file.place
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return self.place.folders
 
     @abstractmethod
     def rows(self, first_index: int) -> Iterator[Row]: ...
@@ -95,12 +98,15 @@ class FileReader(ABC):
     def count(self, wanted: Callable[[], bool]) -> int | None:
         """How many rows, found by reading the file beside whoever reads its rows.
 
-        ``None`` where it can be read only once or not at all, and where the number is no longer ``wanted``.
+        ``None`` where it can be read only once or not at all, where it would come over a network a second time, and
+        where the number is no longer ``wanted``.
         """
         if not self.repeatable:
             return None
         if (total := self.total()) is not None:
             return total
+        if self.is_far:
+            return None
         rows = 0
         try:
             for _ in self._each():
@@ -119,7 +125,7 @@ class FileReader(ABC):
     def total(self) -> int | None: ...
 
 
-class TextReader(UntypedInput, FileReader):
+class TextReader(FileReader, UntypedInput):
     """What readers of text files have in common: nothing is known of one before it is read.
 
     Attributes:
@@ -129,15 +135,6 @@ class TextReader(UntypedInput, FileReader):
     unit: ClassVar = "line"
     first_unit: ClassVar = 1
 
-    def __init__(self, file: InputFile) -> None:
-        self._file = file
-        self.name = file.name
-        self.repeatable = file.repeatable
-
-    @property
-    def folders(self) -> Sequence[Path]:
-        return () if self._file.is_stdin else (self._file.path.parent,)
-
     def columns(self) -> tuple[str, ...] | None:
         return None
 
@@ -146,11 +143,3 @@ class TextReader(UntypedInput, FileReader):
 
     def where(self, place: int) -> str:
         return f"{self.name} {self.unit} {place - 1 + self.first_unit}"
-
-
-def _stdin() -> IO[bytes]:
-    stdin = cast("Any", sys.stdin)
-    if stdin is None:
-        raise InputError("stdin is closed", hint="name a file instead of -")
-    # Without its buffer, whose lock a thread that waits for input would hold when Python ends, and abort it.
-    return getattr(stdin.buffer, "raw", stdin.buffer)

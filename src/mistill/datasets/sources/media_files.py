@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
+from mistill.addresses import scheme_of, without_secrets
 from mistill.datasets.sources.row import Row, UntypedInput
 from mistill.errors import InputError
 
@@ -101,12 +102,22 @@ class MediaFiles(UntypedInput):
 
 
 def refusal_of_media(path: str) -> InputError | None:
-    """What to say of a file of images, sound or video that is of no kind that is sent; ``None`` of any other."""
+    """What to say of a file of images, sound or video that is of no kind that is sent, or is elsewhere; ``None`` of any
+    other."""
+    if scheme_of(path) is not None:
+        return None if media_kind(path) is None else _not_here(path)
     suffix = Path(path).suffix.lower()
     guessed, _ = mimetypes.guess_type(f"a{suffix}")
     if guessed is None or guessed.partition("/")[0] not in ("image", "audio", "video"):
         return None
     return InputError(f"{path}: no {suffix} can be sent", hint=f"convert it; sent are {SENT_SUFFIXES}")
+
+
+def _not_here(address: str) -> InputError:
+    return InputError(
+        f"{without_secrets(address)}: files of images, documents and sound are rows where they are on this machine",
+        hint="copy them here; or give a table with a column of https:// addresses, which Mistral fetches itself",
+    )
 
 
 def say_left_out(where: str, files: Sequence[str]) -> None:
@@ -137,4 +148,4 @@ def _files_below(folder: str) -> Iterator[str]:
 
 def holds_media(path: str) -> bool:
     """Whether a path is that of an input of this sort: a folder, or a file by its suffix."""
-    return media_kind(path) is not None or Path(path).is_dir()
+    return scheme_of(path) is None and (media_kind(path) is not None or Path(path).is_dir())

@@ -27,6 +27,11 @@ class Input(Protocol):
         ...
 
     @property
+    def is_far(self) -> bool:
+        """Whether its rows come over a network: nobody may wait for them on an event loop, or read them to count."""
+        ...
+
+    @property
     def folders(self) -> Sequence[Path]:
         """Where the paths that its rows hold begin, besides the working directory: beside the file itself."""
         ...
@@ -63,6 +68,8 @@ class Input(Protocol):
 
 class UntypedInput:
     """What inputs have in common whose columns have no types of their own: the values alone say what they are."""
+
+    is_far: bool = False
 
     def types(self) -> Mapping[str, Any]:
         return {}

@@ -13,7 +13,9 @@ from typing import Any, cast
 
 import msgspec
 
+from mistill.addresses import is_of_store, is_of_table, scheme_of, without_secrets
 from mistill.datasets.formats import format_by_suffix, format_of
+from mistill.datasets.places import expand, place_of
 from mistill.datasets.sources.in_memory import input_of, is_one_column
 from mistill.datasets.sources.input_file import FileReader, InputFile
 from mistill.datasets.sources.media_files import (
@@ -25,6 +27,7 @@ from mistill.datasets.sources.media_files import (
 )
 from mistill.datasets.sources.row import Input, Row
 from mistill.datasets.sources.steps import Step
+from mistill.datasets.sources.table_reader import TableReader
 from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
 from mistill.wording import Setting, words
@@ -45,8 +48,9 @@ class Source:
 
     Attributes:
         name: what the inputs are called, for messages.
-        paths: of those that are files; ``-`` for stdin.
+        paths: of those that are files, or addresses without their secrets; ``-`` for stdin.
         repeatable: it can be iterated again, as files, lists and frames can; stdin, pipes and generators cannot.
+        is_far: some of it comes over a network.
     """
 
     def __init__(self, inputs: Sequence[Input], limit: int | None, paths: Sequence[str] = ()) -> None:
@@ -58,6 +62,7 @@ class Source:
         names = [one.name for one in inputs[:_MAX_INPUTS_NAMED]]
         self.name = ", ".join(names) + (" …" if len(inputs) > _MAX_INPUTS_NAMED else "")
         self.repeatable = all(one.repeatable for one in inputs)
+        self.is_far = any(one.is_far for one in inputs)
 
     @property
     def is_changed_in_number(self) -> bool:
@@ -94,6 +99,11 @@ class Source:
             self._unread = chain(seen, _raising(error))
             raise
 
+    def versions(self) -> dict[str, str]:
+        """What the stores say of files that are elsewhere, by their names: another one is another content."""
+        places = (one.place for one in self._inputs if isinstance(one, FileReader) and one.is_far)
+        return {place.name: place.version for place in places if place.version is not None}
+
     @property
     def media_kinds(self) -> frozenset[str]:
         """``image``, ``document``, ``audio``: what its rows name, where they were made of such files."""
@@ -122,14 +132,14 @@ class Source:
             return self._count_after_steps(wanted)
         rows = 0
         for one in self._inputs:
-            found = one.count(wanted) if isinstance(one, FileReader) else one.total()
+            found = one.count(wanted) if isinstance(one, FileReader | TableReader) else one.total()
             if found is None:
                 return None
             rows += found
         return self.of_total(rows)
 
     def _count_after_steps(self, wanted: Callable[[], bool]) -> int | None:
-        if not self.repeatable:
+        if not self.repeatable or self.is_far:
             return None
         with suppress(InputError, NotWanted):  # the first is raised where the rows are read
             rows = self._after_steps(_while(wanted, self._rows()), looking=True)
@@ -275,8 +285,9 @@ def open_source(
     """The rows of ``source``.
 
     Args:
-        source: a path, a glob (``"data/*.jsonl"``, sorted), ``"-"`` for stdin, a folder or files of images, documents
-            or sound (see `MediaFiles`), several of these, an iterable of mappings, an Arrow table or whatever exports
+        source: a path, a glob (``"data/*.jsonl"``, sorted), ``"-"`` for stdin, an address of a store
+            (``"s3://bucket/*.jsonl"``; see docs/remote.md), a folder or files of images, documents or sound (see
+            `MediaFiles`), several of these, an iterable of mappings, an Arrow table or whatever exports
             an Arrow stream, a pandas or polars frame, or a Hugging Face dataset.
         format: that of the files (see ``formats``), where their suffix does not say it.
         encoding: that of text files that are not UTF-8: ``cp1252``, ``latin-1``, ``utf-16``; with
@@ -301,7 +312,8 @@ def open_source(
         return Source([input_of(source)], limit)
     inputs = list(_open_files(paths, format, form))
     # Files of images may be many, and no output takes the place of one.
-    return Source(inputs, limit, [path for path in paths if format is not None or media_kind(path) is None])
+    named = [without_secrets(path) for path in paths if format is not None or media_kind(path) is None]
+    return Source(inputs, limit, named)
 
 
 def _same_in_all(inputs: Iterable[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -320,12 +332,21 @@ def _open_files(paths: Sequence[str], override: str | None, form: TextForm) -> I
     for is_media, group in groupby(paths, key=lambda path: override is None and holds_media(path)):
         if is_media:
             yield MediaFiles(list(group))
-        else:
-            yield from (_open_file(path, override, form) for path in group)
+            continue
+        for path in group:
+            yield _open_table(path, override, form) if is_of_table(path) else _open_file(path, override, form)
+
+
+def _open_table(address: str, override: str | None, form: TextForm) -> Input:
+    if override is not None or form != TextForm():
+        told = "format" if override is not None else "encoding and no delimiter"
+        raise InputError(f"{without_secrets(address)} is a table, and has no {told}", hint="leave it out")
+    return TableReader(address)
 
 
 def _open_file(path: str, override: str | None, form: TextForm) -> Input:
-    if path != "-" and not os.path.exists(path):  # noqa: PTH110  to it a name that is too long is none that exists
+    is_here = scheme_of(path) is None and path != "-"
+    if is_here and not os.path.exists(path):  # noqa: PTH110  to it a name that is too long is none that exists
         raise InputError(f"{path}: no such file")
     if override is None and (refusal := refusal_of_media(path)) is not None:
         raise refusal
@@ -334,7 +355,7 @@ def _open_file(path: str, override: str | None, form: TextForm) -> Input:
         raise _useless("delimiter", path, chosen.name)
     if form.encoding is not None and chosen.is_binary:
         raise _useless("encoding", path, chosen.name)
-    return chosen.open_reader(InputFile(path, chosen.compression, form))
+    return chosen.open_reader(InputFile(place_of(path), chosen.compression, form))
 
 
 def _useless(setting: str, path: str, format_: str) -> InputError:
@@ -349,12 +370,14 @@ def _is_paths(source: Any) -> bool:
 
 
 def _expand(path: str | os.PathLike[str], override: str | None) -> list[str]:
-    """A glob to the files it matches, sorted; anything else to itself. A file whose own name has a * in it wins.
+    """A glob to the files it matches, sorted; anything else to itself. A file here whose own name has a * in it wins.
 
     Where it matches images and the like, and no format is given, files of no known format are left out, as of a folder.
     """
     name = os.fspath(path)
-    if not glob.has_magic(name) or Path(name).exists():
+    if is_of_store(name):
+        return expand(name)
+    if scheme_of(name) is not None or not glob.has_magic(name) or Path(name).exists():
         return [name]
     found = sorted(glob.iglob(name, recursive=True))  # noqa: PTH207 a pattern may be absolute
     folders = [match for match in found if Path(match).is_dir()]

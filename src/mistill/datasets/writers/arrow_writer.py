@@ -8,7 +8,7 @@ is lost. While it lasts it costs the disk space of the records as JSON Lines, in
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import msgspec
@@ -47,8 +47,12 @@ class ArrowWriter(ABC):
         self._spool = destination.open_spool()
 
     @abstractmethod
-    def _open(self, schema: Any) -> Any:
-        """A context manager of pyarrow's own writer, with ``write_table``."""
+    def _open(self, schema: Any, as_text: Collection[str]) -> Any:
+        """A context manager of what has ``write_table``, as pyarrow's own writers.
+
+        Args:
+            as_text: columns of JSON text.
+        """
 
     def write(self, record: Mapping[str, Any]) -> None:
         self._spool.append(encode_record(record))
@@ -91,7 +95,7 @@ class ArrowWriter(ABC):
 
     def _write_groups(self, schema: Any, as_text: set[str]) -> None:
         pyarrow = PYARROW.load(_PURPOSE)
-        with self._open(schema) as file:
+        with self._open(schema, as_text) as file:
             group: list[Any] = []
             for lines in self._batches():
                 group.append(self._to_batch(pyarrow, lines, schema, as_text))
@@ -122,14 +126,14 @@ class ArrowWriter(ABC):
 class ParquetWriter(ArrowWriter):
     """Parquet, in row groups of about 32 MiB."""
 
-    def _open(self, schema: Any) -> Any:
+    def _open(self, schema: Any, as_text: Collection[str]) -> Any:  # noqa: ARG002  of text, they are texts
         return PYARROW.load(_PURPOSE, "pyarrow.parquet").ParquetWriter(self._stream, schema)
 
 
 class ArrowIpcWriter(ArrowWriter):
     """Arrow IPC files (Feather version 2)."""
 
-    def _open(self, schema: Any) -> Any:
+    def _open(self, schema: Any, as_text: Collection[str]) -> Any:  # noqa: ARG002  of text, they are texts
         return PYARROW.load(_PURPOSE).ipc.new_file(self._stream, schema)
 
 

@@ -10,8 +10,9 @@ from typing import Any
 
 from mistill.datasets.compression import Compression
 from mistill.datasets.formats import FileFormat, format_of
+from mistill.datasets.places import target_of
+from mistill.datasets.places.output_stream import OutputStream
 from mistill.datasets.writers.destination import CsvDialect, Destination, Writer
-from mistill.datasets.writers.output_file import OutputFile, check_place, is_replaceable, open_output
 from mistill.datasets.writers.spool import open_spool
 from mistill.errors import InputError
 from mistill.wording import Setting, words
@@ -35,12 +36,29 @@ def check_target(
             words(Setting("csv_dialect", csv_dialect), f": {target} is {chosen.name}"),
             hint="leave it out, or write .csv or .tsv",
         )
-    check_place(target)
+    target_of(target).check_writable()
     chosen.load_libraries(f"writing {target}")
     is_binary = chosen.is_binary or chosen.compression is not None
     if str(target) == "-" and is_binary and sys.stdout.isatty():
         raise InputError("binary output would garble the terminal", hint="name a file, or pipe it on")
     return chosen
+
+
+def check_no_loss(target: str | Path, setting: str) -> None:
+    """Refuses an output that exists and has something in it: it may be dear to somebody.
+
+    Args:
+        setting: what the user sets to replace it.
+
+    Raises:
+        InputError: it exists.
+    """
+    place = target_of(target)
+    if place.holds_something():
+        raise InputError(
+            f"{place.name} exists, and may not be an output of this run",
+            hint=words("choose another name, or replace it with ", Setting(setting, True)),
+        )
 
 
 @contextmanager
@@ -66,18 +84,20 @@ def open_writer(
         features: Hugging Face's, of columns of such types, for Parquet and Arrow: see `hugging_face`.
         csv_dialect: ``excel``: CSV and TSV for Excel, with a byte order mark, ``\\r\\n``, and an apostrophe before
             texts that it would take for formulas.
-        made_of: the files that are in it: whoever may not read these may not read the output, see `open_output`.
+        made_of: the files that are in it: whoever may not read these may not read the output, see `Place.writing`.
 
     Raises:
         InputError: at once what ``check_target`` refuses; later a record that does not fit.
         MistillError: the disk is full, or fails.
     """
     chosen = check_target(target, format, csv_dialect)
-    path = Path(target)
+    place = target_of(target)
     with ExitStack() as stack:
-        output = stack.enter_context(open_output(target, made_of))
-        stream = stack.enter_context(_compressed(output, chosen.compression))
-        spool = open_spool(path.parent if is_replaceable(path) else None, str(target))
+        output = stack.enter_context(place.writing(made_of))
+        stream = output
+        if chosen.compression is not None:
+            stream = stack.enter_context(_compressed(output, chosen.compression))
+        spool = open_spool(place.folder, place.name)
         writer = chosen.open_writer(
             Destination(
                 stream=stream,
@@ -93,10 +113,7 @@ def open_writer(
 
 
 @contextmanager
-def _compressed(output: OutputFile, compression: Compression | None) -> Generator[Any]:
-    if compression is None:
-        yield output
-        return
+def _compressed(output: OutputStream, compression: Compression) -> Generator[Any]:
     stream = compression.open_writer(output)
     try:
         yield stream

@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
-from mistill.datasets.writers.output_file import OutputFile, write_all
+from mistill.datasets.places.output_stream import OutputStream, write_all
 
 
 class Spool:
@@ -18,7 +18,7 @@ class Spool:
     def __init__(self, file: IO[bytes], name: str) -> None:
         self._file = file
         # Past the file's own buffer, so that on a full disk nothing is left in it to fail again at the end.
-        self._out = OutputFile(f"{name} (its temporary copy)", partial(write_all, file.fileno()))
+        self._out = OutputStream(f"{name} (its temporary copy)", partial(write_all, file.fileno()))
 
     def append(self, line: bytes) -> None:
         self._out.write(line + b"\n")

@@ -1,0 +1,1 @@
+"""Tables of databases, and what queries give: SQLite, PostgreSQL, DuckDB."""

@@ -1,0 +1,188 @@
+"""What is the same of every database, and what each does in its own way."""
+
+from __future__ import annotations
+
+import pkgutil
+import secrets
+from abc import ABC, abstractmethod
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from typing import TYPE_CHECKING, Any, Final
+
+from mistill.addresses import without_secrets_in
+from mistill.datasets.databases.table_address import TableAddress
+from mistill.datasets.encoding import encode_record
+from mistill.datasets.optional_library import PYARROW
+from mistill.errors import InputError, MistillError
+from mistill.wording import START_AGAIN, words
+
+if TYPE_CHECKING:
+    from mistill.datasets.sources.row import Input
+
+GOES_ON: Final = words(START_AGAIN, ": what is answered is kept, and costs nothing again")
+
+_BY_KIND: Final = {
+    "sqlite": "mistill.datasets.databases.sqlite:SQLite",
+    "postgresql": "mistill.datasets.databases.postgresql:PostgreSQL",
+    "duckdb": "mistill.datasets.databases.duckdb:DuckDB",
+}
+
+
+class Database(ABC):
+    """A table of a database, or what a query gives.
+
+    Attributes:
+        errors: what its library raises.
+    """
+
+    errors: tuple[type[Exception], ...]
+
+    def __init__(self, address: TableAddress) -> None:
+        self.address = address
+        self.name = address.name
+
+    @abstractmethod
+    def connected(self, *, to_write: bool) -> AbstractContextManager[Any]:
+        """A connection; one that is not ``to_write`` cannot change anything.
+
+        Raises:
+            InputError: what it needs is not installed, or the database is not there.
+        """
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def described(self, connection: Any) -> tuple[list[str], Mapping[str, Any]]:
+        """The columns, and pyarrow's types of those that have one."""
+
+    @abstractmethod
+    def records(self, origin: Input, first_index: int) -> Iterator[Mapping[str, Any]]:
+        """The rows, some at a time, in the order of a key where there is one.
+
+        Args:
+            origin, first_index: for messages, as for `Input.rows`.
+        """
+
+    def unordered(self, connection: Any) -> str | None:  # noqa: ARG002  others have to look
+        """Why the rows may come in another order at another time; ``None`` where they come in one order."""
+        query = self.address.query
+        return (
+            None
+            if query is None or "order by" in " ".join(query.lower().split())
+            else "the query has no ORDER BY"
+        )
+
+    def count(self, connection: Any) -> int:
+        """How many rows."""
+        (found,) = connection.execute(f"SELECT count(*) FROM {self.source('counted')}").fetchone()
+        return found
+
+    def source(self, name: str) -> str:
+        """What stands behind FROM; ``name``: of a query."""
+        query = self.address.query
+        return self.table if query is None else f"({query.rstrip().rstrip(';')}) AS {quoted(name)}"
+
+    @property
+    def table(self) -> str:
+        """The table's name, quoted."""
+        return ".".join(map(quoted, self.address.table))
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def has_table(self, connection: Any) -> bool: ...
+
+    @abstractmethod
+    def check_writable(self, connection: Any) -> None:
+        """
+        Raises:
+            InputError: the table cannot be made.
+        """
+
+    @abstractmethod
+    def is_json(self, kind: Any) -> bool:
+        """Whether it has no type for pyarrow's, but JSON: objects, and lists of them."""
+
+    @abstractmethod
+    def column_type(self, kind: Any, *, is_json: bool) -> str:
+        """What a column of pyarrow's type is called in SQL. ``is_json``: it is to hold JSON."""
+
+    @abstractmethod
+    def insert(self, connection: Any, table: str, batch: Any, as_json: Sequence[bool]) -> None:
+        """Rows of Arrow data into a table, whose name is quoted.
+
+        Args:
+            as_json: of each column, whether it holds JSON.
+        """
+
+    def swap(self, connection: Any, made: str) -> None:
+        """The table that was made takes its name, and the place of the one that has it."""
+        connection.execute(f"DROP TABLE IF EXISTS {self.table}")
+        connection.execute(f"ALTER TABLE {made} RENAME TO {quoted(self.address.table[-1])}")
+
+    def unused_name(self) -> str:
+        """Of a table that is made, beside the other."""
+        *around, _ = self.address.table
+        return ".".join(map(quoted, [*around, f"mistill_{secrets.token_hex(8)}"]))
+
+    # --- what goes wrong --------------------------------------------------------------------------------------------
+
+    @contextmanager
+    def explaining(self, doing: str, *, hint: str | None = None) -> Generator[None]:
+        """An `InputError` for whatever the library raises; it may have the address with its password."""
+        try:
+            yield
+        except MistillError:
+            raise
+        except self.errors as error:
+            raise InputError(f"{self.name}: cannot be {doing}: {told_by(error)}", hint=hint) from None
+
+
+def told_by(error: BaseException) -> str:
+    """A library's own words, in one line, without what is secret in addresses."""
+    return " ".join(without_secrets_in(str(error)).split())[:300] or type(error).__name__
+
+
+def database_of(address: str) -> Database:
+    """The database of a table's address.
+
+    Raises:
+        InputError: it names no table, or what reaches it is not installed.
+    """
+    parsed = TableAddress.of(address)
+    kind: type[Database] = pkgutil.resolve_name(_BY_KIND[parsed.kind])
+    return kind(parsed)
+
+
+def quoted(name: str) -> str:
+    """A name as SQL has it, whatever is in it."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def python_columns(batch: Any, as_json: Iterable[bool]) -> list[list[Any]]:
+    """The columns of Arrow data as what every driver takes: plain values and lists of them; dates, times, decimals as
+    their text, which loses nothing; as its JSON what a database has no type for."""
+    columns = zip(batch.columns, as_json, strict=True)
+    return [_json_texts(column) if is_json else _plain(column) for column, is_json in columns]
+
+
+def _plain(column: Any) -> list[Any]:
+    types = PYARROW.load("writing a table").types
+    kind = column.type
+    if types.is_dictionary(kind):
+        column = column.cast(kind.value_type)
+    elif types.is_duration(kind):
+        return [
+            None if value is None else f"{value} {kind.unit}" for value in column.cast("int64").to_pylist()
+        ]
+    elif types.is_temporal(kind) or types.is_decimal(kind) or types.is_uint64(kind):
+        column = column.cast("string")
+    return column.to_pylist()
+
+
+def _json_texts(column: Any) -> list[Any]:
+    if PYARROW.load("writing a table").types.is_string(column.type):
+        return column.to_pylist()
+    return [
+        None if value is None else encode_record({"": value})[4:-1].decode() for value in column.to_pylist()
+    ]

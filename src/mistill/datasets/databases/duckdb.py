@@ -1,0 +1,136 @@
+"""DuckDB, by its own library, as Arrow data. Needs the extra ``sql``."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mistill.datasets.databases.database import GOES_ON, Database, quoted
+from mistill.datasets.databases.table_address import TableAddress
+from mistill.datasets.optional_library import PYARROW, OptionalLibrary
+from mistill.datasets.sources.arrow_rows import column_values
+from mistill.datasets.sources.json_text import json_decoder
+from mistill.errors import InputError
+
+if TYPE_CHECKING:
+    from mistill.datasets.sources.row import Input
+
+_DUCKDB = OptionalLibrary("duckdb", extra="sql")
+_BATCH_ROWS = 1024
+_AS_TEXT: Final = ("INTERVAL", "BIT", "TIME WITH TIME ZONE", "TIMETZ")
+"""What Arrow has no type for that reads as one value."""
+
+
+class DuckDB(Database):
+    """A table of a file, or what a query of it gives. A table is read in the order in which it was filled."""
+
+    def __init__(self, address: TableAddress) -> None:
+        super().__init__(address)
+        self._library = _DUCKDB.load(self.name)
+        PYARROW.load(self.name)
+        self.errors = (self._library.Error,)
+
+    @contextmanager
+    def connected(self, *, to_write: bool) -> Generator[Any]:
+        path = self.address.file or ""
+        if not to_write and not Path(path).is_file():
+            raise InputError(f"{self.name}: no such file")
+        with closing(self._library.connect(path, read_only=not to_write)) as connection:
+            connection.execute("SET TimeZone = 'UTC'")
+            yield connection
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def described(self, connection: Any) -> tuple[list[str], Mapping[str, Any]]:
+        relation = self._relation(connection)
+        with closing(_reader(relation)) as reader:
+            schema = reader.schema
+        json = _json_columns(relation)
+        return list(schema.names), {field.name: field.type for field in schema if field.name not in json}
+
+    def records(self, origin: Input, first_index: int) -> Iterator[Mapping[str, Any]]:
+        with self.explaining("read", hint=GOES_ON), self.connected(to_write=False) as connection:
+            relation = self._relation(connection)
+            json, place = _json_columns(relation), 0
+            for batch in _reader(relation):
+                names = batch.schema.names
+                columns = [
+                    _decoded(values, is_json=name in json)
+                    for name, column in zip(names, batch.columns, strict=True)
+                    for values in [column_values(column, name, origin, first_index + place, place)]
+                ]
+                for values in zip(*columns, strict=True):
+                    yield dict(zip(names, values, strict=True))
+                place += batch.num_rows
+
+    def _relation(self, connection: Any) -> Any:
+        query = self.address.query
+        if query is not None:
+            self._check_query(connection, query)
+        relation = connection.sql(f"FROM {self.source('rows')}" if query is None else query)
+        found = zip(relation.columns, map(str, relation.types), strict=True)
+        casts = [
+            f"CAST({quoted(name)} AS VARCHAR) AS {quoted(name)}" for name, kind in found if kind in _AS_TEXT
+        ]
+        return relation.project(f"* REPLACE ({', '.join(casts)})") if casts else relation
+
+    def _check_query(self, connection: Any, query: str) -> None:
+        """One that does something else than read would do it to files beside the database too (``COPY … TO``)."""
+        statements = connection.extract_statements(query)
+        if len(statements) != 1 or statements[0].type != self._library.StatementType.SELECT:
+            raise InputError(f"{self.name}: the query is not one SELECT")
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def has_table(self, connection: Any) -> bool:
+        *around, name = self.address.table
+        query = "SELECT count(*) FROM information_schema.tables WHERE lower(table_name) = lower(?)"
+        wanted = [name]
+        if around:
+            query += " AND lower(table_schema) = lower(?)"
+            wanted.append(around[-1])
+        (found,) = connection.execute(query, wanted).fetchone()
+        return found > 0
+
+    def check_writable(self, connection: Any) -> None:
+        *around, _ = self.address.table
+        query = "SELECT count(*) FROM information_schema.schemata WHERE lower(schema_name) = lower(?)"
+        (found,) = connection.execute(query, [around[-1] if around else "main"]).fetchone()
+        if not found:
+            raise InputError(f"{self.name}: there is no schema {around[-1]}")
+
+    def is_json(self, kind: Any) -> bool:  # noqa: ARG002  it has a type for each
+        return False
+
+    def column_type(self, kind: Any, *, is_json: bool) -> str:
+        if is_json:
+            return "JSON"
+        connection = self._library.connect()
+        with closing(connection):
+            arrow = PYARROW.load("writing a table")
+            empty = arrow.schema([("a", kind)]).empty_table()
+            return str(connection.from_arrow(empty).types[0])
+
+    def insert(self, connection: Any, table: str, batch: Any, as_json: Sequence[bool]) -> None:  # noqa: ARG002  it reads JSON itself
+        connection.register("mistill_batch", batch)
+        connection.execute(f"INSERT INTO {table} SELECT * FROM mistill_batch")
+        connection.unregister("mistill_batch")
+
+
+def _reader(relation: Any) -> Any:
+    """Rows as they are made. The method had another name before DuckDB 1.4."""
+    return getattr(relation, "to_arrow_reader", relation.fetch_arrow_reader)(_BATCH_ROWS)
+
+
+def _json_columns(relation: Any) -> frozenset[str]:
+    kinds = zip(relation.columns, map(str, relation.types), strict=True)
+    return frozenset(name for name, kind in kinds if kind == "JSON")
+
+
+_decode = json_decoder().decode
+
+
+def _decoded(values: list[Any], *, is_json: bool) -> list[Any]:
+    return [None if value is None else _decode(value) for value in values] if is_json else values

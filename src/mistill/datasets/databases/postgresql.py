@@ -1,0 +1,235 @@
+"""PostgreSQL, by psycopg. Needs the extra ``sql``.
+
+Not by ADBC: that hands over what Arrow has no type for (``inet``, ranges, enumerations) as the bytes of the wire, and
+``money`` as a hundred times the amount.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, ClassVar, Final
+
+from mistill.datasets.databases.database import python_columns, quoted
+from mistill.datasets.databases.paged_database import PAGE_ROWS, PagedDatabase
+from mistill.datasets.databases.table_address import TableAddress
+from mistill.datasets.optional_library import PYARROW, OptionalLibrary
+from mistill.datasets.sources.json_text import json_decoder
+from mistill.errors import InputError
+
+_PSYCOPG = OptionalLibrary("psycopg", extra="sql")
+_CONNECT_S = 30
+_SETTINGS: Final = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=iso_8601"
+"""So that a row reads the same whoever reads it: another text would be another row."""
+_AS_TEXT: Final = (
+    "interval", "inet", "cidr", "int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange",
+    "int4multirange", "int8multirange", "nummultirange", "datemultirange", "tsmultirange", "tstzmultirange",
+)  # fmt: skip
+"""What Python's types would round (an interval with months) or JSON has no form for."""
+_MAY_BE_BEYOND: Final = ("date", "timestamp", "timestamptz")
+"""Of years that Python has not, and ``infinity``."""
+_PLAIN_TYPES: Final = {
+    "bool": "bool_", "int2": "int16", "int4": "int32", "int8": "int64", "float4": "float32", "float8": "float64",
+    "date": "date32", "bytea": "binary", "text": "string", "varchar": "string",
+}  # fmt: skip
+_MAX_DECIMAL_DIGITS = 38
+
+
+class PostgreSQL(PagedDatabase):
+    """A table of a server, or what a query of it gives: that is one read-only transaction, as long as the run reads."""
+
+    placeholder: ClassVar = "%s"
+
+    def __init__(self, address: TableAddress) -> None:
+        super().__init__(address)
+        self._psycopg = _PSYCOPG.load(self.name)
+        self.errors = (self._psycopg.Error,)
+        self.passing = (self._psycopg.OperationalError,)
+
+    @contextmanager
+    def connected(self, *, to_write: bool) -> Generator[Any]:
+        given = {"user": self.address.user, "password": self.address.password}
+        only = "" if to_write else " -c default_transaction_read_only=on"
+        connection = self._psycopg.connect(
+            f"postgresql://{self.address.host}",
+            **{name: value for name, value in given.items() if value is not None},
+            autocommit=True,
+            connect_timeout=_CONNECT_S,
+            application_name="mistill",
+            options=_SETTINGS + only,
+        )
+        with connection:
+            self._read_exactly(connection)
+            yield connection
+
+    def _read_exactly(self, connection: Any) -> None:
+        """Values are read with all their digits, and as text where Python has no type that holds them."""
+        json = _PSYCOPG.load(self.name, "psycopg.types.json")
+        json.set_json_loads(_json_value, connection)
+        text = _PSYCOPG.load(self.name, "psycopg.types.string").TextLoader
+        adapters = connection.adapters
+        for name in _AS_TEXT:
+            adapters.register_loader(name, text)
+        for name in _MAY_BE_BEYOND:
+            usual = adapters.get_loader(adapters.types[name].oid, self._psycopg.pq.Format.TEXT)
+            adapters.register_loader(name, _text_beyond(self._psycopg, usual))
+
+    # --- reading ----------------------------------------------------------------------------------------------------
+
+    def described(self, connection: Any) -> tuple[list[str], Mapping[str, Any]]:
+        found = connection.execute(f"SELECT * FROM {self.source('described')} LIMIT 0").description
+        return [column.name for column in found], {} if not PYARROW.is_there else self._types(
+            connection, found
+        )
+
+    def _types(self, connection: Any, columns: Sequence[Any]) -> Mapping[str, Any]:
+        arrow = PYARROW.load(f"reading {self.name}")
+        made: dict[str, Any] = {
+            "timestamp": arrow.timestamp("us"),
+            "timestamptz": arrow.timestamp("us", tz="UTC"),
+            "time": arrow.time64("us"),
+        }
+        found: dict[str, Any] = {}
+        for column in columns:
+            known = connection.adapters.types.get(column.type_code)
+            name = None if known is None or known.array_oid == column.type_code else known.name
+            if name == "numeric" and column.precision is not None and column.scale is not None:
+                if column.precision <= _MAX_DECIMAL_DIGITS and 0 <= column.scale <= column.precision:
+                    found[column.name] = arrow.decimal128(column.precision, column.scale)
+            elif name in made:
+                found[column.name] = made[name]
+            elif name in _PLAIN_TYPES:
+                found[column.name] = getattr(arrow, _PLAIN_TYPES[name])()
+        return found
+
+    def key(self, connection: Any, columns: Sequence[str]) -> list[str]:  # noqa: ARG002  as of any database
+        """The primary key, else the smallest unique index without nulls."""
+        found = connection.execute(
+            """
+            SELECT array_agg(a.attname::text ORDER BY k.place)
+            FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(number, place), pg_attribute a
+            WHERE i.indrelid = to_regclass(%s) AND a.attrelid = i.indrelid AND a.attnum = k.number
+              AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
+              AND k.place <= i.indnkeyatts
+            GROUP BY i.indexrelid, i.indisprimary
+            HAVING bool_and(a.attnotnull)
+            ORDER BY i.indisprimary DESC, count(*), i.indexrelid
+            LIMIT 1
+            """,
+            (self.table,),
+        ).fetchone()
+        return [] if found is None else [quoted(name) for name in found[0]]
+
+    def literal(self, names: str) -> str:
+        return names.replace("%", "%%")
+
+    @contextmanager
+    def cursor(self, connection: Any, query: str) -> Generator[Iterator[Sequence[Any]]]:
+        connection.isolation_level = self._psycopg.IsolationLevel.REPEATABLE_READ
+        with connection.transaction(), connection.cursor(name="mistill") as found:
+            found.itersize = PAGE_ROWS
+            found.execute(query)
+            yield iter(found)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    def has_table(self, connection: Any) -> bool:
+        (found,) = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (self.table,)).fetchone()
+        return found
+
+    def check_writable(self, connection: Any) -> None:
+        *schema, _ = self.address.table
+        (found, may) = connection.execute(
+            "SELECT n.nspname, has_schema_privilege(n.oid, 'CREATE') FROM (SELECT coalesce(%s, current_schema())) "
+            "AS wanted(name) LEFT JOIN pg_namespace n ON n.nspname = wanted.name",
+            (schema[-1] if schema else None,),
+        ).fetchone()
+        if found is None:
+            raise InputError(f"{self.name}: there is no schema {schema[-1] if schema else 'to make it in'}")
+        if not may:
+            raise InputError(f"{self.name}: this user may make no table in the schema {found}")
+
+    def is_json(self, kind: Any) -> bool:
+        types = PYARROW.load("writing a table").types
+        if types.is_struct(kind) or types.is_map(kind) or types.is_union(kind):
+            return True
+        return hasattr(kind, "value_field") and types.is_nested(kind.value_type)
+
+    def column_type(self, kind: Any, *, is_json: bool) -> str:
+        if is_json:
+            return "jsonb"
+        types = PYARROW.load("writing a table").types
+        if types.is_dictionary(kind):
+            kind = kind.value_type
+        if hasattr(kind, "value_field"):
+            return f"{self.column_type(kind.value_type, is_json=False)}[]"
+        if types.is_decimal(kind):
+            return f"numeric({kind.precision},{kind.scale})"
+        if types.is_timestamp(kind):
+            return "timestamp" if kind.tz is None else "timestamptz"
+        return next(
+            (name for name, is_it in _NAMES.items() if any(getattr(types, one)(kind) for one in is_it)),
+            "text",
+        )
+
+    def insert(self, connection: Any, table: str, batch: Any, as_json: Sequence[bool]) -> None:
+        columns = [
+            [_without_nul(value) for value in values] if is_json or _holds_text(field.type) else values
+            for values, is_json, field in zip(
+                python_columns(batch, as_json), as_json, batch.schema, strict=True
+            )
+        ]
+        with connection.cursor() as cursor, cursor.copy(f"COPY {table} FROM STDIN") as copy:
+            for row in zip(*columns, strict=True):
+                copy.write_row(row)
+
+
+_NAMES: Final = {
+    "boolean": ("is_boolean",),
+    "smallint": ("is_int8", "is_uint8", "is_int16"),
+    "integer": ("is_uint16", "is_int32"),
+    "bigint": ("is_uint32", "is_int64"),
+    "numeric(20,0)": ("is_uint64",),
+    "real": ("is_float16", "is_float32"),
+    "double precision": ("is_float64",),
+    "bytea": ("is_binary", "is_large_binary", "is_fixed_size_binary"),
+    "date": ("is_date",),
+    "time": ("is_time",),
+    "interval": ("is_duration",),
+}
+"""Types in SQL, by the tests of pyarrow's that they are for."""
+
+_decode = json_decoder().decode
+
+
+def _json_value(data: str | bytes) -> Any:
+    return _decode(data if isinstance(data, str) else data.decode())
+
+
+def _text_beyond(psycopg: Any, usual: Any) -> Any:
+    """A loader as the usual one, which cannot be a base, but for values that it has no type for: of these, the text."""
+    loader: Any = psycopg.adapt.Loader
+
+    class OrText(loader):
+        def __init__(self, oid: int, context: Any = None) -> None:
+            loader.__init__(self, oid, context)
+            self._usual = usual(oid, context)
+
+        def load(self, data: Any) -> Any:
+            try:
+                return self._usual.load(data)
+            except psycopg.DataError:
+                return bytes(data).decode()
+
+    return OrText
+
+
+def _holds_text(kind: Any) -> bool:
+    return "string" in str(kind)
+
+
+def _without_nul(value: Any) -> Any:
+    """PostgreSQL has no NUL in texts, and no escape of it in its JSON: U+FFFD stands for it."""
+    if isinstance(value, str):
+        return value.replace("\0", "\ufffd").replace("\\u0000", "\\ufffd")
+    return [_without_nul(one) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]

@@ -1,0 +1,46 @@
+"""The one way to a place."""
+
+from __future__ import annotations
+
+import os
+
+from mistill.addresses import KNOWN_ADDRESSES, STORES, is_of_table, meant_address, scheme_of
+from mistill.datasets.places.local_file import LocalFile
+from mistill.datasets.places.place import Place, Target
+from mistill.datasets.places.remote_file import RemoteFile
+from mistill.datasets.places.standard_stream import StandardStream
+from mistill.datasets.places.table_place import TablePlace
+from mistill.errors import InputError
+
+
+def place_of(target: str | os.PathLike[str]) -> Place:
+    """The place of a path, of ``"-"`` (stdin or stdout), or of an address.
+
+    Raises:
+        InputError: nothing is known of addresses of that sort, or what reaches them is not installed.
+    """
+    name = os.fspath(target)
+    scheme = scheme_of(name)
+    if scheme is None:
+        if not isinstance(target, str) and (address := meant_address(name)) is not None:
+            raise InputError(f"{name} is the address {address} as a path", hint="give it as text")
+        return StandardStream() if name == "-" else LocalFile(name)
+    if scheme not in STORES:
+        raise InputError(
+            f"{scheme}:// is no place that files are read from", hint=f"there are {KNOWN_ADDRESSES}"
+        )
+    return RemoteFile(name)
+
+
+def target_of(target: str | os.PathLike[str]) -> Target:
+    """As `place_of`, for an output, which may be a table too."""
+    return TablePlace(os.fspath(target)) if is_of_table(target) else place_of(target)
+
+
+def expand(pattern: str) -> list[str]:
+    """The files and folders that a glob at a store matches, sorted, as addresses; what is no glob as it is.
+
+    Raises:
+        InputError: the store cannot be asked.
+    """
+    return RemoteFile(pattern).matches()

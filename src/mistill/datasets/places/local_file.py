@@ -1,0 +1,176 @@
+"""A file of this machine: read where it is; written beside its place, synced, then renamed."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import stat
+import sys
+from collections.abc import Callable, Generator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import IO
+
+from mistill.datasets.places.output_stream import OutputStream, write_all, write_failure
+from mistill.datasets.places.place import Place
+from mistill.directories import sync_directory
+from mistill.errors import InputError
+
+_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+
+
+class LocalFile(Place):
+    """A path: of a file, or of a device or a pipe, which are read and written as they are.
+
+    While it is written, a new file is ``NAME.xxxxxxxx.partial`` beside it, which only a process that was killed leaves
+    behind, and which its owner alone can read.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self._path = Path(name)
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        return (self._path.parent,)
+
+    @property
+    def repeatable(self) -> bool:
+        return self._path.is_file()
+
+    def check_readable(self) -> None:
+        if self._path.is_dir():
+            raise InputError(
+                f"{self.name} is a directory", hint=f"name its files: '{self._path / '*.jsonl'}'"
+            )
+        if not self._path.exists():
+            raise InputError(f"{self.name}: no such file")
+
+    @contextmanager
+    def open(self) -> Generator[IO[bytes]]:
+        with self._path.open("rb") as file:
+            yield file
+
+    @contextmanager
+    def for_library(self) -> Generator[str | IO[bytes]]:
+        yield str(self._path)
+
+    # --- writing ----------------------------------------------------------------------------------------------------
+
+    @property
+    def folder(self) -> Path | None:
+        return self._path.parent if _is_replaceable(self._path) else None
+
+    def holds_something(self) -> bool:
+        return self._path.is_file() and self._path.stat().st_size > 0
+
+    def check_writable(self) -> None:
+        path = self._written
+        if path.is_dir():
+            raise InputError(f"{self.name} is a directory", hint="name a file in it")
+        if not path.parent.is_dir():
+            raise InputError(
+                f"{self.name}: there is no directory {path.parent}", hint=f"mkdir -p '{path.parent}'"
+            )
+        place = path.parent if _is_replaceable(path) else path
+        if not os.access(place, os.W_OK, effective_ids=os.access in os.supports_effective_ids):
+            raise InputError(
+                f"{self.name}: the directory cannot be written to", hint="name another place for the output"
+            )
+
+    def writing(self, made_of: Sequence[str | Path] = ()) -> AbstractContextManager[OutputStream]:
+        self.check_writable()
+        path = self._written
+        return _beside(path, self.name, made_of) if _is_replaceable(path) else _device(path, self.name)
+
+    @property
+    def _written(self) -> Path:
+        return Path(os.path.realpath(self._path))  # the file a link names is replaced, not the link
+
+
+def _is_replaceable(path: Path) -> bool:
+    """Whether it is, or can become, a regular file; else it is a device, a pipe or a directory."""
+    return path.is_file() or not path.exists()
+
+
+@contextmanager
+def _device(path: Path, name: str) -> Generator[OutputStream]:
+    with path.open("wb", buffering=0) as raw:
+        output = OutputStream(name, partial(write_all, raw.fileno()))
+        yield output
+        output.emit_pending()
+
+
+@contextmanager
+def _beside(path: Path, name: str, made_of: Sequence[str | Path]) -> Generator[OutputStream]:
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        mode = _usual_mode(temporary)
+        descriptor = os.open(temporary, _NEW_FILE, 0o600)
+    except OSError as error:
+        raise InputError(f"{name}: cannot be written: {error.strerror}") from error
+    output = OutputStream(name, partial(write_all, descriptor))
+    try:
+        try:
+            yield output
+            output.emit_pending()
+            _commit(descriptor, temporary, partial(_mode_for, mode, path, made_of), name)
+        finally:
+            os.close(descriptor)
+        _replace(temporary, path, name)
+    except BaseException:
+        output.discard()
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _commit(descriptor: int, temporary: Path, mode_for: Callable[[os.stat_result], int], name: str) -> None:
+    try:
+        temporary.chmod(mode_for(os.fstat(descriptor)))
+        os.fsync(descriptor)
+    except OSError as error:
+        raise write_failure(name, error) from error
+
+
+def _usual_mode(unused: Path) -> int:
+    """The mode that a new file of that name gets, by this process's umask and the directory's default rights."""
+    descriptor = os.open(unused, _NEW_FILE, 0o666)
+    try:
+        return stat.S_IMODE(os.fstat(descriptor).st_mode)
+    finally:
+        os.close(descriptor)
+        unused.unlink()
+
+
+def _mode_for(usual: int, path: Path, made_of: Sequence[str | Path], new: os.stat_result) -> int:
+    """The mode of an output that replaces ``path``: its own, or the usual one, but for nobody whom a source shuts out.
+
+    A source's group is another one's "others": only where both files are of one group, its rights are the group's.
+    """
+    mode = usual
+    if (replaced := _stat(path)) is not None:
+        mode = stat.S_IMODE(replaced.st_mode)
+    for source in filter(None, map(_stat, made_of)):
+        others_read = source.st_mode & stat.S_IROTH
+        group_reads = source.st_mode & stat.S_IRGRP if source.st_gid == new.st_gid else others_read
+        mode &= ~(0 if others_read else stat.S_IRWXO) & ~(0 if group_reads else stat.S_IRWXG)
+    return mode
+
+
+def _stat(path: str | Path) -> os.stat_result | None:
+    """``None`` where there is no such file, or where it is a pipe: of those, nobody knows who may read them."""
+    try:
+        found = os.fstat(sys.stdin.fileno()) if str(path) == "-" else Path(path).stat()
+    except (AttributeError, OSError, ValueError):
+        return None
+    return found if stat.S_ISREG(found.st_mode) else None
+
+
+def _replace(temporary: Path, path: Path, name: str) -> None:
+    try:
+        temporary.replace(path)
+    except OSError as error:
+        raise write_failure(name, error) from error
+    sync_directory(path.parent)

@@ -1,0 +1,96 @@
+"""A table as an output: made under another name in one transaction, at the end of which it takes its own."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Generator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from mistill.datasets.databases.database import Database, database_of, quoted, told_by
+from mistill.datasets.places.place import Target
+from mistill.errors import InputError, MistillError
+
+
+class TablePlace(Target):
+    """A table that is to be made. Nobody sees it before it is whole; till then, and if that fails, an old one stays."""
+
+    def __init__(self, address: str) -> None:
+        self._database = database_of(address)
+        self.name = self._database.name
+        if not self._database.address.table:
+            raise InputError(
+                f"{self.name}: records go into a table, not into a query", hint="name one: ?table=answers"
+            )
+
+    def check_writable(self) -> None:
+        file = self._database.address.file
+        if file is not None and not Path(file).absolute().parent.is_dir():
+            raise InputError(f"{self.name}: there is no directory {Path(file).absolute().parent}")
+        if file is not None and not Path(file).exists():
+            return  # looking at it would make it
+        with self._database.explaining("written"), self._database.connected(to_write=True) as connection:
+            self._database.check_writable(connection)
+
+    def holds_something(self) -> bool:
+        """Whether there is such a table: one without rows may be dear to somebody, too."""
+        file = self._database.address.file
+        if file is not None and not Path(file).exists():
+            return False
+        with self._database.explaining("read"), self._database.connected(to_write=False) as connection:
+            return self._database.has_table(connection)
+
+    @contextmanager
+    def writing(self, made_of: Sequence[str | Path] = ()) -> Generator[TableOutput]:  # noqa: ARG002  a database has rights of its own
+        database = self._database
+        try:
+            with database.connected(to_write=True) as connection:
+                output = TableOutput(database, connection)
+                connection.execute("BEGIN")
+                try:
+                    yield output
+                    output.finish()
+                    connection.execute("COMMIT")
+                except BaseException:
+                    output.roll_back()
+                    raise
+        except database.errors as error:
+            raise MistillError(
+                f"{self.name} could not be written: {told_by(error)}",
+                hint="no answer is lost, the ledger has them; export again once that is mended",
+            ) from None
+
+
+class TableOutput:
+    """A table in the making."""
+
+    def __init__(self, database: Database, connection: Any) -> None:
+        self._database = database
+        self._connection = connection
+        self._made = database.unused_name()
+        self._as_json: list[bool] = []
+
+    def begin(self, schema: Any, as_text: Collection[str]) -> None:
+        """The table, empty.
+
+        Args:
+            schema: Arrow's. ``as_text``: columns that hold the JSON text of each value.
+        """
+        database = self._database
+        self._as_json = [field.name in as_text or database.is_json(field.type) for field in schema]
+        columns = ", ".join(
+            f"{quoted(field.name)} {database.column_type(field.type, is_json=is_json)}"
+            for field, is_json in zip(schema, self._as_json, strict=True)
+        )
+        self._connection.execute(f"CREATE TABLE {self._made} ({columns})")
+
+    def write_table(self, table: Any) -> None:
+        """Rows of Arrow data."""
+        self._database.insert(self._connection, self._made, table, self._as_json)
+
+    def finish(self) -> None:
+        self._database.swap(self._connection, self._made)
+
+    def roll_back(self) -> None:
+        with suppress(*self._database.errors):
+            self._connection.execute("ROLLBACK")

@@ -1,0 +1,46 @@
+"""Where a run remembers whose output is elsewhere: in a folder of this user's, by a path that says the address."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote, unquote
+
+from mistill.addresses import scheme_of, without_secrets
+from mistill.user_state import state_dir
+
+_PLAIN: Final = " !#$&'()+,-.=@[]^_`{}~"
+"""Stand for themselves in names of files, of Windows too."""
+_ODD: Final = {"": "%", ".": "%2E", "..": "%2E%2E"}
+"""Names that are none, or none of a file."""
+
+
+def folder_of_ledgers() -> Path:
+    """The folder, which need not be there."""
+    return state_dir() / "ledgers"
+
+
+def ledger_of_address(address: str, suffix: str) -> Path:
+    """The ledger of the run that writes to an address; whoever starts the run again, from wherever, finds it.
+
+    Args:
+        suffix: of ledgers.
+    """
+    scheme = scheme_of(address)
+    assert scheme is not None, "it is an address"
+    steps = without_secrets(address)[len(scheme) + 3 :].split("/")
+    *folders, name = [_ODD.get(step) or quote(step, safe=_PLAIN) for step in steps]
+    return folder_of_ledgers().joinpath(scheme, *folders, name + suffix)
+
+
+def address_of_ledger(ledger: Path, suffix: str) -> str | None:
+    """The address that the run writes to which remembers here; ``None``: it is no such place."""
+    try:
+        scheme, *steps = ledger.absolute().relative_to(folder_of_ledgers().absolute()).parts
+    except ValueError:
+        return None
+    if not steps or not steps[-1].endswith(suffix):
+        return None
+    steps[-1] = steps[-1].removesuffix(suffix)
+    names = {written: name for name, written in _ODD.items()}
+    return f"{scheme}://{'/'.join(names.get(step, unquote(step)) for step in steps)}"

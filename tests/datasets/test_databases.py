@@ -1,0 +1,332 @@
+"""Tables of databases as inputs and outputs."""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.databases import (  # noqa: F401  fixtures
+    PostgreSQL,
+    Tables,
+    duckdb,
+    postgresql,
+    postgresql_server,
+    sqlite,
+    tables,
+)
+from tests.libraries import library
+
+from mistill.datasets.databases import paged_database
+from mistill.datasets.input_size import InputSize
+from mistill.datasets.sources import open_source
+from mistill.datasets.writers import check_no_loss, check_target, open_writer
+from mistill.errors import InputError, MistillError
+
+
+def records(address: str) -> list[dict[str, Any]]:
+    return [row.record for row in open_source(address)]
+
+
+def write(target: str, rows: list[dict[str, Any]], types: dict[str, Any] | None = None) -> None:
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    with open_writer(target, columns=columns, types=types) as writer:
+        for row in rows:
+            writer.write(row)
+
+
+def test_a_table_comes_back_as_it_was_written(tables: Tables) -> None:  # noqa: F811
+    rows = [
+        {
+            "id": 1,
+            "text": 'it\'s "é" \\ \n\t;',
+            "score": 0.1,
+            "tags": ["a", "b"],
+            "good": True,
+            "where": {"x": 1.5},
+        },
+        {"id": 2, "text": "", "score": None, "tags": [], "good": False, "where": None},
+        {"id": 2**40, "text": None, "score": 3.0, "tags": None, "good": None, "where": {"x": 2.0}},
+    ]
+    write(tables.address('"an odd; ""name"""'), rows)
+    found = records(tables.address('"an odd; ""name"""'))
+    if tables.database.startswith("sqlite"):  # which has no such types
+        for row in found:
+            row["good"] = None if row["good"] is None else bool(row["good"])
+            for column in ("tags", "where"):
+                row[column] = None if row[column] is None else json.loads(row[column])
+    assert found == rows
+
+
+def test_columns_have_types(tables: Tables) -> None:  # noqa: F811
+    arrow = library("pyarrow")
+    types = {
+        "amount": arrow.decimal128(20, 4),
+        "day": arrow.date32(),
+        "at": arrow.timestamp("us", tz="UTC"),
+        "raw": arrow.binary(),
+        "small": arrow.int16(),
+    }
+    row = {"amount": Decimal("1234567890123456.7890"), "day": "2024-02-29", "raw": "AQI=", "small": 3}
+    row |= {"at": "2024-02-29T01:02:03.456000Z", "mixed": [1]}
+    write(tables.address("t"), [row, {"mixed": "a"}], types)
+    (found, _) = tables.execute("SELECT amount, day, raw, small, mixed FROM t ORDER BY small")
+    if tables.database.startswith("sqlite"):
+        assert tuple(found) in {
+            ("1234567890123456.7890", "2024-02-29", b"\1\2", 3, "[1]"),
+            (None,) * 4 + ('"a"',),
+        }
+        return
+    mixed = json.loads(found[4]) if isinstance(found[4], str) else found[4]
+    assert (*found[:4], mixed) == (Decimal("1234567890123456.7890"), date(2024, 2, 29), b"\1\2", 3, [1])
+    source = open_source(tables.address("t"))
+    assert {name: str(source.types()[name]) for name in ("amount", "day", "small")} == {
+        "amount": "decimal128(20, 4)",
+        "day": "date32[day]",
+        "small": "int16",
+    }
+    first = next(row for row in source if row.record["small"] == 3)
+    assert b'"amount":1234567890123456.7890' in first.raw
+    assert first.record["at"].startswith("2024-02-29T01:02:03.456")
+    assert first.record["mixed"] == [1]
+
+
+def test_rows_come_in_the_order_of_the_key_in_pages(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(paged_database, "PAGE_ROWS", 3)
+    tables.execute('CREATE TABLE t ("b%" integer NOT NULL, a text NOT NULL, PRIMARY KEY (a, "b%"))')
+    pairs = [(b, a) for a in ("y", "x") for b in (4, 2, 3, 1)]
+    tables.execute(f"INSERT INTO t VALUES {', '.join(str(pair) for pair in pairs)}")
+    found = [(row["b%"], row["a"]) for row in records(tables.address("t"))]
+    # SQLite has an order of its own, and DuckDB gives rows as they were put in.
+    assert found == (sorted(pairs, key=lambda pair: pair[::-1]) if "postgres" in tables.database else pairs)
+
+
+def test_a_query_is_read_as_it_is(tables: Tables, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+    tables.execute("CREATE TABLE t (id integer, text text)")
+    tables.execute("INSERT INTO t VALUES (1, 'a%'), (2, 'b&'), (3, 'a?')")
+    query = tables.query(
+        "SELECT id AS n, text FROM t WHERE text LIKE 'a%25' OR text = 'b&' ORDER BY id DESC;"
+    )
+    source = open_source(query, limit=2)
+    assert [(row.record["n"], row.record["text"], row.where[-5:]) for row in source] == [
+        (3, "a?", "row 0"),
+        (2, "b&", "row 1"),
+    ]
+    assert caplog.text == ""
+    records(tables.query("SELECT id FROM t"))
+    assert "the query has no ORDER BY" in caplog.text
+
+
+def test_nothing_is_changed_by_reading(tables: Tables) -> None:  # noqa: F811
+    tables.execute("CREATE TABLE t (id integer)")
+    for query in (
+        "DROP TABLE t",
+        "SELECT 1; DROP TABLE t",
+        "INSERT INTO t VALUES (1)",
+        "DELETE FROM t RETURNING *",
+    ):
+        with pytest.raises(InputError):
+            records(tables.query(query))
+    assert tables.execute("SELECT count(*) FROM t") == [(0,)]
+
+
+def test_how_many_rows_there_are_is_found_beside(tables: Tables) -> None:  # noqa: F811
+    write(tables.address("t"), [{"id": number} for number in range(7)])
+    source = open_source(tables.address("t"), limit=5)
+    size = InputSize(source)
+    assert source.count(lambda: True) == 5
+    assert (size(), source.is_far) == (None, True)
+    assert open_source(tables.query("SELECT * FROM t WHERE id > 3")).count(lambda: True) == 3
+
+
+def test_a_table_is_whole_or_not_there(tables: Tables) -> None:  # noqa: F811
+    write(tables.address("t"), [{"id": 1}])
+    with pytest.raises(TypeError):
+        write(tables.address("t"), [{"id": 2}, {"id": object()}])
+    assert records(tables.address("t")) == [{"id": 1}]
+    write(tables.address("t"), [{"name": "a"}])
+    assert records(tables.address("t")) == [{"name": "a"}]
+    listed = "sqlite_master" if tables.database.startswith("sqlite") else "information_schema.tables"
+    name = "name" if listed == "sqlite_master" else "table_name"
+    assert tables.execute(f"SELECT count(*) FROM {listed} WHERE {name} LIKE 'mistill%'") == [(0,)]
+
+
+def test_a_write_that_fails_leaves_the_old_table(tables: Tables) -> None:  # noqa: F811
+    write(tables.address("t"), [{"id": 1}])
+    tables.execute("DROP TABLE t")
+    tables.execute("CREATE VIEW t AS SELECT 7 AS id")
+    with pytest.raises(MistillError, match=r"could not be written.*no answer is lost"):
+        write(tables.address("t"), [{"id": 2}])
+    assert records(tables.address("t")) == [{"id": 7}]
+
+
+def test_a_table_that_exists_is_not_lost(tables: Tables) -> None:  # noqa: F811
+    check_no_loss(tables.address("t"), "overwrite")
+    tables.execute("CREATE TABLE t (id integer)")
+    with pytest.raises(InputError, match="exists"):
+        check_no_loss(tables.address("t"), "overwrite")
+    check_target(tables.address("t"))
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("sqlite:///none.db?table=t", "no such file"),
+        ("duckdb:///none.db?table=t", "no such file"),
+        ("sqlite://rows.db?table=t", "names no file (with three slashes: sqlite:///rows.db?table=rows)"),
+        ("sqlite:///rows.db", "names no table (put ?table=NAME behind it"),
+        ("sqlite:///rows.db?table=", "both a table and a query, or neither"),
+        ("sqlite:///rows.db?table=t&query=SELECT 1", "both a table and a query"),
+        ("sqlite:///rows.db?table=a..b", "is no name of a table"),
+        ("sqlite:///rows.db?mode=x&table=t", "a file has no parameter 'mode=x'"),
+    ],
+)
+def test_what_is_no_table_is_said(address: str, told: str) -> None:
+    library("duckdb")
+    with pytest.raises(InputError) as refused:
+        records(address)
+    assert told in str(refused.value)
+
+
+def test_what_is_not_there_is_said(tables: Tables) -> None:  # noqa: F811
+    tables.execute("CREATE TABLE t (id integer)")
+    for address in (tables.address("none"), tables.query("SELECT * FROM none"), tables.query("SELEKT")):
+        with pytest.raises(InputError, match="cannot be read"):
+            records(address)
+    with pytest.raises(InputError, match="into a table, not into a query"):
+        check_target(tables.query("SELECT 1"))
+    with pytest.raises(InputError, match="is a table, and has no format"):
+        check_target(tables.address("t"), "csv")
+    with pytest.raises(InputError, match="is a table, and has no encoding"):
+        open_source(tables.address("t"), encoding="latin-1")
+
+
+def test_a_ledger_has_no_other_tables(tmp_path: Path) -> None:
+    from mistill.ledger import Ledger
+    from mistill.ledger.targets import check_targets
+
+    path = tmp_path / "a.ledger"
+    with Ledger.open(path, {"a": 1}):
+        pass
+    with pytest.raises(InputError, match="is a ledger"):
+        check_targets(f"sqlite:///{path}?table=t", None, ())
+
+
+# --- SQLite -----------------------------------------------------------------------------------------------------------
+
+
+def test_sqlite_has_values_of_any_type(sqlite: Tables) -> None:  # noqa: F811
+    sqlite.execute("CREATE TABLE t (x text PRIMARY KEY, rowid integer, y) WITHOUT ROWID")
+    sqlite.execute("INSERT INTO t VALUES ('b', 1, x'0102'), ('a', 2, 1.5), ('c', 3, CAST(x'ff41' AS text))")
+    found = [(row["x"], row["y"]) for row in records(sqlite.address("main.t"))]
+    assert found == [("a", 1.5), ("b", "AQI="), ("c", "\ufffdA")]
+    sqlite.execute("CREATE VIEW v AS SELECT y FROM t ORDER BY x DESC")
+    assert [row["y"] for row in records(sqlite.address("v"))] == ["\ufffdA", "AQI=", 1.5]
+
+
+def test_a_null_in_a_key_of_sqlite_loses_no_row(sqlite: Tables, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(paged_database, "PAGE_ROWS", 1)
+    sqlite.execute("CREATE TABLE t (x text PRIMARY KEY)")
+    sqlite.execute("INSERT INTO t VALUES (NULL), ('a'), (NULL)")
+    assert [row["x"] for row in records(sqlite.address("t"))] == [None, "a", None]
+
+
+# --- DuckDB -----------------------------------------------------------------------------------------------------------
+
+
+def test_duckdb_has_types_of_its_own(duckdb: Tables) -> None:  # noqa: F811
+    duckdb.execute(
+        """
+        CREATE TABLE t AS SELECT '{"a":1.10}'::json AS j, interval '1 month 2 day' AS i, 'x'::enum('x', 'y') AS e,
+        map {'k': 1} AS m, '6ecd8c99-4036-403d-bf84-cf8400f67836'::uuid AS u, 12345678901234567890::hugeint AS h,
+        '2024-02-29 01:02:03.456789123'::timestamp_ns AS n, '101'::bit AS b, 'infinity'::date AS d
+        """
+    )
+    (row,) = open_source(duckdb.address("t"))
+    assert b'"j":{"a":1.10}' in row.raw
+    assert row.record | {"j": None, "d": None} == {
+        "j": None,
+        "i": "1 month 2 days",
+        "e": "x",
+        "m": [["k", 1]],
+        "u": "6ecd8c99-4036-403d-bf84-cf8400f67836",
+        "h": 12345678901234567890,
+        "n": "2024-02-29T01:02:03.456789123",
+        "b": "101",
+        "d": None,
+    }
+
+
+# --- PostgreSQL -------------------------------------------------------------------------------------------------------
+
+
+def test_postgresql_has_types_of_its_own(postgresql: Tables) -> None:  # noqa: F811
+    postgresql.execute("CREATE TYPE mood AS ENUM ('sad', 'ok')")
+    postgresql.execute(
+        "CREATE TABLE t (n numeric, j jsonb, i interval, e mood, a int[], p inet, r int4range, m money)"
+    )
+    postgresql.execute(
+        "ALTER TABLE t ADD d date, ADD z timestamptz, ADD u uuid, ADD b bytea, ADD x numeric[]"
+    )
+    postgresql.execute(
+        """
+        INSERT INTO t VALUES (12345678901234567890.10, '{"a": 0.1000000000000000055}', '1 month 2 days', 'ok',
+        '{1,NULL}', '10.0.0.1/8', '[1,3)', 12.5, 'infinity', '2024-02-29 01:02:03+02',
+        '6ecd8c99-4036-403d-bf84-cf8400f67836', '\\x0102', '{1.50}')
+        """
+    )
+    (row,) = open_source(postgresql.address("public.t"))
+    assert b'"n":12345678901234567890.10,"j":{"a":0.1000000000000000055}' in row.raw
+    assert row.record | {"n": None, "j": None, "x": None} == {
+        "n": None,
+        "j": None,
+        "i": "P1M2D",
+        "e": "ok",
+        "a": [1, None],
+        "p": "10.0.0.1/8",
+        "r": "[1,3)",
+        "m": "$12.50",
+        "d": "infinity",
+        "z": "2024-02-28T23:02:03Z",
+        "u": "6ecd8c99-4036-403d-bf84-cf8400f67836",
+        "b": "AQI=",
+        "x": None,
+    }
+    assert b'"x":[1.50]' in row.raw
+
+
+def test_a_connection_that_breaks_is_made_anew(postgresql: Tables, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+    monkeypatch.setattr(paged_database, "PAGE_ROWS", 10)
+    monkeypatch.setattr(paged_database, "WAITS_S", (0.0,))
+    postgresql.execute("CREATE TABLE u AS SELECT generate_series(1, 50) AS id")
+    postgresql.execute("CREATE TABLE t AS SELECT * FROM u")
+    postgresql.execute("ALTER TABLE t ADD PRIMARY KEY (id)")
+    unordered = iter(open_source(postgresql.address("u")))
+    ordered = iter(open_source(postgresql.address("t")))
+    others = "FROM pg_stat_activity WHERE application_name = 'mistill'"
+    found = [next(ordered).record["id"]]
+    postgresql.execute(f"SELECT pg_terminate_backend(pid) {others}")
+    found += [row.record["id"] for row in ordered]
+    assert found == list(range(1, 51))
+
+    monkeypatch.setattr("mistill.datasets.databases.postgresql.PAGE_ROWS", 10)
+    next(unordered)
+    postgresql.execute(f"SELECT pg_terminate_backend(pid) {others}")
+    with pytest.raises(InputError, match="start the same run again"):
+        list(unordered)
+
+
+def test_the_password_of_a_database_is_told_to_nobody(postgresql: Tables) -> None:  # noqa: F811
+    write(postgresql.address("t"), [{"text": "a\0b", "mixed": 1}, {"text": "c", "mixed": "d\0"}])
+    source = open_source(postgresql.address("t"))
+    assert [row.record["text"] for row in source] == ["a\ufffdb", "c"]
+    wrong = postgresql.address("t").replace(PostgreSQL.PASSWORD, "wr0ng-s3cr3t")
+    nowhere = "postgresql://me:wr0ng-s3cr3t@127.0.0.1:9/db?table=t"
+    for address in (wrong, nowhere):
+        with pytest.raises(InputError, match="cannot be read: connection") as refused:
+            records(address)
+        assert "s3cr3t" not in f"{refused.value}{refused.value.__cause__}"
+    assert "s3cr3t" not in f"{source.name}{source.paths}"

@@ -1,0 +1,281 @@
+"""Runs whose input or output is elsewhere: their ledgers stay on this machine."""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.databases import PostgreSQL, Tables, duckdb, postgresql, postgresql_server, sqlite, tables  # noqa: F401
+from tests.libraries import library
+from tests.runs.conftest import MODEL, Place, echoes, sent
+from tests.stores import BUCKET, S3, Web, moto, s3, web  # noqa: F401  fixtures
+
+from mistill import Run, export_run
+from mistill.cli import main
+from mistill.datasets.places import steady_file
+from mistill.errors import InputError, LedgerInUse
+from mistill.kinds.kept_settings import find_run, ledger_beside, output_of
+from mistill.ledger.lock import LedgerLock
+from mistill.simulator import Simulator
+
+OUT = f"s3://{BUCKET}/team a/out.jsonl"
+TEXTS = ["one", "two", "three"]
+
+
+@pytest.fixture(autouse=True)
+def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MISTILL_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setattr(steady_file, "WAITS_S", (0.0,))
+
+
+def lines(texts: list[str]) -> bytes:
+    return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
+
+
+def answers(s3: S3) -> list[str]:  # noqa: F811
+    return [json.loads(line)["generation"] for line in s3.get("team a/out.jsonl").splitlines()]
+
+
+def test_a_run_from_a_store_to_a_store_goes_on_where_it_was(
+    place: Place,
+    s3: S3,  # noqa: F811
+    simulator: Simulator,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    source = s3.put("in.jsonl", lines(TEXTS[:2]))
+    run = place.run(source, out=OUT)
+    run.start()
+    assert answers(s3) == echoes(TEXTS[:2])
+    assert run.ledger_path == tmp_path / "state/ledgers/s3/bucket/team a/out.jsonl.ledger"
+    assert run.ledger_path.parent.stat().st_mode & 0o777 == 0o700
+    assert f"its run remembers on this machine, in {run.ledger_path}" in caplog.text
+
+    caplog.clear()
+    monkeypatch.chdir(tmp_path / "state")  # found from anywhere
+    s3.put("in.jsonl", lines(TEXTS))
+    place.run(source, out=OUT).start()
+    assert answers(s3) == echoes(TEXTS)
+    assert sent(simulator) == TEXTS
+    assert "s3://bucket/in.jsonl is not what it was at the last start" in caplog.text
+    assert "remembers" not in caplog.text
+
+
+def test_a_ledger_stays_where_it_is_wanted(place: Place, s3: S3, tmp_path: Path) -> None:  # noqa: F811
+    place.write(TEXTS)
+    run = place.run(out=OUT, ledger=tmp_path / "mine.ledger")
+    run.start()
+    assert (tmp_path / "mine.ledger").is_file()
+    assert not (tmp_path / "state").exists()
+    assert [record["text"] for record in Run.open(OUT, ledger=tmp_path / "mine.ledger").results()] == TEXTS
+
+
+def test_an_output_of_another_machine_is_not_replaced(place: Place, s3: S3) -> None:  # noqa: F811
+    place.write(TEXTS)
+    s3.put("team a/out.jsonl", b"dear\n")
+    with pytest.raises(InputError, match=r"exists.*another machine, bring its ledger from there.*ledger="):
+        place.run(out=OUT).start()
+    place.run(out=OUT, fresh=True).start()
+    assert answers(s3) == echoes(TEXTS)
+
+
+def test_one_run_at_a_time_writes_an_output(place: Place, s3: S3, tmp_path: Path) -> None:  # noqa: F811
+    place.write(TEXTS)
+    beside = ledger_beside(OUT)
+    beside.parent.mkdir(parents=True)
+    lock = LedgerLock(beside)
+    with pytest.raises(LedgerInUse, match="another run writes s3://"):
+        place.run(out=OUT, ledger=tmp_path / "mine.ledger").start()
+    lock.release()
+
+
+def test_an_input_is_no_output(place: Place, s3: S3) -> None:  # noqa: F811
+    source = s3.put("team a/out.jsonl", lines(TEXTS))
+    with pytest.raises(InputError, match="is an input"):
+        place.run(source, out=OUT)
+    with pytest.raises(InputError, match="is an input"):
+        place.run(f"s3://{BUCKET}/team a/*.jsonl", out=OUT)
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        OUT,
+        "s3://b//a/../x/.jsonl",
+        "az://c/50% é?.jsonl",
+        "hf://datasets/me/it@main/a.parquet",
+        "gs://b/a:b|c.csv",
+    ],
+)
+def test_a_ledger_says_whose_it_is(address: str) -> None:
+    ledger = ledger_beside(address)
+    assert ".." not in ledger.parts
+    assert output_of(ledger) == address
+    ledger.parent.mkdir(parents=True)
+    ledger.touch()
+    assert find_run(address) == find_run(ledger) == (address, ledger)
+
+
+def test_exports_and_retries_write_where_they_are_told(place: Place, s3: S3) -> None:  # noqa: F811
+    place.write(TEXTS)
+    run = place.run(out=OUT)
+    run.start()
+    export_run(OUT, f"s3://{BUCKET}/out.csv", keep=["generation"])
+    assert s3.get("out.csv").decode().splitlines() == ["generation", *echoes(TEXTS)]
+    with pytest.raises(InputError, match="exists"):
+        export_run(OUT, f"s3://{BUCKET}/out.csv")
+    run.retry("row=1", prompt="again {{ text }}").start()
+    assert answers(s3) == echoes(["one", "again two", "three"])
+
+
+def test_an_upload_that_fails_costs_no_answer(
+    place: Place,
+    s3: S3,  # noqa: F811
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    place.write(TEXTS)
+    s3fs = library("s3fs")
+    with monkeypatch.context() as broken:
+        call = s3fs.S3FileSystem._call_s3
+
+        async def failing(self: Any, method: str, *args: Any, **settings: Any) -> Any:
+            if method == "put_object":
+                raise ConnectionResetError("reset by peer")
+            return await call(self, method, *args, **settings)
+
+        broken.setattr(s3fs.S3FileSystem, "_call_s3", failing)
+        with pytest.raises(Exception, match=r"could not be written: reset by peer \(no answer is lost"):
+            place.run(out=OUT).start()
+    assert s3.names() == []
+    place.run(out=OUT).start()
+    assert answers(s3) == echoes(TEXTS)
+    assert len(simulator.requests) == 3
+
+
+def test_an_input_that_breaks_off_keeps_what_was_answered(
+    place: Place,
+    web: Web,  # noqa: F811
+    simulator: Simulator,
+) -> None:
+    texts = [f"{number} " + "x" * 40_000 for number in range(200)]
+    address = web.has("/in.jsonl", lines(texts))
+    run = place.run(address, prompt="{{ text.split()[0] }}", on_stop="return")
+    web.breaks_from = 4_000_000
+    report = run.start()
+    web.breaks_from = None
+    assert "the connection broke after" in str(report.stopped)
+    before = len(simulator.requests)
+    assert 0 < before < 200
+    report = place.run(address, prompt="{{ text.split()[0] }}").start()
+    assert (report.completions, len(simulator.requests)) == (200, 200)
+
+
+def test_no_secret_is_in_what_a_run_says_or_keeps(
+    place: Place,
+    web: Web,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    secret = "s3cr3t-of-a-signature"
+    web.has("/in.jsonl", lines(TEXTS))
+    host = web.url.removeprefix("http://")
+    addresses = [f"http://me:{secret}@{host}/{name}.jsonl?X-Amz-Signature={secret}" for name in ("in", "out")]
+    web.statuses["/out.jsonl"] = 403
+    given = [
+        "--out",
+        addresses[1],
+        "--model",
+        MODEL,
+        "--endpoint",
+        place.endpoint,
+        "--prompt",
+        "{{ text }}",
+        "--json",
+    ]
+    assert main(["run", addresses[0], *given]) == 3
+    del web.statuses["/out.jsonl"]
+    assert main(["run", addresses[0], *given]) == 0
+    assert len(web.files["/out.jsonl"].splitlines()) == 3
+    assert main(["status", addresses[1]]) == 0
+    told = capfd.readouterr()
+    assert secret not in told.out + told.err
+    kept = [path for path in tmp_path.rglob("*") if path.is_file() or path.is_dir()]
+    assert any(path.name == "out.jsonl.ledger" for path in kept)
+    for path in kept:
+        assert secret not in str(path)
+        assert path.is_dir() or secret.encode() not in path.read_bytes()
+
+
+def test_a_secret_is_in_no_repr_or_log(
+    place: Place,
+    web: Web,  # noqa: F811
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG, logger="mistill")
+    web.has("/in.jsonl", lines(TEXTS))
+    run = place.run(f"{web.url}/in.jsonl?sig=s3cr3t", out=f"{web.url}/out.jsonl?sig=s3cr3t")
+    report = run.start()
+    assert "s3cr3t" not in f"{run!r}{run.out}{report}{run._repr_html_()}{caplog.text}"
+
+
+# --- databases --------------------------------------------------------------------------------------------------------
+
+
+def test_a_run_from_a_table_to_a_table_goes_on_where_it_was(
+    place: Place,
+    tables: Tables,  # noqa: F811
+    simulator: Simulator,
+    tmp_path: Path,
+) -> None:
+    library("pyarrow")
+    tables.execute("CREATE TABLE rows (id integer PRIMARY KEY, text text)")
+    tables.execute("INSERT INTO rows VALUES (1, 'one'), (2, 'two')")
+    run = place.run(tables.address("rows"), out=tables.address("answers"))
+    run.start()
+    assert tables.execute("SELECT id, generation FROM answers ORDER BY id") == [
+        (1, "Echo: one"),
+        (2, "Echo: two"),
+    ]
+    is_elsewhere = tables.database.startswith("postgresql")
+    assert run.ledger_path.is_relative_to(tmp_path / "state") is is_elsewhere
+    assert is_elsewhere or run.ledger_path.name.endswith(".answers.ledger")
+
+    tables.execute("INSERT INTO rows VALUES (3, 'three')")
+    tables.execute("DELETE FROM rows WHERE id = 1")
+    place.run(tables.address("rows"), out=tables.address("answers")).start()
+    assert tables.execute("SELECT id, generation FROM answers ORDER BY id") == [
+        (2, "Echo: two"),
+        (3, "Echo: three"),
+    ]
+    assert sent(simulator) == TEXTS
+
+    with pytest.raises(InputError, match="exists"):
+        place.run(
+            tables.address("rows"), out=tables.address("answers"), ledger=tmp_path / "other.ledger"
+        ).start()
+    with pytest.raises(InputError, match="is an input"):
+        place.run(tables.address("rows"), out=tables.address("rows"))
+
+
+def test_the_password_of_a_database_is_in_no_ledger_or_report(
+    place: Place,
+    postgresql: Tables,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    postgresql.execute("CREATE TABLE rows AS SELECT 'one' AS text")
+    model = ["--model", MODEL, "--endpoint", place.endpoint, "--prompt", "{{ text }}"]
+    out = postgresql.address("answers")
+    assert main(["run", postgresql.address("rows"), "--out", out, *model]) == 0
+    assert main(["status", out, "--json"]) == 0
+    told = capfd.readouterr()
+    assert PostgreSQL.PASSWORD not in told.out + told.err
+    files = [path for path in (tmp_path / "state").rglob("*") if path.is_file()]
+    assert files
+    for path in files:
+        assert PostgreSQL.PASSWORD.encode() not in path.read_bytes() + str(path).encode()
