@@ -169,6 +169,18 @@ class LimitedBySecond(ModelServer):
         return False
 
 
+@pytest.mark.parametrize(("quota", "most_refused"), [(60, 0.5), (600, 0.08)])
+def test_processes_that_do_not_share_a_governor_leave_each_other_their_part(
+    quota: int, most_refused: float
+) -> None:
+    """They know of each other by headers alone: what the others have used again and again is theirs."""
+    rows = 3 * quota
+    passage, _ = simulate(rows, requests_per_minute=quota, processes=4, latency_s=0.2)
+    assert passage.lost == 0
+    assert passage.took_s <= 1.06 * 120
+    assert passage.refused <= most_refused * rows
+
+
 @pytest.mark.parametrize("reports_limits", [True, False])
 def test_a_hidden_limit_by_the_second_is_found(reports_limits: bool) -> None:
     passage, _ = simulate(

@@ -8,6 +8,7 @@ machines) is only seen in the remaining quota that answers report.
 from __future__ import annotations
 
 import math
+import random
 from collections import deque
 
 from msgspec import Struct
@@ -36,6 +37,10 @@ Cells = tuple[tuple[int, int], ...]
 """What is in a window: how many hundredths of a second ago each part of it ended, oldest first, and its amount."""
 _CELL_S = 0.2
 """Coarser than a bucket of a minute's window: what one process tells the next of it has to be small."""
+
+
+_MAX_PARTS = 30
+"""In so many is split what others used at unknown moments."""
 
 
 class Room(Struct, frozen=True):
@@ -91,12 +96,22 @@ class SlidingWindow:
         "_buckets",
         "_hold_s",
         "_lately_expired",
+        "_longest_wait_s",
         "_margin_decay",
         "_max_hold_s",
         "_min_hold_s",
         "_newest",
         "_others",
-        "_others_at_s",
+        "_others_grace_s",
+        "_others_held_until_s",
+        "_others_used",
+        "_others_wait_s",
+        "_seen_others",
+        "_seen_s",
+        "_undated",
+        "_undated_from_s",
+        "_undated_next_s",
+        "_undated_wait_s",
         "entered",
         "expired",
         "limit",
@@ -112,8 +127,20 @@ class SlidingWindow:
         self.reserved = 0
         self.entered = 0
         self.expired = 0
-        self._others = 0.0
-        self._others_at_s = 0.0
+        # What others use: when each part of it is free again, soonest first, and its amount.
+        self._others: deque[tuple[float, float]] = deque()
+        self._others_used = 0.0  # together
+        self._others_held_until_s = -math.inf  # none of it is free before that
+        self._others_wait_s = 0.0
+        # What they had used before anybody looked, and when it was seen; when some of it may be free.
+        self._undated = 0.0
+        self._undated_from_s = self._undated_next_s = -math.inf
+        self._undated_wait_s = 0.0
+        # When the server was last heard, and what of theirs is in no count yet.
+        self._seen_s = -math.inf
+        self._seen_others = 0.0
+        self._others_grace_s = min(tuning.others_grace_s, window_s / 10)
+        self._longest_wait_s = window_s * tuning.others_wait_share
         self._bucket_s = window_s / tuning.window_buckets
         self._min_hold_s = self._hold_s = window_s * (1 + tuning.window_margin_share)
         self._max_hold_s = window_s * (1 + tuning.max_window_margin_share)
@@ -157,9 +184,11 @@ class SlidingWindow:
         for bucket in self._buckets:
             in_s = math.ceil(max(0.0, bucket.ends_s + self._hold_s - now_s))
             by_second[in_s] = by_second.get(in_s, 0.0) + bucket.amount
-        others_end_s = max(0.0, self._others_at_s + self.window_s - now_s)
+        for free_s, amount in (*self._others, (self._undated_from_s + self.window_s, self._undated)):
+            in_s = math.ceil(max(0.0, free_s - now_s))
+            by_second[in_s] = by_second.get(in_s, 0.0) + amount
         frees = [(float(in_s), amount) for in_s, amount in by_second.items() if amount]
-        frees += [(others_end_s, self.others(now_s)), (self._hold_s, float(self.reserved))]
+        frees.append((self._hold_s, float(self.reserved)))
         return Room(self.limit, self._hold_s, free, tuple(sorted(each for each in frees if each[1] > 0)))
 
     def has_room(self, amount: float, now_s: float) -> bool:
@@ -167,7 +196,7 @@ class SlidingWindow:
         if self.limit is None:
             return True
         # What has left the window since the last look only makes more room, so where there is enough, nobody looks.
-        if self.limit - self.used - self.reserved - self._others >= amount:
+        if self.limit - self.used - self.reserved - self._others_used - self._undated >= amount:
             return True
         return self.room(now_s) >= amount
 
@@ -175,22 +204,55 @@ class SlidingWindow:
         """The next moment at which time alone makes room; infinite if only an answer can."""
         moment = self._buckets[0].ends_s + self._hold_s if self._buckets else math.inf
         if self.others(now_s) > 0:
-            moment = min(moment, now_s + max(self.window_s / self._others, self._bucket_s))
+            if self._others:
+                moment = min(moment, max(self._others[0][0], self._others_held_until_s))
+            if self._undated > 0 and self._undated_next_s > now_s:
+                moment = min(moment, self._undated_next_s, self._undated_from_s + self.window_s)
         return moment
 
     def others(self, now_s: float) -> float:
-        """What others are thought to use: taken as spread evenly over the window, so that it leaves evenly."""
-        if not self._others:
-            return 0.0
-        share_left = 1 - (now_s - self._others_at_s) / self.window_s
-        if share_left <= 0:
-            self._others = 0.0
-            return 0.0
-        return self._others * share_left
+        """What others are thought to use."""
+        others = self._others
+        if now_s >= self._others_held_until_s:
+            while others and others[0][0] <= now_s:
+                self._others_used -= others.popleft()[1]
+        if not others:
+            self._others_used = 0.0
+        if not self._undated:
+            return self._others_used
+        if now_s >= self._undated_from_s + self.window_s:
+            self._undated = 0.0
+        # One is let through to see whether some of it is free.
+        return self._others_used + max(0.0, self._undated - (now_s >= self._undated_next_s))
 
     def assume(self, used: int, age_s: float, now_s: float) -> None:
         """So much of the window was used by another process, ``age_s`` seconds ago."""
-        self._others, self._others_at_s = float(used), now_s - max(0.0, age_s)
+        self._others.clear()
+        self._others_used = 0.0
+        self._note_undated(float(used), now_s - max(0.0, age_s))
+
+    def _note_undated(self, amount: float, now_s: float) -> None:
+        """They have used so much within the last window, nobody knows when.
+
+        Spread evenly, it would leave evenly. So one request is sent as soon as that would be, and if it is refused, the
+        next after twice as long.
+        """
+        self._undated, self._undated_from_s = amount, now_s
+        self._undated_wait_s = self.window_s / amount if amount else 0.0
+        self._undated_next_s = now_s + self._undated_wait_s
+
+    def _note_others(self, amount: float, from_s: float, now_s: float) -> None:
+        """They have used so much more since that moment.
+
+        It is free to us a little later than to them: who goes on at the rate that he has takes again what he had, and
+        whoever else reaches for it is refused.
+        """
+        parts = max(1, min(_MAX_PARTS, math.ceil((now_s - from_s) / self._bucket_s), math.ceil(amount)))
+        later_s = self.window_s + self._others_grace_s * random.uniform(0.5, 1.5)  # noqa: S311  spreads load, protects nothing
+        for part in range(1, parts + 1):
+            self._others.append((from_s + (now_s - from_s) * part / parts + later_s, amount / parts))
+        self._others_used += amount
+        self._others = deque(sorted(self._others))
 
     def cells(self, now_s: float) -> Cells:
         """What is in it, for another process that goes on with it."""
@@ -229,29 +291,64 @@ class SlidingWindow:
         entered since or was still on its way.
         """
         own = self.used + self.reserved
-        if self.limit is not None and 2 * max(own + self._others, server_used) < self.limit:
-            return  # far from the limit by either count: nothing that matters now
+        counted = own + self._others_used + self._undated
+        if self.limit is not None and 2 * max(counted, server_used) < self.limit:
+            # Far from the limit by either count: nothing that matters now. But what they use from now on is dated.
+            more = server_used - counted
+            if more < self._seen_others or now_s - self._seen_s > self.window_s / 2:
+                self._seen_s, self._seen_others = now_s, max(0.0, more)
+            return
         self._expire(now_s)
         own = self.used + self.reserved
-        others = self.others(now_s)
+        others, has_tried = self.others(now_s), self._undated > 0 and now_s >= self._undated_next_s
         entered_then, expired_then, unanswered_then = mark
         missing = server_used - (self.expired - expired_then) - own - others
         if missing > 0:
             missing = self._restore(missing, now_s)
+            if has_tried:
+                missing -= 1
+                self._undated_wait_s = min(self._longest_wait_s, 2 * self._undated_wait_s)
             if missing > 0:
-                self._others, self._others_at_s = others + missing, now_s
+                self._note_more(missing, now_s)
+                if self._others_used:
+                    # They have taken again what was free to them: they do so the next time, too.
+                    self._others_wait_s = min(
+                        self._longest_wait_s, max(self._others_grace_s, 2 * self._others_wait_s)
+                    )
+                    self._others_held_until_s = now_s + self._others_wait_s
         elif is_newest:
             at_most = server_used + (self.entered - entered_then) + unanswered_then + self.reserved
-            self._drop(own + self.others(now_s) - at_most, now_s)
+            self._drop(own + others - at_most, now_s)
+            if has_tried:
+                self._undated = max(0.0, self._undated - 1)
+        if has_tried:
+            self._undated_next_s = now_s + self._undated_wait_s
+        self._seen_s, self._seen_others = now_s, 0.0
+
+    def _note_more(self, missing: float, now_s: float) -> None:
+        """They have used so much that is in no count yet."""
+        since_s = self._seen_s if now_s - self._seen_s < self.window_s else -math.inf
+        undated = missing if since_s == -math.inf else min(missing, self._seen_others)
+        if undated > 0:
+            self._note_undated(self._undated + undated, now_s)
+        if missing > undated:
+            self._note_others(missing - undated, since_s, now_s)
 
     def _drop(self, surplus: float, now_s: float) -> None:
         """The server counts less than we do: what others used goes first, then our oldest."""
-        others = self.others(now_s)
         if surplus <= 0:
             return
-        if others > 0:
-            self._others, self._others_at_s = max(0.0, others - surplus), now_s
-            surplus -= others
+        self._others_wait_s, self._others_held_until_s = 0.0, -math.inf
+        dropped = min(self._undated, surplus)
+        self._undated -= dropped
+        surplus -= dropped
+        while surplus > 0 and self.others(now_s) > 0:
+            free_s, amount = self._others.popleft()
+            dropped = min(amount, surplus)
+            self._others_used -= dropped
+            surplus -= dropped
+            if amount > dropped:
+                self._others.appendleft((free_s, amount - dropped))
         while surplus >= 1 and self._buckets:
             oldest = self._buckets[0]
             dropped = min(oldest.amount, int(surplus))

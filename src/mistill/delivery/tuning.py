@@ -210,6 +210,15 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     window_margin_decay: float = 0.001
     """The share of a grown margin that each expired bucket takes back."""
 
+    others_grace_s: float = 1.0
+    """What others have used is free to us so much later than it leaves the window (half to three halves of it, and no
+    more than a tenth of a window): they use it again themselves, as a rule."""
+
+    others_wait_share: float = 1 / 8
+    """Where others are seen to use again what they had, each look whether some of it is free comes after twice as long,
+    up to this share of a window: without that, processes with a governor each, 60 a minute together, were refused more
+    often than answered. Those that hardly ever look leave all of it to the others."""
+
     # --- limits_file: what was learned, for the next process ----------------------------------------------------------
 
     remember_for_s: float = 86_400.0
