@@ -22,6 +22,7 @@ COMMANDS = [
     ("rows",),
     ("retry",),
     ("export",),
+    ("push",),
     ("models",),
     ("chat",),
     ("simulate",),

@@ -214,6 +214,53 @@ class RunResults:
         self._check_started()
         write_mark(self.ledger_path, row, mark, note)
 
+    def push_to_hub(
+        self,
+        repo: str,
+        *,
+        where: str | None = None,
+        partial: bool = False,
+        private: bool | None = None,
+        revision: str | None = None,
+        split: str = "train",
+        overwrite: bool = False,
+        token: str | None = None,
+    ) -> str:
+        """The records as a dataset at the Hugging Face Hub: Parquet, and a card that says what was asked and how it
+        went, in one commit. See docs/remote.md.
+
+        Args:
+            repo: ``"org/name"``, or ``"name"`` in the name of whoever the token is of. It is made unless it is there.
+            where: of which rows, such as ``"score>=3"``. ``partial``: rows without an outcome yet are left out, instead
+                of refused.
+            private: whether a repository that is made is; as the Hub's account has it unless given.
+            revision: a branch other than ``main``, which must be there. ``split``: the part of the dataset that it is.
+            overwrite: replace what another run, or somebody else, has put there: the card, and the data of that split.
+            token: of the Hub; from ``HF_TOKEN`` or ``hf auth login`` unless given. It is kept nowhere.
+
+        Returns:
+            The address of the commit.
+
+        Raises:
+            InputError: the repository holds another dataset, the Hub refuses, or a library is missing.
+            LedgerError: it was never started, or is not finished and ``partial`` is not wanted.
+        """
+        from mistill.runs.hub import push_run
+
+        self._check_started()
+        return push_run(
+            self.out,
+            repo,
+            ledger=self.ledger_path,
+            where=where,
+            partial=partial,
+            private=private,
+            revision=revision,
+            split=split,
+            overwrite=overwrite,
+            token=token,
+        )
+
     def _record_at(self, position: int) -> dict[str, Any]:
         """The record of one row that has an outcome; rows count from 0."""
         with self._reading, self._open_reader() as reader:

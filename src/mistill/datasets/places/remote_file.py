@@ -127,7 +127,7 @@ class RemoteFile(Place):
         if self._kind == "http" or not glob.has_magic(self._address):
             return [self._address]
         fs, path = self._found
-        with self._explaining():
+        with self.explaining():
             fs.invalidate_cache()
             found: dict[str, dict[str, Any]] = fs.glob(path, detail=True)
         start = self._address.removesuffix(path) if self._address.endswith(path) else None
@@ -146,18 +146,18 @@ class RemoteFile(Place):
             timeout = library.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
             # What is quoted already, a signature above all, must leave as it is.
             settings = {"client_kwargs": {"timeout": timeout}, "encoded": "%" in self._address}
-        with self._explaining():
+        with self.explaining():
             return core.url_to_fs(self._address, **settings)
 
     def _info(self) -> dict[str, Any]:
         fs, path = self._found
-        with self._explaining():
+        with self.explaining():
             fs.invalidate_cache()
             return fs.info(path)
 
     def _info_if_there(self) -> dict[str, Any] | None:
         fs, path = self._found
-        with self._explaining():
+        with self.explaining():
             fs.invalidate_cache()
             try:
                 return fs.info(path)
@@ -205,7 +205,7 @@ class RemoteFile(Place):
     def _check_container(self) -> None:
         fs, path = self._found
         container = "/".join(path.split("/")[: 3 if self._kind == "hf" else 1])
-        with self._explaining():
+        with self.explaining():
             is_there = path != container and fs.exists(container)
         if not is_there:
             what = "repository" if self._kind == "hf" else "bucket or container"
@@ -256,7 +256,7 @@ class RemoteFile(Place):
     # --- what goes wrong --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def _explaining(self) -> Generator[None]:
+    def explaining(self) -> Generator[None]:
         """An `InputError` for whatever a library raises; what that says of addresses is secret."""
         try:
             yield

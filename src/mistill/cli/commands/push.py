@@ -1,0 +1,58 @@
+"""``mistill push``: the records of a run as a dataset at the Hugging Face Hub."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+
+from mistill.cli.command import command as cli_command
+from mistill.cli.command import option
+from mistill.cli.exit_codes import Exit
+from mistill.cli.options.ledger_options import fetch_option, ledger_option, where_option
+from mistill.cli.terminal.job_results import take_over_results
+from mistill.cli.terminal.output import say
+from mistill.runs.hub import push_run
+
+_DATASET = "Dataset"
+
+
+@cli_command(
+    "push",
+    examples="""
+mistill push answers.jsonl me/answers --private
+mistill push judged.jsonl me/answers --where "score>=4" --split test
+""",
+)
+@click.argument("out")
+@click.argument("repo")
+@option(
+    "--split", group=_DATASET, metavar="NAME", default="train", help="The part of the dataset that it is."
+)
+@option("--private", group=_DATASET, is_flag=True, help="A repository that is made is private.")
+@option("--revision", group=_DATASET, metavar="BRANCH", help="A branch other than main, which must be there.")
+@option(
+    "--overwrite",
+    group=_DATASET,
+    is_flag=True,
+    help="Replace what another run, or somebody else, has put there: the card, and the data of that split.",
+)
+@option(
+    "--partial",
+    group="Run",
+    is_flag=True,
+    help="Leave rows out that have no outcome yet, instead of refusing.",
+)
+@where_option
+@ledger_option
+@fetch_option
+def command(out: str, repo: str, private: bool, fetch: bool, ledger: str | None, **given: Any) -> Exit:
+    """Pushes the records of the run that writes OUT to REPO (organisation/name) at the Hugging Face Hub.
+
+    Parquet, and a card that says what was asked and how it went, in one commit. The token is that of HF_TOKEN or of
+    hf auth login. A repository that holds another dataset is refused.
+    """
+    if fetch:
+        take_over_results(out, ledger)
+    say(push_run(out, repo, ledger=ledger, private=private or None, **given))
+    return Exit.ANSWERED

@@ -1,0 +1,126 @@
+"""The records of a run as a dataset at the Hugging Face Hub: Parquet and a card, in one commit."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import tempfile
+from pathlib import Path
+from typing import Any, Final
+
+from mistill._version import __version__
+from mistill.datasets.optional_library import PYARROW, OptionalLibrary
+from mistill.datasets.places.remote_file import RemoteFile
+from mistill.errors import InputError
+from mistill.kinds.kept_settings import find_run
+from mistill.ledger import LedgerReader
+from mistill.runs.export import export_run
+from mistill.runs.hub_card import Pushed, card_of, run_of_card
+from mistill.runs.report import read_report
+from mistill.wording import Setting, words
+
+_HUB: Final = OptionalLibrary("huggingface_hub", extra="remote")
+_CARD = "README.md"
+_is_split = re.compile(r"\w+(?:\.\w+)*").fullmatch
+"""Source: huggingface.co/docs/datasets, names of splits."""
+
+
+def push_run(
+    out: str | Path | None,
+    repo: str,
+    *,
+    ledger: str | Path | None = None,
+    where: str | None = None,
+    partial: bool = False,
+    private: bool | None = None,
+    revision: str | None = None,
+    split: str = "train",
+    overwrite: bool = False,
+    token: str | None = None,
+) -> str:
+    """The records of the run that writes ``out`` as a dataset at the Hub, with a card from its report. One commit.
+
+    Args:
+        out, ledger: the run, as for `export_run`.
+        repo: ``"org/name"``, or ``"name"`` in the name of whoever the token is of. It is made unless it is there.
+        where, partial: which rows, as for `export_run`.
+        private: whether a repository that is made is; as the Hub's account has it unless given.
+        revision: a branch other than ``main``, which must be there.
+        split: the part of the dataset that it is.
+        overwrite: replace what another run, or somebody else, has put there: the card, and the data of that split.
+        token: of the Hub; from ``HF_TOKEN`` or ``hf auth login`` unless given. It is kept nowhere.
+
+    Returns:
+        The address of the commit.
+
+    Raises:
+        InputError: there is no such run, the repository holds another dataset, the Hub refuses, or a library is
+            missing.
+        LedgerError: the run is not finished and ``partial`` is not wanted.
+    """
+    repo = repo.removeprefix("hf://").removeprefix("datasets/").strip("/")
+    if repo.count("/") > 1 or not repo:
+        raise InputError(f"{repo!r} names no repository", hint="give organisation/name, or name")
+    if not _is_split(split):
+        raise InputError(
+            words(Setting("split"), f": {split!r} is no name of one"), hint="for example train, or test"
+        )
+    hub: Any = _HUB.load("pushing to the Hub")
+    PYARROW.load("pushing to the Hub")
+    found, path = find_run(out, ledger)
+    api: Any = hub.HfApi(token=token, library_name="mistill", library_version=__version__)
+    with tempfile.TemporaryDirectory(prefix="mistill-") as folder:
+        data = Path(folder, "data.parquet")
+        # By the ledger: the run's own output may be elsewhere, and is not written.
+        written = export_run(path, data, where=where, partial=partial)
+        with LedgerReader(path) as reader:
+            run = hashlib.sha256(reader.manifest()).hexdigest()[:16]
+        place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
+        with place.explaining():
+            repo = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True).repo_id
+            place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
+            files: list[str] = api.list_repo_files(repo, repo_type="dataset", revision=revision)
+        if not overwrite:
+            _check_own(api, repo, revision, files, run)
+        card = card_of(
+            read_report(found, ledger=path), Pushed(repo, split, run, written.records, _columns(data), where)
+        )
+        name = f"data/{split}-00000-of-00001.parquet"
+        operations = [
+            hub.CommitOperationAdd(name, str(data)),
+            hub.CommitOperationAdd(_CARD, card.encode()),
+            *(hub.CommitOperationDelete(file) for file in files if _is_of(split, file) and file != name),
+        ]
+        message = f"{written.records:,} rows by mistill {__version__}"
+        with place.explaining():
+            commit = api.create_commit(
+                repo, operations, repo_type="dataset", commit_message=message, revision=revision
+            )
+    return str(commit.commit_url)
+
+
+def _is_of(split: str, file: str) -> bool:
+    return re.fullmatch(rf"data/{re.escape(split)}-[^/]*\.parquet", file) is not None
+
+
+def _columns(data: Path) -> dict[str, str]:
+    schema: Any = PYARROW.load("pushing to the Hub", "pyarrow.parquet").read_schema(data)
+    return {field.name: str(field.type) for field in schema}
+
+
+def _check_own(api: Any, repo: str, revision: str | None, files: list[str], run: str) -> None:
+    """``InputError`` if the repository holds what may be dear to somebody."""
+    if not [file for file in files if file != ".gitattributes"]:
+        return
+    place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
+    if _CARD in files:
+        with place.explaining():
+            text = Path(api.hf_hub_download(repo, _CARD, repo_type="dataset", revision=revision)).read_text(
+                "utf-8"
+            )
+        if run_of_card(text) == run:
+            return
+    raise InputError(
+        f"hf://datasets/{repo} holds another dataset",
+        hint=words("choose another repository, or replace it with ", Setting("overwrite", True)),
+    )

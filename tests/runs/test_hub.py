@@ -1,0 +1,136 @@
+"""Runs at the Hugging Face Hub: files of it, and datasets with a card. The Hub is a fake of its API."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tests.hub import TOKEN, Hub, hub  # noqa: F401  fixtures
+from tests.libraries import library
+from tests.runs.conftest import Place, echoes
+
+from mistill import Run
+from mistill.cli import main
+from mistill.errors import InputError, LedgerError
+from mistill.runs.hub_card import run_of_card
+from mistill.simulator import Simulator
+
+DATA = "data/train-00000-of-00001.parquet"
+TEXTS = ["one", "two", "three"]
+
+
+@pytest.fixture
+def run(place: Place) -> Run:
+    library("pyarrow")
+    place.write(TEXTS, label="a|b")
+    run = place.run(
+        prompt="Say ```{{ text }}```\x1b[31m", system="Be brief.", parameters={"temperature": 0.5}
+    )
+    run.start()
+    return run
+
+
+def table(data: bytes) -> list[dict[str, Any]]:
+    return library("pyarrow.parquet").read_table(io.BytesIO(data)).to_pylist()
+
+
+def test_a_run_is_pushed_in_one_commit_with_a_card(run: Run, hub: Hub) -> None:  # noqa: F811
+    address = run.push_to_hub("me/answers", private=True)
+    assert address.endswith(f"/datasets/me/answers/commit/{1:040}")
+    ((message, changed),) = hub.commits
+    assert (message.partition(" by")[0], sorted(changed)) == ("3 rows", ["README.md", DATA])
+    assert hub.private == {"me/answers": True}
+    files = hub.repos["me/answers"]
+    assert [row["text"] for row in table(files[DATA])] == TEXTS
+
+    card = files["README.md"].decode()
+    front = yaml.safe_load(card.split("---\n")[1])
+    assert front["configs"][0]["data_files"] == [{"split": "train", "path": "data/train-*"}]
+    assert front["size_categories"] == ["n<1K"]
+    assert "3 rows: answered by `mistral-small-latest`" in card
+    assert "````jinja\nSay ```{{ text }}```\\x1b[31m\n````" in card
+    assert "```jinja\nBe brief.\n```" in card
+    assert '"temperature": 0.5' in card
+    assert "| `label` | `string` |" in card
+    assert "| answered | 3 |" in card
+    assert 'load_dataset("me/answers", split="train")' in card
+    assert not any(secret in card for secret in (TOKEN, "a-key-for-tests", "\x1b"))
+
+
+def test_the_same_run_is_pushed_again_and_another_is_refused(run: Run, hub: Hub, place: Place) -> None:  # noqa: F811
+    run.push_to_hub("answers")  # in the name of whoever the token is of
+    hub.repos["me/answers"]["data/train-00000-of-00002.parquet"] = b"of before"
+    run.push_to_hub("hf://datasets/me/answers", where="row<2")
+    assert hub.commits[-1][1] == [DATA, "README.md", "-data/train-00000-of-00002.parquet"]
+    assert len(table(hub.repos["me/answers"][DATA])) == 2
+    assert "2 rows, those of which `row<2` holds" in hub.repos["me/answers"]["README.md"].decode()
+
+    other = place.run(out=place.out.with_name("other.jsonl"))
+    other.start()
+    with pytest.raises(InputError, match=r"holds another dataset.*overwrite=True"):
+        other.push_to_hub("me/answers")
+    other.push_to_hub("me/answers", overwrite=True, split="test")
+    assert {DATA, "data/test-00000-of-00001.parquet"} <= hub.repos["me/answers"].keys()
+    hub.repos["me/mine"] = {"rows.csv": b"dear"}
+    with pytest.raises(InputError, match="holds another dataset"):
+        other.push_to_hub("me/mine")
+
+
+def test_what_cannot_be_pushed_is_said(run: Run, hub: Hub, place: Place, simulator: Simulator) -> None:  # noqa: F811
+    for repo, settings, told in [
+        ("a/b/c", {}, "names no repository"),
+        ("me/answers", {"split": "a b"}, "is no name of one"),
+        ("me/answers", {"token": "hf_wrong"}, "the store refuses access (set HF_TOKEN"),
+    ]:
+        with pytest.raises(InputError) as refused:
+            run.push_to_hub(repo, **settings)
+        assert told in str(refused.value)
+    place.write([*TEXTS, "four"])
+    sample = place.run(out=place.out.with_name("sample.jsonl"), sample=2)
+    sample.start()
+    with pytest.raises(LedgerError, match="no outcome"):
+        sample.push_to_hub("me/answers")
+    sample.push_to_hub("me/answers", partial=True)
+    assert len(table(hub.repos["me/answers"][DATA])) == 2
+    with pytest.raises(LedgerError, match="never started"):
+        place.run(out=place.out.with_name("new.jsonl")).push_to_hub("me/answers")
+
+
+def test_the_command_pushes_and_says_where(run: Run, hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    assert main(["push", str(run.out), "me/answers", "--where", "row=1", "--split", "test"]) == 0
+    assert "/datasets/me/answers/commit/" in capfd.readouterr().err
+    assert len(table(hub.repos["me/answers"]["data/test-00000-of-00001.parquet"])) == 1
+    hub.refuses = True
+    assert main(["push", str(run.out), "me/answers"]) == 2
+    told = capfd.readouterr()
+    assert "the store refuses access" in told.err
+    assert TOKEN not in told.out + told.err
+
+
+def test_cards_of_others_are_none_of_ours() -> None:
+    for text in ("", "# A card", "---\n: [\n---\n", "---\nmistill: 5\n---\n", "---\n- a\n---\n"):
+        assert run_of_card(text) is None
+
+
+def test_files_of_the_hub_are_inputs_and_outputs(
+    place: Place,
+    hub: Hub,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setenv("MISTILL_STATE_DIR", str(tmp_path / "state"))
+    hub.repos["org/it"] = {
+        "data/in.jsonl": "".join(json.dumps({"text": text}) + "\n" for text in TEXTS).encode()
+    }
+    place.run("hf://datasets/org/it/data/*.jsonl", out="hf://datasets/org/it/out.jsonl").start()
+    lines = hub.repos["org/it"]["out.jsonl"].splitlines()
+    assert [json.loads(line)["generation"] for line in lines] == echoes(TEXTS)
+    assert [changed for _, changed in hub.commits] == [["out.jsonl"]]
+    with pytest.raises(InputError, match="there is no repository datasets/org/none"):
+        place.run("hf://datasets/org/it/data/in.jsonl", out="hf://datasets/org/none/out.jsonl")
+    with pytest.raises(InputError, match="no such file"):
+        place.run("hf://datasets/org/it/data/none.jsonl")
