@@ -19,6 +19,7 @@ from mistill.api.dialects import MISTRAL, Dialect
 from mistill.api.operation import Operation
 from mistill.api.usage import UsageInfo
 from mistill.errors import InputError, InvalidOutput
+from mistill.struct_types import look_at
 
 # --- content chunks (out) -------------------------------------------------------------------------------------------
 
@@ -530,3 +531,6 @@ def _gave_up(response: ChatResponse) -> Any:
 
 
 CHAT = Operation("/v1/chat/completions", decode_response, _missing, _gave_up)
+
+
+look_at(ChatParameters, AnyTool, ToolChoice)

@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from mistill.api.usage import Usage
 from mistill.errors import InputError, nearest_name
 from mistill.foreign_text import read_toml
+from mistill.struct_types import look_at
 from mistill.wording import Setting, Words, words
 
 MILLION: Final = 1_000_000
@@ -306,3 +307,6 @@ def _placed(table: dict[str, Any], error: msgspec.ValidationError) -> str:
         except msgspec.ValidationError as of_model:
             return f"{model!r}: {str(of_model).replace('`$', '`')}"
     return str(error)
+
+
+look_at(Prices, ModelPrice)

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from mistill.struct_types import look_at
+
 _KEY = b"huggingface"
 
 
@@ -40,3 +42,6 @@ def with_features(schema: Any, features: Mapping[str, Any]) -> Any:
         return schema
     metadata = msgspec.json.encode({"info": {"features": chosen}})
     return schema.with_metadata({**(schema.metadata or {}), _KEY: metadata})
+
+
+look_at(_Metadata)

@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 from msgspec import Struct
 
+from mistill.struct_types import look_at
 from mistill.user_cache import cache_dir
 
 VERSION = 1
@@ -120,3 +121,6 @@ class LimitsFile:
             with suppress(OSError):
                 if path.stat().st_mtime < oldest_s:
                     path.unlink()
+
+
+look_at(LearnedLimits)

@@ -46,6 +46,7 @@ from mistill.prompts.prompt_layout import PromptLayout
 from mistill.prompts.prompt_template import PromptDescription, PromptTemplate
 from mistill.prompts.row_errors import change_error
 from mistill.prompts.row_parameters import RowParameters
+from mistill.struct_types import look_at
 from mistill.structured.repair import answer_text, before_repetition, read_answer
 from mistill.structured.schema import OutputSchema, compile_schema
 from mistill.structured.structured_output import compile_structured_output
@@ -449,3 +450,6 @@ def _with_value(completion: Completion, schema: OutputSchema) -> Completion:
         text = before_repetition(text)
     parsed = read_answer(schema, text)
     return msgspec.structs.replace(completion, text=parsed.text, value=parsed.value)
+
+
+look_at(ChatManifest)

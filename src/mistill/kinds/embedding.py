@@ -22,6 +22,7 @@ from mistill.llms.completions import kept_embedding, kept_part, stored_embedding
 from mistill.llms.embeddings import Embedder, MistralEmbeddings
 from mistill.llms.types import Completion, Outcome
 from mistill.prompts.prompt_template import TextDescription, TextTemplate
+from mistill.struct_types import look_at
 
 _NUMBERS: Mapping[NumberType, Literal["float32", "int8", "uint8"]] = {
     "f": "float32",
@@ -153,3 +154,6 @@ class EmbeddingKind(TextKind):
     def _with_value(self, completion: Completion) -> Completion:
         (read,) = self.reader.read(completion.raw)
         return msgspec.structs.replace(completion, value=read.value)
+
+
+look_at(EmbeddingManifest)

@@ -27,6 +27,7 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import LedgerReader
 from mistill.ledger.far_outputs import address_of_ledger, ledger_of_address
 from mistill.ledger.files import is_database
+from mistill.struct_types import look_at
 from mistill.wording import Phrase, Setting, words
 
 LEDGER_SUFFIX: Final = ".ledger"
@@ -274,3 +275,6 @@ def read_settings(reader: LedgerReader) -> KeptSettings:
     with explained_meta(reader):
         options = RunOptions.of(stored.options | manifest.options())
     return KeptSettings(kind, manifest, stored.llm, options)
+
+
+look_at(KeptRetry, _Stored, _KindOf)

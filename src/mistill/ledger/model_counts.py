@@ -16,6 +16,7 @@ import msgspec
 from mistill.ledger.commits import Values
 from mistill.ledger.damage import DamagedMeta
 from mistill.ledger.database import read_meta, write_meta
+from mistill.struct_types import look_at
 from mistill.visible import visible
 
 _KEY = "answers_by_model"
@@ -134,3 +135,6 @@ def named(model: str | None) -> str | None:
 
 def _model(body: object, model_of: ModelOf) -> str | None:
     return model_of(body) if isinstance(body, bytes) else None
+
+
+look_at(AnswersOfModel)

@@ -27,6 +27,7 @@ from mistill.api.chat import (
 from mistill.errors import InputError
 from mistill.llms.content import check_image_url
 from mistill.llms.plain_values import encodable, fields_of, items_of, plain, without_nulls
+from mistill.struct_types import look_at
 
 
 class _Messages(Struct):
@@ -268,3 +269,6 @@ def _role(message: Message) -> str:
 
 def _input(index: int | None) -> str:
     return "input" if index is None else f"input {index}"
+
+
+look_at(_Messages)

@@ -13,6 +13,7 @@ from pydantic import SecretStr
 from mistill.child_environment import child_environment
 from mistill.simulator.settings import Settings
 from mistill.simulator.traffic import Stats
+from mistill.struct_types import look_at
 
 _END_TIMEOUT_S = 10.0
 
@@ -105,3 +106,6 @@ def _plain(settings: Settings) -> dict[str, Any]:
         if keys is not None:
             plain[name] = [key.get_secret_value() for key in keys]
     return plain
+
+
+look_at(Stats)
