@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from mistill.progress.formatting import count
 from mistill.runs.report import RunReport
+from mistill.struct_types import look_at
 from mistill.visible import visible
 
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
@@ -162,3 +163,6 @@ def _fenced(text: str, language: str) -> str:
 
 def _longest_ticks(text: str) -> int:
     return max((len(ticks) for ticks in re.findall("`+", text)), default=0)
+
+
+look_at(_Front)
