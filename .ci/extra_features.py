@@ -136,6 +136,17 @@ def try_instructor() -> None:
     assert isinstance(user, User)
 
 
+def try_view() -> None:
+    import urllib.request
+
+    import mistill
+
+    run_rows("answers.jsonl")
+    with mistill.view(".") as viewer, urllib.request.urlopen(viewer.url) as page:
+        assert page.status == 200
+        assert b"/page/app.js" in page.read()
+
+
 def try_distilabel() -> None:
     from mistill.integrations.distilabel import MistralLLM
 

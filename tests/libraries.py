@@ -11,6 +11,7 @@ _INSTALL = {
     "PIL": "pillow",
     "instructor": "mistill[instructor]",
     "openpyxl": "mistill[excel]",
+    "playwright": "playwright",
     "pyarrow": "mistill[arrow]",
 }
 

@@ -59,6 +59,7 @@ BLOCKED = {
         "from mistill import MistralLLM; MistralLLM(model='m', structured_output=dict(schema=int, mode='tools'))",
     ),
     "local": ("xllamacpp", "from mistill.local import LocalModel; LocalModel().start()"),
+    "view": ("aiohttp", "import mistill; mistill.view('.')"),
     "distilabel": ("distilabel", "import mistill.integrations.distilabel"),
 }
 

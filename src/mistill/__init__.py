@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from mistill.runs.report import RunReport
     from mistill.runs.row_report import read_row
     from mistill.runs.run import Run
+    from mistill.viewer.running import Viewer, view
 
 __all__ = [
     "APIError",
@@ -85,18 +86,22 @@ __all__ = [
     "Unauthorized",
     "UnusableRow",
     "UnwritableAnswer",
+    "Viewer",
     "WrongFile",
     "WrongParameter",
     "__version__",
     "dedupe",
     "export_run",
     "read_row",
+    "view",
 ]
 
 _HOMES = {
     "Deduped": "mistill.curation.near_duplicates",
     "NearDuplicate": "mistill.curation.near_duplicates",
     "dedupe": "mistill.curation.near_duplicates",
+    "Viewer": "mistill.viewer.running",
+    "view": "mistill.viewer.running",
     "MistralEmbeddings": "mistill.llms",
     "MistralLLM": "mistill.llms",
     "Run": "mistill.runs.run",

@@ -117,8 +117,8 @@ def test_an_export_while_the_run_goes_on_is_of_one_moment(place: Place) -> None:
     out = place.out.with_name("some.csv")
 
     class Meanwhile(RunFilter):
-        def rows(self, reader: LedgerReader) -> Iterator[LedgerRow]:
-            yield from super().rows(reader)
+        def rows(self, reader: LedgerReader, first: int = 0, until: int | None = None) -> Iterator[LedgerRow]:
+            yield from super().rows(reader, first, until)
             place.run().start()
 
     with closing(sqlite3.connect(place.ledger)) as connection, LedgerReader(place.ledger) as reader:

@@ -570,6 +570,14 @@ class LedgerReader:
             found = self._connection.execute(query, (first, until, *selection.values, limit)).fetchall()
         return [position for (position,) in found]
 
+    def positions_of(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        """Where rows of the current input stand that have these digests, each at its first place. Looks at all rows."""
+        marks = ", ".join("?" * len(digests))
+        query = f"""SELECT digest, min(position) FROM rows
+            WHERE position IS NOT NULL AND digest IN ({marks}) GROUP BY digest"""  # noqa: S608 - our own words
+        with database.explained(self.path):
+            return dict(self._connection.execute(query, digests).fetchall())
+
     def _rows(self, selection: Selection, first: int, until: int | None) -> Iterator[LedgerRow]:
         last = _MAX_POSITION if until is None else until
         query = _rows_query(selection, *_FAT, "position >= ? AND position < ?")
@@ -608,6 +616,12 @@ class LedgerReader:
         if any(gaps) and self.counts().input_was_read_to_its_end:
             for position in chain.from_iterable(gaps):
                 self._note(Damage(position, "row"))
+
+    @property
+    def last_position(self) -> int | None:
+        """The place of the last row that was read of the input; ``None`` where none was."""
+        with database.explained(self.path):
+            return self._connection.execute("SELECT max(position) FROM rows").fetchone()[0]
 
     @property
     def input_rows(self) -> int | None:
@@ -679,6 +693,11 @@ class LedgerReader:
                 EarlierOutcome(state, self._bodies(row, _attempts(answer, more_answers)) or (), *rest)
                 for state, answer, more_answers, *rest in found
             ]
+
+    def has_earlier_outcomes(self) -> bool:
+        """Whether an outcome took the place of an earlier one."""
+        with database.explained(self.path):
+            return self._connection.execute("SELECT 1 FROM earlier_outcomes LIMIT 1").fetchone() is not None
 
     def counts(self) -> Counts:
         """How far the run is. Reads every row's state: about 0.5 s for a million."""

@@ -111,11 +111,17 @@ class RecordShape:
         return not self.extra.isdisjoint(MARK_COLUMNS)
 
     def rows_of(
-        self, reader: LedgerReader, selection: Selection = EVERYTHING, first: int = 0
+        self,
+        reader: LedgerReader,
+        selection: Selection = EVERYTHING,
+        first: int = 0,
+        until: int | None = None,
     ) -> Iterator[LedgerRow]:
-        """The selected rows from a position on, with all of the ledger that their records have."""
+        """The selected rows between two positions, with all of the ledger that their records have."""
         with_unfit = "raw" in self.extra
-        return reader.rows(selection, first=first, with_unfit=with_unfit, with_marks=self.has_marks)
+        return reader.rows(
+            selection, first=first, until=until, with_unfit=with_unfit, with_marks=self.has_marks
+        )
 
     @cached_property
     def has_further_fields(self) -> bool:

@@ -135,7 +135,7 @@ def read_row(
             raise InputError(
                 f"there is no row {row}", hint=f"{reader.counts().rows:,} were read, and they count from 0"
             )
-        return _RowReader(reader, column).report(found)
+        return RowReader(reader, column).report(found)
 
 
 def _position_of(row_id: str, column: str | None, reader: LedgerReader) -> int:
@@ -168,7 +168,9 @@ def _position_of(row_id: str, column: str | None, reader: LedgerReader) -> int:
     return found[0]
 
 
-class _RowReader:
+class RowReader:
+    """Makes reports of rows that were read."""
+
     def __init__(self, reader: LedgerReader, id_column: str | None) -> None:
         self._reader = reader
         self._id_column = id_column

@@ -135,6 +135,7 @@ class RunFilter:
     Args:
         text: ``None``: all of them.
         reader: of the ledger. ``shape``: what its records look like, which says how its answers' columns are called.
+        look_at: in so many first rows a column is looked for, where somebody waits for it; ``None``: in all.
 
     Attributes:
         selection: as far as the ledger itself can choose.
@@ -143,8 +144,11 @@ class RunFilter:
         InputError: a term is wrong, neither rows nor answers have a column of that name, or both have one.
     """
 
-    def __init__(self, text: str | None, reader: LedgerReader, shape: RecordShape) -> None:
+    def __init__(
+        self, text: str | None, reader: LedgerReader, shape: RecordShape, *, look_at: int | None = None
+    ) -> None:
         self.text = text
+        self._look_at = look_at
         self._shape = shape
         terms = [] if text is None else parse_terms(text)
         of_ledger = [term for term in terms if term.name in FIELDS]
@@ -153,10 +157,16 @@ class RunFilter:
         self._read = 0
         self._settle(reader)
 
-    def rows(self, reader: LedgerReader) -> Iterator[LedgerRow]:
-        """The rows that are chosen, in the order of the input, one in memory at a time."""
+    @property
+    def is_of_ledger(self) -> bool:
+        """The ledger itself can tell which rows are chosen."""
+        return not self._conditions
+
+    def rows(self, reader: LedgerReader, first: int = 0, until: int | None = None) -> Iterator[LedgerRow]:
+        """The rows that are chosen, in the order of the input, one in memory at a time; ``first`` and ``until`` as for
+        `LedgerReader.rows`."""
         self._read = 0
-        for row in self._shape.rows_of(reader, self.selection):
+        for row in self._shape.rows_of(reader, self.selection, first, until):
             self._read += 1
             if not self._conditions or self._holds(row):
                 yield row
@@ -196,7 +206,7 @@ class RunFilter:
         rows = SeenColumns(one.name for one in self._conditions if one.scope != "answer")
         answers = SeenColumns(one.name for one in self._conditions if one.scope != "row")
         answers.see(dict.fromkeys(self._shape.answer_names()))
-        for row in reader.rows():
+        for row in reader.rows(until=self._look_at):
             if not (_unsettled(self._conditions, rows, answers)):
                 break
             if not row.damaged:

@@ -1,0 +1,152 @@
+"""Which runs there are to look at: one, or those of a folder."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from mistill.errors import InputError, MistillError
+from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, output_of, read_manifest
+from mistill.ledger import LedgerReader
+from mistill.wording import Setting, words
+
+_MAX_RUNS = 500
+_MAX_DEPTH = 4
+_SKIPPED = frozenset({"node_modules", "__pycache__", "site-packages"})
+
+
+class KnownRun(Struct, frozen=True):
+    """A run that may be looked at.
+
+    Attributes:
+        name: of its output or its ledger, below the folder.
+        out: its output as commands are given it, or its ledger where nothing says it.
+        ledger: where it remembers.
+    """
+
+    name: str
+    out: str
+    ledger: Path
+
+
+class RunLine(Struct, frozen=True, kw_only=True):
+    """A run in the list of runs. Times in unix seconds.
+
+    Attributes:
+        name: as `KnownRun.name`.
+        problem: why it cannot be looked at; all else is unknown then.
+        live: a run is on it now.
+    """
+
+    name: str
+    changed_at: float
+    bytes: int
+    problem: str | None = None
+    kind: str | None = None
+    model: str | None = None
+    started_at: float | None = None
+    live: bool = False
+
+
+class Catalogue:
+    """The runs of a folder, or one run.
+
+    Args:
+        path: the folder, the output of a run, or its ledger.
+        ledger: where the run remembers, if not beside its output.
+
+    Attributes:
+        single: the name of the only run, where there is one alone.
+
+    Raises:
+        InputError: there is no such run or folder.
+    """
+
+    def __init__(self, path: str | Path, ledger: str | Path | None = None) -> None:
+        self._folder: Path | None = None
+        self._only: KnownRun | None = None
+        if ledger is None and Path(path).is_dir():
+            self._folder = Path(path)
+        elif ledger is None and not Path(path).exists() and not Path(f"{path}{LEDGER_SUFFIX}").exists():
+            raise InputError(
+                f"there is no run and no folder at {path}",
+                hint=words("give the output of a run, or its ", Setting("ledger"), ", or a folder with some"),
+            )
+        else:
+            out, found = find_run(path, ledger)
+            self._only = KnownRun(out or str(found), out or str(found), found)
+        self.single = None if self._only is None else self._only.name
+
+    @property
+    def place(self) -> str:
+        """What is looked at, for people."""
+        return str(self._folder.absolute()) if self._folder is not None else str(self.single)
+
+    def runs(self) -> list[KnownRun]:
+        """All of them, as they are now."""
+        if self._folder is None:
+            assert self._only is not None
+            return [self._only]
+        return [
+            KnownRun(
+                os.path.relpath(output_of(path) or path, self._folder), output_of(path) or str(path), path
+            )
+            for path in islice(_ledgers_in(self._folder), _MAX_RUNS)
+        ]
+
+    def find(self, name: str) -> KnownRun:
+        """The run of a name.
+
+        Raises:
+            InputError: there is none; whatever else the name may stand for on this disk.
+        """
+        for run in self.runs():
+            if run.name == name:
+                return run
+        raise InputError(
+            f"there is no run {name!r} in {self.place}", hint="the list of runs has those that there are"
+        )
+
+    def lines(self) -> list[RunLine]:
+        """What there is to say of each at a glance, the newest first."""
+        found = [line for run in self.runs() if (line := _line(run)) is not None]
+        return sorted(found, key=lambda line: (not line.live, -line.changed_at))
+
+
+def _ledgers_in(folder: Path) -> Iterator[Path]:
+    depth = len(folder.parts)
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name
+            for name in folders
+            if not name.startswith(".") and name not in _SKIPPED and len(here.parts) - depth < _MAX_DEPTH
+        )
+        for name in sorted(files):
+            if name.endswith(LEDGER_SUFFIX) and not name.startswith("."):
+                yield here / name
+
+
+def _line(run: KnownRun) -> RunLine | None:
+    try:
+        found = run.ledger.stat()
+    except OSError:
+        return None  # gone meanwhile
+    line = RunLine(name=run.name, changed_at=found.st_mtime, bytes=found.st_size)
+    try:
+        with LedgerReader(run.ledger) as reader:
+            manifest, starts = read_manifest(reader)[1], reader.starts()
+            return replace(
+                line,
+                kind=manifest.kind,
+                model=manifest.model,
+                started_at=starts[0].started_at if starts else None,
+                live=reader.is_being_written(),
+            )
+    except (MistillError, OSError) as error:
+        return replace(line, problem=str(error))

@@ -1,0 +1,122 @@
+"""What a page says of a run beside its rows: what was asked, how far it is, and by what its rows can be chosen."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+from msgspec import Struct
+from msgspec.structs import replace
+
+from mistill.ledger import Counts
+from mistill.ledger.files import log_of
+from mistill.viewer.catalogue import KnownRun
+from mistill.viewer.pages import RunRows
+from mistill.viewer.texts import shown
+
+
+class Choice(Struct, frozen=True):
+    """By what rows can be chosen: the value of a field, and how many have it."""
+
+    value: str
+    count: int
+
+
+class SettingsChoice(Struct, frozen=True):
+    """What a retry asked with in place of the run's own settings, as JSON, by its number in the ledger."""
+
+    number: int
+    changes: str
+
+
+class RunSummary(Struct, frozen=True, kw_only=True):
+    """A run at a glance.
+
+    Attributes:
+        out: as commands are given it. ``settings``: what was asked, by the names of the settings, as JSON.
+        live: a run is on it now.
+        causes, finish_reasons, marks: of the rows of the current input.
+        retries: what was asked otherwise. ``replaced``: some outcomes took the place of earlier ones.
+        started_at: of its first start, unix seconds. ``seconds``: how long it took to find all this.
+    """
+
+    name: str
+    out: str
+    kind: str
+    model: str
+    settings: str
+    live: bool
+    counts: Counts
+    causes: list[Choice]
+    finish_reasons: list[Choice]
+    marks: list[Choice]
+    retries: list[SettingsChoice]
+    replaced: bool
+    started_at: float | None
+    seconds: float
+
+
+_State = tuple[int, ...]
+
+
+class Summaries:
+    """Summaries of runs, each kept until its ledger changes: to count a million rows takes a second."""
+
+    def __init__(self) -> None:
+        self._kept: dict[Path, tuple[_State, RunSummary]] = {}
+
+    def of(self, run: KnownRun, rows: RunRows) -> RunSummary:
+        """The summary of a run as it is now.
+
+        Raises:
+            LedgerError: its ledger cannot be read.
+        """
+        state = _state_of(run.ledger)
+        kept = self._kept.get(run.ledger)
+        live = rows.reader.is_being_written()
+        if kept is not None and kept[0] == state:
+            return replace(kept[1], live=live)
+        found = _summary(run, rows, live=live)
+        self._kept[run.ledger] = state, found
+        return found
+
+
+def _state_of(ledger: Path) -> _State:
+    """What changes when anything is written."""
+    state: list[int] = []
+    for path in (ledger, log_of(ledger)):
+        try:
+            found = path.stat()
+            state += [found.st_ino, found.st_size, found.st_mtime_ns]
+        except OSError:
+            state.append(0)
+    return tuple(state)
+
+
+def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
+    began_at = time.perf_counter()
+    reader, manifest = rows.reader, rows.manifest
+    starts = reader.starts()
+    asked = shown(json.dumps(manifest.settings(), ensure_ascii=False, indent=2)).text
+    return RunSummary(
+        name=run.name,
+        out=run.out,
+        kind=manifest.kind,
+        model=manifest.model,
+        settings=asked,
+        live=live,
+        counts=reader.counts(),
+        causes=[Choice(shown(cause.kind, 100).text, cause.count) for cause in reader.failures()],
+        finish_reasons=[Choice(reason, number) for reason, number in reader.finish_reasons().items()],
+        marks=[Choice(mark, number) for mark, number in reader.marks().items() if mark is not None],
+        retries=[
+            SettingsChoice(
+                number, shown(json.dumps(rows.shape.changes_of(number), ensure_ascii=False), 500).text
+            )
+            for number in reader.retry_settings()
+        ],
+        replaced=reader.has_earlier_outcomes(),
+        started_at=starts[0].started_at if starts else None,
+        seconds=time.perf_counter() - began_at,
+    )

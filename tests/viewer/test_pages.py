@@ -1,0 +1,360 @@
+"""What the page is answered: runs, rows by pages, one row, two side by side, marks; over HTTP."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import threading
+from contextlib import closing
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.viewer.conftest import ODD, Client, Look, Runs
+
+from mistill import Run
+from mistill.ledger import LedgerReader
+from mistill.runs.where import RunFilter
+from mistill.simulator.faults import Fault
+from mistill.viewer import pages
+from mistill.viewer.pages import RunRows
+from mistill.viewer.texts import MAX_SHOWN_CHARS, preview, shown, texts_in
+
+SCHEMA = {
+    "type": "object",
+    "properties": {"city": {"type": "string"}, "score": {"type": "integer", "minimum": 1, "maximum": 5}},
+    "required": ["city", "score"],
+    "additionalProperties": False,
+}
+
+
+def rows_of(client: Client, run: str, **asked: Any) -> list[int]:
+    """All rows that are found, page by page."""
+    found: list[int] = []
+    first: int | None = 0
+    while first is not None:
+        page = client.ask("rows", run=run, first=first, **asked)
+        found += [row["row"] for row in page["rows"]]
+        first = page["next"]
+    return found
+
+
+def test_the_runs_of_a_folder_are_listed_with_what_is_wrong_with_one(runs: Runs, look: Look) -> None:
+    runs.folder.joinpath("deeper").mkdir()
+    runs.run("answers.jsonl", ["a"])
+    runs.run("deeper/more.csv", ["a", "b"])
+    runs.folder.joinpath("broken.jsonl.ledger").write_bytes(b"nothing of the kind" * 100)
+    client = look(runs.folder)
+    found = {run["name"]: run for run in client.ask("home")["runs"]}
+    assert found.keys() == {"answers.jsonl", "deeper/more.csv", "broken.jsonl"}
+    assert found["deeper/more.csv"]["model"] == "mistral-small-latest"
+    assert "is not a ledger" in found["broken.jsonl"]["problem"]
+    assert "is not a ledger" in client.ask("rows", run="broken.jsonl")["problem"]
+    summary = client.ask("run", run="deeper/more.csv")
+    assert (summary["counts"]["rows"], summary["counts"]["completions"], summary["live"]) == (2, 2, False)
+    single = look(runs.folder / "deeper/more.csv").ask("home")
+    assert (single["single"], len(single["runs"]), single["annotate"]) == (
+        str(runs.folder / "deeper/more.csv"),
+        1,
+        False,
+    )
+
+
+def test_rows_are_chosen_by_condition_and_by_text(runs: Runs, look: Look) -> None:
+    runs.simulator.script([Fault.status(400)], when=lambda body: "row 3" in str(body))
+    texts = [f"row {number}" for number in range(6)] + ["Größe K \u212a", 'quoted "\\ tab\there']
+    runs.run("answers.jsonl", [{"text": text, "n": number} for number, text in enumerate(texts)])
+    client = look(runs.folder)
+    for where, expected in (
+        ("state=failure", [3]),
+        ("error=bad_request", [3]),
+        ("finish_reason=stop, row<2", [0, 1]),
+        ("n>=6", [6, 7]),
+        ("answer.generation='Echo: Say row 4'", [4]),
+        ("state=pending", []),
+    ):
+        assert rows_of(client, "answers.jsonl", where=where) == expected, where
+    for search, expected in (
+        ("ROW 5", [5]),
+        ("grösse", [6]),
+        ("k k", [6]),
+        ('"\\ TAB\there', [7]),
+        ("refused", [3]),  # in its error
+        ("retryable", []),  # no more than what a person reads
+        ("text", []),
+        ("echo: say", [0, 1, 2, 4, 5, 6, 7]),
+    ):
+        assert rows_of(client, "answers.jsonl", search=search) == expected, search
+    assert rows_of(client, "answers.jsonl", search="row", where="n<2") == [0, 1]
+    wrong = client.ask("rows", run="answers.jsonl", where="stat=failure")
+    assert "no column 'stat'" in wrong["problem"]
+    assert "state" in wrong["hint"]
+    assert "cannot read" in client.ask("rows", run="answers.jsonl", where="???")["problem"]
+
+
+def test_pages_begin_at_a_key_and_have_every_row_once(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", [f"row {number}" for number in range(25)])
+    client = look(runs.folder)
+    first = client.ask("rows", run="answers.jsonl", limit=10)
+    assert ([row["row"] for row in first["rows"]], first["next"], first["full"]) == (
+        list(range(10)),
+        10,
+        True,
+    )
+    last = client.ask("rows", run="answers.jsonl", limit=10, first=20)
+    assert ([row["row"] for row in last["rows"]], last["next"], last["last_position"]) == (
+        list(range(20, 25)),
+        None,
+        24,
+    )
+    assert client.ask("rows", run="answers.jsonl", limit=25)["next"] is None
+    assert client.ask("rows", run="answers.jsonl", first=10**18)["rows"] == []
+    for limit in (1, 3, 7, 500, 0, 10**30, "x"):
+        assert rows_of(client, "answers.jsonl", limit=limit) == list(range(25)), limit
+    for wrong in ("-1", "1.5", "x", "9" * 30):
+        assert "there is no row" in client.ask("rows", run="answers.jsonl", first=wrong)["problem"], wrong
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    where=st.sampled_from([None, "state=failure", "row>=7", "n>=12", "text=even", "state=completion, n<5"]),
+    search=st.sampled_from(["", "even", "2"]),
+    limit=st.integers(1, 30),
+    is_hurried=st.booleans(),
+)
+def test_pages_have_what_the_condition_has(
+    where: str | None, search: str, limit: int, is_hurried: bool, odd_and_even: Runs
+) -> None:
+    """However few fit on one, and however little time there is for each."""
+    path = odd_and_even.folder / "answers.jsonl.ledger"
+    with LedgerReader(path) as reader, pytest.MonkeyPatch.context() as patch:
+        if is_hurried:
+            patch.setattr(pages, "PAGE_S", -1.0)
+            patch.setattr(pages, "_WINDOW", 4)
+            patch.setattr(pages, "_THIN_WINDOW", 4)
+        rows = RunRows(reader)
+        found: list[int] = []
+        first: int | None = 0
+        while first is not None:
+            page = rows.page(where, search, first, limit)
+            assert len(page.rows) <= limit
+            assert page.next is None or page.next > first
+            found += [row.row for row in page.rows]
+            first = page.next
+        chosen = RunFilter(where, reader, rows.shape).rows(reader)
+        expected = [
+            row.position for row in chosen if search in f"{row.record.decode()} {rows.answer_of(row)}"
+        ]
+    assert found == expected
+
+
+@pytest.fixture(scope="module")
+def odd_and_even(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    pytest.importorskip("aiohttp", reason="needs pip install 'mistill[simulator]'")
+    from mistill.simulator import Settings, Simulator
+    from mistill.testing import without_waiting
+
+    with Simulator(Settings()) as simulator, without_waiting(), pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MISTRAL_API_KEY", "any")
+        simulator.script([Fault.status(400)] * 3, when=lambda body: "odd" in str(body))
+        runs = Runs(tmp_path_factory.mktemp("odd"), simulator)
+        runs.run("answers.jsonl", [{"text": "odd" if n % 2 else "even", "n": n} for n in range(20)])
+        yield runs
+
+
+def test_one_row_has_all_that_is_known_of_it(runs: Runs, look: Look) -> None:
+    runs.run(
+        "answers.jsonl",
+        [{"who": f"mail {n}"} for n in range(3)],
+        prompt="Where? {{ who }}",
+        system="Be brief.",
+        id_column="who",
+        flatten=True,
+        llm_settings={"structured_output": {"schema": SCHEMA}},
+    )
+    runs.retry("answers.jsonl", "row=1", prompt="And where? {{ who }}")
+    row = look(runs.folder).ask("row", run="answers.jsonl", row=1)
+    assert (row["row_id"], row["record"]) == (
+        "who 'mail 1'",
+        [{"name": "who", "text": {"text": "mail 1", "chars": 6}}],
+    )
+    assert [(part["name"], part["text"]["text"]) for part in row["prompt"]] == [
+        ("system", "Be brief."),
+        ("user", "And where? mail 1"),
+    ]
+    assert json.loads(row["value"]["text"]).keys() >= {"city", "score", "error"}
+    assert [attempt["status"] for attempt in row["attempts"]] == ["answered", "answered"]
+    assert json.loads(row["attempts"][0]["raw"]["text"])["object"] == "chat.completion"
+    assert json.loads(row["outcome"]["settings"]) == {"prompt": "And where? {{ who }}"}
+    assert (len(row["earlier"]), row["earlier"][0]["settings"]) == (1, "")
+    problem = look(runs.folder).ask("row", run="answers.jsonl", row=3)
+    assert (problem["problem"], problem["hint"]) == ("there is no row 3", "rows 0 to 2 were read")
+
+
+def test_texts_are_text_and_long_ones_are_cut_and_had_whole(runs: Runs, look: Look) -> None:
+    long = "lorem ipsum " * 40_000
+    runs.simulator.script([long], when=lambda body: "long" in str(body))
+    runs.run("answers.jsonl", [ODD, "long"], prompt="{{ text }}")
+    client = look(runs.folder)
+    (odd, big) = client.ask("rows", run="answers.jsonl")["rows"]
+    assert odd["answer"].startswith("Echo: <script>document.title='owned'</script>")
+    assert "\\x1b[31mred \\u202eturned NUL\\x00" in odd["answer"]
+    assert not any(character in odd["answer"] for character in "\x1b\u202e\x00")
+    assert len(big["answer"]) < 310
+    answer = client.get("/api/row?run=answers.jsonl&row=1")
+    assert len(answer.body) < 300_000
+    text = answer.json["outcome"]["answers"][0]
+    assert (len(text["text"]), text["chars"]) == (MAX_SHOWN_CHARS, len(long))
+    whole = client.get("/api/text?run=answers.jsonl&row=1&name=answer.0")
+    assert whole.body.decode() == long
+    assert whole.headers["Content-Disposition"].startswith("attachment;")
+    assert whole.headers["Content-Type"] == "text/plain; charset=utf-8"
+    assert client.get("/api/text?run=answers.jsonl&row=0&name=record.0").body.decode() == ODD
+    assert (
+        "has no text 'answer.7'" in client.ask("text", run="answers.jsonl", row=0, name="answer.7")["problem"]
+    )
+
+
+def test_two_runs_are_side_by_side_wherever_their_rows_stand(runs: Runs, look: Look) -> None:
+    texts = [f"row {number}" for number in range(8)]
+    runs.run("one.jsonl", texts)
+    runs.run("other.jsonl", [texts[0], *reversed(texts[2:])], prompt="Tell {{ text }}")
+    runs.run("same.jsonl", texts)
+    client = look(runs.folder)
+    page = client.ask("side-by-side", run="one.jsonl", **{"with": "other.jsonl"})
+    assert [(pair["row"], pair["right"] and pair["right"]["row"]) for pair in page["rows"]] == [
+        (0, 0),
+        (1, None),
+        *((row, 8 - row) for row in range(2, 8)),
+    ]
+    assert page["rows"][2]["left"]["answer"]["text"] == "Echo: Say row 2"
+    assert page["rows"][2]["right"]["answer"]["text"] == "Echo: Tell row 2"
+    same = {"with": "same.jsonl", "differing": 1}
+    assert client.ask("side-by-side", run="one.jsonl", **same)["rows"] == []
+    assert len(client.ask("side-by-side", run="one.jsonl", **{"with": "same.jsonl"})["rows"]) == 8
+
+
+def test_ids_say_which_row_is_which_where_both_runs_have_them(runs: Runs, look: Look) -> None:
+    runs.run("one.jsonl", [{"id": n, "text": f"row {n}"} for n in range(3)], id_column="id")
+    runs.run("other.jsonl", [{"id": n, "text": f"better row {n}"} for n in range(3)], id_column="id")
+    page = look(runs.folder).ask("side-by-side", run="one.jsonl", **{"with": "other.jsonl"})
+    assert [pair["right"]["row"] for pair in page["rows"]] == [0, 1, 2]
+
+
+def test_two_settings_of_a_run_are_side_by_side(runs: Runs, look: Look) -> None:
+    runs.run("one.jsonl", [f"row {number}" for number in range(6)])
+    runs.retry("one.jsonl", "row>=2, row<4", prompt="Tell {{ text }}")
+    runs.retry("one.jsonl", "row=3", prompt="Sing {{ text }}")
+    client = look(runs.folder)
+    assert [retry["number"] for retry in client.ask("run", run="one.jsonl")["retries"]] == [1, 2]
+    for left, right, expected in (
+        ("earlier", "now", {2: ("Say", "Tell"), 3: ("Tell", "Sing")}),
+        ("own", "1", {2: ("Say", "Tell"), 3: ("Say", "Tell")}),
+        ("own", "2", {3: ("Say", "Sing")}),
+        ("2", "2", {3: ("Sing", "Sing")}),
+    ):
+        page = client.ask("side-by-side", run="one.jsonl", left=left, right=right)
+        found = {
+            pair["row"]: tuple(pair[side]["answer"]["text"].split()[1] for side in ("left", "right"))
+            for pair in page["rows"]
+        }
+        assert found == expected
+    assert "there are no settings '3'" in client.ask("side-by-side", run="one.jsonl", left="3")["problem"]
+
+
+def test_marks_are_of_what_was_looked_at(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", ["a", "b"])
+    client = look(runs.folder, annotate=True)
+    row = client.ask("rows", run="answers.jsonl")["rows"][1]
+    marking = {
+        "run": "answers.jsonl",
+        "row": 1,
+        "outcome_at": row["ended_at"],
+        "mark": "bad",
+        "note": "no\x00\u202e <b>",
+    }
+    assert client.post("/api/mark", marking).json == {"mark": "bad", "note": "no\x00\u202e <b>"}
+    assert rows_of(client, "answers.jsonl", where="mark=bad") == [1]
+    assert client.ask("run", run="answers.jsonl")["marks"] == [{"value": "bad", "count": 1}]
+    assert client.ask("rows", run="answers.jsonl")["rows"][1]["note"] == "no\\x00\\u202e <b>"
+    runs.retry("answers.jsonl", "mark=bad", prompt="Again {{ text }}")
+    late = client.post("/api/mark", marking)
+    assert (late.status, late.json["problem"]) == (
+        400,
+        "row 1 has another outcome by now, and was not marked",
+    )
+    earlier = client.ask("row", run="answers.jsonl", row=1)["earlier"][0]
+    assert (earlier["mark"], earlier["note"]) == ("bad", "no\x00\u202e <b>")
+    for wrong in (b"{", b"[]", {"run": "answers.jsonl"}, marking | {"mark": "fine"}, marking | {"more": 1}):
+        assert client.post("/api/mark", wrong).status == 400, wrong
+    assert client.post("/api/mark", marking, Content_Type="text/plain").status == 415
+    assert client.post("/api/mark", marking | {"note": "x" * 200_000}).status == 413
+    assert client.get("/api/mark").status == 405
+
+
+def test_a_run_is_live_while_it_goes_on_and_its_rows_are_marked_meanwhile(runs: Runs, look: Look) -> None:
+    half = threading.Event()
+    rest = threading.Event()
+
+    def rows() -> Any:
+        yield from ({"text": f"row {number}"} for number in range(600))
+        half.set()
+        rest.wait(20)
+        yield {"text": "the last"}
+
+    going = threading.Thread(target=lambda: runs_later(runs, rows()))
+    going.start()
+    try:
+        assert half.wait(20)
+        client = look(runs.folder, annotate=True)
+        runs.simulator.wait_until(
+            lambda: client.ask("run", run="answers.jsonl")["counts"]["completions"] >= 500
+        )
+        assert client.ask("run", run="answers.jsonl")["live"]
+        assert client.ask("home")["runs"][0]["live"]
+        row = client.ask("rows", run="answers.jsonl")["rows"][5]
+        marking = {"run": "answers.jsonl", "row": 5, "outcome_at": row["ended_at"], "mark": "good"}
+        assert client.post("/api/mark", marking).json["mark"] == "good"
+    finally:
+        rest.set()
+        going.join()
+    summary = client.ask("run", run="answers.jsonl")
+    assert (summary["live"], summary["counts"]["completions"]) == (False, 601)
+    assert rows_of(client, "answers.jsonl", where="mark=good") == [5]
+
+
+def runs_later(runs: Runs, rows: Any) -> None:
+    from mistill import MistralLLM
+
+    llm = MistralLLM(model="mistral-small-latest", endpoint=runs.simulator.url)
+    Run(rows, llm=llm, out=runs.folder / "answers.jsonl", prompt="Say {{ text }}").start()
+
+
+def test_a_damaged_row_is_shown_as_one_and_holds_up_no_other(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", ["a", "b", "c"])
+    with closing(sqlite3.connect(runs.folder / "answers.jsonl.ledger", isolation_level=None)) as connection:
+        connection.execute("UPDATE answers SET body = x'00' WHERE attempt = 2")
+    client = look(runs.folder)
+    states = [(row["state"], row["error_kind"]) for row in client.ask("rows", run="answers.jsonl")["rows"]]
+    assert sorted(states, key=str) == sorted(
+        [("completion", None), ("completion", None), ("failure", "damaged_answer")], key=str
+    )
+
+
+def test_a_run_that_is_deleted_while_one_looks_is_said_to_be_gone(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", ["a"])
+    client = look(runs.folder / "answers.jsonl")
+    name = client.ask("home")["single"]
+    runs.folder.joinpath("answers.jsonl.ledger").unlink()
+    assert "there is no ledger at" in client.ask("rows", run=name)["problem"]
+    assert client.ask("home")["runs"] == []
+
+
+def test_texts_are_shown_for_what_they_are() -> None:
+    assert shown("a\x00\u2066\ud800b").text == "a\\x00\\u2066\ufffdb"
+    assert not shown("\x1b" * 10).is_cut
+    assert shown("x" * 11, 10).is_cut
+    assert preview("one\n two\t\x07") == "one two \\x07"
+    assert len(preview("word " * 1000)) == 301
+    assert sorted(texts_in({"a": [1, "x", {"b": None}], "c": True})) == ["1", "true", "x"]
