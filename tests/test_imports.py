@@ -26,9 +26,11 @@ MAY_IMPORT = {
     "records": {"structured", "datasets", "ledger", "progress"},
     "estimates": {"api", "delivery", "progress", "llms", "prompts", "ledger", "datasets"},
     "jobs": {"api", "delivery", "estimates", "ledger", "progress"},
-    "kinds": {"api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
+    "shards": {"api", "delivery", "progress", "ledger", "datasets"},
+    "kinds": {"shards", "api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
     "audits": {"api", "estimates", "kinds", "ledger", "llms", "progress"},
     "runs": {
+        "shards",
         "audits",
         "jobs",
         "kinds",

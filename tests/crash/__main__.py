@@ -1,5 +1,8 @@
 """``python -m tests.crash [--vectors] [--rounds 10] [--rows 3000] [--kills 20] [--seed 0]``: the long form, printed.
 
+``python -m tests.crash --shards [--rounds 10] [--rows 3000] [--kills 20] [--seed 0]``: of a run in shards, whose
+workers and drivers are killed.
+
 ``python -m tests.crash --walk [--rounds 10] [--rows 300] [--steps 60] [--seed 0]``: random walks over all that one may
 do to a run.
 
@@ -18,6 +21,7 @@ from pathlib import Path
 from tests.crash.batch_conditions import CONDITIONS, killed_at, killed_at_random, points_of
 from tests.crash.batch_harness import Starter
 from tests.crash.harness import COMPLETIONS, VECTORS, Kind, crash
+from tests.crash.shard_harness import crash_shards
 from tests.crash.walk import walk
 
 _COLUMNS = {
@@ -32,6 +36,10 @@ _COLUMNS = {
     "again": 6,
     "s": 7,
 }
+_SHARD_COLUMNS = {
+    "seed": 6, "rows": 6, "workers killed": 16, "drivers": 9, "marked": 8, "paid twice": 12, "lost": 6, "doubled": 9,
+    "wrong": 7, "again": 7, "s": 7,
+}  # fmt: skip
 _BATCH_COLUMNS = {
     "runs": 6, "starts": 8, "kills": 7, "jobs": 6, "broken": 8, "paid twice": 12, "marked": 8, "doubtful": 10, "s": 6
 }  # fmt: skip
@@ -42,12 +50,15 @@ def main() -> int:
     for name, default in (("rounds", 10), ("rows", None), ("kills", 20), ("steps", 60), ("seed", 0)):
         options.add_argument(f"--{name}", type=int, default=default)
     options.add_argument("--walk", action="store_true", help="kills, edits, other options, retries, exports")
+    options.add_argument("--shards", action="store_true", help="of a run in shards: its workers, its driver")
     options.add_argument("--batch", action="store_true", help="runs of batch jobs, under each condition")
     options.add_argument("--points", action="store_true", help="killed at each point that they pass")
     options.add_argument("--only", default="", help="conditions with these words in their names")
     options.add_argument("--vectors", action="store_true", help="of mistill embed, in place of mistill run")
     chosen = options.parse_args()
     seeds = range(chosen.seed, chosen.seed + chosen.rounds)
+    if chosen.shards:
+        return _shards(seeds, rows=chosen.rows or 3000, kills=chosen.kills)
     if chosen.walk:
         return _walk(seeds, rows=chosen.rows or 300, steps=chosen.steps)
     if chosen.batch:
@@ -70,6 +81,23 @@ def _crash(kind: Kind, seeds: range, *, rows: int, kills: int) -> int:
             result.twice, result.wrong, result.sent_by_a_further_start, f"{result.seconds:.1f}",
         )  # fmt: skip
         row = zip(values, _COLUMNS.values(), strict=True)
+        print("".join(str(value).rjust(width) for value, width in row), *result.problems(), flush=True)
+        broken += bool(result.problems())
+    return 1 if broken else 0
+
+
+def _shards(seeds: range, *, rows: int, kills: int) -> int:
+    print("".join(name.rjust(width) for name, width in _SHARD_COLUMNS.items()))
+    broken = 0
+    for seed in seeds:
+        with tempfile.TemporaryDirectory() as directory:
+            result = crash_shards(Path(directory), rows=rows, kills=kills, seed=seed)
+        values = (
+            seed, result.rows, result.workers_killed, result.drivers_killed, result.marked_maybe_billed,
+            result.paid_twice, result.lost, result.twice, result.wrong, result.sent_by_a_further_start,
+            f"{result.seconds:.1f}",
+        )  # fmt: skip
+        row = zip(values, _SHARD_COLUMNS.values(), strict=True)
         print("".join(str(value).rjust(width) for value, width in row), *result.problems(), flush=True)
         broken += bool(result.problems())
     return 1 if broken else 0

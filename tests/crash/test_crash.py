@@ -15,6 +15,7 @@ from tests.crash.batch_conditions import (
 )
 from tests.crash.batch_harness import Starter
 from tests.crash.harness import COMPLETIONS, VECTORS, Kind, crash
+from tests.crash.shard_harness import crash_shards
 from tests.crash.walk import walk
 from tests.libraries import library
 
@@ -31,6 +32,17 @@ def test_a_run_killed_again_and_again_is_as_good_as_one_that_was_not(
     assert not result.problems(), result
     assert result.kills_before_the_end >= kills
     assert result.in_flight > 0  # else the kills proved nothing
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="whose child a process is, Linux says")
+def test_a_run_in_shards_whose_workers_and_driver_are_killed_is_as_good_as_one_that_was_not(
+    tmp_path: Path,
+) -> None:
+    library("aiohttp")
+    result = crash_shards(tmp_path, rows=600, kills=4, seed=20261127, workers=2)
+    assert not result.problems(), result
+    assert result.workers_killed > 0
+    assert result.drivers_killed > 0
 
 
 def test_whatever_is_done_to_a_run_its_rows_come_out_right(tmp_path: Path) -> None:

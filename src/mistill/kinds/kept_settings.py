@@ -27,6 +27,7 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import LedgerReader
 from mistill.ledger.far_outputs import address_of_ledger, ledger_of_address
 from mistill.ledger.files import is_database
+from mistill.ledger.shard_files import is_in_shards, is_memory
 from mistill.struct_types import look_at
 from mistill.wording import Phrase, Setting, words
 
@@ -40,7 +41,7 @@ def ledger_beside(out: str | Path) -> Path:
     if (file := database_file(str(out))) is not None:
         table = str(out).partition("?")[2].removeprefix("table=")
         return Path(f"{file}.{quote(table, safe=' ')}{LEDGER_SUFFIX}")
-    return Path(f"{out}{LEDGER_SUFFIX}")
+    return Path(f"{str(out).rstrip('/') or out}{LEDGER_SUFFIX}")
 
 
 def output_of(ledger: str | Path) -> str | None:
@@ -49,7 +50,7 @@ def output_of(ledger: str | Path) -> str | None:
         return address
     name = str(ledger)
     out = name.removesuffix(LEDGER_SUFFIX)
-    return out if out != name and (format_by_suffix(out) is not None or Path(out).is_file()) else None
+    return out if out != name and (format_by_suffix(out) is not None or Path(out).exists()) else None
 
 
 def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple[str | None, Path]:
@@ -69,13 +70,13 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
         if ledger is None:
             raise InputError("no run is named", hint=words("give its output, or its ", Setting("ledger")))
         path, ledger = ledger, None
-    name = keep_secrets(str(path))
+    name = keep_secrets(str(path).rstrip("/") or str(path))
     beside = Path(ledger) if ledger is not None else ledger_beside(name)
-    if ledger is None and not beside.is_file() and (name.endswith(LEDGER_SUFFIX) or is_database(Path(name))):
+    if ledger is None and not is_memory(beside) and _is_ledger(name):
         out, beside = output_of(name), Path(name)
     else:
         out = name
-    if not beside.is_file():
+    if not is_memory(beside):
         raise InputError(
             f"no run is known for {name}: there is no file {beside}",
             hint=words("give the output of the run, or its ", Setting("ledger"), _elsewhere(name)),
@@ -88,6 +89,10 @@ def _elsewhere(name: str) -> str:
     return (
         "" if not is_elsewhere(name) else "; if the run was started on another machine, its ledger is there"
     )
+
+
+def _is_ledger(name: str) -> bool:
+    return name.endswith(LEDGER_SUFFIX) or is_database(Path(name)) or is_in_shards(Path(name))
 
 
 def refuse_unwritten(source: Any) -> None:

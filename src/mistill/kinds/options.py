@@ -31,6 +31,7 @@ from mistill.characters import whole_characters
 from mistill.datasets.writers import CsvDialect
 from mistill.errors import InputError, did_you_mean
 from mistill.llms.parameters import PARAMETERS
+from mistill.shards.placement import MAX_SHARDS, OneShard, Placement
 from mistill.wording import Part, Setting, words
 
 OnUnknown = Literal["retry", "hold"]
@@ -88,6 +89,19 @@ def _check_positive(value: Any) -> Any:
 
 
 _positive = BeforeValidator(_check_positive)
+
+
+def _check_placement(value: str) -> str:
+    Placement.parse(value)
+    return value
+
+
+def _check_one_shard(value: str) -> str:
+    OneShard.parse(value)
+    return value
+
+
+_placed, _one_shard = AfterValidator(_check_placement), AfterValidator(_check_one_shard)
 
 
 def _check_hours(seconds: float) -> float:
@@ -305,6 +319,23 @@ class RunOptions(BaseModel):
         default=30.0, ge=0, allow_inf_nan=False, description="How long Ctrl-C waits for what is in flight."
     )
 
+    on: Annotated[str | None, _placed, Written("Machines", metavar="WHERE")] = Field(
+        default=None,
+        description="Work in shards: processes:4 on this machine, or ray, ray://host:10001 on a Ray cluster. --out may "
+        "be a folder then, which gets a part for each shard.",
+    )
+    shards: Annotated[int | None, Written("Machines", metavar="N")] = Field(
+        default=None,
+        ge=1,
+        le=MAX_SHARDS,
+        description="In how many, where --on cuts the input.  [default: by its rows]",
+    )
+    shard: Annotated[str | None, _one_shard, Written("Machines", metavar="I/N", in_settings=False)] = Field(
+        default=None,
+        description="Work on one of N shards, from 0/N on, beside others that do the others: array jobs of Slurm, "
+        "indexed jobs of Kubernetes, xargs -P.",
+    )
+
     on_stop: OnStop = Field(
         default="raise",
         description="Raise where a run ends early and nobody has asked for it, or return its report.",
@@ -396,10 +427,17 @@ class RunOptions(BaseModel):
             "limit": self.limit,
         }
 
+    def of_plan(self) -> dict[str, Any]:
+        """Which rows there are, for the plan of a run in shards; a limit may be another in each start."""
+        names = ("explode", "where", "input_format", "encoding", "delimiter")
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
+
     def kept(self) -> dict[str, Any]:
         """What a ledger keeps of them, as JSON values: what was given, but for parameters, which the model's settings
         have, and what is the caller's affair alone."""
-        return self.model_dump(mode="json", exclude_defaults=True, exclude={"parameters", "on_stop"})
+        return self.model_dump(
+            mode="json", exclude_defaults=True, exclude={"parameters", "on_stop", "on", "shard"}
+        )
 
 
 OUTPUT_OPTIONS = (
@@ -514,4 +552,7 @@ class RunArguments(LaneArguments, total=False):
     on_unknown: OnUnknown
     pin: bool
     grace: float
+    on: str | None
+    shards: int | None
+    shard: str | None
     on_stop: OnStop

@@ -15,6 +15,7 @@ from mistill.ledger.reader import (
     LedgerReader,
     LedgerRow,
     PastAttempt,
+    ShardCounts,
     Start,
 )
 from mistill.ledger.row_set import RowSet
@@ -58,6 +59,7 @@ __all__ = [
     "RowState",
     "RowUsage",
     "Selection",
+    "ShardCounts",
     "Spending",
     "Start",
     "Takings",

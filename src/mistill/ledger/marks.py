@@ -18,6 +18,7 @@ from mistill.characters import whole_characters
 from mistill.errors import InputError, LedgerError, LedgerInUse
 from mistill.ledger import database
 from mistill.ledger.checksums import crc32, pack
+from mistill.ledger.shard_files import is_in_shards, place_in_shards
 from mistill.ledger.tables import MARK_SUM, Mark
 from mistill.wording import Setting, words
 
@@ -38,7 +39,7 @@ def write_mark(
     """Keeps what is said of the outcome of a row, in the place of what was said of it before; a run may be going on.
 
     Args:
-        path: the ledger. ``position``: the row's place in the input, from 0.
+        path: the ledger, or the folder of a run in shards. ``position``: the row's place in the input, from 0.
         mark, note: where there is neither, nothing is said any more.
         outcome_at: when the outcome came that is meant; ``None``: whichever the row has.
 
@@ -47,11 +48,13 @@ def write_mark(
         LedgerInUse: others used the ledger for too long.
         LedgerError: it cannot be written.
     """
-    note = _checked(mark, note)
+    note, there = _checked(mark, note), position
+    if is_in_shards(path):
+        path, there = place_in_shards(path, position)
     try:
         with closing(database.open_to_note(path)) as connection, database.explained(path):
             connection.execute("BEGIN IMMEDIATE")
-            row, found_at = _outcome_of(connection, position)
+            row, found_at = _outcome_of(connection, there, position)
             if outcome_at is not None and found_at != outcome_at:
                 raise InputError(
                     f"row {position} has another outcome by now, and was not marked", hint="look at it again"
@@ -90,13 +93,16 @@ def _checked(mark: Mark | None, note: str | None) -> str | None:
     return note or None
 
 
-def _outcome_of(connection: sqlite3.Connection, position: int) -> tuple[int, float]:
-    """The row at a position, and when its outcome came."""
+def _outcome_of(connection: sqlite3.Connection, there: int, position: int) -> tuple[int, float]:
+    """The row at a place of this ledger, and when its outcome came; ``position``: its place in the input."""
     query = "SELECT id, state, ended_at FROM row_states WHERE position = ?"
-    found = connection.execute(query, (position,)).fetchone()
+    found = connection.execute(query, (there,)).fetchone()
     if found is None:
         rows = connection.execute("SELECT count(position) FROM rows").fetchone()[0]
-        raise InputError(f"there is no row {position}", hint=f"{rows:,} were read, and they count from 0")
+        raise InputError(
+            f"there is no row {position}",
+            hint=f"{rows + position - there:,} were read, and they count from 0",
+        )
     row, state, ended_at = found
     if state == "pending" or ended_at is None:
         raise InputError(

@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext, supp
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, cast
 
 import msgspec
 
@@ -29,6 +29,7 @@ from mistill.ledger.marks import MARK_OF_OUTCOME, MARKED_ROWS, RowMark
 from mistill.ledger.model_counts import AnswersOfModel, ModelOf, count_bodies, read_model_counts
 from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import EVERYTHING, Selection
+from mistill.ledger.shard_files import is_in_shards
 from mistill.ledger.spending import IS_DAMAGED, Spending, read_spending
 from mistill.ledger.tables import (
     ATTEMPT_IS_SOUND,
@@ -188,6 +189,12 @@ class Cause(msgspec.Struct, frozen=True):
     error: ErrorRecord
     row_id: str | None = None
 
+    def after(self, earlier: Cause | None, rows: int) -> Cause:
+        """Together with those of the same kind among so many rows that stand before."""
+        if earlier is None:
+            return msgspec.structs.replace(self, row=self.row + rows)
+        return msgspec.structs.replace(earlier, count=earlier.count + self.count)
+
 
 class Start(msgspec.Struct, frozen=True):
     """One start of the run: a process that worked on it. Times in unix seconds.
@@ -202,8 +209,20 @@ class Start(msgspec.Struct, frozen=True):
     record: bytes
 
 
+class ShardCounts(msgspec.Struct, frozen=True):
+    """Shards of a run: in how many it is cut, and of how many rows; how many of them were begun, and are finished."""
+
+    number: int
+    rows: int
+    begun: int
+    finished: int
+
+
 class LedgerReader:
-    """Reads a ledger, never writes it, whether or not a run is writing it.
+    """Reads a ledger, never writes it, whether or not a run is writing it; and all ledgers of a run in shards as one.
+
+    ``LedgerReader(path)`` of a folder, where such a run remembers, is a `ShardsReader`: whoever reads a run need not
+    know in how many ledgers it is.
 
     What does not fit its checksum is never given for what it was: it is left out or reported as damaged.
 
@@ -211,17 +230,24 @@ class LedgerReader:
         LedgerError: there is none, it is of another format, or it is damaged.
     """
 
+    def __new__(cls, path: Path | str) -> Self:
+        if cls is LedgerReader and is_in_shards(Path(path)):
+            from mistill.ledger.shards_reader import ShardsReader
+
+            return super().__new__(cast("type[Self]", ShardsReader))
+        return super().__new__(cls)
+
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        self._opened: sqlite3.Connection | None = database.open_to_read(self.path)
+        self._connected: sqlite3.Connection | None = database.open_to_read(self.path)
         self._process = OwnProcess()
         self._damages: dict[Damage, None] = {}
         register_for_forks(self)
 
     def close(self) -> None:
         forget(self)
-        if self._opened is not None:
-            self._opened.close()
+        if self._connected is not None:
+            self._connected.close()
 
     def busy(self) -> AbstractContextManager[object]:
         """Whoever reads in one thread does not fork in another; see `Forkable`."""
@@ -229,15 +255,15 @@ class LedgerReader:
 
     def leave_to_parent(self) -> None:
         """In a forked child: it reads through a connection of its own, from its next question on."""
-        if self._opened is not None:
-            keep_unused(self._opened)
-            self._opened = None
+        if self._connected is not None:
+            keep_unused(self._connected)
+            self._connected = None
 
     @property
     def _connection(self) -> sqlite3.Connection:
-        if self._opened is None:
-            self._opened = database.open_to_read(self.path)
-        return self._opened
+        if self._connected is None:
+            self._connected = database.open_to_read(self.path)
+        return self._connected
 
     def __enter__(self) -> Self:
         return self
@@ -427,6 +453,10 @@ class LedgerReader:
             ).fetchall()
         return [Start(number, started, ended, record.encode()) for number, started, ended, record in found]
 
+    def shards(self) -> ShardCounts | None:
+        """How its shards stand; ``None``: it is not in shards."""
+        return None
+
     def jobs(self) -> list[Job]:
         """The jobs of the run, the oldest first. Damaged ones are left out."""
         with database.explained(self.path):
@@ -504,15 +534,15 @@ class LedgerReader:
             answers = self._connection.execute(
                 f"SELECT count(*) FROM attempts WHERE {_HAS_LATENCY}"  # noqa: S608 - our own words
             ).fetchone()[0]
-            if not answers:
-                return []
-            places = [max(0, math.ceil(share * answers) - 1) for share in shares]
-            sorted_s = self._connection.execute(
+            return latencies_within(answers, self.each_latency_s(), shares)
+
+    def each_latency_s(self) -> Iterator[float]:
+        """Of all answers, the quickest first."""
+        with database.explained(self.path):
+            for (latency_s,) in self._connection.execute(
                 f"SELECT ended_at - sent_at AS s FROM attempts WHERE {_HAS_LATENCY} ORDER BY s"  # noqa: S608 - our own words
-            )
-            wanted = set(places)
-            found = {place: max(0.0, s) for place, (s,) in enumerate(sorted_s) if place in wanted}
-        return [found[place] for place in places]
+            ):
+                yield latency_s
 
     def rows(
         self,
@@ -599,7 +629,7 @@ class LedgerReader:
                         gaps.append(range(next_position, position))
                     next_position = position + 1
                     yield row
-                    if self._opened is not connection:
+                    if self._connected is not connection:
                         raise of_another_process(self.path, self._process)
             except SQLiteErrors as error:
                 if not means_damage(error):
@@ -779,6 +809,16 @@ class LedgerReader:
                 return None
             found.append(body)
         return tuple(found)
+
+
+def latencies_within(answers: int, sorted_s: Iterator[float], shares: Sequence[float]) -> list[float]:
+    """Of so many latencies, the quickest first, within which such shares of them lie; empty where there is none."""
+    if not answers:
+        return []
+    places = [max(0, math.ceil(share * answers) - 1) for share in shares]
+    wanted = set(places)
+    found = {place: max(0.0, s) for place, s in enumerate(sorted_s) if place in wanted}
+    return [found[place] for place in places]
 
 
 _FAT = (

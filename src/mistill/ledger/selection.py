@@ -99,6 +99,18 @@ class Selection(NamedTuple):
     wants_damaged: bool = False
     """It asks for rows that are damaged in the ledger, in so many words."""
 
+    places: tuple[int, ...] = ()
+    """Which of the values are places in the input."""
+
+    def after(self, rows: int) -> Selection:
+        """The same choice where so many rows of the input stand elsewhere, before the first."""
+        if not (rows and self.places):
+            return self
+        values: list[Any] = [*self.values]
+        for place in self.places:
+            values[place] -= rows
+        return self._replace(values=tuple(values))
+
     @classmethod
     def parse(cls, text: str) -> Selection:
         """Raises:
@@ -112,8 +124,11 @@ class Selection(NamedTuple):
         conditions: list[str] = []
         values: list[Any] = []
         named: set[tuple[str, Any]] = set()
+        places: list[int] = []
         for term in terms:
             condition, value = _condition(term)
+            if term.name == "row":
+                places.append(len(values))
             conditions.append(condition)
             values.append(value)
             if term.comparison == "=":
@@ -125,6 +140,7 @@ class Selection(NamedTuple):
             wants_damaged=any(
                 field == "error" and str(value).startswith("damaged_") for field, value in named
             ),
+            places=tuple(places),
         )
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
-from msgspec import Struct
+from msgspec import Struct, structs
 
 from mistill.datasets.sources import name_of
 from mistill.errors import MistillError
@@ -46,6 +46,18 @@ class Misfit(Struct, frozen=True):
     rows: list[int]
     row_ids: list[str]
     message: str
+
+    def after(self, earlier: Misfit | None, rows: int) -> Misfit:
+        """Together with those of the same kind among so many rows that stand before."""
+        placed = structs.replace(self, rows=[rows + row for row in self.rows])
+        if earlier is None:
+            return placed
+        return structs.replace(
+            earlier,
+            count=earlier.count + self.count,
+            rows=[*earlier.rows, *placed.rows][:_MAX_NAMED],
+            row_ids=[*earlier.row_ids, *self.row_ids][:_MAX_NAMED],
+        )
 
 
 class Misfits:

@@ -6,15 +6,29 @@ import threading
 from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
-from mistill.errors import LedgerError, LedgerInUse, Stopped, StopReason
+from mistill.errors import LedgerError, LedgerInUse, MistillError, Stopped, StopReason
 from mistill.llms.event_loop import BackgroundWork, background, next_of
 from mistill.process import OwnProcess
-from mistill.runs.runner import Runner
+from mistill.progress.progress import Progress
 from mistill.wording import START_AGAIN, words
 
 T = TypeVar("T")
+
+
+class Stoppable(Protocol):
+    """What works through rows: a runner, or the driver of several. Called on the background loop."""
+
+    progress: Progress
+
+    def stop(self, reason: MistillError) -> None:
+        """Sends nothing more; what is in flight is waited for."""
+        ...
+
+    def abandon(self) -> None:
+        """Waits for nothing."""
+        ...
 
 
 class RunControl:
@@ -23,7 +37,7 @@ class RunControl:
     def __init__(self) -> None:
         self._state = threading.Lock()
         self._turn: object = None
-        self._runner: Runner | None = None
+        self._runner: Stoppable | None = None
         self._stopped_early: Stopped | None = None
 
     @contextmanager
@@ -63,7 +77,7 @@ class RunControl:
         """A start has begun, and has not ended."""
         return self._turn is not None
 
-    def take(self, runner: Runner) -> None:
+    def take(self, runner: Stoppable) -> None:
         """From now on it is this that is stopped; at once where that was asked for before."""
         with self._state:
             self._runner, stopped_early = runner, self._stopped_early

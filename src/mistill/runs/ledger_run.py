@@ -13,6 +13,7 @@ from mistill.kinds.kept_settings import KeptSettings, find_run, read_settings
 from mistill.kinds.manifest import RunManifest
 from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Ledger, LedgerReader
+from mistill.ledger.shard_files import is_in_shards
 from mistill.llms.connection import Connection
 from mistill.llms.mistral import MistralLLM
 from mistill.progress.display import Display
@@ -100,12 +101,12 @@ class LedgerRun(Run):
         super().__init__(
             Source([rows], None),
             llm=llm,
-            out=known.out,
+            out=None if is_in_shards(known.path) else known.out,  # of these, the parts are looked at
             progress=display.progress,
             on_progress=display.on_progress,
             **(options | {"ledger": known.path}),
         )
-        self.own_llm = known.own_llm
+        self.out, self.own_llm = known.out, known.own_llm
 
     def _open_ledger(self) -> Ledger:
         # The run stays what it is, and so do its settings: these are the ones of some rows.

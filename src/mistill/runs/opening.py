@@ -16,6 +16,7 @@ from mistill.kinds.kept_settings import ledger_beside, refuse_unwritten
 from mistill.kinds.options import RunOptions
 from mistill.ledger.files import is_same, main_name
 from mistill.ledger.lock import LedgerLock
+from mistill.ledger.shard_files import is_in_shards
 from mistill.process import OwnProcess
 from mistill.runs.where import InputFilter, require_columns
 from mistill.wording import Setting, words
@@ -99,7 +100,7 @@ def output_held(out: str | None, ledger: Path) -> Generator[None]:
 def _check_path(ledger: Path) -> None:
     """``InputError`` if no file can have that name."""
     try:
-        is_possible = bool(ledger.name) and not ledger.is_dir()
+        is_possible = bool(ledger.name) and (not ledger.is_dir() or is_in_shards(ledger))
     except (OSError, ValueError) as error:  # a name that is too long, or no text of a file system
         raise InputError(f"ledger: {str(ledger)[:80]!r} can be no file: {error}") from error
     if not is_possible:

@@ -38,7 +38,7 @@ from mistill.kinds.kept_settings import (
 )
 from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
-from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection
+from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection, ShardCounts
 from mistill.records.misfits import Misfit
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
@@ -191,6 +191,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         ledger: where all this was read; ``None`` if it is gone by now.
         is_temporary: the ledger goes with the last object that holds it: the run, and its reports.
         out: where the records go, ``"-"`` for stdout; ``None``: nowhere, or it is not known.
+        shards: how they stand, where it is a run in shards.
     """
 
     kind: str
@@ -214,6 +215,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     out: str | None
     is_temporary: bool = False
     process: int | None = None
+    shards: ShardCounts | None = None
 
     @property
     def last_start(self) -> StartRecord:
@@ -224,6 +226,8 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         """Rows of the input, those that no start has read yet too; ``None`` where nobody knows."""
         if self.input_was_read_to_its_end:
             return self.rows
+        if self.shards is not None:
+            return self.shards.rows
         known = [start.input_rows for start in self.starts if start.input_rows is not None]
         return max(known[-1], self.rows) if known else None
 
@@ -419,6 +423,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         rows_of_damaged_attempts=damaged,
         ledger=str(reader.path),
         out=out,
+        shards=reader.shards(),
     )
 
 

@@ -172,6 +172,10 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     left = f"{report.to_go:,} to go" if report.input_rows is not None else f"{report.to_go:,} of these to go"
     again = f", {report.asked_again:,} to ask again" if report.asked_again else ""
     yield Line(f"{report.completions:,} answered{of_all}, {report.failures:,} failed, {left}{again}")
+    if (shards := report.shards) is not None:
+        begun = shards.begun - shards.finished
+        told = f"{shards.finished:,} of {shards.number:,} finished, {begun:,} begun"
+        yield Line(told, label="shards: ")
     yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}{_saved(report)}")
     yield from _lanes(report)
     yield from map(Line, job_lines(report.jobs, in_full=True))

@@ -25,6 +25,7 @@ from mistill.kinds.kept_settings import find_run
 from mistill.kinds.options import RetryArguments
 from mistill.ledger import LedgerReader, Mark
 from mistill.ledger.marks import write_mark
+from mistill.ledger.shard_files import is_in_shards, is_memory
 from mistill.ledger.temporary_ledger import TemporaryLedger
 from mistill.llms.connection import Connection
 from mistill.llms.types import Completion
@@ -295,7 +296,7 @@ class RunResults:
         return shape_of(reader)
 
     def _check_started(self) -> None:
-        if not self.ledger_path.is_file():
+        if not is_memory(self.ledger_path):
             raise LedgerError("this run has no results: it was never started", hint="start it: run.start()")
 
     # --- asking again -------------------------------------------------------------------------------------------------
@@ -342,8 +343,10 @@ class RunResults:
             LedgerError: its ledger cannot be read.
         """
         from mistill.runs.retry import Retry
+        from mistill.runs.sharded_retry import ShardedRetry
 
-        return Retry(
+        kind = ShardedRetry if is_in_shards(_ledger_of(out, ledger)) else Retry
+        return kind(
             out,
             where,
             failed=failed,
@@ -497,7 +500,7 @@ class RunResults:
         return f"<{type(self).__name__} {self.out or 'without an output'}>"
 
     def _repr_html_(self) -> str:
-        if not self.ledger_path.is_file():
+        if not is_memory(self.ledger_path):
             return report_html(None)
         try:
             return report_html(self.report())
@@ -532,7 +535,7 @@ class RowOutcome:
         return self.read_record(self.position)
 
 
-def _ledger_of(run: RunResults | str | Path, ledger: str | Path | None) -> Path:
+def _ledger_of(run: RunResults | str | Path | None, ledger: str | Path | None) -> Path:
     if isinstance(run, RunResults):
         return find_run(run.out, ledger or run.ledger_path)[1]
     return find_run(run, ledger)[1]

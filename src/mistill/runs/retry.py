@@ -71,6 +71,19 @@ class Retry(LedgerRun):
             found = RunFilter(self._where, reader, shape_of(reader, trust=self._trust))
             return found, found.ids(reader)
 
+    def _say_nothing_chosen(self) -> None:
+        _log.warning("%s", self._filter.nothing(self.out))
+
+    @property
+    def asked(self) -> tuple[str, dict[str, Any]]:
+        """Which rows, and what differs from the run's own settings: by these a retry is known again."""
+        return self._where, self._changes
+
+    @property
+    def trusts(self) -> bool:
+        """The ledger is the user's own."""
+        return self._trust
+
     def _asks_by(self, reader: LedgerReader, number: int | None) -> bool:
         if number is None:
             return not self._changes
@@ -94,7 +107,7 @@ class Retry(LedgerRun):
         if last is None or last.retry is None:
             return False
         ended = last.ended_at is not None and last.stopped is None
-        return not ended and (last.retry.where, last.retry.settings) == (self._where, self._changes)
+        return not ended and (last.retry.where, last.retry.settings) == self.asked
 
     def _find_input_size(self) -> InputSize:
         return InputSize(self._source)  # of the rows that are chosen

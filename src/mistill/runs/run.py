@@ -8,12 +8,12 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from queue import SimpleQueue
-from typing import Any, Unpack
+from typing import Any, Self, Unpack
 
 import msgspec
 
@@ -151,6 +151,11 @@ class Run(RunResults):
         sample: ask only so many rows, taken at random, then forecast the rest (`RunReport.forecast`). Answers are kept,
             and the same sample again asks nothing. Of a stream, whose end nobody knows, it is the first rows.
         sample_seed: another one takes other rows.
+        on: work in shards, each a contiguous block of the input with a ledger of its own: ``"processes:4"`` on this
+            machine, ``"ray"`` or ``"ray://host:10001"`` on a Ray cluster. ``out`` may be a folder then, which gets a
+            part for each shard. See docs/many-machines.md.
+        shards: in how many ``on`` cuts the input; by its rows unless given.
+        shard: work on one of them alone, ``"3/16"``, beside other processes that do the others; they count from 0.
 
     Attributes:
         options: all of them, as `RunOptions`.
@@ -164,6 +169,19 @@ class Run(RunResults):
 
     _trust = False
     """Whether what the ledger names is the user's own: classes, and endpoints."""
+
+    def __new__(cls, *_: Any, **arguments: Any) -> Self:
+        """``Run(…, on=…)`` is a `ShardedRun`, ``Run(…, shard=…)`` a `ShardRun`."""
+        kind: Any = cls
+        if cls is Run and arguments.get("on") is not None:
+            from mistill.runs.sharded_run import ShardedRun
+
+            kind = ShardedRun
+        elif cls is Run and arguments.get("shard") is not None:
+            from mistill.runs.shard_run import ShardRun
+
+            kind = ShardRun
+        return super().__new__(kind)
 
     def __init__(
         self,
@@ -390,8 +408,8 @@ class Run(RunResults):
         if self._temporary is not None:
             self._temporary.make_folder()
         make_folder(self.out, self.ledger_path)
-        if self.out is not None and not options.fresh:
-            refuse_foreign(self.out, self.ledger_path)
+        if not options.fresh:
+            self._refuse_foreign()
         try:
             ledger = Ledger.open(
                 self.ledger_path,
@@ -444,7 +462,7 @@ class Run(RunResults):
         if self.options.max_cost is not None:
             warn_if_old(self.kind.server.price, datetime.now(UTC).date())
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
-        with output_held(self.out, self.ledger_path), self._open_ledger() as ledger:
+        with self._output_held(), self._open_ledger() as ledger:
             background.run(ledger.count_models(self.kind.model_of))
             self._budget = self._new_budget(self._spent_before(), ledger.models)
             before = self._snapshot()
@@ -469,7 +487,7 @@ class Run(RunResults):
                 expected, output, written = self._finish(runner, is_first=number == 1)
             except (Exception, KeyboardInterrupt) as error:
                 if process.is_this():  # else it goes on, in the parent
-                    ended = self._record(before, runner, stopped=_end_by(error))
+                    ended = self._record(before, runner, stopped=end_by(error))
                     with suppress(LedgerError):  # it may be what failed
                         self._note_end(ledger, number, ended)
                 raise
@@ -479,6 +497,15 @@ class Run(RunResults):
             self._note_end(ledger, number, ended)
             self._broke_off = runner.broke_off
         self._settle_retries(looks=False)
+
+    def _refuse_foreign(self) -> None:
+        """``InputError`` if something stands where the output goes that is none of this run."""
+        if self.out is not None:
+            refuse_foreign(self.out, self.ledger_path)
+
+    def _output_held(self) -> AbstractContextManager[None]:
+        """One run at a time writes an output."""
+        return output_held(self.out, self.ledger_path)
 
     def _note_size(self, ledger: Ledger, number: int) -> None:
         """The size of the input is known by now: others that look at the run are told."""
@@ -649,16 +676,17 @@ class Run(RunResults):
         """The files of the input, where they are at hand."""
         return self._source.paths
 
-    def _other_settings(self, error: ManifestChanged) -> ManifestChanged:
-        """The same, in the names of the settings that a user gives."""
-        with LedgerReader(self.ledger_path) as reader:
+    def _other_settings(
+        self, error: ManifestChanged, ledger: Path | None = None, out: str | None = None
+    ) -> ManifestChanged:
+        """The same, in the names of the settings that a user gives; of the run of another ledger, where it is given."""
+        with LedgerReader(ledger or self.ledger_path) as reader:
             kind, before = read_manifest(reader)
         if kind is not type(self.kind):
             return error
         changes: dict[str, tuple[object, object]] = dict(changed_settings(before, self.kind.manifest))
-        message = words(
-            f"{self.out or self.ledger_path} belongs to a run with other settings: ", *shown_changes(changes)
-        )
+        run = out or ledger or self.out or self.ledger_path
+        message = words(f"{run} belongs to a run with other settings: ", *shown_changes(changes))
         return ManifestChanged(message, changes=changes, hint=error.hint) if changes else error
 
     # --- what is left when it ends ----------------------------------------------------------------------------------
@@ -805,7 +833,7 @@ class Run(RunResults):
         return now.beside_jobs(self.progress.waited_for_jobs_s())
 
 
-def _end_by(error: Exception | KeyboardInterrupt) -> MistillError:
+def end_by(error: Exception | KeyboardInterrupt) -> MistillError:
     """What the ledger keeps of an error that ended a start."""
     if isinstance(error, KeyboardInterrupt):
         return Stopped("interrupted", reason="interrupted", hint=words(START_AGAIN, " to go on"))

@@ -75,6 +75,7 @@ mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-
 @run_options(EmbeddingKind, groups=("Budget",))
 @dry_run_option
 @run_options(EmbeddingKind, groups=("Durability",))
+@run_options(EmbeddingKind, groups=("Machines",))
 @report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:

@@ -63,6 +63,7 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --sample 20   
 @run_options(ChatKind, groups=("Budget",))
 @dry_run_option
 @run_options(ChatKind, groups=("Durability",))
+@run_options(ChatKind, groups=("Machines",))
 @report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import sys
 from abc import abstractmethod
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import accumulate
+from pathlib import Path
 from typing import Any, ClassVar
 
 from mistill.datasets.column_names import check_columns_once
@@ -13,6 +16,7 @@ from mistill.datasets.optional_library import PYARROW
 from mistill.datasets.sources.arrow_rows import rows_of_batch, rows_within
 from mistill.datasets.sources.input_file import FileReader, InputFile
 from mistill.datasets.sources.row import Row
+from mistill.datasets.sources.slices import CutPoint
 from mistill.errors import InputError
 
 _BATCH_BYTES = 8 << 20  # as Arrow data
@@ -46,8 +50,9 @@ class ArrowFile(FileReader):
         """The Arrow schema; called once, before anything else is read."""
 
     @abstractmethod
-    def _batches(self) -> Iterator[Any]:
-        """Record batches or tables of a bounded size.
+    def _batches(self, first: int, end: int) -> tuple[int, Iterator[Any]]:
+        """Record batches of a bounded size, which have the rows from the first to before the end among them; and which
+        row they begin with.
 
         Raises:
             Exception: whatever pyarrow raises.
@@ -62,18 +67,40 @@ class ArrowFile(FileReader):
     def features(self) -> Mapping[str, Any]:
         return self._features
 
+    @property
+    @abstractmethod
+    def _rows_in_file(self) -> int | None:
+        """Of the whole file; ``None`` where only its end tells."""
+
     def total(self) -> int | None:
-        return None
+        stretch = self._file.stretch
+        return self._rows_in_file if stretch is None else stretch.end - stretch.begin
+
+    def path_to_cut(self) -> Path | None:
+        return None if self._rows_in_file is None else self._file.path_to_cut
+
+    @property
+    def format_to_cut(self) -> str:
+        return self.kind.lower()
+
+    def cut_points(self, wanted: Callable[[], bool]) -> Iterator[CutPoint]:  # noqa: ARG002  nothing is read for them
+        """At any row."""
+        return (CutPoint(row, row) for row in range((self._rows_in_file or 0) + 1))
 
     def where(self, place: int) -> str:
         return f"{self.name} row {place - 1}"
 
     def rows(self, first_index: int) -> Iterator[Row]:
-        place = 0
+        stretch = self._file.stretch
+        begin = 0 if stretch is None else stretch.begin
+        end = sys.maxsize if stretch is None else stretch.end
         with self._refusing_damage():
-            for batch in self._batches():
-                yield from rows_of_batch(batch, self, first_index + place, place)
-                place += batch.num_rows
+            place, batches = self._batches(begin, end)
+            for whole in batches:
+                first = max(place, begin)
+                batch = whole.slice(first - place, max(0, end - first))
+                yield from rows_of_batch(batch, self, first_index + first - begin, first)
+                place += whole.num_rows
         self._file.place.check_unchanged()
 
     @contextmanager
@@ -92,7 +119,8 @@ class ParquetReader(ArrowFile):
 
     kind = "Parquet"
 
-    def total(self) -> int:
+    @property
+    def _rows_in_file(self) -> int:
         return self._total
 
     def _read_schema(self) -> Any:
@@ -102,14 +130,22 @@ class ParquetReader(ArrowFile):
             self._total: int = footer.num_rows
             if self._total != sum(group.num_rows for group in groups):
                 raise ValueError("its footer contradicts itself about the number of rows")
+            self._groups = [0, *accumulate(group.num_rows for group in groups)]
             stored_bytes = sum(group.total_byte_size for group in groups)
             self._batch_rows = rows_within(_BATCH_BYTES, self._total, stored_bytes)
             return opened.schema_arrow
 
-    def _batches(self) -> Iterator[Any]:
-        rows = 0
+    def _batches(self, first: int, end: int) -> tuple[int, Iterator[Any]]:
+        begins = enumerate(zip(self._groups, self._groups[1:], strict=False))
+        groups = [number for number, (begin, after) in begins if after > first and begin < end]
+        return (self._groups[groups[0]] if groups else first), self._batches_of(groups)
+
+    def _batches_of(self, groups: Sequence[int]) -> Iterator[Any]:
+        if not groups:
+            return
+        rows = self._groups[groups[0]]
         with self._open() as opened:
-            batches = opened.iter_batches(batch_size=self._batch_rows)
+            batches = opened.iter_batches(batch_size=self._batch_rows, row_groups=groups)
             while True:
                 try:
                     batch = next(batches, None)
@@ -152,7 +188,8 @@ class ArrowIpcReader(ArrowFile):
 
     kind = "Arrow"
 
-    def total(self) -> int | None:
+    @property
+    def _rows_in_file(self) -> int | None:
         return self._total
 
     def _read_schema(self) -> Any:
@@ -162,12 +199,21 @@ class ArrowIpcReader(ArrowFile):
             self._total = opened.count_rows() if hasattr(opened, "count_rows") else None
         return schema
 
-    def _batches(self) -> Iterator[Any]:
+    def _batches(self, first: int, end: int) -> tuple[int, Iterator[Any]]:  # noqa: ARG002  it begins with the first
+        return 0, self._every_batch(end)
+
+    def _every_batch(self, end: int) -> Iterator[Any]:
+        rows = 0
         with self._open() as opened:
-            if hasattr(opened, "get_batch"):
-                yield from (opened.get_batch(number) for number in range(opened.num_record_batches))
-            else:
+            if not hasattr(opened, "get_batch"):
                 yield from opened
+                return
+            for number in range(opened.num_record_batches):
+                if rows >= end:
+                    return
+                batch = opened.get_batch(number)
+                rows += batch.num_rows
+                yield batch
 
     @contextmanager
     def _open(self) -> Generator[Any]:

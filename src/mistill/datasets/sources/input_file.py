@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from mistill.datasets.compression import Compression
 from mistill.datasets.places import Place
+from mistill.datasets.places.local_file import LocalFile
 from mistill.datasets.sources.row import Row, UntypedInput
 from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
+
+if TYPE_CHECKING:
+    from mistill.datasets.sources.slices import Stretch
 
 _CHUNK_BYTES = 1 << 20
 
@@ -26,16 +31,36 @@ class InputFile:
         place: where it is.
         repeatable: it can be read again, as a regular file can; a pipe or stdin cannot.
         form: how its text is written.
+        stretch: which part of it is read; ``None``: all of it.
     """
 
-    def __init__(self, place: Place, compression: Compression | None, form: TextForm) -> None:
+    def __init__(
+        self,
+        place: Place,
+        compression: Compression | None,
+        form: TextForm,
+        stretch: Stretch | None = None,
+    ) -> None:
         self.place = place
         self.name = place.name
         self.repeatable = place.repeatable
         self.form = form
+        self.stretch = stretch
         self._compression = compression
         self._started = False
         place.check_readable()
+
+    @property
+    def path_to_cut(self) -> Path | None:
+        """Of a file of this machine whose bytes can be read from the middle on, and are the text itself."""
+        is_plain = self._compression is None and self.form.encoding is None and self.stretch is None
+        return Path(self.name) if is_plain and self.repeatable and isinstance(self.place, LocalFile) else None
+
+    @property
+    def folders(self) -> Sequence[Path]:
+        """Where paths in its rows begin."""
+        stretch = self.stretch
+        return self.place.folders if stretch is None or stretch.folders is None else stretch.folders
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes in pieces of about 1 MiB, as they come; of text in another encoding that was named, its UTF-8.
@@ -53,7 +78,12 @@ class InputFile:
             with ExitStack() as stack:
                 stream = self._open(stack)
                 read = getattr(stream, "read1", stream.read)  # as much as is there, and no more
-                while chunk := read(_CHUNK_BYTES):
+                left = math.inf
+                if self.stretch is not None:
+                    stream.seek(self.stretch.begin)
+                    left = self.stretch.end - self.stretch.begin
+                while chunk := read(min(_CHUNK_BYTES, left)):
+                    left -= len(chunk)
                     yield chunk
             self.place.check_unchanged()
         except EOFError as error:
@@ -90,7 +120,7 @@ class FileReader(ABC):
 
     @property
     def folders(self) -> Sequence[Path]:
-        return self.place.folders
+        return self._file.folders
 
     @abstractmethod
     def rows(self, first_index: int) -> Iterator[Row]: ...

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 
 import msgspec
 
@@ -10,7 +11,8 @@ from mistill.datasets.sources.input_file import TextReader
 from mistill.datasets.sources.json_problems import explain_json
 from mistill.datasets.sources.json_text import check_object, repair_line
 from mistill.datasets.sources.row import Row
-from mistill.datasets.sources.text_blocks import TAKE_REPLACED, text_blocks
+from mistill.datasets.sources.slices import CutPoint
+from mistill.datasets.sources.text_blocks import TAKE_REPLACED, TextBlock, text_blocks
 from mistill.errors import InputError
 from mistill.wording import Setting, words
 
@@ -22,13 +24,39 @@ class JsonLinesReader(TextReader):
         return self.rows_of(self._file.chunks(), first_index)
 
     def _each(self) -> Iterator[bytes]:
-        for block in text_blocks(self._file.chunks(), self.name):
+        for block in self._blocks(self._file.chunks()):
             yield from filter(bytes.strip, block.text.split(b"\n"))
+
+    def _blocks(self, chunks: Iterable[bytes]) -> Iterator[TextBlock]:
+        stretch = self._file.stretch
+        first_line, first_byte = (1, 0) if stretch is None else (stretch.line, stretch.begin)
+        return text_blocks(chunks, self.name, first_line=first_line, first_byte=first_byte)
+
+    format_to_cut = "jsonl"
+
+    def path_to_cut(self) -> Path | None:
+        return self._file.path_to_cut
+
+    def cut_points(self, wanted: Callable[[], bool]) -> Iterator[CutPoint]:
+        """At the beginning of every line with a row."""
+        rows = offset = 0
+        line = 0
+        with self._file.place.open() as file:
+            for line, text in enumerate(file, 1):
+                raw = text.strip()
+                # What `rows_of` passes over.
+                if raw and (raw.startswith(b"{") or repair_line(raw)):
+                    yield CutPoint(rows, offset, line)
+                    rows += 1
+                offset += len(text)
+                if not wanted():
+                    break
+        yield CutPoint(rows, offset, line + 1)
 
     def rows_of(self, chunks: Iterable[bytes], first_index: int) -> Iterator[Row]:
         """The rows in ``chunks``, which are this file's bytes."""
         index = first_index
-        for first_line, block, torn in text_blocks(chunks, self.name):
+        for first_line, block, torn in self._blocks(chunks):
             for place, line in enumerate(block.split(b"\n"), first_line):
                 raw = line.strip()
                 if not raw:

@@ -26,6 +26,7 @@ from mistill.datasets.sources.media_files import (
     say_left_out,
 )
 from mistill.datasets.sources.row import Input, Row
+from mistill.datasets.sources.slices import expecting
 from mistill.datasets.sources.steps import Step
 from mistill.datasets.sources.table_reader import TableReader
 from mistill.datasets.sources.text_form import TextForm
@@ -59,6 +60,8 @@ class Source:
         self.paths = paths
         self._steps: list[Step] = []
         self._unread: Iterator[Row] | None = None
+        self._is_part = False
+        self._expected: int | None = None
         names = [one.name for one in inputs[:_MAX_INPUTS_NAMED]]
         self.name = ", ".join(names) + (" …" if len(inputs) > _MAX_INPUTS_NAMED else "")
         self.repeatable = all(one.repeatable for one in inputs)
@@ -68,6 +71,32 @@ class Source:
     def is_changed_in_number(self) -> bool:
         """Some rows are left out, or made of others: one that is given may come after any number that are read."""
         return any(step.changes_number for step in self._steps)
+
+    @property
+    def inputs(self) -> Sequence[Input]:
+        """What it is made of, in order."""
+        return self._inputs
+
+    def part(self, inputs: Sequence[Input], *, rows: int | None = None, limit: int | None = None) -> Source:
+        """The rows of some of its inputs, or of parts of them, with the same steps.
+
+        Args:
+            rows: so many are left after these: any other number is an `InputError` where the last one is read.
+            limit: at most so many of them.
+        """
+        part = Source(inputs, limit, self.paths)
+        part._steps, part._is_part, part._expected = self._steps, True, rows
+        return part
+
+    def say_nothing_chosen(self, inputs: Sequence[Input]) -> None:
+        """Raises what says why the steps leave no row of the inputs, where one of them does."""
+        for _ in self._after_steps(self.part(inputs).rows_before_steps()):
+            pass
+
+    def rows_before_steps(self) -> Iterator[Row]:
+        """The rows as they are read, whatever is done to them before they are given; once, where they can be read only
+        once."""
+        return self._unread_rows()
 
     def add(self, step: Step) -> None:
         """Does something to the rows before they are given; ``limit`` counts those that are left."""
@@ -114,6 +143,8 @@ class Source:
     def total(self) -> int | None:
         """How many rows, where that is known without reading them; None for text files, streams, and where some are
         left out or made of others."""
+        if self._expected is not None:
+            return self.of_total(self._expected)
         if self.is_changed_in_number:
             return None
         totals = [one.total() for one in self._inputs]
@@ -128,6 +159,8 @@ class Source:
 
         ``None`` where nobody can know, and where it is no longer ``wanted``.
         """
+        if self._expected is not None:
+            return self.total
         if self.is_changed_in_number:
             return self._count_after_steps(wanted)
         rows = 0
@@ -186,18 +219,19 @@ class Source:
 
     def types(self) -> Mapping[str, Any]:
         """pyarrow's types of columns, where all inputs that have types have one and the same for them."""
-        types = self._types_of_inputs()
+        types = self.types_of_inputs()
         for step in self._steps:
             types = step.types(types)
         return types
 
-    def _types_of_inputs(self) -> Mapping[str, Any]:
+    def types_of_inputs(self) -> Mapping[str, Any]:
+        """The same before all steps."""
         return _same_in_all(one.types() for one in self._inputs)
 
     def features(self) -> Mapping[str, Any]:
         """Hugging Face's features of columns, where all inputs that have some have the same; none of a column that a
         step makes another of."""
-        before, after = self._types_of_inputs(), self.types()
+        before, after = self.types_of_inputs(), self.types()
         found = _same_in_all(one.features() for one in self._inputs)
         return {
             name: feature
@@ -227,7 +261,9 @@ class Source:
         return rows
 
     def _given(self, rows: Iterator[Row]) -> Iterator[Row]:
-        rows = self._after_steps(rows)
+        rows = self._after_steps(rows, looking=self._is_part)  # what is to be said, is of the whole
+        if self._expected is not None:
+            rows = expecting(rows, self._expected, self.name)
         return rows if self._limit is None else islice(rows, self._limit)
 
     def _after_steps(self, rows: Iterator[Row], *, looking: bool = False) -> Iterator[Row]:

@@ -36,16 +36,21 @@ class TextBlock(NamedTuple):
     torn: Mapping[int, str]
 
 
-def text_blocks(chunks: Iterable[bytes], name: str) -> Iterator[TextBlock]:
+def text_blocks(
+    chunks: Iterable[bytes], name: str, *, first_line: int = 1, first_byte: int = 0
+) -> Iterator[TextBlock]:
     """Chunks to blocks of whole lines.
 
     Only the last block can end without a newline. A byte order mark at the start is dropped. A block is as long as a
     chunk, or as one line where that is longer.
 
+    Args:
+        first_line: the number of the line that the chunks begin with, and ``first_byte``, from 0: of its first byte.
+
     Raises:
         InputError: the file is in another encoding than UTF-8, as far as can be seen; it names the line.
     """
-    line, offset, is_utf8 = 1, 0, False
+    line, offset, is_utf8 = first_line, first_byte, False
     for block in _whole_lines(chunks):
         text, torn = block, _NOTHING_TORN
         if not block.isascii():

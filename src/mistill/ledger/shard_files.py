@@ -1,0 +1,79 @@
+"""The files of a run in shards: a folder with its plan, the ledger of the run as a whole, and one of each shard."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Final
+
+import msgspec
+from msgspec import Struct
+
+from mistill.errors import LedgerError
+
+PLAN: Final = "plan.json"
+_WHOLE: Final = "run.ledger"
+
+
+class ShardSize(Struct, frozen=True):
+    """What a reader needs to know of a shard: how many rows of the run are in it."""
+
+    rows: int
+
+
+class _Plan(Struct, frozen=True):
+    shards: list[ShardSize]
+
+
+def plan_of(folder: Path) -> Path:
+    """Where the run is cut."""
+    return folder / PLAN
+
+
+def whole_of(folder: Path) -> Path:
+    """The ledger of the run as a whole: what it asks, and its starts. It has no rows: those are in its shards."""
+    return folder / _WHOLE
+
+
+def shard_of(folder: Path, number: int) -> Path:
+    """The ledger of a shard; they count from 0."""
+    return folder / f"shard-{number:05}.ledger"
+
+
+def is_in_shards(path: Path) -> bool:
+    """Whether a run in shards remembers here."""
+    try:
+        return plan_of(path).is_file()
+    except (OSError, ValueError):  # no name that a file can have
+        return False
+
+
+def is_memory(path: Path) -> bool:
+    """Whether a run remembers here: in a file, or in a folder with the ledgers of its shards."""
+    return path.is_file() or is_in_shards(path)
+
+
+def place_in_shards(folder: Path, position: int) -> tuple[Path, int]:
+    """The ledger of the shard that has the row at a place of the input, and the row's place there; the last shard,
+    where no row is there."""
+    sizes = read_sizes(folder)
+    for number, size in enumerate(sizes):
+        if position < size.rows:
+            return shard_of(folder, number), position
+        position -= size.rows
+    return shard_of(folder, len(sizes) - 1), position + sizes[-1].rows
+
+
+def read_sizes(folder: Path) -> list[ShardSize]:
+    """The shards of a run, in the order of its input.
+
+    Raises:
+        LedgerError: nobody can read its plan.
+    """
+    path = plan_of(folder)
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=_Plan).shards
+    except (OSError, msgspec.MsgspecError) as error:
+        raise LedgerError(
+            f"the plan {path} cannot be read: {error}",
+            hint="restore it from a copy: without it nobody knows which rows are in which shard",
+        ) from error

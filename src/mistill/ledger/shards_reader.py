@@ -1,0 +1,388 @@
+"""The ledgers of a run in shards, read as one: each question is asked of each, and what they say is put together.
+
+A row's place is counted over all shards, and so are the numbers of rows and of settings: a ledger's own number times
+the number of shards, and the shard's on top. So each has one, and says whose it is.
+"""
+
+from __future__ import annotations
+
+import math
+from array import array
+from collections import Counter
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from itertools import accumulate, pairwise
+from pathlib import Path
+from typing import TypeVar, overload
+
+import msgspec
+
+from mistill.ledger.damage import Damage
+from mistill.ledger.jobs import Job
+from mistill.ledger.lane_usage import NOTHING_CACHED, CachedShares, RowUsage
+from mistill.ledger.lock import holder_of, is_held
+from mistill.ledger.marks import Mark, RowMark
+from mistill.ledger.model_counts import AnswersOfModel, ModelOf
+from mistill.ledger.reader import (
+    Cause,
+    Counts,
+    EarlierOutcome,
+    LedgerReader,
+    LedgerRow,
+    PastAttempt,
+    ShardCounts,
+    Start,
+    latencies_within,
+)
+from mistill.ledger.selection import EVERYTHING, Selection
+from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
+from mistill.ledger.spending import Spending
+from mistill.ledger.takings import Takings, TermsOf
+
+T = TypeVar("T")
+
+
+class ShardsReader(LedgerReader):
+    """Reads the ledgers of all shards of a run; see `LedgerReader`, which makes one of a folder.
+
+    A ledger is open only while it is asked, so that thousands of them can be read.
+
+    Raises:
+        LedgerError: nobody can read the plan; later, from any method: a ledger is damaged or of another format.
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self._damages: dict[Damage, None] = {}
+        self._sizes = read_sizes(self.path)
+        self._firsts = [0, *accumulate(size.rows for size in self._sizes)]
+        self._held_open: dict[int, LedgerReader] = {}
+
+    def close(self) -> None:
+        """Nothing is open between two questions."""
+
+    # --- one of several -----------------------------------------------------------------------------------------------
+
+    def shard(self, number: int) -> Path:
+        """The ledger of a shard, whether or not it is there."""
+        return shard_of(self.path, number)
+
+    def place_of(self, row: int) -> tuple[int, int]:
+        """In which shard a row is (`LedgerRow.row`), and the number that it has there."""
+        number, shard = divmod(row, len(self._sizes))
+        return shard, number
+
+    @overload
+    def _number(self, shard: int, number: int) -> int: ...
+    @overload
+    def _number(self, shard: int, number: int | None) -> int | None: ...
+    def _number(self, shard: int, number: int | None) -> int | None:
+        return None if number is None else number * len(self._sizes) + shard
+
+    @contextmanager
+    def _opened(self, shard: int) -> Generator[LedgerReader]:
+        if (kept := self._held_open.get(shard)) is not None:
+            yield kept
+            return
+        with LedgerReader(self.shard(shard)) as reader:
+            yield reader
+
+    def _each(self) -> Iterator[tuple[int, LedgerReader]]:
+        """The shards that were begun, with their readers."""
+        for shard in range(len(self._sizes)):
+            if self.shard(shard).is_file():
+                with self._opened(shard) as reader:
+                    yield shard, reader
+
+    def _ask(self, question: Callable[[LedgerReader], T]) -> list[T]:
+        return [question(reader) for _, reader in self._each()]
+
+    def _ask_whole(self, question: Callable[[LedgerReader], T]) -> T:
+        with LedgerReader(whole_of(self.path)) as reader:
+            return question(reader)
+
+    @contextmanager
+    def snapshot(self) -> Generator[None]:
+        """Within the block, all that is read of a shard is of one moment, and of each shard of its own."""
+        with ExitStack() as stack:
+            for shard in range(len(self._sizes)):
+                # The others stand still.
+                if is_held(self.shard(shard)) and self.shard(shard).is_file():
+                    reader = stack.enter_context(LedgerReader(self.shard(shard)))
+                    stack.enter_context(reader.snapshot())
+                    self._held_open[shard] = reader
+            try:
+                yield
+            finally:
+                self._held_open.clear()
+
+    # --- the run as a whole -------------------------------------------------------------------------------------------
+
+    def writer(self) -> int | None:
+        paths = [whole_of(self.path), *map(self.shard, range(len(self._sizes)))]
+        return next((holder_of(path) for path in paths if is_held(path)), None)
+
+    def is_being_written(self) -> bool:
+        return is_held(whole_of(self.path)) or any(map(is_held, map(self.shard, range(len(self._sizes)))))
+
+    def manifest(self) -> bytes:
+        return self._ask_whole(LedgerReader.manifest)
+
+    def settings(self) -> bytes:
+        return self._ask_whole(LedgerReader.settings)
+
+    def starts(self) -> list[Start]:
+        """Those of the run as a whole; where each shard is started by itself, theirs. One that was killed is the last:
+        it is what is to be said of the run."""
+        if found := self._ask_whole(LedgerReader.starts):
+            return found
+        every: list[tuple[bool, Start]] = []
+        for starts in self._ask(LedgerReader.starts):
+            every += [(one is starts[-1] and one.ended_at is None, one) for one in starts]
+        every.sort(key=lambda one: (one[0], one[1].started_at))
+        return [msgspec.structs.replace(one, number=place) for place, (_, one) in enumerate(every, 1)]
+
+    def shards(self) -> ShardCounts:
+        counts = self._ask(LedgerReader.counts)
+        return ShardCounts(
+            number=len(self._sizes),
+            rows=self._firsts[-1],
+            begun=len(counts),
+            finished=sum(one.is_finished for one in counts),
+        )
+
+    @property
+    def input_rows(self) -> int | None:
+        found = self._ask(lambda reader: reader.input_rows)
+        known = [rows for rows in found if rows is not None]
+        return sum(known) if len(known) == len(self._sizes) else None
+
+    def counts(self) -> Counts:
+        found = self._ask(LedgerReader.counts)
+        costs = [one.cost for one in found if one.cost is not None]
+        special = ("cost", "input_was_read_to_its_end")
+        names = [name for name in Counts.__struct_fields__ if name not in special]
+        was_read = len(found) == len(self._sizes) and all(one.input_was_read_to_its_end for one in found)
+        return Counts(
+            **{name: sum(getattr(one, name) for one in found) for name in names},
+            cost=sum(costs) if costs or not any(one.unpriced_answers for one in found) else None,
+            input_was_read_to_its_end=was_read,
+        )
+
+    def spending(self) -> Spending:
+        found, longest = self._ask(LedgerReader.spending), "longest_output_tokens"
+        sums = {name: sum(getattr(one, name) for one in found) for name in Spending.__struct_fields__}
+        return Spending(**sums | {longest: max((getattr(one, longest) for one in found), default=0)})
+
+    def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float]:
+        found = self._ask(lambda reader: reader.requests_since(started_at, until))
+        return sum(requests for requests, _ in found), max((at for _, at in found), default=started_at)
+
+    def failures(self) -> list[Cause]:
+        causes: dict[str, Cause] = {}
+        for shard, reader in self._each():
+            for one in reader.failures():
+                causes[one.kind] = one.after(causes.get(one.kind), self._firsts[shard])
+        return sorted(causes.values(), key=lambda cause: (-cause.count, cause.kind))
+
+    def finish_reasons(self) -> dict[str, int]:
+        total = Counter[str]()
+        for one in self._ask(LedgerReader.finish_reasons):
+            total.update(one)
+        return dict(sorted(total.items(), key=lambda item: (-item[1], item[0])))
+
+    def latencies_s(self, shares: Sequence[float]) -> list[float]:
+        every = array("d")
+        for _, reader in self._each():
+            every.extend(reader.each_latency_s())
+        return latencies_within(len(every), iter(sorted(every)), shares)
+
+    def longest_cut(self) -> int:
+        return max(self._ask(LedgerReader.longest_cut), default=0)
+
+    # --- settings -----------------------------------------------------------------------------------------------------
+
+    def retry_settings(self) -> dict[int, bytes]:
+        return {
+            self._number(shard, number): text
+            for shard, reader in self._each()
+            for number, text in reader.retry_settings().items()
+        }
+
+    def settings_of(self, finish_reason: str) -> list[int | None]:
+        found = {
+            self._number(shard, number): None
+            for shard, reader in self._each()
+            for number in reader.settings_of(finish_reason)
+        }
+        return list(found)
+
+    def answers_by_model(self, model_of: ModelOf) -> list[AnswersOfModel]:
+        return [
+            msgspec.structs.replace(one, settings=self._number(shard, one.settings))
+            for shard, reader in self._each()
+            for one in reader.answers_by_model(model_of)
+        ]
+
+    def takings(self, terms_of: TermsOf) -> list[Takings]:
+        return [
+            msgspec.structs.replace(one, settings=self._number(shard, one.settings))
+            for shard, reader in self._each()
+            for one in reader.takings(terms_of)
+        ]
+
+    def cached_shares(self) -> CachedShares:
+        """The mean of the shards: what each shares with itself is cached."""
+        found = self._ask(LedgerReader.cached_shares)
+        if not found:
+            return NOTHING_CACHED
+        firsts = [
+            self._number(shard, first)
+            for shard, reader in self._each()
+            if (first := reader.cached_shares().first_row) is not None
+        ]
+        return CachedShares(
+            live=sum(one.live for one in found) / len(found), first_row=min(firsts, default=None)
+        )
+
+    # --- batch jobs: there are none in shards -------------------------------------------------------------------------
+
+    def has_kept_answers(self) -> bool:
+        return False
+
+    def retries_in_jobs(self, *, awaited: bool) -> list[int | None]:  # noqa: ARG002  the signature of one
+        return []
+
+    def jobs(self) -> list[Job]:
+        return []
+
+    def cost_of_jobs(self) -> float | None:
+        return None
+
+    def rows_of_jobs(self) -> Collection[int]:
+        return ()
+
+    def rows_by_jobs(self) -> int:
+        return 0
+
+    def row_usages(self, settings: int | None) -> list[RowUsage]:  # noqa: ARG002  the signature of one
+        return []
+
+    # --- rows ---------------------------------------------------------------------------------------------------------
+
+    def rows(
+        self,
+        selection: Selection = EVERYTHING,
+        *,
+        first: int = 0,
+        until: int | None = None,
+        with_unfit: bool = False,
+        with_marks: bool = False,
+    ) -> Iterator[LedgerRow]:
+        for shard, begins, here in self._between(first, self._firsts[-1] if until is None else until):
+            with self._opened(shard) as reader:
+                try:
+                    for row in reader.rows(
+                        selection.after(begins),
+                        first=here.start,
+                        until=here.stop,
+                        with_unfit=with_unfit,
+                        with_marks=with_marks,
+                    ):
+                        yield self._placed(shard, row)
+                finally:
+                    self._note_all(begins, reader.damages)
+
+    def _between(self, first: int, until: int) -> Iterator[tuple[int, int, range]]:
+        """The shards that were begun with rows between two places of the input: each with its first place, and which of
+        its own places lie between."""
+        for shard, (begins, ends) in enumerate(pairwise(self._firsts)):
+            here = range(max(0, first - begins), min(ends, until) - begins)
+            if here and self.shard(shard).is_file():
+                yield shard, begins, here
+
+    def positions_that(self, selection: Selection, first: int, until: int, limit: int) -> list[int]:
+        found: list[int] = []
+        for shard, begins, here in self._between(first, until):
+            if len(found) < limit:
+                there, left = selection.after(begins), limit - len(found)
+                with self._opened(shard) as reader:
+                    found += [
+                        begins + one for one in reader.positions_that(there, here.start, here.stop, left)
+                    ]
+        return found
+
+    def positions_of(self, digests: Sequence[bytes]) -> dict[bytes, int]:
+        found: dict[bytes, int] = {}
+        for shard, reader in self._each():
+            for digest, position in reader.positions_of(digests).items():
+                found.setdefault(digest, self._firsts[shard] + position)
+        return found
+
+    @property
+    def last_position(self) -> int | None:
+        lasts = [(shard, reader.last_position) for shard, reader in self._each()]
+        return max((self._firsts[shard] + last for shard, last in lasts if last is not None), default=None)
+
+    def has_earlier_outcomes(self) -> bool:
+        return any(self._ask(LedgerReader.has_earlier_outcomes))
+
+    def mark_of(self, row: int, outcome_at: float | None) -> RowMark | None:
+        shard, number = self.place_of(row)
+        with self._opened(shard) as reader:
+            return reader.mark_of(number, outcome_at)
+
+    def marks(self) -> dict[Mark | None, int]:
+        total = Counter[Mark | None]()
+        for one in self._ask(LedgerReader.marks):
+            total.update(one)
+        return dict(total)
+
+    def _placed(self, shard: int, row: LedgerRow) -> LedgerRow:
+        return msgspec.structs.replace(
+            row,
+            row=self._number(shard, row.row),
+            leader=self._number(shard, row.leader),
+            position=self._firsts[shard] + row.position,
+            settings=self._number(shard, row.settings),
+            next_settings=self._number(shard, row.next_settings),
+        )
+
+    def _note_all(self, begins: int, damages: Iterable[Damage]) -> None:
+        for one in damages:
+            self._note(msgspec.structs.replace(one, position=begins + one.position))
+
+    def attempts_of(self, row: int) -> list[PastAttempt]:
+        shard, number = self.place_of(row)
+        with self._opened(shard) as reader:
+            return [
+                msgspec.structs.replace(one, settings=self._number(shard, one.settings))
+                for one in reader.attempts_of(number)
+            ]
+
+    def earlier_outcomes(self, row: int) -> list[EarlierOutcome]:
+        shard, number = self.place_of(row)
+        with self._opened(shard) as reader:
+            return [
+                msgspec.structs.replace(one, settings=self._number(shard, one.settings))
+                for one in reader.earlier_outcomes(number)
+            ]
+
+    def damaged_attempts(self, limit: int) -> list[int]:
+        found: list[int] = []
+        for shard, reader in self._each():
+            if len(found) < limit:
+                found += [self._firsts[shard] + row for row in reader.damaged_attempts(limit - len(found))]
+        return found
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: it opens ledgers of its own."""
+
+
+def rows_by_shard(reader: ShardsReader, rows: Iterable[int]) -> Mapping[int, list[int]]:
+    """Rows (`LedgerRow.row`) by their shards, with the numbers that they have there."""
+    found: dict[int, list[int]] = {}
+    for row in rows:
+        shard, number = reader.place_of(row)
+        found.setdefault(shard, []).append(number)
+    return found

@@ -1,0 +1,159 @@
+"""What drives the shards of a run: it counts, keeps each start, and writes what comes of all. It sees no row."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from mistill.delivery.diagnostics import Snapshot
+from mistill.errors import InputError, LedgerError
+from mistill.estimates.forecast import Forecast
+from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader
+from mistill.ledger.shard_files import read_sizes, shard_of
+from mistill.llms.event_loop import background
+from mistill.records.misfits import Misfit
+from mistill.runs.opening import output_held
+from mistill.runs.report import StartRecord, StartReport, last_start
+from mistill.runs.run import Run, end_by
+from mistill.runs.shard_run import RunPlace
+from mistill.shards.driver import Driver
+
+
+class DrivenRun(Run):
+    """What the driver of a run and that of a retry over its shards have in common.
+
+    Attributes:
+        place: of the run.
+    """
+
+    place: RunPlace
+    _driver: Driver | None = None
+
+    def __iter__(self) -> Iterator[Any]:
+        raise InputError(
+            "rows of a run in shards come to their end in other processes",
+            hint="start it, then take its results()",
+        )
+
+    @contextmanager
+    def _driven(self, ledger: Ledger, driver: Driver) -> Generator[Driver]:
+        """A start from here to its end, as the ledger of the whole keeps it."""
+        begun = time.time()
+        self._driver = driver
+        number = background.run(ledger.begin_start(self._told().encode()))
+        self._control.take(driver)
+        try:
+            yield driver
+            ended = self._finish_all(driver, begun)
+        except (Exception, KeyboardInterrupt) as error:
+            stopped = msgspec.structs.replace(self._told(), stopped=ErrorRecord.of(end_by(error)))
+            with suppress(LedgerError):
+                background.run(ledger.end_start(number, stopped.encode()))
+            raise
+        background.run(ledger.end_start(number, ended.encode()))
+        self._broke_off = driver.broke_off
+
+    async def _work(self, runner: Any) -> None:
+        await runner.run()
+
+    @contextmanager
+    def _output_held(self) -> Generator[None]:
+        if not self.place.is_one_file:
+            yield  # parts are held with their shards
+            return
+        self.place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with output_held(self.place.out, self.place.folder / "output.ledger"):
+            yield
+
+    # --- what is left when it ends ------------------------------------------------------------------------------------
+
+    def _finish_all(self, driver: Driver, begun: float) -> StartRecord:
+        """The records, once all are there, and what the ledger keeps of this start."""
+        with LedgerReader(self.place.folder) as reader:
+            counts = reader.counts()
+            sent, _ = reader.requests_since(begun)
+            expected = self._expected(reader, counts)
+        ended = self._of_shards(begun)
+        if driver.stopped is None and counts.is_finished and self.out is not None:
+            if self.place.is_one_file:
+                written = self._write_output(self.out)
+                ended = msgspec.structs.replace(
+                    ended, misfits=written.misfits, empty_answers=written.empty_answers
+                )
+            else:
+                self._remove_other_parts()
+            ended = msgspec.structs.replace(ended, output=self.out)
+        return msgspec.structs.replace(
+            ended,
+            sent=sent,
+            stopped=None if driver.stopped is None else ErrorRecord.of(driver.stopped),
+            forecast=expected,
+        )
+
+    def _remove_other_parts(self) -> None:
+        """Parts that an earlier plan had more, or in another format: whoever reads the folder would take them for some
+        of these."""
+        parts = {
+            self.place.part(number, self.options) for number in range(len(read_sizes(self.place.folder)))
+        }
+        for path in Path(self.place.out or "").glob("part-[0-9][0-9][0-9][0-9][0-9].*"):
+            if path not in parts:
+                path.unlink()
+
+    def _told(self) -> StartRecord:
+        """What is known of this start by now."""
+        price = self.kind.server.price
+        driver = self._driver
+        return StartRecord(
+            max_concurrent_requests=self._llm.max_concurrent_requests,
+            input_rows=self.progress.total,
+            seconds=self.progress.elapsed_s,
+            seconds_by_cause={}
+            if driver is None
+            else {cause: round(spent, 3) for cause, spent in driver.snapshot().seconds.items()},
+            prices_of=None if price is None else price.date,
+            retry=self._retry_record(None),
+        )
+
+    def _of_shards(self, begun: float) -> StartRecord:
+        """The same, with what its shards say of themselves."""
+        folder, told = self.place.folder, self._told()
+        misfits: dict[str, Misfit] = {}
+        unreplaced: dict[str, Cause] = {}
+        empty, slowest_s, first_row = 0, 0.0, 0
+        for number, size in enumerate(read_sizes(folder)):
+            last = last_start_of(shard_of(folder, number))
+            if last is not None and last.started_at >= begun:
+                empty += last.empty_answers
+                for one in last.misfits:
+                    misfits[one.kind] = one.after(misfits.get(one.kind), first_row)
+                for cause in () if last.retry is None else last.retry.unreplaced:
+                    unreplaced[cause.kind] = cause.after(unreplaced.get(cause.kind), first_row)
+                if last.advice is not None and last.seconds > slowest_s:
+                    slowest_s = last.seconds
+                    told = msgspec.structs.replace(told, advice=last.advice, advice_parts=last.advice_parts)
+            first_row += size.rows
+        if told.retry is not None:
+            causes = sorted(unreplaced.values(), key=lambda one: -one.count)
+            told = msgspec.structs.replace(told, retry=msgspec.structs.replace(told.retry, unreplaced=causes))
+        found = sorted(misfits.values(), key=lambda one: -one.count)
+        return msgspec.structs.replace(told, misfits=found, empty_answers=empty)
+
+    def _expected(self, reader: LedgerReader, counts: Counts) -> Forecast | None:  # noqa: ARG002  a sample has one
+        """Of the rows that are left, after a sample."""
+        return None
+
+    def _snapshot(self) -> Snapshot:
+        return self._governor.snapshot() if self._driver is None else self._driver.snapshot()
+
+
+def last_start_of(ledger: Path) -> StartReport | None:
+    if not ledger.is_file():
+        return None
+    with LedgerReader(ledger) as reader:
+        return last_start(reader)

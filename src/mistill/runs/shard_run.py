@@ -1,0 +1,345 @@
+"""One shard of a run: a run of its own, with a ledger of its own in the folder of the whole.
+
+Whoever starts it: a worker of a driver (`work_on`), or a user with ``shard="3/16"``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Final, Unpack
+
+from msgspec import Struct
+
+from mistill._version import __version__
+from mistill.addresses import is_elsewhere
+from mistill.datasets.formats import format_by_suffix
+from mistill.datasets.sources import Source
+from mistill.datasets.writers import check_target
+from mistill.errors import InputError, LedgerInUse, ManifestChanged, MistillError
+from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_to_keep
+from mistill.kinds.manifest import changed_settings
+from mistill.kinds.options import RunArguments, RunOptions
+from mistill.ledger import Ledger, LedgerReader
+from mistill.ledger.shard_files import is_in_shards, shard_of, whole_of
+from mistill.ledger.targets import check_targets
+from mistill.llms.connection import Connection
+from mistill.progress.display import OnProgress
+from mistill.runs.export import write_records
+from mistill.runs.opening import output_held
+from mistill.runs.record_shape import shape_of
+from mistill.runs.run import Run
+from mistill.runs.runner import Runner
+from mistill.shards.placement import OneShard
+from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
+from mistill.shards.workers import Begun, Link
+from mistill.wording import Setting, words
+
+_PLANNING_S: Final = 600.0
+"""How long another one may take to cut the input."""
+_LOOK_S: Final = 0.1
+
+
+class RunPlace(Struct, frozen=True):
+    """Where a run in shards remembers, and where its records go.
+
+    Attributes:
+        folder: of its plan and ledgers.
+        out: one file, or a folder for the parts; ``None``: no output.
+    """
+
+    folder: Path
+    out: str | None
+
+    @classmethod
+    def of(cls, out: str | Path | None, options: RunOptions) -> RunPlace:
+        """Raises:
+        InputError: nothing says where it remembers, or it cannot be there.
+        """
+        name = None if out is None else str(out).rstrip("/") or str(out)
+        if name == "-":
+            raise InputError(
+                words(Setting("out", "-"), ": records of a run in shards come in no stream"),
+                hint="name a file, or a folder for a part of each shard",
+            )
+        if options.ledger is None and name is None:
+            raise InputError(
+                "a run in shards has to remember where each of its workers sees it",
+                hint=words("give ", Setting("out"), ", or ", Setting("ledger"), " as a folder"),
+            )
+        if name is not None and is_elsewhere(name) and format_by_suffix(name) is None:
+            raise InputError(
+                words(Setting("out"), f": {name} is no folder of files, and parts go to one"),
+                hint="name a folder that all workers see, or one file",
+            )
+        folder = options.ledger if options.ledger is not None else ledger_beside(name or "")
+        if folder.is_file():
+            raise InputError(
+                f"{folder} is the ledger of a run that is not in shards",
+                hint="go on with that as it began, or give another output",
+            )
+        place = cls(folder, name)
+        if name is not None:
+            target = name if place.is_one_file else str(Path(name).with_name(place.part(0, options).name))
+            check_target(target, options.output_format, options.csv_dialect)
+        return place
+
+    @property
+    def is_one_file(self) -> bool:
+        """Its suffix says a format; else it is a folder, which gets a part for each shard."""
+        return self.out is not None and format_by_suffix(self.out) is not None
+
+    def part(self, number: int, options: RunOptions) -> Path:
+        """The part of a shard."""
+        return Path(self.out or "", f"part-{number:05}.{options.output_format or 'jsonl'}")
+
+    def refuse_foreign(self) -> None:
+        """``InputError`` if something is where the output goes, and no run is known that made it."""
+        if self.out is None:
+            return
+        target = Path(self.out)
+        if any(target.iterdir()) if target.is_dir() else target.is_file() and target.stat().st_size:
+            raise InputError(
+                f"{self.out} exists, and {self.folder} does not, so it is no output of this run",
+                hint=words("choose another output, or replace it with ", Setting("fresh", True)),
+            )
+
+    def part_of(self, number: int, options: RunOptions) -> str | None:
+        """What a shard writes itself; ``None``: nothing."""
+        return None if self.out is None or self.is_one_file else str(self.part(number, options))
+
+
+def check_options(options: RunOptions, *, is_driven: bool = False) -> None:
+    """``InputError`` for what cannot be had in shards; ``is_driven``: a driver has said what of it is a shard's."""
+    how = Setting("on") if options.on is not None else Setting("shard")
+    if options.on is not None and options.shard is not None:
+        raise InputError(
+            words(Setting("on"), " works on all shards, and ", Setting("shard"), " on one of them")
+        )
+    if options.lane != "live":
+        raise InputError(
+            words(
+                Setting("lane", options.lane),
+                ": batch jobs are the server's work, which one process can wait for",
+            ),
+            hint=words("leave ", how, " out"),
+        )
+    if options.shards is not None and options.on is None:
+        raise InputError(
+            words(Setting("shards"), " says in how many ", Setting("on"), " cuts the input"),
+            hint=words("add it, or start each shard: ", Setting("shard", f"0/{options.shards}")),
+        )
+    for name in ("max_cost", "max_tokens_total"):
+        if getattr(options, name) is not None:
+            raise InputError(
+                words(Setting(name), " is of one process, and shards are worked on by several"),
+                hint=words("leave it out, or leave ", how, " out"),
+            )
+    if options.shard is not None and not is_driven and (options.sample is not None or options.fresh):
+        name = "fresh" if options.fresh else "sample"
+        raise InputError(
+            words(Setting(name), " is of the whole run, and ", Setting("shard"), " of a part of it"),
+            hint=words("with ", Setting("on"), " it can be had"),
+        )
+
+
+class InShards(Run):
+    """What the run of a shard and the driver of all have in common: the place, the plan, what makes it the same run."""
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        llm: Connection,
+        place: RunPlace,
+        ledger: Path,
+        out: str | None,
+        arguments: RunArguments,
+        progress: bool | None,
+        on_progress: OnProgress | None,
+    ) -> None:
+        self.place = place
+        super().__init__(
+            source,
+            llm=llm,
+            progress=progress,
+            on_progress=on_progress,
+            **(arguments | {"ledger": ledger}),
+        )
+        self.out = out
+        self._whole = self._source
+        check_targets(self.out, ledger, self._whole.paths)
+
+    def _open_whole(self) -> Ledger:
+        """The ledger of the run as a whole, which one process has at a time.
+
+        Raises:
+            LedgerInUse: another one has it. ManifestChanged: it is of other settings.
+        """
+        folder = self.place.folder
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._check_same_run()
+        try:
+            return Ledger.open(
+                whole_of(folder),
+                self.kind.manifest.values(),
+                settings=settings_to_keep(self.kind.llm_settings, self.options, self._whole),
+                version=__version__,
+            )
+        except LedgerInUse as error:
+            raise LedgerInUse(
+                words("another process drives this run: ", error.message), hint=error.hint
+            ) from error
+
+    def _check_same_run(self) -> bool:
+        """Whether it is known to be this run. ``ManifestChanged`` where rows were asked by other settings."""
+        folder = self.place.folder
+        if not is_in_shards(folder) or not whole_of(folder).is_file():
+            return False
+        with LedgerReader(folder) as reader:
+            kind, before = read_manifest(reader)
+            if kind is type(self.kind) and not changed_settings(before, self.kind.manifest):
+                return True
+            spent = reader.spending()
+        if not (spent.answers or spent.unknown):
+            return False
+        changed = ManifestChanged(
+            f"{folder} belongs to a run with other settings",
+            changes={},
+            hint=words(
+                "go back to those settings to resume, choose another output, or start over with ",
+                Setting("fresh", True),
+                ", which keeps what is answered under another name",
+            ),
+        )
+        raise self._other_settings(changed, folder, self.place.out)
+
+
+class ShardRun(InShards):
+    """The run of one shard."""
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        llm: Connection,
+        out: str | Path | None = None,
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
+        **arguments: Unpack[RunArguments],
+    ) -> None:
+        options = RunOptions.of(arguments)
+        self._is_driven = isinstance(source, Source)
+        check_options(options, is_driven=self._is_driven)
+        assert options.shard is not None, "else it is another kind of run"
+        self._one = OneShard.parse(options.shard)
+        place = RunPlace.of(out, options)
+        super().__init__(
+            source,
+            llm=llm,
+            place=place,
+            ledger=shard_of(place.folder, self._one.number),
+            out=place.part_of(self._one.number, options),
+            arguments=arguments,
+            progress=progress,
+            on_progress=on_progress,
+        )
+
+    @contextmanager
+    def _started(self) -> Generator[Runner]:
+        self._make_ready()
+        plan = self._plan()
+        self._source = plan.source(self._one.number, self._whole, self.options.limit)
+        if self.out is not None:
+            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
+        with super()._started() as runner:
+            yield runner
+        if runner.stopped is None and not self._is_driven and self.place.is_one_file:
+            self._write_if_last()
+
+    def _plan(self) -> Plan:
+        """The plan, made by this process if it is the first."""
+        folder = self.place.folder
+        if not self._whole.repeatable:
+            raise InputError(f"{self._whole.name} can be read only once, and several processes need it")
+        give_up_at_s = time.monotonic() + _PLANNING_S
+        while (plan := read_plan(folder)) is None or not self._check_same_run():
+            try:
+                with self._open_whole():
+                    if plan is None and read_plan(folder) is None:
+                        self.place.refuse_foreign()
+                        make_plan(
+                            folder,
+                            self._whole,
+                            self.options.of_plan(),
+                            shards=self._one.of,
+                            workers=self._one.of,
+                        )
+            except LedgerInUse:
+                if time.monotonic() > give_up_at_s:
+                    raise
+                time.sleep(_LOOK_S)  # another one cuts the input
+        source = None if self._is_driven else self._whole
+        check_plan(plan, folder, source, self.options.of_plan(), shards=self._one.of)
+        return plan
+
+    def _write_if_last(self) -> None:
+        """Whoever finishes the last shard writes the one file."""
+        assert self.place.out is not None, "it is one file"
+        with LedgerReader(self.place.folder) as reader:
+            if not reader.counts().is_finished:
+                return
+            shape = shape_of(reader, live=self.kind)
+        with suppress(LedgerInUse), output_held(self.place.out, self.place.folder / "output.ledger"):
+            write_records(
+                self.place.folder,
+                self.place.out,
+                shape,
+                format=self.options.output_format,
+                csv_dialect=self.options.csv_dialect,
+                made_of=self._whole.paths,
+            )
+
+    def _refuse_foreign(self) -> None:
+        pass  # that of the whole was looked at when it was cut
+
+    @contextmanager
+    def _output_held(self) -> Generator[None]:
+        yield  # whoever has the ledger of a shard has its part too
+
+    def abandon(self) -> None:
+        """Waits for nothing any more: what is in flight is marked as maybe billed."""
+        self._control.abandon()
+
+
+class ShardSettings(Struct, frozen=True):
+    """What a worker needs to know of a run, to work on any of its shards."""
+
+    llm: Connection
+    place: RunPlace
+    arguments: dict[str, Any]
+
+
+def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError | None:
+    """Works on one shard; why that has ended early."""
+    plan = read_plan(settings.place.folder)
+    assert plan is not None, "it is made before anybody works"
+    told: dict[str, Any] = {
+        "shard": f"{begun.number}/{len(plan.shards)}",
+        "sample": begun.sample,
+        "deadline": begun.deadline_s,
+        "on_stop": "return",
+        "ledger": settings.place.folder,
+    }
+    run = ShardRun(
+        plan.whole(),
+        llm=settings.llm,
+        out=settings.place.out,
+        progress=False,
+        on_progress=link.see,
+        **settings.arguments | told,
+    )
+    link.take(run)
+    return run.start().stopped

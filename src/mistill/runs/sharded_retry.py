@@ -1,0 +1,153 @@
+"""A retry over the shards of a run: each that has chosen rows is retried by itself, one after another."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Generator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import msgspec
+
+from mistill.errors import InputError, MistillError
+from mistill.kinds.options import RetryArguments, RunArguments
+from mistill.ledger import Ledger, LedgerReader, Selection
+from mistill.ledger.shard_files import shard_of, whole_of
+from mistill.ledger.shards_reader import ShardsReader, rows_by_shard
+from mistill.llms.connection import Connection
+from mistill.progress.display import Display
+from mistill.progress.progress import Progress
+from mistill.runs.driven_run import DrivenRun, last_start_of
+from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
+from mistill.runs.ledger_run import KnownRun, LedgerRun
+from mistill.runs.record_shape import shape_of
+from mistill.runs.report import StartReport
+from mistill.runs.results import RunResults
+from mistill.runs.retry import Retry
+from mistill.runs.shard_run import RunPlace
+from mistill.runs.where import RunFilter
+from mistill.shards.driver import Driver
+from mistill.shards.here import Here
+from mistill.shards.workers import Begun, Link
+from mistill.wording import Setting, words
+
+
+class ShardedRetry(DrivenRun, Retry):
+    """See `Run.retry`, which makes one of a run in shards."""
+
+    def __init__(
+        self,
+        run: RunResults | str | Path | None,
+        where: str | None,
+        *,
+        failed: bool,
+        llm: Mapping[str, Any] | None,
+        ledger: str | Path | None,
+        trust: bool,
+        display: Display,
+        changes: RetryArguments,
+    ) -> None:
+        Retry.__init__(
+            self,
+            run,
+            where,
+            failed=failed,
+            llm=llm,
+            ledger=ledger,
+            trust=trust,
+            display=display,
+            changes=changes,
+        )
+        for name in ("max_cost", "max_tokens_total", "lane"):
+            if name in self.options.given():
+                raise InputError(words(Setting(name), " is of one ledger, and this run is in shards"))
+        self.place = RunPlace(self._known.path, self._known.out)
+
+    @contextmanager
+    def _started(self) -> Generator[Any]:
+        self.summary = self._broke_off = self._driver = None
+        self._make_ready()
+        self.progress = Progress(started_at_s=time.monotonic())
+        with self._output_held(), Ledger.open(whole_of(self.place.folder), self._known.manifest) as ledger:
+            done = self._done_before()
+            chosen = {shard: rows for shard, rows in self._by_shard().items() if shard not in done}
+            self._chosen = self.progress.total = sum(map(len, chosen.values()))
+            if not chosen:
+                self._say_nothing_chosen()
+            work = partial(self._retry_shard, chosen)
+            driver = Driver(Here(work), sorted(chosen), Begun, self.progress, grace_s=self.options.grace)
+            with self._driven(ledger, driver):
+                yield driver
+
+    def _by_shard(self) -> Mapping[int, list[int]]:
+        """The chosen rows, by the numbers that they have in the ledgers of their shards."""
+        with LedgerReader(self.place.folder) as reader:
+            assert isinstance(reader, ShardsReader), "it is a folder"
+            self._filter = RunFilter(self._where, reader, shape_of(reader, trust=self._trust))
+            return rows_by_shard(reader, (row.row for row in self._filter.rows(reader)))
+
+    def _done_before(self) -> set[int]:
+        """Shards that this very retry has come to the end of, in a start that did not come to its own."""
+        if not self._was_cut_short():
+            return set()
+        with LedgerReader(self.place.folder) as reader:
+            since = reader.starts()[-1].started_at
+            number = reader.shards()
+        assert number is not None, "it is in shards"
+        lasts = ((shard, last_start_of(shard_of(self.place.folder, shard))) for shard in range(number.number))
+        return {shard for shard, last in lasts if self._has_ended(last, since)}
+
+    def _has_ended(self, last: StartReport | None, since: float) -> bool:
+        if last is None or last.retry is None or last.started_at < since or last.ended_at is None:
+            return False
+        is_same = (last.retry.where, last.retry.settings) == self.asked
+        return is_same and last.stopped is None
+
+    def _retry_shard(self, chosen: Mapping[int, list[int]], begun: Begun, link: Link) -> MistillError | None:
+        number = begun.number
+        rows = msgspec.json.encode(chosen[number]).decode()
+        retry = _ShardRetry(
+            KnownRun(self.place.part_of(number, self.options), shard_of(self.place.folder, number)),
+            Selection("id IN (SELECT value FROM json_each(?))", (rows,)),
+            llm=self._llm,
+            whole=self,
+            display=Display(False, link.see),
+        )
+        link.take(retry)
+        return retry.start().stopped
+
+
+class _ShardRetry(Retry):
+    """The retry of one shard's rows.
+
+    Args:
+        rows: which. ``whole``: what it is a part of.
+    """
+
+    def __init__(
+        self, known: KnownRun, rows: Selection, *, llm: Connection, whole: ShardedRetry, display: Display
+    ) -> None:
+        options = cast("RunArguments", whole.options.given() | {"on_stop": "return"})
+        self._where, self._changes = whole.asked
+        self._chosen, self._goes_on = None, False
+        self._selection = rows
+        LedgerRun.__init__(
+            self,
+            known,
+            LedgerRows(known.path, ASKED_AGAIN),
+            llm,
+            options,
+            display,
+            trust=whole.trusts,
+        )
+        with LedgerReader(known.path) as reader:
+            self._filter = RunFilter(None, reader, shape_of(reader, trust=whole.trusts))
+
+    def _output_held(self) -> AbstractContextManager[None]:
+        return nullcontext()  # whoever has the ledger of a shard has its part too
+
+    def abandon(self) -> None:
+        """Waits for nothing any more."""
+        self._control.abandon()

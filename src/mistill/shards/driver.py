@@ -1,0 +1,168 @@
+"""The driver of a run in shards: who works on which shard, again where a worker died, and what ends all of it early."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from mistill.api.usage import Usage
+from mistill.delivery.diagnostics import Snapshot, WaitCause
+from mistill.errors import LedgerInUse, MistillError, Stopped
+from mistill.progress.formatting import count
+from mistill.progress.progress import Progress
+from mistill.progress.view import View
+from mistill.shards.workers import Begun, Ended, Said, Seen, Workers
+from mistill.wording import START_AGAIN, words
+
+_log = logging.getLogger("mistill")
+
+_WAIT_S: Final = 0.5
+_MOST_DEATHS: Final = 5
+"""Of workers on one shard, one after the other, none of which got a row answered: it would kill the next one too."""
+
+
+class Driver:
+    """Works through shards.
+
+    Args:
+        workers: that work on them. ``shards``: which of them, in order.
+        begun: what a start of a shard is told, now.
+        progress: counts of the run, kept up to date.
+        grace_s: how long a stop waits for what is in flight.
+
+    Attributes:
+        stopped: why it ended early.
+        broke_off: the error that ended it, where nobody has asked for that.
+    """
+
+    def __init__(
+        self,
+        workers: Workers,
+        shards: Iterable[int],
+        begun: Callable[[int], Begun],
+        progress: Progress,
+        *,
+        grace_s: float,
+    ) -> None:
+        self.progress = progress
+        self.stopped: MistillError | None = None
+        self.broke_off: MistillError | None = None
+        self._workers = workers
+        self._waiting = deque(shards)
+        self._begun = begun
+        self._grace_s = grace_s
+        self._views: dict[int, View] = {}
+        self._under_way: set[int] = set()
+        self._deaths: dict[int, tuple[int, int]] = {}
+        self._later: list[tuple[float, int]] = []
+        self._said: set[str] = set()
+
+    async def run(self) -> None:
+        """Until every shard was worked through, or it is stopped."""
+        try:
+            while self._goes_on():
+                for event in await self._workers.events():
+                    if isinstance(event, Seen):
+                        self._views[event.shard] = event.view
+                    elif isinstance(event, Said):
+                        self._say(event.level, event.text)
+                    else:
+                        self._end(event)
+                self._count()
+        finally:
+            await asyncio.to_thread(self._workers.close)
+
+    def stop(self, reason: MistillError) -> None:
+        """Nothing more is sent; what is in flight is waited for."""
+        if self.stopped is not None:
+            return
+        self.stopped = reason
+        self.progress.cut_off_at_s = time.monotonic() + self._grace_s
+        self._workers.stop(reason.headline)
+
+    def abandon(self) -> None:
+        """Nothing is waited for: what is in flight is marked as maybe billed."""
+        self._workers.abandon()
+
+    def snapshot(self) -> Snapshot:
+        """All governors at one moment, as if they were one: a second of one of four is a quarter of one."""
+        views = [self._views[shard] for shard in self._under_way if shard in self._views]
+        seconds: dict[WaitCause, float] = {}
+        for view in self._views.values():
+            for cause, spent in view.seconds_by_cause.items():
+                seconds[cause] = seconds.get(cause, 0.0) + spent
+        total, elapsed_s = sum(seconds.values()), self.progress.elapsed_s
+        share = elapsed_s / total if total else 0.0
+        return Snapshot(
+            waiting=0,
+            in_flight=sum(view.in_flight for view in views),
+            adaptive_limit=0,
+            requests_per_minute=None,
+            requests_source=None,
+            tokens_per_minute=None,
+            tokens_source=None,
+            answered=0,
+            refused=0,
+            seconds={cause: spent * share for cause, spent in seconds.items()},
+        )
+
+    def _goes_on(self) -> bool:
+        now_s = time.monotonic()
+        self._waiting += [shard for at_s, shard in self._later if at_s <= now_s]
+        self._later = [one for one in self._later if one[0] > now_s]
+        while self._waiting and self._workers.free and self.stopped is None:
+            shard = self._waiting.popleft()
+            self._under_way.add(shard)
+            self._workers.begin(self._begun(shard))
+        return bool(self._under_way) or (self.stopped is None and bool(self._waiting or self._later))
+
+    def _end(self, ended: Ended) -> None:
+        self._under_way.discard(ended.shard)
+        if ended.died is not None:
+            self._begin_again(ended.shard, ended.died)
+        elif isinstance(ended.error, LedgerInUse):
+            self._say(logging.WARNING, words(f"shard {ended.shard} waits: ", ended.error.message))
+            self._later.append((time.monotonic() + _WAIT_S, ended.shard))
+        elif ended.error is not None:
+            if self.stopped is None:
+                self.broke_off = ended.error
+            self.stop(ended.error)
+        elif ended.stopped is not None:
+            self.stop(ended.stopped)
+
+    def _begin_again(self, shard: int, how: str) -> None:
+        """Whoever worked on it died: another one goes on, unless that does not help."""
+        view = self._views.get(shard)
+        ended = 0 if view is None else view.ended
+        before, deaths = self._deaths.get(shard, (0, 0))
+        deaths = deaths + 1 if ended <= before else 1
+        self._deaths[shard] = ended, deaths
+        if deaths >= _MOST_DEATHS:
+            self.stop(
+                Stopped(
+                    f"{count(deaths, 'worker')} on shard {shard} died in turn, the last by {how}",
+                    reason="stopped",
+                    hint=words("is there memory enough? ", START_AGAIN, " to go on"),
+                )
+            )
+        elif self.stopped is None:
+            self._say(logging.WARNING, f"a worker died by {how}; another goes on with its shard")
+            self._waiting.appendleft(shard)
+
+    def _say(self, level: int, text: str) -> None:
+        if text not in self._said:
+            self._said.add(text)
+            _log.log(level, text)
+
+    def _count(self) -> None:
+        views = self._views.values()
+        progress = self.progress
+        for name in ("known", "completions", "failures", "held"):
+            setattr(progress, name, sum(getattr(view, name) for view in views))
+        progress.usage = sum((view.usage for view in views), Usage())
+        costs = [view.cost for view in views if view.cost is not None]
+        progress.cost = sum(costs) if costs else None

@@ -1,0 +1,69 @@
+"""Where shards are worked on, and which of them, as a user says it."""
+
+from __future__ import annotations
+
+import re
+from typing import Final, Literal
+
+from msgspec import Struct
+
+MAX_SHARDS: Final = 100_000
+_MAX_PROCESSES: Final = 1024
+_GUESSED_WORKERS: Final = 16
+_PROCESSES = re.compile(r"processes:([0-9]{1,6})")
+_SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
+
+
+class Placement(Struct, frozen=True):
+    """``processes:4``: in so many processes of this machine; ``ray``, ``ray://host:10001``: on a Ray cluster.
+
+    Attributes:
+        processes: how many; ``None``: as many as the cluster has room for.
+        address: of the cluster; ``None``: the one that is here, or a new one on this machine.
+    """
+
+    engine: Literal["processes", "ray"]
+    processes: int | None = None
+    address: str | None = None
+
+    @property
+    def workers(self) -> int:
+        """How many work at once; of a cluster, whose size nobody knows before it is asked, a guess."""
+        return self.processes or _GUESSED_WORKERS
+
+    @classmethod
+    def parse(cls, text: str) -> Placement:
+        """Raises:
+        ValueError: it is none.
+        """
+        if text == "ray" or text.startswith("ray://"):
+            return cls("ray", None, None if text == "ray" else text)
+        found = _PROCESSES.fullmatch(text)
+        if found is None or not 1 <= int(found[1]) <= _MAX_PROCESSES:
+            raise ValueError(f"it must be processes:4, ray or ray://host:port, not {text!r}")
+        return cls("processes", int(found[1]))
+
+
+class OneShard(Struct, frozen=True):
+    """``3/16``: one of so many shards; they count from 0."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> OneShard:
+        """Raises:
+        ValueError: it is none.
+        """
+        found = _SHARD.fullmatch(text)
+        if found is None:
+            raise ValueError(f"it must be one of so many, such as 0/16, not {text!r}")
+        shard = cls(int(found[1]), int(found[2]))
+        if not 1 <= shard.of <= MAX_SHARDS:
+            raise ValueError(f"there may be from 1 to {MAX_SHARDS:,} shards, not {shard.of:,}")
+        if shard.number >= shard.of:
+            raise ValueError(f"shards count from 0: the last of {shard.of:,} is {shard.of - 1}/{shard.of}")
+        return shard
+
+    def __str__(self) -> str:
+        return f"{self.number}/{self.of}"

@@ -1,0 +1,111 @@
+"""What works on shards, as a driver sees it: processes of this machine, or tasks of a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Protocol, TypeAlias
+
+from msgspec import Struct
+
+from mistill.errors import MistillError, Stopped
+from mistill.progress.view import View
+
+
+class Begun(Struct, frozen=True):
+    """What one start of a shard is told beside the settings of the run.
+
+    Attributes:
+        number: of the shard. ``sample``: rows to ask of it; ``None``: all. ``deadline_s``: what it may take.
+    """
+
+    number: int
+    sample: int | None = None
+    deadline_s: float | None = None
+
+
+class Seen(Struct, frozen=True):
+    """How far the work on a shard is."""
+
+    shard: int
+    view: View
+
+
+class Said(Struct, frozen=True):
+    """What whoever works on a shard has logged: ``text`` is a `Words` where it names settings."""
+
+    level: int
+    text: str
+
+
+class Ended(Struct, frozen=True):
+    """The work on a shard has ended.
+
+    Attributes:
+        stopped: why, where its input was not worked through. ``error``: it could not be worked on.
+        died: it ended without a word: of which signal, or how.
+    """
+
+    shard: int
+    stopped: MistillError | None = None
+    error: MistillError | None = None
+    died: str | None = None
+
+
+Event: TypeAlias = "Seen | Said | Ended"
+
+
+class Control(Protocol):
+    """A start of a shard, for whoever may have to end it."""
+
+    def stop(self, message: str = ...) -> None:
+        """Sends nothing more; what is in flight is waited for."""
+        ...
+
+    def abandon(self) -> None:
+        """Waits for nothing."""
+        ...
+
+
+class Link(Protocol):
+    """What the work on a shard is connected to its driver by."""
+
+    def see(self, view: View) -> None:
+        """It has come so far."""
+        ...
+
+    def take(self, control: Control) -> None:
+        """It can be stopped by this, and is at once where that was asked for before."""
+        ...
+
+
+Work: TypeAlias = Callable[[Begun, Link], "Stopped | MistillError | None"]
+"""Works on one shard; why it has ended early. It goes to other processes, so it can be pickled."""
+
+
+class Workers(Protocol):
+    """What a driver gives shards to."""
+
+    @property
+    def free(self) -> int:
+        """How many more can be begun now."""
+        ...
+
+    def begin(self, begun: Begun) -> None:
+        """Somebody works on it from now on."""
+        ...
+
+    async def events(self) -> list[Event]:
+        """What has happened meanwhile, once something has, or after a moment."""
+        ...
+
+    def stop(self, message: str) -> None:
+        """Nothing more is sent; what is in flight is waited for."""
+        ...
+
+    def abandon(self) -> None:
+        """Nothing is waited for."""
+        ...
+
+    def close(self) -> None:
+        """All of it has ended when this returns."""
+        ...

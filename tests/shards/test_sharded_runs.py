@@ -1,0 +1,287 @@
+"""A run in shards: what comes out, what is read of it, and what is refused, as of a run in one ledger."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from mistill import InputError, LedgerError, ManifestChanged, MistralLLM, Run, export_run, read_row
+from mistill.ledger import LedgerReader
+from mistill.ledger.shards_reader import ShardsReader
+from mistill.runs.report import RunReport, read_report
+from mistill.simulator import Settings, Simulator
+
+_ROWS = 60
+
+
+@pytest.fixture(scope="module")
+def simulator() -> Iterator[Simulator]:
+    with Simulator(Settings(latency_s=0.001)) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def rows(tmp_path: Path) -> Path:
+    path = tmp_path / "in.jsonl"
+    path.write_text("".join(json.dumps({"id": n, "text": f"row {n}"}) + "\n" for n in range(_ROWS)))
+    return path
+
+
+def _run(source: Any, out: Path | None, simulator: Simulator, **options: Any) -> Run:
+    llm = MistralLLM(
+        model="mistral-small-latest", endpoint=simulator.url, api_key=SecretStr("a-key-for-tests")
+    )
+    return Run(source, llm=llm, out=out, prompt="{{ text }}", **options)
+
+
+def _each_shard(source: Any, out: Path, simulator: Simulator, shards: int, **options: Any) -> RunReport:
+    """Every shard, as so many users' processes would start them; in this one, so that it is quick."""
+    for number in range(shards):
+        _run(source, out, simulator, shard=f"{number}/{shards}", **options).start()
+    return read_report(out)
+
+
+def _ids(out: Path) -> list[int]:
+    paths = sorted(out.iterdir()) if out.is_dir() else [out]
+    return [json.loads(line)["id"] for path in paths for line in path.read_text().splitlines()]
+
+
+def test_a_driver_works_through_all_shards_and_a_second_start_asks_nothing(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    before = simulator.answered
+    report = _run(rows, out, simulator, on="processes:2", shards=3).start()
+    assert (report.rows, report.completions, report.sent) == (_ROWS, _ROWS, _ROWS)
+    assert report.shards is not None
+    assert (report.shards.number, report.shards.finished) == (3, 3)
+    assert report.is_finished
+    assert _ids(out) == list(range(_ROWS))
+    out.unlink()
+    again = _run(rows, out, simulator, on="processes:1").start()
+    assert (again.sent, simulator.answered - before) == (0, _ROWS)
+    assert _ids(out) == list(range(_ROWS))
+    assert len(again.starts) == 2
+
+
+def test_shards_that_are_started_one_by_one_write_parts_and_are_read_as_one_run(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers"
+    report = _each_shard(rows, out, simulator, 4)
+    assert [path.name for path in sorted(out.iterdir())] == [f"part-{n:05}.jsonl" for n in range(4)]
+    assert _ids(out) == list(range(_ROWS))
+    assert (report.completions, report.to_go, len(report.starts)) == (_ROWS, 0, 4)
+    results = Run.open(out)
+    assert [record["generation"] for record in results.results()] == [f"Echo: row {n}" for n in range(_ROWS)]
+    row = read_row(out, 41)
+    assert (row.row, row.record["id"], row.outcome.answers) == (41, 41, ["Echo: row 41"])
+    assert [attempt.status for attempt in row.attempts] == ["answered"]
+    assert export_run(out, tmp_path / "some.csv", where="row>=29, row<32").records == 3
+    assert [line.split(",")[0] for line in (tmp_path / "some.csv").read_text().splitlines()] == [
+        "id",
+        "29",
+        "30",
+        "31",
+    ]
+    audit = results.audit(bill=False)
+    assert sum(line.requests for line in audit.lines) == _ROWS
+    results.mark(41, "good")
+    assert read_report(out).starts == report.starts
+    with LedgerReader(tmp_path / "answers.ledger") as reader:
+        assert reader.marks() == {"good": 1}
+        assert reader.last_position == _ROWS - 1
+        (row,) = reader.rows(first=41, until=42)
+        assert row.digest is not None
+        assert reader.positions_of([row.digest]) == {row.digest: 41}
+
+
+def test_whoever_finishes_the_last_shard_writes_the_one_file(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    for number in (2, 0):
+        _run(rows, out, simulator, shard=f"{number}/3").start()
+        assert not out.exists()
+        report = read_report(out)
+        assert not report.is_finished
+        assert report.input_rows == _ROWS
+    _run(rows, out, simulator, shard="1/3").start()
+    assert _ids(out) == list(range(_ROWS))
+
+
+def test_a_condition_on_rows_and_a_limit_are_of_the_whole_run(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers"
+    report = _each_shard(rows, out, simulator, 4, where="id>=30", limit=7)
+    assert _ids(out) == list(range(30, 37))
+    assert report.is_finished
+    report = _each_shard(rows, out, simulator, 4, where="id>=30")
+    assert _ids(out) == list(range(30, 60))
+    assert report.completions == report.attempts == 30
+
+
+def test_failed_rows_are_told_by_their_place_in_the_whole_input(tmp_path: Path, simulator: Simulator) -> None:
+    source = tmp_path / "in.jsonl"
+    source.write_text(
+        "".join(json.dumps({"id": n, "text": "a"} if n != 17 else {"id": n}) + "\n" for n in range(20))
+    )
+    report = _each_shard(source, tmp_path / "answers", simulator, 4, id_column="id")
+    (cause,) = report.causes
+    assert (cause.count, cause.row, cause.row_id) == (1, 17, "id 17")
+
+
+def test_another_plan_is_refused_and_so_are_other_settings(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers"
+    _run(rows, out, simulator, shard="0/4").start()
+    with pytest.raises(InputError, match=r"cut into 4 shards, not 5"):
+        _run(rows, out, simulator, shard="1/5").start()
+    with pytest.raises(ManifestChanged, match="answers belongs to a run with other settings: system: "):
+        _run(rows, out, simulator, shard="1/4", system="Be brief.").start()
+    with pytest.raises(ManifestChanged, match="answers belongs to a run with other settings: system: "):
+        _run(rows, out, simulator, on="processes:1", system="Be brief.").start()
+    with pytest.raises(InputError, match="where: None → 'id>3'"):
+        _run(rows, out, simulator, on="processes:1", where="id>3").start()
+
+
+def test_a_fresh_start_keeps_all_shards_under_another_name(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers"
+    _run(rows, out, simulator, shard="0/2").start()
+    report = _run(rows, out, simulator, on="processes:1", fresh=True, system="Be brief.", shards=1).start()
+    assert (report.completions, report.sent) == (_ROWS, _ROWS)
+    (kept,) = tmp_path.glob("answers.ledger.bak-*")
+    assert read_report(None, ledger=kept).completions == _ROWS // 2
+
+
+def test_a_sample_of_all_shards_is_forecast_for_all(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
+    report = _run(rows, tmp_path / "answers.jsonl", simulator, on="processes:1", shards=3, sample=9).start()
+    assert report.completions == 9
+    assert report.forecast is not None
+    assert report.forecast.rows_left == _ROWS - 9
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"shard": "4/4"}, "shards count from 0: the last of 4 is 3/4"),
+        ({"shard": "a"}, "one of so many, such as 0/16"),
+        ({"on": "processes:0"}, "it must be processes:4, ray or ray://host:port"),
+        ({"on": "processes:2", "shard": "0/2"}, "on.* works on all shards, and .*shard"),
+        ({"shards": 2, "shard": "0/2"}, "says in how many"),
+        ({"on": "processes:2", "lane": "batch"}, "batch jobs are the server's work"),
+        ({"shard": "0/2", "sample": 3}, "is of the whole run"),
+        ({"shard": "0/2", "fresh": True}, "is of the whole run"),
+    ],
+)
+def test_what_cannot_be_had_in_shards_is_refused_before_anything_is_sent(
+    options: dict[str, Any], message: str, rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    with pytest.raises(InputError, match=message):
+        _run(rows, tmp_path / "answers", simulator, **options)
+    assert not (tmp_path / "answers.ledger").exists()
+
+
+def test_shards_need_a_place_that_all_workers_see(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
+    with pytest.raises(InputError, match="has to remember where each of its workers sees it"):
+        _run(rows, None, simulator, on="processes:1")
+    with pytest.raises(InputError, match="can be read only once"):
+        _run(iter([{"text": "a"}]), tmp_path / "answers", simulator, shard="0/2").start()
+    _run(rows, tmp_path / "plain.jsonl", simulator).start()
+    with pytest.raises(InputError, match="of a run that is not in shards"):
+        _run(rows, tmp_path / "plain.jsonl", simulator, on="processes:1")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "dear.txt").write_text("dear")
+    with pytest.raises(InputError, match="no output of this run"):
+        _run(rows, tmp_path / "mine", simulator, on="processes:1").start()
+
+
+def test_rows_of_a_program_are_written_down_once_and_cut(tmp_path: Path, simulator: Simulator) -> None:
+    given = [{"id": n, "text": f"row {n}"} for n in range(10)]
+    out = tmp_path / "answers.jsonl"
+    report = _run(iter(given), out, simulator, on="processes:1", shards=2).start()
+    assert report.completions == 10
+    assert _ids(out) == list(range(10))
+
+
+def test_a_loop_over_outcomes_is_refused_with_what_to_do(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    with pytest.raises(InputError, match="come to their end in other processes"):
+        iter(_run(rows, tmp_path / "answers", simulator, on="processes:1"))
+
+
+def test_a_refused_key_stops_all_of_it(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
+    with Simulator(Settings(api_keys=frozenset({SecretStr("another")}))) as strict:
+        report = _run(rows, tmp_path / "a", strict, on="processes:2", shards=4, on_stop="return").start()
+    assert report.stopped is not None
+    assert report.stopped.kind == "unauthorized"
+    assert report.completions == 0
+
+
+def test_the_command_line_works_on_a_shard_and_says_how_all_stand(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers"
+    command = [sys.executable, "-m", "mistill"]
+    given = [str(rows), "--out", f"{out}/", "--model", "mistral-small-latest", "--prompt", "{{ text }}"]
+    server = ["--endpoint", simulator.url]
+    done = subprocess.run(
+        [*command, "run", *given, *server, "--shard", "0/3"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    status = subprocess.run([*command, "status", str(out)], capture_output=True, text=True, check=False)
+    assert "shards: 1 of 3 finished, 0 begun" in status.stdout
+    assert f"{_ROWS} rows" in status.stdout
+
+
+def test_a_retry_asks_rows_of_several_shards_again_and_writes_their_parts_anew(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers"
+    _each_shard(rows, out, simulator, 4)
+    before = simulator.answered
+    retry = Run.retry(out, "row>=13, row<32", llm={"api_key": SecretStr("k")}, system="Be brief.")
+    report = retry.start()
+    assert simulator.answered - before == 19
+    assert report.last_start.retry is not None
+    assert (report.last_start.retry.rows, report.last_start.sent) == (19, 19)
+    assert _ids(out) == list(range(_ROWS))
+    asked = [row for row in range(_ROWS) if read_row(out, row).outcome.settings]
+    assert asked == list(range(13, 32))
+    with pytest.raises(InputError, match="there is no column 'nothing'"):
+        Run.retry(out, "nothing=1")
+
+
+def test_a_retry_of_one_file_writes_it_anew(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
+    out = tmp_path / "answers.jsonl"
+    _each_shard(rows, out, simulator, 3)
+    out.unlink()
+    report = Run.retry(out, "row=59", llm={"api_key": SecretStr("k")}).start()
+    assert (report.sent, report.output) == (1, str(out))
+    assert _ids(out) == list(range(_ROWS))
+
+
+def test_a_reader_of_shards_answers_every_question_of_a_reader() -> None:
+    questions = {name for name in vars(LedgerReader) if not name.startswith("_")}
+    shared = {"check_damages", "damages", "busy", "each_latency_s"}
+    assert questions - shared <= vars(ShardsReader).keys()
+
+
+def test_a_plan_that_nobody_can_read_is_said(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
+    out = tmp_path / "answers"
+    _run(rows, out, simulator, shard="0/2").start()
+    (tmp_path / "answers.ledger" / "plan.json").write_text("{")
+    with pytest.raises(LedgerError, match=r"the plan .*plan\.json cannot be read"):
+        read_report(out)
