@@ -321,8 +321,8 @@ class RunOptions(BaseModel):
 
     on: Annotated[str | None, _placed, Written("Machines", metavar="WHERE")] = Field(
         default=None,
-        description="Work in shards: processes:4 on this machine, or ray, ray://host:10001 on a Ray cluster. --out may "
-        "be a folder then, which gets a part for each shard.",
+        description="Work in shards, in so many processes of this machine: processes:4. --out may be a folder then, "
+        "which gets a part for each shard.",
     )
     shards: Annotated[int | None, Written("Machines", metavar="N")] = Field(
         default=None,

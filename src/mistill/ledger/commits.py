@@ -36,6 +36,11 @@ PendingWrite = tuple["asyncio.Future[Any]", Any]
 # ones are better: 0.6 µs a row of three numbers, against 1.5 µs with executemany (CPython 3.11, SQLite 3.40).
 _MAX_ROWS = 64
 
+EPOCH = "epoch"
+"""What ``meta`` has the number of owners under that a ledger has had: each finds there whether it still is the one."""
+
+_READ_EPOCH = f"SELECT value FROM meta WHERE key = '{EPOCH}'"  # noqa: S608 - our own words
+
 _CROWD = 8  # writes in a group, from which on the next one waits
 _LINGER_S = 0.003  # a hundredth of what a request to a model takes
 
@@ -82,6 +87,8 @@ def _sizes() -> list[int]:
 class CommitQueue:
     """Owns the write connection, and the thread that uses it, until ``close``.
 
+    Each commit, and so each attempt, which is planned by one, first looks whether this ``epoch`` is the ledger's still.
+
     Commits are counted in the ledger, from ``commits`` on, and by ``note_commits`` beside it, so that a lost log is
     noticed. Before one it looks whether ``files`` are what they were: what is written in a file that was deleted,
     nobody would find, and what is written behind the end of one that was cut makes the rest unreadable.
@@ -97,6 +104,7 @@ class CommitQueue:
         files: FilesInUse,
         *,
         commits: int,
+        epoch: int,
         note_commits: Callable[[int], None],
     ) -> None:
         self._path = path
@@ -105,6 +113,7 @@ class CommitQueue:
         self._files = files
         self._note_commits = note_commits
         self._commits = commits
+        self._epoch = str(epoch)
         self._seen_version = -1
         self._process = OwnProcess()
         self._in_sqlite = threading.Lock()
@@ -219,6 +228,8 @@ class CommitQueue:
                 self._files.check(now=any(isinstance(operation, _Task) for operation in group))
                 self._follow_others()
                 self._connection.execute("BEGIN IMMEDIATE")
+                if self._connection.execute(_READ_EPOCH).fetchone() != (self._epoch,):
+                    raise self._superseded()  # noqa: TRY301  a call for each commit less
                 self._apply(group)
                 write_meta(self._connection, "commits", str(self._commits + 1))
                 self._connection.execute("COMMIT")
@@ -243,6 +254,12 @@ class CommitQueue:
                 self._files.note_commit()
                 fill_cache(self._connection, self._path)
             self._seen_version = version
+
+    def _superseded(self) -> LedgerError:
+        return LedgerError(
+            f"another process has taken over the ledger {self._path}, and this one writes nothing more",
+            hint="it was held up for too long, and is not needed any more: that one goes on",
+        )
 
     def _explain(self, error: Exception) -> LedgerError:
         """Why a commit failed. What SQLite finds is perhaps what was done to its files."""

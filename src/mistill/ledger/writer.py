@@ -19,7 +19,7 @@ from mistill.finish_reasons import CUT_OFF
 from mistill.ledger import database
 from mistill.ledger.attempts import Attempt, KnownAttempt, KnownAttempts, Tokens, attempts_insert
 from mistill.ledger.checksums import MASK, ODD, crc32, pack
-from mistill.ledger.commits import CommitQueue, Insert, Update
+from mistill.ledger.commits import EPOCH, CommitQueue, Insert, Update
 from mistill.ledger.copies import part_copies
 from mistill.ledger.damage import Damage, drop_lost_outcomes, mend_indexes, set_damage_aside
 from mistill.ledger.error_record import encode_error
@@ -119,7 +119,7 @@ class Ledger:
         with database.explained(path):
             mend_indexes(connection)
             drop_lost_outcomes(connection)
-            _mark_interrupted(connection)
+            epoch = _take_over(connection)
             self._known = KnownAttempts(connection)
             self._with_server = RowSet(rows_with_server(connection))
             self._by_model = ModelCounts(connection)
@@ -138,6 +138,7 @@ class Ledger:
             connection,
             FilesInUse(path, connection, lock.path),
             commits=commits,
+            epoch=epoch,
             note_commits=lock.note_commits,
         )
         register_for_forks(self)
@@ -605,17 +606,23 @@ class Ledger:
         return first
 
 
-def _mark_interrupted(connection: sqlite3.Connection) -> None:
-    """Attempts that nothing ended were in flight when the process died: sent, perhaps answered and billed. Those in
+def _take_over(connection: sqlite3.Connection) -> int:
+    """A new owner: the number of its epoch, by which an earlier one finds that it is one no more, wherever that was
+    stopped meanwhile, and though a network file system has given its lock to another.
+
+    Attempts that nothing ended were in flight when the process died: sent, perhaps answered and billed. Those in
     jobs are with the server, unless their job is over without them, or is not there."""
     interrupted = f"status IS NULL AND NOT {IS_WITH_SERVER}"
     connection.execute("BEGIN IMMEDIATE")
+    epoch = (database.read_number(connection, EPOCH) or 0) + 1
+    database.write_meta(connection, EPOCH, str(epoch))
     mend_jobs(connection)
     connection.execute(
         f"UPDATE rows SET maybe_billed = 1 WHERE id IN (SELECT row FROM attempts WHERE {interrupted})"  # noqa: S608 - our own words
     )
     connection.execute(end_attempts(interrupted, status="'maybe_billed'"))
     connection.execute("COMMIT")
+    return epoch
 
 
 def _known_after_all(attempt: Attempt) -> Sequence[tuple[Update, list[tuple[Any, ...]]]]:

@@ -3,45 +3,34 @@
 from __future__ import annotations
 
 import re
-from typing import Final, Literal
+from typing import Final
 
 from msgspec import Struct
 
 MAX_SHARDS: Final = 100_000
 _MAX_PROCESSES: Final = 1024
-_GUESSED_WORKERS: Final = 16
 _PROCESSES = re.compile(r"processes:([0-9]{1,6})")
 _SHARD = re.compile(r"([0-9]{1,6})/([0-9]{1,6})")
 
 
 class Placement(Struct, frozen=True):
-    """``processes:4``: in so many processes of this machine; ``ray``, ``ray://host:10001``: on a Ray cluster.
+    """``processes:4``: in so many processes of this machine.
 
     Attributes:
-        processes: how many; ``None``: as many as the cluster has room for.
-        address: of the cluster; ``None``: the one that is here, or a new one on this machine.
+        workers: how many work at once.
     """
 
-    engine: Literal["processes", "ray"]
-    processes: int | None = None
-    address: str | None = None
-
-    @property
-    def workers(self) -> int:
-        """How many work at once; of a cluster, whose size nobody knows before it is asked, a guess."""
-        return self.processes or _GUESSED_WORKERS
+    workers: int
 
     @classmethod
     def parse(cls, text: str) -> Placement:
         """Raises:
         ValueError: it is none.
         """
-        if text == "ray" or text.startswith("ray://"):
-            return cls("ray", None, None if text == "ray" else text)
         found = _PROCESSES.fullmatch(text)
         if found is None or not 1 <= int(found[1]) <= _MAX_PROCESSES:
-            raise ValueError(f"it must be processes:4, ray or ray://host:port, not {text!r}")
-        return cls("processes", int(found[1]))
+            raise ValueError(f"it must be so many processes, such as processes:4, not {text!r}")
+        return cls(int(found[1]))
 
 
 class OneShard(Struct, frozen=True):
