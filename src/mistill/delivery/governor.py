@@ -655,7 +655,8 @@ class Governor:
                 self._breaker.answered(permit.sequence, is_probe=permit.is_probe)
             is_charged = True
         if limits is not None:
-            self._quotas.learn(permit, permit.sequence, limits, now_s)
+            is_refusal = isinstance(error, RateLimited)
+            self._quotas.learn(permit, permit.sequence, limits, now_s, is_refusal=is_refusal)
         if pause_s := self._pause_for_all_s(permit, limits, error, now_s):
             hypothesis = self._hypothesis
             if (

@@ -233,8 +233,11 @@ class Quotas:
         entered_then, _, _ = use.requests_mark
         return self.requests.entered - entered_then
 
-    def learn(self, use: QuotaUse, sequence: int, limits: RateLimits, now_s: float) -> None:
+    def learn(
+        self, use: QuotaUse, sequence: int, limits: RateLimits, now_s: float, *, is_refusal: bool = False
+    ) -> None:
         """Takes over what an answer reported. ``sequence``: its request's place in the order of sending."""
+        is_late = is_refusal and now_s - use.sent_s > self._tuning.late_refusal_s  # refusals come at once
         is_newest = sequence >= self._reported_by
         if is_newest:
             self._reported_by = sequence
@@ -245,10 +248,10 @@ class Quotas:
                 self._apply_limits()
         if self._user_requests is None and limits.requests_limit and limits.requests_remaining is not None:
             used = self._of_window(limits.requests_limit) - limits.requests_remaining
-            self.requests.learn(used, use.requests_mark, now_s, is_newest=is_newest)
+            self.requests.learn(used, use.requests_mark, now_s, is_newest=is_newest, is_late=is_late)
         if self._user_tokens is None and limits.tokens_limit and limits.tokens_remaining is not None:
             used = self._of_window(limits.tokens_limit) - limits.tokens_remaining
-            self.tokens.learn(used, use.tokens_mark, now_s, is_newest=is_newest)
+            self.tokens.learn(used, use.tokens_mark, now_s, is_newest=is_newest, is_late=is_late)
 
     def _take_back(self, use: QuotaUse) -> None:
         self._in_flight -= 1

@@ -283,12 +283,16 @@ class SlidingWindow:
         self._expire(now_s)
         return self.used + int(self.others(now_s))
 
-    def learn(self, server_used: float, mark: Mark, now_s: float, *, is_newest: bool) -> None:
+    def learn(
+        self, server_used: float, mark: Mark, now_s: float, *, is_newest: bool, is_late: bool = False
+    ) -> None:
         """Corrects the count by what an answer reported; its request was sent at ``mark``.
 
         Answers come in any order, and say nothing of what was sent after their request. So ``server_used`` is only a
         lower and an upper bound of what the server counts by now: less what has expired since, and more by what has
         entered since or was still on its way.
+
+        ``is_late``: it was long on its way, and so may be our own that the server counts: nothing of it has a date.
         """
         own = self.used + self.reserved
         counted = own + self._others_used + self._undated
@@ -309,7 +313,7 @@ class SlidingWindow:
                 missing -= 1
                 self._undated_wait_s = min(self._longest_wait_s, 2 * self._undated_wait_s)
             if missing > 0:
-                self._note_more(missing, now_s)
+                self._note_more(missing, now_s, is_dated=not is_late)
                 if self._others_used:
                     # They have taken again what was free to them: they do so the next time, too.
                     self._others_wait_s = min(
@@ -325,8 +329,10 @@ class SlidingWindow:
             self._undated_next_s = now_s + self._undated_wait_s
         self._seen_s, self._seen_others = now_s, 0.0
 
-    def _note_more(self, missing: float, now_s: float) -> None:
+    def _note_more(self, missing: float, now_s: float, *, is_dated: bool) -> None:
         """They have used so much that is in no count yet."""
+        if not is_dated:
+            self._seen_s = -math.inf
         since_s = self._seen_s if now_s - self._seen_s < self.window_s else -math.inf
         undated = missing if since_s == -math.inf else min(missing, self._seen_others)
         if undated > 0:

@@ -219,6 +219,9 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     up to this share of a window: without that, processes with a governor each, 60 a minute together, were refused more
     often than answered. Those that hardly ever look leave all of it to the others."""
 
+    late_refusal_s: float = 0.8
+    """A refusal that takes longer is of a machine that is busy: what the server counts more may be our own, late."""
+
     # --- limits_file: what was learned, for the next process ----------------------------------------------------------
 
     remember_for_s: float = 86_400.0
