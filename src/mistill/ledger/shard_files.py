@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from mistill.errors import LedgerError
+from mistill.struct_types import look_at
 
 PLAN: Final = "plan.json"
 _WHOLE: Final = "run.ledger"
@@ -77,3 +78,6 @@ def read_sizes(folder: Path) -> list[ShardSize]:
             f"the plan {path} cannot be read: {error}",
             hint="restore it from a copy: without it nobody knows which rows are in which shard",
         ) from error
+
+
+look_at(_Plan)

@@ -17,6 +17,7 @@ from typing import TypeVar, overload
 
 import msgspec
 
+from mistill.ledger import database
 from mistill.ledger.damage import Damage
 from mistill.ledger.jobs import Job
 from mistill.ledger.lane_usage import NOTHING_CACHED, CachedShares, RowUsage
@@ -194,7 +195,8 @@ class ShardsReader(LedgerReader):
     def latencies_s(self, shares: Sequence[float]) -> list[float]:
         every = array("d")
         for _, reader in self._each():
-            every.extend(reader.each_latency_s())
+            with database.explained(reader.path):
+                every.extend(reader.each_latency_s())
         return latencies_within(len(every), iter(sorted(every)), shares)
 
     def longest_cut(self) -> int:

@@ -24,6 +24,7 @@ from mistill.datasets.writers import open_writer
 from mistill.directories import sync_directory
 from mistill.errors import InputError, LedgerError
 from mistill.ledger.shard_files import plan_of
+from mistill.struct_types import look_at
 from mistill.wording import Setting, words
 
 _FORMAT: Final = 1
@@ -289,3 +290,6 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
     beside.replace(path)
     sync_directory(path.parent)
+
+
+look_at(Plan)

@@ -16,6 +16,7 @@ from msgspec import Struct
 from mistill.errors import InputError, MistillError
 from mistill.ledger import LedgerReader, Mark
 from mistill.ledger.marks import write_mark
+from mistill.struct_types import look_at
 from mistill.viewer.access import HEADERS, Access, is_own_host, is_own_page
 from mistill.viewer.catalogue import Catalogue, RunLine
 from mistill.viewer.one_row import show_row, whole_text
@@ -283,3 +284,6 @@ def _limit(request: web.Request) -> int:
         if text.isascii() and text.isdigit() and len(text) < 9
         else PAGE_ROWS
     )
+
+
+look_at(Marking)
