@@ -102,6 +102,12 @@ def try_dedupe() -> None:
     assert len(Path("unique.jsonl").read_text().splitlines()) == 2
 
 
+def try_report() -> None:
+    run_rows("answers.jsonl")
+    command("report", "answers.jsonl")
+    assert "<svg" in Path("answers.report.html").read_text()
+
+
 def try_simulator() -> None:
     from mistill import MistralLLM
     from mistill.simulator import Simulator

@@ -94,6 +94,7 @@ def simulator(simulate: Simulate) -> Simulator:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "charts: its pages have charts, and not their tables alone")
     config.addinivalue_line(
         "markers", "beyond_the_spec(why): its requests are not checked against the specification"
     )

@@ -13,6 +13,7 @@ _INSTALL = {
     "openpyxl": "mistill[excel]",
     "playwright": "playwright",
     "pyarrow": "mistill[arrow]",
+    "vl_convert": "mistill[report]",
 }
 
 

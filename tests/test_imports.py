@@ -29,9 +29,11 @@ MAY_IMPORT = {
     "shards": {"api", "delivery", "progress", "ledger", "datasets"},
     "kinds": {"shards", "api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
     "audits": {"api", "estimates", "kinds", "ledger", "llms", "progress"},
+    "pages": {"audits", "datasets", "ledger", "progress", "records"},
     "runs": {
         "shards",
         "audits",
+        "pages",
         "jobs",
         "kinds",
         "api",
@@ -52,6 +54,7 @@ MAY_IMPORT = {
     "integrations": {"api", "delivery", "structured", "llms"},
     "cli": {
         "audits",
+        "pages",
         "api",
         "delivery",
         "structured",

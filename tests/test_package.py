@@ -53,7 +53,13 @@ def test_it_holds_the_package_and_nothing_else(wheel: zipfile.ZipFile) -> None:
     packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
     assert packed == {f"mistill/{path.relative_to(SOURCE).as_posix()}" for path in sources}
     assert {"mistill/py.typed", "mistill/api/prices.toml", "mistill/viewer/page/index.html"} <= packed
-    assert {Path(name).suffix for name in packed if "/page/" not in name} == {".py", ".toml", ".typed"}
+    assert {Path(name).suffix for name in packed if "/page/" not in name} == {
+        ".css",
+        ".html",
+        ".py",
+        ".toml",
+        ".typed",
+    }
 
 
 def test_it_has_the_licence_whole(wheel: zipfile.ZipFile, metadata: Message) -> None:

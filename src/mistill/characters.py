@@ -1,4 +1,4 @@
-"""Text as UTF-8 can carry it, wherever it came from."""
+"""Text as UTF-8 can carry it, wherever it came from, and no longer than it is wanted."""
 
 from __future__ import annotations
 
@@ -18,3 +18,10 @@ def whole_characters(text: str) -> str:
     if text.isascii():
         return text
     return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+
+
+def cut(text: str, most_chars: int) -> str:
+    """A text of whole characters that is no longer than that, and says how much is left out."""
+    if len(text) > most_chars:
+        text = f"{text[:most_chars]}… ({len(text) - most_chars:,} more characters)"
+    return whole_characters(text)

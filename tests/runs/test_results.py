@@ -490,6 +490,18 @@ def test_a_completion_shows_its_text_and_not_its_body(place: Place) -> None:
     assert "a &lt;b&gt;bold&lt;/b&gt; answer" in completion._repr_html_()
 
 
+def test_what_a_notebook_shows_is_short_and_turns_nothing(place: Place, simulator: Simulator) -> None:
+    long = "\u202egnp.exe \x1b[2J" + "x" * 1_000_000
+    completion: Any = Completion(text=long, model="\u202em")
+    simulator.script([long])
+    run: Any = place.run(ROWS[:1])
+    report: Any = run.start()
+    for shown in (completion._repr_html_(), report._repr_html_(), run._repr_html_()):
+        assert r"\u202egnp.exe \x1b[2J" in shown
+        assert "\u202e" not in shown
+        assert len(shown) < 50_000
+
+
 def test_rows_count_from_0_in_every_message(place: Place) -> None:
     rows: list[Any] = [{"text": "fine"}, {"text": None}]
     report = place.run(rows).start()

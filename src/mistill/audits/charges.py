@@ -114,8 +114,13 @@ def read_ledger(path: Path) -> LedgerTakings:
         LedgerError: it cannot be read.
     """
     with LedgerReader(path) as reader:
-        kind, own = read_manifest(reader)
-        takings, retried = reader.takings(kind.terms_of), read_retried_manifests(reader)
+        return takings_in(reader)
+
+
+def takings_in(reader: LedgerReader) -> LedgerTakings:
+    """The same of a ledger that is open."""
+    kind, own = read_manifest(reader)
+    takings, retried = reader.takings(kind.terms_of), read_retried_manifests(reader)
     models: dict[int | None, dict[str, int]] = {}
     for one in takings:
         if one.model is not None:

@@ -1,4 +1,5 @@
-"""Libraries that only some formats need: loaded when they are, and asked for by the name of their extra."""
+"""Libraries that only some things need, such as a format: loaded when they are, and asked for by the name of their
+extra."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from mistill.extras import install_command
 
 
 class OptionalLibrary(NamedTuple):
-    """A library that mistill does without until a format needs it.
+    """A library that mistill does without until something needs it.
 
     Attributes:
         name: what is imported.
@@ -24,7 +25,9 @@ class OptionalLibrary(NamedTuple):
     @property
     def is_there(self) -> bool:
         """Whether it is installed."""
-        return self.name in sys.modules or importlib.util.find_spec(self.name) is not None
+        if self.name in sys.modules:
+            return sys.modules[self.name] is not None  # pyright: ignore[reportUnnecessaryComparison]  as import takes it
+        return importlib.util.find_spec(self.name) is not None
 
     def load(self, purpose: str, module: str | None = None) -> Any:
         """The library, or a ``module`` of it.

@@ -5,6 +5,7 @@ from mistill.ledger.damage import Damage
 from mistill.ledger.error_record import ErrorRecord
 from mistill.ledger.jobs import Job, JobRecord, JobState, LineAttempt, PlannedAttempt
 from mistill.ledger.lane_usage import NOTHING_CACHED, CachedShares, RowUsage
+from mistill.ledger.looks import Stretch
 from mistill.ledger.marks import RowMark
 from mistill.ledger.matching import InputMatcher, InputRow, RowState
 from mistill.ledger.model_counts import AnswersOfModel, named
@@ -62,6 +63,7 @@ __all__ = [
     "ShardCounts",
     "Spending",
     "Start",
+    "Stretch",
     "Takings",
     "Term",
     "TermsOf",

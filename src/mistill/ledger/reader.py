@@ -26,6 +26,7 @@ from mistill.ledger.forks import forget, of_another_process, register_for_forks
 from mistill.ledger.jobs import Job, has_jobs, read_jobs
 from mistill.ledger.lane_usage import CachedShares, RowUsage, cached_shares, row_usages, rows_by_jobs
 from mistill.ledger.lock import holder_of, is_held
+from mistill.ledger.looks import Stretch, draw_positions, first_failures, read_stretches
 from mistill.ledger.marks import MARK_OF_OUTCOME, MARKED_ROWS, RowMark
 from mistill.ledger.model_counts import AnswersOfModel, ModelOf, count_bodies, read_model_counts
 from mistill.ledger.row_set import RowSet
@@ -304,6 +305,9 @@ class LedgerReader:
     @contextmanager
     def snapshot(self) -> Generator[None]:
         """Within the block, all that is read is of one moment, whatever a run writes meanwhile."""
+        if self._connection.in_transaction:
+            yield  # the block stands in another one
+            return
         with database.explained(self.path):
             self._connection.execute("BEGIN")
             try:
@@ -610,6 +614,39 @@ class LedgerReader:
             WHERE position IS NOT NULL AND digest IN ({marks}) GROUP BY digest"""  # noqa: S608 - our own words
         with database.explained(self.path):
             return dict(self._connection.execute(query, digests).fetchall())
+
+    def draw_positions(self, most: int, of: int) -> list[int]:
+        """Places of answered rows of the current input, in order: all ``of`` them, or about ``most`` drawn at random,
+        by each look the same ones."""
+        with database.explained(self.path):
+            return draw_positions(self._connection, most, of)
+
+    def first_failures(self, each: int) -> dict[str, list[int]]:
+        """Kind of error → so many places of rows that failed so, the first ones."""
+        with database.explained(self.path):
+            return first_failures(self._connection, each)
+
+    def rows_at(self, positions: Sequence[int], *, with_unfit: bool = False) -> Iterator[LedgerRow]:
+        """The rows at some places, in order, one in memory at a time. Those that cannot be read are left out.
+
+        Args:
+            with_unfit: as for `rows`.
+        """
+        found = self._rows_at(positions)
+        return self._with_unfit(found, self._unfit_answers()) if with_unfit else found
+
+    def _rows_at(self, positions: Sequence[int]) -> Iterator[LedgerRow]:
+        query = _rows_query(EVERYTHING, *_FAT, "position = ?")
+        with database.explained(self.path):
+            for position in positions:
+                for _, *line in self._read_or_none(query, (position,)) or ():
+                    if (row := self._row(position, line)) is not None:
+                        yield row
+
+    def stretches(self, started_at: float, stretch_s: float, number: int) -> list[Stretch]:
+        """What went on since a moment (unix seconds), in so many stretches of time of that length."""
+        with database.explained(self.path):
+            return read_stretches(self._connection, started_at, stretch_s, number)
 
     def _rows(self, selection: Selection, first: int, until: int | None) -> Iterator[LedgerRow]:
         last = _MAX_POSITION if until is None else until

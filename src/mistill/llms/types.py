@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from html import escape
 from typing import Any, TypeAlias, TypedDict
 
 from msgspec import Struct
@@ -11,7 +10,7 @@ from msgspec import Struct
 from mistill.api.chat import AnsweredToolCall
 from mistill.api.usage import Usage
 from mistill.errors import MistillError
-from mistill.progress.preformatted import preformatted
+from mistill.progress.preformatted import in_html, preformatted
 from mistill.structured.structured_output import StructuredOutput
 
 StandardInput: TypeAlias = list[dict[str, Any]]
@@ -85,7 +84,7 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
             self.model or "",
         ]
         text = json.dumps([call.name for call in self.tool_calls]) if self.text is None else self.text
-        line = escape(" · ".join(part for part in took if part))
+        line = in_html(" · ".join(part for part in took if part))
         return f"{preformatted(text)}<small>{line}</small>"
 
     def as_message(self) -> dict[str, Any]:

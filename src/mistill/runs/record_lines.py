@@ -104,6 +104,30 @@ def answer_columns(row: LedgerRow, shape: RecordShape) -> dict[str, Any]:
     return msgspec.json.decode(add_columns(b"{}", columns))
 
 
+def answer_values(row: LedgerRow, shape: RecordShape) -> list[Any]:
+    """What a row was answered, a JSON value for each generation: what its schema says, else a text; or a vector. None
+    where that cannot be made of it."""
+    fields = outcome_fields(row, shape)
+    if "embedding" in fields:
+        return [_plain_value(fields["embedding"])]
+    if "generation" not in fields:
+        return []
+    said = fields["generation"]
+    answers = cast("list[Any]", said) if isinstance(said, list) else [said]
+    has_schema = shape.settings_of(row).answers.schema is not None
+    return [_plain_value(one) if has_schema else one for one in answers]
+
+
+def _plain_value(value: Any) -> Any:
+    """A value of a column that holds JSON, decoded; of a text that is none, itself."""
+    if isinstance(value, msgspec.Raw):
+        return msgspec.json.decode(value)
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(value)
+    return value
+
+
 def outcome_fields(row: LedgerRow, shape: RecordShape, misfits: Misfits | None = None) -> dict[str, Any]:
     """Our columns of a row by our own names, and where answers are flattened, the fields of the first as ``value``.
     ``misfits``: as for `record_line`."""

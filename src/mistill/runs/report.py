@@ -6,6 +6,7 @@ The summary of a start, ``mistill status``, their ``--json`` and whatever else s
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
 from itertools import islice
@@ -31,6 +32,7 @@ from mistill.kinds.kept_settings import (
     explained_meta,
     find_run,
     read_batch_factor,
+    read_inputs,
     read_manifest,
     read_options,
     read_prices,
@@ -39,10 +41,13 @@ from mistill.kinds.kept_settings import (
 from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
 from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection, ShardCounts
+from mistill.pages.page import page_html, page_target
+from mistill.progress.course import Course
 from mistill.records.misfits import Misfit
 from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
+from mistill.runs.report_page import report_page
 from mistill.runs.report_text import headline, start_lines
 from mistill.wording import Part, Wording, Words, in_python, worded
 
@@ -89,6 +94,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         empty_answers: answered rows with nothing in their answer, found there too.
         retry: what it asked, if it was a retry. ``is_look``: it only took over what batch jobs had answered.
         prices_of: when the price was published that costs come of; ``None`` where none is known, or no date.
+        course: what it waited for, and by what quotas it went, in the course of time; ``None``: nobody has looked.
     """
 
     version: str = __version__
@@ -107,6 +113,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     retry: RetryRecord | None = None
     is_look: bool = False
     prices_of: date | None = None
+    course: Course | None = None
 
     def encode(self) -> bytes:
         try:
@@ -327,6 +334,58 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def _repr_html_(self) -> str:
         return report_html(self)
 
+    def to_html(self, *, wording: Wording = in_python) -> str:
+        """All that there is to look at as one HTML file: no script, and nothing that is fetched. Charts are drawn where
+        the extra ``report`` is installed; else their tables stand in their place.
+
+        It is of the moment: of a run that goes on, the figures are those that its ledger has by now.
+
+        Args:
+            wording: how settings are said in it.
+
+        Raises:
+            LedgerError: its ledger cannot be read any more.
+        """
+        now = time.time()
+        if self.ledger is None:
+            return page_html(report_page(self, None, wording, at=now))
+        with LedgerReader(self.ledger) as reader, explained_meta(reader):
+            is_running = reader.is_being_written()
+            with reader.snapshot():
+                report = self
+                if is_running or self._is_of_before(reader):
+                    now_so = _read(reader, self.out, is_running=is_running)
+                    report = msgspec.structs.replace(now_so, is_temporary=self.is_temporary)
+                return page_html(report_page(report, reader, wording, at=now))
+
+    def _is_of_before(self, reader: LedgerReader) -> bool:
+        """Whether a start has worked on the run since it was read."""
+        known = [(start.number, start.ended_at) for start in self.starts]
+        return self.is_running or known != [(start.number, start.ended_at) for start in reader.starts()]
+
+    def save(self, path: str | Path, *, overwrite: bool = False, wording: Wording = in_python) -> None:
+        """Writes `to_html` to a file, which appears whole or not at all; ``"-"``: to stdout.
+
+        Args:
+            path: its name ends in ``.html``.
+            overwrite: replace a file that is there and is none of our pages; those are replaced in any case.
+            wording: as for `to_html`.
+
+        Raises:
+            InputError: nothing can be written there, or what is there would be lost.
+            LedgerError: the ledger cannot be read any more.
+            MistillError: it cannot be written to its end.
+        """
+        ledger = None if self.ledger is None else Path(self.ledger)
+        inputs: list[str] = []
+        if ledger is not None:
+            with LedgerReader(ledger) as reader:
+                inputs = read_inputs(reader)
+        place = page_target(path, ledger, inputs, overwrite=overwrite)
+        page = self.to_html(wording=wording)
+        with place.writing([] if ledger is None else [ledger]) as file:
+            file.write(page.encode())
+
     def describe(self) -> dict[str, Any]:
         """As JSON values."""
         report = self.worded(in_python)
@@ -519,7 +578,7 @@ def _start_reports(reader: LedgerReader) -> Iterator[StartReport]:
 def _with_id(cause: Cause, reader: LedgerReader, id_column: str | None) -> Cause:
     if id_column is None:
         return cause
-    row = next(reader.rows(Selection.parse(f"row={cause.row}")), None)
+    row = next(reader.rows_at([cause.row]), None)
     return cause if row is None else msgspec.structs.replace(cause, row_id=name_of(row.record, id_column))
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from typing import TYPE_CHECKING, Any
 
-from mistill.progress.preformatted import preformatted
+from mistill.progress.preformatted import in_html, preformatted
 
 if TYPE_CHECKING:
     from mistill.runs.report import RunReport
@@ -26,7 +25,7 @@ def report_html(report: RunReport | None, *, problem: str | None = None) -> str:
         problem: why there is no report, if it is another reason.
     """
     if report is None:
-        return f"<p>{escape(problem or 'a run that was not started yet')}</p>"
+        return f"<p>{in_html(problem or 'a run that was not started yet')}</p>"
     return preformatted(str(report)) + _table(report.samples)
 
 
@@ -34,7 +33,7 @@ def _table(records: Sequence[dict[str, Any]]) -> str:
     columns = list(dict.fromkeys(name for record in records for name in record))
     if not columns:
         return ""
-    head = "".join(f"<th{_HEAD}>{escape(name)}</th>" for name in columns)
+    head = "".join(f"<th{_HEAD}>{in_html(name)}</th>" for name in columns)
     rows = "".join(
         f"<tr>{''.join(f'<td{_CELL}>{_cell(record.get(name))}</td>' for name in columns)}</tr>"
         for record in records
@@ -46,4 +45,4 @@ def _cell(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return escape(text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}…")
+    return in_html(text if len(text) <= _MAX_CHARS else f"{text[:_MAX_CHARS]}…")

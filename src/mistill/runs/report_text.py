@@ -74,6 +74,26 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         yield Line(wording(next_step))
 
 
+def note_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
+    """What of a run is worth a word beside its figures, and what to do. ``wording`` as for `start_lines`."""
+    report = report.worded(wording)
+    if report.has_died:
+        yield Line(wording(_died(report)), label="died: ")
+    if (stopped := report.stopped) is not None and not _is_waiting(stopped):
+        yield Line(stopped.message if isinstance(stopped, Stopped) else str(stopped), label="stopped: ")
+    if (next_step := _next_step(report)) is not None:
+        yield Line(wording(next_step), label="next: ")
+    if report.advice:
+        yield Line(report.advice, label="advice: ")
+    yield from _lanes(report)
+    if report.cost is not None and (old := _old_prices(report)) is not None:
+        yield Line(worded(old, wording), label="prices: ")
+    yield from (line for line in _details(report, wording) if line.label)
+    yield from (Line(worded(line, wording)) for line in misfit_lines(report.misfits, _name(report)))
+    if report.forecast is not None:
+        yield from _forecast_lines(report.forecast, wording)
+
+
 def cancelled_lines(report: RunReport, failed: MistillError | None, wording: Wording) -> Iterator[Line]:
     """What became of jobs that were to be cancelled.
 

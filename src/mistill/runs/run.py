@@ -50,6 +50,7 @@ from mistill.llms.connection import Connection
 from mistill.llms.event_loop import LOOK_S, background
 from mistill.llms.types import Completion
 from mistill.process import OwnProcess
+from mistill.progress.course import CourseRecorder
 from mistill.progress.display import Display, OnProgress
 from mistill.progress.progress import Progress
 from mistill.progress.view import Watch
@@ -222,6 +223,8 @@ class Run(RunResults):
         self._budget = self._new_budget()  # a wrong limit is refused now
         self._is_ready = llm.is_ready
         self._unsettled: list[int | None] = []
+        self._course: CourseRecorder | None = None
+        self._number: int | None = None
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -480,7 +483,8 @@ class Run(RunResults):
                 on_outcome=None if self._unread is None else self._hand_over,
             )
             self._input_size = self._find_input_size()
-            number = self._note_begin(ledger)
+            self._course = CourseRecorder(self._snapshot)
+            self._number = number = self._note_begin(ledger)
             self._control.take(runner)
             try:
                 yield runner
@@ -534,7 +538,20 @@ class Run(RunResults):
 
     async def _work(self, runner: Runner) -> None:
         await self._choose_rows(runner.ledger)
-        await runner.run()
+        assert self._course is not None, "a start has begun"
+        watching = asyncio.create_task(self._course.watch(partial(self._note_course, runner.ledger)))
+        try:
+            await runner.run()
+        finally:
+            watching.cancel()
+            self._course.look()
+
+    async def _note_course(self, ledger: Ledger) -> None:
+        """Others that look at the run are told how it goes; so is whoever looks when it was killed."""
+        if self._number is None:
+            return
+        with suppress(LedgerError):  # whoever writes rows meets it too, and says so
+            await ledger.note_start(self._number, self._record().encode())
 
     def _spent_before(self) -> Spending | None:
         if self.options.max_cost is None and self.options.max_tokens_total is None:
@@ -748,12 +765,14 @@ class Run(RunResults):
         at_once = self._llm.max_concurrent_requests
         price = self.kind.server.price
         dated = None if price is None else price.date
+        course = None if self._course is None else self._course.course()
         if before is None:
             return StartRecord(
                 max_concurrent_requests=at_once,
                 input_rows=self._input_size(),
                 retry=self._retry_record(runner),
                 prices_of=dated,
+                course=course,
             )
         now = self._snapshot()
         advised = advice(now, max_concurrent_requests=at_once, earlier=before)
@@ -772,6 +791,7 @@ class Run(RunResults):
             empty_answers=written.empty_answers if written is not None else 0,
             retry=self._retry_record(runner),
             prices_of=dated,
+            course=course,
         )
 
     def _summarize(self) -> None:

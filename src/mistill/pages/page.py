@@ -1,0 +1,126 @@
+"""A page as one HTML file that asks nobody for anything: no script, no network, all texts escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from mistill._version import __version__
+from mistill.characters import whole_characters
+from mistill.datasets.places import Place, place_of
+from mistill.datasets.writers import check_no_loss
+from mistill.errors import InputError
+from mistill.extras import install_command
+from mistill.ledger.targets import check_targets
+from mistill.pages.blocks import Block, Chart, Page
+from mistill.pages.charts import VL_CONVERT, drawn
+from mistill.visible import visible
+
+if TYPE_CHECKING:  # importing them takes 30 ms, which only a page is worth
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+_TEMPLATES: Final = Path(__file__).parent
+
+
+def _shown(value: Any) -> Any:
+    """What a page is told as text: what turns its direction, or is no character to be seen, is written out."""
+    return visible(whole_characters(value)) if type(value) is str else value
+
+
+class _Drawing:
+    """Draws the charts of one page, and numbers them."""
+
+    def __init__(self) -> None:
+        self._number = 0
+
+    def __call__(self, chart: Chart) -> Markup | None:
+        from markupsafe import Markup
+
+        self._number += 1
+        svg = drawn(chart.spec, chart.title, chart.summary, self._number)
+        return None if svg is None else Markup(svg)  # noqa: S704  the drawing library and `drawn` have escaped it
+
+
+def _kind(block: Block) -> str:
+    return str(type(block).__struct_config__.tag)
+
+
+def templates() -> Environment:
+    """The templates of this room. Whatever they write is escaped, and made visible."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    found = Environment(
+        loader=FileSystemLoader(_TEMPLATES, encoding="utf-8"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        finalize=_shown,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    own: dict[str, Any] = {"svg": _Drawing(), "kind": _kind}
+    found.filters.update(own)  # pyright: ignore[reportUnknownMemberType]  Jinja does not say what a filter is
+    return found
+
+
+def theme() -> Markup:
+    """The style sheet that all our pages share."""
+    from markupsafe import Markup
+
+    return Markup((_TEMPLATES / "theme.css").read_text("utf-8"))  # noqa: S704  it is ours
+
+
+def page_html(page: Page) -> str:
+    """The whole page. Without the extra ``report`` it has tables in place of charts, and says what would draw."""
+    sections = [section for section in page.sections if section.blocks]
+    return (
+        templates()
+        .get_template("page.html")
+        .render(
+            page=page,
+            sections=sections,
+            theme=theme(),
+            version=__version__,
+            missing=None if VL_CONVERT.is_there else install_command(VL_CONVERT.extra),
+        )
+    )
+
+
+_MARK: Final = b'<meta name="generator" content="mistill '
+_LOOKED_AT_BYTES: Final = 4096
+
+
+def page_target(
+    path: str | Path, ledger: Path | None, inputs: Iterable[str | Path], *, overwrite: bool = False
+) -> Place:
+    """Where a page goes. Nothing is written yet.
+
+    Args:
+        path: its name ends in ``.html``; ``"-"``: stdout.
+        ledger: of the run that the page is about. ``inputs``: of that run.
+        overwrite: replace whatever else is there; a page of ours is replaced in any case.
+
+    Raises:
+        InputError: it cannot be there, or would take the place of what somebody may regret.
+    """
+    place = place_of(path)
+    if str(path) == "-":
+        return place
+    if Path(path).suffix.lower() not in (".html", ".htm"):
+        raise InputError(
+            f"{place.name}: a report is a page in HTML", hint="give it a name that ends in .html"
+        )
+    place.check_writable()
+    check_targets(path, ledger, inputs)
+    if not overwrite and not _is_ours(place):
+        check_no_loss(path, "overwrite")
+    return place
+
+
+def _is_ours(place: Place) -> bool:
+    try:
+        with place.open() as file:
+            return _MARK in file.read(_LOOKED_AT_BYTES)
+    except (InputError, OSError):  # there is none
+        return False
