@@ -11,7 +11,7 @@ from typing import Final
 
 from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import Snapshot, WaitCause
-from mistill.errors import LedgerInUse, MistillError, Stopped
+from mistill.errors import InputError, LedgerInUse, MistillError, Stopped
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
 from mistill.progress.view import View
@@ -21,6 +21,7 @@ from mistill.wording import START_AGAIN, words
 _log = logging.getLogger("mistill")
 
 _WAIT_S: Final = 0.5
+_MOST_STILLBORN: Final = 3
 _MOST_DEATHS: Final = 5
 """Of workers on one shard, one after the other, none of which got a row answered: it would kill the next one too."""
 
@@ -58,6 +59,7 @@ class Driver:
         self._views: dict[int, View] = {}
         self._under_way: set[int] = set()
         self._deaths: dict[int, tuple[int, int]] = {}
+        self._stillborn = 0
         self._later: list[tuple[float, int]] = []
         self._said: set[str] = set()
 
@@ -66,6 +68,8 @@ class Driver:
         try:
             while self._goes_on():
                 for event in await self._workers.events():
+                    if not (isinstance(event, Ended) and event.was_stillborn):
+                        self._stillborn = 0
                     if isinstance(event, Seen):
                         self._views[event.shard] = event.view
                     elif isinstance(event, Said):
@@ -122,6 +126,8 @@ class Driver:
 
     def _end(self, ended: Ended) -> None:
         self._under_way.discard(ended.shard)
+        if ended.died is not None and ended.was_stillborn and self._is_hopeless(ended.died):
+            return
         if ended.died is not None:
             self._begin_again(ended.shard, ended.died)
         elif isinstance(ended.error, LedgerInUse):
@@ -133,6 +139,19 @@ class Driver:
             self.stop(ended.error)
         elif ended.stopped is not None:
             self.stop(ended.stopped)
+
+    def _is_hopeless(self, how: str) -> bool:
+        """One worker after another ends before it has begun, which no shard can help."""
+        self._stillborn += 1
+        if self._stillborn < _MOST_STILLBORN:
+            return False
+        error = InputError(
+            f"one process for shards after another ended before it began, the last by {how}",
+            hint="in a script, what starts the run stands under: if __name__ == '__main__':",
+        )
+        self.broke_off = self.broke_off or error
+        self.stop(error)
+        return True
 
     def _begin_again(self, shard: int, how: str) -> None:
         """Whoever worked on it died: another one goes on, unless that does not help."""

@@ -136,15 +136,7 @@ class _Slot:
         code = process.exitcode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         self.shard = None
-        if self._was_ready:
-            return Ended(shard, died=how)
-        return Ended(
-            shard,
-            error=InputError(
-                f"a process for shards ended before it began ({how})",
-                hint="in a script, what starts the run stands under: if __name__ == '__main__':",
-            ),
-        )
+        return Ended(shard, died=how, was_stillborn=not self._was_ready)
 
     def close(self) -> None:
         if self._process is None:

@@ -42,13 +42,14 @@ class Ended(Struct, frozen=True):
 
     Attributes:
         stopped: why, where its input was not worked through. ``error``: it could not be worked on.
-        died: it ended without a word: of which signal, or how.
+        died: it ended without a word: of which signal, or how. ``was_stillborn``: before it had said any.
     """
 
     shard: int
     stopped: MistillError | None = None
     error: MistillError | None = None
     died: str | None = None
+    was_stillborn: bool = False
 
 
 Event: TypeAlias = "Seen | Said | Ended"

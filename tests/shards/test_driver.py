@@ -1,0 +1,107 @@
+"""What a driver does when those who work on shards die, or cannot begin."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from mistill.errors import InputError, LedgerInUse, Unauthorized
+from mistill.progress.progress import Progress
+from mistill.progress.view import View
+from mistill.shards.driver import Driver
+from mistill.shards.workers import Begun, Ended, Event, Seen
+
+Script = Callable[[int, int], list[Event]]
+"""Shard and how often it was begun → what happens."""
+
+
+class Scripted:
+    """Two workers that do as they are told."""
+
+    def __init__(self, script: Script) -> None:
+        self.begun: list[int] = []
+        self.asked: list[str] = []
+        self._script = script
+        self._events: list[Event] = []
+
+    @property
+    def free(self) -> int:
+        return 2 - len(self._events)
+
+    def begin(self, begun: Begun) -> None:
+        self.begun.append(begun.number)
+        self._events += self._script(begun.number, self.begun.count(begun.number))
+
+    async def events(self) -> list[Event]:
+        await asyncio.sleep(0)
+        found, self._events = self._events, []
+        return found
+
+    def stop(self, message: str) -> None:
+        self.asked.append(message)
+
+    def abandon(self) -> None:
+        self.asked.append("abandon")
+
+    def close(self) -> None:
+        self.asked.append("close")
+
+
+def _drive(script: Script, shards: int = 3) -> tuple[Driver, Scripted]:
+    workers = Scripted(script)
+    driver = Driver(workers, range(shards), Begun, Progress(), grace_s=1.0)
+    asyncio.run(driver.run())
+    assert workers.asked[-1] == "close"
+    return driver, workers
+
+
+def test_a_shard_whose_worker_died_is_begun_again_and_what_it_has_is_counted_once() -> None:
+    def script(shard: int, time: int) -> list[Event]:
+        seen = Seen(shard, View(completions=10) if time == 1 else View(known=10, completions=5))
+        return [seen, Ended(shard, died="signal 9") if (shard, time) == (1, 1) else Ended(shard)]
+
+    driver, workers = _drive(script)
+    assert sorted(workers.begun) == [0, 1, 1, 2]
+    assert driver.stopped is None
+    assert (driver.progress.completions, driver.progress.known) == (25, 10)
+
+
+def test_workers_that_end_before_they_begin_end_the_start_with_what_to_do() -> None:
+    driver, workers = _drive(lambda shard, _: [Ended(shard, died="exit code 1", was_stillborn=True)])
+    assert isinstance(driver.broke_off, InputError)
+    assert "__name__ == '__main__'" in str(driver.broke_off)
+    assert len(workers.begun) <= 5
+
+
+def test_a_worker_that_is_killed_as_it_begins_is_replaced() -> None:
+    driver, workers = _drive(
+        lambda shard, time: [
+            Ended(shard, died="signal 9", was_stillborn=True) if time == 1 else Ended(shard)
+        ],
+        shards=1,
+    )
+    assert driver.stopped is None
+    assert workers.begun == [0, 0]
+
+
+def test_a_shard_that_kills_one_worker_after_another_ends_the_start() -> None:
+    driver, workers = _drive(lambda shard, _: [Seen(shard, View()), Ended(shard, died="signal 9")], shards=1)
+    assert driver.stopped is not None
+    assert "5 workers on shard 0 died in turn" in driver.stopped.message
+    assert workers.begun == [0] * 5
+
+
+def test_what_ends_one_shard_for_all_rows_ends_the_others() -> None:
+    driver, workers = _drive(lambda shard, _: [Ended(shard, stopped=Unauthorized("no", status=401))])
+    assert isinstance(driver.stopped, Unauthorized)
+    assert driver.broke_off is None
+    assert len(workers.begun) == 2
+    assert workers.asked[0].startswith("no")
+
+
+def test_a_shard_that_another_process_has_is_waited_for() -> None:
+    driver, workers = _drive(
+        lambda shard, time: [Ended(shard, error=LedgerInUse("in use") if time == 1 else None)], shards=1
+    )
+    assert driver.stopped is None
+    assert workers.begun == [0, 0]
