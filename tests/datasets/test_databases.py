@@ -20,7 +20,7 @@ from tests.databases import (  # noqa: F401  fixtures
 )
 from tests.libraries import library
 
-from mistill.datasets.databases import paged_database
+from mistill.datasets.databases import database, paged_database
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import open_source
 from mistill.datasets.writers import check_no_loss, check_target, open_writer
@@ -300,7 +300,7 @@ def test_postgresql_has_types_of_its_own(postgresql: Tables) -> None:  # noqa: F
 
 def test_a_connection_that_breaks_is_made_anew(postgresql: Tables, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
     monkeypatch.setattr(paged_database, "PAGE_ROWS", 10)
-    monkeypatch.setattr(paged_database, "WAITS_S", (0.0,))
+    monkeypatch.setattr(database, "WAITS_S", (0.0,))
     postgresql.execute("CREATE TABLE u AS SELECT generate_series(1, 50) AS id")
     postgresql.execute("CREATE TABLE t AS SELECT * FROM u")
     postgresql.execute("ALTER TABLE t ADD PRIMARY KEY (id)")

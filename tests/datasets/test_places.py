@@ -96,6 +96,16 @@ def test_what_cannot_be_read_is_said(s3: S3, address: str, told: str) -> None:  
 def test_an_address_that_was_made_a_path_is_told_from_one(s3: S3) -> None:  # noqa: F811
     with pytest.raises(InputError, match="give it as text"):
         check_target(Path(f"s3://{BUCKET}/out.jsonl"))
+    with pytest.raises(InputError, match=r"no such file .the address s3://bucket/in.jsonl is given as text"):
+        records(Path(f"s3://{BUCKET}/in.jsonl"))
+
+
+def test_settings_that_a_store_lacks_are_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    library("adlfs")
+    for name in ("CONNECTION_STRING", "ACCOUNT_NAME", "ACCOUNT_KEY", "SAS_TOKEN"):
+        monkeypatch.delenv(f"AZURE_STORAGE_{name}", raising=False)
+    with pytest.raises(InputError, match=r"account_name.*set AZURE_STORAGE_CONNECTION_STRING"):
+        records("az://container/rows.jsonl")
 
 
 @pytest.mark.parametrize(

@@ -410,9 +410,9 @@ class Run(RunResults):
         self._say_changed_inputs()
         if self._temporary is not None:
             self._temporary.make_folder()
-        make_folder(self.out, self.ledger_path)
         if not options.fresh:
             self._refuse_foreign()
+        make_folder(self.out, self.ledger_path)
         try:
             ledger = Ledger.open(
                 self.ledger_path,

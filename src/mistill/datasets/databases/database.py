@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 GOES_ON: Final = words(START_AGAIN, ": what is answered is kept, and costs nothing again")
 
+WAITS_S = (0.5, 2.0, 8.0)
+"""Before each further try, where a connection is broken, or a file is another process's for the moment."""
+
 _BY_KIND: Final = {
     "sqlite": "mistill.datasets.databases.sqlite:SQLite",
     "postgresql": "mistill.datasets.databases.postgresql:PostgreSQL",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from mistill.datasets.databases import database
 from mistill.datasets.databases.database import GOES_ON, Database, quoted
 from mistill.datasets.databases.table_address import TableAddress
 from mistill.datasets.optional_library import PYARROW, OptionalLibrary
@@ -37,9 +39,20 @@ class DuckDB(Database):
         path = self.address.file or ""
         if not to_write and not Path(path).is_file():
             raise InputError(f"{self.name}: no such file")
-        with closing(self._library.connect(path, read_only=not to_write)) as connection:
+        with closing(self._opened(path, to_write=to_write)) as connection:
             connection.execute("SET TimeZone = 'UTC'")
             yield connection
+
+    def _opened(self, path: str, *, to_write: bool) -> Any:
+        """A file is one process's at a time, but for readers: one that is in use may be free in a moment."""
+        for wait_s in (*database.WAITS_S, None):
+            try:
+                return self._library.connect(path, read_only=not to_write)
+            except self._library.IOException as error:
+                if wait_s is None or "lock" not in str(error):
+                    raise
+            time.sleep(wait_s)
+        raise AssertionError("the last try raises")
 
     # --- reading ----------------------------------------------------------------------------------------------------
 

@@ -8,14 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mistill.datasets.databases import database
 from mistill.datasets.databases.database import GOES_ON, Database
 
 if TYPE_CHECKING:
     from mistill.datasets.sources.row import Input
 
 PAGE_ROWS = 1000
-WAITS_S = (0.5, 2.0, 8.0)
-"""Before each further try, where a connection is broken."""
 
 
 class PagedDatabase(Database):
@@ -62,14 +61,14 @@ class PagedDatabase(Database):
 
     def _pages(self, key: Sequence[str]) -> Iterator[Sequence[Any]]:
         after: Sequence[Any] = ()
-        waits = iter(WAITS_S)
+        waits = iter(database.WAITS_S)
         while True:
             try:
                 with self.connected(to_write=False) as connection:
                     while page := connection.execute(self._page_query(key, after), tuple(after)).fetchall():
                         for row in page:
                             yield row[len(key) :]
-                        after, waits = page[-1][: len(key)], iter(WAITS_S)
+                        after, waits = page[-1][: len(key)], iter(database.WAITS_S)
             except self.passing:
                 wait_s = next(waits, None)
                 if wait_s is None:

@@ -146,8 +146,10 @@ class RemoteFile(Place):
             timeout = library.ClientTimeout(total=None, sock_connect=_CONNECT_S, sock_read=_SILENCE_S)
             # What is quoted already, a signature above all, must leave as it is.
             settings = {"client_kwargs": {"timeout": timeout}, "encoded": "%" in self._address}
-        with self.explaining():
+        try:
             return core.url_to_fs(self._address, **settings)
+        except Exception as error:  # nothing has been asked yet: what is wrong are settings, or the address
+            raise InputError(f"{self.name}: {told_by(error)}", hint=self._store.credentials) from None
 
     def _info(self) -> dict[str, Any]:
         fs, path = self._found

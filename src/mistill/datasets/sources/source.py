@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import msgspec
 
-from mistill.addresses import is_of_store, is_of_table, scheme_of, without_secrets
+from mistill.addresses import is_of_store, is_of_table, meant_address, scheme_of, without_secrets
 from mistill.datasets.formats import format_by_suffix, format_of
 from mistill.datasets.places import expand, place_of
 from mistill.datasets.sources.in_memory import input_of, is_one_column
@@ -383,7 +383,11 @@ def _open_table(address: str, override: str | None, form: TextForm) -> Input:
 def _open_file(path: str, override: str | None, form: TextForm) -> Input:
     is_here = scheme_of(path) is None and path != "-"
     if is_here and not os.path.exists(path):  # noqa: PTH110  to it a name that is too long is none that exists
-        raise InputError(f"{path}: no such file")
+        address = meant_address(path)
+        raise InputError(
+            f"{path}: no such file",
+            hint=None if address is None else f"the address {address} is given as text",
+        )
     if override is None and (refusal := refusal_of_media(path)) is not None:
         raise refusal
     chosen = format_of(path, override)
