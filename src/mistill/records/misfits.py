@@ -10,6 +10,7 @@ from typing import Final
 
 from msgspec import Struct, structs
 
+from mistill.addresses import scheme_of
 from mistill.datasets.sources import name_of
 from mistill.errors import MistillError
 from mistill.ledger import LedgerRow
@@ -138,6 +139,8 @@ def _export_again(kind: str, out: str | None) -> Part:
     if out not in (None, "-"):
         path = Path(out)
         beside = str(path.with_name(f"{path.name.partition('.')[0]}-again.jsonl"))
+        if scheme_of(out) is not None:
+            beside = "again.jsonl"
         of_run, to = (repr(out), shlex.quote(out)), (repr(beside), shlex.quote(beside))
     if kind == "invalid_output":
         return Phrase(

@@ -14,8 +14,9 @@ from typing import Any, Final, Unpack
 from msgspec import Struct
 
 from mistill._version import __version__
-from mistill.addresses import is_elsewhere
+from mistill.addresses import is_of_table, keep_secrets, scheme_of
 from mistill.datasets.formats import format_by_suffix
+from mistill.datasets.places import target_of
 from mistill.datasets.sources import Source
 from mistill.datasets.writers import check_target
 from mistill.errors import InputError, LedgerInUse, ManifestChanged, MistillError
@@ -58,7 +59,7 @@ class RunPlace(Struct, frozen=True):
         """Raises:
         InputError: nothing says where it remembers, or it cannot be there.
         """
-        name = None if out is None else str(out).rstrip("/") or str(out)
+        name = None if out is None else keep_secrets(str(out).rstrip("/") or str(out))
         if name == "-":
             raise InputError(
                 words(Setting("out", "-"), ": records of a run in shards come in no stream"),
@@ -69,7 +70,7 @@ class RunPlace(Struct, frozen=True):
                 "a run in shards has to remember where each of its workers sees it",
                 hint=words("give ", Setting("out"), ", or ", Setting("ledger"), " as a folder"),
             )
-        if name is not None and is_elsewhere(name) and format_by_suffix(name) is None:
+        if name is not None and scheme_of(name) is not None and not _is_one_output(name):
             raise InputError(
                 words(Setting("out"), f": {name} is no folder of files, and parts go to one"),
                 hint="name a folder that all workers see, or one file",
@@ -89,7 +90,7 @@ class RunPlace(Struct, frozen=True):
     @property
     def is_one_file(self) -> bool:
         """Its suffix says a format; else it is a folder, which gets a part for each shard."""
-        return self.out is not None and format_by_suffix(self.out) is not None
+        return self.out is not None and _is_one_output(self.out)
 
     def part(self, number: int, options: RunOptions) -> Path:
         """The part of a shard."""
@@ -100,7 +101,7 @@ class RunPlace(Struct, frozen=True):
         if self.out is None:
             return
         target = Path(self.out)
-        if any(target.iterdir()) if target.is_dir() else target.is_file() and target.stat().st_size:
+        if any(target.iterdir()) if target.is_dir() else target_of(self.out).holds_something():
             raise InputError(
                 f"{self.out} exists, and {self.folder} does not, so it is no output of this run",
                 hint=words("choose another output, or replace it with ", Setting("fresh", True)),
@@ -109,6 +110,10 @@ class RunPlace(Struct, frozen=True):
     def part_of(self, number: int, options: RunOptions) -> str | None:
         """What a shard writes itself; ``None``: nothing."""
         return None if self.out is None or self.is_one_file else str(self.part(number, options))
+
+
+def _is_one_output(name: str) -> bool:
+    return is_of_table(name) or format_by_suffix(name) is not None
 
 
 def check_options(options: RunOptions, *, is_driven: bool = False) -> None:
