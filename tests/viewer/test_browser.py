@@ -109,6 +109,12 @@ def test_from_the_runs_to_a_row_and_back_by_keys(runs: Runs, views: View, tabs: 
     tab.page.get_by_label("State").select_option("failure")
     tab.see("mistill retry")
     assert tab.page.locator("tbody tr").count() == 1
+    tab.page.get_by_label("Condition").fill("colour=red")
+    tab.press("Enter")
+    tab.see("there is no column 'colour'")
+    tab.complaints.clear()  # the browser's own, of an answer 400
+    tab.page.go_back()
+    tab.see("mistill retry")
     tab.press("?")
     tab.page.get_by_role("dialog", name="Keys").get_by_role("button", name="Close").click()
     tab.page.go_back()

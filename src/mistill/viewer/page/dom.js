@@ -30,4 +30,8 @@ export function say(text, isProblem = false) {
   const place = document.getElementById("said");
   place.textContent = text;
   place.classList.toggle("problem", isProblem);
+  clearTimeout(silence);
+  if (!isProblem) silence = setTimeout(() => place.replaceChildren(), 5000);
 }
+
+let silence;

@@ -123,8 +123,9 @@ function textOf(value, run, row, name) {
 
 function outcomeWords(outcome) {
   if (outcome.state === "pending") return STATES.pending;
-  const parts = [STATES[outcome.state], outcome.finish_reason, `${count(outcome.input_tokens)} tokens in, ${count(outcome.output_tokens)} out`,
-    money(outcome.cost), moment(outcome.ended_at), outcome.settings ? `with ${outcome.settings}` : null];
+  const took = outcome.input_tokens || outcome.output_tokens;
+  const parts = [STATES[outcome.state], outcome.finish_reason, took ? `${count(outcome.input_tokens)} tokens in, ${count(outcome.output_tokens)} out` : null,
+    took ? money(outcome.cost) : null, moment(outcome.ended_at), outcome.settings ? `with ${outcome.settings}` : null];
   return parts.filter(Boolean).join(" · ");
 }
 

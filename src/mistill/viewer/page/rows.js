@@ -68,7 +68,16 @@ export async function showRows(main, given, app, isShown) {
   };
 
   showFilters(filters, state, app, address);
-  await fill(first);
+  try {
+    await fill(first);
+  } catch (problem) {
+    if (problem.status !== 400 || !(where || search)) throw problem;
+    notice.textContent = problem.words;  // what was written wrong can be mended where it was written
+    notice.classList.add("problem");
+    notice.setAttribute("role", "alert");
+    table.hidden = true;
+    state.isWrong = true;
+  }
   const restored = app.focus !== undefined ? state.lines.get(app.focus) : undefined;
   restored?.link.focus();
   app.focus = undefined;
@@ -77,7 +86,7 @@ export async function showRows(main, given, app, isShown) {
     app.every(async () => {
       const wasLive = state.summary.live;
       const changed = await summarize();
-      if (changed || wasLive) await fill(first);
+      if ((changed || wasLive) && !state.isWrong) await fill(first);
       return state.summary.live ? Math.max(1000, state.summary.seconds * 10_000) : 5000;
     }, 1000);
   }).catch((error) => error.name !== "AbortError" && say(error.words ?? String(error), true));

@@ -24,12 +24,16 @@ export async function showRuns(main, _, app, isShown) {
         body)
       : h("p", {class: "notice"}, "There is no run in this folder: a run makes a ledger beside its output."));
   fill(lines, isShown);
-  if (runs.some((run) => run.live)) {
-    app.every(async () => {
-      await Promise.all(lines.filter((line) => line.run.live).map((line) => line.update()));
-      return 2000;
-    }, 2000);
-  }
+  const known = (list) => JSON.stringify(list.map((run) => [run.name, run.live, run.problem]));
+  app.every(async () => {  // runs begin and end while one looks
+    const now = await ask("home");
+    if (known(now.runs) !== known(runs)) {
+      await app.go("/", {replaces: true});
+      return null;
+    }
+    await Promise.all(lines.filter((line) => line.run.live).map((line) => line.update()));
+    return runs.some((run) => run.live) ? 2000 : 5000;
+  }, 2000);
   return {keys: listKeys(() => [...body.querySelectorAll("a.opens")])};
 }
 
