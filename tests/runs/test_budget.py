@@ -101,8 +101,21 @@ def test_an_answer_without_usage_counts_as_the_mean() -> None:
     second = budget.try_reserve(100, 1000)
     assert second is not None
     budget.settle(second, None)
-    assert budget.spent_tokens == 250 + 100 + 200
-    assert budget.spent_cost == pytest.approx((50 + 100 + 2 * 200 * 4) / 1e6)
+    assert budget.spent_tokens == 250 + 50 + 200  # half a token a byte, as of the first
+    assert budget.spent_cost == pytest.approx((50 + 50 + 2 * 200 * 4) / 1e6)
+
+
+def test_an_answer_without_usage_is_taken_to_be_cached_as_much_as_others() -> None:
+    budget = Budget(max_cost=1.0, price=PRICE)
+    assert budget.estimated(Usage(100, 10, 80), 400, None) is None
+    spent = budget.estimated(None, 800, None)
+    assert spent is not None
+    assert spent.usage == Usage(200, 10, 160)
+    of_a_job = budget.estimated(
+        None, 800, None, tokens_a_byte=8
+    )  # that may be believed of it, and is no guess
+    assert of_a_job is not None
+    assert of_a_job.usage == spent.usage
 
 
 @pytest.mark.parametrize(
@@ -126,9 +139,9 @@ def test_usage_that_cannot_be_counts_as_the_mean_and_is_said_once(
         reservation = budget.try_reserve(100, 1000)
         assert reservation is not None
         spent = budget.settle(reservation, reported)
-    assert spent.usage == Usage(100, 200)
-    assert budget.spent_tokens == 250 + 2 * 300
-    assert budget.spent_cost == pytest.approx((50 + 2 * 100 + 3 * 200 * 4) / 1e6)
+    assert spent.usage == Usage(50, 200)
+    assert budget.spent_tokens == 3 * 250
+    assert budget.spent_cost == pytest.approx((3 * 50 + 3 * 200 * 4) / 1e6)
     assert [record.message.partition(":")[2] for record in caplog.records] == [
         " an estimate of such answers is counted"
     ]

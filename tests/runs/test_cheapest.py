@@ -373,3 +373,26 @@ def test_a_slow_input_is_not_waited_for(place: Place, cached: Simulator) -> None
 
     place.run(rows(), lane="cheapest", batch_tail=0, **LONG).start()
     assert asked >= 25
+
+
+def test_a_model_that_has_no_price_may_answer(place: Place, simulate: Simulate) -> None:
+    simulator = simulate(answered_by={"mistral-small-latest": "who-knows"}, cache_hits=1.0)
+    place.write([f"mail {number:04d}" for number in range(30)])
+    llm = MistralLLM(model="mistral-small-latest", endpoint=simulator.url)
+    report = place.run(llm=llm, lane="cheapest", batch_tail=0, **LONG).start()
+    assert (report.completions, report.unpriced_answers) == (30, 30)
+
+
+def test_few_rows_are_quoted_as_they_go(
+    place: Place, cached: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Live, whatever they cost there: no job is worth the wait."""
+    cached.change(answer_tokens=500)
+    write(place, 100)
+    run = place.run(lane="cheapest", **LONG)
+    found = run.dry_run()
+    quotes = {quote.way: quote for quote in found.lanes}
+    assert (quotes["cheapest"].low, quotes["cheapest"].uses_jobs) == (quotes["live"].low, False)
+    assert "so few rows all go live: no job is worth the wait; see batch_tail" in str(found)
+    assert run.start().completions == 100
+    assert [record.getMessage() for record in caplog.records][-1] == "they are too few for jobs, and go live"

@@ -231,6 +231,6 @@ def _text(entry: Mapping[str, Any], name: str) -> str:
 def _number(value: Any) -> float | None:
     try:
         number = float(value) if isinstance(value, str | int | float) else None
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return number if number is not None and abs(number) < float("inf") else None

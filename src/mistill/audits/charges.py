@@ -65,6 +65,13 @@ class Charges(Struct):
     unanswered: int = 0
     likely_tokens: int = 0
 
+    @property
+    def has_jobs(self) -> bool:
+        """Some of it was asked in batch jobs."""
+        return any(pile.lane == "batch" for pile in self.exact) or any(
+            doubt.lane == "batch" for doubt in self.doubts
+        )
+
 
 class LedgerTakings(Struct, frozen=True):
     """What the attempts of one ledger have taken, and what they asked.

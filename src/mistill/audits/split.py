@@ -74,7 +74,7 @@ def split_bill(
         included=ours.billed.amount - charged - ours.further,
         unanswered=charges.unanswered,
         likely_tokens=charges.likely_tokens,
-        tells_lanes=ours.tells_lanes,
+        tells_lanes=ours.tells_lanes or not charges.has_jobs,
         unpriced=ours.unpriced,
         last_day=max(days, default=None),
     )

@@ -216,6 +216,7 @@ class Budget:
         self._longest_output = before.longest_output_tokens
         self._longest_audio_s = 0
         self._answers_heard = 0
+        self._bytes_heard = self._input_heard = self._cached_heard = 0
         self._has_warned = False
         self._lock = Lock()
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
@@ -332,8 +333,7 @@ class Budget:
         Args:
             cost: US dollars; ``None``: nobody knows, so it counts as what such tokens cost at their worst.
             usage: None, or one that cannot be: the server reported nothing of use, or may have billed an answer that
-                never came. The mean of all answers is taken (before there is one, what bounds it, or a guess), and of
-                the input as much as it can have been.
+                never came. The mean of all answers is taken; before there is one, what bounds it, or a guess.
         """
         with self._lock:
             spent = self._taken(usage, cost, reservation.input_tokens, reservation.output_tokens)
@@ -344,20 +344,25 @@ class Budget:
             return spent
 
     def estimated(
-        self, usage: Usage | None, input_tokens: int, max_output_tokens: int | None
+        self, usage: Usage | None, input_bytes: int, max_output_tokens: int | None, *, tokens_a_byte: int = 1
     ) -> Spent | None:
         """What an attempt took that needed no reservation; ``None``: what it says itself.
 
         Args:
-            usage: as in `settle`. ``input_tokens``, ``max_output_tokens``: as in `try_reserve`.
+            usage: as in `settle`. ``max_output_tokens``: as in `try_reserve`.
+            input_bytes: of what was asked. ``tokens_a_byte``: no more than so many can have come of each.
         """
+        input_tokens = input_bytes * tokens_a_byte
         if usage is None or not (
             1 <= usage.input_tokens <= input_tokens and usage.output_tokens <= _FAR_OUTPUT_TOKENS
         ):
             with self._lock:
                 worst = _LONGEST_ANSWER_TOKENS if max_output_tokens is None else max_output_tokens
-                spent = self._taken(usage, None, input_tokens, worst)
+                spent = self._taken(usage, None, input_bytes, worst, tokens_a_byte)
             return None if spent.usage is usage else spent
+        self._bytes_heard += input_bytes
+        self._input_heard += usage.input_tokens
+        self._cached_heard += usage.cached_tokens
         self._answers += 1
         self._output_tokens += usage.output_tokens
         self._answers_heard += 1
@@ -369,8 +374,18 @@ class Budget:
         """An answer came of a model whose price nobody knows: what is still to be spent can be bounded no more."""
         self._unpriced = model or "a model that is not named"
 
-    def _taken(self, usage: Usage | None, cost: float | None, input_tokens: int, output_tokens: int) -> Spent:
-        if usage is not None and _can_be(usage, input_tokens, output_tokens):
+    def _taken(
+        self,
+        usage: Usage | None,
+        cost: float | None,
+        input_bytes: int,
+        output_tokens: int,
+        tokens_a_byte: int = 1,
+    ) -> Spent:
+        if usage is not None and _can_be(usage, input_bytes * tokens_a_byte, output_tokens):
+            self._bytes_heard += input_bytes
+            self._input_heard += usage.input_tokens
+            self._cached_heard += usage.cached_tokens
             self._answers += 1
             self._output_tokens += usage.output_tokens
             self._longest_output = max(self._longest_output, usage.output_tokens)
@@ -383,8 +398,17 @@ class Budget:
             return Spent(usage, cost)
         if usage is not None:
             self.warn_of_estimates()
-        output = self._expected_output(output_tokens)
-        return Spent(Usage(input_tokens, output), self._cost(input_tokens, output))
+        likely = self._likely(input_bytes, self._expected_output(output_tokens))
+        if self._price is None:
+            return Spent(likely, 0.0)
+        return Spent(likely, self._price.cost(likely) * self._dearness.factor)
+
+    def _likely(self, input_bytes: int, output_tokens: int) -> Usage:
+        """As others took, by how long it is; before any is known, a token for each byte."""
+        if not self._bytes_heard:
+            return Usage(input_bytes, output_tokens)
+        tokens = max(1, round(input_bytes * self._input_heard / self._bytes_heard))
+        return Usage(tokens, output_tokens, round(tokens * self._cached_heard / self._input_heard))
 
     def warn_of_estimates(self) -> None:
         """Says, once, that answers do not tell what they took."""

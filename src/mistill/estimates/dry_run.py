@@ -75,6 +75,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
         prices_of: when the price was published that these come of; ``None`` where there is none, or no date.
         lane: which of them it would be. ``seconds``: what the known quota makes it take live, at least; ``None``
             where none is known.
+        few: so few rows that the cheapest lane makes no jobs of them.
         retired: that the model is served no more, and its successor; ``None``: nothing is known of that.
         prompts: what would be sent for the first rows.
         estimate: how tokens are estimated.
@@ -102,6 +103,7 @@ class DryRun(Struct, frozen=True, kw_only=True):
     live_up_to_tokens: int | None = None
     lane: ChosenLane = "live"
     seconds: float | None
+    few: bool = False
     retired: str | None = None
     prompts: list[ShownPrompt]
     estimate: str = HOW
@@ -166,7 +168,9 @@ class DryRun(Struct, frozen=True, kw_only=True):
             return
         yield (f"cost and time, by lane{sound}:",)
         yield from ((f"  {line}",) for line in quote_lines(self.lanes, self.lane, at_least=True))
-        if self.live_up_to_tokens:
+        if self.lane == "cheapest" and self.few:
+            yield ("  so few rows all go live: no job is worth the wait; see ", Setting("batch_tail"))
+        elif self.live_up_to_tokens:
             most = f"where answers have fewer than about {self.live_up_to_tokens:,} tokens"
             yield (f"  live is cheaper than jobs {most}, if all that can be cached is",)
         if self.lane != "cheapest" and self.batch_cost is not None:

@@ -53,6 +53,7 @@ def forecast(
     limits: Snapshot,
     requests_each: float = 1.0,
     lane: ChosenLane = "live",
+    batch_tail: int = 0,
     price: Price | None = None,
     batch_factor: float | None = None,
     by_jobs: Collection[int] = (),
@@ -65,8 +66,9 @@ def forecast(
         seconds_each: mean seconds that a row of the sample took. ``at_once``: rows that may be under way together.
         limits: tells the quota, where one is known.
         requests_each: requests for a row: a part of one where a request asks several.
-        lane: how they are to go. ``batch_factor``: what a price is multiplied with in batch jobs; ``None``: there are
-            none. ``by_jobs``: rows that they answered, at that price.
+        lane: how they are to go. ``batch_tail``: of so few rows the cheapest lane makes no jobs.
+        batch_factor: what a price is multiplied with in batch jobs; ``None``: there are none. ``by_jobs``: rows that
+            they answered, at that price.
         price: of the model, where it is known. ``cached``: how much of the input was cached.
     """
     if not rows_left:
@@ -85,7 +87,7 @@ def forecast(
     input_tokens, output_tokens = inputs.total_of(rows_left), outputs.total_of(rows_left)
     took = _seconds(input_tokens, output_tokens, rows_left, seconds_each, at_once, limits, requests_each)
     lanes = [] if price is None else quotes_from(
-        taken, rows_left, price, batch_factor=batch_factor, live_s=took.expected
+        taken, rows_left, price, batch_factor=batch_factor, live_s=took.expected, few=rows_left <= batch_tail
     )  # fmt: skip
     cost = _range(lanes, "live")
     if cost is None and costs.count:

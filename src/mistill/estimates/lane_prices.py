@@ -19,7 +19,7 @@ from msgspec import Struct
 
 from mistill.api.prices import MILLION, Price
 from mistill.api.usage import BLOCK_TOKENS, Usage
-from mistill.estimates.sample_totals import SampleTotal
+from mistill.estimates.sample_totals import Doubt, SampleTotal
 from mistill.ledger import RowUsage
 
 _EXPECTED_HITS, _EXPECTED_ROWS = 0.9, 4
@@ -154,10 +154,11 @@ class LanePrices:
         return self.live.cost_there / self.live.rows if self.live.rows else 0.0
 
     @property
-    def doubt_of_cache(self) -> float:
-        """US dollars of a row live, up or down, since nobody knows how often the cache is hit: a standard deviation."""
-        live, price = self.live, self._price()
-        return live.doubt_of_hits * live.tokens_of_hit * price.cache_saves / MILLION * live.dearness
+    def doubt_of_cache(self) -> Doubt:
+        """US dollars of a row live, since nobody knows how often the cache is hit."""
+        live = self.live
+        hit = live.tokens_of_hit * self._price().cache_saves / MILLION * live.dearness
+        return Doubt(live.doubt_of_hits * hit, (1 - live.share_of_hits) * hit, live.share_of_hits * hit)
 
     def is_certain_for(self, size: RowSize) -> bool:
         """Which lane is cheaper for a row is no matter of chance any more."""
@@ -287,6 +288,11 @@ class Measured:
         """
         of_all, of_looked = ((self._warm_hits, self.warm), (self._hits, self._looked_at))
         return max(_with_expected(*of_all), _with_expected(*of_looked))
+
+    @property
+    def share_of_hits(self) -> float:
+        """In how many rows some tokens were cached."""
+        return self._warm_hits / self.warm if self.warm else 0.0
 
     @property
     def tokens_of_hit(self) -> float:

@@ -10,7 +10,7 @@ from msgspec import Struct
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.estimates.lane_prices import LanePrices, RowSize
-from mistill.estimates.sample_totals import Range, SampleTotal
+from mistill.estimates.sample_totals import Doubt, Range, SampleTotal
 from mistill.progress.formatting import money, seconds
 
 ChosenLane = Literal["live", "batch", "cheapest"]
@@ -29,6 +29,8 @@ _MOST_ROWS = 50_000
 
 class LaneQuote(Struct, frozen=True, kw_only=True):
     """What rows cost by one lane, in US dollars.
+
+    The cheapest lane is quoted as live where so few rows are left that it makes no jobs of them.
 
     Attributes:
         way: which lane; see `Way`.
@@ -67,6 +69,7 @@ def quotes_before(
     most_output_tokens: int | None,
     batch_factor: float | None,
     live_s: float | None,
+    few: bool = False,
 ) -> list[LaneQuote]:
     """By what is to be sent.
 
@@ -75,6 +78,7 @@ def quotes_before(
         most_output_tokens: of all answers; ``None``: nothing bounds them.
         batch_factor: what prices are multiplied with in jobs; ``None``: there are none.
         live_s: how long it takes live at the least, where that is known.
+        few: so few rows that the cheapest lane makes no jobs of them.
     """
     least = Usage(input_tokens, 0, 0), Usage(input_tokens, 0, cached_tokens)
     uncached, cached = map(price.cost, least)
@@ -87,7 +91,7 @@ def quotes_before(
     found = [quote("live_uncached", uncached), quote("live", cached)]
     if batch_factor is not None:
         found.append(quote("batch", uncached, batch_factor, None))
-    return [*found, _cheapest_of(found[1:])]
+    return [*found, _cheapest_of(found[1:2] if few else found[1:])]
 
 
 def _cheapest_of(quotes: Sequence[LaneQuote]) -> LaneQuote:
@@ -122,12 +126,13 @@ def quotes_from(
     *,
     batch_factor: float | None,
     live_s: float | None,
+    few: bool = False,
 ) -> list[LaneQuote]:
     """Of so many more rows, from those that were answered.
 
     Args:
         price: of the model, at the standard tier.
-        batch_factor, live_s: as for `quotes_before`.
+        batch_factor, live_s, few: as for `quotes_before`.
     """
     factor = 1.0 if batch_factor is None else batch_factor
     prices = LanePrices(lambda: price, factor)
@@ -151,11 +156,15 @@ def quotes_from(
     if batch_factor is None:
         del totals["batch"]
     is_live = live_rows == totals["live"].count
+    if few:
+        totals["cheapest"], is_live = totals["live"], True
     doubt = prices.doubt_of_cache
-    doubts: dict[Way, float] = {"live": doubt, "cheapest": doubt * live_rows / max(1, totals["live"].count)}
+    doubts: dict[Way, Doubt] = {"live": doubt}
+    if is_live:
+        doubts["cheapest"] = doubt
     uses_jobs = {"batch": True, "cheapest": not is_live}
     return [
-        _quote(way, total.total_of(rows, doubts.get(way, 0.0)), live_s, uses_jobs=uses_jobs.get(way, False))
+        _quote(way, total.total_of(rows, doubts.get(way)), live_s, uses_jobs=uses_jobs.get(way, False))
         for way, total in totals.items()
         if total.count
     ]
@@ -189,7 +198,7 @@ def quote_lines(quotes: Sequence[LaneQuote], way: Way, *, at_least: bool) -> Ite
         if quote.way != "live_uncached" or way == "live_uncached" or _has_cache(quotes)
     ]
     costs = [_cost(quote) for quote in shown]
-    width = max(map(len, costs))
+    width = max(map(len, costs), default=0)
     for quote, cost in zip(shown, costs, strict=True):
         mark = ">" if quote.way == way else " "
         yield f"{mark} {_NAMES[quote.way]:22}{cost:{width}}  {_time(quote, at_least=at_least)}".rstrip()

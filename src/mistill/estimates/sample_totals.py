@@ -17,6 +17,18 @@ class Range(Struct, frozen=True):
     high: float
 
 
+class Doubt(Struct, frozen=True):
+    """What a sample does not show of its mean.
+
+    Attributes:
+        deviation: a standard deviation. ``most_less``, ``most_more``: by which it can be wrong at all.
+    """
+
+    deviation: float
+    most_less: float
+    most_more: float
+
+
 class SampleTotal:
     """Mean and variance of what rows of a sample took, in one pass (Welford, 1962)."""
 
@@ -36,16 +48,18 @@ class SampleTotal:
         """Of one more row; of the first, nothing is known but that it is of such a size."""
         return self._squares / (self.count - 1) if self.count > 1 else self.mean**2
 
-    def total_of(self, rows: int, doubt: float = 0.0) -> Range:
-        """Of so many more: a sum of draws whose mean is itself an estimate, with variance r·s² + r²·s²/n.
-
-        Args:
-            doubt: a standard deviation of the mean that the sample does not show.
-        """
-        variance = rows * self.variance + rows**2 * (self.variance / self.count + doubt**2)
-        spread = _t_95(self.count - 1) * math.sqrt(variance)
+    def total_of(self, rows: int, doubt: Doubt | None = None) -> Range:
+        """Of so many more: a sum of draws whose mean is itself an estimate, with variance r·s² + r²·s²/n."""
+        sure = _t_95(self.count - 1)
+        spread = sure * math.sqrt(rows * self.variance + rows**2 * self.variance / self.count)
+        less = more = 0.0
+        if doubt is not None:
+            less, more = (
+                rows * min(sure * doubt.deviation, most) for most in (doubt.most_less, doubt.most_more)
+            )
         expected = rows * self.mean
-        return Range(max(0.0, expected - spread), expected, expected + spread)
+        low = max(0.0, expected - math.hypot(spread, less))
+        return Range(low, expected, expected + math.hypot(spread, more))
 
 
 def _t_95(freedom: int) -> float:

@@ -25,7 +25,7 @@ from mistill.ledger import Job, JobRecord, Ledger, LineAttempt
 T = TypeVar("T")
 
 _LINES_TOGETHER = 500
-_MOST_BYTES_A_TOKEN = 8
+_MOST_TOKENS_A_BYTE = 8
 
 Split = Callable[[HTTPAnswer[Any], Sequence[int]], "Sequence[AnswerPart | MistillError] | None"]
 
@@ -167,8 +167,8 @@ class ResultReader:
         if wire is None or wire.prompt_tokens is None or (wire.completion_tokens is None and most_output > 0):
             self._budget.warn_of_estimates()
             usage = None
-        most_input = _MOST_BYTES_A_TOKEN * sum(one.weight for one in attempts) + _MOST_BYTES_A_TOKEN
-        spent = self._budget.estimated(usage, most_input, most_output)
+        asked = sum(one.weight for one in attempts) + 1
+        spent = self._budget.estimated(usage, asked, most_output, tokens_a_byte=_MOST_TOKENS_A_BYTE)
         if spent is None:
             return answer
         cost = None if price is None else price.cost(spent.usage)

@@ -150,12 +150,14 @@ class Beginnings:
         if len(self._warm_keys) >= _MOST_KEYS:
             self._warm_keys.clear()
         self._warm_keys[met.key] += 1
-        self._warm.update(met.blocks)
+        self._warm.update(block for block in met.blocks if block in self._blocks)
 
     def cool(self, met: Met) -> None:
         """A prompt that was to be asked live is not."""
-        self._warm_keys[met.key] -= 1
-        self._warm.subtract(met.blocks)
+        self._warm_keys[met.key] = max(0, self._warm_keys[met.key] - 1)
+        for block in met.blocks:
+            if self._warm[block]:
+                self._warm[block] -= 1
 
     def likely_tokens(self, met: Met) -> int:
         """Those that a prompt will have in common with others of its key, as those of other keys have."""

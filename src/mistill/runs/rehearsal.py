@@ -36,6 +36,7 @@ def rehearse(
     *,
     dedupe: bool,
     lane: Lane,
+    batch_tail: int,
     shape: RecordShape,
     batch_factor: float | None,
     limits: Snapshot,
@@ -43,6 +44,7 @@ def rehearse(
     """Makes every row ready as a run would, and sends none. At most a thousand rows are in memory.
 
     Args:
+        batch_tail: of so few rows the cheapest lane makes no jobs.
         shape: of the records, whose own columns no row may have.
         batch_factor: what a price is multiplied with in batch jobs; ``None``: there are none.
         limits: tells the quota, where one is known.
@@ -109,7 +111,9 @@ def rehearse(
             most_output_tokens=total.most_output_tokens,
             batch_factor=batch_factor,
             live_s=takes_s,
+            few=total.rows <= batch_tail,
         ),
+        few=batch_factor is not None and total.rows <= batch_tail,
         live_up_to_tokens=_live_up_to(price, batch_factor, total),
         batch_cost=None if cost is None or batch_factor is None else cost.times(batch_factor),
         minute_cost=0.0 if price is None else price.minute,

@@ -15,6 +15,7 @@ from mistill.api.prices import Price
 from mistill.datasets.prefetch import open_windows
 from mistill.datasets.sources import Row, Source, name_of
 from mistill.delivery.retry import as_failure
+from mistill.delivery.tuning import current_tuning
 from mistill.errors import InputError, MistillError, Stopped, unforeseen
 from mistill.estimates.budget import Budget
 from mistill.estimates.row_sample import RowSample, draw_rows, first_rows
@@ -157,6 +158,7 @@ class Runner:
         has_jobs = use.plans or any(not job.is_over for job in await ledger.jobs())
         if use.asks and (options.sample is not None or not has_jobs):  # a sample waits for no job
             return LiveLane(self, kind, rows, self._end_rows, size=self._size)
+        pins = options.pin and bool(ledger.models)
         choice = await self._choice_of_lanes() if use.plans and options.goes_by_price else None
         return BatchLane(
             self,
@@ -176,8 +178,10 @@ class Runner:
             options=options,
             size=self._size,
             use=use,
-            has_proof=self._matcher is None and await ledger.has_completions(),
+            has_proof=not pins and self._matcher is None and await ledger.has_completions(),
             choice=choice,
+            # A pinned model may have moved since: that shows in one row, before others are paid for.
+            tuning=msgspec.structs.replace(current_tuning(), canary_requests=1) if pins else None,
         )
 
     async def _choice_of_lanes(self) -> LaneChoice:

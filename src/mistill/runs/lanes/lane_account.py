@@ -70,9 +70,11 @@ class LaneAccount:
             at_once=self._at_once,
         )
 
-    def quote(self, prices: LanePrices, rows_left: int | None) -> None:
-        """Says what the lanes cost, side by side, for the rows that are left."""
+    def quote(self, prices: LanePrices, rows_left: int | None, *, few: bool) -> None:
+        """Says what the lanes cost, side by side, for the rows that are left; ``few``: too few for jobs."""
         self.has_quoted = True
+        if not self._answered:  # no price is known of the model that answered
+            return
         rows = rows_left or _QUOTED_ROWS
         of = f"each {count(rows, 'row')}" if rows_left is None else f"the {count(rows, 'row')} left"
         live = prices.live
@@ -81,10 +83,17 @@ class LaneAccount:
         )
         _log.warning("by %s: what %s cost, by lane", measured, of)
         quotes = quotes_from(
-            self._answered, rows, self._price(), batch_factor=self._factor, live_s=self.live_s(rows)
+            self._answered,
+            rows,
+            self._price(),
+            batch_factor=self._factor,
+            live_s=self.live_s(rows),
+            few=few,
         )
         for line in quote_lines(quotes, "cheapest", at_least=False):
             _log.warning("%s", f"  {line}")
+        if few:
+            _log.warning("they are too few for jobs, and go live")
 
     def told(self, prices: LanePrices, *, too_few: bool, is_learning: bool) -> str:
         """How many rows go which way, in words.

@@ -160,15 +160,20 @@ class LaneChoice:
             await self._sample.until_back()
             if self._prices.live.rows:
                 self._note_deadline()
-                self._account.quote(self._prices, self._rows_left())
-        if self._is_small is None and self._ahead is not None:
-            left = self._tail - len(rows)
-            self._is_small = left >= 0 and await self._ahead.are_no_more_than(left)
-        if self._is_small:
+                is_small = await self._are_few(rows)
+                self._account.quote(self._prices, self._rows_left(), few=is_small)
+        if await self._are_few(rows):
             return True
         if self.never_live or self._planned >= self._most_live:
             return False
         return await self._tells_of_its_like(size) or await self._is_worth_it(size)
+
+    async def _are_few(self, rows: Sequence[PendingRow]) -> bool:
+        """With these, no more are to come than go live whatever they cost."""
+        if self._is_small is None and self._ahead is not None:
+            left = self._tail - len(rows)
+            self._is_small = await self._ahead.are_no_more_than(left) if left >= 0 else False
+        return bool(self._is_small)
 
     def _ask_to_learn(self) -> None:
         """A row is asked live to learn from it; where it warms its beginning, one that begins so is asked next."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from typing import NamedTuple, Self
@@ -13,6 +14,8 @@ from mistill.runs.lanes.changes import Changes
 
 _MOST_ROWS = 1000
 _MOST_BYTES = 16_000_000
+_LONGEST_S = 3.0
+"""For it to be known how many rows are to come: an input that stays open may never end."""
 _PATIENCE_S = 0.5
 _PATIENCE_REGAINED_S = 0.005
 """By each row that was read: so an input is not waited for that has fewer than some 200 rows a second."""
@@ -69,14 +72,9 @@ class RowsAhead:
         """Returns when as many rows were read as memory has room for, if they come quickly."""
         if self._patience_s <= 0 or self._is_full or self._has_ended:
             return
-        loop = asyncio.get_running_loop()
-        began_s = loop.time()
-        while (
-            not (self._is_full or self._has_ended)
-            and (left_s := began_s + self._patience_s - loop.time()) > 0
-        ):
-            await self._changed.wait(left_s)
-        self._patience_s -= loop.time() - began_s
+        began_s = time.monotonic()
+        await self._until(lambda: self._is_full or self._has_ended, self._patience_s)
+        self._patience_s -= time.monotonic() - began_s
 
     def bring_forward(self, is_wanted: Callable[[Met], bool]) -> None:
         """The first of those that were read for which that holds has its turn next."""
@@ -86,12 +84,23 @@ class RowsAhead:
                 self._ready.appendleft(ahead)
                 return
 
-    async def are_no_more_than(self, most: int) -> bool:
-        """Whether no more rows are to come than that; few further ones are read."""
+    async def are_no_more_than(self, most: int) -> bool | None:
+        """Whether no more rows are to come than that; ``None``: it is not known, by as many as there are by now.
+
+        Those that need more memory than there is are more.
+        """
         self._most_rows = max(self._most_rows, most + 1)
         self._changed.note()
-        await self._changed.until(lambda: self._rows_ready > most or self._has_ended)
-        return self._rows_ready <= most
+        await self._until(lambda: self._rows_ready > most or self._is_full or self._has_ended, _LONGEST_S)
+        if self._has_ended:
+            return self._rows_ready <= most
+        return False if self._rows_ready > most or self._is_full else None
+
+    async def _until(self, holds: Callable[[], bool], within_s: float) -> None:
+        """Returns when it holds, or after so many seconds."""
+        until_s = time.monotonic() + within_s
+        while not holds() and (left_s := until_s - time.monotonic()) > 0:
+            await self._changed.wait(left_s)
 
     @property
     def _is_full(self) -> bool:
