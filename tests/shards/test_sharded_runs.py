@@ -98,6 +98,10 @@ def test_shards_that_are_started_one_by_one_write_parts_and_are_read_as_one_run(
     with LedgerReader(tmp_path / "answers.ledger") as reader:
         assert reader.marks() == {"good": 1}
         assert reader.last_position == _ROWS - 1
+        assert reader.draw_positions(_ROWS, _ROWS) == list(range(_ROWS))
+        assert [row.position for row in reader.rows_at([3, 29, 30, 59])] == [3, 29, 30, 59]
+        (stretch,) = reader.stretches(0, 1e11, 1)
+        assert (stretch.sent, stretch.answered) == (_ROWS, _ROWS)
         (row,) = reader.rows(first=41, until=42)
         assert row.digest is not None
         assert reader.positions_of([row.digest]) == {row.digest: 41}
@@ -137,6 +141,8 @@ def test_failed_rows_are_told_by_their_place_in_the_whole_input(tmp_path: Path, 
     report = _each_shard(source, tmp_path / "answers", simulator, 4, id_column="id")
     (cause,) = report.causes
     assert (cause.count, cause.row, cause.row_id) == (1, 17, "id 17")
+    with LedgerReader(tmp_path / "answers.ledger") as reader:
+        assert reader.first_failures(3) == {cause.kind: [17]}
 
 
 def test_another_plan_is_refused_and_so_are_other_settings(

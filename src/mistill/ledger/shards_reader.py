@@ -22,6 +22,7 @@ from mistill.ledger.damage import Damage
 from mistill.ledger.jobs import Job
 from mistill.ledger.lane_usage import NOTHING_CACHED, CachedShares, RowUsage
 from mistill.ledger.lock import holder_of, is_held
+from mistill.ledger.looks import Stretch
 from mistill.ledger.marks import Mark, RowMark
 from mistill.ledger.model_counts import AnswersOfModel, ModelOf
 from mistill.ledger.reader import (
@@ -58,6 +59,7 @@ class ShardsReader(LedgerReader):
         self._sizes = read_sizes(self.path)
         self._firsts = [0, *accumulate(size.rows for size in self._sizes)]
         self._held_open: dict[int, LedgerReader] = {}
+        self._has_snapshot = False
 
     def close(self) -> None:
         """Nothing is open between two questions."""
@@ -105,6 +107,10 @@ class ShardsReader(LedgerReader):
     @contextmanager
     def snapshot(self) -> Generator[None]:
         """Within the block, all that is read of a shard is of one moment, and of each shard of its own."""
+        if self._has_snapshot:
+            yield  # the block stands in another one
+            return
+        self._has_snapshot = True
         with ExitStack() as stack:
             for shard in range(len(self._sizes)):
                 # The others stand still.
@@ -116,6 +122,7 @@ class ShardsReader(LedgerReader):
                 yield
             finally:
                 self._held_open.clear()
+                self._has_snapshot = False
 
     # --- the run as a whole -------------------------------------------------------------------------------------------
 
@@ -313,6 +320,35 @@ class ShardsReader(LedgerReader):
                         begins + one for one in reader.positions_that(there, here.start, here.stop, left)
                     ]
         return found
+
+    def draw_positions(self, most: int, of: int) -> list[int]:
+        """As of one: of each shard the same share of its rows."""
+        drawn = [(self._firsts[shard], reader.draw_positions(most, of)) for shard, reader in self._each()]
+        return [begins + position for begins, positions in drawn for position in positions]
+
+    def first_failures(self, each: int) -> dict[str, list[int]]:
+        found: dict[str, list[int]] = {}
+        for shard, reader in self._each():
+            for kind, positions in reader.first_failures(each).items():
+                first = found.setdefault(kind, [])
+                first += [self._firsts[shard] + position for position in positions][: each - len(first)]
+        return found
+
+    def rows_at(self, positions: Sequence[int], *, with_unfit: bool = False) -> Iterator[LedgerRow]:
+        for shard, begins, here in self._between(0, self._firsts[-1]):
+            there = [position - begins for position in positions if position - begins in here]
+            if there:
+                with self._opened(shard) as reader:
+                    for row in reader.rows_at(there, with_unfit=with_unfit):
+                        yield self._placed(shard, row)
+
+    def stretches(self, started_at: float, stretch_s: float, number: int) -> list[Stretch]:
+        found = self._ask(lambda reader: reader.stretches(started_at, stretch_s, number))
+        names = Stretch.__struct_fields__
+        return [
+            Stretch(*(sum(getattr(one[place], name) for one in found) for name in names))
+            for place in range(number)
+        ]
 
     def positions_of(self, digests: Sequence[bytes]) -> dict[bytes, int]:
         found: dict[bytes, int] = {}
