@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mistill.addresses import keep_secrets, scheme_of, whole, without_secrets, without_secrets_in
+from mistill.addresses import (
+    keep_secrets,
+    named_beside,
+    scheme_of,
+    whole,
+    without_secrets,
+    without_secrets_in,
+)
 
 
 @pytest.mark.parametrize(
@@ -61,3 +68,18 @@ def test_addresses_in_texts_are_shown_without_their_secrets() -> None:
 
 def test_schemes() -> None:
     assert [scheme_of(name) for name in ("S3://b/k", "a/b", "x:y", 5, None)] == ["s3", None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("output", "beside"),
+    [
+        ("here/out.jsonl.gz", "here/out.report.html"),
+        ("s3://bucket/a/out.parquet", "out.report.html"),
+        ("https://host/out.jsonl?sig=SECRET", "out.report.html"),
+        ('postgresql://me@host/db?sslmode=require&table="a/b".answers', "answers.report.html"),
+        ("sqlite:///rows.db?table=a%2Fb", "ab.report.html"),
+        ("s3://bucket/", "bucket.report.html"),
+    ],
+)
+def test_a_file_beside_an_output_is_on_this_machine(output: str, beside: str) -> None:
+    assert str(named_beside(output, ".report.html")) == beside

@@ -8,6 +8,7 @@ address has none to tell. `whole` gives it back to whoever opens it.
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Final
 from urllib.parse import unquote
 
@@ -135,3 +136,15 @@ def database_file(name: str) -> str | None:
     if scheme not in _IN_FILES:
         return None
     return unquote(re.split(r"\?", name[len(scheme) + 3 :], maxsplit=1)[0].removeprefix("/"))
+
+
+def named_beside(output: str, ending: str) -> Path:
+    """A file of this machine that is called as an output is, up to its first dot: beside it; in the working directory
+    where the output has an address."""
+    path = Path(output)
+    if scheme_of(output) is not None:
+        place, _, parameters = without_secrets(output).partition("?")
+        table = re.search(r"(?:^|&)table=([^&]*)", parameters)
+        name = place.rstrip("/").rpartition("/")[2] if table is None else unquote(table[1]).rpartition(".")[2]
+        path = Path(re.sub(r'[/\\"]', "", name) or "output")
+    return path.with_name(f"{path.name.partition('.')[0] or path.name}{ending}")

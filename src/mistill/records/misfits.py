@@ -5,12 +5,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Final
 
 from msgspec import Struct, structs
 
-from mistill.addresses import scheme_of
+from mistill.addresses import named_beside
 from mistill.datasets.sources import name_of
 from mistill.errors import MistillError
 from mistill.ledger import LedgerRow
@@ -137,10 +136,7 @@ def _export_again(kind: str, out: str | None) -> Part:
     """How the answers come out all the same, beside what is there."""
     of_run, to = ("out", "OUT"), ("to", "FILE")
     if out not in (None, "-"):
-        path = Path(out)
-        beside = str(path.with_name(f"{path.name.partition('.')[0]}-again.jsonl"))
-        if scheme_of(out) is not None:
-            beside = "again.jsonl"
+        beside = str(named_beside(out, "-again.jsonl"))
         of_run, to = (repr(out), shlex.quote(out)), (repr(beside), shlex.quote(beside))
     if kind == "invalid_output":
         return Phrase(

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import click
 
+from mistill.addresses import named_beside
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
@@ -68,5 +68,4 @@ def command(
 
 
 def _beside(path: str | None) -> str:
-    name = Path(str(path).removesuffix(LEDGER_SUFFIX))
-    return str(name.with_name(f"{name.name.partition('.')[0] or name.name}.report.html"))
+    return str(named_beside(str(path).removesuffix(LEDGER_SUFFIX), ".report.html"))
