@@ -60,7 +60,7 @@ async def make_ledger(path: Path, count: int) -> None:
     """A ledger as a run of so many rows leaves it."""
     with Ledger.open(path, MANIFEST, settings={"llm": {}, "options": {}}) as ledger:
         matcher = await ledger.match_input()
-        await ledger.begin_start(b'{"version": "0"}')
+        await ledger.begin_start(b'{"version": "0", "max_concurrent_requests": 1}')
         for first in range(0, count, WINDOW):
             rows = [input_row(position) for position in range(first, min(first + WINDOW, count))]
             await matcher.known([row.digest for row in rows])
