@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 ENDPOINT = os.environ.get("MISTILL_TEST_ENDPOINT", "")
 MODEL = "mistral-small-latest"
@@ -151,6 +152,28 @@ def try_view() -> None:
     with mistill.view(".") as viewer, urllib.request.urlopen(viewer.url) as page:
         assert page.status == 200
         assert b"/page/app.js" in page.read()
+
+
+def try_otel() -> None:
+    """The API alone, with a provider of our own: the SDK is the user's to choose."""
+    from opentelemetry import trace
+
+    from mistill import MistralLLM
+
+    names: list[str] = []
+
+    class Tracer(trace.NoOpTracer):
+        def start_span(self, name: str, *arguments: Any, **settings: Any) -> trace.Span:
+            names.append(name)
+            return super().start_span(name, *arguments, **settings)
+
+    class Provider(trace.TracerProvider):
+        def get_tracer(self, *arguments: Any, **settings: Any) -> trace.Tracer:  # noqa: ARG002
+            return Tracer()
+
+    trace.set_tracer_provider(Provider())
+    MistralLLM(model=MODEL, endpoint=ENDPOINT).generate(["Hi"])
+    assert names == [f"chat {MODEL}", "POST /v1/chat/completions"], names
 
 
 def try_distilabel() -> None:

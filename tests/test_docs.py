@@ -28,7 +28,12 @@ FOR_CONTRIBUTORS = [
     *(ROOT / name for name in ("CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md")),
     *sorted((ROOT / "design").glob("*.md")),
 ]
-NEEDS = {"local-model.md": "xllamacpp", "distilabel.md": "distilabel", "chains.md": "mistralai"}
+NEEDS = {
+    "telemetry.md": "opentelemetry.sdk",
+    "local-model.md": "xllamacpp",
+    "distilabel.md": "distilabel",
+    "chains.md": "mistralai",
+}
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -55,14 +60,34 @@ def test_the_examples_run(path: Path, endpoint: str, tmp_path: Path, monkeypatch
     blocks = list(_BLOCK.finditer(path.read_text("utf-8")))
     if not blocks:
         pytest.skip("no python in it")
-    if (package := NEEDS.get(path.name)) and find_spec(package) is None:
+    if (package := NEEDS.get(path.name)) and not _is_there(package):
         pytest.skip(f"needs {package}")
     monkeypatch.chdir(tmp_path)
+    if path.name == "telemetry.md":
+        _configure_later(monkeypatch)
     namespace = {"endpoint": endpoint, "__name__": path.stem}
     for block in blocks:
         line = path.read_text("utf-8")[: block.start()].count("\n") + 1
         code = compile("\n" * line + block[1], str(path), "exec")
         exec(code, namespace)
+
+
+def _is_there(package: str) -> bool:
+    try:
+        return find_spec(package) is not None
+    except ModuleNotFoundError:  # nor is what it is a part of
+        return False
+
+
+def _configure_later(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Providers may be set once a process: afterwards it is as if they had not been."""
+    from opentelemetry import trace
+    from opentelemetry.metrics import _internal
+    from opentelemetry.util._once import Once
+
+    for module, name in ((trace, "_TRACER_PROVIDER"), (_internal, "_METER_PROVIDER")):
+        monkeypatch.setattr(module, name, None)
+        monkeypatch.setattr(module, f"{name}_SET_ONCE", Once())
 
 
 CHAINS = ROOT / "docs" / "chains.md"

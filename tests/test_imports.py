@@ -21,11 +21,13 @@ MAY_IMPORT = {
     "delivery": {"api"},
     "structured": {"api"},
     "progress": {"api", "delivery"},
-    "llms": {"api", "delivery", "structured", "progress"},
+    "telemetry": {"api", "delivery"},
+    "llms": {"api", "delivery", "structured", "progress", "telemetry"},
     "prompts": {"api", "delivery", "llms", "datasets"},
     "records": {"structured", "datasets", "ledger", "progress"},
     "estimates": {"api", "delivery", "progress", "llms", "prompts", "ledger", "datasets"},
-    "jobs": {"api", "delivery", "estimates", "ledger", "progress"},
+    "steering": {"ledger", "progress"},
+    "jobs": {"telemetry", "api", "delivery", "estimates", "ledger", "progress"},
     "shards": {"api", "delivery", "progress", "ledger", "datasets"},
     "kinds": {"shards", "api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
     "audits": {"api", "estimates", "kinds", "ledger", "llms", "progress"},
@@ -35,6 +37,8 @@ MAY_IMPORT = {
         "audits",
         "pages",
         "jobs",
+        "steering",
+        "telemetry",
         "kinds",
         "api",
         "delivery",
@@ -67,6 +71,7 @@ MAY_IMPORT = {
         "estimates",
         "kinds",
         "runs",
+        "steering",
         "curation",
         "viewer",
         "simulator",
@@ -77,6 +82,7 @@ MAY_IMPORT = {
 know and which know none."""
 
 HEAVY = (
+    "opentelemetry",
     "pyarrow",
     "jinja2",
     "rich",
@@ -129,7 +135,14 @@ def test_imports_go_down_only(room: str) -> None:
 
 
 def test_the_ground_knows_nothing() -> None:
-    for name in ("addresses.py", "errors.py", "directories.py", "user_cache.py", "user_state.py"):
+    for name in (
+        "addresses.py",
+        "errors.py",
+        "directories.py",
+        "runtime_folder.py",
+        "user_cache.py",
+        "user_state.py",
+    ):
         assert list(imported_rooms(SOURCE / name)) == []
         assert "mistill" not in _imports(SOURCE / name)
 

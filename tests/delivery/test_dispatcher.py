@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
@@ -45,6 +45,8 @@ class Numbered(NamedTuple):
 
 class Notes:
     """An observer of attempts, in memory."""
+
+    headers: Mapping[str, str] | None = None
 
     def __init__(self) -> None:
         self.entries: list[tuple[str, int, str]] = []
@@ -142,13 +144,13 @@ class Stumbling:
     def __init__(self, *errors: BaseException) -> None:
         self._errors = list(errors)
 
-    async def exchange(self, operation: Any, body: bytes, *, watched: Any = None) -> Any:
+    async def exchange(self, operation: Any, body: bytes, *, watched: Any = None, headers: Any = None) -> Any:
         if not self._errors:
             await asyncio.Event().wait()
         raise self._errors.pop(0)
 
     @asynccontextmanager
-    async def stream(self, body: bytes) -> AsyncGenerator[Any]:
+    async def stream(self, body: bytes, *, headers: Any = None) -> AsyncGenerator[Any]:
         await self.exchange(None, body)
         yield None
 

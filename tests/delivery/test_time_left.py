@@ -48,7 +48,7 @@ def watched(rows: int, slots: int = 64, **server: Any) -> tuple[list[tuple[float
         loop = asyncio.get_running_loop()
         governor = Governor(clock=loop.time)
         progress = Progress(total=rows)
-        watch = Watch(progress, governor.snapshot, at_once=slots)
+        watch = Watch(progress, governor.snapshot, at_once=lambda: slots)
         sending = asyncio.create_task(
             send_rows(
                 ModelServer(loop.time, **server),

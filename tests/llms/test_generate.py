@@ -6,7 +6,7 @@ import asyncio
 import json
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from types import FrameType
 
 import pytest
@@ -237,7 +237,12 @@ def test_at_most_five_frames_of_ours_are_on_the_stack_when_a_request_leaves(
         """Stands here for the client; its own method counts as one of the five."""
 
         async def exchange(
-            self, operation: Operation[R], body: bytes, *, watched: WatchedAnswer | None = None
+            self,
+            operation: Operation[R],
+            body: bytes,
+            *,
+            watched: WatchedAnswer | None = None,
+            headers: Mapping[str, str] | None = None,
         ) -> HTTPAnswer[R]:
             frame: FrameType | None = sys._getframe()
             names: list[str] = []
@@ -249,7 +254,7 @@ def test_at_most_five_frames_of_ours_are_on_the_stack_when_a_request_leaves(
                     names.append(frame.f_code.co_qualname)
                 frame = frame.f_back
             seen.append(names)
-            return await client.exchange(operation, body, watched=watched)
+            return await client.exchange(operation, body, watched=watched, headers=headers)
 
     llm._open().dispatcher.client = Transport(client.endpoint, "a-key", 5)
     if way == "generate":

@@ -129,7 +129,7 @@ def test_what_jobs_answered_says_nothing_of_how_long_the_rest_takes_live() -> No
     progress = Progress(
         total=1_000_110, completions=1_000_010, by_jobs=1_000_000, busy_s=10.0, requests=1_000_010
     )
-    watch = Watch(progress, Governor().snapshot, at_once=1)
+    watch = Watch(progress, Governor().snapshot, at_once=lambda: 1)
     assert watch.view().left_s == pytest.approx(100.0)  # a second a row, one at a time
     progress.see_jobs([_Job(100, 100, 0, 0.0)])
     assert watch.view().left_s is None

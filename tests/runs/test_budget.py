@@ -14,7 +14,7 @@ from tests.runs.conftest import Place
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.errors import InputError, Stopped
-from mistill.estimates.budget import Budget
+from mistill.estimates.budget import Budget, Reservation
 from mistill.ledger import Spending
 from mistill.progress.view import View
 from mistill.simulator import Simulator
@@ -241,6 +241,13 @@ def test_a_limit_must_be_a_positive_number(limits: dict[str, float]) -> None:
         Budget(**limits, price=PRICE)  # type: ignore[arg-type]
 
 
+def test_a_limit_on_cost_that_is_set_later_needs_a_price_too() -> None:
+    budget = Budget(max_tokens_total=7)
+    with pytest.raises(InputError, match="needs the price"):
+        budget.set_limits(1.0, 9)
+    assert (budget.max_cost, budget.max_tokens_total) == (None, 7)
+
+
 def test_a_limit_on_cost_needs_a_price() -> None:
     with pytest.raises(InputError, match="price"):
         Budget(max_cost=1.0)
@@ -300,3 +307,80 @@ def test_what_waits_for_the_budget_is_told_from_what_is_in_flight(place: Place, 
     spent = report.last_start.seconds_by_cause
     assert spent["budget"] > 0.5 * 4 * 0.2  # of four rounds of two, at the server's latency, all but the last
     assert "max_new_tokens" in str(report.advice)
+
+
+async def spend_and_limit(
+    budget: Budget, rng: random.Random, workers: int, most_output: int, rows: int, limit: int
+) -> tuple[list[Usage], int]:
+    """As `spend`, without a limit at first, which is set at some moment. What was billed, and how much of it had left
+    before that moment."""
+    left, open_reservations = iter(range(rows)), dict[int, Reservation | None]()
+    sizes, billed, ended, goes_on = dict[int, int](), list[Usage](), list[Usage](), asyncio.Event()
+    left_before, is_set = 0, False
+    goes_on.set()
+
+    async def work() -> None:
+        nonlocal left_before
+        for row in left:
+            await goes_on.wait()
+            sizes[row] = size = rng.randint(1, 400)
+            try:
+                open_reservations[row] = (
+                    await budget.reserve(size, most_output) if budget.is_limited else None
+                )
+            except Stopped:
+                return
+            was_set = is_set
+            await asyncio.sleep(rng.random() * 5)
+            usage = Usage(rng.randint(1, size), rng.randint(0, most_output))
+            reservation = open_reservations.pop(row)
+            if reservation is not None:
+                budget.settle(reservation, usage)
+            billed.append(usage)
+            if not is_set:
+                ended.append(usage)
+            if not was_set:
+                left_before += usage.input_tokens + usage.output_tokens
+
+    async def set_limit() -> None:
+        nonlocal is_set
+        await asyncio.sleep(rng.random() * 20)
+        is_set = True
+        budget.set_limits(None, limit)
+        for row, reservation in open_reservations.items():
+            assert reservation is None
+            open_reservations[row] = budget.hold_open(sizes[row], most_output)
+        before = Spending(
+            answers=len(ended),
+            input_tokens=sum(each.input_tokens for each in ended),
+            output_tokens=sum(each.output_tokens for each in ended),
+        )
+        goes_on.clear()
+        await asyncio.sleep(rng.random())  # the ledger is read
+        budget.take_up(before)
+        goes_on.set()
+
+    async with asyncio.TaskGroup() as group:
+        group.create_task(set_limit())
+        for _ in range(workers):
+            group.create_task(work())
+    return billed, left_before
+
+
+@settings(max_examples=300, deadline=None)
+@given(
+    seed=st.integers(0, 2**32),
+    workers=st.integers(1, 40),
+    most_output=st.integers(1, 2_000),
+    limit=st.integers(1, 60_000),
+)
+def test_a_budget_that_is_set_on_the_way_knows_all_that_was_spent_and_is_not_overrun_by_more_than_one_answer(
+    seed: int, workers: int, most_output: int, limit: int
+) -> None:
+    budget = Budget()
+    billed, left_before = run_in_fake_time(
+        spend_and_limit(budget, random.Random(seed), workers, most_output, 60, limit)
+    )
+    tokens = [each.input_tokens + each.output_tokens for each in billed]
+    assert budget.spent_tokens == sum(tokens)
+    assert sum(tokens) < max(limit, left_before) + max(tokens) + 1

@@ -284,7 +284,7 @@ def test_off_is_off_and_a_folder_that_others_may_look_into_is_not_used(
     monkeypatch.setenv(VARIABLE, "off")
     assert place_of(NAME) is None
     monkeypatch.delenv(VARIABLE)
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "none"))
+    monkeypatch.setattr("mistill.runtime_folder.runtime_folders", lambda: [runtime_dir / "mistill"])
     folder = runtime_dir / "mistill"
     folder.chmod(0o755)
     assert place_of(NAME) is None

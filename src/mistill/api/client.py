@@ -198,7 +198,12 @@ class MistralClient:
         await self._http.close()
 
     async def exchange(
-        self, operation: Operation[R], body: bytes, *, watched: WatchedAnswer | None = None
+        self,
+        operation: Operation[R],
+        body: bytes,
+        *,
+        watched: WatchedAnswer | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> HTTPAnswer[R]:
         """One attempt at a request.
 
@@ -206,6 +211,7 @@ class MistralClient:
             body: the request as JSON.
             watched: reads the answer as it comes (``body`` has ``"stream": true``), so that one which repeats itself is
                 cut off: the connection is closed. All else is as where it comes in one piece.
+            headers: further ones of this request.
 
         Raises:
             MistillError: whatever the server does, if it does not answer.
@@ -214,7 +220,10 @@ class MistralClient:
         url = self._urls.get(operation.path) or self._url(operation.path)
         is_cut = False
         try:
-            async with self._http.post(url).body_bytes(body).build_streamed() as http:
+            post = self._http.post(url).body_bytes(body)
+            if headers:
+                post = post.headers(headers)
+            async with post.build_streamed() as http:
                 if watched is None:
                     # As `_body` does: this is called for every request.
                     read = await http.body_reader.read(operation.max_bytes + 1)
@@ -292,8 +301,10 @@ class MistralClient:
         return answer.body(is_cut=False), False
 
     @asynccontextmanager
-    async def stream(self, body: bytes) -> AsyncGenerator[ChatStream]:
-        """One attempt at a streamed completion (``body`` has ``"stream": true``).
+    async def stream(
+        self, body: bytes, *, headers: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[ChatStream]:
+        """One attempt at a streamed completion (``body`` has ``"stream": true``). ``headers``: as for `exchange`.
 
         Entered when the answer's headers are there; leaving it before the stream's end closes the connection.
 
@@ -302,6 +313,8 @@ class MistralClient:
         """
         # Otherwise the first piece would wait for 64 KiB of answer, which most streams never reach.
         request = self._http.post(self._url(CHAT.path)).body_bytes(body).streamed_read_buffer_limit(1)
+        if headers:
+            request = request.headers(headers)
         try:
             async with request.build_streamed() as http:
                 if http.status not in _GOOD:

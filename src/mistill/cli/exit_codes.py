@@ -33,7 +33,7 @@ class Exit(IntEnum):
     WAITING = 4
     """Jobs are at Mistral: the same command goes on. However the command ended, if by nothing worse: by Ctrl-C too."""
     INTERRUPTED = 130
-    """Ctrl-C, or a signal that ends programs."""
+    """Ctrl-C, a signal that ends programs, or ``mistill ctl OUT stop``."""
     READER_LEFT = 141
     """Whoever read our stdout has left, as `head` does: what SIGPIPE makes of other programs (128 + 13)."""
 
@@ -44,12 +44,12 @@ def exit_of_start(report: RunReport, *, is_sample: bool = False) -> Exit:
     reason = stopped.reason if isinstance(stopped, Stopped) else None
     if isinstance(stopped, InputError):
         return Exit.USAGE
-    if stopped is not None and reason not in ("waiting", "interrupted"):
+    if stopped is not None and reason not in ("waiting", "interrupted", "stopped"):
         return Exit.STOPPED
     if report.has_jobs:
         return Exit.WAITING
     if stopped is not None:
-        return Exit.INTERRUPTED if reason == "interrupted" else Exit.STOPPED
+        return Exit.STOPPED if reason == "waiting" else Exit.INTERRUPTED
     failed = report.failures or report.unreplaced or report.misfits
     if failed or (report.pending and not is_sample):
         return Exit.SOME_FAILED

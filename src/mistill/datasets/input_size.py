@@ -22,6 +22,8 @@ class InputSize:
     def __init__(self, source: Source, before: int | None = None) -> None:
         self.on_found: Callable[[], object] | None = None
         self._source = source
+        self._is_over = threading.Event()
+        self._is_over.set()
         self._rows = source.total
         self._is_known = self._rows is not None
         if not self._is_known and before is not None:
@@ -31,20 +33,22 @@ class InputSize:
         return self._rows
 
     @contextmanager
-    def counting(self) -> Generator[None]:
-        """Reads text files through in a thread, for as long as the block lasts."""
-        is_over = threading.Event()
-        if not self._is_known:
-            threading.Thread(
-                target=self._count, args=(is_over,), name="mistill-input-size", daemon=True
-            ).start()
+    def wanted(self) -> Generator[None]:
+        """Somebody may want to know, for as long as the block lasts."""
+        self._is_over.clear()
         try:
             yield
         finally:
-            is_over.set()
+            self._is_over.set()
 
-    def _count(self, is_over: threading.Event) -> None:
-        rows = self._source.count(lambda: not is_over.is_set())
+    def find(self) -> None:
+        """Somebody wants to know: reads text files through in a thread, once, for as long as it is `wanted`."""
+        if not self._is_known and not self._is_over.is_set():
+            self._is_known = True
+            threading.Thread(target=self._count, name="mistill-input-size", daemon=True).start()
+
+    def _count(self) -> None:
+        rows = self._source.count(lambda: not self._is_over.is_set())
         if rows is not None:
             self._rows = rows
             if self.on_found is not None:

@@ -24,6 +24,7 @@ WaitCause = Literal[
     "adaptive_limit",
     "budget",
     "jobs",
+    "paused",
     "server",
     "idle",
 ]
@@ -32,7 +33,8 @@ WaitCause = Literal[
 ``concurrency``: all slots of ``max_concurrent_requests`` are in use. ``adaptive_limit``: the limit of requests in
 flight that is found by trying holds them back, since it still grows, or since the server said that it is full.
 ``budget``: what is in flight, at its worst, has to fit in what is left; see `Snapshot.under_budget`. ``jobs``: batch
-jobs, of which the governor knows nothing; see `Snapshot.beside_jobs`.
+jobs, of which the governor knows nothing; see `Snapshot.beside_jobs`. ``paused``: somebody has paused the run; see
+`Snapshot.beside_pauses`.
 """
 
 
@@ -135,11 +137,22 @@ class Snapshot(Struct, frozen=True):
         Args:
             waited_s: seconds in which it had any: in which the governor had nothing to do, they were waited for.
         """
+        return self._instead_of_idle("jobs", waited_s)
+
+    def beside_pauses(self, paused_s: float) -> Snapshot:
+        """What it is for a run that was paused.
+
+        Args:
+            paused_s: for so long: in which the governor had nothing to do, somebody has wanted that.
+        """
+        return self._instead_of_idle("paused", paused_s)
+
+    def _instead_of_idle(self, cause: WaitCause, waited_s: float) -> Snapshot:
         idle = self.seconds.get("idle", 0.0)
         waited = min(waited_s, idle)
         if not waited:
             return self
-        return structs.replace(self, seconds=self.seconds | {"idle": idle - waited, "jobs": waited})
+        return structs.replace(self, seconds=self.seconds | {"idle": idle - waited, cause: waited})
 
 
 _SEEMING: tuple[WaitCause, ...] = ("concurrency", "server", "adaptive_limit")
@@ -184,7 +197,8 @@ def advice(
         tuning: the constants of delivery; those in force unless given.
     """
     spent = dict(snapshot.seconds if earlier is None else snapshot.since(earlier))
-    spent.pop("idle", None)
+    for cause in ("idle", "paused"):
+        spent.pop(cause, None)
     total = sum(spent.values())
     if total <= 0:
         return None
@@ -256,7 +270,7 @@ def _advice_for(
                 Setting("max_new_tokens"),
                 ", lets more leave at once",
             )
-        case "jobs" | "server" | "idle":
+        case "jobs" | "paused" | "server" | "idle":
             return None
 
 

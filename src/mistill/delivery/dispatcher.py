@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any, Generic, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -81,6 +81,10 @@ class Request(Struct, frozen=True, gc=False):
     watching: bytes = b""
 
 
+class Postponed(Exception):
+    """An attempt that was about to leave does not: the pool is paused. It is none of the row's attempts."""
+
+
 class RecordedAttempt(Protocol):
     """An attempt as its observer has written it down."""
 
@@ -122,10 +126,18 @@ class Recall(ABC, Generic[R]):
 
 
 class AttemptObserver(Protocol):
-    """Sees every attempt of a row: before it leaves, and how it ended."""
+    """Sees every attempt of a row: before it leaves, and how it ended. Several are one by `ObserversTogether`.
+
+    Attributes:
+        headers: what goes along with the attempt that is about to leave; ``None``: nothing does.
+    """
+
+    @property
+    def headers(self) -> Mapping[str, str] | None: ...
 
     async def sending(self, request: Request) -> Sequence[RecordedAttempt]:
-        """An attempt is about to leave; returns when that is safe on disk. What it raises keeps it from leaving."""
+        """An attempt is about to leave; returns when that is safe on disk. What it raises keeps it from leaving; after
+        `Postponed` it is tried once more when the pool goes on."""
         ...
 
     def answered(self, recorded: Sequence[Any], delivered: Delivered[Any]) -> Delivered[Any]:
@@ -134,6 +146,19 @@ class AttemptObserver(Protocol):
 
     def ended(self, recorded: Sequence[Any], error: MistillError) -> None:
         """It ended with no answer."""
+        ...
+
+
+class StreamObserver(Protocol):
+    """Sees the attempts of one streamed answer, as an `AttemptObserver` those of a row."""
+
+    @property
+    def headers(self) -> Mapping[str, str] | None: ...
+
+    async def sending(self, request: Request) -> Sequence[RecordedAttempt]: ...
+
+    def ended(self, recorded: Sequence[Any], error: MistillError | None) -> None:
+        """``error``: ``None`` where all of the stream has come."""
         ...
 
 
@@ -207,21 +232,31 @@ class Dispatcher(Generic[R]):
             if self.takes_cache_key is not False:  # the first may have found out
                 body = cache_key.put_into(body)
         while True:
+            while pool is not None and pool.resumed is not None:
+                await pool.resumed.wait()
             permit = governor.try_admit(self._concurrency, tokens)
             if permit is None:
                 permit = await governor.admit(self._concurrency, tokens)
+                if pool is not None and pool.resumed is not None:  # it was paused meanwhile
+                    governor.refund(permit)
+                    continue
             attempts += 1
             row = row or permit.sequence  # whose failures these are
             recorded: Sequence[RecordedAttempt] = ()
             if observer is not None:
                 try:
                     recorded = await observer.sending(request)
+                except Postponed:
+                    governor.refund(permit)
+                    attempts -= 1
+                    continue
                 except BaseException:
                     governor.refund(permit)
                     raise
             try:
                 watched = WatchedAnswer() if request.watching else None
-                answer = await self.client.exchange(self._operation, body, watched=watched)
+                headers = None if observer is None else observer.headers
+                answer = await self.client.exchange(self._operation, body, watched=watched, headers=headers)
                 if answer.failure is not None:
                     self._refuse(answer)
                 parts = () if request.split is None else request.split(answer)
@@ -303,7 +338,9 @@ class Dispatcher(Generic[R]):
             raise error from caught
         return answer
 
-    async def stream(self, request: Request) -> AsyncGenerator[ChatChunk]:
+    async def stream(
+        self, request: Request, *, observer: StreamObserver | None = None
+    ) -> AsyncGenerator[ChatChunk]:
         """The chunks of one streamed answer. Its slot is held until the last, or until this is closed.
 
         Attempts are repeated as in `send` until the first chunk that says anything; from then on a failure is raised at
@@ -320,11 +357,19 @@ class Dispatcher(Generic[R]):
             permit = await governor.admit(self._concurrency, tokens)
             attempts += 1
             row = row or permit.sequence
+            recorded: Sequence[RecordedAttempt] = ()
+            if observer is not None:
+                try:
+                    recorded = await observer.sending(request)
+                except BaseException:
+                    governor.refund(permit)
+                    raise
             has_begun = False
             held: list[ChatChunk] = []
             total_tokens: int | None = None
             try:
-                async with self.client.stream(request.body) as stream:
+                headers = None if observer is None else observer.headers
+                async with self.client.stream(request.body, headers=headers) as stream:
                     async for chunk in stream:
                         if chunk.usage is not None:
                             total_tokens = chunk.usage.total_tokens or None
@@ -341,6 +386,8 @@ class Dispatcher(Generic[R]):
                 is_charged, error = await governor.settle_failure(permit, error, row)
                 charged += is_charged
                 error.attempts = attempts
+                if observer is not None:
+                    observer.ended(recorded, error)
                 if has_begun or not self._may_retry(error, charged, permit):
                     if error is caught:
                         raise
@@ -349,9 +396,13 @@ class Dispatcher(Generic[R]):
             except BaseException:
                 closed = Stopped("the stream was closed before its end", reason="cancelled")
                 governor.settle(permit, error=closed)
+                if observer is not None:
+                    observer.ended(recorded, closed)
                 raise
             else:
                 governor.settle(permit, limits=limits, tokens=total_tokens)
+                if observer is not None:
+                    observer.ended(recorded, None)
                 return
 
     def _may_be_for_key(self, error: MistillError) -> bool:

@@ -289,6 +289,7 @@ class PurseMember:
         self._in_flight: dict[int, Amount] = {}
         self._waiting: dict[int, tuple[Amount, asyncio.Future[bool]]] = {}
         self._keeper: Keeper | None = None
+        self._shares = 1
 
     async def reserve(self, worst: Amount) -> int | None:
         """The number of an attempt that may leave now; it is settled exactly once. Safe to cancel. ``None``: nothing is
@@ -325,6 +326,13 @@ class PurseMember:
             if self._keeper is not None:
                 self._keeper.spend(self, spent)
 
+    def set_limit(self, limit: SpendingLimit) -> None:
+        """Another one, of all together: the newest that any member has said holds."""
+        with LOCK:
+            self._limit = limit
+            if self._keeper is not None:
+                self.is_kept_by(self._keeper, shares=self._shares)
+
     @property
     def seems_full(self) -> bool:
         """By what is known here an attempt that asks now has to wait."""
@@ -345,7 +353,7 @@ class PurseMember:
     def is_kept_by(self, keeper: Keeper | None, *, shares: int = 1) -> None:
         """From now on; ``None``: by nobody for now. ``shares``: of so many that do not hear of each other it is one."""
         with LOCK:
-            before, self._keeper = self._keeper, keeper
+            before, self._keeper, self._shares = self._keeper, keeper, shares
             if before is not None and before is not keeper:
                 before.leave(self)
             if keeper is not None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Itera
 from contextlib import contextmanager
 from typing import Generic, Self, TypeVar
 
+from mistill.delivery.pausable import Pausable
 from mistill.delivery.tuning import Tuning, current_tuning
 
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class SharedIterator(Generic[T]):
         raise StopAsyncIteration
 
 
-class WorkerPool(Generic[T]):
+class WorkerPool(Pausable, Generic[T]):
     """Workers that share one stream of rows: never more than ``size`` at work, however many rows there are.
 
     A worker that has found a row starts the next one, so there are no more than rows, whatever ``size`` is; and a pool
@@ -40,6 +41,8 @@ class WorkerPool(Generic[T]):
     A worker that rests (a row cooling down between attempts) is stood in for by another, up to a multiple of ``size``
     in all (`Tuning.max_workers_each`), so that a few cooling rows do not hold back the rest.
 
+    While it is paused, no further row is begun, and `Dispatcher.send` sends nothing for those at work.
+
     Args:
         rows: taken one by one, as workers become free.
         size: rows at work at once.
@@ -48,9 +51,8 @@ class WorkerPool(Generic[T]):
 
     def __init__(self, rows: AsyncIterator[T], *, size: int, tuning: Tuning | None = None) -> None:
         self._rows = rows
-        self._size = size
-        tuning = tuning or current_tuning()
-        self._max_workers = tuning.max_workers_each * size
+        self._tuning = tuning = tuning or current_tuning()
+        self._fit(size)
         self._haste_s = tuning.haste_s
         self._linger_s = tuning.linger_s
         self._tasks: set[asyncio.Task[None]] = set()
@@ -60,7 +62,11 @@ class WorkerPool(Generic[T]):
         self._ended: asyncio.Future[None]
         self._loop: asyncio.AbstractEventLoop
         self._row_ended_s = -math.inf
-        self._may_linger = size >= tuning.linger_from_workers
+
+    def _fit(self, size: int) -> None:
+        self._size = size
+        self._max_workers = self._tuning.max_workers_each * size
+        self._may_linger = size >= self._tuning.linger_from_workers
 
     async def run(self, work: Callable[[T], Awaitable[None]]) -> None:
         """Returns when ``work`` is done with every row.
@@ -86,6 +92,13 @@ class WorkerPool(Generic[T]):
     def stop(self) -> None:
         """No further row is begun; those at work are finished."""
         self._stopped = True
+        self.resume()
+
+    def resize(self, size: int) -> None:
+        """From now on, so many rows are at work at once. Of more, those that are there are finished."""
+        self._fit(size)
+        if self._tasks and self._awake < size:
+            self._start_another()  # who finds a row starts the next
 
     @contextmanager
     def resting(self) -> Generator[None]:
@@ -119,16 +132,17 @@ class WorkerPool(Generic[T]):
             self._ended.set_result(None)
 
     async def _run_worker(self, work: Callable[[T], Awaitable[None]]) -> None:
-        size = self._size
         async for row in self._rows:
-            if self._awake < size:
+            while self.resumed is not None:
+                await self.resumed.wait()
+            if self._awake < self._size:
                 self._start_another()
             await work(row)
             if self._may_linger:
                 self._linger_in_haste()
             # Stand-ins leave once the rested are back. Counted here, not when the task has ended: else two that see the
             # same surplus at once would both leave.
-            if self._stopped or self._awake > size:
+            if self._stopped or self._awake > self._size:
                 break
         self._awake -= 1
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from zlib import crc32
 
@@ -44,6 +44,8 @@ class AttemptRecorder:
         open: the attempts under way, those of one request together.
     """
 
+    headers: Mapping[str, str] | None = None
+
     def __init__(
         self, start: RunningStart, rows: Sequence[int], ended_while_stopping: Callable[[], None]
     ) -> None:
@@ -70,12 +72,21 @@ class AttemptRecorder:
             if reservation is not None:
                 budget.refund(reservation)
             raise
+        if reservation is None and budget.is_limited:  # since it was written down
+            reservation = budget.hold_open(len(request.body), request.max_output_tokens)
         if reservation is not None:
             self._reservations[attempts[0].id] = reservation
         self.open[attempts[0].id] = attempts
         self._requests[attempts[0].id] = request
         start.progress.attempts += 1  # no call: this is done for every request
         return attempts
+
+    def hold_open(self) -> None:
+        """From now on there is a budget: what is in flight already may take something of it."""
+        budget = self._start.budget
+        for number, request in self._requests.items():
+            if number not in self._reservations:
+                self._reservations[number] = budget.hold_open(len(request.body), request.max_output_tokens)
 
     def answered(self, recorded: Sequence[Attempt], delivered: Delivered[Any]) -> Delivered[Any]:
         number = recorded[0].id

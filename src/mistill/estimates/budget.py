@@ -17,11 +17,12 @@ from msgspec import Struct
 
 from mistill.api.prices import Price
 from mistill.api.usage import Usage
+from mistill.delivery.dispatcher import Postponed
 from mistill.delivery.governor import AnyGovernor
 from mistill.delivery.purse import Amount, PurseMember, SpendingLimit
 from mistill.errors import InputError, Stopped, StopReason
 from mistill.ledger import Spending
-from mistill.wording import Setting, words
+from mistill.wording import START_AGAIN, Setting, words
 
 _LONGEST_ANSWER_TOKENS = 131_072
 """What an answer may take at its worst, while nothing is known: the context length of Mistral's large models."""
@@ -98,6 +99,9 @@ class _Dearness:
     def __init__(self, price: Price | None, before: Spending) -> None:
         self._price = price
         self._cost = self._expected = 0.0
+        self.add_before(before)
+
+    def add_before(self, before: Spending) -> None:
         priced = Usage(
             before.input_tokens - before.unpriced_input_tokens,
             before.output_tokens - before.unpriced_output_tokens,
@@ -155,6 +159,8 @@ class Budget:
 
     Attributes:
         is_limited: whether money or tokens are; if not, nothing need be reserved.
+        is_complete: what was spent so far is all in its sums. Without a limit nobody adds it up; see `take_up`.
+        deadline: as given, or set since.
         waiting: attempts in `reserve` that wait until what is in flight fits.
 
     Raises:
@@ -173,20 +179,11 @@ class Budget:
         common: CommonPurse | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        limits = {"max_cost": max_cost, "max_tokens_total": max_tokens_total, "deadline": deadline}
-        for name, limit in limits.items():
-            if limit is not None and not 0 < limit < math.inf:
-                raise InputError(words(Setting(name), f" must be a positive number, not {limit}"))
-        if max_cost is not None and price is None:
-            raise InputError(
-                words(Setting("max_cost"), " needs the price of the model, and none is known"),
-                hint=words(
-                    "give your own table with ", Setting("prices"), ", or use ", Setting("max_tokens_total")
-                ),
-            )
+        self._price = price
+        self._check(max_cost=max_cost, max_tokens_total=max_tokens_total, deadline=deadline)
         self.max_cost = max_cost
         self.max_tokens_total = max_tokens_total
-        self.is_limited = max_cost is not None or max_tokens_total is not None
+        self.is_complete = self.is_limited = max_cost is not None or max_tokens_total is not None
         before = before or Spending()
         self.spent_cost = before.cost
         self.spent_tokens = before.input_tokens + before.output_tokens
@@ -200,14 +197,13 @@ class Budget:
         self._unknown_tokens: int | None = (
             None  # what those of before count as, once the first request says how long
         )
-        self._price = price
         self._worst = worst or (lambda: price)
         self._dearness = _Dearness(price, before)
         self._unpriced: str | None = None
         self._is_spent_by_all = False
         self._clock = clock
-        self._deadline = deadline
-        self._ends_s = math.inf if deadline is None else clock() + deadline
+        self._began_s = clock()
+        self.set_deadline(deadline)
         self._in_flight = 0
         self._reserved_cost = 0.0
         self._reserved_tokens = 0
@@ -219,10 +215,116 @@ class Budget:
         self._bytes_heard = self._input_heard = self._cached_heard = 0
         self._has_warned = False
         self._lock = Lock()
+        self._is_paused = False
         self._waiting: list[tuple[asyncio.AbstractEventLoop, asyncio.Event]] = []
         self.waiting = 0
         self._waited_s = 0.0
         self._waits_since_s = 0.0
+
+    def _check(self, **limits: float | None) -> None:
+        for name, limit in limits.items():
+            if limit is not None and not 0 < limit < math.inf:
+                raise InputError(words(Setting(name), f" must be a positive number, not {limit}"))
+        if limits.get("max_cost") is not None and self._price is None:
+            raise InputError(
+                words(Setting("max_cost"), " needs the price of the model, and none is known"),
+                hint=words(
+                    "give your own table with ", Setting("prices"), ", or use ", Setting("max_tokens_total")
+                ),
+            )
+
+    # --- limits that change on the way ------------------------------------------------------------------------------
+
+    def set_deadline(self, deadline: float | None) -> None:
+        """Another one: seconds from when the budget was made."""
+        self.deadline = deadline
+        self._ends_s = math.inf if deadline is None else self._began_s + deadline
+
+    def set_limits(self, max_cost: float | None, max_tokens_total: int | None) -> None:
+        """Other limits of money and tokens, from now on; ``None``: none.
+
+        Where nothing was limited before, nothing of what was spent is in its sums, which begin now: whoever is in
+        flight is to be held (`hold_open`), and what had been spent by then to be told (`take_up`).
+
+        Raises:
+            InputError: as for the budget itself, or there is a common purse into which nobody has looked so far;
+                nothing was changed.
+        """
+        self._check(max_cost=max_cost, max_tokens_total=max_tokens_total)
+        if self._common is not None and self._purse is None:
+            raise InputError(
+                "the processes of this run have no common budget that could be changed",
+                hint=words(
+                    "stop it, and ",
+                    START_AGAIN,
+                    " with ",
+                    Setting("max_cost"),
+                    " or ",
+                    Setting("max_tokens_total"),
+                ),
+            )
+        with self._lock:
+            self.max_cost, self.max_tokens_total = max_cost, max_tokens_total
+            was_limited = self.is_limited
+            self.is_limited = max_cost is not None or max_tokens_total is not None or self._purse is not None
+            self._is_spent_by_all = False
+            if self._purse is not None:
+                self._purse.set_limit(SpendingLimit(max_cost, max_tokens_total))
+            if not self.is_limited:
+                self.is_complete = False
+            elif not was_limited:
+                self.spent_cost = 0.0
+                self.spent_tokens = 0
+                self._answers = self._output_tokens = self._longest_output = 0
+                self._before, self._unknown_tokens = Spending(), 0
+                self._dearness = _Dearness(self._price, self._before)
+            self._wake()
+
+    def take_up(self, before: Spending) -> None:
+        """What had been spent when its sums began."""
+        with self._lock:
+            self._before, self._unknown_tokens = before, None
+            self.spent_cost += before.cost
+            self.spent_tokens += before.input_tokens + before.output_tokens
+            self._answers += before.answers
+            self._output_tokens += before.output_tokens
+            self._longest_output = max(self._longest_output, before.longest_output_tokens)
+            self._dearness.add_before(before)
+            self.is_complete = True
+
+    def hold_open(self, input_tokens: int, max_output_tokens: int | None) -> Reservation:
+        """The reservation of an attempt that is in flight already, whether or not it fits."""
+        with self._lock:
+            return self._reservation(input_tokens, max_output_tokens)
+
+    def reached(self) -> Stopped | None:
+        """The limit that is reached by now, if one is."""
+        with self._lock:
+            if self._unknown_tokens is None:
+                if self._purse is not None:
+                    return None  # the next attempt counts them, and sees
+                self._count_unknown(None)
+            try:
+                self._raise_if_reached()
+            except Stopped as reached:
+                return reached
+            return None
+
+    def pause(self) -> None:
+        """Attempts that wait in `reserve` are postponed."""
+        with self._lock:
+            self._is_paused = True
+            self._wake()
+
+    def resume(self) -> None:
+        """They may wait again."""
+        self._is_paused = False
+
+    def _raise_if_paused(self) -> None:
+        if self._is_paused:
+            raise Postponed
+
+    # --- attempts ---------------------------------------------------------------------------------------------------
 
     def time_left_s(self) -> float:
         """Seconds until the deadline, 0 at the least; infinite without one."""
@@ -270,7 +372,12 @@ class Budget:
         return Reservation(input_tokens, output_tokens, cost)
 
     async def reserve(self, input_tokens: int, max_output_tokens: int | None) -> Reservation:
-        """As `try_reserve`, but waits until the request may leave. Safe to cancel."""
+        """As `try_reserve`, but waits until the request may leave. Safe to cancel.
+
+        Raises:
+            Stopped: a limit has been reached.
+            Postponed: it was paused meanwhile.
+        """
         if self._purse is not None:
             return await self._reserve_in(self._purse, input_tokens, max_output_tokens)
         reservation = self.try_reserve(input_tokens, max_output_tokens)
@@ -281,10 +388,12 @@ class Budget:
             while (reservation := self.try_reserve(input_tokens, max_output_tokens)) is None:
                 settled = asyncio.Event()
                 with self._lock:
+                    self._raise_if_paused()
                     if self._in_flight_fits():  # something has been settled in between
                         continue
                     self._waiting.append((asyncio.get_running_loop(), settled))
                 await settled.wait()
+                self._raise_if_paused()
         finally:
             self._count_waiting(-1)
         return reservation
@@ -307,6 +416,7 @@ class Budget:
                 if reservation.number is None:
                     self._is_spent_by_all = True
                 self._raise_if_reached()
+                self._raise_if_paused()
         except BaseException:
             self.refund(reservation)
             raise
@@ -551,7 +661,7 @@ class Budget:
         elif self._is_spent_by_all and self._purse is not None:
             reached = self._spent_by_all(self._purse.spent_by_all)
         elif self._clock() >= self._ends_s:
-            reached = f"the deadline of {self._deadline:g} s has passed"
+            reached = f"the deadline of {self.deadline:g} s has passed"
             reason = "deadline"
         else:
             return
@@ -622,6 +732,9 @@ class Budget:
         self._in_flight -= 1
         self._reserved_tokens -= tokens
         self._reserved_cost -= cost
+        self._wake()
+
+    def _wake(self) -> None:
         waiting, self._waiting = self._waiting, []
         for loop, settled in waiting:
             if not loop.is_closed():

@@ -43,7 +43,10 @@ from mistill.jobs.job_server import JobServer
 from mistill.jobs.lookout import Found
 from mistill.jobs.results import LineReader, ResultReader, Split, Taken
 from mistill.jobs.submitter import JobSubmitter
-from mistill.ledger import Job, Ledger
+from mistill.ledger import Job, JobRecord, Ledger
+from mistill.telemetry import names
+from mistill.telemetry.providers import Wanted
+from mistill.telemetry.runs import tell_of_job
 from mistill.wording import Setting, words
 
 OnRead = Callable[[Job], None]
@@ -77,6 +80,7 @@ class JobKeeper:
         waits: for a server that takes no further job for now.
         note_model: is told which model gave an answer.
         keeps_files: our files stay at the server, and the results on this machine.
+        telemetry: who is told of the jobs that were read.
 
     Attributes:
         book: the jobs. ``submitter``: carries them to the server.
@@ -94,6 +98,7 @@ class JobKeeper:
         note_model: Callable[[str | None], object],
         keeps_files: bool = False,
         waits: bool = True,
+        telemetry: Wanted | None = None,
     ) -> None:
         self.book = book = JobBook(ledger, budget)
         self._server = JobServer(sender.client, max_retries=sender.max_retries, tuning=current_tuning())
@@ -103,6 +108,7 @@ class JobKeeper:
         self._strays: set[str] = set()
         self._reader = ResultReader(ledger, book.files, sender, split, budget, note_model)
         self._keeps_files = keeps_files
+        self._telemetry = telemetry
         self._refusals = 0
         self._refused: Unauthorized | None = None
 
@@ -292,8 +298,27 @@ class JobKeeper:
         taken = await self._reader.read(job)
         missing = await self._end(job, taken)
         self.book.settle(job, taken, missing=missing + taken.unread)
+        self._tell(self.book.jobs[job.id].record, taken)
         if taken.fatal is not None:
             self.fatal = taken.fatal
+
+    def _tell(self, record: JobRecord, taken: Taken) -> None:
+        about = {
+            names.MODEL: record.model,
+            names.LANE: "batch",
+            names.JOB_ID: record.job_id,
+            names.JOB_LINES: record.lines,
+            names.JOB_ANSWERED: record.answered,
+            names.COST: taken.cost or None,
+        }
+        tell_of_job(
+            self._telemetry,
+            record.model,
+            about,
+            began_at=record.created_at or record.planned_at,
+            ended_at=record.ended_at or time.time(),
+            failed=not record.answered,
+        )
 
     async def _fetch(self, job: Job) -> Job:
         record = job.record

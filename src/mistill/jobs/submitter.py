@@ -12,6 +12,7 @@ from uuid import uuid4
 from zlib import crc32
 
 from mistill.api.batch import BatchJob
+from mistill.delivery.pausable import Pausable
 from mistill.delivery.retry import classify
 from mistill.errors import (
     APIError,
@@ -41,8 +42,8 @@ _NO_JOBS_HERE = words(
 _READ_BYTES = 2**20
 
 
-class JobSubmitter:
-    """Carries jobs on until the server has them.
+class JobSubmitter(Pausable):
+    """Carries jobs on until the server has them. While it is paused, none is uploaded or made.
 
     Args:
         waits: for a server that takes no further job for now.
@@ -110,6 +111,8 @@ class JobSubmitter:
             job = await self.look_for(job)
         refused, was_asked = 0, True
         while job.state in ("planned", "uploaded"):
+            while self.resumed is not None:
+                await self.resumed.wait()
             if job.state == "planned":
                 job, was_asked = await self._upload(job), False
                 continue

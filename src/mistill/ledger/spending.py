@@ -51,9 +51,14 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     damaged: int = 0
 
 
-def read_spending(connection: sqlite3.Connection) -> Spending:
+def read_spending(connection: sqlite3.Connection, *, open_is_free: bool = False) -> Spending:
     """Of all attempts of all starts. None of them is under way but those that are with the server: what a job may take,
-    its record says."""
+    its record says.
+
+    Args:
+        open_is_free: others are under way too, and have taken nothing yet.
+    """
+    is_free = f"({_IS_FREE} OR (status IS NULL AND {ATTEMPT_IS_SOUND}))" if open_is_free else _IS_FREE
     answers, input_tokens, output_tokens, longest, cost, *unpriced = connection.execute(
         f"""SELECT count(*), CAST(total(input_tokens) AS INTEGER), CAST(total(output_tokens) AS INTEGER),
                 coalesce(max(output_tokens), 0), total(cost),
@@ -71,13 +76,13 @@ def read_spending(connection: sqlite3.Connection) -> Spending:
         unpriced_output_tokens=unpriced[1],
     )
     others = connection.execute("SELECT count(*) FROM attempts").fetchone()[0] - answers
-    free = f"SELECT count(*) FROM attempts WHERE {_IS_FREE}"  # noqa: S608 - our own words
+    free = f"SELECT count(*) FROM attempts WHERE {is_free}"  # noqa: S608 - our own words
     if not others or others == connection.execute(free).fetchone()[0]:
         return spending
     unknown, unknown_bytes, damaged = connection.execute(
         f"""SELECT count(*), coalesce(sum(coalesce(length(record), 0) + asked), 0), coalesce(sum(damaged), 0)
             FROM (SELECT row AS asked_row, {IS_DAMAGED} AS damaged FROM attempts
-                  WHERE NOT {_IS_KNOWN} AND NOT {_IS_FREE})
+                  WHERE NOT {_IS_KNOWN} AND NOT {is_free})
                 LEFT JOIN records ON records.row = asked_row,
                 (SELECT coalesce(max(length(value)), 0) AS asked FROM meta WHERE key = 'manifest')"""  # noqa: S608 - our own words
     ).fetchone()

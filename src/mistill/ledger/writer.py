@@ -47,7 +47,7 @@ from mistill.ledger.model_counts import ModelCounts, ModelOf, PinnedModels
 from mistill.ledger.reader import LedgerReader
 from mistill.ledger.row_set import RowSet
 from mistill.ledger.selection import Selection
-from mistill.ledger.spending import MOST
+from mistill.ledger.spending import MOST, Spending, read_spending
 from mistill.ledger.tables import (
     IS_WITH_SERVER,
     SETTINGS_SUM,
@@ -497,6 +497,11 @@ class Ledger:
         out: it has to be paid for again.
         """
         return await self._commits.run(lambda connection: self._known.read(connection, rows, self._settings))
+
+    async def spending(self) -> Spending:
+        """What all attempts have taken that have ended by now, those of this start too. Of those that are in flight,
+        nothing is known yet."""
+        return await self._commits.run(lambda connection: read_spending(connection, open_is_free=True))
 
     async def has_completions(self) -> bool:
         """Whether a row has ever been answered."""

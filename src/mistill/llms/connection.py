@@ -35,6 +35,8 @@ from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Server
 from mistill.llms.runtime_parameters import RuntimeParameter
 from mistill.process import keep_unused
+from mistill.telemetry.dispatchers import new_dispatcher
+from mistill.telemetry.providers import Wanted, wanted
 from mistill.wording import Setting, words
 
 _MAX_KEY_CHARS = 4096
@@ -70,6 +72,8 @@ class Connection(Configurable):
         prices: your own table of prices, as a path of a TOML file or a dict; goes before the shipped one.
         allow_http: whether the key may go to another machine over plain http, where whoever is on the way can read it:
             for servers of your own in a network that you trust. This machine needs no leave, nor does https.
+        trace_content: whether OpenTelemetry, where it is configured, is told prompts and answers too. ``None``: if the
+            environment variable ``OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT`` says so; see docs/telemetry.md.
         dialect: ``"mistral"``; ``"openai"`` for servers with OpenAI's names (vLLM, llama.cpp, gateways); ``"auto"`` to
             ask the endpoint for its models at the first call, and tell by them.
     """
@@ -101,6 +105,10 @@ class Connection(Configurable):
     )
     allow_http: RuntimeParameter[bool] = Field(
         default=False, description="Whether the key may go to another machine over plain http."
+    )
+    trace_content: RuntimeParameter[bool | None] = Field(
+        default=None,
+        description="Whether OpenTelemetry is told prompts and answers too; unless set, if the environment says so.",
     )
     dialect: DialectName = "mistral"
     prices: str | dict[str, Any] | None = None
@@ -189,7 +197,7 @@ class Connection(Configurable):
         quota = (self.requests_per_minute, self.tokens_per_minute)
         settings = (
             *(self.endpoint, key, self.allow_http, self.timeout, self.model, self.max_retries, quota),
-            *(self.dialect, self.prices),
+            *(self.dialect, self.prices, self.telemetry),
         )
         session = self._session
         if session is None or session.settings != settings:
@@ -207,6 +215,11 @@ class Connection(Configurable):
         return factors_of(None if self.prices is None else load_prices(self.prices)).batch
 
     @property
+    def telemetry(self) -> Wanted | None:
+        """Who is told of its requests, and what; ``None``: nobody. Requests of calls that begin from now on."""
+        return wanted(self.trace_content)
+
+    @property
     def is_ready(self) -> bool:
         """It has a key, and knows how its server speaks: what is made offline can be sent."""
         try:
@@ -222,6 +235,21 @@ class Connection(Configurable):
             MistillError: the endpoint had to be asked what it is, and does not answer.
         """
         background.run(self._ready())
+
+    def set_pace(self, pace: Mapping[str, Any]) -> None:
+        """Sets how fast it goes, for what is under way too.
+
+        Args:
+            pace: ``max_concurrent_requests``, ``requests_per_minute`` and ``tokens_per_minute``, or some of them.
+
+        Raises:
+            pydantic.ValidationError: a value that does not fit; nothing is set then.
+        """
+        self.set_runtime_parameters(pace)
+        self._concurrency.limit = self.max_concurrent_requests
+        if self._session is not None:
+            governor = self._session.dispatcher.governor
+            governor.set_quota(self.requests_per_minute, self.tokens_per_minute)
 
     def _refuse_readable_key(self) -> None:
         if self.endpoint.startswith("https:") or self.allow_http or is_this_machine(self.endpoint):
@@ -251,16 +279,19 @@ class Connection(Configurable):
             requests_per_minute=self.requests_per_minute,
             tokens_per_minute=self.tokens_per_minute,
         )
-        dispatcher = Dispatcher(
+        dialect = DIALECTS.get(self.dialect)
+        server = Server(self.model, dialect or MISTRAL, tariff, context_of(self.model, prices))
+        dispatcher = new_dispatcher(
+            self.telemetry,
             client,
             governor,
             self._concurrency,
             operation=self._operation,
             refuse=self._refuse,
             max_retries=self.max_retries,
+            model=self.model,
+            provider=lambda: "mistral_ai" if server.dialect is MISTRAL else "openai",
         )
-        dialect = DIALECTS.get(self.dialect)
-        server = Server(self.model, dialect or MISTRAL, tariff, context_of(self.model, prices))
         return Session(settings, client, dispatcher, server, dialect is not None)
 
     @property

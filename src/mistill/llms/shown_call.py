@@ -35,5 +35,5 @@ def run_call(
     if not rows or not display.is_wanted:
         return background.run(call(None))
     progress = Progress(total=rows, started_at_s=time.monotonic())
-    with display.showing(Watch(progress, governor.snapshot, at_once=at_once), after_s=_SHOWN_AFTER_S):
+    with display.showing(Watch(progress, governor.snapshot, at_once=lambda: at_once), after_s=_SHOWN_AFTER_S):
         return background.run(call(progress.add))

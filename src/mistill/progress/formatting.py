@@ -17,6 +17,7 @@ _WAITS = {
     "adaptive_limit": "finding the server's pace",
     "budget": "room in the budget",
     "jobs": "Mistral's batch jobs",
+    "paused": "a pause",
     "server": "server",
     "idle": "this machine",
 }

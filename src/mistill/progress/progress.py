@@ -74,6 +74,8 @@ class Progress(Struct):
         lane_sample: rows that were asked live to learn which lane costs less.
         told_lanes: says how many rows go live and how many in jobs, and why, where each goes by price.
         jobs_s: how long there were any, up to ``jobs_since_s``, a monotonic time, since when there are some now.
+        pauses_s: how long it was paused before ``paused_at_s``, a monotonic time, since when it is now.
+        changed: the settings that were changed while it went on, as a text.
     """
 
     total: int | None = None
@@ -100,6 +102,9 @@ class Progress(Struct):
     told_lanes: Callable[[], str | None] = _nothing_told
     jobs_s: float = 0.0
     jobs_since_s: float | None = None
+    pauses_s: float = 0.0
+    paused_at_s: float | None = None
+    changed: str | None = None
 
     @property
     def elapsed_s(self) -> float:
@@ -109,6 +114,19 @@ class Progress(Struct):
         """Seconds of this start in which there were batch jobs."""
         since_s = self.jobs_since_s
         return self.jobs_s + (0.0 if since_s is None else time.monotonic() - since_s)
+
+    def paused_s(self) -> float:
+        """Seconds of this start in which it was paused."""
+        since_s = self.paused_at_s
+        return self.pauses_s + (0.0 if since_s is None else time.monotonic() - since_s)
+
+    def pause(self) -> None:
+        """It is paused from now on."""
+        self.paused_at_s = time.monotonic()
+
+    def resume(self) -> None:
+        """It is paused no more."""
+        self.pauses_s, self.paused_at_s = self.paused_s(), None
 
     def see_jobs(self, jobs: Iterable[JobAtServer]) -> None:
         """How all jobs stand now that have not ended."""

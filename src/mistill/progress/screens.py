@@ -58,7 +58,8 @@ class Lines:
         self._silent_until_s = 0.0
 
     def show(self, view: View) -> None:
-        if view.waits_for_jobs_alone and view.cut_off_in_s is None and not self._is_news(view):
+        stands_still = view.waits_for_jobs_alone or (view.is_paused and not view.in_flight)
+        if stands_still and view.cut_off_in_s is None and not self._is_news(view):
             return
         stopping = None if view.cut_off_in_s is None else view.waiting()
         text = stopping or "; ".join(view.texts())
@@ -69,7 +70,7 @@ class Lines:
 
     def _is_news(self, view: View) -> bool:
         """Jobs take hours: a line every ten seconds that says the same would hide whatever else a log has."""
-        seen, now_s = (view.done, view.jobs, view.server_done), time.monotonic()
+        seen, now_s = (view.done, view.jobs, view.server_done, view.is_paused), time.monotonic()
         if seen == self._seen and now_s < self._silent_until_s:
             return False
         self._seen, self._silent_until_s = seen, now_s + _SAME_AGAIN_S
@@ -134,8 +135,12 @@ class Drawn:
         lines.append(_cut(" · ".join(spending), width))
         if jobs := view.at_server():
             lines.append(_cut(jobs if len(jobs) <= width else view.at_server_in_short(), width))
+        if settings := view.settings():
+            lines.append(_cut(settings, width))
         if waiting := view.waiting():
-            if view.cut_off_in_s is None:
+            if view.is_paused:
+                lines.append(_cut(waiting, width, "bold yellow"))
+            elif view.cut_off_in_s is None:
                 lines.append(_cut(waiting, width))
             else:  # what another Ctrl-C does is not cut
                 lines.append(Constrain(Text(waiting, "bold yellow"), width))
@@ -144,10 +149,10 @@ class Drawn:
         return Group(*lines)
 
 
-def _cut(text: str, width: int) -> Any:
+def _cut(text: str, width: int, style: str = "") -> Any:
     from rich.text import Text
 
-    cut = Text(text, no_wrap=True)
+    cut = Text(text, style, no_wrap=True)
     cut.truncate(width, overflow="ellipsis")
     return cut
 
@@ -185,7 +190,9 @@ def as_html(view: View) -> str:
         bar = f'<progress max="{view.total}" value="{done}" aria-label="{html.escape(view.rows())}"></progress> '
     spending = " · ".join(html.escape(text) for text in (view.money(), view.tokens()) if text)
     lines = [bar + " · ".join(head), spending]
-    lines += [html.escape(text) for text in (view.at_server(), view.waiting(), view.time()) if text]
+    lines += [
+        html.escape(text) for text in (view.at_server(), view.settings(), view.waiting(), view.time()) if text
+    ]
     return f'<div style="font-family:monospace">{"<br>".join(lines)}</div>'
 
 

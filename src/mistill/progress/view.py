@@ -5,12 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
 
-from msgspec import Struct
+from msgspec import Struct, to_builtins
 
 from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import Snapshot, WaitCause, time_left_s
-from mistill.progress.formatting import count, jobs_at_server, money, seconds, time_split, tokens_in, wait
+from mistill.progress.formatting import (
+    age,
+    count,
+    jobs_at_server,
+    money,
+    seconds,
+    time_split,
+    tokens_in,
+    wait,
+)
 from mistill.progress.progress import Progress
 
 
@@ -31,6 +41,8 @@ class View(Struct, frozen=True, kw_only=True):
         jobs: batch jobs that have not ended, ``unsent_jobs`` of which the server does not have yet; ``with_server``:
             the rows that they ask. ``server_requests``: those that it has, of which ``server_done`` are done, by what
             it says. ``oldest_job_s``: for how long it has had one.
+        paused_s: for how long it has been paused; ``None``: it is not. ``changed``: the settings that were changed
+            since it began.
         lanes: how many rows go live, and how many in jobs, and why; ``None``: that is not by price.
         is_last: the work has ended.
     """
@@ -57,6 +69,8 @@ class View(Struct, frozen=True, kw_only=True):
     server_done: int = 0
     oldest_job_s: float | None = None
     lanes: str | None = None
+    paused_s: float | None = None
+    changed: str | None = None
     is_last: bool = False
 
     @property
@@ -95,6 +109,20 @@ class View(Struct, frozen=True, kw_only=True):
         """Batch jobs are at the server, and nothing is asked beside them."""
         return bool(self.jobs) and not self.in_flight
 
+    @property
+    def is_paused(self) -> bool:
+        """Nothing is sent until somebody lets it go on. Once it is stopped, it is paused no more."""
+        return self.paused_s is not None and not self._is_ending
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON values."""
+        known = {
+            "done": self.done,
+            "rows_per_s": round(self.rows_per_s, 3),
+            "expected_cost": self.expected_cost,
+        }
+        return to_builtins(self) | known
+
     # --- in words ---------------------------------------------------------------------------------------------------
 
     def rows(self) -> str:
@@ -111,7 +139,9 @@ class View(Struct, frozen=True, kw_only=True):
 
     def speed(self) -> str | None:
         """How fast it goes; nothing where answers come by the file."""
-        return None if self.waits_for_jobs_alone else f"{self.rows_per_s:.1f} rows/s"
+        if self.waits_for_jobs_alone or self.is_paused:
+            return None
+        return f"{self.rows_per_s:.1f} rows/s"
 
     def at_server(self) -> str | None:
         """How far its batch jobs are."""
@@ -142,6 +172,9 @@ class View(Struct, frozen=True, kw_only=True):
 
     def waiting(self) -> str | None:
         """What is waited for, or what becomes of what is in flight when it was stopped; at the end, nothing."""
+        if self.is_paused:
+            flying = f": {self.in_flight:,} in flight come home" if self.in_flight else ""
+            return f"paused for {age(self.paused_s or 0.0)}{flying}, nothing more is sent"
         if self.is_last or (self.waits_for_jobs_alone and self.cut_off_in_s is None):
             return None
         if self.waits_for_jobs_alone:
@@ -152,6 +185,10 @@ class View(Struct, frozen=True, kw_only=True):
             return f"{self.in_flight:,} in flight, waiting for: {wait(self.waiting_for)}"
         flying = f"stopping: {self.in_flight:,} in flight, up to {seconds(self.cut_off_in_s)}"
         return f"{flying}; Ctrl-C {'again ' if self.interrupted else ''}cuts them off"
+
+    def settings(self) -> str | None:
+        """What was changed while it went on."""
+        return None if self.changed is None or self.is_last else f"set: {self.changed}"
 
     def time(self) -> str | None:
         """Where the time went."""
@@ -169,6 +206,7 @@ class View(Struct, frozen=True, kw_only=True):
             self.tokens(),
             self.lanes,
             self.at_server(),
+            self.settings(),
             self.waiting(),
         ]
         return [text for text in texts if text is not None]
@@ -181,7 +219,8 @@ class Watch:
         progress: its counts.
         snapshot: how its governor stands; called now and then.
         total: rows of the input where ``progress`` does not know it, if anybody does by now.
-        at_once: rows that may be under way together.
+        at_once: how many rows may be under way together.
+        began: how its governor stood when the work began; unless given, now.
         saved: tokens and what they cost → what cached ones would have cost more.
         times_more: how many times what was spent since it began may be spent yet.
     """
@@ -192,14 +231,16 @@ class Watch:
         snapshot: Callable[[], Snapshot],
         total: Callable[[], int | None] = lambda: None,
         *,
-        at_once: int,
+        at_once: Callable[[], int],
+        began: Snapshot | None = None,
         saved: Callable[[Usage, float | None], float | None] = lambda _usage, _cost: None,
         times_more: Callable[[], float] = lambda: math.inf,
     ) -> None:
         self._progress = progress
         self._snapshot = snapshot
         self._total = total
-        self._began = self._last = snapshot()
+        self._last = snapshot()
+        self._began = began or self._last
         self._cause: WaitCause = "idle"
         self._at_once = at_once
         self._saved = saved
@@ -244,6 +285,8 @@ class Watch:
             server_done=progress.server_done,
             oldest_job_s=_age_s(progress.oldest_job_at),
             lanes=progress.told_lanes(),
+            paused_s=None if (at_s := progress.paused_at_s) is None else time.monotonic() - at_s,
+            changed=progress.changed,
             is_last=is_last,
         )
 
@@ -252,7 +295,7 @@ class Watch:
         # Answers of jobs come by the file, and when the server likes: nothing is told by their number.
         ended = progress.completions + progress.failures
         live = ended - progress.by_jobs
-        if total is None or live <= 0 or progress.jobs:
+        if total is None or live <= 0 or progress.jobs or progress.paused_at_s is not None:
             return None
         if ended != self._ended:  # only then: while a row is waited for, it would seem slower and slower
             self._ended = ended
@@ -261,12 +304,14 @@ class Watch:
         left = min(max(0, total - progress.known - progress.held - ended), ended * self._times_more())
         # At first the pace says how long the first answers took; later, what this machine makes of it.
         seconds_each = progress.busy_s / max(1, progress.completions - progress.by_jobs)
-        if live >= 2 * self._at_once:
-            seconds_each = max(seconds_each, self._pace_s * self._at_once)
+        at_once = self._at_once()
+        if live >= 2 * at_once:
+            seconds_each = max(seconds_each, self._pace_s * at_once)
         tokens = (progress.usage.input_tokens + progress.usage.output_tokens) / ended
         requests = max(1, progress.requests) / ended
         unsent = max(0.0, left - now.in_flight / requests)
-        at_once = max(1, now.in_flight) if self._cause == "budget" else self._at_once
+        if self._cause == "budget":
+            at_once = max(1, now.in_flight)
         if not unsent:
             return min(left, 1) * seconds_each
         return time_left_s(

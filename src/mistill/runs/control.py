@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Coroutine, Generator, Iterator
 from contextlib import contextmanager, suppress
 from queue import SimpleQueue
 from typing import Any, Protocol, TypeVar
 
-from mistill.errors import LedgerError, LedgerInUse, MistillError, Stopped, StopReason
+from mistill.errors import InputError, LedgerError, LedgerInUse, MistillError, Stopped, StopReason
 from mistill.llms.event_loop import BackgroundWork, background, next_of
 from mistill.process import OwnProcess
 from mistill.progress.progress import Progress
+from mistill.runs.steering import Steering
+from mistill.steering.orders import Order, Standing
+from mistill.steering.peer import this_process
 from mistill.wording import START_AGAIN, words
 
 T = TypeVar("T")
+
+_JUST_BEGUN_S = 0.005
 
 
 class Stoppable(Protocol):
@@ -32,13 +38,40 @@ class Stoppable(Protocol):
 
 
 class RunControl:
-    """One start at a time, and what ends it early."""
+    """One start at a time, what it is told while it goes on, and what ends it early."""
 
     def __init__(self) -> None:
         self._state = threading.Lock()
         self._turn: object = None
         self._runner: Stoppable | None = None
         self._stopped_early: Stopped | None = None
+        self._steering: Steering | None = None
+        self._is_ending = False
+        self._process = OwnProcess()
+
+    @contextmanager
+    def steered(self, steering: Steering) -> Generator[None]:
+        """Within the block, the start obeys orders."""
+        self._steering = steering
+        try:
+            yield
+        finally:
+            self._is_ending, self._steering = True, None
+
+    def order(self, order: Order) -> Standing:
+        """The start that goes on obeys, as soon as it can: one that has just begun is waited for.
+
+        Raises:
+            InputError: none goes on, or it cannot be; nothing was changed.
+        """
+        while (steering := self._steering) is None and self.goes_on and not self._is_ending:
+            time.sleep(_JUST_BEGUN_S)
+        if steering is None:
+            raise InputError("no start of this run goes on", hint="start it: run.start(), in another thread")
+        self._process.check("the run was started", InputError, "give the order there, or by `mistill ctl`")
+        answer = background.run(steering.obey(order, this_process()))
+        assert answer.standing is not None, "no view was asked for"
+        return answer.standing
 
     @contextmanager
     def in_turn(self, turn: object) -> Generator[None]:
@@ -64,6 +97,8 @@ class RunControl:
                     "this run is going on already", hint="wait for its end, or stop it: run.stop()"
                 )
             self._stopped_early = None
+            self._is_ending = False
+            self._process = OwnProcess()
             self._turn = turn
 
     def end(self, turn: object) -> None:

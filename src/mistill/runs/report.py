@@ -49,6 +49,7 @@ from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
 from mistill.runs.report_page import report_page
 from mistill.runs.report_text import headline, start_lines
+from mistill.steering.orders import Change, paused_by
 from mistill.wording import Part, Wording, Words, in_python, worded
 
 _SAMPLES = 3
@@ -95,6 +96,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         retry: what it asked, if it was a retry. ``is_look``: it only took over what batch jobs had answered.
         prices_of: when the price was published that costs come of; ``None`` where none is known, or no date.
         course: what it waited for, and by what quotas it went, in the course of time; ``None``: nobody has looked.
+        changes: what was done to it while it went on, by whom and when: pauses, and settings that were changed.
     """
 
     version: str = __version__
@@ -114,6 +116,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     is_look: bool = False
     prices_of: date | None = None
     course: Course | None = None
+    changes: list[Change] = []
 
     def encode(self) -> bytes:
         try:
@@ -308,6 +311,11 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def empty_answers(self) -> int:
         """Answered rows with nothing in their answer, as the last start found them: no text, and no tool call."""
         return self.last_start.empty_answers
+
+    @property
+    def paused(self) -> Change | None:
+        """Who has paused the start that goes on, and when; ``None``: it is not paused."""
+        return paused_by(self.last_start.changes) if self.is_running else None
 
     @property
     def unreplaced(self) -> list[Cause]:

@@ -24,6 +24,7 @@ from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, money, seconds, time_split, tokens_in
 from mistill.records.misfits import misfit_lines
+from mistill.steering.orders import shown_settings
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     if report.last_start.retry is not None:
         yield from _retried(report.last_start.retry)
     yield Line(f"sent now: {_sent(report)} in {seconds(report.seconds)}")
+    yield from _changes(report)
     yield Line(f"in all: {_spending(report)}{_saved(report)}")
     if report.cost is not None and (old := _old_prices(report)) is not None:
         yield Line(worded(old, wording), label="prices: ")
@@ -197,6 +199,7 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         told = f"{shards.finished:,} of {shards.number:,} finished, {begun:,} begun"
         yield Line(told, label="shards: ")
     yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}{_saved(report)}")
+    yield from _changes(report)
     yield from _lanes(report)
     yield from map(Line, job_lines(report.jobs, in_full=True))
     if report.latency_s is not None:
@@ -232,7 +235,19 @@ def answered_rows(report: RunReport) -> str:
 def _running(report: RunReport) -> str:
     if not report.is_running:
         return ""
-    return ", running" if report.process is None else f", running (process {report.process})"
+    state = "running" if report.paused is None else "paused"
+    return f", {state}" if report.process is None else f", {state} (process {report.process})"
+
+
+def _changes(report: RunReport) -> Iterator[Line]:
+    """What was done to the last start while it went on."""
+    for change in report.last_start.changes:
+        at = f"{datetime.fromtimestamp(change.at).astimezone():%Y-%m-%d %H:%M:%S}"
+        what = f"set {shown_settings(change.settings)}" if change.do == "set" else _DONE[change.do]
+        yield Line(f"{what}, at {at} by {change.by}", label="changed: ")
+
+
+_DONE = {"pause": "paused", "resume": "resumed", "stop": "stopped"}
 
 
 def _rows(report: RunReport) -> str:

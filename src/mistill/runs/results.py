@@ -37,6 +37,7 @@ from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RunReport, read_report
 from mistill.runs.report_html import report_html
 from mistill.runs.where import RunFilter
+from mistill.steering.client import Control
 from mistill.wording import Setting, words
 
 if TYPE_CHECKING:
@@ -298,6 +299,13 @@ class RunResults:
     def _check_started(self) -> None:
         if not is_memory(self.ledger_path):
             raise LedgerError("this run has no results: it was never started", hint="start it: run.start()")
+
+    # --- steering -----------------------------------------------------------------------------------------------------
+
+    def control(self) -> Control:
+        """What steers the start of this run that goes on in whichever process of this user on this machine:
+        ``Run.open("answers.jsonl").control().pause()``."""
+        return Control(self.ledger_path)
 
     # --- asking again -------------------------------------------------------------------------------------------------
 

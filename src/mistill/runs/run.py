@@ -6,9 +6,10 @@ import asyncio
 import logging
 import threading
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, contextmanager, suppress
+from contextvars import copy_context
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -67,7 +68,12 @@ from mistill.runs.report_text import answered_rows, hint_of_broken_input, interr
 from mistill.runs.results import RowOutcome, RunResults, collection
 from mistill.runs.row_settings import Retried, RowSettings, retried_settings
 from mistill.runs.runner import Runner
+from mistill.runs.steering import Steering
 from mistill.runs.where import columns_of
+from mistill.steering.orders import Change, Order, Standing
+from mistill.steering.server import OrderServer
+from mistill.telemetry import names
+from mistill.telemetry.runs import RunSpan
 from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _log = logging.getLogger("mistill")
@@ -225,6 +231,8 @@ class Run(RunResults):
         self._unsettled: list[int | None] = []
         self._course: CourseRecorder | None = None
         self._number: int | None = None
+        self._steering: Steering | None = None
+        self._ended_by: MistillError | None = None
 
     # --- running ----------------------------------------------------------------------------------------------------
 
@@ -336,6 +344,31 @@ class Run(RunResults):
         """Sends nothing more; what is in flight is waited for, at most ``grace`` seconds. From any thread."""
         self._control.stop(message, "stopped")
 
+    def pause(self) -> Standing:
+        """The start that goes on sends nothing more until `resume`, and makes no batch job; what is in flight comes
+        home. From any thread. Another start begins unpaused.
+
+        Raises:
+            InputError: no start goes on, or it is stopping.
+        """
+        return self._control.order(Order("pause"))
+
+    def resume(self) -> Standing:
+        """It goes on after a `pause`; raises as that does."""
+        return self._control.order(Order("resume"))
+
+    def set(self, **settings: float | None) -> Standing:
+        """Changes settings of the start that goes on, all or none; another start has those of this object.
+
+        Args:
+            settings: ``max_concurrent_requests``, ``requests_per_minute``, ``tokens_per_minute``, ``max_cost``,
+                ``max_tokens_total``, ``deadline``; ``None``: no limit. A limit that is reached already stops it.
+
+        Raises:
+            InputError: no start goes on, or a setting cannot be so; nothing was changed.
+        """
+        return self._control.order(Order("set", settings))
+
     def _start(self, turn: object) -> None:
         with (
             self._control.in_turn(turn),
@@ -395,16 +428,19 @@ class Run(RunResults):
         if not display.is_wanted:
             yield
             return
-        watch = Watch(
+        self._input_size.find()
+        with display.showing(self._new_watch()):
+            yield
+
+    def _new_watch(self) -> Watch:
+        return Watch(
             self.progress,
             self._snapshot,
             self._input_size,
-            at_once=self._llm.max_concurrent_requests,
+            at_once=lambda: self._llm.max_concurrent_requests,
             saved=partial(saved_by_cache, self.kind.server.price),
             times_more=self._budget.times_more,
         )
-        with self._input_size.counting(), display.showing(watch):
-            yield
 
     def _open_ledger(self) -> Ledger:
         options = self.options
@@ -448,7 +484,7 @@ class Run(RunResults):
     def _started(self) -> Generator[Runner]:
         """A start, from opening the ledger to the output and what the ledger keeps of how it ended."""
         process = OwnProcess()
-        self.summary = self._broke_off = None
+        self.summary = self._broke_off = self._steering = self._ended_by = None
         if self._job_use().plans:
             check_remembers(self.options.lane, is_temporary=self._temporary is not None)
         elif self.options.goes_by_price:
@@ -466,7 +502,7 @@ class Run(RunResults):
         if self.options.max_cost is not None:
             warn_if_old(self.kind.server.price, datetime.now(UTC).date())
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
-        with self._output_held(), self._open_ledger() as ledger:
+        with self._output_held(), self._open_ledger() as ledger, self._told():
             background.run(ledger.count_models(self.kind.model_of))
             self._budget = self._new_budget(self._spent_before(), ledger.models)
             before = self._snapshot()
@@ -480,6 +516,7 @@ class Run(RunResults):
                 size=self._llm.max_concurrent_requests,
                 shape=self._shape,
                 jobs=self._job_use(),
+                telemetry=self._telemetry,
                 matcher=self._matcher(ledger),
                 on_outcome=None if self._unread is None else self._hand_over,
             )
@@ -488,7 +525,8 @@ class Run(RunResults):
             self._number = number = self._note_begin(ledger)
             self._control.take(runner)
             try:
-                yield runner
+                with self._steered(runner, partial(self._keep_start, ledger, number)):
+                    yield runner
                 expected, output, written = self._finish(runner, is_first=number == 1)
             except (Exception, KeyboardInterrupt) as error:
                 if process.is_this():  # else it goes on, in the parent
@@ -500,7 +538,7 @@ class Run(RunResults):
                 before, runner, stopped=runner.stopped, forecast=expected, output=output, written=written
             )
             self._note_end(ledger, number, ended)
-            self._broke_off = runner.broke_off
+            self._broke_off, self._ended_by = runner.broke_off, runner.stopped
         self._settle_retries(looks=False)
 
     def _refuse_foreign(self) -> None:
@@ -512,19 +550,76 @@ class Run(RunResults):
         """One run at a time writes an output."""
         return output_held(self.out, self.ledger_path)
 
+    @contextmanager
+    def _told(self) -> Generator[None]:
+        """OpenTelemetry is told of the start, where anybody wants to know."""
+        model = self._llm.model_name
+        about = {
+            names.MODEL: model,
+            names.RUN_KIND: self._llm.kind,
+            names.RUN_LANE: self.options.lane,
+        }
+        self._span = span = RunSpan(self._telemetry, f"run {model}", about)
+        error: BaseException | None = None
+        try:
+            yield
+        except BaseException as caught:
+            error = caught
+            raise
+        finally:
+            span.end(self._counts_of_start, error or self._ended_by)
+
+    def _counts_of_start(self) -> dict[str, Any]:
+        progress = self.progress
+        return {
+            names.RUN_ANSWERED: progress.completions,
+            names.RUN_FAILED: progress.failures,
+            names.RUN_REQUESTS: progress.attempts,
+            names.RUN_INPUT_TOKENS: progress.usage.input_tokens,
+            names.RUN_OUTPUT_TOKENS: progress.usage.output_tokens,
+            names.COST: progress.cost,
+        }
+
+    @contextmanager
+    def _steered(self, runner: Runner, keep: Callable[[], Awaitable[None]]) -> Generator[None]:
+        """Orders are taken, from here and from other processes, and obeyed by the runner."""
+        process = OwnProcess()
+        steering = self._steering = Steering(
+            runner,
+            self._llm,
+            self._snapshot,
+            watch=self._new_watch(),
+            find_size=self._input_size.find,
+            keep=keep,
+        )
+        self._server = OrderServer(self.ledger_path, steering)
+        try:
+            with self._control.steered(steering), self._input_size.wanted():
+                yield
+        finally:
+            if process.is_this():
+                steering.close()
+
     def _note_size(self, ledger: Ledger, number: int) -> None:
         """The size of the input is known by now: others that look at the run are told."""
         with suppress(LedgerError):  # it has ended meanwhile
-            background.run(ledger.note_start(number, self._record().encode()))
+            background.run(self._keep_start(ledger, number))
+
+    async def _keep_start(self, ledger: Ledger, number: int | None) -> None:
+        """The ledger has what is known of the start that goes on."""
+        if number is not None:
+            await ledger.note_start(number, self._record().encode())
 
     def _make_ready(self) -> None:
         """Sees to what a dry run does without: a key, and how the server speaks."""
-        if not self._is_ready:
+        is_told = self._telemetry == self._llm.telemetry  # who wants to be told may have said so since
+        if not self._is_ready or not is_told:
             self._llm.make_ready()
             self.kind = self._new_kind()
             self._is_ready = True
 
     def _new_kind(self) -> Kind[Any]:
+        self._telemetry = self._llm.telemetry
         kind = kind_of(self._llm)(self._llm, self.options)
         if self.options.lane == "batch":
             check_server(kind, self._llm.endpoint)
@@ -538,14 +633,16 @@ class Run(RunResults):
             _log.warning(words("all rows go live: ", why.message))
 
     async def _work(self, runner: Runner) -> None:
-        await self._choose_rows(runner.ledger)
         assert self._course is not None, "a start has begun"
-        watching = asyncio.create_task(self._course.watch(partial(self._note_course, runner.ledger)))
-        try:
-            await runner.run()
-        finally:
-            watching.cancel()
-            self._course.look()
+        with self._span.current():
+            async with self._server.serving():
+                await self._choose_rows(runner.ledger)
+                watching = asyncio.create_task(self._course.watch(partial(self._note_course, runner.ledger)))
+                try:
+                    await runner.run()
+                finally:
+                    watching.cancel()
+                    self._course.look()
 
     async def _note_course(self, ledger: Ledger) -> None:
         """Others that look at the run are told how it goes; so is whoever looks when it was killed."""
@@ -774,6 +871,7 @@ class Run(RunResults):
                 retry=self._retry_record(runner),
                 prices_of=dated,
                 course=course,
+                changes=self._changes_made,
             )
         now = self._snapshot()
         advised = advice(now, max_concurrent_requests=at_once, earlier=before)
@@ -793,7 +891,13 @@ class Run(RunResults):
             retry=self._retry_record(runner),
             prices_of=dated,
             course=course,
+            changes=self._changes_made,
         )
+
+    @property
+    def _changes_made(self) -> list[Change]:
+        """What was done to this start while it went on."""
+        return [] if self._steering is None else self._steering.changes
 
     def _summarize(self) -> None:
         report = read_report(self.out, ledger=self.ledger_path)
@@ -852,7 +956,7 @@ class Run(RunResults):
 
     def _snapshot(self) -> Snapshot:
         now = self._governor.snapshot().under_budget(self._budget.waiting, self._budget.waited_s())
-        return now.beside_jobs(self.progress.waited_for_jobs_s())
+        return now.beside_pauses(self.progress.paused_s()).beside_jobs(self.progress.waited_for_jobs_s())
 
 
 def end_by(error: Exception | KeyboardInterrupt) -> MistillError:
@@ -863,8 +967,9 @@ def end_by(error: Exception | KeyboardInterrupt) -> MistillError:
 
 
 def _in_thread(work: Callable[[], None]) -> Future[None]:
-    """Does it in a thread of its own."""
+    """Does it in a thread of its own, in the context of this one."""
     future: Future[None] = Future()
+    context = copy_context()
 
     def do() -> None:
         try:
@@ -874,5 +979,5 @@ def _in_thread(work: Callable[[], None]) -> Future[None]:
         else:
             future.set_result(None)
 
-    threading.Thread(target=do, name="mistill-start", daemon=True).start()
+    threading.Thread(target=context.run, args=(do,), name="mistill-start", daemon=True).start()
     return future

@@ -46,6 +46,7 @@ from mistill.runs.ledger_rows import LedgerRows
 from mistill.runs.model_watch import ModelWatch
 from mistill.runs.pending_rows import Matcher, PendingRows
 from mistill.runs.record_shape import RecordShape
+from mistill.telemetry.providers import Wanted
 from mistill.wording import Setting, words
 
 OnOutcome = Callable[[Row, tuple[Completion | None, ...], MistillError | None], Awaitable[None]]
@@ -58,6 +59,7 @@ class Runner:
         size: requests under way at once.
         shape: of the output's records, which says what columns a row may not have.
         jobs: what is done with batch jobs.
+        telemetry: who is told of these, besides.
         matcher: in place of the ledger's own, see `LedgerRows`.
         on_outcome: is given every outcome once it is on disk.
 
@@ -84,6 +86,7 @@ class Runner:
         size: int,
         shape: RecordShape,
         jobs: JobUse,
+        telemetry: Wanted | None = None,
         matcher: Matcher | None = None,
         on_outcome: OnOutcome | None = None,
     ) -> None:
@@ -103,11 +106,14 @@ class Runner:
         self._size = size
         self._shape = shape
         self._jobs = jobs
+        self._telemetry = telemetry
         self._matcher = matcher
         self._on_outcome = on_outcome
         self._rows: PendingRows | None = None
         self._lane: Lane | None = None
         self._timers: list[asyncio.TimerHandle] = []
+        self._deadline: asyncio.TimerHandle | None = None
+        self._is_paused = False
         self._first_failures = FirstFailures()
         self._watch: ModelWatch | None = None
 
@@ -133,7 +139,10 @@ class Runner:
             sample=self.sample,
         )
         self._lane = await self._lane_for(rows)
-        self._call_later(self.budget.time_left_s(), self._pass_deadline)
+        self._lane.resize(self._size)
+        if self._is_paused:
+            self._lane.pause()
+        self.watch_deadline()
         try:
             if self.stopped is None:
                 await self._lane.run()
@@ -172,6 +181,7 @@ class Runner:
                 self.budget,
                 note_model=self.note_model,
                 keeps_files=options.keep_batch_files,
+                telemetry=self._telemetry,
                 waits=options.wait,
             ),
             rows_of=self._rows_of,
@@ -280,12 +290,74 @@ class Runner:
         if self.stopped is not None:
             return
         self.stopped = reason
+        if self._is_paused:
+            self._is_paused = False
+            self.progress.resume()
+            self.budget.resume()
         self.progress.cut_off_at_s = time.monotonic() + self._options.grace
         if self._rows is None or self._lane is None:
             return
         self._rows.close()
         self._lane.stop()
         self._call_later(self._options.grace, self.abandon)
+
+    # --- what may be changed on the way, on the run's own loop --------------------------------------------------------
+
+    def pause(self) -> None:
+        """Sends nothing more until `resume`, and makes no job; what is in flight comes home."""
+        self._is_paused = True
+        self.progress.pause()
+        self.budget.pause()
+        if self._lane is not None:
+            self._lane.pause()
+
+    def resume(self) -> None:
+        """Goes on."""
+        self._is_paused = False
+        self.progress.resume()
+        self.budget.resume()
+        if self._lane is not None:
+            self._lane.resume()
+
+    def resize(self, size: int) -> None:
+        """From now on, so many requests are under way at once."""
+        self._size = size
+        if self._lane is not None:
+            self._lane.resize(size)
+
+    def watch_deadline(self) -> None:
+        """Stops at the deadline of the budget, as it is by now."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._call_later(self.budget.time_left_s(), self._pass_deadline)
+
+    async def limit(self, max_cost: float | None, max_tokens_total: int | None) -> None:
+        """Other limits of the budget, by what the whole run has spent so far; one that is reached stops the start.
+
+        Where nothing was limited before, that is read from the ledger, and nothing is sent meanwhile.
+
+        Raises:
+            InputError: no budget can have them; nothing was changed.
+            LedgerError: the ledger cannot be read.
+        """
+        budget = self.budget
+        budget.set_limits(max_cost, max_tokens_total)
+        if budget.is_limited and not budget.is_complete:
+            if self._lane is not None:
+                self._lane.hold_open()
+                self._lane.pause()
+            try:
+                budget.take_up(await self.ledger.spending())
+            finally:
+                if self._lane is not None and not self._is_paused:
+                    self._lane.resume()
+        model = self.answered_by or next(
+            reversed(self.ledger.models), None
+        )  # of earlier starts, the last one
+        if model is not None and self._kind.server.tariff.price_of(model, None) is None:
+            budget.note_unpriced(model)
+        if (reached := budget.reached()) is not None:
+            self.stop(reached)
 
     def abandon(self) -> None:
         """Waits for nothing: requests in flight are cut off, and marked as maybe billed."""
@@ -327,9 +399,12 @@ class Runner:
             for row, each in known.items()
         }
 
-    def _call_later(self, seconds: float, function: Callable[[], None]) -> None:
-        if seconds < math.inf:
-            self._timers.append(asyncio.get_running_loop().call_later(seconds, function))
+    def _call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle | None:
+        if seconds == math.inf:
+            return None
+        timer = asyncio.get_running_loop().call_later(seconds, function)
+        self._timers.append(timer)
+        return timer
 
     def _pass_deadline(self) -> None:
         self.stop(

@@ -23,6 +23,7 @@ from mistill.cli.options.model_options import (
     refuse_beside_local,
     served,
     structured_options,
+    trace_content_option,
 )
 from mistill.cli.options.settings_file import settings_option
 from mistill.cli.options.wording import on_the_command_line
@@ -54,6 +55,7 @@ git diff | mistill chat - --system "Write a commit message for this change."
 @connection_options
 @structured_options
 @generation_options
+@trace_content_option
 @pace_options
 @settings_option
 @click.pass_context

@@ -16,6 +16,7 @@ from mistill.cli.options.model_options import (
     endpoint_options,
     pace_options,
     prices_option,
+    trace_content_option,
 )
 from mistill.cli.options.run_options import (
     dry_run_option,
@@ -48,6 +49,7 @@ mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-
 @option("--model", group="Model", metavar="NAME", help=f"[default: {_DEFAULT_MODEL}]")
 @endpoint_options
 @prices_option
+@trace_content_option
 @option(
     "--output-dimension",
     group=_VECTORS,

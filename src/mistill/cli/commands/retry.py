@@ -27,6 +27,7 @@ from mistill.cli.options.model_options import (
     served,
     structured_changes_of,
     structured_options,
+    trace_content_option,
 )
 from mistill.cli.options.run_options import option_of_run, options_given, report_options
 from mistill.cli.terminal.job_results import take_over_results
@@ -58,6 +59,7 @@ mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://
 @model_name_option
 @connection_options
 @prices_option
+@trace_content_option
 @structured_options
 @generation_options
 @_options("row_parameters", "extra_columns")

@@ -20,6 +20,7 @@ from mistill.cli.options.model_options import (
     refuse_beside_local,
     served,
     structured_options,
+    trace_content_option,
 )
 from mistill.cli.options.run_options import (
     dry_run_option,
@@ -53,6 +54,7 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --sample 20   
 @model_name_option
 @connection_options
 @prices_option
+@trace_content_option
 @out_option
 @run_options(ChatKind, groups=("Output", "Input"))
 @structured_options

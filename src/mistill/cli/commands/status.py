@@ -13,6 +13,7 @@ from mistill.cli.options.ledger_options import fetch_option, ledger_option
 from mistill.cli.options.model_options import attributes_of, endpoint_options
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.report_lines import write_json, write_status
+from mistill.cli.terminal.watching import watch_run
 from mistill.runs.report import read_report
 
 
@@ -20,7 +21,7 @@ from mistill.runs.report import read_report
     "status",
     examples="""
 mistill status answers.jsonl
-watch -n 10 mistill status answers.jsonl
+mistill status answers.jsonl --watch
 mistill status answers.jsonl --json | jq .failures
 """,
 )
@@ -28,9 +29,18 @@ mistill status answers.jsonl --json | jq .failures
 @ledger_option
 @fetch_option
 @option("--json", "as_json", group="Run", is_flag=True, help="The report as JSON.")
+@option(
+    "--watch",
+    group="Run",
+    is_flag=True,
+    help="Follow it while it goes on, as its own terminal does; with --json, a line of JSON a second. Ctrl-C ends the "
+    "watching alone.",
+)
 @endpoint_options
 @click.pass_context
-def command(ctx: click.Context, out: str, ledger: str | None, as_json: bool, **given: Any) -> Exit:
+def command(
+    ctx: click.Context, out: str, ledger: str | None, as_json: bool, watch: bool, **given: Any
+) -> Exit:
     """How far the run that writes OUT is: rows, tokens, money, batch jobs, and what failed, by cause. Works while it
     runs.
 
@@ -41,6 +51,8 @@ def command(ctx: click.Context, out: str, ledger: str | None, as_json: bool, **g
     """
     if given["fetch"]:
         take_over_results(out, ledger, llm=attributes_of(ctx, given), trust=given["trust"])
+    if watch and watch_run(out, ledger, as_json=as_json) and as_json:
+        return exit_of_status(read_report(out, ledger=ledger))
     report = read_report(out, ledger=ledger)
     code = exit_of_status(report)
     if as_json:

@@ -95,6 +95,14 @@ connection_options = all_of(
     ),
 )
 
+trace_content_option = option(
+    "--trace-content/--no-trace-content",
+    group=_MODEL,
+    default=None,
+    help="Tell OpenTelemetry, where it is configured, prompts and answers too.  "
+    "[default: as OTEL_INSTRUMENTATION_GENAI_CAPTURE_MESSAGE_CONTENT says]",
+)
+
 prices_option = option(
     "--prices", group=_MODEL, metavar="FILE", help="Your own table of prices (TOML), before the shipped one."
 )
@@ -143,6 +151,7 @@ _ATTRIBUTES = (
     "allow_http",
     "dialect",
     "prices",
+    "trace_content",
     "max_concurrent_requests",
     "requests_per_minute",
     "tokens_per_minute",

@@ -14,10 +14,10 @@ from mistill.delivery.sharing.guest import GuestGovernor
 from mistill.delivery.sharing.host import Host
 from mistill.delivery.sharing.membership import Membership
 from mistill.delivery.sharing.place import Place, close_here
-from mistill.delivery.sharing.runtime_folder import runtime_folder
 from mistill.delivery.sharing.thread import SharingThread
 from mistill.delivery.tuning import Tuning
 from mistill.process import keep_unused
+from mistill.runtime_folder import runtime_folder
 
 _log = logging.getLogger("mistill")
 

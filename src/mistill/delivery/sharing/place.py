@@ -17,8 +17,8 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from mistill.delivery.sharing.frames import VERSION
-from mistill.delivery.sharing.runtime_folder import runtime_folder
 from mistill.errors import InputError
+from mistill.runtime_folder import runtime_folder
 
 if sys.platform != "win32":
     import fcntl

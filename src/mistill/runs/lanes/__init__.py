@@ -19,3 +19,19 @@ class Lane(Protocol):
     def abandon(self) -> None:
         """Waits for nothing: what is in flight is cut off."""
         ...
+
+    def pause(self) -> None:
+        """Sends nothing more until `resume`, or `stop`; what is in flight comes home."""
+        ...
+
+    def resume(self) -> None:
+        """Goes on, if it was paused."""
+        ...
+
+    def resize(self, size: int) -> None:
+        """From now on, so many rows are asked at once."""
+        ...
+
+    def hold_open(self) -> None:
+        """From now on there is a budget: requests in flight are held against it."""
+        ...

@@ -171,6 +171,26 @@ class BatchLane:
         self._live.abandon()
         self._submissions.abandon()
 
+    def pause(self) -> None:
+        """Makes no job at the server and asks nothing live until `resume`, or `stop`. Those that are there are looked
+        after."""
+        self._live.pause()
+        self._submissions.pause()
+
+    def resume(self) -> None:
+        """Goes on, if it was paused."""
+        self._live.resume()
+        self._submissions.resume()
+
+    def resize(self, size: int) -> None:
+        """From now on, so many rows are asked live at once."""
+        self._live.resize(size)
+        self._leftovers.resize(size)
+
+    def hold_open(self) -> None:
+        """Requests that go live. What jobs may take is held in any case."""
+        self._live.hold_open()
+
     # --- from the first row to the last -----------------------------------------------------------------------------
 
     async def _carry_on(self) -> None:
@@ -593,7 +613,7 @@ class BatchLane:
 
         Half of the time is theirs in any case: live, so many might never be done in time, and at twice the price.
         """
-        deadline_s = self._options.deadline
+        deadline_s = self._start.budget.deadline
         if deadline_s is None or self._hurries or not self._may_go_live or not self._keeper.book.under_way:
             return math.inf
         requests = self._requests_at_server() + len(self._postponed)
@@ -602,7 +622,7 @@ class BatchLane:
 
     def _check_deadline(self) -> None:
         """Where it leaves jobs no time at all, all goes live at once."""
-        deadline_s = self._options.deadline
+        deadline_s = self._start.budget.deadline
         if deadline_s is None or not (self._may_go_live and self._use.plans):
             return
         if deadline_s < 2 * self._tuning.deadline_margin_s:

@@ -39,6 +39,11 @@ class Leftovers:
         """Who puts something in has to wait."""
         return len(self._waiting) >= self._room
 
+    def resize(self, room: int) -> None:
+        """From now on, so many groups wait in it at the most."""
+        self._room = room
+        self._changed.note()
+
     def has_taken(self, rows: list[PendingRow]) -> bool:
         """Rows that are asked together have been here."""
         return rows[0].state.row in self._taken

@@ -71,6 +71,23 @@ class LiveLane:
         for task in self._under_way:
             task.cancel()
 
+    def pause(self) -> None:
+        """Sends nothing more until `resume`, or `stop`."""
+        self._pool.pause()
+
+    def resume(self) -> None:
+        """Goes on, if it was paused."""
+        self._pool.resume()
+
+    def resize(self, size: int) -> None:
+        """From now on, so many rows are asked at once."""
+        self._pool.resize(size)
+
+    def hold_open(self) -> None:
+        """From now on there is a budget: requests in flight are held against it."""
+        for recorder in self._under_way.values():
+            recorder.hold_open()
+
     def _leave_if_idle(self, task: asyncio.Task[Any]) -> None:
         """Ends a row that would only send another request, now that nothing may be sent."""
         recorder = self._under_way.get(task)

@@ -70,6 +70,15 @@ class Submissions:
         """Some job has ended: it may be the turn of others."""
         self._turn.note()
 
+    def pause(self) -> None:
+        """No further one begins to be made there until `resume`; what is on its way comes to its end."""
+        self._keeper.submitter.pause()
+
+    def resume(self) -> None:
+        """They go on."""
+        self._keeper.submitter.resume()
+        self._turn.note()
+
     def stop(self) -> None:
         """Those that wait, or are uploaded, wait for another start; what is being created comes to its end."""
         for task, job in self._tasks.items():
@@ -120,7 +129,9 @@ class Submissions:
         until_s = time.monotonic() + self._tuning.canary_wait_s
         while not self.is_closed and self.canary not in (None, job.id) and time.monotonic() < until_s:
             await self._turn.wait(until_s - time.monotonic())
-        await self._turn.until(lambda: self.is_closed or self._has_room(job))
+        await self._turn.until(
+            lambda: self.is_closed or (self._keeper.submitter.resumed is None and self._has_room(job))
+        )
         self._let_through[job.id] = job.record.lines
 
     def _has_room(self, job: Job) -> bool:

@@ -1,0 +1,36 @@
+"""A run that goes on elsewhere, shown as its own terminal shows it."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from mistill.cli.terminal.output import is_terminal, show
+from mistill.progress.screens import Terminal
+from mistill.progress.view import View
+from mistill.runs.watching import follow_run
+from mistill.visible import visible_json
+
+
+def watch_run(out: str, ledger: str | None, *, as_json: bool) -> bool:
+    """Shows how far a run is, each second, until it has ended; whether it went on."""
+    screen, view = None, None
+    draws = not as_json and is_terminal(stderr=True)
+    try:
+        for view in follow_run(out, ledger):
+            if as_json:
+                click.echo(visible_json(json.dumps(view.describe(), ensure_ascii=False)))
+            elif not draws:
+                show(_line(view))
+            else:
+                screen = screen or Terminal()
+                screen.show(view)
+    finally:
+        if screen is not None and view is not None:
+            screen.close(view)
+    return view is not None
+
+
+def _line(view: View) -> str:
+    return "; ".join(view.texts())

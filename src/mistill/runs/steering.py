@@ -1,0 +1,233 @@
+"""What of a start may be changed while it goes on, and who has changed what."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Annotated, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from mistill.delivery.diagnostics import Snapshot
+from mistill.errors import InputError, Stopped, did_you_mean
+from mistill.kinds.options import RunOptions
+from mistill.llms.connection import Connection
+from mistill.progress.formatting import count, money, seconds
+from mistill.progress.view import View, Watch
+from mistill.runs.runner import Runner
+from mistill.steering.orders import Answer, Change, Order, SettingState, Standing, shown_settings
+from mistill.wording import START_AGAIN, Phrase, words
+
+_log = logging.getLogger("mistill")
+
+PACE = ("max_concurrent_requests", "requests_per_minute", "tokens_per_minute")
+"""Attributes of the model that say how fast it goes."""
+LIMITS = ("max_cost", "max_tokens_total", "deadline")
+"""Options of the run that end it."""
+SETTINGS = (*PACE, *LIMITS)
+
+
+class Steering:
+    """Obeys the orders that a start is given: see ``mistill.steering.orders``.
+
+    What is set holds for this start; at its end, the model is as it was.
+
+    Args:
+        snapshot: how the governor stands.
+        watch: sees how far the start is. ``find_size``: called when somebody looks, who wants to know of how many rows.
+        keep: writes what was changed into the ledger.
+
+    Attributes:
+        changes: what was done, the first at the beginning.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        llm: Connection,
+        snapshot: Callable[[], Snapshot],
+        *,
+        watch: Watch,
+        find_size: Callable[[], None],
+        keep: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.changes: list[Change] = []
+        self._turn = asyncio.Lock()
+        self._watch = watch
+        self._find_size = find_size
+        self._runner = runner
+        self._llm = llm
+        self._snapshot = snapshot
+        self._keep = keep
+        self._at_first = self._values()
+
+    async def obey(self, order: Order, by: str) -> Answer:
+        """Does what is asked. See `Steered`.
+
+        Args:
+            by: who asks.
+        """
+        async with self._turn:  # one after the other: a budget is read from the ledger on the way
+            match order.do:
+                case "show" | "view":
+                    told, settings = None, {}
+                case "pause":
+                    told, settings = self._pause(), {}
+                case "resume":
+                    told, settings = self._resume(), {}
+                case "stop":
+                    told, settings = self._end(by), {}
+                case "set":
+                    told, settings = await self._set(order.settings)
+            if told is not None:
+                self.changes.append(Change(time.time(), by, order.do, settings))
+                _log.warning("%s: %s", by, told)
+                await self._keep()
+            return Answer(standing=self._standing(), told=told)
+
+    def view(self, *, is_last: bool = False) -> View:
+        """How far the start is. See `Steered`."""
+        self._find_size()
+        return self._watch.view(is_last=is_last)
+
+    def close(self) -> None:
+        """The start has ended: the model is as it was before it."""
+        self._llm.set_pace({name: self._at_first[name] for name in PACE})
+
+    # --- orders -----------------------------------------------------------------------------------------------------
+
+    def _pause(self) -> str | None:
+        self._check_goes_on()
+        if self._runner.progress.paused_at_s is not None:
+            return None
+        self._runner.pause()
+        in_flight = self._snapshot().in_flight
+        flying = f"; {count(in_flight, 'request')} in flight come home" if in_flight else ""
+        return f"paused: nothing more is sent{flying}"
+
+    def _resume(self) -> str | None:
+        self._check_goes_on()
+        if self._runner.progress.paused_at_s is None:
+            return None
+        self._runner.resume()
+        return "resumed"
+
+    def _end(self, by: str) -> str | None:
+        if self._runner.stopped is not None:
+            return None
+        self._runner.stop(Stopped(f"stopped by {by}", reason="stopped", hint=words(START_AGAIN, " to go on")))
+        return "stopped: nothing more is sent, and what is in flight is waited for"
+
+    async def _set(self, given: Mapping[str, Any]) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
+        self._check_goes_on()
+        asked = checked_settings(given)
+        before = self._values()
+        changed = {name: (before[name], value) for name, value in asked.items() if before[name] != value}
+        if not changed:
+            return None, {}
+        now = before | asked
+        if any(name in changed for name in ("max_cost", "max_tokens_total")):
+            await self._runner.limit(now["max_cost"], now["max_tokens_total"])
+        if "deadline" in changed:
+            self._runner.budget.set_deadline(now["deadline"])
+            self._runner.watch_deadline()
+        if any(name in changed for name in PACE):
+            self._llm.set_pace({name: now[name] for name in PACE})
+            self._runner.resize(now["max_concurrent_requests"])
+        self._note_settings()
+        reached = self._runner.stopped
+        ends = "" if reached is None else f"; {reached.message}: the run stops"
+        return f"set {shown_settings(changed)}{ends}", changed
+
+    def _check_goes_on(self) -> None:
+        stopped = self._runner.stopped
+        if stopped is not None:
+            raise InputError(
+                f"the run is stopping: {stopped.headline}",
+                hint=words("what is in flight is waited for; then ", _AGAIN),
+            )
+
+    def _note_settings(self) -> None:
+        """What differs by now from how the start began is shown while it goes on."""
+        now = self._values()
+        changed = {
+            name: (self._at_first[name], now[name]) for name in SETTINGS if now[name] != self._at_first[name]
+        }
+        self._runner.progress.changed = shown_settings(changed) or None
+
+    # --- what stands how --------------------------------------------------------------------------------------------
+
+    def _values(self) -> dict[str, Any]:
+        budget, llm = self._runner.budget, self._llm
+        return {name: getattr(llm, name) for name in PACE} | {name: getattr(budget, name) for name in LIMITS}
+
+    def _standing(self) -> Standing:
+        paused_at_s, told = self._runner.progress.paused_at_s, self._told()
+        return Standing(
+            process=os.getpid(),
+            paused_s=None if paused_at_s is None else time.monotonic() - paused_at_s,
+            is_stopping=self._runner.stopped is not None,
+            in_flight=self._snapshot().in_flight,
+            settings=[SettingState(name, value, told.get(name)) for name, value in self._values().items()],
+        )
+
+    def _told(self) -> dict[str, str]:
+        """What is known of settings besides."""
+        now, budget, told = self._snapshot(), self._runner.budget, dict[str, str]()
+        quotas = {
+            "requests_per_minute": (now.requests_per_minute, now.requests_source),
+            "tokens_per_minute": (now.tokens_per_minute, now.tokens_source),
+        }
+        for name, (quota, source) in quotas.items():
+            if quota is not None and source in _LEARNED:
+                told[name] = f"{quota:,.0f} {_LEARNED[source]}"
+        if budget.is_complete:
+            told["max_cost"] = f"{money(budget.spent_cost)} spent"
+            told["max_tokens_total"] = f"{budget.spent_tokens:,} used"
+        if budget.deadline is not None:
+            told["deadline"] = f"{seconds(budget.time_left_s())} left"
+        return told
+
+
+_LEARNED = {"server": "by the server's headers", "inferred": "accepted, as it seems"}
+_AGAIN = Phrase(
+    "start the same run again, with other settings if need be", "the same command again, with other options"
+)
+
+
+def checked_settings(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings as they may be set, each of its type; texts as the command line writes them too.
+
+    Raises:
+        InputError: one that cannot be changed while a run goes on, or a value that it cannot have.
+    """
+    if not given:
+        raise InputError("nothing is to be set", hint=f"one or several of {', '.join(SETTINGS)}")
+    return {name: _checked(name, value) for name, value in given.items()}
+
+
+def _checked(name: str, value: Any) -> Any:
+    if name not in SETTINGS:
+        raise _cannot_change(name)
+    if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+        raise InputError(f"{name}: {value!r} is no number")
+    field = (Connection.model_fields if name in PACE else RunOptions.model_fields)[name]
+    annotation: Any = Annotated[field.annotation, *field.metadata]
+    try:
+        return TypeAdapter[Any](annotation).validate_python(value)
+    except ValidationError as error:
+        problem = error.errors()[0]["msg"].removeprefix("Value error, ")
+        raise InputError(f"{name}: {problem[0].lower()}{problem[1:]}") from error
+
+
+def _cannot_change(name: str) -> InputError:
+    changeable = f"what can: {', '.join(SETTINGS)}"
+    if name in RunOptions.model_fields or name in Connection.model_fields:
+        return InputError(
+            f"{name} cannot be changed while a run goes on",
+            hint=words("stop it, and ", _AGAIN, f"; {changeable}"),
+        )
+    return InputError(f"a run has no setting {name!r}", hint=did_you_mean(name, SETTINGS))

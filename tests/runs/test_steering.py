@@ -1,0 +1,300 @@
+"""Runs that are told what to do while they go on: pauses, other settings, a stop; from here and by their ledger."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.runs.conftest import MODEL, Place, echoes
+from tests.runs.test_batch_lane import jobs_made
+from tests.runs.test_run_stop import TEXTS, in_thread, wait_for
+
+from mistill import InputError, MistralEmbeddings, Run
+from mistill.errors import Stopped
+from mistill.ledger import LedgerReader
+from mistill.simulator import Simulator
+
+FOUR = {"max_concurrent_requests": 4}
+
+
+def begun(place: Place, simulator: Simulator, **settings: Any) -> tuple[Run, threading.Thread, list[Any]]:
+    """A run of which some rows are answered and some are in flight."""
+    place.write(TEXTS)
+    simulator.change(latency_s=0.02)
+    run = place.run(**{"llm_settings": FOUR} | settings)
+    thread, results = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.answered > 0)
+    return run, thread, results
+
+
+def until_home(run: Run, simulator: Simulator) -> int:
+    """What is in flight has come home; how many rows are answered."""
+    simulator.wait_until(lambda: run.control().standing().in_flight == 0)
+    simulator.wait_until(lambda: run.progress.completions == simulator.answered)
+    return simulator.answered
+
+
+def test_a_paused_run_lets_what_is_in_flight_come_home_and_sends_nothing_more(
+    place: Place, simulator: Simulator
+) -> None:
+    run, thread, results = begun(place, simulator)
+    assert run.pause().paused_s is not None
+    answered = until_home(run, simulator)
+    assert answered == run.progress.attempts == len(simulator.requests) < 40
+    report = Run.open(place.out).report()
+    assert report.paused is not None
+    assert "paused (process" in str(report)
+    assert run.control().view().is_paused
+    simulator.change(latency_s=0)
+    assert run.resume().paused_s is None
+    wait_for(thread)
+    assert results[0].completions == simulator.answered == 40
+    assert place.answers() == echoes(TEXTS)
+    assert results[0].paused is None
+    assert [change.do for change in results[0].last_start.changes] == ["pause", "resume"]
+    assert results[0].seconds_by_cause["paused"] > 0
+
+
+def test_a_pause_survives_no_start(place: Place, simulator: Simulator) -> None:
+    run, thread, results = begun(place, simulator)
+    run.pause()
+    run.stop()
+    wait_for(thread)
+    assert results[0].completions < 40
+    simulator.change(latency_s=0)
+    assert place.run().start().completions == 40
+
+
+def test_rows_that_wait_for_their_quota_wait_on_in_a_pause(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    run = place.run(llm_settings=FOUR | {"requests_per_minute": 6})
+    thread, results = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.answered > 0)
+    run.pause()
+    answered = until_home(run, simulator)
+    run.set(requests_per_minute=None)  # they would all be let go
+    assert run.control().standing().in_flight == 0
+    assert simulator.answered == answered
+    run.resume()
+    wait_for(thread)
+    assert results[0].completions == 40
+
+
+def test_a_paused_run_makes_no_batch_job(place: Place, simulator: Simulator) -> None:
+    def rows() -> Iterator[dict[str, str]]:
+        yield {"text": TEXTS[0]}  # which is read when the run is made
+        run.pause()
+        yield from ({"text": text} for text in TEXTS[1:5])
+
+    run = place.run(source=rows(), lane="batch")
+    thread, results = in_thread(run.start)
+
+    def is_planned() -> bool:
+        with LedgerReader(place.ledger) as reader:
+            return any(job.state == "planned" for job in reader.jobs())
+
+    simulator.wait_until(lambda: place.ledger.is_file())
+    simulator.wait_until(is_planned)
+    assert run.control().standing().paused_s is not None
+    assert simulator.stats().batch.files == jobs_made(simulator) == 0
+    run.resume()
+    wait_for(thread)
+    assert (results[0].completions, jobs_made(simulator)) == (5, 1)
+
+
+def test_more_requests_at_once(place: Place, simulator: Simulator) -> None:
+    run, thread, results = begun(place, simulator, llm_settings={"max_concurrent_requests": 1})
+    simulator.change(latency_s=3600.0)
+    run.set(max_concurrent_requests=8)
+    simulator.wait_until(lambda: simulator.in_flight == 8)
+    assert simulator.peak_in_flight == 8
+    run.stop()
+    run._control.abandon()
+    wait_for(thread)
+    (change,) = results[0].last_start.changes
+    assert change.settings == {"max_concurrent_requests": (1, 8)}
+    assert run.own_llm is not None
+    assert run.own_llm.max_concurrent_requests == 1, "what is set holds for the start"
+
+
+def test_fewer_requests_at_once(place: Place, simulator: Simulator) -> None:
+    run, thread, _ = begun(place, simulator, llm_settings={"max_concurrent_requests": 8})
+    run.pause()
+    until_home(run, simulator)
+    run.set(max_concurrent_requests=2)
+    run.resume()
+    seen = 0
+    while thread.is_alive():
+        seen = max(seen, simulator.in_flight)
+    assert 0 < seen <= 2
+
+
+def test_a_budget_that_is_spent_already_stops_it_as_budgets_do(place: Place, simulator: Simulator) -> None:
+    run, thread, results = begun(place, simulator)
+    run.set(max_cost=1e-9)
+    wait_for(thread)
+    (report,) = results
+    assert isinstance(report.stopped, Stopped)
+    assert report.stopped.reason == "budget"
+    assert report.maybe_billed == 0
+    assert report.completions == simulator.answered < 40
+
+
+@pytest.mark.parametrize("limited", [False, True], ids=["from none", "from a larger one"])
+def test_a_budget_that_is_set_on_the_way_counts_all_that_was_spent(
+    place: Place, simulator: Simulator, limited: bool
+) -> None:
+    place.write(TEXTS[:10])
+    first = place.run().start()
+    before = first.input_tokens + first.output_tokens
+    each = math.ceil(before / 10) + 1
+    settings = {"max_tokens_total": 100_000} if limited else {}
+    run, thread, results = begun(place, simulator, **settings)
+    limit = before + 20 * each
+    run.set(max_tokens_total=limit)
+    standing = run.control().standing()
+    (state,) = [one for one in standing.settings if one.name == "max_tokens_total"]
+    assert state.value == limit
+    assert state.told is not None
+    wait_for(thread)
+    (report,) = results
+    spent = report.input_tokens + report.output_tokens
+    assert isinstance(report.stopped, Stopped)
+    assert before < spent < limit + each
+    assert report.completions < 40
+
+
+def test_a_budget_is_taken_away_and_given_again(place: Place, simulator: Simulator) -> None:
+    run, thread, results = begun(place, simulator, max_tokens_total=100_000)
+    run.set(max_tokens_total=None)
+    run.set(max_tokens_total=1)
+    wait_for(thread)
+    assert isinstance(results[0].stopped, Stopped)
+    assert results[0].completions == simulator.answered
+
+
+def test_rows_that_wait_for_room_in_the_budget_are_let_go_by_a_larger_one(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=3600.0)
+    run = place.run(llm_settings=FOUR, max_tokens_total=200_000, grace=0)  # of unbounded answers, one fits
+    thread, _ = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.in_flight == 2)
+    run.pause()
+    run.set(max_tokens_total=10_000_000)
+    run.resume()
+    simulator.wait_until(lambda: simulator.in_flight == 4)
+    run.stop()
+    wait_for(thread)
+
+
+def test_a_deadline_that_has_passed_by_then_ends_it(place: Place, simulator: Simulator) -> None:
+    run, thread, results = begun(place, simulator)
+    run.set(deadline=0.001)
+    wait_for(thread)
+    assert results[0].stopped.reason == "deadline"
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    ({"max_costs": 1}, "a run has no setting 'max_costs'"),
+    ({"model": "x"}, "model cannot be changed while a run goes on"),
+    ({"max_cost": -1}, "max_cost: it must be a positive number, not -1"),
+    ({"max_cost": math.nan}, "max_cost"),
+    ({"max_cost": True}, "max_cost: True is no number"),
+    ({"max_cost": "20"}, "max_cost: '20' is no number"),
+    ({"max_concurrent_requests": 1.5}, "max_concurrent_requests: input should be a valid integer"),
+    ({"max_concurrent_requests": None}, "max_concurrent_requests: input should be a valid integer"),
+    ({"requests_per_minute": 0}, "requests_per_minute: input should be greater than 0"),
+    ({}, "nothing is to be set"),
+    ({"max_concurrent_requests": 7, "deadline": 0}, "deadline: it must be a positive number"),
+]
+
+
+def test_what_cannot_be_is_refused_and_nothing_is_changed(place: Place, simulator: Simulator) -> None:
+    run, thread, results = begun(place, simulator)
+    run.pause()
+    before = [(one.name, one.value) for one in run.control().standing().settings]
+    for settings, told in REFUSED:
+        for order in (run.set, run.control().set):
+            with pytest.raises(InputError) as refused:
+                order(**settings)
+            assert told in str(refused.value)
+    assert [(one.name, one.value) for one in run.control().standing().settings] == before
+    simulator.change(latency_s=0)
+    run.resume()
+    wait_for(thread)
+    assert [change.do for change in results[0].last_start.changes] == ["pause", "resume"]
+
+
+def test_a_budget_of_money_ends_where_nobody_knows_the_price_of_who_answers(
+    place: Place, simulator: Simulator
+) -> None:
+    simulator.change(answered_by={MODEL: "mistral-small-2711"})
+    run, thread, results = begun(place, simulator)
+    run.set(max_cost=1000)
+    wait_for(thread)
+    assert "mistral-small-2711 answers, of which no price is known" in str(results[0].stopped)
+
+
+def test_no_run_goes_on(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS[:1])
+    run = place.run()
+    with pytest.raises(InputError, match="no start of this run goes on"):
+        run.pause()
+    run.start()
+    with pytest.raises(InputError, match="no start of this run goes on"):
+        run.resume()
+    with pytest.raises(InputError, match="no start of the run in"):
+        run.control().stop()
+
+
+def test_orders_while_it_stops_are_refused(place: Place, simulator: Simulator) -> None:
+    run, thread, _ = begun(place, simulator)
+    simulator.change(latency_s=3600.0)
+    simulator.wait_until(lambda: simulator.in_flight == 4)
+    assert run.control().stop().is_stopping
+    with pytest.raises(InputError, match="the run is stopping"):
+        run.pause()
+    assert run.control().stop().is_stopping
+    run._control.abandon()
+    wait_for(thread)
+
+
+def test_views_go_on_until_the_run_ends(place: Place, simulator: Simulator) -> None:
+    _, thread, _ = begun(place, simulator)
+    views = list(Run.open(place.out).control().views(0.05))
+    wait_for(thread)
+    assert [view.is_last for view in views] == [*[False] * (len(views) - 1), True]
+    assert views[-1].completions == 40
+    done = [view.done for view in views]
+    assert done == sorted(done)
+
+
+def test_a_run_of_embeddings_is_steered_too(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=3600.0)
+    llm = MistralEmbeddings(model="mistral-embed", endpoint=simulator.url)
+    run = Run(place.input, llm=llm, out=place.out, grace=0)
+    thread, results = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.in_flight > 0)
+    run.pause()
+    run.set(max_tokens_total=1)  # what is in flight is held, and nothing is spent
+    run.resume()
+    run.stop()
+    wait_for(thread)
+    assert [change.do for change in results[0].last_start.changes] == ["pause", "set", "resume"]
+
+
+def test_what_is_set_is_shown_while_it_goes_on(place: Place, simulator: Simulator, tmp_path: Path) -> None:
+    run, thread, _ = begun(place, simulator)
+    run.set(max_cost=20, tokens_per_minute=1_000_000)
+    view = run.control().view()
+    assert view.changed == "tokens_per_minute none → 1000000, max_cost none → 20"
+    assert any("max_cost none → 20" in text for text in view.texts())
+    simulator.change(latency_s=0)
+    wait_for(thread)
