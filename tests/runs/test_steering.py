@@ -16,6 +16,8 @@ from tests.runs.test_run_stop import TEXTS, in_thread, wait_for
 from mistill import InputError, MistralEmbeddings, Run
 from mistill.errors import Stopped
 from mistill.ledger import LedgerReader
+from mistill.ledger.shard_files import shard_of
+from mistill.runs.report import last_start
 from mistill.simulator import Simulator
 
 FOUR = {"max_concurrent_requests": 4}
@@ -298,3 +300,29 @@ def test_what_is_set_is_shown_while_it_goes_on(place: Place, simulator: Simulato
     assert any("max_cost none → 20" in text for text in view.texts())
     simulator.change(latency_s=0)
     wait_for(thread)
+
+
+def test_all_shards_of_a_run_obey(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=0.1)
+    run = place.run(llm_settings={"max_concurrent_requests": 2}, on="processes:2", shards=4)
+    thread, results = in_thread(run.start)
+    simulator.wait_until(lambda: simulator.answered > 2, timeout_s=60)
+    control = Run.open(place.out).control()
+    assert control.pause().paused_s is not None
+    simulator.wait_until(lambda: simulator.in_flight == 0)
+    answered = simulator.answered
+    assert Run.open(place.out).report().paused is not None
+    with pytest.raises(InputError, match="max_cost cannot be changed while a run in shards goes on"):
+        control.set(max_cost=1)
+    values = {one.name: one.value for one in control.set(max_concurrent_requests=3).settings}
+    assert values["max_concurrent_requests"] == 3
+    assert simulator.answered == answered < 40
+    run.resume()
+    wait_for(thread)
+    assert results[0].completions == 40
+    assert [change.do for change in results[0].last_start.changes] == ["pause", "set", "resume"]
+    with LedgerReader(shard_of(place.ledger, 3)) as reader:
+        last = last_start(reader)
+    assert last is not None
+    assert [change.settings for change in last.changes] == [{"max_concurrent_requests": (2, 3)}]

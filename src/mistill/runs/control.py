@@ -13,8 +13,7 @@ from mistill.errors import InputError, LedgerError, LedgerInUse, MistillError, S
 from mistill.llms.event_loop import BackgroundWork, background, next_of
 from mistill.process import OwnProcess
 from mistill.progress.progress import Progress
-from mistill.runs.steering import Steering
-from mistill.steering.orders import Order, Standing
+from mistill.steering.orders import Order, Standing, Steered
 from mistill.steering.peer import this_process
 from mistill.wording import START_AGAIN, words
 
@@ -45,12 +44,12 @@ class RunControl:
         self._turn: object = None
         self._runner: Stoppable | None = None
         self._stopped_early: Stopped | None = None
-        self._steering: Steering | None = None
+        self._steering: Steered | None = None
         self._is_ending = False
         self._process = OwnProcess()
 
     @contextmanager
-    def steered(self, steering: Steering) -> Generator[None]:
+    def steered(self, steering: Steered) -> Generator[None]:
         """Within the block, the start obeys orders."""
         self._steering = steering
         try:

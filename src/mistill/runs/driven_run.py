@@ -14,14 +14,16 @@ from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import InputError, LedgerError
 from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader
-from mistill.ledger.shard_files import read_sizes, shard_of
+from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
 from mistill.llms.event_loop import background
 from mistill.records.misfits import Misfit
 from mistill.runs.opening import output_held
 from mistill.runs.report import StartRecord, StartReport, last_start
 from mistill.runs.run import Run, end_by
 from mistill.runs.shard_run import RunPlace
+from mistill.runs.steering import DriverSteering
 from mistill.shards.driver import Driver
+from mistill.steering.server import OrderServer
 
 
 class DrivenRun(Run):
@@ -45,10 +47,19 @@ class DrivenRun(Run):
         """A start from here to its end, as the ledger of the whole keeps it."""
         begun = time.time()
         self._driver = driver
+        self._steering = None
         number = background.run(ledger.begin_start(self._told().encode()))
         self._control.take(driver)
+
+        async def keep() -> None:
+            await ledger.note_start(number, self._told().encode())
+
         try:
-            yield driver
+            steering = self._steering = DriverSteering(
+                driver, self.place.folder, self._llm, watch=self._new_watch(), keep=keep
+            )
+            with self._control.steered(steering):
+                yield driver
             ended = self._finish_all(driver, begun)
         except (Exception, KeyboardInterrupt) as error:
             stopped = msgspec.structs.replace(self._told(), stopped=ErrorRecord.of(end_by(error)))
@@ -59,7 +70,9 @@ class DrivenRun(Run):
         self._broke_off = driver.broke_off
 
     async def _work(self, runner: Any) -> None:
-        await runner.run()
+        assert self._steering is not None, "a start has begun"
+        async with OrderServer(whole_of(self.place.folder), self._steering).serving():
+            await runner.run()
 
     @contextmanager
     def _output_held(self) -> Generator[None]:
@@ -118,6 +131,7 @@ class DrivenRun(Run):
             else {cause: round(spent, 3) for cause, spent in driver.snapshot().seconds.items()},
             prices_of=None if price is None else price.date,
             retry=self._retry_record(None),
+            changes=self._changes_made,
         )
 
     def _of_shards(self, begun: float) -> StartRecord:

@@ -68,7 +68,7 @@ from mistill.runs.report_text import answered_rows, hint_of_broken_input, interr
 from mistill.runs.results import RowOutcome, RunResults, collection
 from mistill.runs.row_settings import Retried, RowSettings, retried_settings
 from mistill.runs.runner import Runner
-from mistill.runs.steering import Steering
+from mistill.runs.steering import DriverSteering, Steering
 from mistill.runs.where import columns_of
 from mistill.steering.orders import Change, Order, Standing
 from mistill.steering.server import OrderServer
@@ -231,7 +231,7 @@ class Run(RunResults):
         self._unsettled: list[int | None] = []
         self._course: CourseRecorder | None = None
         self._number: int | None = None
-        self._steering: Steering | None = None
+        self._steering: Steering | DriverSteering | None = None
         self._ended_by: MistillError | None = None
 
     # --- running ----------------------------------------------------------------------------------------------------
@@ -502,7 +502,7 @@ class Run(RunResults):
         if self.options.max_cost is not None:
             warn_if_old(self.kind.server.price, datetime.now(UTC).date())
         self.progress = Progress(total=self._source.total, started_at_s=time.monotonic())
-        with self._output_held(), self._open_ledger() as ledger, self._told():
+        with self._output_held(), self._open_ledger() as ledger, self._traced():
             background.run(ledger.count_models(self.kind.model_of))
             self._budget = self._new_budget(self._spent_before(), ledger.models)
             before = self._snapshot()
@@ -551,7 +551,7 @@ class Run(RunResults):
         return output_held(self.out, self.ledger_path)
 
     @contextmanager
-    def _told(self) -> Generator[None]:
+    def _traced(self) -> Generator[None]:
         """OpenTelemetry is told of the start, where anybody wants to know."""
         model = self._llm.model_name
         about = {

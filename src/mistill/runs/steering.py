@@ -6,18 +6,22 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from mistill.delivery.diagnostics import Snapshot
-from mistill.errors import InputError, Stopped, did_you_mean
+from mistill.errors import InputError, MistillError, Stopped, did_you_mean
 from mistill.kinds.options import RunOptions
+from mistill.ledger.shard_files import shard_of
 from mistill.llms.connection import Connection
 from mistill.progress.formatting import count, money, seconds
 from mistill.progress.view import View, Watch
 from mistill.runs.runner import Runner
+from mistill.shards.driver import Driver
+from mistill.steering.client import Control
 from mistill.steering.orders import Answer, Change, Order, SettingState, Standing, shown_settings
 from mistill.wording import START_AGAIN, Phrase, words
 
@@ -100,7 +104,7 @@ class Steering:
     # --- orders -----------------------------------------------------------------------------------------------------
 
     def _pause(self) -> str | None:
-        self._check_goes_on()
+        check_goes_on(self._runner.stopped)
         if self._runner.progress.paused_at_s is not None:
             return None
         self._runner.pause()
@@ -109,7 +113,7 @@ class Steering:
         return f"paused: nothing more is sent{flying}"
 
     def _resume(self) -> str | None:
-        self._check_goes_on()
+        check_goes_on(self._runner.stopped)
         if self._runner.progress.paused_at_s is None:
             return None
         self._runner.resume()
@@ -122,7 +126,7 @@ class Steering:
         return "stopped: nothing more is sent, and what is in flight is waited for"
 
     async def _set(self, given: Mapping[str, Any]) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
-        self._check_goes_on()
+        check_goes_on(self._runner.stopped)
         asked = checked_settings(given)
         before = self._values()
         changed = {name: (before[name], value) for name, value in asked.items() if before[name] != value}
@@ -141,14 +145,6 @@ class Steering:
         reached = self._runner.stopped
         ends = "" if reached is None else f"; {reached.message}: the run stops"
         return f"set {shown_settings(changed)}{ends}", changed
-
-    def _check_goes_on(self) -> None:
-        stopped = self._runner.stopped
-        if stopped is not None:
-            raise InputError(
-                f"the run is stopping: {stopped.headline}",
-                hint=words("what is in flight is waited for; then ", _AGAIN),
-            )
 
     def _note_settings(self) -> None:
         """What differs by now from how the start began is shown while it goes on."""
@@ -190,6 +186,126 @@ class Steering:
         if budget.deadline is not None:
             told["deadline"] = f"{seconds(budget.time_left_s())} left"
         return told
+
+
+class DriverSteering:
+    """Obeys for the shards of a run: an order goes on to each of them, and to those that begin later.
+
+    Args:
+        folder: of the ledgers. ``llm``: as the run has it; each process has one like it. ``watch``, ``keep``: as for
+            `Steering`.
+
+    Attributes:
+        changes: what was done, the first at the beginning.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        folder: Path,
+        llm: Connection,
+        *,
+        watch: Watch,
+        keep: Callable[[], Awaitable[None]],
+    ) -> None:
+        self.changes: list[Change] = []
+        self.view = watch.view
+        self._driver = driver
+        self._folder = folder
+        self._values: dict[str, Any] = {name: getattr(llm, name) for name in PACE}
+        self._set: dict[str, Any] = {}
+        self._keep = keep
+        self._turn = asyncio.Lock()
+        self._late: set[asyncio.Task[None]] = set()
+        driver.on_begun = self._note_begun
+
+    async def obey(self, order: Order, by: str) -> Answer:
+        """See `Steered`."""
+        async with self._turn:
+            told, settings = await self._do(order, by)
+            if told is not None:
+                self.changes.append(Change(time.time(), by, order.do, settings))
+                _log.warning("%s: %s", by, told)
+                await self._keep()
+            paused_at_s = self._driver.progress.paused_at_s
+            standing = Standing(
+                process=os.getpid(),
+                paused_s=None if paused_at_s is None else time.monotonic() - paused_at_s,
+                is_stopping=self._driver.stopped is not None,
+                in_flight=self._driver.snapshot().in_flight,
+                settings=[
+                    SettingState(name, value, "in each process") for name, value in self._values.items()
+                ],
+            )
+            return Answer(standing=standing, told=told)
+
+    async def _do(self, order: Order, by: str) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
+        driver = self._driver
+        if order.do in ("show", "view") or (order.do == "stop" and driver.stopped is not None):
+            return None, {}
+        if order.do == "stop":
+            driver.stop(Stopped(f"stopped by {by}", reason="stopped", hint=words(START_AGAIN, " to go on")))
+            return "stopped: nothing more is sent, and what is in flight is waited for", {}
+        check_goes_on(driver.stopped)
+        if order.do == "set":
+            return await self._change(checked_settings(order.settings))
+        if (driver.progress.paused_at_s is not None) is (order.do == "pause"):
+            return None, {}
+        (driver.pause if order.do == "pause" else driver.resume)()
+        await self._pass_on(order, driver.under_way)
+        return ("paused: nothing more is sent" if order.do == "pause" else "resumed"), {}
+
+    async def _change(self, asked: dict[str, Any]) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
+        for name in asked:
+            if name not in PACE:
+                raise InputError(
+                    f"{name} cannot be changed while a run in shards goes on",
+                    hint=words("stop it, and ", _AGAIN, f"; what can: {', '.join(PACE)}"),
+                )
+        changed = {
+            name: (self._values[name], value) for name, value in asked.items() if self._values[name] != value
+        }
+        if not changed:
+            return None, {}
+        self._values |= asked
+        self._set |= asked
+        await self._pass_on(Order("set", asked), self._driver.under_way)
+        self._driver.progress.changed = shown_settings(changed)
+        return f"set {shown_settings(changed)}, in each process", changed
+
+    def _note_begun(self, shard: int) -> None:
+        """What was set holds for a shard that begins later, too."""
+        if self._set:
+            task = asyncio.ensure_future(self._pass_on(Order("set", dict(self._set)), {shard}))
+            self._late.add(task)
+            task.add_done_callback(self._late.discard)
+
+    async def _pass_on(self, order: Order, shards: Iterable[int]) -> None:
+        await asyncio.gather(*(asyncio.to_thread(self._send, order, shard) for shard in set(shards)))
+
+    def _send(self, order: Order, shard: int) -> None:
+        """To a shard, unless it ends in this moment; to one that has just begun, as soon as it takes orders."""
+        give_up_at = time.monotonic() + _BEGINS_WITHIN_S
+        while shard in self._driver.under_way and time.monotonic() < give_up_at:
+            try:
+                Control(shard_of(self._folder, shard)).send(order)
+            except InputError:
+                time.sleep(_LOOK_S)
+            else:
+                return
+
+
+_BEGINS_WITHIN_S = 10.0
+_LOOK_S = 0.05
+
+
+def check_goes_on(stopped: MistillError | None) -> None:
+    """``InputError`` where a start is stopping."""
+    if stopped is not None:
+        raise InputError(
+            f"the run is stopping: {stopped.headline}",
+            hint=words("what is in flight is waited for; then ", _AGAIN),
+        )
 
 
 _LEARNED = {"server": "by the server's headers", "inferred": "accepted, as it seems"}

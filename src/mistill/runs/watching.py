@@ -36,11 +36,12 @@ def follow_run(
         LedgerError: its ledger cannot be read.
     """
     _, found = find_run(path, ledger)
-    name = main_name(found)[0]
+    control = Control(found)
+    name = main_name(control.ledger)[0]
     if not is_held(name):
         return
     try:
-        yield from Control(found).views(every_s)
+        yield from control.views(every_s)
     except InputError:
         yield from _by_ledger(path, ledger, every_s)
     while is_held(name):  # its output is written

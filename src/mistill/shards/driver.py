@@ -36,6 +36,8 @@ class Driver:
         grace_s: how long a stop waits for what is in flight.
 
     Attributes:
+        under_way: the shards that are worked on.
+        on_begun: is told of each when the work on it begins.
         stopped: why it ended early.
         broke_off: the error that ended it, where nobody has asked for that.
     """
@@ -57,7 +59,9 @@ class Driver:
         self._begun = begun
         self._grace_s = grace_s
         self._views: dict[int, View] = {}
-        self._under_way: set[int] = set()
+        self.under_way: set[int] = set()
+        self.on_begun: Callable[[int], object] = lambda _: None
+        self._is_paused = False
         self._deaths: dict[int, tuple[int, int]] = {}
         self._stillborn = 0
         self._later: list[tuple[float, int]] = []
@@ -85,8 +89,20 @@ class Driver:
         if self.stopped is not None:
             return
         self.stopped = reason
+        if self._is_paused:
+            self.resume()
         self.progress.cut_off_at_s = time.monotonic() + self._grace_s
         self._workers.stop(reason.headline)
+
+    def pause(self) -> None:
+        """The work on no further shard begins until `resume`; those under way are paused by whoever says this."""
+        self._is_paused = True
+        self.progress.pause()
+
+    def resume(self) -> None:
+        """It goes on."""
+        self._is_paused = False
+        self.progress.resume()
 
     def abandon(self) -> None:
         """Nothing is waited for: what is in flight is marked as maybe billed."""
@@ -94,7 +110,7 @@ class Driver:
 
     def snapshot(self) -> Snapshot:
         """All governors at one moment, as if they were one: a second of one of four is a quarter of one."""
-        views = [self._views[shard] for shard in self._under_way if shard in self._views]
+        views = [self._views[shard] for shard in self.under_way if shard in self._views]
         seconds: dict[WaitCause, float] = {}
         for view in self._views.values():
             for cause, spent in view.seconds_by_cause.items():
@@ -118,14 +134,15 @@ class Driver:
         now_s = time.monotonic()
         self._waiting += [shard for at_s, shard in self._later if at_s <= now_s]
         self._later = [one for one in self._later if one[0] > now_s]
-        while self._waiting and self._workers.free and self.stopped is None:
+        while self._waiting and self._workers.free and self.stopped is None and not self._is_paused:
             shard = self._waiting.popleft()
-            self._under_way.add(shard)
+            self.under_way.add(shard)
             self._workers.begin(self._begun(shard))
-        return bool(self._under_way) or (self.stopped is None and bool(self._waiting or self._later))
+            self.on_begun(shard)
+        return bool(self.under_way) or (self.stopped is None and bool(self._waiting or self._later))
 
     def _end(self, ended: Ended) -> None:
-        self._under_way.discard(ended.shard)
+        self.under_way.discard(ended.shard)
         if ended.died is not None and ended.was_stillborn and self._is_hopeless(ended.died):
             return
         if ended.died is not None:

@@ -16,6 +16,7 @@ import msgspec
 from mistill.errors import InputError
 from mistill.ledger.files import main_name
 from mistill.ledger.lock import holder_of, is_held
+from mistill.ledger.shard_files import is_in_shards, whole_of
 from mistill.progress.view import View
 from mistill.steering.address import find_address
 from mistill.steering.orders import Answer, Order, OrderName, Standing, decode_answer
@@ -33,12 +34,12 @@ class Control:
     ``InputError``, and nothing was changed.
 
     Args:
-        ledger: of the run.
+        ledger: of the run; of one in shards the folder, for all of them, or that of a shard.
         begins_within_s: how long a start that has its ledger is given to take orders.
     """
 
     def __init__(self, ledger: Path, *, begins_within_s: float = 2.0) -> None:
-        self.ledger = ledger
+        self.ledger = whole_of(ledger) if is_in_shards(ledger) else ledger
         self._begins_within_s = begins_within_s
 
     def __repr__(self) -> str:
