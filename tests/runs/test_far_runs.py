@@ -279,3 +279,19 @@ def test_the_password_of_a_database_is_in_no_ledger_or_report(
     assert files
     for path in files:
         assert PostgreSQL.PASSWORD.encode() not in path.read_bytes() + str(path).encode()
+
+
+def test_what_looks_at_runs_finds_one_whose_output_is_elsewhere(
+    place: Place,
+    s3: S3,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    from mistill.viewer.catalogue import Catalogue
+
+    monkeypatch.chdir(tmp_path)
+    place.write(TEXTS)
+    place.run(out=OUT).start()
+    assert Catalogue(OUT).single is not None
+    assert main(["report", OUT]) == 0
+    assert (tmp_path / "out.report.html").is_file()

@@ -11,7 +11,7 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from mistill.errors import InputError, MistillError
-from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, output_of, read_manifest
+from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, ledger_beside, output_of, read_manifest
 from mistill.ledger import LedgerReader
 from mistill.wording import Setting, words
 
@@ -72,7 +72,7 @@ class Catalogue:
         self._only: KnownRun | None = None
         if ledger is None and Path(path).is_dir():
             self._folder = Path(path)
-        elif ledger is None and not Path(path).exists() and not Path(f"{path}{LEDGER_SUFFIX}").exists():
+        elif ledger is None and not Path(path).exists() and not ledger_beside(path).exists():
             raise InputError(
                 f"there is no run and no folder at {path}",
                 hint=words("give the output of a run, or its ", Setting("ledger"), ", or a folder with some"),
