@@ -169,7 +169,7 @@ def _asked(report: RunReport, reader: LedgerReader | None) -> Iterator[Block]:
             "schema", cut(json.dumps(schema, ensure_ascii=False, indent=2), _LONGEST_TEXT), is_open=False
         )
     if report.starts:
-        yield _starts(report.starts)
+        yield _starts(report.starts, is_running=report.is_running)
     if report.jobs:
         lines = [cut(line, _LONGEST_MESSAGE) for line in job_lines(report.jobs, in_full=True)]
         yield Group("Batch jobs", [Lines([("", line) for line in lines[:_MOST_JOBS]])])
@@ -182,7 +182,7 @@ def _asked(report: RunReport, reader: LedgerReader | None) -> Iterator[Block]:
         )
 
 
-def _starts(starts: Sequence[StartReport]) -> Table:
+def _starts(starts: Sequence[StartReport], *, is_running: bool) -> Table:
     rows = [
         [
             f"{start.number:,}",
@@ -190,7 +190,7 @@ def _starts(starts: Sequence[StartReport]) -> Table:
             seconds(start.seconds),
             f"{start.sent:,}",
             f"{start.sent / start.seconds:,.1f}" if start.seconds and start.sent else "–",
-            cut(_how_it_ended(start), _LONGEST_SETTING // 4),
+            cut(_how_it_ended(start, goes_on=is_running and start is starts[-1]), _LONGEST_SETTING // 4),
         ]
         for start in starts[-_MOST_STARTS:]
     ]
@@ -199,7 +199,7 @@ def _starts(starts: Sequence[StartReport]) -> Table:
     return Table(title, columns, rows, frozenset((2, 3, 4)))
 
 
-def _how_it_ended(start: StartReport) -> str:
+def _how_it_ended(start: StartReport, *, goes_on: bool) -> str:
     told: list[str] = []
     if start.retry is not None:
         told.append(
@@ -210,6 +210,8 @@ def _how_it_ended(start: StartReport) -> str:
         told.append("looked at batch jobs")
     if start.stopped is not None:
         told.append(f"was stopped: {start.stopped.message}")
+    elif goes_on:
+        told.append("goes on")
     elif start.ended_at is None:
         told.append("did not say that it ended")
     return "; ".join(told) or "went to its end"
