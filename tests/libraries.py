@@ -9,10 +9,17 @@ import pytest
 _INSTALL = {
     "aiohttp": "mistill[simulator]",
     "PIL": "pillow",
+    "adlfs": "mistill[remote]",
+    "duckdb": "mistill[sql]",
+    "fsspec": "mistill[remote]",
+    "huggingface_hub": "mistill[remote]",
+    "moto": "moto[server]",
     "instructor": "mistill[instructor]",
     "openpyxl": "mistill[excel]",
     "playwright": "playwright",
+    "psycopg": "mistill[sql]",
     "pyarrow": "mistill[arrow]",
+    "s3fs": "mistill[remote]",
     "vl_convert": "mistill[report]",
 }
 
