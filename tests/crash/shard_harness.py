@@ -110,7 +110,7 @@ class ShardCrash:
     def _kill_worker_of(self, driver: subprocess.Popen[bytes]) -> bool:
         """One worker in two cases of three, where there is one."""
         workers = _workers_of(driver.pid)
-        if not workers or self._rng.random() < 1 / 3:
+        if not workers or self._killed.total() % 3 == 2:
             return False
         _kill(self._rng.choice(workers))
         self._killed["worker"] += 1
