@@ -141,6 +141,24 @@ async def test_a_run_goes_on_beside_those_who_mark_its_rows(path: Path) -> None:
         assert await ledger.has_completions()
 
 
+async def test_a_mark_of_another_process_leaves_the_log_to_the_run(path: Path) -> None:
+    """Also where the run holds no lock on its file any more: closing it elsewhere in its process drops it."""
+    code = """
+import sys
+from pathlib import Path
+from mistill.ledger.marks import write_mark
+write_mark(Path(sys.argv[1]), 0, "bad", None)
+"""
+    with Ledger.open(path, {}) as ledger:
+        rows = await claim(ledger)
+        await answer(ledger, rows[0])
+        path.open("rb").close()
+        await asyncio.to_thread(subprocess.run, [sys.executable, "-c", code, str(path)], check=True)
+        await answer(ledger, rows[1])
+    assert said(path) == {0: ("bad", None)}
+    assert chosen(path, "state=completion") == [0, 1]
+
+
 async def test_what_a_log_loses_after_a_mark_can_still_be_rescued(path: Path) -> None:
     ledger = Ledger.open(path, {})
     rows = await claim(ledger)

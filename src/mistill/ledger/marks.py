@@ -52,7 +52,13 @@ def write_mark(
     if is_in_shards(path):
         path, there = place_in_shards(path, position)
     try:
-        with closing(database.open_to_note(path)) as connection, database.explained(path):
+        # A reader that is closed last: the log is the run's, and is left to it.
+        with (
+            closing(database.open_to_read(path)) as reader,
+            closing(database.open_to_note(path)) as connection,
+            database.explained(path),
+        ):
+            reader.execute("SELECT 1 FROM meta LIMIT 1").fetchone()  # SQLite's lock is taken here
             connection.execute("BEGIN IMMEDIATE")
             row, found_at = _outcome_of(connection, there, position)
             if outcome_at is not None and found_at != outcome_at:
