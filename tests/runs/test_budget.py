@@ -118,6 +118,16 @@ def test_an_answer_without_usage_is_taken_to_be_cached_as_much_as_others() -> No
     assert of_a_job.usage == spent.usage
 
 
+def test_how_long_answers_of_a_job_are_is_known_with_the_first_of_them() -> None:
+    """What is asked while a job is being read is held at such lengths, and not at nothing."""
+    budget = Budget(max_cost=1.0, price=PRICE)
+    for _ in range(20):
+        budget.estimated(Usage(100, 900), 400, None)
+    reservation = budget.try_reserve(100, None)
+    assert reservation is not None
+    assert reservation.output_tokens >= 900
+
+
 @pytest.mark.parametrize(
     "usage",
     [

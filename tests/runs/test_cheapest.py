@@ -396,3 +396,26 @@ def test_few_rows_are_quoted_as_they_go(
     assert "so few rows all go live: no job is worth the wait; see batch_tail" in str(found)
     assert run.start().completions == 100
     assert [record.getMessage() for record in caplog.records][-1] == "they are too few for jobs, and go live"
+
+
+def test_requests_of_one_row_find_its_whole_prompt_cached(place: Place, cached: Simulator) -> None:
+    """With a schema each of several generations is a request of its own: all but the first cost a tenth."""
+    place.write([f"mail {number:04d}: " + "what it says, at length. " * 320 for number in range(60)])
+    schema = {"type": "object", "properties": {"kind": {"enum": ["a", "b"]}}, "required": ["kind"]}
+    llm = place.llm(structured_output={"schema": schema})
+    report = place.run(llm=llm, num_generations=5, lane="cheapest", batch_tail=0).start()
+    assert report.lanes is not None
+    assert (report.lanes.live, report.lanes.in_jobs) == (60, 0)
+
+
+def test_what_the_cache_saved_is_of_the_lane_that_has_one(place: Place, cached: Simulator) -> None:
+    """Of two lanes together, each at its own price: what is cached live would have cost its full price there."""
+    cached.change(answer_tokens=900)
+    most = [5 if number % 2 else 800 for number in range(300)]
+    place.write_rows([{"text": f"mail {number:04d}", "most": limit} for number, limit in enumerate(most)])
+    report = start(place, row_parameters={"max_new_tokens": "most"})
+    price = price_of("mistral-small-latest")
+    assert price is not None
+    assert report.lanes is not None
+    assert report.lanes.in_jobs > 100
+    assert report.saved_by_cache == pytest.approx(report.cached_tokens * price.cache_saves / 1e6, rel=1e-6)

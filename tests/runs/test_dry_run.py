@@ -176,3 +176,22 @@ def test_jobs_are_spoken_of_where_there_are_any(place: Place, endpoint: str | No
     llm = MistralLLM(model="mistral-small-latest", endpoint=url)
     found = place.run(llm=llm, lane="cheapest", system=SHOP + "{{ text }}", prompt="Answer.").dry_run()
     assert ("jobs" in str(found)) == (endpoint is None)
+
+
+def test_a_key_of_ones_own_makes_no_prompts_alike_that_have_other_schemas(place: Place) -> None:
+    """What stands before the messages differs, so nothing behind it is cached."""
+    formats = [
+        {"type": "json_schema", "json_schema": {"name": f"s{n}", "schema": {"type": "object"}}}
+        for n in range(20)
+    ]
+    place.write_rows([{"text": SHOP, "format": one} for one in formats])
+    llm = MistralLLM(model="mistral-small-latest")
+    settings: dict[str, Any] = {"parameters": {"prompt_cache_key": "mine"}}
+    alike = Run(place.input, llm=llm, out=place.out, prompt="{{ text }}", **settings).dry_run()
+    assert alike.cache is not None
+    assert alike.cache.cached_tokens > 0.8 * alike.input_tokens
+    found = Run(
+        place.input, llm=llm, out=place.out, prompt="{{ text }}",
+        row_parameters={"response_format": "format"}, **settings,
+    ).dry_run()  # fmt: skip
+    assert found.cache is None or found.cache.cached_tokens == 0

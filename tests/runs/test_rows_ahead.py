@@ -43,6 +43,10 @@ async def test_how_many_are_to_come_is_not_known_of_an_input_that_stays_open(mon
     monkeypatch.setattr(rows_ahead, "_LONGEST_S", 0.01)
     found = ahead(rows(20, ends=False))
     assert await found.are_no_more_than(200) is None
+    monkeypatch.setattr(rows_ahead, "_LONGEST_S", 60.0)
+    assert (
+        await asyncio.wait_for(found.are_no_more_than(200), 5) is None
+    )  # it is waited for once, not for each row
     assert [await anext(found) for _ in range(20)] == [[row] for row in range(20)]
     found.close()
 

@@ -476,6 +476,8 @@ class Budget:
         self._answers += 1
         self._output_tokens += usage.output_tokens
         self._answers_heard += 1
+        if usage.output_tokens > self._longest_output:
+            self._longest_output = usage.output_tokens
         if usage.audio_seconds > self._longest_audio_s:
             self._longest_audio_s = usage.audio_seconds
         return None

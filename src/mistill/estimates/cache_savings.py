@@ -16,7 +16,7 @@ def saved_by_cache(price: Price | None, usage: Usage, cost: float | None) -> flo
     """US dollars that so many tokens would have cost more if none had been cached.
 
     Args:
-        price: of the model. What was paid may be under other tariffs: all of them change both in the same way. Sound
+        price: of the model. What was paid may be under another tariff, the same for all of it. Sound
             is left out, as far as it is billed: what it cost is not cached, and the price of tokens is taken as it is.
         cost: what was paid.
 

@@ -17,6 +17,7 @@ from mistill.api.prices import cached_factor
 from mistill.api.usage import UsageInfo, usage_of
 from mistill.datasets.sources import Row
 from mistill.datasets.sources.media_files import media_kind
+from mistill.delivery.cache_key import CacheKey
 from mistill.delivery.dispatcher import Delivered, Send
 from mistill.errors import InputError, MalformedAnswer, WrongFile
 from mistill.finish_reasons import REPETITION
@@ -361,9 +362,12 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
             requests,
         )
 
-    def beginning_of(self, prepared: Prompt | AttachedPrompt) -> bytes:
+    def met(self, prepared: Prompt | AttachedPrompt, key: CacheKey | None) -> Met:
         # What is attached stands behind it, and is seldom the same.
-        return (prepared.prompt if isinstance(prepared, AttachedPrompt) else prepared).messages
+        prompt = prepared.prompt if isinstance(prepared, AttachedPrompt) else prepared
+        sent = None if key is None else key.field
+        # A key of the user's own may be of prompts with other tools or schemas, which stand before the messages.
+        return Met.of(prompt.generation.before_messages if sent is None else sent, prompt.messages)
 
     @property
     def rows_have_limits(self) -> bool:
@@ -384,7 +388,7 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
         if layout is None or not layout.early or self._goes_by_jobs:
             return
         first, seen = prepared[:_LOOKED_AT], Beginnings()
-        found_of = [seen.ask(Met.of(b"", self.beginning_of(one))) for one in first]
+        found_of = [seen.ask(self.met(one, None)) for one in first]
         later = found_of[len(found_of) // 2 :]  # by then others have had what a column has
         found = sum(later) / len(later)
         tokens = sum(self.size_of(one).input_tokens / self.generation.requests_each for one in first) / len(

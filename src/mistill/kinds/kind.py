@@ -26,6 +26,7 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import AnswerTerms, KnownAttempt, PaidAnswer, RowState
 from mistill.llms.generation import Server
 from mistill.llms.types import Completion, Outcome
+from mistill.prompts.beginnings import Met
 from mistill.prompts.prompt_layout import PromptLayout
 from mistill.prompts.row_parameters import RowParameters
 from mistill.structured.schema import OutputSchema
@@ -266,9 +267,13 @@ class Kind(ABC, Generic[A]):
     def answer(self, prepared: Sequence[A], send: Send[Any]) -> Coroutine[Any, Any, Sequence[Outcome]]:
         """One outcome for each of the rows, which are asked together. Raises only what ends the whole run."""
 
-    def beginning_of(self, prepared: A) -> bytes:  # noqa: ARG002  most have none
-        """What a row's prompt begins with, as far as it can be cached: bytes that are the same where it is."""
-        return b""
+    def met(self, prepared: A, key: CacheKey | None) -> Met:  # noqa: ARG002  most have none
+        """How a row's prompt begins, as far as it can be cached.
+
+        Args:
+            key: under which it is, by `cache_keys`.
+        """
+        return Met(b"", [])
 
     @property
     def rows_have_limits(self) -> bool:

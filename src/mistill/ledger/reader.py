@@ -486,16 +486,16 @@ class LedgerReader:
         with self.snapshot():
             return read_takings(self._connection, terms_of)
 
-    def cost_of_jobs(self) -> float | None:
-        """US dollars for the answers of jobs; ``None``: there are none, or none has a price."""
+    def usage_of_jobs(self) -> RowUsage | None:
+        """What all answers of jobs took together; ``None``: there are no jobs."""
         with database.explained(self.path):
             if not has_jobs(self._connection):
                 return None
-            cost, known = self._connection.execute(
-                f"""SELECT total(cost), count(cost) FROM attempts
+            read, written, cached, cost = self._connection.execute(
+                f"""SELECT total(input_tokens), total(output_tokens), total(cached_tokens), sum(cost) FROM attempts
                     WHERE job IS NOT NULL AND status = 'answered' AND NOT {IS_DAMAGED}"""  # noqa: S608 - our own words
             ).fetchone()
-        return cost if known else None
+        return RowUsage(True, int(read), int(written), int(cached), cost, is_first=False)
 
     def rows_of_jobs(self) -> Collection[int]:
         """The rows (``LedgerRow.leader``) that jobs have answered."""

@@ -265,7 +265,7 @@ class ShardsReader(LedgerReader):
     def jobs(self) -> list[Job]:
         return []
 
-    def cost_of_jobs(self) -> float | None:
+    def usage_of_jobs(self) -> RowUsage | None:
         return None
 
     def rows_of_jobs(self) -> Collection[int]:

@@ -32,6 +32,10 @@ class Met(NamedTuple):
         """Of the prompt, as far as whole blocks go."""
         return len(self.blocks) * BLOCK_TOKENS
 
+    def tokens_again(self, requests: float) -> int:
+        """Of so many requests with the prompt, those tokens that the second and later ones find."""
+        return max(0, round(requests) - 1) * self.tokens
+
     @classmethod
     def of(cls, key: bytes, prompt: bytes) -> Met:
         """One with such a key; what stands before the messages of its request is the same in all that have it."""
@@ -147,9 +151,10 @@ class Beginnings:
 
     def warm(self, met: Met) -> None:
         """A prompt is asked live."""
-        if len(self._warm_keys) >= _MOST_KEYS:
-            self._warm_keys.clear()
-        self._warm_keys[met.key] += 1
+        keys = self._warm_keys
+        keys[met.key] = keys.pop(met.key, 0) + 1
+        if len(keys) > _MOST_KEYS:
+            del keys[next(iter(keys))]
         self._warm.update(block for block in met.blocks if block in self._blocks)
 
     def cool(self, met: Met) -> None:

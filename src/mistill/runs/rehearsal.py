@@ -23,7 +23,7 @@ from mistill.estimates.dry_run import (
 from mistill.estimates.lane_quotes import longest_answer_live, quotes_before
 from mistill.kinds.kind import Kind, RequestSize
 from mistill.kinds.options import Lane
-from mistill.prompts.beginnings import Beginnings, Met
+from mistill.prompts.beginnings import Beginnings
 from mistill.runs.pending_rows import is_of_all_rows, prepare_row
 from mistill.runs.record_shape import RecordShape
 
@@ -132,10 +132,8 @@ def _cache(kind: Kind[Any]) -> Callable[[Any, RequestSize], int]:
     key_of, beginnings = kind.cache_keys(), Beginnings()
 
     def cached(prepared: Any, size: RequestSize) -> int:
-        key = None if key_of is None else key_of(prepared)
-        met = Met.of(b"" if key is None else key.field or b"", kind.beginning_of(prepared))
-        found = beginnings.ask(met) + round(size.requests - 1) * met.tokens
-        return min(found, size.input_tokens)
+        met = kind.met(prepared, None if key_of is None else key_of(prepared))
+        return min(beginnings.ask(met) + met.tokens_again(size.requests), size.input_tokens)
 
     return cached
 

@@ -202,7 +202,9 @@ class Runner:
         def read() -> tuple[list[RowUsage], int, bool]:
             with LedgerReader(ledger.path) as reader:
                 has_jobs = any(not job.is_over for job in reader.jobs())
-                return reader.row_usages(ledger.settings), reader.counts().completions, has_jobs
+                counts = reader.counts()
+                done = counts.completions + (0 if self._options.retry_failed else counts.failures)
+                return reader.row_usages(ledger.settings), done, has_jobs
 
         before = [*ledger.models]  # the one that answered last is at the end
 

@@ -447,7 +447,7 @@ class BatchLane:
         if not self._hurries:
             _log.warning(words("all rows go live, since the server makes no batch jobs: ", error.headline))
         self._hurries = True
-        self._choice.goes_all_live()
+        self._choice.goes_all_live("the server makes no batch jobs")
         return True
 
     def _leave_over(self, job: Job) -> None:
@@ -627,7 +627,12 @@ class BatchLane:
             return
         if deadline_s < 2 * self._tuning.deadline_margin_s:
             _log.warning("the deadline leaves batch jobs no time: all rows go live, at the full price")
-            self._hurries = True
+            self._go_all_live()
+
+    def _go_all_live(self) -> None:
+        self._hurries = True
+        if self._choice is not None:
+            self._choice.goes_all_live("the deadline is near")
 
     def _requests_at_server(self) -> int:
         return sum(job.record.lines - (job.record.completed or 0) for job in self._keeper.book.under_way)
@@ -638,7 +643,7 @@ class BatchLane:
 
     async def _hurry(self) -> None:
         """What is not back by now is cancelled, read as far as it came, and asked live."""
-        self._hurries = True
+        self._go_all_live()
         _log.warning(
             "the deadline is near: %s cancelled, and what they leave over (up to %s) goes live, at the full price",
             count(len(self._keeper.book.under_way), "batch job"),

@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from mistill.api.prices import Price
+from mistill.api.token_estimate import BYTES_PER_TOKEN
 from mistill.api.usage import Usage
 from mistill.errors import InputError
 from mistill.estimates.lane_prices import LanePrices, RowSize, usage_of
@@ -30,6 +31,8 @@ from mistill.runs.lanes.rows_ahead import RowsAhead
 
 _USUAL_ROWS = 2000
 """Of a run of which nobody knows how many it has."""
+_ROW_BYTES = 1500
+"""About what a row takes in memory beside its text."""
 _LIVE_SHARE = 0.8
 """Of the time until a deadline, for rows that are cheaper live: the rest is for what jobs leave over."""
 
@@ -87,7 +90,8 @@ class LaneChoice:
         self._is_certain = False
         self._planned = 0
         self._most_live = math.inf
-        self._is_all_live = False
+        self._noted_at, self._has_met_all = 1, False
+        self._why_all_live: str | None = None
 
     # --- rows -------------------------------------------------------------------------------------------------------
 
@@ -101,8 +105,7 @@ class LaneChoice:
         if self.never_live or isinstance(pending.prepared, InputError):
             return None
         key = None if self._cache_key_of is None else self._cache_key_of(pending.prepared)
-        field = b"" if key is None else key.field or b""
-        met = Met.of(field, self._kind.beginning_of(pending.prepared))
+        met = self._kind.met(pending.prepared, key)
         row = pending.state.row
         if row not in self._met_rows:
             self._met_rows.update((row,))
@@ -110,8 +113,9 @@ class LaneChoice:
         return met
 
     def _bytes_of(self, pending: PendingRow) -> int:
-        raw, prepared = pending.row.raw, pending.prepared
-        return len(raw) + (0 if isinstance(prepared, InputError) else len(self._kind.beginning_of(prepared)))
+        prepared = pending.prepared
+        tokens = 0 if isinstance(prepared, InputError) else self._kind.size_of(prepared).input_tokens
+        return _ROW_BYTES + len(pending.row.raw) + tokens * BYTES_PER_TOKEN
 
     def _note_turn(self, pending: PendingRow, met: Met | None) -> None:
         if met is not None:
@@ -218,10 +222,10 @@ class LaneChoice:
             return False
         beginnings, prices = self._beginnings, self._prices
         beginning = beginnings.of(met)
-        tokens = beginning.known_tokens or beginnings.likely_tokens(met)
-        shared = min(tokens, round(size.input_tokens))
-        if shared <= (size.shared_tokens or 0):
+        more = (beginning.known_tokens or beginnings.likely_tokens(met)) - beginning.warm_tokens
+        if more <= 0:
             return False
+        shared = min((size.shared_tokens or 0) + more, round(size.input_tokens))
         to_come = beginning.to_come + beginnings.expected(beginning.others, self._rows_unmet())
         now = prices.of(size)
         then = prices.of(msgspec.structs.replace(size, shared_tokens=shared, is_first=False))
@@ -255,19 +259,22 @@ class LaneChoice:
 
     def note_end_of_rows(self) -> None:
         """What is asked from now on was met before, and was to go live then."""
-        self._most_live = math.inf
+        self._has_met_all, self._most_live = True, math.inf
 
-    def goes_all_live(self) -> None:
-        """There are no jobs."""
-        self._is_all_live = True
+    def goes_all_live(self, why: str) -> None:
+        """Whatever it costs: there are no jobs, or no time for them."""
+        self._why_all_live = why
 
     def _size_of(self, pending: PendingRow, met: Met | None) -> RowSize:
         size = self._kind.size_of(pending.prepared)
         if met is None:
             return RowSize(size.input_tokens, size.most_output_tokens)
         beginning = self._beginnings.of(met, is_warm=pending.state.row in self._put_off)
-        shared = min(beginning.warm_tokens, size.input_tokens)
-        return RowSize(size.input_tokens, size.most_output_tokens, shared, beginning.is_first)
+        again = met.tokens_again(size.requests)
+        shared = min(beginning.warm_tokens + again, size.input_tokens)
+        return RowSize(
+            size.input_tokens, size.most_output_tokens, shared, is_first=beginning.is_first and not again
+        )
 
     # --- what rows took ---------------------------------------------------------------------------------------------
 
@@ -275,16 +282,18 @@ class LaneChoice:
         """Rows that went live have their outcomes."""
         for pending, outcome in zip(rows, outcomes, strict=True):
             size = self._sizes.get(pending.state.row)
-            if outcome.usage.input_tokens:
+            if outcome.usage.input_tokens and not _was_in_job(pending):
                 self._see(size or self._known_size(pending), outcome.usage, outcome.cost, in_job=False)
             self._account.time(outcome)
         if self._sizes.pop(rows[0].state.row, None) is not None:
             self._sample.note_back(len(rows))
+            if self._account.has_quoted and self._sample.come_back >= 2 * self._noted_at:
+                self._note_deadline()
 
     def note_in_jobs(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
         """Rows have their outcomes by what the ledger had, from jobs as a rule."""
         for pending, outcome in zip(rows, outcomes, strict=True):
-            if outcome.usage.input_tokens and any(one.attempt.job is not None for one in pending.known):
+            if outcome.usage.input_tokens and _was_in_job(pending):
                 self._see(self._known_size(pending), outcome.usage, outcome.cost, in_job=True)
 
     def _known_size(self, pending: PendingRow) -> RowSize:
@@ -302,16 +311,28 @@ class LaneChoice:
         return None if self._rows is None else max(1, self._rows - self._account.live)
 
     def _note_deadline(self) -> None:
-        """No more rows go live than can in time: jobs may be done with the others by then."""
+        """No more rows go live than can in time: jobs may be done with the others by then.
+
+        Looked at again as more is known of how long they take.
+        """
+        self._noted_at = max(1, self._sample.come_back)
         rows, time_s = self._rows_left(), self._time_left_s()
-        if rows is None or math.isinf(time_s):
+        if rows is None or math.isinf(time_s) or self._has_met_all:
             return
         live_s = self._account.live_s(rows)
-        if live_s is not None and live_s > time_s * _LIVE_SHARE:
-            self._most_live = self._planned + int(rows * time_s * _LIVE_SHARE / live_s)
+        if live_s is not None:
+            in_time = live_s <= time_s * _LIVE_SHARE
+            self._most_live = (
+                math.inf if in_time else self._planned + int(rows * time_s * _LIVE_SHARE / live_s)
+            )
 
     def _told(self) -> str:
         """How many rows of this start go which way, in words, and why."""
-        if self._is_all_live and (self._account.has_quoted or self.never_live):
-            return "all rows live: the server makes no batch jobs"
+        if self._why_all_live is not None:
+            return f"all rows live: {self._why_all_live}"
         return self._account.told(self._prices, too_few=bool(self._is_small), is_learning=not self.never_live)
+
+
+def _was_in_job(pending: PendingRow) -> bool:
+    """Some of what it took was asked in jobs, at their price."""
+    return any(one.attempt.job is not None for one in pending.known)

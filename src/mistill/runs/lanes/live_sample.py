@@ -23,10 +23,13 @@ class LiveSample:
 
     Args:
         known: rows that earlier starts had answered live.
+
+    Attributes:
+        come_back: rows that are answered, those included.
     """
 
     def __init__(self, known: int) -> None:
-        self._asked = self._come_back = known
+        self._asked = self.come_back = known
         self._wanted = max(_FIRST_ROWS, known)
         self._lost = 0.0
         self._unlike = 0
@@ -53,13 +56,13 @@ class LiveSample:
 
     def note_back(self, rows: int) -> None:
         """So many have their outcomes."""
-        self._come_back += rows
+        self.come_back += rows
         self._ended.note()
 
     async def until_back(self) -> None:
         """All that were asked are answered; then some more may be asked before it is waited for them."""
         asked = self._asked
-        await self._ended.until(lambda: self._come_back >= asked)
+        await self._ended.until(lambda: self.come_back >= asked)
         self._wanted = asked + max(1, math.ceil(asked * _GROWTH))
         self._unlike = 0
 

@@ -15,7 +15,7 @@ from mistill.runs.lanes.changes import Changes
 _MOST_ROWS = 1000
 _MOST_BYTES = 16_000_000
 _LONGEST_S = 3.0
-"""For it to be known how many rows are to come: an input that stays open may never end."""
+"""In a whole start, for it to be known how many rows are to come: an input that stays open may never end."""
 _PATIENCE_S = 0.5
 _PATIENCE_REGAINED_S = 0.005
 """By each row that was read: so an input is not waited for that has fewer than some 200 rows a second."""
@@ -49,7 +49,7 @@ class RowsAhead:
         self._ready: deque[_Ahead] = deque()
         self._rows_ready = self._bytes = 0
         self._most_rows = _MOST_ROWS
-        self._patience_s = _PATIENCE_S
+        self._longest_s, self._patience_s = _LONGEST_S, _PATIENCE_S
         self._reading: asyncio.Task[None] | None = None
         self._changed = Changes()
 
@@ -91,7 +91,11 @@ class RowsAhead:
         """
         self._most_rows = max(self._most_rows, most + 1)
         self._changed.note()
-        await self._until(lambda: self._rows_ready > most or self._is_full or self._has_ended, _LONGEST_S)
+        began_s = time.monotonic()
+        await self._until(
+            lambda: self._rows_ready > most or self._is_full or self._has_ended, self._longest_s
+        )
+        self._longest_s -= time.monotonic() - began_s
         if self._has_ended:
             return self._rows_ready <= most
         return False if self._rows_ready > most or self._is_full else None
