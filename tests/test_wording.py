@@ -23,6 +23,7 @@ from mistill.llms import MistralEmbeddings, MistralLLM
 from mistill.llms.parameters import PARAMETERS
 from mistill.runs.export import export_run
 from mistill.runs.run import Run
+from mistill.viewer.running import view
 from mistill.wording import Phrase, Setting, in_python, worded, words
 
 SOURCE = Path(mistill.__file__).parent
@@ -94,7 +95,9 @@ def test_every_setting_that_a_text_names_is_there_in_both_places() -> None:
         *MistralEmbeddings.model_fields,
         *PARAMETERS,
     }
-    for function in (Run.__init__, Run.retry, Run.audit, export_run, dedupe):
+    for function in (
+        Run.__init__, Run.retry, Run.audit, Run.mark, Run.push_to_hub, export_run, dedupe, view,
+    ):  # fmt: skip
         arguments |= set(inspect.signature(function).parameters)
     options = set(_options(program))
     named = set(_named_settings())
@@ -120,7 +123,9 @@ def _texts(tree: ast.AST) -> Iterator[ast.Constant]:
 
 
 def test_the_library_names_no_option_of_the_command_line_but_as_a_setting() -> None:
-    option = re.compile(r"(^|[\s(`'])(--[a-z][a-z-]+|mistill (run|retry|rows|export|status|models)\b)")
+    option = re.compile(
+        r"(^|[\s`']|(?<!var)\()(--[a-z][a-z-]+|mistill (run|retry|rows|export|status|models)\b)"
+    )
     found = [
         f"{path.relative_to(SOURCE)}:{text.lineno}: {text.value!r}"
         for path in sorted(SOURCE.rglob("*.py"))

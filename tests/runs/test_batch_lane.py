@@ -754,6 +754,6 @@ def test_a_deadline_sends_live_what_was_never_sent_though_a_job_does_not_end(
     place.write([f"text {number}" for number in range(300)])
     simulator.change(batch_queue_s=3600.0, batch_cancel_refused=1.0)
     with use_tuning(replace(current_tuning(), canary_wait_s=600.0)):
-        report = start(place, deadline=6.0, on_stop="return")
+        report = start(place, deadline=10.0, on_stop="return")
     assert report.completions == 200  # all but those of the first job, which is there
     assert report.with_server == 100

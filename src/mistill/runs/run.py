@@ -619,8 +619,8 @@ class Run(RunResults):
             self._is_ready = True
 
     def _new_kind(self) -> Kind[Any]:
-        self._telemetry = self._llm.telemetry
         kind = kind_of(self._llm)(self._llm, self.options)
+        self._telemetry = self._llm.telemetry
         if self.options.lane == "batch":
             check_server(kind, self._llm.endpoint)
         elif self.options.lane == "cheapest":

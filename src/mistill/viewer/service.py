@@ -224,7 +224,7 @@ class Service:
             return _problem(
                 403,
                 "this viewer only reads",
-                "start it with --annotate, annotate=True in Python, to mark rows",
+                "start it so that rows may be marked: with annotate",
             )
         if request.content_type != "application/json":
             return _problem(415, "a mark is JSON")
