@@ -52,3 +52,18 @@ def test_a_run_that_is_none_is_told(mistill: Mistill) -> None:
     ended = mistill("report", "nothing.jsonl")
     assert ended.code == 2
     assert "nothing.jsonl" in ended.stderr
+
+
+def test_the_report_of_another_run_is_not_taken_the_place_of(mistill: Mistill, run_of: RunOf) -> None:
+    """Outputs that differ by their suffix alone have reports of one name."""
+    mistill(*run_of(2))
+    Path("other").mkdir()
+    assert mistill("report", "answers.jsonl").code == 0
+    first = Path("answers.report.html").read_bytes()
+    Path("answers.jsonl").rename("other/answers.jsonl")
+    Path("answers.jsonl.ledger").rename("other/answers.jsonl.ledger")
+    refused = mistill("report", "other/answers.jsonl", "--to", "answers.report.html")
+    assert refused.code == 2
+    assert "--overwrite" in refused.stderr
+    assert Path("answers.report.html").read_bytes() == first
+    assert mistill("report", "other/answers.jsonl", "--to", "answers.report.html", "--overwrite").code == 0

@@ -28,7 +28,7 @@ from mistill.pages.blocks import (
     Text,
 )
 from mistill.pages.charts import Bin, Point, areas, bars, histogram, lines, stacked_bars
-from mistill.pages.page import page_html, page_target, theme
+from mistill.pages.page import page_html, page_target, subject, theme
 
 HOSTILE = "</pre></svg><script>alert(1)</script>\x1b]0;owned\x07\u202egnp.exe\x9b31m&lt;'\"` {{ 7*7 }} \ud800"
 
@@ -133,9 +133,11 @@ def test_a_long_text_is_cut_and_says_so() -> None:
 
 def test_a_page_takes_the_place_of_a_page_and_of_nothing_else(tmp_path: Path) -> None:
     ours, other = tmp_path / "report.html", tmp_path / "index.html"
-    ours.write_text(page_html(Page("A run", "", [], [])))
+    ours.write_text(page_html(Page("A run", "", [], [], subject(None))))
     other.write_text("<p>dear to somebody</p>")
     page_target(ours, None, [])
+    with pytest.raises(InputError, match="exists"):
+        page_target(ours, tmp_path / "another.ledger", [])
     page_target(tmp_path / "new.HTML", None, [])
     page_target("-", None, [])
     with pytest.raises(InputError, match="exists"):

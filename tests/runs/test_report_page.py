@@ -313,3 +313,12 @@ def test_the_course_of_a_start_is_kept(place: Place, simulator: Simulator) -> No
     )
     assert read_report(place.ledger).starts[0].course == course
     assert "course" in report.describe()["starts"][0]
+
+
+def test_rows_to_look_at_are_drawn_at_random_and_the_same_by_each_look(place: Place) -> None:
+    """Data that is made in turn, of thirty templates, shows more than one of them."""
+    place.write([f"template {n % 30}: number {n}" for n in range(600)])
+    report = place.run().start()
+    found = set(re.findall(r"template (\d+): number", page_of(report).text))
+    assert len(found) > 8
+    assert found == set(re.findall(r"template (\d+): number", page_of(report).text))

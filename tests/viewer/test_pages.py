@@ -40,6 +40,14 @@ def rows_of(client: Client, run: str, **asked: Any) -> list[int]:
     return found
 
 
+def test_rows_that_are_still_to_be_read_are_open_too(runs: Runs, look: Look) -> None:
+    """As `status` says it: what was read so far is not the whole input."""
+    runs.run("answers.jsonl", [f"text {number}" for number in range(60)], sample=5)
+    summary = look(runs.folder).ask("run", run="answers.jsonl")
+    assert summary["counts"]["completions"] == 5
+    assert summary["input_rows"] == 60
+
+
 def test_the_runs_of_a_folder_are_listed_with_what_is_wrong_with_one(runs: Runs, look: Look) -> None:
     runs.folder.joinpath("deeper").mkdir()
     runs.run("answers.jsonl", ["a"])

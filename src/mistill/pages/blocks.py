@@ -112,9 +112,11 @@ class Page(Struct, frozen=True):
         title, subtitle: at its top.
         sections: those without a block are left out.
         foot: where it comes from, at its end.
+        subject: tells pages about one ledger from those about others.
     """
 
     title: str
     subtitle: str
     sections: list[Section]
     foot: list[str]
+    subject: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -87,7 +88,6 @@ def page_html(page: Page) -> str:
     )
 
 
-_MARK: Final = b'<meta name="generator" content="mistill '
 _LOOKED_AT_BYTES: Final = 4096
 
 
@@ -99,7 +99,7 @@ def page_target(
     Args:
         path: its name ends in ``.html``; ``"-"``: stdout.
         ledger: of the run that the page is about. ``inputs``: of that run.
-        overwrite: replace whatever else is there; a page of ours is replaced in any case.
+        overwrite: replace whatever else is there; an earlier page about the same ledger is replaced in any case.
 
     Raises:
         InputError: it cannot be there, or would take the place of what somebody may regret.
@@ -113,14 +113,21 @@ def page_target(
         )
     place.check_writable()
     check_targets(path, ledger, inputs)
-    if not overwrite and not _is_ours(place):
+    if not overwrite and not _is_of(place, ledger):
         check_no_loss(path, "overwrite")
     return place
 
 
-def _is_ours(place: Place) -> bool:
+def subject(ledger: Path | None) -> str:
+    """What tells a page about this ledger from those about others, without its path."""
+    name = "" if ledger is None else str(ledger.resolve())
+    return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+def _is_of(place: Place, ledger: Path | None) -> bool:
+    mark = f'<meta name="mistill-run" content="{subject(ledger)}">'.encode()
     try:
         with place.open() as file:
-            return _MARK in file.read(_LOOKED_AT_BYTES)
+            return mark in file.read(_LOOKED_AT_BYTES)
     except (InputError, OSError):  # there is none
         return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -73,11 +74,9 @@ class DrawnRows:
         distributions = Distributions()
         tokens_in, tokens_out = list[int](), list[int]()
         positions = reader.draw_positions(_MOST_DRAWN, self.of)
-        shown = (
-            {positions[place * len(positions) // _SAMPLES] for place in range(_SAMPLES)}
-            if positions
-            else set[int]()
-        )
+        # By each look the same ones, and at no distance that rows made in turn might have.
+        draw = random.Random(0).sample  # noqa: S311  nothing is kept secret by it
+        shown = set(draw(positions, min(_SAMPLES, len(positions))))
         for row in reader.rows_at(positions):
             if row.state != "completion":  # it is damaged
                 continue

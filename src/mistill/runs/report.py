@@ -234,12 +234,9 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     @property
     def input_rows(self) -> int | None:
         """Rows of the input, those that no start has read yet too; ``None`` where nobody knows."""
-        if self.input_was_read_to_its_end:
-            return self.rows
-        if self.shards is not None:
+        if self.shards is not None and not self.input_was_read_to_its_end:
             return self.shards.rows
-        known = [start.input_rows for start in self.starts if start.input_rows is not None]
-        return max(known[-1], self.rows) if known else None
+        return _rows_of_input(self, self.starts)
 
     @property
     def to_go(self) -> int:
@@ -595,6 +592,23 @@ def _start_reports(reader: LedgerReader) -> Iterator[StartReport]:
             sent, last_seen_at = reader.requests_since(start.started_at, next_began_at)
             said |= {"sent": sent, "seconds": last_seen_at - start.started_at}
         yield StartReport(**said, number=start.number, started_at=start.started_at, ended_at=start.ended_at)
+
+
+def rows_of_input(reader: LedgerReader, counts: Counts) -> int | None:
+    """Rows of the input of a run, those that no start has read yet too; ``None`` where nobody knows."""
+    if counts.input_was_read_to_its_end:
+        return counts.rows
+    if (shards := reader.shards()) is not None:
+        return shards.rows
+    with explained_meta(reader):
+        return _rows_of_input(counts, [_decode_start(start.record) for start in reader.starts()])
+
+
+def _rows_of_input(counts: Counts, starts: Sequence[StartRecord]) -> int | None:
+    if counts.input_was_read_to_its_end:
+        return counts.rows
+    known = [start.input_rows for start in starts if start.input_rows is not None]
+    return max(known[-1], counts.rows) if known else None
 
 
 def _with_id(cause: Cause, reader: LedgerReader, id_column: str | None) -> Cause:

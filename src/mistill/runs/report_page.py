@@ -38,6 +38,7 @@ from mistill.pages.blocks import (
 from mistill.pages.charts import bars
 from mistill.pages.distribution_blocks import distribution_blocks, spread_chart
 from mistill.pages.money_blocks import Savings, money_blocks
+from mistill.pages.page import subject
 from mistill.pages.time_blocks import TimeOfStart, latency_chart, moment, stretches_of, time_blocks
 from mistill.progress.formatting import count, money, seconds, share, tokens_in
 from mistill.runs.drawn_rows import DrawnRows, FailedRow
@@ -84,7 +85,8 @@ def report_page(report: RunReport, reader: LedgerReader | None, wording: Wording
     ]
     foot = [f"Made of {report.ledger or 'the summary of a run whose ledger is gone'}, {moment(at)}."]
     subtitle = f"{report.kind} by {report.model}: {headline(report)}, {moment(at)}{running}"
-    return Page(cut(name, 200), cut(subtitle, 400), sections, [cut(line, 500) for line in foot])
+    about = subject(None if report.ledger is None else Path(report.ledger))
+    return Page(cut(name, 200), cut(subtitle, 400), sections, [cut(line, 500) for line in foot], about)
 
 
 # --- in short -------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from mistill.ledger import Counts
 from mistill.ledger.files import log_of
+from mistill.runs.report import rows_of_input
 from mistill.viewer.catalogue import KnownRun
 from mistill.viewer.pages import RunRows
 from mistill.viewer.texts import shown
@@ -35,7 +36,8 @@ class RunSummary(Struct, frozen=True, kw_only=True):
 
     Attributes:
         out: as commands are given it. ``settings``: what was asked, by the names of the settings, as JSON.
-        live: a run is on it now.
+        live: a run is on it now. ``input_rows``: of its input, those too that are still to be read; ``None``: nobody
+            knows how many these are.
         causes, finish_reasons, marks: of the rows of the current input.
         retries: what was asked otherwise. ``replaced``: some outcomes took the place of earlier ones.
         started_at: of its first start, unix seconds. ``seconds``: how long it took to find all this.
@@ -48,6 +50,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     settings: str
     live: bool
     counts: Counts
+    input_rows: int | None
     causes: list[Choice]
     finish_reasons: list[Choice]
     marks: list[Choice]
@@ -97,7 +100,7 @@ def _state_of(ledger: Path) -> _State:
 def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
     began_at = time.perf_counter()
     reader, manifest = rows.reader, rows.manifest
-    starts = reader.starts()
+    starts, counts = reader.starts(), reader.counts()
     asked = shown(json.dumps(manifest.settings(), ensure_ascii=False, indent=2)).text
     return RunSummary(
         name=run.name,
@@ -106,7 +109,8 @@ def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
         model=manifest.model,
         settings=asked,
         live=live,
-        counts=reader.counts(),
+        counts=counts,
+        input_rows=rows_of_input(reader, counts),
         causes=[Choice(shown(cause.kind, 100).text, cause.count) for cause in reader.failures()],
         finish_reasons=[Choice(reason, number) for reason, number in reader.finish_reasons().items()],
         marks=[Choice(mark, number) for mark, number in reader.marks().items() if mark is not None],

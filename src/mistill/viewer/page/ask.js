@@ -32,7 +32,9 @@ export function ask(path, given = {}, signal = undefined) {
 
 export function tell(path, value) {
   const headers = {"Content-Type": "application/json"};
-  return answered(fetch(`/api/${path}`, {method: "POST", headers, body: JSON.stringify(value), credentials: "same-origin"}));
+  // It arrives though the page is left at that moment.
+  const sent = {method: "POST", headers, body: JSON.stringify(value), credentials: "same-origin", keepalive: true};
+  return answered(fetch(`/api/${path}`, sent));
 }
 
 export function query(given) {

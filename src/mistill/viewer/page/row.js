@@ -103,10 +103,11 @@ function showVerdict(place, run, row, app, done) {
   const button = (mark, key) => h("button", {type: "button", "data-mark": mark, class: `mark ${mark}`, "aria-pressed": String(outcome.mark === mark),
     onclick: () => keep(outcome.mark === mark ? null : mark)}, mark === "good" ? "✓ Good " : "✗ Bad ", h("kbd", {}, key));
   note.addEventListener("change", () => keep(outcome.mark));
+  addEventListener("pagehide", () => note.isConnected && note.value !== (outcome.note ?? "") && keep(outcome.mark), {once: true});
   note.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) note.blur();
   });
-  replace(place, button("good", "g"), button("bad", "b"), h("div", {class: "note"}, h("label", {for: "note"}, "Note ", h("kbd", {}, "m")), note));
+  replace(place, button("good", "g"), button("bad", "b"), h("div", {class: "note"}, h("label", {for: "note"}, "Note ", h("kbd", {}, "m")), note, h("span", {class: "quiet"}, "kept when you leave it, or by ", h("kbd", {}, "Ctrl"), " ", h("kbd", {}, "Enter"))));
 }
 
 function section(title, ...children) {

@@ -188,16 +188,17 @@ export function markBadge(mark, note) {
 function showHead(head, summary, app) {
   const {counts} = summary;
   const done = counts.completions + counts.failures;
+  const rows = summary.input_rows ?? counts.rows;
   const figures = [
-    ["rows", count(counts.rows)], ["answered", count(counts.completions)], ["failed", count(counts.failures), counts.failures > 0],
-    ["open", count(counts.pending)], ["tokens in", count(counts.input_tokens)], ["tokens out", count(counts.output_tokens)], ["cost", money(counts.cost)],
+    ["rows", count(rows)], ["answered", count(counts.completions)], ["failed", count(counts.failures), counts.failures > 0],
+    ["open", count(Math.max(counts.pending, rows - done))], ["tokens in", count(counts.input_tokens)], ["tokens out", count(counts.output_tokens)], ["cost", money(counts.cost)],
   ];
   const isOpen = head.querySelector("details")?.open ?? false;
   replace(head,
     h("h1", {}, h("bdi", {}, summary.name)),
     h("p", {class: "quiet"}, summary.kind, " · ", summary.model, summary.started_at ? ` · started ${moment(summary.started_at)}` : ""),
     h("dl", {class: "figures"}, figures.map(([name, value, isBad]) => h("div", {}, h("dt", {}, name), h("dd", {class: isBad ? "problem" : null}, value)))),
-    counts.rows ? h("progress", {max: counts.rows, value: done, "aria-label": "Rows that have an outcome"}) : null,
+    rows ? h("progress", {max: rows, value: done, "aria-label": "Rows that have an outcome"}) : null,
     h("details", {open: isOpen}, h("summary", {}, "What was asked"), h("pre", {}, summary.settings)),
     h("p", {class: "others"}, otherViews(summary, app)));
 }

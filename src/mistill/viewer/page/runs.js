@@ -59,7 +59,7 @@ function runLine(run) {
     try {
       const summary = await ask("run", {run: run.name});
       const counts = summary.counts;
-      cells.rows.textContent = count(counts.rows);
+      cells.rows.textContent = count(summary.input_rows ?? counts.rows);
       cells.good.textContent = count(counts.completions);
       cells.bad.textContent = count(counts.failures);
       cells.bad.classList.toggle("problem", counts.failures > 0);
