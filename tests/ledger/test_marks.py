@@ -265,3 +265,9 @@ async def test_a_part_of_the_rows_is_read_by_its_place(path: Path) -> None:
         assert list(reader.rows(first=3, until=3)) == []
         assert reader.damages == []
         assert reader.positions_that(Selection.parse("row!=2"), 1, 5, 2) == [1, 3]
+
+
+async def test_a_row_beyond_all_numbers_is_not_there(path: Path) -> None:
+    await answered(path)
+    with pytest.raises(InputError, match="there is no row 99999999999999999999"):
+        write_mark(path, 99999999999999999999, "bad", None)

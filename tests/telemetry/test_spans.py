@@ -437,3 +437,24 @@ def test_a_request_that_is_cancelled_ends_its_spans(told: Told, simulator: Simul
     asyncio.run(leave())
     assert told.span(CHAT).attributes["error.type"] == "CancelledError"
     assert told.span(POST).attributes["error.type"] == Stopped.kind
+
+
+@pytest.mark.parametrize("when", ["on_start", "on_end"])
+def test_whoever_is_told_and_fails_costs_no_answer(
+    told: Told, place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture, when: str
+) -> None:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    class Fails(SpanProcessor):
+        pass
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise RuntimeError("somebody's own fault")
+
+    setattr(Fails, when, fail)
+    provider: Any = trace.get_tracer_provider()
+    provider.add_span_processor(Fails())
+    place.write(["one", "two", "three"])
+    report = place.run().start()
+    assert (report.completions, report.failures, len(simulator.requests)) == (3, 0, 3)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 import threading
 from contextlib import closing
@@ -38,6 +39,13 @@ def rows_of(client: Client, run: str, **asked: Any) -> list[int]:
         found += [row["row"] for row in page["rows"]]
         first = page["next"]
     return found
+
+
+def test_a_name_that_is_no_text_hides_no_run(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", ["a"])
+    odd = os.fsencode(runs.folder) + b"/\xff\xfe.jsonl.ledger"
+    os.link(runs.folder / "answers.jsonl.ledger", odd)
+    assert len(look(runs.folder).ask("home")["runs"]) >= 1
 
 
 def test_rows_that_are_still_to_be_read_are_open_too(runs: Runs, look: Look) -> None:

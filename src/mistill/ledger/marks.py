@@ -23,6 +23,8 @@ from mistill.ledger.tables import MARK_SUM, Mark
 from mistill.wording import Setting, words
 
 MAX_NOTE_CHARS = 10_000
+_LAST_POSITION = 2**63 - 1
+"""Of SQLite's integers."""
 
 
 class RowMark(msgspec.Struct, frozen=True):
@@ -102,7 +104,7 @@ def _checked(mark: Mark | None, note: str | None) -> str | None:
 def _outcome_of(connection: sqlite3.Connection, there: int, position: int) -> tuple[int, float]:
     """The row at a place of this ledger, and when its outcome came; ``position``: its place in the input."""
     query = "SELECT id, state, ended_at FROM row_states WHERE position = ?"
-    found = connection.execute(query, (there,)).fetchone()
+    found = None if there > _LAST_POSITION else connection.execute(query, (there,)).fetchone()
     if found is None:
         rows = connection.execute("SELECT count(position) FROM rows").fetchone()[0]
         raise InputError(

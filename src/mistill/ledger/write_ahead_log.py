@@ -16,6 +16,9 @@ _SALTS = slice(16, 24)
 _BIG_ENDIAN_SUMS = 0x377F0683
 _MAGICS = (_BIG_ENDIAN_SUMS - 1, _BIG_ENDIAN_SUMS)
 
+_MOST_BEGUN_ANEW = 1000
+"""Times between two looks."""
+
 
 class LogInUse:
     """The log of a connection that writes it, which somebody else may cut or overwrite meanwhile.
@@ -79,14 +82,19 @@ def pages_in(log: Path) -> set[int]:
 
 
 def _succeeds(header: bytes, before: bytes) -> bool:
-    """Whether SQLite writes such a header after the one before: a log that begins anew counts one checkpoint more."""
+    """Whether SQLite writes such a header after the one before.
+
+    A log that begins anew has a first salt that is greater by one (https://www.sqlite.org/fileformat2.html, 4.1), and
+    may have begun anew several times, by other connections too. The number of checkpoints beside it is one of the
+    connection that began it, and may be smaller.
+    """
     if not _is_header(header):
         return False
-    return not _is_header(before) or 0 <= _checkpoints(header) - _checkpoints(before) <= 1
+    return not _is_header(before) or (_first_salt(header) - _first_salt(before)) % 2**32 <= _MOST_BEGUN_ANEW
 
 
-def _checkpoints(header: bytes) -> int:
-    return struct.unpack_from(">I", header, 12)[0]
+def _first_salt(header: bytes) -> int:
+    return struct.unpack_from(">I", header, 16)[0]
 
 
 def _is_header(header: bytes) -> bool:

@@ -11,6 +11,7 @@ import msgspec
 from opentelemetry import propagate
 from opentelemetry.metrics import NoOpMeterProvider
 from opentelemetry.trace import (
+    INVALID_SPAN,
     NoOpTracerProvider,
     Span,
     SpanKind,
@@ -25,6 +26,7 @@ from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import Delivered, RecordedAttempt, Request
 from mistill.errors import APIError, MistillError
 from mistill.telemetry import content, names
+from mistill.telemetry.harmless import harmless
 from mistill.telemetry.providers import Wanted
 
 _OPERATIONS = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
@@ -104,6 +106,7 @@ class Telemetry:
             **self._server,
         }
 
+    @harmless
     def count_tokens(self, usage: Usage, model: str | None, *, lane: str) -> None:
         """An answer took so much."""
         common = self.attributes() | {names.LANE: lane}
@@ -158,21 +161,32 @@ class RequestSpans:
         self._attempts = 0
         self._cause: str | None = None
         self._attempt: Span | None = None
-        self._span = telemetry.tracer.start_span(
+        self._span: Span = self._begin(request, streams=streams) or INVALID_SPAN
+
+    @harmless
+    def _begin(self, request: Request, *, streams: bool) -> Span:
+        telemetry = self._telemetry
+        span = telemetry.tracer.start_span(
             f"{telemetry.operation} {telemetry.model}",
             kind=SpanKind.CLIENT,
             attributes=telemetry.attributes() | {names.LANE: "live"},
         )
-        if self._span.is_recording():
-            self._span.set_attributes(_asked(request, content_too=telemetry.wanted.content))
+        if span.is_recording():
+            span.set_attributes(_asked(request, content_too=telemetry.wanted.content))
             if streams:
-                self._span.set_attribute(names.REQUEST_STREAM, value=True)
+                span.set_attribute(names.REQUEST_STREAM, value=True)
             if len(request.places) > 1:
-                self._span.set_attribute(names.ROWS_ASKED, len(request.places))
+                span.set_attribute(names.ROWS_ASKED, len(request.places))
+        return span
 
     # --- its attempts -----------------------------------------------------------------------------------------------
 
     async def sending(self, request: Request) -> Sequence[RecordedAttempt]:  # noqa: ARG002  an observer's signature
+        self._begin_attempt()
+        return ()
+
+    @harmless
+    def _begin_attempt(self) -> None:
         telemetry, now_s = self._telemetry, time.perf_counter()
         waited_s = now_s - self._waits_since_s
         telemetry.count_waiting(waited_s, self._cause)
@@ -199,7 +213,6 @@ class RequestSpans:
             headers: dict[str, str] = {}
             propagate.inject(headers, set_span_in_context(span, context))
             self.headers = headers
-        return ()
 
     def answered(
         self,
@@ -213,6 +226,7 @@ class RequestSpans:
         """``error``: ``None`` where all of a stream has come."""
         self._end_attempt(error, getattr(error, "correlation_id", None))
 
+    @harmless
     def _end_attempt(self, error: MistillError | None, correlation_id: str | None) -> None:
         span, self._attempt = self._attempt, None
         now_s = time.perf_counter()
@@ -232,6 +246,7 @@ class RequestSpans:
 
     # --- its end ----------------------------------------------------------------------------------------------------
 
+    @harmless
     def succeed(self, delivered: Delivered[Any]) -> None:
         """It was answered."""
         answer = delivered.answer
@@ -241,11 +256,13 @@ class RequestSpans:
             self._span.set_attributes(_answered(answer, content_too=self._telemetry.wanted.content))
         self._end(model, None)
 
+    @harmless
     def fail(self, error: BaseException) -> None:
         """It has no answer."""
         fail(self._span, error)
         self._end(None, error_type_of(error))
 
+    @harmless
     def end_stream(self, came: Streamed) -> None:
         """All of its stream has come."""
         if came.usage is not None:
@@ -253,11 +270,13 @@ class RequestSpans:
         self.note_streamed(came)
         self._end(came.model, None)
 
+    @harmless
     def note_streamed(self, came: Streamed) -> None:
         """As far as its stream has come."""
         if self._span.is_recording():
             self._span.set_attributes(came.attributes(content_too=self._telemetry.wanted.content))
 
+    @harmless
     def see_first_chunk(self) -> None:
         """It was answered so far."""
         seconds = time.perf_counter() - self._attempt_left_at_s

@@ -9,6 +9,7 @@ from typing import Any
 from mistill._version import __version__
 from mistill.errors import Stopped
 from mistill.telemetry import names
+from mistill.telemetry.harmless import harmless
 from mistill.telemetry.providers import Wanted
 
 
@@ -25,7 +26,7 @@ class RunSpan:
         self._tracer: Any = None
         if wanted is not None and wanted.tracer_provider is not None:
             self._tracer = wanted.tracer_provider.get_tracer("mistill", __version__)
-            self._span = self._tracer.start_span(name, attributes=_known(attributes))
+            self._span = harmless(self._tracer.start_span)(name, attributes=_known(attributes))
 
     @contextmanager
     def current(self) -> Generator[None]:
@@ -42,6 +43,7 @@ class RunSpan:
         finally:
             context.detach(token)
 
+    @harmless
     def end(self, attributes: Callable[[], Mapping[str, Any]], error: BaseException | None) -> None:
         """The start has ended. ``error``: what ended it early; that somebody wanted it, or a budget, is no failure."""
         if self._span is None:
@@ -58,6 +60,7 @@ class RunSpan:
         self._span.end()
 
 
+@harmless
 def tell_of_job(
     wanted: Wanted | None,
     model: str,

@@ -10,6 +10,8 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mistill.addresses import without_secrets
+from mistill.characters import whole_characters
 from mistill.errors import InputError, MistillError
 from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, ledger_beside, output_of, read_manifest
 from mistill.ledger import LedgerReader
@@ -74,12 +76,12 @@ class Catalogue:
             self._folder = Path(path)
         elif ledger is None and not Path(path).exists() and not ledger_beside(path).exists():
             raise InputError(
-                f"there is no run and no folder at {path}",
+                f"there is no run and no folder at {without_secrets(str(path))}",
                 hint=words("give the output of a run, or its ", Setting("ledger"), ", or a folder with some"),
             )
         else:
             out, found = find_run(path, ledger)
-            self._only = KnownRun(out or str(found), out or str(found), found)
+            self._only = _known(out or str(found), out or str(found), found)
         self.single = None if self._only is None else self._only.name
 
     @property
@@ -93,9 +95,7 @@ class Catalogue:
             assert self._only is not None
             return [self._only]
         return [
-            KnownRun(
-                os.path.relpath(output_of(path) or path, self._folder), output_of(path) or str(path), path
-            )
+            _known(os.path.relpath(output_of(path) or path, self._folder), output_of(path) or str(path), path)
             for path in islice(_ledgers_in(self._folder), _MAX_RUNS)
         ]
 
@@ -150,3 +150,8 @@ def _line(run: KnownRun) -> RunLine | None:
             )
     except (MistillError, OSError) as error:
         return replace(line, problem=str(error))
+
+
+def _known(name: str, out: str, ledger: Path) -> KnownRun:
+    """Under names that a page can be told, whatever bytes a file system has in them."""
+    return KnownRun(whole_characters(name), whole_characters(out), ledger)

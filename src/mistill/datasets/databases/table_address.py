@@ -88,7 +88,9 @@ def _check_file(name: str, kind: str, rest: str, file: str, parameters: list[str
     if not rest.startswith("/") or not file:
         raise InputError(f"{name} names no file", hint=f"with three slashes: {kind}:///rows.db?table=rows")
     if parameters:
-        raise InputError(f"{name}: a file has no parameter {parameters[0]!r}", hint="leave it out")
+        raise InputError(
+            f"{name}: a file has no parameter {parameters[0].partition('=')[0]!r}", hint="leave it out"
+        )
 
 
 def _names(table: str, name: str) -> tuple[str, ...]:
