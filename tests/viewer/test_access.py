@@ -119,7 +119,7 @@ def test_looking_changes_nothing(runs: Runs, look: Look) -> None:
     at = client.ask("rows", run="answers.jsonl")["rows"][0]["ended_at"]
     refused = client.post("/api/mark", {"run": "answers.jsonl", "row": 0, "outcome_at": at, "mark": "good"})
     assert (refused.status, refused.json["problem"]) == (403, "this viewer only reads")
-    assert "--annotate" in refused.json["hint"]
+    assert "annotate" in refused.json["hint"]
     assert state_of(runs.folder) == before
 
 

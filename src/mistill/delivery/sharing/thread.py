@@ -10,6 +10,8 @@ from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any
 
+_TURNS_TO_CLOSE = 10
+"""Of the loop: one that is just being accepted is made first, and a connection that is closed takes one more."""
 _END_WITHIN_S = 1.0
 
 
@@ -75,6 +77,12 @@ class SharingThread:
             return
         said: Future[None] = Future()
 
+        def stop(turns: int) -> None:
+            if turns:
+                loop.call_soon(stop, turns - 1)
+            else:
+                loop.stop()
+
         def say() -> None:
             try:
                 farewell()
@@ -82,7 +90,7 @@ class SharingThread:
                     task.cancel()
             finally:
                 said.set_result(None)
-                loop.call_soon(loop.call_soon, loop.stop)  # connections take a turn of the loop to close
+                stop(_TURNS_TO_CLOSE)
 
         loop.call_soon_threadsafe(say)
         with suppress(TimeoutError):
