@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -78,6 +78,7 @@ class Web:
         self.asked: list[tuple[str, str]] = []
         self.breaks = 0
         self.breaks_from: int | None = None
+        self.wait_to_break: Callable[[], object] | None = None
         self.gives_parts = True
         self.version = 1
 
@@ -146,6 +147,8 @@ class _Answers(BaseHTTPRequestHandler):
         if not with_body:
             return
         if web.breaks > 0 or (web.breaks_from is not None and first >= web.breaks_from):
+            if web.wait_to_break is not None:
+                web.wait_to_break()
             web.breaks = max(0, web.breaks - 1)
             data = data[: len(data) // 2]
             self.close_connection = True

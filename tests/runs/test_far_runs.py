@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,7 +166,13 @@ def test_an_input_that_breaks_off_keeps_what_was_answered(
     texts = [f"{number} " + "x" * 40_000 for number in range(200)]
     address = web.has("/in.jsonl", lines(texts))
     run = place.run(address, prompt="{{ text.split()[0] }}", on_stop="return")
-    web.breaks_from = 4_000_000
+    web.breaks_from, given_up_s = 4_000_000, time.monotonic() + 10
+
+    def wait() -> None:
+        while not simulator.requests and time.monotonic() < given_up_s:
+            time.sleep(0.01)
+
+    web.wait_to_break = wait
     report = run.start()
     web.breaks_from = None
     assert "the connection broke after" in str(report.stopped)
