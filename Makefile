@@ -2,6 +2,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Where it is set, the many processes that the tests start would each compile all of the package again: half of their time.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: demo test coverage lint hooks wheel bench clean
 
 # A stamp per extra: pip runs again only when the project's own metadata changed.
