@@ -226,7 +226,23 @@ async def test_a_quota_of_the_users_own_is_nobody_elses(peers: Peers) -> None:
     host.governor.set_quota(6_000, None)
     await other.send(5)
     assert other.is_host
-    assert other.governor.snapshot().requests_per_minute is None
+    third = peers.start()
+    await third.send(1)
+    other.governor.set_quota(6_000, None)  # which has become the host as a guest
+    await third.send(5)
+    assert third.is_host
+    assert third.governor.snapshot().requests_per_minute is None
+
+
+async def test_who_takes_no_limit_away_is_a_guest_as_before(peers: Peers) -> None:
+    host, guest = peers.start(), peers.start()
+    await guest.send(1)
+    guest.governor.set_quota(None, None)
+    await guest.send(4)
+    assert not guest.is_host
+    governor = host.governor
+    assert isinstance(governor, Governor)
+    assert governor.has_sent == 5
 
 
 # --- who is served --------------------------------------------------------------------------------------------------

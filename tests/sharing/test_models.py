@@ -18,11 +18,19 @@ from mistill import MistralLLM
 llm = MistralLLM(model="mistral-small-latest", endpoint=sys.argv[1])
 print(llm.generate([f"row {number}" for number in range(5)])[-1][0])
 """
+RUNS = """
+import sys
+from mistill import MistralLLM, Run
+llm = MistralLLM(model="mistral-small-latest", endpoint=sys.argv[1])
+for text in ("a", "b"):
+    run = Run([{"text": text}], llm=llm, prompt="{{ text }}", out=sys.argv[2] + text + ".jsonl")
+    print(run.start().completions)
+"""
 
 
-def in_another_process(simulator: Simulator) -> str:
+def in_another_process(simulator: Simulator, script: str = CHILD, *arguments: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", CHILD, simulator.url],
+        [sys.executable, "-W", "error", "-c", script, simulator.url, *arguments],
         env=dict(os.environ),
         capture_output=True,
         text=True,
@@ -58,5 +66,16 @@ def test_a_quota_of_the_users_own_is_for_its_own_process(runtime_dir: Path, simu
     llm.generate(["two"])
     assert in_another_process(simulator) == "Echo: row 4"
     assert hosted_by(llm).has_sent == 2
+    del llm
+    gc.collect()
+
+
+def test_a_process_shares_in_each_of_its_runs(
+    runtime_dir: Path, simulator: Simulator, tmp_path: Path
+) -> None:
+    llm = MistralLLM(model="mistral-small-latest", endpoint=simulator.url)
+    llm.generate(["one"])
+    assert in_another_process(simulator, RUNS, f"{tmp_path}/") == "1\n1"
+    assert hosted_by(llm).has_sent == 3
     del llm
     gc.collect()

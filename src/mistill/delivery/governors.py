@@ -57,9 +57,16 @@ def governor_for(
                 governor = _participant.governor(place, shared_name, tuning, file)
             _governors[identity] = governor
         if has_own_limits:
-            _participant.withdraw(governor)
-            governor.set_quota(requests_per_minute, tokens_per_minute)
+            limit(governor, requests_per_minute, tokens_per_minute)
         return governor
+
+
+def limit(governor: AnyGovernor, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
+    """The user's own limits from now on, which are this process's alone; ``None``: none."""
+    with LOCK:
+        if requests_per_minute is not None or tokens_per_minute is not None:
+            _participant.withdraw(governor)
+        governor.set_quota(requests_per_minute, tokens_per_minute)
 
 
 def _name_of(identity: _Identity, *, of_tuning: bool = False) -> str:

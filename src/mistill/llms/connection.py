@@ -28,7 +28,7 @@ from mistill.api.tariff import Tariff
 from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
 from mistill.delivery.governor import ConcurrencyLimit
-from mistill.delivery.governors import governor_for
+from mistill.delivery.governors import governor_for, limit
 from mistill.errors import InputError, MalformedAnswer, NotFound
 from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
@@ -249,7 +249,7 @@ class Connection(Configurable):
         self._concurrency.limit = self.max_concurrent_requests
         if self._session is not None:
             governor = self._session.dispatcher.governor
-            governor.set_quota(self.requests_per_minute, self.tokens_per_minute)
+            limit(governor, self.requests_per_minute, self.tokens_per_minute)
 
     def _refuse_readable_key(self) -> None:
         if self.endpoint.startswith("https:") or self.allow_http or is_this_machine(self.endpoint):

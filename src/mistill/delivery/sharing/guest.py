@@ -101,6 +101,7 @@ class GuestGovernor:
         self._make_own = make_own
         self._leave = leave
         self._own: Governor | None = None
+        self._has_left = False
         self.decides_itself = False
         self._link: FrameProtocol | None = None
         self._queue = AdmissionQueue(self)
@@ -131,13 +132,22 @@ class GuestGovernor:
     # --- what a dispatcher needs ------------------------------------------------------------------------------------
 
     @property
+    def own(self) -> Governor | None:
+        """Its own, by which it decides where no other process does; ``None``: it was not needed yet."""
+        return self._own
+
+    @property
     def in_flight(self) -> int:
         with LOCK:
             return self._borrowed_in_flight + (0 if self._own is None else self._own.in_flight)
 
     def set_quota(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
-        """As `Governor.set_quota`. The user's own limits are not those of the key, so it is shared no longer."""
+        """As `Governor.set_quota`. The user's own limits are not those of the key: with them it is shared no longer;
+        without any, now and before, it is shared as it was."""
         with LOCK:
+            if requests_per_minute is None and tokens_per_minute is None and not self._has_left:
+                return
+            self._has_left = True
             self._leave()
             own = self.take_charge()
             own.set_quota(requests_per_minute, tokens_per_minute)

@@ -52,11 +52,14 @@ class Participant:
     def withdraw(self, governor: AnyGovernor) -> None:
         """It is for this process alone from now on."""
         with LOCK:
-            if isinstance(governor, Governor):
+            own = governor
+            if isinstance(governor, GuestGovernor):
+                own = governor.own  # by which it may be the host
+                if (membership := self._memberships.get(governor)) is not None:
+                    membership.end()
+            if isinstance(own, Governor):
                 for host in list(self._hosts.values()):
-                    host.withdraw(governor)
-            elif isinstance(governor, GuestGovernor) and (membership := self._memberships.get(governor)):
-                membership.end()
+                    host.withdraw(own)
 
     def end(self) -> None:
         """At the end of the process: what was counted is handed over, and others take the places."""
@@ -100,7 +103,7 @@ class Participant:
         self, place: Place, name: str, tuning: Tuning, limits_file: LimitsFile | None
     ) -> GuestGovernor:
         guest = GuestGovernor(
-            self._thread, make_own=lambda: Governor(tuning=tuning), leave=lambda: membership.end()
+            self._thread, make_own=lambda: Governor(tuning=tuning), leave=lambda: self.withdraw(guest)
         )
         membership = Membership(
             place,
