@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "estimates": {"api", "delivery", "progress", "llms", "prompts", "ledger", "datasets"},
     "steering": {"ledger", "progress"},
     "jobs": {"telemetry", "api", "delivery", "estimates", "ledger", "progress"},
-    "shards": {"api", "delivery", "progress", "ledger", "datasets"},
+    "shards": {"api", "delivery", "progress", "ledger", "datasets", "steering"},
     "kinds": {"shards", "api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
     "audits": {"api", "estimates", "kinds", "ledger", "llms", "progress"},
     "pages": {"audits", "datasets", "ledger", "progress", "records"},

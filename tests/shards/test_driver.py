@@ -9,7 +9,8 @@ from mistill.errors import InputError, LedgerInUse, Unauthorized
 from mistill.progress.progress import Progress
 from mistill.progress.view import View
 from mistill.shards.driver import Driver
-from mistill.shards.workers import Begun, Ended, Event, Seen
+from mistill.shards.workers import Begun, Ended, Event, Obeyed, Seen
+from mistill.steering.orders import Order
 
 Script = Callable[[int, int], list[Event]]
 """Shard and how often it was begun → what happens."""
@@ -42,6 +43,10 @@ class Scripted:
 
     def abandon(self) -> None:
         self.asked.append("abandon")
+
+    def order(self, shard: int, order: Order, by: str) -> None:
+        self.asked.append(f"{order.do} {shard}")
+        self._events.append(Obeyed(shard) if shard else Ended(shard))
 
     def close(self) -> None:
         self.asked.append("close")
@@ -105,3 +110,21 @@ def test_a_shard_that_another_process_has_is_waited_for() -> None:
     )
     assert driver.stopped is None
     assert workers.begun == [0, 0]
+
+
+def test_an_order_returns_when_the_shards_under_way_have_obeyed_or_ended() -> None:
+    async def ordered() -> list[str]:
+        workers = Scripted(lambda shard, _: [])
+        driver = Driver(workers, range(2), Begun, Progress(), grace_s=1.0)
+        have_begun = asyncio.Event()
+        driver.on_begun = lambda shard: have_begun.set() if shard else None
+        driving = asyncio.ensure_future(driver.run())
+        await have_begun.wait()
+        await driver.order(Order("pause"), "somebody", {0, 1, 2})
+        assert driver.under_way == {1}
+        asked = list(workers.asked)
+        workers._events.append(Ended(1))
+        await driving
+        return asked
+
+    assert sorted(asyncio.run(ordered())) == ["pause 0", "pause 1"]

@@ -57,8 +57,11 @@ class RunControl:
         finally:
             self._is_ending, self._steering = True, None
 
-    def order(self, order: Order) -> Standing:
+    def order(self, order: Order, by: str | None = None) -> Standing:
         """The start that goes on obeys, as soon as it can: one that has just begun is waited for.
+
+        Args:
+            by: who asks; this process unless given.
 
         Raises:
             InputError: none goes on, or it cannot be; nothing was changed.
@@ -68,7 +71,7 @@ class RunControl:
         if steering is None:
             raise InputError("no start of this run goes on", hint="start it: run.start(), in another thread")
         self._process.check("the run was started", InputError, "give the order there, or by `mistill ctl`")
-        answer = background.run(steering.obey(order, this_process()))
+        answer = background.run(steering.obey(order, by or this_process()))
         assert answer.standing is not None, "no view was asked for"
         return answer.standing
 

@@ -55,9 +55,7 @@ class DrivenRun(Run):
             await ledger.note_start(number, self._told().encode())
 
         try:
-            steering = self._steering = DriverSteering(
-                driver, self.place.folder, self._llm, watch=self._new_watch(), keep=keep
-            )
+            steering = self._steering = DriverSteering(driver, self._llm, watch=self._new_watch(), keep=keep)
             with self._control.steered(steering):
                 yield driver
             ended = self._finish_all(driver, begun)

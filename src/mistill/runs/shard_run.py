@@ -36,6 +36,7 @@ from mistill.runs.runner import Runner
 from mistill.shards.placement import OneShard
 from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
 from mistill.shards.workers import Begun, Link
+from mistill.steering.orders import Order
 from mistill.wording import Setting, words
 
 _PLANNING_S: Final = 600.0
@@ -222,7 +223,27 @@ class InShards(Run):
         raise self._other_settings(changed, folder, self.place.out)
 
 
-class ShardRun(InShards):
+class DrivenStart(Run):
+    """The start of a shard, which a driver steers. It is the `Control` of it."""
+
+    def work(self, link: Link) -> MistillError | None:
+        """One start; why it has ended early."""
+        turn = object()
+        with self._control.in_turn(turn):  # from here on, what it is told waits until it can be done
+            link.take(self)
+            self._start(turn)
+        return self._ended().stopped
+
+    def abandon(self) -> None:
+        """Waits for nothing any more: what is in flight is marked as maybe billed."""
+        self._control.abandon()
+
+    def obey(self, order: Order, by: str) -> None:
+        """See `Control`."""
+        self._control.order(order, by)
+
+
+class ShardRun(InShards, DrivenStart):
     """The run of one shard."""
 
     def __init__(
@@ -314,10 +335,6 @@ class ShardRun(InShards):
     def _output_held(self) -> Generator[None]:
         yield  # whoever has the ledger of a shard has its part too
 
-    def abandon(self) -> None:
-        """Waits for nothing any more: what is in flight is marked as maybe billed."""
-        self._control.abandon()
-
 
 class ShardSettings(Struct, frozen=True):
     """What a worker needs to know of a run, to work on any of its shards."""
@@ -346,5 +363,4 @@ def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError |
         on_progress=link.see,
         **settings.arguments | told,
     )
-    link.take(run)
-    return run.start().stopped
+    return run.work(link)

@@ -26,7 +26,7 @@ from mistill.runs.record_shape import shape_of
 from mistill.runs.report import StartReport
 from mistill.runs.results import RunResults
 from mistill.runs.retry import Retry
-from mistill.runs.shard_run import RunPlace
+from mistill.runs.shard_run import DrivenStart, RunPlace
 from mistill.runs.where import RunFilter
 from mistill.shards.driver import Driver
 from mistill.shards.here import Here
@@ -115,11 +115,10 @@ class ShardedRetry(DrivenRun, Retry):
             whole=self,
             display=Display(False, link.see),
         )
-        link.take(retry)
-        return retry.start().stopped
+        return retry.work(link)
 
 
-class _ShardRetry(Retry):
+class _ShardRetry(Retry, DrivenStart):
     """The retry of one shard's rows.
 
     Args:
@@ -147,7 +146,3 @@ class _ShardRetry(Retry):
 
     def _output_held(self) -> AbstractContextManager[None]:
         return nullcontext()  # whoever has the ledger of a shard has its part too
-
-    def abandon(self) -> None:
-        """Waits for nothing any more."""
-        self._control.abandon()

@@ -6,8 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
-from pathlib import Path
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -15,13 +14,11 @@ from pydantic import TypeAdapter, ValidationError
 from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import InputError, MistillError, Stopped, did_you_mean
 from mistill.kinds.options import RunOptions
-from mistill.ledger.shard_files import shard_of
 from mistill.llms.connection import Connection
 from mistill.progress.formatting import count, money, seconds
 from mistill.progress.view import View, Watch
 from mistill.runs.runner import Runner
 from mistill.shards.driver import Driver
-from mistill.steering.client import Control
 from mistill.steering.orders import Answer, Change, Order, SettingState, Standing, shown_settings
 from mistill.wording import START_AGAIN, Phrase, words
 
@@ -192,8 +189,7 @@ class DriverSteering:
     """Obeys for the shards of a run: an order goes on to each of them, and to those that begin later.
 
     Args:
-        folder: of the ledgers. ``llm``: as the run has it; each process has one like it. ``watch``, ``keep``: as for
-            `Steering`.
+        llm: as the run has it; each process has one like it. ``watch``, ``keep``: as for `Steering`.
 
     Attributes:
         changes: what was done, the first at the beginning.
@@ -202,7 +198,6 @@ class DriverSteering:
     def __init__(
         self,
         driver: Driver,
-        folder: Path,
         llm: Connection,
         *,
         watch: Watch,
@@ -211,9 +206,9 @@ class DriverSteering:
         self.changes: list[Change] = []
         self.view = watch.view
         self._driver = driver
-        self._folder = folder
         self._values: dict[str, Any] = {name: getattr(llm, name) for name in PACE}
         self._set: dict[str, Any] = {}
+        self._set_by = ""
         self._keep = keep
         self._turn = asyncio.Lock()
         self._late: set[asyncio.Task[None]] = set()
@@ -248,14 +243,14 @@ class DriverSteering:
             return "stopped: nothing more is sent, and what is in flight is waited for", {}
         check_goes_on(driver.stopped)
         if order.do == "set":
-            return await self._change(checked_settings(order.settings))
+            return await self._change(checked_settings(order.settings), by)
         if (driver.progress.paused_at_s is not None) is (order.do == "pause"):
             return None, {}
         (driver.pause if order.do == "pause" else driver.resume)()
-        await self._pass_on(order, driver.under_way)
+        await driver.order(order, by, driver.under_way)
         return ("paused: nothing more is sent" if order.do == "pause" else "resumed"), {}
 
-    async def _change(self, asked: dict[str, Any]) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
+    async def _change(self, asked: dict[str, Any], by: str) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
         for name in asked:
             if name not in PACE:
                 raise InputError(
@@ -268,35 +263,18 @@ class DriverSteering:
         if not changed:
             return None, {}
         self._values |= asked
-        self._set |= asked
-        await self._pass_on(Order("set", asked), self._driver.under_way)
+        self._set, self._set_by = self._set | asked, by
+        await self._driver.order(Order("set", asked), by, self._driver.under_way)
         self._driver.progress.changed = shown_settings(changed)
         return f"set {shown_settings(changed)}, in each process", changed
 
     def _note_begun(self, shard: int) -> None:
         """What was set holds for a shard that begins later, too."""
         if self._set:
-            task = asyncio.ensure_future(self._pass_on(Order("set", dict(self._set)), {shard}))
+            order = self._driver.order(Order("set", dict(self._set)), self._set_by, {shard})
+            task = asyncio.ensure_future(order)
             self._late.add(task)
             task.add_done_callback(self._late.discard)
-
-    async def _pass_on(self, order: Order, shards: Iterable[int]) -> None:
-        await asyncio.gather(*(asyncio.to_thread(self._send, order, shard) for shard in set(shards)))
-
-    def _send(self, order: Order, shard: int) -> None:
-        """To a shard, unless it ends in this moment; to one that has just begun, as soon as it takes orders."""
-        give_up_at = time.monotonic() + _BEGINS_WITHIN_S
-        while shard in self._driver.under_way and time.monotonic() < give_up_at:
-            try:
-                Control(shard_of(self._folder, shard)).send(order)
-            except InputError:
-                time.sleep(_LOOK_S)
-            else:
-                return
-
-
-_BEGINS_WITHIN_S = 10.0
-_LOOK_S = 0.05
 
 
 def check_goes_on(stopped: MistillError | None) -> None:

@@ -15,12 +15,14 @@ from mistill.errors import InputError, LedgerInUse, MistillError, Stopped
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
 from mistill.progress.view import View
-from mistill.shards.workers import Begun, Ended, Said, Seen, Workers
+from mistill.shards.workers import Begun, Ended, Obeyed, Said, Seen, Workers
+from mistill.steering.orders import Order
 from mistill.wording import START_AGAIN, words
 
 _log = logging.getLogger("mistill")
 
 _WAIT_S: Final = 0.5
+_OBEYED_WITHIN_S: Final = 10.0
 _MOST_STILLBORN: Final = 3
 _MOST_DEATHS: Final = 5
 """Of workers on one shard, one after the other, none of which got a row answered: it would kill the next one too."""
@@ -66,6 +68,7 @@ class Driver:
         self._stillborn = 0
         self._later: list[tuple[float, int]] = []
         self._said: set[str] = set()
+        self._ordered: dict[int, deque[asyncio.Future[None]]] = {}
 
     async def run(self) -> None:
         """Until every shard was worked through, or it is stopped."""
@@ -78,6 +81,8 @@ class Driver:
                         self._views[event.shard] = event.view
                     elif isinstance(event, Said):
                         self._say(event.level, event.text)
+                    elif isinstance(event, Obeyed):
+                        self._note_obeyed(event.shard)
                     else:
                         self._end(event)
                 self._count()
@@ -107,6 +112,21 @@ class Driver:
     def abandon(self) -> None:
         """Nothing is waited for: what is in flight is marked as maybe billed."""
         self._workers.abandon()
+
+    async def order(self, order: Order, by: str, shards: Iterable[int]) -> None:
+        """Those of the shards obey that are under way, unless they end before."""
+        obeyed: list[asyncio.Future[None]] = []
+        for shard in self.under_way.intersection(shards):
+            obeyed.append(asyncio.get_running_loop().create_future())
+            self._ordered.setdefault(shard, deque()).append(obeyed[-1])
+            self._workers.order(shard, order, by)
+        if obeyed:
+            await asyncio.wait(obeyed, timeout=_OBEYED_WITHIN_S)
+
+    def _note_obeyed(self, shard: int) -> None:
+        waiting = self._ordered.get(shard)
+        if waiting and not (obeyed := waiting.popleft()).done():
+            obeyed.set_result(None)
 
     def snapshot(self) -> Snapshot:
         """All governors at one moment, as if they were one: a second of one of four is a quarter of one."""
@@ -143,6 +163,8 @@ class Driver:
 
     def _end(self, ended: Ended) -> None:
         self.under_way.discard(ended.shard)
+        while self._ordered.get(ended.shard):
+            self._note_obeyed(ended.shard)
         if ended.died is not None and ended.was_stillborn and self._is_hopeless(ended.died):
             return
         if ended.died is not None:

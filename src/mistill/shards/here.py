@@ -8,15 +8,15 @@ from contextlib import suppress
 from queue import Empty, SimpleQueue
 from typing import Final
 
-from mistill.errors import MistillError, unforeseen
-from mistill.progress.view import View
-from mistill.shards.workers import Begun, Control, Ended, Event, Seen, Work
+from mistill.shards.at_work import AtWork
+from mistill.shards.workers import Begun, Ended, Event, Work
+from mistill.steering.orders import Order
 
 _LOOK_S: Final = 0.25
 
 
 class Here:
-    """See `Workers`. It is its own `Link` too.
+    """See `Workers`.
 
     Args:
         work: what is done with a shard.
@@ -26,28 +26,18 @@ class Here:
         self._work = work
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._shard = -1
-        self._control: Control | None = None
-        self._end: str | None = None
+        self._at_work: AtWork | None = None
 
     @property
     def free(self) -> int:
         return int(self._thread is None)
 
     def begin(self, begun: Begun) -> None:
-        self._shard = begun.number
-        self._thread = threading.Thread(target=self._do, args=(begun,), name="mistill-shard", daemon=True)
+        self._at_work = AtWork(begun, self._events.put)
+        self._thread = threading.Thread(
+            target=self._at_work.do, args=(self._work,), name="mistill-shard", daemon=True
+        )
         self._thread.start()
-
-    def _do(self, begun: Begun) -> None:
-        try:
-            ended = Ended(begun.number, stopped=self._work(begun, self))
-        except MistillError as error:
-            ended = Ended(begun.number, error=error)
-        except Exception as error:  # of any type: the driver says what it was
-            ended = Ended(begun.number, error=unforeseen(error))
-        self._control = None
-        self._events.put(ended)
 
     async def events(self) -> list[Event]:
         return await asyncio.to_thread(self._next)
@@ -62,25 +52,17 @@ class Here:
             self.close()
         return found
 
-    def see(self, view: View) -> None:
-        self._events.put(Seen(self._shard, view))
-        self._tell()
-
-    def take(self, control: Control) -> None:
-        self._control = control
-        self._tell()
-
     def stop(self, message: str) -> None:
-        self._end = message
-        self._tell()
+        if self._at_work is not None:
+            self._at_work.stop(message)
 
     def abandon(self) -> None:
-        if (control := self._control) is not None:
-            control.abandon()
+        if self._at_work is not None:
+            self._at_work.abandon()
 
-    def _tell(self) -> None:
-        if self._end is not None and (control := self._control) is not None:
-            control.stop(self._end)
+    def order(self, shard: int, order: Order, by: str) -> None:  # noqa: ARG002  there is one
+        if self._at_work is not None:
+            self._at_work.order(order, by)
 
     def close(self) -> None:
         if self._thread is not None:

@@ -3,25 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import multiprocessing
 import pickle
-import signal
-import threading
-import time
-from contextlib import suppress
-from multiprocessing.connection import Connection, wait
+from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from typing import Any, Final
+from typing import Final
 
-from mistill.errors import InputError, MistillError, unforeseen
-from mistill.progress.view import View
-from mistill.shards.workers import Begun, Control, Ended, Event, Said, Seen, Work
+from mistill.errors import InputError
+from mistill.shards.channel import Channel
+from mistill.shards.serving import serve
+from mistill.shards.workers import Begun, Ended, Event, Work
+from mistill.steering.orders import Order
 
 _LOOK_S: Final = 0.25
-_ALIVE_EVERY_S: Final = 1.0
-_SILENT_S: Final = 20.0
-"""A worker that says nothing for so long has been stopped, or hangs: it is ended, and another takes its shard."""
 _CLOSE_S: Final = 10.0
 
 
@@ -37,13 +31,13 @@ class Processes:
 
     def __init__(self, count: int, work: Work) -> None:
         try:
-            self._work = pickle.dumps(work)
+            pickled = pickle.dumps(work)
         except Exception as error:  # of any type: it is the user's own objects that refuse
             raise InputError(
                 f"the settings of the run cannot go to another process: {error}",
                 hint="a schema must be a class of a module that can be imported, or a JSON schema",
             ) from error
-        self._slots = [_Slot(self._work) for _ in range(count)]
+        self._slots = [_Slot(pickled) for _ in range(count)]
 
     @property
     def free(self) -> int:
@@ -57,19 +51,26 @@ class Processes:
 
     def _events(self) -> list[Event]:
         busy = [slot for slot in self._slots if slot.shard is not None]
-        ready = wait([slot.connection for slot in busy], timeout=_LOOK_S)
+        ready = wait([slot.channel.connection for slot in busy], timeout=_LOOK_S)
         found: list[Event] = []
         for slot in busy:
-            found += slot.read(is_ready=slot.connection in ready)
+            found += slot.read(is_ready=slot.channel.connection in ready)
         return found
 
     def stop(self, message: str) -> None:
         for slot in self._slots:
-            slot.tell("stop", message)
+            if slot.shard is not None:
+                slot.channel.tell("stop", message)
 
     def abandon(self) -> None:
         for slot in self._slots:
-            slot.tell("abandon", None)
+            if slot.shard is not None:
+                slot.channel.tell("abandon")
+
+    def order(self, shard: int, order: Order, by: str) -> None:
+        for slot in self._slots:
+            if slot.shard == shard:
+                slot.channel.tell("order", order, by)
 
     def close(self) -> None:
         for slot in self._slots:
@@ -79,173 +80,56 @@ class Processes:
 class _Slot:
     """The place of one process, which is started when there is something to do, and again when it has died."""
 
+    channel: Channel  # there is one while a shard is under way
+
     def __init__(self, work: bytes) -> None:
-        self.shard: int | None = None
-        self.connection: Connection = None  # type: ignore[assignment]  there is one while a shard is under way
         self._work = work
         self._process: BaseProcess | None = None
-        self._was_ready = False
-        self._heard_at_s = 0.0
+
+    @property
+    def shard(self) -> int | None:
+        return None if self._process is None else self.channel.shard
 
     def begin(self, begun: Begun) -> None:
         if self._process is None or not self._process.is_alive():
             self._start()
-        self.shard, self._heard_at_s = begun.number, time.monotonic()
-        self.tell("begin", begun)
+        self.channel.begin(begun)
 
     def _start(self) -> None:
         self.close()
         # Not a fork: threads and connections are this process's own.
         context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
+        ours, theirs = context.Pipe()
+        self.channel = Channel(ours)
         self._process = context.Process(
-            target=_serve, args=(theirs, self._work), name="mistill-shards", daemon=True
+            target=serve, args=(theirs, self._work), name="mistill-shards", daemon=True
         )
-        self._was_ready = False
         self._process.start()
         theirs.close()
 
-    def tell(self, what: str, value: Any) -> None:
-        if self._process is not None:
-            with suppress(OSError):  # it has died, which is found out where it is read
-                self.connection.send((what, value))
-
     def read(self, *, is_ready: bool) -> list[Event]:
         """What has come of it by now."""
-        found: list[Event] = []
-        try:
-            while is_ready and self.connection.poll():
-                event = self.connection.recv()
-                self._heard_at_s, self._was_ready = time.monotonic(), True
-                if isinstance(event, Ended):
-                    self.shard = None
-                if event is not None:
-                    found.append(event)
-        except (EOFError, OSError):
-            return [*found, self._died()]
-        if self.shard is not None and time.monotonic() > self._heard_at_s + _SILENT_S:
-            return [*found, self._died()]
+        found = self.channel.read(is_ready=is_ready)
+        if self.channel.is_lost and self.channel.shard is not None:
+            found.append(self._died(self.channel.shard))
         return found
 
-    def _died(self) -> Ended:
-        process, shard = self._process, self.shard
+    def _died(self, shard: int) -> Ended:
+        process, self._process = self._process, None
         assert process is not None, "it was at work"
-        assert shard is not None, "the same"
         process.kill()
         process.join()
+        self.channel.connection.close()
         code = process.exitcode
         how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
-        self.shard = None
-        return Ended(shard, died=how, was_stillborn=not self._was_ready)
+        return Ended(shard, died=how, was_stillborn=not self.channel.has_spoken)
 
     def close(self) -> None:
         if self._process is None:
             return
-        self.connection.close()  # by which it ends
+        self.channel.connection.close()  # by which it ends
         self._process.join(_CLOSE_S)
         if self._process.is_alive():
             self._process.kill()
             self._process.join()
         self._process = None
-
-
-# --- in the other process -----------------------------------------------------------------------------------------
-
-
-def _serve(connection: Connection, work: bytes) -> None:
-    """What such a process does until its driver ends."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's, which passes it on
-    _Server(connection).serve(work)
-
-
-class _Server:
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._sending = threading.Lock()
-        self._control: Control | None = None
-        self._asked: str | None = None
-        self._begun: list[Begun] = []
-        self._has_begun = threading.Condition()
-        self._is_over = False
-        self._shard = -1
-
-    def serve(self, work: bytes) -> None:
-        do: Work = pickle.loads(work)  # noqa: S301  it is of the process that started this one
-        threading.Thread(target=self._listen, name="mistill-driver", daemon=True).start()
-        threading.Thread(target=self._say_alive, name="mistill-alive", daemon=True).start()
-        logger = logging.getLogger("mistill")
-        logger.addHandler(_PassOn(self))
-        logger.propagate = False
-        while (begun := self._next()) is not None:
-            self._shard = begun.number
-            try:
-                ended = Ended(begun.number, stopped=do(begun, self))
-            except MistillError as error:
-                ended = Ended(begun.number, error=error)
-            except Exception as error:  # of any type: the driver says what it was
-                ended = Ended(begun.number, error=unforeseen(error))
-            self._control = None
-            self.send(ended)
-
-    def see(self, view: View) -> None:
-        self.send(Seen(self._shard, view))
-
-    def take(self, control: Control) -> None:
-        self._control = control
-        if self._asked is not None:
-            self._end(control)
-
-    def send(self, event: Event | None) -> None:
-        with self._sending, suppress(OSError):  # the driver is gone, which the other thread finds out
-            self._connection.send(event)
-
-    def _next(self) -> Begun | None:
-        with self._has_begun:
-            self._has_begun.wait_for(lambda: self._begun or self._is_over)
-            return self._begun.pop(0) if self._begun and not self._is_over else None
-
-    def _listen(self) -> None:
-        try:
-            while True:
-                what, value = self._connection.recv()
-                if what == "begin":
-                    with self._has_begun:
-                        self._begun.append(value)
-                        self._has_begun.notify()
-                else:
-                    self._ask(what)
-        except (EOFError, OSError):
-            pass
-        with self._has_begun:
-            self._is_over = True
-            self._has_begun.notify()
-        self._ask("stop")
-
-    def _ask(self, what: str) -> None:
-        self._asked = what
-        if (control := self._control) is not None:
-            self._end(control)
-
-    def _end(self, control: Control) -> None:
-        if self._asked == "abandon":
-            control.abandon()
-        else:
-            control.stop()
-
-    def _say_alive(self) -> None:
-        while not self._is_over:
-            self.send(None)
-            time.sleep(_ALIVE_EVERY_S)
-
-
-class _PassOn(logging.Handler):
-    """What is logged goes to the driver, which says it once."""
-
-    def __init__(self, server: _Server) -> None:
-        super().__init__()
-        self._server = server
-
-    def emit(self, record: logging.LogRecord) -> None:
-        text = record.msg if isinstance(record.msg, str) and not record.args else record.getMessage()
-        with suppress(Exception):
-            self._server.send(Said(record.levelno, text))

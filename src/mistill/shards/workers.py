@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from mistill.errors import MistillError, Stopped
 from mistill.progress.view import View
+from mistill.steering.orders import Order
 
 
 class Begun(Struct, frozen=True):
@@ -37,12 +38,18 @@ class Said(Struct, frozen=True):
     text: str
 
 
+class Obeyed(Struct, frozen=True):
+    """The work on a shard has done what an order asks, or could not: the orders of a shard are answered in turn."""
+
+    shard: int
+
+
 class Ended(Struct, frozen=True):
     """The work on a shard has ended.
 
     Attributes:
         stopped: why, where its input was not worked through. ``error``: it could not be worked on.
-        died: it ended without a word: of which signal, or how. ``was_stillborn``: before it had said any.
+        died: it ended without a word: by which signal, or who it was. ``was_stillborn``: before it had said any.
     """
 
     shard: int
@@ -52,11 +59,11 @@ class Ended(Struct, frozen=True):
     was_stillborn: bool = False
 
 
-Event: TypeAlias = "Seen | Said | Ended"
+Event: TypeAlias = "Seen | Said | Obeyed | Ended"
 
 
 class Control(Protocol):
-    """A start of a shard, for whoever may have to end it."""
+    """A start of a shard, for whoever steers it."""
 
     def stop(self, message: str = ...) -> None:
         """Sends nothing more; what is in flight is waited for."""
@@ -64,6 +71,17 @@ class Control(Protocol):
 
     def abandon(self) -> None:
         """Waits for nothing."""
+        ...
+
+    def obey(self, order: Order, by: str) -> None:
+        """Does it, as soon as it can: a start that has just begun is waited for.
+
+        Args:
+            by: who asks.
+
+        Raises:
+            InputError: it has ended, or cannot do that; nothing was changed.
+        """
         ...
 
 
@@ -75,7 +93,7 @@ class Link(Protocol):
         ...
 
     def take(self, control: Control) -> None:
-        """It can be stopped by this, and is at once where that was asked for before."""
+        """It can be steered by this, and is at once where that was asked for before."""
         ...
 
 
@@ -105,6 +123,10 @@ class Workers(Protocol):
 
     def abandon(self) -> None:
         """Nothing is waited for."""
+        ...
+
+    def order(self, shard: int, order: Order, by: str) -> None:
+        """The work on this shard obeys, and there is an `Obeyed` of it; or it ends before."""
         ...
 
     def close(self) -> None:
