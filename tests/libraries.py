@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ _INSTALL = {
     "aiohttp": "mistill[simulator]",
     "PIL": "pillow",
     "adlfs": "mistill[remote]",
+    "ray": "ray[data]",
     "duckdb": "mistill[sql]",
     "fsspec": "mistill[remote]",
     "huggingface_hub": "mistill[remote]",
@@ -28,6 +30,13 @@ def library(name: str) -> Any:
     """The library, by the name of its module; where it is missing, the test is skipped and says what to install."""
     package = name.partition(".")[0]
     return pytest.importorskip(name, reason=f"needs pip install '{_INSTALL.get(package, package)}'")
+
+
+def need_modules(*names: str) -> None:
+    """Skips the test where one of them is missing that another process will need; none is loaded."""
+    for name in names:
+        if find_spec(name) is None:
+            pytest.skip(f"needs pip install '{_INSTALL.get(name, name)}'")
 
 
 def need_library_of(file: str) -> None:

@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.libraries import need_modules
+
 from mistill import MistralLLM
 from mistill.delivery.governor import Governor
 from mistill.simulator import Simulator
@@ -25,6 +27,14 @@ llm = MistralLLM(model="mistral-small-latest", endpoint=sys.argv[1])
 for text in ("a", "b"):
     run = Run([{"text": text}], llm=llm, prompt="{{ text }}", out=sys.argv[2] + text + ".jsonl")
     print(run.start().completions)
+"""
+
+UVLOOP = """
+import warnings
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # later Pythons are to have no such policies
+    import uvloop
+    uvloop.install()
 """
 
 
@@ -55,6 +65,18 @@ def test_another_process_asks_the_governor_of_the_first(runtime_dir: Path, simul
     assert in_another_process(simulator) == "Echo: row 4"
     assert hosted_by(llm).has_sent == 6
     assert hosted_by(llm).snapshot().answered == 1
+    del llm
+    gc.collect()
+
+
+def test_a_program_that_has_chosen_another_event_loop_shares_too(
+    runtime_dir: Path, simulator: Simulator
+) -> None:
+    need_modules("uvloop")
+    llm = MistralLLM(model="mistral-small-latest", endpoint=simulator.url)
+    llm.generate(["one"])
+    assert in_another_process(simulator, UVLOOP + CHILD) == "Echo: row 4"
+    assert hosted_by(llm).has_sent == 6
     del llm
     gc.collect()
 

@@ -40,8 +40,9 @@ class SharingThread:
             return running
         with self._lock:
             if self._loop is None:
-                # The standard one: it leaves alone, in a forked child, what it shares with the parent.
-                self._loop = asyncio.new_event_loop()
+                # The standard one: it leaves alone, in a forked child, what it shares with the parent. Not what the
+                # program's policy makes: Ray's workers have uvloop's.
+                self._loop = asyncio.SelectorEventLoop()
                 self._thread = threading.Thread(
                     target=self._loop.run_forever, name="mistill-governor", daemon=True
                 )
