@@ -130,12 +130,13 @@ def test_many_that_may_succeed_go_into_another_job(place: Place, simulator: Simu
 
 
 def test_what_no_wait_has_sent_the_same_run_takes_over(place: Place, simulator: Simulator) -> None:
-    simulator.change(batch_queue_s=1.0)
+    simulator.change(batch_queue_s=3600.0)
     place.write(TEXTS)
     report = start(place, wait=False)
     assert isinstance(report.stopped, Stopped)
     assert report.stopped.reason == "waiting"
     assert (report.with_server, report.completions) == (30, 0)
+    simulator.change(batch_queue_s=0.0)
     report = start(place)
     assert report.completions == 30
     assert jobs_made(simulator) == 1
@@ -311,7 +312,7 @@ def test_a_budget_that_holds_no_request_says_what_would_help(place: Place, simul
 
 
 def test_jobs_of_an_earlier_start_count_against_the_budget(place: Place, simulator: Simulator) -> None:
-    simulator.change(batch_queue_s=1.5)
+    simulator.change(batch_queue_s=3600.0)
     given = {"parameters": {"max_new_tokens": 100}, "on_stop": "return"}
     place.write(TEXTS[:1])
     start(place, lane="live", **given)  # so that no first job is waited for
@@ -320,6 +321,7 @@ def test_jobs_of_an_earlier_start_count_against_the_budget(place: Place, simulat
     place.write([*TEXTS, *(f"more {number}" for number in range(30))])
     report = start(place, wait=False, max_tokens_total=30 * 250, **given)
     assert 29 < report.with_server < 45  # what is there may take most of it
+    simulator.change(batch_queue_s=0.0)
     report = start(place, max_tokens_total=30 * 250, **given)
     assert report.completions == 60
     assert report.input_tokens + report.output_tokens <= 30 * 250
@@ -350,7 +352,7 @@ def test_without_a_tail_the_deadline_leaves_jobs_where_they_are(place: Place, si
 def test_jobs_stay_at_the_server_that_has_them_wherever_the_run_goes(
     place: Place, simulator: Simulator, simulate: Simulate, caplog: pytest.LogCaptureFixture
 ) -> None:
-    simulator.change(batch_queue_s=1.0)
+    simulator.change(batch_queue_s=3600.0)
     place.write(TEXTS)
     start(place, wait=False)
     place.write([*TEXTS, "one more"])
@@ -359,13 +361,14 @@ def test_jobs_stay_at_the_server_that_has_them_wherever_the_run_goes(
     assert (report.completions, report.with_server, report.has_jobs) == (1, 30, True)
     assert f"is at {first}, and is left there" in caplog.text
     place.endpoint = first
+    simulator.change(batch_queue_s=0.0)
     assert place.run().start().completions == 31
     assert sum(simulator.billed_ids().values()) == 30
     assert chat_requests(simulator) == []
 
 
 def test_a_stop_leaves_jobs_where_they_are_at_once(place: Place, simulator: Simulator) -> None:
-    simulator.change(batch_queue_s=1.0)
+    simulator.change(batch_queue_s=3600.0)
     place.write(TEXTS)
     run = place.run(lane="batch", grace=30.0, on_stop="return")
     thread = threading.Thread(target=run.start)
@@ -376,6 +379,7 @@ def test_a_stop_leaves_jobs_where_they_are_at_once(place: Place, simulator: Simu
     assert not thread.is_alive()
     assert run.summary is not None
     assert run.summary.with_server == 30
+    simulator.change(batch_queue_s=0.0)
     start(place)
     assert place.answers() == echoes(TEXTS)
     assert jobs_made(simulator) == 1
@@ -509,10 +513,11 @@ def test_a_retry_that_did_not_wait_goes_on_and_the_run_itself_leaves_it_alone(
 ) -> None:
     place.write(TEXTS[:10])
     start(place)
-    simulator.change(batch_queue_s=2.0)
+    simulator.change(batch_queue_s=3600.0)
     again: dict[str, Any] = {"where": "row<4", "prompt": "Again: {{ text }}", "lane": "batch"}
     Run.retry(place.out, **again, wait=False, on_stop="return").start()
     start(place, wait=False, on_stop="return")
+    simulator.change(batch_queue_s=0.0)
     Run.retry(place.out, **again).start()
     assert place.answers() == [f"Echo: Again: {text}" for text in TEXTS[:4]] + echoes(TEXTS[4:10])
     assert set(simulator.billed_ids().values()) == {1}
@@ -529,7 +534,7 @@ def test_identical_rows_are_asked_once_where_that_is_wanted(place: Place, simula
 def test_a_run_that_starts_over_says_how_to_end_the_jobs_of_the_one_before(
     place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
-    simulator.change(batch_queue_s=2.0)
+    simulator.change(batch_queue_s=3600.0)
     place.write(TEXTS)
     start(place, wait=False)
     report = start(place, lane="live", fresh=True)
@@ -753,7 +758,13 @@ def test_a_deadline_sends_live_what_was_never_sent_though_a_job_does_not_end(
 ) -> None:
     place.write([f"text {number}" for number in range(300)])
     simulator.change(batch_queue_s=3600.0, batch_cancel_refused=1.0)
+    run = place.run(lane="batch", deadline=6.0, grace=30.0, on_stop="return")
     with use_tuning(replace(current_tuning(), canary_wait_s=600.0)):
-        report = start(place, deadline=10.0, on_stop="return")
-    assert report.completions == 200  # all but those of the first job, which is there
-    assert report.with_server == 100
+        thread = threading.Thread(target=run.start)
+        thread.start()
+        simulator.wait_until(lambda: len(chat_requests(simulator)) == 200)  # half of the time is for them
+        run.stop()
+        thread.join()
+    assert run.summary is not None
+    assert run.summary.completions == 200  # all but those of the first job, which is there
+    assert run.summary.with_server == 100

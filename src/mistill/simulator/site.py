@@ -82,6 +82,7 @@ class Site:
         self._listener.close()
         self._listener = None
         self._bound = _bind(self._host, self.port)
+        self._http.pre_shutdown()  # idle connections end at once; without it, after the time that handlers have
         await self._http.shutdown(_HANDLER_END_S)
 
     def _drop_timers(self) -> None:
