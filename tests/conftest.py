@@ -49,8 +49,8 @@ if (
     os.environ["TMPDIR"] = str(MEMORY)
     tempfile.tempdir = None
 
-# What is started in the background, or by nohup, ignores these; the programs that tests start would ignore them too, and
-# some tests send them. A handler is not inherited, and as deaf.
+# What is started in the background, or by nohup, ignores these, and so would the programs that tests start, and send
+# them to. A handler is not inherited, and as deaf.
 for number in (signal.SIGINT, getattr(signal, "SIGHUP", signal.SIGINT)):
     if signal.getsignal(number) is signal.SIG_IGN:
         signal.signal(number, lambda *_: None)

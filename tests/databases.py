@@ -44,6 +44,7 @@ class PostgreSQL:
         self._run(*made, "-E", "UTF8", "--no-locale", "-D", str(folder / "data"))
         settings = (
             f"-c listen_addresses= -c unix_socket_directories={folder} -c fsync=off -c max_connections=20"
+            " -c dynamic_shared_memory_type=mmap"  # an immediate stop leaves what is in /dev/shm
         )
         self._run(
             "pg_ctl", "start", "-w", "-D", str(folder / "data"), "-l", str(folder / "log"), "-o", settings
