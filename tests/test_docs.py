@@ -33,6 +33,7 @@ NEEDS = {
     "local-model.md": "xllamacpp",
     "distilabel.md": "distilabel",
     "chains.md": "mistralai",
+    "engines.md": "pyarrow",
 }
 
 _BLOCK = re.compile(r"^```python\n(.*?)^```", re.MULTILINE | re.DOTALL)

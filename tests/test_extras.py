@@ -85,6 +85,7 @@ def test_the_readme_names_every_extra() -> None:
         "all",
         "test",
         "test-all",
+        "test-engines",
         "coverage",
         "lint",
         "bench",

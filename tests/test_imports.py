@@ -55,7 +55,17 @@ MAY_IMPORT = {
     "viewer": {"ledger", "kinds", "records", "runs", "datasets"},
     "simulator": {"api"},
     "local": {"api"},
-    "integrations": {"api", "delivery", "structured", "llms"},
+    "integrations": {
+        "api",
+        "delivery",
+        "structured",
+        "llms",
+        "datasets",
+        "ledger",
+        "prompts",
+        "records",
+        "runs",
+    },
     "cli": {
         "audits",
         "pages",

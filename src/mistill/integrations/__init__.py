@@ -1,1 +1,1 @@
-"""Our LLMs as classes of other frameworks. Each module needs the extra of its own name."""
+"""Our LLMs inside other frameworks: a class of distilabel (its extra is needed), and a stage of any engine."""

@@ -133,11 +133,12 @@ class AsyncLLM(LLM):
         return self._call(inputs, num_generations, on_error, generation_kwargs, _completions, display)
 
     def outcomes(
-        self, inputs: Sequence[FormattedInput], num_generations: int = 1, **generation_kwargs: Any
+        self, inputs: Sequence[FormattedInput | Prompt], num_generations: int = 1, **generation_kwargs: Any
     ) -> list[Outcome]:
         """One `Outcome` for each input, whatever became of it: nothing that concerns rows only is raised.
 
-        An input that is refused fails alone; after a fatal error, rows that were not sent have `Stopped`.
+        An input that is refused fails alone; after a fatal error, rows that were not sent have `Stopped`. One that is
+        a `Prompt` was checked before, and goes by the generation that has checked it.
 
         Raises:
             InputError: an argument is wrong; nothing was sent.
@@ -147,7 +148,7 @@ class AsyncLLM(LLM):
         prompts: dict[int, Prompt] = {}
         for index, given in enumerate(inputs):
             try:
-                prompts[index] = generation.check(given, index)
+                prompts[index] = given if isinstance(given, Prompt) else generation.check(given, index)
             except InputError as error:
                 ends[index] = Outcome(completions=(), error=error)
         places = list(prompts)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NotRequired, TypedDict, cast
 
 import msgspec
@@ -86,6 +86,13 @@ class PromptTemplate:
     def systems_differ(self) -> bool:
         """Rows may have different system messages."""
         return self._prompt is None if self._system is None else self._system.takes_columns
+
+    def lacks(self, columns: Collection[str]) -> bool:
+        """It names columns that are not among these, so that no row may give a text; or none of them holds one."""
+        if self._prompt is None and {self._messages_column, self._prompt_column}.isdisjoint(columns):
+            return True
+        templates = (one for one in (self._prompt, self._system) if one is not None)
+        return any(not one.columns <= set(columns) for one in templates)
 
     def written_files(self, row: Row) -> list[str]:
         """Columns that the template writes as text, and that name a file of images, documents or sound."""

@@ -163,6 +163,11 @@ class RowTemplate:
         """The columns that it names."""
         return self._names
 
+    @property
+    def columns(self) -> frozenset[str]:
+        """The same, without what is there for every template."""
+        return self._names - self._globals.keys() - {"row", SELF}
+
     def _instead_of(self, value: Any, column: str | None) -> str | None:
         """What to write in place of a value that is no text."""
         if callable(value):
