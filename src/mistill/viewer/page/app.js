@@ -14,6 +14,7 @@ const main = document.getElementById("main");
 const app = {home: null, view: null, list: null, go, back: null, setWay, setLive, every};
 let shown = 0;
 let timers = [];
+let early = [];  // keys that came while a view was being made: they are for that one
 
 /** Goes to an address of this page. */
 export function go(address, {replaces = false} = {}) {
@@ -63,8 +64,11 @@ async function show() {
     const view = await VIEWS[place.pathname](main, Object.fromEntries(place.searchParams), app, () => number === shown);
     if (number === shown) app.view = view;
     else view?.end?.();
+    while (number === shown && early.length) await view?.keys?.[early.shift()]?.();
   } catch (error) {
     if (number !== shown || error.name === "AbortError") return;
+    early = [];
+    app.view = {};  // it has no keys
     const words = error instanceof Problem ? error.message : String(error);
     replace(main, h("div", {class: "notice", role: "alert"}, h("h1", {}, "This cannot be shown"), h("p", {}, words),
       error.hint ? h("p", {}, error.hint) : null, app.home?.single ? null : h("p", {}, h("a", {href: "/"}, "All runs"))));
@@ -76,6 +80,7 @@ document.addEventListener("click", (event) => {
   const link = event.target.closest?.("a[href^='/']");
   if (!link || link.hasAttribute("download") || event.button || event.metaKey || event.ctrlKey || event.shiftKey) return;
   event.preventDefault();
+  early = [];
   go(link.getAttribute("href")).then(() => main.focus({preventScroll: true}));
 });
 
@@ -87,13 +92,17 @@ document.addEventListener("keydown", (event) => {
     return;
   }
   if (event.key === "?") showHelp(app.home?.annotate);
+  else if (!app.view) return void early.push(event.key);
   else if (!app.view?.keys?.[event.key]) return;
   else app.view.keys[event.key](event);
   event.preventDefault();
 });
 
 document.getElementById("help-button").addEventListener("click", () => showHelp(app.home?.annotate));
-window.addEventListener("popstate", show);
+window.addEventListener("popstate", () => {
+  early = [];
+  show();
+});
 
 // The token is in the cookie now: it need not stand in the address, nor in the history.
 const here = new URL(location.href);
