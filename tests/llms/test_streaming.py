@@ -130,20 +130,19 @@ async def test_a_refused_key_is_an_error_of_the_stream(simulator: Simulator, mak
 async def test_closing_a_stream_closes_its_connection_and_frees_its_slot(
     simulator: Simulator, make_llm: MakeLLM
 ) -> None:
-    simulator.change(token_time_s=5)
+    simulator.script([Fault.stall()])
     llm = make_llm(max_concurrent_requests=1)
     async with aclosing(llm.astream(LONG)) as chunks:
         await anext(chunks)
         assert simulator.in_flight == 1
     await _closed(simulator)
-    simulator.change(token_time_s=0)
     assert text_of(await gathered(llm.astream("next"))) == "Echo: next"
 
 
 async def test_cancelling_the_task_of_a_stream_closes_its_connection(
     simulator: Simulator, make_llm: MakeLLM
 ) -> None:
-    simulator.change(token_time_s=5)
+    simulator.script([Fault.stall()])
     begun = asyncio.Event()
 
     async def read() -> None:
@@ -161,7 +160,7 @@ async def test_cancelling_the_task_of_a_stream_closes_its_connection(
 async def test_leaving_the_blocking_stream_closes_its_connection(
     simulator: Simulator, make_llm: MakeLLM
 ) -> None:
-    simulator.change(token_time_s=5)
+    simulator.script([Fault.stall()])
     chunks = make_llm().stream(LONG)
     next(chunks)
     chunks.close()
@@ -169,7 +168,7 @@ async def test_leaving_the_blocking_stream_closes_its_connection(
 
 
 async def _closed(simulator: Simulator) -> None:
-    async with asyncio.timeout(4):  # less than the next token takes
+    async with asyncio.timeout(20):  # a stalled stream does not end by itself
         while simulator.in_flight:  # noqa: ASYNC110  another thread's counter
             await asyncio.sleep(0.001)
     assert simulator.requests[-1].status == 0
