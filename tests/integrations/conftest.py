@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from tests.libraries import library
@@ -29,6 +31,9 @@ with warnings.catch_warnings(), contextlib.suppress(ImportError):
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A folder for what the framework keeps of its pipelines, instead of the user's own."""
     monkeypatch.setattr(library("datasets.config"), "HF_DATASETS_CACHE", tmp_path / "datasets")
+    # It looks every 2.5 s whether the steps of a pipeline are loaded.
+    quick = SimpleNamespace(sleep=lambda seconds: time.sleep(seconds / 50))
+    monkeypatch.setattr(library("distilabel.pipeline.base"), "time", quick)
     root = logging.getLogger()
     handlers, level = list(root.handlers), root.level
     yield tmp_path
