@@ -1,4 +1,4 @@
-"""Fixtures for every room of the tests.
+"""Fixtures for every room of the tests; those of databases and stores are in ``databases.py`` and ``stores.py``.
 
 ``simulator``  a running ``mistill.simulator.Simulator`` with plain settings
 ``simulate``   makes more of them: ``simulate(latency_s=0.05, faults={"503": 0.1})``; all end with the test
@@ -36,6 +36,9 @@ from tests.libraries import library
 
 from mistill.simulator import Settings, Simulator
 from mistill.user_cache import cache_dir
+
+# Their servers are started once, whoever asks for them.
+pytest_plugins = ("tests.databases", "tests.stores")
 
 API_KEY = "a-key-for-tests"
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import re
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from multiprocessing.connection import Connection
 from typing import Any
 
 import pytest
@@ -38,14 +40,27 @@ class S3:
         return self.client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
 
 
-@pytest.fixture(scope="session")
-def moto() -> Iterator[S3]:
-    library("s3fs")
+def _serve_moto(told: Connection) -> None:
     server = library("moto.server").ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
-    host, port = server.get_host_and_port()
+    told.send(server.get_host_and_port())
+    told.recv()
+
+
+@pytest.fixture(scope="session")
+def moto() -> Iterator[S3]:
+    """In a process of its own: what is late to come there is in no other test's memory, nor does it take its turn."""
+    library("s3fs")
+    library("moto")
+    ours, told = multiprocessing.Pipe()
+    process = multiprocessing.get_context("spawn").Process(target=_serve_moto, args=(told,), daemon=True)
+    process.start()
+    told.close()
+    host, port = ours.recv()
     yield S3(f"http://{host}:{port}")
-    server.stop()
+    process.kill()
+    process.join()
+    ours.close()
 
 
 @pytest.fixture

@@ -9,15 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.databases import (  # noqa: F401  fixtures
-    PostgreSQL,
-    Tables,
-    duckdb,
-    postgresql,
-    postgresql_server,
-    sqlite,
-    tables,
-)
+from tests.databases import PostgreSQL, Tables
 from tests.libraries import library
 
 from mistill.datasets.databases import database, paged_database
@@ -38,7 +30,7 @@ def write(target: str, rows: list[dict[str, Any]], types: dict[str, Any] | None 
             writer.write(row)
 
 
-def test_a_table_comes_back_as_it_was_written(tables: Tables) -> None:  # noqa: F811
+def test_a_table_comes_back_as_it_was_written(tables: Tables) -> None:
     rows = [
         {
             "id": 1,
@@ -61,7 +53,7 @@ def test_a_table_comes_back_as_it_was_written(tables: Tables) -> None:  # noqa: 
     assert found == rows
 
 
-def test_columns_have_types(tables: Tables) -> None:  # noqa: F811
+def test_columns_have_types(tables: Tables) -> None:
     arrow = library("pyarrow")
     types = {
         "amount": arrow.decimal128(20, 4),
@@ -94,7 +86,7 @@ def test_columns_have_types(tables: Tables) -> None:  # noqa: F811
     assert first.record["mixed"] == [1]
 
 
-def test_rows_come_in_the_order_of_the_key_in_pages(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_rows_come_in_the_order_of_the_key_in_pages(tables: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_database, "PAGE_ROWS", 3)
     tables.execute('CREATE TABLE t ("b%" integer NOT NULL, a text NOT NULL, PRIMARY KEY (a, "b%"))')
     pairs = [(b, a) for a in ("y", "x") for b in (4, 2, 3, 1)]
@@ -104,7 +96,7 @@ def test_rows_come_in_the_order_of_the_key_in_pages(tables: Tables, monkeypatch:
     assert found == (sorted(pairs, key=lambda pair: pair[::-1]) if "postgres" in tables.database else pairs)
 
 
-def test_a_query_is_read_as_it_is(tables: Tables, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+def test_a_query_is_read_as_it_is(tables: Tables, caplog: pytest.LogCaptureFixture) -> None:
     tables.execute("CREATE TABLE t (id integer, text text)")
     tables.execute("INSERT INTO t VALUES (1, 'a%'), (2, 'b&'), (3, 'a?')")
     query = tables.query(
@@ -120,7 +112,7 @@ def test_a_query_is_read_as_it_is(tables: Tables, caplog: pytest.LogCaptureFixtu
     assert "the query has no ORDER BY" in caplog.text
 
 
-def test_nothing_is_changed_by_reading(tables: Tables) -> None:  # noqa: F811
+def test_nothing_is_changed_by_reading(tables: Tables) -> None:
     tables.execute("CREATE TABLE t (id integer)")
     for query in (
         "DROP TABLE t",
@@ -133,7 +125,7 @@ def test_nothing_is_changed_by_reading(tables: Tables) -> None:  # noqa: F811
     assert tables.execute("SELECT count(*) FROM t") == [(0,)]
 
 
-def test_how_many_rows_there_are_is_found_beside(tables: Tables) -> None:  # noqa: F811
+def test_how_many_rows_there_are_is_found_beside(tables: Tables) -> None:
     write(tables.address("t"), [{"id": number} for number in range(7)])
     source = open_source(tables.address("t"), limit=5)
     size = InputSize(source)
@@ -142,7 +134,7 @@ def test_how_many_rows_there_are_is_found_beside(tables: Tables) -> None:  # noq
     assert open_source(tables.query("SELECT * FROM t WHERE id > 3")).count(lambda: True) == 3
 
 
-def test_a_table_is_whole_or_not_there(tables: Tables) -> None:  # noqa: F811
+def test_a_table_is_whole_or_not_there(tables: Tables) -> None:
     write(tables.address("t"), [{"id": 1}])
     with pytest.raises(TypeError):
         write(tables.address("t"), [{"id": 2}, {"id": object()}])
@@ -154,7 +146,7 @@ def test_a_table_is_whole_or_not_there(tables: Tables) -> None:  # noqa: F811
     assert tables.execute(f"SELECT count(*) FROM {listed} WHERE {name} LIKE 'mistill%'") == [(0,)]
 
 
-def test_a_write_that_fails_leaves_the_old_table(tables: Tables) -> None:  # noqa: F811
+def test_a_write_that_fails_leaves_the_old_table(tables: Tables) -> None:
     write(tables.address("t"), [{"id": 1}])
     tables.execute("DROP TABLE t")
     tables.execute("CREATE VIEW t AS SELECT 7 AS id")
@@ -163,7 +155,7 @@ def test_a_write_that_fails_leaves_the_old_table(tables: Tables) -> None:  # noq
     assert records(tables.address("t")) == [{"id": 7}]
 
 
-def test_a_table_that_exists_is_not_lost(tables: Tables) -> None:  # noqa: F811
+def test_a_table_that_exists_is_not_lost(tables: Tables) -> None:
     check_no_loss(tables.address("t"), "overwrite")
     tables.execute("CREATE TABLE t (id integer)")
     with pytest.raises(InputError, match="exists"):
@@ -191,7 +183,7 @@ def test_what_is_no_table_is_said(address: str, told: str) -> None:
     assert told in str(refused.value)
 
 
-def test_what_is_not_there_is_said(tables: Tables) -> None:  # noqa: F811
+def test_what_is_not_there_is_said(tables: Tables) -> None:
     tables.execute("CREATE TABLE t (id integer)")
     for address in (tables.address("none"), tables.query("SELECT * FROM none"), tables.query("SELEKT")):
         with pytest.raises(InputError, match="cannot be read"):
@@ -218,7 +210,7 @@ def test_a_ledger_has_no_other_tables(tmp_path: Path) -> None:
 # --- SQLite -----------------------------------------------------------------------------------------------------------
 
 
-def test_sqlite_has_values_of_any_type(sqlite: Tables) -> None:  # noqa: F811
+def test_sqlite_has_values_of_any_type(sqlite: Tables) -> None:
     sqlite.execute("CREATE TABLE t (x text PRIMARY KEY, rowid integer, y) WITHOUT ROWID")
     sqlite.execute("INSERT INTO t VALUES ('b', 1, x'0102'), ('a', 2, 1.5), ('c', 3, CAST(x'ff41' AS text))")
     found = [(row["x"], row["y"]) for row in records(sqlite.address("main.t"))]
@@ -227,7 +219,7 @@ def test_sqlite_has_values_of_any_type(sqlite: Tables) -> None:  # noqa: F811
     assert [row["y"] for row in records(sqlite.address("v"))] == ["\ufffdA", "AQI=", 1.5]
 
 
-def test_a_null_in_a_key_of_sqlite_loses_no_row(sqlite: Tables, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_null_in_a_key_of_sqlite_loses_no_row(sqlite: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_database, "PAGE_ROWS", 1)
     sqlite.execute("CREATE TABLE t (x text PRIMARY KEY)")
     sqlite.execute("INSERT INTO t VALUES (NULL), ('a'), (NULL)")
@@ -237,7 +229,7 @@ def test_a_null_in_a_key_of_sqlite_loses_no_row(sqlite: Tables, monkeypatch: pyt
 # --- DuckDB -----------------------------------------------------------------------------------------------------------
 
 
-def test_duckdb_has_types_of_its_own(duckdb: Tables) -> None:  # noqa: F811
+def test_duckdb_has_types_of_its_own(duckdb: Tables) -> None:
     duckdb.execute(
         """
         CREATE TABLE t AS SELECT '{"a":1.10}'::json AS j, interval '1 month 2 day' AS i, 'x'::enum('x', 'y') AS e,
@@ -263,7 +255,7 @@ def test_duckdb_has_types_of_its_own(duckdb: Tables) -> None:  # noqa: F811
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 
-def test_postgresql_has_types_of_its_own(postgresql: Tables) -> None:  # noqa: F811
+def test_postgresql_has_types_of_its_own(postgresql: Tables) -> None:
     postgresql.execute("CREATE TYPE mood AS ENUM ('sad', 'ok')")
     postgresql.execute(
         "CREATE TABLE t (n numeric, j jsonb, i interval, e mood, a int[], p inet, r int4range, m money)"
@@ -298,7 +290,7 @@ def test_postgresql_has_types_of_its_own(postgresql: Tables) -> None:  # noqa: F
     assert b'"x":[1.50]' in row.raw
 
 
-def test_a_connection_that_breaks_is_made_anew(postgresql: Tables, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_a_connection_that_breaks_is_made_anew(postgresql: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_database, "PAGE_ROWS", 10)
     monkeypatch.setattr(database, "WAITS_S", (0.0,))
     postgresql.execute("CREATE TABLE u AS SELECT generate_series(1, 50) AS id")
@@ -319,7 +311,7 @@ def test_a_connection_that_breaks_is_made_anew(postgresql: Tables, monkeypatch: 
         list(unordered)
 
 
-def test_the_password_of_a_database_is_told_to_nobody(postgresql: Tables) -> None:  # noqa: F811
+def test_the_password_of_a_database_is_told_to_nobody(postgresql: Tables) -> None:
     write(postgresql.address("t"), [{"text": "a\0b", "mixed": 1}, {"text": "c", "mixed": "d\0"}])
     source = open_source(postgresql.address("t"))
     assert [row.record["text"] for row in source] == ["a\ufffdb", "c"]

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from tests.libraries import library, need_library_of
-from tests.stores import BUCKET, S3, Web, moto, s3, web  # noqa: F401  fixtures
+from tests.stores import BUCKET, S3, Web
 
 from mistill.datasets.places import steady_file
 from mistill.datasets.prefetch import StreamedWindows, open_windows
@@ -43,7 +43,7 @@ def write(target: str, rows: list[dict[str, Any]] = ROWS) -> None:
 @pytest.mark.parametrize(
     "suffix", ["jsonl", "json", "csv", "tsv.gz", "jsonl.zst", "parquet", "arrow", "feather", "xlsx"]
 )
-def test_every_format_goes_to_a_store_and_comes_back(s3: S3, tmp_path: Path, suffix: str) -> None:  # noqa: F811
+def test_every_format_goes_to_a_store_and_comes_back(s3: S3, tmp_path: Path, suffix: str) -> None:
     need_library_of(suffix)
     if suffix == "xlsx":
         library("openpyxl")
@@ -53,7 +53,7 @@ def test_every_format_goes_to_a_store_and_comes_back(s3: S3, tmp_path: Path, suf
     assert records(f"s3://{BUCKET}/out/rows.{suffix}") == records(here)
 
 
-def test_globs_and_several_inputs_are_read_in_order(s3: S3, tmp_path: Path) -> None:  # noqa: F811
+def test_globs_and_several_inputs_are_read_in_order(s3: S3, tmp_path: Path) -> None:
     for number, row in enumerate(ROWS):
         s3.put(f"in/part-{number}.jsonl", json.dumps(row).encode())
     s3.put("in/part-9.txt", b"no rows")
@@ -66,7 +66,7 @@ def test_globs_and_several_inputs_are_read_in_order(s3: S3, tmp_path: Path) -> N
     ]
 
 
-def test_what_is_elsewhere_is_read_by_a_thread_and_never_only_to_count(s3: S3) -> None:  # noqa: F811
+def test_what_is_elsewhere_is_read_by_a_thread_and_never_only_to_count(s3: S3) -> None:
     library("pyarrow")
     write(f"s3://{BUCKET}/rows.parquet")
     lines, table = open_source(s3.put("rows.jsonl", LINES)), open_source(f"s3://{BUCKET}/rows.parquet")
@@ -86,14 +86,14 @@ def test_what_is_elsewhere_is_read_by_a_thread_and_never_only_to_count(s3: S3) -
         ("ftp://host/rows.jsonl", "no place that files are read from (there are s3://"),
     ],
 )
-def test_what_cannot_be_read_is_said(s3: S3, address: str, told: str) -> None:  # noqa: F811
+def test_what_cannot_be_read_is_said(s3: S3, address: str, told: str) -> None:
     s3.put("in/a.jsonl", LINES)
     with pytest.raises(InputError) as refused:
         records(address, format="jsonl" if address.endswith("/") else None)
     assert told in str(refused.value)
 
 
-def test_an_address_that_was_made_a_path_is_told_from_one(s3: S3) -> None:  # noqa: F811
+def test_an_address_that_was_made_a_path_is_told_from_one(s3: S3) -> None:
     with pytest.raises(InputError, match="give it as text"):
         check_target(Path(f"s3://{BUCKET}/out.jsonl"))
     with pytest.raises(InputError, match=r"no such file .the address s3://bucket/in.jsonl is given as text"):
@@ -116,21 +116,21 @@ def test_settings_that_a_store_lacks_are_said(monkeypatch: pytest.MonkeyPatch) -
         (f"s3://{BUCKET}/in.jsonl", "is a directory"),
     ],
 )
-def test_a_place_that_cannot_be_written_is_refused_before(s3: S3, target: str, told: str) -> None:  # noqa: F811
+def test_a_place_that_cannot_be_written_is_refused_before(s3: S3, target: str, told: str) -> None:
     s3.put("in.jsonl/a.jsonl", LINES)
     with pytest.raises(InputError) as refused:
         check_target(target)
     assert told in str(refused.value)
 
 
-def test_an_output_that_exists_is_not_lost(s3: S3) -> None:  # noqa: F811
+def test_an_output_that_exists_is_not_lost(s3: S3) -> None:
     address = s3.put("out.jsonl", LINES)
     check_no_loss(f"s3://{BUCKET}/other.jsonl", "overwrite")
     with pytest.raises(InputError, match="exists"):
         check_no_loss(address, "overwrite")
 
 
-def test_missing_credentials_say_how_they_are_given(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:  # noqa: F811
+def test_missing_credentials_say_how_they_are_given(s3: S3, monkeypatch: pytest.MonkeyPatch) -> None:
     s3.put("rows.jsonl", LINES)
     monkeypatch.delenv("AWS_ACCESS_KEY_ID")
     monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
@@ -150,7 +150,7 @@ def test_a_missing_library_says_what_installs_it(monkeypatch: pytest.MonkeyPatch
         records("s3://bucket/rows.jsonl")
 
 
-def test_an_output_is_whole_or_not_there(s3: S3) -> None:  # noqa: F811
+def test_an_output_is_whole_or_not_there(s3: S3) -> None:
     address = s3.put("out.jsonl", b"before\n")
     with pytest.raises(TypeError):
         write(address, [ROWS[0], {"id": object()}])
@@ -162,7 +162,7 @@ def test_an_output_is_whole_or_not_there(s3: S3) -> None:  # noqa: F811
 
 
 def test_a_large_output_goes_in_parts_and_one_that_is_cut_off_is_aborted(
-    s3: S3,  # noqa: F811
+    s3: S3,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     s3fs = library("s3fs")
@@ -190,7 +190,7 @@ def test_a_large_output_goes_in_parts_and_one_that_is_cut_off_is_aborted(
 # --- the web ----------------------------------------------------------------------------------------------------------
 
 
-def test_files_of_the_web_are_read_with_and_without_parts(web: Web) -> None:  # noqa: F811
+def test_files_of_the_web_are_read_with_and_without_parts(web: Web) -> None:
     library("pyarrow")
     table = io.BytesIO()
     library("pyarrow.parquet").write_table(library("pyarrow").Table.from_pylist(ROWS), table)
@@ -204,7 +204,7 @@ def test_files_of_the_web_are_read_with_and_without_parts(web: Web) -> None:  # 
         assert records(addresses) == ROWS * 3
 
 
-def test_a_broken_connection_is_read_on(web: Web) -> None:  # noqa: F811
+def test_a_broken_connection_is_read_on(web: Web) -> None:
     many = LINES * 5_000
     address = web.has("/rows.jsonl", many)
     for gives_parts in (True, False):
@@ -213,7 +213,7 @@ def test_a_broken_connection_is_read_on(web: Web) -> None:  # noqa: F811
         assert web.breaks == 0
 
 
-def test_a_connection_that_stays_broken_says_how_far_it_came(web: Web) -> None:  # noqa: F811
+def test_a_connection_that_stays_broken_says_how_far_it_came(web: Web) -> None:
     address = web.has("/rows.jsonl", LINES * 60_000)
     given = iter(open_source(address))
     next(given)
@@ -224,7 +224,7 @@ def test_a_connection_that_stays_broken_says_how_far_it_came(web: Web) -> None: 
         list(given)
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(web: Web) -> None:  # noqa: F811
+def test_a_file_that_changes_while_it_is_read_is_refused(web: Web) -> None:
     given = iter(open_source(web.has("/rows.jsonl", LINES)))
     next(given)
     web.version = 2
@@ -235,7 +235,7 @@ def test_a_file_that_changes_while_it_is_read_is_refused(web: Web) -> None:  # n
 @pytest.mark.parametrize(
     ("status", "told"), [(403, "the store refuses access"), (404, "no such file"), (503, "503")]
 )
-def test_what_a_server_says_is_told_without_what_is_secret(web: Web, status: int, told: str) -> None:  # noqa: F811
+def test_what_a_server_says_is_told_without_what_is_secret(web: Web, status: int, told: str) -> None:
     web.has("/rows.jsonl", LINES)
     web.statuses["/rows.jsonl"] = status
     address = f"{web.url}/rows.jsonl?X-Amz-Signature={SECRET}"
@@ -245,7 +245,7 @@ def test_what_a_server_says_is_told_without_what_is_secret(web: Web, status: int
     assert refused.value.__suppress_context__
 
 
-def test_nothing_secret_of_an_address_is_told(web: Web, caplog: pytest.LogCaptureFixture) -> None:  # noqa: F811
+def test_nothing_secret_of_an_address_is_told(web: Web, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, logger="mistill")
     web.has("/rows.jsonl", LINES)
     host = web.url.removeprefix("http://")
@@ -257,7 +257,7 @@ def test_nothing_secret_of_an_address_is_told(web: Web, caplog: pytest.LogCaptur
     assert source.paths == [f"{web.url}/rows.jsonl"]
 
 
-def test_an_address_that_is_signed_for_it_is_written_by_one_put(web: Web) -> None:  # noqa: F811
+def test_an_address_that_is_signed_for_it_is_written_by_one_put(web: Web) -> None:
     address = f"{web.url}/out.jsonl?X-Amz-Signature={SECRET}"
     web.statuses["/out.jsonl"] = 201
     write(address)

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.databases import PostgreSQL, Tables, duckdb, postgresql, postgresql_server, sqlite, tables  # noqa: F401
+from tests.databases import PostgreSQL, Tables
 from tests.libraries import library
 from tests.runs.conftest import MODEL, Place, echoes, sent
-from tests.stores import BUCKET, S3, Web, moto, s3, web  # noqa: F401  fixtures
+from tests.stores import BUCKET, S3, Web
 
 from mistill import Run, export_run
 from mistill.cli import main
@@ -36,13 +36,13 @@ def lines(texts: list[str]) -> bytes:
     return "".join(json.dumps({"text": text}) + "\n" for text in texts).encode()
 
 
-def answers(s3: S3) -> list[str]:  # noqa: F811
+def answers(s3: S3) -> list[str]:
     return [json.loads(line)["generation"] for line in s3.get("team a/out.jsonl").splitlines()]
 
 
 def test_a_run_from_a_store_to_a_store_goes_on_where_it_was(
     place: Place,
-    s3: S3,  # noqa: F811
+    s3: S3,
     simulator: Simulator,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
@@ -66,7 +66,7 @@ def test_a_run_from_a_store_to_a_store_goes_on_where_it_was(
     assert "remembers" not in caplog.text
 
 
-def test_a_ledger_stays_where_it_is_wanted(place: Place, s3: S3, tmp_path: Path) -> None:  # noqa: F811
+def test_a_ledger_stays_where_it_is_wanted(place: Place, s3: S3, tmp_path: Path) -> None:
     place.write(TEXTS)
     run = place.run(out=OUT, ledger=tmp_path / "mine.ledger")
     run.start()
@@ -75,7 +75,7 @@ def test_a_ledger_stays_where_it_is_wanted(place: Place, s3: S3, tmp_path: Path)
     assert [record["text"] for record in Run.open(OUT, ledger=tmp_path / "mine.ledger").results()] == TEXTS
 
 
-def test_an_output_of_another_machine_is_not_replaced(place: Place, s3: S3) -> None:  # noqa: F811
+def test_an_output_of_another_machine_is_not_replaced(place: Place, s3: S3) -> None:
     place.write(TEXTS)
     s3.put("team a/out.jsonl", b"dear\n")
     with pytest.raises(InputError, match=r"exists.*another machine, bring its ledger from there.*ledger="):
@@ -84,7 +84,7 @@ def test_an_output_of_another_machine_is_not_replaced(place: Place, s3: S3) -> N
     assert answers(s3) == echoes(TEXTS)
 
 
-def test_one_run_at_a_time_writes_an_output(place: Place, s3: S3, tmp_path: Path) -> None:  # noqa: F811
+def test_one_run_at_a_time_writes_an_output(place: Place, s3: S3, tmp_path: Path) -> None:
     place.write(TEXTS)
     beside = ledger_beside(OUT)
     beside.parent.mkdir(parents=True)
@@ -94,7 +94,7 @@ def test_one_run_at_a_time_writes_an_output(place: Place, s3: S3, tmp_path: Path
     lock.release()
 
 
-def test_an_input_is_no_output(place: Place, s3: S3) -> None:  # noqa: F811
+def test_an_input_is_no_output(place: Place, s3: S3) -> None:
     source = s3.put("team a/out.jsonl", lines(TEXTS))
     with pytest.raises(InputError, match="is an input"):
         place.run(source, out=OUT)
@@ -121,7 +121,7 @@ def test_a_ledger_says_whose_it_is(address: str) -> None:
     assert find_run(address) == find_run(ledger) == (address, ledger)
 
 
-def test_exports_and_retries_write_where_they_are_told(place: Place, s3: S3) -> None:  # noqa: F811
+def test_exports_and_retries_write_where_they_are_told(place: Place, s3: S3) -> None:
     place.write(TEXTS)
     run = place.run(out=OUT)
     run.start()
@@ -135,7 +135,7 @@ def test_exports_and_retries_write_where_they_are_told(place: Place, s3: S3) -> 
 
 def test_an_upload_that_fails_costs_no_answer(
     place: Place,
-    s3: S3,  # noqa: F811
+    s3: S3,
     simulator: Simulator,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -160,7 +160,7 @@ def test_an_upload_that_fails_costs_no_answer(
 
 def test_an_input_that_breaks_off_keeps_what_was_answered(
     place: Place,
-    web: Web,  # noqa: F811
+    web: Web,
     simulator: Simulator,
 ) -> None:
     texts = [f"{number} " + "x" * 40_000 for number in range(200)]
@@ -184,7 +184,7 @@ def test_an_input_that_breaks_off_keeps_what_was_answered(
 
 def test_no_secret_is_in_what_a_run_says_or_keeps(
     place: Place,
-    web: Web,  # noqa: F811
+    web: Web,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
@@ -220,7 +220,7 @@ def test_no_secret_is_in_what_a_run_says_or_keeps(
 
 def test_a_secret_is_in_no_repr_or_log(
     place: Place,
-    web: Web,  # noqa: F811
+    web: Web,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     caplog.set_level(logging.DEBUG, logger="mistill")
@@ -235,7 +235,7 @@ def test_a_secret_is_in_no_repr_or_log(
 
 def test_a_run_from_a_table_to_a_table_goes_on_where_it_was(
     place: Place,
-    tables: Tables,  # noqa: F811
+    tables: Tables,
     simulator: Simulator,
     tmp_path: Path,
 ) -> None:
@@ -271,7 +271,7 @@ def test_a_run_from_a_table_to_a_table_goes_on_where_it_was(
 
 def test_the_password_of_a_database_is_in_no_ledger_or_report(
     place: Place,
-    postgresql: Tables,  # noqa: F811
+    postgresql: Tables,
     capfd: pytest.CaptureFixture[str],
     tmp_path: Path,
 ) -> None:
@@ -290,7 +290,7 @@ def test_the_password_of_a_database_is_in_no_ledger_or_report(
 
 def test_what_looks_at_runs_finds_one_whose_output_is_elsewhere(
     place: Place,
-    s3: S3,  # noqa: F811
+    s3: S3,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
 ) -> None:
