@@ -313,7 +313,9 @@ def test_all_shards_of_a_run_obey(place: Place, simulator: Simulator) -> None:
     simulator.wait_until(lambda: simulator.in_flight == 0)
     answered = simulator.answered
     assert Run.open(place.out).report().paused is not None
-    with pytest.raises(InputError, match="max_cost cannot be changed while a run in shards goes on"):
+    with pytest.raises(
+        InputError, match="max_cost cannot be changed while a run in shards goes on that began without"
+    ):
         control.set(max_cost=1)
     values = {one.name: one.value for one in control.set(max_concurrent_requests=3).settings}
     assert values["max_concurrent_requests"] == 3

@@ -13,6 +13,7 @@ import pytest
 from pydantic import SecretStr
 
 from mistill import InputError, LedgerError, ManifestChanged, MistralLLM, Run, export_run, read_row
+from mistill.kinds.options import RetryArguments
 from mistill.ledger import LedgerReader
 from mistill.ledger.shards_reader import ShardsReader
 from mistill.runs.report import RunReport, read_report
@@ -189,6 +190,8 @@ def test_a_sample_of_all_shards_is_forecast_for_all(rows: Path, tmp_path: Path, 
         ({"on": "processes:2", "lane": "batch"}, "batch jobs are the server's work"),
         ({"shard": "0/2", "sample": 3}, "is of the whole run"),
         ({"shard": "0/2", "fresh": True}, "is of the whole run"),
+        ({"shard": "0/2", "max_cost": 1.0}, "is of the whole run"),
+        ({"shard": "0/2", "max_tokens_total": 1}, "is of the whole run"),
     ],
 )
 def test_what_cannot_be_had_in_shards_is_refused_before_anything_is_sent(
@@ -269,6 +272,12 @@ def test_a_retry_asks_rows_of_several_shards_again_and_writes_their_parts_anew(
     assert asked == list(range(13, 32))
     with pytest.raises(InputError, match="there is no column 'nothing'"):
         Run.retry(out, "nothing=1")
+    spent = report.input_tokens + report.output_tokens
+    options: RetryArguments = {"parameters": {"max_new_tokens": 20}, "on_stop": "return"}
+    options["max_tokens_total"] = spent + 40
+    again = Run.retry(out, "row>=13", llm={"api_key": SecretStr("k")}, **options).start()
+    assert f"max_tokens_total of {spent + 40} are used" in str(again.stopped)
+    assert 40 <= again.input_tokens + again.output_tokens - spent < 40 + 15
 
 
 def test_a_retry_of_one_file_writes_it_anew(rows: Path, tmp_path: Path, simulator: Simulator) -> None:

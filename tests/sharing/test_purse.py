@@ -147,7 +147,7 @@ async def test_another_process_keeps_count_when_the_one_that_did_has_ended(peers
     assert 1_000 - 400 - 300 <= sum(tokens_of(billed)) < 1_000 - 400 - 300 + max(tokens_of(billed))
 
 
-async def test_what_a_process_that_is_gone_had_in_flight_counts_until_its_part_is_taken_up(
+async def test_what_a_process_that_is_gone_had_in_flight_is_reserved_until_its_part_is_taken_up(
     peers: Peers,
 ) -> None:
     host, guest = peers.start(), peers.start()
@@ -163,6 +163,7 @@ async def test_what_a_process_that_is_gone_had_in_flight_counts_until_its_part_i
     again = peers.start()
     await again.send(1)
     taken_up = budget_of(again.governor, "1", before=Spending(answers=1, input_tokens=100, output_tokens=100))
+    taken_up.refund(await taken_up.reserve(1, 1))
     own.refund(await with_more)  # it was 200, by its ledger
     own.settle(reservation, Usage(200, 200))
     billed = await spend(taken_up, random.Random(1), workers=1, pause_s=0.001)

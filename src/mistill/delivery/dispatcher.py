@@ -173,7 +173,7 @@ class Dispatcher(Generic[R]):
         tuning: the constants of delivery; those in force unless given.
 
     Attributes:
-        client, governor, max_retries: as given.
+        client, max_retries: as given. ``governor``: it may be replaced; what waits at the one before asks the new one.
         takes_cache_key: whether the server has taken one, or answered without what it had refused with it; ``None``:
             nobody knows yet.
     """
@@ -219,7 +219,6 @@ class Dispatcher(Generic[R]):
         Raises:
             MistillError: of the last attempt, when no retry can help or none is left.
         """
-        governor = self.governor
         tokens = self._estimate(request)
         row: int | None = None
         attempts = charged = 0
@@ -234,10 +233,12 @@ class Dispatcher(Generic[R]):
         while True:
             while pool is not None and pool.resumed is not None:
                 await pool.resumed.wait()
+            governor = self.governor
             permit = governor.try_admit(self._concurrency, tokens)
             if permit is None:
                 permit = await governor.admit(self._concurrency, tokens)
-                if pool is not None and pool.resumed is not None:  # it was paused meanwhile
+                # It was paused meanwhile, or another one decides.
+                if (pool is not None and pool.resumed is not None) or governor is not self.governor:
                     governor.refund(permit)
                     continue
             attempts += 1
@@ -293,7 +294,7 @@ class Dispatcher(Generic[R]):
                     observer.ended(recorded, cancelled)
                 raise
             else:
-                self._settle(permit, answer)
+                self._settle(governor, permit, answer)
                 if cache_key is not None:
                     if is_first:
                         cache_key.let_follow()
@@ -433,15 +434,15 @@ class Dispatcher(Generic[R]):
         with pool.resting():
             await asyncio.sleep(pause_s)
 
-    def _settle(self, permit: Permit, answer: HTTPAnswer[R]) -> None:
+    def _settle(self, governor: AnyGovernor, permit: Permit, answer: HTTPAnswer[R]) -> None:
         wire = answer.response.usage
         if wire is None:
-            self.governor.settle(permit, limits=answer.limits)
+            governor.settle(permit, limits=answer.limits)
             return
         self._mean_output_tokens += self._output_smoothing * (
             answer.usage.output_tokens - self._mean_output_tokens
         )
-        self.governor.settle(permit, limits=answer.limits, tokens=wire.total_tokens or None)
+        governor.settle(permit, limits=answer.limits, tokens=wire.total_tokens or None)
 
     def _estimate(self, request: Request) -> int:
         output = self._mean_output_tokens

@@ -5,19 +5,25 @@ from __future__ import annotations
 import atexit
 import hashlib
 import os
+import secrets
 import weakref
+from collections.abc import Generator
+from contextlib import contextmanager
 
 import msgspec
+from msgspec import Struct
 
 from mistill.delivery.admission_queue import LOCK
 from mistill.delivery.governor import AnyGovernor, Governor
 from mistill.delivery.limits_file import LimitsFile
 from mistill.delivery.sharing.participant import Participant
-from mistill.delivery.sharing.place import place_of
+from mistill.delivery.sharing.place import Door, place_of
 from mistill.delivery.tuning import Tuning, current_tuning
+from mistill.errors import InputError
 
 _Identity = tuple[str, bytes, str, Tuning]
 _governors: weakref.WeakValueDictionary[_Identity, AnyGovernor] = weakref.WeakValueDictionary()
+_behind_doors: weakref.WeakValueDictionary[str, AnyGovernor] = weakref.WeakValueDictionary()
 _participant = Participant()
 
 
@@ -69,6 +75,54 @@ def limit(governor: AnyGovernor, requests_per_minute: float | None, tokens_per_m
         governor.set_quota(requests_per_minute, tokens_per_minute)
 
 
+class GovernorDoor(Struct, frozen=True):
+    """Where a process has a governor for some others, which it tells of this.
+
+    Attributes:
+        address, port: where it listens. ``name``: of the governor, 32 hexadecimal digits.
+        token: proves that one was told.
+    """
+
+    address: str
+    port: int
+    name: str
+    token: bytes
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.address}:{self.port})"
+
+    def governor(self) -> AnyGovernor:
+        """What is behind it: in the process that has it, the governor itself."""
+        tuning = current_tuning()
+        with LOCK:
+            governor = _behind_doors.get(self.name)
+            if governor is None:
+                door = Door(self.address, self.port, self.token)
+                governor = _behind_doors[self.name] = _participant.governor(door, self.name, tuning, None)
+            return governor
+
+
+@contextmanager
+def opened_to_others(governor: Governor, address: str) -> Generator[GovernorDoor]:
+    """This process has a governor of its own making for others too, by an address of this machine.
+
+    Raises:
+        InputError: it cannot listen there.
+    """
+    name, token = secrets.token_hex(16), secrets.token_bytes(32)
+    door = Door(address, 0, token)
+    try:
+        _participant.open(door, name, governor, current_tuning())
+    except OSError as error:
+        raise InputError(
+            f"the workers of a run in shards ask this process by {address}, where it cannot listen: {error.strerror}"
+        ) from error
+    try:
+        yield GovernorDoor(address, door.port, name, token)
+    finally:
+        _participant.withdraw(governor)
+
+
 def _name_of(identity: _Identity, *, of_tuning: bool = False) -> str:
     """Of its files, the same in every process. ``of_tuning``: another where the constants are not everybody's."""
     endpoint, key, model, tuning = identity
@@ -82,6 +136,7 @@ def _name_of(identity: _Identity, *, of_tuning: bool = False) -> str:
 
 def _forget() -> None:
     _governors.clear()
+    _behind_doors.clear()
     _participant.forget()
 
 

@@ -6,7 +6,7 @@ flight, of all members, fits at its worst in what is left; so together they over
 
 Each member knows its own part of what was spent, and says so to whoever keeps the purse, and again to the next keeper.
 What the parts of others have spent that cannot speak for themselves, the keeper tells its members, so that they can say
-that too. What a process that is gone had in flight counts as spent, until its part is taken up and knows better.
+that too. What a process that is gone had in flight stays reserved, until its part is taken up and knows better.
 """
 
 from __future__ import annotations
@@ -128,11 +128,14 @@ class Purse:
         self.spent = self._reserved = Amount()
         self._in_flight: dict[Member, dict[int, Amount]] = {}
         self._reserved_by: dict[Member, Amount] = {}
+        self._left: dict[str, Amount] = {}
         self._waiting: OrderedDict[tuple[Member, int], Amount] = OrderedDict()
 
     def state(self, member: Member, statement: Statement) -> None:
         """In place of all that it has said before. The newest limit holds."""
         self._forget(member)
+        if (left := self._left.pop(statement.part, None)) is not None:
+            self._reserved = self._reserved.minus(left) if self._is_any_in_flight else Amount()
         self._limit = statement.limit
         self.members[member] = statement.part
         self._in_flight[member] = {}
@@ -140,7 +143,7 @@ class Purse:
         self._set(statement.part, statement.spent)
         speaking = set(self.members.values())
         for part, spent in statement.others.items():
-            if part not in speaking:
+            if part not in speaking and part not in self._left:
                 self._set(part, self._spent.get(part, Amount()).at_least(spent))
         for number, amount in statement.in_flight:
             self._take(member, number, amount)
@@ -172,14 +175,16 @@ class Purse:
         self._serve()
 
     def leave(self, member: Member) -> None:
-        """It is gone. What it had in flight may be on the bill."""
+        """It is gone. What it had in flight may be on the bill: whoever takes up its part will say."""
         if (part := self.members.get(member)) is None:
             return
-        left = self._of(member, part)
+        in_all, in_flight = self._of(member, part), self._reserved_by[member]
         self._forget(member)
-        self._set(part, left)
+        if in_flight != Amount():
+            self._left[part] = in_flight
+            self._reserved = self._reserved.plus(in_flight)
         for each in self.members:
-            each.hear_of(part, left)
+            each.hear_of(part, in_all)
         self._serve()
 
     def _serve(self) -> None:
@@ -188,7 +193,7 @@ class Purse:
             (member, number), amount = next(iter(self._waiting.items()))
             is_spent = self._limit.is_reached(self.spent)
             taken = self.spent.plus(self._reserved)
-            if not is_spent and any(self._in_flight.values()) and not self._limit.holds(taken):
+            if not is_spent and self._is_any_in_flight and not self._limit.holds(taken):
                 return
             del self._waiting[member, number]
             others = taken.minus(self._of(member, self.members[member]))
@@ -200,6 +205,10 @@ class Purse:
                 if each.is_here and not member.is_here:
                     member.hear_of(part, self._of(each, part))
             member.may_leave(number, others)
+
+    @property
+    def _is_any_in_flight(self) -> bool:
+        return bool(self._left) or any(self._in_flight.values())
 
     def _of(self, member: Member, part: str) -> Amount:
         """What a part has spent, and its member has in flight."""
@@ -215,8 +224,7 @@ class Purse:
         amount = held.pop(number, Amount())
         # Exactly, where nothing is: sums of floats may leave a speck reserved.
         self._reserved_by[member] = self._reserved_by[member].minus(amount) if held else Amount()
-        is_any = held or any(self._in_flight.values())
-        self._reserved = self._reserved.minus(amount) if is_any else Amount()
+        self._reserved = self._reserved.minus(amount) if self._is_any_in_flight else Amount()
 
     def _set(self, part: str, spent: Amount) -> None:
         self._spent[part] = spent

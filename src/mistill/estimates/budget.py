@@ -22,7 +22,7 @@ from mistill.delivery.governor import AnyGovernor
 from mistill.delivery.purse import Amount, PurseMember, SpendingLimit
 from mistill.errors import InputError, Stopped, StopReason
 from mistill.ledger import Spending
-from mistill.wording import START_AGAIN, Setting, words
+from mistill.wording import Setting, words
 
 _LONGEST_ANSWER_TOKENS = 131_072
 """What an answer may take at its worst, while nothing is known: the context length of Mistral's large models."""
@@ -134,12 +134,14 @@ class CommonPurse(Struct, frozen=True):
         purse: 32 hexadecimal digits, the same in all of them, and in no other run.
         part: what of the whole this process is; the same in whichever process takes it up again.
         others: what the other parts had spent before, as far as that can be read.
+        seen: answers of all parts before, by which it is judged what others may take.
     """
 
     governor: AnyGovernor
     purse: str
     part: str
     others: dict[str, Amount] = {}
+    seen: Spending = Spending()
 
 
 class Budget:
@@ -158,7 +160,7 @@ class Budget:
         clock: seconds that never go back.
 
     Attributes:
-        is_limited: whether money or tokens are; if not, nothing need be reserved.
+        is_limited: whether money or tokens are, or count is kept in common; if not, nothing need be reserved.
         is_complete: what was spent so far is all in its sums. Without a limit nobody adds it up; see `take_up`.
         deadline: as given, or set since.
         waiting: attempts in `reserve` that wait until what is in flight fits.
@@ -183,17 +185,18 @@ class Budget:
         self._check(max_cost=max_cost, max_tokens_total=max_tokens_total, deadline=deadline)
         self.max_cost = max_cost
         self.max_tokens_total = max_tokens_total
-        self.is_complete = self.is_limited = max_cost is not None or max_tokens_total is not None
+        is_limited = max_cost is not None or max_tokens_total is not None or common is not None
+        self.is_complete = self.is_limited = is_limited
         before = before or Spending()
         self.spent_cost = before.cost
         self.spent_tokens = before.input_tokens + before.output_tokens
         self._before = before
         self._common = common
         self._purse: PurseMember | None = None
-        if common is not None and self.is_limited:
+        if common is not None:
             spent, limit = Amount(before.cost, self.spent_tokens), SpendingLimit(max_cost, max_tokens_total)
             self._purse = PurseMember(common.purse, common.part, limit, spent=spent, others=common.others)
-            common.governor.join_purse(self._purse)
+        self._has_joined = False
         self._unknown_tokens: int | None = (
             None  # what those of before count as, once the first request says how long
         )
@@ -207,9 +210,11 @@ class Budget:
         self._in_flight = 0
         self._reserved_cost = 0.0
         self._reserved_tokens = 0
-        self._answers = before.answers
-        self._output_tokens = before.output_tokens
-        self._longest_output = before.longest_output_tokens
+        seen = Spending() if common is None else common.seen
+        self._dearness.add_before(seen)
+        self._answers = before.answers + seen.answers
+        self._output_tokens = before.output_tokens + seen.output_tokens
+        self._longest_output = max(before.longest_output_tokens, seen.longest_output_tokens)
         self._longest_audio_s = 0
         self._answers_heard = 0
         self._bytes_heard = self._input_heard = self._cached_heard = 0
@@ -247,22 +252,9 @@ class Budget:
         flight is to be held (`hold_open`), and what had been spent by then to be told (`take_up`).
 
         Raises:
-            InputError: as for the budget itself, or there is a common purse into which nobody has looked so far;
-                nothing was changed.
+            InputError: as for the budget itself; nothing was changed.
         """
         self._check(max_cost=max_cost, max_tokens_total=max_tokens_total)
-        if self._common is not None and self._purse is None:
-            raise InputError(
-                "the processes of this run have no common budget that could be changed",
-                hint=words(
-                    "stop it, and ",
-                    START_AGAIN,
-                    " with ",
-                    Setting("max_cost"),
-                    " or ",
-                    Setting("max_tokens_total"),
-                ),
-            )
         with self._lock:
             self.max_cost, self.max_tokens_total = max_cost, max_tokens_total
             was_limited = self.is_limited
@@ -402,10 +394,7 @@ class Budget:
         self, purse: PurseMember, input_tokens: int, max_output_tokens: int | None
     ) -> Reservation:
         with self._lock:
-            if self._unknown_tokens is None:
-                spent = Amount(self.spent_cost, self.spent_tokens)
-                self._count_unknown(max_output_tokens)
-                purse.spend(Amount(self.spent_cost, self.spent_tokens).minus(spent))
+            self._join(purse, max_output_tokens)
             self._raise_if_reached()
             reservation = self._reservation(input_tokens, max_output_tokens)
         has_to_wait = purse.seems_full  # else it is only a question on its way
@@ -424,10 +413,30 @@ class Budget:
             self._count_waiting(-int(has_to_wait))
         return reservation
 
+    def _join(self, purse: PurseMember, max_output_tokens: int | None) -> None:
+        """Once it is known what this part had spent before, those of its requests included that may be on the bill."""
+        if self._has_joined or self._common is None:
+            return
+        self._has_joined = True
+        if self._unknown_tokens is None:
+            spent = Amount(self.spent_cost, self.spent_tokens)
+            self._count_unknown(max_output_tokens)
+            purse.spend(Amount(self.spent_cost, self.spent_tokens).minus(spent))
+        self._common.governor.join_purse(purse)
+
     def leave_common(self) -> None:
         """Nothing more is spent here; what was reserved and never settled may be on the bill of all."""
         if self._common is not None and self._purse is not None:
+            with self._lock:
+                self._join(self._purse, None)  # whoever took it up before is waited for by the others
             self._common.governor.leave_purse(self._purse)
+
+    def spent(self) -> Amount:
+        """By now, those requests of before included that may be on the bill."""
+        with self._lock:
+            if self._unknown_tokens is None:
+                self._count_unknown(None)
+            return Amount(self.spent_cost, self.spent_tokens)
 
     def _count_waiting(self, change: int) -> None:
         with self._lock:

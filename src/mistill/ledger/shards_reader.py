@@ -178,9 +178,7 @@ class ShardsReader(LedgerReader):
         )
 
     def spending(self) -> Spending:
-        found, longest = self._ask(LedgerReader.spending), "longest_output_tokens"
-        sums = {name: sum(getattr(one, name) for one in found) for name in Spending.__struct_fields__}
-        return Spending(**sums | {longest: max((getattr(one, longest) for one in found), default=0)})
+        return Spending.together(self._ask(LedgerReader.spending))
 
     def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float]:
         found = self._ask(lambda reader: reader.requests_since(started_at, until))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Iterable
+from typing import Self
 
 import msgspec
 
@@ -49,6 +51,19 @@ class Spending(msgspec.Struct, frozen=True, kw_only=True):
     unknown: int = 0
     unknown_bytes: int = 0
     damaged: int = 0
+
+    @classmethod
+    def together(cls, each: Iterable[Spending]) -> Self:
+        """Of several ledgers."""
+        found, longest = list(each), "longest_output_tokens"
+        sums = {name: sum(getattr(one, name) for one in found) for name in cls.__struct_fields__}
+        return cls(**sums | {longest: max((getattr(one, longest) for one in found), default=0)})
+
+    def since(self, earlier: Spending) -> Spending:
+        """What was taken since another look at the same ledger. What was not known then may be by now, so 0 at the
+        least; the longest answer is that of all."""
+        left = {name: max(0, getattr(self, name) - getattr(earlier, name)) for name in self.__struct_fields__}
+        return Spending(**left | {"longest_output_tokens": self.longest_output_tokens})
 
 
 def read_spending(connection: sqlite3.Connection, *, open_is_free: bool = False) -> Spending:

@@ -27,8 +27,8 @@ from mistill.api.prices import context_of, factors_of, load_prices
 from mistill.api.tariff import Tariff
 from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
-from mistill.delivery.governor import ConcurrencyLimit
-from mistill.delivery.governors import governor_for, limit
+from mistill.delivery.governor import AnyGovernor, ConcurrencyLimit
+from mistill.delivery.governors import GovernorDoor, governor_for, limit
 from mistill.errors import InputError, MalformedAnswer, NotFound
 from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
@@ -116,6 +116,7 @@ class Connection(Configurable):
     _api_key_env_var: str = PrivateAttr(default=_API_KEY_ENV_VAR)
     _aclient: MistralClient | None = PrivateAttr(default=None)
     _session: Session | None = PrivateAttr(default=None)
+    _door: GovernorDoor | None = PrivateAttr(default=None)
     _concurrency: ConcurrencyLimit = PrivateAttr(default_factory=lambda: ConcurrencyLimit(1))
 
     @field_validator("endpoint")
@@ -178,7 +179,7 @@ class Connection(Configurable):
         Raises:
             InputError: there is no key, it is none, or it would be readable on its way.
         """
-        key = self.api_key or _key_of_environment(self._api_key_env_var)
+        key = self._key
         if (key is None or not key.get_secret_value()) and not offline:
             raise InputError(
                 f"{type(self).__name__} has no api_key",
@@ -197,7 +198,7 @@ class Connection(Configurable):
         quota = (self.requests_per_minute, self.tokens_per_minute)
         settings = (
             *(self.endpoint, key, self.allow_http, self.timeout, self.model, self.max_retries, quota),
-            *(self.dialect, self.prices, self.telemetry),
+            *(self.dialect, self.prices, self.telemetry, self._door),
         )
         session = self._session
         if session is None or session.settings != settings:
@@ -247,9 +248,35 @@ class Connection(Configurable):
         """
         self.set_runtime_parameters(pace)
         self._concurrency.limit = self.max_concurrent_requests
-        if self._session is not None:
-            governor = self._session.dispatcher.governor
-            limit(governor, self.requests_per_minute, self.tokens_per_minute)
+        if (session := self._session) is None:
+            return
+        quota = (self.requests_per_minute, self.tokens_per_minute)
+        if self._door is None:
+            limit(session.dispatcher.governor, *quota)
+        else:
+            session.dispatcher.governor = self._governor()
+
+    def keep_limits_behind(self, door: GovernorDoor) -> None:
+        """``requests_per_minute`` and ``tokens_per_minute`` are of several processes together: with any set, who has
+        the door is asked, and keeps to them for all."""
+        self._door = door
+
+    def _governor(self) -> AnyGovernor:
+        quota = (self.requests_per_minute, self.tokens_per_minute)
+        if self._door is not None and quota != (None, None):
+            return self._door.governor()
+        key = self._key
+        return governor_for(
+            self.endpoint,
+            key.get_secret_value() if key else "",
+            self.model,
+            requests_per_minute=quota[0],
+            tokens_per_minute=quota[1],
+        )
+
+    @property
+    def _key(self) -> SecretStr | None:
+        return self.api_key or _key_of_environment(self._api_key_env_var)
 
     def _refuse_readable_key(self) -> None:
         if self.endpoint.startswith("https:") or self.allow_http or is_this_machine(self.endpoint):
@@ -272,13 +299,7 @@ class Connection(Configurable):
         prices = None if self.prices is None else load_prices(self.prices)
         tariff = Tariff(self.model, self.endpoint, prices)
         client = MistralClient(self.endpoint, key, self.timeout, tariff=tariff)
-        governor = governor_for(
-            self.endpoint,
-            key,
-            self.model,
-            requests_per_minute=self.requests_per_minute,
-            tokens_per_minute=self.tokens_per_minute,
-        )
+        governor = self._governor()
         dialect = DIALECTS.get(self.dialect)
         server = Server(self.model, dialect or MISTRAL, tariff, context_of(self.model, prices))
         dispatcher = new_dispatcher(

@@ -11,9 +11,10 @@ from typing import Any
 import msgspec
 
 from mistill.delivery.diagnostics import Snapshot
-from mistill.errors import InputError, LedgerError
+from mistill.delivery.governor import Governor
+from mistill.errors import InputError, LedgerError, Stopped
 from mistill.estimates.forecast import Forecast
-from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader
+from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader, Spending
 from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
 from mistill.llms.event_loop import background
 from mistill.records.misfits import Misfit
@@ -21,8 +22,10 @@ from mistill.runs.opening import output_held
 from mistill.runs.report import StartRecord, StartReport, last_start
 from mistill.runs.run import Run, end_by
 from mistill.runs.shard_run import RunPlace
+from mistill.runs.shared_budget import spent_by
 from mistill.runs.steering import DriverSteering
 from mistill.shards.driver import Driver
+from mistill.shards.workers import BudgetNow
 from mistill.steering.server import OrderServer
 
 
@@ -43,11 +46,16 @@ class DrivenRun(Run):
         )
 
     @contextmanager
-    def _driven(self, ledger: Ledger, driver: Driver) -> Generator[Driver]:
-        """A start from here to its end, as the ledger of the whole keeps it."""
+    def _driven(self, ledger: Ledger, driver: Driver, keeper: Governor) -> Generator[Driver]:
+        """A start from here to its end, as the ledger of the whole keeps it.
+
+        Args:
+            keeper: keeps to what holds for all shards together.
+        """
         begun = time.time()
         self._driver = driver
         self._steering = None
+        self._budget = self._new_budget()
         number = background.run(ledger.begin_start(self._told().encode()))
         self._control.take(driver)
 
@@ -55,7 +63,14 @@ class DrivenRun(Run):
             await ledger.note_start(number, self._told().encode())
 
         try:
-            steering = self._steering = DriverSteering(driver, self._llm, watch=self._new_watch(), keep=keep)
+            steering = self._steering = DriverSteering(
+                driver,
+                self._llm,
+                self._budget,
+                keeper,
+                watch=self._new_watch(),
+                keep=keep,
+            )
             with self._control.steered(steering):
                 yield driver
             ended = self._finish_all(driver, begun)
@@ -89,6 +104,7 @@ class DrivenRun(Run):
             counts = reader.counts()
             sent, _ = reader.requests_since(begun)
             expected = self._expected(reader, counts)
+            self._tell_of_all(driver, reader)
         ended = self._of_shards(begun)
         if driver.stopped is None and counts.is_finished and self.out is not None:
             if self.place.is_one_file:
@@ -105,6 +121,27 @@ class DrivenRun(Run):
             stopped=None if driver.stopped is None else ErrorRecord.of(driver.stopped),
             forecast=expected,
         )
+
+    def _tell_of_all(self, driver: Driver, reader: LedgerReader) -> None:
+        """Where a budget has ended it, what was spent over all shards is said, and not what one of them knew."""
+        stopped = driver.stopped
+        if isinstance(stopped, Stopped) and stopped.reason == "budget":
+            budget = self.budget_after(reader.spending())
+            if budget.is_limited:
+                budget.set_limits(
+                    self._budget.max_cost, self._budget.max_tokens_total
+                )  # they may have changed
+            driver.stopped = budget.reached() or stopped
+
+    def _budget_now(self, spent: Spending) -> BudgetNow:
+        """``spent``: by one shard before this start."""
+        return BudgetNow(self._budget.max_cost, self._budget.max_tokens_total, spent)
+
+    def _spent_by_shard(self, shards: int) -> list[Spending] | None:
+        """By now; ``None``: nothing limits it."""
+        if self.options.max_cost is None and self.options.max_tokens_total is None:
+            return None
+        return [spent_by(shard_of(self.place.folder, number)) for number in range(shards)]
 
     def _remove_other_parts(self) -> None:
         """Parts that an earlier plan had more, or in another format: whoever reads the folder would take them for some

@@ -35,7 +35,7 @@ from mistill.errors import (
     Stopped,
     unforeseen,
 )
-from mistill.estimates.budget import Budget
+from mistill.estimates.budget import Budget, CommonPurse
 from mistill.estimates.cache_savings import saved_by_cache
 from mistill.estimates.dry_run import DryRun
 from mistill.estimates.forecast import Forecast, forecast
@@ -670,10 +670,19 @@ class Run(RunResults):
             price=server.price,
             worst=partial(server.tariff.worst, may_be_priority=self.kind.may_be_priority),
             before=before,
+            common=self._common_purse(),
         )
         if prices and prices[-1][1] is None:
             budget.note_unpriced(prices[-1][0])
         return budget
+
+    def budget_after(self, spent: Spending) -> Budget:
+        """Its budget, once so much was spent."""
+        return self._new_budget(spent)
+
+    def _common_purse(self) -> CommonPurse | None:
+        """What it spends from together with others, where it is a part of a run."""
+        return None
 
     @contextmanager
     def _handing_over(self, unread: SimpleQueue[RowOutcome | None]) -> Generator[None]:

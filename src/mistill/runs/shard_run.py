@@ -6,6 +6,7 @@ Whoever starts it: a worker of a driver (`work_on`), or a user with ``shard="3/1
 from __future__ import annotations
 
 import time
+from abc import abstractmethod
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.places import target_of
 from mistill.datasets.sources import Source
 from mistill.datasets.writers import check_target
+from mistill.delivery.governors import GovernorDoor
 from mistill.errors import InputError, LedgerInUse, ManifestChanged, MistillError
 from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_to_keep
 from mistill.kinds.manifest import changed_settings
@@ -33,6 +35,7 @@ from mistill.runs.opening import output_held
 from mistill.runs.record_shape import shape_of
 from mistill.runs.run import Run
 from mistill.runs.runner import Runner
+from mistill.runs.shared_budget import PartOfBudget, SharedBudget
 from mistill.shards.placement import OneShard
 from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
 from mistill.shards.workers import Begun, Link
@@ -137,18 +140,14 @@ def check_options(options: RunOptions, *, is_driven: bool = False) -> None:
             words(Setting("shards"), " says in how many ", Setting("on"), " cuts the input"),
             hint=words("add it, or start each shard: ", Setting("shard", f"0/{options.shards}")),
         )
-    for name in ("max_cost", "max_tokens_total"):
-        if getattr(options, name) is not None:
+    if options.shard is None or is_driven:
+        return
+    for name in ("fresh", "sample", "max_cost", "max_tokens_total"):
+        if getattr(options, name):
             raise InputError(
-                words(Setting(name), " is of one process, and shards are worked on by several"),
-                hint=words("leave it out, or leave ", how, " out"),
+                words(Setting(name), " is of the whole run, and ", Setting("shard"), " of a part of it"),
+                hint=words("with ", Setting("on"), " it can be had"),
             )
-    if options.shard is not None and not is_driven and (options.sample is not None or options.fresh):
-        name = "fresh" if options.fresh else "sample"
-        raise InputError(
-            words(Setting(name), " is of the whole run, and ", Setting("shard"), " of a part of it"),
-            hint=words("with ", Setting("on"), " it can be had"),
-        )
 
 
 class InShards(Run):
@@ -159,14 +158,16 @@ class InShards(Run):
         source: Any,
         *,
         llm: Connection,
-        place: RunPlace,
-        ledger: Path,
-        out: str | None,
-        arguments: RunArguments,
-        progress: bool | None,
-        on_progress: OnProgress | None,
+        out: str | Path | None = None,
+        progress: bool | None = None,
+        on_progress: OnProgress | None = None,
+        **arguments: Unpack[RunArguments],
     ) -> None:
-        self.place = place
+        options = RunOptions.of(arguments)
+        self._is_driven = isinstance(source, Source)
+        check_options(options, is_driven=self._is_driven)
+        self.place = RunPlace.of(out, options)
+        ledger, own_out = self._files(options)
         super().__init__(
             source,
             llm=llm,
@@ -174,9 +175,13 @@ class InShards(Run):
             on_progress=on_progress,
             **(arguments | {"ledger": ledger}),
         )
-        self.out = out
+        self.out = own_out
         self._whole = self._source
         check_targets(self.out, ledger, self._whole.paths)
+
+    @abstractmethod
+    def _files(self, options: RunOptions) -> tuple[Path, str | None]:
+        """The ledger that it writes, and its output."""
 
     def _open_whole(self) -> Ledger:
         """The ledger of the run as a whole, which one process has at a time.
@@ -223,7 +228,7 @@ class InShards(Run):
         raise self._other_settings(changed, folder, self.place.out)
 
 
-class DrivenStart(Run):
+class DrivenStart(PartOfBudget):
     """The start of a shard, which a driver steers. It is the `Control` of it."""
 
     def work(self, link: Link) -> MistillError | None:
@@ -243,35 +248,14 @@ class DrivenStart(Run):
         self._control.order(order, by)
 
 
-class ShardRun(InShards, DrivenStart):
+class ShardRun(DrivenStart, InShards):
     """The run of one shard."""
 
-    def __init__(
-        self,
-        source: Any,
-        *,
-        llm: Connection,
-        out: str | Path | None = None,
-        progress: bool | None = None,
-        on_progress: OnProgress | None = None,
-        **arguments: Unpack[RunArguments],
-    ) -> None:
-        options = RunOptions.of(arguments)
-        self._is_driven = isinstance(source, Source)
-        check_options(options, is_driven=self._is_driven)
+    def _files(self, options: RunOptions) -> tuple[Path, str | None]:
         assert options.shard is not None, "else it is another kind of run"
         self._one = OneShard.parse(options.shard)
-        place = RunPlace.of(out, options)
-        super().__init__(
-            source,
-            llm=llm,
-            place=place,
-            ledger=shard_of(place.folder, self._one.number),
-            out=place.part_of(self._one.number, options),
-            arguments=arguments,
-            progress=progress,
-            on_progress=on_progress,
-        )
+        number = self._one.number
+        return shard_of(self.place.folder, number), self.place.part_of(number, options)
 
     @contextmanager
     def _started(self) -> Generator[Runner]:
@@ -337,11 +321,18 @@ class ShardRun(InShards, DrivenStart):
 
 
 class ShardSettings(Struct, frozen=True):
-    """What a worker needs to know of a run, to work on any of its shards."""
+    """What a worker needs to know of a run, to work on any of its shards.
+
+    Attributes:
+        door: behind which its driver has the governor that keeps to what holds for all workers together: ``budget``,
+            and a quota of the user's own.
+    """
 
     llm: Connection
     place: RunPlace
     arguments: dict[str, Any]
+    door: GovernorDoor
+    budget: SharedBudget | None
 
 
 def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError | None:
@@ -351,10 +342,11 @@ def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError |
     told: dict[str, Any] = {
         "shard": f"{begun.number}/{len(plan.shards)}",
         "sample": begun.sample,
-        "deadline": begun.deadline_s,
         "on_stop": "return",
         "ledger": settings.place.folder,
+        **begun.limits,
     }
+    settings.llm.keep_limits_behind(settings.door)
     run = ShardRun(
         plan.whole(),
         llm=settings.llm,
@@ -363,4 +355,6 @@ def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError |
         on_progress=link.see,
         **settings.arguments | told,
     )
+    if settings.budget is not None and begun.budget is not None:
+        run.spend_from(settings.budget, settings.door.governor(), begun.number, begun.budget.spent)
     return run.work(link)

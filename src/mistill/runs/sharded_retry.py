@@ -5,12 +5,12 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
 import msgspec
 
+from mistill.delivery.governor import Governor
 from mistill.errors import InputError, MistillError
 from mistill.kinds.options import RetryArguments, RunArguments
 from mistill.ledger import Ledger, LedgerReader, Selection
@@ -27,6 +27,7 @@ from mistill.runs.report import StartReport
 from mistill.runs.results import RunResults
 from mistill.runs.retry import Retry
 from mistill.runs.shard_run import DrivenStart, RunPlace
+from mistill.runs.shared_budget import SharedBudget
 from mistill.runs.where import RunFilter
 from mistill.shards.driver import Driver
 from mistill.shards.here import Here
@@ -60,9 +61,8 @@ class ShardedRetry(DrivenRun, Retry):
             display=display,
             changes=changes,
         )
-        for name in ("max_cost", "max_tokens_total", "lane"):
-            if name in self.options.given():
-                raise InputError(words(Setting(name), " is of one ledger, and this run is in shards"))
+        if "lane" in self.options.given():
+            raise InputError(words(Setting("lane"), " is of one ledger, and this run is in shards"))
         self.place = RunPlace(self._known.path, self._known.out)
 
     @contextmanager
@@ -76,10 +76,33 @@ class ShardedRetry(DrivenRun, Retry):
             self._chosen = self.progress.total = sum(map(len, chosen.values()))
             if not chosen:
                 self._say_nothing_chosen()
-            work = partial(self._retry_shard, chosen)
-            driver = Driver(Here(work), sorted(chosen), Begun, self.progress, grace_s=self.options.grace)
-            with self._driven(ledger, driver):
+            keeper, before = Governor(), self._spent_by_shard(self._shards())
+            budget = None if before is None else SharedBudget.new(self, before)
+
+            def work(begun: Begun, link: Link) -> MistillError | None:
+                retry = self._retry_of(begun, chosen[begun.number], link)
+                if budget is not None and begun.budget is not None:
+                    retry.spend_from(budget, keeper, begun.number, begun.budget.spent)
+                return retry.work(link)
+
+            driver = Driver(
+                Here(work),
+                sorted(chosen),
+                lambda number: Begun(
+                    number, budget=None if before is None else self._budget_now(before[number])
+                ),
+                self.progress,
+                grace_s=self.options.grace,
+                deadline_s=self.options.deadline,
+            )
+            with self._driven(ledger, driver, keeper):
                 yield driver
+
+    def _shards(self) -> int:
+        with LedgerReader(self.place.folder) as reader:
+            number = reader.shards()
+        assert number is not None, "it is in shards"
+        return number.number
 
     def _by_shard(self) -> Mapping[int, list[int]]:
         """The chosen rows, by the numbers that they have in the ledgers of their shards."""
@@ -94,9 +117,8 @@ class ShardedRetry(DrivenRun, Retry):
             return set()
         with LedgerReader(self.place.folder) as reader:
             since = reader.starts()[-1].started_at
-            number = reader.shards()
-        assert number is not None, "it is in shards"
-        lasts = ((shard, last_start_of(shard_of(self.place.folder, shard))) for shard in range(number.number))
+        shards = range(self._shards())
+        lasts = ((shard, last_start_of(shard_of(self.place.folder, shard))) for shard in shards)
         return {shard for shard, last in lasts if self._has_ended(last, since)}
 
     def _has_ended(self, last: StartReport | None, since: float) -> bool:
@@ -105,30 +127,38 @@ class ShardedRetry(DrivenRun, Retry):
         is_same = (last.retry.where, last.retry.settings) == self.asked
         return is_same and last.stopped is None
 
-    def _retry_shard(self, chosen: Mapping[int, list[int]], begun: Begun, link: Link) -> MistillError | None:
+    def _retry_of(self, begun: Begun, chosen: list[int], link: Link) -> _ShardRetry:
         number = begun.number
-        rows = msgspec.json.encode(chosen[number]).decode()
-        retry = _ShardRetry(
+        rows = msgspec.json.encode(chosen).decode()
+        return _ShardRetry(
             KnownRun(self.place.part_of(number, self.options), shard_of(self.place.folder, number)),
             Selection("id IN (SELECT value FROM json_each(?))", (rows,)),
             llm=self._llm,
             whole=self,
+            limits=begun.limits,
             display=Display(False, link.see),
         )
-        return retry.work(link)
 
 
-class _ShardRetry(Retry, DrivenStart):
+class _ShardRetry(DrivenStart, Retry):
     """The retry of one shard's rows.
 
     Args:
-        rows: which. ``whole``: what it is a part of.
+        rows: which. ``whole``: what it is a part of. ``limits``: of money and tokens, of all shards together.
     """
 
     def __init__(
-        self, known: KnownRun, rows: Selection, *, llm: Connection, whole: ShardedRetry, display: Display
+        self,
+        known: KnownRun,
+        rows: Selection,
+        *,
+        llm: Connection,
+        whole: ShardedRetry,
+        limits: Mapping[str, Any],
+        display: Display,
     ) -> None:
-        options = cast("RunArguments", whole.options.given() | {"on_stop": "return"})
+        told = {"on_stop": "return", "deadline": None, **limits}
+        options = cast("RunArguments", whole.options.given() | told)
         self._where, self._changes = whole.asked
         self._chosen, self._goes_on = None, False
         self._selection = rows

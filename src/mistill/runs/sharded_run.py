@@ -10,20 +10,21 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Unpack
+from typing import Any
 
+from mistill.delivery.governor import Governor
+from mistill.delivery.governors import GovernorDoor, opened_to_others
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.estimates.row_sample import draw_rows
-from mistill.kinds.options import RunArguments, RunOptions
+from mistill.kinds.options import RunOptions
 from mistill.ledger import Counts, LedgerReader, Selection
 from mistill.ledger.files import free_name
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import is_in_shards, whole_of
-from mistill.llms.connection import Connection
-from mistill.progress.display import OnProgress
 from mistill.progress.progress import Progress
 from mistill.runs.driven_run import DrivenRun
-from mistill.runs.shard_run import InShards, RunPlace, ShardSettings, check_options, work_on
+from mistill.runs.shard_run import InShards, ShardSettings, work_on
+from mistill.runs.shared_budget import SharedBudget
 from mistill.shards.driver import Driver
 from mistill.shards.placement import Placement
 from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
@@ -34,33 +35,14 @@ from mistill.shards.workers import Begun, Workers
 class ShardedRun(DrivenRun, InShards):
     """See `Run`, which makes one where it is given ``on``."""
 
-    def __init__(
-        self,
-        source: Any,
-        *,
-        llm: Connection,
-        out: str | Path | None = None,
-        progress: bool | None = None,
-        on_progress: OnProgress | None = None,
-        **arguments: Unpack[RunArguments],
-    ) -> None:
-        options = RunOptions.of(arguments)
-        check_options(options)
+    def __init__(self, source: Any, **given: Any) -> None:
+        super().__init__(source, **given)
+        self.ledger_path = self.place.folder  # which is read as one
+
+    def _files(self, options: RunOptions) -> tuple[Path, str | None]:
         assert options.on is not None, "else it is another kind of run"
         self._placement = Placement.parse(options.on)
-        place = RunPlace.of(out, options)
-        super().__init__(
-            source,
-            llm=llm,
-            place=place,
-            ledger=whole_of(place.folder),
-            out=place.out,
-            arguments=arguments,
-            progress=progress,
-            on_progress=on_progress,
-        )
-        self.options = options
-        self.ledger_path = place.folder
+        return whole_of(self.place.folder), self.place.out
 
     # --- one start ----------------------------------------------------------------------------------------------------
 
@@ -73,10 +55,17 @@ class ShardedRun(DrivenRun, InShards):
             self._set_aside()
         elif not is_in_shards(self.place.folder):
             self.place.refuse_foreign()
-        with self._output_held(), self._open_whole() as ledger:
+        keeper = Governor(
+            requests_per_minute=self._llm.requests_per_minute, tokens_per_minute=self._llm.tokens_per_minute
+        )
+        with (
+            self._output_held(),
+            self._open_whole() as ledger,
+            opened_to_others(keeper, self._placement.address) as door,
+        ):
             plan = self._plan()
             self.progress.total = _rows_wanted(plan, self.options.limit)
-            with self._driven(ledger, self._new_driver(plan)) as driver:
+            with self._driven(ledger, self._new_driver(plan, door), keeper) as driver:
                 yield driver
 
     def _set_aside(self) -> None:
@@ -99,25 +88,34 @@ class ShardedRun(DrivenRun, InShards):
             folder, self._whole, options.of_plan(), shards=options.shards, workers=self._placement.workers
         )
 
-    def _new_driver(self, plan: Plan) -> Driver:
-        options, began_s = self.options, time.monotonic()
+    def _new_driver(self, plan: Plan, door: GovernorDoor) -> Driver:
+        options = self.options
         samples = self._samples(plan)
         shards = range(len(plan.shards)) if samples is None else sorted(samples)
 
+        before = self._spent_by_shard(len(plan.shards))
+        budget = None if before is None else SharedBudget.new(self, before)
+
         def begun(number: int) -> Begun:
-            left = None if options.deadline is None else options.deadline - (time.monotonic() - began_s)
             return Begun(
                 number,
                 sample=None if samples is None else samples[number],
-                deadline_s=None if left is None else max(left, 0.001),
+                budget=None if before is None else self._budget_now(before[number]),
             )
 
-        return Driver(self._workers(len(shards)), shards, begun, self.progress, grace_s=options.grace)
+        return Driver(
+            self._workers(len(shards), door, budget),
+            shards,
+            begun,
+            self.progress,
+            grace_s=options.grace,
+            deadline_s=options.deadline,
+        )
 
-    def _workers(self, shards: int) -> Workers:
-        own = {"on", "shards", "fresh", "sample", "sample_seed", "deadline"}
+    def _workers(self, shards: int, door: GovernorDoor, budget: SharedBudget | None) -> Workers:
+        own = {"on", "shards", "fresh", "sample", "sample_seed", "deadline", "max_cost", "max_tokens_total"}
         arguments = {name: value for name, value in self.options.given().items() if name not in own}
-        settings = ShardSettings(self._llm, self.place, arguments)
+        settings = ShardSettings(self._llm, self.place, arguments, door, budget)
         return Processes(max(1, min(shards, self._placement.workers)), partial(work_on, settings))
 
     def _samples(self, plan: Plan) -> dict[int, int] | None:

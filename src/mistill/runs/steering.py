@@ -12,7 +12,9 @@ from typing import Annotated, Any
 from pydantic import TypeAdapter, ValidationError
 
 from mistill.delivery.diagnostics import Snapshot
+from mistill.delivery.governor import Governor
 from mistill.errors import InputError, MistillError, Stopped, did_you_mean
+from mistill.estimates.budget import Budget
 from mistill.kinds.options import RunOptions
 from mistill.llms.connection import Connection
 from mistill.progress.formatting import count, money, seconds
@@ -189,7 +191,10 @@ class DriverSteering:
     """Obeys for the shards of a run: an order goes on to each of them, and to those that begin later.
 
     Args:
-        llm: as the run has it; each process has one like it. ``watch``, ``keep``: as for `Steering`.
+        llm: as the run has it; each process has one like it.
+        budget: has the limits of all shards.
+        keeper: has the quota of the user's own, for all processes.
+        watch, keep: as for `Steering`.
 
     Attributes:
         changes: what was done, the first at the beginning.
@@ -199,6 +204,8 @@ class DriverSteering:
         self,
         driver: Driver,
         llm: Connection,
+        budget: Budget,
+        keeper: Governor,
         *,
         watch: Watch,
         keep: Callable[[], Awaitable[None]],
@@ -206,7 +213,11 @@ class DriverSteering:
         self.changes: list[Change] = []
         self.view = watch.view
         self._driver = driver
+        self._keeper = keeper
         self._values: dict[str, Any] = {name: getattr(llm, name) for name in PACE}
+        self._values |= {name: getattr(budget, name) for name in LIMITS}
+        self._budget = budget
+        self._has_budget = budget.is_limited
         self._set: dict[str, Any] = {}
         self._set_by = ""
         self._keep = keep
@@ -229,7 +240,8 @@ class DriverSteering:
                 is_stopping=self._driver.stopped is not None,
                 in_flight=self._driver.snapshot().in_flight,
                 settings=[
-                    SettingState(name, value, "in each process") for name, value in self._values.items()
+                    SettingState(name, value, _OF_EACH if name == "max_concurrent_requests" else None)
+                    for name, value in self._values.items()
                 ],
             )
             return Answer(standing=standing, told=told)
@@ -251,22 +263,30 @@ class DriverSteering:
         return ("paused: nothing more is sent" if order.do == "pause" else "resumed"), {}
 
     async def _change(self, asked: dict[str, Any], by: str) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
-        for name in asked:
-            if name not in PACE:
-                raise InputError(
-                    f"{name} cannot be changed while a run in shards goes on",
-                    hint=words("stop it, and ", _AGAIN, f"; what can: {', '.join(PACE)}"),
-                )
+        budgets = [name for name in asked if name in _BUDGETS]
+        if budgets and not self._has_budget:
+            raise InputError(
+                f"{budgets[0]} cannot be changed while a run in shards goes on that began without a budget",
+                hint=words("stop it, and ", _AGAIN),
+            )
         changed = {
             name: (self._values[name], value) for name, value in asked.items() if self._values[name] != value
         }
         if not changed:
             return None, {}
-        self._values |= asked
-        self._set, self._set_by = self._set | asked, by
-        await self._driver.order(Order("set", asked), by, self._driver.under_way)
+        now = self._values | asked
+        if budgets:
+            self._budget.set_limits(now["max_cost"], now["max_tokens_total"])
+        self._values = now
+        self._driver.deadline_s = self._values["deadline"]
+        self._keeper.set_quota(self._values["requests_per_minute"], self._values["tokens_per_minute"])
+        of_shards = {name: value for name, value in asked.items() if name != "deadline"}
+        self._set, self._set_by = self._set | of_shards, by
+        if of_shards:
+            await self._driver.order(Order("set", of_shards), by, self._driver.under_way)
         self._driver.progress.changed = shown_settings(changed)
-        return f"set {shown_settings(changed)}, in each process", changed
+        of_each = f", {_OF_EACH}" if "max_concurrent_requests" in changed else ""
+        return f"set {shown_settings(changed)}{of_each}", changed
 
     def _note_begun(self, shard: int) -> None:
         """What was set holds for a shard that begins later, too."""
@@ -275,6 +295,10 @@ class DriverSteering:
             task = asyncio.ensure_future(order)
             self._late.add(task)
             task.add_done_callback(self._late.discard)
+
+
+_BUDGETS = ("max_cost", "max_tokens_total")
+_OF_EACH = "in each process"
 
 
 def check_goes_on(stopped: MistillError | None) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -35,13 +36,14 @@ class Driver:
         workers: that work on them. ``shards``: which of them, in order.
         begun: what a start of a shard is told, now.
         progress: counts of the run, kept up to date.
-        grace_s: how long a stop waits for what is in flight.
+        grace_s: how long a stop waits for what is in flight. ``deadline_s``: what all of it may take.
 
     Attributes:
         under_way: the shards that are worked on.
         on_begun: is told of each when the work on it begins.
         stopped: why it ended early.
         broke_off: the error that ended it, where nobody has asked for that.
+        deadline_s: as given, or set since.
     """
 
     def __init__(
@@ -52,6 +54,7 @@ class Driver:
         progress: Progress,
         *,
         grace_s: float,
+        deadline_s: float | None = None,
     ) -> None:
         self.progress = progress
         self.stopped: MistillError | None = None
@@ -69,6 +72,8 @@ class Driver:
         self._later: list[tuple[float, int]] = []
         self._said: set[str] = set()
         self._ordered: dict[int, deque[asyncio.Future[None]]] = {}
+        self._began_s = time.monotonic()
+        self.deadline_s = deadline_s
 
     async def run(self) -> None:
         """Until every shard was worked through, or it is stopped."""
@@ -108,6 +113,11 @@ class Driver:
         """It goes on."""
         self._is_paused = False
         self.progress.resume()
+
+    @property
+    def time_left_s(self) -> float:
+        """Seconds until the deadline; infinite without one."""
+        return math.inf if self.deadline_s is None else self._began_s + self.deadline_s - time.monotonic()
 
     def abandon(self) -> None:
         """Nothing is waited for: what is in flight is marked as maybe billed."""
@@ -152,6 +162,14 @@ class Driver:
 
     def _goes_on(self) -> bool:
         now_s = time.monotonic()
+        if self.time_left_s <= 0:
+            self.stop(
+                Stopped(
+                    "budget: the deadline has passed",
+                    reason="deadline",
+                    hint="run again to go on with the rest",
+                )
+            )
         self._waiting += [shard for at_s, shard in self._later if at_s <= now_s]
         self._later = [one for one in self._later if one[0] > now_s]
         while self._waiting and self._workers.free and self.stopped is None and not self._is_paused:

@@ -18,9 +18,11 @@ class Placement(Struct, frozen=True):
 
     Attributes:
         workers: how many work at once.
+        address: of this machine, by which they reach the driver.
     """
 
     workers: int
+    address: str = "127.0.0.1"
 
     @classmethod
     def parse(cls, text: str) -> Placement:

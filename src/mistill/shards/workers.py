@@ -3,25 +3,48 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Protocol, TypeAlias
+from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
 from mistill.errors import MistillError, Stopped
+from mistill.ledger import Spending
 from mistill.progress.view import View
 from mistill.steering.orders import Order
+
+
+class BudgetNow(Struct, frozen=True):
+    """The limits of all shards together, as they are when one of them begins.
+
+    Attributes:
+        spent: what this one had spent before the start of the whole.
+    """
+
+    max_cost: float | None
+    max_tokens_total: int | None
+    spent: Spending
 
 
 class Begun(Struct, frozen=True):
     """What one start of a shard is told beside the settings of the run.
 
     Attributes:
-        number: of the shard. ``sample``: rows to ask of it; ``None``: all. ``deadline_s``: what it may take.
+        number: of the shard. ``sample``: rows to ask of it; ``None``: all.
+        budget: where there is one.
     """
 
     number: int
     sample: int | None = None
-    deadline_s: float | None = None
+    budget: BudgetNow | None = None
+
+    @property
+    def limits(self) -> dict[str, Any]:
+        """Of money and tokens, as options of a run."""
+        budget = self.budget
+        return {
+            "max_cost": None if budget is None else budget.max_cost,
+            "max_tokens_total": None if budget is None else budget.max_tokens_total,
+        }
 
 
 class Seen(Struct, frozen=True):

@@ -13,7 +13,7 @@ from mistill.delivery.sharing.counts_file import CountsFile
 from mistill.delivery.sharing.guest import GuestGovernor
 from mistill.delivery.sharing.host import Host
 from mistill.delivery.sharing.membership import Membership
-from mistill.delivery.sharing.place import Place, close_here
+from mistill.delivery.sharing.place import Door, Place, Seat, close_here
 from mistill.delivery.sharing.thread import SharingThread
 from mistill.delivery.tuning import Tuning
 from mistill.process import keep_unused
@@ -48,6 +48,15 @@ class Participant:
                 governor.take_over(_counts_of(name).read(), limits_file)
                 host.add(name, governor)
             return governor
+
+    def open(self, door: Door, name: str, governor: Governor, tuning: Tuning) -> None:
+        """This process has the governor for those that it tells of the door, until it is withdrawn.
+
+        Raises:
+            OSError: there can be no such door.
+        """
+        with LOCK:
+            self._host(door, door.open(), tuning).add(name, governor)
 
     def withdraw(self, governor: AnyGovernor) -> None:
         """It is for this process alone from now on."""
@@ -84,15 +93,19 @@ class Participant:
     def _host_at(self, place: Place, tuning: Tuning) -> Host | None:
         host = self._hosts.get(place.key)
         if host is None and (seat := place.take()) is not None:
-            host = self._hosts[place.key] = Host(
-                place,
-                seat,
-                self._thread,
-                tuning,
-                make=lambda name: _governor_for_others(name, tuning),
-                counts_of=_counts_of,
-                ended=self._ended,
-            )
+            host = self._host(place, seat, tuning)
+        return host
+
+    def _host(self, place: Place, seat: Seat, tuning: Tuning) -> Host:
+        host = self._hosts[place.key] = Host(
+            place,
+            seat,
+            self._thread,
+            tuning,
+            make=lambda name: _governor_for_others(name, tuning),
+            counts_of=_counts_of,
+            ended=self._ended,
+        )
         return host
 
     def _ended(self, host: Host) -> None:

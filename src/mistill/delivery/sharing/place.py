@@ -158,11 +158,54 @@ class Address(Place):
         return Seat(listening)
 
     def caller(self) -> tuple[socket.socket, tuple[str, int]]:
-        calling = socket.socket(self._family)
-        calling.setblocking(False)
-        calling.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        calling.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        return calling, self._address
+        return _calling(self._family), self._address
+
+
+class Door(Place):
+    """Where one process has a governor for some others, which it tells of this, and no other process ever is the host.
+
+    Args:
+        address: of the machine that has it. ``port``: 0 where it is to be opened.
+        token: what proves that one was told.
+    """
+
+    def __init__(self, address: str, port: int, token: bytes) -> None:
+        self.address, self.port, self.token = address, port, token
+        self.key = f"{address}:{port}"
+
+    def take(self) -> None:
+        """Nobody but the one that has opened it."""
+
+    def open(self) -> Seat:
+        """This process has it.
+
+        Raises:
+            OSError: the address is none of this machine.
+        """
+        family, _, _, _, address = socket.getaddrinfo(self.address, self.port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family)
+        try:
+            listening.setblocking(False)
+            listening.bind(address)
+            listening.listen(_BACKLOG)
+        except OSError:
+            listening.close()
+            raise
+        self.port = listening.getsockname()[1]
+        self.key = f"{self.address}:{self.port}"
+        return Seat(listening)
+
+    def caller(self) -> tuple[socket.socket, tuple[str, int]]:
+        family, _, _, _, address = socket.getaddrinfo(self.address, self.port, type=socket.SOCK_STREAM)[0]
+        return _calling(family), (str(address[0]), int(address[1]))
+
+
+def _calling(family: socket.AddressFamily) -> socket.socket:
+    calling = socket.socket(family)
+    calling.setblocking(False)
+    calling.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    calling.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    return calling
 
 
 def place_of(name: str) -> Place | None:

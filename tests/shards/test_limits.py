@@ -1,0 +1,105 @@
+"""What holds for all workers on a run's shards together: budgets, and a quota of the user's own."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr
+
+from mistill import MistralLLM, Run
+from mistill.runs.report import RunReport
+from mistill.simulator import Settings, Simulator
+
+_ROWS = 60
+_EACH = 9
+"""Tokens that a row takes."""
+_DEARLY = {"models": {"mistral-small-latest": {"input": 1e6, "output": 1e6}}}
+"""A token costs a dollar."""
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator(Settings(latency_s=0.001)) as simulator:
+        yield simulator
+
+
+@pytest.fixture
+def start(tmp_path: Path, simulator: Simulator) -> Callable[..., RunReport]:
+    rows = tmp_path / "in.jsonl"
+    rows.write_text("".join(json.dumps({"text": f"row {n:02}"}) + "\n" for n in range(_ROWS)))
+
+    def start(llm: dict[str, Any] | None = None, **options: Any) -> RunReport:
+        model = MistralLLM(
+            model="mistral-small-latest",
+            endpoint=simulator.url,
+            api_key=SecretStr("a-key-for-tests"),
+            prices=_DEARLY,
+            **llm or {},
+        )
+        given = {"on": "processes:2", "shards": 4, "parameters": {"max_new_tokens": 20}, "on_stop": "return"}
+        return Run(rows, llm=model, out=tmp_path / "out", prompt="{{ text }}", **given | options).start()
+
+    return start
+
+
+def _tokens(report: RunReport) -> int:
+    return report.input_tokens + report.output_tokens
+
+
+def test_all_workers_together_keep_to_one_budget_in_all_starts(start: Callable[..., RunReport]) -> None:
+    report = start(max_tokens_total=300)
+    assert 300 <= _tokens(report) < 300 + _EACH
+    assert str(report.stopped).startswith(f"budget: max_tokens_total of 300 are used ({_tokens(report)}) ")
+    report = start(max_cost=400)
+    assert 400 <= _tokens(report) < 400 + _EACH
+    assert f"max_cost of $400 is spent (${_tokens(report)}.0000)" in str(report.stopped)
+
+
+def test_what_a_killed_worker_may_have_spent_counts(
+    start: Callable[..., RunReport], simulator: Simulator
+) -> None:
+    simulator.change(latency_s=0.1)
+    reports: list[RunReport] = []
+    thread = threading.Thread(target=lambda: reports.append(start(max_tokens_total=400)))
+    thread.start()
+    simulator.wait_until(lambda: simulator.answered > 5, timeout_s=60)
+    process = next(child.pid for child in multiprocessing.active_children() if child.name == "mistill-shards")
+    assert process is not None
+    os.kill(process, signal.SIGKILL)
+    thread.join(60)
+    (report,) = reports
+    spent = _tokens(report) + _EACH * report.maybe_billed
+    assert 400 <= spent < 400 + _EACH
+    assert f"max_tokens_total of 400 are used ({spent})" in str(report.stopped)
+    assert simulator.answered * _EACH <= spent
+
+
+def test_a_budget_is_changed_on_the_way(
+    start: Callable[..., RunReport], simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.change(latency_s=0.1)
+    reports: list[RunReport] = []
+    thread = threading.Thread(target=lambda: reports.append(start(max_tokens_total=10_000)))
+    thread.start()
+    simulator.wait_until(lambda: simulator.answered > 5, timeout_s=60)
+    control = Run.open(tmp_path / "out").control()
+    control.set(max_tokens_total=200)
+    thread.join(60)
+    (report,) = reports
+    assert 200 <= _tokens(report) < 540
+    assert f"max_tokens_total of 200 are used ({_tokens(report)})" in str(report.stopped)
+
+
+def test_a_quota_of_the_users_own_is_of_all_workers_together(
+    start: Callable[..., RunReport], simulator: Simulator
+) -> None:
+    start({"requests_per_minute": 8}, deadline=5)
+    assert 0 < simulator.answered <= 8
