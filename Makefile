@@ -7,11 +7,11 @@ unexport PYTHONDONTWRITEBYTECODE
 
 .PHONY: demo test coverage lint hooks wheel bench clean
 
-# A stamp per extra: pip runs again only when the project's own metadata changed.
+# A stamp per extra: pip runs again only when the project's own metadata changed. Those named here have all of `test-all`.
 $(VENV)/.installed-%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
-	touch $@
+	touch $@ $(if $(filter coverage lint bench,$*),$(VENV)/.installed-test-all)
 
 demo: $(VENV)/.installed-local
 	PATH="$(CURDIR)/$(BIN):$$PATH" bash examples/demo.sh
