@@ -29,7 +29,7 @@ import pytest
 
 from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.errors import LedgerError, LedgerInUse
-from mistill.ledger import LedgerReader, Selection
+from mistill.ledger import LedgerReader, Selection, database
 from mistill.ledger.checksums import add_checksum
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.migrations import STEPS
@@ -207,7 +207,10 @@ def test_a_migration_that_is_cut_off_leaves_the_old_ledger(
     assert read_report(path).rows == 12
 
 
-def test_an_old_ledger_in_use_is_not_touched(tmp_path: Path, old_ledger: OldLedgers) -> None:
+def test_an_old_ledger_in_use_is_not_touched(
+    tmp_path: Path, old_ledger: OldLedgers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(database, "_OTHER_READER_S", 0.1)  # another reader would be done
     path = old_ledger("chat", tmp_path)
     lock = LedgerLock(path)
     try:

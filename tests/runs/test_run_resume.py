@@ -7,6 +7,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -349,8 +350,11 @@ def test_a_start_that_goes_on_is_as_wide_as_a_fresh_one(
     place.write([f"text {number}" for number in range(rows)])
     place.run(sample=rows // 2).start()
     simulator.change(latency_s=0.2)
-    place.run(llm_settings={"max_concurrent_requests": 8}).start()
-    assert simulator.peak_in_flight >= 8
+    thread = threading.Thread(target=place.run(llm_settings={"max_concurrent_requests": 8}).start)
+    thread.start()
+    simulator.wait_until(lambda: simulator.in_flight == 8)
+    simulator.change(latency_s=0.0)
+    thread.join()
     assert place.records()[-1]["generation"] == f"Echo: text {rows - 1}"
 
 
