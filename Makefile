@@ -2,9 +2,6 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# Where it is set, the many processes that the tests start would each compile all of the package again: half of their time.
-unexport PYTHONDONTWRITEBYTECODE
-
 .PHONY: demo test coverage lint hooks wheel bench clean
 
 # A stamp per extra: pip runs again only when the project's own metadata changed. Those named here have all of `test-all`.

@@ -23,6 +23,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -41,6 +42,10 @@ from mistill.user_cache import cache_dir
 pytest_plugins = ("tests.databases", "tests.stores")
 
 API_KEY = "a-key-for-tests"
+
+# Where it is set, each of the many processes that tests start would compile all of the package again: half of its time.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+sys.dont_write_bytecode = False
 
 MEMORY = Path("/dev/shm")
 MEMORY_NEEDED = 1 << 30  # bytes; what a test leaves is removed after it
