@@ -12,7 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterable
-from contextlib import suppress
+from contextlib import closing, suppress
 from itertools import chain
 from pathlib import Path
 from queue import Empty, SimpleQueue
@@ -255,6 +255,17 @@ class CommitQueue:
                 fill_cache(self._connection, self._path)
             self._seen_version = version
 
+    def _is_superseded(self) -> bool:
+        """By what the ledger's file says: who has taken it over may have ended by now, and put the log away."""
+        address = f"{self._path.absolute().as_uri()}?immutable=1"
+        with (
+            suppress(sqlite3.Error, ValueError),
+            closing(sqlite3.connect(address, uri=True, timeout=0.0)) as connection,
+        ):
+            found = connection.execute(_READ_EPOCH).fetchone()
+            return found is not None and int(found[0]) > int(self._epoch)
+        return False
+
     def _superseded(self) -> LedgerError:
         return LedgerError(
             f"another process has taken over the ledger {self._path}, and this one writes nothing more",
@@ -262,13 +273,15 @@ class CommitQueue:
         )
 
     def _explain(self, error: Exception) -> LedgerError:
-        """Why a commit failed. What SQLite finds is perhaps what was done to its files."""
+        """Why a commit failed. What SQLite finds is perhaps what was done to its files, or what another owner did."""
         if not isinstance(error, LedgerError):
             try:
                 self._files.check(now=True)
             except LedgerError as found:
                 found.__cause__ = error
                 error = found
+        if not self.files_were_hurt and self._is_superseded():
+            return self._superseded()
         broken = _broken_by(self._path, error)
         if self.files_were_hurt:
             broken.hint = rescue(self._connection, self._path, self._commits)

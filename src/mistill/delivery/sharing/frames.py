@@ -17,6 +17,7 @@ import hashlib
 import hmac
 import secrets
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import Annotated
 
@@ -273,7 +274,7 @@ def slices(*lists: Sequence[object]) -> Iterator[slice]:
         yield slice(start, start + MAX_ITEMS)
 
 
-class FrameProtocol(asyncio.Protocol):
+class FrameProtocol(asyncio.Protocol, ABC):
     """One end of a connection, on the event loop of the sharing thread. What comes is told to `received`.
 
     Attributes:
@@ -310,13 +311,13 @@ class FrameProtocol(asyncio.Protocol):
             except (msgspec.MsgspecError, NotOurs, ValueError):
                 self.abort()
 
+    @abstractmethod
     def received(self, frame: bytes) -> None:
         """One message, encoded.
 
         Raises:
             NotOurs, msgspec.MsgspecError: it is none; the connection ends.
         """
-        raise NotImplementedError
 
     def send(self, message: _Frame) -> None:
         transport = self.transport
