@@ -22,7 +22,7 @@ from tests.libraries import library
 
 @pytest.mark.parametrize(
     ("kind", "rows", "kills"),
-    [pytest.param(COMPLETIONS, 3000, 8, id="completions"), pytest.param(VECTORS, 20_000, 4, id="vectors")],
+    [pytest.param(COMPLETIONS, 2000, 8, id="completions"), pytest.param(VECTORS, 10_000, 4, id="vectors")],
 )
 def test_a_run_killed_again_and_again_is_as_good_as_one_that_was_not(
     kind: Kind, rows: int, kills: int, tmp_path: Path
