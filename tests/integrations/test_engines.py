@@ -195,7 +195,7 @@ def run_script(name: str, simulator: Simulator, tmp_path: Path, rows: int) -> An
     library("pyarrow.parquet").write_table(pa.table({"text": mails}), tmp_path / "mails.parquet")
     done = subprocess.run(
         [sys.executable, EXAMPLES / name, tmp_path / "mails.parquet", tmp_path / "answers", simulator.url],
-        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0"},
+        env=os.environ | {"RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": "local"},
         capture_output=True,
         text=True,
         timeout=120,

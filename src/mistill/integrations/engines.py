@@ -71,7 +71,7 @@ class Stage:
         self._failures = FirstFailures()
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _made_again, (self._llm, self._settings)
+        return _made_again, (type(self), self._llm, self._settings)
 
     def __call__(self, table: Any) -> Any:
         """The table, an Arrow one, with our columns after its own.
@@ -167,8 +167,8 @@ class Stage:
         return _pyarrow().table(list(found.values()), schema=self.schema)
 
 
-def _made_again(llm: MistralLLM, settings: Mapping[str, Any]) -> Stage:
-    return Stage(llm, **settings)
+def _made_again(kind: type[Stage], llm: MistralLLM, settings: Mapping[str, Any]) -> Stage:
+    return kind(llm, **settings)
 
 
 def _pyarrow() -> Any:
