@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 
-def runtime_folder() -> Path | None:
+def runtime_folder(fits: Callable[[Path], bool] = lambda _: True) -> Path | None:
     """The first of the `runtime_folders` that can be used; made if need be.
 
-    ``None``: there is none that is a folder of this user's own, which nobody else can look into.
+    ``fits`` says whether its path can be. ``None``: there is none that is a folder of this user's own, which nobody
+    else can look into.
     """
-    return next((folder for folder in runtime_folders() if is_our_folder(folder, make=True)), None)
+    return next((each for each in runtime_folders() if fits(each) and is_our_folder(each, make=True)), None)
 
 
 def runtime_folders() -> Iterator[Path]:

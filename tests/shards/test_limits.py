@@ -94,7 +94,7 @@ def test_a_budget_is_changed_on_the_way(
     control.set(max_tokens_total=200)
     thread.join(60)
     (report,) = reports
-    assert 200 <= _tokens(report) < 540
+    assert 200 - _EACH < _tokens(report) < 540  # where the next does not fit it ends as well
     assert f"max_tokens_total of 200 are used ({_tokens(report)})" in str(report.stopped)
 
 

@@ -94,6 +94,10 @@ class CircuitBreaker:
             return self._patience_from_s + self._tuning.unreachable_patience_s
         return max(self._patience_from_s + self._tuning.patience_s, self._open_until_s)
 
+    def paused_s(self, now_s: float) -> float:
+        """For how long nothing is to be sent since the server refused it."""
+        return 0.0 if self.is_outage else max(0.0, self._open_until_s - now_s)
+
     def give_up(self, now_s: float) -> None:
         """The waiting rows have been failed; those that come from now on have patience anew."""
         self._patience_from_s = now_s

@@ -44,7 +44,7 @@ from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause
 from mistill.delivery.limits_file import LearnedLimits, LimitsFile
 from mistill.delivery.purse import Purse, PurseMember
 from mistill.delivery.quota_estimate import QuotaHypothesis, Scatter
-from mistill.delivery.quotas import Quotas, explains_refusal, is_reported
+from mistill.delivery.quotas import Quotas, Share, explains_refusal, is_reported
 from mistill.delivery.refused_rows import RefusedRows
 from mistill.delivery.sliding_window import Cells, Room
 from mistill.delivery.tuning import Tuning, current_tuning
@@ -129,14 +129,18 @@ class WindowCounts(msgspec.Struct, frozen=True, array_like=True):
     """What a governor has counted, for the one that goes on in its place.
 
     Attributes:
-        learned: its limits; without what is used, which is in the cells.
+        learned: its limits; of what is used, what others are thought to.
         requests, tokens: what is in its windows. ``reserved``: tokens of what is in flight.
+        is_reached: the server has answered.
+        paused_s: for how long nothing was to be sent, as the server had asked.
     """
 
     learned: LearnedLimits
     requests: Cells
     tokens: Cells
     reserved: int
+    is_reached: bool = False
+    paused_s: float = 0.0
 
     @property
     def age_s(self) -> float:
@@ -147,10 +151,16 @@ class WindowCounts(msgspec.Struct, frozen=True, array_like=True):
     def is_sane(self) -> bool:
         """It can have been counted."""
         cells = (*self.requests, *self.tokens, (0, self.reserved))
-        return self.learned.is_sane and all(min(cell) >= 0 and max(cell) <= _MAX_COUNTED for cell in cells)
+        return (
+            self.learned.is_sane
+            and 0 <= self.paused_s <= _MAX_COUNTED
+            and all(min(cell) >= 0 and max(cell) <= _MAX_COUNTED for cell in cells)
+        )
 
 
 _MAX_COUNTED = 1 << 50
+_MAX_FUTURE_S = 60.0
+"""What was counted further ahead was counted under another clock."""
 
 
 class _Timer:
@@ -208,6 +218,7 @@ class Governor:
         self._cause: WaitCause = "server"
         self._timer: _Timer | None = None
         self._guests: dict[Hashable, ConcurrencyLimit] = {}
+        self._guests_loop: asyncio.AbstractEventLoop | None = None
         self._guests_answered = self._guests_refused = 0
         self._purses: dict[str, Purse] = {}
         learned = None if limits_file is None else limits_file.read()
@@ -389,14 +400,24 @@ class Governor:
             return self._cause if self._queue.limits else "server"
 
     @property
+    def is_reached(self) -> bool:
+        """The server has answered, if only with an error."""
+        return self._breaker.is_reached
+
+    @property
     def has_sent(self) -> int:
         """How many attempts have left; a number that changes with each."""
         return self._quotas.requests.entered
 
-    def add_guest(self, guest: Hashable) -> ConcurrencyLimit:
-        """What the requests of another process, which is told by ``guest``, are admitted under."""
+    def add_guest(self, guest: Hashable, loop: asyncio.AbstractEventLoop | None = None) -> ConcurrencyLimit:
+        """What the requests of another process, which is told by ``guest``, are admitted under.
+
+        ``loop`` runs for as long as there are guests, whatever users' loops do: from now on it tells the time.
+        """
         with LOCK:
             limit = self._guests[guest] = ConcurrencyLimit(sys.maxsize, owner=guest)
+            self._guests_loop = loop
+            self.admit_waiting()  # whose timer may be on a loop that stands still
             return limit
 
     def remove_guest(self, guest: Hashable, permits: Iterable[Permit]) -> None:
@@ -406,6 +427,8 @@ class Governor:
             for permit in permits:
                 self.settle(permit, error=Stopped("its process has gone", reason="cancelled"))
             del self._guests[guest]
+            if not self._guests:
+                self._guests_loop = None
             self.admit_waiting()
 
     def join_purse(self, member: PurseMember, *, shares: int = 1) -> None:
@@ -426,23 +449,44 @@ class Governor:
         """What the next governor of this quota has to know."""
         with LOCK:
             now_s, quotas = self._clock(), self._quotas
-            learned = msgspec.structs.replace(self._learned(now_s), used_requests=0, used_tokens=0)
+            learned = msgspec.structs.replace(
+                self._learned(now_s),
+                used_requests=math.ceil(quotas.requests.others(now_s)),
+                used_tokens=math.ceil(quotas.tokens.others(now_s)),
+            )
             return WindowCounts(
-                learned, quotas.requests.cells(now_s), quotas.tokens.cells(now_s), quotas.tokens.reserved
+                learned,
+                quotas.requests.cells(now_s),
+                quotas.tokens.cells(now_s),
+                quotas.tokens.reserved,
+                self._breaker.is_reached,
+                self._breaker.paused_s(now_s),
             )
 
     def take_over(self, counts: WindowCounts | None, limits_file: LimitsFile | None) -> None:
         """It governs for all from now on, and goes on with what was counted; ``None``: with what is in the file."""
         with LOCK:
             self._limits_file = limits_file
-            if counts is not None and 0 <= counts.age_s <= self._quotas.window_s:
-                self._take_up_limits(counts.learned)
-                self._quotas.take_up_counts(
-                    counts.requests, counts.tokens, counts.reserved, counts.age_s, self._clock()
-                )
+            if counts is not None and -_MAX_FUTURE_S <= counts.age_s <= self._quotas.window_s:
+                self._take_up_counts(counts)
             elif limits_file is not None and (learned := limits_file.read()) is not None:
                 self._take_up_limits(learned)
             self.set_quota(None, None)
+
+    def _take_up_counts(self, counts: WindowCounts) -> None:
+        age_s, now_s = max(0.0, counts.age_s), self._clock()
+        self._take_up_limits(counts.learned)
+        self._quotas.take_up_counts(counts.requests, counts.tokens, counts.reserved, age_s, now_s)
+        if counts.is_reached:
+            self._breaker.expect_answers()
+        if counts.paused_s > age_s:
+            self._pause_all(counts.paused_s - age_s, now_s)
+
+    def go_on_with_share(self, standing: Share, waited_s: float) -> None:
+        """It governs one of several processes, each for itself, with its share of what was known ``waited_s`` ago."""
+        with LOCK:
+            self._quotas.take_share(standing, waited_s, self._clock())
+            self.admit_waiting()
 
     # --- admission --------------------------------------------------------------------------------------------
 
@@ -587,16 +631,16 @@ class Governor:
 
     def _set_timer(self, at_s: float, waiter: Waiter, now_s: float) -> None:
         """Sees to it that somebody looks again at that moment. An earlier look is harmless, a late one is not."""
-        timer = self._timer
-        if at_s == math.inf or (timer is not None and timer.loop is waiter.loop and timer.at_s <= at_s):
+        timer, loop = self._timer, self._guests_loop or waiter.loop
+        if at_s == math.inf or (timer is not None and timer.loop is loop and timer.at_s <= at_s):
             return
-        self._timer = timer = _Timer(waiter.loop, at_s)
+        self._timer = timer = _Timer(loop, at_s)
         delay_s = max(self._tuning.min_timer_s, at_s - now_s)
-        if waiter.loop is asyncio._get_running_loop():  # noqa: SLF001  see Waiter.wake
-            waiter.loop.call_later(delay_s, self._timer_fired, timer)
+        if loop is asyncio._get_running_loop():  # noqa: SLF001  see Waiter.wake
+            loop.call_later(delay_s, self._timer_fired, timer)
             return
         try:
-            waiter.loop.call_soon_threadsafe(waiter.loop.call_later, delay_s, self._timer_fired, timer)
+            loop.call_soon_threadsafe(loop.call_later, delay_s, self._timer_fired, timer)
         except RuntimeError:  # closed in this moment: the next look finds it so, and drops the waiter
             self._timer = None
 

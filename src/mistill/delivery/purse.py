@@ -27,7 +27,7 @@ _Cost = Annotated[float, Meta(ge=0, le=_MOST)]
 _Tokens = Annotated[int, Meta(ge=0, le=int(_MOST))]
 Number = Annotated[int, Meta(ge=0, le=1 << 50)]
 PartName = Annotated[str, Meta(max_length=200)]
-PurseName = Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+PurseName = Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
 _MAX_PARTS = 100_000
 
 

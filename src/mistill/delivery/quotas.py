@@ -9,12 +9,30 @@ from msgspec import Struct
 
 from mistill.delivery.limits_file import LearnedLimits
 from mistill.delivery.quota_estimate import QuotaEstimate
-from mistill.delivery.sliding_window import NO_BUCKET, NO_MARK, Bucket, Cells, Mark, SlidingWindow
+from mistill.delivery.sliding_window import NO_BUCKET, NO_MARK, Bucket, Cells, Mark, Room, SlidingWindow
 from mistill.delivery.tuning import Tuning
 from mistill.errors import RateLimits
 
 QuotaCause = Literal["quota_requests", "quota_tokens"]
 LimitSource = Literal["user", "server", "inferred"]
+
+
+class Share(Struct, frozen=True):
+    """What is known of the quotas by one of several processes that share them.
+
+    Attributes:
+        processes: so many. ``requests_per_minute``, ``tokens_per_minute``: of all together; ``None``: not known.
+        requests_source, tokens_source: who set those.
+        requests_room, tokens_room: what was free of them for this process.
+    """
+
+    processes: int
+    requests_per_minute: float | None = None
+    requests_source: LimitSource | None = None
+    tokens_per_minute: float | None = None
+    tokens_source: LimitSource | None = None
+    requests_room: Room | None = None
+    tokens_room: Room | None = None
 
 
 class QuotaUse(Struct, eq=False, gc=False, kw_only=True):
@@ -60,6 +78,8 @@ class Quotas:
         # A minute's limits, as the user set them and as headers last reported them.
         self._user_requests: float | None = None
         self._user_tokens: float | None = None
+        # Of whom these are: the user's, or those of which this process has a share.
+        self._user_sources: tuple[LimitSource | None, LimitSource | None] = ("user", "user")
         self._server_requests: float | None = None
         self._server_tokens: float | None = None
         self._reported_by = 0  # the sequence of the request whose answer reported them
@@ -76,7 +96,18 @@ class Quotas:
     def set_by_user(self, requests_per_minute: float | None, tokens_per_minute: float | None) -> None:
         """The user's own limits, in place of those that headers report; None: no own limit."""
         self._user_requests, self._user_tokens = requests_per_minute, tokens_per_minute
+        self._user_sources = ("user", "user")
         self._apply_limits()
+
+    def take_share(self, share: Share, age_s: float, now_s: float) -> None:
+        """What it may use of what was known ``age_s`` seconds ago, in place of what headers report: they report all."""
+        of = share.processes
+        requests, tokens = share.requests_per_minute, share.tokens_per_minute
+        self.set_by_user(None if requests is None else requests / of, None if tokens is None else tokens / of)
+        self._user_sources = (share.requests_source, share.tokens_source)
+        for window, room in ((self.requests, share.requests_room), (self.tokens, share.tokens_room)):
+            if room is not None and window.limit is not None:
+                window.assume(max(0, int(window.limit - room.free)), age_s, now_s)
 
     def take_up(self, learned: LearnedLimits, age_s: float, now_s: float) -> None:
         """What another process had learned ``age_s`` seconds ago. Answers correct it as they come."""
@@ -129,12 +160,12 @@ class Quotas:
         """Who set the limit of requests that holds."""
         if self.estimate.limit is not None and self.requests.limit == self.estimate.limit:
             return "inferred"
-        return _source(self._user_requests, self._server_requests)
+        return _source(self._user_requests, self._server_requests, self._user_sources[0])
 
     @property
     def tokens_source(self) -> LimitSource | None:
         """Who set the limit of tokens that holds."""
-        return _source(self._user_tokens, self._server_tokens)
+        return _source(self._user_tokens, self._server_tokens, self._user_sources[1])
 
     def _apply_limits(self) -> None:
         requests = self._server_requests if self._user_requests is None else self._user_requests
@@ -277,7 +308,7 @@ def explains_refusal(limits: RateLimits | None, tokens: int) -> bool:
     return limits.tokens_remaining is not None and limits.tokens_remaining < max(1, tokens)
 
 
-def _source(user: float | None, server: float | None) -> LimitSource | None:
+def _source(user: float | None, server: float | None, of_user: LimitSource | None) -> LimitSource | None:
     if user is not None:
-        return "user"
+        return of_user
     return None if server is None else "server"

@@ -264,7 +264,7 @@ class SlidingWindow:
                 found[-1] = (found[-1][0], found[-1][1] + bucket.amount)
             elif bucket.amount:
                 ends_s = bucket.ends_s
-                found.append((int(100 * (now_s - ends_s)), bucket.amount))
+                found.append((max(0, int(100 * (now_s - ends_s))), bucket.amount))  # the newest ends later
         return tuple(found)
 
     def take_up(self, cells: Cells, age_s: float, now_s: float) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from mistill.delivery.governor import WindowCounts
-from mistill.delivery.sharing.place import COUNTS, file_of
+from mistill.delivery.sharing.place import NEW
 
 _MAX_BYTES = 64 << 10
 _COUNTS = msgspec.msgpack.Decoder(WindowCounts)
@@ -19,12 +19,11 @@ class CountsFile:
     """Reads and writes it. Nothing that fails here is anybody's failure: what was counted is then found out anew.
 
     Args:
-        folder: the runtime folder; ``None``: there is none, and nothing is kept.
-        name: of the governor.
+        path: where it is; ``None``: nothing is kept.
     """
 
-    def __init__(self, folder: Path | None, name: str) -> None:
-        self._path = None if folder is None else file_of(folder, name, COUNTS)
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
 
     def read(self) -> WindowCounts | None:
         """What the last host had counted; it may be long ago."""
@@ -41,7 +40,7 @@ class CountsFile:
         """By the host alone, so that nobody writes at the same time."""
         if self._path is None:
             return
-        beside = self._path.with_suffix(".new")
+        beside = self._path.with_suffix(NEW)
         with suppress(OSError):
             with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(msgspec.msgpack.encode(counts))

@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import logging
 import secrets
 import socket
 from abc import ABC, abstractmethod
@@ -27,7 +28,7 @@ from msgspec import Meta, Struct
 from mistill import errors
 from mistill.characters import whole_characters
 from mistill.delivery.diagnostics import WaitCause
-from mistill.delivery.quotas import LimitSource
+from mistill.delivery.quotas import LimitSource, Share
 from mistill.delivery.sharing.far_purse import MAX_ITEMS, PurseAnswers, PurseWishes
 from mistill.delivery.sliding_window import Room
 from mistill.errors import (
@@ -40,6 +41,8 @@ from mistill.errors import (
     TransportError,
 )
 from mistill.wording import Part, parts_of, words
+
+_log = logging.getLogger("mistill")
 
 VERSION = 1
 _MAX_BYTES = 16 << 20
@@ -58,8 +61,8 @@ class _Frame(Struct, frozen=True, array_like=True, gc=False):
     pass
 
 
-_MAX_AMOUNT = 1 << 50
-_Number = Annotated[int, Meta(ge=0, le=_MAX_AMOUNT)]
+MAX_AMOUNT = 1 << 50
+_Number = Annotated[int, Meta(ge=0, le=MAX_AMOUNT)]
 _Nonce = Annotated[bytes, Meta(min_length=_NONCE_BYTES, max_length=_NONCE_BYTES)]
 _Proof = Annotated[bytes, Meta(max_length=64)]
 
@@ -73,7 +76,7 @@ class Hello(_Frame, frozen=True):
     """``name``: of the governor that it wants."""
 
     version: int
-    name: Annotated[str, Meta(pattern="^[0-9a-f]{32}$")]
+    name: Annotated[str, Meta(pattern=r"^[0-9a-f]{32}\Z")]
     nonce: _Nonce
     proof: _Proof
 
@@ -117,12 +120,12 @@ class ErrorParts(_Frame, frozen=True):
             error.kind,
             whole_characters(error.message[:_MAX_CHARS]),
             None if error.hint is None else parts_of(error.hint),
-            *(api.status, api.code, api.error_type, api.correlation_id),
+            *(api.status, _clean(api.code), _clean(api.error_type), _clean(api.correlation_id)),
             asked_s if asked_s is not None and is_sane(asked_s) else None,
             api.limits if are_sane(api.limits) else None,
             error.maybe_billed,
             "" if connecting is None else whole_characters(connecting.why[:_MAX_CHARS]),
-            "" if connecting is None else connecting.endpoint,
+            "" if connecting is None else whole_characters(connecting.endpoint[:_MAX_CHARS]),
         )
 
     def error(self) -> MistillError:
@@ -154,6 +157,13 @@ class ErrorParts(_Frame, frozen=True):
 
 
 _MAX_CHARS = 2_000
+
+
+def _clean(text: str | None) -> str | None:
+    """As much of it as is of use, and as can be encoded."""
+    return None if text is None else whole_characters(text[:_MAX_CHARS])
+
+
 _NOTHING_SAID = APIError("", status=0)
 _KINDS: dict[str, type[MistillError]] = {
     kind.kind: kind
@@ -212,6 +222,7 @@ class Standing(_Frame, frozen=True):
     Attributes:
         processes: that share it. The other fields are those of a `Snapshot`; a room is the part of one process.
         cause: what holds back those that wait.
+        is_reached: the server has answered.
     """
 
     processes: Annotated[int, Meta(ge=1)]
@@ -223,6 +234,16 @@ class Standing(_Frame, frozen=True):
     tokens_source: LimitSource | None = None
     requests_room: Room | None = None
     tokens_room: Room | None = None
+    is_reached: bool = False
+
+    @property
+    def share(self) -> Share:
+        """What is known of the quotas."""
+        return Share(
+            self.processes,
+            *(self.requests_per_minute, self.requests_source, self.tokens_per_minute, self.tokens_source),
+            *(self.requests_room, self.tokens_room),
+        )
 
 
 class HostFrame(_Frame, frozen=True):
@@ -265,7 +286,7 @@ def are_sane(limits: RateLimits | None) -> bool:
 
 def is_sane(amount: float) -> bool:
     """Whether it can be one of tokens, requests or seconds."""
-    return 0 <= amount <= _MAX_AMOUNT
+    return 0 <= amount <= MAX_AMOUNT
 
 
 def slices(*lists: Sequence[object]) -> Iterator[slice]:
@@ -324,7 +345,15 @@ class FrameProtocol(asyncio.Protocol, ABC):
         if transport is None:
             return
         self.said_s = asyncio.get_running_loop().time()
-        frame = msgspec.msgpack.encode(message)
+        try:
+            frame = msgspec.msgpack.encode(message)
+        except (
+            ValueError,
+            OverflowError,
+        ):  # who waits for it hears that the connection is closed
+            _log.debug("a message of the shared governor cannot be encoded", exc_info=True)
+            self.abort()
+            return
         transport.write(len(frame).to_bytes(4) + frame)
         if transport.get_write_buffer_size() > _MAX_BACKLOG_BYTES:
             self.abort()

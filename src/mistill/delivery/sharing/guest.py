@@ -28,6 +28,7 @@ from mistill.delivery.governor import Governor
 from mistill.delivery.purse import PurseMember
 from mistill.delivery.sharing.far_purse import FarPurse
 from mistill.delivery.sharing.frames import (
+    MAX_AMOUNT,
     ErrorParts,
     Failed,
     FrameProtocol,
@@ -88,14 +89,18 @@ class GuestGovernor:
 
     Args:
         make_own: the governor of its own, made at most once, when it is needed.
-        leave: called when it is not shared any more, since its user has set a quota.
+        leave: called with itself when it is not shared any more, since its user has set a quota.
 
     Attributes:
         decides_itself: no other process is asked: this one is the host, or goes on alone.
     """
 
     def __init__(
-        self, thread: SharingThread, *, make_own: Callable[[], Governor], leave: Callable[[], None]
+        self,
+        thread: SharingThread,
+        *,
+        make_own: Callable[[], Governor],
+        leave: Callable[[GuestGovernor], None],
     ) -> None:
         self._thread = thread
         self._make_own = make_own
@@ -148,7 +153,7 @@ class GuestGovernor:
             if requests_per_minute is None and tokens_per_minute is None and not self._has_left:
                 return
             self._has_left = True
-            self._leave()
+            self._leave(self)
             own = self.take_charge()
             own.set_quota(requests_per_minute, tokens_per_minute)
 
@@ -291,7 +296,7 @@ class GuestGovernor:
                         continue
                     waiter.concurrency_limit.in_flight += 1
                     self._asked[waiter.sequence] = waiter
-                    self._next_asked[waiter.sequence] = waiter.tokens
+                    self._next_asked[waiter.sequence] = min(waiter.tokens, MAX_AMOUNT)
                 self._flush_soon()
             self._note_time()
 
@@ -357,14 +362,18 @@ class GuestGovernor:
 
     # --- who is in charge; on the sharing thread --------------------------------------------------------------------
 
-    def take_charge(self) -> Governor:
-        """Its own governor decides from now on, which is returned. Whoever waits, waits there."""
+    def take_charge(self, *, shares: int = 1) -> Governor:
+        """Its own governor decides from now on, which is returned. Whoever waits, waits there.
+
+        ``shares``: it spends one of so many of what is left in the purses that others spend from as well.
+        """
         with LOCK:
             own = self._own
             if own is None:
                 own = self._own = self._make_own()
-                if self._expects_answers:
-                    own.expect_answers()
+            if self._expects_answers or self._answered:
+                own.expect_answers()
+            self._shares = shares
             if not self.decides_itself:
                 self._unlink()
                 self._past_seconds = self._seconds()
@@ -372,9 +381,8 @@ class GuestGovernor:
                 self.decides_itself = True
                 for waiter in self._queue.take_all():
                     own.enqueue(waiter)
-            self._shares = 1
             for member in self._purse_members:
-                own.join_purse(member)
+                own.join_purse(member, shares=shares)
             self._end_alone()
             return own
 
@@ -382,20 +390,14 @@ class GuestGovernor:
         """It decides itself until a host answers, with its share of what is known of the quota. Of how many shares it
         has one is returned; 0: nothing is known. ``waited_s``: for how long none has answered."""
         with LOCK:
-            own = self.take_charge()
-            self._alone_since_s = time.monotonic() - waited_s
             standing = self._standing
-            self._shares = _UNKNOWN_SHARES if standing is None else standing.processes
-            for member in self._purse_members:
-                own.join_purse(member, shares=self._shares)
+            own = self.take_charge(shares=_UNKNOWN_SHARES if standing is None else standing.processes)
+            self._alone_since_s = time.monotonic() - waited_s
             if standing is None:
                 return 0
-            shares = standing.processes
-            requests, tokens = standing.requests_per_minute, standing.tokens_per_minute
-            own.set_quota(
-                None if requests is None else requests / shares, None if tokens is None else tokens / shares
-            )
-            return 0 if requests is None and tokens is None else shares
+            own.go_on_with_share(standing.share, waited_s)
+            is_known = standing.requests_per_minute is not None or standing.tokens_per_minute is not None
+            return standing.processes if is_known else 0
 
     def _end_alone(self) -> None:
         if self._alone_since_s is not None:
@@ -492,6 +494,7 @@ class GuestGovernor:
             woken: list[WaitingTask | _AwaitedVerdict] = []
             if frame.standing is not None:
                 self._standing = frame.standing
+                self._expects_answers |= frame.standing.is_reached
             for verdict in frame.verdicts:
                 awaited = self._verdicts.pop(verdict.id, None)
                 if awaited is not None:

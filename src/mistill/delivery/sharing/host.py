@@ -64,7 +64,8 @@ class HostedGovernor:
         self._governor = weakref.ref(governor)
         self._held: Governor | None = None
         self._counts = counts
-        self._counted = governor.has_sent
+        self._counted: int = governor.has_sent
+        self._is_over = False  # the file is another host's
         weakref.finalize(governor, forgotten).atexit = False
 
     @property
@@ -81,12 +82,13 @@ class HostedGovernor:
         if not self.guests:
             self._held = None
 
-    def write_counts(self) -> None:
-        """If anything was sent since the last time."""
+    def write_counts(self, *, is_last: bool = False) -> None:
+        """If anything was sent since the last time. After the last one the file is another host's."""
         governor = self.governor
-        if governor is not None and governor.has_sent != self._counted:
+        if not self._is_over and governor is not None and governor.has_sent != self._counted:
             self._counted = governor.has_sent
             self._counts.write(governor.counts())
+        self._is_over |= is_last
 
 
 class Host:
@@ -173,8 +175,9 @@ class Host:
                 called.setblocking(False)
                 self.thread.sockets.add(called)
             if called.family != getattr(socket, "AF_UNIX", None):
-                called.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                called.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+                with suppress(OSError):  # whoever called has hung up
+                    called.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                    called.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
             self._numbers += 1
             self.thread.begin(_serve, GuestConnection(self, called, self._numbers), called)
 
@@ -236,12 +239,33 @@ class Host:
                 self.tell_soon()
 
     def _write_counts(self) -> None:
+        self._keep_seat()
         if self._is_ended:
             return
-        self._seat.keep()
         for hosted in list(self._hosted.values()):
             hosted.write_counts()
         asyncio.get_running_loop().call_later(self.tuning.counts_every_s, self._write_counts)
+
+    def _keep_seat(self) -> None:
+        """Where its files were removed, it takes the place again, or finds another host there."""
+        if self._is_ended or self._seat.keep():
+            return
+        try:
+            seat = self.place.take()
+        except OSError:  # there is no such folder any more, and so nobody else there: its guests stay
+            return
+        if seat is None:
+            _log.warning(
+                "the files by which the governor of this quota was shared (%s) were removed, and another process "
+                "shares it now: this one goes on by itself",
+                self.place.key,
+            )
+            self.end()
+            return
+        asyncio.get_running_loop().remove_reader(self._seat.listening)
+        self._seat.give_up()
+        self._seat = seat
+        self._begin_to_accept()
 
     def _look(self, name: str) -> None:
         """Ends it if nobody has a use for it any more."""
@@ -254,6 +278,7 @@ class Host:
 
     def _send_away(self, hosted: HostedGovernor) -> None:
         with LOCK:
+            hosted.write_counts(is_last=True)
             if not self._hosted and not self._is_ended:
                 self.end()
         for guest in list(hosted.guests):
@@ -266,7 +291,7 @@ class Host:
                 return
             self._is_ended = True
             for hosted in self._hosted.values():
-                hosted.write_counts()
+                hosted.write_counts(is_last=True)
             self._hosted.clear()
             asyncio.get_running_loop().remove_reader(self._seat.listening)
             self._seat.give_up()
@@ -288,6 +313,7 @@ def _standing(governor: Governor, processes: int) -> Standing:
         now.adaptive_limit,
         *(now.requests_per_minute, now.requests_source, now.tokens_per_minute, now.tokens_source),
         *(now.requests_room, now.tokens_room),
+        governor.is_reached,
     )
 
 
@@ -379,7 +405,7 @@ class GuestConnection(FrameProtocol):
         with LOCK:
             self._governor = self._hosted.governor
             assert self._governor is not None  # held since it is welcome
-            self._limit = self._governor.add_guest(self._number)
+            self._limit = self._governor.add_guest(self._number, self._loop)
         self.is_trusted = True
         self.send(Welcome(proof(token, b"host", *said), os.getpid()))
         self.send(HostFrame(standing=_standing(self._governor, len(self._hosted.guests) + 1)))

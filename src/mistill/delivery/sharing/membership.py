@@ -47,6 +47,7 @@ class HostConnection(FrameProtocol):
         ended: the connection is closed.
         process: the host's number.
         heard_s: when it last said anything, by the loop's clock.
+        is_useful: it has lent a permit, or said what came of one.
     """
 
     def __init__(
@@ -64,6 +65,7 @@ class HostConnection(FrameProtocol):
         self.ended: asyncio.Future[None] = loop.create_future()
         self.process = 0
         self.heard_s = loop.time()
+        self.is_useful = False
         self._loop = loop
         self._place = place
         self._name = name
@@ -82,7 +84,12 @@ class HostConnection(FrameProtocol):
     def received(self, frame: bytes) -> None:
         self.heard_s = self._loop.time()
         if self.is_trusted:
-            self._hear(self, HOST_FRAME.decode(frame))
+            said = HOST_FRAME.decode(frame)
+            if not self.answered.done():  # one that says nothing that is understood here is none
+                self.answered.set_result(True)
+                self._greeted(self)
+            self.is_useful |= bool(said.permits or said.refused or said.verdicts)
+            self._hear(self, said)
         elif self._hosts_nonce is None:
             self._say_hello(CHALLENGE.decode(frame))
         else:
@@ -91,9 +98,6 @@ class HostConnection(FrameProtocol):
                 raise NotOurs
             self.process = welcome.process
             self.is_trusted = True
-            if not self.answered.done():
-                self.answered.set_result(True)
-            self._greeted(self)
 
     def _say_hello(self, challenge: Challenge) -> None:
         if challenge.version != VERSION:
@@ -162,12 +166,16 @@ class Membership:
             patience_s = self._tuning.come_back_s if self._is_alone else self._left_s(heard_s)
             link = await self._call(min(_CALL_WITHIN_S, max(_LOOK_AGAIN_S, patience_s)))
             if link is not None:
+                began_s = loop.time()
                 await self._stay(link)
-                # A host that is silent has used up the patience; one that has ended has not.
-                heard_s = link.heard_s if link.transport is not None else loop.time()
+                # A host that is silent has used up the patience; one that has ended has not, unless it has done
+                # nothing else.
+                if link.transport is not None:
+                    heard_s = link.heard_s
+                elif link.is_useful or loop.time() - began_s > self._tuning.out_of_reach_s:
+                    heard_s = loop.time()
                 self._leave(link)
-                continue
-            if not self._is_alone and self._left_s(heard_s) <= 0:
+            elif not self._is_alone and self._left_s(heard_s) <= 0:
                 self._go_alone(loop.time() - heard_s)
             await asyncio.sleep(self._pause_s())
 

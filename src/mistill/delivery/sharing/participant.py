@@ -17,7 +17,6 @@ from mistill.delivery.sharing.place import Door, Place, Seat, close_here
 from mistill.delivery.sharing.thread import SharingThread
 from mistill.delivery.tuning import Tuning
 from mistill.process import keep_unused
-from mistill.runtime_folder import runtime_folder
 
 _log = logging.getLogger("mistill")
 
@@ -29,23 +28,26 @@ class Participant:
         self._thread = SharingThread()
         self._hosts: dict[str, Host] = {}
         self._memberships: weakref.WeakKeyDictionary[GuestGovernor, Membership] = weakref.WeakKeyDictionary()
+        self._is_ended = False
 
     def governor(
         self, place: Place, name: str, tuning: Tuning, limits_file: LimitsFile | None
     ) -> AnyGovernor:
         """The plain governor of the host, where this process is it or becomes it; else a guest of the one that is."""
         with LOCK:
+            if self._is_ended:
+                return Governor(tuning=tuning, limits_file=limits_file)
             try:
                 host = self._host_at(place, tuning)
             except OSError as error:
-                _log.debug("the governor is not shared: %s", error)
+                _log.info("the governor is not shared: %s", error)
                 return Governor(tuning=tuning, limits_file=limits_file)
             if host is None:
                 return self._guest(place, name, tuning, limits_file)
             governor = host.find(name)
             if governor is None:
                 governor = Governor(tuning=tuning)
-                governor.take_over(_counts_of(name).read(), limits_file)
+                governor.take_over(_counts_of(place, name).read(), limits_file)
                 host.add(name, governor)
             return governor
 
@@ -71,7 +73,12 @@ class Participant:
                     host.withdraw(own)
 
     def end(self) -> None:
-        """At the end of the process: what was counted is handed over, and others take the places."""
+        """At the end of the process: what was counted is handed over, and others take the places.
+
+        What it does from then on it decides by itself.
+        """
+        with LOCK:
+            self._is_ended = True
         self._thread.end(self._say_farewell)
 
     def forget(self) -> None:
@@ -85,8 +92,9 @@ class Participant:
         self.__init__()
 
     def _say_farewell(self) -> None:
-        for membership in list(self._memberships.values()):
+        for guest, membership in list(self._memberships.items()):
             membership.hang_up()
+            guest.take_charge()
         for host in list(self._hosts.values()):
             host.end()
 
@@ -102,8 +110,8 @@ class Participant:
             seat,
             self._thread,
             tuning,
-            make=lambda name: _governor_for_others(name, tuning),
-            counts_of=_counts_of,
+            make=lambda name: _governor_for_others(place, name, tuning),
+            counts_of=lambda name: _counts_of(place, name),
             ended=self._ended,
         )
         return host
@@ -115,9 +123,7 @@ class Participant:
     def _guest(
         self, place: Place, name: str, tuning: Tuning, limits_file: LimitsFile | None
     ) -> GuestGovernor:
-        guest = GuestGovernor(
-            self._thread, make_own=lambda: Governor(tuning=tuning), leave=lambda: self.withdraw(guest)
-        )
+        guest = GuestGovernor(self._thread, make_own=lambda: Governor(tuning=tuning), leave=self.withdraw)
         membership = Membership(
             place,
             name,
@@ -141,20 +147,20 @@ class Participant:
             if host is None or host.find(name) is not None:
                 return False  # of a host in this process, too, it may be a guest
             own = guest.take_charge()
-            own.take_over(_counts_of(name).read(), limits_file)
+            own.take_over(_counts_of(place, name).read(), limits_file)
             host.add(name, own)
             return True
 
         return take_over
 
 
-def _counts_of(name: str) -> CountsFile:
-    return CountsFile(runtime_folder(), name)
+def _counts_of(place: Place, name: str) -> CountsFile:
+    return CountsFile(place.counts_path(name))
 
 
-def _governor_for_others(name: str, tuning: Tuning) -> Governor:
+def _governor_for_others(place: Place, name: str, tuning: Tuning) -> Governor:
     """Of a quota that this process does not use itself."""
     governor = Governor(tuning=tuning)
     file = LimitsFile(name, tuning.remember_for_s) if tuning.remember_for_s else None
-    governor.take_over(_counts_of(name).read(), file)
+    governor.take_over(_counts_of(place, name).read(), file)
     return governor

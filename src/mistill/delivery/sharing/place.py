@@ -6,6 +6,7 @@ sharing; ``tcp://HOST:PORT``, one address for all quotas of all machines, with t
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import sys
@@ -18,18 +19,19 @@ from urllib.parse import urlsplit
 
 from mistill.delivery.sharing.frames import VERSION
 from mistill.errors import InputError
-from mistill.runtime_folder import runtime_folder
+from mistill.runtime_folder import is_our_folder, runtime_folder
 
 if sys.platform != "win32":
     import fcntl
 
+_log = logging.getLogger("mistill")
 VARIABLE = "MISTILL_GOVERNOR"
 TOKEN_VARIABLE = "MISTILL_GOVERNOR_TOKEN"  # noqa: S105  its name
 _MIN_TOKEN_CHARS = 16
 _BACKLOG = 512
 _KEPT_FOR_S = 86_400
 """What was killed leaves its files behind; what has not been touched for a day is cleared away."""
-LOCK, SOCKET, COUNTS = ".lock", ".sock", ".counts"
+LOCK, SOCKET, COUNTS, NEW = ".lock", ".sock", ".counts", ".new"
 
 
 def file_of(folder: Path, name: str, suffix: str) -> Path:
@@ -43,28 +45,32 @@ class Seat:
     Args:
         listening: where they call, bound already.
         lock: the descriptor of the file whose lock is the right; ``None``: the address itself is.
-        files: to be removed when it is given up, the lock's last.
+        files: the socket's and the lock's, removed when it is given up.
     """
 
     def __init__(
-        self, listening: socket.socket, lock: int | None = None, files: tuple[Path, ...] = ()
+        self, listening: socket.socket, lock: int | None = None, files: tuple[Path, Path] | None = None
     ) -> None:
         self.listening = listening
         self._lock = lock
         self._files = files
 
-    def keep(self) -> None:
-        """It is in use: nobody clears it away."""
-        if self._lock is not None:
-            with suppress(OSError):
-                os.utime(self._lock)
+    def keep(self) -> bool:
+        """It is in use: nobody clears it away. False: somebody has, and nobody finds it any more."""
+        if self._lock is None or self._files is None:
+            return True
+        with suppress(OSError):
+            os.utime(self._lock)
+        calls_at, lock = self._files
+        return calls_at.exists() and _is_at(self._lock, lock)
 
     def give_up(self) -> None:
         """Another may take it."""
         self.listening.close()
-        for file in self._files:
-            with suppress(OSError):
-                file.unlink()
+        if self._lock is not None and self._files is not None and _is_at(self._lock, self._files[1]):
+            for file in self._files:  # the lock's last; where it is another's, the socket is as well
+                with suppress(OSError):
+                    file.unlink()
         self._close_lock()
 
     def forget(self) -> None:
@@ -96,6 +102,10 @@ class Place(ABC):
         """The right to be the host, unless another has it."""
 
     @abstractmethod
+    def counts_path(self, name: str) -> Path | None:
+        """Where the host there writes what it has counted, for the governor of this name; ``None``: nowhere."""
+
+    @abstractmethod
     def caller(self) -> tuple[socket.socket, str | tuple[str, int]]:
         """A socket to call the host with, and its address."""
 
@@ -109,6 +119,7 @@ class SocketFile(Place):
         self.key = str(self._socket)
 
     def take(self) -> Seat | None:
+        is_our_folder(self._folder, make=True)  # it may have been removed
         lock = _locked(self._lock)
         if lock is None:
             return None
@@ -124,6 +135,9 @@ class SocketFile(Place):
             raise
         _clear_away(self._folder)
         return Seat(listening, lock, (self._socket, self._lock))
+
+    def counts_path(self, name: str) -> Path:
+        return file_of(self._folder, name, COUNTS)
 
     def caller(self) -> tuple[socket.socket, str]:
         calling = socket.socket(socket.AF_UNIX)
@@ -156,6 +170,10 @@ class Address(Place):
             listening.close()
             return None
         return Seat(listening)
+
+    def counts_path(self, name: str) -> Path | None:
+        folder = runtime_folder()
+        return None if folder is None else file_of(folder, f"{name}-{self._address[1]}", COUNTS)
 
     def caller(self) -> tuple[socket.socket, tuple[str, int]]:
         return _calling(self._family), self._address
@@ -195,6 +213,9 @@ class Door(Place):
         self.key = f"{self.address}:{self.port}"
         return Seat(listening)
 
+    def counts_path(self, name: str) -> None:
+        """Nowhere: nobody takes its place."""
+
     def caller(self) -> tuple[socket.socket, tuple[str, int]]:
         family, _, _, _, address = socket.getaddrinfo(self.address, self.port, type=socket.SOCK_STREAM)[0]
         return _calling(family), (str(address[0]), int(address[1]))
@@ -219,8 +240,9 @@ def place_of(name: str) -> Place | None:
         return None
     if said:
         return _address(said)
-    folder = None if sys.platform == "win32" else runtime_folder()
-    if folder is None or len(os.fsencode(file_of(folder, name, SOCKET))) > _MAX_PATH_BYTES:
+    folder = runtime_folder(lambda folder: len(os.fsencode(file_of(folder, name, SOCKET))) <= _MAX_PATH_BYTES)
+    if folder is None:
+        _log.info("the governor is not shared: there is no folder of this user's own for its socket")
         return None
     return SocketFile(folder, name)
 
@@ -293,7 +315,7 @@ def _clear_away(folder: Path) -> None:
         for stem in {path.with_suffix("") for path in folder.iterdir() if path.lstat().st_mtime < oldest_s}:
             lock_file = stem.with_suffix(LOCK)
             if (lock := _locked(lock_file)) is not None:
-                for file in (stem.with_suffix(COUNTS), stem.with_suffix(SOCKET), lock_file):
+                for file in (*(stem.with_suffix(each) for each in (COUNTS, NEW, SOCKET)), lock_file):
                     file.unlink(missing_ok=True)
                 os.close(lock)
 
