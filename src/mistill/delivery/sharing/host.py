@@ -64,7 +64,7 @@ class HostedGovernor:
         self._governor = weakref.ref(governor)
         self._held: Governor | None = None
         self._counts = counts
-        self._counted: int = governor.has_sent
+        self._counted = (governor.has_sent, governor.is_reached)
         self._is_over = False  # the file is another host's
         weakref.finalize(governor, forgotten).atexit = False
 
@@ -83,11 +83,13 @@ class HostedGovernor:
             self._held = None
 
     def write_counts(self, *, is_last: bool = False) -> None:
-        """If anything was sent since the last time. After the last one the file is another host's."""
+        """If anything new is to be counted. After the last one the file is another host's."""
         governor = self.governor
-        if not self._is_over and governor is not None and governor.has_sent != self._counted:
-            self._counted = governor.has_sent
-            self._counts.write(governor.counts())
+        if not self._is_over and governor is not None:
+            now = (governor.has_sent, governor.is_reached)
+            if now != self._counted or (is_last and governor.has_sent):
+                self._counted = now
+                self._counts.write(governor.counts())
         self._is_over |= is_last
 
 
