@@ -475,7 +475,9 @@ class GuestGovernor:
             failed, self._next_failed = self._next_failed, []
             given_back, self._next_given_back = self._next_given_back, []
             asked, self._next_asked = list(self._next_asked.items()), {}
-            expects_answers = self._expects_answers
+            expects_answers = (
+                self._expects_answers or self._answered > 0
+            )  # also where the last host has not heard it
             wishes = self._far_purse.take_unsaid()
         for each in wishes:
             link.send(GuestFrame(purse=each))
