@@ -59,7 +59,9 @@ def test_cut_answers_are_counted_and_the_command_that_helps_does(
     )
     status = mistill("status", "out.jsonl")
     line = next(
-        line for line in status.stdout.splitlines() if line.startswith("cut off: 4 answers at 3 tokens")
+        line
+        for line in status.stdout.splitlines()
+        if line.startswith("cut off: 4 answers after 3 tokens at the most")
     )
     program, *command = shlex.split(line.partition("with room: ")[2])
     assert program == "mistill"
@@ -106,7 +108,7 @@ def test_a_full_context_is_told_from_a_limit(mistill: Mistill, simulator: Simula
         line for line in mistill("status", "out.jsonl").stdout.splitlines() if line.startswith("cut off:")
     ]
     assert len(lines) == 2
-    assert lines[0].startswith("cut off: 1 answer at ")
+    assert lines[0].startswith("cut off: 1 answer after ")
     assert lines[1] == (
         "cut off: 2 answers where the context was full; shorten the prompt, or choose a model with a larger context: "
         "mistill retry out.jsonl --where finish_reason=model_length --model …"

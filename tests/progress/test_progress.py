@@ -23,7 +23,7 @@ from tests.conftest import Simulate
 from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.api.usage import Usage
 from mistill.delivery.governor import Governor
-from mistill.progress.formatting import age, money, seconds, time_split
+from mistill.progress.formatting import age, latency, money, rounded, seconds, time_split
 from mistill.progress.progress import Progress
 from mistill.progress.screens import Drawn, Lines, as_html
 from mistill.progress.view import View, Watch
@@ -195,6 +195,27 @@ def test_numbers_are_told_as_people_say_them() -> None:
         time_split({"server": 3.0, "quota_tokens": 1.0, "idle": 0.001}) == "75% server, 25% quota of tokens"
     )
     assert time_split({}) == ""
+    assert [latency(value) for value in (0.0874, 0.09999, 0.3124, 0.9999, 1.236, 12.44, 185.0, 0.0)] == [
+        "87.4 ms",
+        "100 ms",
+        "312 ms",
+        "1.00 s",
+        "1.24 s",
+        "12.4 s",
+        "3 min 5 s",
+        "0 s",
+    ]
+    assert [
+        rounded(number) for number in (940, 1_000, 12_345, 99_960, 999_999, 12_345_678, 2_000_000_000)
+    ] == [
+        "940",
+        "1.0k",
+        "12.3k",
+        "100k",
+        "1.0M",
+        "12.3M",
+        "2.0G",
+    ]
     assert [age(value) for value in (-1, 40.9, 720, 7200, 7800, 273_600)] == [
         "0 s",
         "40 s",
@@ -219,6 +240,16 @@ def test_where_it_is_narrow_the_time_left_goes_before_the_speed_and_the_bar() ->
     assert drawn(FAR, 120)[0].endswith("12,500 of 200,000 rows, 5 failed · 25 min 50 s left · 121.0 rows/s")
     assert drawn(FAR, 60)[0].rstrip() == "12,500 of 200,000 rows, 5 failed · 25 min 50 s left"
     assert drawn(FAR, 40)[0].rstrip() == "12,500 of 200,000 rows, 5 failed"
+
+
+@pytest.mark.parametrize(("width", "shown"), [
+    (120, "$12.00 of about $4,800.00 · 12,345,678 tokens in (89% cached, $10.39 less), 1,234,567 out"),
+    (80, "$12.00 of about $4,800.00 · 12.3M in (89% cached, $10.39 less), 1.2M out"),
+])  # fmt: skip
+def test_what_the_cache_has_saved_is_seen_where_it_is_narrow_too(width: int, shown: str) -> None:
+    usage = Usage(12_345_678, 1_234_567, 11_000_000)
+    view = View(total=400_000, completions=1_000, cost=12.0, usage=usage, saved_by_cache=10.39)
+    assert drawn(view, width)[1].rstrip() == shown
 
 
 def test_failures_are_red() -> None:

@@ -18,6 +18,7 @@ from mistill.api.prices import price_of
 from mistill.api.usage import BLOCK_TOKENS
 from mistill.delivery.tuning import current_tuning, use_tuning
 from mistill.errors import InputError
+from mistill.progress.formatting import money
 from mistill.prompts.prompt_template import PromptTemplate
 from mistill.simulator import Fault, Simulator
 
@@ -253,8 +254,7 @@ def test_the_report_says_what_was_cached_and_saved(place: Place, simulator: Simu
     assert report.saved_by_cache == pytest.approx(saved)
     share = f"{report.cached_tokens / report.input_tokens:.0%}"
     text = str(report)
-    assert f"tokens in ({share} cached)" in text
-    assert " less by the cache" in text
+    assert f"tokens in ({share} cached, {money(report.saved_by_cache)} less)" in text
     assert report.describe()["saved_by_cache"] == pytest.approx(saved)
     assert report.cost is not None
     assert report.cost + saved == pytest.approx(price.most(report.input_tokens, report.output_tokens))
@@ -266,7 +266,7 @@ def test_whoever_looks_on_sees_it_too(place: Place, simulator: Simulator) -> Non
     report = place.run(**IN_FRONT, on_progress=views.append).start()
     last = views[-1]
     assert last.saved_by_cache == pytest.approx(report.saved_by_cache)
-    assert re.search(r"tokens in \(\d\d% cached\), .* less by the cache", last.tokens())
+    assert re.search(r"tokens in \(\d\d% cached, \$[\d.]+ less\)", last.tokens())
 
 
 def test_a_template_that_hides_what_is_the_same_is_told(

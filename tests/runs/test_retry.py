@@ -133,7 +133,7 @@ def test_a_limit_that_is_given_is_above_the_one_that_was_in_force(place: Place, 
     report = Run.retry(place.out, "row=0", parameters={"max_new_tokens": 200}).start()
     assert report.cut is not None
     assert (report.cut.limit, report.cut.max_new_tokens, report.cut.allowed) == (cut.limit, None, 200)
-    assert f"1 answer at {cut.limit} tokens, though 200 were allowed" in str(report)
+    assert f"1 answer after {cut.limit} tokens, though 200 were allowed" in str(report)
 
 
 def test_a_cut_answer_is_replaced_by_a_later_one_and_stays_in_the_lineage(

@@ -205,7 +205,7 @@ def _status_of(body: _ErrorBody) -> int:
 _MODELS = Phrase("llm.models()", "`mistill models`")
 
 
-def _hint(status: int, body: _ErrorBody) -> str | None:
+def _hint(status: int, body: _ErrorBody) -> str:
     if status == 401:
         return words("check the key: set MISTRAL_API_KEY, or give ", Setting("api_key"))
     if status == 402:
@@ -216,6 +216,14 @@ def _hint(status: int, body: _ErrorBody) -> str | None:
         return words(_MODELS, " lists the models of this endpoint")
     if 300 <= status < 400:
         return "the endpoint redirects: give its final URL"
+    if status == 403:
+        return words("this key may not do that; one that may is given as ", Setting("api_key"))
     if status == 413:
         return "the request is too large for this server"
-    return None
+    if status == 429:
+        return words(
+            "ask again later; ", Setting("requests_per_minute"), " keeps below a quota that you know"
+        )
+    if status >= 500:
+        return "the server failed, and not the request: ask again later"
+    return "its words say what it refuses: mend the prompt, a parameter or the row, and ask again"

@@ -10,6 +10,7 @@ from msgspec import Struct
 from mistill.api.chat import AnsweredToolCall
 from mistill.api.usage import Usage
 from mistill.errors import MistillError
+from mistill.progress.formatting import latency
 from mistill.progress.preformatted import in_html, preformatted
 from mistill.structured.structured_output import StructuredOutput
 
@@ -80,7 +81,7 @@ class Completion(Struct, frozen=True, kw_only=True, gc=False):
         took = [
             self.finish_reason or "no finish reason",
             f"{self.usage.input_tokens:,} tokens in, {self.usage.output_tokens:,} out",
-            f"{self.latency_s:.1f} s",
+            latency(self.latency_s),
             self.model or "",
         ]
         text = json.dumps([call.name for call in self.tool_calls]) if self.text is None else self.text

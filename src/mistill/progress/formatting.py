@@ -37,6 +37,17 @@ def seconds(value: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
+def latency(value: float) -> str:
+    """How long an answer took, to three digits: ``87.4 ms``, ``312 ms``, ``1.24 s``, ``12.4 s``, ``3 min 5 s``."""
+    if value >= 100:
+        return seconds(value)
+    if value <= 0:
+        return "0 s"
+    value = float(f"{value:.3g}")  # 999.9 ms are a second
+    decimals = 2 - math.floor(math.log10(value))
+    return f"{1000 * value:.{max(0, decimals - 3)}f} ms" if value < 1 else f"{value:.{max(0, decimals)}f} s"
+
+
 def age(value: float) -> str:
     """How long ago something was, in seconds → ``40 s``, ``12 min``, ``2 h 10 min``, ``3 d 4 h``."""
     whole = max(0, int(value))
@@ -78,9 +89,27 @@ def share(part: float, whole: float) -> str:
     return {"100%": "over 99%", "0%": "under 1%"}.get(shown, shown) if 0 < part < whole else shown
 
 
-def tokens_in(tokens: int, cached: int) -> str:
-    """``3,300 tokens in``, ``3,300 tokens in (90% cached)``."""
-    return f"{tokens:,} tokens in" + (f" ({share(cached, tokens)} cached)" if cached else "")
+def tokens_in(tokens: int, cached: int, saved: float | None = None, *, is_short: bool = False) -> str:
+    """``3,300 tokens in``, ``3,300 tokens in (90% cached, $0.0039 less)``.
+
+    Args:
+        saved: US dollars that the cached ones would have cost more.
+        is_short: ``12.3M in`` in place of ``12,345,678 tokens in``.
+    """
+    told = f"{rounded(tokens)} in" if is_short else f"{tokens:,} tokens in"
+    if not cached:
+        return told
+    less = f", {money(saved)} less" if saved else ""
+    return f"{told} ({share(cached, tokens)} cached{less})"
+
+
+def rounded(number: int) -> str:
+    """``940``, ``12.3k``, ``4.6M``, ``2.0G``."""
+    for size, unit in ((1_000_000_000, "G"), (1_000_000, "M"), (1_000, "k")):
+        if number >= 0.9995 * size:
+            shown = number / size
+            return f"{shown:.1f}{unit}" if shown < 99.95 else f"{shown:.0f}{unit}"
+    return str(number)
 
 
 def wait(cause: str) -> str:

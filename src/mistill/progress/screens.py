@@ -127,12 +127,11 @@ class Drawn:
         bar_width = min(_MAX_BAR_WIDTH, width - len(head) - 1)
         if view.total and bar_width >= _MIN_BAR_WIDTH:
             row = Table.grid(padding=(0, 1))
-            row.add_row(
-                ProgressBar(total=view.total, completed=min(view.done, view.total), width=bar_width), head
-            )
+            done = min(view.done, view.total)
+            row.add_row(ProgressBar(view.total, done, bar_width, complete_style="green"), head)
             lines = [row]
-        spending = [text for text in (view.money(), view.tokens()) if text is not None]
-        lines.append(_cut(" · ".join(spending), width))
+        spending = _spending(view)
+        lines.append(_cut(spending if len(spending) <= width else _spending(view, is_short=True), width))
         if jobs := view.at_server():
             lines.append(_cut(jobs if len(jobs) <= width else view.at_server_in_short(), width))
         if settings := view.settings():
@@ -147,6 +146,12 @@ class Drawn:
         if time := view.time():
             lines.append(_cut(time, width))
         return Group(*lines)
+
+
+def _spending(view: View, *, is_short: bool = False) -> str:
+    """Money and tokens, with what caching has saved."""
+    tokens = view.tokens_in_short() if is_short else view.tokens()
+    return " · ".join(text for text in (view.money(), tokens) if text)
 
 
 def _cut(text: str, width: int, style: str = "") -> Any:
@@ -188,8 +193,7 @@ def as_html(view: View) -> str:
     if view.total:
         done = min(view.done, view.total)
         bar = f'<progress max="{view.total}" value="{done}" aria-label="{html.escape(view.rows())}"></progress> '
-    spending = " · ".join(html.escape(text) for text in (view.money(), view.tokens()) if text)
-    lines = [bar + " · ".join(head), spending]
+    lines = [bar + " · ".join(head), html.escape(_spending(view))]
     lines += [
         html.escape(text) for text in (view.at_server(), view.settings(), view.waiting(), view.time()) if text
     ]

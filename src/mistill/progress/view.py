@@ -16,6 +16,7 @@ from mistill.progress.formatting import (
     count,
     jobs_at_server,
     money,
+    rounded,
     seconds,
     time_split,
     tokens_in,
@@ -165,10 +166,15 @@ class View(Struct, frozen=True, kw_only=True):
         return f"{money(self.cost)} of about {money(self.expected_cost)}"
 
     def tokens(self) -> str:
-        """How many, and what of them was cached."""
-        read = tokens_in(self.usage.input_tokens, self.usage.cached_tokens)
-        saved = f", {money(self.saved_by_cache)} less by the cache" if self.saved_by_cache else ""
-        return f"{read}, {self.usage.output_tokens:,} out{saved}"
+        """How many, what of them was cached, and what that has saved."""
+        return f"{self._tokens_in(is_short=False)}, {self.usage.output_tokens:,} out"
+
+    def tokens_in_short(self) -> str:
+        return f"{self._tokens_in(is_short=True)}, {rounded(self.usage.output_tokens)} out"
+
+    def _tokens_in(self, *, is_short: bool) -> str:
+        usage = self.usage
+        return tokens_in(usage.input_tokens, usage.cached_tokens, self.saved_by_cache, is_short=is_short)
 
     def waiting(self) -> str | None:
         """What is waited for, or what becomes of what is in flight when it was stopped; at the end, nothing."""

@@ -14,7 +14,10 @@ if TYPE_CHECKING:
 
 _MAX_CHARS = 200
 _HEAD = ' style="text-align: left"'
-_CELL = ' style="text-align: left; vertical-align: top; white-space: pre-wrap; max-width: 40em"'
+_CELL = (
+    ' style="text-align: left; vertical-align: top; white-space: pre-wrap; overflow-wrap: anywhere; '
+    'min-width: 5em; max-width: 40em"'
+)
 
 
 def report_html(report: RunReport | None, *, problem: str | None = None) -> str:
@@ -38,7 +41,8 @@ def _table(records: Sequence[dict[str, Any]]) -> str:
         f"<tr>{''.join(f'<td{_CELL}>{_cell(record.get(name))}</td>' for name in columns)}</tr>"
         for record in records
     )
-    return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    table = f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+    return f'<div style="overflow-x: auto">{table}</div>'
 
 
 def _cell(value: Any) -> str:

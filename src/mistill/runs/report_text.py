@@ -22,7 +22,7 @@ from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.jobs.job_report import JobReport, goes_on, job_lines, under_way
 from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Cause
-from mistill.progress.formatting import count, money, seconds, time_split, tokens_in
+from mistill.progress.formatting import count, latency, money, seconds, time_split, tokens_in
 from mistill.records.misfits import misfit_lines
 from mistill.steering.orders import shown_settings
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
@@ -203,8 +203,8 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     yield from _lanes(report)
     yield from map(Line, job_lines(report.jobs, in_full=True))
     if report.latency_s is not None:
-        latency = report.latency_s
-        yield Line(f"latency: half within {seconds(latency.p50)}, 99% within {seconds(latency.p99)}")
+        within = report.latency_s
+        yield Line(f"latency: half within {latency(within.p50)}, 99% within {latency(within.p99)}")
     yield from _details(report, wording)
     if (missing := _missing_output(report)) is not None:
         yield Line(wording(missing))
@@ -268,12 +268,11 @@ def _rows_by_state(report: RunReport) -> str:
 
 
 def _spending(report: RunReport) -> str:
-    read = tokens_in(report.input_tokens, report.cached_tokens)
-    saved = f", {money(report.saved_by_cache)} less by the cache" if report.saved_by_cache else ""
+    read = tokens_in(report.input_tokens, report.cached_tokens, report.saved_by_cache)
     unpriced = ""
     if report.cost is not None and report.unpriced_answers:
         unpriced = f" and {count(report.unpriced_answers, 'answer')} without a known price"
-    return f"{read}, {report.output_tokens:,} out, {money(report.cost)}{unpriced}{saved}"
+    return f"{read}, {report.output_tokens:,} out, {money(report.cost)}{unpriced}"
 
 
 def _old_prices(report: RunReport) -> Words | None:
@@ -369,13 +368,13 @@ def _cut_answers(report: RunReport, cut: CutAnswers, wording: Wording) -> Iterat
     """How many there are, and how to ask them again with room."""
     if cut.limit is not None and cut.max_new_tokens is None:
         yield (
-            f"{count(cut.rows - cut.context_full, 'answer')} at {count(cut.limit, 'token')}, though {cut.allowed:,} "
-            "were allowed: a limit of the server's own or of the model's, which no setting raises"
+            f"{_at_limit(cut)}, though {cut.allowed:,} were allowed: a limit of the server's own or of the model's, "
+            "which no setting raises"
         )
     elif cut.limit is not None:
         room = cut.max_new_tokens
         given = Phrase(f"parameters={{'max_new_tokens': {room}}}", f"--max-new-tokens {room}")
-        rows = f"{count(cut.rows - cut.context_full, 'answer')} at {count(cut.limit, 'token')}"
+        rows = _at_limit(cut)
         again = _retry(report, f"finish_reason={LIMIT_REACHED}", given)
         if again is not None:
             yield f"{rows}; again, with room: {wording(again)}"
@@ -386,6 +385,14 @@ def _cut_answers(report: RunReport, cut: CutAnswers, wording: Wording) -> Iterat
         given = Phrase("llm={'model': …}", "--model …")
         again = _retry(report, f"finish_reason={CONTEXT_FULL}", given)
         yield told if again is None else f"{told}: {wording(again)}"
+
+
+def _at_limit(cut: CutAnswers) -> str:
+    """How many were cut off at a limit of tokens, and after how many."""
+    rows = cut.rows - cut.context_full
+    return (
+        f"{count(rows, 'answer')} after {count(cut.limit or 0, 'token')}{' at the most' if rows > 1 else ''}"
+    )
 
 
 class _Place(Struct, frozen=True):

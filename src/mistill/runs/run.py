@@ -642,7 +642,6 @@ class Run(RunResults):
                     await runner.run()
                 finally:
                     watching.cancel()
-                    self._course.look()
 
     async def _note_course(self, ledger: Ledger) -> None:
         """Others that look at the run are told how it goes; so is whoever looks when it was killed."""
@@ -872,6 +871,8 @@ class Run(RunResults):
         at_once = self._llm.max_concurrent_requests
         price = self.kind.server.price
         dated = None if price is None else price.date
+        if before is not None and self._course is not None:
+            self._course.look()  # its course is as long as the start
         course = None if self._course is None else self._course.course()
         if before is None:
             return StartRecord(

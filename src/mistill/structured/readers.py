@@ -10,13 +10,14 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any, Protocol, cast
+from typing import Any, Final, Protocol, cast
 
 from pydantic import TypeAdapter, ValidationError
 
 from mistill.errors import InvalidOutput, let_interrupt_pass
 from mistill.structured.exact_numbers import ExactNumbers, NumberMistake
 from mistill.structured.strict_json import decode_json
+from mistill.wording import Phrase, words
 
 MAX_MISTAKES = 8
 _MAX_MISTAKE_CHARS = 200
@@ -43,11 +44,19 @@ def json_path(parts: Iterable[str | int], root: str = "$") -> str:
     return path
 
 
+ASK_OTHERWISE: Final = words(
+    "ask again with a larger model, with a prompt that says more of the fields, or more often: ",
+    Phrase("'max_retries' of structured_output", "--schema-retries"),
+)
+
+
 def invalid_output(label: str, raw: str, mistakes: Sequence[Mistake]) -> InvalidOutput:
     """The error of an answer ``raw`` that does not fit the schema named ``label``."""
     named = "; ".join(f"{path}: {_shortened(message)}" for path, message in mistakes[:MAX_MISTAKES])
     more = "; and more" if len(mistakes) > MAX_MISTAKES else ""
-    return InvalidOutput(f"the answer does not fit {label}: {named}{more}", text=raw, path=mistakes[0][0])
+    return InvalidOutput(
+        f"the answer does not fit {label}: {named}{more}", text=raw, path=mistakes[0][0], hint=ASK_OTHERWISE
+    )
 
 
 def _shortened(message: str) -> str:

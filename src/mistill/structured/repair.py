@@ -105,12 +105,14 @@ def _repaired(schema: OutputSchema, text: str, as_it_is: InvalidOutput) -> Parse
         message = (
             f"the answer holds {len(values)} different JSON values, and nothing says which of them it is"
         )
-        raise InvalidOutput(message, text=text) from as_it_is.__cause__
+        raise InvalidOutput(message, text=text, hint=as_it_is.hint) from as_it_is.__cause__
     for value, has_own_lines in values.items():
         try:
             return schema.read(value, bare=has_own_lines)
         except InvalidOutput as mistake:  # what is wrong inside a code fence says more than that there is one
-            raise InvalidOutput(mistake.message, text=text, path=mistake.path) from as_it_is.__cause__
+            raise InvalidOutput(
+                mistake.message, text=text, path=mistake.path, hint=mistake.hint
+            ) from as_it_is.__cause__
     raise as_it_is
 
 
