@@ -31,7 +31,7 @@ MAY_IMPORT = {
     "shards": {"api", "delivery", "progress", "ledger", "datasets", "steering"},
     "kinds": {"shards", "api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
     "audits": {"api", "estimates", "kinds", "ledger", "llms", "progress"},
-    "pages": {"audits", "datasets", "ledger", "progress", "records"},
+    "pages": {"audits", "datasets", "estimates", "ledger", "progress", "records"},
     "runs": {
         "shards",
         "audits",
@@ -52,7 +52,7 @@ MAY_IMPORT = {
         "estimates",
     },
     "curation": {"ledger", "datasets", "records", "kinds", "runs"},
-    "viewer": {"ledger", "kinds", "records", "runs", "datasets"},
+    "viewer": {"ledger", "kinds", "records", "pages", "steering", "runs", "datasets"},
     "simulator": {"api"},
     "local": {"api"},
     "integrations": {

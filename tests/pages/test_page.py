@@ -81,10 +81,18 @@ def test_a_chart_is_a_drawing_with_a_name_a_description_and_a_table_behind_it() 
     specs = [
         bars([(HOSTILE, 3), ("b" * 200, 2), ("b" * 201, 1)], HOSTILE),
         histogram([Bin(0, 1, 3), Bin(1, 2, 5)], "seconds", "answers"),
-        stacked_bars([("2026-11-25", "live", 0.5), ("2026-11-26", "batch jobs", 0.25)], "US dollars"),
-        areas([Point(0, HOSTILE, 40), Point(1, HOSTILE, 60), Point(0, "server", 60)], "seconds", "%"),
+        stacked_bars([("2026-11-25", "live", 0.5), ("2026-11-26", "batch jobs", 0.25)], "US dollars", {}),
+        areas(
+            [Point(0, HOSTILE, 40), Point(1, HOSTILE, 60), Point(0, "server", 60)],
+            "seconds",
+            "%",
+            {HOSTILE: "--c2"},
+        ),
         lines(
-            [Point(0, "answered", 40), Point(1, "answered", 60), Point(0, HOSTILE, 60)], "seconds", "a second"
+            [Point(0, "answered", 40), Point(1, "answered", 60), Point(0, HOSTILE, 60)],
+            "seconds",
+            "a second",
+            {},
         ),
         bars([], "rows"),
     ]
@@ -118,11 +126,14 @@ def test_everything_can_be_told_from_the_paper_in_the_light_in_the_dark_and_in_p
     themes = re.findall(r":root \{(.*?)\}", theme(), re.DOTALL)
     assert len(themes) == 3
     for one in themes:
-        colors = dict(re.findall(r"--([\w]+): (#\w{6});", one))
+        colors = dict(re.findall(r"--([\w-]+): (#\w{6});", one))
         for name in ("ink", "muted", "link", "good", "bad"):
             assert contrast(colors[name], colors["paper"]) >= 4.5, name
             assert contrast(colors[name], colors["card"]) >= 4.5, name
-        for number in range(1, 8):
+        assert contrast(colors["on-link"], colors["link"]) >= 4.5
+        for name in ("more", "less"):
+            assert contrast(colors["ink"], colors[name]) >= 4.5, name
+        for number in range(1, 13):
             assert contrast(colors[f"c{number}"], colors["paper"]) >= 3, number
 
 

@@ -87,7 +87,7 @@ def test_a_browser_is_told_to_run_nothing_but_our_own_modules(runs: Runs, look: 
         assert headers["Cache-Control"] == "no-store"
     page = client.get("/").body.decode()
     modules = set(re.findall(r'(?:src|href)="(/[^"]*)"', page))
-    assert modules == {"/page/icon.svg", "/page/style.css", "/page/app.js"}
+    assert modules == {"/page/icon.svg", "/page/colors.css", "/page/style.css", "/page/app.js"}
     assert "http" not in page.replace("http-equiv", "")
     for name in ("app.js", "rows.js", "row.js", "runs.js", "sides.js", "dom.js"):
         text = client.get(f"/page/{name}").body.decode()

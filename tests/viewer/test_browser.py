@@ -189,13 +189,13 @@ def test_rows_come_while_one_looks(runs: Runs, views: View, tabs: Any) -> None:
         tab: Tab = tabs(views(runs.folder).url)
         tab.page.get_by_role("link", name="answers.jsonl").wait_for()
         tab.page.goto(f"{tab.base}/run?run=answers.jsonl&where=row>=500")
-        tab.page.locator("#live").wait_for()
+        tab.page.locator("#standing", has_text="live").wait_for()
         rest.set()
         tab.page.locator("tr[data-row='599'] .completion").wait_for(state="attached")
     finally:
         rest.set()
         going.join()
-    tab.page.locator("#live").wait_for(state="hidden")
+    tab.page.locator("#standing .badge").wait_for(state="detached")
 
 
 def test_two_outcomes_are_side_by_side_with_what_differs(runs: Runs, views: View, tabs: Any) -> None:
@@ -213,6 +213,26 @@ def test_two_outcomes_are_side_by_side_with_what_differs(runs: Runs, views: View
     tab.page.get_by_label("beside").select_option("other.jsonl")
     tab.see("2 rows that differ")
     assert tab.page.locator("ins").all_text_contents() == ["Tell", "Tell"]
+
+
+def test_what_differs_is_marked_in_each_field_by_words_and_signs(runs: Runs, views: View, tabs: Any) -> None:
+    said = {
+        "one.jsonl": '{"city": "Lyon", "why": "(a river), 2.50 wide"}',
+        "other.jsonl": '{"city": "Lyon", "why": "(a bridge), 2.75 wide", "score": 3}',
+    }
+    for name, answer in said.items():
+        runs.simulator.script([answer, Fault.status(400)])
+        runs.run(name, ["a", "b"], llm_settings={"max_concurrent_requests": 1})
+    tab: Tab = tabs(views(runs.folder).url)
+    tab.page.goto(f"{tab.base}/side-by-side?run=one.jsonl&with=other.jsonl")
+    tab.see("1 row that differ")
+    assert (tab.page.locator("del").all_text_contents(), tab.page.locator("ins").all_text_contents()) == (
+        ["river", "2.50"],
+        ["bridge", "2.75", "3"],
+    )
+    assert tab.page.locator("tr.differs th").all_text_contents() == ["why", "score"]
+    tab.page.goto(f"{tab.base}/run?run=one.jsonl")
+    tab.page.get_by_role("img", name="1 answered, 1 failed, 0 open").wait_for()
 
 
 def test_it_can_be_read_in_a_narrow_window_and_in_the_dark(runs: Runs, views: View, tabs: Any) -> None:

@@ -8,14 +8,18 @@ import sqlite3
 import threading
 from contextlib import closing
 from typing import Any
+from urllib.parse import urlencode
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.runs.odd_bodies import good_body
 from tests.viewer.conftest import ODD, Client, Look, Runs
 
 from mistill import Run
-from mistill.ledger import LedgerReader
+from mistill.ledger import Ledger, LedgerReader
+from mistill.llms.event_loop import background
+from mistill.runs.report import StartRecord
 from mistill.runs.where import RunFilter
 from mistill.simulator.faults import Fault
 from mistill.viewer import pages
@@ -279,6 +283,88 @@ def test_two_settings_of_a_run_are_side_by_side(runs: Runs, look: Look) -> None:
     assert "there are no settings '3'" in client.ask("side-by-side", run="one.jsonl", left="3")["problem"]
 
 
+def test_structured_answers_are_compared_field_by_field(runs: Runs, look: Look) -> None:
+    answers = {
+        "one.jsonl": [
+            '{"city": "Lyon", "at": {"x": 1, "y": 2}, "tags": ["a", "b"], "items": [{"n": 1}]}',
+            '{"a": 1, "b": 2}',
+        ],
+        "other.jsonl": [
+            '{"at": {"y": 2, "x": true}, "city": "Lyon", "tags": ["a", "c"], "items": []}',
+            '{"b":2,"a":1}',
+        ],
+    }
+    for name, said in answers.items():
+        runs.simulator.script(said)
+        runs.run(name, ["first", "second"], llm_settings={"max_concurrent_requests": 1})
+    client = look(runs.folder)
+    asked = {"run": "one.jsonl", "with": "other.jsonl"}
+    (pair,) = client.ask("side-by-side", **asked, differing=1)["rows"]  # the order of fields is no difference
+    fields = {
+        field["name"]: tuple(side and side["text"] for side in (field["left"], field["right"]))
+        for field in pair["fields"]
+        if field["differs"]
+    }
+    assert fields == {
+        "at.x": ("1", "true"),
+        "tags": ('[\n  "a",\n  "b"\n]', '[\n  "a",\n  "c"\n]'),
+        "items.0.n": ("1", None),
+        "items": (None, "[]"),
+    }
+    assert [pair["differs"] for pair in client.ask("side-by-side", **asked)["rows"]] == [True, False]
+
+
+def test_texts_and_objects_larger_than_anybody_reads_are_compared_as_texts(runs: Runs, look: Look) -> None:
+    large = json.dumps({f"field {number}": number for number in range(300)})
+    deep = '{"a": ' * 60 + "1" + "}" * 60
+    for name, said in {
+        "one.jsonl": ["text", large, deep],
+        "other.jsonl": ["{}", large[:-1] + " }", deep],
+    }.items():
+        runs.simulator.script(said)
+        runs.run(name, ["a", "b", "c"], llm_settings={"max_concurrent_requests": 1})
+    pairs = look(runs.folder).ask("side-by-side", run="one.jsonl", **{"with": "other.jsonl"})["rows"]
+    assert [(pair["fields"] is None, pair["differs"]) for pair in pairs] == [
+        (True, True),
+        (True, True),
+        (False, False),
+    ]
+    assert pairs[2]["fields"][0]["name"] == "a.a.a.a.a.a.a.a"
+
+
+def test_a_run_says_how_it_stands(runs: Runs, look: Look) -> None:
+    runs.run("ended.jsonl", ["a", "b"])
+    runs.run(
+        "stopped.jsonl", ["a", "b", "c"], max_tokens_total=5, llm_settings={"max_concurrent_requests": 1}
+    )
+    died = runs.run("died.jsonl", ["a", "b"])
+    with Ledger.open(runs.folder / "died.jsonl.ledger", died.kind.manifest.values()) as ledger:
+        background.run(ledger.begin_start(StartRecord(max_concurrent_requests=3).encode()))
+    client = look(runs.folder)
+    standings = {
+        name: client.ask("run", run=f"{name}.jsonl")["standing"] for name in ("ended", "stopped", "died")
+    }
+    assert {name: standing["state"] for name, standing in standings.items()} == {
+        name: name for name in standings
+    }
+    assert "max_tokens_total" in standings["stopped"]["told"]
+    assert "killed" in standings["died"]["told"]
+
+
+def test_what_a_terminal_would_obey_is_in_no_answer(runs: Runs, look: Look) -> None:
+    """Whatever it came of: a name of a file, a finish reason, a model."""
+    odd = "\x1b[31mred\u202e\x9b"
+    runs.simulator.script([Fault.status(200, good_body("fine", finish_reason=odd) | {"model": odd})])
+    runs.run(f"{odd}.jsonl", ["a"])
+    client = look(runs.folder)
+    name = client.ask("home")["runs"][0]["name"]
+    for path in ("home", "run", "rows", "row?row=0&", "side-by-side", "text?row=0&name=answer.9&"):
+        answer = client.get(f"/api/{path}{'' if '?' in path else '?'}{urlencode({'run': name})}")
+        assert not {*"\x1b\u202e\x9b"} & {*answer.body.decode()}, path
+    reason = client.ask("run", run=name)["finish_reasons"][0]["value"]
+    assert rows_of(client, name, where=f'finish_reason="{reason}"') == [0]  # it still chooses its rows
+
+
 def test_marks_are_of_what_was_looked_at(runs: Runs, look: Look) -> None:
     runs.run("answers.jsonl", ["a", "b"])
     client = look(runs.folder, annotate=True)
@@ -332,6 +418,11 @@ def test_a_run_is_live_while_it_goes_on_and_its_rows_are_marked_meanwhile(runs: 
         row = client.ask("rows", run="answers.jsonl")["rows"][5]
         marking = {"run": "answers.jsonl", "row": 5, "outcome_at": row["ended_at"], "mark": "good"}
         assert client.post("/api/mark", marking).json["mark"] == "good"
+        assert client.ask("run", run="answers.jsonl")["standing"]["state"] == "running"
+        control = Run.open(runs.folder / "answers.jsonl").control()
+        control.pause()
+        assert client.ask("run", run="answers.jsonl")["standing"]["state"] == "paused"
+        control.resume()
     finally:
         rest.set()
         going.join()

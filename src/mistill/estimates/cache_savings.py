@@ -1,4 +1,5 @@
-"""What the cache of prompts saves: in what was paid, and in what a template would pay if it stood otherwise."""
+"""What the cache of prompts and batch jobs save: in what was paid, and in what a template would pay if it stood
+otherwise."""
 
 from __future__ import annotations
 
@@ -29,6 +30,40 @@ def saved_by_cache(price: Price | None, usage: Usage, cost: float | None) -> flo
         return 0.0
     tariff = 1.0 if price.minute else cost / paid
     return tariff * usage.cached_tokens * price.cache_saves / MILLION
+
+
+class Savings(Struct, frozen=True):
+    """US dollars that answers would have cost more.
+
+    Attributes:
+        by_cache: if nothing of their prompts had been cached; ``None``: no price is known.
+        by_jobs: if they had come live; ``None``: none of them came in a batch job, or no price is known.
+    """
+
+    by_cache: float | None
+    by_jobs: float | None = None
+
+    def __add__(self, other: Savings) -> Savings:
+        unknown = None in (self.by_cache, other.by_cache)
+        by_jobs = [one for one in (self.by_jobs, other.by_jobs) if one is not None]
+        return Savings(
+            None if unknown else (self.by_cache or 0.0) + (other.by_cache or 0.0),
+            sum(by_jobs) if by_jobs else None,
+        )
+
+
+def savings(
+    price: Price | None, usage: Usage, cost: float | None, *, in_jobs: bool, batch_factor: float
+) -> Savings:
+    """What answers of one lane have saved.
+
+    Args:
+        price, usage, cost: as for `saved_by_cache`.
+        batch_factor: what a batch job costs of the same live.
+    """
+    is_cheaper = in_jobs and cost is not None and 0 < batch_factor < 1
+    by_jobs = cost / batch_factor - cost if is_cheaper and cost is not None else None
+    return Savings(saved_by_cache(price, usage, cost), by_jobs)
 
 
 class CachedInput(Struct, frozen=True):

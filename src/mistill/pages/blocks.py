@@ -57,11 +57,10 @@ class Table(Struct, frozen=True, tag="table"):
 
 
 class Text(Struct, frozen=True, tag="text"):
-    """A long text as it is, line by line: a prompt, a schema. ``is_open``: it is seen without a click."""
+    """A long text as it is, line by line: a prompt, a schema. On a screen one scrolls in it, in print it is whole."""
 
     title: str
     text: str
-    is_open: bool = True
 
 
 class Chart(Struct, frozen=True, tag="chart"):

@@ -5,12 +5,14 @@ A colour is a variable of the page's theme, so that one drawing is right in the 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NamedTuple, TypeAlias
 
 from mistill.characters import whole_characters
 from mistill.datasets.optional_library import OptionalLibrary
+from mistill.pages.series_colors import OTHERWISE
 from mistill.progress.preformatted import in_html
 from mistill.visible import visible
 
@@ -23,13 +25,15 @@ _MAX_NAME_CHARS: Final = 24
 _MAX_SERIES_CHARS: Final = 36
 _MAX_TITLE_CHARS: Final = 60
 _NAMES_PX: Final = 80
+_FEW_NUMBERS: Final = 12
+"""So many whole numbers are each named on an axis."""
 _NUMBERS: Final = "abs(datum.value) >= 10000 ? format(datum.value, '~s') : format(datum.value, ',~r')"
 """How an axis has its numbers: 500, 2,000, 20k."""
 _DASHES: Final = ([1, 0], [8, 3], [2, 3], [8, 3, 2, 3], [4, 4], [12, 3], [1, 2])
 """Lines are told apart without their colours too."""
 
-SERIES: Final = ("--c1", "--c2", "--c3", "--c4", "--c5", "--c6", "--c7")
-"""Variables of the theme, each told from its neighbours by its lightness too."""
+Colors: TypeAlias = Mapping[str, str]
+"""Series → variable of the theme."""
 
 _AXIS: Final = {
     "labelColor": "var(--muted)",
@@ -76,11 +80,18 @@ class Bin(NamedTuple):
     times: int
 
 
-def bars(values: Iterable[tuple[str, float]], axis: str) -> dict[str, Any]:
-    """Bars from left to right, in this order, each with its name and its number."""
+def bars(values: Iterable[tuple[str, float]], axis: str, colors: Colors | None = None) -> dict[str, Any]:
+    """Bars from left to right, in this order, each with its name and its number.
+
+    Args:
+        colors: of those bars that have one of their own.
+    """
     # Numbered, since two labels may be one once they are cut.
     given = list(values)
-    data = [{"place": place, "value": value} for place, (_, value) in enumerate(given)]
+    data = [
+        {"place": place, "value": value, "color": f"var({(colors or {}).get(label, '--c1')})"}
+        for place, (label, value) in enumerate(given)
+    ]
     labels = (f"datum.value == {place} ? {_quoted(_label(label))}" for place, (label, _) in enumerate(given))
     names = " : ".join(labels)
     y = {
@@ -100,8 +111,12 @@ def bars(values: Iterable[tuple[str, float]], axis: str) -> dict[str, Any]:
         height=max(1, len(data)) * _BAR,
         layer=[
             {
-                "mark": {"type": "bar", "color": "var(--c1)", "height": {"band": 0.7}},
-                "encoding": {"y": y, "x": x},
+                "mark": {"type": "bar", "height": {"band": 0.7}},
+                "encoding": {
+                    "y": y,
+                    "x": x,
+                    "color": {"field": "color", "type": "nominal", "scale": None},
+                },
             },
             {
                 "mark": {"type": "text", "align": "left", "dx": 4},
@@ -115,18 +130,18 @@ def bars(values: Iterable[tuple[str, float]], axis: str) -> dict[str, Any]:
     )
 
 
-def histogram(bins: Iterable[Bin], axis: str, of: str) -> dict[str, Any]:
-    """How numbers are spread: ``axis`` says what they are, ``of`` what has them."""
+def histogram(bins: Iterable[Bin], axis: str, of: str, *, is_whole: bool = False) -> dict[str, Any]:
+    """How numbers are spread: ``axis`` says what they are, ``of`` what has them. ``is_whole``: none stands between two
+    whole ones."""
     data = [{"low": one.low, "high": one.high, "count": one.times} for one in bins]
-    encoding = {
-        "x": _quantity("low", axis, zero=False) | {"bin": "binned"},
-        "x2": {"field": "high"},
-        "y": _quantity("count", of),
-    }
+    x: dict[str, Any] = _quantity("low", axis, zero=False) | {"bin": "binned"}
+    if is_whole and data and data[-1]["high"] - data[0]["low"] <= _FEW_NUMBERS:
+        x["axis"]["values"] = list(range(math.ceil(data[0]["low"]), math.floor(data[-1]["high"]) + 1))
+    encoding = {"x": x, "x2": {"field": "high"}, "y": _quantity("count", of)}
     return _spec(data, mark={"type": "bar", "color": "var(--c1)", "binSpacing": 1}, encoding=encoding)
 
 
-def stacked_bars(values: Iterable[tuple[str, str, float]], axis: str) -> dict[str, Any]:
+def stacked_bars(values: Iterable[tuple[str, str, float]], axis: str, colors: Colors) -> dict[str, Any]:
     """For each name on the x axis the sum of its series, one upon the other."""
     data = [
         {"x": _label(x), "series": _label(series, _MAX_SERIES_CHARS), "value": value}
@@ -135,24 +150,26 @@ def stacked_bars(values: Iterable[tuple[str, str, float]], axis: str) -> dict[st
     encoding = {
         "x": {"field": "x", "type": "nominal", "sort": None, "title": None, "axis": {"labelAngle": -45}},
         "y": _quantity("value", axis),
-        "color": _colors(one["series"] for one in data),
+        "color": _colors((one["series"] for one in data), colors),
     }
     return _spec(data, mark={"type": "bar", "width": {"band": 0.6}}, encoding=encoding)
 
 
-def areas(points: Iterable[Point], x_axis: str, y_axis: str) -> dict[str, Any]:
-    """Series one upon the other."""
+def areas(points: Iterable[Point], x_axis: str, y_axis: str, colors: Colors) -> dict[str, Any]:
+    """Series one upon the other, each value from its place on the x axis to the next one."""
     data = _points(points)
     encoding = {
         "x": _quantity("x", x_axis, zero=False, nice=False),
         "y": _quantity("value", y_axis) | {"stack": "zero"},
-        "color": _colors(one["series"] for one in data),
+        "color": _colors((one["series"] for one in data), colors),
         "order": {"field": "order"},
     }
-    return _spec(data, mark={"type": "area", "interpolate": "step-after"}, encoding=encoding)
+    # An edge in the colour of the paper tells neighbours apart.
+    mark = {"type": "area", "interpolate": "step-after", "stroke": "var(--paper)", "strokeWidth": 0.7}
+    return _spec(data, mark=mark, encoding=encoding)
 
 
-def lines(points: Iterable[Point], x_axis: str, y_axis: str) -> dict[str, Any]:
+def lines(points: Iterable[Point], x_axis: str, y_axis: str, colors: Colors) -> dict[str, Any]:
     """Series beside each other."""
     data = _points(points)
     series = list(dict.fromkeys(str(one["series"]) for one in data))
@@ -161,7 +178,7 @@ def lines(points: Iterable[Point], x_axis: str, y_axis: str) -> dict[str, Any]:
     encoding = {
         "x": _quantity("x", x_axis, zero=False, nice=False),
         "y": _quantity("value", y_axis),
-        "color": _colors(series) | {"legend": legend},
+        "color": _colors(series, colors) | {"legend": legend},
         "strokeDash": {"field": "series", "scale": {"domain": series, "range": dashes}, "legend": legend},
     }
     return _spec(data, mark={"type": "line", "strokeWidth": 2}, encoding=encoding)
@@ -190,10 +207,11 @@ def _quantity(field: str, title: str, *, zero: bool = True, nice: bool = True) -
     }
 
 
-def _colors(series: Iterable[Any]) -> dict[str, Any]:
+def _colors(series: Iterable[Any], colors: Colors) -> dict[str, Any]:
     names = list(dict.fromkeys(map(str, series)))
-    colors = [f"var({SERIES[place % len(SERIES)]})" for place in range(len(names))]
-    return {"field": "series", "type": "nominal", "scale": {"domain": names, "range": colors}, "sort": None}
+    known = {_label(name, _MAX_SERIES_CHARS): color for name, color in colors.items()}
+    drawn_in = [f"var({known.get(name, OTHERWISE)})" for name in names]
+    return {"field": "series", "type": "nominal", "scale": {"domain": names, "range": drawn_in}, "sort": None}
 
 
 def _spec(data: list[dict[str, Any]], **rest: Any) -> dict[str, Any]:

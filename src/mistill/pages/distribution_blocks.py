@@ -52,7 +52,7 @@ def spread_chart(title: str, spread: Spread, what: str, of: str) -> Chart:
         last = bins[-1]
         bins[-1] = Bin(last.low, last.low + bins[0].high - bins[0].low, last.times)
         summary += f" The last bar has all from {number(spread.bins[-1][0])} on."
-    return Chart(title, summary, histogram(bins, what, of), table)
+    return Chart(title, summary, histogram(bins, what, of, is_whole=spread.is_whole), table)
 
 
 def _range(low: float, high: float, *, is_whole: bool) -> str:

@@ -2,36 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-
-from msgspec import Struct
+from collections.abc import Sequence
 
 from mistill.audits.report import AuditLine
+from mistill.estimates.cache_savings import Savings
 from mistill.pages.blocks import Block, Chart, Lines, Table
 from mistill.pages.charts import stacked_bars
+from mistill.pages.series_colors import IN_JOBS, LIVE
 from mistill.progress.formatting import count, money
 
 _MOST_LINES = 400
 _MOST_BARS = 31
 _LANES = {"live": "live", "batch": "batch jobs"}
+_COLORS = {"live": LIVE, "batch jobs": IN_JOBS}
 
 
-class Savings(Struct, frozen=True):
-    """US dollars that a line would have cost more: without the cache, and live; ``None``: no price is known."""
-
-    by_cache: float | None
-    by_jobs: float | None
-
-
-def money_blocks(lines: Sequence[AuditLine], savings: Callable[[AuditLine], Savings]) -> list[Block]:
+def money_blocks(lines: Sequence[AuditLine], saved: Sequence[Savings]) -> list[Block]:
     """A table of all lines with their sum, and a chart where there are several days.
 
     Args:
-        savings: what a line has saved.
+        saved: what each line has saved.
     """
     if not lines:
         return []
-    saved = [savings(line) for line in lines]
     title = "By day (UTC), lane and model"
     columns = [
         "day",
@@ -70,7 +63,7 @@ def _by_day(lines: Sequence[AuditLine], days: Sequence[str]) -> Chart:
     return Chart(
         title,
         f"Of {count(len(days), 'day')}, {dearest} cost most.",
-        stacked_bars(((day, lane, cost) for (day, lane), cost in sums.items()), "US dollars"),
+        stacked_bars(((day, lane, cost) for (day, lane), cost in sums.items()), "US dollars", _COLORS),
         Table(title, ["day", "lane", "cost"], rows, numbers=frozenset((2,))),
     )
 

@@ -65,11 +65,16 @@ def templates() -> Environment:
     return found
 
 
+def colors() -> str:
+    """The colours of all that we show in a browser, as a style sheet: light or dark as the system is, and in print."""
+    return (_TEMPLATES / "colors.css").read_text("utf-8")
+
+
 def theme() -> Markup:
-    """The style sheet that all our pages share."""
+    """The style sheet of a page."""
     from markupsafe import Markup
 
-    return Markup((_TEMPLATES / "theme.css").read_text("utf-8"))  # noqa: S704  it is ours
+    return Markup(colors() + (_TEMPLATES / "theme.css").read_text("utf-8"))  # noqa: S704  it is ours
 
 
 def page_html(page: Page) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 
 from msgspec import Struct
@@ -12,8 +12,19 @@ from mistill.ledger import Stretch
 from mistill.pages.blocks import Block, Chart, Lines, Table
 from mistill.pages.charts import Point, areas, lines
 from mistill.pages.distribution_blocks import number
+from mistill.pages.series_colors import (
+    ANSWERED,
+    FAILED,
+    OTHERWISE,
+    QUOTA,
+    REFUSED,
+    REQUESTS,
+    TOKENS,
+    WAITS,
+    in_order,
+)
 from mistill.progress.course import Course
-from mistill.progress.formatting import count, seconds, share, time_split, wait
+from mistill.progress.formatting import count, latency, seconds, share, time_split, wait
 
 _MOST_STRETCHES = 60
 _SHORTEST_S = 0.5
@@ -28,7 +39,8 @@ class TimeOfStart(Struct, frozen=True):
 
     Attributes:
         stretch_s: how long each of ``stretches`` is.
-        course: as the start itself has kept it.
+        course: as the start itself has kept it. ``seconds_by_cause``: what was waited for in all; of a start that was
+            killed, nothing.
     """
 
     started_at: float
@@ -36,6 +48,7 @@ class TimeOfStart(Struct, frozen=True):
     stretch_s: float
     stretches: list[Stretch]
     course: Course | None
+    seconds_by_cause: Mapping[str, float]
 
 
 def stretches_of(seconds: float) -> tuple[float, int]:
@@ -59,14 +72,14 @@ def latency_chart(shares: Sequence[float], latencies_s: Sequence[float]) -> Char
     """Within how many seconds which share of the answers came."""
     title = "How long answers took, from sending to their end"
     points = [Point(s, "answers", 100 * one) for one, s in zip(shares, latencies_s, strict=True)]
-    spec = lines(points, "seconds", "% of the answers that came")
+    spec = lines(points, "seconds", "% of the answers that came", {"answers": ANSWERED})
     rows = [
-        [f"{one:.1%}".replace(".0%", "%"), seconds(s)] for one, s in zip(shares, latencies_s, strict=True)
+        [f"{one:.1%}".replace(".0%", "%"), latency(s)] for one, s in zip(shares, latencies_s, strict=True)
     ]
-    half = latencies_s[min(len(shares) - 1, len(shares) // 2)]
+    half = latencies_s[min(range(len(shares)), key=lambda place: abs(shares[place] - 0.5))]
     return Chart(
         title,
-        f"Half of the answers came within about {seconds(half)}, all of them within {seconds(latencies_s[-1])}.",
+        f"Half of the answers came within {latency(half)}, all of them within {latency(latencies_s[-1])}.",
         spec,
         Table.of_numbers(title, ["share of the answers", "within"], rows),
     )
@@ -101,11 +114,9 @@ def _throughput(time: TimeOfStart, axis: _Axis) -> list[Block]:
         return []
     per_s = 1.0 if most / time.stretch_s >= 1 else _MINUTE_S
     unit = "a second" if per_s == 1.0 else "a minute"
-    series = {
-        "answered": [one.answered for one in time.stretches],
-        "refused (429)": [one.refused for one in time.stretches],
-        "failed otherwise": [one.failed for one in time.stretches],
-    }
+    colors = {"answered": ANSWERED, "refused (429)": REFUSED, "failed otherwise": FAILED}
+    ended = [(one.answered, one.refused, one.failed) for one in time.stretches]
+    series = dict(zip(colors, map(list, zip(*ended, strict=True)), strict=True))
     shown = {name: values for name, values in series.items() if name == "answered" or any(values)}
     rates = {name: [value / time.stretch_s * per_s for value in values] for name, values in shown.items()}
     points = [
@@ -115,7 +126,7 @@ def _throughput(time: TimeOfStart, axis: _Axis) -> list[Block]:
     ]
     title = f"Requests {unit}, by how they ended"
     rows = [
-        [number(axis(place * time.stretch_s)), *(f"{values[place]:,.1f}" for values in rates.values())]
+        [number(axis(place * time.stretch_s)), *(number(values[place]) for values in rates.values())]
         for place in range(len(time.stretches))
     ]
     mean = sum(series["answered"]) / time.seconds * per_s if time.seconds else 0.0
@@ -123,7 +134,7 @@ def _throughput(time: TimeOfStart, axis: _Axis) -> list[Block]:
         Chart(
             title,
             f"On the mean {number(mean)} answers {unit}, and {number(max(rates['answered']))} at the most.",
-            lines(points, axis.title, f"requests {unit}"),
+            lines(points, axis.title, f"requests {unit}", colors),
             Table.of_numbers(title, [axis.title, *rates], rows),
         )
     ]
@@ -134,34 +145,52 @@ def _waiting(time: TimeOfStart, axis: _Axis) -> list[Block]:
     if course is None or not course.in_flight:
         told = "not noted: a start notes it after 15 s and at its end, and those of earlier versions did not"
         return [Lines([("what was waited for:", told)], tone="muted")]
-    total = sum(map(sum, course.seconds_by_cause.values()))
-    causes = {
-        cause: values
-        for cause, values in course.seconds_by_cause.items()
-        if total and sum(values) >= _LEAST_SHARE * total
-    }
+    spent = {cause: sum(values) for cause, values in course.seconds_by_cause.items()}
+    causes = in_order(
+        cause for cause, s in spent.items() if s > 0 and s >= _LEAST_SHARE * sum(spent.values())
+    )
+    if not causes:
+        return []
     title = "What was waited for"
     points: list[Point] = []
     rows: list[list[str]] = []
-    for place in range(len(course.in_flight)):
-        all_s = sum(values[place] for values in course.seconds_by_cause.values())
-        shares = [values[place] / all_s if all_s else 0.0 for values in causes.values()]
+    shares: dict[str, float] = {}
+    for place in range(_stretches_with_time(course)):
+        shares = _shares(course, place, causes)
         x = axis(place * course.stretch_s)
-        points += [Point(x, wait(cause), 100 * one) for cause, one in zip(causes, shares, strict=True)]
-        if len(causes) < len(course.seconds_by_cause):
-            points.append(Point(x, "otherwise", max(0.0, 100 * (1 - sum(shares))) if all_s else 0.0))
-        rows.append([number(x), *(f"{one:.0%}" for one in shares), f"{course.in_flight[place]:,}"])
-    if not causes:
-        return []
-    split = time_split({cause: sum(values) for cause, values in course.seconds_by_cause.items()})
+        points += [Point(x, name, 100 * one) for name, one in shares.items()]
+        rows.append([number(x), *(f"{one:.1%}" for one in shares.values()), f"{course.in_flight[place]:,}"])
+    # A value holds from its place to the next one: the last one to the end.
+    end = axis(max(time.seconds, (len(rows) - 1) * course.stretch_s))
+    points += [Point(end, name, 100 * one) for name, one in shares.items()]
+    colors = {wait(cause): WAITS.get(cause, OTHERWISE) for cause in causes}
     return [
         Chart(
             title,
-            f"In all: {split}.",
-            areas(points, axis.title, "% of the time"),
-            Table.of_numbers(title, [axis.title, *map(wait, causes), "in flight"], rows),
+            f"In all: {time_split(time.seconds_by_cause or spent)}.",
+            areas(points, axis.title, "% of the time", colors),
+            Table.of_numbers(title, [axis.title, *shares, "in flight"], rows),
         )
     ]
+
+
+def _stretches_with_time(course: Course) -> int:
+    """How many there are; a last one that had only begun has no time of its own."""
+    number = len(course.in_flight)
+    while number > 1 and not any(values[number - 1] for values in course.seconds_by_cause.values()):
+        number -= 1
+    return number
+
+
+def _shares(course: Course, place: int, causes: Sequence[str]) -> dict[str, float]:
+    """Which share of a stretch was spent waiting for what, in words; what is no cause of these, ``otherwise``."""
+    in_all = sum(values[place] for values in course.seconds_by_cause.values())
+    shares = {
+        wait(cause): course.seconds_by_cause[cause][place] / in_all if in_all else 0.0 for cause in causes
+    }
+    if len(causes) < len(course.seconds_by_cause):
+        shares["otherwise"] = max(0.0, 1 - sum(shares.values())) if in_all else 0.0
+    return shares
 
 
 def _quota(time: TimeOfStart, axis: _Axis) -> list[Block]:
@@ -192,6 +221,7 @@ def _use(
 ) -> Chart:
     title = f"Quota of {what} a minute, and what was used of it"
     in_use, allowed = f"{what} in the last minute", "quota"
+    colors = {in_use: REQUESTS if what == "requests" else TOKENS, allowed: QUOTA}
     points = [
         Point(axis((place + 1) * time.stretch_s), in_use, round(value, 2)) for place, value in enumerate(used)
     ]
@@ -208,8 +238,8 @@ def _use(
         rows.append(
             [
                 number(axis(at_s)),
-                f"{value:,.0f}",
-                "" if then is None else f"{then:,.0f}",
+                number(value),
+                "" if then is None else number(then),
                 share(value, then) if then else "",
             ]
         )
@@ -219,7 +249,7 @@ def _use(
     return Chart(
         title,
         summary,
-        lines(points, axis.title, f"{what} a minute"),
+        lines(points, axis.title, f"{what} a minute", colors),
         Table.of_numbers(title, [axis.title, in_use, allowed, "used"], rows),
     )
 

@@ -9,6 +9,7 @@ import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Final, cast
@@ -22,7 +23,7 @@ from mistill.api.usage import Usage
 from mistill.datasets.encoding import encode_record
 from mistill.datasets.sources import name_of
 from mistill.errors import InputError, MistillError, Stopped
-from mistill.estimates.cache_savings import saved_by_cache
+from mistill.estimates.cache_savings import Savings, savings
 from mistill.estimates.forecast import Forecast
 from mistill.estimates.lane_prices import LanePrices, usage_of
 from mistill.estimates.lane_use import LaneUse, lane_use
@@ -40,7 +41,7 @@ from mistill.kinds.kept_settings import (
 )
 from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
-from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, RowUsage, Selection, ShardCounts
+from mistill.ledger import Cause, Counts, ErrorRecord, LedgerReader, Selection, ShardCounts
 from mistill.pages.page import page_html, page_target
 from mistill.progress.course import Course
 from mistill.records.misfits import Misfit
@@ -466,7 +467,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
     counts = reader.counts()
     damaged = reader.damaged_attempts(_MAX_NAMED) if counts.damaged_attempts else []
     answers = _answers_by_model(reader, kind, manifest)
-    in_jobs = reader.usage_of_jobs()
+    saved = _savings(reader, counts, manifest.model)
     return RunReport(
         **msgspec.structs.asdict(counts),
         kind=manifest.kind,
@@ -481,8 +482,8 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         starts=list(_start_reports(reader)),
         answers_by_model=answers,
         jobs=[JobReport.of(job) for job in reader.jobs()],
-        saved=_saved(reader, in_jobs),
-        saved_by_cache=_saved_by_cache(reader, counts, in_jobs, manifest.model),
+        saved=saved.by_jobs,
+        saved_by_cache=saved.by_cache,
         lanes=_lanes(reader, counts, answers, manifest.model) if options.get("lane") == "cheapest" else None,
         samples=list(_samples(reader)),
         rows_of_damaged_attempts=damaged,
@@ -501,27 +502,20 @@ def _answers_by_model(reader: LedgerReader, kind: type[Kind[Any]], manifest: Run
     return [AnsweredBy(*names, number) for names, number in answers.items()]
 
 
-def _saved(reader: LedgerReader, in_jobs: RowUsage | None) -> float | None:
-    cost, factor = None if in_jobs is None else in_jobs.cost, read_batch_factor(reader)
-    return None if cost is None or not 0 < factor < 1 else cost / factor - cost
-
-
-def _saved_by_cache(
-    reader: LedgerReader, counts: Counts, in_jobs: RowUsage | None, model: str
-) -> float | None:
+def _savings(reader: LedgerReader, counts: Counts, model: str) -> Savings:
     """Of each lane for itself: they have other prices, and what is cached live may not be in jobs."""
-    price = price_of(model, read_prices(reader))
+    price, in_jobs = price_of(model, read_prices(reader)), reader.usage_of_jobs()
+    saved_of = partial(savings, price, batch_factor=read_batch_factor(reader))
     usage, cost = Usage(counts.input_tokens, counts.output_tokens, counts.cached_tokens), counts.cost
     if in_jobs is None or in_jobs.cost is None or cost is None:
-        return saved_by_cache(price, usage, cost)
+        return saved_of(usage, cost, in_jobs=False)
     jobs = usage_of(in_jobs)
     live = Usage(
         usage.input_tokens - jobs.input_tokens,
         usage.output_tokens - jobs.output_tokens,
         usage.cached_tokens - jobs.cached_tokens,
     )
-    saved = saved_by_cache(price, live, cost - in_jobs.cost), saved_by_cache(price, jobs, in_jobs.cost)
-    return None if None in saved else sum(one or 0.0 for one in saved)
+    return saved_of(live, cost - in_jobs.cost, in_jobs=False) + saved_of(jobs, in_jobs.cost, in_jobs=True)
 
 
 def _lanes(reader: LedgerReader, counts: Counts, answers: Sequence[AnsweredBy], model: str) -> LaneUse:

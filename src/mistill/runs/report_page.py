@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from mistill.addresses import without_secrets
-from mistill.api.prices import Prices, price_of
+from mistill.api.prices import price_of
 from mistill.api.usage import Usage
 from mistill.audits.charges import lines_of, takings_in
 from mistill.audits.report import AuditLine
 from mistill.characters import cut
-from mistill.estimates.cache_savings import saved_by_cache
+from mistill.estimates.cache_savings import Savings, savings
 from mistill.jobs.job_report import job_lines
 from mistill.kinds.kept_settings import read_batch_factor, read_endpoint, read_prices, read_settings
 from mistill.ledger import LedgerReader
@@ -35,12 +35,13 @@ from mistill.pages.blocks import (
     Text,
     Tone,
 )
-from mistill.pages.charts import bars
+from mistill.pages.charts import Colors, bars
 from mistill.pages.distribution_blocks import distribution_blocks, spread_chart
-from mistill.pages.money_blocks import Savings, money_blocks
+from mistill.pages.money_blocks import money_blocks
 from mistill.pages.page import subject
+from mistill.pages.series_colors import ANSWERED, FAILED, TO_GO
 from mistill.pages.time_blocks import TimeOfStart, latency_chart, moment, stretches_of, time_blocks
-from mistill.progress.formatting import count, money, seconds, share, tokens_in
+from mistill.progress.formatting import count, latency, money, rounded, seconds, share, tokens_in
 from mistill.runs.drawn_rows import DrawnRows, FailedRow
 from mistill.runs.report_text import headline, note_lines
 from mistill.wording import Wording
@@ -57,6 +58,7 @@ _MOST_REASONS: Final = 20
 _MOST_MODELS: Final = 50
 _MOST_JOBS: Final = 50
 _SHARES: Final = (*(place / 40 for place in range(40)), 0.99, 1.0)
+_STATE_COLORS: Final[Colors] = {"answered": ANSWERED, "failed": FAILED, "to go": TO_GO}
 _OF_ONE_START: Final = frozenset(("fresh", "retry_failed"))
 
 
@@ -114,7 +116,7 @@ def _in_short(report: RunReport, wording: Wording) -> Iterator[Block]:
     figures.append(
         Figure(
             "tokens",
-            f"{report.input_tokens + report.output_tokens:,}",
+            _short(report.input_tokens + report.output_tokens),
             f"{report.input_tokens:,} in, {report.output_tokens:,} out",
         )
     )
@@ -123,14 +125,19 @@ def _in_short(report: RunReport, wording: Wording) -> Iterator[Block]:
         figures.append(
             Figure(
                 "latency, median",
-                seconds(report.latency_s.p50),
-                f"99% within {seconds(report.latency_s.p99)}",
+                latency(report.latency_s.p50),
+                f"99% within {latency(report.latency_s.p99)}",
             )
         )
     yield Figures(figures)
     notes = [(line.label, cut(line.text, _LONGEST_MESSAGE)) for line in note_lines(report, wording)]
     if notes:
         yield Lines(notes)
+
+
+def _short(number: int) -> str:
+    """So that it is read at a glance; the digits stand below it."""
+    return f"{number:,}" if number < 1_000_000 else rounded(number)
 
 
 def _of(part: int, whole: int) -> str:
@@ -167,9 +174,7 @@ def _asked(report: RunReport, reader: LedgerReader | None) -> Iterator[Block]:
             yield Text(name, cut(text if isinstance(text, str) else _json(text), _LONGEST_TEXT))
     schema: Any = cast("dict[str, Any]", llm.get("structured_output") or {}).get("schema")
     if schema:
-        yield Text(
-            "schema", cut(json.dumps(schema, ensure_ascii=False, indent=2), _LONGEST_TEXT), is_open=False
-        )
+        yield Text("schema", cut(json.dumps(schema, ensure_ascii=False, indent=2), _LONGEST_TEXT))
     if report.starts:
         yield _starts(report.starts, is_running=report.is_running)
     if report.jobs:
@@ -230,9 +235,8 @@ def _rows(report: RunReport, reader: LedgerReader | None, drawn: DrawnRows | Non
     of = report.input_rows or report.rows
     states = {"answered": report.completions, "failed": report.failures, "to go": report.to_go}
     if of:
-        yield _counted(
-            "Rows by how they ended", {name: rows for name, rows in states.items() if rows}, "rows"
-        )
+        ended = {name: rows for name, rows in states.items() if rows}
+        yield _counted("Rows by how they ended", ended, "rows", _STATE_COLORS)
     else:
         yield Lines([("", "the input has no row")], tone="muted")
     reasons = dict(list(report.finish_reasons.items())[:_MOST_REASONS])
@@ -274,12 +278,15 @@ def _failed_row(row: FailedRow, known: str) -> Example:
     return Example(row.name, [(name, cut(text, _LONGEST_MESSAGE)) for name, text in texts if text], "bad")
 
 
-def _counted(title: str, counts: dict[str, int], of: str) -> Chart:
+def _counted(title: str, counts: dict[str, int], of: str, colors: Colors | None = None) -> Chart:
     total = sum(counts.values())
     rows = [[name, f"{number:,}", share(number, total)] for name, number in counts.items()]
     told = ", ".join(f"{number:,} {name}" for name, number in counts.items())
     return Chart(
-        title, f"{told}.", bars(counts.items(), of), Table.of_numbers(title, ["", of, "share"], rows)
+        title,
+        f"{told}.",
+        bars(counts.items(), of, colors or {}),
+        Table.of_numbers(title, ["", of, "share"], rows),
     )
 
 
@@ -304,9 +311,8 @@ def _money(report: RunReport, reader: LedgerReader | None, drawn: DrawnRows | No
         facts.append(("without a known price", count(report.unpriced_answers, "answer")))
     yield Facts(facts)
     if reader is not None:
-        prices = read_prices(reader)
         lines = lines_of([takings_in(reader)])
-        yield from money_blocks(lines, _savings_by(prices, read_batch_factor(reader)))
+        yield from money_blocks(lines, _savings_by_line(lines, reader))
     if drawn is not None:
         for name, spread in (("tokens in", drawn.input_tokens), ("tokens out", drawn.output_tokens)):
             if spread is not None:
@@ -319,27 +325,30 @@ def _saved(dollars: float | None) -> str:
     return money(dollars) if dollars else "nothing"
 
 
-def _savings_by(prices: Prices | None, batch_factor: float) -> Any:
-    def savings(line: AuditLine) -> Savings:
-        usage = Usage(line.input_tokens, line.output_tokens, line.cached_tokens)
-        by_cache = saved_by_cache(price_of(line.model, prices), usage, line.cost)
-        is_cheaper = line.lane == "batch" and line.cost is not None and 0 < batch_factor < 1
-        by_jobs = line.cost / batch_factor - line.cost if is_cheaper and line.cost is not None else None
-        return Savings(by_cache, by_jobs)
-
-    return savings
+def _savings_by_line(lines: Sequence[AuditLine], reader: LedgerReader) -> list[Savings]:
+    prices, batch_factor = read_prices(reader), read_batch_factor(reader)
+    return [
+        savings(
+            price_of(line.model, prices),
+            Usage(line.input_tokens, line.output_tokens, line.cached_tokens),
+            line.cost,
+            in_jobs=line.lane == "batch",
+            batch_factor=batch_factor,
+        )
+        for line in lines
+    ]
 
 
 # --- time -----------------------------------------------------------------------------------------------------------
 
 
 def _time(report: RunReport, reader: LedgerReader | None) -> Iterator[Block]:
-    latency = report.latency_s
-    if latency is not None:
+    within = report.latency_s
+    if within is not None:
         yield Table.of_numbers(
             "How long answers took that came live",
             ["half of them within", "90%", "99%", "all"],
-            [[seconds(one) for one in (latency.p50, latency.p90, latency.p99, latency.max)]],
+            [[latency(one) for one in (within.p50, within.p90, within.p99, within.max)]],
         )
         if reader is not None:
             yield latency_chart(_SHARES, reader.latencies_s(_SHARES))
@@ -349,7 +358,9 @@ def _time(report: RunReport, reader: LedgerReader | None) -> Iterator[Block]:
     took = max(start.seconds, (start.ended_at or start.started_at) - start.started_at)
     stretch_s, places = stretches_of(took)
     stretches = reader.stretches(start.started_at, stretch_s, places)
-    blocks = time_blocks(TimeOfStart(start.started_at, took, stretch_s, stretches, start.course))
+    blocks = time_blocks(
+        TimeOfStart(start.started_at, took, stretch_s, stretches, start.course, start.seconds_by_cause)
+    )
     if len(report.starts) == 1:
         yield from blocks
     else:

@@ -5,16 +5,19 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mistill.ledger import Counts
+from mistill.ledger import Counts, LedgerReader
 from mistill.ledger.files import log_of
-from mistill.runs.report import rows_of_input
+from mistill.runs.report import last_start, rows_of_input
+from mistill.steering.orders import paused_by
 from mistill.viewer.catalogue import KnownRun
 from mistill.viewer.pages import RunRows
 from mistill.viewer.texts import shown
+from mistill.wording import in_python
 
 
 class Choice(Struct, frozen=True):
@@ -31,13 +34,24 @@ class SettingsChoice(Struct, frozen=True):
     changes: str
 
 
+State: TypeAlias = Literal["running", "paused", "waiting", "stopped", "died", "open", "ended"]
+"""``waiting``: for batch jobs, which go on without a process of ours. ``open``: rows are left, and nobody asks them."""
+
+
+class Standing(Struct, frozen=True):
+    """How a run stands. ``told``: the same in words, where there is more to say."""
+
+    state: State
+    told: str = ""
+
+
 class RunSummary(Struct, frozen=True, kw_only=True):
     """A run at a glance.
 
     Attributes:
         out: as commands are given it. ``settings``: what was asked, by the names of the settings, as JSON.
-        live: a run is on it now. ``input_rows``: of its input, those too that are still to be read; ``None``: nobody
-            knows how many these are.
+        live: a run is on it now. ``standing``: whether it goes on, and why not.
+        input_rows: of its input, those too that are still to be read; ``None``: nobody knows how many these are.
         causes, finish_reasons, marks: of the rows of the current input.
         retries: what was asked otherwise. ``replaced``: some outcomes took the place of earlier ones.
         started_at: of its first start, unix seconds. ``seconds``: how long it took to find all this.
@@ -49,6 +63,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     model: str
     settings: str
     live: bool
+    standing: Standing
     counts: Counts
     input_rows: int | None
     causes: list[Choice]
@@ -60,14 +75,14 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-_State = tuple[int, ...]
+_LedgerState: TypeAlias = tuple[int, ...]
 
 
 class Summaries:
     """Summaries of runs, each kept until its ledger changes: to count a million rows takes a second."""
 
     def __init__(self) -> None:
-        self._kept: dict[Path, tuple[_State, RunSummary]] = {}
+        self._kept: dict[Path, tuple[_LedgerState, RunSummary]] = {}
 
     def of(self, run: KnownRun, rows: RunRows) -> RunSummary:
         """The summary of a run as it is now.
@@ -78,14 +93,33 @@ class Summaries:
         state = _state_of(run.ledger)
         kept = self._kept.get(run.ledger)
         live = rows.reader.is_being_written()
-        if kept is not None and kept[0] == state:
-            return replace(kept[1], live=live)
+        if kept is not None and kept[0] == state:  # a process that was killed has changed nothing of it
+            standing = _standing(rows.reader, kept[1].counts, live=live)
+            return replace(kept[1], live=live, standing=standing)
         found = _summary(run, rows, live=live)
         self._kept[run.ledger] = state, found
         return found
 
 
-def _state_of(ledger: Path) -> _State:
+def _standing(reader: LedgerReader, counts: Counts, *, live: bool) -> Standing:
+    start = last_start(reader)
+    if live:
+        paused = None if start is None else paused_by(start.changes)
+        return Standing("running") if paused is None else Standing("paused", shown(f"by {paused.by}").text)
+    if start is None:
+        return Standing("open")
+    if start.ended_at is None:
+        return Standing("died", "the last start ended without a word: killed, or the machine went down")
+    if counts.with_server:
+        return Standing("waiting", "for batch jobs at Mistral")
+    if start.stopped is not None:
+        error = start.stopped.worded(in_python)
+        return Standing("stopped", shown(". ".join(filter(None, (error.message, error.hint)))).text)
+    is_whole = counts.input_was_read_to_its_end and not counts.pending
+    return Standing("ended" if is_whole else "open")
+
+
+def _state_of(ledger: Path) -> _LedgerState:
     """What changes when anything is written."""
     state: list[int] = []
     for path in (ledger, log_of(ledger)):
@@ -109,6 +143,7 @@ def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
         model=manifest.model,
         settings=asked,
         live=live,
+        standing=_standing(reader, counts, live=live),
         counts=counts,
         input_rows=rows_of_input(reader, counts),
         causes=[Choice(shown(cause.kind, 100).text, cause.count) for cause in reader.failures()],

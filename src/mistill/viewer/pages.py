@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
 import msgspec
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mistill.kinds.kept_settings import read_manifest, read_options
 from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
 from mistill.ledger import EVERYTHING, EarlierOutcome, LedgerReader, LedgerRow
 from mistill.ledger.error_record import decode_error
+from mistill.runs.record_lines import answer_values
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter
 from mistill.viewer.texts import preview, preview_of_record, shown, texts_in
@@ -148,6 +150,11 @@ class RunRows:
         """The texts of its answers."""
         return "\n".join(self.kind.text_of(body) for body in row.answers)
 
+    def values_of(self, row: LedgerRow, outcome: LedgerRow | EarlierOutcome) -> list[Any]:
+        """What an outcome of a row says, a value for each of its answers: decoded where it is JSON, else a text."""
+        then = replace(row, **{name: getattr(outcome, name) for name in EarlierOutcome.__struct_fields__})
+        return list(map(_decoded, answer_values(then, self.shape)))
+
     def line(self, row: LedgerRow) -> RowLine:
         """A row at a glance."""
         error = None if row.error is None else decode_error(row.error).worded(in_python)
@@ -170,6 +177,14 @@ class RunRows:
             mark=None if said is None else said.mark,
             note=None if said is None or said.note is None else preview(said.note),
         )
+
+
+def _decoded(value: Any) -> Any:
+    """What a text says that is JSON without a schema."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
+        with suppress(msgspec.DecodeError, RecursionError):
+            return msgspec.json.decode(value)
+    return value
 
 
 def _may_have(data: bytes, wanted: str) -> bool:

@@ -16,6 +16,7 @@ from msgspec import Struct
 from mistill.errors import InputError, MistillError
 from mistill.ledger import LedgerReader, Mark
 from mistill.ledger.marks import write_mark
+from mistill.pages.page import colors
 from mistill.struct_types import look_at
 from mistill.viewer.access import HEADERS, Access, is_own_host, is_own_page
 from mistill.viewer.catalogue import Catalogue, RunLine
@@ -23,6 +24,7 @@ from mistill.viewer.one_row import show_row, whole_text
 from mistill.viewer.one_run import Summaries
 from mistill.viewer.pages import MAX_PAGE_ROWS, PAGE_ROWS, RunRows
 from mistill.viewer.side_by_side import EARLIER, NOW, compare_runs, compare_settings
+from mistill.visible import visible, visible_json
 from mistill.wording import in_python, worded
 
 T = TypeVar("T")
@@ -245,18 +247,20 @@ class Service:
 def _page_files() -> Mapping[str, bytes]:
     """What a browser gets, by name."""
     folder = resources.files("mistill.viewer").joinpath("page")
-    return {
+    files = {
         file.name: file.read_bytes() for file in folder.iterdir() if file.name.rpartition(".")[2] in _TYPES
     }
+    return files | {"colors.css": colors().encode()}
 
 
-def _json(value: Any) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+def _json(value: Any, status: int = 200) -> web.Response:
+    """With nothing in it that a terminal or a page would obey, wherever a text is from; it means the same."""
+    body = visible_json(msgspec.json.encode(value).decode()).encode()
+    return web.Response(status=status, body=body, content_type="application/json")
 
 
 def _problem(status: int, message: str, hint: str | None = None) -> web.Response:
-    body = msgspec.json.encode({"problem": message, "hint": hint})
-    return web.Response(status=status, body=body, content_type="application/json")
+    return _json({"problem": visible(message), "hint": None if hint is None else visible(hint)}, status)
 
 
 def _words_of(error: MistillError) -> tuple[str, str | None]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from itertools import islice
+from typing import Any, NamedTuple, TypeAlias, cast
 
 import msgspec
 from msgspec import Struct
@@ -14,9 +15,11 @@ from mistill.ledger import EarlierOutcome, ErrorRecord, LedgerRow, Selection
 from mistill.ledger.error_record import decode_error
 from mistill.viewer.one_row import shown_error
 from mistill.viewer.pages import Page, RunRows, page_of
-from mistill.viewer.texts import Text, preview_of_record, shown
+from mistill.viewer.texts import Text, preview_of_record, shown, shown_json
 
 _MAX_SIDE_CHARS = 5000
+_MAX_FIELDS = 200
+_DEEPEST = 8
 _THIN_WINDOW = 50_000
 _REPLACED = Selection("coalesce(same_as, id) IN (SELECT row FROM earlier_outcomes)", ())
 
@@ -40,25 +43,81 @@ class Side(Struct, frozen=True, kw_only=True):
     note: str | None
 
 
+class FieldPair(Struct, frozen=True, kw_only=True):
+    """A field of two structured answers. ``name``: its way from the top, with dots. ``None``: an answer has none."""
+
+    name: str
+    left: Text | None
+    right: Text | None
+    differs: bool
+
+
 class Pair(Struct, frozen=True, kw_only=True):
     """Two outcomes of a row.
 
     Attributes:
         input: the row at a glance.
         right: ``None``: the other run has no such row.
-        differs: they ended otherwise, or with other answers.
+        fields: those of the answers, where both are objects of JSON; ``None``: they are compared as texts.
+        differs: they ended otherwise, or with other answers; of objects, with other values, in whatever order.
     """
 
     row: int
     input: str
     left: Side
     right: Side | None
+    fields: list[FieldPair] | None
     differs: bool
 
 
+Outcome: TypeAlias = "EarlierOutcome | LedgerRow"
+
+
+class _Answered(NamedTuple):
+    """An outcome of a row, and where it stands."""
+
+    rows: RunRows
+    row: LedgerRow
+    outcome: Outcome
+
+    def fields(self) -> dict[str, Any] | None:
+        """Of its answers, by their ways from the top; ``None``: it was not answered with objects of JSON, or with
+        larger ones than anybody compares field by field."""
+        if self.outcome.state != "completion":
+            return None
+        values = self.rows.values_of(self.row, self.outcome)
+        if not values or not all(isinstance(value, dict) for value in values):
+            return None
+        leaves = list(islice(_leaves(values[0] if len(values) == 1 else values), _MAX_FIELDS + 1))
+        return dict(leaves) if len(leaves) <= _MAX_FIELDS else None
+
+
 class _Found(NamedTuple):
+    """A row with the two that are beside each other. ``position``: by which pages are made."""
+
     position: int
-    pair: Pair
+    left: _Answered
+    right: _Answered | None
+
+    def differs(self) -> bool:
+        if self.right is None or not _is_same(self.left, self.right):
+            fields = self.field_pairs()
+            return fields is None or any(field.differs for field in fields)
+        return False
+
+    def field_pairs(self) -> list[FieldPair] | None:
+        left, right = self.left.fields(), None if self.right is None else self.right.fields()
+        return None if left is None or right is None else _field_pairs(left, right)
+
+    def pair(self) -> Pair:
+        return Pair(
+            row=self.position,
+            input=preview_of_record(msgspec.json.decode(self.left.row.record)),
+            left=_side(self.left),
+            right=None if self.right is None else _side(self.right),
+            fields=self.field_pairs(),
+            differs=self.differs(),
+        )
 
 
 def compare_runs(left: RunRows, right: RunRows, first: int, limit: int, *, differing: bool) -> Page[Pair]:
@@ -91,10 +150,9 @@ def _page(
     windows: Iterator[tuple[Iterable[_Found], int]], rows: RunRows, limit: int, *, differing: bool
 ) -> Page[Pair]:
     wanted = (
-        (filter(lambda found: found.pair.differs or not differing, window), until)
-        for window, until in windows
+        (filter(lambda found: not differing or found.differs(), window), until) for window, until in windows
     )
-    return page_of(wanted, limit, rows.reader.last_position, lambda found: found.pair)
+    return page_of(wanted, limit, rows.reader.last_position, _Found.pair)
 
 
 def _beside(left: RunRows, right: RunRows, first: int, limit: int) -> Iterator[tuple[Iterable[_Found], int]]:
@@ -103,7 +161,7 @@ def _beside(left: RunRows, right: RunRows, first: int, limit: int) -> Iterator[t
         until = first + limit + 1
         of_left = list(left.reader.rows(first=first, until=until))
         at_place = {row.position: row for row in right.reader.rows(first=first, until=until)}
-        elsewhere = [row for row in of_left if not _is_same(left, row, right, at_place.get(row.position))]
+        elsewhere = [row for row in of_left if not _is_same_row(left, row, right, at_place.get(row.position))]
         found = _elsewhere(right, elsewhere)
         lost = {row.position for row in elsewhere}
         yield (
@@ -121,7 +179,7 @@ def _beside(left: RunRows, right: RunRows, first: int, limit: int) -> Iterator[t
         first = until
 
 
-def _is_same(left: RunRows, row: LedgerRow, right: RunRows, other: LedgerRow | None) -> bool:
+def _is_same_row(left: RunRows, row: LedgerRow, right: RunRows, other: LedgerRow | None) -> bool:
     if other is None:
         return False
     if left.id_column is not None and right.id_column is not None:
@@ -162,8 +220,7 @@ def _with_both(rows: RunRows, positions: list[int], left: str, right: str) -> It
             outcomes = [*rows.reader.earlier_outcomes(row.leader), row]
             one, other = _choose(outcomes, left), _choose(outcomes, right)
             if one is not None and other is not None:
-                sides = _side(rows, row, one), _side(rows, row, other)
-                yield _Found(position, _pair(row, *sides, differs=_differs(rows, one, rows, other)))
+                yield _Found(position, _Answered(rows, row, one), _Answered(rows, row, other))
 
 
 def _choose(outcomes: list[EarlierOutcome | LedgerRow], side: str) -> EarlierOutcome | LedgerRow | None:
@@ -176,34 +233,56 @@ def _choose(outcomes: list[EarlierOutcome | LedgerRow], side: str) -> EarlierOut
 
 
 def _found(left: RunRows, row: LedgerRow, right: RunRows, other: LedgerRow | None) -> _Found:
-    one = _side(left, row, row)
-    if other is None:
-        return _Found(row.position, _pair(row, one, None, differs=True))
-    differs = _differs(left, row, right, other)
-    return _Found(row.position, _pair(row, one, _side(right, other, other), differs=differs))
+    beside = None if other is None else _Answered(right, other, other)
+    return _Found(row.position, _Answered(left, row, row), beside)
 
 
-def _pair(row: LedgerRow, left: Side, right: Side | None, *, differs: bool) -> Pair:
-    seen = preview_of_record(msgspec.json.decode(row.record))
-    return Pair(row=row.position, input=seen, left=left, right=right, differs=differs)
+def _leaves(value: Any, *way: str) -> Iterator[tuple[str, Any]]:
+    """What is in objects and in lists of objects, each with its way; a list of anything else is one value."""
+    inner: list[tuple[Any, Any]] = []
+    if isinstance(value, dict):
+        inner = list(cast("dict[str, Any]", value).items())
+    elif isinstance(value, list) and any(isinstance(one, dict) for one in cast("list[Any]", value)):
+        inner = list(enumerate(cast("list[Any]", value)))
+    if inner and len(way) < _DEEPEST:
+        for step, one in inner:
+            yield from _leaves(one, *way, str(step))
+    elif way:
+        yield ".".join(way), value
 
 
-Outcome = EarlierOutcome | LedgerRow
+def _field_pairs(left: dict[str, Any], right: dict[str, Any]) -> list[FieldPair]:
+    return [
+        FieldPair(
+            name=shown(name, 300).text,
+            left=shown_json(left[name], _MAX_SIDE_CHARS) if name in left else None,
+            right=shown_json(right[name], _MAX_SIDE_CHARS) if name in right else None,
+            differs=name not in left or name not in right or _as_json(left[name]) != _as_json(right[name]),
+        )
+        for name in {**left, **right}
+    ]
 
 
-def _differs(left: RunRows, one: Outcome, right: RunRows, other: Outcome) -> bool:
-    if one.state != other.state:
-        return True
-    if one.state == "failure":
-        return _kind_of(one) != _kind_of(other)
-    return left.answer_of(one) != right.answer_of(other)
+def _as_json(value: Any) -> bytes:
+    """In Python ``True`` is 1, and in JSON it is not."""
+    return msgspec.json.encode(value, order="sorted")
+
+
+def _is_same(one: _Answered, other: _Answered) -> bool:
+    left, right = one.outcome, other.outcome
+    if left.state != right.state:
+        return False
+    if left.state == "failure":
+        return _kind_of(left) == _kind_of(right)
+    return one.rows.answer_of(left) == other.rows.answer_of(right)
 
 
 def _kind_of(outcome: Outcome) -> str | None:
     return None if outcome.error is None else decode_error(outcome.error).kind
 
 
-def _side(rows: RunRows, row: LedgerRow, outcome: Outcome) -> Side:
+def _side(answered: _Answered) -> Side:
+    rows, row, outcome = answered
     said = rows.reader.mark_of(row.row, outcome.ended_at)
     return Side(
         row=row.position,

@@ -1,17 +1,18 @@
 // Which view is shown, where one is, and keys.
 
 import {Problem, ask} from "./ask.js";
-import {h, replace, say} from "./dom.js";
+import {h, replace, say, visible} from "./dom.js";
 import {showHelp} from "./keys.js";
 import {showRow} from "./row.js";
 import {showRows} from "./rows.js";
 import {showRuns} from "./runs.js";
 import {showSides} from "./sides.js";
+import {standingBadge} from "./standing.js";
 
 const VIEWS = {"/": showRuns, "/run": showRows, "/row": showRow, "/side-by-side": showSides};
 
 const main = document.getElementById("main");
-const app = {home: null, view: null, list: null, go, back: null, setWay, setLive, every};
+const app = {home: null, view: null, list: null, go, back: null, setWay, setStanding, every};
 let shown = 0;
 let timers = [];
 let early = [];  // keys that came while a view was being made: they are for that one
@@ -27,11 +28,11 @@ function setWay(...steps) {
   const links = steps.map(([words, address]) =>
     address ? h("a", {href: address}, words) : h("span", {"aria-current": "page"}, words));
   replace(document.getElementById("way"), links.flatMap((link, place) => (place ? [" / ", link] : [link])));
-  document.title = `${steps.at(-1)[0]} · mistill`;
+  document.title = visible(`${steps.at(-1)[0]} · mistill`);
 }
 
-function setLive(isLive) {
-  document.getElementById("live").hidden = !isLive;
+function setStanding(standing) {
+  replace(document.getElementById("standing"), standingBadge(standing));
 }
 
 /** Does something now and then, as long as this view is shown; `work` gives the milliseconds until it is done again. */
@@ -57,7 +58,7 @@ async function show() {
   app.view?.end?.();
   app.view = null;
   say("");
-  setLive(false);
+  setStanding(null);
   const place = new URL(location.href);
   try {
     app.home ??= await ask("home");

@@ -5,6 +5,7 @@ import {terms, valueOf, withTerm} from "./conditions.js";
 import {h, replace, say} from "./dom.js";
 import {sayOf} from "./marks.js";
 import {listKeys} from "./runs.js";
+import {bar, standingLine} from "./standing.js";
 import {STATES, count, money, moment, quoted} from "./words.js";
 
 const PAGE = 100;
@@ -59,9 +60,10 @@ export async function showRows(main, given, app, isShown) {
 
   const summarize = async () => {
     const summary = await ask("run", {run}, stop.signal);
-    const changed = JSON.stringify(summary.counts) !== JSON.stringify(state.summary?.counts);
+    const seen = (one) => JSON.stringify([one?.counts, one?.standing]);
+    const changed = seen(summary) !== seen(state.summary);
     state.summary = summary;
-    app.setLive(summary.live);
+    app.setStanding(summary.standing);
     if (changed || !head.firstChild) showHead(head, summary, app);
     if (changed && !filters.contains(document.activeElement)) showFilters(filters, state, app, address);
     return changed;
@@ -189,16 +191,18 @@ function showHead(head, summary, app) {
   const {counts} = summary;
   const done = counts.completions + counts.failures;
   const rows = summary.input_rows ?? counts.rows;
+  const open = Math.max(counts.pending, rows - done);
   const figures = [
     ["rows", count(rows)], ["answered", count(counts.completions)], ["failed", count(counts.failures), counts.failures > 0],
-    ["open", count(Math.max(counts.pending, rows - done))], ["tokens in", count(counts.input_tokens)], ["tokens out", count(counts.output_tokens)], ["cost", money(counts.cost)],
+    ["open", count(open)], ["tokens in", count(counts.input_tokens)], ["tokens out", count(counts.output_tokens)], ["cost", money(counts.cost)],
   ];
   const isOpen = head.querySelector("details")?.open ?? false;
   replace(head,
     h("h1", {}, h("bdi", {}, summary.name)),
     h("p", {class: "quiet"}, summary.kind, " · ", summary.model, summary.started_at ? ` · started ${moment(summary.started_at)}` : ""),
     h("dl", {class: "figures"}, figures.map(([name, value, isBad]) => h("div", {}, h("dt", {}, name), h("dd", {class: isBad ? "problem" : null}, value)))),
-    rows ? h("progress", {max: rows, value: done, "aria-label": "Rows that have an outcome"}) : null,
+    rows ? bar(counts.completions, counts.failures, open) : null,
+    standingLine(summary.standing),
     h("details", {open: isOpen}, h("summary", {}, "What was asked"), h("pre", {}, summary.settings)),
     h("p", {class: "others"}, otherViews(summary, app)));
 }

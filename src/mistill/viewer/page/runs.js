@@ -2,6 +2,7 @@
 
 import {ask, query} from "./ask.js";
 import {h, replace} from "./dom.js";
+import {standingBadge} from "./standing.js";
 import {bytes, count, moment, money} from "./words.js";
 
 export async function showRuns(main, _, app, isShown) {
@@ -47,9 +48,9 @@ async function fill(lines, isShown) {
 
 function runLine(run) {
   const cells = {rows: h("td", {class: "number"}, "…"), good: h("td", {class: "number"}), bad: h("td", {class: "number"}), cost: h("td", {class: "number"})};
-  const live = h("span", {class: "badge live", hidden: !run.live}, "live");
+  const standing = h("span", {}, standingBadge(run.live ? {state: "running"} : null));
   const element = h("tr", {},
-    h("th", {scope: "row"}, h("a", {class: "opens", href: `/run?${query({run: run.name})}`}, h("bdi", {}, run.name)), " ", live),
+    h("th", {scope: "row"}, h("a", {class: "opens", href: `/run?${query({run: run.name})}`}, h("bdi", {}, run.name)), " ", standing),
     run.problem ? h("td", {colspan: 5, class: "problem"}, run.problem) : [
       h("td", {"data-name": "Model"}, run.model ?? ""), cells.rows, cells.good, cells.bad, cells.cost],
     h("td", {"data-name": "Started"}, moment(run.started_at)),
@@ -64,7 +65,7 @@ function runLine(run) {
       cells.bad.textContent = count(counts.failures);
       cells.bad.classList.toggle("problem", counts.failures > 0);
       cells.cost.textContent = money(counts.cost);
-      live.hidden = !summary.live;
+      replace(standing, standingBadge(summary.standing));
     } catch (problem) {
       replace(cells.rows, h("span", {class: "problem", title: problem.words ?? String(problem)}, "unreadable"));
     }

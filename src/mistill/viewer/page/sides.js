@@ -83,21 +83,42 @@ function chooser(summary, now, app, address) {
 }
 
 function pairOf(pair, run, other, names) {
-  const both = pair.right && pair.left.state === "completion" && pair.right.state === "completion";
+  const both = !pair.fields && pair.right && pair.left.state === "completion" && pair.right.state === "completion";
   const [one, two] = both ? difference(pair.left.answer.text, pair.right.answer.text) : [null, null];
+  const {fields} = pair;
   return h("article", {class: "pair", "aria-label": `Row ${pair.row}`},
     h("p", {}, h("a", {class: "opens", href: `/row?${query({run, row: pair.row})}`}, `Row ${count(pair.row)}`), " ", h("bdi", {class: "quiet"}, pair.input)),
-    h("div", {class: "two"}, sideOf(pair.left, one, run, names[0], "removed"),
-      pair.right ? sideOf(pair.right, two, other, names[1], "added") : h("p", {class: "quiet side"}, "no such row")));
+    fields ? h("table", {class: "fields"}, h("colgroup", {}, h("col", {class: "name"})),
+      h("thead", {class: "unseen"}, h("tr", {}, ["Field", ...names].map((name) => h("th", {scope: "col"}, name)))),
+      h("tbody", {}, fields.map((field) => fieldOf(field, names)))) : null,
+    h("div", {class: "two"}, sideOf(pair.left, one, run, names[0], "del", Boolean(fields)),
+      pair.right ? sideOf(pair.right, two, other, names[1], "ins", Boolean(fields)) : h("p", {class: "quiet side"}, "no such row")));
 }
 
-function sideOf(side, parts, run, name, kind) {
-  const text = parts ? parts.map(([words, same]) => (same ? words : h(kind === "added" ? "ins" : "del", {}, words))) : side.answer.text;
+/** A field of both answers; what differs in its values is marked. */
+function fieldOf(field, names) {
+  const [one, two] = field.differs && field.left && field.right ? difference(field.left.text, field.right.text) : [null, null];
+  const value = (side, parts, kind, name) => h("td", {dir: "auto", "data-name": name},
+    side === null ? h("span", {class: "quiet"}, "no such field")
+      : parts ? marked(parts, kind) : field.differs ? h(kind, {}, side.text) : side.text || h("span", {class: "quiet"}, "(empty)"),
+    side ? cutOf(side) : null);
+  return h("tr", {class: field.differs ? "differs" : null}, h("th", {scope: "row"}, h("bdi", {}, field.name)),
+    value(field.left, one, "del", names[0]), value(field.right, two, "ins", names[1]));
+}
+
+function marked(parts, kind) {
+  return parts.map(([words, same]) => (same ? words : h(kind, {}, words)));
+}
+
+function cutOf(text) {
+  return text.chars > text.text.length ? h("p", {class: "quiet"}, `the first ${count(text.text.length)} of ${count(text.chars)} characters`) : null;
+}
+
+function sideOf(side, parts, run, name, kind, hasFields) {
   return h("div", {class: "side"}, h("span", {class: "unseen"}, name),
     side.error ? h("p", {class: "problem", dir: "auto"}, h("strong", {}, side.error.kind), " ", side.error.message) : null,
     side.state === "pending" ? h("p", {class: "quiet"}, STATES.pending) : null,
-    side.answer.text ? h("pre", {dir: "auto", class: "prose"}, text) : null,
-    side.answer.chars > side.answer.text.length ? h("p", {class: "quiet"}, `the first ${count(side.answer.text.length)} of ${count(side.answer.chars)} characters`) : null,
-    h("p", {class: "quiet"}, [side.finish_reason, side.output_tokens ? count(side.output_tokens, "token") : null, side.state === "pending" ? null : money(side.cost)].filter(Boolean).join(" · "),
+    side.answer.text && !hasFields ? [h("pre", {dir: "auto", class: "prose"}, parts ? marked(parts, kind) : side.answer.text), cutOf(side.answer)] : null,
+    h("p", {class: "quiet"}, [side.finish_reason, side.output_tokens ? count(side.output_tokens, "token") : null, side.state === "pending" || (side.cost === null && !side.output_tokens) ? null : money(side.cost)].filter(Boolean).join(" · "),
       " ", markBadge(side.mark, side.note), run ? [" ", h("a", {href: `/row?${query({run, row: side.row})}`}, `row ${count(side.row)}`)] : null));
 }
