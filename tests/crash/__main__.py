@@ -1,7 +1,7 @@
 """``python -m tests.crash [--vectors] [--rounds 10] [--rows 3000] [--kills 20] [--seed 0]``: the long form, printed.
 
 ``python -m tests.crash --shards [--rounds 10] [--rows 3000] [--kills 20] [--seed 0]``: of a run in shards, whose
-workers and drivers are killed.
+workers and drivers are killed, and whoever has the governor.
 
 ``python -m tests.crash --walk [--rounds 10] [--rows 300] [--steps 60] [--seed 0]``: random walks over all that one may
 do to a run.
@@ -37,8 +37,8 @@ _COLUMNS = {
     "s": 7,
 }
 _SHARD_COLUMNS = {
-    "seed": 6, "rows": 6, "workers killed": 16, "drivers": 9, "marked": 8, "paid twice": 12, "lost": 6, "doubled": 9,
-    "wrong": 7, "again": 7, "s": 7,
+    "seed": 6, "rows": 6, "workers killed": 16, "drivers": 9, "hosts": 7, "marked": 8, "paid twice": 12, "lost": 6,
+    "doubled": 9, "wrong": 7, "again": 7, "s": 7,
 }  # fmt: skip
 _BATCH_COLUMNS = {
     "runs": 6, "starts": 8, "kills": 7, "jobs": 6, "broken": 8, "paid twice": 12, "marked": 8, "doubtful": 10, "s": 6
@@ -93,9 +93,9 @@ def _shards(seeds: range, *, rows: int, kills: int) -> int:
         with tempfile.TemporaryDirectory() as directory:
             result = crash_shards(Path(directory), rows=rows, kills=kills, seed=seed)
         values = (
-            seed, result.rows, result.workers_killed, result.drivers_killed, result.marked_maybe_billed,
-            result.paid_twice, result.lost, result.twice, result.wrong, result.sent_by_a_further_start,
-            f"{result.seconds:.1f}",
+            seed, result.rows, result.workers_killed, result.drivers_killed, result.hosts_killed,
+            result.marked_maybe_billed, result.paid_twice, result.lost, result.twice, result.wrong,
+            result.sent_by_a_further_start, f"{result.seconds:.1f}",
         )  # fmt: skip
         row = zip(values, _SHARD_COLUMNS.values(), strict=True)
         print("".join(str(value).rjust(width) for value, width in row), *result.problems(), flush=True)

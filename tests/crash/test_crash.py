@@ -43,6 +43,7 @@ def test_a_run_in_shards_whose_workers_and_driver_are_killed_is_as_good_as_one_t
     assert not result.problems(), result
     assert result.workers_killed > 0
     assert result.drivers_killed > 0
+    assert result.hosts_killed > 0
 
 
 def test_whatever_is_done_to_a_run_its_rows_come_out_right(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import stat
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from mistill.api.usage import Usage
 from mistill.errors import LedgerError, LedgerInUse
 from mistill.ledger import InputRow, Ledger, LedgerReader
+from mistill.ledger.database import explain
 
 pytestmark = pytest.mark.skipif(
     os.name == "nt", reason="an open file cannot be moved there, and has no such modes"
@@ -259,3 +261,11 @@ def test_a_ledger_that_can_be_no_file_is_said_to_be_none(
     make(path.with_name(where))
     with pytest.raises(LedgerError, match=words):
         Ledger.open(path, {})
+
+
+def test_a_file_system_without_shared_memory_is_named_with_what_to_do(tmp_path: Path) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMMAP  # as a FUSE mount with direct_io has it
+    told = explain(tmp_path / "a.ledger", error)
+    assert "cannot be mapped as shared memory" in told.message
+    assert "on a disk of this machine" in str(told.hint)

@@ -32,6 +32,14 @@ from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHE
 from mistill.ledger.write_ahead_log import pages_in
 from mistill.wording import START_AGAIN, Phrase, Setting, words
 
+_NO_SHARED_MEMORY = frozenset(
+    {
+        sqlite3.SQLITE_IOERR_SHMOPEN,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+        sqlite3.SQLITE_IOERR_SHMLOCK,
+        sqlite3.SQLITE_IOERR_SHMMAP,
+    }
+)
 _FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})
 _FORBIDDEN = frozenset({sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM})
 
@@ -56,7 +64,17 @@ def explain(path: Path, error: Exception, *, is_readable: bool = True) -> Ledger
 
     ``is_readable``: where it is damaged, the rest can perhaps be read; not where it cannot even be opened.
     """
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte is the primary result code
+    whole_code = getattr(error, "sqlite_errorcode", 0)
+    if whole_code in _NO_SHARED_MEMORY:
+        return LedgerError(
+            f"the ledger {path} cannot be there: files of that file system cannot be mapped as shared memory",
+            hint=words(
+                "give ",
+                Setting("ledger"),
+                " on a disk of this machine; some network file systems (sshfs, 9p, FUSE with direct_io) are like that",
+            ),
+        )
+    code = whole_code & 0xFF  # the low byte is the primary result code
     if means_damage(error) and code != sqlite3.SQLITE_NOTADB:
         code = sqlite3.SQLITE_CORRUPT
     if code in _FULL:
@@ -145,7 +163,8 @@ def make_ledger(
         backup = set_aside(path) if fresh else None
         made.replace(path)
     except BaseException:
-        made.unlink(missing_ok=True)
+        for beside in made.parent.glob(f"{made.name}*"):  # what SQLite has begun, too
+            beside.unlink(missing_ok=True)
         raise
     return True, backup
 
