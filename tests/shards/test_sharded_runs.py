@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -291,8 +292,25 @@ def test_a_retry_of_one_file_writes_it_anew(rows: Path, tmp_path: Path, simulato
 
 def test_a_reader_of_shards_answers_every_question_of_a_reader() -> None:
     questions = {name for name in vars(LedgerReader) if not name.startswith("_")}
-    shared = {"check_damages", "damages", "busy", "each_latency_s"}
+    shared = {"check_damages", "damages", "busy", "latency_counts"}
     assert questions - shared <= vars(ShardsReader).keys()
+
+
+def test_latencies_of_all_shards_are_those_of_their_answers(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out, shares = tmp_path / "answers", [0.0, 0.01, 0.5, 0.9, 1.0]
+    _each_shard(rows, out, simulator, 3)
+    every: list[float] = []
+    for path in sorted((tmp_path / "answers.ledger").glob("shard-*.ledger")):
+        with LedgerReader(path) as reader:
+            every += reader.latencies_s([(number + 1) / 20 for number in range(20)])
+            assert sum(reader.latency_counts().values()) == 20
+    every.sort()
+    with LedgerReader(tmp_path / "answers.ledger") as reader:
+        found = reader.latencies_s(shares)
+    expected = [every[max(0, math.ceil(share * _ROWS) - 1)] for share in shares]
+    assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
 def test_a_plan_that_nobody_can_read_is_said(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
