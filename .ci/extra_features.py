@@ -51,6 +51,13 @@ def try_arrow() -> None:
         ]
 
 
+def try_ray() -> None:
+    write_rows("rows.jsonl", [{"text": f"a run of {number} km"} for number in range(10)])
+    model = ["--model", MODEL, "--endpoint", ENDPOINT]
+    command("run", "rows.jsonl", "--out", "answers.jsonl", *model, "--prompt", "{{ text }}", "--on", "ray")
+    assert len(Path("answers.jsonl").read_text().splitlines()) == 10
+
+
 def try_excel() -> None:
     from mistill.datasets.sources import open_source
 

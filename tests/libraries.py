@@ -11,7 +11,7 @@ _INSTALL = {
     "aiohttp": "mistill[simulator]",
     "PIL": "pillow",
     "adlfs": "mistill[remote]",
-    "ray": "ray[data]",
+    "ray": "mistill[ray]",
     "duckdb": "mistill[sql]",
     "fsspec": "mistill[remote]",
     "huggingface_hub": "mistill[remote]",

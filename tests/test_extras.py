@@ -60,6 +60,10 @@ BLOCKED = {
     ),
     "local": ("xllamacpp", "from mistill.local import LocalModel; LocalModel().start()"),
     "view": ("aiohttp", "import mistill; mistill.view('.')"),
+    "ray": (
+        "ray",
+        "from mistill.shards.ray_cluster import connected; connected(None).__enter__()",
+    ),
     "distilabel": ("distilabel", "import mistill.integrations.distilabel"),
 }
 

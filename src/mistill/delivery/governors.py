@@ -17,7 +17,7 @@ from mistill.delivery.admission_queue import LOCK
 from mistill.delivery.governor import AnyGovernor, Governor
 from mistill.delivery.limits_file import LimitsFile
 from mistill.delivery.sharing.participant import Participant
-from mistill.delivery.sharing.place import Door, place_of
+from mistill.delivery.sharing.place import TOKEN_VARIABLE, VARIABLE, Door, place_of
 from mistill.delivery.tuning import Tuning, current_tuning
 from mistill.errors import InputError
 
@@ -81,12 +81,14 @@ class GovernorDoor(Struct, frozen=True):
     Attributes:
         address, port: where it listens. ``name``: of the governor, 32 hexadecimal digits.
         token: proves that one was told.
+        has_quota: that of the key is behind it too, not only limits of the user's own.
     """
 
     address: str
     port: int
     name: str
     token: bytes
+    has_quota: bool
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.address}:{self.port})"
@@ -103,8 +105,11 @@ class GovernorDoor(Struct, frozen=True):
 
 
 @contextmanager
-def opened_to_others(governor: Governor, address: str) -> Generator[GovernorDoor]:
+def opened_to_others(governor: Governor, address: str, *, has_quota: bool) -> Generator[GovernorDoor]:
     """This process has a governor of its own making for others too, by an address of this machine.
+
+    Args:
+        has_quota: see `GovernorDoor`.
 
     Raises:
         InputError: it cannot listen there.
@@ -118,9 +123,39 @@ def opened_to_others(governor: Governor, address: str) -> Generator[GovernorDoor
             f"the workers of a run in shards ask this process by {address}, where it cannot listen: {error.strerror}"
         ) from error
     try:
-        yield GovernorDoor(address, door.port, name, token)
+        yield GovernorDoor(address, door.port, name, token, has_quota)
     finally:
         _participant.withdraw(governor)
+
+
+def environment_of_sharing() -> dict[str, str]:
+    """What the environment says of how governors are shared, for processes that have another; empty: nothing."""
+    names = (VARIABLE, TOKEN_VARIABLE) if os.environ.get(VARIABLE) else ()
+    return {name: os.environ[name] for name in names if name in os.environ}
+
+
+def apart_governor(
+    endpoint: str,
+    api_key: str,
+    model: str,
+    requests_per_minute: float | None,
+    tokens_per_minute: float | None,
+) -> Governor:
+    """One of its own for this quota, which begins with what was learned here, and leaves what it learns.
+
+    Args:
+        requests_per_minute, tokens_per_minute: limits of the user's own; with any, nothing learned is of use.
+    """
+    tuning = current_tuning()
+    identity = (endpoint, hashlib.blake2b(api_key.encode(), digest_size=16).digest(), model, tuning)
+    has_own_limits = requests_per_minute is not None or tokens_per_minute is not None
+    is_learned = tuning.remember_for_s and not has_own_limits
+    return Governor(
+        tuning=tuning,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        limits_file=LimitsFile(_name_of(identity), tuning.remember_for_s) if is_learned else None,
+    )
 
 
 def _name_of(identity: _Identity, *, of_tuning: bool = False) -> str:

@@ -31,7 +31,7 @@ from mistill.characters import whole_characters
 from mistill.datasets.writers import CsvDialect
 from mistill.errors import InputError, did_you_mean
 from mistill.llms.parameters import PARAMETERS
-from mistill.shards.placement import MAX_SHARDS, OneShard, Placement
+from mistill.shards.placement import MAX_SHARDS, OneShard, parse_placement
 from mistill.wording import Part, Setting, words
 
 OnUnknown = Literal["retry", "hold"]
@@ -92,7 +92,7 @@ _positive = BeforeValidator(_check_positive)
 
 
 def _check_placement(value: str) -> str:
-    Placement.parse(value)
+    parse_placement(value)
     return value
 
 
@@ -321,8 +321,8 @@ class RunOptions(BaseModel):
 
     on: Annotated[str | None, _placed, Written("Machines", metavar="WHERE")] = Field(
         default=None,
-        description="Work in shards, in so many processes of this machine: processes:4. --out may be a folder then, "
-        "which gets a part for each shard.",
+        description="Work in shards: in so many processes of this machine, processes:4, or on a Ray cluster, ray or "
+        "ray://HOST:PORT. --out may be a folder then, which gets a part for each shard.",
     )
     shards: Annotated[int | None, Written("Machines", metavar="N")] = Field(
         default=None,

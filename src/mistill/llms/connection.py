@@ -27,8 +27,8 @@ from mistill.api.prices import context_of, factors_of, load_prices
 from mistill.api.tariff import Tariff
 from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
-from mistill.delivery.governor import AnyGovernor, ConcurrencyLimit
-from mistill.delivery.governors import GovernorDoor, governor_for, limit
+from mistill.delivery.governor import AnyGovernor, ConcurrencyLimit, Governor
+from mistill.delivery.governors import GovernorDoor, apart_governor, governor_for, limit
 from mistill.errors import InputError, MalformedAnswer, NotFound
 from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
@@ -258,12 +258,23 @@ class Connection(Configurable):
 
     def keep_limits_behind(self, door: GovernorDoor) -> None:
         """``requests_per_minute`` and ``tokens_per_minute`` are of several processes together: with any set, who has
-        the door is asked, and keeps to them for all."""
+        the door is asked, and keeps to them for all; and without, where the quota is there too."""
         self._door = door
+
+    def governor_apart(self) -> Governor:
+        """A governor of this quota and these limits that this process does not use itself: for others."""
+        key = self._key
+        return apart_governor(
+            self.endpoint,
+            key.get_secret_value() if key else "",
+            self.model,
+            self.requests_per_minute,
+            self.tokens_per_minute,
+        )
 
     def _governor(self) -> AnyGovernor:
         quota = (self.requests_per_minute, self.tokens_per_minute)
-        if self._door is not None and quota != (None, None):
+        if self._door is not None and (self._door.has_quota or quota != (None, None)):
             return self._door.governor()
         key = self._key
         return governor_for(

@@ -159,8 +159,8 @@ class Run(RunResults):
             and the same sample again asks nothing. Of a stream, whose end nobody knows, it is the first rows.
         sample_seed: another one takes other rows.
         on: work in shards, each a contiguous block of the input with a ledger of its own: ``"processes:4"``, in so
-            many processes of this machine. ``out`` may be a folder then, which gets a part for each shard. See
-            docs/many-machines.md.
+            many processes of this machine; ``"ray"`` or ``"ray://HOST:PORT"``, on a Ray cluster (extra ``ray``).
+            ``out`` may be a folder then, which gets a part for each shard. See docs/many-machines.md.
         shards: in how many ``on`` cuts the input; by its rows unless given.
         shard: work on one of them alone, ``"3/16"``, beside other processes that do the others; they count from 0.
 

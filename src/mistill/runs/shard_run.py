@@ -91,6 +91,11 @@ class RunPlace(Struct, frozen=True):
             check_target(target, options.output_format, options.csv_dialect)
         return place
 
+    def absolute(self) -> RunPlace:
+        """The same, for processes that work in other directories."""
+        is_path = self.out is not None and scheme_of(self.out) is None
+        return RunPlace(self.folder.absolute(), str(Path(self.out or "").absolute()) if is_path else self.out)
+
     @property
     def is_one_file(self) -> bool:
         """Its suffix says a format; else it is a folder, which gets a part for each shard."""

@@ -6,14 +6,13 @@ import time
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Generator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from functools import partial
 from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from mistill.delivery.governor import Governor
-from mistill.delivery.governors import GovernorDoor, opened_to_others
+from mistill.delivery.governors import GovernorDoor, environment_of_sharing, opened_to_others
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.estimates.row_sample import draw_rows
 from mistill.kinds.options import RunOptions
@@ -26,10 +25,11 @@ from mistill.runs.driven_run import DrivenRun
 from mistill.runs.shard_run import InShards, ShardSettings, work_on
 from mistill.runs.shared_budget import SharedBudget
 from mistill.shards.driver import Driver
-from mistill.shards.placement import Placement
+from mistill.shards.placement import InProcesses, OnRay, parse_placement
 from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
-from mistill.shards.processes import Processes
-from mistill.shards.workers import Begun, Workers
+from mistill.shards.processes import OwnMachine
+from mistill.shards.ray_cluster import connected
+from mistill.shards.workers import Begun, Machines, Workers
 
 
 class ShardedRun(DrivenRun, InShards):
@@ -41,7 +41,8 @@ class ShardedRun(DrivenRun, InShards):
 
     def _files(self, options: RunOptions) -> tuple[Path, str | None]:
         assert options.on is not None, "else it is another kind of run"
-        self._placement = Placement.parse(options.on)
+        self._placement = parse_placement(options.on)
+        self._at_once = 1
         return whole_of(self.place.folder), self.place.out
 
     # --- one start ----------------------------------------------------------------------------------------------------
@@ -51,22 +52,33 @@ class ShardedRun(DrivenRun, InShards):
         self.summary = self._broke_off = self._driver = None
         self._make_ready()
         self.progress = Progress(started_at_s=time.monotonic())
-        if self.options.fresh:
-            self._set_aside()
-        elif not is_in_shards(self.place.folder):
-            self.place.refuse_foreign()
-        keeper = Governor(
-            requests_per_minute=self._llm.requests_per_minute, tokens_per_minute=self._llm.tokens_per_minute
-        )
-        with (
-            self._output_held(),
-            self._open_whole() as ledger,
-            opened_to_others(keeper, self._placement.address) as door,
-        ):
-            plan = self._plan()
-            self.progress.total = _rows_wanted(plan, self.options.limit)
-            with self._driven(ledger, self._new_driver(plan, door), keeper) as driver:
-                yield driver
+        with self._machines() as machines:
+            if self.options.fresh:
+                self._set_aside()
+            elif not is_in_shards(self.place.folder):
+                self.place.refuse_foreign()
+            keeper = self._llm.governor_apart()
+            # Processes of one machine find each other, and share the quota of the key with all others there.
+            has_quota = machines.are_apart and not environment_of_sharing()
+            with (
+                self._output_held(),
+                self._open_whole() as ledger,
+                opened_to_others(keeper, machines.host, has_quota=has_quota) as door,
+            ):
+                plan = self._plan(machines.workers)
+                self.progress.total = _rows_wanted(plan, self.options.limit)
+                with (
+                    self._driver_of(plan, machines, door) as driver,
+                    self._driven(ledger, driver, keeper),
+                ):
+                    yield driver
+
+    def _machines(self) -> AbstractContextManager[Machines]:
+        match self._placement:
+            case InProcesses(workers):
+                return nullcontext(OwnMachine(workers))
+            case OnRay(address):
+                return connected(address)
 
     def _set_aside(self) -> None:
         """All that is known of an earlier run is kept under another name."""
@@ -77,18 +89,17 @@ class ShardedRun(DrivenRun, InShards):
         # For this start only: the next one goes on.
         self.options = self.options.model_copy(update={"fresh": False})
 
-    def _plan(self) -> Plan:
+    def _plan(self, workers: int) -> Plan:
         """Where the input is cut: as it was, or now."""
         folder, options = self.place.folder, self.options
         plan = read_plan(folder)
         if plan is not None:
             check_plan(plan, folder, self._whole, options.of_plan(), shards=options.shards)
             return plan
-        return make_plan(
-            folder, self._whole, options.of_plan(), shards=options.shards, workers=self._placement.workers
-        )
+        return make_plan(folder, self._whole, options.of_plan(), shards=options.shards, workers=workers)
 
-    def _new_driver(self, plan: Plan, door: GovernorDoor) -> Driver:
+    @contextmanager
+    def _driver_of(self, plan: Plan, machines: Machines, door: GovernorDoor) -> Generator[Driver]:
         options = self.options
         samples = self._samples(plan)
         shards = range(len(plan.shards)) if samples is None else sorted(samples)
@@ -103,20 +114,21 @@ class ShardedRun(DrivenRun, InShards):
                 budget=None if before is None else self._budget_now(before[number]),
             )
 
-        return Driver(
-            self._workers(len(shards), door, budget),
-            shards,
-            begun,
-            self.progress,
-            grace_s=options.grace,
-            deadline_s=options.deadline,
-        )
+        with closing(self._workers(machines, len(shards), door, budget)) as workers:
+            yield Driver(
+                workers, shards, begun, self.progress, grace_s=options.grace, deadline_s=options.deadline
+            )
 
-    def _workers(self, shards: int, door: GovernorDoor, budget: SharedBudget | None) -> Workers:
+    def _workers(
+        self, machines: Machines, shards: int, door: GovernorDoor, budget: SharedBudget | None
+    ) -> Workers:
         own = {"on", "shards", "fresh", "sample", "sample_seed", "deadline", "max_cost", "max_tokens_total"}
         arguments = {name: value for name, value in self.options.given().items() if name not in own}
-        settings = ShardSettings(self._llm, self.place, arguments, door, budget)
-        return Processes(max(1, min(shards, self._placement.workers)), partial(work_on, settings))
+        place = self.place.absolute() if machines.are_apart else self.place
+        settings = ShardSettings(self._llm, place, arguments, door, budget)
+        self._at_once = max(1, min(shards, machines.workers))
+        at_most = max(1, min(shards, machines.most_workers))
+        return machines.at_work(at_most, partial(work_on, settings), place.folder)
 
     def _samples(self, plan: Plan) -> dict[int, int] | None:
         """How many rows of which shards are asked for a sample of all; ``None``: all of all."""
@@ -137,7 +149,7 @@ class ShardedRun(DrivenRun, InShards):
             max(0, rows - counts.completions - counts.failures),
             is_random=True,
             seconds_each=next(iter(reader.latencies_s((0.5,))), 0.0),
-            at_once=self._llm.max_concurrent_requests * self._placement.workers,
+            at_once=self._llm.max_concurrent_requests * self._at_once,
             limits=self._governor.snapshot(),
             price=self.kind.server.tariff.price_of(models[-1] if models else None, None),
             cached=reader.cached_shares(),

@@ -16,7 +16,7 @@ from mistill.errors import InputError, LedgerInUse, MistillError, Stopped
 from mistill.progress.formatting import count
 from mistill.progress.progress import Progress
 from mistill.progress.view import View
-from mistill.shards.workers import Begun, Ended, Obeyed, Said, Seen, Workers
+from mistill.shards.workers import Begun, Ended, Obeyed, Said, Seen, Unable, Workers
 from mistill.steering.orders import Order
 from mistill.wording import START_AGAIN, words
 
@@ -88,6 +88,8 @@ class Driver:
                         self._say(event.level, event.text)
                     elif isinstance(event, Obeyed):
                         self._note_obeyed(event.shard)
+                    elif isinstance(event, Unable):
+                        self._break_off(event.error)
                     else:
                         self._end(event)
                 self._count()
@@ -191,11 +193,14 @@ class Driver:
             self._say(logging.WARNING, words(f"shard {ended.shard} waits: ", ended.error.message))
             self._later.append((time.monotonic() + _WAIT_S, ended.shard))
         elif ended.error is not None:
-            if self.stopped is None:
-                self.broke_off = ended.error
-            self.stop(ended.error)
+            self._break_off(ended.error)
         elif ended.stopped is not None:
             self.stop(ended.stopped)
+
+    def _break_off(self, error: MistillError) -> None:
+        if self.stopped is None:
+            self.broke_off = error
+        self.stop(error)
 
     def _is_hopeless(self, how: str) -> bool:
         """One worker after another ends before it has begun, which no shard can help."""
@@ -203,11 +208,10 @@ class Driver:
         if self._stillborn < _MOST_STILLBORN:
             return False
         error = InputError(
-            f"one process for shards after another ended before it began, the last by {how}",
+            f"one process for shards after another ended before it began, the last: {how}",
             hint="in a script, what starts the run stands under: if __name__ == '__main__':",
         )
-        self.broke_off = self.broke_off or error
-        self.stop(error)
+        self._break_off(error)
         return True
 
     def _begin_again(self, shard: int, how: str) -> None:
@@ -220,13 +224,13 @@ class Driver:
         if deaths >= _MOST_DEATHS:
             self.stop(
                 Stopped(
-                    f"{count(deaths, 'worker')} on shard {shard} died in turn, the last by {how}",
+                    f"{count(deaths, 'worker')} on shard {shard} died in turn, the last: {how}",
                     reason="stopped",
                     hint=words("is there memory enough? ", START_AGAIN, " to go on"),
                 )
             )
         elif self.stopped is None:
-            self._say(logging.WARNING, f"a worker died by {how}; another goes on with its shard")
+            self._say(logging.WARNING, f"a worker died ({how}); another goes on with its shard")
             self._waiting.appendleft(shard)
 
     def _say(self, level: int, text: str) -> None:

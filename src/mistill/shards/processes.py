@@ -5,39 +5,55 @@ from __future__ import annotations
 import asyncio
 import multiprocessing
 import pickle
+from collections.abc import Callable
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from typing import Final
 
 from mistill.errors import InputError
 from mistill.shards.channel import Channel
 from mistill.shards.serving import serve
-from mistill.shards.workers import Begun, Ended, Event, Work
+from mistill.shards.workers import Begun, Ended, Event, Setup, Work, Workers
 from mistill.steering.orders import Order
 
 _LOOK_S: Final = 0.25
 _CLOSE_S: Final = 10.0
 
 
-class Processes:
-    """So many processes; see `Workers`.
+class OwnMachine:
+    """See `Machines`: so many processes of this one."""
 
-    Args:
-        count: how many. ``work``: what each does with a shard.
+    host = "127.0.0.1"
+    are_apart = False
+
+    def __init__(self, workers: int) -> None:
+        self.workers = self.most_workers = workers
+
+    def at_work(self, count: int, work: Work, folder: Path) -> Workers:  # noqa: ARG002  they see what this one sees
+        return Processes(count, Setup(pickled(work, pickle.dumps), {}))
+
+
+def pickled(work: Work, dumps: Callable[[Work], bytes]) -> bytes:
+    """What goes to other processes.
 
     Raises:
-        InputError: the settings of the run cannot go to another process.
+        InputError: it cannot.
     """
+    try:
+        return dumps(work)
+    except Exception as error:  # of any type: it is the user's own objects that refuse
+        raise InputError(
+            f"the settings of the run cannot go to another process: {error}",
+            hint="a schema must be a class of a module that can be imported, or a JSON schema",
+        ) from error
 
-    def __init__(self, count: int, work: Work) -> None:
-        try:
-            pickled = pickle.dumps(work)
-        except Exception as error:  # of any type: it is the user's own objects that refuse
-            raise InputError(
-                f"the settings of the run cannot go to another process: {error}",
-                hint="a schema must be a class of a module that can be imported, or a JSON schema",
-            ) from error
-        self._slots = [_Slot(pickled) for _ in range(count)]
+
+class Processes:
+    """So many processes; see `Workers`."""
+
+    def __init__(self, count: int, setup: Setup) -> None:
+        self._slots = [_Slot(setup) for _ in range(count)]
 
     @property
     def free(self) -> int:
@@ -82,8 +98,8 @@ class _Slot:
 
     channel: Channel  # there is one while a shard is under way
 
-    def __init__(self, work: bytes) -> None:
-        self._work = work
+    def __init__(self, setup: Setup) -> None:
+        self._setup = setup
         self._process: BaseProcess | None = None
 
     @property
@@ -102,7 +118,7 @@ class _Slot:
         ours, theirs = context.Pipe()
         self.channel = Channel(ours)
         self._process = context.Process(
-            target=serve, args=(theirs, self._work), name="mistill-shards", daemon=True
+            target=serve, args=(theirs, self._setup), name="mistill-shards", daemon=True
         )
         self._process.start()
         theirs.close()

@@ -3,33 +3,45 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import signal
 import threading
 import time
 from collections import deque
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection
 from typing import Any, Final
 
 from mistill.errors import InputError
 from mistill.shards.at_work import AtWork
-from mistill.shards.workers import Begun, Event, Link, Said, Work
+from mistill.shards.workers import Begun, Event, Link, Said, Setup, Work
 
 _ALIVE_EVERY_S: Final = 1.0
 
 
-def serve(connection: Connection, work: bytes) -> None:
+def serve(connection: Connection, setup: Setup) -> None:
     """Works on one shard after another, on the main thread of its process, until the driver ends the connection.
 
     However that comes: nothing more is sent then, and what is in flight is waited for.
-
-    Args:
-        work: what is done with a shard, a pickled `Work`.
     """
-    with connection, _without_interrupts():
-        _Server(connection).serve(work)
+    with connection, _without_interrupts(), _with_variables(setup.environment):
+        _Server(connection).serve(setup.work)
+
+
+@contextmanager
+def _with_variables(variables: Mapping[str, str]) -> Generator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -82,7 +83,13 @@ class Ended(Struct, frozen=True):
     was_stillborn: bool = False
 
 
-Event: TypeAlias = "Seen | Said | Obeyed | Ended"
+class Unable(Struct, frozen=True):
+    """Somebody who was to work cannot work on any shard."""
+
+    error: MistillError
+
+
+Event: TypeAlias = "Seen | Said | Obeyed | Ended | Unable"
 
 
 class Control(Protocol):
@@ -124,6 +131,18 @@ Work: TypeAlias = Callable[[Begun, Link], "Stopped | MistillError | None"]
 """Works on one shard; why it has ended early. It goes to other processes, so it can be pickled."""
 
 
+class Setup(Struct, frozen=True):
+    """What a worker needs before any shard. It has secrets in it.
+
+    Attributes:
+        work: what is done with a shard, a pickled `Work`.
+        environment: variables that its process has while it works.
+    """
+
+    work: bytes
+    environment: dict[str, str]
+
+
 class Workers(Protocol):
     """What a driver gives shards to."""
 
@@ -154,4 +173,30 @@ class Workers(Protocol):
 
     def close(self) -> None:
         """All of it has ended when this returns."""
+        ...
+
+
+class Machines(Protocol):
+    """Where workers are had.
+
+    Attributes:
+        host: the address of this machine by which they reach it.
+        workers: how many can work at once now. ``most_workers``: as more machines come, too.
+        are_apart: they are not all of this machine.
+    """
+
+    host: str
+    workers: int
+    most_workers: int
+    are_apart: bool
+
+    def at_work(self, count: int, work: Work, folder: Path) -> Workers:
+        """So many of them.
+
+        Args:
+            folder: of the run's ledgers, which all have to see.
+
+        Raises:
+            InputError: the settings of the run cannot go there.
+        """
         ...

@@ -1,0 +1,85 @@
+"""How a worker on any machine joins its driver: by TCP, where each shows the other that it knows a token."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+from collections.abc import Generator
+from contextlib import contextmanager
+from multiprocessing import AuthenticationError
+from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
+from typing import Final
+
+from msgspec import Struct
+
+from mistill.shards.serving import serve
+
+_CALL_WITHIN_S: Final = 10.0
+_GONE_AFTER_MS: Final = 20_000
+"""The other machine, where it takes nothing for so long: it has lost its power, say."""
+
+
+class Joined(Struct, frozen=True):
+    """Who has joined.
+
+    Attributes:
+        number: of the place that it has among the workers. ``node``: the address of its machine.
+    """
+
+    number: int
+    node: str
+    process: int
+
+
+def join(host: str, port: int, token: bytes, number: int, node: str) -> None:
+    """Works for the driver at this address until it ends the connection.
+
+    Raises:
+        OSError: the driver cannot be reached from here.
+    """
+    with _connection_of(socket.create_connection((host, port), _CALL_WITHIN_S)) as connection:
+        with _in_time(connection):
+            answer_challenge(connection, token)
+            deliver_challenge(connection, token)
+            connection.send(Joined(number, node, os.getpid()))
+            setup = connection.recv()
+        serve(connection, setup)
+
+
+def welcome(called: socket.socket, token: bytes, setup: object) -> tuple[Connection, Joined] | None:
+    """Who calls the driver, once he has shown that he knows the token; ``None``: he has not."""
+    connection = _connection_of(called)
+    try:
+        with _in_time(connection):
+            deliver_challenge(connection, token)
+            answer_challenge(connection, token)
+            joined: Joined = connection.recv()
+            connection.send(setup)
+    except (OSError, EOFError, AuthenticationError):
+        connection.close()
+        return None
+    return connection, joined
+
+
+def _connection_of(of: socket.socket) -> Connection:
+    of.settimeout(None)
+    of.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    of.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        of.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, _GONE_AFTER_MS)
+    return Connection(of.detach())
+
+
+@contextmanager
+def _in_time(connection: Connection) -> Generator[None]:
+    """Within the block, whoever is at the other end has to answer soon."""
+    with socket.socket(fileno=os.dup(connection.fileno())) as same:
+        _set_timeout(same, int(_CALL_WITHIN_S))
+        yield
+        _set_timeout(same, 0)
+
+
+def _set_timeout(of: socket.socket, seconds: int) -> None:
+    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
+        of.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
