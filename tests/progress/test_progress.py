@@ -252,6 +252,11 @@ def test_what_the_cache_has_saved_is_seen_where_it_is_narrow_too(width: int, sho
     assert drawn(view, width)[1].rstrip() == shown
 
 
+def test_where_the_time_went_is_told_in_whole_parts() -> None:
+    assert drawn(FAR, 120)[-1].rstrip() == "time: 70% quota of requests, 30% server"
+    assert drawn(FAR, 40)[-1].rstrip() == "time: 70% quota of requests"
+
+
 def test_failures_are_red() -> None:
     assert "\x1b[31m5 failed\x1b[0m" in drawn(FAR, 120, color=True)[0]
 

@@ -189,13 +189,13 @@ def test_rows_come_while_one_looks(runs: Runs, views: View, tabs: Any) -> None:
         tab: Tab = tabs(views(runs.folder).url)
         tab.page.get_by_role("link", name="answers.jsonl").wait_for()
         tab.page.goto(f"{tab.base}/run?run=answers.jsonl&where=row>=500")
-        tab.page.locator("#standing", has_text="live").wait_for()
+        tab.page.locator("#phase", has_text="live").wait_for()
         rest.set()
         tab.page.locator("tr[data-row='599'] .completion").wait_for(state="attached")
     finally:
         rest.set()
         going.join()
-    tab.page.locator("#standing .badge").wait_for(state="detached")
+    tab.page.locator("#phase .badge").wait_for(state="detached")
 
 
 def test_two_outcomes_are_side_by_side_with_what_differs(runs: Runs, views: View, tabs: Any) -> None:

@@ -341,14 +341,10 @@ def test_a_run_says_how_it_stands(runs: Runs, look: Look) -> None:
     with Ledger.open(runs.folder / "died.jsonl.ledger", died.kind.manifest.values()) as ledger:
         background.run(ledger.begin_start(StartRecord(max_concurrent_requests=3).encode()))
     client = look(runs.folder)
-    standings = {
-        name: client.ask("run", run=f"{name}.jsonl")["standing"] for name in ("ended", "stopped", "died")
-    }
-    assert {name: standing["state"] for name, standing in standings.items()} == {
-        name: name for name in standings
-    }
-    assert "max_tokens_total" in standings["stopped"]["told"]
-    assert "killed" in standings["died"]["told"]
+    phases = {name: client.ask("run", run=f"{name}.jsonl")["phase"] for name in ("ended", "stopped", "died")}
+    assert {name: phase["name"] for name, phase in phases.items()} == {name: name for name in phases}
+    assert "max_tokens_total" in phases["stopped"]["told"]
+    assert "killed" in phases["died"]["told"]
 
 
 def test_what_a_terminal_would_obey_is_in_no_answer(runs: Runs, look: Look) -> None:
@@ -418,10 +414,10 @@ def test_a_run_is_live_while_it_goes_on_and_its_rows_are_marked_meanwhile(runs: 
         row = client.ask("rows", run="answers.jsonl")["rows"][5]
         marking = {"run": "answers.jsonl", "row": 5, "outcome_at": row["ended_at"], "mark": "good"}
         assert client.post("/api/mark", marking).json["mark"] == "good"
-        assert client.ask("run", run="answers.jsonl")["standing"]["state"] == "running"
+        assert client.ask("run", run="answers.jsonl")["phase"]["name"] == "running"
         control = Run.open(runs.folder / "answers.jsonl").control()
         control.pause()
-        assert client.ask("run", run="answers.jsonl")["standing"]["state"] == "paused"
+        assert client.ask("run", run="answers.jsonl")["phase"]["name"] == "paused"
         control.resume()
     finally:
         rest.set()

@@ -144,7 +144,7 @@ class Drawn:
             else:  # what another Ctrl-C does is not cut
                 lines.append(Constrain(Text(waiting, "bold yellow"), width))
         if time := view.time():
-            lines.append(_cut(time, width))
+            lines.append(_cut(time if len(time) <= width else time[: time.rfind(", ", 0, width)], width))
         return Group(*lines)
 
 

@@ -34,14 +34,14 @@ class SettingsChoice(Struct, frozen=True):
     changes: str
 
 
-State: TypeAlias = Literal["running", "paused", "waiting", "stopped", "died", "open", "ended"]
+PhaseName: TypeAlias = Literal["running", "paused", "waiting", "stopped", "died", "open", "ended"]
 """``waiting``: for batch jobs, which go on without a process of ours. ``open``: rows are left, and nobody asks them."""
 
 
-class Standing(Struct, frozen=True):
-    """How a run stands. ``told``: the same in words, where there is more to say."""
+class Phase(Struct, frozen=True):
+    """Whether a run goes on, and if not, why. ``told``: the same in words, where there is more to say."""
 
-    state: State
+    name: PhaseName
     told: str = ""
 
 
@@ -50,7 +50,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
 
     Attributes:
         out: as commands are given it. ``settings``: what was asked, by the names of the settings, as JSON.
-        live: a run is on it now. ``standing``: whether it goes on, and why not.
+        live: a run is on it now. ``phase``: whether it goes on, and why not.
         input_rows: of its input, those too that are still to be read; ``None``: nobody knows how many these are.
         causes, finish_reasons, marks: of the rows of the current input.
         retries: what was asked otherwise. ``replaced``: some outcomes took the place of earlier ones.
@@ -63,7 +63,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     model: str
     settings: str
     live: bool
-    standing: Standing
+    phase: Phase
     counts: Counts
     input_rows: int | None
     causes: list[Choice]
@@ -94,29 +94,29 @@ class Summaries:
         kept = self._kept.get(run.ledger)
         live = rows.reader.is_being_written()
         if kept is not None and kept[0] == state:  # a process that was killed has changed nothing of it
-            standing = _standing(rows.reader, kept[1].counts, live=live)
-            return replace(kept[1], live=live, standing=standing)
+            phase = _phase(rows.reader, kept[1].counts, live=live)
+            return replace(kept[1], live=live, phase=phase)
         found = _summary(run, rows, live=live)
         self._kept[run.ledger] = state, found
         return found
 
 
-def _standing(reader: LedgerReader, counts: Counts, *, live: bool) -> Standing:
+def _phase(reader: LedgerReader, counts: Counts, *, live: bool) -> Phase:
     start = last_start(reader)
     if live:
         paused = None if start is None else paused_by(start.changes)
-        return Standing("running") if paused is None else Standing("paused", shown(f"by {paused.by}").text)
+        return Phase("running") if paused is None else Phase("paused", shown(f"by {paused.by}").text)
     if start is None:
-        return Standing("open")
+        return Phase("open")
     if start.ended_at is None:
-        return Standing("died", "the last start ended without a word: killed, or the machine went down")
+        return Phase("died", "the last start ended without a word: killed, or the machine went down")
     if counts.with_server:
-        return Standing("waiting", "for batch jobs at Mistral")
+        return Phase("waiting", "for batch jobs at Mistral")
     if start.stopped is not None:
         error = start.stopped.worded(in_python)
-        return Standing("stopped", shown(". ".join(filter(None, (error.message, error.hint)))).text)
+        return Phase("stopped", shown("; ".join(filter(None, (error.message, error.hint)))).text)
     is_whole = counts.input_was_read_to_its_end and not counts.pending
-    return Standing("ended" if is_whole else "open")
+    return Phase("ended" if is_whole else "open")
 
 
 def _state_of(ledger: Path) -> _LedgerState:
@@ -143,7 +143,7 @@ def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
         model=manifest.model,
         settings=asked,
         live=live,
-        standing=_standing(reader, counts, live=live),
+        phase=_phase(reader, counts, live=live),
         counts=counts,
         input_rows=rows_of_input(reader, counts),
         causes=[Choice(shown(cause.kind, 100).text, cause.count) for cause in reader.failures()],

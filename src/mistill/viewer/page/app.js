@@ -7,12 +7,12 @@ import {showRow} from "./row.js";
 import {showRows} from "./rows.js";
 import {showRuns} from "./runs.js";
 import {showSides} from "./sides.js";
-import {standingBadge} from "./standing.js";
+import {phaseBadge} from "./phase.js";
 
 const VIEWS = {"/": showRuns, "/run": showRows, "/row": showRow, "/side-by-side": showSides};
 
 const main = document.getElementById("main");
-const app = {home: null, view: null, list: null, go, back: null, setWay, setStanding, every};
+const app = {home: null, view: null, list: null, go, back: null, setWay, setPhase, every};
 let shown = 0;
 let timers = [];
 let early = [];  // keys that came while a view was being made: they are for that one
@@ -31,8 +31,8 @@ function setWay(...steps) {
   document.title = visible(`${steps.at(-1)[0]} · mistill`);
 }
 
-function setStanding(standing) {
-  replace(document.getElementById("standing"), standingBadge(standing));
+function setPhase(phase) {
+  replace(document.getElementById("phase"), phaseBadge(phase));
 }
 
 /** Does something now and then, as long as this view is shown; `work` gives the milliseconds until it is done again. */
@@ -58,7 +58,7 @@ async function show() {
   app.view?.end?.();
   app.view = null;
   say("");
-  setStanding(null);
+  setPhase(null);
   const place = new URL(location.href);
   try {
     app.home ??= await ask("home");

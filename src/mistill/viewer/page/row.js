@@ -62,7 +62,7 @@ export async function showRow(main, given, app, isShown) {
   drawVerdict();
   app.every(async () => {  // it may be answered while one looks
     const summary = await ask("run", {run});
-    app.setStanding(summary.standing);
+    app.setPhase(summary.phase);
     if (!summary.live) return 5000;
     const now = await ask("row", {run, row: number});
     if (JSON.stringify(now) !== JSON.stringify(row)) {

@@ -5,7 +5,7 @@ import {terms, valueOf, withTerm} from "./conditions.js";
 import {h, replace, say} from "./dom.js";
 import {sayOf} from "./marks.js";
 import {listKeys} from "./runs.js";
-import {bar, standingLine} from "./standing.js";
+import {bar, phaseLine} from "./phase.js";
 import {STATES, count, money, moment, quoted} from "./words.js";
 
 const PAGE = 100;
@@ -60,10 +60,10 @@ export async function showRows(main, given, app, isShown) {
 
   const summarize = async () => {
     const summary = await ask("run", {run}, stop.signal);
-    const seen = (one) => JSON.stringify([one?.counts, one?.standing]);
+    const seen = (one) => JSON.stringify([one?.counts, one?.phase]);
     const changed = seen(summary) !== seen(state.summary);
     state.summary = summary;
-    app.setStanding(summary.standing);
+    app.setPhase(summary.phase);
     if (changed || !head.firstChild) showHead(head, summary, app);
     if (changed && !filters.contains(document.activeElement)) showFilters(filters, state, app, address);
     return changed;
@@ -202,7 +202,7 @@ function showHead(head, summary, app) {
     h("p", {class: "quiet"}, summary.kind, " · ", summary.model, summary.started_at ? ` · started ${moment(summary.started_at)}` : ""),
     h("dl", {class: "figures"}, figures.map(([name, value, isBad]) => h("div", {}, h("dt", {}, name), h("dd", {class: isBad ? "problem" : null}, value)))),
     rows ? bar(counts.completions, counts.failures, open) : null,
-    standingLine(summary.standing),
+    phaseLine(summary.phase),
     h("details", {open: isOpen}, h("summary", {}, "What was asked"), h("pre", {}, summary.settings)),
     h("p", {class: "others"}, otherViews(summary, app)));
 }

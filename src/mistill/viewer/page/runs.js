@@ -2,7 +2,7 @@
 
 import {ask, query} from "./ask.js";
 import {h, replace} from "./dom.js";
-import {standingBadge} from "./standing.js";
+import {phaseBadge} from "./phase.js";
 import {bytes, count, moment, money} from "./words.js";
 
 export async function showRuns(main, _, app, isShown) {
@@ -48,9 +48,9 @@ async function fill(lines, isShown) {
 
 function runLine(run) {
   const cells = {rows: h("td", {class: "number"}, "…"), good: h("td", {class: "number"}), bad: h("td", {class: "number"}), cost: h("td", {class: "number"})};
-  const standing = h("span", {}, standingBadge(run.live ? {state: "running"} : null));
+  const phase = h("span", {}, phaseBadge(run.live ? {name: "running"} : null));
   const element = h("tr", {},
-    h("th", {scope: "row"}, h("a", {class: "opens", href: `/run?${query({run: run.name})}`}, h("bdi", {}, run.name)), " ", standing),
+    h("th", {scope: "row"}, h("a", {class: "opens", href: `/run?${query({run: run.name})}`}, h("bdi", {}, run.name)), " ", phase),
     run.problem ? h("td", {colspan: 5, class: "problem"}, run.problem) : [
       h("td", {"data-name": "Model"}, run.model ?? ""), cells.rows, cells.good, cells.bad, cells.cost],
     h("td", {"data-name": "Started"}, moment(run.started_at)),
@@ -65,7 +65,7 @@ function runLine(run) {
       cells.bad.textContent = count(counts.failures);
       cells.bad.classList.toggle("problem", counts.failures > 0);
       cells.cost.textContent = money(counts.cost);
-      replace(standing, standingBadge(summary.standing));
+      replace(phase, phaseBadge(summary.phase));
     } catch (problem) {
       replace(cells.rows, h("span", {class: "problem", title: problem.words ?? String(problem)}, "unreadable"));
     }

@@ -40,6 +40,6 @@ export function quoted(text) {
 export const STATES = {completion: "answered", failure: "failed", pending: "no outcome yet"};
 
 /** How a run stands; where nothing is to be said of it, null. */
-export const STANDINGS = {
+export const PHASES = {
   running: "live", paused: "paused", waiting: "waiting", stopped: "stopped", died: "died", open: "not finished", ended: null,
 };

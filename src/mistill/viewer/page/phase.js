@@ -1,18 +1,18 @@
 // How a run stands: whether it goes on, and how far it is.
 
 import {h} from "./dom.js";
-import {STANDINGS, count} from "./words.js";
+import {PHASES, count} from "./words.js";
 
-export function standingBadge(standing) {
-  const words = standing ? STANDINGS[standing.state] : null;
-  return words ? h("span", {class: `badge ${standing.state}`, title: standing.told || null}, words) : null;
+export function phaseBadge(phase) {
+  const words = phase ? PHASES[phase.name] : null;
+  return words ? h("span", {class: `badge ${phase.name}`, title: phase.told || null}, words) : null;
 }
 
 /** Why it does not go on, in a sentence. */
-export function standingLine(standing) {
-  if (!standing.told) return null;
-  const isBad = standing.state === "died" || standing.state === "stopped";
-  return h("p", {class: isBad ? "problem" : "quiet", dir: "auto"}, h("strong", {}, STANDINGS[standing.state]), " ", standing.told);
+export function phaseLine(phase) {
+  if (!phase.told) return null;
+  const isBad = phase.name === "died" || phase.name === "stopped";
+  return h("p", {class: isBad ? "problem" : "quiet", dir: "auto"}, h("strong", {}, PHASES[phase.name]), " ", phase.told);
 }
 
 /** Answered, failed and open rows, one beside the other. */
