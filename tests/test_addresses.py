@@ -2,57 +2,127 @@
 
 from __future__ import annotations
 
+from urllib.parse import quote
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mistill.addresses import (
+    harmless_words,
     keep_secrets,
     named_beside,
+    oddity,
+    parts_of,
     scheme_of,
+    shown,
     whole,
-    without_secrets,
-    without_secrets_in,
 )
 
 
 @pytest.mark.parametrize(
-    ("address", "shown"),
+    ("address", "harmless"),
     [
         ("rows.jsonl", "rows.jsonl"),
         ("-", "-"),
         ("C:\\rows.jsonl", "C:\\rows.jsonl"),
         ("s3://bucket/a b/rows.jsonl", "s3://bucket/a b/rows.jsonl"),
-        ("s3://KEY:SECRET@bucket/rows.jsonl", "s3://KEY@bucket/rows.jsonl"),
+        ("s3://bucket/part-?.jsonl", "s3://bucket/part-?.jsonl"),
+        ("s3://arn:aws:s3:eu-west-1:1:accesspoint/a/b", "s3://arn:aws:s3:eu-west-1:1:accesspoint/a/b"),
+        ("s3://KEY:SECRET@bucket/rows.jsonl", "s3://…"),
+        ("s3://KEY:SEC/RET@bucket/rows.jsonl", "s3://…"),
         ("s3://bucket/rows.jsonl?versionId=3", "s3://bucket/rows.jsonl?versionId=3"),
-        ("az://container/rows.jsonl?sv=1&sig=SECRET", "az://container/rows.jsonl?sv=1"),
-        (
-            "abfs://container@account.dfs.core.windows.net/a",
-            "abfs://container@account.dfs.core.windows.net/a",
-        ),
+        ("az://container/rows.jsonl?sv=1&sig=SECRET", "az://container/rows.jsonl"),
+        ("abfs://container@account.dfs.core.windows.net/a", "abfs://container@account.dfs.core.windows.net/a"),
         ("https://user:SECRET@host/rows.jsonl?X-Amz-Signature=SECRET#x", "https://host/rows.jsonl"),
         ("https://SECRET@host:8080/rows.jsonl", "https://host:8080/rows.jsonl"),
+        ("https://host/npm/pkg@1.2.3/rows.jsonl", "https://host/npm/pkg@1.2.3/rows.jsonl"),
+        ("https://host/rows.jsonl?SECRET", "https://host/rows.jsonl"),
+        ("http://user:SEC/RET@host", "http://…"),
+        ("http://user:123/SECRET@host", "http://…"),
+        ("http:/user:SECRET@host/f", "http://…"),
+        ("postgresql:/me:SECRET@host/db?table=t", "postgresql://…"),
+        ("postgresql:me:SECRET@host/db?table=t", "postgresql://…"),
         ("postgresql://me:SECRET@host:5432/db?table=t", "postgresql://me@host:5432/db?table=t"),
         ("postgresql://me:SEC/RET@?@host/db?table=t&password=SECRET", "postgresql://me@host/db?table=t"),
         ("postgresql://host/db?user=me&sslpassword=SECRET&table=t", "postgresql://host/db?user=me&table=t"),
+        ("postgresql://host/db?%70assword=SECRET&table=t", "postgresql://host/db?table=t"),
+        ("postgresql://me:SECRET/db?table=t", "postgresql://…"),
+        (
+            "postgresql:///db?host=/run/postgresql&sslmode=require&table=a.b",
+            "postgresql:///db?host=/run/postgresql&sslmode=require&table=a.b",
+        ),
         ("sqlite:///rows.db?query=SELECT key FROM t", "sqlite:///rows.db?query=SELECT key FROM t"),
-        ("mysql://me:SECRET@host/db", "mysql://host/db"),
+        ("sqlite:///a.db?query=SELECT a FROM t WHERE k = 'SECRET'", "sqlite:///a.db?query=SELECT a FROM t WHERE k = …"),
+        ("duckdb:///rows.db?table=t&motherduck_token=SECRET", "duckdb:///rows.db?table=t"),
+        ("mysql://me:SECRET@host/db", "mysql://…"),
+        ("file://me:SECRET@host/f", "file://…"),
+        (" http://me:SECRET@host/f", "…http://…"),
+        ("./s3://me:SECRET@host/f", "…s3://…"),
+        ("simplecache::https://me:SECRET@host/db", "simplecache::https://…"),
     ],
-)
-def test_what_is_shown_of_an_address(address: str, shown: str) -> None:
-    assert without_secrets(address) == shown
-    assert without_secrets(shown) == shown
+)  # fmt: skip
+def test_what_is_shown_of_an_address(address: str, harmless: str) -> None:
+    assert shown(address) == harmless
+    assert shown(harmless) == harmless
 
 
-@given(
-    st.sampled_from(["https", "s3", "postgresql", "hf", "odd"]),
-    st.text(st.characters(codec="ascii", exclude_characters="\r\n\t "), min_size=8).map("SECRET".__add__),
+SECRET = st.text(
+    st.characters(codec="ascii", min_codepoint=33, max_codepoint=126), min_size=4, max_size=12
+).map(lambda text: f"s3cr3t{text}s3cr3t")
+"""What may stand in an address as it is, whoever takes it for something else."""
+PLACES = (
+    "http://me:{}@host/a.jsonl",
+    "http://{}@host/a.jsonl",
+    "http://me:12/{}@host/a.jsonl",
+    "http://me:12?{}@host/a.jsonl",
+    "https://host/a.jsonl?X-Amz-Signature={}",
+    "https://host/a.jsonl?a=1&{}",
+    "https://host:1/a.jsonl#{}",
+    "https:/me:{}@host/a.jsonl",
+    "s3://key:{}@bucket/a.jsonl",
+    "s3:/key:{}@bucket/a.jsonl",
+    "az://container/a.jsonl?sig={}",
+    "az://account:{}@container/a.jsonl",
+    "hf://me:{}@datasets/a/b/c.csv",
+    "postgresql://me:{}@host/db?table=t",
+    "postgres:/me:{}@host/db?table=t",
+    "postgresql://host/db?password={}&table=t",
+    "postgresql://host/db?table=t&sslpassword={}",
+    "postgresql://host/db?%70assword={}&table=t",
+    "postgresql://host/db?options=-c%20a.b%3D{}&table=t",
+    "postgresql://host/db?query=SELECT f('{}') FROM t",
+    "duckdb:///a.duckdb?motherduck_token={}&table=t",
+    "sqlite://me:{}@host/a.db?table=t",
+    "odd://me:{}@host",
+    "filecache::s3://me:{}@bucket/a",
 )
-def test_no_password_is_shown(scheme: str, password: str) -> None:
-    for secret in (password.replace("/", "").replace("@", "").replace("?", "").replace("#", ""), password):
-        if secret != password or scheme == "postgresql":
-            table = "?table=t" if scheme == "postgresql" else ""
-            assert "SECRET" not in without_secrets(f"{scheme}://me:{secret}@host/rows.jsonl{table}")
+
+
+@given(st.sampled_from(PLACES), SECRET, st.booleans())
+def test_no_secret_is_shown_wherever_it_stands(place: str, secret: str, is_quoted: bool) -> None:
+    # A user alone that is not quoted reads as a host: https://s3cr3t/x@host
+    is_quoted = is_quoted or place.startswith("http://{}")
+    address = place.format(quote(secret, safe="") if is_quoted else secret)
+    harmless = shown(address)
+    assert "s3cr3t" not in harmless
+    assert shown(harmless) == harmless
+    assert whole(keep_secrets(address)) == address
+    if parts_of(address) is None:
+        assert oddity(address) is None or "s3cr3t" not in " ".join(oddity(address) or ())
+    else:
+        for told in (secret, quote(secret), f"cannot reach {address!r}", f"bad port {secret[:-3]!r}"):
+            assert "s3cr3t" not in (harmless_words(told) or "")
+
+
+def test_addresses_that_are_shown_alike_are_opened_each_as_it_is() -> None:
+    files = [f"https://alike/rows.jsonl?file={name}" for name in "ab"]
+    queries = [f"sqlite:///alike.db?query=SELECT * FROM t WHERE a = '{name}'" for name in "ab"]
+    for addresses in (files, queries):
+        kept = [keep_secrets(address) for address in addresses]
+        assert [whole(one) for one in kept] == addresses
+        assert [keep_secrets(one) for one in kept] == kept
+        assert kept[1] == keep_secrets(addresses[1])
 
 
 def test_secrets_are_given_back_to_whoever_opens_an_address() -> None:
@@ -62,12 +132,30 @@ def test_secrets_are_given_back_to_whoever_opens_an_address() -> None:
 
 
 def test_addresses_in_texts_are_shown_without_their_secrets() -> None:
-    told = without_secrets_in("cannot GET https://host/a?sig=SECRET, message='https://me:SECRET@host/b'")
+    told = harmless_words("cannot GET https://host/a?sig=SECRET, message='https://me:SECRET@host/b'")
     assert told == "cannot GET https://host/a message='https://host/b'"
+    assert harmless_words("connection  refused\n") == "connection refused"
 
 
 def test_schemes() -> None:
-    assert [scheme_of(name) for name in ("S3://b/k", "a/b", "x:y", 5, None)] == ["s3", None, None, None, None]
+    names = ("S3://b/k", "s3:/b/k", "a/b", "x:y", "./s3:b", 5, None)
+    assert [scheme_of(name) for name in names] == ["s3", "s3", None, None, None, None, None]
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        ("s3:/b/k", "two slashes"),
+        ("file:///a%20b/c.jsonl", "give its path"),
+        (" http://host/c.jsonl", "give the address alone"),
+        ("http://me:a/b@host/c", "write / as %2F"),
+        ("http://localhost:9000/a@b/c.jsonl", "an @ elsewhere as %40"),
+        ("s3://key:secret@bucket/c", "not in the address"),
+        ("sqlite://rows.db?table=t", "three slashes"),
+    ],
+)
+def test_what_cannot_be_read_for_sure_says_how_it_is_written(address: str, told: str) -> None:
+    assert told in " ".join(oddity(address) or ())
 
 
 @pytest.mark.parametrize(

@@ -173,7 +173,7 @@ def test_a_table_that_exists_is_not_lost(tables: Tables) -> None:
         ("sqlite:///rows.db?table=", "both a table and a query, or neither"),
         ("sqlite:///rows.db?table=t&query=SELECT 1", "both a table and a query"),
         ("sqlite:///rows.db?table=a..b", "is no name of a table"),
-        ("sqlite:///rows.db?mode=x&table=t", "a file has no parameter 'mode'"),
+        ("sqlite:///rows.db?mode=x&table=t", "a file has no other parameters than a table or a query"),
     ],
 )
 def test_what_is_no_table_is_said(address: str, told: str) -> None:

@@ -94,9 +94,9 @@ def test_what_cannot_be_read_is_said(s3: S3, address: str, told: str) -> None:
 
 
 def test_an_address_that_was_made_a_path_is_told_from_one(s3: S3) -> None:
-    with pytest.raises(InputError, match="give it as text"):
+    with pytest.raises(InputError, match="with two slashes behind the colon, as text"):
         check_target(Path(f"s3://{BUCKET}/out.jsonl"))
-    with pytest.raises(InputError, match=r"no such file .the address s3://bucket/in.jsonl is given as text"):
+    with pytest.raises(InputError, match="with two slashes behind the colon, as text"):
         records(Path(f"s3://{BUCKET}/in.jsonl"))
 
 

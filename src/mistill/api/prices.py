@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from mistill.api.usage import Usage
 from mistill.errors import InputError, nearest_name
 from mistill.foreign_text import read_toml
+from mistill.same_place import check_is_here
 from mistill.struct_types import look_at
 from mistill.wording import Setting, Words, words
 
@@ -213,6 +214,7 @@ def load_prices(source: Path | str | Mapping[str, Any]) -> Prices:
     """
     if isinstance(source, Mapping):
         return _convert(dict(source), "prices")
+    check_is_here(str(source), "prices")
     try:
         text = Path(source).read_text("utf-8")
     except (OSError, ValueError) as error:  # the latter: no UTF-8, or a name that no file can have

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from mistill.addresses import is_of_store, is_of_table, without_secrets
+from mistill.addresses import is_of_store, is_of_table, shown
 from mistill.datasets.compression import COMPRESSIONS, Compression
 from mistill.datasets.optional_library import OPENPYXL, PYARROW, OptionalLibrary
 from mistill.errors import InputError
@@ -195,7 +195,7 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
     """
     if is_of_table(name):
         if override is not None:
-            raise InputError(f"{without_secrets(name)} is a table, and has no format", hint="leave it out")
+            raise InputError(f"{shown(name)} is a table, and has no format", hint="leave it out")
         return _TABLE
     if override is not None:
         chosen = parse_format(override)
@@ -207,7 +207,7 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
     found = format_by_suffix(name)
     if found is None:
         raise InputError(
-            f"{without_secrets(name)}: its suffix names no known format",
+            f"{shown(name)}: its suffix names no known format",
             hint=f"pass the format, one of: {KNOWN_FORMATS}",
         )
     return found
@@ -216,7 +216,7 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
 def format_by_suffix(name: str) -> FileFormat | None:
     """What the suffixes of a file's name say; ``None`` where they name no format."""
     if is_of_store(name):
-        name = without_secrets(name).partition("?")[0]
+        name = shown(name).partition("?")[0]
     suffixes = PurePath(name).suffixes
     for count in (2, 1):
         found = parse_format("".join(suffixes[-count:])) if len(suffixes) >= count else None

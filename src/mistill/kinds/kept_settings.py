@@ -8,12 +8,12 @@ from collections.abc import Generator, Iterable
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final, cast
-from urllib.parse import quote, unquote_to_bytes
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 import msgspec
 from msgspec import Struct
 
-from mistill.addresses import database_file, is_elsewhere, keep_secrets, scheme_of
+from mistill.addresses import database_file, is_elsewhere, keep_secrets, scheme_of, shown
 from mistill.api.prices import Prices, factors_of, load_prices
 from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.hugging_face import features_of, with_features
@@ -26,8 +26,9 @@ from mistill.kinds.manifest import RunManifest
 from mistill.kinds.options import RunOptions
 from mistill.ledger import LedgerReader
 from mistill.ledger.far_outputs import address_of_ledger, ledger_of_address
-from mistill.ledger.files import is_database
+from mistill.ledger.files import is_database, is_ledger
 from mistill.ledger.shard_files import is_in_shards, is_memory
+from mistill.same_place import canonical, refuse_unclear
 from mistill.struct_types import look_at
 from mistill.wording import Phrase, Setting, words
 
@@ -35,13 +36,22 @@ LEDGER_SUFFIX: Final = ".ledger"
 
 
 def ledger_beside(out: str | Path) -> Path:
-    """Where the run that writes ``out`` remembers, unless it was told another place."""
-    if is_elsewhere(str(out)):
-        return ledger_of_address(str(out), LEDGER_SUFFIX)
-    if (file := database_file(str(out))) is not None:
-        table = str(out).partition("?")[2].removeprefix("table=")
-        return Path(f"{file}.{quote(table, safe=' ')}{LEDGER_SUFFIX}")
-    return Path(f"{str(out).rstrip('/') or out}{LEDGER_SUFFIX}")
+    """Where the run that writes ``out`` remembers, unless it was told another place: the same however that is written.
+
+    Earlier versions went by how it is written; a ledger that is there stays what it is.
+    """
+    name = str(out).rstrip("/") or str(out)
+    beside, as_written = _named(canonical(name)), _named(shown(name))
+    return as_written if as_written != beside and as_written.exists() and not beside.exists() else beside
+
+
+def _named(out: str) -> Path:
+    if is_elsewhere(out):
+        return ledger_of_address(out, LEDGER_SUFFIX)
+    if (file := database_file(out)) is not None:
+        table = out.partition("?")[2].removeprefix("table=")
+        return Path(f"{file}.{quote(unquote(table), safe=' ')}{LEDGER_SUFFIX}")
+    return Path(f"{out}{LEDGER_SUFFIX}")
 
 
 def output_of(ledger: str | Path) -> str | None:
@@ -71,6 +81,7 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
             raise InputError("no run is named", hint=words("give its output, or its ", Setting("ledger")))
         path, ledger = ledger, None
     name = keep_secrets(str(path).rstrip("/") or str(path))
+    refuse_unclear(name)
     beside = Path(ledger) if ledger is not None else ledger_beside(name)
     if ledger is None and not is_memory(beside) and _is_ledger(name):
         out, beside = output_of(name), Path(name)
@@ -96,12 +107,20 @@ def _is_ledger(name: str) -> bool:
 
 
 def refuse_unwritten(source: Any) -> None:
-    """``InputError`` if a file of an input is not there because the run that writes it has not come to its end."""
+    """``InputError`` if a file of an input is not there because the run that writes it has not come to its end, or is a
+    ledger: that is read by SQLite alone, see `is_database`."""
     several = cast("Iterable[Any]", source) if isinstance(source, list | tuple) else (source,)
     for path in several:
-        if not isinstance(path, str | Path) or scheme_of(path) is not None or _is_there(path):
+        if not isinstance(path, str | Path) or scheme_of(path) is not None:
             continue
-        if not _is_there(ledger_beside(path)):
+        if is_ledger(Path(path)):
+            raise InputError(
+                f"{path} is a ledger, and no input",
+                hint=words(
+                    "name the output of its run, or write one: ", Phrase("export_run(…)", "`mistill export`")
+                ),
+            )
+        if _is_there(path) or not _is_there(ledger_beside(path)):
             continue
         name = str(path)
         raise InputError(

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote, unquote
 
-from mistill.addresses import scheme_of, without_secrets
+from mistill.addresses import scheme_of
 from mistill.user_state import state_dir
 
 _PLAIN: Final = " !#$&'()+,-.=@[]^_`{}~"
@@ -24,11 +24,11 @@ def ledger_of_address(address: str, suffix: str) -> Path:
     """The ledger of the run that writes to an address; whoever starts the run again, from wherever, finds it.
 
     Args:
-        suffix: of ledgers.
+        address: without its secrets. ``suffix``: of ledgers.
     """
     scheme = scheme_of(address)
     assert scheme is not None, "it is an address"
-    steps = without_secrets(address)[len(scheme) + 3 :].split("/")
+    steps = address[len(scheme) + 3 :].split("/")
     *folders, name = [_ODD.get(step) or quote(step, safe=_PLAIN) for step in steps]
     return folder_of_ledgers().joinpath(scheme, *folders, name + suffix)
 

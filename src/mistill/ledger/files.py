@@ -5,16 +5,13 @@ from __future__ import annotations
 import glob
 import os
 import shlex
+import sqlite3
 import time
-from contextlib import suppress
+from contextlib import closing, suppress
 from pathlib import Path
 
 from mistill.ledger.tables import APPLICATION_ID
 
-_MAGIC = b"SQLite format 3\0"
-_APPLICATION_ID_AT = 68
-
-_DATABASE = b"SQLite format 3\0"
 _COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
 
 
@@ -57,24 +54,7 @@ def owner_of(path: Path) -> Path | None:
             if name.name.endswith(end)
         ),
     ]
-    return next((owner for owner in owners if owner.name and _is_database(owner)), None)
-
-
-def is_same(path: Path, other: Path) -> bool:
-    """Whether both names are of one file, or would be."""
-    with suppress(OSError):
-        return path.samefile(other)
-    return os.path.realpath(path) == os.path.realpath(other)
-
-
-def _is_database(path: Path) -> bool:
-    try:
-        if not path.is_file():
-            return False
-        with path.open("rb") as file:
-            return file.read(len(_DATABASE)) == _DATABASE
-    except (OSError, ValueError):
-        return False
+    return next((owner for owner in owners if owner.name and is_database(owner)), None)
 
 
 def main_name(path: Path) -> tuple[Path, bool]:
@@ -102,20 +82,28 @@ def main_name(path: Path) -> tuple[Path, bool]:
 
 def is_database(path: Path) -> bool:
     """Whether it is a file of SQLite's (https://www.sqlite.org/fileformat2.html, 1.3.1)."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(_MAGIC)) == _MAGIC
-    except OSError:
-        return False
+    return _application_in(path) is not None
 
 
 def is_ledger(path: Path) -> bool:
     """Whether it is a database of ours: its header says whose it is (the same, 1.3.14)."""
-    if not is_database(path):
-        return False
-    with path.open("rb") as file:
-        file.seek(_APPLICATION_ID_AT)
-        return file.read(4) == APPLICATION_ID.to_bytes(4, "big")
+    return _application_in(path) == APPLICATION_ID
+
+
+def _application_in(path: Path) -> int | None:
+    """Whose database a file is, by its header; ``None``: it is none.
+
+    SQLite looks, and nothing of ours: whoever closes a file drops all locks that this process has on it, those of a
+    connection too by which a run writes or somebody reads (https://www.sqlite.org/howtocorrupt.html, 2.2).
+    """
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            return None
+        uri = f"{path.absolute().as_uri()}?immutable=1"
+        with closing(sqlite3.connect(uri, uri=True)) as connection:
+            return connection.execute("PRAGMA application_id").fetchone()[0]
+    except (OSError, ValueError, sqlite3.Error):  # no name that a file can have, or no database
+        return None
 
 
 def free_name(path: Path, why: str) -> Path:

@@ -5,16 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-from mistill.addresses import database_file, scheme_of, without_secrets
+from mistill.addresses import database_file, scheme_of
 from mistill.errors import InputError
-from mistill.ledger.files import files_of, is_ledger, is_same, owner_of
+from mistill.ledger.files import files_of, is_ledger, owner_of
+from mistill.same_place import is_same_file, is_same_place
 from mistill.wording import Setting, words
 
 
 def check_targets(out: str | Path | None, ledger: Path | None, inputs: Iterable[str | Path]) -> None:
     """Refuses an output or a ledger that would take the place of something else. Nothing is written.
 
-    Links are followed: what counts is the file. That a file exists is no reason here: see `writers.check_no_loss`.
+    What counts is the place, however it is written (see `is_same_place`). That a file exists is no reason here: see
+    `writers.check_no_loss`.
 
     Args:
         out: where records go; ``None`` or ``"-"``: to no file.
@@ -30,20 +32,18 @@ def check_targets(out: str | Path | None, ledger: Path | None, inputs: Iterable[
         _check_ledger(ledger, read)
     if out is None or str(out) == "-":
         return
+    if any(is_same_place(str(out), one) for one in named):
+        raise _is_input(out, ledger)
     if scheme_of(str(out)) is not None:
-        if without_secrets(str(out)) in named:
-            raise _is_input(out, ledger)
         file = database_file(str(out))
         if file is not None and (
-            is_ledger(Path(file)) or (ledger is not None and is_same(Path(file), ledger))
+            is_ledger(Path(file)) or (ledger is not None and is_same_file(file, ledger))
         ):
             raise InputError(
                 f"{out}: {file} is a ledger, which has no other tables", hint="name another file"
             )
         return
     target = Path(out)
-    if _same(target, read) is not None:
-        raise _is_input(out, ledger)
     if ledger is not None and _same(target, files_of(ledger)) is not None:
         raise InputError(
             f"{out} is the ledger of this run or belongs to it, and the output would replace it",
@@ -51,7 +51,9 @@ def check_targets(out: str | Path | None, ledger: Path | None, inputs: Iterable[
         )
     if (owner := owner_of(target)) is not None:
         what = (
-            "is a ledger or another database" if is_same(owner, target) else f"belongs to the ledger {owner}"
+            "is a ledger or another database"
+            if is_same_file(owner, target)
+            else f"belongs to the ledger {owner}"
         )
         raise InputError(
             f"{out} {what}, and the output would replace it", hint="give the output another name"
@@ -70,12 +72,12 @@ def _check_ledger(ledger: Path, inputs: Iterable[Path]) -> None:
     for path in files_of(ledger):
         if (one := _same(path, inputs)) is not None:
             raise _ledger_is(ledger, f"{one} is an input of this run", path)
-    if (owner := owner_of(ledger)) is not None and not is_same(owner, ledger):
+    if (owner := owner_of(ledger)) is not None and not is_same_file(owner, ledger):
         raise _ledger_is(ledger, f"it belongs to the ledger {owner}", ledger)
 
 
 def _same(path: Path, others: Iterable[Path]) -> Path | None:
-    return next((other for other in others if is_same(path, other)), None)
+    return next((other for other in others if is_same_file(path, other)), None)
 
 
 def _ledger_is(ledger: Path, reason: str, path: Path) -> InputError:

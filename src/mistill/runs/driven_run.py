@@ -20,7 +20,7 @@ from mistill.llms.event_loop import background
 from mistill.records.misfits import Misfit
 from mistill.runs.opening import output_held
 from mistill.runs.report import StartRecord, StartReport, last_start
-from mistill.runs.run import Run, end_by
+from mistill.runs.run import Run, end_by, unfinished_output
 from mistill.runs.shard_run import RunPlace
 from mistill.runs.shared_budget import spent_by
 from mistill.runs.steering import DriverSteering
@@ -73,7 +73,11 @@ class DrivenRun(Run):
             )
             with self._control.steered(steering):
                 yield driver
-            ended = self._finish_all(driver, begun)
+            ended = None
+            with unfinished_output(OwnProcess()) as cut_off:
+                ended = self._finish_all(driver, begun)
+            if ended is None:
+                ended = msgspec.structs.replace(self._of_shards(begun), stopped=ErrorRecord.of(cut_off[0]))
         except (Exception, KeyboardInterrupt) as error:
             stopped = msgspec.structs.replace(self._told(), stopped=ErrorRecord.of(end_by(error)))
             with suppress(LedgerError):

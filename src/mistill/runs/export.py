@@ -18,13 +18,13 @@ from mistill.datasets.writers import CsvDialect, check_no_loss, open_writer
 from mistill.errors import InputError, LedgerError
 from mistill.kinds.kept_settings import find_run, read_inputs, read_options, read_types
 from mistill.ledger import LedgerReader, LedgerRow
-from mistill.ledger.files import is_same
 from mistill.ledger.targets import check_targets
 from mistill.records.misfits import Misfit, Misfits, misfit_lines
 from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.record_lines import added_columns, record_line, record_parts
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter, SeenColumns
+from mistill.same_place import is_same_place
 from mistill.wording import Phrase, Setting, words
 
 _log = logging.getLogger("mistill")
@@ -93,7 +93,7 @@ def export_run(
         LedgerError: it is not finished and ``partial`` is not wanted.
     """
     _check_form(as_, turns, keep, drop)
-    to = keep_secrets(str(to))
+    out, to = keep_secrets(str(out)), keep_secrets(str(to))
     if as_ is not None:
         _check_holds_conversations(format_of(str(to), format), to)
     output, path = find_run(out, ledger)
@@ -121,7 +121,7 @@ def export_run(
         _log.warning("left out of %s: %s", to, chat.left_out)
     if where is not None and not written.records:
         _log.warning("%s", chosen.nothing(out))
-    warn_of_misfits(written.misfits, str(out))
+    warn_of_misfits(written.misfits, out)
     return written
 
 
@@ -137,19 +137,13 @@ def _check_no_loss(out: str | None, to: str | Path, by: str | None) -> None:
     Args:
         by: what the run's own output would be replaced by, where that is less than its records.
     """
-    if out is None or not _is_same_output(str(to), out):
+    if out is None or not is_same_place(str(to), out):
         check_no_loss(to, "overwrite")
     elif by is not None and target_of(to).holds_something():
         raise InputError(
             f"{to} is the run's own output, and would be replaced by {by}",
             hint=words("choose another name, or replace it with ", Setting("overwrite", True)),
         )
-
-
-def _is_same_output(to: str, out: str) -> bool:
-    if scheme_of(to) is None and scheme_of(out) is None:
-        return is_same(Path(to), Path(out))
-    return to == out
 
 
 def export(

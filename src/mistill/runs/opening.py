@@ -8,17 +8,18 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mistill.addresses import is_elsewhere, scheme_of
+from mistill.addresses import is_elsewhere
 from mistill.datasets.places import target_of
 from mistill.datasets.sources import Exploded, Filtered, Named, Source, open_source
 from mistill.errors import InputError, LedgerError, LedgerInUse
 from mistill.kinds.kept_settings import ledger_beside, refuse_unwritten
 from mistill.kinds.options import RunOptions
-from mistill.ledger.files import is_same, main_name
+from mistill.ledger.files import main_name
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import is_in_shards
 from mistill.process import OwnProcess
 from mistill.runs.where import InputFilter, require_columns
+from mistill.same_place import canonical, check_is_here, is_same_file
 from mistill.wording import Setting, words
 
 _log = logging.getLogger("mistill")
@@ -77,8 +78,8 @@ def output_held(out: str | None, ledger: Path) -> Generator[None]:
     if out is None or out == "-":
         yield
         return
-    beside = ledger_beside(out if scheme_of(out) is not None else Path(out).resolve())
-    if is_same(beside, ledger):
+    beside = ledger_beside(canonical(out))
+    if is_same_file(beside, ledger):
         yield
         return
     process, lock = OwnProcess(), None
@@ -98,7 +99,8 @@ def output_held(out: str | None, ledger: Path) -> Generator[None]:
 
 
 def _check_path(ledger: Path) -> None:
-    """``InputError`` if no file can have that name."""
+    """``InputError`` if no file of this machine can have that name."""
+    check_is_here(str(ledger), "ledger")
     try:
         is_possible = bool(ledger.name) and (not ledger.is_dir() or is_in_shards(ledger))
     except (OSError, ValueError) as error:  # a name that is too long, or no text of a file system

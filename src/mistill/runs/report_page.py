@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
-from mistill.addresses import without_secrets
+from mistill.addresses import shown
 from mistill.api.prices import price_of
 from mistill.api.usage import Usage
 from mistill.audits.charges import lines_of, takings_in
@@ -72,7 +72,7 @@ def report_page(report: RunReport, reader: LedgerReader | None, wording: Wording
         at: when that is, in unix seconds.
     """
     report = report.worded(wording)
-    out = None if report.out in (None, "-") else without_secrets(report.out)
+    out = None if report.out in (None, "-") else shown(report.out)
     name = "A run without an output" if out is None else Path(out).name
     running = ", and goes on" if report.is_running else ""
     drawn = None if reader is None else DrawnRows(reader, report)

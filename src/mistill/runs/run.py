@@ -207,7 +207,7 @@ class Run(RunResults):
         self._source = rows = opened_input(source, options)
         name = None if out is None else keep_secrets(str(out))
         if name is not None:
-            check_target(out if isinstance(out, Path) else name, options.output_format, options.csv_dialect)
+            check_target(name, options.output_format, options.csv_dialect)
         if rows.columns is not None:
             shape.check_row(rows.columns)
         self._check_chosen(shape, rows)
@@ -524,21 +524,24 @@ class Run(RunResults):
             self._course = CourseRecorder(self._snapshot)
             self._number = number = self._note_begin(ledger)
             self._control.take(runner)
+            expected = output = written = None
             try:
                 with self._steered(runner, partial(self._keep_start, ledger, number)):
                     yield runner
-                expected, output, written = self._finish(runner, is_first=number == 1)
+                with unfinished_output(process) as cut_off:
+                    expected, output, written = self._finish(runner, is_first=number == 1)
             except (Exception, KeyboardInterrupt) as error:
                 if process.is_this():  # else it goes on, in the parent
                     ended = self._record(before, runner, stopped=end_by(error))
                     with suppress(LedgerError):  # it may be what failed
                         self._note_end(ledger, number, ended)
                 raise
+            stopped = cut_off[0] if cut_off else runner.stopped
             ended = self._record(
-                before, runner, stopped=runner.stopped, forecast=expected, output=output, written=written
+                before, runner, stopped=stopped, forecast=expected, output=output, written=written
             )
             self._note_end(ledger, number, ended)
-            self._broke_off, self._ended_by = runner.broke_off, runner.stopped
+            self._broke_off, self._ended_by = runner.broke_off, stopped
         self._settle_retries(looks=False)
 
     def _refuse_foreign(self) -> None:
@@ -974,6 +977,22 @@ def end_by(error: Exception | KeyboardInterrupt) -> MistillError:
     if isinstance(error, KeyboardInterrupt):
         return Stopped("interrupted", reason="interrupted", hint=words(START_AGAIN, " to go on"))
     return error if isinstance(error, MistillError) else unforeseen(error)
+
+
+@contextmanager
+def unfinished_output(process: OwnProcess) -> Generator[list[Stopped]]:
+    """What stopped the block, in which the output is written: Ctrl-C leaves that as it was, and every answer in the
+    ledger."""
+    cut_off: list[Stopped] = []
+    try:
+        yield cut_off
+    except KeyboardInterrupt:
+        if not process.is_this():
+            raise
+        hint = words(START_AGAIN, " to write it: no row is asked again")
+        cut_off.append(
+            Stopped("interrupted while the output was written", reason="interrupted", hint=hint)
+        )
 
 
 def _in_thread(work: Callable[[], None]) -> Future[None]:

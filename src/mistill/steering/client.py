@@ -13,7 +13,8 @@ from typing import Any
 
 import msgspec
 
-from mistill.errors import InputError
+from mistill.errors import InputError, LedgerError
+from mistill.ledger import LedgerReader
 from mistill.ledger.files import main_name
 from mistill.ledger.lock import holder_of, is_held
 from mistill.ledger.shard_files import is_in_shards, whole_of
@@ -40,6 +41,7 @@ class Control:
 
     def __init__(self, ledger: Path, *, begins_within_s: float = 2.0) -> None:
         self.ledger = whole_of(ledger) if is_in_shards(ledger) else ledger
+        self._run = ledger
         self._begins_within_s = begins_within_s
 
     def __repr__(self) -> str:
@@ -150,6 +152,13 @@ class Control:
 
     def _out_of_reach(self) -> InputError:
         process = holder_of(main_name(self.ledger)[0])
+        with suppress(LedgerError), LedgerReader(self._run) as reader:
+            if reader.counts().is_finished:
+                return InputError(
+                    f"every row of the run in {self._run} has come to its end, and its output is being written",
+                    hint="there is nothing left to steer; Ctrl-C where it runs leaves the output unwritten, and every "
+                    "answer in the ledger",
+                )
         which = "the run goes on" + ("" if process is None else f" in process {process}")
         return InputError(
             f"{which}, and takes no orders from here: it is on another machine, in a container, another user's, or of "

@@ -15,6 +15,7 @@ from typing import Any, cast
 
 from mistill.errors import InputError, nearest_name
 from mistill.foreign_text import read_json
+from mistill.same_place import check_is_here
 from mistill.structured.schema import compile_schema
 from mistill.structured.structured_output import compile_structured_output
 
@@ -31,6 +32,7 @@ def load_schema(reference: str) -> Any:
     """
     if reference.lstrip().startswith("{"):
         return read_json(reference, "the schema")
+    check_is_here(reference, "the schema")
     if reference.endswith(".json"):
         try:
             text = Path(reference).read_text(encoding="utf-8-sig")

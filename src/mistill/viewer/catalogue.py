@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mistill.addresses import without_secrets
+from mistill.addresses import shown
 from mistill.characters import whole_characters
 from mistill.errors import InputError, MistillError
 from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, ledger_beside, output_of, read_manifest
@@ -76,7 +76,7 @@ class Catalogue:
             self._folder = Path(path)
         elif ledger is None and not Path(path).exists() and not ledger_beside(path).exists():
             raise InputError(
-                f"there is no run and no folder at {without_secrets(str(path))}",
+                f"there is no run and no folder at {shown(str(path))}",
                 hint=words("give the output of a run, or its ", Setting("ledger"), ", or a folder with some"),
             )
         else:

@@ -9,6 +9,7 @@ import click
 from mistill.cli.command import OTHER, option
 from mistill.cli.command import command as cli_command
 from mistill.cli.exit_codes import Exit
+from mistill.cli.options.param_types import Named
 from mistill.cli.options.run_options import option_of_run
 from mistill.cli.terminal.output import say, show
 from mistill.curation.near_duplicates import Deduped, dedupe
@@ -28,8 +29,14 @@ mistill dedupe embeddings.parquet --to marked.parquet --mark        # all rows, 
 mistill dedupe embeddings.parquet --json | jq '.dropped | length'   # only look
 """,
 )
-@click.argument("source", nargs=-1, required=True)
-@option("--to", group="Output", metavar="FILE", help=f"The rows that are kept. By suffix: {OUTPUT_FORMATS}.")
+@click.argument("source", nargs=-1, required=True, type=Named())
+@option(
+    "--to",
+    type=Named(),
+    group="Output",
+    metavar="FILE",
+    help=f"The rows that are kept. By suffix: {OUTPUT_FORMATS}.",
+)
 @option(
     "--mark",
     group="Output",

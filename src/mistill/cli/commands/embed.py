@@ -18,6 +18,7 @@ from mistill.cli.options.model_options import (
     prices_option,
     trace_content_option,
 )
+from mistill.cli.options.param_types import Named
 from mistill.cli.options.run_options import (
     dry_run_option,
     options_given,
@@ -44,7 +45,7 @@ mistill embed 'data/*.csv' --out vectors.jsonl --prompt "{{ title }}: {{ body }}
 mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-dimension 256 --output-dtype int8
 """,
 )
-@click.argument("source", nargs=-1, required=True)
+@click.argument("source", nargs=-1, required=True, type=Named())
 @run_options(EmbeddingKind, groups=("Prompt",))
 @option("--model", group="Model", metavar="NAME", help=f"[default: {_DEFAULT_MODEL}]")
 @endpoint_options

@@ -11,7 +11,7 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import fetch_option, ledger_option, where_option
 from mistill.cli.options.model_options import schema_named
-from mistill.cli.options.param_types import Pair
+from mistill.cli.options.param_types import Named, Pair
 from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
@@ -37,9 +37,10 @@ mistill export judged.jsonl --where "score>=4" --to sft.jsonl --as chat \\
 mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
 """,
 )
-@click.argument("out")
+@click.argument("out", type=Named())
 @option(
     "--to",
+    type=Named(),
     group=_OUTPUT,
     required=True,
     metavar="FILE",

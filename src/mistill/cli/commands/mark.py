@@ -10,6 +10,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import ledger_option
+from mistill.cli.options.param_types import Named
 from mistill.cli.terminal.output import say
 from mistill.runs.results import RunResults
 
@@ -23,7 +24,7 @@ mistill export answers.jsonl --to looked_at.csv --where mark=good --extra-column
 mistill mark answers.jsonl 17 none
 """,
 )
-@click.argument("out")
+@click.argument("out", type=Named())
 @click.argument("row", type=click.IntRange(min=0))
 @click.argument("mark", type=click.Choice(["good", "bad", "none"]))
 @option("--note", group="Run", metavar="TEXT", help="And what there is to say of it.")

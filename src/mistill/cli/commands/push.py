@@ -10,6 +10,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import fetch_option, ledger_option, where_option
+from mistill.cli.options.param_types import Named
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
 from mistill.runs.hub import push_run
@@ -24,7 +25,7 @@ mistill push answers.jsonl me/answers --private
 mistill push judged.jsonl me/answers --where "score>=4" --split test
 """,
 )
-@click.argument("out")
+@click.argument("out", type=Named())
 @click.argument("repo")
 @option(
     "--split", group=_DATASET, metavar="NAME", default="train", help="The part of the dataset that it is."

@@ -12,6 +12,7 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import fetch_option, ledger_option
 from mistill.cli.options.model_options import attributes_of, endpoint_options
+from mistill.cli.options.param_types import Named
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import Colored, say
@@ -29,9 +30,10 @@ mistill report answers.jsonl --to report.html
 mistill report answers.jsonl --to - > report.html
 """,
 )
-@click.argument("out")
+@click.argument("out", type=Named())
 @option(
     "--to",
+    type=Named(),
     group="Output",
     metavar="FILE",
     help="Its name ends in .html; - for stdout.  [default: OUT with .report.html for its suffix]",

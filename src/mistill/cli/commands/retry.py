@@ -29,6 +29,7 @@ from mistill.cli.options.model_options import (
     structured_options,
     trace_content_option,
 )
+from mistill.cli.options.param_types import Named
 from mistill.cli.options.run_options import option_of_run, options_given, report_options
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
@@ -51,7 +52,7 @@ mistill retry answers.jsonl --where error=invalid_output --prompt-file better.tx
 mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://api.mistral.ai
 """,
 )
-@click.argument("out")
+@click.argument("out", type=Named())
 @failed_option
 @where_option
 @ledger_option

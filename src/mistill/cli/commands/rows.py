@@ -18,6 +18,7 @@ from mistill.cli.options.ledger_options import (
     ledger_option,
     where_option,
 )
+from mistill.cli.options.param_types import Named
 from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
@@ -45,7 +46,7 @@ mistill rows answers.jsonl --where 'category=refund, score>=4'
 mistill rows answers.jsonl --failed --extra-column prompt,raw
 """,
 )
-@click.argument("out")
+@click.argument("out", type=Named())
 @failed_option
 @where_option
 @option("--limit", group="Run", type=click.IntRange(min=0), metavar="N", help="At most so many.")

@@ -22,6 +22,7 @@ from mistill.cli.options.model_options import (
     structured_options,
     trace_content_option,
 )
+from mistill.cli.options.param_types import Named
 from mistill.cli.options.run_options import (
     dry_run_option,
     options_given,
@@ -49,7 +50,7 @@ mistill run prompts.jsonl --out answers.jsonl --settings run.toml --dry-run     
 mistill run prompts.jsonl --out answers.jsonl --settings run.toml --sample 20   # what will it cost?
 """,
 )
-@click.argument("source", nargs=-1, required=True)
+@click.argument("source", nargs=-1, required=True, type=Named())
 @run_options(ChatKind, groups=("Prompt",))
 @model_name_option
 @connection_options

@@ -12,6 +12,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import fetch_option, ledger_option
+from mistill.cli.options.param_types import Named
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import Colored, show
@@ -30,7 +31,7 @@ mistill show answers.jsonl 1929 --json | jq -r '.attempts[].raw'
 mistill rows answers.jsonl --failed --extra-column prompt,raw      # the same of many rows
 """,
 )
-@click.argument("out")
+@click.argument("out", type=Named())
 @click.argument("row")
 @option(
     "--id-column",

@@ -8,6 +8,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import ledger_option
+from mistill.cli.options.param_types import Named
 from mistill.cli.terminal.output import say, show
 from mistill.viewer.running import serve
 
@@ -22,7 +23,7 @@ mistill view answers.jsonl --annotate   # one run, whose rows may be marked good
 mistill view results --port 8090        # from elsewhere: ssh -L 8090:127.0.0.1:8090 HOST
 """,
 )
-@click.argument("path", metavar="[OUT|FOLDER]", default=".")
+@click.argument("path", metavar="[OUT|FOLDER]", default=".", type=Named())
 @option(
     "--annotate", group=_PAGE, is_flag=True, help="Rows may be marked, with a note; else nothing is written."
 )

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 from mistill.cli.command import negated, option
+from mistill.cli.options.param_types import Named
 
 ledger_option = option(
-    "--ledger", group="Run", metavar="FILE", help="Where the run remembers.  [default: OUT.ledger]"
+    "--ledger",
+    type=Named(),
+    group="Run",
+    metavar="FILE",
+    help="Where the run remembers.  [default: OUT.ledger]",
 )
 fetch_option = option(
     "--no-fetch",

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 
 import click
 
+from mistill.addresses import keep_secrets
 from mistill.errors import InputError
 from mistill.foreign_text import read_json
 from mistill.kinds.options import split_names
 from mistill.records.flattening import Flattening
+from mistill.same_place import check_is_here
 
 if TYPE_CHECKING:
     _Type = click.ParamType[Any]
@@ -135,6 +137,20 @@ class Pair(_Type):
             self.fail(f"{text.strip()!r} is not a number", param, ctx)
 
 
+class Named(_Type):
+    """A path or an address; of that, from here on, what may be shown: whoever opens it has the rest."""
+
+    name = "TEXT"
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,  # noqa: ARG002  click's signature
+        ctx: click.Context | None,  # noqa: ARG002  click's signature
+    ) -> Any:
+        return keep_secrets(value) if isinstance(value, str) else value
+
+
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 """What stands in the help for a value of a plain type."""
 
@@ -151,6 +167,7 @@ def read_text(path: str) -> str:
     Raises:
         InputError: it cannot be read.
     """
+    check_is_here(path, "a text")
     try:
         return Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

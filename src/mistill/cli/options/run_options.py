@@ -17,6 +17,7 @@ from mistill.cli.options.param_types import (
     Bytes,
     Duration,
     Flatten,
+    Named,
     NameList,
     Pair,
     members_of,
@@ -37,6 +38,7 @@ _FROM_FILES = ("prompt", "system")
 out_option = option(
     "--out",
     "-o",
+    type=Named(),
     group="Output",
     metavar="FILE",
     help=f"By suffix: {OUTPUT_FORMATS}; - for stdout. Needed, but for a --dry-run.",
@@ -136,7 +138,7 @@ def _click_settings(field: FieldInfo, written: Written) -> dict[str, Any]:
         return {"multiple": True, "type": NameList(written.metavar or "A,B")}
     if origin is Literal:
         return {"type": click.Choice(list(get_args(plain)))}
-    return {"type": str if plain is Path else plain, "metavar": METAVARS[plain]} | metavar
+    return {"type": Named() if plain is Path else plain, "metavar": METAVARS[plain]} | metavar
 
 
 def options_given(given: Mapping[str, Any]) -> dict[str, Any]:

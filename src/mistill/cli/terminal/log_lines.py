@@ -6,6 +6,7 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
+from mistill.addresses import harmless_words
 from mistill.cli.terminal.output import say
 from mistill.wording import Words, worded
 
@@ -34,8 +35,18 @@ class _OnceEach(logging.Handler):
             )  # loads what the program's help need not
 
             record.msg = worded(record.msg, on_the_command_line)
-        line = self.format(record)
+        line = _without_secrets(self.format(record))
         if line not in self._seen:
             self._seen.add(line)
             with suppress(OSError):  # a stderr that takes nothing must not fail whoever warns
                 say(line)
+
+
+def _without_secrets(line: str) -> str:
+    """What a library says, who knows of addresses more than is shown of them."""
+    told = harmless_words(line)
+    return (
+        line
+        if told == " ".join(line.split())
+        else told or "a library warns of what cannot be shown: it has a secret in it"
+    )

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import pkgutil
+import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
-from mistill.addresses import without_secrets_in
+from mistill.addresses import harmless_words
 from mistill.datasets.databases.table_address import TableAddress
 from mistill.datasets.encoding import encode_record
 from mistill.datasets.optional_library import PYARROW
@@ -142,8 +143,12 @@ class Database(ABC):
 
 
 def told_by(error: BaseException) -> str:
-    """A library's own words, in one line, without what is secret in addresses."""
-    return " ".join(without_secrets_in(str(error)).split())[:300] or type(error).__name__
+    """A library's own words, in one line; its error's name where they have something secret in them, or there are none.
+
+    Of psycopg's, the server's message; of all, nothing of the lines of SQL that they show.
+    """
+    said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
+    return (harmless_words(re.split(r"\n\s*LINE \d+:", said)[0]) or "")[:300] or type(error).__name__
 
 
 def database_of(address: str) -> Database:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 
-from mistill.addresses import KNOWN_ADDRESSES, STORES, is_of_table, meant_address, scheme_of
+from mistill.addresses import KNOWN_ADDRESSES, STORES, is_of_table, scheme_of
 from mistill.datasets.places.local_file import LocalFile
 from mistill.datasets.places.place import Place, Target
 from mistill.datasets.places.remote_file import RemoteFile
 from mistill.datasets.places.standard_stream import StandardStream
 from mistill.datasets.places.table_place import TablePlace
 from mistill.errors import InputError
+from mistill.same_place import refuse_unclear
 
 
 def place_of(target: str | os.PathLike[str]) -> Place:
@@ -22,9 +23,8 @@ def place_of(target: str | os.PathLike[str]) -> Place:
     name = os.fspath(target)
     scheme = scheme_of(name)
     if scheme is None:
-        if not isinstance(target, str) and (address := meant_address(name)) is not None:
-            raise InputError(f"{name} is the address {address} as a path", hint="give it as text")
         return StandardStream() if name == "-" else LocalFile(name)
+    refuse_unclear(name)
     if scheme not in STORES:
         raise InputError(
             f"{scheme}:// is no place that files are read from", hint=f"there are {KNOWN_ADDRESSES}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from mistill.addresses import without_secrets_in
+from mistill.addresses import harmless_words
 
 Problem = Literal["missing", "denied", "credentials", "changed", "broken"]
 
@@ -52,11 +52,14 @@ def problem_of(error: BaseException) -> Problem | None:
 
 
 def told_by(error: BaseException) -> str:
-    """The library's own words for what is at the bottom of it, in one line, without what is secret in addresses."""
+    """The library's own words for what is at the bottom of it, in one line; its error's name, and the status of HTTP,
+    where they have something secret in them, or there are none."""
     chain = _chain(error)
     error = next((one for one in chain if _status_of(one) is not None or _is_of_connection(one)), error)
-    text = " ".join(without_secrets_in(str(error)).split())
-    return text[:300] or type(error).__name__
+    status = _status_of(error)
+    return (harmless_words(str(error)) or "")[:300] or " ".join(
+        [type(error).__name__, *([] if status is None else [str(status)])]
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

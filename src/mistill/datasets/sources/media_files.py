@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from mistill.addresses import scheme_of, without_secrets
+from mistill.addresses import scheme_of, shown
 from mistill.datasets.sources.row import Row, UntypedInput
 from mistill.errors import InputError
 
@@ -115,7 +115,7 @@ def refusal_of_media(path: str) -> InputError | None:
 
 def _not_here(address: str) -> InputError:
     return InputError(
-        f"{without_secrets(address)}: files of images, documents and sound are rows where they are on this machine",
+        f"{shown(address)}: files of images, documents and sound are rows where they are on this machine",
         hint="copy them here; or give a table with a column of https:// addresses, which Mistral fetches itself",
     )
 

@@ -13,7 +13,7 @@ from typing import Any, cast
 
 import msgspec
 
-from mistill.addresses import is_of_store, is_of_table, meant_address, scheme_of, without_secrets
+from mistill.addresses import is_of_store, is_of_table, keep_secrets, scheme_of
 from mistill.datasets.formats import format_by_suffix, format_of
 from mistill.datasets.places import expand, place_of
 from mistill.datasets.sources.in_memory import input_of, is_one_column
@@ -31,6 +31,7 @@ from mistill.datasets.sources.steps import Step
 from mistill.datasets.sources.table_reader import TableReader
 from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
+from mistill.same_place import refuse_unclear
 from mistill.wording import Setting, words
 
 _log = logging.getLogger("mistill")
@@ -348,7 +349,7 @@ def open_source(
         return Source([input_of(source)], limit)
     inputs = list(_open_files(paths, format, form))
     # Files of images may be many, and no output takes the place of one.
-    named = [without_secrets(path) for path in paths if format is not None or media_kind(path) is None]
+    named = [keep_secrets(path) for path in paths if format is not None or media_kind(path) is None]
     return Source(inputs, limit, named)
 
 
@@ -376,18 +377,14 @@ def _open_files(paths: Sequence[str], override: str | None, form: TextForm) -> I
 def _open_table(address: str, override: str | None, form: TextForm) -> Input:
     if override is not None or form != TextForm():
         told = "format" if override is not None else "encoding and no delimiter"
-        raise InputError(f"{without_secrets(address)} is a table, and has no {told}", hint="leave it out")
+        raise InputError(f"{keep_secrets(address)} is a table, and has no {told}", hint="leave it out")
     return TableReader(address)
 
 
 def _open_file(path: str, override: str | None, form: TextForm) -> Input:
     is_here = scheme_of(path) is None and path != "-"
     if is_here and not os.path.exists(path):  # noqa: PTH110  to it a name that is too long is none that exists
-        address = meant_address(path)
-        raise InputError(
-            f"{path}: no such file",
-            hint=None if address is None else f"the address {address} is given as text",
-        )
+        raise InputError(f"{path}: no such file")
     if override is None and (refusal := refusal_of_media(path)) is not None:
         raise refusal
     chosen = format_of(path, override)
@@ -415,6 +412,7 @@ def _expand(path: str | os.PathLike[str], override: str | None) -> list[str]:
     Where it matches images and the like, and no format is given, files of no known format are left out, as of a folder.
     """
     name = os.fspath(path)
+    refuse_unclear(name)
     if is_of_store(name):
         return expand(name)
     if scheme_of(name) is not None or not glob.has_magic(name) or Path(name).exists():

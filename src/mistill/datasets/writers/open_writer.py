@@ -15,6 +15,7 @@ from mistill.datasets.places.output_stream import OutputStream
 from mistill.datasets.writers.destination import CsvDialect, Destination, Writer
 from mistill.datasets.writers.spool import open_spool
 from mistill.errors import InputError
+from mistill.same_place import refuse_unclear
 from mistill.wording import Setting, words
 
 
@@ -28,6 +29,7 @@ def check_target(
     Raises:
         InputError: an unknown format, a place that cannot be written to, a library that is missing.
     """
+    refuse_unclear(str(target))
     chosen = format_of(str(target), format)
     if chosen.writer is None:
         raise InputError(f"{target}: files of the format {chosen.name} can be read, not written")
