@@ -94,6 +94,7 @@ class Web:
         self.breaks = 0
         self.breaks_from: int | None = None
         self.wait_to_break: Callable[[], object] | None = None
+        self.while_put: Callable[[], object] | None = None
         self.gives_parts = True
         self.version = 1
 
@@ -129,6 +130,8 @@ class _Answers(BaseHTTPRequestHandler):
         path = self.path.partition("?")[0]
         data = self.rfile.read(int(self.headers["Content-Length"]))
         self.web.asked.append(("PUT", self.path))
+        if self.web.while_put is not None:
+            self.web.while_put()
         status = self.web.statuses.get(path, 201)
         if status == 201:
             self.web.files[path] = data

@@ -57,14 +57,16 @@ def test_a_run_is_steered_from_another_terminal(mistill: Mistill, running: Runni
     assert shown.code == 0
     assert f"answers.jsonl: running (process {process.pid})" in shown.stdout
     assert "max_concurrent_requests  2\n" in shown.stdout
-    assert "max_cost                 5  ($0" in shown.stdout
+    assert "max_cost                 $5.00  ($0" in shown.stdout
     paused = mistill("ctl", "answers.jsonl", "pause")
     assert "paused: nothing more is sent" in paused.stderr
     assert "it is paused already" in mistill("ctl", "answers.jsonl", "pause").stderr
     simulator.wait_until(lambda: simulator.in_flight == 0)
     assert f"paused (process {process.pid})" in mistill("status", "answers.jsonl").stdout
     done = mistill("ctl", "answers.jsonl", "set", "max_concurrent_requests=4", "max-cost=20", "deadline=2h")
-    assert "set max_concurrent_requests 2 → 4, max_cost 5 → 20, deadline none → 7200" in done.stderr
+    assert (
+        "set max_concurrent_requests 2 → 4, max_cost $5.00 → $20.00, deadline none → 2 h 0 min" in done.stderr
+    )
     standing = mistill("ctl", "answers.jsonl", "--json").json
     assert standing["paused_s"] > 0
     assert {one["name"]: one["value"] for one in standing["settings"]} == {
@@ -136,6 +138,7 @@ def test_what_was_done_to_a_run_that_is_killed_is_known(mistill: Mistill, runnin
         (["set", "max_cost"], "'max_cost' is not of the form NAME=VALUE"),
         (["set", "max_cost=much"], "max_cost: 'much' is no number"),
         (["set", "max_cost=inf"], "max_cost must be a number"),
+        (["set", "max_cost=1", "deadline=2h", "max-cost=2"], "max_cost is set twice"),
         (["set", "deadline=soon"], "'soon' is no time"),
         (["set", "prompt=x"], "prompt: 'x' is no number"),
         (["set", "prompt=1"], "prompt cannot be changed while a run goes on"),

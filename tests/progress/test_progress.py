@@ -106,6 +106,16 @@ def test_what_is_not_known_is_left_out() -> None:
     assert View(total=10, cost=0.0).expected_cost is None
 
 
+def test_a_pause_that_is_over_holds_nothing_back() -> None:
+    progress, governor = Progress(), Governor()
+    watch = Watch(progress, lambda: governor.snapshot().beside_pauses(progress.paused_s()), at_once=lambda: 1)
+    progress.pause()
+    assert watch.view().waiting_for == "paused"
+    progress.resume()
+    assert watch.view().waiting_for == "idle"
+    assert "paused" in watch.view().seconds_by_cause
+
+
 def test_while_jobs_are_waited_for_they_are_told_and_no_speed() -> None:
     assert WAITING.texts() == [
         "100 of 100,000 rows",

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import signal
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from mistill.errors import InputError, LedgerInUse
 from mistill.kinds.kept_settings import find_run, ledger_beside, output_of
 from mistill.ledger.lock import LedgerLock
 from mistill.simulator import Simulator
+from mistill.steering.client import Control
 
 OUT = f"s3://{BUCKET}/team a/out.jsonl"
 TEXTS = ["one", "two", "three"]
@@ -30,6 +34,14 @@ TEXTS = ["one", "two", "three"]
 def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTILL_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.setattr(steady_file, "WAITS_S", (0.0,))
+
+
+@pytest.fixture
+def python_handles_it() -> Iterator[None]:
+    """What runs the tests may ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def lines(texts: list[str]) -> bytes:
@@ -155,6 +167,37 @@ def test_an_upload_that_fails_costs_no_answer(
     assert s3.names() == []
     place.run(out=OUT).start()
     assert answers(s3) == echoes(TEXTS)
+    assert len(simulator.requests) == 3
+
+
+@pytest.mark.skipif(not hasattr(signal, "pthread_kill"), reason="signals go to no thread here")
+@pytest.mark.usefixtures("python_handles_it")
+def test_while_an_output_is_sent_there_is_nothing_to_steer_and_ctrl_c_leaves_it(
+    place: Place,
+    web: Web,  # noqa: F811
+    simulator: Simulator,
+) -> None:
+    place.write(TEXTS)
+    run, told, is_over = place.run(out=f"{web.url}/out.jsonl"), list[str](), threading.Event()
+
+    def order_and_interrupt() -> None:
+        web.while_put = None
+        try:
+            Control(run.ledger_path, begins_within_s=0).pause()
+        except InputError as error:
+            told.append(str(error))
+        signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+        is_over.wait(30)
+
+    web.while_put = order_and_interrupt
+    with pytest.raises(KeyboardInterrupt, match="3 answered"):
+        run.start()
+    is_over.set()
+    assert "its output is being written (there is nothing left to steer" in told[0]
+    assert run.summary is not None
+    assert run.summary.stopped is not None
+    assert run.summary.stopped.message == "interrupted while the output was written"
+    assert place.run(out=f"{web.url}/out.jsonl").start().stopped is None
     assert len(simulator.requests) == 3
 
 

@@ -296,8 +296,8 @@ def test_what_is_set_is_shown_while_it_goes_on(place: Place, simulator: Simulato
     run, thread, _ = begun(place, simulator)
     run.set(max_cost=20, tokens_per_minute=1_000_000)
     view = run.control().view()
-    assert view.changed == "tokens_per_minute none → 1000000, max_cost none → 20"
-    assert any("max_cost none → 20" in text for text in view.texts())
+    assert view.changed == "tokens_per_minute none → 1,000,000, max_cost none → $20.00"
+    assert any("max_cost none → $20.00" in text for text in view.texts())
     simulator.change(latency_s=0)
     wait_for(thread)
 

@@ -22,6 +22,7 @@ from mistill.delivery.governor import AnyGovernor
 from mistill.delivery.purse import Amount, PurseMember, SpendingLimit
 from mistill.errors import InputError, Stopped, StopReason
 from mistill.ledger import Spending
+from mistill.progress.formatting import money, seconds
 from mistill.wording import Setting, words
 
 _LONGEST_ANSWER_TOKENS = 131_072
@@ -664,7 +665,9 @@ class Budget:
         if self.max_cost is not None and self._unpriced is not None:
             raise self._cannot_be_kept(self._unpriced)
         if self.max_cost is not None and self.spent_cost >= self.max_cost:
-            reached = words(Setting("max_cost"), f" of ${self.max_cost:g} is spent (${self.spent_cost:.4f})")
+            reached = words(
+                Setting("max_cost"), f" of {money(self.max_cost)} is spent ({money(self.spent_cost)})"
+            )
         elif self.max_tokens_total is not None and self.spent_tokens >= self.max_tokens_total:
             reached = words(
                 Setting("max_tokens_total"), f" of {self.max_tokens_total:,} are used ({self.spent_tokens:,})"
@@ -672,7 +675,7 @@ class Budget:
         elif self._is_spent_by_all and self._purse is not None:
             reached = self._spent_by_all(self._purse.spent_by_all)
         elif self._clock() >= self._ends_s:
-            reached = f"the deadline of {self.deadline:g} s has passed"
+            reached = f"the deadline of {seconds(self.deadline or 0.0)} has passed"
             reason = "deadline"
         else:
             return
@@ -687,7 +690,7 @@ class Budget:
     def _spent_by_all(self, spent: Amount) -> str:
         if self.max_cost is not None and spent.cost >= self.max_cost:
             return words(
-                Setting("max_cost"), f" of ${self.max_cost:g} is spent by all parts of the run together"
+                Setting("max_cost"), f" of {money(self.max_cost)} is spent by all parts of the run together"
             )
         return words(
             Setting("max_tokens_total"),

@@ -261,11 +261,13 @@ class Watch:
             is_last: the work has ended.
         """
         now = self._snapshot()
+        progress = self._progress
         lately = now.since(self._last)
         self._last = now
-        if lately:
-            self._cause = max(lately, key=lambda cause: lately[cause])
-        progress = self._progress
+        if progress.paused_at_s is None:  # a pause that is over holds nothing back
+            lately = {cause: spent for cause, spent in lately.items() if cause != "paused"}
+        if lately or self._cause == "paused":
+            self._cause = max(lately, key=lambda cause: lately[cause], default="idle")
         total = progress.total if progress.total is not None else self._total()
         cut_off_at_s = progress.cut_off_at_s
         return View(

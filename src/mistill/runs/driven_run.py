@@ -17,6 +17,7 @@ from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader, Spending
 from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
 from mistill.llms.event_loop import background
+from mistill.process import OwnProcess
 from mistill.records.misfits import Misfit
 from mistill.runs.opening import output_held
 from mistill.runs.report import StartRecord, StartReport, last_start

@@ -990,9 +990,7 @@ def unfinished_output(process: OwnProcess) -> Generator[list[Stopped]]:
         if not process.is_this():
             raise
         hint = words(START_AGAIN, " to write it: no row is asked again")
-        cut_off.append(
-            Stopped("interrupted while the output was written", reason="interrupted", hint=hint)
-        )
+        cut_off.append(Stopped("interrupted while the output was written", reason="interrupted", hint=hint))
 
 
 def _in_thread(work: Callable[[], None]) -> Future[None]:

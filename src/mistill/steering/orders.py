@@ -9,6 +9,7 @@ import msgspec
 from msgspec import Struct
 
 from mistill.ledger import ErrorRecord
+from mistill.progress.formatting import money, seconds
 from mistill.progress.view import View
 
 OrderName = Literal["show", "pause", "resume", "stop", "set", "view"]
@@ -111,15 +112,22 @@ class Steered(Protocol):
 
 
 def shown_settings(settings: Mapping[str, tuple[Any, Any]]) -> str:
-    """``max_cost 5 → 20, requests_per_minute none → 300``."""
+    """``max_cost $5.00 → $20.00, requests_per_minute none → 300``."""
     return ", ".join(
-        f"{name} {shown_value(before)} → {shown_value(now)}" for name, (before, now) in settings.items()
+        f"{name} {shown_value(name, before)} → {shown_value(name, now)}"
+        for name, (before, now) in settings.items()
     )
 
 
-def shown_value(value: float | None) -> str:
-    """``20``, ``0.5``, ``none``."""
-    return "none" if value is None else f"{value:.12g}"
+def shown_value(name: str, value: float | None) -> str:
+    """A setting's value for people: ``$20.00``, ``2 h 0 min``, ``1,500``, ``0.5``, ``none``."""
+    if value is None:
+        return "none"
+    if name == "max_cost":
+        return money(value)
+    if name == "deadline":
+        return seconds(value)
+    return f"{value:,.12g}"
 
 
 def paused_by(changes: Sequence[Change]) -> Change | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -58,7 +59,7 @@ def command(
     _, path = find_run(out, ledger)
     asked = Order("show") if order is None else msgspec.convert({"do": order}, Order)
     if order == "set":
-        asked = Order("set", checked_settings(dict(map(_setting, settings))))
+        asked = Order("set", checked_settings(_settings(settings)))
     answer = Control(path).send(asked)
     if as_json:
         assert answer.standing is not None, "no view was asked for"
@@ -68,6 +69,15 @@ def command(
     else:
         say(answer.told or _nothing_new(order))
     return Exit.ANSWERED
+
+
+def _settings(texts: Sequence[str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in map(_setting, texts):
+        if name in found:
+            raise InputError(f"{name} is set twice", hint="once, and what it is to be from now on")
+        found[name] = value
+    return found
 
 
 def _setting(text: str) -> tuple[str, Any]:
@@ -106,7 +116,7 @@ def _show(out: str, answer: Answer) -> None:
     width = max(len(one.name) for one in standing.settings)
     for one in standing.settings:
         told = f"  ({one.told})" if one.told else ""
-        show(f"  {one.name:{width}}  {shown_value(one.value)}{told}")
+        show(f"  {one.name:{width}}  {shown_value(one.name, one.value)}{told}")
     show(
         Colored("to change one: ", "cyan"),
         f"mistill ctl {out} set {standing.settings[0].name}=…; or pause, resume, stop",
