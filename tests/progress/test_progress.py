@@ -22,6 +22,7 @@ from tests.conftest import Simulate
 
 from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.api.usage import Usage
+from mistill.delivery.diagnostics import WaitCause
 from mistill.delivery.governor import Governor
 from mistill.progress.formatting import age, latency, money, rounded, seconds, time_split
 from mistill.progress.progress import Progress
@@ -107,13 +108,17 @@ def test_what_is_not_known_is_left_out() -> None:
 
 
 def test_a_pause_that_is_over_holds_nothing_back() -> None:
-    progress, governor = Progress(), Governor()
-    watch = Watch(progress, lambda: governor.snapshot().beside_pauses(progress.paused_s()), at_once=lambda: 1)
+    progress, began = Progress(), Governor().snapshot()
+    spent: dict[WaitCause, float] = {}
+    watch = Watch(progress, lambda: structs.replace(began, seconds=dict(spent)), at_once=lambda: 1)
     progress.pause()
+    spent["paused"] = 5.0
     assert watch.view().waiting_for == "paused"
     progress.resume()
     assert watch.view().waiting_for == "idle"
-    assert "paused" in watch.view().seconds_by_cause
+    spent |= {"paused": 5.6, "server": 0.4}
+    assert watch.view().waiting_for == "server"
+    assert watch.view().seconds_by_cause == spent
 
 
 def test_while_jobs_are_waited_for_they_are_told_and_no_speed() -> None:

@@ -174,7 +174,7 @@ def test_an_upload_that_fails_costs_no_answer(
 @pytest.mark.usefixtures("python_handles_it")
 def test_while_an_output_is_sent_there_is_nothing_to_steer_and_ctrl_c_leaves_it(
     place: Place,
-    web: Web,  # noqa: F811
+    web: Web,
     simulator: Simulator,
 ) -> None:
     place.write(TEXTS)
