@@ -7,6 +7,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mistill.delivery.dispatcher import Delivered, Dispatcher, Request
 from mistill.delivery.observers import ObserversTogether
 from mistill.errors import BadRequest, MistillError, Stopped
 from mistill.simulator import Fault, Simulator
-from mistill.telemetry import names
+from mistill.telemetry import names, slowness
 from mistill.telemetry.providers import CONTENT_VARIABLE, PROPAGATORS_VARIABLE, wanted
 from mistill.testing import without_waiting
 
@@ -458,3 +459,24 @@ def test_whoever_is_told_and_fails_costs_no_answer(
     place.write(["one", "two", "three"])
     report = place.run().start()
     assert (report.completions, report.failures, len(simulator.requests)) == (3, 0, 3)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.006])
+def test_a_processor_that_holds_up_the_requests_is_said_once(
+    told: Told,
+    simulator: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    seconds: float,
+) -> None:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import SpanProcessor
+
+    class Slow(SpanProcessor):
+        def on_end(self, span: Any) -> None:
+            time.sleep(seconds)
+
+    monkeypatch.setattr(slowness, "_ends", slowness._Ends())
+    trace.get_tracer_provider().add_span_processor(Slow())  # pyright: ignore[reportAttributeAccessIssue]  of the SDK
+    llm_of(simulator).generate(["Hello"] * 20)
+    assert caplog.text.count("give your exporter to a BatchSpanProcessor") == bool(seconds)

@@ -28,6 +28,7 @@ from mistill.errors import APIError, MistillError
 from mistill.telemetry import content, names
 from mistill.telemetry.harmless import harmless
 from mistill.telemetry.providers import Wanted
+from mistill.telemetry.slowness import end_span
 
 _OPERATIONS = {"/v1/chat/completions": "chat", "/v1/embeddings": "embeddings"}
 _LIBRARY = "mistill"
@@ -242,7 +243,7 @@ class RequestSpans:
             span.set_attribute(names.CORRELATION_ID, correlation_id)
         if error is not None:
             fail(span, error)
-        span.end()
+        end_span(span)
 
     # --- its end ----------------------------------------------------------------------------------------------------
 
@@ -287,7 +288,7 @@ class RequestSpans:
         if self._left_at_s is not None:  # else it was never sent, and took nobody's time
             self._telemetry.count_request(time.perf_counter() - self._left_at_s, model, error_type)
         self._span.set_attribute(names.ATTEMPTS, self._attempts)
-        self._span.end()
+        end_span(self._span)
 
 
 class Streamed(msgspec.Struct):
