@@ -186,8 +186,10 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
 
 _NAME = re.compile(r"[\w.,:/%+~-]*")
 _NUMBER = re.compile(r"[0-9,]*")
-_OF_STORES: Final = dict.fromkeys(("versionId", "versionid", "generation", "snapshot"), _NAME)
-_OF_CONNECTIONS: Final = {
+_OF_STORES: Final[Mapping[str, re.Pattern[str]]] = {
+    name: _NAME for name in ("versionId", "versionid", "generation", "snapshot")
+}
+_OF_CONNECTIONS: Final[Mapping[str, re.Pattern[str]]] = {
     **dict.fromkeys(("host", "hostaddr", "dbname", "user", "service"), _NAME),
     **dict.fromkeys(("port", "connect_timeout"), _NUMBER),
     "sslmode": re.compile("disable|allow|prefer|require|verify-ca|verify-full"),

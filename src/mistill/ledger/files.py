@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mistill.ledger.tables import APPLICATION_ID
 
+_MAGIC = b"SQLite format 3\0"
 _COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
 
 
@@ -81,13 +82,24 @@ def main_name(path: Path) -> tuple[Path, bool]:
 
 
 def is_database(path: Path) -> bool:
-    """Whether it is a file of SQLite's (https://www.sqlite.org/fileformat2.html, 1.3.1)."""
-    return _application_in(path) is not None
+    """Whether it is a file of SQLite's (https://www.sqlite.org/fileformat2.html, 1.3.1), or the rest of one."""
+    return _application_in(path) is not None or _begins_as_one(path)
 
 
 def is_ledger(path: Path) -> bool:
     """Whether it is a database of ours: its header says whose it is (the same, 1.3.14)."""
     return _application_in(path) == APPLICATION_ID
+
+
+def _begins_as_one(path: Path) -> bool:
+    """Of a file that SQLite does not take: nobody has locks on it by a connection that works."""
+    try:
+        if not path.is_file() or not path.stat().st_size:
+            return False
+        with path.open("rb") as file:
+            return file.read(len(_MAGIC)) == _MAGIC
+    except (OSError, ValueError):
+        return False
 
 
 def _application_in(path: Path) -> int | None:

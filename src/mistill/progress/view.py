@@ -266,8 +266,10 @@ class Watch:
         self._last = now
         if progress.paused_at_s is None:  # a pause that is over holds nothing back
             lately = {cause: spent for cause, spent in lately.items() if cause != "paused"}
-        if lately or self._cause == "paused":
-            self._cause = max(lately, key=lambda cause: lately[cause], default="idle")
+        if lately:
+            self._cause = max(lately, key=lambda cause: lately[cause])
+        elif self._cause == "paused":
+            self._cause = "idle"
         total = progress.total if progress.total is not None else self._total()
         cut_off_at_s = progress.cut_off_at_s
         return View(
