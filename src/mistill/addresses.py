@@ -187,7 +187,7 @@ def _pairs(text: str) -> tuple[tuple[str, str], ...]:
 _NAME = re.compile(r"[\w.,:/%+~-]*")
 _NUMBER = re.compile(r"[0-9,]*")
 _OF_STORES: Final[Mapping[str, re.Pattern[str]]] = {
-    name: _NAME for name in ("versionId", "versionid", "generation", "snapshot")
+    **dict.fromkeys(("versionId", "versionid", "generation", "snapshot"), _NAME)
 }
 _OF_CONNECTIONS: Final[Mapping[str, re.Pattern[str]]] = {
     **dict.fromkeys(("host", "hostaddr", "dbname", "user", "service"), _NAME),
