@@ -60,7 +60,7 @@ def test_all_workers_together_keep_to_one_budget_in_all_starts(start: Callable[.
     assert str(report.stopped).startswith(f"budget: max_tokens_total of 300 are used ({_tokens(report)}) ")
     report = start(max_cost=400)
     assert 400 <= _tokens(report) < 400 + _EACH
-    assert f"max_cost of $400 is spent (${_tokens(report)}.0000)" in str(report.stopped)
+    assert f"max_cost of $400.00 is spent (${_tokens(report)}.00)" in str(report.stopped)
 
 
 def test_what_a_killed_worker_may_have_spent_counts(

@@ -265,7 +265,7 @@ class Watch:
         lately = now.since(self._last)
         self._last = now
         if progress.paused_at_s is None:  # a pause that is over holds nothing back
-            lately = {cause: spent for cause, spent in lately.items() if cause != "paused"}
+            lately.pop("paused", None)
         if lately:
             self._cause = max(lately, key=lambda cause: lately[cause])
         elif self._cause == "paused":

@@ -74,10 +74,9 @@ class DrivenRun(Run):
             )
             with self._control.steered(steering):
                 yield driver
-            ended = None
             with unfinished_output(OwnProcess()) as cut_off:
                 ended = self._finish_all(driver, begun)
-            if ended is None:
+            if cut_off:
                 ended = msgspec.structs.replace(self._of_shards(begun), stopped=ErrorRecord.of(cut_off[0]))
         except (Exception, KeyboardInterrupt) as error:
             stopped = msgspec.structs.replace(self._told(), stopped=ErrorRecord.of(end_by(error)))
