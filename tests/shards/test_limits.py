@@ -101,5 +101,7 @@ def test_a_budget_is_changed_on_the_way(
 def test_a_quota_of_the_users_own_is_of_all_workers_together(
     start: Callable[..., RunReport], simulator: Simulator
 ) -> None:
-    start({"requests_per_minute": 8}, deadline=5)
-    assert 0 < simulator.answered <= 8
+    start(limit=5, on="processes:1")
+    assert simulator.answered == 5
+    start({"requests_per_minute": 8}, deadline=4)
+    assert 5 < simulator.answered <= 8

@@ -237,6 +237,11 @@ class Governor:
             self._quotas.set_by_user(requests_per_minute, tokens_per_minute)
             self.admit_waiting()
 
+    def note_sent(self, requests: Cells, tokens: Cells) -> None:
+        """What has left lately without asking it counts, too."""
+        with LOCK:
+            self._quotas.take_up_counts(requests, tokens, 0, 0.0, self._clock())
+
     # --- before an attempt ------------------------------------------------------------------------------------
 
     def try_admit(self, concurrency_limit: ConcurrencyLimit, tokens: int) -> Permit | None:

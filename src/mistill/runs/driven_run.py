@@ -5,8 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import msgspec
 
@@ -28,6 +29,8 @@ from mistill.runs.steering import DriverSteering
 from mistill.shards.driver import Driver
 from mistill.shards.workers import BudgetNow
 from mistill.steering.server import OrderServer
+
+_MINUTE_S: Final = 60
 
 
 class DrivenRun(Run):
@@ -57,6 +60,8 @@ class DrivenRun(Run):
         self._driver = driver
         self._steering = None
         self._budget = self._new_budget()
+        if self._llm.requests_per_minute is not None or self._llm.tokens_per_minute is not None:
+            self._note_sent(keeper)
         number = background.run(ledger.begin_start(self._told().encode()))
         self._control.take(driver)
 
@@ -69,6 +74,7 @@ class DrivenRun(Run):
                 self._llm,
                 self._budget,
                 keeper,
+                note_sent=partial(self._note_sent, keeper),
                 watch=self._new_watch(),
                 keep=keep,
             )
@@ -85,6 +91,18 @@ class DrivenRun(Run):
             raise
         background.run(ledger.end_start(number, ended.encode()))
         self._broke_off = driver.broke_off
+
+    def _note_sent(self, keeper: Governor) -> None:
+        """A quota that begins now counts what all shards have sent in the minute before."""
+        now = time.time()
+        with LedgerReader(self.place.folder) as reader:
+            seconds = reader.stretches(now - _MINUTE_S, 1.0, _MINUTE_S)
+        ended_ago = [100 * (_MINUTE_S - 1 - place) for place in range(_MINUTE_S)]
+        tokens = (one.input_tokens + one.output_tokens for one in seconds)
+        keeper.note_sent(
+            tuple(zip(ended_ago, (one.sent for one in seconds), strict=True)),
+            tuple(zip(ended_ago, tokens, strict=True)),
+        )
 
     async def _work(self, runner: Any) -> None:
         assert self._steering is not None, "a start has begun"

@@ -194,6 +194,7 @@ class DriverSteering:
         llm: as the run has it; each process has one like it.
         budget: has the limits of all shards.
         keeper: has the quota of the user's own, for all processes.
+        note_sent: tells it what was sent lately; called before there is such a quota.
         watch, keep: as for `Steering`.
 
     Attributes:
@@ -207,6 +208,7 @@ class DriverSteering:
         budget: Budget,
         keeper: Governor,
         *,
+        note_sent: Callable[[], None],
         watch: Watch,
         keep: Callable[[], Awaitable[None]],
     ) -> None:
@@ -214,6 +216,7 @@ class DriverSteering:
         self.view = watch.view
         self._driver = driver
         self._keeper = keeper
+        self._note_sent = note_sent
         self._values: dict[str, Any] = {name: getattr(llm, name) for name in PACE}
         self._values |= {name: getattr(budget, name) for name in LIMITS}
         self._budget = budget
@@ -277,6 +280,8 @@ class DriverSteering:
         now = self._values | asked
         if budgets:
             self._budget.set_limits(now["max_cost"], now["max_tokens_total"])
+        if not _has_quota(self._values) and _has_quota(now):
+            await asyncio.to_thread(self._note_sent)
         self._values = now
         self._driver.deadline_s = self._values["deadline"]
         self._keeper.set_quota(self._values["requests_per_minute"], self._values["tokens_per_minute"])
@@ -295,6 +300,10 @@ class DriverSteering:
             task = asyncio.ensure_future(order)
             self._late.add(task)
             task.add_done_callback(self._late.discard)
+
+
+def _has_quota(values: Mapping[str, Any]) -> bool:
+    return values["requests_per_minute"] is not None or values["tokens_per_minute"] is not None
 
 
 _BUDGETS = ("max_cost", "max_tokens_total")
