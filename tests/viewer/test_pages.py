@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.runs.odd_bodies import good_body
-from tests.viewer.conftest import ODD, Client, Look, Runs
+from tests.viewer.conftest import MODEL, ODD, Client, Look, Runs
 
-from mistill import Run
+from mistill import MistralLLM, Run
 from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.event_loop import background
 from mistill.runs.report import StartRecord
@@ -50,6 +50,29 @@ def test_a_name_that_is_no_text_hides_no_run(runs: Runs, look: Look) -> None:
     odd = os.fsencode(runs.folder) + b"/\xff\xfe.jsonl.ledger"
     os.link(runs.folder / "answers.jsonl.ledger", odd)
     assert len(look(runs.folder).ask("home")["runs"]) >= 1
+
+
+def test_a_run_in_shards_is_one_run(runs: Runs, look: Look) -> None:
+    source = runs.folder / "rows.jsonl"
+    source.write_text("".join(json.dumps({"text": f"text {number}"}) + "\n" for number in range(40)))
+    llm = MistralLLM(model=MODEL, endpoint=runs.simulator.url)
+
+    def start(number: int) -> None:
+        Run(source, llm=llm, out=runs.folder / "answers", prompt="{{ text }}", shard=f"{number}/4").start()
+
+    start(2)
+    start(0)
+    listed = look(runs.folder)
+    (line,) = listed.ask("home")["runs"]
+    assert (line["name"], line["problem"]) == ("answers", None)
+    assert line["bytes"] > 50_000
+    assert listed.ask("run", run="answers")["counts"]["completions"] == 20
+    assert rows_of(listed, "answers") == [*range(10), *range(20, 30)]
+    start(1)
+    assert listed.ask("run", run="answers")["counts"]["completions"] == 30
+    alone = look(runs.folder / "answers")
+    assert alone.ask("home")["single"] == str(runs.folder / "answers")
+    assert "text 25" in json.dumps(alone.ask("row", run=str(runs.folder / "answers"), row=25)["prompt"])
 
 
 def test_rows_that_are_still_to_be_read_are_open_too(runs: Runs, look: Look) -> None:

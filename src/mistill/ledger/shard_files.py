@@ -53,6 +53,13 @@ def is_memory(path: Path) -> bool:
     return path.is_file() or is_in_shards(path)
 
 
+def files_of(path: Path) -> list[Path]:
+    """The ledgers that are there of a run that remembers here: its one, or that of the whole and those of its shards."""
+    if not is_in_shards(path):
+        return [path]
+    return [whole_of(path), *sorted(path.glob("shard-*.ledger"))]
+
+
 def place_in_shards(folder: Path, position: int) -> tuple[Path, int]:
     """The ledger of the shard that has the row at a place of the input, and the row's place there; the last shard,
     where no row is there."""

@@ -15,6 +15,7 @@ from mistill.characters import whole_characters
 from mistill.errors import InputError, MistillError
 from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, ledger_beside, output_of, read_manifest
 from mistill.ledger import LedgerReader
+from mistill.ledger.shard_files import files_of, is_in_shards, is_memory
 from mistill.wording import Setting, words
 
 _MAX_RUNS = 500
@@ -72,7 +73,8 @@ class Catalogue:
     def __init__(self, path: str | Path, ledger: str | Path | None = None) -> None:
         self._folder: Path | None = None
         self._only: KnownRun | None = None
-        if ledger is None and Path(path).is_dir():
+        is_one = is_in_shards(Path(path)) or is_memory(ledger_beside(path))
+        if ledger is None and Path(path).is_dir() and not is_one:
             self._folder = Path(path)
         elif ledger is None and not Path(path).exists() and not ledger_beside(path).exists():
             raise InputError(
@@ -127,17 +129,23 @@ def _ledgers_in(folder: Path) -> Iterator[Path]:
             for name in folders
             if not name.startswith(".") and name not in _SKIPPED and len(here.parts) - depth < _MAX_DEPTH
         )
-        for name in sorted(files):
+        in_shards = {name for name in folders if is_in_shards(here / name)}
+        folders[:] = [name for name in folders if name not in in_shards]  # these are one run each
+        for name in sorted(in_shards.union(files)):
             if name.endswith(LEDGER_SUFFIX) and not name.startswith("."):
                 yield here / name
 
 
 def _line(run: KnownRun) -> RunLine | None:
     try:
-        found = run.ledger.stat()
+        found = [path.stat() for path in files_of(run.ledger)]
     except OSError:
         return None  # gone meanwhile
-    line = RunLine(name=run.name, changed_at=found.st_mtime, bytes=found.st_size)
+    line = RunLine(
+        name=run.name,
+        changed_at=max(each.st_mtime for each in found),
+        bytes=sum(each.st_size for each in found),
+    )
     try:
         with LedgerReader(run.ledger) as reader:
             manifest, starts = read_manifest(reader)[1], reader.starts()

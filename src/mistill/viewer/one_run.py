@@ -12,6 +12,7 @@ from msgspec.structs import replace
 
 from mistill.ledger import Counts, LedgerReader
 from mistill.ledger.files import log_of
+from mistill.ledger.shard_files import files_of
 from mistill.runs.report import last_start, rows_of_input
 from mistill.steering.orders import paused_by
 from mistill.viewer.catalogue import KnownRun
@@ -122,7 +123,7 @@ def _phase(reader: LedgerReader, counts: Counts, *, live: bool) -> Phase:
 def _state_of(ledger: Path) -> _LedgerState:
     """What changes when anything is written."""
     state: list[int] = []
-    for path in (ledger, log_of(ledger)):
+    for path in (file for each in files_of(ledger) for file in (each, log_of(each))):
         try:
             found = path.stat()
             state += [found.st_ino, found.st_size, found.st_mtime_ns]
