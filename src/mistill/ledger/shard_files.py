@@ -54,7 +54,7 @@ def is_memory(path: Path) -> bool:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The ledgers that are there of a run that remembers here: its one, or that of the whole and those of its shards."""
+    """The ledgers that are there of a run that remembers here: its one, or those of the whole and of its shards."""
     if not is_in_shards(path):
         return [path]
     return [whole_of(path), *sorted(path.glob("shard-*.ledger"))]
