@@ -30,7 +30,7 @@ COMES_WITH = {
 }
 """Module → the requirement that brings it."""
 
-FOR_DEVELOPERS = {"test", "test-all", "coverage", "lint", "bench"}
+FOR_DEVELOPERS = {"test", "test-all", "test-engines", "coverage", "lint", "bench"}
 
 
 @pytest.fixture(scope="module")

@@ -335,7 +335,7 @@ def test_what_is_not_back_in_time_is_cancelled_and_asked_live(place: Place, simu
     place.write(TEXTS)
     report = start(place, deadline=4.5)
     assert report.completions == 30
-    assert 20 <= len(chat_requests(simulator)) < 30
+    assert 20 <= len(chat_requests(simulator)) <= 30  # as far as the job had come
     assert simulator.stats().batch.jobs == {"CANCELLED": 1}
 
 

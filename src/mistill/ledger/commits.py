@@ -256,15 +256,22 @@ class CommitQueue:
             self._seen_version = version
 
     def _is_superseded(self) -> bool:
-        """By what the ledger's file says: who has taken it over may have ended by now, and put the log away."""
+        """By what the log says, or the ledger's file: who has taken it over may have ended by now, and put the log
+        away."""
+        with suppress(sqlite3.Error):
+            if self._is_later(self._connection):
+                return True
         address = f"{self._path.absolute().as_uri()}?immutable=1"
         with (
             suppress(sqlite3.Error, ValueError),
             closing(sqlite3.connect(address, uri=True, timeout=0.0)) as connection,
         ):
-            found = connection.execute(_READ_EPOCH).fetchone()
-            return found is not None and int(found[0]) > int(self._epoch)
+            return self._is_later(connection)
         return False
+
+    def _is_later(self, connection: sqlite3.Connection) -> bool:
+        found = connection.execute(_READ_EPOCH).fetchone()
+        return found is not None and int(found[0]) > int(self._epoch)
 
     def _superseded(self) -> LedgerError:
         return LedgerError(
