@@ -13,6 +13,7 @@ import pytest
 from tests.sharing.peers import IMPATIENT, NAME, QUICK, Peer, Peers, until
 
 from mistill.delivery.governor import Governor, WindowCounts
+from mistill.delivery.limits_file import LearnedLimits
 from mistill.delivery.purse import Amount, PurseMember, SpendingLimit
 from mistill.delivery.sharing.frames import HELLO, VERSION, Challenge, Welcome, new_nonce, proof
 from mistill.delivery.sharing.guest import GuestGovernor
@@ -70,6 +71,24 @@ def test_counts_of_a_clock_that_was_set_back_a_little_are_taken_up() -> None:
     room = after.snapshot().requests_room
     assert room is not None
     assert room.free == pytest.approx(60 - 7 - 3)
+
+
+def test_a_quota_that_probes_have_confirmed_is_not_probed_anew() -> None:
+    """At the edge of a window a probe is let through, since what was handed over counts a little longer than it was:
+    that would be taken for a limit by the second."""
+    before = Governor()
+    before.take_over(WindowCounts(inferred(60), (), (), 0, probing=(20.0, 27.0)), None)
+    counts = before.counts()
+    assert counts.probing == (pytest.approx(20.0, abs=1.0), 27.0)
+    after = Governor()
+    after.take_over(counts, None)
+    assert after.counts().probing == (pytest.approx(20.0, abs=2.0), 27.0)
+
+
+def inferred(requests_per_minute: float) -> LearnedLimits:
+    return LearnedLimits(
+        learned_at=time.time(), in_flight=8, requests_per_minute=requests_per_minute, source="inferred"
+    )
 
 
 async def test_where_the_server_has_answered_an_outage_is_waited_for_by_the_next_host_too(

@@ -133,6 +133,7 @@ class WindowCounts(msgspec.Struct, frozen=True, array_like=True):
         requests, tokens: what is in its windows. ``reserved``: tokens of what is in flight.
         is_reached: the server has answered.
         paused_s: for how long nothing was to be sent, as the server had asked.
+        probing: `QuotaEstimate.probing`; ``None``: there is no estimate.
     """
 
     learned: LearnedLimits
@@ -141,6 +142,7 @@ class WindowCounts(msgspec.Struct, frozen=True, array_like=True):
     reserved: int
     is_reached: bool = False
     paused_s: float = 0.0
+    probing: tuple[float, float] | None = None
 
     @property
     def age_s(self) -> float:
@@ -153,7 +155,7 @@ class WindowCounts(msgspec.Struct, frozen=True, array_like=True):
         cells = (*self.requests, *self.tokens, (0, self.reserved))
         return (
             self.learned.is_sane
-            and 0 <= self.paused_s <= _MAX_COUNTED
+            and all(0 <= seconds <= _MAX_COUNTED for seconds in (self.paused_s, *(self.probing or ())))
             and all(min(cell) >= 0 and max(cell) <= _MAX_COUNTED for cell in cells)
         )
 
@@ -466,6 +468,7 @@ class Governor:
                 quotas.tokens.reserved,
                 self._breaker.is_reached,
                 self._breaker.paused_s(now_s),
+                quotas.estimate.probing(now_s) if quotas.has_estimate else None,
             )
 
     def take_over(self, counts: WindowCounts | None, limits_file: LimitsFile | None) -> None:
@@ -484,6 +487,9 @@ class Governor:
         self._quotas.take_up_counts(counts.requests, counts.tokens, counts.reserved, age_s, now_s)
         if counts.is_reached:
             self._breaker.expect_answers()
+        if counts.probing is not None and self._quotas.has_estimate:
+            in_s, interval_s = counts.probing
+            self._quotas.estimate.go_on_probing(max(0.0, in_s - age_s), interval_s, now_s)
         if counts.paused_s > age_s:
             self._pause_all(counts.paused_s - age_s, now_s)
 

@@ -201,6 +201,16 @@ class QuotaEstimate:
         self.is_rate = is_rate
         self.probe_at_s = now_s + self._interval_s
 
+    def probing(self, now_s: float) -> tuple[float, float]:
+        """In how many seconds the next probe may be sent, and how long after one that is refused the next."""
+        in_s = self._interval_s if self.probe_at_s == math.inf else max(0.0, self.probe_at_s - now_s)
+        return in_s, self._interval_s
+
+    def go_on_probing(self, in_s: float, interval_s: float, now_s: float) -> None:
+        """As the one whose estimate it was: what it has found out by probes need not be found out again."""
+        self._interval_s = min(self._window_s, max(self._tuning.estimate_probe_after_success_s, interval_s))
+        self.probe_at_s = now_s + in_s
+
     def refused(self, accepted: int, now_s: float, *, is_straggler: bool) -> None:
         """A request was refused while ``accepted`` others were in the window, those on their way included.
 
