@@ -146,7 +146,11 @@ class _Answers(BaseHTTPRequestHandler):
             return
         given = self.headers.get("Range")
         status, size = 200, len(data)
-        headers = {"ETag": f'"{_oid(data)}"', "X-Repo-Commit": "0" * 40, "Accept-Ranges": "bytes"}
+        headers = {
+            "ETag": f'"{_oid(data)}"',
+            "X-Repo-Commit": f"{len(self.hub.commits):040}",
+            "Accept-Ranges": "bytes",
+        }
         if given:
             first, _, last = given.removeprefix("bytes=").partition("-")
             data = data[int(first) : int(last or size) + 1]

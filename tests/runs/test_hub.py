@@ -16,7 +16,7 @@ from tests.runs.conftest import Place, echoes
 from mistill import Run
 from mistill.cli import main
 from mistill.errors import InputError, LedgerError
-from mistill.runs.hub_card import run_of_card
+from mistill.runs.hub_card import Split, splits_of
 from mistill.simulator import Simulator
 
 DATA = "data/train-00000-of-00001.parquet"
@@ -111,9 +111,70 @@ def test_the_command_pushes_and_says_where(run: Run, hub: Hub, capfd: pytest.Cap
     assert TOKEN not in told.out + told.err
 
 
+def front_of(hub: Hub, repo: str) -> tuple[dict[str, Any], str]:  # noqa: F811
+    _, front, text = hub.repos[repo]["README.md"].decode().split("---\n", 2)
+    return yaml.safe_load(front), text
+
+
+def test_the_card_keeps_the_splits_that_are_there(run: Run, hub: Hub, place: Place) -> None:  # noqa: F811
+    run.push_to_hub("me/two", where="row<2")
+    run.push_to_hub("me/two", where="row>=2", split="test")
+    run.push_to_hub("me/two", where="row<2")  # once more: it is there once
+    front, text = front_of(hub, "me/two")
+    both = [{"split": name, "path": f"data/{name}-*"} for name in ("test", "train")]
+    assert front["configs"] == [{"config_name": "default", "data_files": both}]
+    assert "| `test` | 1 | `row>=2` | `mistral-small-latest` |" in text
+    assert "| `train` | 2 | `row<2` | `mistral-small-latest` |" in text
+    assert "With all rows of the run, of which `train` is a part:" in text
+    assert "What follows is of" not in text
+
+    other = place.run(out=place.out.with_name("other.jsonl"), extra_columns=["raw"])
+    other.start()
+    with pytest.raises(InputError, match="holds another dataset"):
+        other.push_to_hub("me/two", split="judged")
+    other.push_to_hub("me/two", split="judged", overwrite=True)
+    front, text = front_of(hub, "me/two")
+    # Splits of one configuration have the same columns, or none of them can be loaded.
+    own = {"config_name": "judged", "data_files": [{"split": "judged", "path": "data/judged-*"}]}
+    assert front["configs"] == [{"config_name": "default", "data_files": both}, own]
+    assert "What follows is of `judged`." in text
+    assert "of which `judged` is a part" not in text
+    assert 'load_dataset("me/two", "judged", split="judged")' in text
+    run.push_to_hub("me/two", where="row>=2", split="test")
+    with pytest.raises(InputError, match="'judged' of hf://datasets/me/two is of another run"):
+        run.push_to_hub("me/two", split="judged")
+
+
+def test_splits_of_others_stay_in_a_card_that_replaces_theirs(run: Run, hub: Hub) -> None:  # noqa: F811
+    card = (
+        "---\nlicense: mit\nconfigs:\n- config_name: de\n  data_files:\n  - {split: train, path: de/*.csv}\n"
+    )
+    hub.repos["me/mine"] = {
+        "README.md": f"{card}- config_name: fr\n  data_files: fr.csv\n---\nMine".encode(),
+        "de/1.csv": b"dear",
+        "data/dev-00000-of-00001.parquet": b"dear",
+    }
+    run.push_to_hub("me/mine", overwrite=True)
+    configs = front_of(hub, "me/mine")[0]["configs"]
+    assert [(one["config_name"], one["data_files"]) for one in configs] == [
+        ("de", [{"split": "train", "path": "de/*.csv"}]),
+        ("default", [{"split": "dev", "path": "data/dev-*"}]),
+        ("train", [{"split": "train", "path": "data/train-*"}]),
+    ]
+
+
 def test_cards_of_others_are_none_of_ours() -> None:
-    for text in ("", "# A card", "---\n: [\n---\n", "---\nmistill: 5\n---\n", "---\n- a\n---\n"):
-        assert run_of_card(text) is None
+    for text in (
+        None,
+        "",
+        "# A card",
+        "---\n: [\n---\n",
+        "---\nmistill: 5\n---\n",
+        "---\n- a\n---\n",
+        "---\nconfigs: {}\n---\n",
+        "---\nmistill: {splits: 3}\nconfigs: [1, {config_name: a}]\n---\n",
+    ):
+        assert splits_of(text, ["README.md", DATA, "rows.csv"]) == [Split("train", "default", "data/train-*")]
 
 
 def test_files_of_the_hub_are_inputs_and_outputs(

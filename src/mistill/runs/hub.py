@@ -15,7 +15,7 @@ from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run
 from mistill.ledger import LedgerReader
 from mistill.runs.export import export_run
-from mistill.runs.hub_card import Pushed, card_of, run_of_card
+from mistill.runs.hub_card import Pushed, Split, card_of, path_of, splits_of
 from mistill.runs.report import read_report
 from mistill.wording import Setting, words
 
@@ -47,7 +47,8 @@ def push_run(
         private: whether a repository that is made is; as the Hub's account has it unless given.
         revision: a branch other than ``main``, which must be there.
         split: the part of the dataset that it is.
-        overwrite: replace what another run, or somebody else, has put there: the card, and the data of that split.
+        overwrite: replace what another run, or somebody else, has put there: the card, and the data of that split;
+            other splits stay, in the card too.
         token: of the Hub; from ``HF_TOKEN`` or ``hf auth login`` unless given. It is kept nowhere.
 
     Returns:
@@ -80,11 +81,12 @@ def push_run(
             repo = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True).repo_id
             place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
             files: list[str] = api.list_repo_files(repo, repo_type="dataset", revision=revision)
+        splits = splits_of(_read_card(api, repo, revision, files), files)
         if not overwrite:
-            _check_own(api, repo, revision, files, run)
-        card = card_of(
-            read_report(found, ledger=path), Pushed(repo, split, run, written.records, _columns(data), where)
-        )
+            _check_own(repo, files, splits, split, run)
+        others = [one for one in splits if one.path != path_of(split)]
+        pushed = Pushed(repo, split, run, written.records, _columns(data), where, others)
+        card = card_of(read_report(found, ledger=path), pushed)
         name = f"data/{split}-00000-of-00001.parquet"
         operations = [
             hub.CommitOperationAdd(name, str(data)),
@@ -108,19 +110,29 @@ def _columns(data: Path) -> dict[str, str]:
     return {field.name: str(field.type) for field in schema}
 
 
-def _check_own(api: Any, repo: str, revision: str | None, files: list[str], run: str) -> None:
-    """``InputError`` if the repository holds what may be dear to somebody."""
+def _read_card(api: Any, repo: str, revision: str | None, files: list[str]) -> str | None:
+    if _CARD not in files:
+        return None
+    with RemoteFile(f"hf://datasets/{repo}/{_CARD}").explaining():
+        path = api.hf_hub_download(repo, _CARD, repo_type="dataset", revision=revision)
+    return Path(path).read_text("utf-8", errors="replace")
+
+
+def _check_own(repo: str, files: list[str], splits: list[Split], split: str, run: str) -> None:
+    """``InputError`` if what would be replaced may be dear to somebody: the card, and the data of the split."""
     if not [file for file in files if file != ".gitattributes"]:
         return
-    place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
-    if _CARD in files:
-        with place.explaining():
-            text = Path(api.hf_hub_download(repo, _CARD, repo_type="dataset", revision=revision)).read_text(
-                "utf-8"
-            )
-        if run_of_card(text) == run:
-            return
+    is_known = any(one.run == run for one in splits)
+    if is_known and all(one.run == run for one in splits if one.path == path_of(split)):
+        return
     raise InputError(
-        f"hf://datasets/{repo} holds another dataset",
-        hint=words("choose another repository, or replace it with ", Setting("overwrite", True)),
+        f"hf://datasets/{repo} holds another dataset"
+        if not is_known
+        else f"the split {split!r} of hf://datasets/{repo} is of another run",
+        hint=words(
+            "choose another repository, or replace it with "
+            if not is_known
+            else "choose another split, or replace it with ",
+            Setting("overwrite", True),
+        ),
     )

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, cast
+from typing import Any, Final, TypeVar, cast
 
 import msgspec
 import yaml
@@ -17,9 +18,11 @@ from mistill.runs.report import RunReport
 from mistill.struct_types import look_at
 from mistill.visible import visible
 
+T = TypeVar("T")
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 """Source: huggingface.co/docs/hub/datasets-cards, ``size_categories``."""
 _FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+_is_data = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet").fullmatch
 
 
 class Pushed(Struct, frozen=True):
@@ -28,6 +31,7 @@ class Pushed(Struct, frozen=True):
     Attributes:
         repo: its repository. ``split``: the part of it. ``run``: what tells the run from others.
         records: how many there are. ``columns``: with their types. ``where``: of which rows; ``None``: of all.
+        others: the splits that are there beside it.
     """
 
     repo: str
@@ -36,6 +40,26 @@ class Pushed(Struct, frozen=True):
     records: int
     columns: Mapping[str, str]
     where: str | None
+    others: Sequence[Split] = ()
+
+
+class Split(Struct, omit_defaults=True):
+    """One part of a dataset, as its card remembers it. What is not known of it is ``None``: it is not ours.
+
+    Attributes:
+        name, path: how it is called, and which files it is. ``config``: those of one configuration have the same
+            columns, or none of them could be loaded.
+        run, model, rows, where, columns: as in `Pushed`.
+    """
+
+    name: str
+    config: str
+    path: str
+    run: str | None = None
+    model: str | None = None
+    rows: int | None = None
+    where: str | None = None
+    columns: dict[str, str] | None = None
 
 
 def card_of(report: RunReport, pushed: Pushed) -> str:
@@ -43,49 +67,141 @@ def card_of(report: RunReport, pushed: Pushed) -> str:
 
     Money is not in it: what a run has cost is its owner's affair.
     """
-    parts = [_front(pushed, report), f"# {pushed.repo.rpartition('/')[2]}\n", _summary(report, pushed)]
+    own = _split_of(pushed, report.model)
+    splits = [*pushed.others, own]
+    parts = [
+        _front(splits, report),
+        f"# {pushed.repo.rpartition('/')[2]}\n",
+        _summary(report, pushed),
+    ]
+    if pushed.others:
+        header = ("split", "rows", "those of which", "answered by")
+        parts += ["## Splits\n", _table(header, map(_cells, splits))]
+        if any(one.run != own.run for one in pushed.others):
+            parts.append(f"What follows is of {_code(pushed.split)}.\n")
     parts += [
         "## What was asked\n",
         *_asked(report),
         "## Columns\n",
         _table(("column", "type"), _columns(pushed)),
     ]
-    parts += ["## How it went\n", _table(("", "rows"), _outcomes(report)), _tokens(report)]
-    load = f'from datasets import load_dataset\n\ndataset = load_dataset("{pushed.repo}", split="{pushed.split}")'
+    parts += ["## How it went\n"]
+    if pushed.records != report.completions + report.failures:
+        parts.append(f"With all rows of the run, of which {_code(pushed.split)} is a part:\n")
+    parts += [_table(("", "rows"), _outcomes(report)), _tokens(report)]
+    config = "" if own.config == "default" else f', "{own.config}"'
+    load = (
+        "from datasets import load_dataset\n\n"
+        f'dataset = load_dataset("{pushed.repo}"{config}, split="{pushed.split}")'
+    )
     return "\n".join([*parts, "## To load it\n", _fenced(load, "python")])
 
 
-def run_of_card(text: str) -> str | None:
-    """Which run has written a card; ``None``: it is none of ours."""
-    front = _FRONT.match(text)
-    try:
-        return None if front is None else msgspec.convert(yaml.safe_load(front[1]), _Front).mistill.run
-    except (yaml.YAMLError, msgspec.ValidationError):
-        return None
+def splits_of(card: str | None, files: Sequence[str]) -> list[Split]:
+    """The splits that a repository has: those that its card names, and those that files are named as.
+
+    Args:
+        card: its text; ``None``: there is none. ``files``: all that are there; a split that has none is left out.
+    """
+    known: list[Split] = []
+    if (front := _front_of(card)) is not None:
+        known += front.mistill.splits if front.mistill else ()
+        for config in front.configs:
+            known += (Split(data.split, config.config_name, data.path) for data in config.data_files)
+    listed = {one.path for one in known}
+    names = dict.fromkeys(data[1] for file in files if (data := _is_data(file)))
+    known += (Split(name, "default", path_of(name)) for name in names if path_of(name) not in listed)
+    found: dict[tuple[str, str], Split] = {}
+    for one in known:
+        if fnmatch.filter(files, one.path):
+            found.setdefault((one.config, one.name), one)
+    return list(found.values())
+
+
+def path_of(split: str) -> str:
+    """Which files of a repository are a split."""
+    return f"data/{split}-*"
+
+
+class _Data(Struct):
+    split: str
+    path: str
+
+
+class _Config(Struct):
+    config_name: str
+    data_files: list[_Data]
 
 
 class _Ours(Struct):
-    run: str
+    splits: list[Split] = []
 
 
 class _Front(Struct):
-    mistill: _Ours
+    mistill: _Ours | None = None
+    configs: list[_Config] = []
 
 
-def _front(pushed: Pushed, report: RunReport) -> str:
-    size = next((size for place, size in enumerate(_SIZES) if pushed.records < 10 ** (place + 3)), "n>1B")
+class _Any(Struct):
+    mistill: Any = None
+    configs: Any = None
+
+
+def _front_of(card: str | None) -> _Front | None:
+    """What the head of a card says that can be gone on with. Each half is read alone: others write what they like."""
+    front = None if card is None else _FRONT.match(card)
+    try:
+        if front is None:
+            return None
+        found = msgspec.convert(yaml.safe_load(front[1]), _Any)
+    except (yaml.YAMLError, msgspec.ValidationError):
+        return None
+    return _Front(
+        _converted(found.mistill, _Ours) or None,
+        [one for each in _converted(found.configs, list[Any]) or () if (one := _converted(each, _Config))],
+    )
+
+
+def _converted(value: Any, kind: type[T]) -> T | None:
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        return None
+
+
+def _split_of(pushed: Pushed, model: str) -> Split:
+    columns = dict(pushed.columns)
+    unlike = {one.config for one in pushed.others if one.columns != columns}
+    alike = [one.config for one in pushed.others if one.config not in unlike]
+    config = next((one for one in (*alike, "default") if one not in unlike), pushed.split)
+    while config in unlike:  # a split's name that is another's configuration
+        config += "_"
+    return Split(
+        pushed.split, config, path_of(pushed.split), pushed.run, model, pushed.records, pushed.where, columns
+    )
+
+
+def _front(splits: Sequence[Split], report: RunReport) -> str:
+    rows = sum(one.rows or 0 for one in splits)
+    size = next((size for place, size in enumerate(_SIZES) if rows < 10 ** (place + 3)), "n>1B")
+    configs: dict[str, list[dict[str, str]]] = {}
+    for one in splits:
+        configs.setdefault(one.config, []).append({"split": one.name, "path": one.path})
     fields = {
-        "configs": [
-            {
-                "config_name": "default",
-                "data_files": [{"split": pushed.split, "path": f"data/{pushed.split}-*"}],
-            }
-        ],
+        "configs": [{"config_name": name, "data_files": data} for name, data in configs.items()],
         "size_categories": [size],
         "tags": ["synthetic", "mistral", "mistill"],
-        "mistill": {"run": pushed.run, "version": report.last_start.version},
+        "mistill": {
+            "version": report.last_start.version,
+            "splits": [msgspec.to_builtins(one) for one in splits if one.run is not None],
+        },
     }
     return f"---\n{yaml.safe_dump(fields, sort_keys=False, allow_unicode=True)}---\n"
+
+
+def _cells(one: Split) -> tuple[str, ...]:
+    rows = "" if one.rows is None else f"{one.rows:,}"
+    return (_code(one.name), rows, *("" if text is None else _code(text) for text in (one.where, one.model)))
 
 
 def _summary(report: RunReport, pushed: Pushed) -> str:
@@ -139,7 +255,7 @@ def _tokens(report: RunReport) -> str:
     return f"{report.input_tokens:,} tokens went in, {report.output_tokens:,} came out.\n"
 
 
-def _table(header: Sequence[str], rows: Iterator[tuple[str, str]]) -> str:
+def _table(header: Sequence[str], rows: Iterable[tuple[str, ...]]) -> str:
     lines = [
         f"| {' | '.join(header)} |",
         f"|{'---|' * len(header)}",
@@ -165,4 +281,5 @@ def _longest_ticks(text: str) -> int:
     return max((len(ticks) for ticks in re.findall("`+", text)), default=0)
 
 
-look_at(_Front)
+for _struct in (_Any, _Config, _Ours):
+    look_at(_struct)

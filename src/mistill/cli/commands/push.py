@@ -22,7 +22,7 @@ _DATASET = "Dataset"
     "push",
     examples="""
 mistill push answers.jsonl me/answers --private
-mistill push judged.jsonl me/answers --where "score>=4" --split test
+mistill push answers.jsonl me/answers --where "score>=4" --split best
 """,
 )
 @click.argument("out", type=Named())
@@ -36,7 +36,8 @@ mistill push judged.jsonl me/answers --where "score>=4" --split test
     "--overwrite",
     group=_DATASET,
     is_flag=True,
-    help="Replace what another run, or somebody else, has put there: the card, and the data of that split.",
+    help="Replace what another run, or somebody else, has put there: the card, and the data of that split. "
+    "Other splits stay.",
 )
 @option(
     "--partial",
