@@ -152,7 +152,7 @@ def measure(case: SharedCase, processes: int, *, is_shared: bool) -> dict[str, A
 ROUND_TRIP = f"{_ROUND_TRIP_S * 1000:.0f} ms from guest to host and back"
 
 
-def measure_round_trip(rows: int = 20_000, slots: int = 1_024) -> dict[str, Any]:
+def measure_round_trip(rows: int = 40_000, slots: int = 1_024) -> dict[str, Any]:
     """Rows a second of one guest whose host is as far away as a machine in another building; no quota."""
     from mistill.simulator import Settings, SimulatorProcess
 
