@@ -147,6 +147,16 @@ def test_failed_rows_are_told_by_their_place_in_the_whole_input(tmp_path: Path, 
         assert reader.first_failures(3) == {cause.kind: [17]}
 
 
+def test_a_shard_whose_rows_are_all_refused_ends_nothing_where_others_were_answered(tmp_path: Path) -> None:
+    path = tmp_path / "in.jsonl"
+    texts = ["good"] * 30 + ["bad"] * 30 + ["good"] * 30
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with Simulator(Settings(latency_s=0.001, poison="bad")) as simulator:
+        report = _each_shard(path, tmp_path / "out", simulator, 3)
+    assert (report.completions, report.failures, report.pending) == (60, 30, 0)
+    assert report.stopped is None
+
+
 def test_another_plan_is_refused_and_so_are_other_settings(
     rows: Path, tmp_path: Path, simulator: Simulator
 ) -> None:

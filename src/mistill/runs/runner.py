@@ -72,6 +72,7 @@ class Runner:
         answered: rows that got an answer. ``empty_answers``: those of them with nothing in some generation.
         answered_by: which model answers, as it says; ``None`` before it has.
         broke_off: why the input ended too early, by its own fault or that of who made it, where that ended the start.
+        has_answers_elsewhere: asks, where this ledger has none, whether other ledgers of the run have answers.
     """
 
     def __init__(
@@ -97,6 +98,7 @@ class Runner:
         self.broke_off: Exception | None = None
         self.answered = self.empty_answers = 0
         self.answered_by: str | None = None
+        self.has_answers_elsewhere: Callable[[], bool] = lambda: False
         self.ledger = ledger
         self.budget = budget
         self._kind = kind
@@ -115,6 +117,7 @@ class Runner:
         self._deadline: asyncio.TimerHandle | None = None
         self._is_paused = False
         self._first_failures = FirstFailures()
+        self._is_answered_elsewhere = False
         self._watch: ModelWatch | None = None
 
     async def run(self) -> None:
@@ -445,9 +448,16 @@ class Runner:
         for error in (outcome.error for outcome in outcomes):
             if error is None:
                 return
-            if self._first_failures.add(error) and not await self.ledger.has_completions():
+            if self._first_failures.add(error) and not await self._was_ever_answered():
                 self.stop(self._first_failures.told(error))
                 return
+
+    async def _was_ever_answered(self) -> bool:
+        if await self.ledger.has_completions():
+            return True
+        if not self._is_answered_elsewhere:
+            self._is_answered_elsewhere = await asyncio.to_thread(self.has_answers_elsewhere)
+        return self._is_answered_elsewhere
 
     def _write(self, pending: PendingRow, outcome: Outcome) -> asyncio.Future[None]:
         state, error = pending.state, outcome.error

@@ -270,6 +270,7 @@ class ShardRun(DrivenStart, InShards):
         if self.out is not None:
             Path(self.out).parent.mkdir(parents=True, exist_ok=True)
         with super()._started() as runner:
+            runner.has_answers_elsewhere = self._has_answers
             yield runner
         if runner.stopped is None and not self._is_driven and self.place.is_one_file:
             self._write_if_last()
@@ -299,6 +300,11 @@ class ShardRun(DrivenStart, InShards):
         source = None if self._is_driven else self._whole
         check_plan(plan, folder, source, self.options.of_plan(), shards=self._one.of)
         return plan
+
+    def _has_answers(self) -> bool:
+        """Whether a row of any shard has been answered: then what refuses all of this one is not the server."""
+        with LedgerReader(self.place.folder) as reader:
+            return reader.counts().completions > 0
 
     def _write_if_last(self) -> None:
         """Whoever finishes the last shard writes the one file."""
