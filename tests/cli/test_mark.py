@@ -18,3 +18,19 @@ def test_a_row_is_marked_shown_chosen_and_marked_no_more(mistill: Mistill, run_o
     assert (refused.code, "there is no row 7" in refused.stderr) == (2, True)
     wrong = mistill("rows", "answers.jsonl", "--where", "mark=fine")
     assert "there are good and bad; a column of the rows is meant by row.mark" in wrong.stderr
+
+
+def test_a_row_is_marked_by_its_id(mistill: Mistill, run_of: RunOf) -> None:
+    assert mistill(*run_of(3)).code == 0
+    (record,) = mistill("rows", "answers.jsonl", "--where", "row=1").records
+    marked = mistill("mark", "answers.jsonl", record["text"], "good", "--id-column", "text")
+    assert (marked.code, marked.stderr) == (0, "row 1 of answers.jsonl: good\n")
+    (found,) = mistill("rows", "answers.jsonl", "--where", "mark=good").records
+    assert found["text"] == record["text"]
+    for row, given, told in [
+        ("mail-6", (), "say which column has it: --id-column"),
+        ("mail-6", ("--id-column", "text"), "no row has the text 'mail-6'"),
+        ("mail-6", ("--id-column", "txt"), "no row has a column 'txt'"),
+    ]:
+        refused = mistill("mark", "answers.jsonl", row, "good", *given)
+        assert (refused.code, told in refused.stderr) == (2, True)

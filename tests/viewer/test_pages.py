@@ -17,6 +17,7 @@ from tests.runs.odd_bodies import good_body
 from tests.viewer.conftest import MODEL, ODD, Client, Look, Runs
 
 from mistill import MistralLLM, Run
+from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Ledger, LedgerReader
 from mistill.llms.event_loop import background
 from mistill.runs.report import StartRecord
@@ -233,6 +234,32 @@ def test_one_row_has_all_that_is_known_of_it(runs: Runs, look: Look) -> None:
     assert (len(row["earlier"]), row["earlier"][0]["settings"]) == (1, "")
     problem = look(runs.folder).ask("row", run="answers.jsonl", row=3)
     assert (problem["problem"], problem["hint"]) == ("there is no row 3", "rows 0 to 2 were read")
+
+
+def test_a_row_is_found_by_its_id(runs: Runs, look: Look) -> None:
+    runs.run("ids.jsonl", ["a", "b", "b"], id_column="text")
+    runs.run("none.jsonl", ["a"])
+    client = look(runs.folder)
+    found = client.ask("row", run="ids.jsonl", row="a")
+    assert (found["row"], found["row_id"]) == (0, "text 'a'")
+    assert client.ask("row", run="ids.jsonl", row="1")["row"] == 1  # a number is a place
+    assert client.ask("row", run="ids.jsonl", row="b")["problem"] == "2 rows have the text 'b': 1, 2"
+    assert "no row has the text 'c'" in client.ask("row", run="ids.jsonl", row="c")["problem"]
+    assert "rows count from 0" in client.ask("row", run="none.jsonl", row="a")["problem"]
+
+
+def test_runs_that_write_elsewhere_have_their_addresses_as_names(
+    runs: Runs, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MISTILL_STATE_DIR", str(runs.folder / "state"))
+    runs.run("answers.jsonl", ["a"])
+    address = "s3://team/answers.parquet"
+    ledger = ledger_beside(address)
+    ledger.parent.mkdir(parents=True)
+    os.link(runs.folder / "answers.jsonl.ledger", ledger)
+    client = look(runs.folder / "state" / "ledgers")
+    assert [line["name"] for line in client.ask("home")["runs"]] == [address]
+    assert client.ask("run", run=address)["counts"]["completions"] == 1
 
 
 def test_texts_are_text_and_long_ones_are_cut_and_had_whole(runs: Runs, look: Look) -> None:

@@ -36,6 +36,7 @@ from mistill.runs.record_lines import record_line
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import RunReport, read_report
 from mistill.runs.report_html import report_html
+from mistill.runs.row_report import position_of
 from mistill.runs.where import RunFilter
 from mistill.steering.client import Control
 from mistill.wording import Setting, words
@@ -197,7 +198,9 @@ class RunResults:
 
     # --- what people say of it --------------------------------------------------------------------------------------
 
-    def mark(self, row: int, mark: Mark | None, note: str | None = None) -> None:
+    def mark(
+        self, row: int | str, mark: Mark | None, note: str | None = None, *, id_column: str | None = None
+    ) -> int:
         """Says of a row's outcome what somebody found who looked at it. It is kept in the ledger, in the place of what
         was said of it before; a run may be going on.
 
@@ -205,16 +208,23 @@ class RunResults:
         outcome that takes the place of this one has no mark: nobody has looked at it.
 
         Args:
-            row: its place in the input, from 0.
+            row: its place in the input, from 0; or its id, where it is a text, or where ``id_column`` is given.
             mark: ``"good"`` or ``"bad"``; ``None``: neither.
             note: at most 10,000 characters.
+            id_column: which column has ids; that of the run, if it has one, unless given.
+
+        Returns:
+            The row's place in the input.
 
         Raises:
-            InputError: there is no such mark, or no such row, or it has no outcome yet.
+            InputError: there is no such mark, or no such row, or several of that id, or it has no outcome yet.
             LedgerError: it was never started, or its ledger cannot be written.
         """
         self._check_started()
-        write_mark(self.ledger_path, row, mark, note)
+        with LedgerReader(self.ledger_path) as reader:
+            position = position_of(row, id_column, reader)
+        write_mark(self.ledger_path, position, mark, note)
+        return position
 
     def push_to_hub(
         self,

@@ -127,15 +127,24 @@ def read_row(
     _, path = find_run(out, ledger)
     with LedgerReader(path) as reader:
         column = id_column or read_options(reader).get("id_column")
-        position = (
-            row if isinstance(row, int) and id_column is None else _position_of(str(row), column, reader)
-        )
+        position = position_of(row, id_column, reader)
         found = next(reader.rows(first=position, until=position + 1), None)
         if found is None or found.position != position:
             raise InputError(
                 f"there is no row {row}", hint=f"{reader.counts().rows:,} were read, and they count from 0"
             )
         return RowReader(reader, column).report(found)
+
+
+def position_of(row: int | str, id_column: str | None, reader: LedgerReader) -> int:
+    """The place in the input of the row that somebody names: ``row`` and ``id_column`` as for `read_row`.
+
+    Raises:
+        InputError: no row has that id, or several have. A place is not looked for.
+    """
+    if isinstance(row, int) and id_column is None:
+        return row
+    return _position_of(str(row), id_column or read_options(reader).get("id_column"), reader)
 
 
 def _position_of(row_id: str, column: str | None, reader: LedgerReader) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from msgspec import Struct
 from msgspec.structs import replace
 
-from mistill.addresses import shown
+from mistill.addresses import scheme_of, shown
 from mistill.characters import whole_characters
 from mistill.errors import InputError, MistillError
 from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, ledger_beside, output_of, read_manifest
@@ -96,10 +96,13 @@ class Catalogue:
         if self._folder is None:
             assert self._only is not None
             return [self._only]
-        return [
-            _known(os.path.relpath(output_of(path) or path, self._folder), output_of(path) or str(path), path)
-            for path in islice(_ledgers_in(self._folder), _MAX_RUNS)
-        ]
+        return [self._below(path) for path in islice(_ledgers_in(self._folder), _MAX_RUNS)]
+
+    def _below(self, ledger: Path) -> KnownRun:
+        """A run of the folder; an address is its own name, and no path from here."""
+        assert self._folder is not None
+        out = output_of(ledger) or str(ledger)
+        return _known(out if scheme_of(out) else os.path.relpath(out, self._folder), out, ledger)
 
     def find(self, name: str) -> KnownRun:
         """The run of a name.

@@ -17,6 +17,7 @@ from mistill.errors import InputError, MistillError
 from mistill.ledger import LedgerReader, Mark
 from mistill.ledger.marks import write_mark
 from mistill.pages.page import colors
+from mistill.runs.row_report import position_of
 from mistill.struct_types import look_at
 from mistill.viewer.access import HEADERS, Access, is_own_host, is_own_page
 from mistill.viewer.catalogue import Catalogue, RunLine
@@ -171,8 +172,13 @@ class Service:
         return await self._read(request, lambda rows: rows.page(where, search, first, limit))
 
     async def _row(self, request: web.Request) -> web.Response:
-        position = _place(request, "row")
-        return await self._read(request, lambda rows: show_row(rows, position))
+        row = request.query.get("row", "0")
+        position = _place(request, "row") if row.isascii() and row.isdigit() else None
+
+        def read(rows: RunRows) -> Any:
+            return show_row(rows, position_of(row, None, rows.reader) if position is None else position)
+
+        return await self._read(request, read)
 
     async def _side_by_side(self, request: web.Request) -> web.Response:
         first, limit = _place(request, "first"), _limit(request)

@@ -11,8 +11,8 @@ import click
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.ledger_options import fetch_option, ledger_option
-from mistill.cli.options.param_types import Named
+from mistill.cli.options.ledger_options import fetch_option, ledger_option, row_id_option
+from mistill.cli.options.param_types import Named, RowName
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import Colored, show
@@ -32,18 +32,13 @@ mistill rows answers.jsonl --failed --extra-column prompt,raw      # the same of
 """,
 )
 @click.argument("out", type=Named())
-@click.argument("row")
-@option(
-    "--id-column",
-    group="Run",
-    metavar="COLUMN",
-    help="ROW is an id, which this column has.  [default: that of the run, where ROW is no number]",
-)
+@click.argument("row", type=RowName())
+@row_id_option
 @ledger_option
 @fetch_option
 @option("--json", "as_json", group="Run", is_flag=True, help="All of it as JSON, the raw answers too.")
 def command(
-    out: str, row: str, id_column: str | None, ledger: str | None, fetch: bool, as_json: bool
+    out: str, row: int | str, id_column: str | None, ledger: str | None, fetch: bool, as_json: bool
 ) -> Exit:
     """What the run that writes OUT knows of one ROW of its input: a number, from 0, or an id. Works while it runs.
 
@@ -52,16 +47,12 @@ def command(
     """
     if fetch:
         take_over_results(out, ledger)
-    number = int(row) if row.isdecimal() and len(row) <= _MAX_DIGITS else row
-    report = read_row(out, number, ledger=ledger, id_column=id_column)
+    report = read_row(out, row, ledger=ledger, id_column=id_column)
     if as_json:
         click.echo(visible_json(json.dumps(report.describe(), ensure_ascii=False)))
     else:
         _show(report, out)
     return Exit.ANSWERED
-
-
-_MAX_DIGITS = 18
 
 
 def _show(report: RowReport, out: str) -> None:

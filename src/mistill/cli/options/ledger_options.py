@@ -12,6 +12,12 @@ ledger_option = option(
     metavar="FILE",
     help="Where the run remembers.  [default: OUT.ledger]",
 )
+row_id_option = option(
+    "--id-column",
+    group="Run",
+    metavar="COLUMN",
+    help="ROW is an id, which this column has.  [default: that of the run, where ROW is no number]",
+)
 fetch_option = option(
     "--no-fetch",
     "fetch",

@@ -151,6 +151,22 @@ class Named(_Type):
         return keep_secrets(value) if isinstance(value, str) else value
 
 
+class RowName(_Type):
+    """A row's place in the input, from 0, or its id: whatever is no number of any file."""
+
+    name = "ROW"
+    _max_digits = 18
+
+    def convert(
+        self,
+        value: Any,
+        param: click.Parameter | None,  # noqa: ARG002  click's signature
+        ctx: click.Context | None,  # noqa: ARG002  click's signature
+    ) -> Any:
+        is_place = isinstance(value, str) and value.isdecimal() and len(value) <= self._max_digits
+        return int(value) if is_place else value
+
+
 METAVARS: dict[Any, str] = {int: "N", float: "X", str: "TEXT", Path: "FILE"}
 """What stands in the help for a value of a plain type."""
 

@@ -8,11 +8,11 @@ import {STATES, count, money, moment, seconds} from "./words.js";
 
 export async function showRow(main, given, app, isShown) {
   const {run} = given;
-  const number = Number(given.row ?? 0);
   const back = app.list?.run === run ? app.list.address : `/run?${query({run})}`;
-  app.setWay(...(app.home.single ? [] : [["Runs", "/"]]), [run, back], [`row ${count(number)}`, null]);
-  let row = await ask("row", {run, row: given.row ?? 0});
+  let row = await ask("row", {run, row: given.row ?? 0});  // its place, or its id
   if (!isShown()) return null;
+  const number = row.row;
+  app.setWay(...(app.home.single ? [] : [["Runs", "/"]]), [run, back], [`row ${count(number)}`, null]);
   const text = (value, name) => textOf(value, run, number, name);
 
   const title = h("div", {class: "head row-head"});

@@ -220,7 +220,7 @@ function showFilters(form, state, app, address) {
   const {summary, where} = state;
   const searchField = h("input", {type: "search", id: "search", value: state.search, placeholder: "text in rows, answers, errors", autocomplete: "off"});
   const whereField = h("input", {type: "text", id: "where", value: where, placeholder: "error=rate_limited, score>=4", autocomplete: "off", spellcheck: "false"});
-  const rowField = h("input", {type: "number", id: "row", min: 0, placeholder: "number", inputmode: "numeric"});
+  const rowField = h("input", {type: "text", id: "row", placeholder: "number, or id", autocomplete: "off", spellcheck: "false"});
   const choose = (name, words, values) => {
     const now = valueOf(where, name);
     const known = now && !values.some(([value]) => value === now) ? [...values, [now, now]] : values;
@@ -231,7 +231,7 @@ function showFilters(form, state, app, address) {
   const counted = (choices) => (choices ?? []).map(({value, count: number}) => [value, `${value} (${count(number)})`]);
   form.onsubmit = (event) => {
     event.preventDefault();
-    if (rowField.value !== "") app.go(`/row?${query({run: state.run, row: rowField.value})}`);
+    if (rowField.value.trim()) app.go(`/row?${query({run: state.run, row: rowField.value.trim()})}`);
     else app.go(address({where: whereField.value, search: searchField.value, first: null}));
   };
   replace(form,
