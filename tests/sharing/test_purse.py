@@ -19,6 +19,7 @@ from mistill.api.prices import Price
 from mistill.api.usage import Usage
 from mistill.delivery.governor import AnyGovernor, Governor
 from mistill.delivery.purse import Amount, Purse, PurseMember, SpendingLimit
+from mistill.delivery.sharing.far_purse import FarPurse, GuestMembers
 from mistill.delivery.sharing.guest import GuestGovernor
 from mistill.errors import Stopped
 from mistill.estimates.budget import Budget, CommonPurse
@@ -215,3 +216,55 @@ def test_others_are_as_their_ledgers_have_it_until_they_speak_for_themselves() -
             await first.reserve(1, 1)
 
     asyncio.run(main())
+
+
+class Wire:
+    """A member of one process, and the purse of another: what they say goes when it is told to."""
+
+    def __init__(self) -> None:
+        self.purse = Purse()
+        self.far = FarPurse(lambda: None)
+        self._host = GuestMembers(lambda _: self.purse, lambda: None)
+        self.member = PurseMember(PURSE, "0", SpendingLimit(10.0))
+        self.member.is_kept_by(self.far)
+
+    async def up(self) -> None:
+        await asyncio.sleep(0)
+        for wishes in self.far.take_unsaid():
+            self._host.take(wishes)
+
+    async def down(self) -> None:
+        for told in self._host.take_told():
+            self.far.hear(told)
+        await asyncio.sleep(0)
+
+    def attempt(self) -> asyncio.Task[int | None]:
+        return asyncio.create_task(self.member.reserve(Amount(1.0, 1)))
+
+
+@settings(max_examples=200, deadline=None)
+@given(moves=st.lists(st.sampled_from(["ask", "up", "down", "end", "limit"]), max_size=30))
+def test_a_limit_that_is_set_on_the_way_counts_nothing_twice_and_holds_nobody_up(moves: list[str]) -> None:
+    async def run() -> None:
+        wire, asked, spent = Wire(), list[asyncio.Task[int | None]](), 0.0
+        for move in [*moves, *["up", "down", "end"] * 40, "up"]:
+            if move == "ask":
+                asked.append(wire.attempt())
+            elif move == "limit":
+                wire.member.set_limit(SpendingLimit(0.9 + len(asked) % 3))
+            elif move != "end":
+                await getattr(wire, move)()
+            elif ended := next((task for task in asked if task.done()), None):
+                asked.remove(ended)
+                if (number := ended.result()) is not None:
+                    wire.member.settle(number, Amount(0.25, 1))
+                    spent += 0.25
+        assert asked == []
+        assert wire.purse.spent.cost == pytest.approx(spent)
+        last = wire.attempt()
+        await wire.up()
+        await wire.down()
+        await asyncio.sleep(0)
+        assert last.done()  # nothing is in flight
+
+    asyncio.run(run())

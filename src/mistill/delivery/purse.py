@@ -140,16 +140,22 @@ class Purse:
         self.members[member] = statement.part
         self._in_flight[member] = {}
         self._reserved_by[member] = Amount()
-        self._set(statement.part, statement.spent)
+        self._spent[statement.part] = statement.spent
         speaking = set(self.members.values())
         for part, spent in statement.others.items():
             if part not in speaking and part not in self._left:
-                self._set(part, self._spent.get(part, Amount()).at_least(spent))
+                self._spent[part] = self._spent.get(part, Amount()).at_least(spent)
+        self._sum_up()
         for number, amount in statement.in_flight:
             self._take(member, number, amount)
         for part, spent in self._spent.items():
             if part not in speaking:
                 member.hear_of(part, spent)
+        self._serve()
+
+    def set_limit(self, member: Member, limit: SpendingLimit) -> None:  # noqa: ARG002  each may say it, of all
+        """What may be spent from now on."""
+        self._limit = limit
         self._serve()
 
     def reserve(self, member: Member, number: int, amount: Amount) -> None:
@@ -226,8 +232,7 @@ class Purse:
         self._reserved_by[member] = self._reserved_by[member].minus(amount) if held else Amount()
         self._reserved = self._reserved.minus(amount) if self._is_any_in_flight else Amount()
 
-    def _set(self, part: str, spent: Amount) -> None:
-        self._spent[part] = spent
+    def _sum_up(self) -> None:
         amounts = self._spent.values()
         self.spent = Amount(
             math.fsum(amount.cost for amount in amounts), sum(amount.tokens for amount in amounts)
@@ -247,6 +252,8 @@ class Keeper(Protocol):
     """Where a member's purse is: a `Purse` of this process, or the way to that of another."""
 
     def state(self, member: PurseMember, statement: Statement) -> None: ...
+
+    def set_limit(self, member: PurseMember, limit: SpendingLimit) -> None: ...
 
     def reserve(self, member: PurseMember, number: int, amount: Amount) -> None: ...
 
@@ -338,7 +345,12 @@ class PurseMember:
         """Another one, of all together: the newest that any member has said holds."""
         with LOCK:
             self._limit = limit
-            if self._keeper is not None:
+            if self._keeper is None:
+                return
+            if self._shares == 1:
+                # Words may be on their way in both directions, so nothing else is said again.
+                self._keeper.set_limit(self, limit)
+            else:
                 self.is_kept_by(self._keeper, shares=self._shares)
 
     @property

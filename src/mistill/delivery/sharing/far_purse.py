@@ -7,7 +7,7 @@ from typing import Annotated, TypeVar
 
 from msgspec import Meta, Struct
 
-from mistill.delivery.purse import Amount, Number, PartName, Purse, PurseMember, Statement
+from mistill.delivery.purse import Amount, Number, PartName, Purse, PurseMember, SpendingLimit, Statement
 
 MAX_ITEMS = 1_000
 """Of one list in a frame: who has more to say sends several."""
@@ -26,6 +26,7 @@ class PurseWishes(Struct, frozen=True, array_like=True):
         abandoned: attempts that need not leave any more.
         reserved: attempts that are to leave, and what each may cost at its worst.
         left: members that are gone.
+        limited: what may be spent by all together from now on.
     """
 
     stated: Annotated[list[Statement], _list] = []
@@ -33,6 +34,7 @@ class PurseWishes(Struct, frozen=True, array_like=True):
     abandoned: Annotated[list[tuple[Number, Number]], _list] = []
     reserved: Annotated[list[tuple[Number, Number, Amount]], _list] = []
     left: Annotated[list[Number], _list] = []
+    limited: Annotated[list[tuple[Number, SpendingLimit]], _list] = []
 
 
 class PurseAnswers(Struct, frozen=True, array_like=True):
@@ -57,12 +59,16 @@ class FarPurse:
     def __init__(self, say_soon: Callable[[], None]) -> None:
         self._say_soon = say_soon
         self._members: dict[int, PurseMember] = {}
-        self._unsaid = PurseWishes([], [], [], [], [])
+        self._unsaid = _nothing_said()
         self._has_unsaid = False
 
     def state(self, member: PurseMember, statement: Statement) -> None:
         self._members[member.key] = member
         self._unsaid.stated.append(statement)
+        self._note_unsaid()
+
+    def set_limit(self, member: PurseMember, limit: SpendingLimit) -> None:
+        self._unsaid.limited.append((member.key, limit))
         self._note_unsaid()
 
     def reserve(self, member: PurseMember, number: int, amount: Amount) -> None:
@@ -90,11 +96,12 @@ class FarPurse:
         """What is to be said, in as many parts as it needs."""
         if not self._has_unsaid:
             return []
-        unsaid, self._unsaid = self._unsaid, PurseWishes([], [], [], [], [])
+        unsaid, self._unsaid = self._unsaid, _nothing_said()
         self._has_unsaid = False
         # One kind after the other, as they are taken.
         return [
             *(PurseWishes(stated=part) for part in _parts(unsaid.stated)),
+            *(PurseWishes(limited=part) for part in _parts(unsaid.limited)),
             *(PurseWishes(settled=part) for part in _parts(unsaid.settled)),
             *(PurseWishes(abandoned=part) for part in _parts(unsaid.abandoned)),
             *(PurseWishes(reserved=part) for part in _parts(unsaid.reserved)),
@@ -164,6 +171,8 @@ class GuestMembers:
                 member = _GuestMember(statement.member, purse, self._told, self._tell_soon)
                 self._members[statement.member] = member
             member.purse.state(member, statement)
+        for key, limit in wishes.limited:
+            self._members[key].purse.set_limit(self._members[key], limit)
         for key, number, spent in wishes.settled:
             member = self._members[key]
             if number is None:
@@ -196,6 +205,10 @@ class GuestMembers:
             PurseAnswers(heard[start : start + MAX_ITEMS], answers[start : start + MAX_ITEMS])
             for start in range(0, longest, MAX_ITEMS)
         ]
+
+
+def _nothing_said() -> PurseWishes:
+    return PurseWishes([], [], [], [], [], [])
 
 
 def _parts(items: list[T]) -> list[list[T]]:
