@@ -23,6 +23,7 @@ from mistill.runs.export import export_run
 from mistill.runs.record_shape import shape_of
 from mistill.runs.where import RunFilter
 from mistill.simulator import Simulator
+from mistill.simulator.faults import Fault
 
 ROWS = [
     {
@@ -289,3 +290,20 @@ def test_a_sample_of_the_rows_that_are_left_is_of_all_of_them(place: Place, simu
     assert max(asked) > 200
     assert report.forecast is not None
     assert report.forecast.rows_left == 980
+
+
+def test_a_finish_reason_or_cause_that_no_row_has_is_said_with_those_that_there_are(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulator.script([Fault.status(400)], when=lambda body: "two" in str(body))
+    place.write(["one", "two"])
+    place.run().start()
+    for where, told in [
+        ("finish_reason=lenght", "matches 'finish_reason=lenght' (finish_reason is stop)"),
+        ("row<9, error=bad_requets", "matches 'row<9, error=bad_requets' (error is bad_request)"),
+        ("row<1, error=bad_request", "matches 'row<1, error=bad_request'"),
+    ]:
+        caplog.clear()
+        Run.retry(place.out, where).start()
+        (line,) = [line for line in caplog.messages if "no row of" in line]
+        assert line.endswith(told), line

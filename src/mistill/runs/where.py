@@ -150,9 +150,11 @@ class RunFilter:
         self.text = text
         self._look_at = look_at
         self._shape = shape
+        self._ledger = reader.path
         terms = [] if text is None else parse_terms(text)
         of_ledger = [term for term in terms if term.name in FIELDS]
         self.selection = Selection.of(of_ledger) if of_ledger else EVERYTHING
+        self._of_ledger = of_ledger
         self._conditions = [_scoped(term) for term in terms if term.name not in FIELDS]
         self._read = 0
         self._settle(reader)
@@ -182,10 +184,24 @@ class RunFilter:
 
     def nothing(self, what: object) -> str:
         """What to say where no row was chosen."""
+        if known := self._others():
+            return f"no row of {what} matches {self.text!r} ({known})"
         if not self._conditions:
             return f"no row of {what} matches {self.text!r}"
         message, hint = _nothing_matches(self.text or "", str(what), self._read, self._conditions)
         return f"{message} ({hint})" if hint else message
+
+    def _others(self) -> str:
+        """What rows have in place of a cause or a finish reason that none has, in words."""
+        said: list[str] = []
+        with LedgerReader(self._ledger) as reader:
+            for term in self._of_ledger:
+                if term.comparison == "=" and term.name in ("error", "finish_reason"):
+                    causes = (cause.kind for cause in reader.failures())
+                    known = [*causes] if term.name == "error" else [*reader.finish_reasons()]
+                    if known and term.value not in known:
+                        said.append(f"{term.name} is {', '.join(known)}")
+        return "; ".join(said)
 
     def _holds(self, row: LedgerRow) -> bool:
         if row.damaged:
