@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +18,12 @@ from pydantic import SecretStr
 from mistill import InputError, LedgerError, ManifestChanged, MistralLLM, Run, export_run, read_row
 from mistill.kinds.options import RetryArguments
 from mistill.ledger import LedgerReader
+from mistill.ledger.checksums import add_checksum
+from mistill.ledger.shard_files import shard_of
 from mistill.ledger.shards_reader import ShardsReader
+from mistill.ledger.tables import START_SUM
 from mistill.runs.report import RunReport, read_report
+from mistill.runs.shard_run import ShardRun
 from mistill.simulator import Settings, Simulator
 
 _ROWS = 60
@@ -155,6 +161,26 @@ def test_a_shard_whose_rows_are_all_refused_ends_nothing_where_others_were_answe
         report = _each_shard(path, tmp_path / "out", simulator, 3)
     assert (report.completions, report.failures, report.pending) == (60, 30, 0)
     assert report.stopped is None
+
+
+def test_rows_that_failed_before_a_worker_died_are_not_asked_again_by_the_next(
+    rows: Path, tmp_path: Path
+) -> None:
+    with Simulator(Settings(latency_s=0.001, poison="row 1")) as simulator:
+        _run(rows, tmp_path / "out", simulator, shard="0/1").start()
+        with closing(sqlite3.connect(shard_of(tmp_path / "out.ledger", 0))) as connection:
+            add_checksum(connection)
+            connection.execute("UPDATE starts SET ended_at = NULL")  # as where it was killed
+            connection.execute(f"UPDATE starts SET checksum = {START_SUM}")
+            connection.commit()
+        sent = len(simulator.requests)
+        goes_on = _run(rows, tmp_path / "out", simulator, shard="0/1")
+        assert isinstance(goes_on, ShardRun)
+        goes_on.follow_deaths(1)
+        assert goes_on.start().failures == 11
+        assert len(simulator.requests) == sent
+        _run(rows, tmp_path / "out", simulator, shard="0/1").start()  # a start of its own asks them
+        assert len(simulator.requests) == sent + 11
 
 
 def test_another_plan_is_refused_and_so_are_other_settings(

@@ -520,6 +520,14 @@ class LedgerReader:
         with database.explained(self.path):
             return cached_shares(self._connection)
 
+    def failed_since(self, at: float) -> frozenset[int]:
+        """The rows (`LedgerRow.row`) that have failed since then, in unix seconds, and were not answered after that."""
+        with database.explained(self.path):
+            found = self._connection.execute(
+                "SELECT row FROM outcomes WHERE state = 'failure' AND ended_at >= ?", (at,)
+            ).fetchall()
+        return frozenset(row for (row,) in found)
+
     def finish_reasons(self) -> dict[str, int]:
         """Why answers ended → how many rows of the current input, the most frequent first.
 

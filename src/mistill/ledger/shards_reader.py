@@ -189,6 +189,11 @@ class ShardsReader(LedgerReader):
                 causes[one.kind] = one.after(causes.get(one.kind), self._firsts[shard])
         return sorted(causes.values(), key=lambda cause: (-cause.count, cause.kind))
 
+    def failed_since(self, at: float) -> frozenset[int]:
+        return frozenset(
+            self._number(shard, row) for shard, reader in self._each() for row in reader.failed_since(at)
+        )
+
     def finish_reasons(self) -> dict[str, int]:
         total = Counter[str]()
         for one in self._ask(LedgerReader.finish_reasons):

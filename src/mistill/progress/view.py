@@ -312,6 +312,8 @@ class Watch:
             spent = now.since(self._began)
             self._pace_s = sum(spent.get(cause, 0.0) for cause in _AT_WORK) / live
         left = min(max(0, total - progress.known - progress.held - ended), ended * self._times_more())
+        if progress.is_of_several:
+            return left * (progress.elapsed_s - progress.paused_s()) / ended
         # At first the pace says how long the first answers took; later, what this machine makes of it.
         seconds_each = progress.busy_s / max(1, progress.completions - progress.by_jobs)
         at_once = self._at_once()

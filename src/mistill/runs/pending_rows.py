@@ -47,6 +47,7 @@ class PendingRows:
         shape: of the output's records, which says what columns a row may not have.
         known_attempts: what the ledger has of rows that were asked before.
         sample: which rows are asked at all; ``None``: every one.
+        failed_now: rows that are not asked again, since they have failed in this start.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class PendingRows:
         shape: RecordShape,
         known_attempts: KnownAttempts,
         sample: RowSample | None = None,
+        failed_now: frozenset[int] = frozenset(),
     ) -> None:
         self._windows = windows
         self._kind = kind
@@ -71,6 +73,7 @@ class PendingRows:
         self._ready: deque[PendingRow] = deque()
         self._filling = asyncio.Lock()
         self._sample = sample
+        self._failed_now = failed_now
         self._closed = False
         self.rows_read = 0
 
@@ -194,7 +197,7 @@ class PendingRows:
             return False
         if state.is_with_server:
             return False
-        if state.state == "failure" and not self._options.retry_failed:
+        if state.state == "failure" and (not self._options.retry_failed or state.row in self._failed_now):
             self._progress.known += 1
             return False
         if state.state == "pending" and state.maybe_billed and self._options.on_unknown == "hold":

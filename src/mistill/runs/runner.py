@@ -72,6 +72,7 @@ class Runner:
         answered: rows that got an answer. ``empty_answers``: those of them with nothing in some generation.
         answered_by: which model answers, as it says; ``None`` before it has.
         broke_off: why the input ended too early, by its own fault or that of who made it, where that ended the start.
+        failed_now: rows that have failed in what is for the user this start too, though an earlier process began it.
         has_answers_elsewhere: asks, where this ledger has none, whether other ledgers of the run have answers.
     """
 
@@ -98,6 +99,7 @@ class Runner:
         self.broke_off: Exception | None = None
         self.answered = self.empty_answers = 0
         self.answered_by: str | None = None
+        self.failed_now: frozenset[int] = frozenset()
         self.has_answers_elsewhere: Callable[[], bool] = lambda: False
         self.ledger = ledger
         self.budget = budget
@@ -140,6 +142,7 @@ class Runner:
             shape=self._shape,
             known_attempts=self._known_attempts,
             sample=self.sample,
+            failed_now=self.failed_now,
         )
         self._lane = await self._lane_for(rows)
         self._lane.resize(self._size)

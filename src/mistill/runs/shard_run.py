@@ -259,8 +259,13 @@ class ShardRun(DrivenStart, InShards):
     def _files(self, options: RunOptions) -> tuple[Path, str | None]:
         assert options.shard is not None, "else it is another kind of run"
         self._one = OneShard.parse(options.shard)
+        self._deaths = 0
         number = self._one.number
         return shard_of(self.place.folder, number), self.place.part_of(number, options)
+
+    def follow_deaths(self, deaths: int) -> None:
+        """So many starts of this shard have died in the run's one start; this one goes on with their work."""
+        self._deaths = deaths
 
     @contextmanager
     def _started(self) -> Generator[Runner]:
@@ -269,8 +274,10 @@ class ShardRun(DrivenStart, InShards):
         self._source = plan.source(self._one.number, self._whole, self.options.limit)
         if self.out is not None:
             Path(self.out).parent.mkdir(parents=True, exist_ok=True)
+        failed_now = self._failed_in_last(self._deaths)
         with super()._started() as runner:
             runner.has_answers_elsewhere = self._has_answers
+            runner.failed_now = failed_now
             yield runner
         if runner.stopped is None and not self._is_driven and self.place.is_one_file:
             self._write_if_last()
@@ -300,6 +307,15 @@ class ShardRun(DrivenStart, InShards):
         source = None if self._is_driven else self._whole
         check_plan(plan, folder, source, self.options.of_plan(), shards=self._one.of)
         return plan
+
+    def _failed_in_last(self, starts: int) -> frozenset[int]:
+        """Rows that have failed in the last so many starts of this shard, which died: to the user they are this one."""
+        path = shard_of(self.place.folder, self._one.number)
+        if not starts or not path.is_file():
+            return frozenset()
+        with LedgerReader(path) as reader:
+            died = [start.started_at for start in reader.starts() if start.ended_at is None][-starts:]
+            return reader.failed_since(died[0]) if died else frozenset()
 
     def _has_answers(self) -> bool:
         """Whether a row of any shard has been answered: then what refuses all of this one is not the server."""
@@ -366,6 +382,7 @@ def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError |
         on_progress=link.see,
         **settings.arguments | told,
     )
+    run.follow_deaths(begun.deaths)
     if settings.budget is not None and begun.budget is not None:
         run.spend_from(settings.budget, settings.door.governor(), begun.number, begun.budget.spent)
     return run.work(link)

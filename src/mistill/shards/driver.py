@@ -6,9 +6,11 @@ import asyncio
 import logging
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from typing import Final
+
+from msgspec.structs import replace
 
 from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import Snapshot, WaitCause
@@ -68,6 +70,8 @@ class Driver:
         self.on_begun: Callable[[int], object] = lambda _: None
         self._is_paused = False
         self._deaths: dict[int, tuple[int, int]] = {}
+        self._all_deaths: Counter[int] = Counter()
+        progress.is_of_several = True
         self._stillborn = 0
         self._later: list[tuple[float, int]] = []
         self._said: set[str] = set()
@@ -177,7 +181,7 @@ class Driver:
         while self._waiting and self._workers.free and self.stopped is None and not self._is_paused:
             shard = self._waiting.popleft()
             self.under_way.add(shard)
-            self._workers.begin(self._begun(shard))
+            self._workers.begin(replace(self._begun(shard), deaths=self._all_deaths[shard]))
             self.on_begun(shard)
         return bool(self.under_way) or (self.stopped is None and bool(self._waiting or self._later))
 
@@ -221,6 +225,7 @@ class Driver:
         before, deaths = self._deaths.get(shard, (0, 0))
         deaths = deaths + 1 if ended <= before else 1
         self._deaths[shard] = ended, deaths
+        self._all_deaths[shard] += 1
         if deaths >= _MOST_DEATHS:
             self.stop(
                 Stopped(
