@@ -16,9 +16,11 @@ import pytest
 from pydantic import SecretStr
 
 from mistill import InputError, LedgerError, ManifestChanged, MistralLLM, Run, export_run, read_row
+from mistill.errors import LedgerInUse
 from mistill.kinds.options import RetryArguments
 from mistill.ledger import LedgerReader
 from mistill.ledger.checksums import add_checksum
+from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import shard_of
 from mistill.ledger.shards_reader import ShardsReader
 from mistill.ledger.tables import START_SUM
@@ -207,6 +209,29 @@ def test_a_fresh_start_keeps_all_shards_under_another_name(
     assert (report.completions, report.sent) == (_ROWS, _ROWS)
     (kept,) = tmp_path.glob("answers.ledger.bak-*")
     assert read_report(None, ledger=kept).completions == _ROWS // 2
+
+
+def test_only_parts_that_the_run_wrote_are_removed(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
+    out = tmp_path / "out"
+    _run(rows, out, simulator, on="processes:1", shards=3).start()
+    own = {"part-00000.jsonl.gz", "part-00000.notes.md", "part-00007.csv"}
+    for name in own:
+        (out / name).write_text("of the user")
+    _run(rows, out, simulator, on="processes:1", shards=3).start()
+    _run(rows, out, simulator, on="processes:1", shards=2, fresh=True, output_format="csv").start()
+    assert {path.name for path in out.iterdir()} == own | {"part-00000.csv", "part-00001.csv"}
+
+
+def test_a_fresh_start_leaves_shards_alone_that_are_at_work(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "out"
+    _run(rows, out, simulator, shard="0/2").start()
+    lock = LedgerLock(shard_of(tmp_path / "out.ledger", 0))
+    with pytest.raises(LedgerInUse, match="is at work in process"):
+        _run(rows, out, simulator, on="processes:1", fresh=True).start()
+    lock.release()
+    assert len(_ids(out)) == _ROWS // 2
 
 
 def test_a_sample_of_all_shards_is_forecast_for_all(rows: Path, tmp_path: Path, simulator: Simulator) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
 
@@ -13,6 +14,7 @@ from mistill.struct_types import look_at
 
 PLAN: Final = "plan.json"
 _WHOLE: Final = "run.ledger"
+_PARTS: Final = "parts.json"
 
 
 class ShardSize(Struct, frozen=True):
@@ -58,6 +60,21 @@ def files_of(path: Path) -> list[Path]:
     if not is_in_shards(path):
         return [path]
     return [whole_of(path), *sorted(path.glob("shard-*.ledger"))]
+
+
+def read_parts(folder: Path) -> frozenset[str]:
+    """The names of the parts of the output that a start of the run may have written."""
+    try:
+        return frozenset(msgspec.json.decode((folder / _PARTS).read_bytes(), type=list[str]))
+    except (OSError, msgspec.MsgspecError):  # none that is known: nothing is taken for one
+        return frozenset()
+
+
+def note_parts(folder: Path, names: Iterable[str]) -> None:
+    """They are written from now on."""
+    beside = folder / f"{_PARTS}.new"
+    beside.write_bytes(msgspec.json.encode(sorted(names)))
+    beside.replace(folder / _PARTS)
 
 
 def place_in_shards(folder: Path, position: int) -> tuple[Path, int]:

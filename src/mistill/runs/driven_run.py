@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -16,7 +16,7 @@ from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, Stopped
 from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader, Spending
-from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
+from mistill.ledger.shard_files import note_parts, read_parts, read_sizes, shard_of, whole_of
 from mistill.llms.event_loop import background
 from mistill.process import OwnProcess
 from mistill.records.misfits import Misfit
@@ -165,15 +165,23 @@ class DrivenRun(Run):
             return None
         return [spent_by(shard_of(self.place.folder, number)) for number in range(shards)]
 
+    def _note_parts(self, shards: int, earlier: Iterable[str] = ()) -> None:
+        """Before any is written: what is not noted is nobody's to remove. ``earlier``: of a run that was set aside."""
+        if self.place.out is not None and not self.place.is_one_file:
+            folder = self.place.folder
+            note_parts(folder, {*self._parts(shards), *read_parts(folder), *earlier})
+
+    def _parts(self, shards: int) -> set[str]:
+        return {self.place.part(number, self.options).name for number in range(shards)}
+
     def _remove_other_parts(self) -> None:
-        """Parts that an earlier plan had more, or in another format: whoever reads the folder would take them for some
+        """Those that an earlier plan had more, or in another format: whoever reads the folder would take them for some
         of these."""
-        parts = {
-            self.place.part(number, self.options) for number in range(len(read_sizes(self.place.folder)))
-        }
-        for path in Path(self.place.out or "").glob("part-[0-9][0-9][0-9][0-9][0-9].*"):
-            if path not in parts:
-                path.unlink()
+        folder = self.place.folder
+        parts = self._parts(len(read_sizes(folder)))
+        for name in read_parts(folder) - parts:
+            Path(self.place.out or "", name).unlink(missing_ok=True)
+        note_parts(folder, parts)
 
     def _told(self) -> StartRecord:
         """What is known of this start by now."""

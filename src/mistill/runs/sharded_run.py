@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from mistill.delivery.governors import GovernorDoor, environment_of_sharing, opened_to_others
+from mistill.errors import LedgerInUse
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.estimates.row_sample import draw_rows
 from mistill.kinds.options import RunOptions
 from mistill.ledger import Counts, LedgerReader, Selection
 from mistill.ledger.files import free_name
 from mistill.ledger.lock import LedgerLock
-from mistill.ledger.shard_files import is_in_shards, whole_of
+from mistill.ledger.shard_files import is_in_shards, read_parts, whole_of
 from mistill.progress.progress import Progress
 from mistill.runs.driven_run import DrivenRun
 from mistill.runs.shard_run import InShards, ShardSettings, work_on
@@ -37,6 +38,7 @@ class ShardedRun(DrivenRun, InShards):
 
     def __init__(self, source: Any, **given: Any) -> None:
         super().__init__(source, **given)
+        self._earlier_parts: frozenset[str] = frozenset()
         self.ledger_path = self.place.folder  # which is read as one
 
     def _files(self, options: RunOptions) -> tuple[Path, str | None]:
@@ -66,6 +68,7 @@ class ShardedRun(DrivenRun, InShards):
                 opened_to_others(keeper, machines.host, has_quota=has_quota) as door,
             ):
                 plan = self._plan(machines.workers)
+                self._note_parts(len(plan.shards), self._earlier_parts)
                 self.progress.total = _rows_wanted(plan, self.options.limit)
                 with (
                     self._driver_of(plan, machines, door) as driver,
@@ -84,10 +87,22 @@ class ShardedRun(DrivenRun, InShards):
         """All that is known of an earlier run is kept under another name."""
         folder = self.place.folder
         if folder.exists():
-            LedgerLock(whole_of(folder)).release()  # unless somebody works on it
+            LedgerLock(whole_of(folder)).release()  # unless somebody drives it
+            self._refuse_shards_at_work()
+            self._earlier_parts = read_parts(folder)
             folder.rename(free_name(folder, "bak"))
         # For this start only: the next one goes on.
         self.options = self.options.model_copy(update={"fresh": False})
+
+    def _refuse_shards_at_work(self) -> None:
+        folder = self.place.folder
+        if is_in_shards(folder):
+            with LedgerReader(folder) as reader:
+                if reader.is_being_written():
+                    raise LedgerInUse(
+                        f"a shard of {folder} is at work in process {reader.writer()}",
+                        hint="wait until it has ended, or stop it",
+                    )
 
     def _plan(self, workers: int) -> Plan:
         """Where the input is cut: as it was, or now."""
