@@ -123,10 +123,13 @@ async def test_more_is_asked_at_once_than_goes_into_one_frame(peers: Peers) -> N
 
 def spent_there(host: Peer) -> int:
     """Tokens, of all parts."""
-    governor = host.governor
-    own = governor._own if isinstance(governor, GuestGovernor) else governor
+    return own_of(host).purse(PURSE).spent.tokens
+
+
+def own_of(peer: Peer) -> Governor:
+    own = peer.governor.own if isinstance(peer.governor, GuestGovernor) else peer.governor
     assert isinstance(own, Governor)
-    return own.purse(PURSE).spent.tokens
+    return own
 
 
 async def test_another_process_keeps_count_when_the_one_that_did_has_ended(peers: Peers) -> None:
@@ -138,6 +141,8 @@ async def test_another_process_keeps_count_when_the_one_that_did_has_ended(peers
     kept.settle(await kept.reserve(50, 50), Usage(50, 50))
     gone.settle(await gone.reserve(150, 150), Usage(150, 150))
     gone.leave_common()
+    purse = own_of(host).purse(PURSE)
+    await until(lambda: purse.spent.tokens == 400 and "ended" not in purse.members.values())
     in_flight = [await budget.reserve(100, 50) for budget in budgets]
     host.end()
     await until(lambda: any(peer.is_host for peer in (ended, first, second)))

@@ -643,6 +643,8 @@ class Governor:
     def _set_timer(self, at_s: float, waiter: Waiter, now_s: float) -> None:
         """Sees to it that somebody looks again at that moment. An earlier look is harmless, a late one is not."""
         timer, loop = self._timer, self._guests_loop or waiter.loop
+        if loop.is_closed():  # of guests whom nobody serves any more: the process ends
+            loop = waiter.loop
         if at_s == math.inf or (timer is not None and timer.loop is loop and timer.at_s <= at_s):
             return
         self._timer = timer = _Timer(loop, at_s)

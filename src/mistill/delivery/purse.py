@@ -386,6 +386,8 @@ class PurseMember:
         if (waited := self._waiting.pop(number, None)) is not None:
             self._in_flight[number] = waited[0]
             _answer(waited[1], value=True)
+        elif number not in self._in_flight and self._keeper is not None:
+            self._keeper.settle(self, number, Amount())  # nobody waits for it any more
 
     def is_spent(self, number: int, others: Amount) -> None:
         self._others_in_all = others

@@ -103,8 +103,9 @@ class FarPurse:
             *(PurseWishes(stated=part) for part in _parts(unsaid.stated)),
             *(PurseWishes(limited=part) for part in _parts(unsaid.limited)),
             *(PurseWishes(settled=part) for part in _parts(unsaid.settled)),
-            *(PurseWishes(abandoned=part) for part in _parts(unsaid.abandoned)),
             *(PurseWishes(reserved=part) for part in _parts(unsaid.reserved)),
+            # After those: what was abandoned before it was even said is both.
+            *(PurseWishes(abandoned=part) for part in _parts(unsaid.abandoned)),
             *(PurseWishes(left=part) for part in _parts(unsaid.left)),
         ]
 
@@ -179,10 +180,10 @@ class GuestMembers:
                 member.purse.spend(member, spent)
             else:
                 member.purse.settle(member, number, spent)
-        for key, number in wishes.abandoned:
-            self._members[key].purse.abandon(self._members[key], number)
         for key, number, amount in wishes.reserved:
             self._members[key].purse.reserve(self._members[key], number, amount)
+        for key, number in wishes.abandoned:
+            self._members[key].purse.abandon(self._members[key], number)
         for key in wishes.left:
             member = self._members.pop(key)
             member.purse.leave(member)

@@ -172,12 +172,17 @@ class Membership:
                 # nothing else.
                 if link.transport is not None:
                     heard_s = link.heard_s
-                elif link.is_useful or loop.time() - began_s > self._tuning.out_of_reach_s:
+                elif self._was_of_use(link, loop.time() - began_s):
                     heard_s = loop.time()
                 self._leave(link)
-            elif not self._is_alone and self._left_s(heard_s) <= 0:
+            if not self._is_alone and self._left_s(heard_s) <= 0:
                 self._go_alone(loop.time() - heard_s)
             await asyncio.sleep(self._pause_s())
+
+    def _was_of_use(self, link: HostConnection, lasted_s: float) -> bool:
+        guest = self._guest()
+        is_waiting = guest is not None and guest.is_waiting
+        return link.is_useful or not is_waiting or lasted_s > self._tuning.out_of_reach_s
 
     def _left_s(self, heard_s: float) -> float:
         return heard_s + self._tuning.out_of_reach_s - asyncio.get_running_loop().time()
