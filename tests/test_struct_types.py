@@ -21,6 +21,7 @@ from mistill.kinds.manifest import RunManifest
 BY_ANOTHER_NAME = {
     ("mistill.api.decoding", "kind"),
     ("mistill.kinds.manifest", "cls"),
+    ("mistill.runs.hub_card", "kind"),
     ("mistill.struct_types", "kind"),
 }
 """Arguments of functions: what `tolerant_decoder` is given, at the top of modules; and each `RunManifest`."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -82,10 +83,11 @@ def test_a_wrong_model_stops_the_call_at_once(
     simulator: Simulator, make_llm: MakeLLM, num_generations: int
 ) -> None:
     llm = make_llm(model="mistral-smal-latest", max_concurrent_requests=2)
-    with pytest.raises(
-        GenerationError, match=r"Invalid model: mistral-smal-latest.*llm.models\(\) lists the models"
-    ):
+    with pytest.raises(GenerationError) as caught:
         llm.generate(["row"] * 50, num_generations, on_error="none")
+    # Of two that are under way at once either may be the one that ends the call.
+    ended = "\n".join(f"{failure} {failure.__cause__}" for failure in caught.value.failures.values())
+    assert re.search(r"Invalid model: mistral-smal-latest.*llm.models\(\) lists the models", ended)
     assert len(simulator.requests) <= 2
 
 
