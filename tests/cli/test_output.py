@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
 import logging
 import os
 import pty
+import re
 import signal
 import subprocess
 import sys
@@ -14,9 +16,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
+from rich.live import Live
 from tests.cli.conftest import Mistill
 
 from mistill.cli.terminal.log_lines import logged_lines
+from mistill.cli.terminal.output import say
 from mistill.simulator import Fault, Simulator
 from mistill.visible import visible, visible_json
 
@@ -265,3 +270,16 @@ def test_an_empty_input_and_a_choice_of_no_row_are_said(mistill: Mistill, simula
     assert mistill("retry", "out.jsonl", "--where", "row=7", "--quiet").stderr == no_row
     assert mistill("rows", "out.jsonl", "--where", "row=7").stderr == no_row
     assert no_row in mistill("export", "out.jsonl", "--to", "-", "--where", "row=7").stderr
+
+
+def test_what_is_said_while_a_bar_is_drawn_is_printed_above_it() -> None:
+    drawn = io.TextIOWrapper(io.BytesIO(), "utf-8")
+    console = Console(file=drawn, force_terminal=True, width=80)
+    with Live("a bar", console=console, auto_refresh=False, transient=True, redirect_stdout=False):
+        say("root: paused")
+    drawn.flush()
+    shown = drawn.detach()
+    assert isinstance(shown, io.BytesIO)
+    # The bar is wiped, then the line, then the bar again: never a line behind a bar.
+    assert "a barroot: paused" not in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown.getvalue().decode())
+    assert b"root: paused\n" in shown.getvalue()

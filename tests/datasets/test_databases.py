@@ -290,6 +290,22 @@ def test_postgresql_has_types_of_its_own(postgresql: Tables) -> None:
     assert b'"x":[1.50]' in row.raw
 
 
+def test_rows_of_tables_that_inherit_are_rows_of_the_table_too(postgresql: Tables) -> None:
+    postgresql.execute("CREATE TABLE parent (id int PRIMARY KEY, text text)")
+    postgresql.execute("CREATE TABLE child () INHERITS (parent)")
+    postgresql.execute("INSERT INTO parent SELECT id, 'of the parent' FROM generate_series(1, 1501) AS id")
+    postgresql.execute("INSERT INTO child SELECT id, 'of the child' FROM generate_series(1, 1500) AS id")
+    assert len(records(postgresql.address("parent"))) == 3001
+
+
+def test_a_text_about_the_escape_of_nul_stays_as_it_is_in_postgresql(postgresql: Tables) -> None:
+    text = r"the escape \u0000 is NUL, and \\u0000 is not"
+    write(postgresql.address("t"), [{"text": text, "mixed": 1}, {"text": "b", "mixed": [text, "\0"]}])
+    found = records(postgresql.address("t"))
+    assert [row["text"] for row in found] == [text, "b"]
+    assert [row["mixed"] for row in found] == [1, [text, "\ufffd"]]
+
+
 def test_a_connection_that_breaks_is_made_anew(postgresql: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_database, "PAGE_ROWS", 10)
     monkeypatch.setattr(database, "WAITS_S", (0.0,))

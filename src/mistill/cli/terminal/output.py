@@ -6,9 +6,10 @@ visible before it is printed.
 
 from __future__ import annotations
 
+import io
 import sys
 import traceback
-from typing import NamedTuple
+from typing import NamedTuple, TextIO
 
 import click
 
@@ -25,8 +26,11 @@ class Colored(NamedTuple):
 
 def say(*parts: str | Colored) -> None:
     """A line for a person, on stderr: stdout is for records. Where stderr takes nothing, the work goes on unsaid."""
+    # Something stands in for stderr while a bar is drawn, and prints above it: click would write past it.
+    stderr: TextIO = sys.stderr
+    stands_in = None if isinstance(stderr, io.TextIOWrapper) else stderr
     try:
-        click.echo(_line(parts), err=True)
+        click.echo(_line(parts), file=stands_in, err=True)
     except OSError:
         drop(sys.stderr)
 

@@ -6,6 +6,7 @@ Not by ADBC: that hands over what Arrow has no type for (``inet``, ranges, enume
 
 from __future__ import annotations
 
+import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final
@@ -103,7 +104,19 @@ class PostgreSQL(PagedDatabase):
         return found
 
     def key(self, connection: Any, columns: Sequence[str]) -> list[str]:  # noqa: ARG002  as of any database
-        """The primary key, else the smallest unique index without nulls."""
+        """The primary key, else the smallest unique index without nulls; none where other tables inherit from this one,
+        whose rows it has too: they may have the same."""
+        inherited = connection.execute(
+            """
+            SELECT EXISTS (
+                SELECT FROM pg_inherits i, pg_class c
+                WHERE i.inhparent = to_regclass(%s) AND c.oid = i.inhparent AND c.relkind <> 'p'
+            )
+            """,
+            (self.table,),
+        ).fetchone()
+        if inherited == (True,):
+            return []
         found = connection.execute(
             """
             SELECT array_agg(a.attname::text ORDER BY k.place)
@@ -174,7 +187,9 @@ class PostgreSQL(PagedDatabase):
 
     def insert(self, connection: Any, table: str, batch: Any, as_json: Sequence[bool]) -> None:
         columns = [
-            [_without_nul(value) for value in values] if is_json or _holds_text(field.type) else values
+            [_without_nul(value, is_json=is_json) for value in values]
+            if is_json or _holds_text(field.type)
+            else values
             for values, is_json, field in zip(
                 python_columns(batch, as_json), as_json, batch.schema, strict=True
             )
@@ -228,8 +243,13 @@ def _holds_text(kind: Any) -> bool:
     return "string" in str(kind)
 
 
-def _without_nul(value: Any) -> Any:
+_ESCAPED_NUL = re.compile(r"(?<!\\)((?:\\\\)*)\\u0000")
+"""In JSON: behind an escaped backslash it is text."""
+
+
+def _without_nul(value: Any, *, is_json: bool) -> Any:
     """PostgreSQL has no NUL in texts, and no escape of it in its JSON: U+FFFD stands for it."""
     if isinstance(value, str):
-        return value.replace("\0", "\ufffd").replace("\\u0000", "\\ufffd")
-    return [_without_nul(one) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
+        text = value.replace("\0", "\ufffd")
+        return _ESCAPED_NUL.sub(r"\1\\ufffd", text) if is_json else text
+    return [_without_nul(one, is_json=is_json) for one in value] if isinstance(value, list) else value  # pyright: ignore[reportUnknownVariableType]
