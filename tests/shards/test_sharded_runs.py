@@ -155,6 +155,14 @@ def test_failed_rows_are_told_by_their_place_in_the_whole_input(tmp_path: Path, 
         assert reader.first_failures(3) == {cause.kind: [17]}
 
 
+def test_rows_of_shards_that_are_not_begun_have_no_outcome_either(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    _run(rows, tmp_path / "out", simulator, shard="1/3").start()
+    with pytest.raises(LedgerError, match="40 rows have no outcome"):
+        export_run(tmp_path / "out", tmp_path / "all.jsonl")
+
+
 def test_a_shard_whose_rows_are_all_refused_ends_nothing_where_others_were_answered(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     texts = ["good"] * 30 + ["bad"] * 30 + ["good"] * 30

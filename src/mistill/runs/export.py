@@ -23,6 +23,7 @@ from mistill.records.misfits import Misfit, Misfits, misfit_lines
 from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.record_lines import added_columns, record_line, record_parts
 from mistill.runs.record_shape import RecordShape, shape_of
+from mistill.runs.report import rows_left
 from mistill.runs.where import RunFilter, SeenColumns
 from mistill.same_place import is_same_place
 from mistill.wording import Phrase, Setting, words
@@ -170,7 +171,8 @@ def export(
     with LedgerReader(ledger) as reader:
         counts = reader.counts()
         if not partial and not counts.is_finished:
-            missing = f"{counts.pending} rows have" if counts.pending else "rows that were not read yet have"
+            left = rows_left(reader, counts) or counts.pending
+            missing = f"{left} rows have" if left else "rows that were not read yet have"
             raise LedgerError(
                 f"{missing} no outcome",
                 hint=words(

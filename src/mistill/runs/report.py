@@ -598,6 +598,12 @@ def rows_of_input(reader: LedgerReader, counts: Counts) -> int | None:
         return _rows_of_input(counts, [_decode_start(start.record) for start in reader.starts()])
 
 
+def rows_left(reader: LedgerReader, counts: Counts) -> int | None:
+    """Rows of the input without an outcome, those that no start has read yet too; ``None`` where nobody knows."""
+    rows = rows_of_input(reader, counts)
+    return None if rows is None else rows - counts.completions - counts.failures
+
+
 def _rows_of_input(counts: Counts, starts: Sequence[StartRecord]) -> int | None:
     if counts.input_was_read_to_its_end:
         return counts.rows

@@ -23,6 +23,7 @@ from mistill.ledger import LedgerReader
 from mistill.progress.formatting import count
 from mistill.records.misfits import number_of
 from mistill.runs.export import export_run
+from mistill.runs.report import rows_left
 
 _OUTPUT = "Output"
 
@@ -143,7 +144,9 @@ def command(
 def _left_out(reader: LedgerReader) -> str:
     """What is not in a part of the records, for the end of a line."""
     counts = reader.counts()
-    parts = [f"{count(counts.pending, 'row')} without an outcome"] if counts.pending else []
-    if not counts.input_was_read_to_its_end:
+    left = rows_left(reader, counts)
+    pending = counts.pending if left is None else left
+    parts = [f"{count(pending, 'row')} without an outcome"] if pending else []
+    if left is None:
         parts.append("what was not read of the input yet")
     return f"; left out: {' and '.join(parts)}" if parts else ""
