@@ -15,6 +15,7 @@ from tests.cli.conftest import Mistill, Rows, RunOf, Spawn
 from tests.conftest import Simulate
 
 from mistill import MistralLLM, Run
+from mistill.runs.watching import follow_run
 from mistill.simulator import Simulator
 from mistill.steering.address import find_address
 
@@ -115,6 +116,15 @@ def test_a_run_that_takes_no_orders_is_watched_by_its_ledger(mistill: Mistill, r
     views = mistill("status", "answers.jsonl", "--watch", "--json").records
     assert views[-1]["completions"] == 60
     assert views[-1]["is_last"]
+
+
+def test_the_last_view_of_a_run_that_is_killed_is_the_last(mistill: Mistill, running: Running) -> None:
+    views = follow_run("answers.jsonl", every_s=0.1)
+    assert not next(views).is_last
+    running.process.kill()
+    running.process.wait()
+    *_, last = views
+    assert last.is_last
 
 
 def test_what_was_done_to_a_run_that_is_killed_is_known(mistill: Mistill, running: Running) -> None:

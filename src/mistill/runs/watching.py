@@ -38,14 +38,19 @@ def follow_run(
     _, found = find_run(path, ledger)
     control = Control(found)
     name = main_name(control.ledger)[0]
-    if not is_held(name):
-        return
-    try:
-        yield from control.views(every_s)
-    except InputError:
+    seen: View | None = None
+    while is_held(name):
+        if seen is not None and seen.is_last:  # its output is written
+            time.sleep(_LOOK_S)
+            continue
+        try:
+            for seen in control.views(every_s):
+                yield seen
+        except InputError:
+            for seen in _by_ledger(path, ledger, every_s):
+                yield seen
+    if seen is not None and not seen.is_last:  # it was killed
         yield from _by_ledger(path, ledger, every_s)
-    while is_held(name):  # its output is written
-        time.sleep(_LOOK_S)
 
 
 def _by_ledger(path: str | Path | None, ledger: str | Path | None, every_s: float) -> Iterator[View]:
