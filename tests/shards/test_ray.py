@@ -10,6 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from mistill.delivery import governors
 from mistill.delivery.sharing.place import Door
 from mistill.ledger.lock import holder_of, is_held
 from mistill.runs.report import RunReport
-from mistill.shards import ray_workers
+from mistill.shards import channel, ray_workers
 from mistill.simulator import Settings, Simulator
 
 _ROWS = 400
@@ -86,6 +87,14 @@ def _holders(folder: Path) -> list[int]:
     """Processes that work on a shard."""
     found = (holder_of(path) for path in sorted(folder.glob("shard-*.ledger")) if is_held(path))
     return [process for process in found if process is not None]
+
+
+def _is_there(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    return True
 
 
 def test_workers_and_drivers_that_are_killed_cost_no_row_and_all_ask_the_governor_of_the_driver(
@@ -159,6 +168,33 @@ def test_workers_and_drivers_that_are_killed_cost_no_row_and_all_ask_the_governo
     logs = [path for path in session.rglob("*") if path.is_file() and not path.is_symlink()]
     assert len(logs) > 10
     assert [path for path in logs if _KEY.encode() in path.read_bytes()] == []
+
+
+def test_a_worker_that_hangs_is_ended_and_gives_its_cpu_back(
+    cluster: Any, rows: Path, tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(channel, "_SILENT_S", 5.0)
+    out, folder = tmp_path / "out.jsonl", tmp_path / "out.jsonl.ledger"
+    run = Run(
+        rows, llm=_llm(simulator), out=out, prompt="{{ text }}", on=f"ray://{cluster.address}", shards=2
+    )
+    reports: list[RunReport] = []
+    simulator.change(latency_s=1.0)
+    thread = threading.Thread(target=lambda: reports.append(run.start()))
+    thread.start()
+    simulator.wait_until(lambda: len(_holders(folder)) == 2, timeout_s=60)
+    stopped, _ = _holders(folder)
+    os.kill(stopped, signal.SIGSTOP)
+    try:
+        simulator.wait_until(lambda: not _is_there(stopped), timeout_s=60)
+    finally:
+        simulator.change(latency_s=0.1)
+        with suppress(ProcessLookupError):
+            os.kill(stopped, signal.SIGKILL)
+    thread.join(120)
+    (report,) = reports
+    assert report.completions == _ROWS
+    assert [json.loads(line)["id"] for line in out.read_text().splitlines()] == list(range(_ROWS))
 
 
 def test_a_node_that_cannot_work_on_the_run_says_so_and_nothing_is_sent(

@@ -20,12 +20,13 @@ class Channel:
         shard: that it works on; ``None``: it works on none.
         has_spoken: it has said something by now.
         is_lost: nothing more comes of it.
+        hangs: it is lost since it has said nothing for long, and may be there still.
     """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
         self.shard: int | None = None
-        self.has_spoken = self.is_lost = False
+        self.has_spoken = self.is_lost = self.hangs = False
         self._heard_at_s = time.monotonic()
 
     def begin(self, begun: Begun) -> None:
@@ -55,6 +56,11 @@ class Channel:
                     found.append(event)
         except (EOFError, OSError):
             self.is_lost = True
-        if self.shard is not None and time.monotonic() > self._heard_at_s + _SILENT_S:
-            self.is_lost = True
+        if not self.is_lost and self.shard is not None and time.monotonic() > self._heard_at_s + _SILENT_S:
+            self.is_lost = self.hangs = True
         return found
+
+    @property
+    def silence(self) -> str:
+        """How it was found to hang, in words."""
+        return f"said nothing for {_SILENT_S:g} s"

@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import time
 from collections.abc import Generator
 from contextlib import contextmanager
 from multiprocessing import AuthenticationError
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
-from typing import Final
+from typing import Any, Final
 
 from msgspec import Struct
 
@@ -18,6 +19,8 @@ from mistill.shards.serving import serve
 _CALL_WITHIN_S: Final = 10.0
 _GONE_AFTER_MS: Final = 20_000
 """The other machine, where it takes nothing for so long: it has lost its power, say."""
+_GREETINGS: Final = 6
+_GREET_AGAIN_S: Final = 1.0
 
 
 class Joined(Struct, frozen=True):
@@ -36,15 +39,28 @@ def join(host: str, port: int, token: bytes, number: int, node: str) -> None:
     """Works for the driver at this address until it ends the connection.
 
     Raises:
-        OSError: the driver cannot be reached from here.
+        OSError, EOFError: the driver cannot be reached from here.
     """
-    with _connection_of(socket.create_connection((host, port), _CALL_WITHIN_S)) as connection:
-        with _in_time(connection):
-            answer_challenge(connection, token)
-            deliver_challenge(connection, token)
-            connection.send(Joined(number, node, os.getpid()))
-            setup = connection.recv()
-        serve(connection, setup)
+    for left in reversed(range(_GREETINGS)):
+        with _connection_of(socket.create_connection((host, port), _CALL_WITHIN_S)) as connection:
+            try:
+                setup = _greet(connection, token, Joined(number, node, os.getpid()))
+            except (OSError, EOFError):
+                if not left:
+                    raise
+            else:
+                serve(connection, setup)
+                return
+        time.sleep(_GREET_AGAIN_S)  # it stands still, or did: somebody has stopped it, or its machine is busy
+
+
+def _greet(connection: Connection, token: bytes, who: Joined) -> Any:
+    """What the driver has set up."""
+    with _in_time(connection):
+        answer_challenge(connection, token)
+        deliver_challenge(connection, token)
+        connection.send(who)
+        return connection.recv()
 
 
 def welcome(called: socket.socket, token: bytes, setup: object) -> tuple[Connection, Joined] | None:

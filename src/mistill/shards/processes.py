@@ -19,6 +19,8 @@ from mistill.steering.orders import Order
 
 _LOOK_S: Final = 0.25
 _CLOSE_S: Final = 10.0
+_DIES_WITHIN_S: Final = 5.0
+"""Whoever has closed its end of the way: by what it ends is seen then."""
 
 
 class OwnMachine:
@@ -133,11 +135,10 @@ class _Slot:
     def _died(self, shard: int) -> Ended:
         process, self._process = self._process, None
         assert process is not None, "it was at work"
+        self.channel.connection.close()
+        how = self.channel.silence if self.channel.hangs else _ended(process)
         process.kill()
         process.join()
-        self.channel.connection.close()
-        code = process.exitcode
-        how = f"signal {-code}" if code is not None and code < 0 else f"exit code {code}"
         return Ended(shard, died=how, was_stillborn=not self.channel.has_spoken)
 
     def close(self) -> None:
@@ -149,3 +150,12 @@ class _Slot:
             self._process.kill()
             self._process.join()
         self._process = None
+
+
+def _ended(process: BaseProcess) -> str:
+    """By what it has ended, of itself or by somebody else, before anybody here ends it."""
+    process.join(_DIES_WITHIN_S)
+    code = process.exitcode
+    if code is None:
+        return "it hung as it ended"
+    return f"signal {-code}" if code < 0 else f"exit code {code}"

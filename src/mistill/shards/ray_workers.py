@@ -35,7 +35,7 @@ class RayWorkers:
     """Tasks of a Ray cluster; see `Workers`.
 
     Each is a task for as long as there are shards, and has a connection to here. One that dies is started again by Ray,
-    and joins anew; its shard is the driver's to give.
+    and joins anew; one that hangs is ended, so that its CPU is free for another. Its shard is the driver's to give.
 
     Args:
         ray: the library, connected. ``host``: this machine's address.
@@ -46,11 +46,10 @@ class RayWorkers:
         self._ray = ray
         self._setup = setup
         self._token = secrets.token_bytes(32)
+        self._listening = _listen(host)
+        self._address: tuple[str, int] = self._listening.getsockname()[:2]
         self._mark = folder.absolute() / _MARK, secrets.token_hex(16)
         self._mark[0].write_text(self._mark[1], "ascii")
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._listening = socket.create_server((host, 0), family=family, backlog=512)
-        self._address: tuple[str, int] = self._listening.getsockname()[:2]
         self._joining: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
         ray.cloudpickle.register_pickle_by_value(sys.modules[ray_task.__name__])
@@ -58,6 +57,7 @@ class RayWorkers:
             name="mistill worker", num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD"
         )
         self._tasks = {self._begin_task(number): number for number in range(count)}
+        self._ended_here: set[Any] = set()
         self._nobody_since_s: float | None = time.monotonic()
 
     def _begin_task(self, number: int) -> Any:
@@ -102,10 +102,22 @@ class RayWorkers:
         self._workers.remove(worker)
         worker.channel.connection.close()
         shard, who = worker.channel.shard, worker.who
-        return [] if shard is None else [Ended(shard, died=f"process {who.process} on {who.node}")]
+        how = f"process {who.process} on {who.node}"
+        if worker.channel.hangs:
+            how = f"{how} {worker.channel.silence}"
+            self._end_task(who.number)
+        return [] if shard is None else [Ended(shard, died=how)]
+
+    def _end_task(self, number: int) -> None:
+        """By force: it would keep its CPU. Where its place has another worker by now, Ray has ended it before."""
+        if all(worker.who.number != number for worker in self._workers):
+            for task in [task for task, place in self._tasks.items() if place == number]:
+                self._ended_here.add(task)
+                self._ray.cancel(task, force=True)
 
     def _look_at_tasks(self) -> list[Event]:
-        """Tasks that have ended: there is something wrong, or the connection broke and another one is begun."""
+        """Tasks that have ended: there is something wrong; or they were ended, or the connection broke, and another one
+        is begun."""
         if not self._tasks:
             return []
         done, _ = self._ray.wait(
@@ -114,7 +126,9 @@ class RayWorkers:
         found: list[Event] = []
         for task in done:
             number = self._tasks.pop(task)
-            if (problem := self._problem(task)) is not None:
+            was_ended = task in self._ended_here
+            self._ended_here.discard(task)
+            if not was_ended and (problem := self._problem(task)) is not None:
                 found.append(Unable(problem))
             else:
                 self._tasks[self._begin_task(number)] = number
@@ -137,7 +151,10 @@ class RayWorkers:
         elif self._nobody_since_s is not None and time.monotonic() > self._nobody_since_s + _NOBODY_S:
             self._nobody_since_s = None
             return [
-                Said(logging.WARNING, "Ray has had no free CPU for a worker for 30 s: the run waits for one")
+                Said(
+                    logging.WARNING,
+                    "no worker has joined for 30 s: Ray has no free CPU for one, or starts it yet; the run waits",
+                )
             ]
         return []
 
@@ -179,6 +196,17 @@ class RayWorkers:
             return []
         tasks = list(self._tasks)
         return self._ray.wait(tasks, num_returns=len(tasks), timeout=_CLOSE_S, fetch_local=False)[1]
+
+
+def _listen(host: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, 0), family=family, backlog=512)
+    except OSError as error:
+        raise InputError(
+            f"nobody can call this machine at {host}, the address that Ray knows it by: {error}",
+            hint="its nodes have to reach the driver: start this on a machine of the cluster, by an address of its own",
+        ) from error
 
 
 class _Worker:
