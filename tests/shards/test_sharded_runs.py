@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
+import stat
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -388,3 +389,35 @@ def test_a_plan_that_nobody_can_read_is_said(rows: Path, tmp_path: Path, simulat
     (tmp_path / "answers.ledger" / "plan.json").write_text("{")
     with pytest.raises(LedgerError, match=r"the plan .*plan\.json cannot be read"):
         read_report(out)
+    (tmp_path / "answers.ledger" / "plan.json").write_text('{"format": 2, "shards": [{"rows": 1}]}')
+    with pytest.raises(LedgerError, match=r"has format 2, and this version of mistill reads format 1"):
+        read_report(out)
+
+
+def test_after_a_ledger_that_could_not_be_read_all_are_read_again(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    _each_shard(rows, tmp_path / "answers", simulator, 2)
+    folder = tmp_path / "answers.ledger"
+    last = shard_of(folder, 1)
+    whole = last.read_bytes()
+    at_work = [LedgerLock(shard_of(folder, number)) for number in range(2)]
+    with ShardsReader(folder) as reader:
+        last.write_bytes(b"of another kind")
+        with pytest.raises(LedgerError), reader.snapshot():
+            pass
+        last.write_bytes(whole)
+        with reader.snapshot():
+            assert reader.counts().completions == _ROWS
+    for lock in at_work:
+        lock.release()
+
+
+def test_nobody_else_may_read_what_shards_remember(tmp_path: Path, simulator: Simulator) -> None:
+    folder = tmp_path / "answers.ledger"
+    folder.mkdir()  # by the user, for all to see
+    source = [{"id": number, "text": f"row {number}"} for number in range(4)]
+    _run(source, tmp_path / "answers", simulator, on="processes:1", shards=2).start()
+    kept = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
+    assert kept.keys() >= {"plan.json", "parts.json", "input.jsonl", "run.ledger", "shard-00001.ledger"}
+    assert set(kept.values()) == {0o600}

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol, TypeVar
 
 import msgspec
 from msgspec import Struct
 
+from mistill.directories import sync_directory
 from mistill.errors import LedgerError
 from mistill.struct_types import look_at
 
 PLAN: Final = "plan.json"
+PLAN_FORMAT: Final = 1
 _WHOLE: Final = "run.ledger"
 _PARTS: Final = "parts.json"
 
@@ -25,6 +29,15 @@ class ShardSize(Struct, frozen=True):
 
 class _Plan(Struct, frozen=True):
     shards: list[ShardSize]
+    format: int = PLAN_FORMAT
+
+
+class _WithFormat(Protocol):
+    @property
+    def format(self) -> int: ...
+
+
+P = TypeVar("P", bound=_WithFormat)
 
 
 def plan_of(folder: Path) -> Path:
@@ -72,9 +85,20 @@ def read_parts(folder: Path) -> frozenset[str]:
 
 def note_parts(folder: Path, names: Iterable[str]) -> None:
     """They are written from now on."""
-    beside = folder / f"{_PARTS}.new"
-    beside.write_bytes(msgspec.json.encode(sorted(names)))
-    beside.replace(folder / _PARTS)
+    write_file(folder / _PARTS, msgspec.json.encode(sorted(names)))
+
+
+def write_file(path: Path, data: bytes) -> None:
+    """One of these files, whole or not at all. As with a ledger, nobody else may read it."""
+    beside = path.with_name(f"{path.name}.new")
+    with suppress(FileNotFoundError):  # of a start that was killed
+        beside.unlink()
+    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+    sync_directory(path.parent)
 
 
 def place_in_shards(folder: Path, position: int) -> tuple[Path, int]:
@@ -94,14 +118,29 @@ def read_sizes(folder: Path) -> list[ShardSize]:
     Raises:
         LedgerError: nobody can read its plan.
     """
+    return read_as(folder, _Plan).shards
+
+
+def read_as(folder: Path, kind: type[P]) -> P:
+    """What of the plan somebody needs to know.
+
+    Raises:
+        LedgerError: nobody can read it.
+    """
     path = plan_of(folder)
     try:
-        return msgspec.json.decode(path.read_bytes(), type=_Plan).shards
+        plan = msgspec.json.decode(path.read_bytes(), type=kind)
     except (OSError, msgspec.MsgspecError) as error:
         raise LedgerError(
             f"the plan {path} cannot be read: {error}",
             hint="restore it from a copy: without it nobody knows which rows are in which shard",
         ) from error
+    if plan.format != PLAN_FORMAT:
+        raise LedgerError(
+            f"the plan {path} has format {plan.format}, and this version of mistill reads format {PLAN_FORMAT}",
+            hint="use the version that wrote it",
+        )
+    return plan
 
 
 look_at(_Plan)

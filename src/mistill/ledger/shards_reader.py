@@ -110,13 +110,13 @@ class ShardsReader(LedgerReader):
             return
         self._has_snapshot = True
         with ExitStack() as stack:
-            for shard in range(len(self._sizes)):
-                # The others stand still.
-                if is_held(self.shard(shard)) and self.shard(shard).is_file():
-                    reader = stack.enter_context(LedgerReader(self.shard(shard)))
-                    stack.enter_context(reader.snapshot())
-                    self._held_open[shard] = reader
             try:
+                for shard in range(len(self._sizes)):
+                    # The others stand still.
+                    if is_held(self.shard(shard)) and self.shard(shard).is_file():
+                        reader = stack.enter_context(LedgerReader(self.shard(shard)))
+                        stack.enter_context(reader.snapshot())
+                        self._held_open[shard] = reader
                 yield
             finally:
                 self._held_open.clear()
@@ -244,16 +244,12 @@ class ShardsReader(LedgerReader):
 
     def cached_shares(self) -> CachedShares:
         """The mean of the shards: what each shares with itself is cached."""
-        found = self._ask(LedgerReader.cached_shares)
+        found = [(shard, reader.cached_shares()) for shard, reader in self._each()]
         if not found:
             return NOTHING_CACHED
-        firsts = [
-            self._number(shard, first)
-            for shard, reader in self._each()
-            if (first := reader.cached_shares().first_row) is not None
-        ]
+        firsts = [self._number(shard, one.first_row) for shard, one in found if one.first_row is not None]
         return CachedShares(
-            live=sum(one.live for one in found) / len(found), first_row=min(firsts, default=None)
+            live=sum(one.live for _, one in found) / len(found), first_row=min(firsts, default=None)
         )
 
     # --- batch jobs: there are none in shards -------------------------------------------------------------------------

@@ -21,13 +21,11 @@ from mistill.datasets.sources.row import Input, Row
 from mistill.datasets.sources.slices import Slice, cut, cut_points_of, quoted, unquoted
 from mistill.datasets.sources.text_form import TextForm
 from mistill.datasets.writers import open_writer
-from mistill.directories import sync_directory
-from mistill.errors import InputError, LedgerError
-from mistill.ledger.shard_files import plan_of
+from mistill.errors import InputError
+from mistill.ledger.shard_files import PLAN_FORMAT, plan_of, read_as, write_file
 from mistill.struct_types import look_at
 from mistill.wording import Setting, words
 
-_FORMAT: Final = 1
 _MOST_ROWS: Final = 50_000
 """Of a shard: what is lost with a worker is found again in seconds."""
 _FEWEST_ROWS: Final = 250
@@ -74,7 +72,7 @@ class Plan(Struct, frozen=True):
 
     input: PlannedInput
     shards: list[PlannedShard]
-    format: int = _FORMAT
+    format: int = PLAN_FORMAT
 
     @property
     def rows(self) -> int:
@@ -116,22 +114,7 @@ def read_plan(folder: Path) -> Plan | None:
     Raises:
         LedgerError: nobody can read it.
     """
-    path = plan_of(folder)
-    if not path.exists():
-        return None
-    try:
-        plan = msgspec.json.decode(path.read_bytes(), type=Plan)
-    except (OSError, msgspec.MsgspecError) as error:
-        raise LedgerError(
-            f"the plan {path} cannot be read: {error}",
-            hint="restore it from a copy: without it nobody knows which rows are in which shard",
-        ) from error
-    if plan.format != _FORMAT:
-        raise LedgerError(
-            f"the plan {path} has format {plan.format}, and this version of mistill reads format {_FORMAT}",
-            hint="use the version that wrote it",
-        )
-    return plan
+    return read_as(folder, Plan) if plan_of(folder).exists() else None
 
 
 def make_plan(
@@ -179,7 +162,7 @@ def make_plan(
     # As many as were asked for, so that each of them can be started.
     planned += [PlannedShard(0, [])] * ((shards or 0) - len(planned))
     plan = Plan(sign, planned)
-    _write(plan_of(folder), msgspec.json.format(msgspec.json.encode(plan)))
+    write_file(plan_of(folder), msgspec.json.format(msgspec.json.encode(plan)))
     return plan
 
 
@@ -267,6 +250,7 @@ def _rewrite(source: Source, folder: Path) -> tuple[Input, str]:
             _check_whole(row)
             digest.update(row.raw + b"\n")
             writer.write_raw(row.raw)
+    path.chmod(0o600)  # as the ledgers, which have these rows too
     return format_of(str(path)).open_reader(InputFile(place_of(path), None, TextForm())), digest.hexdigest()
 
 
@@ -280,16 +264,6 @@ def _digest_of(source: Source) -> str:
     for row in source.rows_before_steps():
         digest.update(row.raw + b"\n")
     return digest.hexdigest()
-
-
-def _write(path: Path, data: bytes) -> None:
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
-    sync_directory(path.parent)
 
 
 look_at(Plan)
