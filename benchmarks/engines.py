@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from benchmarks.__main__ import machine
+from benchmarks.child_processes import descendants_of, is_spawned
 from mistill.simulator import Settings, Simulator
 
 _LATENCY_S = 0.3
@@ -241,21 +242,12 @@ class _Started:
         if self._case.engine == "ray":
             found = [int(path.name) for path in self._folder.joinpath("asking").iterdir()]
         else:
-            found = [one for one in self._all() if b"spawn_main" in _command(one)]
+            found = [one for one in self._all() if is_spawned(one)]
         return sorted(found, key=_sockets, reverse=True)
 
     def _all(self) -> list[int]:
         """The process itself and what is of it, the last of them first: what they would start is started no more."""
-        return [self.process.pid, *_descendants(self.process.pid)]
-
-
-def _descendants(process: int) -> list[int]:
-    found: list[int] = []
-    for children in Path("/proc").glob(f"{process}/task/*/children"):
-        with suppress(OSError):
-            for child in map(int, children.read_text().split()):
-                found += [child, *_descendants(child)]
-    return found
+        return [self.process.pid, *descendants_of(self.process.pid)]
 
 
 def _sockets(process: int) -> int:
@@ -263,12 +255,6 @@ def _sockets(process: int) -> int:
         names = [path.readlink().name for path in Path(f"/proc/{process}/fd").iterdir()]
         return sum(name.startswith("socket:") for name in names)
     return 0
-
-
-def _command(process: int) -> bytes:
-    with suppress(OSError):
-        return Path(f"/proc/{process}/cmdline").read_bytes()
-    return b""
 
 
 def _rows_out(folder: Path) -> list[str]:

@@ -5,9 +5,9 @@
 
 Workers: each has 64 requests in flight, of which each takes a second on average, so that no core is full; all ask the
 same rows in four shards. Share of linear: rows a second beside those of one worker times the number of workers, over
-the whole run, from its first process to its output; and between the answer of 20% of the rows and that of 80%, without
-the processes' beginning. Memory: the peak of resident memory of the driver and of each of its workers, as Linux counts
-it (``VmHWM``, shared pages included), looked at twice a second.
+the whole run, from its first process to its output; and between the answer of 20% and that of 80% of the rows, without
+the processes' beginning (``null`` where that takes less than ten looks). Memory: the peak of resident memory of the
+driver and of each of its workers, as Linux counts it (``VmHWM``, shared pages included), looked at twice a second.
 
 Writes ``benchmarks/results/shards.json`` and ``shards_memory.json``. A million rows need about 1.5 GB where
 ``--folder`` is; it is cleared at the end.
@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import machine, server
+from benchmarks.child_processes import read, spawned_by
 
 _WORKERS = (1, 2, 4)
 _LATENCY_S = 1.0
@@ -119,7 +120,7 @@ def _watch(
     course: list[tuple[float, int]] = []
     while driver.poll() is None:
         course.append((time.perf_counter(), answered()))
-        for process in (driver.pid, *_workers_of(driver.pid)):
+        for process in (driver.pid, *spawned_by(driver.pid)):
             if (peak := _peak_kib(process)) is not None:
                 peaks[process] = peak
         with suppress(subprocess.TimeoutExpired):
@@ -127,25 +128,11 @@ def _watch(
     return peaks, course
 
 
-def _workers_of(driver: int) -> list[int]:
-    found: list[int] = []
-    for children in Path("/proc").glob(f"{driver}/task/*/children"):
-        with suppress(OSError):
-            found += map(int, children.read_text().split())
-    return [one for one in found if b"spawn_main" in _read(f"/proc/{one}/cmdline")]
-
-
 def _peak_kib(process: int) -> int | None:
-    for line in _read(f"/proc/{process}/status").splitlines():
+    for line in read(process, "status").splitlines():
         if line.startswith(b"VmHWM:"):
             return int(line.split()[1])
     return None
-
-
-def _read(path: str) -> bytes:
-    with suppress(OSError):
-        return Path(path).read_bytes()
-    return b""
 
 
 def measure_workers(folder: Path, rows: int, shards: int, in_flight: int) -> list[dict[str, Any]]:
@@ -170,8 +157,10 @@ def measure_workers(folder: Path, rows: int, shards: int, in_flight: int) -> lis
             )
         found["in_flight_each"] = in_flight
         for rate in ("rows_a_second", "rows_a_second_between"):
-            one = (results[0] if results else found)[rate]
-            found[rate.replace("rows_a_second", "share_of_linear")] = round(found[rate] / (workers * one), 3)
+            one, all_of_them = (results[0] if results else found)[rate], found[rate]
+            found[rate.replace("rows_a_second", "share_of_linear")] = (
+                None if one is None or all_of_them is None else round(all_of_them / (workers * one), 3)
+            )
         results.append(found)
         print(json.dumps(found), flush=True)
     return results
@@ -195,7 +184,11 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     arguments.add_argument("--memory", action="store_true", help="many rows, and what memory they need")
-    arguments.add_argument("--rows", type=int, help="7,680 unless given, and 1,000,000 for the memory")
+    arguments.add_argument(
+        "--rows",
+        type=int,
+        help="7,680 unless given, and 1,000,000 for the memory",
+    )
     arguments.add_argument("--shards", type=int, help="4 unless given, and 20 for the memory")
     arguments.add_argument("--in-flight", type=int, default=_IN_FLIGHT, help="of each worker")
     arguments.add_argument("--folder", type=Path, help="where it writes; the current one unless given")

@@ -14,6 +14,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.child_processes import spawned_by
 from tests.crash.harness import COMPLETIONS, MARKED, Crash, Judged, ask, faulty
 
 from mistill.simulator import Simulator
@@ -86,7 +87,7 @@ class ShardCrash(Crash):
             self.wait_for(driver, moment)
             time.sleep(self.rng.uniform(0.0, 0.1))
             if driver.poll() is None and not self._kill_one_beside(driver):
-                orphans = _workers_of(driver.pid)
+                orphans = spawned_by(driver.pid)
                 self._hosts_killed += self._host() == driver.pid
                 driver.send_signal(signal.SIGKILL)
                 driver.wait()
@@ -113,7 +114,7 @@ class ShardCrash(Crash):
         host = self._host()
         if turn != 1 or host is None or host == driver.pid:
             return False
-        if host in _workers_of(driver.pid):
+        if host in spawned_by(driver.pid):
             self._kill_worker(host)
         else:
             _kill(host)
@@ -127,7 +128,7 @@ class ShardCrash(Crash):
         self._killed["worker"] += 1
 
     def _wait_for_workers(self, driver: subprocess.Popen[bytes]) -> list[int]:
-        while not (workers := _workers_of(driver.pid)) and driver.poll() is None:
+        while not (workers := spawned_by(driver.pid)) and driver.poll() is None:
             time.sleep(0.005)
         return workers
 
@@ -139,21 +140,6 @@ class ShardCrash(Crash):
             if words[1] == "FLOCK" and words[5].rsplit(":", 1)[-1] in locks:
                 return int(words[4])
         return None
-
-
-def _workers_of(driver: int) -> list[int]:
-    """The processes for shards that a driver has started by now."""
-    found: list[int] = []
-    for children in Path("/proc").glob(f"{driver}/task/*/children"):  # by the thread that started them
-        with suppress(OSError):
-            found += map(int, children.read_text().split())
-    return [child for child in found if _is_for_shards(child)]
-
-
-def _is_for_shards(process: int) -> bool:
-    with suppress(OSError):
-        return b"spawn_main" in Path(f"/proc/{process}/cmdline").read_bytes()
-    return False
 
 
 def _kill(process: int) -> None:
