@@ -8,6 +8,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -349,6 +350,38 @@ def test_a_retry_asks_rows_of_several_shards_again_and_writes_their_parts_anew(
     again = Run.retry(out, "row>=13", llm={"api_key": SecretStr("k")}, **options).start()
     assert f"max_tokens_total of {spent + 40} are used" in str(again.stopped)
     assert 40 <= again.input_tokens + again.output_tokens - spent < 40 + 15
+
+
+def test_a_retry_works_on_several_shards_at_once_which_are_steered_as_one(
+    rows: Path, tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "answers"
+    _each_shard(rows, out, simulator, 10)
+    answered = simulator.answered
+    changes: RetryArguments = {"on_stop": "return", "grace": 0, "system": "Be brief."}
+    llm = {"api_key": SecretStr("k"), "max_concurrent_requests": 4}
+    retry = Run.retry(out, "row>=0", llm=llm, **changes)
+    reports: list[RunReport] = []
+    thread = threading.Thread(target=lambda: reports.append(retry.start()))
+    simulator.change(latency_s=60.0)
+    try:
+        thread.start()
+        simulator.wait_until(lambda: simulator.in_flight == 4, timeout_s=60)
+        retry.set(max_concurrent_requests=20)  # more than the rows of three shards
+        simulator.wait_until(lambda: simulator.in_flight == 20, timeout_s=60)
+    finally:
+        simulator.change(latency_s=0.001)
+        retry.stop()
+        thread.join()
+    (report,) = reports
+    assert report.stopped is not None
+    assert [record.message.partition(": ")[2] for record in caplog.records if " set " in record.message] == [
+        "set max_concurrent_requests 4 → 20, in each process"
+    ]
+    again = retry.start()
+    assert (again.stopped, again.last_start.sent) == (None, _ROWS)
+    assert again.last_start.max_concurrent_requests == 4
+    assert simulator.answered - answered == _ROWS
 
 
 def test_a_retry_of_one_file_writes_it_anew(rows: Path, tmp_path: Path, simulator: Simulator) -> None:

@@ -231,6 +231,8 @@ class Run(RunResults):
         self._unsettled: list[int | None] = []
         self._course: CourseRecorder | None = None
         self._number: int | None = None
+        self._is_driven_start = False  # by a driver, whose shard it is
+        self._shares_model = False  # with other shards, at the same time: what was set holds for these too
         self._steering: Steering | DriverSteering | None = None
         self._ended_by: MistillError | None = None
 
@@ -594,13 +596,14 @@ class Run(RunResults):
             watch=self._new_watch(),
             find_size=self._input_size.find,
             keep=keep,
+            is_part=self._is_driven_start,
         )
         self._server = OrderServer(self.ledger_path, steering)
         try:
             with self._control.steered(steering), self._input_size.wanted():
                 yield
         finally:
-            if process.is_this():
+            if process.is_this() and not self._shares_model:
                 steering.close()
 
     def _note_size(self, ledger: Ledger, number: int) -> None:

@@ -238,6 +238,7 @@ class DrivenStart(PartOfBudget):
 
     def work(self, link: Link) -> MistillError | None:
         """One start; why it has ended early."""
+        self._is_driven_start = True
         turn = object()
         with self._control.in_turn(turn):  # from here on, what it is told waits until it can be done
             link.take(self)

@@ -1,4 +1,4 @@
-"""A retry over the shards of a run: each that has chosen rows is retried by itself, one after another."""
+"""A retry over the shards of a run: each that has chosen rows is retried by itself, some at a time in this process."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -28,11 +28,15 @@ from mistill.runs.results import RunResults
 from mistill.runs.retry import Retry
 from mistill.runs.shard_run import DrivenStart, RunPlace
 from mistill.runs.shared_budget import SharedBudget
+from mistill.runs.steering import PACE
 from mistill.runs.where import RunFilter
 from mistill.shards.driver import Driver
 from mistill.shards.here import Here
 from mistill.shards.workers import Begun, Link
 from mistill.wording import Setting, words
+
+_AT_ONCE: Final = 16
+"""Shards: enough that few rows of each are in flight together, and few enough that their ledgers take little memory."""
 
 
 class ShardedRetry(DrivenRun, Retry):
@@ -86,7 +90,7 @@ class ShardedRetry(DrivenRun, Retry):
                 return retry.work(link)
 
             driver = Driver(
-                Here(work),
+                Here(work, min(_AT_ONCE, self._llm.max_concurrent_requests)),
                 sorted(chosen),
                 lambda number: Begun(
                     number, budget=None if before is None else self._budget_now(before[number])
@@ -95,8 +99,17 @@ class ShardedRetry(DrivenRun, Retry):
                 grace_s=self.options.grace,
                 deadline_s=self.options.deadline,
             )
-            with self._driven(ledger, driver, keeper):
+            with self._pace_kept(), self._driven(ledger, driver, keeper):
                 yield driver
+
+    @contextmanager
+    def _pace_kept(self) -> Generator[None]:
+        """What is set on the way is set for the one model of all shards, and holds for this start."""
+        before = {name: getattr(self._llm, name) for name in PACE}
+        try:
+            yield
+        finally:
+            self._llm.set_pace(before)
 
     def _shards(self) -> int:
         with LedgerReader(self.place.folder) as reader:
@@ -171,6 +184,7 @@ class _ShardRetry(DrivenStart, Retry):
             display,
             trust=whole.trusts,
         )
+        self._shares_model = True
         with LedgerReader(known.path) as reader:
             self._filter = RunFilter(None, reader, shape_of(reader, trust=whole.trusts))
 

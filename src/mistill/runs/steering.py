@@ -39,6 +39,7 @@ class Steering:
     What is set holds for this start; at its end, the model is as it was.
 
     Args:
+        is_part: of a start that a driver steers, who says what was done.
         snapshot: how the governor stands.
         watch: sees how far the start is. ``find_size``: called when somebody looks, who wants to know of how many rows.
         keep: writes what was changed into the ledger.
@@ -56,8 +57,10 @@ class Steering:
         watch: Watch,
         find_size: Callable[[], None],
         keep: Callable[[], Awaitable[None]],
+        is_part: bool,
     ) -> None:
         self.changes: list[Change] = []
+        self._is_part = is_part
         self._turn = asyncio.Lock()
         self._watch = watch
         self._find_size = find_size
@@ -87,7 +90,8 @@ class Steering:
                     told, settings = await self._set(order.settings)
             if told is not None:
                 self.changes.append(Change(time.time(), by, order.do, settings))
-                _log.warning("%s: %s", by, told)
+                if not self._is_part:
+                    _log.warning("%s: %s", by, told)
                 await self._keep()
             return Answer(standing=self._standing(), told=told)
 
@@ -129,9 +133,12 @@ class Steering:
         asked = checked_settings(given)
         before = self._values()
         changed = {name: (before[name], value) for name, value in asked.items() if before[name] != value}
+        now = before | asked
+        self._runner.resize(
+            now["max_concurrent_requests"]
+        )  # another start may have set it for the model of both
         if not changed:
             return None, {}
-        now = before | asked
         if any(name in changed for name in ("max_cost", "max_tokens_total")):
             await self._runner.limit(now["max_cost"], now["max_tokens_total"])
         if "deadline" in changed:
@@ -139,7 +146,6 @@ class Steering:
             self._runner.watch_deadline()
         if any(name in changed for name in PACE):
             self._llm.set_pace({name: now[name] for name in PACE})
-            self._runner.resize(now["max_concurrent_requests"])
         self._note_settings()
         reached = self._runner.stopped
         ends = "" if reached is None else f"; {reached.message}: the run stops"

@@ -1,4 +1,4 @@
-"""Shards in this process, one after another: for the few rows that are asked again."""
+"""Shards in this process, some at a time: for rows that are asked again, of which each shard may have few."""
 
 from __future__ import annotations
 
@@ -16,28 +16,27 @@ _LOOK_S: Final = 0.25
 
 
 class Here:
-    """See `Workers`.
+    """See `Workers`: so many threads of this process, each for one shard.
 
     Args:
-        work: what is done with a shard.
+        work: what is done with a shard. ``at_once``: how many are worked on at a time.
     """
 
-    def __init__(self, work: Work) -> None:
+    def __init__(self, work: Work, at_once: int) -> None:
         self._work = work
+        self._at_once = at_once
         self._events: SimpleQueue[Event] = SimpleQueue()
-        self._thread: threading.Thread | None = None
-        self._at_work: AtWork | None = None
+        self._under_way: dict[int, tuple[AtWork, threading.Thread]] = {}
 
     @property
     def free(self) -> int:
-        return int(self._thread is None)
+        return self._at_once - len(self._under_way)
 
     def begin(self, begun: Begun) -> None:
-        self._at_work = AtWork(begun, self._events.put)
-        self._thread = threading.Thread(
-            target=self._at_work.do, args=(self._work,), name="mistill-shard", daemon=True
-        )
-        self._thread.start()
+        at_work = AtWork(begun, self._events.put)
+        thread = threading.Thread(target=at_work.do, args=(self._work,), name="mistill-shard", daemon=True)
+        self._under_way[begun.number] = at_work, thread
+        thread.start()
 
     async def events(self) -> list[Event]:
         return await asyncio.to_thread(self._next)
@@ -48,23 +47,24 @@ class Here:
             found.append(self._events.get(timeout=_LOOK_S))
             while True:
                 found.append(self._events.get_nowait())
-        if any(isinstance(one, Ended) for one in found):
-            self.close()
+        for ended in found:
+            if isinstance(ended, Ended):
+                self._under_way.pop(ended.shard)[1].join()
         return found
 
     def stop(self, message: str) -> None:
-        if self._at_work is not None:
-            self._at_work.stop(message)
+        for at_work, _ in list(self._under_way.values()):
+            at_work.stop(message)
 
     def abandon(self) -> None:
-        if self._at_work is not None:
-            self._at_work.abandon()
+        for at_work, _ in list(self._under_way.values()):
+            at_work.abandon()
 
-    def order(self, shard: int, order: Order, by: str) -> None:  # noqa: ARG002  there is one
-        if self._at_work is not None:
-            self._at_work.order(order, by)
+    def order(self, shard: int, order: Order, by: str) -> None:
+        if (under_way := self._under_way.get(shard)) is not None:
+            under_way[0].order(order, by)
 
     def close(self) -> None:
-        if self._thread is not None:
-            self._thread.join()
-        self._thread = None
+        for _, thread in self._under_way.values():
+            thread.join()
+        self._under_way.clear()
