@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
@@ -233,6 +235,23 @@ def test_a_node_that_cannot_work_on_the_run_says_so_and_nothing_is_sent(
     ):
         Run(rows, llm=_llm(simulator), out=tmp_path / "b", prompt="{{ text }}", on="ray").start()
     assert simulator.answered == answered
+
+
+def test_where_a_cluster_may_want_a_token_that_is_said(
+    rows: Path, tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def init(**_: Any) -> None:  # all that Ray 2.60 says, but for what it writes itself
+        raise ConnectionError("Failed to connect to Ray cluster at 127.0.0.1")
+
+    ray = ModuleType("ray")
+    node = SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
+    vars(ray).update(is_initialized=lambda: False, util=node, init=init)
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        on = f"ray://127.0.0.1:{listening.getsockname()[1]}"
+        with pytest.raises(InputError, match="Failed to connect to Ray cluster") as refused:
+            Run(rows, llm=_llm(simulator), out=tmp_path / "a", prompt="{{ text }}", on=on).start()
+    assert "where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in str(refused.value)
 
 
 def test_without_ray_it_is_said_what_installs_it(

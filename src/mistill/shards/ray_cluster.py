@@ -117,8 +117,13 @@ def _init(ray: Any, address: str) -> None:
 
 def _unusable(named: str | None, error: Exception) -> InputError:
     where = "here" if named is None else f"at {named}"
+    # That a token is missing or another one, Ray writes to standard error alone: its exception does not say it.
     return InputError(
-        f"no Ray cluster can be used {where}: {str(error).strip().partition(_LINE)[0]}", hint=_HINT
+        f"no Ray cluster can be used {where}: {str(error).strip().partition(_LINE)[0]}",
+        hint=words(
+            _HINT,
+            "; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as its nodes have it",
+        ),
     )
 
 
