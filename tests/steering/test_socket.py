@@ -20,6 +20,7 @@ import pytest
 from mistill.errors import InputError, LedgerError
 from mistill.ledger.lock import LedgerLock
 from mistill.progress.view import View
+from mistill.steering import client, server
 from mistill.steering.address import MAX_ADDRESS_BYTES, addresses, find_address, make_address, sweep
 from mistill.steering.client import Control
 from mistill.steering.orders import Answer, Order, SettingState, Standing
@@ -171,6 +172,29 @@ async def test_who_watches_hears_of_the_end(ledger: Path) -> None:
         steered.told.append((Order("show"), "me"))
     await watching
     assert [(view.completions, view.is_last) for view in seen] == [(0, False), (1, True)]
+
+
+async def test_who_watches_one_that_is_silent_for_long_hears_of_its_end_all_the_same(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(client, "_ANSWERS_WITHIN_S", 1.0)
+    views = Control(ledger).views(every_s=30.0)
+    async with served(ledger):
+        assert not (await asyncio.to_thread(next, views)).is_last
+        watching = asyncio.create_task(asyncio.to_thread(list[View], views))
+        await asyncio.wait({watching}, timeout=1.5)  # longer than an order is waited for
+        assert not watching.done()
+    assert [view.is_last for view in await watching] == [True]
+
+
+async def test_one_watcher_too_many_is_told_so(ledger: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "_MAX_CONNECTIONS", 1)
+    views = Control(ledger).views(every_s=30.0)
+    async with served(ledger):
+        await asyncio.to_thread(next, views)
+        with pytest.raises(InputError, match="watched or steered by 1 others, which is as many"):
+            await asyncio.to_thread(Control(ledger).standing)
+    assert [view.is_last for view in await asyncio.to_thread(list[View], views)] == [True]
 
 
 async def test_a_socket_that_a_killed_start_has_left_is_in_nobodys_way(ledger: Path) -> None:

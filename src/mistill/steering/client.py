@@ -77,20 +77,23 @@ class Control:
         return answer.view
 
     def views(self, every_s: float = 1.0) -> Iterator[View]:
-        """How far the work is, again and again; the last one as it ends.
+        """How far the work is, again and again; the last one as it ends, unless it is killed.
+
+        One whose process is suspended is waited for: it tells on when it goes on.
 
         Raises:
             InputError: no start goes on, or the one that does cannot be reached.
         """
         with self._connected() as exchange:
             answer = exchange(Order("view", every_s=every_s))
+            exchange.wait_for_ever()
             while answer.view is not None:
                 yield answer.view
                 if answer.view.is_last:
                     return
                 try:
                     answer = exchange.further()
-                except InputError:  # it was killed, or is suspended
+                except InputError:  # it was killed
                     return
 
     def send(self, order: Order) -> Answer:
@@ -181,6 +184,10 @@ class Exchange:
         with suppress(OSError):  # then it has left, and nothing is to be read
             self._connection.sendall(msgspec.json.encode(order) + b"\n")
         return self.further()
+
+    def wait_for_ever(self) -> None:
+        """Further answers may come whenever they like: a process that ends, however it does, closes its connections."""
+        self._connection.settimeout(None)
 
     def further(self) -> Answer:
         """A further answer to the same order."""

@@ -101,8 +101,11 @@ class OrderServer:
                 await asyncio.sleep(1)
                 continue
             peer = peer_of(connection)
-            if peer is None or peer.user != os.getuid() or len(self._connections) >= _MAX_CONNECTIONS:
+            if peer is None or peer.user != os.getuid():
                 connection.close()
+                continue
+            if len(self._connections) >= _MAX_CONNECTIONS:
+                _refuse(connection)
                 continue
             task = asyncio.create_task(self._serve(connection, peer))
             self._connections.add(task)
@@ -172,6 +175,17 @@ def _read(line: bytes) -> Order:
             f"the run does not know this order: {error}",
             hint="give it by the version of mistill that runs it",
         ) from error
+
+
+def _refuse(connection: socket.socket) -> None:
+    """One too many is told so, and has left then."""
+    refusal = InputError(
+        f"the run is watched or steered by {_MAX_CONNECTIONS} others, which is as many as it answers at once",
+        hint="end some of them (`mistill status --watch`, the views of a control), and order it again",
+    )
+    with connection, suppress(OSError):
+        connection.setblocking(False)
+        connection.sendall(msgspec.json.encode(Answer(error=ErrorRecord.of(refusal))) + b"\n")
 
 
 def _listen(address: Path) -> socket.socket:
