@@ -7,7 +7,9 @@ from typing import Any, cast
 
 import msgspec
 
-from mistill.api.chat import Choice
+from mistill.api.chat import Choice, Delta
+from mistill.api.tool_call_pieces import ToolCallPieces
+from mistill.telemetry.harmless import harmless
 
 
 def input_messages(messages: Sequence[Any]) -> str:
@@ -34,10 +36,34 @@ def output_messages(choices: Iterable[Choice]) -> str:
     )
 
 
-def streamed_message(text: str, thinking: str, finish_reason: str | None) -> str:
-    """What came of a streamed answer."""
-    parts = [*([{"type": "reasoning", "content": thinking}] if thinking else []), _text(text)]
-    return _encoded([{"role": "assistant", "parts": parts, "finish_reason": finish_reason or ""}])
+class StreamedMessage:
+    """A streamed answer, put together from its pieces as an answer is that comes whole."""
+
+    def __init__(self) -> None:
+        self._parts: list[tuple[dict[str, Any], list[str]]] = []
+        self._calls = ToolCallPieces()
+
+    @harmless
+    def add(self, delta: Delta) -> None:
+        """A piece of it, which goes on with the last part where it is of its kind."""
+        said = {name: getattr(delta, name) for name in ("content", "reasoning_content", "reasoning")}
+        for part in _parts(said):
+            piece = part.get("content")
+            if piece == "":
+                continue
+            if piece is None or not self._parts or self._parts[-1][0]["type"] != part["type"]:
+                self._parts.append((part, []))
+            if piece is not None:
+                self._parts[-1][1].append(piece)
+        for call in delta.tool_calls or ():
+            self._calls.add(call)
+
+    def messages(self, finish_reason: str | None) -> str:
+        """As far as it has come; nothing is added any more."""
+        parts = [part | {"content": "".join(pieces)} if pieces else part for part, pieces in self._parts]
+        calls = {"tool_calls": msgspec.to_builtins(self._calls.take())}
+        ended = {"parts": [*parts, *_parts(calls)], "finish_reason": finish_reason or ""}
+        return _encoded([{"role": "assistant"} | ended])
 
 
 def _encoded(messages: Iterable[dict[str, Any]]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import Any
@@ -66,6 +67,9 @@ class ObservedDispatcher(Dispatcher[R]):
                         has_begun = True
                     self._note(came, chunk)
                     yield chunk
+        except (GeneratorExit, asyncio.CancelledError):  # nobody wants the rest of it
+            spans.end_stream(came)
+            raise
         except BaseException as error:
             spans.note_streamed(came)
             spans.fail(error)
@@ -80,5 +84,5 @@ class ObservedDispatcher(Dispatcher[R]):
             return
         choice = chunk.choices[0]
         came.finish_reason = choice.finish_reason or came.finish_reason
-        if self.telemetry.wanted.content and isinstance(text := choice.delta.content, str):
-            came.text.append(text)
+        if self.telemetry.wanted.content:
+            came.message.add(choice.delta)

@@ -24,7 +24,7 @@ from mistill._version import __version__
 from mistill.api.client import HTTPAnswer
 from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import Delivered, RecordedAttempt, Request
-from mistill.errors import APIError, MistillError
+from mistill.errors import APIError, MistillError, Stopped
 from mistill.telemetry import content, names
 from mistill.telemetry.harmless import harmless
 from mistill.telemetry.providers import Wanted
@@ -161,6 +161,7 @@ class RequestSpans:
         self._attempt_left_at_s = 0.0
         self._attempts = 0
         self._cause: str | None = None
+        self._streams = streams
         self._attempt: Span | None = None
         self._span: Span = self._begin(request, streams=streams) or INVALID_SPAN
 
@@ -224,8 +225,9 @@ class RequestSpans:
         return delivered
 
     def ended(self, recorded: Sequence[RecordedAttempt], error: MistillError | None) -> None:  # noqa: ARG002  the same
-        """``error``: ``None`` where all of a stream has come."""
-        self._end_attempt(error, getattr(error, "correlation_id", None))
+        """``error``: ``None`` where all of a stream has come; that it was left before its end is no failure."""
+        failure = None if self._streams and isinstance(error, Stopped) else error
+        self._end_attempt(failure, getattr(error, "correlation_id", None))
 
     @harmless
     def _end_attempt(self, error: MistillError | None, correlation_id: str | None) -> None:
@@ -265,7 +267,7 @@ class RequestSpans:
 
     @harmless
     def end_stream(self, came: Streamed) -> None:
-        """All of its stream has come."""
+        """All of its stream has come, or as much of it as somebody wanted."""
         if came.usage is not None:
             self._telemetry.count_tokens(came.usage, came.model, lane="live")
         self.note_streamed(came)
@@ -295,24 +297,21 @@ class Streamed(msgspec.Struct):
     """What has come of a stream.
 
     Attributes:
-        text, thinking: pieces, gathered where content is wanted.
+        message: gathered where content is wanted.
     """
 
     model: str | None = None
     id: str | None = None
     usage: Usage | None = None
     finish_reason: str | None = None
-    text: list[str] = []
-    thinking: list[str] = []
+    message: content.StreamedMessage = msgspec.field(default_factory=content.StreamedMessage)
 
     def attributes(self, *, content_too: bool) -> dict[str, Any]:
         found = _described(
             self.id, self.model, [self.finish_reason] if self.finish_reason else [], self.usage
         )
         if content_too:
-            found[names.OUTPUT_MESSAGES] = content.streamed_message(
-                "".join(self.text), "".join(self.thinking), self.finish_reason
-            )
+            found[names.OUTPUT_MESSAGES] = self.message.messages(self.finish_reason)
         return found
 
 

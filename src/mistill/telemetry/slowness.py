@@ -11,24 +11,33 @@ _log = logging.getLogger("mistill")
 _SLOW_S = 0.005
 """For each span, on average: a row has two and more, so that no more than a hundred rows a second are possible then."""
 _LOOKED_AT = 16
+_IN_A_ROW = 2
+"""So many times as many spans are slow, one after the other: a process may be suspended once."""
 
 
 class _Ends:
-    """How long it took so far to tell that spans have ended."""
+    """How long it takes to tell that spans have ended, of the latest so many: it may become slow at any time."""
 
     def __init__(self) -> None:
         self._seconds = 0.0
         self._spans = 0
+        self._slow = 0
+        self._is_said = False
 
     def note(self, seconds: float) -> None:
         self._seconds += seconds
         self._spans += 1
-        if self._spans == _LOOKED_AT and self._seconds > _SLOW_S * _LOOKED_AT:
+        if self._spans < _LOOKED_AT:
+            return
+        self._slow = self._slow + 1 if self._seconds > _SLOW_S * _LOOKED_AT else 0
+        if self._slow == _IN_A_ROW and not self._is_said:
+            self._is_said = True
             _log.warning(
                 "OpenTelemetry takes %.0f ms to be told of each span, in which nothing is sent and no answer is read: "
                 "give your exporter to a BatchSpanProcessor, which exports beside the work",
                 1000 * self._seconds / self._spans,
             )
+        self._seconds, self._spans = 0.0, 0
 
 
 _ends = _Ends()
