@@ -44,14 +44,14 @@ def money_blocks(lines: Sequence[AuditLine], saved: Sequence[Savings]) -> list[B
     blocks: list[Block] = [table]
     days = list(dict.fromkeys(line.day or "not known" for line in lines))
     if len(days) > 1 and any(line.cost for line in lines):
-        blocks.insert(0, _by_day(lines, days[-_MOST_BARS:]))
+        blocks.insert(0, _by_day(lines, days[-_MOST_BARS:], len(days)))
     if len(lines) > _MOST_LINES:
         told = f"{count(len(lines) - _MOST_LINES, 'earlier line')} left out here, and in the sum; mistill audit has all"
         blocks.append(Lines([("", told)], tone="muted"))
     return blocks
 
 
-def _by_day(lines: Sequence[AuditLine], days: Sequence[str]) -> Chart:
+def _by_day(lines: Sequence[AuditLine], days: Sequence[str], in_all: int) -> Chart:
     sums: dict[tuple[str, str], float] = {}
     for line in lines:
         key = line.day or "not known", _LANES[line.lane]
@@ -60,9 +60,12 @@ def _by_day(lines: Sequence[AuditLine], days: Sequence[str]) -> Chart:
     title = "US dollars a day, by lane"
     dearest = max(days, key=lambda day: sum(cost for (one, _), cost in sums.items() if one == day))
     rows = [[day, lane, money(cost)] for (day, lane), cost in sums.items()]
+    which = count(in_all, "day")
+    if len(days) < in_all:
+        which = f"the last {count(len(days), 'day')} with requests, without {count(in_all - len(days), 'earlier day')}"
     return Chart(
         title,
-        f"Of {count(len(days), 'day')}, {dearest} cost most.",
+        f"Of {which}, {dearest} cost most.",
         stacked_bars(((day, lane, cost) for (day, lane), cost in sums.items()), "US dollars", _COLORS),
         Table(title, ["day", "lane", "cost"], rows, numbers=frozenset((2,))),
     )
