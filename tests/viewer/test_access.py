@@ -12,7 +12,9 @@ import pytest
 from tests.viewer.conftest import Client, Look, Runs, View
 
 from mistill import InputError, view
+from mistill.viewer import running
 from mistill.viewer.access import Access, is_own_host, is_own_page
+from mistill.viewer.catalogue import Catalogue
 
 
 def state_of(folder: Path) -> dict[str, str]:
@@ -49,6 +51,31 @@ def test_who_has_the_token_gets_a_cookie_and_nobody_else_gets_anything(runs: Run
     assert other.get("/api/home?token=" + viewer.url.partition("token=")[2]).status == 401  # in pages alone
     assert other.get("/api/home", Cookie="=; ;,").status == 401
     assert other.get("/page/app.js").status == 200  # of the package, and nobody's
+
+
+def test_what_is_odd_is_refused_as_all_else_is_and_nothing_is_said_of_it(
+    runs: Runs, look: Look, caplog: pytest.LogCaptureFixture
+) -> None:
+    runs.run("answers.jsonl", ["a"])
+    client = look(runs.folder)
+    port = int(client.base.rpartition(":")[2])
+    name = next(iter(client.jar)).name
+    for cookie in (b'%s="\xff"', b"%s=\xff", b'%s="\\377"', b"%s=\xed\xa0\x80"):
+        answer = raw(port, b"GET /api/home HTTP/1.1", b"Cookie: " + cookie % name.encode())
+        assert answer.split()[1] == b"401", cookie
+        assert b"Content-Security-Policy" in answer
+    assert raw(port, b"GET /?token=\xff HTTP/1.1").split()[1] in (b"400", b"401")
+    assert client.get("/api/rows?run=answers.jsonl&search=" + "x" * 20_000).json["rows"] == []
+    assert raw(port, b"GET /" + b"x" * 100_000 + b" HTTP/1.1").split()[1] == b"400"
+    assert raw(port, b"\x16\x03\x01").split()[1] == b"400"
+    assert caplog.text == ""
+
+
+def raw(port: int, *lines: bytes) -> bytes:
+    with socket.create_connection(("127.0.0.1", port)) as connection:
+        connection.sendall(b"\r\n".join((*lines, b"Host: 127.0.0.1", b"Connection: close", b"", b"")))
+        with connection.makefile("rb") as file:
+            return file.read()
 
 
 def test_another_host_name_and_another_page_are_refused(runs: Runs, look: Look) -> None:
@@ -164,6 +191,22 @@ def test_it_listens_on_this_machine_alone(runs: Runs, views: View) -> None:
     viewer.close()
     with socket.socket() as gone, pytest.raises(ConnectionRefusedError):
         gone.connect(("127.0.0.1", port))
+
+
+async def test_what_cannot_start_leaves_its_port(
+    runs: Runs, views: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aiohttp import web
+
+    async def fail(_: object) -> None:
+        raise OSError("no more files")
+
+    monkeypatch.setattr(web.SockSite, "start", fail)
+    place = running._Place(Catalogue(runs.folder), 0, annotate=False)
+    with pytest.raises(OSError, match="no more files"):
+        async with place:
+            pass
+    assert place._bound.fileno() == -1
 
 
 def test_what_is_no_run_is_refused_before_anything_listens(tmp_path: Path, views: View) -> None:

@@ -23,7 +23,7 @@ from mistill.llms.event_loop import background
 from mistill.runs.report import StartRecord
 from mistill.runs.where import RunFilter
 from mistill.simulator.faults import Fault
-from mistill.viewer import pages
+from mistill.viewer import catalogue, pages
 from mistill.viewer.pages import RunRows
 from mistill.viewer.texts import MAX_SHOWN_CHARS, preview, shown, texts_in
 
@@ -103,6 +103,51 @@ def test_the_runs_of_a_folder_are_listed_with_what_is_wrong_with_one(runs: Runs,
         1,
         False,
     )
+
+
+def test_of_more_runs_than_are_listed_it_is_the_newest_and_each_is_found(
+    runs: Runs, look: Look, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(catalogue, "_MAX_LISTED", 2)
+    runs.run("a.jsonl", ["a"])
+    for number, name in enumerate(("a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl")):
+        ledger = runs.folder / f"{name}.ledger"
+        if number:
+            ledger.write_bytes(runs.folder.joinpath("a.jsonl.ledger").read_bytes())
+        os.utime(ledger, (1e9 + number, 1e9 + number))
+    client = look(runs.folder)
+    home = client.ask("home")
+    assert ([run["name"] for run in home["runs"]], home["left_out"]) == (["d.jsonl", "c.jsonl"], 2)
+    assert client.ask("run", run="a.jsonl")["counts"]["completions"] == 1
+    runs.folder.joinpath("e.jsonl.ledger").write_bytes(runs.folder.joinpath("a.jsonl.ledger").read_bytes())
+    assert [run["name"] for run in client.ask("home")["runs"]] == ["e.jsonl", "d.jsonl"]
+    assert rows_of(client, "e.jsonl") == [0]
+    runs.folder.joinpath("a.jsonl.ledger").unlink()
+    assert "there is no run 'a.jsonl'" in client.ask("rows", run="a.jsonl")["problem"]
+
+
+def test_commands_of_the_page_name_a_run_and_its_ledger(runs: Runs, look: Look) -> None:
+    out, ledger = runs.folder / "answers.jsonl", runs.folder / "else where.ledger"
+    runs.run("answers.jsonl", ["a"], ledger=ledger)
+    runs.run("beside.jsonl", ["a"])
+    named = {run: client.ask("run", run=run)["named"] for client, run in (
+        (look(out, ledger=ledger), str(out)),
+        (look(ledger), str(ledger)),
+        (look(runs.folder), "beside.jsonl"),
+    )}  # fmt: skip
+    assert named == {
+        str(out): f"{out} --ledger '{ledger}'",
+        str(ledger): f"'{ledger}'",
+        "beside.jsonl": str(runs.folder / "beside.jsonl"),
+    }
+
+
+def test_a_page_behind_the_last_row_is_the_last(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", ["a", "b"])
+    client = look(runs.folder)
+    for what in ("rows", "side-by-side"):
+        page = client.ask(what, run="answers.jsonl", first=5000)
+        assert (page["rows"], page["next"], page["full"]) == ([], None, True)
 
 
 def test_rows_are_chosen_by_condition_and_by_text(runs: Runs, look: Look) -> None:

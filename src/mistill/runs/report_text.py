@@ -20,10 +20,10 @@ from mistill.estimates.lane_quotes import quote_lines
 from mistill.estimates.sample_totals import Range
 from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.jobs.job_report import JobReport, goes_on, job_lines, under_way
-from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, latency, money, seconds, time_split, tokens_in
 from mistill.records.misfits import misfit_lines
+from mistill.runs.run_place import RunPlace
 from mistill.steering.orders import shown_settings
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
@@ -120,7 +120,7 @@ def cancelled_lines(report: RunReport, failed: MistillError | None, wording: Wor
         yield Line(worded(hint, wording), label="hint: ")
     elif jobs := under_way(report.jobs):
         told = f"{count(len(jobs), 'job')} of it not ended yet: "
-        place = _Place.of(report)
+        place = _place(report)
         again = Phrase("cancel_jobs() again", place.command("cancel") if place else "the same command again")
         yield Line(wording(Phrase(told + again.python, told + again.command_line)))
     elif report.to_go:
@@ -395,44 +395,20 @@ def _at_limit(cut: CutAnswers) -> str:
     )
 
 
-class _Place(Struct, frozen=True):
-    """What names a run: its output or its ledger, and its ledger too where that is not beside the output."""
-
-    path: str
-    ledger: str | None = None
-
-    @classmethod
-    def of(cls, report: RunReport) -> _Place | None:
-        """``None`` where it can be found no more."""
-        if report.ledger is None:
-            return None
-        if report.out is None or report.out == "-":
-            return cls(report.ledger)
-        is_beside = Path(report.ledger) == ledger_beside(report.out)
-        return cls(report.out, None if is_beside else report.ledger)
-
-    def call(self, function: str, *arguments: str) -> str:
-        """A call of Python that takes the run first."""
-        named = [repr(self.path), *arguments]
-        if self.ledger is not None:
-            named.append(f"ledger={self.ledger!r}")
-        return f"{function}({', '.join(named)})"
-
-    def command(self, name: str, *arguments: str) -> str:
-        """A command of the command line."""
-        ledger = () if self.ledger is None else ("--ledger", shlex.quote(self.ledger))
-        return " ".join(("mistill", name, shlex.quote(self.path), *ledger, *arguments))
+def _place(report: RunReport) -> RunPlace | None:
+    """``None`` where the run can be found no more."""
+    return None if report.ledger is None else RunPlace.of(report.out, Path(report.ledger))
 
 
 def _name(report: RunReport) -> str | None:
     """What names a run beside whose files others may be put; ``None`` where there is nothing that stays."""
-    place = None if report.is_temporary else _Place.of(report)
+    place = None if report.is_temporary else _place(report)
     return place and (place.ledger or place.path)
 
 
 def _retry(report: RunReport, where: str, given: Phrase) -> Phrase | None:
     """How rows of a condition are asked again; ``None`` where the run can be found no more."""
-    place = _Place.of(report)
+    place = _place(report)
     if place is None:
         return None
     # The ledger is one process's at a time.
@@ -496,7 +472,7 @@ def _interval(cost: Range) -> str:
 
 def _missing_output(report: RunReport) -> Phrase | None:
     """Why the output is not there, and what to do till then."""
-    out, place = report.out, _Place.of(report)
+    out, place = report.out, _place(report)
     if out is None or out == "-" or place is None:
         return None
     if not report.is_finished:
@@ -549,7 +525,7 @@ def _next_step(report: RunReport) -> Phrase | None:
         if report.out == "-":
             return Phrase(again, f"to go on: the same command with --ledger {report.ledger}")
         return Phrase(again, f"to go on: the same command {how.command_line}; answered rows cost nothing")
-    place = _Place.of(report)
+    place = _place(report)
     if report.failures and place is not None:
         other = place.call("Run.retry", "failed=True", "…"), place.command("retry", "--failed …")
         is_retry = report.last_start.retry is not None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import signal
 import threading
 import time
 from collections import Counter
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mistill.errors import InputError
 from mistill.extras import install_command
+from mistill.signals import stopped_by_signals
 from mistill.simulator.faults import Scripted, When
 from mistill.simulator.settings import Settings
 from mistill.simulator.traffic import Received, Stats
@@ -225,13 +225,10 @@ async def _serve(service: Service, host: str, port: int, on_ready: Callable[[str
 
     site = Site(service, host, port)
     await site.open()
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    if on_ready is not None:
-        on_ready(f"http://{f'[{host}]' if ':' in host else host}:{site.port}")
     try:
-        await stop.wait()
+        with stopped_by_signals() as stop:
+            if on_ready is not None:
+                on_ready(f"http://{f'[{host}]' if ':' in host else host}:{site.port}")
+            await stop.wait()
     finally:
         await site.close()

@@ -42,7 +42,7 @@ class Access:
         return f"{self._cookie}={self._session}; Path=/; HttpOnly; SameSite=Strict"
 
     def is_token(self, given: str | None) -> bool:
-        return given is not None and hmac.compare_digest(given.encode(), self.token.encode())
+        return given is not None and _is_same(given, self.token)
 
     def has_cookie(self, header: str | None) -> bool:
         """Whether a ``Cookie`` header has it."""
@@ -50,7 +50,12 @@ class Access:
             found = SimpleCookie(header or "").get(self._cookie)
         except CookieError:
             return False
-        return found is not None and hmac.compare_digest(found.value.encode(), self._session.encode())
+        return found is not None and _is_same(found.value, self._session)
+
+
+def _is_same(given: str, secret: str) -> bool:
+    """Whatever bytes there are in what somebody has given."""
+    return hmac.compare_digest(given.encode("utf-8", "surrogatepass"), secret.encode())
 
 
 def is_own_host(header: str | None) -> bool:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import suppress
+from heapq import nlargest
 from pathlib import Path
 
 from msgspec import Struct
@@ -15,10 +16,13 @@ from mistill.characters import whole_characters
 from mistill.errors import InputError, MistillError
 from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, ledger_beside, output_of, read_manifest
 from mistill.ledger import LedgerReader
+from mistill.ledger.files import log_of
 from mistill.ledger.shard_files import files_of, is_in_shards, is_memory
+from mistill.runs.run_place import RunPlace
 from mistill.wording import Setting, words
 
-_MAX_RUNS = 500
+_MAX_LISTED = 500
+"""Runs that changed last; any other of the folder is shown too to whoever names it."""
 _MAX_DEPTH = 4
 _SKIPPED = frozenset({"node_modules", "__pycache__", "site-packages"})
 
@@ -28,12 +32,12 @@ class KnownRun(Struct, frozen=True):
 
     Attributes:
         name: of its output or its ledger, below the folder.
-        out: its output as commands are given it, or its ledger where nothing says it.
+        place: what commands are given to name it.
         ledger: where it remembers.
     """
 
     name: str
-    out: str
+    place: RunPlace
     ledger: Path
 
 
@@ -83,7 +87,8 @@ class Catalogue:
             )
         else:
             out, found = find_run(path, ledger)
-            self._only = _known(out or str(found), out or str(found), found)
+            self._only = _known(out or str(found), out, found)
+        self._found = {} if self._only is None else {self._only.name: self._only}
         self.single = None if self._only is None else self._only.name
 
     @property
@@ -91,18 +96,19 @@ class Catalogue:
         """What is looked at, for people."""
         return str(self._folder.absolute()) if self._folder is not None else str(self.single)
 
-    def runs(self) -> list[KnownRun]:
+    def _runs(self) -> list[KnownRun]:
         """All of them, as they are now."""
         if self._folder is None:
             assert self._only is not None
             return [self._only]
-        return [self._below(path) for path in islice(_ledgers_in(self._folder), _MAX_RUNS)]
+        return [self._below(path) for path in _ledgers_in(self._folder)]
 
     def _below(self, ledger: Path) -> KnownRun:
         """A run of the folder; an address is its own name, and no path from here."""
         assert self._folder is not None
-        out = output_of(ledger) or str(ledger)
-        return _known(out if scheme_of(out) else os.path.relpath(out, self._folder), out, ledger)
+        out = output_of(ledger)
+        named = out or str(ledger)
+        return _known(named if scheme_of(named) else os.path.relpath(named, self._folder), out, ledger)
 
     def find(self, name: str) -> KnownRun:
         """The run of a name.
@@ -110,17 +116,26 @@ class Catalogue:
         Raises:
             InputError: there is none; whatever else the name may stand for on this disk.
         """
-        for run in self.runs():
-            if run.name == name:
-                return run
+        known = self._found.get(name)
+        if self._folder is not None and (known is None or not is_memory(known.ledger)):
+            self._found = {
+                run.name: run for run in reversed(self._runs())
+            }  # of one name the first, as listed
+            known = self._found.get(name)
+        if known is not None:
+            return known
         raise InputError(
             f"there is no run {name!r} in {self.place}", hint="the list of runs has those that there are"
         )
 
-    def lines(self) -> list[RunLine]:
-        """What there is to say of each at a glance, the newest first."""
-        found = [line for run in self.runs() if (line := _line(run)) is not None]
-        return sorted(found, key=lambda line: (not line.live, -line.changed_at))
+    def lines(self) -> tuple[list[RunLine], int]:
+        """What there is to say of each at a glance, the newest first; and how many older ones there are besides."""
+        found = [
+            (changed_at, run) for run in self._runs() if (changed_at := _changed_at(run.ledger)) is not None
+        ]
+        listed = nlargest(_MAX_LISTED, found, key=lambda one: one[0])
+        lines = [line for _, run in listed if (line := _line(run)) is not None]
+        return sorted(lines, key=lambda line: (not line.live, -line.changed_at)), len(found) - len(listed)
 
 
 def _ledgers_in(folder: Path) -> Iterator[Path]:
@@ -139,16 +154,26 @@ def _ledgers_in(folder: Path) -> Iterator[Path]:
                 yield here / name
 
 
+def _changed_at(ledger: Path) -> float | None:
+    """When a run last wrote something, which is in its logs first; ``None``: it is gone meanwhile."""
+    try:
+        newest = max(file.stat().st_mtime for file in files_of(ledger))
+    except OSError:
+        return None
+    for file in files_of(ledger):
+        with suppress(OSError):
+            newest = max(newest, log_of(file).stat().st_mtime)
+    return newest
+
+
 def _line(run: KnownRun) -> RunLine | None:
     try:
-        found = [path.stat() for path in files_of(run.ledger)]
+        size = sum(path.stat().st_size for path in files_of(run.ledger))
     except OSError:
-        return None  # gone meanwhile
-    line = RunLine(
-        name=run.name,
-        changed_at=max(each.st_mtime for each in found),
-        bytes=sum(each.st_size for each in found),
-    )
+        return None
+    if (changed_at := _changed_at(run.ledger)) is None:
+        return None
+    line = RunLine(name=run.name, changed_at=changed_at, bytes=size)
     try:
         with LedgerReader(run.ledger) as reader:
             manifest, starts = read_manifest(reader)[1], reader.starts()
@@ -163,6 +188,6 @@ def _line(run: KnownRun) -> RunLine | None:
         return replace(line, problem=str(error))
 
 
-def _known(name: str, out: str, ledger: Path) -> KnownRun:
-    """Under names that a page can be told, whatever bytes a file system has in them."""
-    return KnownRun(whole_characters(name), whole_characters(out), ledger)
+def _known(name: str, out: str | None, ledger: Path) -> KnownRun:
+    """Under a name that a page can be told, whatever bytes a file system has in it."""
+    return KnownRun(whole_characters(name), RunPlace.of(out, ledger), ledger)

@@ -10,6 +10,7 @@ from typing import Literal, TypeAlias
 from msgspec import Struct
 from msgspec.structs import replace
 
+from mistill.characters import whole_characters
 from mistill.ledger import Counts, LedgerReader
 from mistill.ledger.files import log_of
 from mistill.ledger.shard_files import files_of
@@ -50,7 +51,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     """A run at a glance.
 
     Attributes:
-        out: as commands are given it. ``settings``: what was asked, by the names of the settings, as JSON.
+        named: what a command takes for it. ``settings``: what was asked, by the names of the settings, as JSON.
         live: a run is on it now. ``phase``: whether it goes on, and why not.
         input_rows: of its input, those too that are still to be read; ``None``: nobody knows how many these are.
         causes, finish_reasons, marks: of the rows of the current input.
@@ -59,7 +60,7 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     """
 
     name: str
-    out: str
+    named: str
     kind: str
     model: str
     settings: str
@@ -139,7 +140,7 @@ def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
     asked = shown(json.dumps(manifest.settings(), ensure_ascii=False, indent=2)).text
     return RunSummary(
         name=run.name,
-        out=run.out,
+        named=whole_characters(run.place.words()),
         kind=manifest.kind,
         model=manifest.model,
         settings=asked,

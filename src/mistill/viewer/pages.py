@@ -103,7 +103,7 @@ class RunRows:
             windows = self._thin_windows(chosen, first, limit)
         else:
             windows = self._windows(chosen, first, lambda row: not wanted or self.has_text(row, wanted))
-        return page_of(windows, limit, self.reader.last_position, self.line)
+        return page_of(windows, first, limit, self.reader.last_position, self.line)
 
     def _thin_windows(
         self, chosen: RunFilter, first: int, limit: int
@@ -196,14 +196,16 @@ def _may_have(data: bytes, wanted: str) -> bool:
 
 def page_of(
     windows: Iterator[tuple[Iterable[Any], int]],
+    first: int,
     limit: int,
     last_position: int | None,
     line: Callable[[Any], T],
 ) -> Page[T]:
-    """A page of what windows have, each of which ends before a position; what they have, has a ``position``."""
+    """A page from a position on of what windows have, each of which ends before one; what they have, has a
+    ``position``."""
     give_up_at = time.monotonic() + PAGE_S
     found: list[T] = []
-    come_to = 0
+    come_to = first
     for window, until in windows:
         come_to = until
         with closing(_iterated(window)) as rows:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import threading
 from collections.abc import Callable
 from html import escape
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from mistill.errors import InputError
 from mistill.extras import install_command
+from mistill.signals import stopped_by_signals
 from mistill.viewer.access import Access
 from mistill.viewer.catalogue import Catalogue
 from mistill.wording import Setting, words
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 _HOST = "127.0.0.1"
 _START_TIMEOUT_S = 30.0
 _CLOSE_S = 1.0
+_MAX_LINE_BYTES = 2**16
+"""Of an address, which has conditions in it that may be long."""
 
 _log = logging.getLogger("mistill")
 
@@ -128,12 +130,10 @@ def serve(
 
 
 async def _serve(place: _Place, on_ready: Callable[[str], None]) -> None:
-    stop, loop = asyncio.Event(), asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
     async with place:
-        on_ready(place.url)
-        await stop.wait()
+        with stopped_by_signals() as stop:
+            on_ready(place.url)
+            await stop.wait()
 
 
 def _check_extra() -> None:
@@ -158,15 +158,41 @@ class _Place:
 
         from mistill.viewer.service import Service
 
-        app = Service(self._catalogue, self._access, annotate=self._annotate).app()
-        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=_CLOSE_S)
-        await self._runner.setup()
-        await web.SockSite(self._runner, self._bound).start()
+        try:
+            app = Service(self._catalogue, self._access, annotate=self._annotate).app()
+            self._runner = web.AppRunner(
+                app,
+                access_log=None,
+                logger=_server_log(),
+                max_line_size=_MAX_LINE_BYTES,
+                shutdown_timeout=_CLOSE_S,
+            )
+            await self._runner.setup()
+            await web.SockSite(self._runner, self._bound).start()
+        except BaseException:
+            await self._close()
+            raise
 
     async def __aexit__(self, *exc_info: object) -> None:
+        await self._close()
+
+    async def _close(self) -> None:
         if self._runner is not None:
             await self._runner.cleanup()
         self._bound.close()
+
+
+def _server_log() -> logging.Logger:
+    """Of what goes wrong in the server itself: that somebody asks what is no HTTP is answered, and no news."""
+    from aiohttp.http_exceptions import HttpProcessingError
+
+    def is_news(record: logging.LogRecord) -> bool:
+        return record.exc_info is None or not isinstance(record.exc_info[1], HttpProcessingError)
+
+    log = logging.Logger("mistill.viewer")
+    log.parent = _log
+    log.addFilter(is_news)
+    return log
 
 
 def _bind(port: int) -> socket.socket:

@@ -45,13 +45,14 @@ class Home(Struct, frozen=True):
 
     Attributes:
         place: the folder or the run. ``single``: the only run, where there is one.
-        annotate: rows may be marked.
+        annotate: rows may be marked. ``left_out``: how many runs there are that are older than those.
     """
 
     place: str
     single: str | None
     annotate: bool
     runs: list[RunLine]
+    left_out: int
 
 
 class Marking(Struct, frozen=True, forbid_unknown_fields=True):
@@ -101,19 +102,17 @@ class Service:
     async def _guarded(
         self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
     ) -> web.StreamResponse:
-        answer = self._refusal(request)
-        if answer is None:
-            try:
-                answer = await handler(request)
-            except web.HTTPException as error:
-                answer = _problem(error.status, error.reason)
-            except MistillError as error:
-                answer = _problem(400 if isinstance(error, InputError) else 409, *_words_of(error))
-            except OSError as error:
-                answer = _problem(409, str(error))
-            except Exception as error:
-                _log.exception("a question of the viewer's page")
-                answer = _problem(500, f"this cannot be shown: {type(error).__name__}: {error}")
+        try:
+            answer = self._refusal(request) or await handler(request)
+        except web.HTTPException as error:
+            answer = _problem(error.status, error.reason)
+        except MistillError as error:
+            answer = _problem(400 if isinstance(error, InputError) else 409, *_words_of(error))
+        except OSError as error:
+            answer = _problem(409, str(error))
+        except Exception as error:
+            _log.exception("a question of the viewer's page")
+            answer = _problem(500, f"this cannot be shown: {type(error).__name__}: {error}")
         answer.headers.update(HEADERS)
         return answer
 
@@ -153,8 +152,8 @@ class Service:
     # --- what it shows ----------------------------------------------------------------------------------------------
 
     async def _home(self, _: web.Request) -> web.Response:
-        runs = await self._in_turn(self._catalogue.lines)
-        return _json(Home(self._catalogue.place, self._catalogue.single, self._annotate, runs))
+        runs, left_out = await self._in_turn(self._catalogue.lines)
+        return _json(Home(self._catalogue.place, self._catalogue.single, self._annotate, runs, left_out))
 
     async def _run(self, request: web.Request) -> web.Response:
         name = _given(request, "run")

@@ -127,7 +127,7 @@ def compare_runs(left: RunRows, right: RunRows, first: int, limit: int, *, diffe
     Args:
         differing: only those whose outcomes differ.
     """
-    return _page(_beside(left, right, first, limit), left, limit, differing=differing)
+    return _page(_beside(left, right, first, limit), left, first, limit, differing=differing)
 
 
 def compare_settings(
@@ -143,16 +143,16 @@ def compare_settings(
             raise InputError(
                 f"there are no settings {side!r}", hint="the run's page has those that there are"
             )
-    return _page(_of_settings(rows, left, right, first, limit), rows, limit, differing=differing)
+    return _page(_of_settings(rows, left, right, first, limit), rows, first, limit, differing=differing)
 
 
 def _page(
-    windows: Iterator[tuple[Iterable[_Found], int]], rows: RunRows, limit: int, *, differing: bool
+    windows: Iterator[tuple[Iterable[_Found], int]], rows: RunRows, first: int, limit: int, *, differing: bool
 ) -> Page[Pair]:
     wanted = (
         (filter(lambda found: not differing or found.differs(), window), until) for window, until in windows
     )
-    return page_of(wanted, limit, rows.reader.last_position, _Found.pair)
+    return page_of(wanted, first, limit, rows.reader.last_position, _Found.pair)
 
 
 def _beside(left: RunRows, right: RunRows, first: int, limit: int) -> Iterator[tuple[Iterable[_Found], int]]:

@@ -244,11 +244,11 @@ function showFilters(form, state, app, address) {
     h("div", {class: "wide"}, h("label", {for: "where"}, "Condition, as ", h("code", {}, "--where")), whereField),
     h("div", {class: "buttons"}, h("button", {type: "submit"}, "Show"),
       where || state.search ? h("a", {href: address({where: null, search: null, first: null})}, "Show all rows") : null),
-    where && summary ? byCommand(summary.out, where) : null);
+    where && summary ? byCommand(summary.named, where) : null);
 }
 
-function byCommand(out, where) {
-  const condition = `${quoted(out)} --where ${quoted(terms(where).join(", "))}`;
+function byCommand(named, where) {
+  const condition = `${named} --where ${quoted(terms(where).join(", "))}`;
   return h("p", {class: "wide quiet commands"}, "These rows: ", h("code", {}, `mistill rows ${condition}`), h("br"),
     "Asked again: ", h("code", {}, `mistill retry ${condition} …`));
 }

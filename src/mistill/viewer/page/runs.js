@@ -24,6 +24,10 @@ export async function showRuns(main, _, app, isShown) {
           h("th", {scope: "col", class: place > 1 && place < 6 ? "number" : null}, name)))),
         body)
       : h("p", {class: "notice"}, "There is no run in this folder: a run makes a ledger beside its output."));
+  if (app.home.left_out) {
+    main.append(h("p", {class: "quiet"}, `${count(app.home.left_out, "older run")} ${app.home.left_out === 1 ? "is" : "are"} not listed: `,
+      h("code", {}, "mistill view"), " with a folder of this one, or with the output of a run, shows them."));
+  }
   fill(lines, isShown);
   const known = (list) => JSON.stringify(list.map((run) => [run.name, run.live, run.problem]));
   app.every(async () => {  // runs begin and end while one looks
