@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.runs.conftest import MODEL, Place, echoes
+from tests.runs.conftest import MODEL, Place, echoes, sent
 from tests.runs.test_batch_lane import jobs_made
 from tests.runs.test_run_stop import TEXTS, in_thread, wait_for
 
@@ -121,6 +121,64 @@ def test_more_requests_at_once(place: Place, simulator: Simulator) -> None:
     assert change.settings == {"max_concurrent_requests": (1, 8)}
     assert run.own_llm is not None
     assert run.own_llm.max_concurrent_requests == 1, "what is set holds for the start"
+
+
+def test_runs_that_share_a_model_leave_it_as_it_was_in_whatever_order_they_end(
+    place: Place, simulator: Simulator, tmp_path: Path
+) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=3600.0)
+    llm = place.llm(max_concurrent_requests=4)
+    runs = [place.run(llm=llm, out=tmp_path / f"{name}.jsonl", grace=0) for name in "abc"]
+    a, b, c = runs
+    threads: dict[Run, threading.Thread] = {}
+
+    def start(run: Run) -> None:
+        threads[run], _ = in_thread(run.start)
+        run.pause()  # it takes orders
+
+    def end(run: Run) -> None:
+        run.stop()
+        run._control.abandon()
+        wait_for(threads[run])
+
+    def pace() -> tuple[int, float | None]:
+        return llm.max_concurrent_requests, llm.requests_per_minute
+
+    start(a)
+    a.set(max_concurrent_requests=7, requests_per_minute=5000)
+    start(b)
+    start(c)
+    b.set(max_concurrent_requests=9)
+    c.set(max_concurrent_requests=9)
+    end(a)
+    assert pace() == (9, None)
+    end(b)
+    assert pace() == (9, None)
+    llm.requests_per_minute = 600
+    end(c)
+    assert pace() == (4, 600)
+
+
+def test_a_run_goes_on_at_the_width_that_its_model_has_again(
+    place: Place, simulator: Simulator, tmp_path: Path
+) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=3600.0)
+    llm = place.llm(max_concurrent_requests=4)
+    narrow = place.run(llm=llm, out=tmp_path / "narrow.jsonl", grace=0)
+    run = place.run(llm=llm, prompt="of the other: {{ text }}", grace=0)
+    first, _ = in_thread(narrow.start)
+    narrow.set(max_concurrent_requests=1)
+    second, _ = in_thread(run.start)
+    run.resume()  # it takes orders
+    narrow.stop()
+    narrow._control.abandon()
+    wait_for(first)
+    simulator.wait_until(lambda: len([text for text in sent(simulator) if "other" in text]) == 4)
+    run.stop()
+    run._control.abandon()
+    wait_for(second)
 
 
 def test_fewer_requests_at_once(place: Place, simulator: Simulator) -> None:

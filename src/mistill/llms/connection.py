@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from abc import abstractmethod
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from copy import copy, deepcopy
 from typing import Annotated, Any, ClassVar, Self
 
@@ -34,6 +34,7 @@ from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
 from mistill.llms.generation import Generation, Server
 from mistill.llms.runtime_parameters import RuntimeParameter
+from mistill.llms.steered_pace import SteeredPace
 from mistill.process import keep_unused
 from mistill.telemetry.dispatchers import new_dispatcher
 from mistill.telemetry.providers import Wanted, wanted
@@ -118,6 +119,7 @@ class Connection(Configurable):
     _session: Session | None = PrivateAttr(default=None)
     _door: GovernorDoor | None = PrivateAttr(default=None)
     _concurrency: ConcurrencyLimit = PrivateAttr(default_factory=lambda: ConcurrencyLimit(1))
+    _steered_pace: SteeredPace = PrivateAttr(default_factory=SteeredPace)
 
     @field_validator("endpoint")
     @classmethod
@@ -256,6 +258,18 @@ class Connection(Configurable):
         else:
             session.dispatcher.governor = self._governor()
 
+    def join_pace(self, start: object, on_change: Callable[[], None]) -> None:
+        """A start uses it until `leave_pace`; it is told, in any thread, when others changed how fast this goes."""
+        self._steered_pace.join(start, on_change)
+
+    def steer_pace(self, start: object, pace: Mapping[str, Any]) -> None:
+        """As `set_pace`, until the start has ended."""
+        self._steered_pace.set(self, start, pace)
+
+    def leave_pace(self, start: object) -> None:
+        """The start has ended, and with it what it has set."""
+        self._steered_pace.leave(self, start)
+
     def keep_limits_behind(self, door: GovernorDoor) -> None:
         """``requests_per_minute`` and ``tokens_per_minute`` are of several processes together: with any set, who has
         the door is asked, and keeps to them for all; and without, where the quota is there too."""
@@ -305,6 +319,7 @@ class Connection(Configurable):
         keep_unused((self._aclient, self._session))
         self._aclient = self._session = None
         self._concurrency = ConcurrencyLimit(1)
+        self._steered_pace = SteeredPace()
 
     def _new_session(self, settings: tuple[Any, ...], key: str) -> Session:
         prices = None if self.prices is None else load_prices(self.prices)
@@ -350,12 +365,13 @@ class Connection(Configurable):
         """Settings only: a copy, here or in another process, opens connections of its own."""
         state = super().__getstate__()
         private = dict(state["__pydantic_private__"] or {})
-        private |= {"_aclient": None, "_session": None, "_concurrency": None}
+        private |= {"_aclient": None, "_session": None, "_concurrency": None, "_steered_pace": None}
         return state | {"__pydantic_private__": private}
 
     def __setstate__(self, state: dict[Any, Any]) -> None:
         super().__setstate__(state)
         self._concurrency = ConcurrencyLimit(1)
+        self._steered_pace = SteeredPace()
 
     def __copy__(self) -> Self:
         return self._copied({name: copy(value) for name, value in self.__getstate__().items()})

@@ -17,6 +17,7 @@ from mistill.errors import InputError, MistillError, Stopped, did_you_mean
 from mistill.estimates.budget import Budget
 from mistill.kinds.options import RunOptions
 from mistill.llms.connection import Connection
+from mistill.llms.event_loop import background
 from mistill.progress.formatting import count, money, seconds
 from mistill.progress.view import View, Watch
 from mistill.runs.runner import Runner
@@ -36,7 +37,7 @@ SETTINGS = (*PACE, *LIMITS)
 class Steering:
     """Obeys the orders that a start is given: see ``mistill.steering.orders``.
 
-    What is set holds for this start; at its end, the model is as it was.
+    What is set holds for this start; at its end, the model is as it would be without.
 
     Args:
         is_part: of a start that a driver steers, who says what was done.
@@ -69,6 +70,7 @@ class Steering:
         self._snapshot = snapshot
         self._keep = keep
         self._at_first = self._values()
+        llm.join_pace(self, lambda: background.call(self._take_up_pace))
 
     async def obey(self, order: Order, by: str) -> Answer:
         """Does what is asked. See `Steered`.
@@ -101,8 +103,8 @@ class Steering:
         return self._watch.view(is_last=is_last)
 
     def close(self) -> None:
-        """The start has ended: the model is as it was before it."""
-        self._llm.set_pace({name: self._at_first[name] for name in PACE})
+        """The start has ended, and with it what was set of the model's pace."""
+        self._llm.leave_pace(self)
 
     # --- orders -----------------------------------------------------------------------------------------------------
 
@@ -134,22 +136,25 @@ class Steering:
         before = self._values()
         changed = {name: (before[name], value) for name, value in asked.items() if before[name] != value}
         now = before | asked
-        self._runner.resize(
-            now["max_concurrent_requests"]
-        )  # another start may have set it for the model of both
+        pace = {name: asked[name] for name in PACE if name in asked}
         if not changed:
+            self._llm.steer_pace(self, pace)  # it may be so by another start, which ends before
             return None, {}
         if any(name in changed for name in ("max_cost", "max_tokens_total")):
             await self._runner.limit(now["max_cost"], now["max_tokens_total"])
         if "deadline" in changed:
             self._runner.budget.set_deadline(now["deadline"])
             self._runner.watch_deadline()
-        if any(name in changed for name in PACE):
-            self._llm.set_pace({name: now[name] for name in PACE})
-        self._note_settings()
+        self._llm.steer_pace(self, pace)
+        self._take_up_pace()
         reached = self._runner.stopped
         ends = "" if reached is None else f"; {reached.message}: the run stops"
         return f"set {shown_settings(changed)}{ends}", changed
+
+    def _take_up_pace(self) -> None:
+        """It was set: by an order, or by one that another start of the same model was given, or by the end of that."""
+        self._runner.resize(self._llm.max_concurrent_requests)
+        self._note_settings()
 
     def _note_settings(self) -> None:
         """What differs by now from how the start began is shown while it goes on."""
