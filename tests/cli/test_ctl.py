@@ -8,6 +8,7 @@ import socket
 import subprocess
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -171,6 +172,17 @@ def test_no_run_is_known(mistill: Mistill) -> None:
     refused = mistill("ctl", "none.jsonl", "pause")
     assert refused.code == 2
     assert "no run is known for none.jsonl" in refused.stderr
+
+
+def test_a_ledger_that_is_damaged_is_told_as_everywhere_else(mistill: Mistill, running_once: None) -> None:
+    ledger = Path("answers.jsonl.ledger")
+    whole = ledger.read_bytes()
+    garbage = b"\xa5" * (len(whole) // 2)
+    for damaged in (b"", b"a text\n", whole[:5000], bytes(len(whole)), whole[: len(garbage)] + garbage):
+        ledger.write_bytes(damaged)
+        refused, status = mistill("ctl", "answers.jsonl", "pause"), mistill("status", "answers.jsonl")
+        assert (refused.code, refused.stderr) == (3, status.stderr)
+        assert "is damaged" in refused.stderr or "is not a ledger" in refused.stderr
 
 
 def test_a_run_that_has_ended_is_shown_at_once(mistill: Mistill, run_of: RunOf) -> None:

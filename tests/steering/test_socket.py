@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import socket
@@ -18,6 +19,7 @@ from typing import Any
 import pytest
 
 from mistill.errors import InputError, LedgerError
+from mistill.ledger.files import lock_of
 from mistill.ledger.lock import LedgerLock
 from mistill.progress.view import View
 from mistill.steering import client, server
@@ -321,3 +323,18 @@ async def test_no_other_user_is_obeyed(ledger: Path, runtime: Path, opened: bool
         expected = ("b''", "ConnectionResetError", "BrokenPipeError") if opened else ("PermissionError",)
         assert ended.stdout.strip() in expected, ended.stderr
         assert steered.told == []
+
+
+def test_a_run_of_another_user_is_no_run_that_has_ended(
+    ledger: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = os.open
+
+    def denied(path: Any, *given: Any, **named: Any) -> int:
+        if Path(path) == lock_of(ledger):  # as its mode is, which root does not mind
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        return opened(path, *given, **named)
+
+    monkeypatch.setattr(os, "open", denied)
+    with pytest.raises(InputError, match=r"takes no orders from here: it is .* another user's"):
+        Control(ledger, begins_within_s=0).pause()

@@ -66,9 +66,14 @@ def holder_of(ledger: Path) -> int | None:
 
 
 def is_held(ledger: Path) -> bool:
-    """Whether a run is on the ledger, which is given by its main name."""
+    """Whether a run is on the ledger, which is given by its main name.
+
+    Of another user's it is only seen that its lock's file is there, which a run that comes to its end removes.
+    """
     try:
         descriptor = os.open(lock_of(ledger), os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    except PermissionError:
+        return True
     except OSError:
         return False  # each run makes one, that it removes at its end
     try:

@@ -20,8 +20,8 @@ class SteeredPace:
     """What starts have set of the pace of the model that they share: the latest counts, until the start that set it has
     ended. When none is left, the model has its own again.
 
-    What the model is given meanwhile by somebody else stays. The model, whose own this is, is given to each call: if each
-    knew the other, both would stay until a collection.
+    What somebody else gives the model meanwhile stays. The model, whose own this is, is given to each call: if they
+    knew each other, both would stay until a collection.
     """
 
     def __init__(self) -> None:

@@ -101,6 +101,7 @@ class Control:
 
         Raises:
             InputError: it was refused, no start goes on, or the one that does cannot be reached.
+            LedgerError: no start goes on, and none can, since the ledger is damaged.
             MistillError: it was obeyed, and something is wrong with its ledger.
         """
         with self._connected() as exchange:
@@ -145,6 +146,9 @@ class Control:
         return None
 
     def _nothing_goes_on(self) -> InputError:
+        if self._run.exists():
+            with LedgerReader(self._run) as reader:
+                reader.counts()  # of one that is damaged, who starts it would hear just that
         return InputError(
             f"no start of the run in {self.ledger} goes on",
             hint=words(

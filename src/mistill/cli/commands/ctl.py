@@ -52,7 +52,7 @@ def command(
     Without an order: what can be set, and what it is now. A pause lets what is in flight come home; nothing more is
     sent and no batch job is made until `resume`. What is set holds for this start.
 
-    Exit code: 0; 2 if it was refused, or no run goes on.
+    Exit code: 0; 2 if it was refused, or no run goes on; 3 if its ledger is damaged.
     """
     if settings and order != "set":
         raise click.UsageError(f"only set takes settings, such as {settings[0]}", click.get_current_context())
