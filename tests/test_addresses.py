@@ -18,6 +18,8 @@ from mistill.addresses import (
     shown,
     whole,
 )
+from mistill.errors import InputError
+from mistill.same_place import refuse_unclear
 
 
 @pytest.mark.parametrize(
@@ -157,6 +159,10 @@ def test_schemes() -> None:
 )
 def test_what_cannot_be_read_for_sure_says_how_it_is_written(address: str, told: str) -> None:
     assert told in " ".join(oddity(address) or ())
+    for named in (address, keep_secrets(address)):
+        with pytest.raises(InputError) as refused:
+            refuse_unclear(named)
+        assert told in str(refused.value)
 
 
 @pytest.mark.parametrize(

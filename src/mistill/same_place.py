@@ -32,7 +32,7 @@ _WHERE_A_SERVER_IS: Final = ("host", "hostaddr", "port", "dbname", "service")
 
 def refuse_unclear(name: str) -> None:
     """``InputError`` if it is an address that cannot be read for sure: see `oddity`."""
-    if (odd := oddity(name)) is not None:
+    if (odd := oddity(whole(name))) is not None:  # what is shown of it may well be readable
         raise InputError(odd[0], hint=odd[1])
 
 
