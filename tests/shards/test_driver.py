@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+import pytest
+
+from mistill import MistralLLM
 from mistill.errors import InputError, LedgerInUse, Unauthorized
+from mistill.estimates.budget import Budget
 from mistill.progress.progress import Progress
-from mistill.progress.view import View
+from mistill.progress.view import View, Watch
+from mistill.runs.steering import DriverSteering
+from mistill.shards import driver as driver_of_shards
 from mistill.shards.driver import Driver
 from mistill.shards.workers import Begun, Ended, Event, Obeyed, Seen
 from mistill.steering.orders import Order
@@ -128,3 +134,40 @@ def test_an_order_returns_when_the_shards_under_way_have_obeyed_or_ended() -> No
         return asked
 
     assert sorted(asyncio.run(ordered())) == ["pause 0", "pause 1"]
+
+
+def test_a_shard_that_does_not_obey_in_time_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver_of_shards, "_OBEYED_WITHIN_S", 0.3)
+    llm = MistralLLM(model="mistral-small-latest")
+
+    class OneIsSuspended(Scripted):
+        def order(self, shard: int, order: Order, by: str) -> None:
+            if shard == 0:
+                self._events.append(Obeyed(shard))
+
+    async def ordered() -> list[str | None]:
+        workers = OneIsSuspended(lambda shard, _: [])
+        driver = Driver(workers, range(2), Begun, Progress(), grace_s=1.0)
+        have_begun = asyncio.Event()
+        watch = Watch(driver.progress, driver.snapshot, at_once=lambda: 2)
+        steering = DriverSteering(
+            *(driver, llm, Budget(), llm.governor_apart()),
+            note_sent=lambda: None,
+            watch=watch,
+            keep=lambda: asyncio.sleep(0),
+        )
+        driver.on_begun = lambda shard: have_begun.set() if shard else None
+        driving = asyncio.ensure_future(driver.run())
+        await have_begun.wait()
+        orders = Order("pause"), Order("resume"), Order("set", {"max_concurrent_requests": 3})
+        told = [(await steering.obey(order, "somebody")).told for order in orders]
+        workers._events += [Ended(0), Ended(1)]
+        await driving
+        return told
+
+    late = "; shard 1 not yet: what works there is starting, or suspended, and obeys as soon as it can"
+    assert asyncio.run(ordered()) == [
+        f"paused{late}",
+        f"resumed{late}",
+        f"set max_concurrent_requests 64 → 3, in each process{late}",
+    ]

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -236,7 +236,7 @@ class DriverSteering:
         self._set_by = ""
         self._keep = keep
         self._turn = asyncio.Lock()
-        self._late: set[asyncio.Task[None]] = set()
+        self._late: set[asyncio.Task[list[int]]] = set()
         driver.on_begun = self._note_begun
 
     async def obey(self, order: Order, by: str) -> Answer:
@@ -273,8 +273,9 @@ class DriverSteering:
         if (driver.progress.paused_at_s is not None) is (order.do == "pause"):
             return None, {}
         (driver.pause if order.do == "pause" else driver.resume)()
-        await driver.order(order, by, driver.under_way)
-        return ("paused: nothing more is sent" if order.do == "pause" else "resumed"), {}
+        late = await self._pass_on(order, by, driver.under_way)
+        done = "resumed" if order.do == "resume" else "paused" if late else "paused: nothing more is sent"
+        return done + late, {}
 
     async def _change(self, asked: dict[str, Any], by: str) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
         budgets = [name for name in asked if name in _BUDGETS]
@@ -298,11 +299,22 @@ class DriverSteering:
         self._keeper.set_quota(self._values["requests_per_minute"], self._values["tokens_per_minute"])
         of_shards = {name: value for name, value in asked.items() if name != "deadline"}
         self._set, self._set_by = self._set | of_shards, by
-        if of_shards:
-            await self._driver.order(Order("set", of_shards), by, self._driver.under_way)
+        late = await self._pass_on(Order("set", of_shards), by, self._driver.under_way) if of_shards else ""
         self._driver.progress.changed = shown_settings(changed)
         of_each = f", {_OF_EACH}" if "max_concurrent_requests" in changed else ""
-        return f"set {shown_settings(changed)}{of_each}", changed
+        return f"set {shown_settings(changed)}{of_each}{late}", changed
+
+    async def _pass_on(self, order: Order, by: str, shards: Iterable[int]) -> str:
+        """Shards obey; what is to be said of those that have not."""
+        late = await self._driver.order(order, by, shards)
+        if not late:
+            return ""
+        named = f"{'shard' if len(late) == 1 else 'shards'} {', '.join(map(str, late[:_MOST_NAMED]))}"
+        others = len(late) - _MOST_NAMED
+        return (
+            f"; {named}{f' and {others:,} more' if others > 0 else ''} not yet: what works there is starting, or "
+            "suspended, and obeys as soon as it can"
+        )
 
     def _note_begun(self, shard: int) -> None:
         """What was set holds for a shard that begins later, too."""
@@ -319,6 +331,8 @@ def _has_quota(values: Mapping[str, Any]) -> bool:
 
 _BUDGETS = ("max_cost", "max_tokens_total")
 _OF_EACH = "in each process"
+_MOST_NAMED = 5
+"""Of shards, in one line."""
 
 
 def check_goes_on(stopped: MistillError | None) -> None:

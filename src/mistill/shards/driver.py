@@ -25,7 +25,8 @@ from mistill.wording import START_AGAIN, words
 _log = logging.getLogger("mistill")
 
 _WAIT_S: Final = 0.5
-_OBEYED_WITHIN_S: Final = 10.0
+_OBEYED_WITHIN_S: Final = 5.0
+"""Shorter than whoever gives an order waits for its answer."""
 _MOST_STILLBORN: Final = 3
 _MOST_DEATHS: Final = 5
 """Of workers on one shard, one after the other, none of which got a row answered: it would kill the next one too."""
@@ -129,15 +130,20 @@ class Driver:
         """Nothing is waited for: what is in flight is marked as maybe billed."""
         self._workers.abandon()
 
-    async def order(self, order: Order, by: str, shards: Iterable[int]) -> None:
-        """Those of the shards obey that are under way, unless they end before."""
-        obeyed: list[asyncio.Future[None]] = []
-        for shard in self.under_way.intersection(shards):
-            obeyed.append(asyncio.get_running_loop().create_future())
-            self._ordered.setdefault(shard, deque()).append(obeyed[-1])
+    async def order(self, order: Order, by: str, shards: Iterable[int]) -> list[int]:
+        """Those of the shards obey that are under way, unless they end before.
+
+        Returns:
+            Those that have not obeyed within some seconds: each does as soon as it can.
+        """
+        obeyed: dict[int, asyncio.Future[None]] = {}
+        for shard in sorted(self.under_way.intersection(shards)):
+            obeyed[shard] = asyncio.get_running_loop().create_future()
+            self._ordered.setdefault(shard, deque()).append(obeyed[shard])
             self._workers.order(shard, order, by)
         if obeyed:
-            await asyncio.wait(obeyed, timeout=_OBEYED_WITHIN_S)
+            await asyncio.wait(obeyed.values(), timeout=_OBEYED_WITHIN_S)
+        return [shard for shard, future in obeyed.items() if not future.done()]
 
     def _note_obeyed(self, shard: int) -> None:
         waiting = self._ordered.get(shard)
