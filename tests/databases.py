@@ -127,3 +127,9 @@ def duckdb(tmp_path: Path) -> Tables:
 def tables(request: pytest.FixtureRequest) -> Tables:
     """Each of them."""
     return request.getfixturevalue(request.param)
+
+
+@pytest.fixture(params=["sqlite", "duckdb"])
+def files(request: pytest.FixtureRequest) -> Tables:
+    """Each that is a file."""
+    return request.getfixturevalue(request.param)

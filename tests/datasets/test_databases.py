@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -13,6 +15,7 @@ from tests.databases import PostgreSQL, Tables
 from tests.libraries import library
 
 from mistill.datasets.databases import database, paged_database
+from mistill.datasets.databases import sqlite as sqlite_database
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import open_source
 from mistill.datasets.writers import check_no_loss, check_target, open_writer
@@ -112,6 +115,28 @@ def test_a_query_is_read_as_it_is(tables: Tables, caplog: pytest.LogCaptureFixtu
     assert "the query has no ORDER BY" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("end", "is_ordered"),
+    [
+        (" -- the smallest first", False),
+        ("; -- the smallest first; /* and */", False),
+        (" /* ORDER BY%0Aid */ ;%0A", False),
+        (" WHERE text <> '-- ORDER BY ' -- it's so%0A ORDER%0A BY id", True),
+        (" WHERE id IN (SELECT id FROM t WHERE (id > 0) ORDER BY id)", False),
+    ],
+)
+def test_a_query_is_read_with_its_comments(
+    tables: Tables, caplog: pytest.LogCaptureFixture, end: str, is_ordered: bool
+) -> None:
+    tables.execute("CREATE TABLE t (id integer, text text)")
+    tables.execute("INSERT INTO t VALUES (1, '--'), (2, 'b')")
+    query = "SELECT id, text, row_number() OVER (ORDER BY id) AS place FROM t"
+    source = open_source(tables.query(query + end))
+    assert sorted((row.record["id"], row.record["text"]) for row in source) == [(1, "--"), (2, "b")]
+    assert source.count(lambda: True) == 2
+    assert ("has no ORDER BY" in caplog.text) is not is_ordered
+
+
 def test_nothing_is_changed_by_reading(tables: Tables) -> None:
     tables.execute("CREATE TABLE t (id integer)")
     for query in (
@@ -153,6 +178,54 @@ def test_a_write_that_fails_leaves_the_old_table(tables: Tables) -> None:
     with pytest.raises(MistillError, match=r"could not be written.*no answer is lost"):
         write(tables.address("t"), [{"id": 2}])
     assert records(tables.address("t")) == [{"id": 7}]
+
+
+def test_a_write_that_fails_leaves_no_file_that_it_made(files: Tables, tmp_path: Path) -> None:
+    with pytest.raises(TypeError):
+        write(files.address("t"), [{"id": object()}])
+    assert list(tmp_path.iterdir()) == []
+    files.execute("CREATE TABLE other (id integer)")
+    before = list(tmp_path.iterdir())
+    with pytest.raises(TypeError):
+        write(files.address("t"), [{"id": object()}])
+    assert list(tmp_path.iterdir()) == before
+    assert files.execute("SELECT count(*) FROM other") == [(0,)]
+
+
+def test_a_file_that_another_process_writes_is_waited_for_and_that_is_said(
+    files: Tables, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sqlite_database, "_WAIT_S", 0.0)
+    monkeypatch.setattr(sqlite_database, "_MOMENT_S", 0.0)
+    monkeypatch.setattr(database, "WAITS_S", (0.0, 0.01))
+    files.execute("CREATE TABLE t (id integer)")
+    held = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, files.database.partition("///")[2]],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with held:
+        assert held.stdout is not None
+        held.stdout.readline()
+        with pytest.raises(InputError, match=r"cannot be written.*let that process come to its end"):
+            check_target(files.address("t"))
+        held.communicate(b"")
+    assert "another process has it: it is waited for" in caplog.text
+    check_target(files.address("t"))
+
+
+_HOLD = """
+import sys
+if sys.argv[1].endswith(".duckdb"):
+    import duckdb
+    connection = duckdb.connect(sys.argv[1])
+else:
+    import sqlite3
+    connection = sqlite3.connect(sys.argv[1], isolation_level=None)
+    connection.execute("BEGIN IMMEDIATE")
+print(flush=True)
+sys.stdin.read()
+"""
 
 
 def test_a_table_that_exists_is_not_lost(tables: Tables) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import pkgutil
 import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mistill.addresses import harmless_words
 from mistill.datasets.databases.table_address import TableAddress
@@ -20,7 +21,11 @@ from mistill.wording import START_AGAIN, words
 if TYPE_CHECKING:
     from mistill.datasets.sources.row import Input
 
+_log = logging.getLogger("mistill")
+
 GOES_ON: Final = words(START_AGAIN, ": what is answered is kept, and costs nothing again")
+
+TAKEN: Final = "let that process come to its end, or have it close the file; then try again"
 
 WAITS_S = (0.5, 2.0, 8.0)
 """Before each further try, where a connection is broken, or a file is another process's for the moment."""
@@ -37,9 +42,11 @@ class Database(ABC):
 
     Attributes:
         errors: what its library raises.
+        log_ending: of the file that it keeps beside another one while that is written.
     """
 
     errors: tuple[type[Exception], ...]
+    log_ending: ClassVar[str] = "-journal"
 
     def __init__(self, address: TableAddress) -> None:
         self.address = address
@@ -70,11 +77,7 @@ class Database(ABC):
     def unordered(self, connection: Any) -> str | None:  # noqa: ARG002  others have to look
         """Why the rows may come in another order at another time; ``None`` where they come in one order."""
         query = self.address.query
-        return (
-            None
-            if query is None or "order by" in " ".join(query.lower().split())
-            else "the query has no ORDER BY"
-        )
+        return None if query is None or _is_ordered(query) else "the query has no ORDER BY"
 
     def count(self, connection: Any) -> int:
         """How many rows."""
@@ -84,7 +87,7 @@ class Database(ABC):
     def source(self, name: str) -> str:
         """What stands behind FROM; ``name``: of a query."""
         query = self.address.query
-        return self.table if query is None else f"({query.rstrip().rstrip(';')}) AS {quoted(name)}"
+        return self.table if query is None else f"({_without_end(query)}) AS {quoted(name)}"
 
     @property
     def table(self) -> str:
@@ -102,6 +105,14 @@ class Database(ABC):
         Raises:
             InputError: the table cannot be made.
         """
+
+    def begin(self, connection: Any) -> None:
+        """What is written from now on is seen by others together, or not at all."""
+        connection.execute("BEGIN")
+
+    def is_empty(self, connection: Any) -> bool:  # noqa: ARG002  of a server there is no file
+        """Whether there is nothing in its file, nor does anybody else write there."""
+        return False
 
     @abstractmethod
     def is_json(self, kind: Any) -> bool:
@@ -139,7 +150,18 @@ class Database(ABC):
         except MistillError:
             raise
         except self.errors as error:
+            hint = TAKEN if self.is_taken(error) else hint
             raise InputError(f"{self.name}: cannot be {doing}: {told_by(error)}", hint=hint) from None
+
+    def is_taken(self, error: Exception) -> bool:  # noqa: ARG002  of a server, several have it
+        """Whether another process has the file."""
+        return False
+
+    def say_taken(self, seconds: float) -> None:
+        """It is waited for."""
+        _log.warning(
+            "%s: another process has it: it is waited for, %.0f seconds at the most", self.name, seconds
+        )
 
 
 def told_by(error: BaseException) -> str:
@@ -160,6 +182,28 @@ def database_of(address: str) -> Database:
     parsed = TableAddress.of(address)
     kind: type[Database] = pkgutil.resolve_name(_BY_KIND[parsed.kind])
     return kind(parsed)
+
+
+_TEXT_OR_COMMENT: Final = re.compile(
+    r"""\b[eE]'(?:\\.|''|[^'\\])*' | '(?:''|[^'])*' | "(?:""|[^"])*" | \$(\w*)\$.*?\$\1\$
+        | (?P<comment>--[^\n]*|/\*.*?\*/)""",
+    re.DOTALL | re.VERBOSE,
+)
+"""In SQL, what may have any other word of it inside."""
+
+
+def _without_end(query: str) -> str:
+    """A query that may stand in another one: no comment takes what follows with it, and no ``;`` ends it."""
+    told = _TEXT_OR_COMMENT.sub(lambda found: " " if found["comment"] else found[0], query)
+    return told.rstrip("; \t\r\n")
+
+
+def _is_ordered(query: str) -> bool:
+    """Whether the rows themselves are ordered, and not those of a window or of another query within it."""
+    rest, within = _TEXT_OR_COMMENT.sub(" ", query), 1
+    while within:
+        rest, within = re.subn(r"\([^()]*\)", " ", rest)
+    return re.search(r"\border\s+by\b", rest, re.IGNORECASE) is not None
 
 
 def quoted(name: str) -> str:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mistill.datasets.databases import database
 from mistill.datasets.databases.database import GOES_ON, Database, quoted
@@ -27,6 +27,8 @@ _AS_TEXT: Final = ("INTERVAL", "BIT", "TIME WITH TIME ZONE", "TIMETZ")
 
 class DuckDB(Database):
     """A table of a file, or what a query of it gives. A table is read in the order in which it was filled."""
+
+    log_ending: ClassVar = ".wal"
 
     def __init__(self, address: TableAddress) -> None:
         super().__init__(address)
@@ -49,8 +51,10 @@ class DuckDB(Database):
             try:
                 return self._library.connect(path, read_only=not to_write)
             except self._library.IOException as error:
-                if wait_s is None or "lock" not in str(error):
+                if wait_s is None or not self.is_taken(error):
                     raise
+            if wait_s != database.WAITS_S[0]:  # it is not just for a moment
+                self.say_taken(wait_s)
             time.sleep(wait_s)
         raise AssertionError("the last try raises")
 
@@ -113,6 +117,13 @@ class DuckDB(Database):
         (found,) = connection.execute(query, [around[-1] if around else "main"]).fetchone()
         if not found:
             raise InputError(f"{self.name}: there is no schema {around[-1]}")
+
+    def is_taken(self, error: Exception) -> bool:
+        return isinstance(error, self._library.IOException) and "lock" in str(error)
+
+    def is_empty(self, connection: Any) -> bool:
+        (found,) = connection.execute("SELECT count(*) FROM information_schema.tables").fetchone()
+        return not found
 
     def is_json(self, kind: Any) -> bool:  # noqa: ARG002  it has a type for each
         return False

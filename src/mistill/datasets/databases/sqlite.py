@@ -15,6 +15,8 @@ from mistill.errors import InputError
 
 _WAIT_S = 30.0
 """For a lock that another process holds."""
+_MOMENT_S = 1.0
+"""So long as another process writes as a rule, nothing is said of it."""
 _ROW_IDS = ("rowid", "_rowid_", "oid")
 
 
@@ -37,7 +39,27 @@ class SQLite(PagedDatabase):
         with closing(connection):
             connection.text_factory = _text
             connection.execute(f"PRAGMA query_only = {'off' if to_write else 'on'}")
+            self._once_free(connection, "SELECT 1 FROM sqlite_master LIMIT 1")
             yield connection
+
+    def _once_free(self, connection: Any, statement: str) -> None:
+        """What needs a lock, that another process may have for some time: then it is said that it is waited for."""
+        connection.execute(f"PRAGMA busy_timeout = {_MOMENT_S * 1000:.0f}")
+        try:
+            connection.execute(statement).fetchall()
+        except sqlite3.OperationalError as error:
+            if not self.is_taken(error):
+                raise
+            self.say_taken(_WAIT_S)
+        else:
+            return
+        finally:
+            connection.execute(f"PRAGMA busy_timeout = {_WAIT_S * 1000:.0f}")
+        connection.execute(statement).fetchall()
+
+    def is_taken(self, error: Exception) -> bool:
+        code = getattr(error, "sqlite_errorcode", None)
+        return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
     def described(self, connection: Any) -> tuple[list[str], Mapping[str, Any]]:
         found = connection.execute(f"SELECT * FROM {self.source('described')} LIMIT 0")
@@ -87,8 +109,16 @@ class SQLite(PagedDatabase):
         return connection.execute(query, (name,)).fetchone() is not None
 
     def check_writable(self, connection: Any) -> None:
-        connection.execute("BEGIN IMMEDIATE")
+        self.begin(connection)
         connection.execute("ROLLBACK")
+
+    def begin(self, connection: Any) -> None:
+        self._once_free(connection, "BEGIN IMMEDIATE")
+
+    def is_empty(self, connection: Any) -> bool:
+        connection.execute("PRAGMA busy_timeout = 0")
+        connection.execute("BEGIN EXCLUSIVE")
+        return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
     def column_type(self, kind: Any, *, is_json: bool) -> str:
         types = PYARROW.load("writing a table").types

@@ -43,22 +43,29 @@ class TablePlace(Target):
     @contextmanager
     def writing(self, made_of: Sequence[str | Path] = ()) -> Generator[TableOutput]:  # noqa: ARG002  a database has rights of its own
         database = self._database
+        file = None if database.address.file is None else Path(database.address.file)
+        is_new = file is not None and not file.exists()
         try:
             with database.connected(to_write=True) as connection:
                 output = TableOutput(database, connection)
-                connection.execute("BEGIN")
                 try:
+                    database.begin(connection)
                     yield output
                     output.finish()
                     connection.execute("COMMIT")
                 except BaseException:
                     output.roll_back()
+                    if is_new:
+                        output.remove_file()
                     raise
         except database.errors as error:
             raise MistillError(
                 f"{self.name} could not be written: {told_by(error)}",
                 hint="no answer is lost, the ledger has them; export again once that is mended",
             ) from None
+        finally:
+            if file is not None and is_new and not file.exists():
+                Path(f"{file}{database.log_ending}").unlink(missing_ok=True)
 
 
 class TableOutput:
@@ -94,3 +101,10 @@ class TableOutput:
     def roll_back(self) -> None:
         with suppress(*self._database.errors):
             self._connection.execute("ROLLBACK")
+
+    def remove_file(self) -> None:
+        """The file that was made for the table goes, unless somebody has put something into it meanwhile."""
+        file = self._database.address.file
+        with suppress(*self._database.errors, OSError):
+            if file is not None and self._database.is_empty(self._connection):
+                Path(file).unlink()
