@@ -261,7 +261,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
 
     @property
     def has_died(self) -> bool:
-        """The last start ended without a word: it was killed, or its machine went down."""
+        """The last start ended without a word: it was killed, its machine went down, or its disk was full."""
         return bool(self.starts) and self.starts[-1].ended_at is None and not self.is_running
 
     @property

@@ -312,13 +312,17 @@ def _retried(retry: RetryRecord) -> Iterator[Line]:
     yield from _cause_lines(retry.unreplaced, "no better, though what was sent was paid:")
 
 
+WITHOUT_A_WORD = "the last start ended without a word (killed, the machine went down, or the disk was full)"
+"""What an end that a ledger does not have comes of."""
+
+
 def _died(report: RunReport) -> Phrase:
     cut_off = (
         f"; {count(report.open_attempts, 'attempt')} in flight then, maybe billed"
         if report.open_attempts
         else ""
     )
-    what = f"the last start ended without a word (killed, or the machine went down){cut_off}; "
+    what = f"{WITHOUT_A_WORD}{cut_off}; "
     return Phrase(
         f"{what}start the same run again; what is answered costs nothing",
         f"{what}the same command goes on; what is answered costs nothing",

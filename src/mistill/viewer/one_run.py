@@ -15,6 +15,7 @@ from mistill.ledger import Counts, LedgerReader
 from mistill.ledger.files import log_of
 from mistill.ledger.shard_files import files_of
 from mistill.runs.report import last_start, rows_of_input
+from mistill.runs.report_text import WITHOUT_A_WORD
 from mistill.steering.orders import paused_by
 from mistill.viewer.catalogue import KnownRun
 from mistill.viewer.pages import RunRows
@@ -111,7 +112,7 @@ def _phase(reader: LedgerReader, counts: Counts, *, live: bool) -> Phase:
     if start is None:
         return Phase("open")
     if start.ended_at is None:
-        return Phase("died", "the last start ended without a word: killed, or the machine went down")
+        return Phase("died", WITHOUT_A_WORD)
     if counts.with_server:
         return Phase("waiting", "for batch jobs at Mistral")
     if start.stopped is not None:
