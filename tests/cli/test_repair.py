@@ -287,7 +287,9 @@ def test_after_a_kill_status_tells_of_it_and_of_what_may_be_billed(
     child.send_signal(signal.SIGKILL)
     child.wait()
     dead = mistill("status", "answers.jsonl")
-    assert "died: the last start ended without a word (killed, the machine went down, or the disk" in dead.stdout
+    assert (
+        "died: the last start ended without a word (killed, the machine went down, or the disk" in dead.stdout
+    )
     assert "3 attempts in flight then, maybe billed" in dead.stdout
     assert mistill("status", "answers.jsonl", "--json").json["has_died"] is True
     refused = mistill("export", "answers.jsonl", "--to", "part.jsonl")

@@ -269,7 +269,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_cost": "20"}, "max_cost: '20' is no number"),
     ({"max_concurrent_requests": 1.5}, "max_concurrent_requests: input should be a valid integer"),
     ({"max_concurrent_requests": None}, "max_concurrent_requests: input should be a valid integer"),
-    ({"requests_per_minute": 0}, "requests_per_minute: input should be greater than 0"),
+    ({"requests_per_minute": 0}, "requests_per_minute: input should be greater than or equal to 0.001"),
+    ({"requests_per_minute": 1e-300}, "requests_per_minute: input should be greater than or equal to 0.001"),
+    ({"tokens_per_minute": 1e300}, "tokens_per_minute: input should be less than or equal to 1000000000000"),
+    ({"max_tokens_total": 10**30}, "max_tokens_total: it must be at most 1,000,000,000,000,000"),
+    ({"max_cost": 1e300}, "max_cost: it must be at most 1,000,000,000,000,000"),
     ({}, "nothing is to be set"),
     ({"max_concurrent_requests": 7, "deadline": 0}, "deadline: it must be a positive number"),
 ]

@@ -82,9 +82,15 @@ def _texts_in(value: Any) -> Iterator[str]:
             yield from _texts_in(one)
 
 
+_MOST = 10**15
+"""Of money, tokens and seconds: more is a slip of the finger, and no number that a ledger keeps whole."""
+
+
 def _check_positive(value: Any) -> Any:
     if isinstance(value, int | float) and not 0 < value < math.inf:
         raise ValueError(f"it must be a positive number, not {value}")
+    if isinstance(value, int | float) and value > _MOST:
+        raise ValueError(f"it must be at most {_MOST:,}")
     return value
 
 

@@ -46,6 +46,8 @@ _API_KEY_ENV_VAR = "MISTRAL_API_KEY"
 _MAX_TIMEOUT_S = 7 * 86400
 _MAX_CONCURRENT_REQUESTS = 100_000
 """Each is a worker and a connection: more is a slip of the finger."""
+_PerMinute = Annotated[float, Field(ge=1e-3, le=1e12, allow_inf_nan=False)]
+"""From some one a day on, to more than anybody has: beyond that it is a slip of the finger too."""
 
 
 class Session(Struct):
@@ -98,10 +100,10 @@ class Connection(Configurable):
     max_concurrent_requests: RuntimeParameter[Annotated[int, Field(ge=1, le=_MAX_CONCURRENT_REQUESTS)]] = (
         Field(default=64, description="Requests in flight, over all calls that use this object.")
     )
-    requests_per_minute: RuntimeParameter[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(
+    requests_per_minute: RuntimeParameter[_PerMinute | None] = Field(
         default=None, description="The quota of requests; learned where it is not given."
     )
-    tokens_per_minute: RuntimeParameter[Annotated[float, Field(gt=0, allow_inf_nan=False)] | None] = Field(
+    tokens_per_minute: RuntimeParameter[_PerMinute | None] = Field(
         default=None, description="The quota of tokens; learned where it is not given."
     )
     allow_http: RuntimeParameter[bool] = Field(
