@@ -6,7 +6,7 @@ import base64
 import hashlib
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import unquote
@@ -18,13 +18,23 @@ TOKEN = "hf_s3cr3t0ftests"
 
 
 class Hub:
-    """Repositories of datasets: name → file → bytes. ``commits``: the files that each has changed, and its message."""
+    """Repositories of datasets: name → file → bytes.
+
+    Attributes:
+        commits: the files that each has changed, and its message. ``heads``: the last of each repository, by number.
+        meanwhile: is called, once each, when the next commits arrive, before these are looked at.
+    """
 
     def __init__(self) -> None:
         self.repos: dict[str, dict[str, bytes]] = {}
         self.private: dict[str, bool] = {}
         self.commits: list[tuple[str, list[str]]] = []
+        self.heads: dict[str, int] = {}
+        self.meanwhile: list[Callable[[], object]] = []
         self.refuses = False
+
+    def head(self, repo: str) -> str:
+        return f"{self.heads.get(repo, 0):040}"
 
 
 @pytest.fixture
@@ -90,8 +100,15 @@ class _Answers(BaseHTTPRequestHandler):
     def _commit(self, repo: str, body: bytes) -> None:
         changed: list[str] = []
         message = ""
+        if self.hub.meanwhile:
+            self.hub.meanwhile.pop(0)()
         for line in map(json.loads, body.splitlines()):
             value = line["value"]
+            if line["key"] == "header" and value.get("parentCommit", self.hub.head(repo)) != self.hub.head(
+                repo
+            ):
+                self._send({"error": "A commit has happened since. Please refresh and try again."}, 412)
+                return
             if line["key"] == "header":
                 message = value["summary"]
             elif line["key"] == "file":
@@ -101,8 +118,10 @@ class _Answers(BaseHTTPRequestHandler):
                 del self.hub.repos[repo][value["path"]]
                 changed.append(f"-{value['path']}")
         self.hub.commits.append((message, changed))
-        url = f"http://{self.headers['Host']}/datasets/{repo}/commit/{len(self.hub.commits):040}"
-        self._send({"commitUrl": url, "commitOid": f"{len(self.hub.commits):040}", "success": True})
+        self.hub.heads[repo] = len(self.hub.commits)
+        head = self.hub.head(repo)
+        url = f"http://{self.headers['Host']}/datasets/{repo}/commit/{head}"
+        self._send({"commitUrl": url, "commitOid": head, "success": True})
 
     def do_GET(self) -> None:
         path = unquote(self.path.partition("?")[0])
@@ -117,7 +136,9 @@ class _Answers(BaseHTTPRequestHandler):
             self._tree(repo, rest.partition("/")[2])
         else:
             siblings = [{"rfilename": name} for name in self.hub.repos[repo]]
-            self._send({"id": repo, "sha": "0" * 40, "siblings": siblings, "private": False, "tags": []})
+            self._send(
+                {"id": repo, "sha": self.hub.head(repo), "siblings": siblings, "private": False, "tags": []}
+            )
 
     do_HEAD = do_GET  # noqa: N815  as its base has it
 
@@ -148,7 +169,7 @@ class _Answers(BaseHTTPRequestHandler):
         status, size = 200, len(data)
         headers = {
             "ETag": f'"{_oid(data)}"',
-            "X-Repo-Commit": f"{len(self.hub.commits):040}",
+            "X-Repo-Commit": self.hub.head(repo),
             "Accept-Ranges": "bytes",
         }
         if given:

@@ -145,6 +145,38 @@ def test_the_card_keeps_the_splits_that_are_there(run: Run, hub: Hub, place: Pla
         run.push_to_hub("me/two", split="judged")
 
 
+def test_of_two_pushes_at_once_the_card_knows_both(run: Run, hub: Hub) -> None:  # noqa: F811
+    run.push_to_hub("me/two", where="row=0")
+    hub.meanwhile = [
+        lambda: run.push_to_hub(
+            "me/two", where="row=1", split="test"
+        ),  # after the card was read, before it is there
+        lambda: None,  # as that one arrives
+        lambda: hub.heads.update({"me/two": 7}),
+    ]
+    address = run.push_to_hub("me/two", where="row=2", split="judged")
+    assert address.endswith(hub.head("me/two"))
+    front, _ = front_of(hub, "me/two")
+    assert [one["split"] for one in front["configs"][0]["data_files"]] == ["train", "test", "judged"]
+    assert len(hub.commits) == 3
+
+
+def test_a_repository_that_becomes_another_dataset_meanwhile_is_refused(
+    run: Run,
+    hub: Hub,  # noqa: F811
+    place: Place,
+) -> None:
+    other = place.run(out=place.out.with_name("other.jsonl"))
+    other.start()
+    hub.meanwhile = [lambda: other.push_to_hub("me/new")]
+    with pytest.raises(InputError, match="holds another dataset"):
+        run.push_to_hub("me/new")
+    hub.meanwhile = [lambda: hub.heads.update({"me/mine": len(hub.meanwhile) + 1})] * 20
+    with pytest.raises(InputError, match=r"was changed by somebody else 6 times.*push again"):
+        run.push_to_hub("me/mine")
+    assert len(hub.commits) == 1
+
+
 def test_splits_of_others_stay_in_a_card_that_replaces_theirs(run: Run, hub: Hub) -> None:  # noqa: F811
     card = (
         "---\nlicense: mit\nconfigs:\n- config_name: de\n  data_files:\n  - {split: train, path: de/*.csv}\n"

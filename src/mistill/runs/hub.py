@@ -8,9 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any, Final
 
+from msgspec import Struct
+
 from mistill._version import __version__
 from mistill.datasets.optional_library import PYARROW, OptionalLibrary
 from mistill.datasets.places.remote_file import RemoteFile
+from mistill.datasets.places.store_errors import problem_of
 from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run
 from mistill.ledger import LedgerReader
@@ -21,6 +24,8 @@ from mistill.wording import Setting, words
 
 _HUB: Final = OptionalLibrary("huggingface_hub", extra="remote")
 _CARD = "README.md"
+_TRIES: Final = 6
+"""Of several that push at the same time, one is there first each time."""
 _is_split = re.compile(r"\w+(?:\.\w+)*").fullmatch
 """Source: huggingface.co/docs/datasets, names of splits."""
 
@@ -55,8 +60,8 @@ def push_run(
         The address of the commit.
 
     Raises:
-        InputError: there is no such run, the repository holds another dataset, the Hub refuses, or a library is
-            missing.
+        InputError: there is no such run, the repository holds another dataset or is changed by others again and again,
+            the Hub refuses, or a library is missing.
         LedgerError: the run is not finished and ``partial`` is not wanted.
     """
     repo = repo.removeprefix("hf://").removeprefix("datasets/").strip("/")
@@ -76,28 +81,78 @@ def push_run(
         written = export_run(path, data, where=where, partial=partial)
         with LedgerReader(path) as reader:
             run = hashlib.sha256(reader.manifest()).hexdigest()[:16]
-        place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
-        with place.explaining():
+        with RemoteFile(f"hf://datasets/{repo}/{_CARD}").explaining():
             repo = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True).repo_id
-            place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
-            files: list[str] = api.list_repo_files(repo, repo_type="dataset", revision=revision)
-        splits = splits_of(_read_card(api, repo, revision, files), files)
-        if not overwrite:
-            _check_own(repo, files, splits, split, run)
-        others = [one for one in splits if one.path != path_of(split)]
-        pushed = Pushed(repo, split, run, written.records, _columns(data), where, others)
-        card = card_of(read_report(found, ledger=path), pushed)
-        name = f"data/{split}-00000-of-00001.parquet"
-        operations = [
-            hub.CommitOperationAdd(name, str(data)),
-            hub.CommitOperationAdd(_CARD, card.encode()),
-            *(hub.CommitOperationDelete(file) for file in files if _is_of(split, file) and file != name),
-        ]
+        report = read_report(found, ledger=path)
         message = f"{written.records:,} rows by mistill {__version__}"
-        with place.explaining():
+        for _ in range(_TRIES):
+            there = _read_repository(api, repo, revision)
+            if not overwrite:
+                _check_own(there, split, run)
+            others = [one for one in there.splits if one.path != path_of(split)]
+            pushed = Pushed(repo, split, run, written.records, _columns(data), where, others)
+            operations = _operations(hub, split, data, card_of(report, pushed), there.files)
+            if address := _commit(api, there, operations, message, revision):
+                return address
+    raise InputError(
+        f"hf://datasets/{repo} was changed by somebody else {_TRIES} times in turn, each time before this was there",
+        hint="nothing was pushed: push again when nobody else does",
+    )
+
+
+class _Repository(Struct, frozen=True):
+    """A dataset's repository, all of it at one commit.
+
+    Attributes:
+        name: with its owner. ``head``: the commit. ``files``: their names. ``splits``: as `splits_of` has them.
+    """
+
+    name: str
+    head: str | None
+    files: list[str]
+    splits: list[Split]
+
+
+def _read_repository(api: Any, repo: str, revision: str | None) -> _Repository:
+    place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
+    with place.explaining():
+        head: str | None = api.repo_info(repo, repo_type="dataset", revision=revision).sha
+        at = head or revision
+        files: list[str] = api.list_repo_files(repo, repo_type="dataset", revision=at)
+        card = None
+        if _CARD in files:
+            path = api.hf_hub_download(repo, _CARD, repo_type="dataset", revision=at)
+            card = Path(path).read_text("utf-8", errors="replace")
+    return _Repository(repo, head, files, splits_of(card, files))
+
+
+def _operations(hub: Any, split: str, data: Path, card: str, files: list[str]) -> list[Any]:
+    name = f"data/{split}-00000-of-00001.parquet"
+    return [
+        hub.CommitOperationAdd(name, str(data)),
+        hub.CommitOperationAdd(_CARD, card.encode()),
+        *(hub.CommitOperationDelete(file) for file in files if _is_of(split, file) and file != name),
+    ]
+
+
+def _commit(
+    api: Any, there: _Repository, operations: list[Any], message: str, revision: str | None
+) -> str | None:
+    """The address of the commit; ``None`` if there is another one by now: the card would not know of it."""
+    with RemoteFile(f"hf://datasets/{there.name}/{_CARD}").explaining():
+        try:
             commit = api.create_commit(
-                repo, operations, repo_type="dataset", commit_message=message, revision=revision
+                there.name,
+                operations,
+                repo_type="dataset",
+                commit_message=message,
+                revision=revision,
+                parent_commit=there.head,
             )
+        except Exception as error:
+            if problem_of(error) != "changed":
+                raise
+            return None
     return str(commit.commit_url)
 
 
@@ -110,25 +165,17 @@ def _columns(data: Path) -> dict[str, str]:
     return {field.name: str(field.type) for field in schema}
 
 
-def _read_card(api: Any, repo: str, revision: str | None, files: list[str]) -> str | None:
-    if _CARD not in files:
-        return None
-    with RemoteFile(f"hf://datasets/{repo}/{_CARD}").explaining():
-        path = api.hf_hub_download(repo, _CARD, repo_type="dataset", revision=revision)
-    return Path(path).read_text("utf-8", errors="replace")
-
-
-def _check_own(repo: str, files: list[str], splits: list[Split], split: str, run: str) -> None:
+def _check_own(there: _Repository, split: str, run: str) -> None:
     """``InputError`` if what would be replaced may be dear to somebody: the card, and the data of the split."""
-    if not [file for file in files if file != ".gitattributes"]:
+    if not [file for file in there.files if file != ".gitattributes"]:
         return
-    is_known = any(one.run == run for one in splits)
-    if is_known and all(one.run == run for one in splits if one.path == path_of(split)):
+    is_known = any(one.run == run for one in there.splits)
+    if is_known and all(one.run == run for one in there.splits if one.path == path_of(split)):
         return
     raise InputError(
-        f"hf://datasets/{repo} holds another dataset"
+        f"hf://datasets/{there.name} holds another dataset"
         if not is_known
-        else f"the split {split!r} of hf://datasets/{repo} is of another run",
+        else f"the split {split!r} of hf://datasets/{there.name} is of another run",
         hint=words(
             "choose another repository, or replace it with "
             if not is_known
