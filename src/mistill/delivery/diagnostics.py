@@ -100,6 +100,13 @@ class Snapshot(Struct, frozen=True):
     tokens_room: Room | None = None
     alone_s: float = 0.0
 
+    def must_wait_for_quota(self, tokens: float) -> bool:
+        """Whether a known quota says that the next request, of so many tokens, cannot leave now."""
+        return any(
+            room is not None and room.wait_s(amount) > 0
+            for room, amount in ((self.requests_room, 1.0), (self.tokens_room, tokens))
+        )
+
     def since(self, earlier: Snapshot) -> dict[WaitCause, float]:
         """Seconds by cause between an earlier snapshot and this one: how one run's time was spent."""
         return {
@@ -160,7 +167,14 @@ _SEEMING: tuple[WaitCause, ...] = ("concurrency", "server", "adaptive_limit")
 
 
 def time_left_s(
-    snapshot: Snapshot, *, rows: float, requests: float, tokens: float, seconds_each: float, at_once: float
+    snapshot: Snapshot,
+    *,
+    rows: float,
+    requests: float,
+    tokens: float,
+    seconds_each: float,
+    at_once: float,
+    pace_s: float = 0.0,
 ) -> float:
     """Seconds that further rows take, by whatever binds: the quotas, or width and latency.
 
@@ -171,14 +185,16 @@ def time_left_s(
         rows: of which none has been sent yet. ``requests``, ``tokens``: that they take.
         seconds_each: that a row is under way; of rows that are asked together, each one's share.
         at_once: requests that are in flight together.
+        pace_s: from one row's end to the next one's, without waits for a quota, as it was seen; 0: not yet.
     """
     if rows <= 0:
         return 0.0
-    if snapshot.refused and snapshot.requests_room is None:
+    if snapshot.refused and snapshot.requests_room is None and not pace_s:
         at_once = min(at_once, max(1, snapshot.adaptive_limit))  # what a full server takes
     by_requests = 0.0 if snapshot.requests_room is None else snapshot.requests_room.wait_s(requests)
     by_tokens = 0.0 if snapshot.tokens_room is None else snapshot.tokens_room.wait_s(tokens)
-    return max(by_requests, by_tokens, (rows / at_once - 1) * seconds_each) + seconds_each
+    by_width = rows * max(seconds_each / at_once, pace_s) - seconds_each
+    return max(by_requests, by_tokens, by_width, 0.0) + seconds_each
 
 
 def advice(

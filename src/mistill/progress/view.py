@@ -35,7 +35,8 @@ class View(Struct, frozen=True, kw_only=True):
         usage, cost: tokens and money since it began; ``cost`` is ``None`` while no price is known.
         saved_by_cache: US dollars that cached tokens would have cost more; ``None`` while no price is known.
         elapsed_s: since it began. ``left_s``: to go, by what binds: quota, requests at once, latency; ``None`` while
-            nobody can say.
+            nobody can say: before the first row has ended, while the server fails, while nothing ends and no quota
+            that is known explains it. ``still_s``: for how long no row has ended.
         in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
         cut_off_in_s: it was stopped: how long what is in flight is still waited for. ``None`` while it goes on.
         interrupted: Ctrl-C stopped it.
@@ -58,6 +59,7 @@ class View(Struct, frozen=True, kw_only=True):
     saved_by_cache: float | None = None
     elapsed_s: float = 0.0
     left_s: float | None = None
+    still_s: float = 0.0
     in_flight: int = 0
     waiting_for: WaitCause = "idle"
     seconds_by_cause: Mapping[WaitCause, float] = {}
@@ -188,7 +190,10 @@ class View(Struct, frozen=True, kw_only=True):
             stays = f"{count(sent, 'job')} {'stays' if sent == 1 else 'stay'} at Mistral"
             return f"stopping: {stays}" if sent else "stopping"
         if self.cut_off_in_s is None:
-            return f"{self.in_flight:,} in flight, waiting for: {wait(self.waiting_for)}"
+            waits = f"{self.in_flight:,} in flight, waiting for: {wait(self.waiting_for)}"
+            if self.waiting_for == "outage":
+                waits += f", nothing answered for {age(self.still_s)}"
+            return waits
         flying = f"stopping: {self.in_flight:,} in flight, up to {seconds(self.cut_off_in_s)}"
         return f"{flying}; Ctrl-C {'again ' if self.interrupted else ''}cuts them off"
 
@@ -252,6 +257,7 @@ class Watch:
         self._saved = saved
         self._times_more = times_more
         self._ended = 0
+        self._ended_at = self._began
         self._pace_s = 0.0
 
     def view(self, *, is_last: bool = False) -> View:
@@ -270,6 +276,9 @@ class Watch:
             self._cause = max(lately, key=lambda cause: lately[cause])
         elif self._cause == "paused":
             self._cause = "idle"
+        ended = progress.completions + progress.failures
+        if ended != self._ended:
+            self._note_ended(ended, now)
         total = progress.total if progress.total is not None else self._total()
         cut_off_at_s = progress.cut_off_at_s
         return View(
@@ -282,7 +291,8 @@ class Watch:
             cost=progress.cost,
             saved_by_cache=self._saved(progress.usage, progress.cost),
             elapsed_s=progress.elapsed_s,
-            left_s=self._left_s(total, now),
+            left_s=None if total is None else self._left_s(total, now),
+            still_s=self._still_s(now),
             in_flight=now.in_flight,
             waiting_for=self._cause,
             seconds_by_cause=now.since(self._began),
@@ -300,30 +310,40 @@ class Watch:
             is_last=is_last,
         )
 
-    def _left_s(self, total: int | None, now: Snapshot) -> float | None:
+    def _note_ended(self, ended: int, now: Snapshot) -> None:
+        """Only then: while a row is waited for, it would seem slower and slower."""
+        self._ended, self._ended_at = ended, now
+        if live := max(0, ended - self._progress.by_jobs):
+            spent = now.since(self._began)
+            no_quota = now.requests_room is None and now.tokens_room is None
+            at_work = (*_AT_WORK, "cool_down") if no_quota else _AT_WORK  # which would tell what it waits for
+            self._pace_s = sum(spent.get(cause, 0.0) for cause in at_work) / live
+
+    def _still_s(self, now: Snapshot) -> float:
+        """For how long no row has ended, by the governor's clock."""
+        still = now.since(self._ended_at)
+        still.pop("paused", None)
+        return sum(still.values())
+
+    def _left_s(self, total: int, now: Snapshot) -> float | None:
         progress = self._progress
         # Answers of jobs come by the file, and when the server likes: nothing is told by their number.
         ended = progress.completions + progress.failures
         live = ended - progress.by_jobs
-        if total is None or live <= 0 or progress.jobs or progress.paused_at_s is not None:
+        if live <= 0 or progress.jobs or progress.paused_at_s is not None or self._cause == "outage":
             return None
-        if ended != self._ended:  # only then: while a row is waited for, it would seem slower and slower
-            self._ended = ended
-            spent = now.since(self._began)
-            self._pace_s = sum(spent.get(cause, 0.0) for cause in _AT_WORK) / live
+        seconds_each = progress.busy_s / max(1, progress.completions - progress.by_jobs)
+        tokens = (progress.usage.input_tokens + progress.usage.output_tokens) / ended
+        if self._still_s(now) > max(_PATIENCE_S, _PATIENCE * seconds_each) and not (
+            self._cause in _QUOTAS if progress.is_of_several else now.must_wait_for_quota(tokens)
+        ):
+            return None
         left = min(max(0, total - progress.known - progress.held - ended), ended * self._times_more())
         if progress.is_of_several:
             return left * (progress.elapsed_s - progress.paused_s()) / ended
-        # At first the pace says how long the first answers took; later, what this machine makes of it.
-        seconds_each = progress.busy_s / max(1, progress.completions - progress.by_jobs)
         at_once = self._at_once()
-        if live >= 2 * at_once:
-            seconds_each = max(seconds_each, self._pace_s * at_once)
-        tokens = (progress.usage.input_tokens + progress.usage.output_tokens) / ended
         requests = max(1, progress.requests) / ended
         unsent = max(0.0, left - now.in_flight / requests)
-        if self._cause == "budget":
-            at_once = max(1, now.in_flight)
         if not unsent:
             return min(left, 1) * seconds_each
         return time_left_s(
@@ -332,7 +352,9 @@ class Watch:
             requests=unsent * requests,
             tokens=unsent * tokens,
             seconds_each=seconds_each,
-            at_once=at_once,
+            at_once=max(1, now.in_flight) if self._cause == "budget" else at_once,
+            # At first its latency says how long a row takes; later, what this machine makes of it.
+            pace_s=self._pace_s if live >= 2 * at_once else 0.0,
         )
 
 
@@ -342,3 +364,9 @@ def _age_s(unix_s: float | None) -> float | None:
 
 _AT_WORK: tuple[WaitCause, ...] = ("server", "concurrency", "adaptive_limit", "budget", "idle")
 """What time is spent on that is no waiting for a quota or for a server that is not there."""
+
+_QUOTAS: tuple[WaitCause, ...] = ("quota_requests", "quota_tokens")
+
+_PATIENCE, _PATIENCE_S = 3.0, 2.0
+"""Where no row ends for longer than this many times what one takes, and than this many seconds, something is the matter
+that the numbers so far do not know of: a server that hangs, a cool-down, a row that waits for its next try."""
