@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "jobs": {"telemetry", "api", "delivery", "estimates", "ledger", "progress"},
     "shards": {"api", "delivery", "progress", "ledger", "datasets", "steering"},
     "kinds": {"shards", "api", "delivery", "structured", "progress", "llms", "prompts", "ledger", "datasets"},
-    "audits": {"api", "estimates", "kinds", "ledger", "llms", "progress"},
+    "audits": {"api", "delivery", "estimates", "kinds", "ledger", "llms", "progress"},
     "pages": {"audits", "datasets", "estimates", "ledger", "progress", "records"},
     "runs": {
         "shards",

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from pydantic import SecretStr
+from tests.api.raw_server import RawServer, response
 from tests.conftest import Simulate
 from tests.libraries import library
 
@@ -23,8 +24,11 @@ from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.api.admin import Pile
 from mistill.audits.report import Audit, AuditLine, Difference, Share
 from mistill.audits.split import price_by_table
-from mistill.errors import InputError, MistillError, Unauthorized
+from mistill.errors import APIError, Forbidden, InputError, MistillError, NotFound, Unauthorized
 from mistill.ledger import Ledger, LedgerReader
+from mistill.ledger.checksums import add_checksum
+from mistill.ledger.tables import ATTEMPT_SUM
+from mistill.llms.event_loop import background
 from mistill.simulator import Fault, Simulator
 from mistill.testing import without_waiting
 
@@ -255,6 +259,162 @@ def test_a_server_without_an_admin_api_says_so(billing: Simulator, tmp_path: Pat
     with pytest.raises(MistillError) as nobody:
         run.audit(admin_key=KEY, endpoint=f"{billing.url}/elsewhere")
     assert "a key of the Admin API" in str(nobody.value.hint)
+
+
+EMPTY_BILL = {"completion": {"models": {}}, "prices": [], "currency": "USD"}
+
+
+@pytest.fixture
+def server() -> Iterator[RawServer]:
+    """One in the place of the simulator's, for the bill alone."""
+    raw = RawServer(response(EMPTY_BILL))
+    background.run(raw.__aenter__())
+    yield raw
+    background.run(raw.__aexit__(None, None, None))
+
+
+@pytest.mark.parametrize("status", [429, 500, 503])
+def test_a_bill_that_does_not_come_at_once_is_asked_for_again(
+    billing: Simulator, server: RawServer, tmp_path: Path, caplog: pytest.LogCaptureFixture, status: int
+) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl")
+    run.start()
+    server.answers = [response({"detail": "not now"}, status)] * 2 + [response(EMPTY_BILL)]
+    found = difference(run.audit(admin_key=KEY, endpoint=server.url, month="2026-10"))
+    assert (found.currency, found.billed, server.requests) == ("USD", Share(), 3)
+    (told,) = [record.getMessage() for record in caplog.records]
+    assert told.startswith("the bill of 2026-10 did not come, and is asked for again: not now [HTTP")
+    server.answers = [response({"detail": "not now"}, status)]
+    with pytest.raises(APIError, match="not now") as given_up:
+        run.audit(admin_key=KEY, endpoint=server.url, month="2026-10")
+    assert server.requests == 3 + 8
+    assert "later; bill=False leaves the bill out" in str(given_up.value.hint)
+    assert "requests_per_minute" not in str(given_up.value.hint)  # no setting of an audit
+
+
+@pytest.mark.parametrize(
+    ("status", "error", "hint"),
+    [
+        (401, Unauthorized, "check MISTRAL_ADMIN_KEY, or give admin_key: it takes a key of the Admin API"),
+        (402, Unauthorized, "no balance"),
+        (
+            403,
+            Forbidden,
+            "this key may not see it, or not that of this workspace: it takes a key of the Admin",
+        ),
+        (404, NotFound, "no such bill, or not that of this workspace: it takes a key of the Admin API"),
+    ],
+)
+def test_a_bill_that_is_refused_is_asked_for_once(
+    billing: Simulator, server: RawServer, tmp_path: Path, status: int, error: type[APIError], hint: str
+) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl", rows=[])
+    run.start()
+    server.answers = [response({"detail": "no"}, status)]
+    with pytest.raises(error) as refused:
+        run.audit(admin_key=KEY, endpoint=server.url, month="2026-10", workspace="w")
+    assert server.requests == 1
+    assert hint in str(refused.value.hint)
+
+
+def at(moment: str) -> float:
+    return datetime.fromisoformat(f"{moment}+00:00").timestamp()
+
+
+def moved(run: Run, *moments: tuple[str, str]) -> Run:
+    """The run, as if its attempts had been sent and had ended then."""
+    with closing(sqlite3.connect(run.ledger_path)) as ledger:
+        for number, (sent, ended) in enumerate(moments, 1):
+            ledger.execute(
+                "UPDATE attempts SET sent_at = ?, ended_at = ? WHERE id = ?", (at(sent), at(ended), number)
+            )
+        add_checksum(ledger)
+        ledger.execute(f"UPDATE attempts SET checksum = {ATTEMPT_SUM}")  # as if it had been written so
+        ledger.commit()
+    return run
+
+
+@pytest.mark.parametrize(
+    ("ended", "month", "beside"),
+    [
+        ("2025-12-31T23:59:59.999", "2025-12", "2026-01"),
+        ("2026-01-01T00:00:00", "2026-01", "2025-12"),
+        ("2024-02-29T23:59:59", "2024-02", "2024-03"),
+        ("2026-10-01T00:00:01", "2026-10", "2026-09"),
+    ],
+)
+def test_answers_at_the_edge_of_a_month_are_of_it_and_told(
+    billing: Simulator, server: RawServer, tmp_path: Path, ended: str, month: str, beside: str
+) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl", rows=ROWS[:3])
+    run.start()
+    inside = (f"{month}-15T12:00:00", f"{month}-15T12:00:01")
+    moved(run, inside, inside, (ended, ended))
+    assert {line.day for line in run.audit().lines} == {f"{month}-15", ended[:10]}
+
+    def found(*months: str) -> Difference:
+        return difference(run.audit(admin_key=KEY, endpoint=server.url, month=months))
+
+    assert (found(month).answers.input_tokens, found(month).at_edge, found(month).beside) == (18, 1, [beside])
+    assert (found(beside).answers.input_tokens, found(beside).at_edge, found(beside).beside) == (
+        0,
+        1,
+        [month],
+    )
+    both = found(beside, month)
+    assert (both.answers.input_tokens, both.at_edge, both.beside) == (18, 0, [])
+    told = "1 answer came near midnight between months, and may be on the other bill: ask for that of "
+    text = str(run.audit(admin_key=KEY, endpoint=server.url, month=month))
+    assert f"{told}{beside} too" in text
+    asked_by_itself = difference(run.audit(admin_key=KEY, endpoint=server.url))
+    assert (asked_by_itself.months, asked_by_itself.at_edge) == (sorted([month, beside]), 0)
+
+
+def test_what_nobody_knows_of_may_be_on_the_bill_of_the_month_that_follows(
+    billing: Simulator, server: RawServer, tmp_path: Path
+) -> None:
+    billing.script([Fault.disconnect()])
+    run = run_at(billing, tmp_path / "out.jsonl", rows=ROWS[:1])
+    run.start()
+    moved(run, ("2026-09-30T23:50:00", "2026-09-30T23:50:01"), ("2026-09-30T23:50:02", "2026-09-30T23:50:03"))
+    used = {"input": [{"timestamp": "2026-10-01", "value": 6, "event_type": "api_tokens"}]}
+    bill = EMPTY_BILL | {"completion": {"models": {f"{ALIAS}::{SMALL}": used}}}
+    server.answers = [response(bill)]
+    october = difference(run.audit(admin_key=KEY, endpoint=server.url, month="2026-10"))
+    assert (october.unanswered, october.maybe_billed.input_tokens) == (1, 6)
+    assert october.other_programs == october.unexplained == october.answers == Share()
+    server.answers = [response(EMPTY_BILL)]
+    november = difference(run.audit(admin_key=KEY, endpoint=server.url, month="2026-11"))
+    assert november.unanswered == 0
+
+
+def test_a_job_that_has_not_ended_may_be_billed_in_the_month_that_follows(
+    simulate: Simulate, tmp_path: Path
+) -> None:
+    slow = simulate(batch_queue_s=3600)
+    given = {"lane": "batch", "batch_tail": 0, "wait": False, "on_stop": "return"}
+    run = run_at(slow, tmp_path / "out.jsonl", rows=ROWS[:1], **given)
+    run.start()
+    with closing(sqlite3.connect(run.ledger_path)) as ledger:
+        ledger.execute("UPDATE attempts SET sent_at = ?", (at("2026-09-29T12:00:00"),))
+        add_checksum(ledger)
+        ledger.execute(f"UPDATE attempts SET checksum = {ATTEMPT_SUM}")
+        ledger.commit()
+    (line,) = run.audit().lines
+    assert (line.day, line.with_server) == ("2026-09-29", 1)
+    assert difference(run.audit(admin_key="any")).months == ["2026-09", "2026-10"]
+    assert difference(run.audit(admin_key="any", month="2026-10")).unanswered == 1
+
+
+@pytest.mark.parametrize("month", ["20٢٦-11", "2026-13", "2026-1", "2026-11-01", "2099-12", "٢٠٢٦-11"])
+def test_a_month_that_is_none_or_has_no_bill_is_refused(
+    billing: Simulator, tmp_path: Path, month: str
+) -> None:
+    run = run_at(billing, tmp_path / "out.jsonl", rows=[])
+    run.start()
+    with pytest.raises(InputError, match="has not begun yet" if month == "2099-12" else "is no month"):
+        run.audit(admin_key=KEY, month=month)
+    assert not [request for request in billing.requests if request.path == "/v1/admin/usage"]
 
 
 def test_what_an_audit_is_as_json_and_as_csv(billing: Simulator, tmp_path: Path) -> None:

@@ -149,3 +149,22 @@ def test_what_cannot_be_read_is_left_out() -> None:
 def test_what_is_no_bill_is_none(raw: bytes) -> None:
     with pytest.raises(ValueError, match=r".+"):
         decode_bill(raw)
+
+
+@pytest.mark.parametrize(
+    ("timestamp", "day"),
+    [
+        ("2026-11-30", "2026-11-30"),
+        ("2026-11-30T23:59:59.999Z", "2026-11-30"),
+        ("2026-12-01T00:30:00+02:00", "2026-11-30"),
+        ("2026-12-31T23:30:00-01:00", "2027-01-01"),
+        ("2026-11-30T23:59:59", "2026-11-30"),
+        ("2026-11-30 UTC", "2026-11-30"),
+        ("0001-01-01T00:00:00+05:00", "0001-01-01"),
+        ("2026-02-30", None),
+        ("today", None),
+        ("", None),
+    ],
+)
+def test_the_day_of_a_line_is_in_utc(timestamp: str, day: str | None) -> None:
+    assert [one.day for one in bill(entry("input", 1, timestamp=timestamp)).units] == [day]

@@ -6,10 +6,13 @@ import csv
 import io
 
 import pytest
+from tests.api.raw_server import RawServer, response
 from tests.cli.conftest import Mistill, RunOf
 from tests.conftest import Simulate
 
+from mistill.llms.event_loop import background
 from mistill.simulator import Simulator
+from mistill.testing import without_waiting
 
 KEY = "an-admin-key-1234567890"
 
@@ -112,3 +115,51 @@ def test_a_refused_key_is_an_error_below_the_table(
     assert mistill("audit", "answers.jsonl", "--month", "11").stderr.startswith(
         "error: --month: '11' is no month"
     )
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "attempts", "said"),
+    [
+        (401, 3, 1, "check MISTRAL_ADMIN_KEY, or give --admin-key-env: it takes a key of the Admin API"),
+        (402, 3, 1, "the account has no balance"),
+        (403, 3, 1, "this key may not see it: it takes a key of the Admin API"),
+        (404, 3, 1, "this endpoint has no such bill: it takes a key of the Admin API"),
+        (422, 3, 1, "its words say what it refuses: mend --month or --workspace;"),
+        (429, 3, 8, "hint: ask again later; --no-bill"),
+        (500, 3, 8, "the server failed, and not the request: ask again later"),
+    ],
+)
+def test_a_bill_that_does_not_come_is_no_failure_of_a_row(
+    mistill: Mistill,
+    billing: Simulator,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    code: int,
+    attempts: int,
+    said: str,
+) -> None:
+    monkeypatch.setenv("MISTRAL_ADMIN_KEY", KEY)
+    server = RawServer(response({"detail": "not this"}, status))
+    background.run(server.__aenter__())
+    with without_waiting():
+        ended = mistill("audit", "answers.jsonl", "--endpoint", server.url)
+    background.run(server.__aexit__(None, None, None))
+    assert (ended.code, server.requests) == (code, attempts)
+    assert ended.stdout.startswith("day (UTC)")
+    *before, error, hint = ended.stderr.splitlines()
+    assert error == f"error: not this [HTTP {status}]"
+    assert hint.startswith("hint: ")
+    assert said in hint
+    assert hint.endswith("; --no-bill leaves the bill out")
+    assert len(before) == (attempts > 1)
+    assert KEY not in ended.stderr
+
+
+def test_nothing_that_answers_for_a_bill_is_a_stop(
+    mistill: Mistill, billing: Simulator, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
+) -> None:
+    monkeypatch.setenv("MISTRAL_ADMIN_KEY", KEY)
+    with without_waiting():
+        ended = mistill("audit", "answers.jsonl", "--endpoint", f"http://127.0.0.1:{unused_tcp_port}")
+    assert ended.code == 3
+    assert "--no-bill leaves the bill out" in ended.stderr

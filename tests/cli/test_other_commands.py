@@ -11,12 +11,15 @@ from urllib.parse import urlsplit
 
 import click
 import pytest
+from tests.api.raw_server import RawServer, response
 from tests.cli.conftest import Answers, Mistill, RunOf, Spawn
 from tests.conftest import Simulate
 from tests.libraries import library
 
 from mistill.cli.program import program
+from mistill.llms.event_loop import background
 from mistill.simulator import Fault, Settings, Simulator
+from mistill.testing import without_waiting
 
 # --- models ---------------------------------------------------------------------------------------------------------
 
@@ -59,6 +62,22 @@ def test_a_refused_key_is_told(mistill: Mistill, simulate: Simulate) -> None:
     ended = mistill("models", "--endpoint", simulate(api_keys={"other"}).url)
     assert ended.code == 3
     assert "MISTRAL_API_KEY" in ended.stderr
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_a_list_of_models_that_does_not_come_is_no_failure_of_a_row(mistill: Mistill, status: int) -> None:
+    server = RawServer(response({"detail": "not this"}, status))
+    background.run(server.__aenter__())
+    with without_waiting():
+        ended = mistill("models", "--endpoint", server.url)
+    assert (ended.code, server.requests) == (3, 8 if status == 500 else 1)
+    server.answers = [response({"detail": "not now"}, 503), response({"data": [{"id": "m"}]})]
+    server.requests = 0
+    with without_waiting():
+        ended = mistill("models", "--endpoint", server.url)
+    background.run(server.__aexit__(None, None, None))
+    assert (ended.code, server.requests) == (0, 2)
+    assert "the list of models did not come, and is asked for again: not now" in ended.stderr
 
 
 # --- chat -----------------------------------------------------------------------------------------------------------

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime
 from typing import Any, Final, Literal, TypeAlias, cast
 
 from msgspec import Struct
@@ -27,7 +29,7 @@ STANDARD: Final = "standard"
 _GLOBAL = "global"
 _BATCH = re.compile(r"(?<![a-z])batch(?![a-z])", re.IGNORECASE)
 _BATCH_IN_NAME = re.compile(r"^batch[-_ :]|[-_ :]batch(?![a-z])", re.IGNORECASE)
-_DAY = re.compile(r"\d{4}-\d\d-\d\d")
+_DAY_CHARS = len("2026-11-24")
 _EVENTS: tuple[tuple[str, Unit], ...] = (
     ("second", "seconds"),
     ("page", "pages"),
@@ -143,15 +145,23 @@ def _billed(path: tuple[str, ...], entry: Mapping[str, Any], prices: _Prices) ->
     told = " ".join((*path, metric, group, event, _text(entry, "usage_type")))
     pile = _pile(metric, group, event, _text(entry, "service_tier"), "/".join(path[:-1]), told)
     used, charged = _number(entry.get("value")), _number(entry.get("value_paid"))
-    day = _DAY.match(_text(entry, "timestamp"))
     return BilledUnits(
         pile,
         _without_batch(_text(entry, "billing_display_name") or asked or metric),
-        None if day is None else day.group(),
+        _day(_text(entry, "timestamp")),
         (charged if used is None else used) or 0.0,
         (used if charged is None else charged) or 0.0,
         prices.find(metric, group, event, _text(entry, "service_tier"), _text(entry, "api_zone")),
     )
+
+
+def _day(timestamp: str) -> str | None:
+    """In UTC, where it is a moment that says its zone; else as it stands there."""
+    for written in (timestamp, timestamp[:_DAY_CHARS]):
+        with suppress(ValueError, OverflowError):
+            moment = datetime.fromisoformat(written)
+            return (moment if moment.tzinfo is None else moment.astimezone(UTC)).date().isoformat()
+    return None
 
 
 def _pile(metric: str, group: str, event: str, tier: str, category: str, told: str) -> Pile:

@@ -51,7 +51,7 @@ class Charges(Struct):
         doubts: what may be on the bill besides.
         names: each a set of names of one model: as it was asked for, and as it answered.
         days: on which any attempt can have been billed.
-        unanswered, likely_tokens: as in `Difference`.
+        unanswered, likely_tokens, at_edge, beside: as in `Difference`.
     """
 
     exact: dict[Pile, float] = field(default_factory=dict[Pile, float])
@@ -64,6 +64,8 @@ class Charges(Struct):
     days: set[str] = field(default_factory=set[str])
     unanswered: int = 0
     likely_tokens: int = 0
+    at_edge: int = 0
+    beside: set[str] = field(default_factory=set[str])
 
     @property
     def has_jobs(self) -> bool:
@@ -179,17 +181,27 @@ def _sum(numbers: Iterable[int]) -> int:
     return sum(numbers)
 
 
-def charges_of(ledgers: Sequence[LedgerTakings], months: Iterable[str]) -> Charges:
-    """What ledgers can account for on the bills of some months, such as ``2026-11``."""
+def charges_of(ledgers: Sequence[LedgerTakings], months: Iterable[str], *, begun: str) -> Charges:
+    """What ledgers can account for on the bills of some months, such as ``2026-11``.
+
+    Answers are of the month in which they came. What nobody knows of may be on any of them.
+
+    Args:
+        begun: the last month that has a bill by now.
+    """
     charges, wanted = Charges(), set(months)
     for ledger in ledgers:
         for one in ledger.takings:
-            day = iso_day(one.day)
-            if day is not None and day[:7] not in wanted:
-                continue
-            _charge(ledger, one, charges)
-            days = {each for each in map(iso_day, one.days) if each is not None}
-            charges.days |= days if day is None else days | {day}
+            day, days = iso_day(one.day), {each for each in map(iso_day, one.days) if each is not None}
+            possible = {each[:7] for each in days if each[:7] <= begun}
+            is_known = one.state in ("answered", "estimated")
+            is_of_them = day is None or day[:7] in wanted
+            if is_known and possible & wanted and not possible <= wanted:
+                charges.at_edge += one.requests
+                charges.beside |= possible - wanted
+            if is_of_them or (possible & wanted and not is_known):
+                _charge(ledger, one, charges)
+                charges.days |= days if day is None else days | {day}
     return charges
 
 

@@ -80,6 +80,8 @@ class Difference(Struct, frozen=True, kw_only=True):
         tells_lanes: the bill tells batch jobs from requests.
         unpriced: units on it that it has no price for: they have that of the table.
         last_day: the newest that is on the bill.
+        at_edge: answers that came so near the edge of these months that another one may have them on its bill.
+            ``beside``: which ones.
     """
 
     months: list[str]
@@ -98,6 +100,8 @@ class Difference(Struct, frozen=True, kw_only=True):
     tells_lanes: bool
     unpriced: int
     last_day: str | None
+    at_edge: int
+    beside: list[str]
 
     @property
     def total(self) -> Share:

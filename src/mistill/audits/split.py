@@ -77,6 +77,8 @@ def split_bill(
         tells_lanes=ours.tells_lanes or not charges.has_jobs,
         unpriced=ours.unpriced,
         last_day=max(days, default=None),
+        at_edge=charges.at_edge,
+        beside=sorted(charges.beside),
     )
 
 

@@ -93,6 +93,11 @@ def _notes(found: Difference) -> Iterator[str]:
             f"{count(found.unanswered, 'request')} without an answer may be on the bill; "
             f"if they are like the others, with about {found.likely_tokens:,} tokens"
         )
+    if found.at_edge:
+        yield (
+            f"{count(found.at_edge, 'answer')} came near midnight between months, "
+            f"and may be on the other bill: ask for that of {' and '.join(found.beside)} too"
+        )
     if found.prices is None:
         yield "the bill is not in US dollars: answers have its prices, and the table of prices is not held against it"
     if found.unpriced:

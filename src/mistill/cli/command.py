@@ -59,9 +59,16 @@ class Failure(click.ClickException):
 
 
 class Command(click.Command):
-    def __init__(self, *args: Any, examples: str = "", **settings: Any) -> None:
+    """A command of ours.
+
+    Args:
+        asks_one_row: an error may be that of the one row that it asks, see `exit_of_error`.
+    """
+
+    def __init__(self, *args: Any, examples: str = "", asks_one_row: bool = False, **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._examples = examples
+        self._asks_one_row = asks_one_row
         self.params.append(
             Option(
                 ["--debug"],
@@ -75,7 +82,7 @@ class Command(click.Command):
         )
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        with _explained_errors(ctx):
+        with self._explained_errors(ctx):
             try:
                 return super().parse_args(ctx, self._with_values(args))
             except click.NoSuchOption as error:
@@ -99,10 +106,22 @@ class Command(click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
-            with _explained_errors(ctx):
+            with self._explained_errors(ctx):
                 return super().invoke(ctx)
         except KeyboardInterrupt:
             return Exit.INTERRUPTED
+
+    @contextmanager
+    def _explained_errors(self, ctx: click.Context) -> Generator[None]:
+        """Errors that the library raises on purpose, and those of the disk, become lines for the user."""
+        try:
+            yield
+        except (MistillError, ValidationError, OSError) as error:
+            if isinstance(error.__cause__ or error, BrokenPipeError):
+                raise click.exceptions.Exit(Exit.READER_LEFT) from error
+            if ctx.meta.get("mistill.debug"):
+                say_traceback(error)
+            raise failure_of(error, asks_one_row=self._asks_one_row) from error
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         super().format_help_text(ctx, formatter)
@@ -122,9 +141,11 @@ class Command(click.Command):
                 formatter.write_dl(records, col_max=32)
 
 
-def command(name: str, *, examples: str = "", **settings: Any) -> Callable[[Callable[..., Any]], Command]:
-    """As ``click.command``. The function returns the exit code."""
-    return click.command(name, cls=Command, examples=examples, **settings)
+def command(
+    name: str, *, examples: str = "", asks_one_row: bool = False, **settings: Any
+) -> Callable[[Callable[..., Any]], Command]:
+    """As ``click.command``. The function returns the exit code. See `Command`."""
+    return click.command(name, cls=Command, examples=examples, asks_one_row=asks_one_row, **settings)
 
 
 def option(*names: str, group: str, **settings: Any) -> Callable[[F], F]:
@@ -137,20 +158,7 @@ def negated(_: click.Context, __: click.Parameter, value: bool) -> bool:
     return not value
 
 
-@contextmanager
-def _explained_errors(ctx: click.Context) -> Generator[None]:
-    """Errors that the library raises on purpose, and those of the disk, become lines for the user."""
-    try:
-        yield
-    except (MistillError, ValidationError, OSError) as error:
-        if isinstance(error.__cause__ or error, BrokenPipeError):
-            raise click.exceptions.Exit(Exit.READER_LEFT) from error
-        if ctx.meta.get("mistill.debug"):
-            say_traceback(error)
-        raise failure_of(error) from error
-
-
-def failure_of(error: MistillError | ValidationError | OSError) -> Failure:
+def failure_of(error: MistillError | ValidationError | OSError, *, asks_one_row: bool = False) -> Failure:
     """An error of the library, in words for the command line, with the exit code that it means."""
     if isinstance(error, ValidationError):
         return _failure_of_value(error)
@@ -159,7 +167,7 @@ def failure_of(error: MistillError | ValidationError | OSError) -> Failure:
         return Failure(message, hint=None, exit_code=Exit.STOPPED)
     message, hint = worded(error.headline, on_the_command_line), error.hint
     worded_hint = None if hint is None else worded(hint, on_the_command_line)
-    return Failure(message, hint=worded_hint, exit_code=exit_of_error(error))
+    return Failure(message, hint=worded_hint, exit_code=exit_of_error(error, asks_one_row=asks_one_row))
 
 
 def _failure_of_value(error: ValidationError) -> Failure:

@@ -29,7 +29,8 @@ class Exit(IntEnum):
     USAGE = 2
     """The command, a setting or the input is wrong. Nothing was sent, unless the input breaks off later."""
     STOPPED = 3
-    """A refused key, a quota of 0, nothing that answers, a budget, or a ledger that cannot be used."""
+    """A refused key, a quota of 0, nothing that answers, a budget, a ledger that cannot be used; or what the command
+    itself asks a server for, such as a bill, does not come."""
     WAITING = 4
     """Jobs are at Mistral: the same command goes on. However the command ended, if by nothing worse: by Ctrl-C too."""
     INTERRUPTED = 130
@@ -82,11 +83,15 @@ def exit_of_status(report: RunReport) -> Exit:
     return Exit.SOME_FAILED if report.failures or report.misfits else Exit.ANSWERED
 
 
-def exit_of_error(error: MistillError) -> Exit:
-    """What an error that ended a command means."""
+def exit_of_error(error: MistillError, *, asks_one_row: bool = False) -> Exit:
+    """What an error that ended a command means.
+
+    Args:
+        asks_one_row: it may be that of the one row that the command asks; rows of a run end no command.
+    """
     from mistill.delivery.retry import classify
 
     if isinstance(error, InputError | ManifestChanged):
         return Exit.USAGE
     of_one_request = isinstance(error, APIError | TransportError | MalformedAnswer | InvalidOutput)
-    return Exit.SOME_FAILED if of_one_request and not classify(error).fatal else Exit.STOPPED
+    return Exit.SOME_FAILED if asks_one_row and of_one_request and not classify(error).fatal else Exit.STOPPED

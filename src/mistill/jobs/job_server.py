@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing, suppress
 from typing import TypeVar
 
 from mistill.api.client import MistralClient
-from mistill.delivery.retry import backoff_s, classify
+from mistill.delivery.persistence import persistently
 from mistill.delivery.tuning import Tuning
 from mistill.errors import APIError, MistillError, NotFound, RateLimited, Unauthorized
 from mistill.jobs.lookout import Found, look_for
@@ -88,24 +86,21 @@ class JobServer:
         only: tuple[type[MistillError], ...] = (MistillError,),
     ) -> T:
         """Until it is answered, or has failed for as long as an outage is waited for. ``only``: such failures."""
-        give_up_at = time.monotonic() + self.tuning.patience_s
-        failures = 0
-        while True:
-            try:
-                return await call()
-            except MistillError as error:
-                failures += 1
-                of_row = failures > self._max_retries and not _is_outage(error)
-                can_help = isinstance(error, only) and classify(error).retry
-                if not can_help or of_row or time.monotonic() > give_up_at:
-                    raise
-                said_s = error.retry_after_s if isinstance(error, APIError) else None
-                if said_s is not None and said_s > self.tuning.max_retry_after_s:
-                    raise
-                self.tell(
-                    error, "the server of the batch jobs does not answer as it should, and is asked again"
-                )
-                await asyncio.sleep(backoff_s(failures, said_s, tuning=self.tuning))
+
+        def may_retry(error: MistillError, failures: int) -> bool:
+            of_row = failures > self._max_retries and not _is_outage(error)
+            return isinstance(error, only) and not of_row
+
+        return await persistently(
+            call,
+            may_retry=may_retry,
+            patience_s=self.tuning.patience_s,
+            longest_wait_s=self.tuning.max_retry_after_s,
+            tell=lambda error: self.tell(
+                error, "the server of the batch jobs does not answer as it should, and is asked again"
+            ),
+            tuning=self.tuning,
+        )
 
     def tell(self, error: MistillError, what: str) -> None:
         """Once for each kind of error."""

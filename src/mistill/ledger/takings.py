@@ -24,6 +24,8 @@ _NEAR_S = 300.0
 """So far the clock of a server may be from ours, and so long after its end an attempt may be billed."""
 _LONGEST_S = 3600.0
 """So long a server may go on with what nobody waits for any more."""
+_LONGEST_JOB_S = 9 * 86_400.0
+"""So long a job that has not ended may answer its lines: its time-out is 168 hours at the most, and it may overrun."""
 _LONGEST_DAYS = 366
 """What took longer did so by a clock that was wrong."""
 _BYTES_BESIDE = 2000
@@ -56,7 +58,7 @@ TermsOf: TypeAlias = Callable[[bytes], AnswerTerms | None]
 
 
 class Takings(Struct):
-    """What attempts that are alike have taken, in sum.
+    """What attempts that are alike have taken, in sum. Those that can have been billed on other days are others.
 
     Attributes:
         day: on which they ended, or were sent where nothing ended them: in UTC, counted from 1970-01-01; ``None``: that
@@ -165,22 +167,23 @@ def _like(
     if said not in names and len(names) < MOST_NAMES:
         names[said] = named(said[0]), named(said[1])
     model, tier = names.get(said, (None, None))
-    key = (day, line.settings, model, tier, line.job is not None, _state(line, terms))
-    takings = found.get(key)
+    first, last = _first_and_last(line)
+    like = (day, line.settings, model, tier, line.job is not None, _state(line, terms))
+    takings = found.get((*like, first, last))
     if takings is None:
-        takings = found[key] = Takings(*key)
-    _add_days(line, takings.days)
+        takings = found[(*like, first, last)] = Takings(*like, days=_days(first, last))
     return takings
 
 
-def _add_days(line: _Line, days: set[int]) -> None:
-    first, last = _day(_moved(line.sent_at, -_NEAR_S)), _day(_last_moment(line))
+def _first_and_last(line: _Line) -> tuple[int | None, int | None]:
+    """The days between which it can have been billed."""
+    return _day(_moved(line.sent_at, -_NEAR_S)), _day(_last_moment(line))
+
+
+def _days(first: int | None, last: int | None) -> set[int]:
     if first is None or last is None:
-        return
-    days.add(first)
-    days.add(last)
-    if 1 < last - first <= _LONGEST_DAYS:
-        days.update(range(first, last))
+        return set()
+    return {first, last} | (set(range(first, last)) if last - first <= _LONGEST_DAYS else set())
 
 
 def _state(line: _Line, terms: AnswerTerms | None) -> State:
@@ -196,6 +199,8 @@ def _state(line: _Line, terms: AnswerTerms | None) -> State:
 
 
 def _last_moment(line: _Line) -> float | None:
+    if line.is_with_server and line.job is not None:
+        return _moved(line.sent_at, _LONGEST_JOB_S)
     if line.is_answered or line.job is not None:
         return _moved(line.ended_at or line.sent_at, _NEAR_S)
     return _moved(line.ended_at or line.sent_at, _LONGEST_S)

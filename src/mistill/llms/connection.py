@@ -29,6 +29,7 @@ from mistill.characters import whole_characters
 from mistill.delivery.dispatcher import Dispatcher, Refuse, raise_failure
 from mistill.delivery.governor import AnyGovernor, ConcurrencyLimit, Governor
 from mistill.delivery.governors import GovernorDoor, apart_governor, governor_for, limit
+from mistill.delivery.persistence import ask_patiently
 from mistill.errors import InputError, MalformedAnswer, NotFound
 from mistill.llms.configurable import Configurable
 from mistill.llms.event_loop import background
@@ -43,6 +44,7 @@ from mistill.wording import Setting, words
 _MAX_KEY_CHARS = 4096
 """Of an API key: Mistral's has 32, a token of a cloud's some 2,000; a file that was pasted in its place has more."""
 _API_KEY_ENV_VAR = "MISTRAL_API_KEY"
+_MODELS = "the list of models"
 _MAX_TIMEOUT_S = 7 * 86400
 _MAX_CONCURRENT_REQUESTS = 100_000
 """Each is a worker and a connection: more is a slip of the finger."""
@@ -170,8 +172,8 @@ class Connection(Configurable):
         self._aclient = self._session = None
 
     async def amodels(self) -> list[ModelCard]:
-        """What the endpoint has."""
-        return await self._open().client.models()
+        """What the endpoint has. Where another attempt can help, it is asked again, for a minute at the most."""
+        return await ask_patiently(self._open().client.models, _MODELS)
 
     def models(self) -> list[ModelCard]:
         """What the endpoint has."""
@@ -402,7 +404,7 @@ if hasattr(os, "register_at_fork"):
 
 async def _dialect_behind(client: MistralClient) -> Dialect:
     try:
-        return dialect_of(await client.models())
+        return dialect_of(await ask_patiently(client.models, _MODELS))
     except (NotFound, MalformedAnswer):
         return DIALECTS["openai"]  # Mistral's API lists its models; whatever else this is
 

@@ -47,6 +47,7 @@ mistill chat "Why is the sky blue?"
 mistill chat --local "Name a colour" --max-new-tokens 20
 git diff | mistill chat - --system "Write a commit message for this change."
 """,
+    asks_one_row=True,
 )
 @click.argument("prompt")
 @option("--system", group="Prompt", metavar="TEXT", help="System message.")
