@@ -64,6 +64,7 @@ def test_the_report_of_another_run_is_not_taken_the_place_of(mistill: Mistill, r
     Path("answers.jsonl.ledger").rename("other/answers.jsonl.ledger")
     refused = mistill("report", "other/answers.jsonl", "--to", "answers.report.html")
     assert refused.code == 2
-    assert "--overwrite" in refused.stderr
+    assert "answers.report.html is the report of another run" in refused.stderr
+    assert "write another file with --to FILE.html, or replace this one with --overwrite" in refused.stderr
     assert Path("answers.report.html").read_bytes() == first
     assert mistill("report", "other/answers.jsonl", "--to", "answers.report.html", "--overwrite").code == 0

@@ -147,11 +147,13 @@ def test_a_page_takes_the_place_of_a_page_and_of_nothing_else(tmp_path: Path) ->
     ours.write_text(page_html(Page("A run", "", [], [], subject(None))))
     other.write_text("<p>dear to somebody</p>")
     page_target(ours, None, [])
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(
+        InputError, match=r"is the report of another run .save it as another file, or replace"
+    ):
         page_target(ours, tmp_path / "another.ledger", [])
     page_target(tmp_path / "new.HTML", None, [])
     page_target("-", None, [])
-    with pytest.raises(InputError, match="exists"):
+    with pytest.raises(InputError, match="exists, and is no report of a run"):
         page_target(other, None, [])
     page_target(other, None, [], overwrite=True)
     with pytest.raises(InputError, match="is an input"):

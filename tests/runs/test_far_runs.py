@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import signal
 import threading
 import time
@@ -310,6 +311,32 @@ def test_a_run_from_a_table_to_a_table_goes_on_where_it_was(
         ).start()
     with pytest.raises(InputError, match="is an input"):
         place.run(tables.address("rows"), out=tables.address("rows"))
+
+
+def test_the_run_of_a_table_in_a_file_is_found_by_what_people_type(
+    place: Place,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    place.write(TEXTS)
+    out = "sqlite:///crm.db?table=labels"
+    place.run(out=out).start()
+    assert f"{out} is a table, and its run remembers in crm.db.labels.ledger" in caplog.text
+    caplog.clear()
+    place.run(out=out).start()
+    assert "remembers" not in caplog.text  # it was said
+    for name in (out, "crm.db.labels.ledger"):
+        assert find_run(name)[1] == Path("crm.db.labels.ledger")
+    for name in ("crm.db", "sqlite:///crm.db", "sqlite:///crm.db?table=lables"):
+        with pytest.raises(
+            InputError, match=rf"no run is known for {re.escape(name)}.*name it: {re.escape(out)}"
+        ):
+            find_run(name)
+    place.run(out="sqlite:///crm.db?table=of%20mails").start()
+    with pytest.raises(InputError, match=r"one of them: .*table=labels, sqlite:///crm.db\?table=of mails"):
+        find_run("crm.db")
 
 
 def test_the_password_of_a_database_is_in_no_ledger_or_report(

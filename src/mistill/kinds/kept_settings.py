@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 import os
 import shlex
 from collections.abc import Generator, Iterable
@@ -33,6 +34,7 @@ from mistill.struct_types import look_at
 from mistill.wording import Phrase, Setting, words
 
 LEDGER_SUFFIX: Final = ".ledger"
+_MOST_NAMED: Final = 5
 
 
 def ledger_beside(out: str | Path) -> Path:
@@ -83,6 +85,11 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
     name = keep_secrets(str(path).rstrip("/") or str(path))
     refuse_unclear(name)
     beside = Path(ledger) if ledger is not None else ledger_beside(name)
+    if ledger is None and not is_memory(beside) and (tables := _tables_of_runs(name)):
+        raise InputError(
+            f"no run is known for {name}, but for {'a table' if len(tables) == 1 else 'tables'} of it",
+            hint=f"name {'it' if len(tables) == 1 else 'one of them'}: {', '.join(tables[:_MOST_NAMED])}",
+        )
     if ledger is None and not is_memory(beside) and _is_ledger(name):
         out, beside = output_of(name), Path(name)
     else:
@@ -93,6 +100,18 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
             hint=words("give the output of the run, or its ", Setting("ledger"), _elsewhere(name)),
         )
     return out, beside
+
+
+def _tables_of_runs(name: str) -> list[str]:
+    """The addresses of tables of a database in a file that runs write, by their ledgers, which are beside it."""
+    file = database_file(name)
+    path = Path(name if file is None else file)
+    if file is None and not is_database(path):
+        return []
+    scheme = "sqlite" if file is None else scheme_of(name)
+    ledgers = path.parent.glob(f"{glob.escape(path.name)}.*{LEDGER_SUFFIX}")
+    tables = (ledger.name.removeprefix(f"{path.name}.").removesuffix(LEDGER_SUFFIX) for ledger in ledgers)
+    return sorted(f"{scheme}:///{path}?table={table}" for table in tables if table)
 
 
 def _elsewhere(name: str) -> str:

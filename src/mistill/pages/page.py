@@ -10,18 +10,19 @@ from typing import TYPE_CHECKING, Any, Final
 from mistill._version import __version__
 from mistill.characters import whole_characters
 from mistill.datasets.places import Place, place_of
-from mistill.datasets.writers import check_no_loss
 from mistill.errors import InputError
 from mistill.extras import install_command
 from mistill.ledger.targets import check_targets
 from mistill.pages.blocks import Block, Chart, Page
 from mistill.pages.charts import VL_CONVERT, drawn
 from mistill.visible import visible
+from mistill.wording import Phrase, Setting, words
 
 if TYPE_CHECKING:  # importing them takes 30 ms, which only a page is worth
     from jinja2 import Environment
     from markupsafe import Markup
 
+_MARK: Final = b'<meta name="mistill-run" content='
 _TEMPLATES: Final = Path(__file__).parent
 
 
@@ -118,8 +119,16 @@ def page_target(
         )
     place.check_writable()
     check_targets(path, ledger, inputs)
-    if not overwrite and not _is_of(place, ledger):
-        check_no_loss(path, "overwrite")
+    if not overwrite and not _holds(place, _mark(ledger)) and place.holds_something():
+        what = "is the report of another run" if _holds(place, _MARK) else "exists, and is no report of a run"
+        raise InputError(
+            f"{place.name} {what}",
+            hint=words(
+                Phrase("save it as another file", "write another file with --to FILE.html"),
+                ", or replace this one with ",
+                Setting("overwrite", True),
+            ),
+        )
     return place
 
 
@@ -129,8 +138,11 @@ def subject(ledger: Path | None) -> str:
     return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
-def _is_of(place: Place, ledger: Path | None) -> bool:
-    mark = f'<meta name="mistill-run" content="{subject(ledger)}">'.encode()
+def _mark(ledger: Path | None) -> bytes:
+    return _MARK + f'"{subject(ledger)}">'.encode()
+
+
+def _holds(place: Place, mark: bytes) -> bool:
     try:
         with place.open() as file:
             return mark in file.read(_LOOKED_AT_BYTES)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mistill.addresses import is_elsewhere
+from mistill.addresses import is_elsewhere, scheme_of
 from mistill.datasets.places import target_of
 from mistill.datasets.sources import Exploded, Filtered, Named, Source, open_source
 from mistill.errors import InputError, LedgerError, LedgerInUse
@@ -53,8 +53,13 @@ def refuse_foreign(out: str, ledger: Path) -> None:
 
 
 def make_folder(out: str | None, ledger: Path) -> None:
-    """The folder of the ledger of an output that is elsewhere, which nobody else may read; a first start says where."""
-    if out is None or not is_elsewhere(out) or ledger != ledger_beside(out):
+    """The folder of the ledger of an output that is elsewhere, which nobody else may read; a first start says where, as
+    it does of one whose output is a table."""
+    if out is None or scheme_of(out) is None or ledger != ledger_beside(out):
+        return
+    if not is_elsewhere(out):
+        if not ledger.exists():
+            _log.warning("%s is a table, and its run remembers in %s", out, ledger)
         return
     try:
         ledger.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
