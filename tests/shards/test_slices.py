@@ -15,10 +15,12 @@ from mistill.datasets.sources.slices import cut, cut_points_of
 from mistill.errors import InputError
 from mistill.shards.plan import check_plan, make_plan, read_plan
 
+_TOO_DEEP = '{"text": ' + "[" * 2000 + "]" * 2000 + "}"
+"""A row whose own failure it is."""
 _LINES = st.lists(
     st.one_of(
         st.builds(lambda text: json.dumps({"text": text}, ensure_ascii=False), st.text(max_size=12)),
-        st.sampled_from(["", "  ", '\ufeff{"text": "joined"}', '\t{"text": "é"}', "\ufeff"]),
+        st.sampled_from(["", "  ", '\ufeff{"text": "joined"}', '\t{"text": "é"}', "\ufeff", _TOO_DEEP]),
     ),
     max_size=30,
 )
@@ -32,7 +34,7 @@ def test_shards_of_json_lines_have_each_row_once_in_order_and_where_it_stands(
     path = tmp_path_factory.mktemp("in") / "in.jsonl"
     path.write_bytes(("\n".join(lines) + ends).encode())
     source = open_source(path)
-    points = cut_points_of(source.inputs, lambda: True)
+    points = cut_points_of(source.inputs)
     assert points is not None
     pieces = cut(source.inputs, points, shards)
     read = [(row.raw, row.where) for _, slices in pieces for one in slices for row in one.open().rows(0)]
@@ -41,6 +43,34 @@ def test_shards_of_json_lines_have_each_row_once_in_order_and_where_it_stands(
         sum(1 for one in slices for _ in one.open().rows(0)) for _, slices in pieces
     ]
     assert len(pieces) <= shards
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        b'{"text": oops}',
+        b"[1]",
+        b'{"text": "cut',
+        '{"text": "é"}'.encode("latin-1"),
+        '{"text": "é"}'.encode("utf-16"),
+    ],
+)
+@pytest.mark.parametrize("place", [0, 3, 5])
+def test_a_line_that_is_no_row_is_refused_before_a_plan_is_made_as_where_rows_are_read(
+    broken: bytes, place: int, tmp_path: Path
+) -> None:
+    lines = [json.dumps({"text": f"row {number}"}).encode() for number in range(5)]
+    (tmp_path / "a.jsonl").write_bytes(b"\n".join(lines))
+    path = tmp_path / "b.jsonl"
+    path.write_bytes(b"\n".join([*lines[:place], broken, *lines[place:]]))
+    source = open_source([str(tmp_path / "a.jsonl"), str(path)])
+    with pytest.raises(InputError) as read:
+        list(source)
+    with pytest.raises(InputError) as planned:
+        make_plan(tmp_path, source, {}, shards=2, workers=2)
+    assert (planned.value.message, planned.value.hint) == (read.value.message, read.value.hint)
+    assert planned.value.index == read.value.index
+    assert read_plan(tmp_path) is None
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
@@ -59,7 +89,7 @@ def test_shards_of_tables_have_each_row_once_in_order_and_where_it_stands(
             with arrow.ipc.new_file(path, table.schema) as writer:
                 writer.write_table(table, max_chunksize=rows)
     source = open_source(str(tmp_path / f"*.{suffix}"))
-    points = cut_points_of(source.inputs, lambda: True)
+    points = cut_points_of(source.inputs)
     assert points is not None
     pieces = cut(source.inputs, points, shards)
     assert sum(rows for rows, _ in pieces) == 200

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -124,7 +124,6 @@ def make_plan(
     *,
     shards: int | None,
     workers: int,
-    wanted: Callable[[], bool] = lambda: True,
 ) -> Plan:
     """Cuts an input and writes the plan. Whoever calls it holds the lock of the run.
 
@@ -138,13 +137,13 @@ def make_plan(
         InputError: the input cannot be read, or has a row that cannot be written anew.
     """
     sign = _sign_of(source, choice)
-    inputs, cut_points = source.inputs, cut_points_of(source.inputs, wanted)
+    inputs, cut_points = source.inputs, cut_points_of(source.inputs)
     if cut_points is None:
         rewritten, digest = _rewrite(source, folder)
         if not sign.files:
             sign = msgspec.structs.replace(sign, digest=digest)
         folders, inputs = _folders_of(source), [rewritten]
-        cut_points = cut_points_of(inputs, wanted)
+        cut_points = cut_points_of(inputs)
         assert cut_points is not None, "it was written for that"
     else:
         folders = None
@@ -154,8 +153,8 @@ def make_plan(
     for number, slices in pieces:
         shard = PlannedShard(number, [_with_folder(one, folders) for one in slices])
         if source.is_changed_in_number:
-            given = source.part(shard.inputs()).rows_while(wanted)
-            shard = msgspec.structs.replace(shard, rows=sum(1 for _ in given))
+            rows_here = sum(1 for _ in source.part(shard.inputs()))
+            shard = msgspec.structs.replace(shard, rows=rows_here)
         planned.append(shard)
     if rows and not any(shard.rows for shard in planned):
         source.say_nothing_chosen(inputs)

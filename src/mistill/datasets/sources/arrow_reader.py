@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from abc import abstractmethod
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -83,7 +83,7 @@ class ArrowFile(FileReader):
     def format_to_cut(self) -> str:
         return self.kind.lower()
 
-    def cut_points(self, wanted: Callable[[], bool]) -> Iterator[CutPoint]:  # noqa: ARG002  nothing is read for them
+    def cut_points(self, first_index: int) -> Iterator[CutPoint]:  # noqa: ARG002  no row is read for them
         """At any row."""
         return (CutPoint(row, row) for row in range((self._rows_in_file or 0) + 1))
 

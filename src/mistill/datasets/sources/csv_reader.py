@@ -86,7 +86,7 @@ class CsvReader(TextReader):
             raise self._not_well_formed(error, line) from error
 
     def _lines(self, torn: dict[int, str]) -> Iterator[str]:
-        for first_line, block, torn_here in text_blocks(self._file.chunks(), self.name):
+        for first_line, block, torn_here, _ in text_blocks(self._file.chunks(), self.name):
             for place, line in enumerate(io.BytesIO(block), first_line):
                 if torn_here and place in torn_here:
                     torn[place] = torn_here[place]

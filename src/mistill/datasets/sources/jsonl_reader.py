@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -37,26 +37,41 @@ class JsonLinesReader(TextReader):
     def path_to_cut(self) -> Path | None:
         return self._file.path_to_cut
 
-    def cut_points(self, wanted: Callable[[], bool]) -> Iterator[CutPoint]:
-        """At the beginning of every line with a row."""
-        rows = offset = 0
-        line = 0
-        with self._file.place.open() as file:
-            for line, text in enumerate(file, 1):
-                raw = text.strip()
-                # What `rows_of` passes over.
-                if raw and (raw.startswith(b"{") or repair_line(raw)):
+    def cut_points(self, first_index: int) -> Iterator[CutPoint]:
+        """At the beginning of every line with a row. Each is looked at, as where rows are made of them."""
+        rows = begin = 0
+        next_line = 1
+        for first_line, block, _, whole in self._blocks(self._file.chunks()):
+            lines, offset = block.split(b"\n"), begin
+            last_line = (
+                first_line + len(lines) - 1
+            )  # which is empty, unless the file ends without an end of line
+            as_there = lines if block is whole else whole.split(b"\n")
+            for line, (text, bytes_there) in enumerate(zip(lines, as_there, strict=True), first_line):
+                if self._is_row(text.strip(), line, first_index + rows, is_cut=line == last_line):
                     yield CutPoint(rows, offset, line)
                     rows += 1
-                offset += len(text)
-                if not wanted():
-                    break
-        yield CutPoint(rows, offset, line + 1)
+                offset += len(bytes_there) + 1
+            begin += len(whole)
+            next_line = last_line if lines[-1] == b"" else last_line + 1
+        yield CutPoint(rows, begin, next_line)
+
+    def _is_row(self, raw: bytes, place: int, index: int, *, is_cut: bool) -> bool:
+        """Whether `rows_of` gives a row for a line, and not nothing. Raises what that does."""
+        if not raw:
+            return False
+        try:
+            check_object(raw)
+        except (msgspec.MsgspecError, RecursionError):
+            raw = repair_line(raw)
+            if raw:
+                self._repaired(raw, place, index, is_cut=is_cut)
+        return bool(raw)
 
     def rows_of(self, chunks: Iterable[bytes], first_index: int) -> Iterator[Row]:
         """The rows in ``chunks``, which are this file's bytes."""
         index = first_index
-        for first_line, block, torn in self._blocks(chunks):
+        for first_line, block, torn, _ in self._blocks(chunks):
             for place, line in enumerate(block.split(b"\n"), first_line):
                 raw = line.strip()
                 if not raw:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Protocol, TypeAlias, runtime_checkable
@@ -80,9 +80,13 @@ class Cuttable(Protocol):
         """The file; ``None`` where this one can only be read from its beginning on."""
         ...
 
-    def cut_points(self, wanted: Callable[[], bool]) -> Iterator[CutPoint]:
-        """Places where it can be cut, in order, its beginning and its end among them. ``wanted``: whether anybody waits
-        for them."""
+    def cut_points(self, first_index: int) -> Iterator[CutPoint]:
+        """Places where it can be cut, in order, its beginning and its end among them. ``first_index``: so many rows
+        stand in the inputs before it.
+
+        Raises:
+            InputError: it cannot be read, or rows of it cannot, as far as text has to be read to find these places.
+        """
         ...
 
     @property
@@ -93,13 +97,20 @@ Cut: TypeAlias = "list[tuple[int, list[Slice]]]"
 """Of each shard: its rows, and where they are."""
 
 
-def cut_points_of(inputs: Sequence[Input], wanted: Callable[[], bool]) -> list[list[CutPoint]] | None:
-    """Where each input can be cut; ``None`` where one cannot."""
+def cut_points_of(inputs: Sequence[Input]) -> list[list[CutPoint]] | None:
+    """Where each input can be cut; ``None`` where one cannot.
+
+    Raises:
+        InputError: one cannot be read, or a row of text is none.
+    """
+    can_be_cut = [one for one in inputs if isinstance(one, Cuttable) and one.path_to_cut() is not None]
+    if len(can_be_cut) < len(inputs):
+        return None
     found: list[list[CutPoint]] = []
-    for one in inputs:
-        if not isinstance(one, Cuttable) or one.path_to_cut() is None:
-            return None
-        found.append(thinned(one.cut_points(wanted)))
+    rows = 0
+    for one in can_be_cut:
+        found.append(thinned(one.cut_points(rows)))
+        rows += found[-1][-1].rows
     return found
 
 

@@ -29,11 +29,13 @@ class TextBlock(NamedTuple):
         first_line: the number of the first, from 1.
         text: of all of them, UTF-8. ``torn``: by the number of a line whose bytes were not, what is wrong with it; it
             has U+FFFD in their place. No byte of a line end, a quote or a bracket is lost so.
+        raw: the same lines as they stand in the file.
     """
 
     first_line: int
     text: bytes
     torn: Mapping[int, str]
+    raw: bytes
 
 
 def text_blocks(
@@ -65,7 +67,7 @@ def text_blocks(
             is_utf8 = True
             if offset == 0:
                 text = text.removeprefix(codecs.BOM_UTF8)
-        yield TextBlock(line, text, torn)
+        yield TextBlock(line, text, torn, block)
         line += block.count(b"\n")
         offset += len(block)
 
