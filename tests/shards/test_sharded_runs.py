@@ -26,7 +26,7 @@ from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import shard_of
 from mistill.ledger.shards_reader import ShardsReader
 from mistill.ledger.tables import START_SUM
-from mistill.runs.report import RunReport, read_report
+from mistill.runs.report import RunReport, read_report, rows_left
 from mistill.runs.shard_run import ShardRun
 from mistill.simulator import Settings, Simulator
 
@@ -46,11 +46,12 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def _run(source: Any, out: Path | None, simulator: Simulator, **options: Any) -> Run:
+def _run(source: Any, out: Path | str | None, simulator: Simulator, **options: Any) -> Run:
     llm = MistralLLM(
         model="mistral-small-latest", endpoint=simulator.url, api_key=SecretStr("a-key-for-tests")
     )
-    return Run(source, llm=llm, out=out, prompt="{{ text }}", **options)
+    options.setdefault("prompt", "{{ text }}")
+    return Run(source, llm=llm, out=out, **options)
 
 
 def _each_shard(source: Any, out: Path, simulator: Simulator, shards: int, **options: Any) -> RunReport:
@@ -145,6 +146,38 @@ def test_a_condition_on_rows_and_a_limit_are_of_the_whole_run(
     assert report.completions == report.attempts == 30
 
 
+@pytest.mark.parametrize("is_driven", [True, False])
+def test_rows_that_a_limit_leaves_out_are_not_to_go(
+    is_driven: bool, rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "out"
+    if is_driven:  # what it has read by then is not of all shards
+        options: dict[str, Any] = {"max_tokens_total": 200, "parameters": {"max_new_tokens": 20}}
+        report = _run(rows, out, simulator, on="processes:1", shards=4, limit=40, **options).start()
+    else:
+        for shard in (0, 2):
+            _run(rows, out, simulator, shard=f"{shard}/4", limit=40).start()
+        report = read_report(out)
+    assert report.completions
+    assert not report.is_finished
+    assert (report.input_rows, report.to_go) == (40, 40 - report.completions)
+    with LedgerReader(tmp_path / "out.ledger") as reader:
+        assert rows_left(reader, reader.counts()) == 40 - report.completions
+    assert report.shards is not None
+    assert (report.shards.rows, report.shards.wanted) == (_ROWS, 40)
+
+
+def test_a_retry_of_some_rows_says_nothing_of_how_many_there_are(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    options: dict[str, Any] = {"max_tokens_total": 200, "parameters": {"max_new_tokens": 20}}
+    _run(rows, tmp_path / "out", simulator, on="processes:1", shards=4, **options).start()
+    retry = Run.retry(tmp_path / "out", "row=0", llm={"api_key": SecretStr("k")}, system="Be brief.")
+    report = retry.start()
+    assert report.rows < _ROWS
+    assert report.input_rows == _ROWS
+
+
 def test_failed_rows_are_told_by_their_place_in_the_whole_input(tmp_path: Path, simulator: Simulator) -> None:
     source = tmp_path / "in.jsonl"
     source.write_text(
@@ -200,14 +233,36 @@ def test_another_plan_is_refused_and_so_are_other_settings(
 ) -> None:
     out = tmp_path / "answers"
     _run(rows, out, simulator, shard="0/4").start()
-    with pytest.raises(InputError, match=r"cut into 4 shards, not 5"):
+    with pytest.raises(InputError, match=r"cut into 4 shards, not 5") as refused:
         _run(rows, out, simulator, shard="1/5").start()
+    assert "start over with on and fresh=True" in str(refused.value.hint)
+    with pytest.raises(InputError, match=r"cut into 4 shards, not 5") as refused:
+        _run(rows, out, simulator, on="processes:1", shards=5).start()
+    assert "start over with fresh=True" in str(refused.value.hint)
+    with pytest.raises(InputError, match="of the whole run") as refused:
+        _run(rows, out, simulator, shard="1/4", fresh=True)
+    assert "start over with on and fresh=True" in str(refused.value.hint)
     with pytest.raises(ManifestChanged, match="answers belongs to a run with other settings: system: "):
         _run(rows, out, simulator, shard="1/4", system="Be brief.").start()
     with pytest.raises(ManifestChanged, match="answers belongs to a run with other settings: system: "):
         _run(rows, out, simulator, on="processes:1", system="Be brief.").start()
     with pytest.raises(InputError, match="where: None → 'id>3'"):
         _run(rows, out, simulator, on="processes:1", where="id>3").start()
+
+
+def test_a_plan_by_which_nothing_was_sent_binds_nobody(
+    rows: Path, tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "answers"
+    with pytest.raises(InputError, match="needs a column 'nothing'"):
+        _run(rows, out, simulator, on="processes:1", shards=4, prompt="{{ nothing }}").start()
+    with rows.open("a") as file:
+        file.write('{"id": 60, "text": "row 60"}\n')
+    report = _run(rows, out, simulator, on="processes:1", shards=2).start()
+    assert (report.completions, report.sent) == (_ROWS + 1, _ROWS + 1)
+    assert "since nothing was sent yet: what was there is in" in caplog.text
+    with pytest.raises(InputError, match="cut into 2 shards, not 4"):
+        _run(rows, out, simulator, on="processes:1", shards=4).start()
 
 
 def test_a_fresh_start_keeps_all_shards_under_another_name(
@@ -259,6 +314,8 @@ def test_a_sample_of_all_shards_is_forecast_for_all(rows: Path, tmp_path: Path, 
         ({"on": "processes:0"}, "it must be so many processes, such as processes:4"),
         ({"on": "processes:2", "shard": "0/2"}, "on.* works on all shards, and .*shard"),
         ({"shards": 2, "shard": "0/2"}, "says in how many"),
+        ({"shards": 2}, "says in how many"),
+        ({}, "is a folder, and this run writes one file"),
         ({"on": "processes:2", "lane": "batch"}, "batch jobs are the server's work"),
         ({"shard": "0/2", "sample": 3}, "is of the whole run"),
         ({"shard": "0/2", "fresh": True}, "is of the whole run"),
@@ -270,8 +327,8 @@ def test_what_cannot_be_had_in_shards_is_refused_before_anything_is_sent(
     options: dict[str, Any], message: str, rows: Path, tmp_path: Path, simulator: Simulator
 ) -> None:
     with pytest.raises(InputError, match=message):
-        _run(rows, tmp_path / "answers", simulator, **options)
-    assert not (tmp_path / "answers.ledger").exists()
+        _run(rows, f"{tmp_path / 'answers'}/", simulator, **options)
+    assert not list(tmp_path.glob("answers*"))
 
 
 def test_shards_need_a_place_that_all_workers_see(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
@@ -286,6 +343,26 @@ def test_shards_need_a_place_that_all_workers_see(rows: Path, tmp_path: Path, si
     (tmp_path / "mine" / "dear.txt").write_text("dear")
     with pytest.raises(InputError, match="no output of this run"):
         _run(rows, tmp_path / "mine", simulator, on="processes:1").start()
+
+
+def test_shards_that_were_started_one_by_one_are_steered_so(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "out"
+    _each_shard(rows, out, simulator, 5)
+    run = Run.open(out)
+    with pytest.raises(InputError, match=r"no start of the run in .*out.ledger goes on"):
+        run.control().pause()
+    paths = [shard_of(tmp_path / "out.ledger", number) for number in (0, 1, 2, 4)]
+    locks = [LedgerLock(path) for path in paths]
+    named = "shard-00000.ledger, shard-00001.ledger, shard-00002.ledger, …"
+    with pytest.raises(
+        InputError, match=rf"each that is at work \({named}\) was started by itself"
+    ) as refused:
+        run.control().pause()
+    assert str(refused.value.hint) == f"steer each by its own ledger: Run.open({str(paths[0])!r}).control()"
+    for lock in locks:
+        lock.release()
 
 
 def test_rows_of_a_program_are_written_down_once_and_cut(tmp_path: Path, simulator: Simulator) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import math
 import sqlite3
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, Self, cast
+from typing import Any, Literal, Self, TypeAlias, cast
 
 import msgspec
 
@@ -212,12 +212,19 @@ class Start(msgspec.Struct, frozen=True):
 
 
 class ShardCounts(msgspec.Struct, frozen=True):
-    """Shards of a run: in how many it is cut, and of how many rows; how many of them were begun, and are finished."""
+    """Shards of a run: in how many it is cut, and of how many rows; how many of them were begun, and are finished.
+
+    ``wanted``: of these rows, those that it is about; the others a limit leaves out.
+    """
 
     number: int
     rows: int
+    wanted: int
     begun: int
     finished: int
+
+
+RowsOf: TypeAlias = "Callable[[LedgerReader], int | None]"
 
 
 class LedgerReader:
@@ -458,8 +465,12 @@ class LedgerReader:
             ).fetchall()
         return [Start(number, started, ended, record.encode()) for number, started, ended, record in found]
 
-    def shards(self) -> ShardCounts | None:
-        """How its shards stand; ``None``: it is not in shards."""
+    def shards(self, rows_of: RowsOf) -> ShardCounts | None:  # noqa: ARG002  each of several is asked
+        """How its shards stand; ``None``: it is not in shards.
+
+        Args:
+            rows_of: how many rows the starts that a ledger knows of are about; ``None``: they do not say.
+        """
         return None
 
     def jobs(self) -> list[Job]:

@@ -30,6 +30,7 @@ from mistill.ledger.reader import (
     LedgerReader,
     LedgerRow,
     PastAttempt,
+    RowsOf,
     ShardCounts,
     Start,
     latencies_within,
@@ -148,14 +149,26 @@ class ShardsReader(LedgerReader):
         every.sort(key=lambda one: (one[0], one[1].started_at))
         return [msgspec.structs.replace(one, number=place) for place, (_, one) in enumerate(every, 1)]
 
-    def shards(self) -> ShardCounts:
+    def shards(self, rows_of: RowsOf) -> ShardCounts:
         counts = self._ask(LedgerReader.counts)
+        wanted = self._ask_whole(rows_of)
         return ShardCounts(
             number=len(self._sizes),
             rows=self._firsts[-1],
+            wanted=self._wanted(rows_of) if wanted is None else min(wanted, self._firsts[-1]),
             begun=len(counts),
             finished=sum(one.is_finished for one in counts),
         )
+
+    def _wanted(self, rows_of: RowsOf) -> int:
+        """Where each is started by itself: of those that were not begun all, unless a limit has ended before them."""
+        known = {shard: rows_of(reader) for shard, reader in self._each()}
+        wanted = [
+            size.rows if (rows := known.get(shard)) is None else rows
+            for shard, size in enumerate(self._sizes)
+        ]
+        cut = [shard for shard, size in enumerate(self._sizes) if wanted[shard] < size.rows]
+        return sum(rows for shard, rows in enumerate(wanted) if not cut or shard <= cut[0] or shard in known)
 
     @property
     def input_rows(self) -> int | None:

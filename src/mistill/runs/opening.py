@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -39,6 +40,26 @@ def opened_input(source: Any, options: RunOptions) -> Source:
     if options.where is not None:
         rows.add(Filtered(InputFilter(options.where, rows)))
     return rows
+
+
+def check_is_one_output(options: RunOptions, out: str | Path | None) -> None:
+    """``InputError`` for what only a run in shards has, where nothing says who works on these."""
+    if options.on is not None:
+        return
+    if options.shards is not None:
+        raise InputError(
+            words(Setting("shards"), " says in how many ", Setting("on"), " cuts the input"),
+            hint=words("add it, or start each shard: ", Setting("shard", f"0/{options.shards}")),
+        )
+    name = "" if out is None else str(out)
+    if scheme_of(name) is None and (name.endswith(("/", os.sep)) or (name and Path(name).is_dir())):
+        raise InputError(
+            words(Setting("out"), f": {name} is a folder, and this run writes one file"),
+            hint=words(
+                f"name it, such as {Path(name) / 'answers.jsonl'}; a folder has the parts of a run in shards: add ",
+                *(Setting("on", "processes:2"), " or ", Setting("shard", "0/16")),
+            ),
+        )
 
 
 def refuse_foreign(out: str, ledger: Path) -> None:

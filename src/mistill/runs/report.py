@@ -236,7 +236,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
     def input_rows(self) -> int | None:
         """Rows of the input, those that no start has read yet too; ``None`` where nobody knows."""
         if self.shards is not None and not self.input_was_read_to_its_end:
-            return self.shards.rows
+            return max(self.shards.wanted, self.rows)
         return _rows_of_input(self, self.starts)
 
     @property
@@ -489,7 +489,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         rows_of_damaged_attempts=damaged,
         ledger=str(reader.path),
         out=out,
-        shards=reader.shards(),
+        shards=reader.shards(rows_of_starts),
     )
 
 
@@ -592,10 +592,19 @@ def rows_of_input(reader: LedgerReader, counts: Counts) -> int | None:
     """Rows of the input of a run, those that no start has read yet too; ``None`` where nobody knows."""
     if counts.input_was_read_to_its_end:
         return counts.rows
-    if (shards := reader.shards()) is not None:
-        return shards.rows
+    if (shards := reader.shards(rows_of_starts)) is not None:
+        return max(shards.wanted, counts.rows)
+    return _rows_of_input(counts, _starts(reader))
+
+
+def rows_of_starts(reader: LedgerReader) -> int | None:
+    """Rows of the input, as the starts in one ledger say it; ``None``: none does."""
+    return _rows_of_input(reader.counts(), _starts(reader))
+
+
+def _starts(reader: LedgerReader) -> list[StartRecord]:
     with explained_meta(reader):
-        return _rows_of_input(counts, [_decode_start(start.record) for start in reader.starts()])
+        return [_decode_start(start.record) for start in reader.starts()]
 
 
 def rows_left(reader: LedgerReader, counts: Counts) -> int | None:
@@ -607,7 +616,7 @@ def rows_left(reader: LedgerReader, counts: Counts) -> int | None:
 def _rows_of_input(counts: Counts, starts: Sequence[StartRecord]) -> int | None:
     if counts.input_was_read_to_its_end:
         return counts.rows
-    known = [start.input_rows for start in starts if start.input_rows is not None]
+    known = [start.input_rows for start in starts if start.input_rows is not None and start.retry is None]
     return max(known[-1], counts.rows) if known else None
 
 

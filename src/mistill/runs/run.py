@@ -59,7 +59,14 @@ from mistill.runs.control import RunControl
 from mistill.runs.export import Exported, read_records, write_records
 from mistill.runs.lanes.batch import JobUse
 from mistill.runs.lanes.batch_terms import by_price, check_remembers, check_server, has_jobs, warn_of_jobs
-from mistill.runs.opening import make_folder, opened_input, output_held, path_of_ledger, refuse_foreign
+from mistill.runs.opening import (
+    check_is_one_output,
+    make_folder,
+    opened_input,
+    output_held,
+    path_of_ledger,
+    refuse_foreign,
+)
 from mistill.runs.pending_rows import Matcher
 from mistill.runs.record_shape import RecordShape, record_shape
 from mistill.runs.rehearsal import rehearse
@@ -201,6 +208,7 @@ class Run(RunResults):
         **arguments: Unpack[RunArguments],
     ) -> None:
         self.options = options = RunOptions.of(arguments)
+        check_is_one_output(options, out)
         self._llm = llm
         self.kind = kind = self._new_kind()
         self._shape = shape = self._shape_of_records()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import time
 from abc import abstractmethod
 from collections.abc import Generator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Unpack
 
@@ -40,7 +41,7 @@ from mistill.shards.placement import OneShard
 from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
 from mistill.shards.workers import Begun, Link
 from mistill.steering.orders import Order
-from mistill.wording import Setting, words
+from mistill.wording import Setting, Words, words
 
 _PLANNING_S: Final = 600.0
 """How long another one may take to cut the input."""
@@ -140,19 +141,32 @@ def check_options(options: RunOptions, *, is_driven: bool = False) -> None:
             ),
             hint=words("leave ", how, " out"),
         )
-    if options.shards is not None and options.on is None:
-        raise InputError(
-            words(Setting("shards"), " says in how many ", Setting("on"), " cuts the input"),
-            hint=words("add it, or start each shard: ", Setting("shard", f"0/{options.shards}")),
-        )
     if options.shard is None or is_driven:
         return
     for name in ("fresh", "sample", "max_cost", "max_tokens_total"):
         if getattr(options, name):
+            hint = words("with ", Setting("on"), " it can be had")
+            if name == "fresh":
+                hint = words("give another output, or start over with ", *_OVER_AGAIN)
             raise InputError(
                 words(Setting(name), " is of the whole run, and ", Setting("shard"), " of a part of it"),
-                hint=words("with ", Setting("on"), " it can be had"),
+                hint=hint,
             )
+
+
+_OVER_AGAIN: Final = (Setting("on"), " and ", Setting("fresh", True))
+
+
+@contextmanager
+def _of_one_shard() -> Generator[None]:
+    """Who is told to start over is told how, where ``fresh`` alone is refused."""
+    try:
+        yield
+    except MistillError as error:
+        if isinstance(error.hint, Words):
+            parts = (_OVER_AGAIN if part == _OVER_AGAIN[-1] else (part,) for part in error.hint.parts)
+            error.hint = words(*chain.from_iterable(parts))
+        raise
 
 
 class InShards(Run):
@@ -270,6 +284,11 @@ class ShardRun(DrivenStart, InShards):
 
     @contextmanager
     def _started(self) -> Generator[Runner]:
+        with nullcontext() if self._is_driven else _of_one_shard(), self._start_of_shard() as runner:
+            yield runner
+
+    @contextmanager
+    def _start_of_shard(self) -> Generator[Runner]:
         self._make_ready()
         plan = self._plan()
         self._source = plan.source(self._one.number, self._whole, self.options.limit)

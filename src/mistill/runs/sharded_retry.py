@@ -14,7 +14,7 @@ from mistill.delivery.governor import Governor
 from mistill.errors import InputError, MistillError
 from mistill.kinds.options import RetryArguments, RunArguments
 from mistill.ledger import Ledger, LedgerReader, Selection
-from mistill.ledger.shard_files import shard_of, whole_of
+from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
 from mistill.ledger.shards_reader import ShardsReader, rows_by_shard
 from mistill.llms.connection import Connection
 from mistill.progress.display import Display
@@ -112,10 +112,7 @@ class ShardedRetry(DrivenRun, Retry):
             self._llm.set_pace(before)
 
     def _shards(self) -> int:
-        with LedgerReader(self.place.folder) as reader:
-            number = reader.shards()
-        assert number is not None, "it is in shards"
-        return number.number
+        return len(read_sizes(self.place.folder))
 
     def _by_shard(self) -> Mapping[int, list[int]]:
         """The chosen rows, by the numbers that they have in the ledgers of their shards."""

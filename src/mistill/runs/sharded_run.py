@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_right
 from collections import Counter
@@ -27,10 +28,12 @@ from mistill.runs.shard_run import InShards, ShardSettings, work_on
 from mistill.runs.shared_budget import SharedBudget
 from mistill.shards.driver import Driver
 from mistill.shards.placement import InProcesses, OnRay, parse_placement
-from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
+from mistill.shards.plan import Plan, changes_of, check_plan, make_plan, read_plan
 from mistill.shards.processes import OwnMachine
 from mistill.shards.ray_cluster import connected
 from mistill.shards.workers import Begun, Machines, Workers
+
+_log = logging.getLogger("mistill")
 
 
 class ShardedRun(DrivenRun, InShards):
@@ -55,7 +58,7 @@ class ShardedRun(DrivenRun, InShards):
         self._make_ready()
         self.progress = Progress(started_at_s=time.monotonic())
         with self._machines() as machines:
-            if self.options.fresh:
+            if self.options.fresh or self._is_cut_for_nothing():
                 self._set_aside()
             elif not is_in_shards(self.place.folder):
                 self.place.refuse_foreign()
@@ -90,9 +93,22 @@ class ShardedRun(DrivenRun, InShards):
             LedgerLock(whole_of(folder)).release()  # unless somebody drives it
             self._refuse_shards_at_work()
             self._earlier_parts = read_parts(folder)
-            folder.rename(free_name(folder, "bak"))
+            kept = folder.rename(free_name(folder, "bak"))
+            if not self.options.fresh:
+                _log.warning(
+                    "the input is cut anew, since nothing was sent yet: what was there is in %s", kept
+                )
         # For this start only: the next one goes on.
         self.options = self.options.model_copy(update={"fresh": False})
+
+    def _is_cut_for_nothing(self) -> bool:
+        """It is cut otherwise than is wanted now, and nothing was sent yet that anybody would miss."""
+        folder, options = self.place.folder, self.options
+        plan = read_plan(folder)
+        if plan is None or not changes_of(plan, self._whole, options.of_plan(), shards=options.shards):
+            return False
+        with LedgerReader(folder) as reader:
+            return not reader.counts().attempts
 
     def _refuse_shards_at_work(self) -> None:
         folder = self.place.folder

@@ -165,10 +165,10 @@ def make_plan(
     return plan
 
 
-def check_plan(
-    plan: Plan, folder: Path, source: Source | None, choice: Mapping[str, Any], *, shards: int | None
-) -> None:
-    """Raises `InputError` where another input, other rows of it or another number of shards is wanted than was cut.
+def changes_of(
+    plan: Plan, source: Source | None, choice: Mapping[str, Any], *, shards: int | None
+) -> list[str]:
+    """What is wanted otherwise than it was cut, as far as is seen without reading the rows.
 
     Args:
         source: ``None``: it is at hand no more, and is not looked at.
@@ -182,8 +182,21 @@ def check_plan(
             problems.append(f"{name}: {before!r} → {now!r}")
     if source is not None:
         problems += _changed_files(plan.input, _sign_of(source, choice))
-        if not problems and plan.input.digest is not None and _digest_of(source) != plan.input.digest:
-            problems.append("the rows are others than those that were cut")
+    return problems
+
+
+def check_plan(
+    plan: Plan, folder: Path, source: Source | None, choice: Mapping[str, Any], *, shards: int | None
+) -> None:
+    """Raises `InputError` where another input, other rows of it or another number of shards is wanted than was cut.
+
+    Args:
+        source: as in `changes_of`.
+    """
+    problems = changes_of(plan, source, choice, shards=shards)
+    digest = plan.input.digest
+    if not problems and source is not None and digest is not None and _digest_of(source) != digest:
+        problems = ["the rows are others than those that were cut"]
     if problems:
         raise InputError(
             f"{folder} is of a run that was cut in another way: {'; '.join(problems)}",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shlex
 import socket
 import time
 from collections.abc import Generator, Iterator
@@ -17,7 +18,7 @@ from mistill.errors import InputError, LedgerError
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import main_name
 from mistill.ledger.lock import holder_of, is_held
-from mistill.ledger.shard_files import is_in_shards, whole_of
+from mistill.ledger.shard_files import files_of, is_in_shards, whole_of
 from mistill.progress.view import View
 from mistill.steering.address import find_address
 from mistill.steering.orders import Answer, Order, OrderName, Standing, decode_answer
@@ -26,6 +27,8 @@ from mistill.wording import Phrase, words
 
 _ANSWERS_WITHIN_S = 10.0
 _LOOK_S = 0.02
+_MOST_NAMED = 3
+"""Ledgers, in one message."""
 
 
 class Control:
@@ -149,13 +152,27 @@ class Control:
         if self._run.exists():
             with LedgerReader(self._run) as reader:
                 reader.counts()  # of one that is damaged, who starts it would hear just that
+        if at_work := self._shards_at_work():
+            named = ", ".join(path.name for path in at_work[:_MOST_NAMED])
+            first = shlex.quote(str(at_work[0]))
+            return InputError(
+                f"no process drives all shards of the run in {self._run}: each that is at work ({named}"
+                f"{', …' if len(at_work) > _MOST_NAMED else ''}) was started by itself",
+                hint=words(
+                    "steer each by its own ledger: ",
+                    Phrase(f"Run.open({str(at_work[0])!r}).control()", f"mistill ctl {first}"),
+                ),
+            )
         return InputError(
-            f"no start of the run in {self.ledger} goes on",
+            f"no start of the run in {self._run} goes on",
             hint=words(
                 "start it, with other settings if need be: ",
                 Phrase("run.start()", "the same command again, with other options"),
             ),
         )
+
+    def _shards_at_work(self) -> list[Path]:
+        return [path for path in files_of(self._run) if is_held(path)] if is_in_shards(self._run) else []
 
     def _out_of_reach(self) -> InputError:
         process = holder_of(main_name(self.ledger)[0])
