@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 import socket
 import subprocess
@@ -187,6 +186,10 @@ def test_a_ledger_that_is_damaged_is_told_as_everywhere_else(mistill: Mistill, r
 
 def test_a_run_that_has_ended_is_shown_at_once(mistill: Mistill, run_of: RunOf) -> None:
     mistill(*run_of(2))
-    watched = mistill("status", "answers.jsonl", "--watch")
-    assert "2 answered (100%)" in watched.stdout
-    assert json.loads(mistill("status", "answers.jsonl", "--watch", "--json").stdout)["completions"] == 2
+    told = mistill("status", "answers.jsonl").stdout
+    assert "2 answered (100%)" in told
+    assert (
+        mistill("status", "answers.jsonl", "--watch").stdout == told
+    )  # once, and no line of progress before it
+    (last,) = mistill("status", "answers.jsonl", "--watch", "--json").records
+    assert (last["completions"], last["is_last"]) == (2, True)  # which a script may wait for

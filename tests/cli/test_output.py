@@ -21,7 +21,7 @@ from rich.live import Live
 from tests.cli.conftest import Mistill
 
 from mistill.cli.terminal.log_lines import logged_lines
-from mistill.cli.terminal.output import say
+from mistill.cli.terminal.output import is_terminal, say, say_error
 from mistill.simulator import Fault, Simulator
 from mistill.visible import visible, visible_json
 
@@ -270,6 +270,30 @@ def test_an_empty_input_and_a_choice_of_no_row_are_said(mistill: Mistill, simula
     assert mistill("retry", "out.jsonl", "--where", "row=7", "--quiet").stderr == no_row
     assert mistill("rows", "out.jsonl", "--where", "row=7").stderr == no_row
     assert no_row in mistill("export", "out.jsonl", "--to", "-", "--where", "row=7").stderr
+
+
+class _TerminalStream(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.TextIOWrapper, _TerminalStream])
+def test_what_is_said_above_a_bar_has_its_colours_on_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, stream: type[io.TextIOWrapper]
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    drawn = io.BytesIO()
+    monkeypatch.setattr(sys, "stderr", stream(drawn, "utf-8", write_through=True))
+    is_looked_at = stream is _TerminalStream
+    console = Console(file=sys.stderr, force_terminal=True, color_system="standard")
+    assert is_terminal(stderr=True) is is_looked_at
+    with Live("a bar", console=console, auto_refresh=False, transient=True, redirect_stdout=False):
+        assert is_terminal(stderr=True) is is_looked_at
+        say_error("it is so")
+    told = b"\x1b[31merror: \x1b[0mit is so\n" if is_looked_at else b"error: it is so\n"
+    assert told in drawn.getvalue()
+    say_error("it is so")
+    assert drawn.getvalue().endswith(told)
 
 
 def test_what_is_said_while_a_bar_is_drawn_is_printed_above_it() -> None:

@@ -57,13 +57,14 @@ def _by_ledger(path: str | Path | None, ledger: str | Path | None, every_s: floa
     while True:
         began_s = time.monotonic()
         report = read_report(path, ledger=ledger)
-        yield _view_of(report)
+        yield view_by_ledger(report)
         if not report.is_running:
             return
         time.sleep(max(every_s, _DEAREST * (time.monotonic() - began_s)))
 
 
-def _view_of(report: RunReport) -> View:
+def view_by_ledger(report: RunReport) -> View:
+    """How far a run is, of all its starts together: what its ledger has."""
     paused = report.paused
     return View(
         total=report.input_rows,

@@ -52,12 +52,12 @@ def command(
     """
     if given["fetch"]:
         take_over_results(out, ledger, llm=attributes_of(ctx, given), trust=given["trust"])
-    if watch and watch_run(out, ledger, as_json=as_json) and as_json:
-        return exit_of_status(read_report(out, ledger=ledger))
+    if watch:
+        watch_run(out, ledger, as_json=as_json)
     report = read_report(out, ledger=ledger)
     code = exit_of_status(report)
-    if as_json:
-        write_json(report, code)
-    else:
+    if not as_json:
         write_status(report)
+    elif not watch:
+        write_json(report, code)
     return code

@@ -26,11 +26,13 @@ class Colored(NamedTuple):
 
 def say(*parts: str | Colored) -> None:
     """A line for a person, on stderr: stdout is for records. Where stderr takes nothing, the work goes on unsaid."""
-    # Something stands in for stderr while a bar is drawn, and prints above it: click would write past it.
+    # Something stands in for stderr while a bar is drawn, and prints above it: click would write past it, and takes it
+    # for no terminal.
     stderr: TextIO = sys.stderr
     stands_in = None if isinstance(stderr, io.TextIOWrapper) else stderr
+    color = None if stands_in is None else _is_terminal(stands_in)
     try:
-        click.echo(_line(parts), file=stands_in, err=True)
+        click.echo(_line(parts), file=stands_in, err=True, color=color)
     except OSError:
         drop(sys.stderr)
 
@@ -66,5 +68,10 @@ def _line(parts: tuple[str | Colored, ...]) -> str:
 
 def is_terminal(*, stderr: bool = False) -> bool:
     """Whether somebody looks at stdout, or at stderr. Either may be closed."""
-    stream = sys.stderr if stderr else sys.stdout
-    return stream is not None and stream.isatty()  # pyright: ignore[reportUnnecessaryComparison]  None where it is closed
+    return _is_terminal(sys.stderr if stderr else sys.stdout)
+
+
+def _is_terminal(stream: TextIO | None) -> bool:
+    """Of what stands in for a stream, it is that stream's to say."""
+    stream = getattr(stream, "rich_proxied_file", stream)
+    return stream is not None and stream.isatty()

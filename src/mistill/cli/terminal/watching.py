@@ -9,18 +9,20 @@ import click
 from mistill.cli.terminal.output import is_terminal, show
 from mistill.progress.screens import Terminal
 from mistill.progress.view import View
-from mistill.runs.watching import follow_run
+from mistill.runs.report import read_report
+from mistill.runs.watching import follow_run, view_by_ledger
 from mistill.visible import visible_json
 
 
-def watch_run(out: str, ledger: str | None, *, as_json: bool) -> bool:
-    """Shows how far a run is, each second, until it has ended; whether it went on."""
+def watch_run(out: str, ledger: str | None, *, as_json: bool) -> None:
+    """Shows how far a run is, each second, until it has ended. Of one that has ended already, JSON has its last line,
+    which is waited for; as text there is nothing to watch."""
     screen, view = None, None
     draws = not as_json and is_terminal(stderr=True)
     try:
         for view in follow_run(out, ledger):
             if as_json:
-                click.echo(visible_json(json.dumps(view.describe(), ensure_ascii=False)))
+                _show_json(view)
             elif not draws:
                 show(_line(view))
             else:
@@ -29,7 +31,12 @@ def watch_run(out: str, ledger: str | None, *, as_json: bool) -> bool:
     finally:
         if screen is not None and view is not None:
             screen.close(view)
-    return view is not None
+    if view is None and as_json:
+        _show_json(view_by_ledger(read_report(out, ledger=ledger)))
+
+
+def _show_json(view: View) -> None:
+    click.echo(visible_json(json.dumps(view.describe(), ensure_ascii=False)))
 
 
 def _line(view: View) -> str:
