@@ -107,8 +107,9 @@ def test_from_the_runs_to_a_row_and_back_by_keys(runs: Runs, views: View, tabs: 
     tab.see("11 rows")
     assert tab.path() == "/run?run=answers.jsonl&search=row+12"
     tab.page.get_by_label("Cause").select_option("bad_request")
-    tab.see("No row matches.")
-    tab.page.get_by_role("link", name="Show all rows").click()
+    tab.see("No row matches error=bad_request and the search for “row 12”.")
+    tab.see("The run has 130 rows: 129 answered, 1 failed. Its causes: bad_request (1).")
+    tab.page.get_by_role("link", name="Clear the conditions").click()
     tab.see("100 rows, and more on the next page")
     tab.page.get_by_label("State").select_option("failure")
     tab.see("mistill retry")

@@ -45,6 +45,7 @@ export async function showRows(main, given, app, isShown) {
       }
       next = page.next;
       if (page.full || seen.size >= PAGE) break;
+      state.told = null;
       notice.textContent = `Looking: ${count(next)} of ${count(page.last_position + 1)} rows so far, ${count(seen.size)} found…`;
     }
     for (const [row, line] of state.lines) {
@@ -54,7 +55,8 @@ export async function showRows(main, given, app, isShown) {
       }
     }
     state.next = next;
-    tell(notice, state, seen.size);
+    state.isFilled = true;
+    tell(notice, state, seen.size, address);
     replace(pages, pageLinks(state, address));
   };
 
@@ -65,6 +67,7 @@ export async function showRows(main, given, app, isShown) {
     state.summary = summary;
     app.setPhase(summary.phase);
     if (changed || !head.firstChild) showHead(head, summary, app);
+    if (state.isFilled && !state.lines.size) tell(notice, state, 0, address);
     if (changed && !filters.contains(document.activeElement)) showFilters(filters, state, app, address);
     return changed;
   };
@@ -110,10 +113,31 @@ export async function showRows(main, given, app, isShown) {
   };
 }
 
-function tell(notice, state, found) {
-  const all = !state.where && !state.search;
-  if (found === 0) notice.textContent = all ? "No row was read yet." : "No row matches.";
-  else notice.textContent = `${count(found, "row")}${state.next === null ? "" : ", and more on the next page"}`;
+function tell(notice, state, found, address) {
+  const text = found ? `${count(found, "row")}${state.next === null ? "" : ", and more on the next page"}` : nothing(state);
+  if (state.told === text) return;  // a link in it may have the focus
+  state.told = text;
+  const isChosen = state.where || state.search;
+  replace(notice, text,
+    !found && state.first ? [" ", h("a", {href: address({first: null})}, "From the first row on")] : null,
+    !found && isChosen ? [" ", h("a", {href: address({where: null, search: null, first: null})}, "Clear the conditions")] : null);
+}
+
+/** Why no row is there, and which are. */
+function nothing({where, search, first, summary}) {
+  const asked = [where, search && `the search for “${search}”`].filter(Boolean).join(" and ");
+  const from = first ? ` from row ${count(first)} on` : "";
+  if (!summary) return asked ? `No row${from} matches ${asked}.` : "No row was read yet.";
+  const {counts} = summary;
+  const done = counts.completions + counts.failures;
+  const rows = summary.input_rows ?? counts.rows;
+  if (!asked) return first ? `There is no row${from}, of ${count(rows, "row")}.` : rows ? "No row was read yet." : "The run has no row.";
+  const states = [["answered", counts.completions], ["failed", counts.failures], ["open", Math.max(counts.pending, rows - done)]];
+  const there = states.filter(([, number]) => number).map(([name, number]) => `${count(number)} ${name}`).join(", ");
+  const known = [["error", "causes", summary.causes], ["finish_reason", "finish reasons", summary.finish_reasons], ["mark", "marks", summary.marks]]
+    .filter(([name]) => terms(where).some((term) => term.startsWith(name)))
+    .map(([, words, choices]) => ` Its ${words}: ${choices.map(({value, count: number}) => `${value} (${count(number)})`).join(", ") || "none"}.`);
+  return `No row${from} matches ${asked}. The run has ${count(rows, "row")}${there ? `: ${there}` : ""}.${done ? "" : " None is answered yet."}${known.join("")}`;
 }
 
 function goBack(state, app, address) {
