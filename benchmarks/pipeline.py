@@ -22,7 +22,7 @@ from mistill.simulator import Settings, SimulatorProcess
 
 LATENCY_S = 0.2
 FAULTS = {"503": 0.05, "disconnect": 0.05, "truncate": 0.05, "html": 0.05}
-MODEL = "open-mixtral-8x22b"
+MODEL = "mistral-small-latest"
 LLMS = {
     "mistill.integrations.distilabel.MistralLLM": "endpoint",
     "distilabel.models.MistralLLM": "endpoint",

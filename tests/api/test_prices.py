@@ -116,7 +116,10 @@ def test_an_unknown_model_has_no_price_and_the_text_offers_the_nearest() -> None
     ("model", "words"),
     [
         ("open-mixtral-8x22b", ["2025-03-30", "mistral-small-latest"]),
+        ("open-mixtral-8x22b-2404", ["open-mixtral-8x22b)", "2025-03-30", "mistral-small-latest"]),
         ("open-mixtral-8x7b", ["2025-03-30", "mistral-small-latest"]),
+        ("codestral-2405", ["2025-06-16", "codestral-latest"]),
+        ("open-mistral-nemo", ["open-mistral-nemo-2407", "2026-07-31", "ministral-8b-latest"]),
         ("open-mistral-7b", ["2025-03-30", "ministral-8b-latest"]),
         ("mistral-tiny", ["open-mistral-7b", "ministral-8b-latest"]),
     ],
@@ -132,8 +135,13 @@ def test_every_successor_has_a_price_and_no_retired_model_has_one() -> None:
     table = shipped_prices()
     for name, retired in table.retired.items():
         assert price_of(retired.successor) is not None
-        assert price_of(name) is None
+        assert all(price_of(each) is None for each in (name, *retired.aliases))
         assert retired_note(retired.successor) is None
+
+
+def test_no_name_is_of_two_retired_models() -> None:
+    names = [each for name, gone in shipped_prices().retired.items() for each in (name, *gone.aliases)]
+    assert len(names) == len(set(names))
 
 
 def test_prices_are_old_after_ninety_days() -> None:

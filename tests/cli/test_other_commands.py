@@ -49,9 +49,9 @@ def test_models_cost_what_they_cost_at_that_host(
 
 
 def test_models_are_json_where_it_is_wanted(mistill: Mistill, simulator: Simulator) -> None:
-    Path("prices.toml").write_text('[models."open-mistral-7b"]\ninput = 1\noutput = 2\n')
+    Path("prices.toml").write_text('[models."magistral-medium-latest"]\ninput = 1\noutput = 2\n')
     cards = mistill("models", "--endpoint", simulator.url, "--json", "--prices", "prices.toml").json
-    card = next(card for card in cards if card["id"] == "open-mistral-7b")
+    card = next(card for card in cards if card["id"] == "magistral-medium-latest")
     assert card["usd_per_million_tokens"] == {"input": 1.0, "output": 2.0, "cached_input": 0.1}
     card = next(card for card in cards if card["id"] == "voxtral-small-latest")
     assert (card["usd_per_minute"], card["usd_per_1000_pages"]) == (0.004, None)

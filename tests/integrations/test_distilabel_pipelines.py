@@ -28,7 +28,7 @@ from mistill.integrations.distilabel import MistralLLM
 # The framework, and what it uses, warn of much that is theirs to mend; a warning of our own is still an error.
 pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.filterwarnings("error:::mistill")]
 
-MODEL = "open-mixtral-8x22b"
+MODEL = "mistral-small-latest"
 FAULTS = {"503": 0.05, "disconnect": 0.05, "truncate": 0.05, "html": 0.05}
 
 
@@ -191,7 +191,7 @@ def test_several_models_answer_and_one_judges(cache: Path, simulator: Simulator)
                 llm=MistralLLM(model=model, endpoint=simulator.url),
                 output_mappings={"model_name": "generation_model"},
             )
-            for model in ("open-mistral-7b", "open-mixtral-8x7b", "open-mixtral-8x22b")
+            for model in ("ministral-3b-latest", "ministral-8b-latest", "ministral-14b-latest")
         ]
         together = GroupColumns(
             columns=["generation", "generation_model"],

@@ -119,7 +119,7 @@ def test_an_image_in_a_message_is_checked_too(
     chunk = {"type": "image_url", "image_url": {"url": url} if nested else url}
     bad = [{"role": "user", "content": [{"type": "text", "text": "?"}, chunk]}]
     with pytest.raises(InputError, match=words) as caught:
-        make_llm(model="pixtral-12b").generate(["good", bad])
+        make_llm(model="mistral-medium-latest").generate(["good", bad])
     assert str(caught.value).startswith("input 1: messages[0]: image: ")
     assert simulator.requests == []
 
@@ -131,5 +131,5 @@ def test_a_good_image_of_any_length_passes(length: int) -> None:
 
 def test_chunks_go_out_as_they_are(simulator: Simulator, make_llm: Callable[..., MistralLLM]) -> None:
     chunks = [content.text("What is this?"), content.image(PNG), content.document(PDF), content.audio(MP3)]
-    make_llm(model="pixtral-12b").generate([[{"role": "user", "content": chunks}]])
+    make_llm(model="mistral-medium-latest").generate([[{"role": "user", "content": chunks}]])
     assert simulator.requests[0].body["messages"] == [{"role": "user", "content": chunks}]

@@ -24,6 +24,7 @@ HELLO = [{"role": "user", "content": "Hello world!"}]
 
 
 def test_the_seeds_example(simulator: Simulator) -> None:
+    simulator.change(models=("open-mixtral-8x22b",))  # as it was when the example was written
     llm = MistralLLM(model="open-mixtral-8x22b", endpoint=simulator.url)
     llm.load()
     output = llm.generate(inputs=[[{"role": "user", "content": "Hello world!"}]])
@@ -184,7 +185,7 @@ def test_chunked_content_is_its_text(simulator: Simulator, make_llm: MakeLLM) ->
 
 
 def test_thinking_is_kept_apart(make_llm: MakeLLM) -> None:
-    ((completion,),) = make_llm(model="magistral-small-latest").complete(["Hello"])
+    ((completion,),) = make_llm(model="magistral-medium-latest").complete(["Hello"])
     assert completion.text == "Echo: Hello"
     assert completion.thinking == "The user says: Hello"
 

@@ -80,7 +80,7 @@ def test_cost_counts_every_answer_that_was_paid(simulator: Simulator, make_llm: 
 
 
 def test_a_model_of_unknown_price_has_no_cost(simulator: Simulator, make_llm: MakeLLM) -> None:
-    ((completion,),) = make_llm(model="open-mistral-7b").complete(["Hello"])
+    ((completion,),) = make_llm(model="magistral-medium-latest").complete(["Hello"])
     assert completion.cost is None
 
 

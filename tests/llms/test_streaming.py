@@ -58,7 +58,7 @@ async def test_the_first_piece_does_not_wait_for_the_last(simulator: Simulator, 
 
 
 async def test_thinking_comes_apart(make_llm: MakeLLM) -> None:
-    chunks = await gathered(make_llm(model="magistral-small-latest").astream("Hello"))
+    chunks = await gathered(make_llm(model="magistral-medium-latest").astream("Hello"))
     assert "".join(chunk.thinking for chunk in chunks) == "The user says: Hello"
     assert text_of(chunks) == "Echo: Hello"
 

@@ -187,12 +187,12 @@ def test_a_budget_of_money_ends_where_prices_are_known_no_more(place: Place, sim
 
 def test_answers_without_a_price_count_once_there_is_one(place: Place, simulator: Simulator) -> None:
     place.write(TEXTS)
-    llm = MistralLLM(model="open-mistral-nemo", endpoint=place.endpoint)
+    llm = MistralLLM(model="magistral-medium-latest", endpoint=place.endpoint)
     first = place.run(llm=llm, limit=30).start()
     assert first.cost is None
     tokens = first.input_tokens + first.output_tokens
-    own = {"models": {"open-mistral-nemo": {"input": 1, "output": 1}}}
-    priced = MistralLLM(model="open-mistral-nemo", endpoint=place.endpoint, prices=own)
+    own = {"models": {"magistral-medium-latest": {"input": 1, "output": 1}}}
+    priced = MistralLLM(model="magistral-medium-latest", endpoint=place.endpoint, prices=own)
     seen = len(simulator.requests)
     report = place.run(llm=priced, max_cost=tokens / 1e6).start()
     assert isinstance(report.stopped, Stopped)

@@ -23,10 +23,10 @@ def test_echoes_the_last_user_message(simulator: Simulator, ask: Ask) -> None:
         {"role": "assistant", "content": "Echo: one"},
         {"role": "user", "content": [{"type": "text", "text": "tw"}, {"type": "text", "text": "o"}]},
     ]
-    got = ask(simulator, body={"model": "open-mixtral-8x22b", "messages": messages})
+    got = ask(simulator, body={"model": "ministral-8b-latest", "messages": messages})
     assert got.status == 200
     assert got.content == "Echo: two"
-    assert got.json["model"] == "open-mixtral-8x22b"
+    assert got.json["model"] == "ministral-8b-latest"
     assert got.json["object"] == "chat.completion"
     assert got.json["choices"][0]["finish_reason"] == "stop"
 
@@ -111,7 +111,7 @@ def test_the_answer_begins_with_an_assistant_prefix(simulator: Simulator, ask: A
 
 @pytest.mark.parametrize(
     "fields",
-    [{"model": "magistral-small-latest"}, {"prompt_mode": "reasoning"}, {"reasoning_effort": "high"}],
+    [{"model": "magistral-medium-latest"}, {"prompt_mode": "reasoning"}, {"reasoning_effort": "high"}],
 )
 def test_reasoning_comes_as_chunks_with_the_thinking_first(
     simulator: Simulator, ask: Ask, fields: dict[str, Any]
@@ -122,7 +122,9 @@ def test_reasoning_comes_as_chunks_with_the_thinking_first(
 
 
 def test_reasoning_effort_none_turns_thinking_off(simulator: Simulator, ask: Ask) -> None:
-    assert ask(simulator, "Hi", model="magistral-small-latest", reasoning_effort="none").content == "Echo: Hi"
+    assert (
+        ask(simulator, "Hi", model="magistral-medium-latest", reasoning_effort="none").content == "Echo: Hi"
+    )
 
 
 def test_max_tokens_takes_from_the_thinking_first(simulator: Simulator, ask: Ask) -> None:

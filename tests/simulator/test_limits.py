@@ -41,7 +41,7 @@ def test_each_key_and_model_has_a_quota_of_its_own(simulate: Simulate, ask: Ask)
     simulator = simulate(requests_per_minute=1)
     assert [ask(simulator).status, ask(simulator).status] == [200, 429]
     assert ask(simulator, key="another").status == 200
-    assert ask(simulator, model="open-mixtral-8x22b").status == 200
+    assert ask(simulator, model="ministral-8b-latest").status == 200
     embedding = {"model": "mistral-embed", "input": "a"}
     statuses = [ask(simulator, path="/v1/embeddings", body=embedding).status for _ in range(2)]
     assert statuses == [200, 429]

@@ -8,6 +8,7 @@ import pytest
 from tests.conftest import Simulate
 from tests.simulator.conftest import Ask
 
+from mistill.api.prices import shipped_prices
 from mistill.simulator import Simulator
 
 
@@ -39,6 +40,18 @@ def test_an_unknown_model_is_refused_as_mistral_does(
     }
     assert ask(simulator, model="mistral-embed").json["code"] == "1500"
     assert ask(simulate(any_model=True), model="x").status == 200
+
+
+def test_models_that_mistral_has_retired_are_neither_served_nor_listed(
+    simulator: Simulator, ask: Ask
+) -> None:
+    gone = [each for name, model in shipped_prices().retired.items() for each in (name, *model.aliases)]
+    assert [name for name in gone if ask(simulator, model=name).json.get("code") != "1500"] == []
+    listed = ask(simulator, path="/v1/models", method="GET").json["data"]
+    assert [card["id"] for card in listed if card["id"] in gone] == []
+    assert ask(simulator, path=f"/v1/models/{gone[0]}", method="GET").status == 404
+    simulator.change(models=(gone[0],))  # a script of then may be tried
+    assert ask(simulator, model=gone[0]).status == 200
 
 
 @pytest.mark.parametrize(

@@ -88,7 +88,7 @@ def test_sdk_calls_tools_and_sends_their_results(sdk: Any) -> None:
 
 
 def test_sdk_reads_thinking(sdk: Any) -> None:
-    answer = sdk.chat.complete(model="magistral-small-latest", messages=MESSAGES)
+    answer = sdk.chat.complete(model="magistral-medium-latest", messages=MESSAGES)
     thinking, text = answer.choices[0].message.content
     assert thinking.thinking[0].text == "The user says: Hello"
     assert text.text == "Echo: Hello"
@@ -96,7 +96,7 @@ def test_sdk_reads_thinking(sdk: Any) -> None:
 
 def test_sdk_lists_and_shows_models(sdk: Any) -> None:
     listed = sdk.models.list().data
-    assert "open-mixtral-8x22b" in [card.id for card in listed]
+    assert "ministral-8b-latest" in [card.id for card in listed]
     assert sdk.models.retrieve(model_id="mistral-embed").id == "mistral-embed"
 
 

@@ -203,7 +203,7 @@ MESSAGES: dict[str, list[dict[str, Any]]] = {
 
 @pytest.mark.parametrize("name", MESSAGES)
 def test_messages_go_out_as_they_were_written(simulator: Simulator, name: str) -> None:
-    sent = body_of(simulator, MESSAGES[name], model="magistral-small-latest")["messages"]
+    sent = body_of(simulator, MESSAGES[name], model="magistral-medium-latest")["messages"]
     assert _with_defaults(sent) == _with_defaults(MESSAGES[name])
 
 

@@ -273,7 +273,7 @@ def retired_note(model: str, prices: Prices | None = None) -> str | None:
     for table in tables(prices):
         for name, retired in table.retired.items():
             if model == name or model in retired.aliases:
-                called = "" if model == name else f" (then called {name})"
+                called = "" if model == name else f" (another name of {name})"
                 return f"{model}{called} was retired on {retired.on}; its successor is {retired.successor}"
     return None
 

@@ -86,7 +86,7 @@ class MistralLLM(AsyncLLM):
     task, beside the tokens. A key that the server refuses stops the pipeline when its steps load.
 
     Example:
-        >>> llm = MistralLLM(model="open-mixtral-8x22b")  # doctest: +SKIP
+        >>> llm = MistralLLM(model="mistral-small-latest")  # doctest: +SKIP
         >>> llm.load()  # doctest: +SKIP
         >>> llm.generate_outputs(inputs=[[{"role": "user", "content": "Hello world!"}]])  # doctest: +SKIP
     """

@@ -37,7 +37,7 @@ class MistralLLM(Connection, AsyncLLM):
         the others: as `Connection` says.
 
     Example:
-        >>> llm = MistralLLM(model="open-mixtral-8x22b")  # doctest: +SKIP
+        >>> llm = MistralLLM(model="mistral-small-latest")  # doctest: +SKIP
         >>> llm.generate(inputs=[[{"role": "user", "content": "Hello world!"}]])  # doctest: +SKIP
         [['Hello! How can I help you today?']]
     """

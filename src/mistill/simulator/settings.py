@@ -45,16 +45,9 @@ DEFAULT_MODELS = (
     "mistral-small-latest",
     "mistral-medium-latest",
     "mistral-large-latest",
-    "magistral-small-latest",
     "magistral-medium-latest",
     "codestral-latest",
-    "devstral-small-latest",
-    "pixtral-12b",
     "voxtral-small-latest",
-    "open-mistral-7b",
-    "open-mistral-nemo",
-    "open-mixtral-8x7b",
-    "open-mixtral-8x22b",
     "mistral-embed",
     "codestral-embed",
 )
@@ -99,7 +92,7 @@ class Settings(BatchFaults, BatchSettings):
     unauthorized_form: Literal["detail", "message"] = "detail"
     """Which of the two bodies seen for 401 is sent."""
     models: tuple[str, ...] = DEFAULT_MODELS
-    """Names that are listed and answered for; any other is refused with 400."""
+    """Names that are listed and answered for; any other is refused with 400. Unless given, none that was retired."""
     any_model: bool = False
     """Answer for models that are not in ``models`` too."""
     max_context_tokens: Annotated[int, Field(ge=1)] = 131_072
