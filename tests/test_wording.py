@@ -116,7 +116,9 @@ def _texts(tree: ast.AST) -> Iterator[ast.Constant]:
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
             continue
-        if isinstance(node, ast.FunctionDef) and node.name == "command":  # makes one of the command line
+        if isinstance(node, ast.FunctionDef) and node.name.startswith(
+            "command"
+        ):  # makes one of the command line
             continue
         if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "command":
             continue

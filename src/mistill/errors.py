@@ -351,6 +351,19 @@ class Stopped(MistillError):
         super().__init__(message, hint=hint)
         self.reason = reason
 
+    @classmethod
+    def at_deadline(cls, allowed: str) -> Self:
+        """The time that the work may take is over.
+
+        Args:
+            allowed: which time that was, in words: ``5 min``.
+        """
+        return cls(
+            f"budget: the deadline of {allowed} has passed",
+            reason="deadline",
+            hint="run again to go on with the rest",
+        )
+
 
 class RunStopped(MistillError):
     """A run ended early though nobody had asked for it: a refused key, an unknown model, nothing that answers.

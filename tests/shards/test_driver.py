@@ -8,14 +8,16 @@ from collections.abc import Callable
 import pytest
 
 from mistill import MistralLLM
+from mistill.api.usage import Usage
 from mistill.errors import InputError, LedgerInUse, Unauthorized
 from mistill.estimates.budget import Budget
+from mistill.ledger import Spending
 from mistill.progress.progress import Progress
 from mistill.progress.view import View, Watch
 from mistill.runs.steering import DriverSteering
 from mistill.shards import driver as driver_of_shards
 from mistill.shards.driver import Driver
-from mistill.shards.workers import Begun, Ended, Event, Obeyed, Seen
+from mistill.shards.workers import Begun, BudgetNow, Ended, Event, Obeyed, Seen
 from mistill.steering.orders import Order
 
 Script = Callable[[int, int], list[Event]]
@@ -75,6 +77,29 @@ def test_a_shard_whose_worker_died_is_begun_again_and_what_it_has_is_counted_onc
     assert sorted(workers.begun) == [0, 1, 1, 2]
     assert driver.stopped is None
     assert (driver.progress.completions, driver.progress.known) == (25, 10)
+
+
+def test_who_goes_on_with_a_shard_is_told_what_others_answered() -> None:
+    told: list[Begun] = []
+
+    class Notes(Scripted):
+        def begin(self, begun: Begun) -> None:
+            told.append(begun)
+            super().begin(begun)
+
+    def script(shard: int, time: int) -> list[Event]:
+        view = View(completions=shard + 2, usage=Usage(30 * (shard + 1), 7 * (shard + 1)), cost=0.5)
+        return [Seen(shard, view), Ended(shard, died="signal 9" if shard == 1 and time == 1 else None)]
+
+    def begun(shard: int) -> Begun:
+        return Begun(shard, budget=BudgetNow(None, 9_000, Spending(), Spending(answers=4, input_tokens=40)))
+
+    driver = Driver(Notes(script), range(2), begun, Progress(), grace_s=1.0)
+    asyncio.run(driver.run())
+    assert [one.number for one in told] == [0, 1, 1]
+    seen = [one.budget.seen for one in told if one.budget is not None]
+    of_first = Spending(answers=6, input_tokens=70, output_tokens=7, cost=0.5)
+    assert seen == [Spending(answers=4, input_tokens=40), of_first, of_first]
 
 
 def test_workers_that_end_before_they_begin_end_the_start_with_what_to_do() -> None:

@@ -299,6 +299,34 @@ def test_a_fresh_start_leaves_shards_alone_that_are_at_work(
     assert len(_ids(out)) == _ROWS // 2
 
 
+@pytest.mark.parametrize("removed", [".", "run.ledger"])
+def test_what_a_run_remembers_is_removed_while_it_goes_on(
+    rows: Path, tmp_path: Path, simulator: Simulator, removed: str
+) -> None:
+    run = _run(rows, tmp_path / "out", simulator, on="processes:1", shards=2)
+    raised: list[BaseException] = []
+
+    def start() -> None:
+        with pytest.raises(LedgerError) as found:
+            run.start()
+        raised.append(found.value)
+
+    answered = simulator.answered
+    simulator.change(latency_s=0.3)
+    thread = threading.Thread(target=start)
+    try:
+        thread.start()
+        simulator.wait_until(lambda: simulator.answered > answered, timeout_s=60)
+        (tmp_path / "out.ledger" / removed).rename(tmp_path / "elsewhere")
+        thread.join()
+    finally:
+        simulator.change(latency_s=0.001)
+    (error,) = raised
+    assert str(tmp_path / "out.ledger") in str(error)
+    assert "was deleted, moved or replaced while" in str(error)
+    assert "if it was moved, put it back and start the same run again" in str(error)
+
+
 def test_a_sample_of_all_shards_is_forecast_for_all(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
     report = _run(rows, tmp_path / "answers.jsonl", simulator, on="processes:1", shards=3, sample=9).start()
     assert report.completions == 9

@@ -20,7 +20,7 @@ from mistill.api.usage import Usage
 from mistill.delivery.dispatcher import Postponed
 from mistill.delivery.governor import AnyGovernor
 from mistill.delivery.purse import Amount, PurseMember, SpendingLimit
-from mistill.errors import InputError, Stopped, StopReason
+from mistill.errors import InputError, Stopped
 from mistill.ledger import Spending
 from mistill.progress.formatting import money, seconds
 from mistill.wording import Setting, words
@@ -135,7 +135,7 @@ class CommonPurse(Struct, frozen=True):
         purse: 32 hexadecimal digits, the same in all of them, and in no other run.
         part: what of the whole this process is; the same in whichever process takes it up again.
         others: what the other parts had spent before, as far as that can be read.
-        seen: answers of all parts before, by which it is judged what others may take.
+        seen: further answers, of any part, by which it is judged what others may take.
     """
 
     governor: AnyGovernor
@@ -214,6 +214,7 @@ class Budget:
         seen = Spending() if common is None else common.seen
         self._dearness.add_before(seen)
         self._answers = before.answers + seen.answers
+        self._input_tokens = before.input_tokens + seen.input_tokens
         self._output_tokens = before.output_tokens + seen.output_tokens
         self._longest_output = max(before.longest_output_tokens, seen.longest_output_tokens)
         self._longest_audio_s = 0
@@ -268,7 +269,7 @@ class Budget:
             elif not was_limited:
                 self.spent_cost = 0.0
                 self.spent_tokens = 0
-                self._answers = self._output_tokens = self._longest_output = 0
+                self._answers = self._input_tokens = self._output_tokens = self._longest_output = 0
                 self._before, self._unknown_tokens = Spending(), 0
                 self._dearness = _Dearness(self._price, self._before)
             self._wake()
@@ -280,6 +281,7 @@ class Budget:
             self.spent_cost += before.cost
             self.spent_tokens += before.input_tokens + before.output_tokens
             self._answers += before.answers
+            self._input_tokens += before.input_tokens
             self._output_tokens += before.output_tokens
             self._longest_output = max(self._longest_output, before.longest_output_tokens)
             self._dearness.add_before(before)
@@ -484,6 +486,7 @@ class Budget:
         self._input_heard += usage.input_tokens
         self._cached_heard += usage.cached_tokens
         self._answers += 1
+        self._input_tokens += usage.input_tokens
         self._output_tokens += usage.output_tokens
         self._answers_heard += 1
         if usage.output_tokens > self._longest_output:
@@ -509,6 +512,7 @@ class Budget:
             self._input_heard += usage.input_tokens
             self._cached_heard += usage.cached_tokens
             self._answers += 1
+            self._input_tokens += usage.input_tokens
             self._output_tokens += usage.output_tokens
             self._longest_output = max(self._longest_output, usage.output_tokens)
             self._answers_heard += 1
@@ -644,8 +648,8 @@ class Budget:
         before = self._before
         output = before.unknown * self._expected_output(self._longest(max_output_tokens))
         inputs = before.unknown_bytes
-        if before.answers:
-            inputs = min(inputs, math.ceil(before.unknown * before.input_tokens / before.answers))
+        if self._answers:
+            inputs = min(inputs, math.ceil(before.unknown * self._input_tokens / self._answers))
         self._unknown_tokens = inputs + output
         self.spent_tokens += inputs + output
         self.spent_cost += self._cost(inputs, output)
@@ -661,7 +665,6 @@ class Budget:
         return most if most < _LONGEST_ANSWER_TOKENS else _GUESSED_ANSWER_TOKENS
 
     def _raise_if_reached(self) -> None:
-        reason: StopReason = "budget"
         if self.max_cost is not None and self._unpriced is not None:
             raise self._cannot_be_kept(self._unpriced)
         if self.max_cost is not None and self.spent_cost >= self.max_cost:
@@ -675,17 +678,16 @@ class Budget:
         elif self._is_spent_by_all and self._purse is not None:
             reached = self._spent_by_all(self._purse.spent_by_all)
         elif self._clock() >= self._ends_s:
-            reached = f"the deadline of {seconds(self.deadline or 0.0)} has passed"
-            reason = "deadline"
+            raise Stopped.at_deadline(seconds(self.deadline or 0.0))
         else:
             return
-        if reason == "budget" and self._before.unknown:
+        if self._before.unknown:
             reached = words(
                 reached,
                 f", about {self._unknown_tokens:,} tokens of it by {self._before.unknown} requests of earlier starts "
                 "that may be on the bill",
             )
-        raise Stopped(words("budget: ", reached), reason=reason, hint=LARGER_BUDGET)
+        raise Stopped(words("budget: ", reached), reason="budget", hint=LARGER_BUDGET)
 
     def _spent_by_all(self, spent: Amount) -> str:
         if self.max_cost is not None and spent.cost >= self.max_cost:

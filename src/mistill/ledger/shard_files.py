@@ -13,7 +13,6 @@ from msgspec import Struct
 
 from mistill.directories import sync_directory
 from mistill.errors import LedgerError
-from mistill.struct_types import look_at
 
 PLAN: Final = "plan.json"
 PLAN_FORMAT: Final = 1
@@ -30,6 +29,9 @@ class ShardSize(Struct, frozen=True):
 class _Plan(Struct, frozen=True):
     shards: list[ShardSize]
     format: int = PLAN_FORMAT
+
+
+_SIZES = msgspec.json.Decoder(_Plan)
 
 
 class _WithFormat(Protocol):
@@ -118,10 +120,10 @@ def read_sizes(folder: Path) -> list[ShardSize]:
     Raises:
         LedgerError: nobody can read its plan.
     """
-    return read_as(folder, _Plan).shards
+    return read_as(folder, _SIZES).shards
 
 
-def read_as(folder: Path, kind: type[P]) -> P:
+def read_as(folder: Path, decoder: msgspec.json.Decoder[P]) -> P:
     """What of the plan somebody needs to know.
 
     Raises:
@@ -129,7 +131,7 @@ def read_as(folder: Path, kind: type[P]) -> P:
     """
     path = plan_of(folder)
     try:
-        plan = msgspec.json.decode(path.read_bytes(), type=kind)
+        plan = decoder.decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError) as error:
         raise LedgerError(
             f"the plan {path} cannot be read: {error}",
@@ -141,6 +143,3 @@ def read_as(folder: Path, kind: type[P]) -> P:
             hint="use the version that wrote it",
         )
     return plan
-
-
-look_at(_Plan)

@@ -88,6 +88,8 @@ class DrivenRun(Run):
             stopped = msgspec.structs.replace(self._told(), stopped=ErrorRecord.of(end_by(error)))
             with suppress(LedgerError):
                 background.run(ledger.end_start(number, stopped.encode()))
+            if isinstance(error, LedgerError) and not self.place.is_there():
+                raise self.place.gone() from error
             raise
         background.run(ledger.end_start(number, ended.encode()))
         self._broke_off = driver.broke_off
@@ -155,9 +157,9 @@ class DrivenRun(Run):
                 )  # they may have changed
             driver.stopped = budget.reached() or stopped
 
-    def _budget_now(self, spent: Spending) -> BudgetNow:
+    def _budget_now(self, spent: Spending, spent_by_all: Spending) -> BudgetNow:
         """``spent``: by one shard before this start."""
-        return BudgetNow(self._budget.max_cost, self._budget.max_tokens_total, spent)
+        return BudgetNow(self._budget.max_cost, self._budget.max_tokens_total, spent, spent_by_all)
 
     def _spent_by_shard(self, shards: int) -> list[Spending] | None:
         """By now; ``None``: nothing limits it."""

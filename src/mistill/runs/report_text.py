@@ -23,7 +23,7 @@ from mistill.jobs.job_report import JobReport, goes_on, job_lines, under_way
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, latency, money, seconds, time_split, tokens_in
 from mistill.records.misfits import misfit_lines
-from mistill.runs.run_place import RunPlace
+from mistill.runs.run_name import RunName
 from mistill.steering.orders import shown_settings
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
@@ -399,9 +399,9 @@ def _at_limit(cut: CutAnswers) -> str:
     )
 
 
-def _place(report: RunReport) -> RunPlace | None:
+def _place(report: RunReport) -> RunName | None:
     """``None`` where the run can be found no more."""
-    return None if report.ledger is None else RunPlace.of(report.out, Path(report.ledger))
+    return None if report.ledger is None else RunName.of(report.out, Path(report.ledger))
 
 
 def _name(report: RunReport) -> str | None:

@@ -35,7 +35,7 @@ from mistill.ledger import (
     named,
 )
 from mistill.llms.types import Completion, Outcome
-from mistill.progress.formatting import count
+from mistill.progress.formatting import count, seconds
 from mistill.progress.progress import Progress
 from mistill.runs.first_failures import FirstFailures
 from mistill.runs.lanes import Lane
@@ -407,21 +407,15 @@ class Runner:
             for row, each in known.items()
         }
 
-    def _call_later(self, seconds: float, function: Callable[[], None]) -> asyncio.TimerHandle | None:
-        if seconds == math.inf:
+    def _call_later(self, in_s: float, function: Callable[[], None]) -> asyncio.TimerHandle | None:
+        if in_s == math.inf:
             return None
-        timer = asyncio.get_running_loop().call_later(seconds, function)
+        timer = asyncio.get_running_loop().call_later(in_s, function)
         self._timers.append(timer)
         return timer
 
     def _pass_deadline(self) -> None:
-        self.stop(
-            Stopped(
-                "budget: the deadline has passed",
-                reason="deadline",
-                hint="run again to go on with the rest",
-            )
-        )
+        self.stop(Stopped.at_deadline(seconds(self.budget.deadline or 0.0)))
 
     # --- rows that ended --------------------------------------------------------------------------------------------
 

@@ -22,7 +22,7 @@ from mistill.datasets.places import target_of
 from mistill.datasets.sources import Source
 from mistill.datasets.writers import check_target
 from mistill.delivery.governors import GovernorDoor
-from mistill.errors import InputError, LedgerInUse, ManifestChanged, MistillError
+from mistill.errors import InputError, LedgerError, LedgerInUse, ManifestChanged, MistillError
 from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_to_keep
 from mistill.kinds.manifest import changed_settings
 from mistill.kinds.options import RunArguments, RunOptions
@@ -41,7 +41,7 @@ from mistill.shards.placement import OneShard
 from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
 from mistill.shards.workers import Begun, Link
 from mistill.steering.orders import Order
-from mistill.wording import Setting, Words, words
+from mistill.wording import START_AGAIN, Setting, Words, words
 
 _PLANNING_S: Final = 600.0
 """How long another one may take to cut the input."""
@@ -91,6 +91,17 @@ class RunPlace(Struct, frozen=True):
             target = name if place.is_one_file else str(Path(name).with_name(place.part(0, options).name))
             check_target(target, options.output_format, options.csv_dialect)
         return place
+
+    def is_there(self) -> bool:
+        """Whether it remembers a run."""
+        return is_in_shards(self.folder) and whole_of(self.folder).is_file()
+
+    def gone(self) -> LedgerError:
+        """Somebody took away what the run remembers, while it goes on."""
+        return LedgerError(
+            f"{self.folder}, where this run remembers, was deleted, moved or replaced while it went on",
+            hint=words("nothing more is sent; if it was moved, put it back and ", START_AGAIN),
+        )
 
     def absolute(self) -> RunPlace:
         """The same, for processes that work in other directories."""
@@ -226,7 +237,7 @@ class InShards(Run):
     def _check_same_run(self) -> bool:
         """Whether it is known to be this run. ``ManifestChanged`` where rows were asked by other settings."""
         folder = self.place.folder
-        if not is_in_shards(folder) or not whole_of(folder).is_file():
+        if not self.place.is_there():
             return False
         with LedgerReader(folder) as reader:
             kind, before = read_manifest(reader)
@@ -307,6 +318,8 @@ class ShardRun(DrivenStart, InShards):
         folder = self.place.folder
         if not self._whole.repeatable:
             raise InputError(f"{self._whole.name} can be read only once, and several processes need it")
+        if self._is_driven and not self.place.is_there():
+            raise self.place.gone()
         give_up_at_s = time.monotonic() + _PLANNING_S
         while (plan := read_plan(folder)) is None or not self._check_same_run():
             try:
@@ -404,5 +417,5 @@ def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError |
     )
     run.follow_deaths(begun.deaths)
     if settings.budget is not None and begun.budget is not None:
-        run.spend_from(settings.budget, settings.door.governor(), begun.number, begun.budget.spent)
+        run.spend_from(settings.budget, settings.door.governor(), begun.number, begun.budget)
     return run.work(link)

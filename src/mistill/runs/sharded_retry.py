@@ -13,7 +13,7 @@ import msgspec
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, MistillError
 from mistill.kinds.options import RetryArguments, RunArguments
-from mistill.ledger import Ledger, LedgerReader, Selection
+from mistill.ledger import Ledger, LedgerReader, Selection, Spending
 from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
 from mistill.ledger.shards_reader import ShardsReader, rows_by_shard
 from mistill.llms.connection import Connection
@@ -81,19 +81,20 @@ class ShardedRetry(DrivenRun, Retry):
             if not chosen:
                 self._say_nothing_chosen()
             keeper, before = Governor(), self._spent_by_shard(self._shards())
-            budget = None if before is None else SharedBudget.new(self, before)
+            by_all = Spending.together(before or ())
+            budget = None if before is None else SharedBudget.new(self, by_all)
 
             def work(begun: Begun, link: Link) -> MistillError | None:
                 retry = self._retry_of(begun, chosen[begun.number], link)
                 if budget is not None and begun.budget is not None:
-                    retry.spend_from(budget, keeper, begun.number, begun.budget.spent)
+                    retry.spend_from(budget, keeper, begun.number, begun.budget)
                 return retry.work(link)
 
             driver = Driver(
                 Here(work, min(_AT_ONCE, self._llm.max_concurrent_requests)),
                 sorted(chosen),
                 lambda number: Begun(
-                    number, budget=None if before is None else self._budget_now(before[number])
+                    number, budget=None if before is None else self._budget_now(before[number], by_all)
                 ),
                 self.progress,
                 grace_s=self.options.grace,

@@ -18,7 +18,7 @@ from mistill.errors import LedgerInUse
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.estimates.row_sample import draw_rows
 from mistill.kinds.options import RunOptions
-from mistill.ledger import Counts, LedgerReader, Selection
+from mistill.ledger import Counts, LedgerReader, Selection, Spending
 from mistill.ledger.files import free_name
 from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import is_in_shards, read_parts, whole_of
@@ -136,13 +136,14 @@ class ShardedRun(DrivenRun, InShards):
         shards = range(len(plan.shards)) if samples is None else sorted(samples)
 
         before = self._spent_by_shard(len(plan.shards))
-        budget = None if before is None else SharedBudget.new(self, before)
+        by_all = Spending.together(before or ())
+        budget = None if before is None else SharedBudget.new(self, by_all)
 
         def begun(number: int) -> Begun:
             return Begun(
                 number,
                 sample=None if samples is None else samples[number],
-                budget=None if before is None else self._budget_now(before[number]),
+                budget=None if before is None else self._budget_now(before[number], by_all),
             )
 
         with closing(self._workers(machines, len(shards), door, budget)) as workers:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Generator, Iterable
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,25 +15,23 @@ from mistill.estimates.budget import CommonPurse
 from mistill.ledger import LedgerReader, Spending
 from mistill.runs.run import Run
 from mistill.runs.runner import Runner
+from mistill.shards.workers import BudgetNow
 
 
 class SharedBudget(Struct, frozen=True):
     """A budget of all shards together, as each of them is told of it.
 
     Attributes:
-        purse: its name where count is kept of it. ``spent``: by all shards before this start; ``seen``: the same, as
-            their ledgers have it.
+        purse: its name where count is kept of it. ``spent``: by all shards before this start.
     """
 
     purse: str
     spent: Amount
-    seen: Spending
 
     @classmethod
-    def new(cls, run: Run, before: Iterable[Spending]) -> SharedBudget:
+    def new(cls, run: Run, before: Spending) -> SharedBudget:
         """Of a start of this run, before which its shards had spent so much."""
-        seen = Spending.together(before)
-        return cls(secrets.token_hex(16), run.budget_after(seen).spent(), seen)
+        return cls(secrets.token_hex(16), run.budget_after(before).spent())
 
 
 def spent_by(ledger: Path) -> Spending:
@@ -50,15 +48,15 @@ class PartOfBudget(Run):
     _purse: CommonPurse | None = None
     _before = Spending()
 
-    def spend_from(self, budget: SharedBudget, keeper: AnyGovernor, shard: int, before: Spending) -> None:
+    def spend_from(self, budget: SharedBudget, keeper: AnyGovernor, shard: int, now: BudgetNow) -> None:
         """It spends from a budget of which ``keeper`` keeps count.
 
         Args:
-            before: what this shard had spent before the start of the whole.
+            now: as its driver tells it when the start of the shard begins.
         """
         others = {"before": budget.spent}
-        self._purse = CommonPurse(keeper, budget.purse, f"shard {shard}", others, budget.seen)
-        self._before = before
+        self._purse = CommonPurse(keeper, budget.purse, f"shard {shard}", others, now.seen)
+        self._before = now.spent
 
     def _common_purse(self) -> CommonPurse | None:
         return self._purse

@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import Snapshot, WaitCause
 from mistill.errors import InputError, LedgerInUse, MistillError, Stopped
-from mistill.progress.formatting import count
+from mistill.ledger import Spending
+from mistill.progress.formatting import count, seconds
 from mistill.progress.progress import Progress
 from mistill.progress.view import View
 from mistill.shards.workers import Begun, Ended, Obeyed, Said, Seen, Unable, Workers
@@ -153,11 +154,11 @@ class Driver:
     def snapshot(self) -> Snapshot:
         """All governors at one moment, as if they were one: a second of one of four is a quarter of one."""
         views = [self._views[shard] for shard in self.under_way if shard in self._views]
-        seconds: dict[WaitCause, float] = {}
+        by_cause: dict[WaitCause, float] = {}
         for view in self._views.values():
             for cause, spent in view.seconds_by_cause.items():
-                seconds[cause] = seconds.get(cause, 0.0) + spent
-        total, elapsed_s = sum(seconds.values()), self.progress.elapsed_s
+                by_cause[cause] = by_cause.get(cause, 0.0) + spent
+        total, elapsed_s = sum(by_cause.values()), self.progress.elapsed_s
         share = elapsed_s / total if total else 0.0
         return Snapshot(
             waiting=0,
@@ -169,27 +170,38 @@ class Driver:
             tokens_source=None,
             answered=0,
             refused=0,
-            seconds={cause: spent * share for cause, spent in seconds.items()},
+            seconds={cause: spent * share for cause, spent in by_cause.items()},
         )
 
     def _goes_on(self) -> bool:
         now_s = time.monotonic()
         if self.time_left_s <= 0:
-            self.stop(
-                Stopped(
-                    "budget: the deadline has passed",
-                    reason="deadline",
-                    hint="run again to go on with the rest",
-                )
-            )
+            self.stop(Stopped.at_deadline(seconds(self.deadline_s or 0.0)))
         self._waiting += [shard for at_s, shard in self._later if at_s <= now_s]
         self._later = [one for one in self._later if one[0] > now_s]
         while self._waiting and self._workers.free and self.stopped is None and not self._is_paused:
             shard = self._waiting.popleft()
             self.under_way.add(shard)
-            self._workers.begin(replace(self._begun(shard), deaths=self._all_deaths[shard]))
+            self._workers.begin(self._told(shard))
             self.on_begun(shard)
         return bool(self.under_way) or (self.stopped is None and bool(self._waiting or self._later))
+
+    def _told(self, shard: int) -> Begun:
+        begun = replace(self._begun(shard), deaths=self._all_deaths[shard])
+        if begun.budget is None:
+            return begun
+        seen = Spending.together([begun.budget.seen, self._answered_beside(shard)])
+        return replace(begun, budget=replace(begun.budget, seen=seen))
+
+    def _answered_beside(self, shard: int) -> Spending:
+        """By all other shards since it began, as far as they have told."""
+        own, all_of_them = self._views.get(shard, View()), self.progress
+        return Spending(
+            answers=all_of_them.completions - own.completions,
+            input_tokens=all_of_them.usage.input_tokens - own.usage.input_tokens,
+            output_tokens=all_of_them.usage.output_tokens - own.usage.output_tokens,
+            cost=(all_of_them.cost or 0.0) - (own.cost or 0.0),
+        )
 
     def _end(self, ended: Ended) -> None:
         self.under_way.discard(ended.shard)

@@ -23,7 +23,6 @@ from mistill.datasets.sources.text_form import TextForm
 from mistill.datasets.writers import open_writer
 from mistill.errors import InputError
 from mistill.ledger.shard_files import PLAN_FORMAT, plan_of, read_as, write_file
-from mistill.struct_types import look_at
 from mistill.wording import Setting, words
 
 _MOST_ROWS: Final = 50_000
@@ -114,7 +113,7 @@ def read_plan(folder: Path) -> Plan | None:
     Raises:
         LedgerError: nobody can read it.
     """
-    return read_as(folder, Plan) if plan_of(folder).exists() else None
+    return read_as(folder, _PLAN) if plan_of(folder).exists() else None
 
 
 def make_plan(
@@ -278,4 +277,4 @@ def _digest_of(source: Source) -> str:
     return digest.hexdigest()
 
 
-look_at(Plan)
+_PLAN = msgspec.json.Decoder(Plan)

@@ -19,11 +19,13 @@ class BudgetNow(Struct, frozen=True):
 
     Attributes:
         spent: what this one had spent before the start of the whole.
+        seen: further answers, of all shards before that start, and of the others since.
     """
 
     max_cost: float | None
     max_tokens_total: int | None
     spent: Spending
+    seen: Spending
 
 
 class Begun(Struct, frozen=True):

@@ -18,6 +18,7 @@ from mistill.process import OwnProcess
 from mistill.steering.address import make_address, sweep
 from mistill.steering.orders import MAX_LINE_BYTES, Answer, Order, Steered, decode_order
 from mistill.steering.peer import Peer, peer_of, shown_peer
+from mistill.wording import Phrase, words
 
 _log = logging.getLogger("mistill")
 
@@ -181,7 +182,11 @@ def _refuse(connection: socket.socket) -> None:
     """One too many is told so, and has left then."""
     refusal = InputError(
         f"the run is watched or steered by {_MAX_CONNECTIONS} others, which is as many as it answers at once",
-        hint="end some of them (`mistill status --watch`, the views of a control), and order it again",
+        hint=words(
+            "end some of them (",
+            Phrase("the views of a control", "`mistill status --watch`"),
+            "), and order it again",
+        ),
     )
     with connection, suppress(OSError):
         connection.setblocking(False)

@@ -18,7 +18,7 @@ from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, ledger_beside, 
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import log_of
 from mistill.ledger.shard_files import files_of, is_in_shards, is_memory
-from mistill.runs.run_place import RunPlace
+from mistill.runs.run_name import RunName
 from mistill.wording import Setting, words
 
 _MAX_LISTED = 500
@@ -37,7 +37,7 @@ class KnownRun(Struct, frozen=True):
     """
 
     name: str
-    place: RunPlace
+    place: RunName
     ledger: Path
 
 
@@ -190,4 +190,4 @@ def _line(run: KnownRun) -> RunLine | None:
 
 def _known(name: str, out: str | None, ledger: Path) -> KnownRun:
     """Under a name that a page can be told, whatever bytes a file system has in it."""
-    return KnownRun(whole_characters(name), RunPlace.of(out, ledger), ledger)
+    return KnownRun(whole_characters(name), RunName.of(out, ledger), ledger)

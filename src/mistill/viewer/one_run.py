@@ -141,7 +141,7 @@ def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
     asked = shown(json.dumps(manifest.settings(), ensure_ascii=False, indent=2)).text
     return RunSummary(
         name=run.name,
-        named=whole_characters(run.place.words()),
+        named=whole_characters(run.place.command_arguments()),
         kind=manifest.kind,
         model=manifest.model,
         settings=asked,

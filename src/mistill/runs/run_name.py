@@ -11,14 +11,14 @@ from mistill.kinds.kept_settings import ledger_beside
 from mistill.same_place import is_same_file
 
 
-class RunPlace(Struct, frozen=True):
+class RunName(Struct, frozen=True):
     """What names a run: its output or its ledger, and its ledger too where that is not beside the output."""
 
     path: str
     ledger: str | None = None
 
     @classmethod
-    def of(cls, out: str | None, ledger: Path) -> RunPlace:
+    def of(cls, out: str | None, ledger: Path) -> RunName:
         """``out``: its output; ``None`` or ``-``: it has none that is known, or that stays."""
         if out is None or out == "-":
             return cls(str(ledger))
@@ -33,9 +33,9 @@ class RunPlace(Struct, frozen=True):
 
     def command(self, name: str, *arguments: str) -> str:
         """A command of the command line."""
-        return " ".join(("mistill", name, self.words(), *arguments))
+        return " ".join(("mistill", name, self.command_arguments(), *arguments))
 
-    def words(self) -> str:
-        """What a command takes for the run."""
+    def command_arguments(self) -> str:
+        """What a command of the command line takes for the run."""
         ledger = () if self.ledger is None else ("--ledger", shlex.quote(self.ledger))
         return " ".join((shlex.quote(self.path), *ledger))
