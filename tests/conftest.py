@@ -36,7 +36,7 @@ from tests.contract.fields import problems_of_request
 from tests.libraries import library
 
 from mistill.simulator import Settings, Simulator
-from mistill.user_cache import cache_dir
+from mistill.user_folders import cache_dir
 
 # Their servers are started once, whoever asks for them.
 pytest_plugins = ("tests.databases", "tests.stores")

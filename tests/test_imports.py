@@ -88,8 +88,8 @@ MAY_IMPORT = {
         "local",
     },
 }
-"""Beside the ground: ``mistill.errors``, ``mistill.addresses``, ``mistill.user_cache`` and others, which every room may
-know and which know none."""
+"""Beside the ground: ``mistill.errors``, ``mistill.addresses``, ``mistill.user_folders`` and others, which every room
+may know and which know none."""
 
 HEAVY = (
     "opentelemetry",
@@ -150,8 +150,7 @@ def test_the_ground_knows_nothing() -> None:
         "errors.py",
         "directories.py",
         "runtime_folder.py",
-        "user_cache.py",
-        "user_state.py",
+        "user_folders.py",
     ):
         assert list(imported_rooms(SOURCE / name)) == []
         assert "mistill" not in _imports(SOURCE / name)

