@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import html
+import re
 import signal
 import socket
 import subprocess
@@ -20,6 +22,12 @@ from mistill.simulator import Simulator
 from mistill.steering.address import find_address
 
 pytestmark = pytest.mark.skipif(not hasattr(socket, "AF_UNIX"), reason="no Unix sockets here")
+
+
+def texts(page: str) -> str:
+    """What a page says."""
+    bare = re.sub(r"<[^>]*>", " ", re.sub(r"<(style|svg).*?</\1>", "", page, flags=re.DOTALL))
+    return " ".join(html.unescape(bare).split())
 
 
 class Running(NamedTuple):
@@ -92,6 +100,16 @@ def test_a_run_is_steered_from_another_terminal(mistill: Mistill, running: Runni
     assert status["completions"] == simulator.answered < 60
     assert status["maybe_billed"] == 0
     assert status["stopped"]["message"].startswith("stopped by ")
+    page = texts(mistill("report", "answers.jsonl", "--to", "-").stdout)
+    assert "max_cost $20.00 since it was changed, $5.00 as it began" in page
+    assert "deadline 2 h 0 min since it was changed, none as it began" in page
+    assert "of the budget under 1% of $20.00" in page
+    _, _, done = page.partition("What was done while it went on")
+    places = [
+        done.index(text) for text in ("paused", "set max_concurrent_requests 2 → 4", "resumed", "stopped")
+    ]
+    assert places == sorted(places)
+    assert "was stopped: stopped" not in page
 
 
 def test_a_run_is_watched_until_it_ends(mistill: Mistill, run: Run) -> None:

@@ -30,13 +30,13 @@ def money_blocks(lines: Sequence[AuditLine], saved: Sequence[Savings]) -> list[B
         "day",
         "lane",
         "model",
-        "requests",
+        "answers",
         "tokens in",
         "cached",
         "tokens out",
         "cost",
-        "saved by the cache",
-        "saved by jobs",
+        "cache saved",
+        "jobs saved",
     ]
     rows = [_cells(line, one) for line, one in zip(lines[-_MOST_LINES:], saved[-_MOST_LINES:], strict=True)]
     rows.append(_total(lines, saved))

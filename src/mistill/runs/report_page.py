@@ -43,7 +43,8 @@ from mistill.pages.series_colors import ANSWERED, FAILED, TO_GO
 from mistill.pages.time_blocks import TimeOfStart, latency_chart, moment, stretches_of, time_blocks
 from mistill.progress.formatting import count, latency, money, rounded, seconds, share, tokens_in
 from mistill.runs.drawn_rows import DrawnRows, FailedRow
-from mistill.runs.report_text import headline, note_lines
+from mistill.runs.report_text import headline, note_lines, what_was_done
+from mistill.steering.orders import shown_value
 from mistill.wording import Wording
 
 if TYPE_CHECKING:
@@ -168,6 +169,11 @@ def _asked(report: RunReport, reader: LedgerReader | None) -> Iterator[Block]:
         for name, value in report.options.items()
         if name not in same | _OF_ONE_START and value not in (None, {}, [])
     ]
+    told = {
+        name: f"{shown_value(name, now)} since it was changed, {shown_value(name, before)} as it began"
+        for name, (before, now) in _changed(report).items()
+    }
+    facts = list((dict(facts) | told).items())
     yield Facts([(name, cut(value, _LONGEST_SETTING)) for name, value in facts])
     for name, text in prompts.items():
         if text:
@@ -177,6 +183,7 @@ def _asked(report: RunReport, reader: LedgerReader | None) -> Iterator[Block]:
         yield Text("schema", cut(json.dumps(schema, ensure_ascii=False, indent=2), _LONGEST_TEXT))
     if report.starts:
         yield _starts(report.starts, is_running=report.is_running)
+        yield from _changes(report.starts)
     if report.jobs:
         lines = [cut(line, _LONGEST_MESSAGE) for line in job_lines(report.jobs, in_full=True)]
         yield Group("Batch jobs", [Lines([("", line) for line in lines[:_MOST_JOBS]])])
@@ -206,6 +213,33 @@ def _starts(starts: Sequence[StartReport], *, is_running: bool) -> Table:
     return Table(title, columns, rows, frozenset((2, 3, 4)))
 
 
+def _changed(report: RunReport) -> dict[str, tuple[float | int | None, float | int | None]]:
+    """Settings that were changed while the last start went on: what they were as it began, and in the end."""
+    found: dict[str, tuple[float | int | None, float | int | None]] = {}
+    for change in report.last_start.changes:
+        for name, (before, now) in change.settings.items():
+            found[name] = found.get(name, (before, now))[0], now
+    return found
+
+
+def _changes(starts: Sequence[StartReport]) -> Iterator[Table]:
+    rows = [
+        [
+            f"{start.number:,}",
+            moment(change.at),
+            cut(what_was_done(change), _LONGEST_SETTING // 4),
+            cut(change.by, 80),
+        ]
+        for start in starts
+        for change in start.changes
+    ]
+    if rows:
+        title = "What was done while it went on"
+        if len(rows) > _MOST_STARTS:
+            title = f"The last {_MOST_STARTS} of {len(rows):,} things that were done while it went on"
+        yield Table(title, ["start", "at", "what", "by"], rows[-_MOST_STARTS:])
+
+
 def _how_it_ended(start: StartReport, *, goes_on: bool) -> str:
     told: list[str] = []
     if start.retry is not None:
@@ -216,7 +250,8 @@ def _how_it_ended(start: StartReport, *, goes_on: bool) -> str:
     if start.is_look:
         told.append("looked at batch jobs")
     if start.stopped is not None:
-        told.append(f"was stopped: {start.stopped.message}")
+        message = start.stopped.message
+        told.append(message if message.startswith("stopped") else f"was stopped: {message}")
     elif goes_on:
         told.append("goes on")
     elif start.ended_at is None:
@@ -296,7 +331,7 @@ def _counted(title: str, counts: dict[str, int], of: str, colors: Colors | None 
 def _money(report: RunReport, reader: LedgerReader | None, drawn: DrawnRows | None) -> Iterator[Block]:
     if not report.attempts:
         return
-    budget = report.options.get("max_cost")
+    _, budget = _changed(report).get("max_cost", (None, report.options.get("max_cost")))
     facts = [
         ("cost", money(report.cost)),
         ("saved by the cache", _saved(report.saved_by_cache)),

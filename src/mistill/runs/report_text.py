@@ -24,7 +24,7 @@ from mistill.ledger import Cause
 from mistill.progress.formatting import count, latency, money, seconds, time_split, tokens_in
 from mistill.records.misfits import misfit_lines
 from mistill.runs.run_name import RunName
-from mistill.steering.orders import shown_settings
+from mistill.steering.orders import Change, shown_settings
 from mistill.wording import START_AGAIN, Part, Phrase, Setting, Wording, Words, worded, words
 
 if TYPE_CHECKING:
@@ -243,8 +243,12 @@ def _changes(report: RunReport) -> Iterator[Line]:
     """What was done to the last start while it went on."""
     for change in report.last_start.changes:
         at = f"{datetime.fromtimestamp(change.at).astimezone():%Y-%m-%d %H:%M:%S}"
-        what = f"set {shown_settings(change.settings)}" if change.do == "set" else _DONE[change.do]
-        yield Line(f"{what}, at {at} by {change.by}", label="changed: ")
+        yield Line(f"{what_was_done(change)}, at {at} by {change.by}", label="changed: ")
+
+
+def what_was_done(change: Change) -> str:
+    """``paused``, ``set max_cost $5.00 → $4.00``."""
+    return f"set {shown_settings(change.settings)}" if change.do == "set" else _DONE[change.do]
 
 
 _DONE = {"pause": "paused", "resume": "resumed", "stop": "stopped"}

@@ -131,7 +131,7 @@ function outcomeWords(outcome) {
 }
 
 function problemOf(error) {
-  return error ? h("p", {class: "problem", dir: "auto"}, h("strong", {}, error.kind), " ", error.message, error.hint ? h("span", {class: "hint"}, ` ${error.hint}`) : null) : null;
+  return error ? h("p", {class: "problem", dir: "auto"}, h("strong", {}, error.kind), " ", error.message, error.hint ? h("span", {class: "hint"}, ` – ${error.hint}`) : null) : null;
 }
 
 function attemptOf(attempt, text) {
