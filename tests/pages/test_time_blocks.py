@@ -18,12 +18,14 @@ from mistill.progress.formatting import wait
 BUSY = Stretch(sent=10, answered=10, refused=0, failed=0, input_tokens=100, output_tokens=10)
 
 
-def charts_of(seconds_by_cause: Mapping[str, list[float]], *, took_s: float) -> dict[str, Chart]:
+def charts_of(
+    seconds_by_cause: Mapping[str, list[float]], *, took_s: float, each: Stretch = BUSY
+) -> dict[str, Chart]:
     stretches = len(next(iter(seconds_by_cause.values())))
     nothing: list[float | None] = [None] * stretches
     course = Course(1.0, dict(seconds_by_cause), [8] * stretches, [60.0] * stretches, nothing)
     in_all = {cause: sum(values) for cause, values in seconds_by_cause.items()}
-    time = TimeOfStart(1_790_000_000.0, took_s, took_s / 4, [BUSY] * 4, course, in_all)
+    time = TimeOfStart(1_790_000_000.0, took_s, took_s / 4, [each] * 4, course, in_all)
     return {block.title: block for block in time_blocks(time) if isinstance(block, Chart)}
 
 
@@ -65,6 +67,21 @@ def test_a_cause_has_one_color_whatever_else_is_shown() -> None:
     use = colors_of(one["Quota of requests a minute, and what was used of it"])
     assert use["requests in the last minute"] == colors["quota of requests"]
     assert len(set(WAITS.values())) == len(WAITS)
+
+
+def test_more_than_the_quota_is_sent_where_some_is_refused() -> None:
+    refused = Stretch(sent=20, answered=10, refused=10)
+    summaries = [
+        charts_of({"server": [1, 1, 1]}, took_s=3, each=each)[
+            "Quota of requests a minute, and what was used of it"
+        ].summary
+        for each in (BUSY, refused)
+    ]
+    assert summaries == [
+        "The quota was 60 at the end; in the busiest minute 40 were used, 67% of it.",
+        "The quota was 60 at the end; in the busiest minute 80 were used, 133% of it; those that were refused or failed "
+        "are among them, which the server need not count.",
+    ]
 
 
 def test_every_cause_that_is_told_has_a_color() -> None:

@@ -245,7 +245,10 @@ def _use(
         )
     last = known[-1][1]
     summary = f"The quota was {number(last)} at the end; in the busiest minute {number(max(used))} were used"
-    summary += f", {max(shares):.0%} of it." if shares else "."
+    summary += f", {max(shares):.0%} of it" if shares else ""
+    if what == "requests" and any(one.refused or one.failed for one in time.stretches):
+        summary += "; those that were refused or failed are among them, which the server need not count"
+    summary += "."
     return Chart(
         title,
         summary,
