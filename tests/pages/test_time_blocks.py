@@ -71,17 +71,11 @@ def test_a_cause_has_one_color_whatever_else_is_shown() -> None:
 
 def test_more_than_the_quota_is_sent_where_some_is_refused() -> None:
     refused = Stretch(sent=20, answered=10, refused=10)
-    summaries = [
-        charts_of({"server": [1, 1, 1]}, took_s=3, each=each)[
-            "Quota of requests a minute, and what was used of it"
-        ].summary
-        for each in (BUSY, refused)
-    ]
-    assert summaries == [
-        "The quota was 60 at the end; in the busiest minute 40 were used, 67% of it.",
-        "The quota was 60 at the end; in the busiest minute 80 were used, 133% of it; those that were refused or failed "
-        "are among them, which the server need not count.",
-    ]
+    title = "Quota of requests a minute, and what was used of it"
+    summaries = [charts_of({"server": [1]}, took_s=3, each=each)[title].summary for each in (BUSY, refused)]
+    told = "The quota was 60 at the end; in the busiest minute"
+    not_counted = "; those that were refused or failed are among them, which the server need not count."
+    assert summaries == [f"{told} 40 were used, 67% of it.", f"{told} 80 were used, 133% of it{not_counted}"]
 
 
 def test_every_cause_that_is_told_has_a_color() -> None:
