@@ -140,6 +140,23 @@ def test_addresses_in_texts_are_shown_without_their_secrets() -> None:
     assert harmless_words("connection  refused\n") == "connection refused"
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "cannot connect to http://127.0.0.1:8799: refused",
+        "see http://host:80.",
+        "(http://host), s3://b/k; gs://b",
+    ],
+)
+def test_what_ends_a_phrase_is_no_part_of_an_address(text: str) -> None:
+    assert harmless_words(text) == text
+
+
+def test_what_may_be_of_a_secret_is_shown_of_none() -> None:
+    assert harmless_words("no https://me:SECRET@host/b: gone") == "no https://host/b: gone"
+    assert harmless_words("no https://host/b?sig=SECRET): gone") == "no https://host/b gone"
+
+
 def test_schemes() -> None:
     names = ("S3://b/k", "s3:/b/k", "a/b", "x:y", "./s3:b", 5, None)
     assert [scheme_of(name) for name in names] == ["s3", "s3", None, None, None, None, None]

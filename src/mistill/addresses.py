@@ -323,7 +323,14 @@ def _pieces(name: str, harmless: str) -> Iterator[str]:
                 yield from (piece for at in windows if (piece := form[at : at + _PIECE]) not in harmless)
 
 
+_ENDS: Final = ".,:;!?)]}"
 _IN_TEXT = re.compile(rf"(?:(?:{_KNOWN}):/|[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>]+", re.IGNORECASE)
+
+
+def _shown_in_text(address: str) -> str:
+    """What ends a phrase is no part of an address before it; of one that has secrets it might be."""
+    bare = address.rstrip(_ENDS)
+    return address if shown(bare) == bare else shown(address)
 
 
 def harmless_words(text: str) -> str | None:
@@ -331,7 +338,7 @@ def harmless_words(text: str) -> str | None:
     a secret is left in it, however it is written there."""
     for harmless, name in _whole.items():
         text = text.replace(name, harmless)
-    line = " ".join(_IN_TEXT.sub(lambda found: shown(found[0]), text).split())
+    line = " ".join(_IN_TEXT.sub(lambda found: _shown_in_text(found[0]), text).split())
     seen = "\n".join((line, unquote(line), line.replace("\\", "")))
     return None if any(piece in seen for piece in _hidden) else line
 

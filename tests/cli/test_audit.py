@@ -162,4 +162,9 @@ def test_nothing_that_answers_for_a_bill_is_a_stop(
     with without_waiting():
         ended = mistill("audit", "answers.jsonl", "--endpoint", f"http://127.0.0.1:{unused_tcp_port}")
     assert ended.code == 3
-    assert "--no-bill leaves the bill out" in ended.stderr
+    told, error, hint = ended.stderr.splitlines()
+    assert told.startswith("the bill of 20")
+    assert " did not come, and is asked for again: " in told
+    assert f"cannot connect to http://127.0.0.1:{unused_tcp_port}: " in told
+    assert error.startswith("error: cannot connect to")
+    assert hint == "hint: is the endpoint right, and up? --no-bill leaves the bill out"

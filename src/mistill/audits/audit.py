@@ -176,7 +176,8 @@ async def _bills(endpoint: str, key: SecretStr, months: Iterable[str], workspace
     try:
         return [await _bill(client, month, workspace) for month in months]
     except MistillError as error:
-        error.hint = words(*_what_to_do(error, workspace), "; ", _WITHOUT_BILL, " leaves the bill out")
+        what = words(*_what_to_do(error, workspace))
+        error.hint = words(what, " " if what.endswith("?") else "; ", _WITHOUT_BILL, " leaves the bill out")
         raise
     finally:
         await client.close()
