@@ -153,8 +153,7 @@ class Address(Place):
     def __init__(self, host: str, port: int, token: bytes) -> None:
         self.key = f"{host}:{port}"
         self.token = token
-        family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        self._family, self._address = family, (str(address[0]), int(address[1]))
+        self._family, self._address = _resolved(host, port)
 
     def take(self) -> Seat | None:
         listening = socket.socket(self._family)
@@ -200,7 +199,7 @@ class Door(Place):
         Raises:
             OSError: the address is none of this machine.
         """
-        family, _, _, _, address = socket.getaddrinfo(self.address, self.port, type=socket.SOCK_STREAM)[0]
+        family, address = _resolved(self.address, self.port)
         listening = socket.socket(family)
         try:
             listening.setblocking(False)
@@ -217,8 +216,14 @@ class Door(Place):
         """Nowhere: nobody takes its place."""
 
     def caller(self) -> tuple[socket.socket, tuple[str, int]]:
-        family, _, _, _, address = socket.getaddrinfo(self.address, self.port, type=socket.SOCK_STREAM)[0]
-        return _calling(family), (str(address[0]), int(address[1]))
+        family, address = _resolved(self.address, self.port)
+        return _calling(family), address
+
+
+def _resolved(host: str, port: int) -> tuple[socket.AddressFamily, tuple[str, int]]:
+    """``OSError`` where nobody knows the host."""
+    family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    return family, (str(address[0]), int(address[1]))
 
 
 def _calling(family: socket.AddressFamily) -> socket.socket:
