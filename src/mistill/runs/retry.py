@@ -34,35 +34,30 @@ from mistill.wording import Setting, words
 _log = logging.getLogger("mistill")
 
 
-class Retry(LedgerRun):
-    """See `Run.retry`, which makes one."""
+class ChosenAgain(LedgerRun):
+    """A start that asks some rows of a ledger once more.
+
+    Args:
+        known: the run. ``where``: which rows of it.
+        options: all of them.
+    """
 
     def __init__(
         self,
-        run: RunResults | str | Path | None,
-        where: str | None,
-        *,
-        failed: bool,
-        llm: Mapping[str, Any] | None,
-        ledger: str | Path | None,
-        trust: bool,
+        known: KnownRun,
+        where: str,
+        llm: Connection,
+        options: RunArguments,
         display: Display,
-        changes: RetryArguments,
+        *,
+        trust: bool,
     ) -> None:
-        known = KnownRun(run, ledger)
-        self._where = _condition(where, failed=failed)
+        self._where = where
         self._trust = trust
         self._filter, self._selection = self._select(known.path)
         self._chosen: int | None = None
         self._goes_on = False
-        super().__init__(
-            known,
-            LedgerRows(known.path, ASKED_AGAIN),
-            known.model(llm or {}, trust=trust),
-            _options_of(known.kept, changes),
-            display,
-            trust=trust,
-        )
+        super().__init__(known, LedgerRows(known.path, ASKED_AGAIN), llm, options, display, trust=trust)
         self._changes = changes_of(known.kept.manifest, self.kind.manifest, self.kind.llm_settings)
 
     def _select(self, path: Path) -> tuple[RunFilter, Selection]:
@@ -126,6 +121,32 @@ class Retry(LedgerRun):
         found: list[Cause] = [] if runner is None else list(runner.unreplaced.values())
         unreplaced = sorted(found, key=lambda cause: -cause.count)
         return RetryRecord(self._where, self._changes, self._chosen, unreplaced)
+
+
+class Retry(ChosenAgain):
+    """See `Run.retry`, which makes one."""
+
+    def __init__(
+        self,
+        run: RunResults | str | Path | None,
+        where: str | None,
+        *,
+        failed: bool,
+        llm: Mapping[str, Any] | None,
+        ledger: str | Path | None,
+        trust: bool,
+        display: Display,
+        changes: RetryArguments,
+    ) -> None:
+        known = KnownRun(run, ledger)
+        super().__init__(
+            known,
+            _condition(where, failed=failed),
+            known.model(llm or {}, trust=trust),
+            _options_of(known.kept, changes),
+            display,
+            trust=trust,
+        )
 
 
 def _condition(where: str | None, *, failed: bool) -> str:

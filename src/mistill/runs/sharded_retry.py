@@ -20,12 +20,11 @@ from mistill.llms.connection import Connection
 from mistill.progress.display import Display
 from mistill.progress.progress import Progress
 from mistill.runs.driven_run import DrivenRun, last_start_of
-from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
-from mistill.runs.ledger_run import KnownRun, LedgerRun
+from mistill.runs.ledger_run import KnownRun
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report import StartReport
 from mistill.runs.results import RunResults
-from mistill.runs.retry import Retry
+from mistill.runs.retry import ChosenAgain, Retry
 from mistill.runs.shard_run import DrivenStart, RunPlace
 from mistill.runs.shared_budget import SharedBudget
 from mistill.runs.steering import PACE
@@ -151,11 +150,12 @@ class ShardedRetry(DrivenRun, Retry):
         )
 
 
-class _ShardRetry(DrivenStart, Retry):
+class _ShardRetry(DrivenStart, ChosenAgain):
     """The retry of one shard's rows.
 
     Args:
-        rows: which. ``whole``: what it is a part of. ``limits``: of money and tokens, of all shards together.
+        rows: which, in the ledger of the shard. ``whole``: what it is a part of. ``limits``: of money and tokens, of
+            all shards together.
     """
 
     def __init__(
@@ -170,21 +170,13 @@ class _ShardRetry(DrivenStart, Retry):
     ) -> None:
         told = {"on_stop": "return", "deadline": None, **limits}
         options = cast("RunArguments", whole.options.given() | told)
-        self._where, self._changes = whole.asked
-        self._chosen, self._goes_on = None, False
-        self._selection = rows
-        LedgerRun.__init__(
-            self,
-            known,
-            LedgerRows(known.path, ASKED_AGAIN),
-            llm,
-            options,
-            display,
-            trust=whole.trusts,
-        )
+        self._rows_here = rows
+        super().__init__(known, whole.asked[0], llm, options, display, trust=whole.trusts)
         self._shares_model = True
-        with LedgerReader(known.path) as reader:
-            self._filter = RunFilter(None, reader, shape_of(reader, trust=whole.trusts))
+
+    def _select(self, path: Path) -> tuple[RunFilter, Selection]:
+        with LedgerReader(path) as reader:  # a condition on their places is about those in all shards
+            return RunFilter(None, reader, shape_of(reader, trust=self._trust)), self._rows_here
 
     def _output_held(self) -> AbstractContextManager[None]:
         return nullcontext()  # whoever has the ledger of a shard has its part too
