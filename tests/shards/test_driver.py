@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 import pytest
+from msgspec.structs import replace
 
 from mistill import MistralLLM
 from mistill.api.usage import Usage
@@ -16,6 +17,7 @@ from mistill.progress.progress import Progress
 from mistill.progress.view import View, Watch
 from mistill.runs.steering import DriverSteering
 from mistill.shards import driver as driver_of_shards
+from mistill.shards import time_left
 from mistill.shards.driver import Driver
 from mistill.shards.workers import Begun, BudgetNow, Ended, Event, Obeyed, Seen
 from mistill.steering.orders import Order
@@ -26,6 +28,8 @@ Script = Callable[[int, int], list[Event]]
 
 class Scripted:
     """Two workers that do as they are told."""
+
+    are_one_process = False
 
     def __init__(self, script: Script) -> None:
         self.begun: list[int] = []
@@ -196,3 +200,98 @@ def test_a_shard_that_does_not_obey_in_time_is_told_of(monkeypatch: pytest.Monke
         f"resumed{late}",
         f"set max_concurrent_requests 64 → 3, in each process{late}",
     ]
+
+
+class Clock:
+    """What is taken for `time`."""
+
+    def __init__(self) -> None:
+        self.now_s = 100.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+
+class Stepping(Scripted):
+    """They are seen one time when the first requests leave, at 100 s on a clock, and once more later.
+
+    Args:
+        now_s, views: when, and of each what.
+    """
+
+    def __init__(self, clock: Clock, now_s: float, views: list[View]) -> None:
+        super().__init__(lambda shard, _: [Seen(shard, View(in_flight=10, elapsed_s=8.0))])
+        self.seen = View()
+        self.watch: Watch | None = None
+        self._clock, self._now_s = clock, now_s
+        self._next = [[Seen(shard, view) for shard, view in enumerate(views)], None]
+
+    async def events(self) -> list[Event]:
+        if found := await super().events():
+            return found
+        views = self._next.pop(0)
+        if views is not None:
+            self._clock.now_s = self._now_s
+            return [*views]
+        assert self.watch is not None
+        self.seen = self.watch.view()
+        return [Ended(0), Ended(1)]
+
+
+def _seen_at(
+    clock: Clock, now_s: float, views: list[View], *, of: int, are_one_process: bool = False
+) -> tuple[int, float | None]:
+    """What is in flight, and how long it will take yet."""
+    workers = Stepping(clock, now_s, views)
+    workers.are_one_process = are_one_process
+    progress = Progress(total=of)
+    driver = Driver(workers, range(2), Begun, progress, grace_s=1.0)
+    workers.watch = Watch(progress, driver.snapshot, at_once=lambda: 10)
+    asyncio.run(driver.run())
+    return workers.seen.in_flight, workers.seen.left_s
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time_left, "time", clock)
+    return clock
+
+
+def test_the_time_left_counts_from_the_first_request_and_what_is_in_flight_by_half(clock: Clock) -> None:
+    view = View(total=500, completions=5, in_flight=10, left_s=1.0)
+    in_flight, left_s = _seen_at(clock, 101.0, [view, view], of=1000)
+    assert in_flight == 20
+    assert left_s == pytest.approx((990 - 10) / 20 * 1.25)
+    clock.now_s = 100.0
+    view = View(total=500, completions=250, in_flight=10, left_s=1.0)
+    assert _seen_at(clock, 150.0, [view, view], of=1000)[1] == pytest.approx(490 / 510 * 50.25)
+
+
+def test_the_time_left_is_that_of_a_quota_by_which_shards_that_wait_go_on(clock: Clock) -> None:
+    fast = View(total=300, completions=100, left_s=50.0, in_flight=10, quota_row_s=0.5)
+    slow = View(total=300, completions=100, left_s=90.0, in_flight=10, quota_row_s=0.5)
+    assert _seen_at(clock, 101.0, [fast, slow], of=1000)[1] == 90 + (800 - 400) * 0.5
+    clock.now_s = 100.0
+    assert _seen_at(clock, 101.0, [fast, slow], of=600)[1] == 90  # none waits
+    clock.now_s = 100.0
+    assert _seen_at(clock, 101.0, [fast, slow], of=1000, are_one_process=True)[1] == 90 + (800 - 200) * 0.5
+    clock.now_s = 100.0
+    slow = replace(slow, waiting_for="quota_tokens")  # how long it took so far says nothing
+    assert _seen_at(clock, 1000.0, [fast, slow], of=600)[1] == 90
+    clock.now_s = 100.0
+    begins = View(total=300, waiting_for="quota_tokens")
+    assert _seen_at(clock, 101.0, [begins, replace(slow, left_s=None)], of=1000)[1] == 900 * 0.5
+
+
+def test_where_no_worker_knows_the_time_left_of_its_own_nobody_does(clock: Clock) -> None:
+    views = [View(total=500, completions=5, in_flight=10)] * 2
+    assert _seen_at(clock, 130.0, [views[0], View(total=500)], of=1000)[1] is not None
+    assert _seen_at(clock, 130.0, views, of=1000)[1] is None
+
+
+def test_shards_of_one_process_have_one_governor(clock: Clock) -> None:
+    view = View(total=500, completions=5, in_flight=10, left_s=1.0)
+    in_flight, left_s = _seen_at(clock, 101.0, [view, view], of=1000, are_one_process=True)
+    assert in_flight == 10
+    assert left_s == pytest.approx((990 - 5) / 15 * 1.25)

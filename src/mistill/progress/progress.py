@@ -76,7 +76,8 @@ class Progress(Struct):
         jobs_s: how long there were any, up to ``jobs_since_s``, a monotonic time, since when there are some now.
         pauses_s: how long it was paused before ``paused_at_s``, a monotonic time, since when it is now.
         changed: the settings that were changed while it went on, as a text.
-        is_of_several: several processes work on it, of which each knows its own requests.
+        time_of_several: how long so many rows will take, in seconds, as far as anybody can say, where several work on
+            them, of which each knows its own requests; ``None``: one does.
     """
 
     total: int | None = None
@@ -106,7 +107,7 @@ class Progress(Struct):
     pauses_s: float = 0.0
     paused_at_s: float | None = None
     changed: str | None = None
-    is_of_several: bool = False
+    time_of_several: Callable[[float], float | None] | None = None
 
     @property
     def elapsed_s(self) -> float:

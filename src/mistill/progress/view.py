@@ -36,7 +36,8 @@ class View(Struct, frozen=True, kw_only=True):
         saved_by_cache: US dollars that cached tokens would have cost more; ``None`` while no price is known.
         elapsed_s: since it began. ``left_s``: to go, by what binds: quota, requests at once, latency; ``None`` while
             nobody can say: before the first row has ended, while the server fails, while nothing ends and no quota
-            that is known explains it. ``still_s``: for how long no row has ended.
+            that is known explains it. ``still_s``: for how long no row has ended. ``quota_row_s``: from one row to the
+            next as the known quotas have it, for all processes together that share these; ``None``: none is known.
         in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
         cut_off_in_s: it was stopped: how long what is in flight is still waited for. ``None`` while it goes on.
         interrupted: Ctrl-C stopped it.
@@ -60,6 +61,7 @@ class View(Struct, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     left_s: float | None = None
     still_s: float = 0.0
+    quota_row_s: float | None = None
     in_flight: int = 0
     waiting_for: WaitCause = "idle"
     seconds_by_cause: Mapping[WaitCause, float] = {}
@@ -293,6 +295,7 @@ class Watch:
             elapsed_s=progress.elapsed_s,
             left_s=None if total is None else self._left_s(total, now),
             still_s=self._still_s(now),
+            quota_row_s=self._quota_row_s(now),
             in_flight=now.in_flight,
             waiting_for=self._cause,
             seconds_by_cause=now.since(self._began),
@@ -325,6 +328,13 @@ class Watch:
         still.pop("paused", None)
         return sum(still.values())
 
+    def _quota_row_s(self, now: Snapshot) -> float | None:
+        progress = self._progress
+        ended = progress.completions + progress.failures
+        tokens = progress.usage.input_tokens + progress.usage.output_tokens
+        limits = (progress.requests, now.requests_per_minute), (tokens, now.tokens_per_minute)
+        return max((60 * used / ended / limit for used, limit in limits if limit and ended), default=None)
+
     def _left_s(self, total: int, now: Snapshot) -> float | None:
         progress = self._progress
         # Answers of jobs come by the file, and when the server likes: nothing is told by their number.
@@ -332,15 +342,14 @@ class Watch:
         live = ended - progress.by_jobs
         if live <= 0 or progress.jobs or progress.paused_at_s is not None or self._cause == "outage":
             return None
+        left = min(max(0, total - progress.known - progress.held - ended), ended * self._times_more())
+        if progress.time_of_several is not None:
+            return progress.time_of_several(left)
         seconds_each = progress.busy_s / max(1, progress.completions - progress.by_jobs)
         tokens = (progress.usage.input_tokens + progress.usage.output_tokens) / ended
-        if self._still_s(now) > max(_PATIENCE_S, _PATIENCE * seconds_each) and not (
-            self._cause in _QUOTAS if progress.is_of_several else now.must_wait_for_quota(tokens)
-        ):
+        is_still = self._still_s(now) > max(_PATIENCE_S, _PATIENCE * seconds_each)
+        if is_still and not now.must_wait_for_quota(tokens):
             return None
-        left = min(max(0, total - progress.known - progress.held - ended), ended * self._times_more())
-        if progress.is_of_several:
-            return left * (progress.elapsed_s - progress.paused_s()) / ended
         at_once = self._at_once()
         requests = max(1, progress.requests) / ended
         unsent = max(0.0, left - now.in_flight / requests)
@@ -364,8 +373,6 @@ def _age_s(unix_s: float | None) -> float | None:
 
 _AT_WORK: tuple[WaitCause, ...] = ("server", "concurrency", "adaptive_limit", "budget", "idle")
 """What time is spent on that is no waiting for a quota or for a server that is not there."""
-
-_QUOTAS: tuple[WaitCause, ...] = ("quota_requests", "quota_tokens")
 
 _PATIENCE, _PATIENCE_S = 3.0, 2.0
 """Where no row ends for longer than this many times what one takes, and than this many seconds, something is the matter

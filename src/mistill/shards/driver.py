@@ -19,6 +19,7 @@ from mistill.ledger import Spending
 from mistill.progress.formatting import count, seconds
 from mistill.progress.progress import Progress
 from mistill.progress.view import View
+from mistill.shards.time_left import TimeLeft
 from mistill.shards.workers import Begun, Ended, Obeyed, Said, Seen, Unable, Workers
 from mistill.steering.orders import Order
 from mistill.wording import START_AGAIN, words
@@ -73,7 +74,8 @@ class Driver:
         self._is_paused = False
         self._deaths: dict[int, tuple[int, int]] = {}
         self._all_deaths: Counter[int] = Counter()
-        progress.is_of_several = True
+        progress.time_of_several = self._time_of
+        self._time_left = TimeLeft(are_one_process=workers.are_one_process)
         self._stillborn = 0
         self._later: list[tuple[float, int]] = []
         self._said: set[str] = set()
@@ -89,7 +91,7 @@ class Driver:
                     if not (isinstance(event, Ended) and event.was_stillborn):
                         self._stillborn = 0
                     if isinstance(event, Seen):
-                        self._views[event.shard] = event.view
+                        self._see(event.shard, event.view)
                     elif isinstance(event, Said):
                         self._say(event.level, event.text)
                     elif isinstance(event, Obeyed):
@@ -153,7 +155,6 @@ class Driver:
 
     def snapshot(self) -> Snapshot:
         """All governors at one moment, as if they were one: a second of one of four is a quarter of one."""
-        views = [self._views[shard] for shard in self.under_way if shard in self._views]
         by_cause: dict[WaitCause, float] = {}
         for view in self._views.values():
             for cause, spent in view.seconds_by_cause.items():
@@ -162,7 +163,7 @@ class Driver:
         share = elapsed_s / total if total else 0.0
         return Snapshot(
             waiting=0,
-            in_flight=sum(view.in_flight for view in views),
+            in_flight=self._in_flight(),
             adaptive_limit=0,
             requests_per_minute=None,
             requests_source=None,
@@ -172,6 +173,23 @@ class Driver:
             refused=0,
             seconds={cause: spent * share for cause, spent in by_cause.items()},
         )
+
+    def _in_flight(self) -> int:
+        flying = [view.in_flight for view in self._views_of_work()]
+        return max(flying, default=0) if self._workers.are_one_process else sum(flying)
+
+    def _views_of_work(self) -> list[View]:
+        return [self._views[shard] for shard in self.under_way if shard in self._views]
+
+    def _see(self, shard: int, view: View) -> None:
+        self._views[shard] = view
+        self._time_left.see(view)
+
+    def _time_of(self, rows: float) -> float | None:
+        progress = self.progress
+        ended = progress.completions + progress.failures
+        views = self._views_of_work()
+        return self._time_left.of(rows, views, self._in_flight(), ended, progress.paused_s())
 
     def _goes_on(self) -> bool:
         now_s = time.monotonic()

@@ -22,6 +22,8 @@ class Here:
         work: what is done with a shard. ``at_once``: how many are worked on at a time.
     """
 
+    are_one_process = True
+
     def __init__(self, work: Work, at_once: int) -> None:
         self._work = work
         self._at_once = at_once

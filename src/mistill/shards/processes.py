@@ -54,6 +54,8 @@ def pickled(work: Work, dumps: Callable[[Work], bytes]) -> bytes:
 class Processes:
     """So many processes; see `Workers`."""
 
+    are_one_process = False
+
     def __init__(self, count: int, setup: Setup) -> None:
         self._slots = [_Slot(setup) for _ in range(count)]
 

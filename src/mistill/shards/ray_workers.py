@@ -42,6 +42,8 @@ class RayWorkers:
         count: as many as there may be; those for which the cluster has no room yet wait for it.
     """
 
+    are_one_process = False
+
     def __init__(self, ray: Any, host: str, count: int, setup: Setup, folder: Path) -> None:
         self._ray = ray
         self._setup = setup

@@ -148,7 +148,13 @@ class Setup(Struct, frozen=True):
 
 
 class Workers(Protocol):
-    """What a driver gives shards to."""
+    """What a driver gives shards to.
+
+    Attributes:
+        are_one_process: they have one governor, and what each says of it is of all.
+    """
+
+    are_one_process: bool
 
     @property
     def free(self) -> int:
