@@ -428,7 +428,7 @@ def test_the_command_line_works_on_a_shard_and_says_how_all_stand(
     )
     assert done.returncode == 0, done.stderr
     status = subprocess.run([*command, "status", str(out)], capture_output=True, text=True, check=False)
-    assert "shards: 1 of 3 finished, 0 begun" in status.stdout
+    assert "shards: 1 of 3 finished\n" in status.stdout
     assert f"{out} has the parts of shards that have ended; all rows by now: mistill rows" in status.stdout
     assert f"{_ROWS} rows" in status.stdout
 

@@ -196,7 +196,7 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
     yield Line(f"{report.completions:,} answered{of_all}, {report.failures:,} failed, {left}{again}")
     if (shards := report.shards) is not None:
         begun = shards.begun - shards.finished
-        told = f"{shards.finished:,} of {shards.number:,} finished, {begun:,} begun"
+        told = f"{shards.finished:,} of {shards.number:,} finished" + (f", {begun:,} begun" if begun else "")
         yield Line(told, label="shards: ")
     yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}{_saved(report)}")
     yield from _changes(report)
