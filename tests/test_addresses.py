@@ -5,7 +5,7 @@ from __future__ import annotations
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mistill.addresses import (
@@ -101,7 +101,6 @@ PLACES = (
 )
 
 
-@settings(deadline=None)
 @given(st.sampled_from(PLACES), SECRET, st.booleans())
 def test_no_secret_is_shown_wherever_it_stands(place: str, secret: str, is_quoted: bool) -> None:
     # A user alone that is not quoted reads as a host: https://s3cr3t/x@host

@@ -7,7 +7,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mistill.errors import InputError
@@ -132,7 +132,6 @@ WRITTEN = st.sampled_from(["as it is", "quoted"])
 PLACES = st.tuples(st.sampled_from(["", "./"]), st.sampled_from(["", "main.", "MAIN."]))
 
 
-@settings(deadline=None)
 @given(
     st.text(st.sampled_from("abz- é%?"), min_size=1, max_size=6),
     st.text(st.sampled_from('aZ_. "é%&'), min_size=1, max_size=6),
