@@ -117,6 +117,14 @@ def test_no_secret_is_shown_wherever_it_stands(place: str, secret: str, is_quote
             assert "s3cr3t" not in (harmless_words(told) or "")
 
 
+@pytest.mark.parametrize("secret", ["s3cr3t00'\\s3cr3t", "s3cr3t00's3cr3t", 's3cr3t"<s3cr3t', "12'a@s3cr3t"])
+def test_a_secret_with_quotes_in_it_is_hidden_whole(secret: str) -> None:
+    address = f"http://me:{secret}@host/a.jsonl"
+    keep_secrets(address)
+    for told in (f"cannot reach {address!r}", f"cannot reach '{address}'", f"{address}: refused"):
+        assert "s3cr3t" not in (harmless_words(told) or "")
+
+
 def test_addresses_that_are_shown_alike_are_opened_each_as_it_is() -> None:
     files = [f"https://alike/rows.jsonl?file={name}" for name in "ab"]
     queries = [f"sqlite:///alike.db?query=SELECT * FROM t WHERE a = '{name}'" for name in "ab"]

@@ -324,13 +324,20 @@ def _pieces(name: str, harmless: str) -> Iterator[str]:
 
 
 _ENDS: Final = ".,:;!?)]}"
-_IN_TEXT = re.compile(rf"(?:(?:{_KNOWN}):/|[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>]+", re.IGNORECASE)
+_IN_TEXT = re.compile(
+    rf"((?:(?:{_KNOWN}):/|[A-Za-z][A-Za-z0-9+.-]*://)[^\s'\"<>]+)(['\"<>]\S*)?", re.IGNORECASE
+)
 
 
-def _shown_in_text(address: str) -> str:
-    """What ends a phrase is no part of an address before it; of one that has secrets it might be."""
+def _shown_in_text(found: re.Match[str]) -> str:
+    """What ends a phrase is no part of an address before it; of one that has secrets it might be, and a secret may have
+    quotes in it."""
+    address, rest = found[1], found[2] or ""
     bare = address.rstrip(_ENDS)
-    return address if shown(bare) == bare else shown(address)
+    is_harmless = shown(bare) == bare
+    if re.search("[@=&]" if is_harmless else r"\w", rest):
+        rest = "…"
+    return (address if is_harmless else shown(address)) + rest
 
 
 def harmless_words(text: str) -> str | None:
@@ -338,7 +345,7 @@ def harmless_words(text: str) -> str | None:
     a secret is left in it, however it is written there."""
     for harmless, name in _whole.items():
         text = text.replace(name, harmless)
-    line = " ".join(_IN_TEXT.sub(lambda found: _shown_in_text(found[0]), text).split())
+    line = " ".join(_IN_TEXT.sub(_shown_in_text, text).split())
     seen = "\n".join((line, unquote(line), line.replace("\\", "")))
     return None if any(piece in seen for piece in _hidden) else line
 

@@ -43,7 +43,6 @@ VALUES = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(
     VALUES,
     st.integers(0, 40),
@@ -104,7 +103,7 @@ LOOPS: dict[str, tuple[str, str, int]] = {
 
 
 @pytest.mark.parametrize("kind", LOOPS)
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(beginning=BEGINNINGS, size=st.integers(1, 700))
 def test_a_loop_is_known_within_a_bound(kind: str, beginning: str, size: int) -> None:
     opening, again, bound = LOOPS[kind]

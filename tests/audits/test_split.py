@@ -176,7 +176,7 @@ _piles = st.builds(
 _used = st.dictionaries(_piles, st.integers(1, 10**6).map(float), max_size=8)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(_used, _used, _used, st.booleans())
 def test_all_of_a_bill_is_split(
     exact: dict[Pile, float], unanswered: dict[Pile, float], others: dict[Pile, float], is_bounded: bool
@@ -200,7 +200,7 @@ def test_all_of_a_bill_is_split(
         assert told == truly
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(_used, _used)
 def test_no_answer_that_is_missing_goes_unseen(exact: dict[Pile, float], missing: dict[Pile, float]) -> None:
     ledger = {of: exact.get(of, 0) + missing.get(of, 0) for of in exact | missing}

@@ -132,7 +132,7 @@ parameters = st.fixed_dictionaries(
 
 
 @given(messages=st.lists(message | spoilt(), max_size=4), last=user)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_accepted_messages_are_valid(messages: list[Any], last: Any) -> None:
     try:
         checked = check_messages([*messages, last])
@@ -144,7 +144,7 @@ def test_accepted_messages_are_valid(messages: list[Any], last: Any) -> None:
 
 
 @given(parameters)
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 def test_accepted_parameters_are_valid(given_parameters: dict[str, Any]) -> None:
     try:
         checked = check_parameters(given_parameters)

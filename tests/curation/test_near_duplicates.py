@@ -36,7 +36,7 @@ def one_by_one(vectors: Any, threshold: float) -> dict[int, int]:
     return dropped
 
 
-@settings(deadline=None, max_examples=8)
+@settings(max_examples=8)
 @given(
     seed=st.integers(0, 10_000),
     count=st.integers(0, 2200),

@@ -115,7 +115,7 @@ cells = (
 )
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(st.lists(st.fixed_dictionaries({"first": st.just("x"), "a": cells, "b": cells}), max_size=4))
 def test_round_trip(tmp_path_factory: pytest.TempPathFactory, rows: list[dict[str, Any]]) -> None:
     path = tmp_path_factory.mktemp("excel") / "a.xlsx"

@@ -115,7 +115,7 @@ def test_no_records_make_a_good_empty_file(tmp_path: Path, suffix: str) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jsonl", "json", "jsonl.gz"])
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(rows=records)
 def test_json_round_trip(suffix: str, rows: list[dict[str, Any]]) -> None:
     with tempfile.TemporaryDirectory() as directory:
@@ -124,7 +124,7 @@ def test_json_round_trip(suffix: str, rows: list[dict[str, Any]]) -> None:
         assert read(path) == rows
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(
     data=st.data(),
     columns=st.lists(names, min_size=1, max_size=4, unique=True),
@@ -151,7 +151,7 @@ def same(got: Any, wanted: Any) -> bool:
 
 
 @pytest.mark.parametrize("suffix", ["parquet", "arrow"])
-@settings(deadline=None, max_examples=80)
+@settings(max_examples=80)
 @given(rows=records, batch_rows=st.sampled_from([1, 2, BATCH_ROWS]))
 @example(rows=[{"a": 1}, {"a": 2.5}, {"a": 2**53 + 1}], batch_rows=1)
 @example(rows=[{"a": 1}, {"a": 2.5}, {"a": 2**53 + 1}], batch_rows=BATCH_ROWS)
@@ -280,7 +280,7 @@ def test_csv_takes_records_with_fewer_columns_but_none_with_others(tmp_path: Pat
     assert path.read_text() == "a,b\n,1\n2,\n"
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(cell=st.text())
 @example(cell="lone \r return")
 def test_other_readers_of_csv_see_the_same(cell: str) -> None:

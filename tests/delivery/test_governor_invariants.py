@@ -34,7 +34,7 @@ def assert_at_rest(governor: Governor, *limits: ConcurrencyLimit) -> None:
     assert all(not limit.waiting_at for limit in limits)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
     requests=st.integers(1, 40),
@@ -80,7 +80,7 @@ def test_a_known_quota_is_never_exceeded_in_any_window(
     run_in_fake_time(main())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
     slots=st.lists(st.integers(1, 5), min_size=1, max_size=3),
@@ -112,7 +112,7 @@ def test_whoever_waits_longest_is_next(seed: int, slots: list[int], rows: int) -
     run_in_fake_time(main())
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(seed=st.integers(0, 2**32), rows=st.integers(1, 80), quota=st.sampled_from([None, 5, 100]))
 def test_cancelled_at_any_point_nothing_leaks(seed: int, rows: int, quota: int | None) -> None:
     """Whatever ends the attempts, and whenever they are cancelled, all slots and tokens come back."""

@@ -119,7 +119,7 @@ def test_of_a_server_that_takes_few_at_once_it_is_what_was_seen() -> None:
         assert left_s == pytest.approx(took_s - at_s, abs=0.15 * took_s)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     rows=st.integers(5, 150),
     slots=st.sampled_from([1, 8, 64]),

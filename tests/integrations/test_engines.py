@@ -177,7 +177,7 @@ def echo() -> Iterator[Stage]:
         yield Stage(llm)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(texts=st.lists(st.none() | st.text(max_size=8), max_size=12))
 def test_every_row_has_either_its_own_answer_or_an_error(echo: Stage, texts: list[str | None]) -> None:
     table = echo(pa.table({"prompt": pa.array(texts, pa.string())}))

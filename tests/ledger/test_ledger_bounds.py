@@ -67,7 +67,7 @@ async def test_absurd_numbers_end_no_run_and_what_has_them_can_be_read(path: Pat
     assert all(row.cost is None or 0 <= row.cost <= 2**53 for row in found)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     tokens=st.lists(st.integers(), min_size=3, max_size=3),
     cost=st.none() | st.floats() | st.integers(),

@@ -214,7 +214,7 @@ def take(step: str, connection: sqlite3.Connection) -> None:
     connection.execute("INSERT INTO kept VALUES (randomblob(?))", (60_000 if step == "large" else 3000,))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(steps=STEPS, share=st.floats(0, 1, exclude_max=True))
 def test_a_log_is_followed_through_all_that_sqlite_does_and_nothing_else(
     steps: list[str], share: float

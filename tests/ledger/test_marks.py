@@ -238,7 +238,7 @@ async def test_a_damaged_mark_is_none(path: Path) -> None:
     assert (chosen(path, "mark=bad"), chosen(path, "mark=good")) == ([], [1])
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     steps=st.lists(
         st.tuples(st.integers(0, ROWS - 1), st.sampled_from(["good", "bad", None]), st.text(max_size=20)),

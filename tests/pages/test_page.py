@@ -53,7 +53,7 @@ def page_of(text: str, spec: dict[str, object]) -> Page:
 
 
 @pytest.mark.usefixtures("no_charts")
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.text() | st.just(HOSTILE))
 def test_whatever_a_text_is_it_is_read_and_does_nothing(text: str) -> None:
     page = checked(page_html(page_of(text, {})))

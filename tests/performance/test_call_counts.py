@@ -16,7 +16,7 @@ from tests.libraries import library
 
 FOLDER = Path(__file__).parent
 _MAX_GROWN = 1.04
-"""Which task of the event loop comes first moves a count by about one percent, and by three on a machine that is busy all along."""
+"""Which task of the event loop comes first moves a count by about one percent, a busy machine by three."""
 _MIN_SHRUNK = 0.95
 """What was saved further is to be kept: a stale count would let it grow again unseen."""
 

@@ -82,7 +82,7 @@ def test_fields_beyond_the_first_forty_are_named_and_not_kept() -> None:
     assert len(seen.left_out) == 60
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(JSON, max_size=20))
 def test_nothing_that_json_can_hold_is_too_much(values: list[Any]) -> None:
     for field in fields_of(values).values():

@@ -50,7 +50,7 @@ async def spend(
     return billed
 
 
-@settings(max_examples=1_000, deadline=None)
+@settings(max_examples=1_000)
 @given(
     seed=st.integers(0, 2**32),
     workers=st.integers(1, 40),
@@ -377,7 +377,7 @@ async def spend_and_limit(
     return billed, left_before
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     seed=st.integers(0, 2**32),
     workers=st.integers(1, 40),

@@ -54,7 +54,7 @@ async def test_rows_that_fail_tell_nothing_so_that_some_more_are_asked() -> None
     assert start.progress.lane_sample == 9
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(1, 70))
 async def test_where_answers_are_short_all_rows_go_live(output_tokens: int) -> None:
     """0.6·o < 0.15·860·(1.8·832/860 - 1), so o < 159, if little is missed."""
@@ -63,7 +63,7 @@ async def test_where_answers_are_short_all_rows_go_live(output_tokens: int) -> N
     assert start.lanes == [True] * 30
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.integers(200, 5000), st.integers(1, 8))
 async def test_where_answers_are_long_all_but_the_first_go_into_jobs(
     output_tokens: int, at_once: int
@@ -76,7 +76,7 @@ async def test_where_answers_are_long_all_but_the_first_go_into_jobs(
     assert start.told.startswith("5 rows live with the cache; 25 rows in jobs")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.integers(1, 1000), min_size=1, max_size=40), st.integers(1, 8), st.booleans())
 async def test_each_row_is_counted_once_by_the_lane_that_it_goes(
     lengths: list[int], at_once: int, has_jobs: bool

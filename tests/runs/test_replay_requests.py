@@ -309,7 +309,7 @@ def seeded_kind(*, schema: bool, generations: int) -> Kind[Any]:
     return chat_kind(schema=schema, num_generations=generations, parameters={"random_seed": 1})
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     answers=st.lists(st.sampled_from(["fits", "misfit", "busy", "refused"]), min_size=1, max_size=12),
     generations=st.integers(1, 3),

@@ -129,7 +129,7 @@ async def narrow_moments(rng: random.Random, *, rows: int, size: int, share_know
     return narrow
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 2**32),
     rows=st.integers(0, 200),

@@ -27,7 +27,7 @@ _LINES = st.lists(
 
 
 @given(lines=_LINES, ends=st.sampled_from(["", "\n", "\r\n"]), shards=st.integers(1, 7))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_shards_of_json_lines_have_each_row_once_in_order_and_where_it_stands(
     lines: list[str], ends: str, shards: int, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

@@ -188,7 +188,7 @@ turns = st.builds(
 )
 
 
-@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(said=st.lists(turns, max_size=6))
 def test_whatever_a_guest_says_nothing_of_it_stays_when_it_is_gone(
     peers: Peers, runtime_dir: Path, said: list[GuestFrame]

@@ -72,7 +72,7 @@ def tokens_of(billed: list[Usage]) -> list[int]:
     return [each.input_tokens + each.output_tokens for each in billed]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**32),
     parts=st.integers(1, 8),
@@ -247,7 +247,7 @@ class Wire:
         return asyncio.create_task(self.member.reserve(Amount(1.0, 1)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(moves=st.lists(st.sampled_from(["ask", "up", "down", "end", "limit"]), max_size=30))
 def test_a_limit_that_is_set_on_the_way_counts_nothing_twice_and_holds_nobody_up(moves: list[str]) -> None:
     async def run() -> None:

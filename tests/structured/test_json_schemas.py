@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from mistill.errors import InputError, InvalidOutput
@@ -310,7 +310,6 @@ _SCHEMAS = st.recursive(
 
 
 @given(_SCHEMAS)
-@settings(deadline=None)
 def test_whatever_is_given_is_a_schema_or_an_input_error(schema: Any) -> None:
     try:
         compiled = compile_schema(json.dumps(schema))

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
@@ -140,14 +140,12 @@ _VALUES = st.recursive(
 
 
 @given(st.lists(_PIECES | st.text(max_size=3), max_size=20).map("".join))
-@settings(deadline=None)
 def test_pieces_of_json_in_any_order(text: str) -> None:
     for schema in SCHEMAS:
         outcome(schema, text)
 
 
 @given(_VALUES.map(json.dumps), st.data())
-@settings(deadline=None)
 def test_json_with_something_wrong_in_it(text: str, data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(text)))
     wrong = text[:place] + data.draw(_PIECES) + text[data.draw(st.integers(place, len(text))) :]

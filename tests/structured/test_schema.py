@@ -438,7 +438,7 @@ _NAMES = st.text(string.ascii_lowercase, min_size=1, max_size=5).map(lambda name
     st.dictionaries(_NAMES, st.tuples(_FIELDS, st.none() | _JSON_SAFE_TEXT), min_size=1, max_size=4),
     st.data(),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_an_instance_written_as_json_is_read_back_equal(fields: dict[str, Any], data: st.DataObject) -> None:
     defined: dict[str, Any] = {
         name: (type_, Field(alias=f"{alias}-{name}" if alias is not None else None))

@@ -205,7 +205,7 @@ def test_pages_begin_at_a_key_and_have_every_row_once(runs: Runs, look: Look) ->
         assert "there is no row" in client.ask("rows", run="answers.jsonl", first=wrong)["problem"], wrong
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     where=st.sampled_from([None, "state=failure", "row>=7", "n>=12", "text=even", "state=completion, n<5"]),
     search=st.sampled_from(["", "even", "2"]),
