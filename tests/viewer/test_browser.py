@@ -130,6 +130,8 @@ def test_rows_are_marked_by_keys_and_with_a_note(runs: Runs, views: View, tabs: 
     runs.run("answers.jsonl", ["a", "b", "c"])
     tab: Tab = tabs(views(runs.folder / "answers.jsonl", annotate=True).url)
     tab.see("3 rows")
+    tab.press("m")
+    tab.see("No row is chosen: j and k choose one.")
     tab.press("j", "j", "b")
     tab.page.locator("tr[data-row='1'] .mark.bad").wait_for()
     assert tab.focused() == "1"
@@ -145,6 +147,9 @@ def test_rows_are_marked_by_keys_and_with_a_note(runs: Runs, views: View, tabs: 
     tab.see("row 1: good, with a note")
     tab.press("Escape")
     tab.page.locator("tr[data-row='1'] .mark.good").wait_for()
+    tab.press("m")
+    tab.page.locator("textarea:focus").wait_for()
+    assert tab.path().endswith("row=1")
     said = read_row(runs.folder / "answers.jsonl", 1).outcome
     assert (said.mark, said.note) == ("good", "short, and <b>right</b> g b j")
 
@@ -219,7 +224,7 @@ def test_two_outcomes_are_side_by_side_with_what_differs(runs: Runs, views: View
 def test_what_differs_is_marked_in_each_field_by_words_and_signs(runs: Runs, views: View, tabs: Any) -> None:
     said = {
         "one.jsonl": '{"city": "Lyon", "why": "(a river), 2.50 wide"}',
-        "other.jsonl": '{"city": "Lyon", "why": "(a bridge), 2.75 wide", "score": 3}',
+        "other.jsonl": '{"city": "Lyon", "why": "(a bridge), 2.75 wide", "score": 3, "of": ""}',
     }
     for name, answer in said.items():
         runs.simulator.script([answer, Fault.status(400)])
@@ -231,7 +236,11 @@ def test_what_differs_is_marked_in_each_field_by_words_and_signs(runs: Runs, vie
         ["river", "2.50"],
         ["bridge", "2.75", "3"],
     )
-    assert tab.page.locator("tr.differs th").all_text_contents() == ["why", "score"]
+    assert tab.page.locator("tr.differs th").all_text_contents() == ["why", "score", "of"]
+    assert tab.page.locator("tr.differs").last.locator("td").all_text_contents() == [
+        "no such field",
+        "(empty)",
+    ]
     tab.page.goto(f"{tab.base}/run?run=one.jsonl")
     tab.page.get_by_role("img", name="1 answered, 1 failed, 0 open").wait_for()
 

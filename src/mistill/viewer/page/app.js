@@ -17,9 +17,10 @@ let shown = 0;
 let timers = [];
 let early = [];  // keys that came while a view was being made: they are for that one
 
-/** Goes to an address of this page. */
-export function go(address, {replaces = false} = {}) {
+/** Goes to an address of this page, and presses keys there. */
+export function go(address, {replaces = false, keys = []} = {}) {
   history[replaces ? "replaceState" : "pushState"](null, "", address);
+  early.push(...keys);
   return show();
 }
 

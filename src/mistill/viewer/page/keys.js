@@ -10,7 +10,7 @@ const KEYS = [
   ["/", "search"],
   ["?", "these keys"],
 ];
-const MARKING = [["g, b", "marks the row good, bad; again: takes it back"], ["m", "writes a note, in a row"]];
+const MARKING = [["g, b", "marks the row good, bad; again: takes it back"], ["m", "writes a note to the row"]];
 
 export function showHelp(annotates) {
   const help = document.getElementById("help");

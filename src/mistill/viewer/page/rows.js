@@ -98,7 +98,11 @@ export async function showRows(main, given, app, isShown) {
 
   const links = () => [...body.querySelectorAll("a.opens")];
   const chosen = () => [...state.lines.values()].find((line) => line.element.contains(document.activeElement));
-  const mark = (which) => () => app.home.annotate && chosen()?.mark(which);
+  const marking = (what) => () => {
+    if (!app.home.annotate) return;
+    if (chosen()) what(chosen());
+    else say("No row is chosen: j and k choose one.");
+  };
   return {
     end: () => stop.abort(),
     keys: {
@@ -106,8 +110,9 @@ export async function showRows(main, given, app, isShown) {
       "/": () => filters.querySelector("input[type=search]").focus(),
       n: () => state.next !== null && app.go(address({first: state.next})),
       p: () => goBack(state, app, address),
-      g: mark("good"),
-      b: mark("bad"),
+      g: marking((line) => line.mark("good")),
+      b: marking((line) => line.mark("bad")),
+      m: marking((line) => app.go(line.link.getAttribute("href"), {keys: ["m"]})),
       Escape: () => app.home.single || app.go("/"),
     },
   };

@@ -100,7 +100,7 @@ function fieldOf(field, names) {
   const [one, two] = field.differs && field.left && field.right ? difference(field.left.text, field.right.text) : [null, null];
   const value = (side, parts, kind, name) => h("td", {dir: "auto", "data-name": name},
     side === null ? h("span", {class: "quiet"}, "no such field")
-      : parts ? marked(parts, kind) : field.differs ? h(kind, {}, side.text) : side.text || h("span", {class: "quiet"}, "(empty)"),
+      : parts ? marked(parts, kind) : field.differs && side.text ? h(kind, {}, side.text) : side.text || h("span", {class: "quiet"}, "(empty)"),
     side ? cutOf(side) : null);
   return h("tr", {class: field.differs ? "differs" : null}, h("th", {scope: "row"}, h("bdi", {}, field.name)),
     value(field.left, one, "del", names[0]), value(field.right, two, "ins", names[1]));
