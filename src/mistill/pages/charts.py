@@ -133,10 +133,13 @@ def bars(values: Iterable[tuple[str, float]], axis: str, colors: Colors | None =
 def histogram(bins: Iterable[Bin], axis: str, of: str, *, is_whole: bool = False) -> dict[str, Any]:
     """How numbers are spread: ``axis`` says what they are, ``of`` what has them. ``is_whole``: none stands between two
     whole ones."""
-    data = [{"low": one.low, "high": one.high, "count": one.times} for one in bins]
+    data = [{"low": float(one.low), "high": float(one.high), "count": one.times} for one in bins]
     x: dict[str, Any] = _quantity("low", axis, zero=False) | {"bin": "binned"}
     if is_whole and data and data[-1]["high"] - data[0]["low"] <= _FEW_NUMBERS:
-        x["axis"]["values"] = list(range(math.ceil(data[0]["low"]), math.floor(data[-1]["high"]) + 1))
+        whole = range(math.ceil(data[0]["low"]), math.floor(data[-1]["high"]) + 1)
+        x["axis"]["values"] = [
+            float(one) for one in whole
+        ]  # no drawing has more digits, and some no larger integers
     encoding = {"x": x, "x2": {"field": "high"}, "y": _quantity("count", of)}
     return _spec(data, mark={"type": "bar", "color": "var(--c1)", "binSpacing": 1}, encoding=encoding)
 

@@ -355,13 +355,14 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         now = time.time()
         if self.ledger is None:
             return page_html(report_page(self, None, wording, at=now))
-        with LedgerReader(self.ledger) as reader, explained_meta(reader):
+        with LedgerReader(self.ledger) as reader:
             is_running = reader.is_being_written()
             with reader.snapshot():
                 report = self
-                if is_running or self._is_of_before(reader):
-                    now_so = _read(reader, self.out, is_running=is_running)
-                    report = msgspec.structs.replace(now_so, is_temporary=self.is_temporary)
+                with explained_meta(reader):
+                    if is_running or self._is_of_before(reader):
+                        now_so = _read(reader, self.out, is_running=is_running)
+                        report = msgspec.structs.replace(now_so, is_temporary=self.is_temporary)
                 return page_html(report_page(report, reader, wording, at=now))
 
     def _is_of_before(self, reader: LedgerReader) -> bool:
