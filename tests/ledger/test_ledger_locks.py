@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -14,8 +16,8 @@ from mistill.errors import MistillError
 from mistill.kinds.kept_settings import find_run, refuse_unwritten
 from mistill.ledger import Ledger, LedgerReader
 from mistill.ledger.database import open_to_note
-from mistill.ledger.files import is_database, is_ledger, owner_of
-from mistill.ledger.lock import is_held
+from mistill.ledger.files import is_database, is_ledger, lock_of, owner_of
+from mistill.ledger.lock import LedgerLock, is_held
 from mistill.ledger.targets import check_targets
 
 if sys.platform == "win32":
@@ -71,3 +73,29 @@ def test_a_file_that_is_opened_by_itself_would(tmp_path: Path) -> None:
     with Ledger.open(path, {}):
         path.read_bytes()
         assert not is_refused(path)
+
+
+@contextmanager
+def nobody() -> Iterator[None]:
+    """Rights count for nothing when root runs the tests."""
+    is_root = os.geteuid() == 0
+    if is_root:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        if is_root:
+            os.seteuid(0)
+
+
+def test_a_read_only_lock_says_whether_a_run_is_on_the_ledger() -> None:
+    with tempfile.TemporaryDirectory() as directory:  # others may not look into those of pytest
+        path = Path(directory) / "out.ledger"
+        Path(directory).chmod(0o755)
+        lock = LedgerLock(path)
+        lock_of(path).chmod(0o444)
+        with nobody():
+            assert is_held(path)
+        lock.leave_to_parent()  # as if its process had been killed: the file stays
+        with nobody():
+            assert not is_held(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from mistill import InputError, MistralEmbeddings, Run
 from mistill.errors import Stopped
 from mistill.ledger import LedgerReader
 from mistill.ledger.shard_files import shard_of
+from mistill.llms.steered_pace import SteeredPace
 from mistill.runs.report import last_start
 from mistill.simulator import Simulator
 
@@ -158,6 +159,43 @@ def test_runs_that_share_a_model_leave_it_as_it_was_in_whatever_order_they_end(
     llm.requests_per_minute = 600
     end(c)
     assert pace() == (4, 600)
+
+
+class _Model:
+    max_concurrent_requests = 2
+
+    def set_pace(self, pace: Mapping[str, Any]) -> None:
+        for name, value in pace.items():
+            setattr(self, name, value)
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_what_a_model_is_given_meanwhile_is_its_own_whoever_ends_first(order: str) -> None:
+    model, pace, starts = _Model(), SteeredPace(), {name: object() for name in "ab"}
+    for start in starts.values():
+        pace.join(start, lambda: None)
+    pace.set(model, starts["a"], {"max_concurrent_requests": 7}, starts["a"])
+    model.max_concurrent_requests = 5
+    pace.set(model, starts["b"], {"max_concurrent_requests": 9}, starts["b"])
+    seen: list[int] = []
+    for name in order:
+        pace.leave(model, starts[name])
+        seen.append(model.max_concurrent_requests)
+    assert seen == ([9, 5] if order == "ab" else [5, 5])
+
+
+def test_what_parts_of_a_start_set_holds_until_the_whole_has_ended_and_is_told_once() -> None:
+    model, pace, whole, told = _Model(), SteeredPace(), object(), list[int]()
+    pace.join("beside", lambda: told.append(model.max_concurrent_requests))
+    for number in range(5):
+        part = object()
+        pace.join(part, lambda: None)
+        pace.set(model, part, {"max_concurrent_requests": 8}, whole)
+        pace.leave(model, part)
+        assert (number, model.max_concurrent_requests) == (number, 8)
+    pace.leave(model, whole)
+    assert model.max_concurrent_requests == 2
+    assert told == [8, 2]
 
 
 def test_a_run_goes_on_at_the_width_that_its_model_has_again(

@@ -19,11 +19,17 @@ if sys.platform == "win32":
         # Far past the end, so that the process id at the start stays readable for the one that is refused.
         os.lseek(descriptor, 1 << 30, os.SEEK_SET)
         msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+
+    _try_glance = _try_lock
 else:
     import fcntl
 
     def _try_lock(descriptor: int) -> None:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def _try_glance(descriptor: int) -> None:
+        # Shared: NFS gives another only to who may write.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
 
 
 _MAX_BYTES = 32
@@ -68,16 +74,17 @@ def holder_of(ledger: Path) -> int | None:
 def is_held(ledger: Path) -> bool:
     """Whether a run is on the ledger, which is given by its main name.
 
-    Of another user's it is only seen that its lock's file is there, which a run that comes to its end removes.
+    Of one whose lock's file may not be read, as another user's may not, it is only seen that the file is there, which a
+    run that comes to its end removes.
     """
-    try:
-        descriptor = os.open(lock_of(ledger), os.O_RDWR | getattr(os, "O_NOFOLLOW", 0))
+    try:  # to read is enough: what is kept of a run that was killed may be read-only
+        descriptor = os.open(lock_of(ledger), os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0))
     except PermissionError:
         return True
     except OSError:
         return False  # each run makes one, that it removes at its end
     try:
-        _try_lock(descriptor)
+        _try_glance(descriptor)
     except OSError:
         return True
     finally:

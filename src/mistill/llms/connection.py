@@ -266,12 +266,12 @@ class Connection(Configurable):
         """A start uses it until `leave_pace`; it is told, in any thread, when others changed how fast this goes."""
         self._steered_pace.join(start, on_change)
 
-    def steer_pace(self, start: object, pace: Mapping[str, Any]) -> None:
-        """As `set_pace`, until the start has ended."""
-        self._steered_pace.set(self, start, pace)
+    def steer_pace(self, start: object, pace: Mapping[str, Any], until: object) -> None:
+        """As `set_pace`, until ``until`` has ended: the start, or what it is a part of."""
+        self._steered_pace.set(self, start, pace, until)
 
     def leave_pace(self, start: object) -> None:
-        """The start has ended, and with it what it has set."""
+        """The start has ended, and with it what was set until then."""
         self._steered_pace.leave(self, start)
 
     def keep_limits_behind(self, door: GovernorDoor) -> None:

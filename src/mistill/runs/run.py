@@ -240,7 +240,7 @@ class Run(RunResults):
         self._course: CourseRecorder | None = None
         self._number: int | None = None
         self._is_driven_start = False  # by a driver, whose shard it is
-        self._shares_model = False  # with other shards, at the same time: what was set holds for these too
+        self._paced_with: object | None = None  # what it is a part of, if all the parts use one model
         self._steering: Steering | DriverSteering | None = None
         self._ended_by: MistillError | None = None
 
@@ -605,13 +605,14 @@ class Run(RunResults):
             find_size=self._input_size.find,
             keep=keep,
             is_part=self._is_driven_start,
+            whole=self._paced_with,
         )
         self._server = OrderServer(self.ledger_path, steering)
         try:
             with self._control.steered(steering), self._input_size.wanted():
                 yield
         finally:
-            if process.is_this() and not self._shares_model:
+            if process.is_this():
                 steering.close()
 
     def _note_size(self, ledger: Ledger, number: int) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -27,7 +27,6 @@ from mistill.runs.results import RunResults
 from mistill.runs.retry import ChosenAgain, Retry
 from mistill.runs.shard_run import DrivenStart, RunPlace
 from mistill.runs.shared_budget import SharedBudget
-from mistill.runs.steering import PACE
 from mistill.runs.where import RunFilter
 from mistill.shards.driver import Driver
 from mistill.shards.here import Here
@@ -99,17 +98,10 @@ class ShardedRetry(DrivenRun, Retry):
                 grace_s=self.options.grace,
                 deadline_s=self.options.deadline,
             )
-            with self._pace_kept(), self._driven(ledger, driver, keeper):
+            with ExitStack() as ends:
+                ends.callback(self._llm.leave_pace, self)  # shards set it until then
+                ends.enter_context(self._driven(ledger, driver, keeper))
                 yield driver
-
-    @contextmanager
-    def _pace_kept(self) -> Generator[None]:
-        """What is set on the way is set for the one model of all shards, and holds for this start."""
-        before = {name: getattr(self._llm, name) for name in PACE}
-        try:
-            yield
-        finally:
-            self._llm.set_pace(before)
 
     def _shards(self) -> int:
         return len(read_sizes(self.place.folder))
@@ -172,7 +164,7 @@ class _ShardRetry(DrivenStart, ChosenAgain):
         options = cast("RunArguments", whole.options.given() | told)
         self._rows_here = rows
         super().__init__(known, whole.asked[0], llm, options, display, trust=whole.trusts)
-        self._shares_model = True
+        self._paced_with = whole
 
     def _select(self, path: Path) -> tuple[RunFilter, Selection]:
         with LedgerReader(path) as reader:  # a condition on their places is about those in all shards

@@ -41,6 +41,8 @@ class Steering:
 
     Args:
         is_part: of a start that a driver steers, who says what was done.
+        whole: the start that it is a part of, if all its parts use this very model: what is set of its pace holds until
+            the end of that.
         snapshot: how the governor stands.
         watch: sees how far the start is. ``find_size``: called when somebody looks, who wants to know of how many rows.
         keep: writes what was changed into the ledger.
@@ -59,9 +61,11 @@ class Steering:
         find_size: Callable[[], None],
         keep: Callable[[], Awaitable[None]],
         is_part: bool,
+        whole: object | None,
     ) -> None:
         self.changes: list[Change] = []
         self._is_part = is_part
+        self._paced_until = self if whole is None else whole
         self._turn = asyncio.Lock()
         self._watch = watch
         self._find_size = find_size
@@ -103,7 +107,7 @@ class Steering:
         return self._watch.view(is_last=is_last)
 
     def close(self) -> None:
-        """The start has ended, and with it what was set of the model's pace."""
+        """The start has ended, and with it what was set of the model's pace, unless its whole goes on."""
         self._llm.leave_pace(self)
 
     # --- orders -----------------------------------------------------------------------------------------------------
@@ -138,14 +142,16 @@ class Steering:
         now = before | asked
         pace = {name: asked[name] for name in PACE if name in asked}
         if not changed:
-            self._llm.steer_pace(self, pace)  # it may be so by another start, which ends before
+            self._llm.steer_pace(
+                self, pace, self._paced_until
+            )  # it may be so by another start, which ends before
             return None, {}
         if any(name in changed for name in ("max_cost", "max_tokens_total")):
             await self._runner.limit(now["max_cost"], now["max_tokens_total"])
         if "deadline" in changed:
             self._runner.budget.set_deadline(now["deadline"])
             self._runner.watch_deadline()
-        self._llm.steer_pace(self, pace)
+        self._llm.steer_pace(self, pace, self._paced_until)
         self._take_up_pace()
         reached = self._runner.stopped
         ends = "" if reached is None else f"; {reached.message}: the run stops"
