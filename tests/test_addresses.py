@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 from urllib.parse import quote
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mistill import addresses
 from mistill.addresses import (
     harmless_words,
     keep_secrets,
@@ -128,11 +133,36 @@ def test_a_secret_with_quotes_in_it_is_hidden_whole(secret: str) -> None:
 def test_addresses_that_are_shown_alike_are_opened_each_as_it_is() -> None:
     files = [f"https://alike/rows.jsonl?file={name}" for name in "ab"]
     queries = [f"sqlite:///alike.db?query=SELECT * FROM t WHERE a = '{name}'" for name in "ab"]
-    for addresses in (files, queries):
-        kept = [keep_secrets(address) for address in addresses]
-        assert [whole(one) for one in kept] == addresses
+    for alike in (files, queries):
+        kept = [keep_secrets(address) for address in alike]
+        assert [whole(one) for one in kept] == alike
         assert [keep_secrets(one) for one in kept] == kept
-        assert kept[1] == keep_secrets(addresses[1])
+        assert kept[1] == keep_secrets(alike[1])
+
+
+def _lines_of(call: Callable[[], object]) -> int:
+    """How many lines of the module a call takes."""
+    lines, before = 0, sys.gettrace()
+
+    def trace(frame: FrameType, event: str, arg: object) -> Any:
+        nonlocal lines
+        lines += event == "line"
+        return trace if frame.f_code.co_filename == addresses.__file__ else None
+
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines
+
+
+def test_one_more_address_that_looks_like_many_takes_no_longer() -> None:
+    took = [
+        _lines_of(lambda number=number: keep_secrets(f"https://many.example/rows.jsonl?sig={number:016}"))
+        for number in range(60)
+    ]
+    assert took[-1] == took[1]
 
 
 def test_secrets_are_given_back_to_whoever_opens_an_address() -> None:

@@ -279,6 +279,10 @@ _QUOTED: Final = "/ as %2F, ? as %3F, # as %23, : as %3A, @ as %40"
 # --- what is secret ---------------------------------------------------------------------------------------------------
 
 _whole: dict[str, str] = {}
+_kept: dict[str, str] = {}
+"""Addresses by those as which they may be shown, and the other way round."""
+_alike: dict[str, int] = {}
+"""How many were kept that look alike but for a number."""
 _hidden: set[str] = set()
 _PIECE = 8
 """Characters of a secret by which it is known, cut or not. Of a shorter one that is all of it."""
@@ -292,14 +296,19 @@ def keep_secrets(name: str) -> str:
     process. Where that is the same of several addresses of the web, or queries, a number tells them apart."""
     if name in _whole or (harmless := shown(name)) == name:
         return name
-    apart = "?" if STORES.get(scheme_of(name) or "") == "http" else "" if harmless.endswith(_HIDDEN) else None
-    kept, number = harmless, 1
-    while apart is not None and _whole.get(kept, name) != name:
-        number += 1
-        kept = f"{harmless}{apart}{_HIDDEN if apart else ''}{number}"
+    if (kept := _kept.get(name)) is None:
+        kept = _kept[name] = _apart(name, harmless)
     _whole[kept] = name
     _hidden.update(_pieces(name, harmless))
     return kept
+
+
+def _apart(name: str, harmless: str) -> str:
+    is_of_web = STORES.get(scheme_of(name) or "") == "http"
+    if not is_of_web and not harmless.endswith(_HIDDEN):
+        return harmless
+    number = _alike[harmless] = _alike.get(harmless, 0) + 1
+    return harmless if number == 1 else f"{harmless}{f'?{_HIDDEN}' if is_of_web else ''}{number}"
 
 
 def whole(name: str) -> str:
