@@ -5,9 +5,10 @@ A colour is a variable of the page's theme, so that one drawing is right in the 
 
 from __future__ import annotations
 
+import logging
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from mistill.characters import whole_characters
@@ -15,6 +16,8 @@ from mistill.datasets.optional_library import OptionalLibrary
 from mistill.pages.series_colors import OTHERWISE
 from mistill.progress.preformatted import in_html
 from mistill.visible import visible
+
+_log = logging.getLogger("mistill")
 
 VL_CONVERT = OptionalLibrary("vl_convert", extra="report")
 _VERSION: Final = "5.20"  # of Vega-Lite: vl-convert brings several
@@ -27,6 +30,9 @@ _MAX_TITLE_CHARS: Final = 60
 _NAMES_PX: Final = 80
 _FEW_NUMBERS: Final = 12
 """So many whole numbers are each named on an axis."""
+_LEAST_SPAN: Final = 1e-290
+_LEAST_SHARE: Final = 1e-11
+"""Of the numbers themselves: an axis that is shorter is none."""
 _NUMBERS: Final = "abs(datum.value) >= 10000 ? format(datum.value, '~s') : format(datum.value, ',~r')"
 """How an axis has its numbers: 500, 2,000, 20k."""
 _DASHES: Final = ([1, 0], [8, 3], [2, 3], [8, 3, 2, 3], [4, 4], [12, 3], [1, 2])
@@ -136,12 +142,18 @@ def histogram(bins: Iterable[Bin], axis: str, of: str, *, is_whole: bool = False
     data = [{"low": float(one.low), "high": float(one.high), "count": one.times} for one in bins]
     x: dict[str, Any] = _quantity("low", axis, zero=False) | {"bin": "binned"}
     if is_whole and data and data[-1]["high"] - data[0]["low"] <= _FEW_NUMBERS:
+        # Floats: whole numbers that no 64 bits hold are none to what draws.
         whole = range(math.ceil(data[0]["low"]), math.floor(data[-1]["high"]) + 1)
-        x["axis"]["values"] = [
-            float(one) for one in whole
-        ]  # no drawing has more digits, and some no larger integers
+        x["axis"]["values"] = [float(one) for one in whole]
     encoding = {"x": x, "x2": {"field": "high"}, "y": _quantity("count", of)}
     return _spec(data, mark={"type": "bar", "color": "var(--c1)", "binSpacing": 1}, encoding=encoding)
+
+
+def has_axis(bins: Sequence[Bin]) -> bool:
+    """Whether an axis can tell the ends of these bins apart: floats that lie close to each other have no ticks."""
+    span = bins[-1].high - bins[0].low
+    largest = max(abs(bins[0].low), abs(bins[-1].high))
+    return span > max(_LEAST_SPAN, largest * _LEAST_SHARE) and all(one.low < one.high for one in bins)
 
 
 def stacked_bars(values: Iterable[tuple[str, str, float]], axis: str, colors: Colors) -> dict[str, Any]:
@@ -243,7 +255,8 @@ _TAG = re.compile(r"<svg\b[^>]*?\bviewBox=\"([^\"]*)\"[^>]*>")
 
 
 def drawn(spec: Mapping[str, Any], title: str, summary: str, number: int) -> str | None:
-    """The chart as an ``<svg>`` that says what it shows; ``None`` where nothing is installed that draws.
+    """The chart as an ``<svg>`` that says what it shows; ``None`` where nothing is installed that draws, or where that
+    cannot draw it: its table stands in its place, and costs nobody the page.
 
     Args:
         number: tells it from the others of its page.
@@ -251,7 +264,13 @@ def drawn(spec: Mapping[str, Any], title: str, summary: str, number: int) -> str
     if not VL_CONVERT.is_there:
         return None
     library = VL_CONVERT.load("drawing a chart")
-    svg: str = library.vegalite_to_svg(dict(spec), vl_version=_VERSION, allowed_base_urls=[])
+    try:
+        svg: str = library.vegalite_to_svg(dict(spec), vl_version=_VERSION, allowed_base_urls=[])
+    except ValueError as error:
+        _log.info(
+            "a chart is left out, and its table stands in its place: %s", " ".join(str(error).split())[:300]
+        )
+        return None
     found = _TAG.search(svg)
     assert found is not None, "it is an SVG"
     name, width = f"chart-{number}", round(float(found[1].split()[2]))

@@ -8,7 +8,7 @@ import msgspec
 
 from mistill.characters import cut
 from mistill.pages.blocks import Block, Chart, Lines, Table
-from mistill.pages.charts import Bin, bars, histogram
+from mistill.pages.charts import Bin, bars, has_axis, histogram
 from mistill.progress.formatting import count, share
 from mistill.records.distributions import FieldDistribution, Spread
 
@@ -40,10 +40,10 @@ def spread_chart(title: str, spread: Spread, what: str, of: str) -> Chart:
         f"90% up to {number(spread.p90)}; the mean is {number(spread.mean)}."
     )
     total = sum(times for _, _, times in spread.bins)
+    filled = [one for one in spread.bins if one[2]]
     rows = [
         [_range(low, high, is_whole=spread.is_whole), f"{times:,}", share(times, total)]
-        for low, high, times in spread.bins
-        if times
+        for low, high, times in filled
     ]
     table = Table.of_numbers(title, [what or "value", of, "share"], rows)
     left = 0.5 if spread.is_whole else 0.0  # a whole number stands in the middle of its bar
@@ -52,14 +52,17 @@ def spread_chart(title: str, spread: Spread, what: str, of: str) -> Chart:
         last = bins[-1]
         bins[-1] = Bin(last.low, last.low + bins[0].high - bins[0].low, last.times)
         summary += f" The last bar has all from {number(spread.bins[-1][0])} on."
-    return Chart(title, summary, histogram(bins, what, of, is_whole=spread.is_whole), table)
+    if has_axis(bins):
+        return Chart(title, summary, histogram(bins, what, of, is_whole=spread.is_whole), table)
+    return Chart(
+        title, summary, bars(((row[0], one[2]) for row, one in zip(rows, filled, strict=True)), of), table
+    )
 
 
 def _range(low: float, high: float, *, is_whole: bool) -> str:
     """From where to where a bin is; of whole numbers, both are in it."""
-    if not is_whole:
-        return f"{number(low)} to {number(high)}"
-    return number(low) if high - low <= 1 else f"{number(low)} to {number(high - 1)}"
+    first, last = number(low), number(high - 1 if is_whole and high - low > 1 else low if is_whole else high)
+    return first if first == last else f"{first} to {last}"
 
 
 def number(value: float) -> str:

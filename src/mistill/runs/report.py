@@ -355,15 +355,15 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         now = time.time()
         if self.ledger is None:
             return page_html(report_page(self, None, wording, at=now))
-        with LedgerReader(self.ledger) as reader:
+        with LedgerReader(self.ledger) as reader, explained_meta(reader):
             is_running = reader.is_being_written()
             with reader.snapshot():
                 report = self
-                with explained_meta(reader):
-                    if is_running or self._is_of_before(reader):
-                        now_so = _read(reader, self.out, is_running=is_running)
-                        report = msgspec.structs.replace(now_so, is_temporary=self.is_temporary)
-                return page_html(report_page(report, reader, wording, at=now))
+                if is_running or self._is_of_before(reader):
+                    now_so = _read(reader, self.out, is_running=is_running)
+                    report = msgspec.structs.replace(now_so, is_temporary=self.is_temporary)
+                page = report_page(report, reader, wording, at=now)
+        return page_html(page)  # what fails here is no fault of the ledger
 
     def _is_of_before(self, reader: LedgerReader) -> bool:
         """Whether a start has worked on the run since it was read."""
