@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shutil
 import threading
 import time
 from pathlib import Path
@@ -170,12 +169,28 @@ async def test_where_the_folder_is_removed_the_host_takes_its_place_again(
 ) -> None:
     host, guest = peers.start(), peers.start()
     await guest.send(1)
-    shutil.rmtree(runtime_dir / "mistill")
+    (runtime_dir / "mistill").rename(runtime_dir / "removed")
     await until(lambda: any((runtime_dir / "mistill").glob("*.sock")))
     other = peers.start()
     await asyncio.gather(host.send(5), guest.send(5), other.send(5))
     assert (guest.is_host, other.is_host) == (False, False)
     assert own_of(host).has_sent == 16
+
+
+async def test_nothing_is_put_into_a_folder_that_others_may_look_into(
+    peers: Peers, runtime_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, guest = peers.start(), peers.start()
+    await guest.send(1)
+    folder = runtime_dir / "mistill"
+    folder.rename(runtime_dir / "removed")
+    folder.mkdir(mode=0o755)
+    await until(lambda: f"is not shared: {folder} is not this user's own" in caplog.text)
+    other = peers.start()
+    await asyncio.gather(host.send(5), guest.send(5), other.send(5))
+    host.end()
+    await guest.send(5)
+    assert list(folder.iterdir()) == []
 
 
 async def test_where_another_has_the_place_by_then_it_is_host_no_more(
@@ -184,7 +199,7 @@ async def test_where_another_has_the_place_by_then_it_is_host_no_more(
     rarely = msgspec.structs.replace(QUICK, counts_every_s=0.2)
     host, guest = peers.start(tuning=rarely), peers.start(tuning=rarely)
     await guest.send(1)
-    shutil.rmtree(runtime_dir / "mistill")
+    (runtime_dir / "mistill").rename(runtime_dir / "removed")
     other = peers.start(tuning=rarely)
     assert other.is_host
     await until(lambda: "another process shares it now" in caplog.text)

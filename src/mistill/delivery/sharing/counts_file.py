@@ -10,6 +10,7 @@ import msgspec
 
 from mistill.delivery.governor import WindowCounts
 from mistill.delivery.sharing.place import NEW
+from mistill.runtime_folder import is_our_folder
 
 _MAX_BYTES = 64 << 10
 _COUNTS = msgspec.msgpack.Decoder(WindowCounts)
@@ -27,7 +28,7 @@ class CountsFile:
 
     def read(self) -> WindowCounts | None:
         """What the last host had counted; it may be long ago."""
-        if self._path is None:
+        if self._path is None or not is_our_folder(self._path.parent, make=False):
             return None
         try:
             with self._path.open("rb") as file:
@@ -38,7 +39,7 @@ class CountsFile:
 
     def write(self, counts: WindowCounts) -> None:
         """By the host alone, so that nobody writes at the same time."""
-        if self._path is None:
+        if self._path is None or not is_our_folder(self._path.parent, make=False):
             return
         beside = self._path.with_suffix(NEW)
         with suppress(OSError):

@@ -99,7 +99,11 @@ class Place(ABC):
 
     @abstractmethod
     def take(self) -> Seat | None:
-        """The right to be the host, unless another has it."""
+        """The right to be the host, unless another has it.
+
+        Raises:
+            OSError: nobody can be it there now.
+        """
 
     @abstractmethod
     def counts_path(self, name: str) -> Path | None:
@@ -107,7 +111,11 @@ class Place(ABC):
 
     @abstractmethod
     def caller(self) -> tuple[socket.socket, str | tuple[str, int]]:
-        """A socket to call the host with, and its address."""
+        """A socket to call the host with, and its address.
+
+        Raises:
+            OSError: nobody can be called there now.
+        """
 
 
 class SocketFile(Place):
@@ -117,9 +125,10 @@ class SocketFile(Place):
         self._folder = folder
         self._lock, self._socket = file_of(folder, name, LOCK), file_of(folder, name, SOCKET)
         self.key = str(self._socket)
+        self._has_warned = False
 
     def take(self) -> Seat | None:
-        is_our_folder(self._folder, make=True)  # it may have been removed
+        self._check_folder(make=True)  # it may have been removed
         lock = _locked(self._lock)
         if lock is None:
             return None
@@ -140,9 +149,22 @@ class SocketFile(Place):
         return file_of(self._folder, name, COUNTS)
 
     def caller(self) -> tuple[socket.socket, str]:
+        self._check_folder(make=False)
         calling = socket.socket(socket.AF_UNIX)
         calling.setblocking(False)
         return calling, self.key
+
+    def _check_folder(self, *, make: bool) -> None:
+        """What was this user's own may have been removed, and another's be there now."""
+        if is_our_folder(self._folder, make=make):
+            return
+        if self._folder.exists() and not self._has_warned:
+            self._has_warned = True
+            _log.warning(
+                "the governor of this quota is not shared: %s is not this user's own, or others may look into it",
+                self._folder,
+            )
+        raise PermissionError(f"{self._folder} is no folder of this user's own")
 
 
 class Address(Place):
