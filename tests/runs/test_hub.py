@@ -16,7 +16,7 @@ from tests.runs.conftest import Place, echoes
 from mistill import Run
 from mistill.cli import main
 from mistill.errors import InputError, LedgerError
-from mistill.runs.hub_card import Split, splits_of
+from mistill.runs.hub_card import Split, parts_of
 from mistill.simulator import Simulator
 
 DATA = "data/train-00000-of-00001.parquet"
@@ -195,6 +195,37 @@ def test_splits_of_others_stay_in_a_card_that_replaces_theirs(run: Run, hub: Hub
     ]
 
 
+CONFIGS: list[dict[str, Any]] = [
+    {"config_name": "list", "data_files": [{"split": "train", "path": ["a.csv", "b.csv"]}], "default": True},
+    {"config_name": "one", "data_files": "c.csv", "sep": ";"},
+    {"config_name": "dict", "data_files": {"train": "./a.csv", "test": ["b.csv"]}},
+    {"config_name": "web", "data_files": "https://example.org/*.csv"},
+    {"config_name": "folder", "data_dir": "more"},
+    {"config_name": "default", "data_dir": "more", "data_files": "*.csv"},
+]
+
+
+def test_whatever_form_files_of_others_are_named_in_they_are_named_afterwards(run: Run, hub: Hub) -> None:  # noqa: F811
+    gone = {"config_name": "gone", "data_files": {"train": "data/train-00000-of-00001.parquet"}}
+    there = {"a.csv": b"", "b.csv": b"", "c.csv": b"", "more/d.csv": b"", DATA: b"dear"}
+    card = f"---\n{yaml.safe_dump({'configs': [*CONFIGS, gone]}, sort_keys=False)}---\n"
+    hub.repos["me/mine"] = {"README.md": card.encode(), **there}
+    for _ in range(2):
+        run.push_to_hub("me/mine", overwrite=True)
+        configs = {one.pop("config_name"): one for one in front_of(hub, "me/mine")[0]["configs"]}
+        assert configs == {
+            "list": {"data_files": [{"split": "train", "path": ["a.csv", "b.csv"]}], "default": True},
+            "one": {"data_files": [{"split": "train", "path": "c.csv"}], "sep": ";"},
+            "dict": {
+                "data_files": [{"split": "train", "path": "./a.csv"}, {"split": "test", "path": ["b.csv"]}]
+            },
+            "web": {"data_files": [{"split": "train", "path": "https://example.org/*.csv"}]},
+            "folder": {"data_dir": "more"},
+            "default": {"data_dir": "more", "data_files": "*.csv"},
+            "train": {"data_files": [{"split": "train", "path": "data/train-*"}]},
+        }
+
+
 def test_cards_of_others_are_none_of_ours() -> None:
     for text in (
         None,
@@ -206,7 +237,9 @@ def test_cards_of_others_are_none_of_ours() -> None:
         "---\nconfigs: {}\n---\n",
         "---\nmistill: {splits: 3}\nconfigs: [1, {config_name: a}]\n---\n",
     ):
-        assert splits_of(text, ["README.md", DATA, "rows.csv"]) == [Split("train", "default", "data/train-*")]
+        assert parts_of(text, ["README.md", DATA, "rows.csv"]).splits == [
+            Split("train", "default", "data/train-*")
+        ]
 
 
 def test_files_of_the_hub_are_inputs_and_outputs(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from mistill._version import __version__
 from mistill.datasets.optional_library import PYARROW, OptionalLibrary
@@ -18,7 +19,7 @@ from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run
 from mistill.ledger import LedgerReader
 from mistill.runs.export import export_run
-from mistill.runs.hub_card import Pushed, Split, card_of, path_of, splits_of
+from mistill.runs.hub_card import CardParts, Pushed, Split, card_of, parts_of, path_of
 from mistill.runs.report import read_report
 from mistill.wording import Setting, words
 
@@ -89,8 +90,10 @@ def push_run(
             there = _read_repository(api, repo, revision)
             if not overwrite:
                 _check_own(there, split, run)
-            others = [one for one in there.splits if one.path != path_of(split)]
-            pushed = Pushed(repo, split, run, written.records, _columns(data), where, others)
+            beside = replace(
+                there.parts, splits=[one for one in there.parts.splits if there.keeps(one, split)]
+            )
+            pushed = Pushed(repo, split, run, written.records, _columns(data), where, beside)
             operations = _operations(hub, split, data, card_of(report, pushed), there.files)
             if address := _commit(api, there, operations, message, revision):
                 return address
@@ -104,13 +107,18 @@ class _Repository(Struct, frozen=True):
     """A dataset's repository, all of it at one commit.
 
     Attributes:
-        name: with its owner. ``head``: the commit. ``files``: their names. ``splits``: as `splits_of` has them.
+        name: with its owner. ``head``: the commit. ``files``: their names. ``parts``: what its card names.
     """
 
     name: str
     head: str | None
     files: list[str]
-    splits: list[Split]
+    parts: CardParts
+
+    def keeps(self, one: Split, split: str) -> bool:
+        """Whether one that is there has files left when ``split`` is replaced."""
+        files = one.files(self.files)
+        return one.path != path_of(split) and not (files and all(_is_of(split, file) for file in files))
 
 
 def _read_repository(api: Any, repo: str, revision: str | None) -> _Repository:
@@ -123,7 +131,7 @@ def _read_repository(api: Any, repo: str, revision: str | None) -> _Repository:
         if _CARD in files:
             path = api.hf_hub_download(repo, _CARD, repo_type="dataset", revision=at)
             card = Path(path).read_text("utf-8", errors="replace")
-    return _Repository(repo, head, files, splits_of(card, files))
+    return _Repository(repo, head, files, parts_of(card, files))
 
 
 def _operations(hub: Any, split: str, data: Path, card: str, files: list[str]) -> list[Any]:
@@ -169,8 +177,8 @@ def _check_own(there: _Repository, split: str, run: str) -> None:
     """``InputError`` if what would be replaced may be dear to somebody: the card, and the data of the split."""
     if not [file for file in there.files if file != ".gitattributes"]:
         return
-    is_known = any(one.run == run for one in there.splits)
-    if is_known and all(one.run == run for one in there.splits if one.path == path_of(split)):
+    is_known = any(one.run == run for one in there.parts.splits)
+    if is_known and all(one.run == run for one in there.parts.splits if one.path == path_of(split)):
         return
     raise InputError(
         f"hf://datasets/{there.name} holds another dataset"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import fnmatch
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, Final, TypeVar, cast
+from types import UnionType
+from typing import Any, Final, cast
 
 import msgspec
 import yaml
@@ -18,7 +19,6 @@ from mistill.runs.report import RunReport
 from mistill.struct_types import look_at
 from mistill.visible import visible
 
-T = TypeVar("T")
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 """Source: huggingface.co/docs/hub/datasets-cards, ``size_categories``."""
 _FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
@@ -31,7 +31,7 @@ class Pushed(Struct, frozen=True):
     Attributes:
         repo: its repository. ``split``: the part of it. ``run``: what tells the run from others.
         records: how many there are. ``columns``: with their types. ``where``: of which rows; ``None``: of all.
-        others: the splits that are there beside it.
+        there: what is there beside it.
     """
 
     repo: str
@@ -40,26 +40,60 @@ class Pushed(Struct, frozen=True):
     records: int
     columns: Mapping[str, str]
     where: str | None
-    others: Sequence[Split] = ()
+    there: CardParts
 
 
 class Split(Struct, omit_defaults=True):
     """One part of a dataset, as its card remembers it. What is not known of it is ``None``: it is not ours.
 
     Attributes:
-        name, path: how it is called, and which files it is. ``config``: those of one configuration have the same
-            columns, or none of them could be loaded.
+        name, path: how it is called, and which files it is: patterns. ``config``: those of one configuration have the
+            same columns, or none of them could be loaded.
         run, model, rows, where, columns: as in `Pushed`.
     """
 
     name: str
     config: str
-    path: str
+    path: str | list[str]
     run: str | None = None
     model: str | None = None
     rows: int | None = None
     where: str | None = None
     columns: dict[str, str] | None = None
+
+    def files(self, there: Sequence[str]) -> list[str]:
+        """Which it is of those that are there."""
+        return [
+            file for pattern in self._patterns for file in fnmatch.filter(there, pattern.removeprefix("./"))
+        ]
+
+    @property
+    def is_elsewhere(self) -> bool:
+        """Some of its files are in no folder of this repository."""
+        return any("://" in pattern for pattern in self._patterns)
+
+    @property
+    def _patterns(self) -> list[str]:
+        return [self.path] if isinstance(self.path, str) else self.path
+
+
+class CardParts(Struct):
+    """What there is in a repository, by its card and its files.
+
+    Attributes:
+        splits: those that have files.
+        settings: what configurations say beside their splits (``default: true``, ``sep``), by their names.
+        configs: configurations whose splits are not known, as they are written: they have files by a ``data_dir``, or
+            by their names.
+    """
+
+    splits: list[Split] = []
+    settings: dict[str, dict[str, Any]] = {}
+    configs: list[dict[str, Any]] = []
+
+    def names(self) -> set[str]:
+        """Of configurations whose splits are not known."""
+        return {str(config.get("config_name", "default")) for config in self.configs}
 
 
 def card_of(report: RunReport, pushed: Pushed) -> str:
@@ -68,16 +102,17 @@ def card_of(report: RunReport, pushed: Pushed) -> str:
     Money is not in it: what a run has cost is its owner's affair.
     """
     own = _split_of(pushed, report.model)
-    splits = [*pushed.others, own]
+    others = pushed.there.splits
+    splits = [*others, own]
     parts = [
-        _front(splits, report),
+        _front(splits, pushed.there, report),
         f"# {pushed.repo.rpartition('/')[2]}\n",
         _summary(report, pushed),
     ]
-    if pushed.others:
+    if others:
         header = ("split", "rows", "those of which", "answered by")
         parts += ["## Splits\n", _table(header, map(_cells, splits))]
-        if any(one.run != own.run for one in pushed.others):
+        if any(one.run != own.run for one in others):
             parts.append(f"What follows is of {_code(pushed.split)}.\n")
     parts += [
         "## What was asked\n",
@@ -97,25 +132,56 @@ def card_of(report: RunReport, pushed: Pushed) -> str:
     return "\n".join([*parts, "## To load it\n", _fenced(load, "python")])
 
 
-def splits_of(card: str | None, files: Sequence[str]) -> list[Split]:
-    """The splits that a repository has: those that its card names, and those that files are named as.
+def parts_of(card: str | None, files: Sequence[str]) -> CardParts:
+    """What a repository has: what its card names, and the splits that files are named as.
 
     Args:
         card: its text; ``None``: there is none. ``files``: all that are there; a split that has none is left out.
     """
-    known: list[Split] = []
-    if (front := _front_of(card)) is not None:
-        known += front.mistill.splits if front.mistill else ()
-        for config in front.configs:
-            known += (Split(data.split, config.config_name, data.path) for data in config.data_files)
-    listed = {one.path for one in known}
-    names = dict.fromkeys(data[1] for file in files if (data := _is_data(file)))
-    known += (Split(name, "default", path_of(name)) for name in names if path_of(name) not in listed)
+    parts = CardParts()
+    ours, configs = _front_of(card)
+    known = list(ours)
+    for config in configs:
+        name, data_files = config.get("config_name", "default"), _data_files(config)
+        if isinstance(name, str) and data_files is not None:
+            known += (Split(split, name, path) for split, path in data_files.items())
+            parts.settings[name] = {key: value for key, value in config.items() if key not in _OF_SPLITS}
+        else:
+            parts.configs.append(config)
+    listed = {file for one in known for file in one.files(files)}
+    names = dict.fromkeys(data[1] for file in files if file not in listed and (data := _is_data(file)))
+    taken = parts.names()
+    known += (Split(name, _free(("default", name), taken), path_of(name)) for name in names)
     found: dict[tuple[str, str], Split] = {}
     for one in known:
-        if fnmatch.filter(files, one.path):
+        if one.is_elsewhere or one.files(files):
             found.setdefault((one.config, one.name), one)
-    return list(found.values())
+    parts.splits = list(found.values())
+    return parts
+
+
+_OF_SPLITS: Final = ("config_name", "data_files")
+
+
+def _data_files(config: dict[str, Any]) -> dict[str, str | list[str]] | None:
+    """Split → its files; ``None``: it does not say so. Source: huggingface.co/docs/hub/datasets-manual-configuration;
+    `datasets.data_files.sanitize_patterns` has all the forms."""
+    files = config.get("data_files")
+    if not files or "data_dir" in config:  # they would be of that folder
+        return None
+    if (patterns := _converted(files, str | list[str])) is not None:
+        return {"train": patterns}
+    if (splits := _converted(files, list[_Data])) is not None:
+        return {one.split: one.path for one in splits}
+    return _converted(files, dict[str, str | list[str]])
+
+
+def _free(names: Sequence[str], taken: Container[str]) -> str:
+    """The first name of a configuration that is not another's."""
+    last = names[-1]
+    while last in taken:
+        last += "_"
+    return next((name for name in names if name not in taken), last)
 
 
 def path_of(split: str) -> str:
@@ -123,23 +189,13 @@ def path_of(split: str) -> str:
     return f"data/{split}-*"
 
 
-class _Data(Struct):
+class _Data(Struct, forbid_unknown_fields=True):
     split: str
-    path: str
-
-
-class _Config(Struct):
-    config_name: str
-    data_files: list[_Data]
+    path: str | list[str]
 
 
 class _Ours(Struct):
     splits: list[Split] = []
-
-
-class _Front(Struct):
-    mistill: _Ours | None = None
-    configs: list[_Config] = []
 
 
 class _Any(Struct):
@@ -147,22 +203,20 @@ class _Any(Struct):
     configs: Any = None
 
 
-def _front_of(card: str | None) -> _Front | None:
-    """What the head of a card says that can be gone on with. Each half is read alone: others write what they like."""
+def _front_of(card: str | None) -> tuple[list[Split], list[dict[str, Any]]]:
+    """Splits of ours and configurations that the head of a card has. Each is read alone: others write what they
+    like."""
     front = None if card is None else _FRONT.match(card)
     try:
-        if front is None:
-            return None
-        found = msgspec.convert(yaml.safe_load(front[1]), _Any)
+        found = _Any() if front is None else msgspec.convert(yaml.safe_load(front[1]), _Any)
     except (yaml.YAMLError, msgspec.ValidationError):
-        return None
-    return _Front(
-        _converted(found.mistill, _Ours) or None,
-        [one for each in _converted(found.configs, list[Any]) or () if (one := _converted(each, _Config))],
-    )
+        found = _Any()
+    ours = _converted(found.mistill, _Ours) or _Ours()
+    configs = (_converted(each, dict[str, Any]) for each in _converted(found.configs, list[Any]) or ())
+    return ours.splits, [config for config in configs if config]
 
 
-def _converted(value: Any, kind: type[T]) -> T | None:
+def _converted(value: Any, kind: type | UnionType) -> Any:
     try:
         return msgspec.convert(value, kind)
     except msgspec.ValidationError:
@@ -171,24 +225,29 @@ def _converted(value: Any, kind: type[T]) -> T | None:
 
 def _split_of(pushed: Pushed, model: str) -> Split:
     columns = dict(pushed.columns)
-    unlike = {one.config for one in pushed.others if one.columns != columns}
-    alike = [one.config for one in pushed.others if one.config not in unlike]
-    config = next((one for one in (*alike, "default") if one not in unlike), pushed.split)
-    while config in unlike:  # a split's name that is another's configuration
-        config += "_"
+    others = pushed.there.splits
+    unlike = {one.config for one in others if one.columns != columns} | pushed.there.names()
+    alike = (one.config for one in others if one.config not in unlike)
+    config = _free((*alike, "default", pushed.split), unlike)
     return Split(
         pushed.split, config, path_of(pushed.split), pushed.run, model, pushed.records, pushed.where, columns
     )
 
 
-def _front(splits: Sequence[Split], report: RunReport) -> str:
+def _front(splits: Sequence[Split], there: CardParts, report: RunReport) -> str:
     rows = sum(one.rows or 0 for one in splits)
     size = next((size for place, size in enumerate(_SIZES) if rows < 10 ** (place + 3)), "n>1B")
-    configs: dict[str, list[dict[str, str]]] = {}
+    configs: dict[str, list[dict[str, Any]]] = {}
     for one in splits:
         configs.setdefault(one.config, []).append({"split": one.name, "path": one.path})
     fields = {
-        "configs": [{"config_name": name, "data_files": data} for name, data in configs.items()],
+        "configs": [
+            *(
+                {"config_name": name, "data_files": data} | there.settings.get(name, {})
+                for name, data in configs.items()
+            ),
+            *there.configs,
+        ],
         "size_categories": [size],
         "tags": ["synthetic", "mistral", "mistill"],
         "mistill": {
@@ -281,5 +340,5 @@ def _longest_ticks(text: str) -> int:
     return max((len(ticks) for ticks in re.findall("`+", text)), default=0)
 
 
-for _struct in (_Any, _Config, _Ours):
+for _struct in (_Any, _Data, _Ours):
     look_at(_struct)
