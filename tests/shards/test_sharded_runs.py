@@ -9,6 +9,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,7 @@ from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import shard_of
 from mistill.ledger.shards_reader import ShardsReader
 from mistill.ledger.tables import START_SUM
+from mistill.runs.opening import output_held
 from mistill.runs.report import RunReport, read_report, rows_left
 from mistill.runs.shard_run import ShardRun
 from mistill.simulator import Settings, Simulator
@@ -132,6 +134,36 @@ def test_whoever_finishes_the_last_shard_writes_the_one_file(
         assert report.input_rows == _ROWS
     _run(rows, out, simulator, shard="1/3").start()
     assert _ids(out) == list(range(_ROWS))
+
+
+def test_a_shard_that_ends_while_another_writes_the_one_file_writes_it_with_its_own_answers(
+    rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    monkeypatch.setattr("mistill.runs.shard_run._SAY_AFTER_S", 0.0)
+    with Simulator(Settings(latency_s=0.001, poison="row 41")) as simulator:
+        _each_shard(rows, out, simulator, 2)
+        before = out.read_text()
+        assert [row["id"] for row in map(json.loads, before.splitlines()) if row["error"]] == [41]
+        simulator.change(poison=None)
+        again = threading.Thread(target=_run(rows, out, simulator, shard="1/2").start, daemon=True)
+        with output_held(
+            str(out), tmp_path / "another.ledger"
+        ):  # by one that has read before row 41 was answered
+            again.start()
+            deadline = time.monotonic() + 60
+            while (
+                "this one waits for it" not in caplog.text
+                and again.is_alive()
+                and time.monotonic() < deadline
+            ):
+                again.join(0.01)
+            assert again.is_alive(), "it has left its answer out of the file"
+            out.write_text(before)
+        again.join(60)
+    assert [row["error"] for row in map(json.loads, out.read_text().splitlines())] == [None] * _ROWS
+    assert caplog.text.count("this one waits for it") == 1
+    assert f"another run writes {out}" in caplog.text
 
 
 def test_a_condition_on_rows_and_a_limit_are_of_the_whole_run(

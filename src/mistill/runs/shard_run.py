@@ -5,10 +5,12 @@ Whoever starts it: a worker of a driver (`work_on`), or a user with ``shard="3/1
 
 from __future__ import annotations
 
+import logging
+import math
 import time
 from abc import abstractmethod
 from collections.abc import Generator
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Unpack
@@ -43,9 +45,11 @@ from mistill.shards.workers import Begun, Link
 from mistill.steering.orders import Order
 from mistill.wording import START_AGAIN, Setting, Words, words
 
+_log = logging.getLogger("mistill")
 _PLANNING_S: Final = 600.0
 """How long another one may take to cut the input."""
 _LOOK_S: Final = 0.1
+_SAY_AFTER_S: Final = 1.0
 
 
 class RunPlace(Struct, frozen=True):
@@ -356,13 +360,20 @@ class ShardRun(DrivenStart, InShards):
             return reader.counts().completions > 0
 
     def _write_if_last(self) -> None:
-        """Whoever finishes the last shard writes the one file."""
+        """Whoever finishes the last shard writes the one file; of several that do at once, one after the other.
+
+        What another one writes was read before this shard had ended, maybe: the last one to write has all of them.
+        """
         assert self.place.out is not None, "it is one file"
-        with LedgerReader(self.place.folder) as reader:
-            if not reader.counts().is_finished:
+        if not self._is_all_finished():
+            return
+        with self._turn_to_write():
+            if (
+                not self._is_all_finished()
+            ):  # somebody asks rows again meanwhile, and writes when they are answered
                 return
-            shape = shape_of(reader, live=self.kind)
-        with suppress(LedgerInUse), output_held(self.place.out, self.place.folder / "output.ledger"):
+            with LedgerReader(self.place.folder) as reader:
+                shape = shape_of(reader, live=self.kind)
             write_records(
                 self.place.folder,
                 self.place.out,
@@ -371,6 +382,26 @@ class ShardRun(DrivenStart, InShards):
                 csv_dialect=self.options.csv_dialect,
                 made_of=self._whole.paths,
             )
+
+    def _is_all_finished(self) -> bool:
+        with LedgerReader(self.place.folder) as reader:
+            return reader.counts().is_finished
+
+    @contextmanager
+    def _turn_to_write(self) -> Generator[None]:
+        """Waits for whoever writes the one file, for as long as that one lives."""
+        say_at_s = time.monotonic() + _SAY_AFTER_S
+        with ExitStack() as held:
+            while True:
+                try:
+                    held.enter_context(output_held(self.place.out, self.place.folder / "output.ledger"))
+                    break
+                except LedgerInUse as error:
+                    if time.monotonic() >= say_at_s:
+                        _log.warning("%s: this one waits for it, and then writes what it has", error.message)
+                        say_at_s = math.inf
+                    time.sleep(_LOOK_S)
+            yield
 
     def _refuse_foreign(self) -> None:
         pass  # that of the whole was looked at when it was cut
