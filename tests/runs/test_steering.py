@@ -238,6 +238,9 @@ def test_a_budget_that_is_spent_already_stops_it_as_budgets_do(place: Place, sim
     (report,) = results
     assert isinstance(report.stopped, Stopped)
     assert report.stopped.reason == "budget"
+    again = "start the same run again: the limit was set while the run went on, and held for that start alone"
+    assert report.stopped.hint == again
+    assert f"to go on: {again}; answered rows cost nothing" in str(report)
     assert report.maybe_billed == 0
     assert report.completions == simulator.answered < 40
 

@@ -23,7 +23,7 @@ from mistill.delivery.purse import Amount, PurseMember, SpendingLimit
 from mistill.errors import InputError, Stopped
 from mistill.ledger import Spending
 from mistill.progress.formatting import money, seconds
-from mistill.wording import Setting, words
+from mistill.wording import START_AGAIN, Setting, words
 
 _LONGEST_ANSWER_TOKENS = 131_072
 """What an answer may take at its worst, while nothing is known: the context length of Mistral's large models."""
@@ -47,6 +47,9 @@ _log = logging.getLogger(__name__)
 
 LARGER_BUDGET = "run again with a larger one to go on with the rest"
 """What is to be done where it is reached, and nothing else would do."""
+_SET_ON_THE_WAY = words(
+    START_AGAIN, ": the limit was set while the run went on, and held for that start alone"
+)
 
 
 def longest_answer(answers: int, longest_output_tokens: int) -> int:
@@ -186,6 +189,7 @@ class Budget:
         self._check(max_cost=max_cost, max_tokens_total=max_tokens_total, deadline=deadline)
         self.max_cost = max_cost
         self.max_tokens_total = max_tokens_total
+        self._limits_at_first = max_cost, max_tokens_total
         is_limited = max_cost is not None or max_tokens_total is not None or common is not None
         self.is_complete = self.is_limited = is_limited
         before = before or Spending()
@@ -687,7 +691,9 @@ class Budget:
                 f", about {self._unknown_tokens:,} tokens of it by {self._before.unknown} requests of earlier starts "
                 "that may be on the bill",
             )
-        raise Stopped(words("budget: ", reached), reason="budget", hint=LARGER_BUDGET)
+        is_as_at_first = (self.max_cost, self.max_tokens_total) == self._limits_at_first
+        hint = LARGER_BUDGET if is_as_at_first else _SET_ON_THE_WAY
+        raise Stopped(words("budget: ", reached), reason="budget", hint=hint)
 
     def _spent_by_all(self, spent: Amount) -> str:
         if self.max_cost is not None and spent.cost >= self.max_cost:
