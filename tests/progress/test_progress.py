@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -24,7 +25,9 @@ from mistill import MistralEmbeddings, MistralLLM, Run
 from mistill.api.usage import Usage
 from mistill.delivery.diagnostics import WaitCause
 from mistill.delivery.governor import Governor
-from mistill.progress.formatting import age, latency, money, rounded, seconds, time_split
+from mistill.progress import display
+from mistill.progress.display import Display
+from mistill.progress.formatting import age, latency, moment, money, rounded, seconds, time_split
 from mistill.progress.progress import Progress
 from mistill.progress.screens import Drawn, Lines, as_html
 from mistill.progress.view import View, Watch
@@ -476,3 +479,26 @@ def test_a_notebook_has_one_output_that_is_drawn_again(simulate: Simulate) -> No
         assert re.search(r"4 of 4 rows</b> · in \d", page)
         assert "waiting for" not in page
         assert "left" not in page
+
+
+def test_a_moment_is_of_one_zone_which_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TZ", "Asia/Kolkata")
+    time.tzset()
+    try:
+        assert moment(1_795_725_688.9) == "2026-11-26 20:41 UTC"
+        assert moment(1_795_725_688.9, to_seconds=True) == "2026-11-26 20:41:28 UTC"
+        assert moment(None) == moment(1e300) == "not known"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_the_screen_is_free_again_though_nothing_could_be_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", none_left)
+    showing = Display(True).showing(Watch(Progress(), Governor().snapshot, at_once=lambda: 1))
+    with pytest.raises(RuntimeError, match="new thread"), showing:
+        pass
+    assert not display._taken.locked()

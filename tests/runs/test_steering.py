@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import threading
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from tests.runs.test_batch_lane import jobs_made
 from tests.runs.test_run_stop import TEXTS, in_thread, wait_for
 
 from mistill import InputError, MistralEmbeddings, Run
-from mistill.errors import Stopped
+from mistill.errors import LedgerError, Stopped
 from mistill.ledger import LedgerReader
 from mistill.ledger.shard_files import shard_of
 from mistill.llms.steered_pace import SteeredPace
@@ -267,6 +269,33 @@ def test_a_budget_that_is_set_on_the_way_counts_all_that_was_spent(
     assert isinstance(report.stopped, Stopped)
     assert before < spent < limit + each
     assert report.completions < 40
+
+
+def test_a_limit_that_is_refused_by_a_ledger_that_cannot_be_read_is_not_set(
+    place: Place, simulator: Simulator
+) -> None:
+    place.write(TEXTS)
+    simulator.change(latency_s=3600.0)
+    run = place.run(llm_settings=FOUR, grace=0)
+    failed: list[LedgerError] = []
+
+    def work() -> None:
+        try:
+            run.start()
+        except LedgerError as error:
+            failed.append(error)
+
+    thread, _ = in_thread(work)
+    simulator.wait_until(lambda: simulator.in_flight == 4)
+    with closing(sqlite3.connect(place.ledger, isolation_level=None)) as other:
+        other.execute("ALTER TABLE attempts RENAME TO elsewhere")
+    with pytest.raises(LedgerError):
+        run.set(max_tokens_total=1, max_concurrent_requests=2)
+    values = {one.name: one.value for one in run.control().standing().settings}
+    assert (values["max_tokens_total"], values["max_concurrent_requests"]) == (None, 4)
+    run._control.abandon()
+    wait_for(thread)
+    assert len(failed) == 1, "its ledger can be written no more"
 
 
 def test_a_budget_is_taken_away_and_given_again(place: Place, simulator: Simulator) -> None:

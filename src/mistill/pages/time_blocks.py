@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 
 from msgspec import Struct
 
@@ -24,7 +22,7 @@ from mistill.pages.series_colors import (
     in_order,
 )
 from mistill.progress.course import Course
-from mistill.progress.formatting import count, latency, seconds, share, time_split, wait
+from mistill.progress.formatting import count, latency, moment, seconds, share, time_split, wait
 
 _MOST_STRETCHES = 60
 _SHORTEST_S = 0.5
@@ -56,16 +54,6 @@ def stretches_of(seconds: float) -> tuple[float, int]:
     places = min(_MOST_STRETCHES, max(1, int(seconds / _SHORTEST_S)))
     # A little longer: what ended at the very end is in the last one.
     return max(seconds, 1e-3) * 1.001 / places, places
-
-
-def moment(unix_s: float | None) -> str:
-    """``2026-11-26 20:01 UTC``."""
-    if unix_s is None or not math.isfinite(unix_s):
-        return "not known"
-    try:
-        return datetime.fromtimestamp(unix_s, UTC).strftime("%Y-%m-%d %H:%M UTC")
-    except (ValueError, OverflowError, OSError):
-        return "not known"
 
 
 def latency_chart(shares: Sequence[float], latencies_s: Sequence[float]) -> Chart:

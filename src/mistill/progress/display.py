@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Generator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 from msgspec import Struct
 
@@ -44,14 +44,13 @@ class Display(Struct, frozen=True):
     def showing(self, watch: Watch, *, after_s: float = 0.0) -> Generator[None]:
         """Shows the work of the block for as long as it lasts; on a screen only if it takes longer than ``after_s``."""
         has_screen = self.progress is not False and _taken.acquire(blocking=False)
-        drawing = _Drawing(watch, self.progress if has_screen else False, self.on_progress, after_s)
-        drawing.start()
-        try:
-            yield
-        finally:
-            drawing.end()
+        with ExitStack() as ends:
             if has_screen:
-                _taken.release()
+                ends.callback(_taken.release)
+            drawing = _Drawing(watch, self.progress if has_screen else False, self.on_progress, after_s)
+            drawing.start()
+            ends.callback(drawing.end)
+            yield
 
 
 class _Drawing(threading.Thread):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 _SHARE_SHOWN = 0.01
@@ -46,6 +47,17 @@ def latency(value: float) -> str:
     value = float(f"{value:.3g}")  # 999.9 ms are a second
     decimals = 2 - math.floor(math.log10(value))
     return f"{1000 * value:.{max(0, decimals - 3)}f} ms" if value < 1 else f"{value:.{max(0, decimals)}f} s"
+
+
+def moment(unix_s: float | None, *, to_seconds: bool = False) -> str:
+    """``2026-11-26 20:01 UTC``: of one zone, whoever reads it where."""
+    if unix_s is None or not math.isfinite(unix_s):
+        return "not known"
+    try:
+        written = datetime.fromtimestamp(unix_s, UTC).isoformat(" ", "seconds" if to_seconds else "minutes")
+    except (ValueError, OverflowError, OSError):
+        return "not known"
+    return f"{written.removesuffix('+00:00')} UTC"
 
 
 def age(value: float) -> str:

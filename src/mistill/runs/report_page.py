@@ -40,8 +40,8 @@ from mistill.pages.distribution_blocks import distribution_blocks, spread_chart
 from mistill.pages.money_blocks import money_blocks
 from mistill.pages.page import subject
 from mistill.pages.series_colors import ANSWERED, FAILED, TO_GO
-from mistill.pages.time_blocks import TimeOfStart, latency_chart, moment, stretches_of, time_blocks
-from mistill.progress.formatting import count, latency, money, rounded, seconds, share, tokens_in
+from mistill.pages.time_blocks import TimeOfStart, latency_chart, stretches_of, time_blocks
+from mistill.progress.formatting import count, latency, moment, money, rounded, seconds, share, tokens_in
 from mistill.runs.drawn_rows import DrawnRows, FailedRow
 from mistill.runs.report_text import headline, note_lines, what_was_done
 from mistill.steering.orders import shown_value

@@ -21,7 +21,7 @@ from mistill.estimates.sample_totals import Range
 from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
 from mistill.jobs.job_report import JobReport, goes_on, job_lines, under_way
 from mistill.ledger import Cause
-from mistill.progress.formatting import count, latency, money, seconds, time_split, tokens_in
+from mistill.progress.formatting import count, latency, moment, money, seconds, time_split, tokens_in
 from mistill.records.misfits import misfit_lines
 from mistill.runs.run_name import RunName
 from mistill.steering.orders import Change, shown_settings
@@ -242,7 +242,7 @@ def _running(report: RunReport) -> str:
 def _changes(report: RunReport) -> Iterator[Line]:
     """What was done to the last start while it went on."""
     for change in report.last_start.changes:
-        at = f"{datetime.fromtimestamp(change.at).astimezone():%Y-%m-%d %H:%M:%S}"
+        at = moment(change.at, to_seconds=True)
         yield Line(f"{what_was_done(change)}, at {at} by {change.by}", label="changed: ")
 
 

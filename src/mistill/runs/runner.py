@@ -346,9 +346,10 @@ class Runner:
 
         Raises:
             InputError: no budget can have them; nothing was changed.
-            LedgerError: the ledger cannot be read.
+            LedgerError: the ledger cannot be read; nothing was changed.
         """
         budget = self.budget
+        before = budget.max_cost, budget.max_tokens_total
         budget.set_limits(max_cost, max_tokens_total)
         if budget.is_limited and not budget.is_complete:
             if self._lane is not None:
@@ -356,6 +357,9 @@ class Runner:
                 self._lane.pause()
             try:
                 budget.take_up(await self.ledger.spending())
+            except BaseException:
+                budget.set_limits(*before)
+                raise
             finally:
                 if self._lane is not None and not self._is_paused:
                     self._lane.resume()

@@ -99,7 +99,8 @@ class Summaries:
         if kept is not None and kept[0] == state:  # a process that was killed has changed nothing of it
             phase = _phase(rows.reader, kept[1].counts, live=live)
             return replace(kept[1], live=live, phase=phase)
-        found = _summary(run, rows, live=live)
+        with rows.reader.snapshot():  # what is counted in several ways is of one moment
+            found = _summary(run, rows, live=live)
         self._kept[run.ledger] = state, found
         return found
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any, cast
 
 import click
@@ -17,7 +16,7 @@ from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import Colored, show
 from mistill.ledger import ErrorRecord
-from mistill.progress.formatting import money, seconds
+from mistill.progress.formatting import moment, money, seconds
 from mistill.runs.row_report import AttemptReport, OutcomeReport, RowReport, read_row
 from mistill.visible import visible_json
 
@@ -85,7 +84,7 @@ def _show_prompt(prompt: Any) -> None:
 def _show_attempt(attempt: AttemptReport) -> None:
     took = "" if attempt.seconds is None else f", {seconds(attempt.seconds)}"
     job = "" if attempt.job is None else f" in job {attempt.job}"
-    label = f"attempt {attempt.number}{job}, {_moment(attempt.sent_at)}{took}: "
+    label = f"attempt {attempt.number}{job}, {moment(attempt.sent_at, to_seconds=True)}{took}: "
     is_open = "in flight, or cut off by a kill" if attempt.job is None else "no answer yet"
     ended = (attempt.status or is_open).replace("_", " ")
     tokens = ""
@@ -115,10 +114,6 @@ def _show_outcome(label: str, outcome: OutcomeReport) -> None:
         show("  " + answer.replace("\n", "\n  "))
     if outcome.mark is not None or outcome.note is not None:
         show(Colored("marked: ", "cyan"), ", ".join(filter(None, (outcome.mark, outcome.note))))
-
-
-def _moment(unix_s: float) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(unix_s))
 
 
 def _spending(input_tokens: int, output_tokens: int, cost: float | None, *, cached: int = 0) -> str:

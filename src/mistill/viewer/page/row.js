@@ -84,6 +84,9 @@ export async function showRow(main, given, app, isShown) {
   };
 }
 
+let keepUnkept = () => {};  // of the note that was drawn last
+addEventListener("pagehide", () => keepUnkept());
+
 function showVerdict(place, run, row, app, done) {
   const {outcome} = row;
   place.hidden = !app.home.annotate && !outcome.mark && !outcome.note;
@@ -103,7 +106,7 @@ function showVerdict(place, run, row, app, done) {
   const button = (mark, key) => h("button", {type: "button", "data-mark": mark, class: `mark ${mark}`, "aria-pressed": String(outcome.mark === mark),
     onclick: () => keep(outcome.mark === mark ? null : mark)}, mark === "good" ? "✓ Good " : "✗ Bad ", h("kbd", {}, key));
   note.addEventListener("change", () => keep(outcome.mark));
-  addEventListener("pagehide", () => note.isConnected && note.value !== (outcome.note ?? "") && keep(outcome.mark), {once: true});
+  keepUnkept = () => note.isConnected && note.value !== (outcome.note ?? "") && keep(outcome.mark);
   note.addEventListener("keydown", (event) => {
     if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) note.blur();
   });
