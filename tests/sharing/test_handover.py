@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -177,10 +179,59 @@ async def test_where_the_folder_is_removed_the_host_takes_its_place_again(
     assert own_of(host).has_sent == 16
 
 
+def _open_to_others(folder: Path) -> None:
+    folder.chmod(0o777)
+
+
+def _of_another_user(folder: Path) -> None:
+    if os.getuid():
+        pytest.skip("only root can give a folder away")
+    os.chown(folder, 12_345, -1)
+
+
+@pytest.mark.parametrize("is_replaced", [True, False], ids=["replaced", "in place"])
+@pytest.mark.parametrize("give_away", [_open_to_others, _of_another_user])
+async def test_a_folder_that_is_ours_no_more_is_not_used_by_anybody(
+    peers: Peers,
+    runtime_dir: Path,
+    caplog: pytest.LogCaptureFixture,
+    give_away: Callable[[Path], None],
+    is_replaced: bool,
+) -> None:
+    folder, place = runtime_dir / "mistill", _place()
+    host, guest = peers.start(), peers.start()
+    await asyncio.gather(host.send(3), guest.send(3))
+    await until(lambda: any(folder.glob("*.counts")))
+    if is_replaced:
+        theirs = runtime_dir / "theirs"
+        theirs.mkdir(mode=0o700)
+        give_away(theirs)
+        folder.rename(runtime_dir / "removed")
+        theirs.rename(folder)
+    else:
+        give_away(folder)
+    await until(lambda: f"is not shared: {folder} is not this user's own" in caplog.text)
+    before = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    other = Peer(place, NAME, QUICK, None)  # which was told of the place before
+    peers.started.append(other)
+    await asyncio.gather(host.send(3), guest.send(3), other.send(3))
+    assert (guest.is_host, other.is_host) == (False, True)  # who was a guest stays one
+    assert own_of(host).has_sent == 12
+    with pytest.raises(PermissionError):
+        place.take()
+    with pytest.raises(PermissionError):
+        place.caller()
+    for peer in (guest, other, host):
+        peer.end()
+    await until(lambda: not host.participant._hosts)
+    after = {file: file.stat().st_mtime_ns for file in folder.iterdir()}
+    assert after == before, "nothing was written, kept in use or removed"
+
+
 async def test_nothing_is_put_into_a_folder_that_others_may_look_into(
     peers: Peers, runtime_dir: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    host, guest = peers.start(), peers.start()
+    host, guest = peers.start(), peers.start(tuning=IMPATIENT)
     await guest.send(1)
     folder = runtime_dir / "mistill"
     folder.rename(runtime_dir / "removed")

@@ -250,11 +250,15 @@ class Host:
 
     def _keep_seat(self) -> None:
         """Where its files were removed, it takes the place again, or finds another host there."""
-        if self._is_ended or self._seat.keep():
+        if self._is_ended:
+            return
+        if self._seat.keep():
+            self._begin_to_accept()  # it may have been out of reach
             return
         try:
             seat = self.place.take()
-        except OSError:  # there is no such folder any more, and so nobody else there: its guests stay
+        except OSError:  # there is no such folder of ours any more, and so nobody else there: its guests stay
+            asyncio.get_running_loop().remove_reader(self._seat.listening)
             return
         if seat is None:
             _log.warning(

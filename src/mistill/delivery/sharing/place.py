@@ -59,15 +59,17 @@ class Seat:
         """It is in use: nobody clears it away. False: somebody has, and nobody finds it any more."""
         if self._lock is None or self._files is None:
             return True
+        calls_at, lock = self._files
+        if not (self._has_files(self._lock, lock) and calls_at.exists()):
+            return False
         with suppress(OSError):
             os.utime(self._lock)
-        calls_at, lock = self._files
-        return calls_at.exists() and _is_at(self._lock, lock)
+        return True
 
     def give_up(self) -> None:
         """Another may take it."""
         self.listening.close()
-        if self._lock is not None and self._files is not None and _is_at(self._lock, self._files[1]):
+        if self._lock is not None and self._files is not None and self._has_files(self._lock, self._files[1]):
             for file in self._files:  # the lock's last; where it is another's, the socket is as well
                 with suppress(OSError):
                     file.unlink()
@@ -77,6 +79,9 @@ class Seat:
         """In a forked child: it is the parent's, who keeps it."""
         close_here(self.listening)
         self._close_lock()  # which unlocks nothing as long as the parent has it open
+
+    def _has_files(self, lock: int, path: Path) -> bool:
+        return is_our_folder(path.parent, make=False) and _is_at(lock, path)
 
     def _close_lock(self) -> None:
         if self._lock is not None:
@@ -119,7 +124,11 @@ class Place(ABC):
 
 
 class SocketFile(Place):
-    """A socket in the user's runtime folder, and a lock beside it."""
+    """A socket in the user's runtime folder, and a lock beside it.
+
+    The folder may be removed and made by another user, or opened to others, at any time: it is looked at before each
+    use, and one that is not this user's own is as one that is not there.
+    """
 
     def __init__(self, folder: Path, name: str) -> None:
         self._folder = folder
