@@ -22,6 +22,8 @@ class Hub:
 
     Attributes:
         commits: the files that each has changed, and its message. ``heads``: the last of each repository, by number.
+        echo: what it answers everything with instead, a status and a text in which ``{}`` is whoever asks.
+        hangs: it answers nothing any more until this is set.
         meanwhile: is called, once each, when the next commits arrive, before these are looked at.
     """
 
@@ -32,6 +34,8 @@ class Hub:
         self.heads: dict[str, int] = {}
         self.meanwhile: list[Callable[[], object]] = []
         self.refuses = False
+        self.echo: tuple[int, str] | None = None
+        self.hangs: threading.Event | None = None
 
     def head(self, repo: str) -> str:
         return f"{self.heads.get(repo, 0):040}"
@@ -70,6 +74,11 @@ class _Answers(BaseHTTPRequestHandler):
         if self.headers.get("Authorization") != f"Bearer {TOKEN}" or self.hub.refuses:
             self._send({"error": "Invalid username or password."}, 401)
             return
+        if self.hub.hangs is not None:
+            self.hub.hangs.wait()
+        if self.hub.echo is not None:
+            self._echo(*self.hub.echo)
+            return
         path = unquote(self.path.partition("?")[0])
         if path == "/api/repos/create":
             asked = json.loads(body)
@@ -96,6 +105,15 @@ class _Answers(BaseHTTPRequestHandler):
             self._send([_entry(name, data) for name, data in self.hub.repos[repo].items() if name in names])
         else:
             self._send({"error": path}, 404)
+
+    def _echo(self, status: int, text: str) -> None:
+        said = text.format(self.headers.get("Authorization"))
+        data = said.encode()
+        self.send_response(status)
+        self.send_header("X-Error-Message", said)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
 
     def _commit(self, repo: str, body: bytes) -> None:
         changed: list[str] = []

@@ -111,6 +111,7 @@ def parts_of(name: str) -> Parts | None:
 _WEB_HOST = re.compile(r"(?:[\w.%~-]+|\[[0-9A-Fa-f:.%]+\])(?::\d{1,5})?")
 _SERVER = r"(?:[\w.%~-]*|\[[0-9A-Fa-f:.%]+\])(?::\d{1,5})?"
 _SERVERS = re.compile(rf"{_SERVER}(?:,{_SERVER})*")
+_LOOKS_LIKE_SERVER = re.compile(rf"{_SERVER}/[^/?]*\?\w+=")
 _CONTAINER = re.compile(r"(?:arn:[^@/\s]+|[^:@/\s]*)")
 _AZURE_CONTAINER = re.compile(r"[^:@/\s]*(?:@[\w.-]+)?")
 
@@ -153,7 +154,8 @@ def _of_server(scheme: str, rest: str) -> Parts | None:
     if (
         _SERVERS.fullmatch(hosts) is None
         or "/" in database
-        or (":" not in login and re.search(r"[/?]", login))
+        or re.search(r"[/?]", login.partition(":")[0])
+        or _LOOKS_LIKE_SERVER.match(login)
     ):
         return None
     parameters, table, query = _told(f"{more[1:]}&{rest[end + 1 :]}")

@@ -15,8 +15,8 @@ from tests.api.raw_server import RawServer, chunk, events, response
 
 from mistill.api.chat import CHAT
 from mistill.api.client import MistralClient
-from mistill.api.redaction import PLACEHOLDER, Redactor
 from mistill.errors import InvalidModel, MistillError
+from mistill.redaction import PLACEHOLDER, Redactor
 
 KEY = "sk-ASecretKey/0123456789abcdef"
 ESCAPED = "".join(f"\\u{ord(character):04x}" for character in KEY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.runs.conftest import Place, echoes
 
 from mistill import Run
 from mistill.cli import main
+from mistill.datasets.places import patience
 from mistill.errors import InputError, LedgerError
 from mistill.runs.hub_card import Split, parts_of
 from mistill.simulator import Simulator
@@ -109,6 +111,49 @@ def test_the_command_pushes_and_says_where(run: Run, hub: Hub, capfd: pytest.Cap
     told = capfd.readouterr()
     assert "the store refuses access" in told.err
     assert TOKEN not in told.out + told.err
+
+
+@pytest.mark.parametrize("given", [None, TOKEN])
+def test_a_token_that_the_hub_says_back_is_not_shown(
+    given: str | None,
+    run: Run,
+    hub: Hub,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """From the file of a login, or as an argument: the environment does not have it."""
+    monkeypatch.delenv("HF_TOKEN")
+    if given is None:
+        Path(library("huggingface_hub.constants").HF_TOKEN_PATH).write_text(TOKEN)
+    hub.echo = (418, "no tea for {}, whole or %68f_s3cr3t0ftests")
+    with pytest.raises(InputError) as refused:
+        run.push_to_hub("me/answers", token=given)
+    assert "no tea for" in str(refused.value)
+    assert not any(piece in str(refused.value) for piece in (TOKEN, TOKEN[3:]))
+
+
+def test_what_is_no_hub_is_said_to_be_none(run: Run, hub: Hub) -> None:  # noqa: F811
+    hub.echo = (200, "<html>log in, {}</html>")
+    with pytest.raises(
+        InputError, match=r"what answers at http://127\.0\.0\.1:\d+ is no Hugging Face Hub .*HF_ENDPOINT"
+    ):
+        run.push_to_hub("me/answers")
+
+
+def test_a_hub_that_never_answers_is_waited_for_aloud_and_not_for_ever(
+    run: Run,
+    hub: Hub,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(patience, "SAYS_AFTER_S", 0.01)
+    monkeypatch.setattr(patience, "ENDS_AFTER_S", 0.02)
+    hub.hangs = threading.Event()
+    try:
+        with pytest.raises(InputError, match="the store has not answered within"):
+            run.push_to_hub("me/answers")
+        assert "the store does not answer: it is waited for" in caplog.text
+    finally:
+        hub.hangs.set()
 
 
 def front_of(hub: Hub, repo: str) -> tuple[dict[str, Any], str]:  # noqa: F811

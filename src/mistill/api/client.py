@@ -43,7 +43,6 @@ from mistill.api.models import MODELS_PATH, ModelCard, decode_models
 from mistill.api.new_file import NewFile, new_file
 from mistill.api.operation import MAX_BYTES, Operation, R
 from mistill.api.prices import Price
-from mistill.api.redaction import Redactor
 from mistill.api.stream import PROXY_HINT, ChunkReader, begins_stream
 from mistill.api.tariff import Tariff
 from mistill.api.transport import (
@@ -71,6 +70,7 @@ from mistill.errors import (
     RateLimits,
     TransportError,
 )
+from mistill.redaction import Redactor
 from mistill.wording import Setting, words
 
 A = TypeVar("A")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 import tempfile
@@ -13,11 +14,13 @@ from msgspec.structs import replace
 
 from mistill._version import __version__
 from mistill.datasets.optional_library import PYARROW, OptionalLibrary
+from mistill.datasets.places.patience import patiently
 from mistill.datasets.places.remote_file import RemoteFile
 from mistill.datasets.places.store_errors import problem_of
 from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run
 from mistill.ledger import LedgerReader
+from mistill.redaction import hide
 from mistill.runs.export import export_run
 from mistill.runs.hub_card import CardParts, Pushed, Split, card_of, parts_of, path_of
 from mistill.runs.report import read_report
@@ -72,6 +75,7 @@ def push_run(
         raise InputError(
             words(Setting("split"), f": {split!r} is no name of one"), hint="for example train, or test"
         )
+    hide(token)
     hub: Any = _HUB.load("pushing to the Hub")
     PYARROW.load("pushing to the Hub")
     found, path = find_run(out, ledger)
@@ -82,8 +86,12 @@ def push_run(
         written = export_run(path, data, where=where, partial=partial)
         with LedgerReader(path) as reader:
             run = hashlib.sha256(reader.manifest()).hexdigest()[:16]
-        with RemoteFile(f"hf://datasets/{repo}/{_CARD}").explaining():
-            repo = api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True).repo_id
+        place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
+        with place.explaining():
+            make = functools.partial(
+                api.create_repo, repo, repo_type="dataset", private=private, exist_ok=True
+            )
+            repo = str(patiently(place.name, make).repo_id)
         report = read_report(found, ledger=path)
         message = f"{written.records:,} rows by mistill {__version__}"
         for _ in range(_TRIES):
@@ -95,7 +103,7 @@ def push_run(
             )
             pushed = Pushed(repo, split, run, written.records, _columns(data), where, beside)
             operations = _operations(hub, split, data, card_of(report, pushed), there.files)
-            if address := _commit(api, there, operations, message, revision):
+            if address := _commit(api, there, operations, message, revision, data.stat().st_size):
                 return address
     raise InputError(
         f"hf://datasets/{repo} was changed by somebody else {_TRIES} times in turn, each time before this was there",
@@ -124,12 +132,15 @@ class _Repository(Struct, frozen=True):
 def _read_repository(api: Any, repo: str, revision: str | None) -> _Repository:
     place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
     with place.explaining():
-        head: str | None = api.repo_info(repo, repo_type="dataset", revision=revision).sha
+        info = functools.partial(api.repo_info, repo, repo_type="dataset", revision=revision)
+        head: str | None = patiently(place.name, info).sha
         at = head or revision
-        files: list[str] = api.list_repo_files(repo, repo_type="dataset", revision=at)
+        listed = functools.partial(api.list_repo_files, repo, repo_type="dataset", revision=at)
+        files: list[str] = patiently(place.name, listed)
         card = None
         if _CARD in files:
-            path = api.hf_hub_download(repo, _CARD, repo_type="dataset", revision=at)
+            download = functools.partial(api.hf_hub_download, repo, _CARD, repo_type="dataset", revision=at)
+            path: str = patiently(place.name, download)
             card = Path(path).read_text("utf-8", errors="replace")
     return _Repository(repo, head, files, parts_of(card, files))
 
@@ -144,24 +155,30 @@ def _operations(hub: Any, split: str, data: Path, card: str, files: list[str]) -
 
 
 def _commit(
-    api: Any, there: _Repository, operations: list[Any], message: str, revision: str | None
+    api: Any, there: _Repository, operations: list[Any], message: str, revision: str | None, size: int
 ) -> str | None:
-    """The address of the commit; ``None`` if there is another one by now: the card would not know of it."""
-    with RemoteFile(f"hf://datasets/{there.name}/{_CARD}").explaining():
+    """The address of the commit; ``None`` if there is another one by now: the card would not know of it.
+
+    Args:
+        size: of what is sent, in bytes.
+    """
+    place = RemoteFile(f"hf://datasets/{there.name}/{_CARD}")
+    commit = functools.partial(
+        api.create_commit,
+        there.name,
+        operations,
+        repo_type="dataset",
+        commit_message=message,
+        revision=revision,
+        parent_commit=there.head,
+    )
+    with place.explaining():
         try:
-            commit = api.create_commit(
-                there.name,
-                operations,
-                repo_type="dataset",
-                commit_message=message,
-                revision=revision,
-                parent_commit=there.head,
-            )
+            return str(patiently(place.name, commit, upload_bytes=size).commit_url)
         except Exception as error:
             if problem_of(error) != "changed":
                 raise
             return None
-    return str(commit.commit_url)
 
 
 def _is_of(split: str, file: str) -> bool:

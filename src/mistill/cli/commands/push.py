@@ -56,5 +56,9 @@ def command(out: str, repo: str, private: bool, fetch: bool, ledger: str | None,
     """
     if fetch:
         take_over_results(out, ledger)
-    say(push_run(out, repo, ledger=ledger, private=private or None, **given))
+    try:
+        say(push_run(out, repo, ledger=ledger, private=private or None, **given))
+    except KeyboardInterrupt:
+        say(f"stopped: see at the Hub whether {repo} has the rows; pushing them again does no harm")
+        raise
     return Exit.ANSWERED

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
 
-from mistill.addresses import harmless_words
 from mistill.cli.terminal.output import say
+from mistill.redaction import shown_words
 from mistill.wording import Words, worded
 
 
@@ -44,7 +44,7 @@ class _OnceEach(logging.Handler):
 
 def _without_secrets(line: str) -> str:
     """What a library says, who knows of addresses more than is shown of them."""
-    told = harmless_words(line)
+    told = shown_words(line)
     return (
         line
         if told == " ".join(line.split())

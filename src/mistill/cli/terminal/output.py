@@ -14,6 +14,7 @@ from typing import NamedTuple, TextIO
 import click
 
 from mistill.cli.terminal.standard_streams import drop
+from mistill.redaction import without_secrets
 from mistill.visible import visible
 
 
@@ -56,7 +57,7 @@ def not_written(error: OSError) -> str:
 
 def say_traceback(error: BaseException) -> None:
     """Where an error came from; its words, and those of its causes, may be a server's."""
-    say("".join(traceback.format_exception(error)).rstrip("\n"))
+    say(without_secrets("".join(traceback.format_exception(error)).rstrip("\n")))
 
 
 def _line(parts: tuple[str | Colored, ...]) -> str:

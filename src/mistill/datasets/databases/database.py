@@ -11,11 +11,11 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from mistill.addresses import harmless_words
 from mistill.datasets.databases.table_address import TableAddress
 from mistill.datasets.encoding import encode_record
 from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, MistillError
+from mistill.redaction import shown_words
 from mistill.wording import START_AGAIN, words
 
 if TYPE_CHECKING:
@@ -170,7 +170,7 @@ def told_by(error: BaseException) -> str:
     Of psycopg's, the server's message; of all, nothing of the lines of SQL that they show.
     """
     said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-    return (harmless_words(re.split(r"\n\s*LINE \d+:", said)[0]) or "")[:300] or type(error).__name__
+    return (shown_words(re.split(r"\n\s*LINE \d+:", said)[0]) or "")[:300] or type(error).__name__
 
 
 def database_of(address: str) -> Database:

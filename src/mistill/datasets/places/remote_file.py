@@ -12,25 +12,29 @@ import logging
 import shutil
 import tempfile
 import time
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, TypeVar
 
 from msgspec import Struct
 
-from mistill.addresses import STORES, keep_secrets, scheme_of, whole
+from mistill.addresses import STORES, keep_secrets, scheme_of, shown, whole
 from mistill.datasets.optional_library import OptionalLibrary
 from mistill.datasets.places import steady_file
 from mistill.datasets.places.output_stream import OutputStream, write_all
+from mistill.datasets.places.patience import patiently
 from mistill.datasets.places.place import Place
 from mistill.datasets.places.steady_file import SteadyFile
-from mistill.datasets.places.store_errors import problem_of, told_by
+from mistill.datasets.places.store_errors import is_of_nothing_known, problem_of, told_by
 from mistill.errors import InputError, MistillError
+from mistill.redaction import hide, hide_settings
 from mistill.wording import START_AGAIN, words
 
 _log = logging.getLogger("mistill")
+
+_T = TypeVar("_T")
 
 _BLOCK_BYTES = 4 << 20
 """Read ahead at a time: at 50 ms a request that is still 80 MB a second, and little for whoever wants the first row."""
@@ -129,7 +133,7 @@ class RemoteFile(Place):
         fs, path = self._found
         with self.explaining():
             fs.invalidate_cache()
-            found: dict[str, dict[str, Any]] = fs.glob(path, detail=True)
+            found: dict[str, dict[str, Any]] = self._asked(lambda: fs.glob(path, detail=True))
         start = self._address.removesuffix(path) if self._address.endswith(path) else None
         files = sorted(name for name, info in found.items() if info.get("type") == "file")
         if not files:
@@ -149,24 +153,28 @@ class RemoteFile(Place):
         try:
             return core.url_to_fs(self._address, **settings)
         except Exception as error:  # nothing has been asked yet: what is wrong are settings, or the address
-            raise InputError(f"{self.name}: {told_by(error)}", hint=self._store.credentials) from None
+            raise InputError(f"{self.name}: {self._told(error)}", hint=self._store.credentials) from None
 
     def _info(self) -> dict[str, Any]:
         fs, path = self._found
         with self.explaining():
             fs.invalidate_cache()
-            return fs.info(path)
+            return self._asked(lambda: fs.info(path))
 
     def _info_if_there(self) -> dict[str, Any] | None:
         fs, path = self._found
         with self.explaining():
             fs.invalidate_cache()
             try:
-                return fs.info(path)
+                return self._asked(lambda: fs.info(path))
             except Exception as error:
                 if problem_of(error) != "missing":
                     raise
                 return None
+
+    def _asked(self, ask: Callable[[], _T], *, upload_bytes: int = 0) -> _T:
+        """What a store answers: the Hub's library would wait for ever, those of others end by themselves."""
+        return patiently(self.name, ask, upload_bytes=upload_bytes) if self._kind == "hf" else ask()
 
     def _opened(self) -> Any:
         fs, path = self._found
@@ -208,7 +216,7 @@ class RemoteFile(Place):
         fs, path = self._found
         container = "/".join(path.split("/")[: 3 if self._kind == "hf" else 1])
         with self.explaining():
-            is_there = path != container and fs.exists(container)
+            is_there = path != container and self._asked(lambda: fs.exists(container))
         if not is_there:
             what = "repository" if self._kind == "hf" else "bucket or container"
             raise InputError(f"{self.name}: there is no {what} {container}", hint="make it, or name another")
@@ -245,7 +253,9 @@ class RemoteFile(Place):
         settings = {"method": "put", "headers": length} if self._kind == "http" else {}
         for wait_s in (*steady_file.WAITS_S, None):
             try:
-                fs.put_file(str(file), path, **settings)
+                self._asked(
+                    lambda: fs.put_file(str(file), path, **settings), upload_bytes=file.stat().st_size
+                )
                 fs.invalidate_cache()
             except Exception as error:
                 if wait_s is None or problem_of(error) != "broken":
@@ -278,7 +288,24 @@ class RemoteFile(Place):
             return InputError(f"{self.name}: no credentials were found", hint=self._store.credentials)
         if problem == "changed":
             return self._changed()
-        return InputError(f"{self.name}: the store cannot be reached: {told_by(error)}", hint=_GOES_ON)
+        if self._kind == "hf" and is_of_nothing_known(error):
+            return InputError(
+                f"{self.name}: what answers at {self._hub_address()} is no Hugging Face Hub",
+                hint="see whether HF_ENDPOINT is right, and whether a proxy or a login answers in its place",
+            )
+        return InputError(f"{self.name}: the store cannot be reached: {self._told(error)}", hint=_GOES_ON)
+
+    def _hub_address(self) -> str:
+        return shown(str(self._store.library.load(self.name, "huggingface_hub.constants").ENDPOINT))
+
+    def _told(self, error: Exception) -> str:
+        """What a library says, without what it has from settings of its own: fsspec's, and the token of a login."""
+        if _FSSPEC.is_there:
+            hide_settings(_FSSPEC.load(self.name, "fsspec.config").conf)
+        if self._kind == "hf":
+            with suppress(Exception):  # whatever is wrong with its files
+                hide(self._store.library.load(self.name).get_token())
+        return told_by(error)
 
     def _broken_off(self, error: Exception, at: int) -> Exception:
         if isinstance(error, MistillError):
@@ -286,7 +313,7 @@ class RemoteFile(Place):
         if at == 0 or problem_of(error) != "broken":
             return self._refusal(error)
         return InputError(
-            f"{self.name}: the connection broke after {at:,} bytes: {told_by(error)}", hint=_GOES_ON
+            f"{self.name}: the connection broke after {at:,} bytes: {self._told(error)}", hint=_GOES_ON
         )
 
     def _changed(self) -> InputError:
@@ -300,10 +327,13 @@ class RemoteFile(Place):
             return error
         told = {"denied": "the store refuses it", "credentials": "no credentials were found"}
         problem = problem_of(error)
+        asks = self._store.credentials
+        if problem == "denied":  # who asks is known, or it had failed before
+            asks = f"who asks needs the right to write there; if that is another, {asks.partition('; for a public')[0]}"
         return MistillError(
-            f"{self.name} could not be written: {told.get(problem or '', told_by(error))}",
+            f"{self.name} could not be written: {told.get(problem or '', self._told(error))}",
             hint="no answer is lost, the ledger has them; export again once that is mended"
-            + (f": {self._store.credentials}" if problem in told else ""),
+            + (f": {asks}" if problem in told else ""),
         )
 
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from mistill.addresses import harmless_words
+from mistill.redaction import shown_words
 
 Problem = Literal["missing", "denied", "credentials", "changed", "broken"]
 
@@ -51,13 +52,20 @@ def problem_of(error: BaseException) -> Problem | None:
     return None
 
 
+def is_of_nothing_known(error: BaseException) -> bool:
+    """Whether an answer was none of the store's: it is no JSON, or has not what is read of it."""
+    return problem_of(error) is None and any(
+        isinstance(one, (json.JSONDecodeError, KeyError)) for one in _chain(error)
+    )
+
+
 def told_by(error: BaseException) -> str:
     """The library's own words for what is at the bottom of it, in one line; its error's name, and the status of HTTP,
     where they have something secret in them, or there are none."""
     chain = _chain(error)
     error = next((one for one in chain if _status_of(one) is not None or _is_of_connection(one)), error)
     status = _status_of(error)
-    return (harmless_words(str(error)) or "")[:300] or " ".join(
+    return (shown_words(str(error)) or "")[:300] or " ".join(
         [type(error).__name__, *([] if status is None else [str(status)])]
     )
 

@@ -1,15 +1,26 @@
-"""The API key, cut out of what a server says: some echo it, whole, escaped or in part."""
+"""Secrets, cut out of what a server or a library says: some echo them, whole, escaped or in part.
+
+The API key is a client's, whose `Redactor` has it. Those of stores, databases and the like are this process's: what was
+given (`hide`), and what the environment has for the libraries that reach them.
+"""
 
 from __future__ import annotations
 
 import html
+import os
 import re
 from base64 import b64encode, urlsafe_b64encode
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import Final
 
+from mistill.addresses import harmless_words
 from mistill.errors import APIError, MalformedAnswer, MistillError
 
 PLACEHOLDER = "[api key]"
+HIDDEN = "[secret]"
+"""In the place of any other secret."""
 _SHORTEST = 8
 """A key or a part of one is not recognised below this: "1" or "any", as given to local servers, is in every text."""
 _UNMISTAKABLE = 16
@@ -25,12 +36,16 @@ _ESCAPE = re.compile(
 class Redactor:
     """Cuts one key out of texts that are shown. What a program decides by has been read before.
 
+    Args:
+        placeholder: what stands in its place.
+
     Attributes:
         echo: what is cut out of whole answers, before they are read: the key as it is, if it is such that nothing else
             in an answer can be meant; else ``None``.
     """
 
-    def __init__(self, api_key: str) -> None:
+    def __init__(self, api_key: str, placeholder: str = PLACEHOLDER) -> None:
+        self._placeholder = placeholder
         self._parts = frozenset(
             form[start : start + _SHORTEST]
             for form in _forms(api_key)
@@ -41,7 +56,7 @@ class Redactor:
 
     def clean(self, raw: bytes) -> bytes:
         """An answer's body without the key: it may stand where a text is kept, as in the model's name."""
-        return raw if self.echo is None else raw.replace(self.echo, PLACEHOLDER.encode())
+        return raw if self.echo is None else raw.replace(self.echo, self._placeholder.encode())
 
     def redact(self, text: str) -> str:
         """The text with a placeholder for every run of characters that is in the key too, as it is or escaped."""
@@ -53,7 +68,7 @@ class Redactor:
         at = 0
         for start, end in sorted(found):
             if start >= at:
-                kept += (text[at:start], PLACEHOLDER)
+                kept += (text[at:start], self._placeholder)
             at = max(at, end)
         return "".join((*kept, text[at:])) if kept else text
 
@@ -114,3 +129,68 @@ def _unescaped(text: str) -> tuple[str, list[int]]:
     characters += text[at:]
     places += range(at, len(text) + 1)
     return "".join(characters), places
+
+
+# --- secrets of this process ------------------------------------------------------------------------------------------
+
+_OF_ENVIRONMENT: Final = (
+    "MISTRAL_API_KEY", "MISTILL_GOVERNOR_TOKEN", "HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "PGPASSWORD", "motherduck_token",
+    "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AZURE_STORAGE_CONNECTION_STRING", "AZURE_STORAGE_ACCOUNT_KEY",
+    "AZURE_STORAGE_SAS_TOKEN", "AZURE_STORAGE_CLIENT_SECRET", "AZURE_CLIENT_SECRET",
+    "AZURE_CLIENT_CERTIFICATE_PASSWORD",
+)  # fmt: skip
+"""Variables that the libraries of places, and mistill, take a secret from."""
+_SHORTEST_HIDDEN = 5
+"""Shorter ones are words of other texts too."""
+_SENT = re.compile(r"(?i)\b(Bearer|Basic|x-amz-security-token\W{0,3}:)(\W{0,3})[\w.~+/=-]{16,}")
+"""How a request says who asks, whoever has made the secret: a role's, or one of a login, is nobody's setting."""
+_given: set[str] = set()
+
+
+def shown_words(text: str) -> str | None:
+    """What a library or a server says, in one line, as it may be shown: each address in it without its secrets, and
+    none of the others of this process; ``None`` where something of an address's is left in it."""
+    return harmless_words(without_secrets(text))
+
+
+def hide(secret: str | None) -> None:
+    """A password, token or key, which `without_secrets` knows from now on, in this process."""
+    if secret and len(secret) >= _SHORTEST_HIDDEN:
+        _given.add(secret)
+
+
+def without_secrets(text: str) -> str:
+    """A text with a placeholder for whatever stands in it of the secrets that this process has for a place."""
+    kept = (value for name in _OF_ENVIRONMENT if len(value := os.environ.get(name, "")) >= _SHORTEST_HIDDEN)
+    for secret in sorted({*_given, *kept}):
+        if len(secret) >= _SHORTEST:
+            text = _redactor(secret).redact(text)
+        else:
+            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
+    return _SENT.sub(rf"\1\2{HIDDEN}", text)
+
+
+@lru_cache(64)
+def _redactor(secret: str) -> Redactor:
+    return Redactor(secret, HIDDEN)
+
+
+_SECRET_NAME = re.compile("(?i)key|secret|token|password|passwd|credential|sas|connection_string")
+
+
+def hide_settings(settings: object) -> None:
+    """What is secret, by its name, in settings for a library, however deep it stands. Of one that is a file's name, the
+    library reads that."""
+    if isinstance(settings, dict):
+        for name, value in settings.items():  # pyright: ignore[reportUnknownVariableType]
+            if isinstance(value, dict):
+                hide_settings(value)  # pyright: ignore[reportUnknownArgumentType]
+            elif isinstance(value, str) and _SECRET_NAME.search(str(name)) and not _is_file(value):  # pyright: ignore[reportUnknownArgumentType]
+                hide(value)
+
+
+def _is_file(value: str) -> bool:
+    try:
+        return Path(value).exists()
+    except (OSError, ValueError):  # too long for one
+        return False
