@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,26 @@ def test_twice_ends_at_once_and_says_what_may_be_billed(
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_while_the_input_is_cut_it_says_that_nothing_was_sent(
+    spawn: Spawn, tmp_path: Path, simulate: Simulate
+) -> None:
+    server = simulate()
+    model = ("--model", "mistral-small-latest", "--endpoint", server.url, "--prompt", "{{ text }}")
+    process = spawn("run", "-", "--input-format", "csv", "--out", "answers", "--on", "processes:1", *model)
+    assert process.stdin is not None
+    process.stdin.write("text\nhello\n")
+    process.stdin.flush()
+    give_up_at = time.monotonic() + 60
+    while not list(tmp_path.glob("answers.ledger/input.jsonl.*.partial")) and time.monotonic() < give_up_at:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate()
+    assert (process.returncode, server.answered) == (130, 0)
+    assert "interrupted: nothing was sent; start the same command again" in err
+    assert not list(tmp_path.glob("answers.ledger/input*"))
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
 def test_a_signal_before_the_run_has_begun_is_an_interrupt_too(
     spawn: Spawn, run_of: RunOf, number: signal.Signals

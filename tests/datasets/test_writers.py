@@ -444,6 +444,36 @@ def test_nobody_may_read_an_output_who_may_not_read_what_it_is_made_of(
     assert stat.S_IMODE(path.stat().st_mode) == right
 
 
+def test_what_a_killed_process_has_left_of_an_output_is_cleared_away_and_nothing_that_is_written(
+    tmp_path: Path,
+) -> None:
+    path, other = tmp_path / "out.jsonl", tmp_path / "out.jsonl.00000000.partial.jsonl"
+    script = """
+import os, sys
+from mistill.datasets.writers import open_writer
+with open_writer(sys.argv[1]) as writer:
+    writer.write({"a": 1})
+    os._exit(9)
+"""
+    killed = subprocess.run([sys.executable, "-c", script, str(path)], check=False)
+    assert killed.returncode == 9
+    (left,) = tmp_path.iterdir()
+    of_another = [
+        tmp_path / name for name in ("more.out.jsonl.00000000.partial", "out.jsonl.0.partial", other.name)
+    ]
+    for file in of_another:
+        file.touch()
+    with open_writer(path) as first:
+        assert not left.exists()
+        (at_work,) = tmp_path.glob("out.jsonl.????????.partial")
+        with open_writer(path) as second:
+            assert at_work.exists()
+            second.write({"a": 2})
+        first.write({"a": 3})
+    assert path.read_text() == '{"a":3}\n'
+    assert sorted(tmp_path.iterdir()) == sorted([path, *of_another])
+
+
 def test_a_private_file_on_stdin_makes_a_private_output(tmp_path: Path) -> None:
     source = tmp_path / "in.jsonl"
     source.touch(0o600)

@@ -166,6 +166,19 @@ def test_a_shard_that_ends_while_another_writes_the_one_file_writes_it_with_its_
     assert f"another run writes {out}" in caplog.text
 
 
+@pytest.mark.parametrize("name", ["answers.jsonl", "answers"])
+@pytest.mark.parametrize("again", [{"on": "processes:1"}, {"shard": "1/2"}])
+def test_what_was_left_on_writing_is_cleared_away_by_a_start_that_writes_nothing(
+    rows: Path, tmp_path: Path, simulator: Simulator, name: str, again: dict[str, str]
+) -> None:
+    out = tmp_path / name
+    _each_shard(rows, out, simulator, 2)
+    left = (out / "part-00001.jsonl" if out.is_dir() else out).with_suffix(".jsonl.0a1b2c3d.partial")
+    left.touch()
+    assert _run(rows, out, simulator, **again).start().sent == 0
+    assert not left.exists()
+
+
 def test_a_condition_on_rows_and_a_limit_are_of_the_whole_run(
     rows: Path, tmp_path: Path, simulator: Simulator
 ) -> None:

@@ -12,9 +12,9 @@ from pydantic import ValidationError
 from mistill.cli.exit_codes import Exit, exit_of_error
 from mistill.cli.options.wording import flag_of, on_the_command_line
 from mistill.cli.program import write_examples
-from mistill.cli.terminal.output import not_written, say_error, say_traceback
+from mistill.cli.terminal.output import not_written, say, say_error, say_traceback
 from mistill.errors import InputError, MistillError
-from mistill.wording import worded
+from mistill.wording import Words, worded
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -108,7 +108,9 @@ class Command(click.Command):
         try:
             with self._explained_errors(ctx):
                 return super().invoke(ctx)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as error:
+            if error.args and isinstance(error.args[0], Words):
+                say(worded(error.args[0], on_the_command_line))
             return Exit.INTERRUPTED
 
     @contextmanager

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import msgspec
 
+from mistill.datasets.places.local_file import clear_unfinished
 from mistill.delivery.diagnostics import Snapshot
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, Stopped
@@ -114,6 +115,8 @@ class DrivenRun(Run):
     @contextmanager
     def _output_held(self) -> Generator[None]:
         if not self.place.is_one_file:
+            if self.place.out is not None:  # nobody starts a shard that has ended
+                clear_unfinished(Path(self.place.out), read_parts(self.place.folder))
             yield  # parts are held with their shards
             return
         self.place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)

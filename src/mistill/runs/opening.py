@@ -21,7 +21,7 @@ from mistill.ledger.shard_files import is_in_shards
 from mistill.process import OwnProcess
 from mistill.runs.where import InputFilter, require_columns
 from mistill.same_place import canonical, check_is_here, is_same_file
-from mistill.wording import Setting, words
+from mistill.wording import Part, Setting, words
 
 _log = logging.getLogger("mistill")
 
@@ -106,6 +106,7 @@ def output_held(out: str | None, ledger: Path) -> Generator[None]:
         return
     beside = ledger_beside(canonical(out))
     if is_same_file(beside, ledger):
+        target_of(out).clear_away()
         yield
         return
     process, lock = OwnProcess(), None
@@ -118,10 +119,20 @@ def output_held(out: str | None, ledger: Path) -> Generator[None]:
     except LedgerError:
         pass  # its folder has no locks; whether it can be written, its writer says
     try:
+        target_of(out).clear_away()
         yield
     finally:
         if lock is not None and process.is_this():
             lock.release(keep=lock.commits_before > 0)
+
+
+@contextmanager
+def told_if_interrupted(*told: Part) -> Generator[None]:
+    """Ctrl-C where there is no report yet, or no more, is one with words: what was done, and how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        raise KeyboardInterrupt(words("interrupted: ", *told)) from error
 
 
 def _check_path(ledger: Path) -> None:

@@ -34,7 +34,7 @@ from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
 from mistill.progress.display import OnProgress
 from mistill.runs.export import write_records
-from mistill.runs.opening import output_held
+from mistill.runs.opening import output_held, told_if_interrupted
 from mistill.runs.record_shape import shape_of
 from mistill.runs.run import Run
 from mistill.runs.runner import Runner
@@ -49,6 +49,8 @@ _log = logging.getLogger("mistill")
 _PLANNING_S: Final = 600.0
 """How long another one may take to cut the input."""
 _LOOK_S: Final = 0.1
+NOTHING_SENT: Final = ("nothing was sent; ", START_AGAIN)
+"""Of a start that is interrupted while the input is cut."""
 _SAY_AFTER_S: Final = 1.0
 
 
@@ -305,7 +307,8 @@ class ShardRun(DrivenStart, InShards):
     @contextmanager
     def _start_of_shard(self) -> Generator[Runner]:
         self._make_ready()
-        plan = self._plan()
+        with told_if_interrupted(*NOTHING_SENT):
+            plan = self._plan()
         self._source = plan.source(self._one.number, self._whole, self.options.limit)
         if self.out is not None:
             Path(self.out).parent.mkdir(parents=True, exist_ok=True)
@@ -367,7 +370,8 @@ class ShardRun(DrivenStart, InShards):
         assert self.place.out is not None, "it is one file"
         if not self._is_all_finished():
             return
-        with self._turn_to_write():
+        told = f"all rows have an outcome, and {self.place.out} is not written yet; "
+        with told_if_interrupted(told, START_AGAIN), self._turn_to_write():
             if (
                 not self._is_all_finished()
             ):  # somebody asks rows again meanwhile, and writes when they are answered
@@ -408,6 +412,8 @@ class ShardRun(DrivenStart, InShards):
 
     @contextmanager
     def _output_held(self) -> Generator[None]:
+        if self.out is not None:
+            target_of(self.out).clear_away()
         yield  # whoever has the ledger of a shard has its part too
 
 

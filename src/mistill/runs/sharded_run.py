@@ -24,7 +24,8 @@ from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import is_in_shards, read_parts, whole_of
 from mistill.progress.progress import Progress
 from mistill.runs.driven_run import DrivenRun
-from mistill.runs.shard_run import InShards, ShardSettings, work_on
+from mistill.runs.opening import told_if_interrupted
+from mistill.runs.shard_run import NOTHING_SENT, InShards, ShardSettings, work_on
 from mistill.runs.shared_budget import SharedBudget
 from mistill.shards.driver import Driver
 from mistill.shards.placement import InProcesses, OnRay, parse_placement
@@ -70,7 +71,8 @@ class ShardedRun(DrivenRun, InShards):
                 self._open_whole() as ledger,
                 opened_to_others(keeper, machines.host, has_quota=has_quota) as door,
             ):
-                plan = self._plan(machines.workers)
+                with told_if_interrupted(*NOTHING_SENT):
+                    plan = self._plan(machines.workers)
                 self._note_parts(len(plan.shards), self._earlier_parts)
                 self.progress.total = _rows_wanted(plan, self.options.limit)
                 with (

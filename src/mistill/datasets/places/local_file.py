@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import stat
 import sys
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,14 +18,18 @@ from mistill.datasets.places.place import Place
 from mistill.directories import sync_directory
 from mistill.errors import InputError
 
+if sys.platform != "win32":
+    import fcntl
+
+_UNFINISHED = re.compile(r"(.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 class LocalFile(Place):
     """A path: of a file, or of a device or a pipe, which are read and written as they are.
 
-    While it is written, a new file is ``NAME.xxxxxxxx.partial`` beside it, which only a process that was killed leaves
-    behind, and which its owner alone can read.
+    While it is written, a new file is ``NAME.xxxxxxxx.partial`` beside it, which its owner alone can read, and whose
+    lock its writer has. Only a process that was killed leaves one behind, for the next that writes to clear away.
     """
 
     def __init__(self, name: str) -> None:
@@ -81,8 +86,13 @@ class LocalFile(Place):
 
     def writing(self, made_of: Sequence[str | Path] = ()) -> AbstractContextManager[OutputStream]:
         self.check_writable()
+        self.clear_away()
         path = self._written
         return _beside(path, self.name, made_of) if _is_replaceable(path) else _device(path, self.name)
+
+    def clear_away(self) -> None:
+        path = self._written
+        clear_unfinished(path.parent, {path.name})
 
     @property
     def _written(self) -> Path:
@@ -104,10 +114,8 @@ def _device(path: Path, name: str) -> Generator[OutputStream]:
 
 @contextmanager
 def _beside(path: Path, name: str, made_of: Sequence[str | Path]) -> Generator[OutputStream]:
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
     try:
-        mode = _usual_mode(temporary)
-        descriptor = os.open(temporary, _NEW_FILE, 0o600)
+        mode, temporary, descriptor = _new_file(path)
     except OSError as error:
         raise InputError(f"{name}: cannot be written: {error.strerror}") from error
     output = OutputStream(name, partial(write_all, descriptor))
@@ -124,6 +132,54 @@ def _beside(path: Path, name: str, made_of: Sequence[str | Path]) -> Generator[O
         with suppress(OSError):
             temporary.unlink()
         raise
+
+
+def _new_file(path: Path) -> tuple[int, Path, int]:
+    """The mode that a file there gets, and one beside it for writing: its path, and its descriptor, which has the lock
+    by which nobody takes it for one that was left."""
+    while True:
+        temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
+        mode = _usual_mode(temporary)
+        descriptor = os.open(temporary, _NEW_FILE, 0o600)
+        _lock(descriptor)
+        if _is_at(descriptor, temporary):
+            return mode, temporary, descriptor
+        os.close(descriptor)  # somebody has cleared it away before it was locked
+
+
+def _lock(descriptor: int) -> None:
+    if sys.platform != "win32":
+        with suppress(OSError):  # no locks there: then nobody clears it away either
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+
+
+def clear_unfinished(folder: Path, names: Collection[str]) -> None:
+    """Removes what processes that were killed have left of files of these names; never what another one writes."""
+    with suppress(OSError):
+        for name in os.listdir(folder):  # noqa: PTH208  there may be many, and no paths are made of them
+            if (left := _UNFINISHED.fullmatch(name)) is not None and left[1] in names:
+                _remove_if_left(folder / name)
+
+
+def _remove_if_left(file: Path) -> None:
+    """Removes it unless somebody writes it."""
+    if sys.platform == "win32":
+        return
+    with suppress(OSError):
+        descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if _is_at(descriptor, file) and stat.S_ISREG(os.fstat(descriptor).st_mode):
+                file.unlink()
+        finally:
+            os.close(descriptor)
+
+
+def _is_at(descriptor: int, path: Path) -> bool:
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False
 
 
 def _commit(descriptor: int, temporary: Path, mode_for: Callable[[os.stat_result], int], name: str) -> None:

@@ -52,6 +52,9 @@ class Target(ABC):
     def holds_something(self) -> bool:
         """Whether something would be lost by writing. Devices, pipes and empty files keep nothing."""
 
+    def clear_away(self) -> None:  # noqa: B027  most places keep nothing of what was not finished
+        """Removes what processes that were killed on writing have left beside it; never what another one writes."""
+
 
 class Place(Target):
     """Where one file is, or is to be.
