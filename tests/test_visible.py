@@ -16,6 +16,7 @@ from mistill.visible import visible, visible_records
 
 OBEYED = {*map(chr, (*range(9), *range(11, 32), *range(0x7F, 0xA0), 0x2028, 0x2029, *range(0x202A, 0x202F)))}
 OBEYED |= set(map(chr, range(0x2066, 0x206A)))
+OBEYED |= set("\u00ad\u034f\u061c\u180e\u200b\u200e\u2060\u3164\ufeff\U000e0041\U000e0100")
 TEXTS = st.text(st.sampled_from([*sorted(OBEYED), "a", "é", "\n", "😀"]))
 
 
@@ -36,6 +37,26 @@ def test_lines_of_csv_stay_lines(text: str) -> None:
     assert not (OBEYED - {"\r"}) & set(shown)
     assert shown.startswith("x\r\n")
     assert "\r" not in shown.replace("\r\n", "")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "\U0001f468\u200d\U0001f469\u200d\U0001f467",
+        "\u2764\ufe0f\u200d\U0001f525",
+        "1\ufe0f\u20e3",
+        "\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645",
+    ],
+)
+def test_joiners_of_emoji_and_of_letters_stay(text: str) -> None:
+    assert visible(text) == text
+    assert visible_records(text.encode()) == text.encode()
+
+
+@pytest.mark.parametrize("joiner", ["\u200c", "\u200d", "\ufe0f"])
+def test_joiners_that_join_nothing_are_written_out(joiner: str) -> None:
+    assert visible(f"pay{joiner}pal") == f"pay\\u{ord(joiner):04x}pal"
+    assert visible(f"{joiner}a") == f"\\u{ord(joiner):04x}a"
 
 
 @pytest.mark.parametrize("file_format", ["jsonl", "json", "csv"])

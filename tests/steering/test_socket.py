@@ -147,6 +147,15 @@ async def test_what_is_no_order_hurts_nobody(ledger: Path, line: bytes) -> None:
         assert (await asyncio.to_thread(Control(ledger).standing)).in_flight == 3
 
 
+async def test_an_order_that_is_nested_too_deep_is_answered(ledger: Path) -> None:
+    line = b'{"do": "set", "settings": {"max_cost": ' + b"[" * 20_000 + b"]" * 20_000 + b"}}\n"
+    async with served(ledger):
+        address = find_address(ledger)
+        assert address is not None
+        answer = json.loads(await asyncio.to_thread(send, address, line))
+    assert "the run does not know this order" in answer["error"]["message"]
+
+
 async def test_an_order_that_is_being_obeyed_as_the_start_ends_is_answered(ledger: Path) -> None:
     steered = Obedient()
     server = OrderServer(ledger, steered)

@@ -18,6 +18,7 @@ from mistill.estimates.budget import Budget
 from mistill.kinds.options import RunOptions
 from mistill.llms.connection import Connection
 from mistill.llms.event_loop import background
+from mistill.llms.parameters import PARAMETERS
 from mistill.progress.formatting import count, money, seconds
 from mistill.progress.view import View, Watch
 from mistill.runs.runner import Runner
@@ -381,9 +382,14 @@ def _checked(name: str, value: Any) -> Any:
         raise InputError(f"{name}: {problem[0].lower()}{problem[1:]}") from error
 
 
+_OF_MODEL = ("structured_output", "schema", "generation_kwargs", "parameters")
+
+
 def _cannot_change(name: str) -> InputError:
     changeable = f"what can: {', '.join(SETTINGS)}"
-    if name in RunOptions.model_fields or name in Connection.model_fields:
+    if any(
+        name in known for known in (RunOptions.model_fields, Connection.model_fields, PARAMETERS, _OF_MODEL)
+    ):
         return InputError(
             f"{name} cannot be changed while a run goes on",
             hint=words("stop it, and ", _AGAIN, f"; {changeable}"),

@@ -228,7 +228,7 @@ class Exchange:
             )
         try:
             answer = decode_answer(line)
-        except msgspec.MsgspecError as error:
+        except (msgspec.MsgspecError, ValueError, RecursionError) as error:
             raise InputError(
                 f"the run answers what is not understood here: {error}",
                 hint="use the version of mistill that runs it",

@@ -171,7 +171,7 @@ class OrderServer:
 def _read(line: bytes) -> Order:
     try:
         return decode_order(line)
-    except (msgspec.MsgspecError, ValueError) as error:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as error:  # the last one: it is nested too deep
         raise InputError(
             f"the run does not know this order: {error}",
             hint="give it by the version of mistill that runs it",

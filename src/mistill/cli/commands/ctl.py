@@ -87,15 +87,24 @@ def _setting(text: str) -> tuple[str, Any]:
         raise InputError(f"{text!r} is not of the form NAME=VALUE", hint=f"there are {', '.join(SETTINGS)}")
     if value == _NO_LIMIT:
         return name, None
+    if name not in SETTINGS:  # which is said first, whatever it is to be
+        return name, value
     if name == "deadline":
         return name, Duration().convert(value, None, click.get_current_context())
-    try:
-        number = float(value)
-    except ValueError:
-        raise InputError(f"{name}: {value!r} is no number", hint=f"{_NO_LIMIT} is no limit") from None
+    number = _number(value)
+    if number is None:
+        raise InputError(f"{name}: {value!r} is no number", hint=f"{_NO_LIMIT} is no limit")
     if not math.isfinite(number):
         raise InputError(f"{name} must be a number, not {value}", hint=f"{_NO_LIMIT} is no limit")
     return name, int(number) if number.is_integer() else number
+
+
+def _number(text: str) -> float | None:
+    """Of the digits 0 to 9: Python knows those of other scripts too, which are read wrong too easily."""
+    try:
+        return float(text) if text.isascii() else None
+    except ValueError:
+        return None
 
 
 def _nothing_new(order: str) -> str:

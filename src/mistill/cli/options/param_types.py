@@ -58,7 +58,7 @@ class TextOrJson(_Type):
 
 def _measured(value: Any, units: Mapping[str, int]) -> float | None:
     """A number with a unit behind it, in the smallest; ``None`` where it is none."""
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([a-z]*)", str(value).strip().lower())
+    found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", str(value).strip().lower())
     return None if found is None or found[2] not in units else float(found[1]) * units[found[2]]
 
 
