@@ -10,8 +10,7 @@ from tests.libraries import library
 
 from mistill import MistralLLM, Run
 from mistill.cli import main
-from mistill.datasets.databases import database
-from mistill.datasets.places import steady_file
+from mistill.datasets import far_places
 from mistill.errors import MistillError
 from mistill.simulator import Simulator
 
@@ -42,8 +41,7 @@ def test_no_command_and_no_error_tells_what_is_secret_in_an_address(
         library(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MISTILL_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(steady_file, "WAITS_S", ())
-    monkeypatch.setattr(database, "WAITS_S", ())
+    monkeypatch.setattr(far_places, "WAITS_S", ())
     Path("in.jsonl").write_text('{"text": "a"}\n')
     library("duckdb").connect("a.db").close() if address.startswith("duckdb") else Path("a.db").touch()
     secret = address.replace("{}", SECRET)

@@ -14,7 +14,9 @@ import pytest
 from tests.databases import PostgreSQL, Tables
 from tests.libraries import library
 
-from mistill.datasets.databases import database, paged_database
+from mistill.datasets import far_places
+from mistill.datasets.databases import paged_database
+from mistill.datasets.databases import postgresql as postgresql_database
 from mistill.datasets.databases import sqlite as sqlite_database
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import open_source
@@ -171,13 +173,49 @@ def test_a_table_is_whole_or_not_there(tables: Tables) -> None:
     assert tables.execute(f"SELECT count(*) FROM {listed} WHERE {name} LIKE 'mistill%'") == [(0,)]
 
 
-def test_a_write_that_fails_leaves_the_old_table(tables: Tables) -> None:
-    write(tables.address("t"), [{"id": 1}])
-    tables.execute("DROP TABLE t")
+def test_a_view_is_not_replaced_and_that_is_known_before_anything_is_written(tables: Tables) -> None:
     tables.execute("CREATE VIEW t AS SELECT 7 AS id")
-    with pytest.raises(MistillError, match=r"could not be written.*no answer is lost"):
-        write(tables.address("t"), [{"id": 2}])
+    with pytest.raises(InputError, match=r"cannot be (written|replaced): .*(view|View|not a table)"):
+        check_target(tables.address("t"))
     assert records(tables.address("t")) == [{"id": 7}]
+
+
+def test_to_look_whether_a_table_can_be_replaced_leaves_it_as_it_is(tables: Tables) -> None:
+    tables.execute("CREATE TABLE t (id integer PRIMARY KEY)")
+    tables.execute("INSERT INTO t VALUES (1)")
+    check_target(tables.address("t"))
+    with pytest.raises(Exception, match=r"(?i)constraint"):
+        tables.execute("INSERT INTO t VALUES (1)")
+    assert records(tables.address("t")) == [{"id": 1}]
+    check_target(tables.address("none"))
+    with pytest.raises(InputError, match="cannot be read"):
+        records(tables.address("none"))
+
+
+def test_a_write_that_fails_leaves_the_old_table(sqlite: Tables) -> None:
+    write(sqlite.address("t"), [{"id": 1}])
+    with pytest.raises(MistillError, match=r"could not be written: too many columns.*no answer is lost"):
+        write(sqlite.address("t"), [{f"column{number}": 1 for number in range(3000)}])
+    assert records(sqlite.address("t")) == [{"id": 1}]
+
+
+def test_what_else_is_in_a_database_is_in_nobody_s_way(tables: Tables) -> None:
+    write(tables.address("t"), [{"id": 1}])
+    tables.execute("CREATE TABLE other (id integer)")
+    if "postgres" not in tables.database:  # which replaces no table that a view needs
+        tables.execute("CREATE VIEW seen AS SELECT id FROM t")
+        tables.execute("CREATE VIEW stale AS SELECT id FROM other")
+        tables.execute("DROP TABLE other")
+        tables.execute("CREATE TABLE other (id integer, more integer)")
+    if "sqlite" in tables.database:
+        tables.execute("CREATE TRIGGER filled AFTER INSERT ON other BEGIN INSERT INTO t VALUES (new.id); END")
+        tables.execute("CREATE VIEW of_nothing AS SELECT id FROM none")
+    check_target(tables.address("t"))
+    for number in (2, 3):
+        write(tables.address("t"), [{"id": number}])
+    assert records(tables.address("t")) == [{"id": 3}]
+    if "postgres" not in tables.database:
+        assert tables.execute("SELECT id FROM seen") == [(3,)]
 
 
 def test_a_write_that_fails_leaves_no_file_that_it_made(files: Tables, tmp_path: Path) -> None:
@@ -197,7 +235,7 @@ def test_a_file_that_another_process_writes_is_waited_for_and_that_is_said(
 ) -> None:
     monkeypatch.setattr(sqlite_database, "_WAIT_S", 0.0)
     monkeypatch.setattr(sqlite_database, "_MOMENT_S", 0.0)
-    monkeypatch.setattr(database, "WAITS_S", (0.0, 0.01))
+    monkeypatch.setattr(far_places, "WAITS_S", (0.0, 0.01))
     files.execute("CREATE TABLE t (id integer)")
     held = subprocess.Popen(
         [sys.executable, "-c", _HOLD, files.database.partition("///")[2]],
@@ -371,6 +409,24 @@ def test_rows_of_tables_that_inherit_are_rows_of_the_table_too(postgresql: Table
     assert len(records(postgresql.address("parent"))) == 3001
 
 
+def test_a_table_that_a_view_needs_is_refused_before_anything_is_written(postgresql: Tables) -> None:
+    write(postgresql.address("t"), [{"id": 1}])
+    postgresql.execute("CREATE VIEW v AS SELECT id FROM t")
+    with pytest.raises(InputError, match=r"cannot be replaced: view v depends on table t \(drop that first"):
+        check_target(postgresql.address("t"))
+    assert postgresql.execute("SELECT id FROM v") == [(1,)]
+
+
+def test_a_table_that_somebody_reads_for_the_moment_can_be_replaced_later(
+    postgresql: Tables, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(postgresql_database, "_LOCK_S", 0.01)
+    write(postgresql.address("t"), [{"id": 1}])
+    with library("psycopg").connect(postgresql.database) as reader:
+        reader.execute("SELECT * FROM t")
+        check_target(postgresql.address("t"))
+
+
 def test_a_text_about_the_escape_of_nul_stays_as_it_is_in_postgresql(postgresql: Tables) -> None:
     text = r"the escape \u0000 is NUL, and \\u0000 is not"
     write(postgresql.address("t"), [{"text": text, "mixed": 1}, {"text": "b", "mixed": [text, "\0"]}])
@@ -381,7 +437,7 @@ def test_a_text_about_the_escape_of_nul_stays_as_it_is_in_postgresql(postgresql:
 
 def test_a_connection_that_breaks_is_made_anew(postgresql: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_database, "PAGE_ROWS", 10)
-    monkeypatch.setattr(database, "WAITS_S", (0.0,))
+    monkeypatch.setattr(far_places, "WAITS_S", (0.0,))
     postgresql.execute("CREATE TABLE u AS SELECT generate_series(1, 50) AS id")
     postgresql.execute("CREATE TABLE t AS SELECT * FROM u")
     postgresql.execute("ALTER TABLE t ADD PRIMARY KEY (id)")

@@ -14,7 +14,7 @@ import pytest
 from tests.libraries import library, need_library_of
 from tests.stores import BUCKET, S3, Web
 
-from mistill.datasets.places import steady_file
+from mistill.datasets import far_places
 from mistill.datasets.prefetch import StreamedWindows, open_windows
 from mistill.datasets.sources import open_source
 from mistill.datasets.writers import check_no_loss, check_target, open_writer
@@ -27,7 +27,7 @@ SECRET = "s3cr3t-of-a-signature"
 
 @pytest.fixture(autouse=True)
 def _without_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(steady_file, "WAITS_S", (0.0, 0.0, 0.0))
+    monkeypatch.setattr(far_places, "WAITS_S", (0.0, 0.0, 0.0))
 
 
 def records(source: Any, **settings: Any) -> list[dict[str, Any]]:

@@ -20,7 +20,7 @@ from tests.stores import BUCKET, S3, Web
 
 from mistill import Run, export_run
 from mistill.cli import main
-from mistill.datasets.places import steady_file
+from mistill.datasets import far_places
 from mistill.errors import InputError, LedgerInUse
 from mistill.kinds.kept_settings import find_run, ledger_beside, output_of
 from mistill.ledger.lock import LedgerLock
@@ -34,7 +34,7 @@ TEXTS = ["one", "two", "three"]
 @pytest.fixture(autouse=True)
 def _state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MISTILL_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setattr(steady_file, "WAITS_S", (0.0,))
+    monkeypatch.setattr(far_places, "WAITS_S", (0.0,))
 
 
 @pytest.fixture

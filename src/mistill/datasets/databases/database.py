@@ -13,22 +13,16 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mistill.datasets.databases.table_address import TableAddress
 from mistill.datasets.encoding import encode_record
+from mistill.datasets.far_places import told
 from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, MistillError
-from mistill.redaction import shown_words
-from mistill.wording import START_AGAIN, words
 
 if TYPE_CHECKING:
     from mistill.datasets.sources.row import Input
 
 _log = logging.getLogger("mistill")
 
-GOES_ON: Final = words(START_AGAIN, ": what is answered is kept, and costs nothing again")
-
 TAKEN: Final = "let that process come to its end, or have it close the file; then try again"
-
-WAITS_S = (0.5, 2.0, 8.0)
-"""Before each further try, where a connection is broken, or a file is another process's for the moment."""
 
 _BY_KIND: Final = {
     "sqlite": "mistill.datasets.databases.sqlite:SQLite",
@@ -103,7 +97,7 @@ class Database(ABC):
     def check_writable(self, connection: Any) -> None:
         """
         Raises:
-            InputError: the table cannot be made.
+            InputError: the table cannot be made, or take the place of the one that has its name.
         """
 
     def begin(self, connection: Any) -> None:
@@ -134,6 +128,22 @@ class Database(ABC):
         """The table that was made takes its name, and the place of the one that has it."""
         connection.execute(f"DROP TABLE IF EXISTS {self.table}")
         connection.execute(f"ALTER TABLE {made} RENAME TO {quoted(self.address.table[-1])}")
+
+    def rehearse_swap(self, connection: Any) -> None:
+        """What comes last, done and taken back: whether an old table can go is known to the database alone."""
+        self.begin(connection)
+        try:
+            made = self.unused_name()
+            connection.execute(f"CREATE TABLE {made} (a integer)")
+            self.swap(connection, made)
+        finally:
+            connection.execute("ROLLBACK")
+
+    def not_replaced(self, why: str) -> InputError:
+        """The error where an old table has to stay."""
+        return InputError(
+            f"{self.name}: cannot be replaced: {why}", hint="drop that first, or write into another table"
+        )
 
     def unused_name(self) -> str:
         """Of a table that is made, beside the other."""
@@ -170,7 +180,7 @@ def told_by(error: BaseException) -> str:
     Of psycopg's, the server's message; of all, nothing of the lines of SQL that they show.
     """
     said = getattr(getattr(error, "diag", None), "message_primary", None) or str(error)
-    return (shown_words(re.split(r"\n\s*LINE \d+:", said)[0]) or "")[:300] or type(error).__name__
+    return told(re.split(r"\n\s*LINE \d+:", said)[0], type(error).__name__)
 
 
 def database_of(address: str) -> Database:

@@ -8,9 +8,10 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
-from mistill.datasets.databases import database
-from mistill.datasets.databases.database import GOES_ON, Database, quoted
+from mistill.datasets import far_places
+from mistill.datasets.databases.database import Database, quoted
 from mistill.datasets.databases.table_address import TableAddress
+from mistill.datasets.far_places import GOES_ON
 from mistill.datasets.optional_library import PYARROW, OptionalLibrary
 from mistill.datasets.sources.arrow_rows import column_values
 from mistill.datasets.sources.json_text import json_decoder
@@ -47,13 +48,13 @@ class DuckDB(Database):
 
     def _opened(self, path: str, *, to_write: bool) -> Any:
         """A file is one process's at a time, but for readers: one that is in use may be free in a moment."""
-        for wait_s in (*database.WAITS_S, None):
+        for wait_s in (*far_places.WAITS_S, None):
             try:
                 return self._library.connect(path, read_only=not to_write)
             except self._library.IOException as error:
                 if wait_s is None or not self.is_taken(error):
                     raise
-            if wait_s != database.WAITS_S[0]:  # it is not just for a moment
+            if wait_s != far_places.WAITS_S[0]:  # it is not just for a moment
                 self.say_taken(wait_s)
             time.sleep(wait_s)
         raise AssertionError("the last try raises")
@@ -117,6 +118,7 @@ class DuckDB(Database):
         (found,) = connection.execute(query, [around[-1] if around else "main"]).fetchone()
         if not found:
             raise InputError(f"{self.name}: there is no schema {around[-1]}")
+        self.rehearse_swap(connection)
 
     def is_taken(self, error: Exception) -> bool:
         return isinstance(error, self._library.IOException) and "lock" in str(error)

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar, Final
+from typing import Any, Final
 
-from mistill.datasets.databases.database import python_columns, quoted
-from mistill.datasets.databases.paged_database import PAGE_ROWS, PagedDatabase
+from mistill.datasets.databases.database import python_columns, quoted, told_by
+from mistill.datasets.databases.paged_database import PAGE_ROWS, KeyColumn, PagedDatabase
 from mistill.datasets.databases.table_address import TableAddress
 from mistill.datasets.optional_library import PYARROW, OptionalLibrary
 from mistill.datasets.sources.json_text import json_decoder
@@ -20,8 +20,10 @@ from mistill.errors import InputError
 
 _PSYCOPG = OptionalLibrary("psycopg", extra="sql")
 _CONNECT_S = 30
-_SETTINGS: Final = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=iso_8601"
+_SETTINGS: Final = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=iso_8601 -c extra_float_digits=3"
 """So that a row reads the same whoever reads it: another text would be another row."""
+_LOCK_S = 1
+"""While it is only tried whether a table can be replaced: who wants it meanwhile waits behind us."""
 _AS_TEXT: Final = (
     "interval", "inet", "cidr", "int4range", "int8range", "numrange", "daterange", "tsrange", "tstzrange",
     "int4multirange", "int8multirange", "nummultirange", "datemultirange", "tsmultirange", "tstzmultirange",
@@ -38,8 +40,6 @@ _MAX_DECIMAL_DIGITS = 38
 
 class PostgreSQL(PagedDatabase):
     """A table of a server, or what a query of it gives: that is one read-only transaction, as long as the run reads."""
-
-    placeholder: ClassVar = "%s"
 
     def __init__(self, address: TableAddress) -> None:
         super().__init__(address)
@@ -103,9 +103,9 @@ class PostgreSQL(PagedDatabase):
                 found[column.name] = getattr(arrow, _PLAIN_TYPES[name])()
         return found
 
-    def key(self, connection: Any, columns: Sequence[str]) -> list[str]:  # noqa: ARG002  as of any database
-        """The primary key, else the smallest unique index without nulls; none where other tables inherit from this one,
-        whose rows it has too: they may have the same."""
+    def key(self, connection: Any, columns: Sequence[str]) -> list[KeyColumn]:  # noqa: ARG002  as of any database
+        """The primary key, else the smallest unique index without nulls that orders as its columns do; none where other
+        tables inherit from this one, whose rows it has too: they may have the same."""
         inherited = connection.execute(
             """
             SELECT EXISTS (
@@ -119,19 +119,29 @@ class PostgreSQL(PagedDatabase):
             return []
         found = connection.execute(
             """
-            SELECT array_agg(a.attname::text ORDER BY k.place)
-            FROM pg_index i, unnest(i.indkey) WITH ORDINALITY AS k(number, place), pg_attribute a
+            SELECT array_agg(a.attname::text ORDER BY k.place), array_agg(
+                CASE WHEN t.typtype <> 'd' THEN format_type(a.atttypid, a.atttypmod) END ORDER BY k.place
+            )
+            FROM pg_index i, pg_attribute a, pg_type t, pg_opclass o,
+                 unnest(i.indkey, i.indcollation, i.indclass) WITH ORDINALITY AS k(number, coll, class, place)
             WHERE i.indrelid = to_regclass(%s) AND a.attrelid = i.indrelid AND a.attnum = k.number
               AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indexprs IS NULL
-              AND k.place <= i.indnkeyatts
+              AND k.place <= i.indnkeyatts AND t.oid = a.atttypid AND o.oid = k.class
             GROUP BY i.indexrelid, i.indisprimary
-            HAVING bool_and(a.attnotnull)
+            HAVING bool_and(a.attnotnull AND o.opcdefault AND k.coll = a.attcollation)
             ORDER BY i.indisprimary DESC, count(*), i.indexrelid
             LIMIT 1
             """,
             (self.table,),
         ).fetchone()
-        return [] if found is None else [quoted(name) for name in found[0]]
+        return [] if found is None else [self._exact(*one) for one in zip(*found, strict=True)]
+
+    def _exact(self, name: str, kind: str | None) -> KeyColumn:
+        """The text of a value is the same value again for the server, of any type: Python has no type for some, and a
+        ``real`` from it is another number. Without a ``kind``, of a domain, the server finds what is meant."""
+        column = f'"rows".{quoted(name)}'
+        given = "%s" if kind is None else f"CAST(%s AS {self.literal(kind)})"
+        return KeyColumn(column, (f"{column}::text",), given)
 
     def literal(self, names: str) -> str:
         return names.replace("%", "%%")
@@ -161,6 +171,14 @@ class PostgreSQL(PagedDatabase):
             raise InputError(f"{self.name}: there is no schema {schema[-1] if schema else 'to make it in'}")
         if not may:
             raise InputError(f"{self.name}: this user may make no table in the schema {found}")
+        connection.execute(f"SET lock_timeout = '{_LOCK_S * 1000:.0f}ms'")
+        try:
+            self.rehearse_swap(connection)
+        except self._psycopg.errors.LockNotAvailable:
+            pass  # somebody has it for the moment; at the end it is waited for
+        except self._psycopg.errors.DependentObjectsStillExist as error:
+            named = (error.diag.message_detail or told_by(error)).splitlines()
+            raise self.not_replaced("; ".join(named)) from None
 
     def is_json(self, kind: Any) -> bool:
         types = PYARROW.load("writing a table").types

@@ -6,10 +6,10 @@ import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from mistill.datasets.databases.database import python_columns, quoted
-from mistill.datasets.databases.paged_database import PAGE_ROWS, PagedDatabase
+from mistill.datasets.databases.paged_database import PAGE_ROWS, KeyColumn, PagedDatabase
 from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError
 
@@ -24,7 +24,6 @@ class SQLite(PagedDatabase):
     """A table of a file. It keeps what a value is, not what a column is: dates are text, booleans 0 and 1."""
 
     errors = (sqlite3.Error, sqlite3.Warning)
-    placeholder: ClassVar = "?"
 
     @contextmanager
     def connected(self, *, to_write: bool) -> Generator[Any]:
@@ -65,7 +64,7 @@ class SQLite(PagedDatabase):
         found = connection.execute(f"SELECT * FROM {self.source('described')} LIMIT 0")
         return [column[0] for column in found.description], {}
 
-    def key(self, connection: Any, columns: Sequence[str]) -> list[str]:
+    def key(self, connection: Any, columns: Sequence[str]) -> list[KeyColumn]:
         taken = {column.lower() for column in columns}
         row_id = next((name for name in _ROW_IDS if name not in taken), None)
         if row_id is not None:
@@ -74,20 +73,40 @@ class SQLite(PagedDatabase):
             except sqlite3.OperationalError:  # it is WITHOUT ROWID, or a view
                 pass
             else:
-                return [row_id] if self._is_table(connection) else []
-        # A primary key may be null in SQLite, but for tables without a rowid.
-        found = connection.execute(
-            'SELECT name, "notnull" FROM pragma_table_info(?, ?) WHERE pk > 0 ORDER BY pk', self._place
-        ).fetchall()
-        return [quoted(name) for name, _ in found] if all(not_null for _, not_null in found) else []
+                # Of a view, it is null or that of some table in it.
+                number = f'"rows".{row_id}'
+                return [KeyColumn(number, (number,), "?")] if self._sort(connection) == "table" else []
+        return self._primary_key(connection)
 
-    def _is_table(self, connection: Any) -> bool:
-        """Of a view, rowid is null or that of some table in it."""
+    def _primary_key(self, connection: Any) -> list[KeyColumn]:
+        """By the collations of its index, which may be others than those of its columns. Empty where it may be null, as
+        it may but in tables without a rowid, and where texts are in UTF-16: one that is none cannot be given again."""
+        indexes = connection.execute(
+            "SELECT name FROM pragma_index_list(?, ?) WHERE origin = 'pk'", self._place
+        )
+        index, (encoding,) = indexes.fetchone(), connection.execute("PRAGMA encoding").fetchone()
+        if index is None or encoding != "UTF-8":
+            return []
+        _, schema = self._place
+        key = connection.execute(
+            "SELECT name, coll FROM pragma_index_xinfo(?, ?) WHERE key ORDER BY seqno", (*index, schema)
+        ).fetchall()
+        never_null = connection.execute(
+            'SELECT name FROM pragma_table_info(?, ?) WHERE "notnull"', self._place
+        ).fetchall()
+        if not all((name,) in never_null for name, _ in key):
+            return []
+        return [_exact(name, collation) for name, collation in key]
+
+    def _sort(self, connection: Any) -> str | None:
+        """What it is: ``table``, ``view``; ``None`` where there is none."""
         name, schema = self._place
         found = connection.execute(
-            f"SELECT type FROM {quoted(schema)}.sqlite_master WHERE lower(name) = lower(?)", (name,)
+            f"SELECT type FROM {quoted(schema)}.sqlite_master "
+            "WHERE lower(name) = lower(?) AND type IN ('table', 'view')",
+            (name,),
         ).fetchone()
-        return found is not None and found[0] == "table"
+        return None if found is None else found[0]
 
     @property
     def _place(self) -> tuple[str, str]:
@@ -103,14 +122,13 @@ class SQLite(PagedDatabase):
     # --- writing ----------------------------------------------------------------------------------------------------
 
     def has_table(self, connection: Any) -> bool:
-        name, schema = self._place
-        known = f"SELECT 1 FROM {quoted(schema)}.sqlite_master"
-        query = f"{known} WHERE lower(name) = lower(?) AND type IN ('table', 'view')"
-        return connection.execute(query, (name,)).fetchone() is not None
+        return self._sort(connection) is not None
 
     def check_writable(self, connection: Any) -> None:
         self.begin(connection)
         connection.execute("ROLLBACK")
+        if self._sort(connection) == "view":
+            raise self.not_replaced("it is a view")
 
     def begin(self, connection: Any) -> None:
         self._once_free(connection, "BEGIN IMMEDIATE")
@@ -132,10 +150,29 @@ class SQLite(PagedDatabase):
     def is_json(self, kind: Any) -> bool:
         return PYARROW.load("writing a table").types.is_nested(kind)
 
+    def swap(self, connection: Any, made: str) -> None:
+        # Else a new name is refused where any view or trigger of the file names what is not there, as the table is not.
+        connection.execute("PRAGMA legacy_alter_table = on")
+        super().swap(connection, made)
+
     def insert(self, connection: Any, table: str, batch: Any, as_json: Sequence[bool]) -> None:
         columns = python_columns(batch, as_json)
         places = ", ".join("?" * len(columns))
         connection.executemany(f"INSERT INTO {table} VALUES ({places})", zip(*columns, strict=True))
+
+
+def _exact(name: str, collation: str) -> KeyColumn:
+    """A column may have values of any type, and texts that are none. As bytes, a text is what it is in the file; what a
+    function gives has no affinity, so that the database compares it as it is."""
+    column = f'"rows".{quoted(name)}'
+    return KeyColumn(
+        order=f"{column} COLLATE {quoted(collation)}",
+        kept=(
+            f"CASE typeof({column}) WHEN 'text' THEN CAST({column} AS BLOB) END",
+            f"CASE typeof({column}) WHEN 'text' THEN NULL ELSE {column} END",
+        ),
+        given="coalesce(CAST(? AS TEXT), ?)",
+    )
 
 
 def _text(raw: bytes) -> str:

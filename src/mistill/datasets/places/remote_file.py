@@ -21,8 +21,9 @@ from typing import IO, Any, Final, TypeVar
 from msgspec import Struct
 
 from mistill.addresses import STORES, keep_secrets, scheme_of, shown, whole
+from mistill.datasets import far_places
+from mistill.datasets.far_places import GOES_ON
 from mistill.datasets.optional_library import OptionalLibrary
-from mistill.datasets.places import steady_file
 from mistill.datasets.places.output_stream import OutputStream, write_all
 from mistill.datasets.places.patience import patiently
 from mistill.datasets.places.place import Place
@@ -70,7 +71,6 @@ _STORES: Final = {
     ),
 }
 _FSSPEC = OptionalLibrary("fsspec", extra="remote")
-_GOES_ON = words(START_AGAIN, ": what is answered is kept, and costs nothing again")
 
 
 class RemoteFile(Place):
@@ -186,7 +186,7 @@ class RemoteFile(Place):
         """The whole file, in a temporary one."""
         fs, path = self._found
         with tempfile.TemporaryFile(prefix="mistill-") as copy:
-            for wait_s in (*steady_file.WAITS_S, None):
+            for wait_s in (*far_places.WAITS_S, None):
                 try:
                     with fs.open(path, "rb") as stream:
                         shutil.copyfileobj(stream, copy, _BLOCK_BYTES)
@@ -251,7 +251,7 @@ class RemoteFile(Place):
         # aiohttp would send it in chunks without a length, which S3 and others refuse.
         length = {"Content-Length": str(file.stat().st_size)}
         settings = {"method": "put", "headers": length} if self._kind == "http" else {}
-        for wait_s in (*steady_file.WAITS_S, None):
+        for wait_s in (*far_places.WAITS_S, None):
             try:
                 self._asked(
                     lambda: fs.put_file(str(file), path, **settings), upload_bytes=file.stat().st_size
@@ -293,7 +293,7 @@ class RemoteFile(Place):
                 f"{self.name}: what answers at {self._hub_address()} is no Hugging Face Hub",
                 hint="see whether HF_ENDPOINT is right, and whether a proxy or a login answers in its place",
             )
-        return InputError(f"{self.name}: the store cannot be reached: {self._told(error)}", hint=_GOES_ON)
+        return InputError(f"{self.name}: the store cannot be reached: {self._told(error)}", hint=GOES_ON)
 
     def _hub_address(self) -> str:
         return shown(str(self._store.library.load(self.name, "huggingface_hub.constants").ENDPOINT))
@@ -313,7 +313,7 @@ class RemoteFile(Place):
         if at == 0 or problem_of(error) != "broken":
             return self._refusal(error)
         return InputError(
-            f"{self.name}: the connection broke after {at:,} bytes: {self._told(error)}", hint=_GOES_ON
+            f"{self.name}: the connection broke after {at:,} bytes: {self._told(error)}", hint=GOES_ON
         )
 
     def _changed(self) -> InputError:

@@ -8,10 +8,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from mistill.datasets import far_places
 from mistill.datasets.places.store_errors import problem_of
-
-WAITS_S = (0.5, 2.0, 8.0)
-"""Before each further try, where a connection is broken: the library of a store has tried some times itself by then."""
 
 
 class SteadyFile(io.RawIOBase):
@@ -76,7 +74,7 @@ class SteadyFile(io.RawIOBase):
         return data
 
     def _tried(self, attempt: Callable[[], Any]) -> Any:
-        waits = iter(WAITS_S)
+        waits = iter(far_places.WAITS_S)
         while True:
             try:
                 return attempt()

@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Final, Literal
 
-from mistill.redaction import shown_words
+from mistill.datasets.far_places import told
 
 Problem = Literal["missing", "denied", "credentials", "changed", "broken"]
 
@@ -65,9 +65,7 @@ def told_by(error: BaseException) -> str:
     chain = _chain(error)
     error = next((one for one in chain if _status_of(one) is not None or _is_of_connection(one)), error)
     status = _status_of(error)
-    return (shown_words(str(error)) or "")[:300] or " ".join(
-        [type(error).__name__, *([] if status is None else [str(status)])]
-    )
+    return told(str(error), " ".join([type(error).__name__, *([] if status is None else [str(status)])]))
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:
