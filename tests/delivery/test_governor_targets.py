@@ -306,3 +306,14 @@ def test_advice_that_would_not_help_is_not_given() -> None:
     assert "raise max_concurrent_requests" in spent("concurrency")
     assert "raise max_concurrent_requests" in spent("concurrency", quota=4_000, source="server")
     assert spent("concurrency", quota=500, source="server") == ""  # more at once would wait for the quota
+
+
+def test_advice_has_the_shares_that_the_split_of_the_time_has() -> None:
+    seconds: dict[WaitCause, float] = {"budget": 30.0, "server": 10.0, "paused": 20.0, "idle": 40.0}
+    snapshot = Snapshot(
+        waiting=0, in_flight=0, adaptive_limit=64, requests_per_minute=None, requests_source=None,
+        tokens_per_minute=None, tokens_source=None, answered=1_000, refused=0, seconds=seconds,
+    )  # fmt: skip
+    assert str(advice(snapshot, max_concurrent_requests=64)).startswith("30% of the time waited for the bud")
+    seconds["paused"] = 200.0  # the rest is not worth a word
+    assert advice(snapshot, max_concurrent_requests=64) is None

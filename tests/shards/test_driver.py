@@ -284,6 +284,17 @@ def test_the_time_left_is_that_of_a_quota_by_which_shards_that_wait_go_on(clock:
     assert _seen_at(clock, 101.0, [begins, replace(slow, left_s=None)], of=1000)[1] == 900 * 0.5
 
 
+def test_while_a_quota_is_waited_for_that_nobody_knows_no_time_left_is_told(clock: Clock) -> None:
+    almost = View(total=300, completions=299, left_s=0.051)
+    waits = View(total=300, completions=1, waiting_for="quota_requests")
+    assert _seen_at(clock, 130.0, [almost, waits], of=600)[1] is None
+    known = replace(almost, quota_row_s=0.1)
+    clock.now_s = 100.0
+    assert _seen_at(clock, 130.0, [known, waits], of=600)[1] == pytest.approx(0.051 + 299 * 0.1)
+    clock.now_s = 100.0  # who does not know it takes nothing away
+    assert _seen_at(clock, 130.0, [known, replace(waits, left_s=28.0)], of=700)[1] == pytest.approx(28 + 10)
+
+
 def test_where_no_worker_knows_the_time_left_of_its_own_nobody_does(clock: Clock) -> None:
     views = [View(total=500, completions=5, in_flight=10)] * 2
     assert _seen_at(clock, 130.0, [views[0], View(total=500)], of=1000)[1] is not None

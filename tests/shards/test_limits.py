@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -113,3 +114,17 @@ def test_a_quota_of_the_users_own_is_of_all_workers_together(
     control.stop()
     thread.join(60)
     assert simulator.answered == 8
+    report = Run.open(tmp_path / "out").report()
+    split = report.seconds_by_cause
+    share = split["quota_requests"] / sum(split.values())
+    assert report.advice is not None
+    told = re.match(r"(\d+)% of the time waited for your own limit of 8 requests a minute: ", report.advice)
+    assert told is not None
+    assert int(told[1]) == pytest.approx(100 * share, abs=1)
+
+
+def test_a_start_that_sends_nothing_is_told_no_advice(start: Callable[..., RunReport]) -> None:
+    start(limit=4)
+    report = start(limit=4)
+    assert report.sent == 0
+    assert report.advice is None

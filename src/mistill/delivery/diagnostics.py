@@ -209,14 +209,16 @@ def advice(
     Args:
         snapshot: the governor now.
         max_concurrent_requests: the object's own setting, for the text.
-        earlier: the governor when the run began; without it, its whole life counts.
+        earlier: the governor when the run began; without it, its whole life counts. Shares are of all its time, as
+            `seconds` has it, pauses included.
         tuning: the constants of delivery; those in force unless given.
     """
     spent = dict(snapshot.seconds if earlier is None else snapshot.since(earlier))
+    total = sum(spent.values())  # of which shares are told wherever time is
     for cause in ("idle", "paused"):
         spent.pop(cause, None)
-    total = sum(spent.values())
-    if total <= 0:
+    at_work_s = sum(spent.values())
+    if at_work_s <= 0:
         return None
     cause = max(spent, key=lambda each: spent[each])
     alone_s = snapshot.alone_s - (0.0 if earlier is None else earlier.alone_s)
@@ -226,7 +228,7 @@ def advice(
     if share < (tuning or current_tuning()).notable_share:
         return None
     answered = snapshot.answered - (0 if earlier is None else earlier.answered)
-    text = _advice_for(cause, snapshot, max_concurrent_requests, answered=answered, total_s=total)
+    text = _advice_for(cause, snapshot, max_concurrent_requests, answered=answered, total_s=at_work_s)
     return None if text is None else words(f"{share:.0%} of the time ", text)
 
 

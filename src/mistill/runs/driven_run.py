@@ -12,7 +12,7 @@ from typing import Any, Final
 import msgspec
 
 from mistill.datasets.places.local_file import clear_unfinished
-from mistill.delivery.diagnostics import Snapshot
+from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, Stopped
 from mistill.estimates.forecast import Forecast
@@ -129,7 +129,6 @@ class DrivenRun(Run):
         """The records, once all are there, and what the ledger keeps of this start."""
         with LedgerReader(self.place.folder) as reader:
             counts = reader.counts()
-            sent, _ = reader.requests_since(begun)
             expected = self._expected(reader, counts)
             self._tell_of_all(driver, reader)
         ended = self._of_shards(begun)
@@ -144,7 +143,6 @@ class DrivenRun(Run):
             ended = msgspec.structs.replace(ended, output=self.out)
         return msgspec.structs.replace(
             ended,
-            sent=sent,
             stopped=None if driver.stopped is None else ErrorRecord.of(driver.stopped),
             forecast=expected,
         )
@@ -209,7 +207,7 @@ class DrivenRun(Run):
         folder, told = self.place.folder, self._told()
         misfits: dict[str, Misfit] = {}
         unreplaced: dict[str, Cause] = {}
-        empty, slowest_s, first_row = 0, 0.0, 0
+        empty, first_row = 0, 0
         for number, size in enumerate(read_sizes(folder)):
             last = last_start_of(shard_of(folder, number))
             if last is not None and last.started_at >= begun:
@@ -218,15 +216,27 @@ class DrivenRun(Run):
                     misfits[one.kind] = one.after(misfits.get(one.kind), first_row)
                 for cause in () if last.retry is None else last.retry.unreplaced:
                     unreplaced[cause.kind] = cause.after(unreplaced.get(cause.kind), first_row)
-                if last.advice is not None and last.seconds > slowest_s:
-                    slowest_s = last.seconds
-                    told = msgspec.structs.replace(told, advice=last.advice, advice_parts=last.advice_parts)
             first_row += size.rows
         if told.retry is not None:
             causes = sorted(unreplaced.values(), key=lambda one: -one.count)
             told = msgspec.structs.replace(told, retry=msgspec.structs.replace(told.retry, unreplaced=causes))
         found = sorted(misfits.values(), key=lambda one: -one.count)
-        return msgspec.structs.replace(told, misfits=found, empty_answers=empty)
+        with LedgerReader(folder) as reader:
+            sent, _ = reader.requests_since(begun)
+        told = msgspec.structs.replace(told, sent=sent, misfits=found, empty_answers=empty)
+        return self._advised(told) if sent else told
+
+    def _advised(self, told: StartRecord) -> StartRecord:
+        """With the setting that would have helped most, by where the time of all shards went."""
+        driver, steering = self._driver, self._steering
+        if driver is None or not isinstance(steering, DriverSteering):
+            return told
+        at_once = steering.value_of("max_concurrent_requests")
+        now = msgspec.structs.replace(driver.quotas(), seconds=driver.snapshot().seconds)
+        advised = advice(now, max_concurrent_requests=at_once)
+        if advised is None:
+            return told
+        return msgspec.structs.replace(told, advice=str(advised), advice_parts=list(advised.parts))
 
     def _expected(self, reader: LedgerReader, counts: Counts) -> Forecast | None:  # noqa: ARG002  a sample has one
         """Of the rows that are left, after a sample."""

@@ -899,11 +899,12 @@ class Run(RunResults):
                 changes=self._changes_made,
             )
         now = self._snapshot()
-        advised = advice(now, max_concurrent_requests=at_once, earlier=before)
+        sent = self.progress.attempts
+        advised = advice(now, max_concurrent_requests=at_once, earlier=before) if sent else None
         return StartRecord(
             max_concurrent_requests=at_once,
             input_rows=self._input_size(),
-            sent=self.progress.attempts,
+            sent=sent,
             seconds=self.progress.elapsed_s,
             seconds_by_cause={cause: round(seconds, 3) for cause, seconds in now.since(before).items()},
             advice=None if advised is None else str(advised),

@@ -23,6 +23,7 @@ from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.places import target_of
 from mistill.datasets.sources import Source
 from mistill.datasets.writers import check_target
+from mistill.delivery.diagnostics import Snapshot
 from mistill.delivery.governors import GovernorDoor
 from mistill.errors import InputError, LedgerError, LedgerInUse, ManifestChanged, MistillError
 from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_to_keep
@@ -276,6 +277,10 @@ class DrivenStart(PartOfBudget):
             self._start(turn)
         return self._ended().stopped
 
+    def governor_now(self) -> Snapshot:
+        """What is known of quotas, where this shard asks."""
+        return self._governor.snapshot()
+
     def abandon(self) -> None:
         """Waits for nothing any more: what is in flight is marked as maybe billed."""
         self._control.abandon()
@@ -449,7 +454,7 @@ def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError |
         llm=settings.llm,
         out=settings.place.out,
         progress=False,
-        on_progress=link.see,
+        on_progress=lambda view: link.see(view, run.governor_now()),
         **settings.arguments | told,
     )
     run.follow_deaths(begun.deaths)

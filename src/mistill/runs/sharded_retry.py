@@ -132,14 +132,15 @@ class ShardedRetry(DrivenRun, Retry):
     def _retry_of(self, begun: Begun, chosen: list[int], link: Link) -> _ShardRetry:
         number = begun.number
         rows = msgspec.json.encode(chosen).decode()
-        return _ShardRetry(
+        retry = _ShardRetry(
             KnownRun(self.place.part_of(number, self.options), shard_of(self.place.folder, number)),
             Selection("id IN (SELECT value FROM json_each(?))", (rows,)),
             llm=self._llm,
             whole=self,
             limits=begun.limits,
-            display=Display(False, link.see),
+            display=Display(False, lambda view: link.see(view, retry.governor_now())),
         )
+        return retry
 
 
 class _ShardRetry(DrivenStart, ChosenAgain):

@@ -246,6 +246,10 @@ class DriverSteering:
         self._late: set[asyncio.Task[list[int]]] = set()
         driver.on_begun = self._note_begun
 
+    def value_of(self, setting: str) -> Any:
+        """As it is by now."""
+        return self._values[setting]
+
     async def obey(self, order: Order, by: str) -> Answer:
         """See `Steered`."""
         async with self._turn:

@@ -8,6 +8,9 @@ from contextlib import suppress
 from queue import SimpleQueue
 from typing import Literal
 
+from msgspec.structs import replace
+
+from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import MistillError, unforeseen
 from mistill.progress.view import View
 from mistill.shards.workers import Begun, Control, Ended, Event, Obeyed, Seen, Work
@@ -47,8 +50,10 @@ class AtWork:
         self._is_taken.set()
         self._tell(ended)
 
-    def see(self, view: View) -> None:
-        self._tell(Seen(self._begun.number, view))
+    def see(self, view: View, governor: Snapshot) -> None:
+        # What it lets through, row by row, changes all the time, and is in the view as far as it is told.
+        known = replace(governor, seconds={}, requests_room=None, tokens_room=None)
+        self._tell(Seen(self._begun.number, view, known))
 
     def take(self, control: Control) -> None:
         with self._state:

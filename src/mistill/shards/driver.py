@@ -69,6 +69,7 @@ class Driver:
         self._begun = begun
         self._grace_s = grace_s
         self._views: dict[int, View] = {}
+        self._governors: dict[int, Snapshot] = {}
         self.under_way: set[int] = set()
         self.on_begun: Callable[[int], object] = lambda _: None
         self._is_paused = False
@@ -91,7 +92,7 @@ class Driver:
                     if not (isinstance(event, Ended) and event.was_stillborn):
                         self._stillborn = 0
                     if isinstance(event, Seen):
-                        self._see(event.shard, event.view)
+                        self._see(event)
                     elif isinstance(event, Said):
                         self._say(event.level, event.text)
                     elif isinstance(event, Obeyed):
@@ -174,6 +175,23 @@ class Driver:
             seconds={cause: spent * share for cause, spent in by_cause.items()},
         )
 
+    def quotas(self) -> Snapshot:
+        """The same, with what the workers' governors know of the server, as one of them was told last."""
+        now, governors = self.snapshot(), list(self._governors.values())
+        if not governors:
+            return now
+        alone_s = 0.0 if self._workers.are_one_process else sum(one.alone_s for one in governors)
+        return replace(
+            governors[-1],
+            waiting=now.waiting,
+            in_flight=now.in_flight,
+            adaptive_limit=max(one.adaptive_limit for one in governors),
+            answered=self.progress.completions,
+            refused=sum(one.refused for one in governors),
+            seconds=now.seconds,
+            alone_s=alone_s / len(governors),
+        )
+
     def _in_flight(self) -> int:
         flying = [view.in_flight for view in self._views_of_work()]
         return max(flying, default=0) if self._workers.are_one_process else sum(flying)
@@ -181,9 +199,12 @@ class Driver:
     def _views_of_work(self) -> list[View]:
         return [self._views[shard] for shard in self.under_way if shard in self._views]
 
-    def _see(self, shard: int, view: View) -> None:
-        self._views[shard] = view
-        self._time_left.see(view)
+    def _see(self, seen: Seen) -> None:
+        self._views[seen.shard] = seen.view
+        if seen.governor is not None:
+            self._governors.pop(seen.shard, None)
+            self._governors[seen.shard] = seen.governor  # the newest is the last
+        self._time_left.see(seen.view)
 
     def _time_of(self, rows: float) -> float | None:
         progress = self.progress

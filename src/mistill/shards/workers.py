@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias
 
 from msgspec import Struct
 
+from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import MistillError, Stopped
 from mistill.ledger import Spending
 from mistill.progress.view import View
@@ -53,10 +54,15 @@ class Begun(Struct, frozen=True):
 
 
 class Seen(Struct, frozen=True):
-    """How far the work on a shard is."""
+    """How far the work on a shard is.
+
+    Attributes:
+        governor: how that stands which it asks; ``None``: not known.
+    """
 
     shard: int
     view: View
+    governor: Snapshot | None = None
 
 
 class Said(Struct, frozen=True):
@@ -122,8 +128,8 @@ class Control(Protocol):
 class Link(Protocol):
     """What the work on a shard is connected to its driver by."""
 
-    def see(self, view: View) -> None:
-        """It has come so far."""
+    def see(self, view: View, governor: Snapshot) -> None:
+        """It has come so far; see `Seen`."""
         ...
 
     def take(self, control: Control) -> None:
