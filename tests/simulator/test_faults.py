@@ -150,12 +150,6 @@ def test_a_script_for_some_requests_only(simulator: Simulator, ask: Ask) -> None
     assert [ask(simulator, text).status for text in ("meat", "fish", "fish")] == [200, 500, 200]
 
 
-def test_a_cleared_script_is_gone(simulator: Simulator, ask: Ask) -> None:
-    simulator.script([Fault.status(500)])
-    simulator.clear_script()
-    assert ask(simulator).status == 200
-
-
 def test_scripted_statuses_with_a_body_of_ones_own(simulator: Simulator, ask: Ask) -> None:
     simulator.script(
         [Fault.status(418, "short and stout"), Fault.status(403, {"detail": "no"}), Fault.status(404)]

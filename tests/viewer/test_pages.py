@@ -19,13 +19,17 @@ from tests.viewer.conftest import MODEL, ODD, Client, Look, Runs
 from mistill import MistralLLM, Run
 from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Ledger, LedgerReader
+from mistill.ledger.marks import write_mark
 from mistill.llms.event_loop import background
 from mistill.runs.report import StartRecord
+from mistill.runs.run_name import RunName
 from mistill.runs.where import RunFilter
 from mistill.simulator.faults import Fault
 from mistill.viewer import catalogue, pages
+from mistill.viewer.catalogue import KnownRun
+from mistill.viewer.one_run import Summaries
 from mistill.viewer.pages import RunRows
-from mistill.viewer.texts import MAX_SHOWN_CHARS, preview, shown, texts_in
+from mistill.viewer.texts import MAX_SHOWN_CHARS, page_text, preview, texts_in
 
 SCHEMA = {
     "type": "object",
@@ -51,6 +55,27 @@ def test_a_name_that_is_no_text_hides_no_run(runs: Runs, look: Look) -> None:
     odd = os.fsencode(runs.folder) + b"/\xff\xfe.jsonl.ledger"
     os.link(runs.folder / "answers.jsonl.ledger", odd)
     assert len(look(runs.folder).ask("home")["runs"]) >= 1
+
+
+def test_a_summary_is_of_one_moment(runs: Runs) -> None:
+    manifest = runs.run("answers.jsonl", ["a"]).kind.manifest.values()
+    ledger = runs.folder / "answers.jsonl.ledger"
+    run = KnownRun("answers.jsonl", RunName("answers.jsonl"), ledger)
+    told: list[str] = []
+
+    def mark_meanwhile(statement: str) -> None:
+        told.append(statement)
+        if statement.startswith("SELECT") and len(told) == 3:  # the first look has been taken
+            write_mark(ledger, 0, "good", None)
+
+    summaries = Summaries()
+    with Ledger.open(ledger, manifest), LedgerReader(ledger) as reader:
+        rows = RunRows(reader)
+        reader._connection.set_trace_callback(mark_meanwhile)
+        assert summaries.of(run, rows).marks == []
+        reader._connection.set_trace_callback(None)
+        assert [choice.value for choice in summaries.of(run, rows).marks] == ["good"]
+    assert "marks" in "".join(told[3:])
 
 
 def test_a_run_in_shards_is_one_run(runs: Runs, look: Look) -> None:
@@ -550,9 +575,9 @@ def test_a_run_that_is_deleted_while_one_looks_is_said_to_be_gone(runs: Runs, lo
 
 
 def test_texts_are_shown_for_what_they_are() -> None:
-    assert shown("a\x00\u2066\ud800b").text == "a\\x00\\u2066\ufffdb"
-    assert not shown("\x1b" * 10).is_cut
-    assert shown("x" * 11, 10).is_cut
+    assert page_text("a\x00\u2066\ud800b").text == "a\\x00\\u2066\ufffdb"
+    assert not page_text("\x1b" * 10).is_cut
+    assert page_text("x" * 11, 10).is_cut
     assert preview("one\n two\t\x07") == "one two \\x07"
     assert len(preview("word " * 1000)) == 301
     assert sorted(texts_in({"a": [1, "x", {"b": None}], "c": True})) == ["1", "true", "x"]

@@ -17,7 +17,7 @@ from mistill.kinds.kept_settings import read_manifest
 from mistill.ledger import LedgerReader, LedgerRow
 from mistill.ledger.error_record import decode_error
 from mistill.records.distributions import Distributions, FieldDistribution, Spread, spread_of
-from mistill.runs.record_lines import answer_values
+from mistill.runs.record_lines import answer_values, decoded_value
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.row_settings import RowSettings
 
@@ -118,7 +118,7 @@ class DrawnRows:
     def _values(self, row: LedgerRow) -> list[Any]:
         if self._shape is not None:
             return answer_values(row, self._shape)
-        return [_decoded(self._kind.text_of(body)) for body in row.answers]
+        return [decoded_value(self._kind.text_of(body)) for body in row.answers]
 
     def _sample(self, row: LedgerRow) -> SampleRow:
         answers = [_pretty(self._kind.text_of(body)) for body in row.answers[:_MOST_ANSWERS]]
@@ -166,13 +166,6 @@ def _message(message: dict[str, Any]) -> str:
 
 def _short(value: Any) -> str:
     return cut(json.dumps(value, ensure_ascii=False, default=str), _LONGEST_EXAMPLE)
-
-
-def _decoded(text: str) -> Any:
-    try:
-        return msgspec.json.decode(text) if text.lstrip()[:1] in ("{", "[") else text
-    except (msgspec.DecodeError, RecursionError):
-        return text
 
 
 def _pretty(text: str) -> str:

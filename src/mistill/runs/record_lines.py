@@ -109,16 +109,16 @@ def answer_values(row: LedgerRow, shape: RecordShape) -> list[Any]:
     where that cannot be made of it."""
     fields = outcome_fields(row, shape)
     if "embedding" in fields:
-        return [_plain_value(fields["embedding"])]
+        return [decoded_value(fields["embedding"])]
     if "generation" not in fields:
         return []
     said = fields["generation"]
     answers = cast("list[Any]", said) if isinstance(said, list) else [said]
     has_schema = shape.settings_of(row).answers.schema is not None
-    return [_plain_value(one) if has_schema else one for one in answers]
+    return [decoded_value(one) if has_schema else one for one in answers]
 
 
-def _plain_value(value: Any) -> Any:
+def decoded_value(value: Any) -> Any:
     """A value of a column that holds JSON, decoded; of a text that is none, itself."""
     if isinstance(value, msgspec.Raw):
         return msgspec.json.decode(value)

@@ -100,9 +100,6 @@ class Script:
         scripted = deque(Answer(item) if isinstance(item, str) else item for item in items)
         self._scenes.append(_Scene(scripted, when))
 
-    def clear(self) -> None:
-        self._scenes.clear()
-
     @property
     def left(self) -> int:
         return sum(len(scene.items) for scene in list(self._scenes))

@@ -149,10 +149,6 @@ class Simulator:
         """
         self._service.script.add(items, when)
 
-    def clear_script(self) -> None:
-        """Forget what was scripted and has not been taken."""
-        self._service.script.clear()
-
     def change(self, **changes: Any) -> Settings:
         """Change these settings from the next request on; the new settings.
 

@@ -15,7 +15,7 @@ from mistill.records.columns import add_columns
 from mistill.runs.record_lines import added_columns
 from mistill.runs.row_report import AttemptReport, OutcomeReport, RowReader, RowReport
 from mistill.viewer.pages import RunRows
-from mistill.viewer.texts import Text, shown, shown_json
+from mistill.viewer.texts import Text, page_json, page_text
 from mistill.wording import in_python
 
 
@@ -107,10 +107,10 @@ def show_row(rows: RunRows, position: int) -> ShownRow:
     report = RowReader(rows.reader, rows.id_column).report(row)
     return ShownRow(
         row=report.row,
-        row_id=None if report.row_id is None else shown(report.row_id, 300).text,
-        record=[Part(shown(name, 300).text, shown_json(value)) for name, value in report.record.items()],
+        row_id=None if report.row_id is None else page_text(report.row_id, 300).text,
+        record=[Part(page_text(name, 300).text, page_json(value)) for name, value in report.record.items()],
         prompt=list(_messages(report.prompt)),
-        prompt_error=None if report.prompt_error is None else shown(report.prompt_error).text,
+        prompt_error=None if report.prompt_error is None else page_text(report.prompt_error).text,
         value=_value(rows, row),
         outcome=_outcome(report.outcome),
         earlier=list(map(_outcome, report.earlier)),
@@ -163,7 +163,7 @@ def _contents(prompt: Any) -> Iterator[tuple[str, Any]]:
 
 def _messages(prompt: Any) -> Iterator[Part]:
     for name, content in _contents(prompt):
-        yield Part(shown(name, 100).text, shown_json(content))
+        yield Part(page_text(name, 100).text, page_json(content))
 
 
 def _own_columns(rows: RunRows, row: LedgerRow) -> Any:
@@ -175,11 +175,11 @@ def _own_columns(rows: RunRows, row: LedgerRow) -> Any:
 
 
 def _value(rows: RunRows, row: LedgerRow) -> Text | None:
-    return None if row.state == "pending" else shown_json(_own_columns(rows, row))
+    return None if row.state == "pending" else page_json(_own_columns(rows, row))
 
 
 def _settings(changes: dict[str, Any]) -> str:
-    return shown(json.dumps(changes, ensure_ascii=False), 2000).text if changes else ""
+    return page_text(json.dumps(changes, ensure_ascii=False), 2000).text if changes else ""
 
 
 def shown_error(error: ErrorRecord | None) -> ErrorRecord | None:
@@ -187,18 +187,21 @@ def shown_error(error: ErrorRecord | None) -> ErrorRecord | None:
     if error is None:
         return None
     told = error.worded(in_python)
-    hint = None if told.hint is None else shown(told.hint).text
+    hint = None if told.hint is None else page_text(told.hint).text
     return ErrorRecord(
-        kind=shown(told.kind, 100).text, message=shown(told.message).text, hint=hint, status=told.status
+        kind=page_text(told.kind, 100).text,
+        message=page_text(told.message).text,
+        hint=hint,
+        status=told.status,
     )
 
 
 def _outcome(outcome: OutcomeReport) -> ShownOutcome:
     return ShownOutcome(
         state=outcome.state,
-        finish_reason=None if outcome.finish_reason is None else shown(outcome.finish_reason, 100).text,
+        finish_reason=None if outcome.finish_reason is None else page_text(outcome.finish_reason, 100).text,
         error=shown_error(outcome.error),
-        answers=list(map(shown, outcome.answers)),
+        answers=list(map(page_text, outcome.answers)),
         input_tokens=outcome.input_tokens,
         output_tokens=outcome.output_tokens,
         cost=outcome.cost,
@@ -219,11 +222,11 @@ def _attempt(attempt: AttemptReport) -> ShownAttempt:
         cached_tokens=attempt.cached_tokens,
         output_tokens=attempt.output_tokens,
         cost=attempt.cost,
-        model=None if attempt.model is None else shown(attempt.model, 200).text,
+        model=None if attempt.model is None else page_text(attempt.model, 200).text,
         error=shown_error(attempt.error),
         settings=_settings(attempt.settings),
-        answer=None if attempt.answer is None else shown(attempt.answer),
-        raw=None if attempt.raw is None else shown(attempt.raw),
+        answer=None if attempt.answer is None else page_text(attempt.answer),
+        raw=None if attempt.raw is None else page_text(attempt.raw),
         job=attempt.job,
         damaged=attempt.damaged,
     )

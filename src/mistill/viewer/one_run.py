@@ -19,7 +19,7 @@ from mistill.runs.report_text import WITHOUT_A_WORD
 from mistill.steering.orders import paused_by
 from mistill.viewer.catalogue import KnownRun
 from mistill.viewer.pages import RunRows
-from mistill.viewer.texts import shown
+from mistill.viewer.texts import page_text
 from mistill.wording import in_python
 
 
@@ -109,7 +109,7 @@ def _phase(reader: LedgerReader, counts: Counts, *, live: bool) -> Phase:
     start = last_start(reader)
     if live:
         paused = None if start is None else paused_by(start.changes)
-        return Phase("running") if paused is None else Phase("paused", shown(f"by {paused.by}").text)
+        return Phase("running") if paused is None else Phase("paused", page_text(f"by {paused.by}").text)
     if start is None:
         return Phase("open")
     if start.ended_at is None:
@@ -118,7 +118,7 @@ def _phase(reader: LedgerReader, counts: Counts, *, live: bool) -> Phase:
         return Phase("waiting", "for batch jobs at Mistral")
     if start.stopped is not None:
         error = start.stopped.worded(in_python)
-        return Phase("stopped", shown("; ".join(filter(None, (error.message, error.hint)))).text)
+        return Phase("stopped", page_text("; ".join(filter(None, (error.message, error.hint)))).text)
     is_whole = counts.input_was_read_to_its_end and not counts.pending
     return Phase("ended" if is_whole else "open")
 
@@ -139,7 +139,7 @@ def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
     began_at = time.perf_counter()
     reader, manifest = rows.reader, rows.manifest
     starts, counts = reader.starts(), reader.counts()
-    asked = shown(json.dumps(manifest.settings(), ensure_ascii=False, indent=2)).text
+    asked = page_text(json.dumps(manifest.settings(), ensure_ascii=False, indent=2)).text
     return RunSummary(
         name=run.name,
         named=whole_characters(run.place.command_arguments()),
@@ -150,12 +150,12 @@ def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
         phase=_phase(reader, counts, live=live),
         counts=counts,
         input_rows=rows_of_input(reader, counts),
-        causes=[Choice(shown(cause.kind, 100).text, cause.count) for cause in reader.failures()],
+        causes=[Choice(page_text(cause.kind, 100).text, cause.count) for cause in reader.failures()],
         finish_reasons=[Choice(reason, number) for reason, number in reader.finish_reasons().items()],
         marks=[Choice(mark, number) for mark, number in reader.marks().items() if mark is not None],
         retries=[
             SettingsChoice(
-                number, shown(json.dumps(rows.shape.changes_of(number), ensure_ascii=False), 500).text
+                number, page_text(json.dumps(rows.shape.changes_of(number), ensure_ascii=False), 500).text
             )
             for number in reader.retry_settings()
         ],

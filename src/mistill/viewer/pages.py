@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from contextlib import closing, suppress
+from contextlib import closing
 from itertools import islice
 from typing import Any, Generic, TypeVar
 
@@ -21,10 +21,10 @@ from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import RunManifest
 from mistill.ledger import EVERYTHING, EarlierOutcome, LedgerReader, LedgerRow
 from mistill.ledger.error_record import decode_error
-from mistill.runs.record_lines import answer_values
+from mistill.runs.record_lines import answer_values, decoded_value
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.where import RunFilter
-from mistill.viewer.texts import preview, preview_of_record, shown, texts_in
+from mistill.viewer.texts import page_text, preview, preview_of_record, texts_in
 from mistill.wording import in_python
 
 T = TypeVar("T")
@@ -153,7 +153,7 @@ class RunRows:
     def values_of(self, row: LedgerRow, outcome: LedgerRow | EarlierOutcome) -> list[Any]:
         """What an outcome of a row says, a value for each of its answers: decoded where it is JSON, else a text."""
         then = replace(row, **{name: getattr(outcome, name) for name in EarlierOutcome.__struct_fields__})
-        return list(map(_decoded, answer_values(then, self.shape)))
+        return list(map(decoded_value, answer_values(then, self.shape)))
 
     def line(self, row: LedgerRow) -> RowLine:
         """A row at a glance."""
@@ -166,7 +166,7 @@ class RunRows:
             answer=preview(self.answer_of(row)),
             error=None if error is None else preview(error.message),
             error_kind=None if error is None else preview(error.kind),
-            finish_reason=None if row.finish_reason is None else shown(row.finish_reason, 100).text,
+            finish_reason=None if row.finish_reason is None else page_text(row.finish_reason, 100).text,
             input_tokens=row.input_tokens,
             output_tokens=row.output_tokens,
             cost=row.cost,
@@ -177,14 +177,6 @@ class RunRows:
             mark=None if said is None else said.mark,
             note=None if said is None or said.note is None else preview(said.note),
         )
-
-
-def _decoded(value: Any) -> Any:
-    """What a text says that is JSON without a schema."""
-    if isinstance(value, str) and value.lstrip()[:1] in ("{", "["):
-        with suppress(msgspec.DecodeError, RecursionError):
-            return msgspec.json.decode(value)
-    return value
 
 
 def _may_have(data: bytes, wanted: str) -> bool:

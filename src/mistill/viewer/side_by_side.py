@@ -15,7 +15,7 @@ from mistill.ledger import EarlierOutcome, ErrorRecord, LedgerRow, Selection
 from mistill.ledger.error_record import decode_error
 from mistill.viewer.one_row import shown_error
 from mistill.viewer.pages import Page, RunRows, page_of
-from mistill.viewer.texts import Text, preview_of_record, shown, shown_json
+from mistill.viewer.texts import Text, page_json, page_text, preview_of_record
 
 _MAX_SIDE_CHARS = 5000
 _MAX_FIELDS = 200
@@ -254,9 +254,9 @@ def _leaves(value: Any, *way: str) -> Iterator[tuple[str, Any]]:
 def _field_pairs(left: dict[str, Any], right: dict[str, Any]) -> list[FieldPair]:
     return [
         FieldPair(
-            name=shown(name, 300).text,
-            left=shown_json(left[name], _MAX_SIDE_CHARS) if name in left else None,
-            right=shown_json(right[name], _MAX_SIDE_CHARS) if name in right else None,
+            name=page_text(name, 300).text,
+            left=page_json(left[name], _MAX_SIDE_CHARS) if name in left else None,
+            right=page_json(right[name], _MAX_SIDE_CHARS) if name in right else None,
             differs=name not in left or name not in right or _as_json(left[name]) != _as_json(right[name]),
         )
         for name in {**left, **right}
@@ -287,9 +287,9 @@ def _side(answered: _Answered) -> Side:
     return Side(
         row=row.position,
         state=outcome.state,
-        answer=shown(rows.answer_of(outcome), _MAX_SIDE_CHARS),
+        answer=page_text(rows.answer_of(outcome), _MAX_SIDE_CHARS),
         error=None if outcome.error is None else shown_error(decode_error(outcome.error)),
-        finish_reason=None if outcome.finish_reason is None else shown(outcome.finish_reason, 100).text,
+        finish_reason=None if outcome.finish_reason is None else page_text(outcome.finish_reason, 100).text,
         output_tokens=outcome.output_tokens,
         cost=outcome.cost,
         settings=outcome.settings,

@@ -26,15 +26,17 @@ class Text(Struct, frozen=True):
         return self.chars > len(self.text)
 
 
-def shown(text: str, most: int = MAX_SHOWN_CHARS) -> Text:
+def page_text(text: str, most: int = MAX_SHOWN_CHARS) -> Text:
     """Its beginning, with what a page would obey or hide (escapes, NUL, turned direction) written out."""
     part = text[:most]
     return Text(visible(whole_characters(part)), len(text) if len(text) > len(part) else len(visible(part)))
 
 
-def shown_json(value: Any, most: int = MAX_SHOWN_CHARS) -> Text:
+def page_json(value: Any, most: int = MAX_SHOWN_CHARS) -> Text:
     """A JSON value for people; a text as it is."""
-    return shown(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2), most)
+    return page_text(
+        value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, indent=2), most
+    )
 
 
 def preview(text: str) -> str:
