@@ -566,6 +566,44 @@ def test_latencies_of_all_shards_are_those_of_their_answers(
     assert found == pytest.approx(expected, rel=1e-3, abs=1e-5)
 
 
+def test_what_is_cached_of_all_shards_is_a_share_of_all_their_input(tmp_path: Path) -> None:
+    path, out = tmp_path / "in.jsonl", tmp_path / "answers"
+    texts = (
+        ["short"] * 10 + ["bad"] * 10 + ["a text that is a good deal longer than the others are " * 9] * 10
+    )
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    with Simulator(Settings(latency_s=0.001, poison="bad", cached_share=0.25)) as simulator:
+        _run(path, out, simulator, shard="0/3").start()
+        _run(path, out, simulator, shard="1/3").start()  # not one answer
+        simulator.change(cached_share=0.75)
+        _run(path, out, simulator, shard="2/3").start()
+    read = cached = 0
+    for number in range(3):
+        with closing(sqlite3.connect(shard_of(tmp_path / "answers.ledger", number))) as ledger:
+            query = "SELECT total(input_tokens), total(cached_tokens) FROM attempts WHERE status = 'answered'"
+            of_shard = ledger.execute(query).fetchone()
+        read, cached = read + of_shard[0], cached + of_shard[1]
+    with LedgerReader(tmp_path / "answers.ledger") as reader:
+        found = reader.cached_shares()
+    assert (found.live, found.live_tokens) == (pytest.approx(cached / read), read)
+    assert found.live > 0.7
+
+
+def test_a_shard_that_begins_within_a_snapshot_is_not_in_it(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers"
+    _run(rows, out, simulator, shard="0/3").start()
+    with LedgerReader(tmp_path / "answers.ledger") as reader:
+        with reader.snapshot():
+            before = reader.counts(), reader.last_position, len(list(reader.rows()))
+            with reader.snapshot():
+                _run(rows, out, simulator, shard="1/3").start()
+            assert (reader.counts(), reader.last_position, len(list(reader.rows()))) == before
+            assert before[2] == 20
+        assert len(list(reader.rows())) == 40
+
+
 def test_a_plan_that_nobody_can_read_is_said(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
     out = tmp_path / "answers"
     _run(rows, out, simulator, shard="0/2").start()

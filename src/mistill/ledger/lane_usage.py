@@ -28,11 +28,13 @@ class CachedShares(Struct, frozen=True, gc=False):
 
     Attributes:
         first_row: the first that was asked live, where nothing of it was cached.
+        live_tokens: of the input that was asked live.
     """
 
     live: float = 0.0
     in_jobs: float = 0.0
     first_row: int | None = None
+    live_tokens: int = 0
 
 
 NOTHING_CACHED = CachedShares()
@@ -67,15 +69,17 @@ def _first_answer(connection: sqlite3.Connection) -> int | None:
 
 def cached_shares(connection: sqlite3.Connection) -> CachedShares:
     """Of all answers."""
-    query = f"""SELECT job IS NOT NULL, total(cached_tokens) / total(input_tokens) FROM attempts
+    query = f"""SELECT job IS NOT NULL, total(cached_tokens) / total(input_tokens), total(input_tokens) FROM attempts
         WHERE {_ANSWERED} GROUP BY job IS NOT NULL"""  # noqa: S608 - our own words
-    shares = {bool(in_job): share or 0.0 for in_job, share in connection.execute(query)}
+    found = connection.execute(query).fetchall()
+    shares = {bool(in_job): share or 0.0 for in_job, share, _ in found}
+    live_tokens = sum(int(tokens) for in_job, _, tokens in found if not in_job)
     first = connection.execute(
         "SELECT row FROM attempts WHERE id = ? AND coalesce(cached_tokens, 0) = 0",
         (_first_answer(connection),),
     ).fetchone()
     live = shares.get(False, 0.0)
-    return CachedShares(live, shares.get(True, 0.0), first[0] if first and live else None)
+    return CachedShares(live, shares.get(True, 0.0), first[0] if first and live else None, live_tokens)
 
 
 def rows_by_jobs(connection: sqlite3.Connection) -> int:

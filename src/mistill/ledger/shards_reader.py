@@ -58,7 +58,7 @@ class ShardsReader(LedgerReader):
         self._sizes = read_sizes(self.path)
         self._firsts = [0, *accumulate(size.rows for size in self._sizes)]
         self._held_open: dict[int, LedgerReader] = {}
-        self._has_snapshot = False
+        self._begun_before: frozenset[int] | None = None  # of a snapshot: the shards that are in it
 
     def close(self) -> None:
         """Nothing is open between two questions."""
@@ -92,9 +92,14 @@ class ShardsReader(LedgerReader):
     def _each(self) -> Iterator[tuple[int, LedgerReader]]:
         """The shards that were begun, with their readers."""
         for shard in range(len(self._sizes)):
-            if self.shard(shard).is_file():
+            if self._has_begun(shard):
                 with self._opened(shard) as reader:
                     yield shard, reader
+
+    def _has_begun(self, shard: int) -> bool:
+        """Within a snapshot: at its moment."""
+        before = self._begun_before
+        return self.shard(shard).is_file() if before is None else shard in before
 
     def _ask(self, question: Callable[[LedgerReader], T]) -> list[T]:
         return [question(reader) for _, reader in self._each()]
@@ -105,23 +110,26 @@ class ShardsReader(LedgerReader):
 
     @contextmanager
     def snapshot(self) -> Generator[None]:
-        """Within the block, all that is read of a shard is of one moment, and of each shard of its own."""
-        if self._has_snapshot:
+        """Within the block, all that is read of a shard is of one moment, and of each shard of its own.
+
+        A shard that begins within the block is not in it. One that has ended before, and is begun again within the
+        block, is read as it is at each question: thousands of them cannot be open at a time.
+        """
+        if self._begun_before is not None:
             yield  # the block stands in another one
             return
-        self._has_snapshot = True
         with ExitStack() as stack:
             try:
-                for shard in range(len(self._sizes)):
-                    # The others stand still.
-                    if is_held(self.shard(shard)) and self.shard(shard).is_file():
+                self._begun_before = frozenset(filter(self._has_begun, range(len(self._sizes))))
+                for shard in sorted(self._begun_before):
+                    if is_held(self.shard(shard)):
                         reader = stack.enter_context(LedgerReader(self.shard(shard)))
                         stack.enter_context(reader.snapshot())
                         self._held_open[shard] = reader
                 yield
             finally:
                 self._held_open.clear()
-                self._has_snapshot = False
+                self._begun_before = None
 
     # --- the run as a whole -------------------------------------------------------------------------------------------
 
@@ -256,13 +264,16 @@ class ShardsReader(LedgerReader):
         ]
 
     def cached_shares(self) -> CachedShares:
-        """The mean of the shards: what each shares with itself is cached."""
+        """Of the input of all shards together."""
         found = [(shard, reader.cached_shares()) for shard, reader in self._each()]
-        if not found:
+        live_tokens = sum(one.live_tokens for _, one in found)
+        if not live_tokens:
             return NOTHING_CACHED
         firsts = [self._number(shard, one.first_row) for shard, one in found if one.first_row is not None]
         return CachedShares(
-            live=sum(one.live for _, one in found) / len(found), first_row=min(firsts, default=None)
+            live=sum(one.live * one.live_tokens for _, one in found) / live_tokens,
+            first_row=min(firsts, default=None),
+            live_tokens=live_tokens,
         )
 
     # --- batch jobs: there are none in shards -------------------------------------------------------------------------
@@ -318,7 +329,7 @@ class ShardsReader(LedgerReader):
         its own places lie between."""
         for shard, (begins, ends) in enumerate(pairwise(self._firsts)):
             here = range(max(0, first - begins), min(ends, until) - begins)
-            if here and self.shard(shard).is_file():
+            if here and self._has_begun(shard):
                 yield shard, begins, here
 
     def positions_that(self, selection: Selection, first: int, until: int, limit: int) -> list[int]:
