@@ -113,6 +113,21 @@ def test_workers_that_end_before_they_begin_end_the_start_with_what_to_do() -> N
     assert len(workers.begun) <= 5
 
 
+def test_where_no_further_worker_can_be_had_those_at_work_are_waited_for() -> None:
+    class OneOnly(Scripted):
+        def begin(self, begun: Begun) -> None:
+            if begun.number:
+                raise InputError("no room")
+            super().begin(begun)
+
+    workers = OneOnly(lambda shard, _: [Seen(shard, View(completions=7)), Ended(shard)])
+    driver = Driver(workers, range(3), Begun, Progress(), grace_s=1.0)
+    asyncio.run(driver.run())
+    assert isinstance(driver.broke_off, InputError)
+    assert driver.progress.completions == 7
+    assert (workers.begun, workers.asked) == ([0], ["no room", "close"])
+
+
 def test_a_worker_that_is_killed_as_it_begins_is_replaced() -> None:
     driver, workers = _drive(
         lambda shard, time: [

@@ -26,6 +26,7 @@ from mistill.delivery.sharing.place import Door
 from mistill.ledger.lock import holder_of, is_held
 from mistill.runs.report import RunReport
 from mistill.shards import channel, ray_workers
+from mistill.shards.workers import Setup
 from mistill.simulator import Settings, Simulator
 
 _ROWS = 400
@@ -235,6 +236,40 @@ def test_a_node_that_cannot_work_on_the_run_says_so_and_nothing_is_sent(
     ):
         Run(rows, llm=_llm(simulator), out=tmp_path / "b", prompt="{{ text }}", on="ray").start()
     assert simulator.answered == answered
+
+
+def test_workers_that_could_not_be_begun_leave_nothing_behind(tmp_path: Path) -> None:
+    called: list[tuple[str, int]] = []
+
+    class Ray:
+        """As much of it as begins tasks, the second of which it refuses."""
+
+        cloudpickle = SimpleNamespace(register_pickle_by_value=lambda module: None)
+        exceptions = SimpleNamespace(RayError=RuntimeError)
+
+        def remote(self, work: Any) -> Any:
+            return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=self._begin))
+
+        def _begin(self, address: tuple[str, int], *_: Any) -> str:
+            called.append(address)
+            if len(called) == 2:
+                raise RuntimeError("the cluster is gone")
+            return "a task"
+
+        def cancel(self, task: str, *, force: bool = False) -> None:
+            assert (task, force) == ("a task", False)
+
+        def wait(self, tasks: list[str], **_: Any) -> tuple[list[str], list[str]]:
+            return tasks, []
+
+    with pytest.raises(RuntimeError, match="the cluster is gone"):
+        ray_workers.RayWorkers(Ray(), "127.0.0.1", 3, Setup(b"", {}), tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(called[0])
+    with pytest.raises(InputError, match="cannot write into the folder of the ledgers") as refused:
+        ray_workers.RayWorkers(Ray(), "127.0.0.1", 3, Setup(b"", {}), tmp_path / "missing")
+    assert refused.traceback[-1].frame.f_locals["self"]._listening.fileno() == -1
 
 
 def test_where_a_cluster_may_want_a_token_that_is_said(

@@ -220,9 +220,13 @@ class Driver:
         self._later = [one for one in self._later if one[0] > now_s]
         while self._waiting and self._workers.free and self.stopped is None and not self._is_paused:
             shard = self._waiting.popleft()
-            self.under_way.add(shard)
-            self._workers.begin(self._told(shard))
-            self.on_begun(shard)
+            try:
+                self._workers.begin(self._told(shard))
+            except MistillError as error:
+                self._break_off(error)  # those who have begun wait for what is in flight
+            else:
+                self.under_way.add(shard)
+                self.on_begun(shard)
         return bool(self.under_way) or (self.stopped is None and bool(self._waiting or self._later))
 
     def _told(self, shard: int) -> Begun:

@@ -67,6 +67,6 @@ class Here:
             under_way[0].order(order, by)
 
     def close(self) -> None:
-        for _, thread in self._under_way.values():
+        self.stop("its driver has ended")
+        for _, thread in list(self._under_way.values()):
             thread.join()
-        self._under_way.clear()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -90,12 +91,27 @@ def _connection_of(of: socket.socket) -> Connection:
 @contextmanager
 def _in_time(connection: Connection) -> Generator[None]:
     """Within the block, whoever is at the other end has to answer soon."""
+    _set_timeout(connection, _CALL_WITHIN_S, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
+    yield
+    _set_timeout(connection, 0, socket.SO_RCVTIMEO, socket.SO_SNDTIMEO)
+
+
+def receive_within(connection: Connection, seconds: float) -> None:
+    """Whoever receives by it from now on waits for so long at most, and has a `BlockingIOError` then.
+
+    Raises:
+        OSError: too many files are open.
+    """
+    if sys.platform != "win32":  # where the way between processes is no socket
+        _set_timeout(connection, seconds, socket.SO_RCVTIMEO)
+
+
+def _set_timeout(connection: Connection, seconds: float, *options: int) -> None:
+    whole = int(seconds)
     with socket.socket(fileno=os.dup(connection.fileno())) as same:
-        _set_timeout(same, int(_CALL_WITHIN_S))
-        yield
-        _set_timeout(same, 0)
-
-
-def _set_timeout(of: socket.socket, seconds: int) -> None:
-    for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
-        of.setsockopt(socket.SOL_SOCKET, option, struct.pack("ll", seconds, 0))
+        same.settimeout(
+            None
+        )  # whatever `socket.setdefaulttimeout` says: that would hold for the connection, too
+        for option in options:
+            value = struct.pack("ll", whole, round((seconds - whole) * 1_000_000))
+            same.setsockopt(socket.SOL_SOCKET, option, value)

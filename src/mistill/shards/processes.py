@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import multiprocessing
 import pickle
 from collections.abc import Callable
+from contextlib import ExitStack
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -16,6 +18,7 @@ from mistill.shards.channel import Channel
 from mistill.shards.serving import serve
 from mistill.shards.workers import Begun, Ended, Event, Setup, Work, Workers
 from mistill.steering.orders import Order
+from mistill.wording import Setting, words
 
 _LOOK_S: Final = 0.25
 _CLOSE_S: Final = 10.0
@@ -64,18 +67,20 @@ class Processes:
         return sum(slot.shard is None for slot in self._slots)
 
     def begin(self, begun: Begun) -> None:
-        next(slot for slot in self._slots if slot.shard is None).begin(begun)
+        slot = next(slot for slot in self._slots if slot.shard is None)
+        try:
+            slot.begin(begun)
+        except OSError as error:
+            at_work = sum(slot.shard is not None for slot in self._slots)
+            raise _no_room(error, at_work, len(self._slots)) from error
 
     async def events(self) -> list[Event]:
         return await asyncio.to_thread(self._events)
 
     def _events(self) -> list[Event]:
         busy = [slot for slot in self._slots if slot.shard is not None]
-        ready = wait([slot.channel.connection for slot in busy], timeout=_LOOK_S)
-        found: list[Event] = []
-        for slot in busy:
-            found += slot.read(is_ready=slot.channel.connection in ready)
-        return found
+        wait([slot.channel.connection for slot in busy], timeout=_LOOK_S)
+        return [event for slot in busy for event in slot.read()]
 
     def stop(self, message: str) -> None:
         for slot in self._slots:
@@ -93,8 +98,22 @@ class Processes:
                 slot.channel.tell("order", order, by)
 
     def close(self) -> None:
+        for slot in self._slots:  # all of them end at the same time
+            slot.let_end()
         for slot in self._slots:
             slot.close()
+
+
+def _no_room(error: OSError, at_work: int, wanted: int) -> InputError:
+    """Another process cannot be started beside so many."""
+    fewer = words("take fewer processes, such as ", Setting("on", f"processes:{max(1, at_work // 2)}"))
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        hint = words(
+            f"each takes open files here: raise how many there may be (ulimit -n {64 * wanted}), or ", fewer
+        )
+    else:
+        hint = words("memory has no room for it, or its user may have no more processes (ulimit -u): ", fewer)
+    return InputError(f"process {at_work + 1} of {wanted} for shards cannot be started: {error}", hint=hint)
 
 
 class _Slot:
@@ -120,16 +139,19 @@ class _Slot:
         # Not a fork: threads and connections are this process's own.
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
-        self.channel = Channel(ours)
-        self._process = context.Process(
-            target=serve, args=(theirs, self._setup), name="mistill-shards", daemon=True
-        )
-        self._process.start()
-        theirs.close()
+        with theirs, ExitStack() as on_failure:
+            on_failure.enter_context(ours)
+            channel = Channel(ours)
+            process = context.Process(
+                target=serve, args=(theirs, self._setup), name="mistill-shards", daemon=True
+            )
+            process.start()
+            on_failure.pop_all()
+        self.channel, self._process = channel, process
 
-    def read(self, *, is_ready: bool) -> list[Event]:
+    def read(self) -> list[Event]:
         """What has come of it by now."""
-        found = self.channel.read(is_ready=is_ready)
+        found = self.channel.read()
         if self.channel.is_lost and self.channel.shard is not None:
             found.append(self._died(self.channel.shard))
         return found
@@ -138,15 +160,19 @@ class _Slot:
         process, self._process = self._process, None
         assert process is not None, "it was at work"
         self.channel.connection.close()
-        how = self.channel.silence if self.channel.hangs else _ended(process)
+        how = self.channel.silence or _ended(process)
         process.kill()
         process.join()
         return Ended(shard, died=how, was_stillborn=not self.channel.has_spoken)
 
+    def let_end(self) -> None:
+        if self._process is not None:
+            self.channel.connection.close()  # by which it ends
+
     def close(self) -> None:
+        self.let_end()
         if self._process is None:
             return
-        self.channel.connection.close()  # by which it ends
         self._process.join(_CLOSE_S)
         if self._process.is_alive():
             self._process.kill()

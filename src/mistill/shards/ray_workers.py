@@ -51,16 +51,30 @@ class RayWorkers:
         self._listening = _listen(host)
         self._address: tuple[str, int] = self._listening.getsockname()[:2]
         self._mark = folder.absolute() / _MARK, secrets.token_hex(16)
-        self._mark[0].write_text(self._mark[1], "ascii")
         self._joining: SimpleQueue[_Worker] = SimpleQueue()
         self._workers: list[_Worker] = []
+        self._tasks: dict[Any, int] = {}
+        self._ended_here: set[Any] = set()
+        self._nobody_since_s: float | None = time.monotonic()
+        try:
+            self._begin_tasks(count)
+        except BaseException:
+            self.close()
+            raise
+
+    def _begin_tasks(self, count: int) -> None:
+        path, text = self._mark
+        try:
+            path.write_text(text, "ascii")
+        except OSError as error:
+            raise InputError(f"cannot write into the folder of the ledgers: {error}") from error
+        ray = self._ray
         ray.cloudpickle.register_pickle_by_value(sys.modules[ray_task.__name__])
         self._task = ray.remote(ray_task.work_here).options(
             name="mistill worker", num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD"
         )
-        self._tasks = {self._begin_task(number): number for number in range(count)}
-        self._ended_here: set[Any] = set()
-        self._nobody_since_s: float | None = time.monotonic()
+        for number in range(count):
+            self._tasks[self._begin_task(number)] = number
 
     def _begin_task(self, number: int) -> Any:
         path, text = self._mark
@@ -81,12 +95,9 @@ class RayWorkers:
     def _events(self) -> list[Event]:
         connections = [worker.channel.connection for worker in self._workers]
         ready = wait([self._listening, *connections], timeout=_LOOK_S)
-        if self._listening in ready:
-            called, _ = self._listening.accept()
-            threading.Thread(target=self._welcome, args=(called,), name="mistill-join", daemon=True).start()
-        found: list[Event] = []
+        found = self._accept() if self._listening in ready else []
         for worker in list(self._workers):
-            found += worker.channel.read(is_ready=worker.channel.connection in ready)
+            found += worker.channel.read()
             if worker.channel.is_lost:
                 found += self._lose(worker)
         with suppress(Empty):
@@ -94,10 +105,29 @@ class RayWorkers:
                 self._workers.append(self._joining.get_nowait())
         return [*found, *self._look_at_tasks()]
 
+    def _accept(self) -> list[Event]:
+        try:
+            called, _ = self._listening.accept()
+        except ConnectionError:  # whoever called has hung up
+            return []
+        except OSError as error:
+            problem = InputError(
+                f"worker {len(self._workers) + 1} on Ray cannot join: {error}",
+                hint="each takes open files of the driver: raise how many there may be (ulimit -n 4096)",
+            )
+            return [Unable(problem)]
+        threading.Thread(target=self._welcome, args=(called,), name="mistill-join", daemon=True).start()
+        return []
+
     def _welcome(self, called: socket.socket) -> None:
         if (joined := welcome(called, self._token, self._setup)) is not None:
             connection, who = joined
-            self._joining.put(_Worker(Channel(connection), who))
+            try:
+                channel = Channel(connection, has_spoken=True)
+            except OSError:  # too many open files: it calls again, or others cannot
+                connection.close()
+            else:
+                self._joining.put(_Worker(channel, who))
 
     def _lose(self, worker: _Worker) -> list[Event]:
         """Nothing more comes of it: it was killed, which Ray sees too; or it hangs, and is ended."""
@@ -105,7 +135,7 @@ class RayWorkers:
         worker.channel.connection.close()
         shard, who = worker.channel.shard, worker.who
         how = f"process {who.process} on {who.node}"
-        if worker.channel.hangs:
+        if worker.channel.silence:
             how = f"{how} {worker.channel.silence}"
             self._end_task(who.number)
         return [] if shard is None else [Ended(shard, died=how)]

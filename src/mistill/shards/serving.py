@@ -63,10 +63,11 @@ class _Server:
         self._is_over = False
 
     def serve(self, work: bytes) -> None:
-        do = _loaded(work)
+        # Before the user's own modules are imported, which may take long.
         threading.Thread(target=self._listen, name="mistill-driver", daemon=True).start()
         threading.Thread(target=self._say_alive, name="mistill-alive", daemon=True).start()
         with _passed_on(self):
+            do = _loaded(work)
             while (at_work := self._next()) is not None:
                 at_work.do(do)
 

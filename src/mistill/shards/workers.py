@@ -168,7 +168,11 @@ class Workers(Protocol):
         ...
 
     def begin(self, begun: Begun) -> None:
-        """Somebody works on it from now on."""
+        """Somebody works on it from now on.
+
+        Raises:
+            InputError: nobody can: this machine has no room for him.
+        """
         ...
 
     async def events(self) -> list[Event]:
