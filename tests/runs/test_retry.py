@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +13,11 @@ from pydantic import BaseModel
 from tests.runs.conftest import Place, echoes, sent
 
 from mistill import Run
+from mistill.datasets.sources import open_source
 from mistill.errors import InputError, RunStopped
 from mistill.ledger import LedgerReader
 from mistill.runs.export import export_run
+from mistill.runs.report import read_report
 from mistill.simulator import Simulator
 from mistill.simulator.faults import Fault
 
@@ -251,6 +254,101 @@ def test_the_retry_that_a_report_names_works_wherever_the_run_is_kept(
         opened = earlier if isinstance(earlier, Run) else Run.open(earlier)
         again = opened.retry("row=0", llm={"api_key": "another"}, progress=False).start()
         assert (again.sent, again.last_start.retry is not None) == (1, True)
+
+
+@pytest.mark.parametrize(
+    ("out", "ledger"),
+    [
+        ("out.jsonl", "kept/by.ledger"),
+        ("out.jsonl", "kept/other.jsonl.ledger"),
+        ("out", "kept/by"),
+        ("sqlite:///pl/crm.db?table=labels", None),
+        ("sqlite:///pl/crm.db?table=labels", "by.ledger"),
+    ],
+)
+def test_a_retry_by_the_ledger_writes_what_its_run_writes(
+    place: Place, out: str, ledger: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("pl", "kept", "away"):
+        Path(folder).mkdir()
+    place.write(["one", "two"])
+    place.run(out=out, ledger=ledger, output_format=None if ":" in out else "jsonl").start()
+    by = ledger or "pl/crm.db.labels.ledger"
+    assert Run.open(by).out == read_report(by).out == out
+    report = Run.retry(by, "row=1", prompt="new {{ text }}").start()
+    assert report.last_start.output == out
+    where = out.replace(":///", f":///{tmp_path}/") if ":" in out else str(tmp_path / out)
+    monkeypatch.chdir(tmp_path / "away")
+    assert Run.open(tmp_path / by).out == where
+    rows = open_source(where, format=None if ":" in out else "jsonl").records_until(lambda: False)
+    assert [row["generation"] for row in rows] == echoes(["one", "new two"])
+
+
+def test_a_run_that_was_renamed_writes_its_new_output(place: Place) -> None:
+    place.write(["one"])
+    place.run().start()
+    out = place.out.rename(place.out.with_name("renamed.jsonl"))
+    ledger = place.ledger.rename(place.ledger.with_name("renamed.jsonl.ledger"))
+    Run.retry(ledger, "row=0", prompt="new {{ text }}").start()
+    assert json.loads(out.read_text())["generation"] == "Echo: new one"
+    assert not place.out.exists()
+
+
+def test_a_ledger_that_was_moved_with_its_output_writes_it_there(place: Place, tmp_path: Path) -> None:
+    place.write(["one"])
+    out = f"sqlite:///{tmp_path}/before/crm.db?table=labels"
+    (tmp_path / "before").mkdir()
+    place.run(out=out).start()
+    (tmp_path / "before").rename(tmp_path / "after")
+    found = Run.open(tmp_path / "after" / "crm.db.labels.ledger").out
+    assert found == out.replace("before", "after")
+
+
+@pytest.mark.parametrize("why", ["elsewhere", "stdout", "another run's"])
+def test_a_retry_says_before_it_asks_that_nothing_is_written(
+    place: Place, simulator: Simulator, tmp_path: Path, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    place.write(["one"])
+    ledger, folder = tmp_path / "by.ledger", tmp_path / "there"
+    folder.mkdir()
+    out = folder / "out.jsonl"
+    place.run(out="-" if why == "stdout" else out, ledger=ledger).start()
+    if why == "elsewhere":
+        folder.rename(tmp_path / "gone")
+    elif why == "another run's":
+        place.run(out=out, fresh=True).start()
+    simulator.requests.clear()
+    said_before: list[str] = []
+
+    def reply(body: Any) -> bool:
+        said_before.extend(caplog.messages)
+        return False
+
+    caplog.clear()
+    simulator.script([Fault.status(503)], when=reply)
+    report = Run.retry(ledger, "row=0", prompt="new {{ text }}").start()
+    assert report.out is None
+    told = (
+        f"no output is written: {ledger} does not say which one is its own. To have one, name it: Run.retry("
+    )
+    assert any(message.startswith(told) for message in said_before)
+    caplog.clear()
+    named = tmp_path / "named.jsonl"
+    Run.retry(named, "row=0", prompt="newer {{ text }}", ledger=ledger).start()
+    assert json.loads(named.read_text())["generation"] == "Echo: newer one"
+    assert not caplog.messages
+
+
+def test_a_run_without_an_output_is_retried_without_a_word(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    place.write(["one"])
+    ledger = place.ledger.with_name("by.ledger")
+    place.run(out=None, ledger=ledger).start()
+    caplog.clear()
+    Run.retry(ledger, "row=0", prompt="new {{ text }}").start()
+    assert not caplog.messages
 
 
 @pytest.mark.parametrize(

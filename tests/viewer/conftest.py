@@ -96,7 +96,7 @@ class Runs:
         llm = MistralLLM(model=MODEL, endpoint=self.simulator.url, **llm_settings)
         records = [row if isinstance(row, dict) else {"text": row} for row in rows]
         given: Any = {"prompt": "Say {{ text }}"} | settings
-        run = Run(records, llm=llm, out=self.folder / name, **given)
+        run = Run(records, llm=llm, out=name if "://" in name else self.folder / name, **given)
         run.start()
         return run
 

@@ -147,24 +147,29 @@ def test_of_more_runs_than_are_listed_it_is_the_newest_and_each_is_found(
     runs.folder.joinpath("e.jsonl.ledger").write_bytes(runs.folder.joinpath("a.jsonl.ledger").read_bytes())
     assert [run["name"] for run in client.ask("home")["runs"]] == ["e.jsonl", "d.jsonl"]
     assert rows_of(client, "e.jsonl") == [0]
-    runs.folder.joinpath("a.jsonl.ledger").unlink()
-    assert "there is no run 'a.jsonl'" in client.ask("rows", run="a.jsonl")["problem"]
+    runs.folder.joinpath("b.jsonl.ledger").unlink()
+    assert "there is no run 'b.jsonl'" in client.ask("rows", run="b.jsonl")["problem"]
 
 
 def test_commands_of_the_page_name_a_run_and_its_ledger(runs: Runs, look: Look) -> None:
     out, ledger = runs.folder / "answers.jsonl", runs.folder / "else where.ledger"
     runs.run("answers.jsonl", ["a"], ledger=ledger)
     runs.run("beside.jsonl", ["a"])
-    named = {run: client.ask("run", run=run)["named"] for client, run in (
+    named = [client.ask("run", run=run)["named"] for client, run in (
         (look(out, ledger=ledger), str(out)),
-        (look(ledger), str(ledger)),
+        (look(ledger), str(out)),
+        (look(runs.folder), "answers.jsonl"),
         (look(runs.folder), "beside.jsonl"),
-    )}  # fmt: skip
-    assert named == {
-        str(out): f"{out} --ledger '{ledger}'",
-        str(ledger): f"'{ledger}'",
-        "beside.jsonl": str(runs.folder / "beside.jsonl"),
-    }
+    )]  # fmt: skip
+    assert named == [f"{out} --ledger '{ledger}'"] * 3 + [str(runs.folder / "beside.jsonl")]
+
+
+def test_a_table_is_named_and_found_as_it_is_written(runs: Runs, look: Look) -> None:
+    address = f"sqlite:///{runs.folder}/crm.db?table=labels"
+    runs.run(address, ["a"])
+    client = look(runs.folder)
+    assert [line["name"] for line in client.ask("home")["runs"]] == [address]
+    assert client.ask("run", run=address)["named"] == f"'{address}'"
 
 
 def test_a_page_behind_the_last_row_is_the_last(runs: Runs, look: Look) -> None:

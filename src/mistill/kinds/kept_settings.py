@@ -12,7 +12,7 @@ from typing import Any, Final, cast
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from mistill.addresses import database_file, is_elsewhere, keep_secrets, scheme_of, shown
 from mistill.api.prices import Prices, factors_of, load_prices
@@ -29,7 +29,7 @@ from mistill.ledger import LedgerReader
 from mistill.ledger.far_outputs import address_of_ledger, ledger_of_address
 from mistill.ledger.files import is_database, is_ledger
 from mistill.ledger.shard_files import is_in_shards, is_memory
-from mistill.same_place import canonical, refuse_unclear
+from mistill.same_place import canonical, is_same_file, refuse_unclear
 from mistill.struct_types import look_at
 from mistill.wording import Phrase, Setting, words
 
@@ -57,12 +57,88 @@ def _named(out: str) -> Path:
 
 
 def output_of(ledger: str | Path) -> str | None:
-    """The output of the run that remembers here; ``None`` where the name does not say it: a run need not have one."""
-    if (address := address_of_ledger(Path(ledger), LEDGER_SUFFIX)) is not None:
+    """The output of the run that remembers here, as its ledger says it, or its name where that cannot be asked.
+
+    Beside the ledger it is where that is by now: both may have been moved together. Another one is named from the
+    working directory, if it is in there.
+
+    Returns:
+        ``None`` where it has none, where it is stdout, where another run writes it by now, and where nobody knows: see
+        `is_output_unknown`.
+    """
+    path = Path(ledger)
+    if (address := address_of_ledger(path, LEDGER_SUFFIX)) is not None:
         return address
-    name = str(ledger)
-    out = name.removesuffix(LEDGER_SUFFIX)
-    return out if out != name and (format_by_suffix(out) is not None or Path(out).exists()) else None
+    said = _said_output(path)
+    if not isinstance(said, str):
+        return None if said is None else _by_name(ledger)
+    out = _placed(said, path)
+    if out is None:
+        return None
+    if _is_of_another(out, path):
+        return _by_name(ledger)
+    # Both may have been renamed, too.
+    return out if Path(database_file(out) or out).exists() else _by_name(ledger, is_there=True) or out
+
+
+def _by_name(ledger: str | Path, *, is_there: bool = False) -> str | None:
+    """The output beside which a ledger is called as one is that remembers of it; ``is_there``: only if it exists."""
+    out = str(ledger).removesuffix(LEDGER_SUFFIX)
+    if out == str(ledger):
+        return None
+    return out if Path(out).exists() or (not is_there and format_by_suffix(out) is not None) else None
+
+
+def is_output_unknown(reader: LedgerReader) -> bool:
+    """Whether a ledger of whose run no output is found does not say that it has none."""
+    return _stored(reader).out is not None
+
+
+def _said_output(ledger: Path) -> str | UnsetType | None:
+    """What a ledger says of its run's output; ``UNSET``: nothing, or nobody can read it."""
+    with suppress(MistillError, OSError), LedgerReader(ledger) as reader:
+        if (said := _stored(reader).out) is not UNSET:
+            return said and os.fsdecode(unquote_to_bytes(said))
+        with explained_meta(reader):  # of earlier versions, those starts alone that came to their end
+            records = [msgspec.json.decode(start.record, type=_Wrote) for start in reader.starts()]
+        return next((record.output for record in reversed(records) if record.output is not None), UNSET)
+    return UNSET
+
+
+def _placed(said: str, ledger: Path) -> str | None:
+    """Where an output is by now that a ledger names."""
+    if said == "-" or "…" in said:  # what is hidden of an address, nobody can open
+        return None
+    if is_elsewhere(said):
+        return said
+    file = database_file(said)
+    path = Path(said if file is None else file)
+    if ledger.name in (_named(canonical(said)).name, _named(said).name):
+        near = ledger.with_name(ledger.name.removesuffix(LEDGER_SUFFIX) if file is None else path.name)
+    elif path.is_absolute() and path.parent.is_dir():
+        near = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+    else:  # of another machine, or from a working directory that nobody knows
+        return None
+    return str(near) if file is None else _in_file(said, near)
+
+
+def _is_of_another(out: str, ledger: Path) -> bool:
+    """Whether another ledger stands where that of this output belongs: one that was put aside does not write it."""
+    beside = ledger_beside(out)
+    return beside.exists() and not is_same_file(beside, ledger)
+
+
+def _lasting(out: str | None) -> str | None:
+    """An output as a ledger keeps it: found from any working directory, without secrets, and quoted as in a URL."""
+    if out is not None and out != "-" and not is_elsewhere(out):
+        file = database_file(out := canonical(out))
+        out = str(Path(out).absolute()) if file is None else _in_file(out, Path(file).absolute())
+    return out and quote(os.fsencode(out))
+
+
+def _in_file(address: str, file: Path) -> str:
+    """The address of a table, in a database that is another file."""
+    return f"{scheme_of(address)}:///{quote(str(file))}?{address.partition('?')[2]}"
 
 
 def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple[str | None, Path]:
@@ -173,6 +249,7 @@ class KeptSettings(Struct, frozen=True):
 
 class _Stored(Struct, frozen=True):
     llm: dict[str, Any] | None = None
+    out: str | UnsetType | None = UNSET  # as `_lasting` has it; of earlier versions nothing is known
     options: dict[str, Any] = {}
     inputs: list[str] = []  # quoted as in a URL: a path may be no text
     types: bytes = b""  # of the input's columns: an Arrow schema, as base64
@@ -183,16 +260,24 @@ class _KindOf(Struct, frozen=True):
     kind: str | None = None
 
 
-def settings_to_keep(llm: dict[str, Any], options: RunOptions, source: Source) -> dict[str, Any]:
-    """The model, the options, the input files and their types of a start as a ledger keeps them; `read_settings` reads
-    them."""
+class _Wrote(Struct, frozen=True):
+    output: str | None = None
+
+
+def settings_to_keep(
+    llm: dict[str, Any], options: RunOptions, source: Source, out: str | None
+) -> dict[str, Any]:
+    """The model, the output, the options, the input files and their types of a start as a ledger keeps them;
+    `read_settings` reads them."""
     files = [quote(os.fsencode(_from_anywhere(path))) for path in source.paths if path != "-"]
     types = source.types()
     schema = b""
     if types:
         plain = PYARROW.load("keeping types").schema(list(types.items()))
         schema = with_features(plain, source.features()).serialize()
-    return msgspec.to_builtins(_Stored(llm, options.kept(), files, bytes(schema), source.versions()))
+    return msgspec.to_builtins(
+        _Stored(llm, _lasting(out), options.kept(), files, bytes(schema), source.versions())
+    )
 
 
 def _from_anywhere(path: str) -> str | Path:
@@ -320,4 +405,4 @@ def read_settings(reader: LedgerReader) -> KeptSettings:
     return KeptSettings(kind, manifest, stored.llm, options)
 
 
-look_at(KeptRetry, _Stored, _KindOf)
+look_at(KeptRetry, _Stored, _KindOf, _Wrote)

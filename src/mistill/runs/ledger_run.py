@@ -9,7 +9,7 @@ from typing import Any, cast
 import msgspec
 
 from mistill.datasets.sources import Source
-from mistill.kinds.kept_settings import KeptSettings, find_run, read_settings
+from mistill.kinds.kept_settings import KeptSettings, find_run, is_output_unknown, read_settings
 from mistill.kinds.manifest import RunManifest
 from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Ledger, LedgerReader
@@ -32,6 +32,7 @@ class KnownRun:
 
     Attributes:
         out, path: its output, and its ledger. ``own_llm``: its model, where that is at hand.
+        is_output_unknown: it may have an output, which nothing names.
         kept: its settings. ``manifest``: what makes it the same run, as it was written down.
 
     Raises:
@@ -49,6 +50,7 @@ class KnownRun:
         with LedgerReader(self.path) as reader:
             self.kept: KeptSettings = read_settings(reader)
             self.manifest: Any = msgspec.json.decode(reader.manifest())
+            self.is_output_unknown = self.out is None and is_output_unknown(reader)
 
     def ask_by(self, manifest: RunManifest, llm: dict[str, Any]) -> None:
         """Rows of it are asked by other settings: those that a retry had."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -29,7 +30,7 @@ from mistill.runs.results import RunResults
 from mistill.runs.row_settings import changes_of, read_retry, settings_of_retry
 from mistill.runs.runner import Runner
 from mistill.runs.where import RunFilter
-from mistill.wording import Setting, words
+from mistill.wording import Phrase, Setting, words
 
 _log = logging.getLogger("mistill")
 
@@ -146,6 +147,29 @@ class Retry(ChosenAgain):
             _options_of(known.kept, changes),
             display,
             trust=trust,
+        )
+
+    def _open_ledger(self) -> Ledger:
+        self._say_no_output()
+        return super()._open_ledger()
+
+    def _say_no_output(self) -> None:
+        if not self._known.is_output_unknown:
+            return
+        ledger = str(self.ledger_path)
+        _log.warning(
+            words(
+                f"no output is written: {ledger} does not say which one is its own. To have one, name it: ",
+                Phrase(
+                    f"Run.retry('answers.jsonl', …, ledger={ledger!r})",
+                    f"mistill retry answers.jsonl --ledger {shlex.quote(ledger)} …",
+                ),
+                "; or afterwards: ",
+                Phrase(
+                    f"export_run({ledger!r}, 'answers.jsonl')",
+                    f"mistill export {shlex.quote(ledger)} --to answers.jsonl",
+                ),
+            )
         )
 
 

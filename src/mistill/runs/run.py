@@ -464,7 +464,7 @@ class Run(RunResults):
             ledger = Ledger.open(
                 self.ledger_path,
                 self.kind.manifest.values(),
-                settings=settings_to_keep(self.kind.llm_settings, options, self._source),
+                settings=settings_to_keep(self.kind.llm_settings, options, self._source, self.out),
                 fresh=options.fresh,
                 version=__version__,
             )

@@ -233,7 +233,7 @@ class InShards(Run):
             return Ledger.open(
                 whole_of(folder),
                 self.kind.manifest.values(),
-                settings=settings_to_keep(self.kind.llm_settings, self.options, self._whole),
+                settings=settings_to_keep(self.kind.llm_settings, self.options, self._whole, self.place.out),
                 version=__version__,
             )
         except LedgerInUse as error:

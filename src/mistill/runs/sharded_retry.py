@@ -72,6 +72,7 @@ class ShardedRetry(DrivenRun, Retry):
         self.summary = self._broke_off = self._driver = None
         self._make_ready()
         self.progress = Progress(started_at_s=time.monotonic())
+        self._say_no_output()
         with self._output_held(), Ledger.open(whole_of(self.place.folder), self._known.manifest) as ledger:
             done = self._done_before()
             chosen = {shard: rows for shard, rows in self._by_shard().items() if shard not in done}

@@ -96,16 +96,18 @@ class Catalogue:
         """What is looked at, for people."""
         return str(self._folder.absolute()) if self._folder is not None else str(self.single)
 
-    def _runs(self) -> list[KnownRun]:
+    def _ledgers(self) -> list[Path]:
         """All of them, as they are now."""
         if self._folder is None:
             assert self._only is not None
-            return [self._only]
-        return [self._below(path) for path in _ledgers_in(self._folder)]
+            return [self._only.ledger]
+        return list(_ledgers_in(self._folder))
 
-    def _below(self, ledger: Path) -> KnownRun:
-        """A run of the folder; an address is its own name, and no path from here."""
-        assert self._folder is not None
+    def _run_of(self, ledger: Path) -> KnownRun:
+        """The one run, or one of the folder; an address is its own name, and no path from here."""
+        if self._folder is None:
+            assert self._only is not None
+            return self._only
         out = output_of(ledger)
         named = out or str(ledger)
         return _known(named if scheme_of(named) else os.path.relpath(named, self._folder), out, ledger)
@@ -118,9 +120,8 @@ class Catalogue:
         """
         known = self._found.get(name)
         if self._folder is not None and (known is None or not is_memory(known.ledger)):
-            self._found = {
-                run.name: run for run in reversed(self._runs())
-            }  # of one name the first, as listed
+            runs = map(self._run_of, reversed(self._ledgers()))
+            self._found = {run.name: run for run in runs}  # of one name the first, as listed
             known = self._found.get(name)
         if known is not None:
             return known
@@ -131,10 +132,10 @@ class Catalogue:
     def lines(self) -> tuple[list[RunLine], int]:
         """What there is to say of each at a glance, the newest first; and how many older ones there are besides."""
         found = [
-            (changed_at, run) for run in self._runs() if (changed_at := _changed_at(run.ledger)) is not None
+            (changed_at, path) for path in self._ledgers() if (changed_at := _changed_at(path)) is not None
         ]
         listed = nlargest(_MAX_LISTED, found, key=lambda one: one[0])
-        lines = [line for _, run in listed if (line := _line(run)) is not None]
+        lines = [line for _, path in listed if (line := _line(self._run_of(path))) is not None]
         return sorted(lines, key=lambda line: (not line.live, -line.changed_at)), len(found) - len(listed)
 
 
