@@ -108,7 +108,8 @@ def test_a_header_is_that_of_the_rows_that_are_exported(place: Place) -> None:
     assert header_of(out)[:2] == ["text", "x"]
     assert not {"y", "z"} & set(header_of(out))
     assert export_run(place.out, out, where="state=failure", overwrite=True).records == 0
-    assert not {"text", "x", "y", "z"} & set(header_of(out))
+    assert header_of(out)[:3] == ["text", "x", "y"]
+    assert "z" not in header_of(out)
 
 
 def test_an_export_while_the_run_goes_on_is_of_one_moment(place: Place) -> None:

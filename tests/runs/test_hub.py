@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import threading
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from mistill.datasets.places import patience
 from mistill.errors import InputError, LedgerError
 from mistill.runs.hub_card import Split, parts_of
 from mistill.simulator import Simulator
+from mistill.simulator.faults import Fault
 
 DATA = "data/train-00000-of-00001.parquet"
 TEXTS = ["one", "two", "three"]
@@ -61,6 +63,41 @@ def test_a_run_is_pushed_in_one_commit_with_a_card(run: Run, hub: Hub) -> None: 
     assert "| answered | 3 |" in card
     assert 'load_dataset("me/answers", split="train")' in card
     assert not any(secret in card for secret in (TOKEN, "a-key-for-tests", "\x1b"))
+
+
+def test_a_card_says_what_was_asked_again_and_of_whom(place: Place, simulator: Simulator, hub: Hub) -> None:  # noqa: F811
+    library("pyarrow")
+    place.write(TEXTS)
+    schema = {"type": "object", "properties": {"town": {"type": "string"}}, "required": ["town"]}
+    simulator.script([Fault.status(400)], when=lambda body: "two" in str(body))
+    run = place.run(llm_settings={"structured_output": {"schema": schema}})
+    run.start()
+    run.retry(
+        failed=True,
+        prompt="Again: {{ text }}",
+        parameters={"temperature": 0.25},
+        llm={"model": "mistral-medium-latest", "structured_output": {"schema": schema | {"title": "Town"}}},
+    ).start()
+    run.push_to_hub("me/answers")
+    card = hub.repos["me/answers"]["README.md"].decode()
+    assert "3 rows: answered by `mistral-small-latest` and `mistral-medium-latest` with" in card
+    assert "behind which" not in card
+    assert "| `mistral-small-latest` | `mistral-small-latest` | 2 |" in card
+    assert "| `mistral-medium-latest` | `mistral-medium-latest` | 1 |" in card
+    own, again = card.split("### Once more: rows of which `state=failure` held")
+    assert f"Schema:\n\n```json\n{json.dumps(schema, indent=2)}\n```" in own
+    for changed in ("Again: {{ text }}", '"temperature": 0.25', '"title": "Town"'):
+        assert changed in again
+    assert '"schema"' not in card
+
+
+@pytest.mark.parametrize("where", ["row>7", "text=four", "finish_reason=length"])
+def test_no_rows_are_no_dataset(run: Run, hub: Hub, where: str) -> None:  # noqa: F811
+    with pytest.raises(
+        InputError, match=rf"no row of {re.escape(str(run.out))} matches '{where}'.*nothing was pushed"
+    ):
+        run.push_to_hub("me/answers", where=where)
+    assert (hub.commits, hub.repos) == ([], {})
 
 
 def test_the_same_run_is_pushed_again_and_another_is_refused(run: Run, hub: Hub, place: Place) -> None:  # noqa: F811

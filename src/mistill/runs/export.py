@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shlex
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,14 +15,15 @@ from mistill.datasets.formats import FileFormat, format_of
 from mistill.datasets.places import target_of
 from mistill.datasets.writers import CsvDialect, check_no_loss, open_writer
 from mistill.errors import InputError, LedgerError
-from mistill.kinds.kept_settings import find_run, read_inputs, read_options, read_types
-from mistill.ledger import LedgerReader, LedgerRow
+from mistill.kinds.kept_settings import find_run, output_of, read_inputs, read_options, read_types
+from mistill.ledger import LedgerReader
 from mistill.ledger.targets import check_targets
 from mistill.records.misfits import Misfit, Misfits, misfit_lines
 from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.record_lines import added_columns, record_line, record_parts
 from mistill.runs.record_shape import RecordShape, shape_of
 from mistill.runs.report import rows_left
+from mistill.runs.run_name import RunName
 from mistill.runs.where import RunFilter, SeenColumns
 from mistill.same_place import is_same_place
 from mistill.wording import Phrase, Setting, words
@@ -183,7 +183,7 @@ def export(
                     Setting("partial", True),
                     Phrase(
                         "",
-                        f"; to look at it: mistill rows {shlex.quote(str(ledger).removesuffix('.ledger'))}",
+                        f"; to look at it: {RunName.of(output_of(ledger), Path(ledger)).command('rows')}",
                     ),
                 ),
             )
@@ -220,7 +220,7 @@ def write_records(
         chosen_format = format_of(str(out), format)
         columns = types = features = None
         if chosen_format.needs_header:
-            columns = chat.columns if chat is not None else _all_columns(chosen.rows(reader), shape)
+            columns = chat.columns if chat is not None else _all_columns(chosen, reader, shape)
         if chosen_format.has_types and chat is None:
             types, features = read_types(reader)
             types, features = shape.types(types), shape.of_row(features)
@@ -301,11 +301,12 @@ def _check_chosen(reader: LedgerReader, shape: RecordShape) -> None:
         shape.check_chosen(columns.missing, columns.known)
 
 
-def _all_columns(rows: Iterable[LedgerRow], shape: RecordShape) -> list[str]:
-    """Every column of every record that the rows make, in the order of appearance: what a header must have."""
+def _all_columns(chosen: RunFilter, reader: LedgerReader, shape: RecordShape) -> list[str]:
+    """Every column of every record that the rows make, in the order of appearance: what a header must have. Where none
+    is chosen, that of all."""
     found: dict[str, None] = {}
     further: dict[str, None] = {}
-    for row in rows:
+    for row in chosen.rows(reader):
         if row.state == "pending":
             continue
         if shape.has_further_fields:
@@ -314,6 +315,8 @@ def _all_columns(rows: Iterable[LedgerRow], shape: RecordShape) -> list[str]:
         else:
             own = shape.of_row(_decode_fields(row.record))
         found.update(dict.fromkeys(own))
+    if not found and chosen.text is not None:
+        return _all_columns(RunFilter(None, reader, shape), reader, shape)
     return shape.header([*found, *shape.columns, *further])
 
 

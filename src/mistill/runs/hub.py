@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import json
 import re
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, cast
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from mistill._version import __version__
+from mistill.addresses import keep_secrets
 from mistill.datasets.optional_library import PYARROW, OptionalLibrary
 from mistill.datasets.places.patience import patiently
 from mistill.datasets.places.remote_file import RemoteFile
 from mistill.datasets.places.store_errors import problem_of
 from mistill.errors import InputError
-from mistill.kinds.kept_settings import find_run
+from mistill.kinds.kept_settings import KeptSettings, find_run, read_settings
 from mistill.ledger import LedgerReader
 from mistill.redaction import hide
 from mistill.runs.export import export_run
-from mistill.runs.hub_card import CardParts, Pushed, Split, card_of, parts_of, path_of
-from mistill.runs.report import read_report
+from mistill.runs.hub_card import AskedAgain, CardParts, Pushed, Split, card_of, parts_of, path_of
+from mistill.runs.record_shape import shape_of
+from mistill.runs.report import RunReport, read_report
+from mistill.runs.row_settings import changes_of, read_retry
+from mistill.runs.where import RunFilter
 from mistill.wording import Setting, words
 
 _HUB: Final = OptionalLibrary("huggingface_hub", extra="remote")
@@ -79,13 +85,20 @@ def push_run(
     hub: Any = _HUB.load("pushing to the Hub")
     PYARROW.load("pushing to the Hub")
     found, path = find_run(out, ledger)
+    named = str(path if out is None else keep_secrets(str(out)))
+    if where is not None:
+        _check_some_match(path, where, named)
     api: Any = hub.HfApi(token=token, library_name="mistill", library_version=__version__)
     with tempfile.TemporaryDirectory(prefix="mistill-") as folder:
         data = Path(folder, "data.parquet")
         # By the ledger: the run's own output may be elsewhere, and is not written.
         written = export_run(path, data, where=where, partial=partial)
+        if not written.records:
+            raise InputError(f"{named} has no row with an outcome", hint="nothing was pushed")
         with LedgerReader(path) as reader:
             run = hashlib.sha256(reader.manifest()).hexdigest()[:16]
+            kept = read_settings(reader)
+            schemas = _schemas_of_retries(reader, kept)
         place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
         with place.explaining():
             make = functools.partial(
@@ -93,6 +106,7 @@ def push_run(
             )
             repo = str(patiently(place.name, make).repo_id)
         report = read_report(found, ledger=path)
+        retries = _retries(report, schemas)
         message = f"{written.records:,} rows by mistill {__version__}"
         for _ in range(_TRIES):
             there = _read_repository(api, repo, revision)
@@ -101,7 +115,8 @@ def push_run(
             beside = replace(
                 there.parts, splits=[one for one in there.parts.splits if there.keeps(one, split)]
             )
-            pushed = Pushed(repo, split, run, written.records, _columns(data), where, beside)
+            columns, schema = _columns(data), _schema_of(kept.llm)
+            pushed = Pushed(repo, split, run, written.records, columns, where, beside, schema, retries)
             operations = _operations(hub, split, data, card_of(report, pushed), there.files)
             if address := _commit(api, there, operations, message, revision, data.stat().st_size):
                 return address
@@ -109,6 +124,42 @@ def push_run(
         f"hf://datasets/{repo} was changed by somebody else {_TRIES} times in turn, each time before this was there",
         hint="nothing was pushed: push again when nobody else does",
     )
+
+
+def _check_some_match(ledger: Path, where: str, run: str) -> None:
+    """``InputError`` if no row with an outcome is chosen: a dataset without one would take the place of a better."""
+    with LedgerReader(ledger) as reader:
+        chosen = RunFilter(where, reader, shape_of(reader))
+        if all(row.state == "pending" for row in chosen.rows(reader)):
+            raise InputError(chosen.nothing(run), hint="nothing was pushed")
+
+
+def _schemas_of_retries(reader: LedgerReader, own: KeptSettings) -> dict[str, Any]:
+    """The schema of each retry that has one of its own, by its changed settings as JSON."""
+    found: dict[str, Any] = {}
+    for number in reader.retry_settings():
+        asked = read_retry(reader, number)
+        changes = changes_of(own.manifest, asked.manifest, asked.llm)
+        if changes.get("schema") is not None:
+            found[json.dumps(changes)] = _schema_of(asked.llm)
+    return found
+
+
+def _retries(report: RunReport, schemas: Mapping[str, Any]) -> list[AskedAgain]:
+    """What retries asked by other settings than the run's, each once, in their order."""
+    found: dict[tuple[str, str], AskedAgain] = {}
+    for retry in (start.retry for start in report.starts if not start.is_look):
+        if retry is not None and retry.settings:
+            changes = json.dumps(retry.settings)
+            asked = AskedAgain(retry.where, retry.settings, schemas.get(changes))
+            found.setdefault((retry.where, changes), asked)
+    return list(found.values())
+
+
+def _schema_of(llm: Mapping[str, Any]) -> Any:
+    """What answers are asked to fit, as JSON Schema, however the model was given it."""
+    schema: Any = cast("dict[str, Any]", llm.get("structured_output") or {}).get("schema")
+    return cast("dict[str, Any]", schema).get("json_schema", schema) if isinstance(schema, dict) else schema
 
 
 class _Repository(Struct, frozen=True):

@@ -25,6 +25,18 @@ _FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
 _is_data = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet").fullmatch
 
 
+class AskedAgain(Struct, frozen=True):
+    """What a retry asked.
+
+    Attributes:
+        where: which rows. ``settings``: what differs from the run's own. ``schema``: of their answers, where it does.
+    """
+
+    where: str
+    settings: dict[str, Any]
+    schema: Any = None
+
+
 class Pushed(Struct, frozen=True):
     """What a card is about, beside the report.
 
@@ -32,6 +44,8 @@ class Pushed(Struct, frozen=True):
         repo: its repository. ``split``: the part of it. ``run``: what tells the run from others.
         records: how many there are. ``columns``: with their types. ``where``: of which rows; ``None``: of all.
         there: what is there beside it.
+        schema: of the answers, as JSON values; ``None``: they are texts, or it is not kept. ``retries``: with settings
+            of their own.
     """
 
     repo: str
@@ -41,6 +55,8 @@ class Pushed(Struct, frozen=True):
     columns: Mapping[str, str]
     where: str | None
     there: CardParts
+    schema: Any = None
+    retries: Sequence[AskedAgain] = ()
 
 
 class Split(Struct, omit_defaults=True):
@@ -101,7 +117,7 @@ def card_of(report: RunReport, pushed: Pushed) -> str:
 
     Money is not in it: what a run has cost is its owner's affair.
     """
-    own = _split_of(pushed, report.model)
+    own = _split_of(pushed, ", ".join(_models(report)))
     others = pushed.there.splits
     splits = [*others, own]
     parts = [
@@ -116,7 +132,7 @@ def card_of(report: RunReport, pushed: Pushed) -> str:
             parts.append(f"What follows is of {_code(pushed.split)}.\n")
     parts += [
         "## What was asked\n",
-        *_asked(report),
+        *_asked(report, pushed),
         "## Columns\n",
         _table(("column", "type"), _columns(pushed)),
     ]
@@ -267,8 +283,9 @@ def _summary(report: RunReport, pushed: Pushed) -> str:
     days = sorted({_day(start.started_at) for start in report.starts})
     when = f", {days[0]}" if len(days) == 1 else f", {days[0]} to {days[-1]}" if days else ""
     of_all = "" if pushed.where is None else f", those of which {_code(pushed.where)} holds"
+    models = " and ".join(map(_code, _models(report)))
     return (
-        f"{count(pushed.records, 'row')}{of_all}: answered by {_code(report.model)} with "
+        f"{count(pushed.records, 'row')}{of_all}: answered by {models} with "
         f"[mistill](https://pypi.org/project/mistill/) {report.last_start.version}{when}.\n"
     )
 
@@ -277,21 +294,43 @@ def _day(unix_s: float) -> str:
     return datetime.fromtimestamp(unix_s, UTC).date().isoformat()
 
 
-def _asked(report: RunReport) -> Iterator[str]:
-    models = [by.model for by in report.answers_by_model if by.model and by.model != report.model]
-    if models:
-        yield f"Model: {_code(report.model)}, behind which {', '.join(map(_code, models))} answered.\n"
-    settings = {
-        name: value for name, value in report.settings.items() if name not in ("kind", "model") and value
-    }
+def _models(report: RunReport) -> list[str]:
+    """Those that were asked for what is answered; the run's own first, and alone where nothing is."""
+    asked = {by.asked: None for by in report.answers_by_model}
+    return sorted(asked, key=lambda model: model != report.model) or [report.model]
+
+
+def _asked(report: RunReport, pushed: Pushed) -> Iterator[str]:
+    others = [by.model for by in report.answers_by_model if by.model not in (None, by.asked)]
+    if len(_models(report)) > 1:
+        rows = [(_code(by.asked), _code(by.model or ""), f"{by.answers:,}") for by in report.answers_by_model]
+        yield _table(("model", "answered by", "answers"), rows)
+    elif others:
+        yield f"Model: {_code(report.model)}, behind which {', '.join(map(_code, filter(None, others)))} answered.\n"
+    own = {name: value for name, value in report.settings.items() if name != "model" and value}
+    yield from _settings(own, pushed.schema)
+    for retry in pushed.retries:
+        yield f"### Once more: rows of which {_code(retry.where)} held\n"
+        yield from _settings(retry.settings, retry.schema)
+
+
+def _settings(given: Mapping[str, Any], schema: Any) -> Iterator[str]:
+    """Texts as they are, and the rest as JSON; a schema is not its fingerprint."""
+    settings = {name: value for name, value in given.items() if name != "kind"}
     prompt: Any = settings.pop("prompt", None)
     texts = cast("dict[str, Any]", prompt) if isinstance(prompt, dict) else {"prompt": prompt}
+    if isinstance(settings.get("system"), str):
+        texts = texts | {"system": settings.pop("system")}
     for name, text in texts.items():
         if text is not None:
             yield f"{name.replace('_', ' ').capitalize()}:\n"
             yield _fenced(
                 text if isinstance(text, str) else json.dumps(text, indent=2, ensure_ascii=False), "jinja"
             )
+    if schema is not None:
+        settings.pop("schema", None)
+        yield "Schema:\n"
+        yield _fenced(json.dumps(schema, indent=2, ensure_ascii=False), "json")
     if settings:
         yield "Settings:\n"
         yield _fenced(json.dumps(settings, indent=2, ensure_ascii=False), "json")
