@@ -9,7 +9,9 @@ def test_a_row_is_marked_shown_chosen_and_marked_no_more(mistill: Mistill, run_o
     assert mistill(*run_of(3)).code == 0
     marked = mistill("mark", "answers.jsonl", "1", "bad", "--note", "not\x1b[2J so")
     assert (marked.code, marked.stderr) == (0, "row 1 of answers.jsonl: bad, not\\x1b[2J so\n")
-    assert "marked: bad, not\\x1b[2J so" in mistill("show", "answers.jsonl", "1").stdout
+    shown = mistill("show", "answers.jsonl", "1").stdout
+    assert "marked: bad, not\\x1b[2J so" in shown
+    assert "\nattempt 1, " in shown  # of its own, whatever was sent before
     (record,) = mistill("rows", "answers.jsonl", "--where", "mark=bad", "--extra-column", "mark,note").records
     assert (record["mark"], record["note"]) == ("bad", "not\x1b[2J so")
     assert mistill("mark", "answers.jsonl", "1", "none").code == 0

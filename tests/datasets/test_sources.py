@@ -296,6 +296,10 @@ def test_what_is_not_there(tmp_path: Path) -> None:
     directory.mkdir()
     with pytest.raises(InputError, match=r"is a directory.*\*\.jsonl"):
         open_source(directory)
+    for name in ("one.csv.gz", "two.csv.gz", "three.parquet", "notes"):
+        (directory / name).touch()
+    with pytest.raises(InputError, match=r"name (its files|them): '.*/d\.jsonl/\*\.csv\.gz'"):
+        open_source(directory)
 
 
 # --- what is wrong inside -------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from tests.conftest import Simulate
 from tests.libraries import library, need_modules
 from tests.test_examples import lines_of_code
 
-from mistill import InputError, MistralLLM, NoRowAnswered, Unauthorized
+from mistill import InputError, MistralEmbeddings, MistralLLM, NoRowAnswered, Unauthorized
 from mistill.integrations.engines import COLUMNS, Stage
 from mistill.simulator import Fault, Simulator
 
@@ -108,6 +108,12 @@ def test_a_table_of_which_no_row_can_be_asked_is_refused(
 def test_a_column_that_only_some_rows_need_may_be_missing(simulator: Simulator) -> None:
     stage = stage_at(simulator, prompt="{{ text }}{% if note is defined %} ({{ note }}){% endif %}")
     assert stage(pa.table({"text": ["a"]}))["generation"].to_pylist() == ["Echo: a"]
+
+
+def test_a_model_that_answers_no_prompts_is_refused_when_the_stage_is_made() -> None:
+    embeddings: Any = MistralEmbeddings(model="mistral-embed")
+    with pytest.raises(InputError, match=r"a stage is of a MistralLLM, not of a MistralE.*mistill embed"):
+        Stage(embeddings)
 
 
 def test_what_is_no_table_is_refused_with_what_makes_it_one(simulator: Simulator) -> None:

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 
 import pytest
 from msgspec import structs
+from msgspec.structs import replace
 from rich.console import Console
 from tests.conftest import Simulate
 
@@ -90,7 +91,7 @@ def test_a_view_tells_rows_time_tokens_money_and_what_is_waited_for() -> None:
         "5 failed",
         "25 min 50 s left",
         "121.0 rows/s",
-        "$1.25 of about $20.62",
+        "now $1.25 of about $20.62",
         "1,000,000 tokens in, 200,000 out",
         "49 in flight, waiting for: quota of requests",
     ]
@@ -110,6 +111,15 @@ def test_what_is_not_known_is_left_out() -> None:
     assert View(total=10, cost=0.0).expected_cost is None
 
 
+def test_money_and_tokens_of_this_start_are_told_so_where_rows_are_of_earlier_ones_too() -> None:
+    view = View(total=1_200, known=500, completions=105, cost=0.0037, usage=Usage(735, 500))
+    assert view.texts()[0] == "605 of 1,200 rows"
+    assert drawn(view, 80)[1].rstrip() == "now $0.0037 of about $0.025 · 735 tokens in, 500 out"
+    assert replace(view, cost=None).texts()[-2] == "now 735 tokens in, 500 out"
+    assert replace(view, is_last=True).money() == "now $0.0037"
+    assert replace(view, known=0).money() == "$0.0037 of about $0.042"
+
+
 def test_a_pause_that_is_over_holds_nothing_back() -> None:
     progress, began = Progress(), Governor().snapshot()
     spent: dict[WaitCause, float] = {}
@@ -127,7 +137,7 @@ def test_a_pause_that_is_over_holds_nothing_back() -> None:
 def test_while_jobs_are_waited_for_they_are_told_and_no_speed() -> None:
     assert WAITING.texts() == [
         "100 of 100,000 rows",
-        "$0.050",
+        "now $0.050",
         "1,000 tokens in, 200 out",
         "3 jobs at Mistral: 45,210 of 100,000 requests done, the oldest 12 min",
     ]

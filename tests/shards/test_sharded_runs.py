@@ -379,6 +379,29 @@ def test_a_sample_of_all_shards_is_forecast_for_all(rows: Path, tmp_path: Path, 
     assert report.forecast.rows_left == _ROWS - 9
 
 
+def test_a_dry_run_of_shards_offers_no_lanes(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
+    found = _run(rows, tmp_path / "out", simulator, on="processes:2").dry_run()
+    assert {quote.way for quote in found.lanes} <= {"live", "live_uncached"}
+    assert "lane=" not in str(found)
+    assert "batch" not in str(found)
+
+
+def test_who_starts_a_run_in_shards_as_another_is_told_how_it_goes_on(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "out"
+    _run(rows, out, simulator, shard="0/3").start()
+    others: list[tuple[Path, dict[str, Any]]] = [
+        (out, {}),
+        (tmp_path / "other.jsonl", {"ledger": tmp_path / "out.ledger"}),
+    ]
+    for other, options in others:
+        with pytest.raises(
+            InputError, match=r"out.ledger is the ledger of a run in shards.*on=.*shard='0/3'"
+        ):
+            _run(rows, other, simulator, **options)
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

@@ -11,7 +11,8 @@ is opened, so they may import what they need at their top.
 from __future__ import annotations
 
 import pkgutil
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -213,13 +214,27 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
     return found
 
 
+def files_in(folder: str, names: Iterable[str]) -> str:
+    """A glob for the data files of a folder, such as ``'data/*.parquet'``: by the suffix that most of them have."""
+    known = (data_suffix(name) for name in names)
+    suffixes = Counter(suffix for suffix in known if suffix is not None)
+    suffix = suffixes.most_common(1)[0][0] if suffixes else ".jsonl"
+    return f"'{folder.rstrip('/')}/*{suffix}'"
+
+
+def data_suffix(name: str) -> str | None:
+    """``.csv.gz``: what of a file's name says its format; ``None`` where it names none."""
+    suffixes = PurePath(name).suffixes
+    for count in (2, 1):
+        suffix = "".join(suffixes[-count:])
+        if len(suffixes) >= count and parse_format(suffix) is not None:
+            return suffix
+    return None
+
+
 def format_by_suffix(name: str) -> FileFormat | None:
     """What the suffixes of a file's name say; ``None`` where they name no format."""
     if is_of_store(name):
         name = shown(name).partition("?")[0]
-    suffixes = PurePath(name).suffixes
-    for count in (2, 1):
-        found = parse_format("".join(suffixes[-count:])) if len(suffixes) >= count else None
-        if found is not None:
-            return found
-    return None
+    suffix = data_suffix(name)
+    return None if suffix is None else parse_format(suffix)

@@ -89,8 +89,9 @@ def quotes_before(
         return LaneQuote(way=way, low=low * factor, high=high, seconds=takes_s, uses_jobs=way == "batch")
 
     found = [quote("live_uncached", uncached), quote("live", cached)]
-    if batch_factor is not None:
-        found.append(quote("batch", uncached, batch_factor, None))
+    if batch_factor is None:
+        return found
+    found.append(quote("batch", uncached, batch_factor, None))
     return [*found, _cheapest_of(found[1:2] if few else found[1:])]
 
 

@@ -18,6 +18,7 @@ from mistill.datasets.sources import Row, open_source
 from mistill.delivery.retry import classify
 from mistill.errors import InputError, UnusableRow, let_interrupt_pass
 from mistill.ledger.error_record import ErrorRecord
+from mistill.llms.embeddings import MistralEmbeddings
 from mistill.llms.generation import Generation, Prompt
 from mistill.llms.mistral import MistralLLM
 from mistill.llms.types import Outcome
@@ -48,7 +49,8 @@ class Stage:
         columns: other names for columns that are added: ``{"generation": "summary"}``.
 
     Raises:
-        InputError: a template does not compile; ``columns`` names one that is not added.
+        InputError: ``llm`` is another kind of model; a template does not compile; ``columns`` names one that is not
+            added.
 
     Example:
         >>> stage = Stage(MistralLLM(model="mistral-small-latest"), prompt="Sum up: {{ text }}")  # doctest: +SKIP
@@ -63,6 +65,11 @@ class Stage:
         system: str | None = None,
         columns: Mapping[str, str] | None = None,
     ) -> None:
+        if not isinstance(llm, MistralLLM):  # pyright: ignore[reportUnnecessaryIsInstance]  whoever checks no types
+            raise InputError(
+                f"a stage is of a MistralLLM, not of a {type(llm).__name__}",
+                hint="for vectors: mistill embed" if isinstance(llm, MistralEmbeddings) else None,
+            )
         self._settings: dict[str, Any] = {"prompt": prompt, "system": system, "columns": dict(columns or {})}
         self._llm = llm
         self._template = PromptTemplate(prompt=prompt, system=system)

@@ -30,7 +30,7 @@ class View(Struct, frozen=True, kw_only=True):
 
     Attributes:
         total: rows of the input; ``None`` while that is not known.
-        known: rows that were done before, and cost nothing now.
+        known: rows that were done before, and cost nothing now; ``done`` has them too.
         completions, failures, held: rows that ended since it began; held ones may have been billed already.
         usage, cost: tokens and money since it began; ``cost`` is ``None`` while no price is known.
         saved_by_cache: US dollars that cached tokens would have cost more; ``None`` while no price is known.
@@ -166,15 +166,26 @@ class View(Struct, frozen=True, kw_only=True):
         if self.cost is None:
             return None
         if self.expected_cost is None or not self.left or self._is_ending:
-            return money(self.cost)
-        return f"{money(self.cost)} of about {money(self.expected_cost)}"
+            return f"{self._now}{money(self.cost)}"
+        return f"{self._now}{money(self.cost)} of about {money(self.expected_cost)}"
+
+    @property
+    def _now(self) -> str:
+        """Before money and tokens, which are of this start, where rows are of earlier ones too."""
+        return "now " if self.known else ""
 
     def tokens(self) -> str:
         """How many, what of them was cached, and what that has saved."""
-        return f"{self._tokens_in(is_short=False)}, {self.usage.output_tokens:,} out"
+        return f"{self._now_of_tokens}{self._tokens_in(is_short=False)}, {self.usage.output_tokens:,} out"
 
     def tokens_in_short(self) -> str:
-        return f"{self._tokens_in(is_short=True)}, {rounded(self.usage.output_tokens)} out"
+        return (
+            f"{self._now_of_tokens}{self._tokens_in(is_short=True)}, {rounded(self.usage.output_tokens)} out"
+        )
+
+    @property
+    def _now_of_tokens(self) -> str:
+        return self._now if self.cost is None else ""  # else it stands before the money
 
     def _tokens_in(self, *, is_short: bool) -> str:
         usage = self.usage

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from mistill.addresses import is_elsewhere, scheme_of
+from mistill.addresses import is_elsewhere, keep_secrets, scheme_of
 from mistill.datasets.places import target_of
 from mistill.datasets.sources import Exploded, Filtered, Named, Source, open_source
 from mistill.errors import InputError, LedgerError, LedgerInUse
@@ -17,7 +17,7 @@ from mistill.kinds.kept_settings import ledger_beside, refuse_unwritten
 from mistill.kinds.options import RunOptions
 from mistill.ledger.files import main_name
 from mistill.ledger.lock import LedgerLock
-from mistill.ledger.shard_files import is_in_shards
+from mistill.ledger.shard_files import is_in_shards, read_sizes
 from mistill.process import OwnProcess
 from mistill.runs.where import InputFilter, require_columns
 from mistill.same_place import canonical, check_is_here, is_same_file
@@ -52,6 +52,23 @@ def check_is_one_output(options: RunOptions, out: str | Path | None) -> None:
             hint=words("add it, or start each shard: ", Setting("shard", f"0/{options.shards}")),
         )
     name = "" if out is None else str(out)
+    memory = (
+        path_of_ledger(keep_secrets(name), options.ledger) if name else None
+    )  # else a retry has the ledger
+    if memory is not None and is_in_shards(memory):
+        shards = len(read_sizes(memory))
+        raise InputError(
+            f"{memory} is the ledger of a run in shards",
+            hint=words(
+                *(
+                    "to go on with it, add ",
+                    Setting("on", "processes:2"),
+                    " or ",
+                    Setting("shard", f"0/{shards}"),
+                ),
+                "; else choose another output or ledger",
+            ),
+        )
     if scheme_of(name) is None and (name.endswith(("/", os.sep)) or (name and Path(name).is_dir())):
         raise InputError(
             words(Setting("out"), f": {name} is a folder, and this run writes one file"),

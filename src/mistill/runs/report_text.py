@@ -486,7 +486,7 @@ def _missing_output(report: RunReport) -> Phrase | None:
     if not report.is_finished:
         stale = ", and the one that is there is of before" if _is_there(out) else ""
         waits = f"{out} is written when every row has an outcome{stale}; until then: "
-        if report.shards is not None and Path(out).is_dir():
+        if report.shards is not None and Path(out).is_dir() and any(Path(out).iterdir()):
             waits = f"{out} has the parts of shards that have ended; all rows by now: "
         return Phrase(
             f"{waits}{place.call('Run.open')}.results()",

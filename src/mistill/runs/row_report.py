@@ -27,7 +27,7 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     """One attempt at a row. Times in unix seconds.
 
     Attributes:
-        number: in the ledger. ``status``: how it ended; ``None`` where nothing has ended it.
+        number: among those of its row, from 1. ``status``: how it ended; ``None`` where nothing has ended it.
         seconds: from sending to its end.
         cached_tokens: those of ``input_tokens`` that the server had cached.
         cost: US dollars; ``None`` where no price is known. ``model``: which one answered, as it says.
@@ -202,8 +202,8 @@ class RowReader:
             outcome=self._outcome(row, row),
             earlier=[self._outcome(one, row) for one in self._reader.earlier_outcomes(row.leader)],
             attempts=[
-                self._attempt(one, self._shape.settings_of(row).answers)
-                for one in self._reader.attempts_of(row.leader)
+                self._attempt(number, one, self._shape.settings_of(row).answers)
+                for number, one in enumerate(self._reader.attempts_of(row.leader), start=1)
             ],
             copied=row.copied,
             asked_again=row.asked_again,
@@ -226,10 +226,10 @@ class RowReader:
             note=None if said is None else said.note,
         )
 
-    def _attempt(self, attempt: PastAttempt, answers: AnswerReader) -> AttemptReport:
+    def _attempt(self, number: int, attempt: PastAttempt, answers: AnswerReader) -> AttemptReport:
         body = attempt.body
         return AttemptReport(
-            number=attempt.number,
+            number=number,
             sent_at=attempt.sent_at,
             seconds=None if attempt.ended_at is None else attempt.ended_at - attempt.sent_at,
             status=attempt.status,

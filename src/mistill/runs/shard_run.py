@@ -216,6 +216,11 @@ class InShards(Run):
         self._whole = self._source
         check_targets(self.out, ledger, self._whole.paths)
 
+    @property
+    def _batch_factor(self) -> float | None:
+        """None: no shard's rows go in batch jobs, see `check_options`."""
+        return None
+
     @abstractmethod
     def _files(self, options: RunOptions) -> tuple[Path, str | None]:
         """The ledger that it writes, and its output."""

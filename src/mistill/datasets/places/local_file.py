@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import IO
 
+from mistill.datasets.formats import files_in
 from mistill.datasets.places.output_stream import OutputStream, write_all, write_failure
 from mistill.datasets.places.place import Place
 from mistill.directories import sync_directory
@@ -46,8 +47,9 @@ class LocalFile(Place):
 
     def check_readable(self) -> None:
         if self._path.is_dir():
+            names = (path.name for path in self._path.iterdir())
             raise InputError(
-                f"{self.name} is a directory", hint=f"name its files: '{self._path / '*.jsonl'}'"
+                f"{self.name} is a directory", hint=f"name its files: {files_in(str(self._path), names)}"
             )
         if not self._path.exists():
             raise InputError(f"{self.name}: no such file")

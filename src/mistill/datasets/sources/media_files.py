@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from mistill.addresses import scheme_of, shown
+from mistill.datasets.formats import files_in
 from mistill.datasets.sources.row import Row, UntypedInput
 from mistill.errors import InputError
 
@@ -71,7 +72,7 @@ class MediaFiles(UntypedInput):
         else:
             raise InputError(
                 f"{self.name} is a directory with no image, PDF or sound in it",
-                hint=f"for data files, name them: '{Path(self.name) / '*.jsonl'}'",
+                hint=f"for data files, name them: {files_in(str(Path(self.name)), left_out)}",
             )
 
     @property
