@@ -103,6 +103,10 @@ def test_none_stands_for_what_is_not_given(name: str) -> None:
         ({"batch_tail": -1}, "batch_tail: "),
         ({"promt": "x"}, "a run has no option 'promt'"),
         ({"max-cost": 1}, "a run has no option 'max-cost'"),
+        (
+            {"structured_output": {}},
+            "a run has no option 'structured_output' (it is the model's: MistralLLM(structured_output=…)",
+        ),
         ({"model_config": {}}, "a run has no option 'model_config'"),
     ],
 )

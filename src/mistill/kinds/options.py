@@ -30,6 +30,7 @@ from mistill.api.batch import MAX_FILE_BYTES, MAX_REQUESTS, MAX_TIMEOUT_HOURS
 from mistill.characters import whole_characters
 from mistill.datasets.writers import CsvDialect
 from mistill.errors import InputError, did_you_mean
+from mistill.llms.mistral import MistralLLM
 from mistill.llms.parameters import PARAMETERS
 from mistill.shards.placement import MAX_SHARDS, OneShard, parse_placement
 from mistill.wording import Part, Setting, words
@@ -146,8 +147,10 @@ Names = Annotated[tuple[str, ...], BeforeValidator(split_names)]
 
 
 def hint_of_parameter(name: str) -> str | None:
-    """Where a generation parameter is given, if it is one."""
-    return f"it is a generation parameter: parameters={{{name!r}: …}}" if name in PARAMETERS else None
+    """Where a generation parameter or an attribute of the model is given, if it is one."""
+    if name in PARAMETERS:
+        return f"it is a generation parameter: parameters={{{name!r}: …}}"
+    return f"it is the model's: MistralLLM({name}=…)" if name in MistralLLM.model_fields else None
 
 
 class RunOptions(BaseModel):

@@ -21,6 +21,7 @@ from mistill.kinds.options import (
 )
 from mistill.ledger import Cause, Ledger, LedgerReader, Selection
 from mistill.llms.connection import Connection
+from mistill.llms.mistral import MistralLLM
 from mistill.progress.display import Display
 from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
 from mistill.runs.ledger_run import KnownRun, LedgerRun
@@ -190,7 +191,7 @@ def _options_of(kept: KeptSettings, changes: RetryArguments) -> RunArguments:
     for name in changes:
         if name not in RETRY_OPTIONS:
             hint = hint_of_parameter(name) or did_you_mean(name, RETRY_OPTIONS)
-            if name in Connection.model_fields:
+            if name in MistralLLM.model_fields:
                 hint = f"it is an attribute of the LLM: llm={{{name!r}: …}}"
             raise InputError(f"a retry has no option {name!r}", hint=hint)
     given = {name: value for name, value in changes.items() if value is not None}
