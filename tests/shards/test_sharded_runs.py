@@ -19,6 +19,7 @@ import pytest
 from pydantic import SecretStr
 
 from mistill import InputError, LedgerError, ManifestChanged, MistralLLM, Run, export_run, read_row
+from mistill.delivery.diagnostics import Snapshot
 from mistill.errors import LedgerInUse
 from mistill.kinds.options import RetryArguments
 from mistill.ledger import LedgerReader
@@ -27,9 +28,11 @@ from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import shard_of
 from mistill.ledger.shards_reader import ShardsReader
 from mistill.ledger.tables import START_SUM
+from mistill.progress.view import View
 from mistill.runs.opening import output_held
-from mistill.runs.report import RunReport, read_report, rows_left
+from mistill.runs.report import RunReport, last_start, read_report, rows_left
 from mistill.runs.shard_run import ShardRun
+from mistill.shards.workers import Begun, Control
 from mistill.simulator import Settings, Simulator
 
 _ROWS = 60
@@ -253,24 +256,50 @@ def test_a_shard_whose_rows_are_all_refused_ends_nothing_where_others_were_answe
     assert report.stopped is None
 
 
+def _killed(ledger: Path) -> None:
+    """As if whoever wrote its starts was killed in each."""
+    with closing(sqlite3.connect(ledger)) as connection:
+        add_checksum(connection)
+        connection.execute("UPDATE starts SET ended_at = NULL")
+        connection.execute(f"UPDATE starts SET checksum = {START_SUM}")
+        connection.commit()
+
+
+class Unsteered:
+    """Where nobody steers the work on a shard, or looks at it."""
+
+    def see(self, view: View, governor: Snapshot) -> None:
+        pass
+
+    def take(self, control: Control) -> None:
+        pass
+
+
 def test_rows_that_failed_before_a_worker_died_are_not_asked_again_by_the_next(
     rows: Path, tmp_path: Path
 ) -> None:
     with Simulator(Settings(latency_s=0.001, poison="row 1")) as simulator:
+
+        def work(start: int) -> int:
+            """The worker of a driver, in its start of this number; how many requests it has sent."""
+            before = len(simulator.requests)
+            run = _run(rows, tmp_path / "out", simulator, shard="0/1")
+            assert isinstance(run, ShardRun)
+            run.work(Begun(0, start=start), Unsteered())
+            assert run.summary is not None
+            assert run.summary.failures == 11
+            return len(simulator.requests) - before
+
+        assert work(1) == _ROWS
+        _killed(shard_of(tmp_path / "out.ledger", 0))
+        assert work(1) == 0
+        _killed(shard_of(tmp_path / "out.ledger", 0))
+        # A start of its own asks them, however many were killed before, and however many have died in it already.
+        assert work(2) == 11
+        _killed(shard_of(tmp_path / "out.ledger", 0))
+        assert work(2) == 0
         _run(rows, tmp_path / "out", simulator, shard="0/1").start()
-        with closing(sqlite3.connect(shard_of(tmp_path / "out.ledger", 0))) as connection:
-            add_checksum(connection)
-            connection.execute("UPDATE starts SET ended_at = NULL")  # as where it was killed
-            connection.execute(f"UPDATE starts SET checksum = {START_SUM}")
-            connection.commit()
-        sent = len(simulator.requests)
-        goes_on = _run(rows, tmp_path / "out", simulator, shard="0/1")
-        assert isinstance(goes_on, ShardRun)
-        goes_on.follow_deaths(1)
-        assert goes_on.start().failures == 11
-        assert len(simulator.requests) == sent
-        _run(rows, tmp_path / "out", simulator, shard="0/1").start()  # a start of its own asks them
-        assert len(simulator.requests) == sent + 11
+        assert len(simulator.requests) == _ROWS + 22
 
 
 def test_another_plan_is_refused_and_so_are_other_settings(
@@ -330,6 +359,99 @@ def test_only_parts_that_the_run_wrote_are_removed(rows: Path, tmp_path: Path, s
     _run(rows, out, simulator, on="processes:1", shards=3).start()
     _run(rows, out, simulator, on="processes:1", shards=2, fresh=True, output_format="csv").start()
     assert {path.name for path in out.iterdir()} == own | {"part-00000.csv", "part-00001.csv"}
+
+
+def _part_names(shards: int, suffix: str = "jsonl") -> set[str]:
+    return {f"part-{number:05}.{suffix}" for number in range(shards)}
+
+
+def _names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_parts_of_shards_that_were_started_one_by_one_are_replaced(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "out"
+    starts = [_run(rows, out, simulator, shard=f"{number}/4") for number in range(4)]
+    threads = [threading.Thread(target=run.start) for run in starts]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert _names(out) == _part_names(4)
+    (out / "part-00007.jsonl").write_text("of the user")
+    _run(rows, out, simulator, on="processes:1", shards=2, fresh=True).start()
+    assert _names(out) == _part_names(2) | {"part-00007.jsonl"}
+
+
+def test_parts_are_known_after_a_fresh_start_that_was_refused(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out, whole = tmp_path / "out", rows.read_text()
+    _each_shard(rows, out, simulator, 4)
+    rows.write_text(whole + '{"id":')
+    for _ in range(2):
+        with pytest.raises(InputError):
+            _run(rows, out, simulator, on="processes:1", shards=2, fresh=True).start()
+    rows.write_text(whole)
+    for shard in range(2):  # without being fresh: what was there is set aside
+        assert _names(out) == _part_names(4)
+        _run(rows, out, simulator, shard=f"{shard}/2").start()
+    assert _names(out) == _part_names(2)
+    assert _ids(out) == list(range(_ROWS))
+
+
+def test_a_fresh_start_that_was_killed_as_it_set_aside_knows_the_parts(
+    rows: Path, tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, folder = tmp_path / "out", tmp_path / "out.ledger"
+    _each_shard(rows, out, simulator, 4)
+    rename = Path.rename
+
+    def dies(path: Path, target: Path) -> Path:
+        if target == folder:
+            raise KeyboardInterrupt
+        return rename(path, target)
+
+    with monkeypatch.context() as killed:
+        killed.setattr(Path, "rename", dies)
+        with pytest.raises(KeyboardInterrupt):
+            _run(rows, out, simulator, on="processes:1", shards=2, fresh=True).start()
+    assert not folder.exists()
+    _run(rows, out, simulator, on="processes:1", shards=2, fresh=True).start()
+    assert _names(out) == _part_names(2)
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".new")]
+
+
+def test_a_shard_that_writes_in_another_format_removes_its_own_part_only(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "out"
+    _each_shard(rows, out, simulator, 2)
+    _run(rows, out, simulator, shard="1/2", output_format="csv").start()
+    assert _names(out) == {"part-00000.jsonl", "part-00001.csv"}
+
+
+def test_shards_that_end_what_a_driver_began_are_what_is_said_of_the_run(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "out"
+    options: dict[str, Any] = {"max_tokens_total": 200, "parameters": {"max_new_tokens": 20}}
+    stopped = _run(rows, out, simulator, on="processes:1", shards=4, **options).start()
+    assert stopped.stopped is not None
+    del options["max_tokens_total"]
+    report = _each_shard(rows, out, simulator, 4, **options)
+    assert (report.to_go, report.stopped, len(report.starts)) == (0, None, 5)
+    assert [start.number for start in report.starts] == [1, 2, 3, 4, 5]
+    assert str(out) in str(report.output)
+    with LedgerReader(tmp_path / "out.ledger") as reader:
+        last = last_start(reader)
+    assert last is not None
+    assert (last.number, last.stopped) == (5, None)
+    _killed(tmp_path / "out.ledger" / "run.ledger")
+    report = read_report(out)  # its parts are no starts of their own
+    assert (report.has_died, report.stopped, len(report.starts)) == (False, None, 5)
 
 
 def test_a_fresh_start_leaves_shards_alone_that_are_at_work(
@@ -557,6 +679,44 @@ def test_a_retry_works_on_several_shards_at_once_which_are_steered_as_one(
     assert simulator.answered - answered == _ROWS
 
 
+@pytest.mark.parametrize("is_killed", [True, False])
+def test_a_retry_that_was_cut_short_several_times_asks_each_row_once(
+    is_killed: bool, rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers"
+    _each_shard(rows, out, simulator, 4)
+    before = simulator.answered
+
+    def retry(system: str, **options: Any) -> RunReport:
+        llm = {"api_key": SecretStr("k"), "max_concurrent_requests": 1}
+        changes: dict[str, Any] = {
+            "parameters": {"max_new_tokens": 20},
+            "on_stop": "return",
+            "system": system,
+        }
+        report = Run.retry(out, "row>=0", llm=llm, **changes, **options).start()
+        if is_killed and report.stopped is not None:
+            _killed(tmp_path / "answers.ledger" / "run.ledger")
+        return report
+
+    spent = read_report(out)
+    for _ in range(2):
+        more = spent.input_tokens + spent.output_tokens + 300
+        spent = retry("Be brief.", max_tokens_total=more)
+        assert spent.stopped is not None
+    assert 30 < simulator.answered - before < _ROWS
+    retry("Be brief.")
+    assert simulator.answered - before == _ROWS
+    retry("Be brief.")  # it had come to its end
+    assert simulator.answered - before == 2 * _ROWS
+    spent = read_report(out)
+    retry("Be clear.", max_tokens_total=spent.input_tokens + spent.output_tokens + 300)
+    before = simulator.answered
+    Run.retry(out, "row<5", llm={"api_key": SecretStr("k")}, system="Be kind.").start()
+    retry("Be clear.")  # another one was in between: all of it anew
+    assert simulator.answered - before == 5 + _ROWS
+
+
 def test_a_retry_of_one_file_writes_it_anew(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
     out = tmp_path / "answers.jsonl"
     _each_shard(rows, out, simulator, 3)
@@ -663,5 +823,6 @@ def test_nobody_else_may_read_what_shards_remember(tmp_path: Path, simulator: Si
     source = [{"id": number, "text": f"row {number}"} for number in range(4)]
     _run(source, tmp_path / "answers", simulator, on="processes:1", shards=2).start()
     kept = {path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()}
-    assert kept.keys() >= {"plan.json", "parts.json", "input.jsonl", "run.ledger", "shard-00001.ledger"}
+    assert kept.keys() >= {"plan.json", "parts", "input.jsonl", "run.ledger", "shard-00001.ledger"}
+    assert kept.pop("parts") == 0o700
     assert set(kept.values()) == {0o600}

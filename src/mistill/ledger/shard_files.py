@@ -17,7 +17,7 @@ from mistill.errors import LedgerError
 PLAN: Final = "plan.json"
 PLAN_FORMAT: Final = 1
 _WHOLE: Final = "run.ledger"
-_PARTS: Final = "parts.json"
+_PARTS: Final = "parts"
 
 
 class ShardSize(Struct, frozen=True):
@@ -80,14 +80,25 @@ def files_of(path: Path) -> list[Path]:
 def read_parts(folder: Path) -> frozenset[str]:
     """The names of the parts of the output that a start of the run may have written."""
     try:
-        return frozenset(msgspec.json.decode((folder / _PARTS).read_bytes(), type=list[str]))
-    except (OSError, msgspec.MsgspecError):  # none that is known: nothing is taken for one
+        return frozenset(path.name for path in (folder / _PARTS).iterdir())
+    except OSError:  # none that is known: nothing is taken for one
         return frozenset()
 
 
 def note_parts(folder: Path, names: Iterable[str]) -> None:
-    """They are written from now on."""
-    write_file(folder / _PARTS, msgspec.json.encode(sorted(names)))
+    """They are written from now on. Each has a file of its own, so that several processes can note theirs at a time."""
+    parts = folder / _PARTS
+    if missing := [name for name in names if not (parts / name).exists()]:
+        parts.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for name in missing:
+            (parts / name).touch(mode=0o600)
+        sync_directory(parts)
+        sync_directory(folder)
+
+
+def forget_part(folder: Path, name: str) -> None:
+    """It was removed."""
+    (folder / _PARTS / name).unlink(missing_ok=True)
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -43,6 +43,24 @@ from mistill.ledger.takings import Takings, TermsOf
 T = TypeVar("T")
 
 
+class _Kept(msgspec.Struct):
+    """What of the record of a start has to be known here."""
+
+    part_of: int | None = None
+
+
+_KEPT = msgspec.json.Decoder(_Kept)
+
+
+def _is_part(start: Start) -> bool:
+    """Of a start of the run as a whole."""
+    return _KEPT.decode(start.record).part_of is not None
+
+
+def _last_known_at(start: Start) -> float:
+    return start.started_at if start.ended_at is None else start.ended_at
+
+
 class ShardsReader(LedgerReader):
     """Reads the ledgers of all shards of a run; see `LedgerReader`, which makes one of a folder.
 
@@ -147,15 +165,24 @@ class ShardsReader(LedgerReader):
         return self._ask_whole(LedgerReader.settings)
 
     def starts(self) -> list[Start]:
-        """Those of the run as a whole; where each shard is started by itself, theirs. One that was killed is the last:
-        it is what is to be said of the run."""
-        if found := self._ask_whole(LedgerReader.starts):
-            return found
+        """Those of the run as a whole; then those of shards that were started by themselves since, and are no parts of
+        these. Of them, one that was killed is the last: it is what is to be said of the run."""
+        found = self._ask_whole(LedgerReader.starts)
+        last = found[-1] if found else None
+        if last is not None and last.ended_at is None and is_held(whole_of(self.path)):
+            return found  # it goes on, with all shards
         every: list[tuple[bool, Start]] = []
         for starts in self._ask(LedgerReader.starts):
-            every += [(one is starts[-1] and one.ended_at is None, one) for one in starts]
+            every += [
+                (one is starts[-1] and one.ended_at is None, one)
+                for one in starts
+                if (last is None or _last_known_at(one) > _last_known_at(last)) and not _is_part(one)
+            ]
         every.sort(key=lambda one: (one[0], one[1].started_at))
-        return [msgspec.structs.replace(one, number=place) for place, (_, one) in enumerate(every, 1)]
+        number = 1 if last is None else last.number + 1
+        return found + [
+            msgspec.structs.replace(one, number=place) for place, (_, one) in enumerate(every, number)
+        ]
 
     def shards(self, rows_of: RowsOf) -> ShardCounts:
         counts = self._ask(LedgerReader.counts)

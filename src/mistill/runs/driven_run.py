@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, Stopped
 from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader, Spending
-from mistill.ledger.shard_files import note_parts, read_parts, read_sizes, shard_of, whole_of
+from mistill.ledger.shard_files import read_parts, read_sizes, shard_of, whole_of
 from mistill.llms.event_loop import background
 from mistill.process import OwnProcess
 from mistill.records.misfits import Misfit
@@ -43,6 +43,7 @@ class DrivenRun(Run):
 
     place: RunPlace
     _driver: Driver | None = None
+    _start_number = 0  # of the start, in the ledger of the whole
 
     def __iter__(self) -> Iterator[Any]:
         raise InputError(
@@ -63,7 +64,7 @@ class DrivenRun(Run):
         self._budget = self._new_budget()
         if self._llm.requests_per_minute is not None or self._llm.tokens_per_minute is not None:
             self._note_sent(keeper)
-        number = background.run(ledger.begin_start(self._told().encode()))
+        number = self._start_number = background.run(ledger.begin_start(self._told().encode()))
         self._control.take(driver)
 
         async def keep() -> None:
@@ -168,23 +169,12 @@ class DrivenRun(Run):
             return None
         return [spent_by(shard_of(self.place.folder, number)) for number in range(shards)]
 
-    def _note_parts(self, shards: int, earlier: Iterable[str] = ()) -> None:
-        """Before any is written: what is not noted is nobody's to remove. ``earlier``: of a run that was set aside."""
-        if self.place.out is not None and not self.place.is_one_file:
-            folder = self.place.folder
-            note_parts(folder, {*self._parts(shards), *read_parts(folder), *earlier})
-
-    def _parts(self, shards: int) -> set[str]:
-        return {self.place.part(number, self.options).name for number in range(shards)}
-
     def _remove_other_parts(self) -> None:
         """Those that an earlier plan had more, or in another format: whoever reads the folder would take them for some
         of these."""
-        folder = self.place.folder
-        parts = self._parts(len(read_sizes(folder)))
-        for name in read_parts(folder) - parts:
-            Path(self.place.out or "", name).unlink(missing_ok=True)
-        note_parts(folder, parts)
+        shards = range(len(read_sizes(self.place.folder)))
+        parts = {self.place.part(number, self.options).name for number in shards}
+        self.place.remove_parts(read_parts(self.place.folder) - parts)
 
     def _told(self) -> StartRecord:
         """What is known of this start by now."""
@@ -210,7 +200,7 @@ class DrivenRun(Run):
         empty, first_row = 0, 0
         for number, size in enumerate(read_sizes(folder)):
             last = last_start_of(shard_of(folder, number))
-            if last is not None and last.started_at >= begun:
+            if last is not None and last.part_of == self._start_number:
                 empty += last.empty_answers
                 for one in last.misfits:
                     misfits[one.kind] = one.after(misfits.get(one.kind), first_row)

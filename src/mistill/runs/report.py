@@ -98,6 +98,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         prices_of: when the price was published that costs come of; ``None`` where none is known, or no date.
         course: what it waited for, and by what quotas it went, in the course of time; ``None``: nobody has looked.
         changes: what was done to it while it went on, by whom and when: pauses, and settings that were changed.
+        part_of: of a shard, where a driver has it worked on: the number of the start of the run as a whole.
     """
 
     version: str = __version__
@@ -118,6 +119,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     prices_of: date | None = None
     course: Course | None = None
     changes: list[Change] = []
+    part_of: int | None = None
 
     def encode(self) -> bytes:
         try:
@@ -480,7 +482,7 @@ def _read(reader: LedgerReader, out: str | None, *, is_running: bool) -> RunRepo
         is_running=is_running,
         causes=[_with_id(cause, reader, options.get("id_column")) for cause in reader.failures()],
         latency_s=Latency(*latencies) if latencies else None,
-        starts=list(_start_reports(reader)),
+        starts=list(start_reports(reader)),
         answers_by_model=answers,
         jobs=[JobReport.of(job) for job in reader.jobs()],
         saved=saved.by_jobs,
@@ -572,11 +574,12 @@ def last_start(reader: LedgerReader, *, asks: bool = False) -> StartReport | Non
     Args:
         asks: one that was no mere look at batch jobs.
     """
-    starts = reversed(list(_start_reports(reader)))
+    starts = reversed(list(start_reports(reader)))
     return next((start for start in starts if not (asks and start.is_look)), None)
 
 
-def _start_reports(reader: LedgerReader) -> Iterator[StartReport]:
+def start_reports(reader: LedgerReader) -> Iterator[StartReport]:
+    """All starts that the ledger knows of, the oldest first."""
     starts = reader.starts()
     for place, start in enumerate(starts):
         is_last = place == len(starts) - 1

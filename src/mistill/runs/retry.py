@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import shlex
 from collections.abc import Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +27,7 @@ from mistill.progress.display import Display
 from mistill.runs.ledger_rows import ASKED_AGAIN, LedgerRows
 from mistill.runs.ledger_run import KnownRun, LedgerRun
 from mistill.runs.record_shape import shape_of
-from mistill.runs.report import RetryRecord, last_start
+from mistill.runs.report import RetryRecord, StartReport, start_reports
 from mistill.runs.results import RunResults
 from mistill.runs.row_settings import changes_of, read_retry, settings_of_retry
 from mistill.runs.runner import Runner
@@ -94,17 +95,17 @@ class ChosenAgain(LedgerRun):
 
     def _open_ledger(self) -> Ledger:
         ledger = super()._open_ledger()
-        self._goes_on = self._chosen is not None or self._was_cut_short()
+        self._goes_on = self._chosen is not None or bool(self._cut_short())
         return ledger
 
-    def _was_cut_short(self) -> bool:
-        """The last start was this very retry, and did not come to its end."""
+    def _cut_short(self) -> list[StartReport]:
+        """The last starts, one after the other, that were this very retry and did not come to their end."""
         with LedgerReader(self.ledger_path) as reader:
-            last = last_start(reader, asks=True)
-        if last is None or last.retry is None:
-            return False
-        ended = last.ended_at is not None and last.stopped is None
-        return not ended and (last.retry.where, last.retry.settings) == self.asked
+            asked = [start for start in start_reports(reader) if not start.is_look]
+        return list(takewhile(lambda one: self._is_same(one) and not has_ended(one), reversed(asked)))
+
+    def _is_same(self, start: StartReport) -> bool:
+        return start.retry is not None and (start.retry.where, start.retry.settings) == self.asked
 
     def _find_input_size(self) -> InputSize:
         return InputSize(self._source)  # of the rows that are chosen
@@ -172,6 +173,11 @@ class Retry(ChosenAgain):
                 ),
             )
         )
+
+
+def has_ended(start: StartReport) -> bool:
+    """Whether it came to its end, and was not stopped before."""
+    return start.ended_at is not None and start.stopped is None
 
 
 def _condition(where: str | None, *, failed: bool) -> str:

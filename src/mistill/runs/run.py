@@ -239,7 +239,7 @@ class Run(RunResults):
         self._unsettled: list[int | None] = []
         self._course: CourseRecorder | None = None
         self._number: int | None = None
-        self._is_driven_start = False  # by a driver, whose shard it is
+        self._part_of: int | None = None  # the start of a driver, whose shard it is
         self._paced_with: object | None = None  # what it is a part of, if all the parts use one model
         self._steering: Steering | DriverSteering | None = None
         self._ended_by: MistillError | None = None
@@ -604,7 +604,7 @@ class Run(RunResults):
             watch=self._new_watch(),
             find_size=self._input_size.find,
             keep=keep,
-            is_part=self._is_driven_start,
+            is_part=self._part_of is not None,
             whole=self._paced_with,
         )
         self._server = OrderServer(self.ledger_path, steering)
@@ -897,6 +897,7 @@ class Run(RunResults):
                 prices_of=dated,
                 course=course,
                 changes=self._changes_made,
+                part_of=self._part_of,
             )
         now = self._snapshot()
         sent = self.progress.attempts
@@ -918,6 +919,7 @@ class Run(RunResults):
             prices_of=dated,
             course=course,
             changes=self._changes_made,
+            part_of=self._part_of,
         )
 
     @property

@@ -9,7 +9,7 @@ import logging
 import math
 import time
 from abc import abstractmethod
-from collections.abc import Generator
+from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager, nullcontext
 from itertools import chain
 from pathlib import Path
@@ -30,13 +30,14 @@ from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_t
 from mistill.kinds.manifest import changed_settings
 from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Ledger, LedgerReader
-from mistill.ledger.shard_files import is_in_shards, shard_of, whole_of
+from mistill.ledger.shard_files import forget_part, is_in_shards, note_parts, read_parts, shard_of, whole_of
 from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
 from mistill.progress.display import OnProgress
 from mistill.runs.export import write_records
 from mistill.runs.opening import output_held, told_if_interrupted
 from mistill.runs.record_shape import shape_of
+from mistill.runs.report import start_reports
 from mistill.runs.run import Run
 from mistill.runs.runner import Runner
 from mistill.runs.shared_budget import PartOfBudget, SharedBudget
@@ -128,8 +129,12 @@ class RunPlace(Struct, frozen=True):
         """``InputError`` if something is where the output goes, and no run is known that made it."""
         if self.out is None:
             return
-        target = Path(self.out)
-        if any(target.iterdir()) if target.is_dir() else target_of(self.out).holds_something():
+        target, known = Path(self.out), read_parts(self.folder)
+        if (
+            any(path.name not in known for path in target.iterdir())
+            if target.is_dir()
+            else target_of(self.out).holds_something()
+        ):
             raise InputError(
                 f"{self.out} exists, and {self.folder} does not, so it is no output of this run",
                 hint=words("choose another output, or replace it with ", Setting("fresh", True)),
@@ -138,6 +143,12 @@ class RunPlace(Struct, frozen=True):
     def part_of(self, number: int, options: RunOptions) -> str | None:
         """What a shard writes itself; ``None``: nothing."""
         return None if self.out is None or self.is_one_file else str(self.part(number, options))
+
+    def remove_parts(self, names: Iterable[str]) -> None:
+        """They are not of the run any more."""
+        for name in names:
+            Path(self.out or "", name).unlink(missing_ok=True)
+            forget_part(self.folder, name)
 
 
 def _is_one_output(name: str) -> bool:
@@ -273,9 +284,9 @@ class InShards(Run):
 class DrivenStart(PartOfBudget):
     """The start of a shard, which a driver steers. It is the `Control` of it."""
 
-    def work(self, link: Link) -> MistillError | None:
+    def work(self, begun: Begun, link: Link) -> MistillError | None:
         """One start; why it has ended early."""
-        self._is_driven_start = True
+        self._part_of = begun.start
         turn = object()
         with self._control.in_turn(turn):  # from here on, what it is told waits until it can be done
             link.take(self)
@@ -301,13 +312,8 @@ class ShardRun(DrivenStart, InShards):
     def _files(self, options: RunOptions) -> tuple[Path, str | None]:
         assert options.shard is not None, "else it is another kind of run"
         self._one = OneShard.parse(options.shard)
-        self._deaths = 0
         number = self._one.number
         return shard_of(self.place.folder, number), self.place.part_of(number, options)
-
-    def follow_deaths(self, deaths: int) -> None:
-        """So many starts of this shard have died in the run's one start; this one goes on with their work."""
-        self._deaths = deaths
 
     @contextmanager
     def _started(self) -> Generator[Runner]:
@@ -321,14 +327,19 @@ class ShardRun(DrivenStart, InShards):
             plan = self._plan()
         self._source = plan.source(self._one.number, self._whole, self.options.limit)
         if self.out is not None:
-            Path(self.out).parent.mkdir(parents=True, exist_ok=True)
-        failed_now = self._failed_in_last(self._deaths)
+            part = Path(self.out)
+            note_parts(self.place.folder, [part.name])  # first: what is not noted is nobody's to remove
+            part.parent.mkdir(parents=True, exist_ok=True)
+        failed_now = self._failed_now()
         with super()._started() as runner:
             runner.has_answers_elsewhere = self._has_answers
             runner.failed_now = failed_now
             yield runner
-        if runner.stopped is None and not self._is_driven and self.place.is_one_file:
-            self._write_if_last()
+        if runner.stopped is None and not self._is_driven:
+            if self.place.is_one_file:
+                self._write_if_last()
+            elif self.out is not None:
+                self._remove_other_parts(Path(self.out).name, len(plan.shards))
 
     def _plan(self) -> Plan:
         """The plan, made by this process if it is the first."""
@@ -358,14 +369,16 @@ class ShardRun(DrivenStart, InShards):
         check_plan(plan, folder, source, self.options.of_plan(), shards=self._one.of)
         return plan
 
-    def _failed_in_last(self, starts: int) -> frozenset[int]:
-        """Rows that have failed in the last so many starts of this shard, which died: to the user they are this one."""
+    def _failed_now(self) -> frozenset[int]:
+        """Rows that have failed in starts of this shard which died: to the user they are this one, where they are parts
+        of the same start of the run."""
         path = shard_of(self.place.folder, self._one.number)
-        if not starts or not path.is_file():
+        if self._part_of is None or not path.is_file():
             return frozenset()
         with LedgerReader(path) as reader:
-            died = [start.started_at for start in reader.starts() if start.ended_at is None][-starts:]
-            return reader.failed_since(died[0]) if died else frozenset()
+            starts = start_reports(reader)
+            began = next((one.started_at for one in starts if one.part_of == self._part_of), None)
+            return frozenset() if began is None else reader.failed_since(began)
 
     def _has_answers(self) -> bool:
         """Whether a row of any shard has been answered: then what refuses all of this one is not the server."""
@@ -417,6 +430,17 @@ class ShardRun(DrivenStart, InShards):
                     time.sleep(_LOOK_S)
             yield
 
+    def _remove_other_parts(self, own: str, shards: int) -> None:
+        """Those that this shard wrote in another format; by whoever finishes the last, those that an earlier plan had
+        more."""
+        number = own.partition(".")[0]
+        of_plan = {self.place.part(one, self.options).name.partition(".")[0] for one in range(shards)}
+        by_number = [(name.partition(".")[0], name) for name in read_parts(self.place.folder) - {own}]
+        self.place.remove_parts(name for one, name in by_number if one == number)
+        more = [name for one, name in by_number if one not in of_plan]
+        if more and self._is_all_finished():
+            self.place.remove_parts(more)
+
     def _refuse_foreign(self) -> None:
         pass  # that of the whole was looked at when it was cut
 
@@ -462,7 +486,6 @@ def work_on(settings: ShardSettings, begun: Begun, link: Link) -> MistillError |
         on_progress=lambda view: link.see(view, run.governor_now()),
         **settings.arguments | told,
     )
-    run.follow_deaths(begun.deaths)
     if settings.budget is not None and begun.budget is not None:
         run.spend_from(settings.budget, settings.door.governor(), begun.number, begun.budget)
-    return run.work(link)
+    return run.work(begun, link)

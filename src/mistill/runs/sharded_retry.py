@@ -24,7 +24,7 @@ from mistill.runs.ledger_run import KnownRun
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report import StartReport
 from mistill.runs.results import RunResults
-from mistill.runs.retry import ChosenAgain, Retry
+from mistill.runs.retry import ChosenAgain, Retry, has_ended
 from mistill.runs.shard_run import DrivenStart, RunPlace
 from mistill.runs.shared_budget import SharedBudget
 from mistill.runs.where import RunFilter
@@ -87,13 +87,15 @@ class ShardedRetry(DrivenRun, Retry):
                 retry = self._retry_of(begun, chosen[begun.number], link)
                 if budget is not None and begun.budget is not None:
                     retry.spend_from(budget, keeper, begun.number, begun.budget)
-                return retry.work(link)
+                return retry.work(begun, link)
 
             driver = Driver(
                 Here(work, min(_AT_ONCE, self._llm.max_concurrent_requests)),
                 sorted(chosen),
                 lambda number: Begun(
-                    number, budget=None if before is None else self._budget_now(before[number], by_all)
+                    number,
+                    budget=None if before is None else self._budget_now(before[number], by_all),
+                    start=self._start_number,
                 ),
                 self.progress,
                 grace_s=self.options.grace,
@@ -116,19 +118,18 @@ class ShardedRetry(DrivenRun, Retry):
 
     def _done_before(self) -> set[int]:
         """Shards that this very retry has come to the end of, in a start that did not come to its own."""
-        if not self._was_cut_short():
+        self._goes_on_from = {start.number for start in self._cut_short()}
+        if not self._goes_on_from:
             return set()
-        with LedgerReader(self.place.folder) as reader:
-            since = reader.starts()[-1].started_at
         shards = range(self._shards())
         lasts = ((shard, last_start_of(shard_of(self.place.folder, shard))) for shard in shards)
-        return {shard for shard, last in lasts if self._has_ended(last, since)}
+        return {
+            shard for shard, last in lasts if last is not None and has_ended(last) and self.goes_on_from(last)
+        }
 
-    def _has_ended(self, last: StartReport | None, since: float) -> bool:
-        if last is None or last.retry is None or last.started_at < since or last.ended_at is None:
-            return False
-        is_same = (last.retry.where, last.retry.settings) == self.asked
-        return is_same and last.stopped is None
+    def goes_on_from(self, part: StartReport) -> bool:
+        """Whether a start of a shard was a part of this very retry, which goes on."""
+        return part.part_of in self._goes_on_from
 
     def _retry_of(self, begun: Begun, chosen: list[int], link: Link) -> _ShardRetry:
         number = begun.number
@@ -165,12 +166,17 @@ class _ShardRetry(DrivenStart, ChosenAgain):
         told = {"on_stop": "return", "deadline": None, **limits}
         options = cast("RunArguments", whole.options.given() | told)
         self._rows_here = rows
+        self._all = whole
         super().__init__(known, whole.asked[0], llm, options, display, trust=whole.trusts)
         self._paced_with = whole
 
     def _select(self, path: Path) -> tuple[RunFilter, Selection]:
         with LedgerReader(path) as reader:  # a condition on their places is about those in all shards
             return RunFilter(None, reader, shape_of(reader, trust=self._trust)), self._rows_here
+
+    def _cut_short(self) -> list[StartReport]:
+        """After another retry of the whole, this one begins anew, as over one ledger."""
+        return [start for start in super()._cut_short() if self._all.goes_on_from(start)]
 
     def _output_held(self) -> AbstractContextManager[None]:
         return nullcontext()  # whoever has the ledger of a shard has its part too

@@ -21,7 +21,7 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import Counts, LedgerReader, Selection, Spending
 from mistill.ledger.files import free_name
 from mistill.ledger.lock import LedgerLock
-from mistill.ledger.shard_files import is_in_shards, read_parts, whole_of
+from mistill.ledger.shard_files import is_in_shards, note_parts, read_parts, whole_of
 from mistill.progress.progress import Progress
 from mistill.runs.driven_run import DrivenRun
 from mistill.runs.opening import told_if_interrupted
@@ -42,7 +42,6 @@ class ShardedRun(DrivenRun, InShards):
 
     def __init__(self, source: Any, **given: Any) -> None:
         super().__init__(source, **given)
-        self._earlier_parts: frozenset[str] = frozenset()
         self.ledger_path = self.place.folder  # which is read as one
 
     def _files(self, options: RunOptions) -> tuple[Path, str | None]:
@@ -73,7 +72,6 @@ class ShardedRun(DrivenRun, InShards):
             ):
                 with told_if_interrupted(*NOTHING_SENT):
                     plan = self._plan(machines.workers)
-                self._note_parts(len(plan.shards), self._earlier_parts)
                 self.progress.total = _rows_wanted(plan, self.options.limit)
                 with (
                     self._driver_of(plan, machines, door) as driver,
@@ -89,17 +87,20 @@ class ShardedRun(DrivenRun, InShards):
                 return connected(address)
 
     def _set_aside(self) -> None:
-        """All that is known of an earlier run is kept under another name."""
+        """All that is known of an earlier run is kept under another name. Which parts it wrote stays known here."""
         folder = self.place.folder
+        anew = folder.with_name(f"{folder.name}.new")  # is there, where a start was killed at this
         if folder.exists():
             LedgerLock(whole_of(folder)).release()  # unless somebody drives it
             self._refuse_shards_at_work()
-            self._earlier_parts = read_parts(folder)
+            note_parts(anew, read_parts(folder))
             kept = folder.rename(free_name(folder, "bak"))
             if not self.options.fresh:
                 _log.warning(
                     "the input is cut anew, since nothing was sent yet: what was there is in %s", kept
                 )
+        if anew.exists():
+            anew.rename(folder)
         # For this start only: the next one goes on.
         self.options = self.options.model_copy(update={"fresh": False})
 
@@ -146,6 +147,7 @@ class ShardedRun(DrivenRun, InShards):
                 number,
                 sample=None if samples is None else samples[number],
                 budget=None if before is None else self._budget_now(before[number], by_all),
+                start=self._start_number,
             )
 
         with closing(self._workers(machines, len(shards), door, budget)) as workers:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import math
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -74,7 +74,6 @@ class Driver:
         self.on_begun: Callable[[int], object] = lambda _: None
         self._is_paused = False
         self._deaths: dict[int, tuple[int, int]] = {}
-        self._all_deaths: Counter[int] = Counter()
         progress.time_of_several = self._time_of
         self._time_left = TimeLeft(are_one_process=workers.are_one_process)
         self._stillborn = 0
@@ -230,7 +229,7 @@ class Driver:
         return bool(self.under_way) or (self.stopped is None and bool(self._waiting or self._later))
 
     def _told(self, shard: int) -> Begun:
-        begun = replace(self._begun(shard), deaths=self._all_deaths[shard])
+        begun = self._begun(shard)
         if begun.budget is None:
             return begun
         seen = Spending.together([begun.budget.seen, self._answered_beside(shard)])
@@ -286,7 +285,6 @@ class Driver:
         before, deaths = self._deaths.get(shard, (0, 0))
         deaths = deaths + 1 if ended <= before else 1
         self._deaths[shard] = ended, deaths
-        self._all_deaths[shard] += 1
         if deaths >= _MOST_DEATHS:
             self.stop(
                 Stopped(

@@ -35,13 +35,13 @@ class Begun(Struct, frozen=True):
     Attributes:
         number: of the shard. ``sample``: rows to ask of it; ``None``: all.
         budget: where there is one.
-        deaths: so many times somebody who worked on it has died in this start of the run.
+        start: the number of the run's start, as the ledger of the whole has it.
     """
 
     number: int
     sample: int | None = None
     budget: BudgetNow | None = None
-    deaths: int = 0
+    start: int = 0
 
     @property
     def limits(self) -> dict[str, Any]:
