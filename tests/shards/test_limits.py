@@ -128,3 +128,21 @@ def test_a_start_that_sends_nothing_is_told_no_advice(start: Callable[..., RunRe
     report = start(limit=4)
     assert report.sent == 0
     assert report.advice is None
+
+
+def test_a_quota_that_the_server_has_told_a_worker_is_shown(
+    start: Callable[..., RunReport], simulator: Simulator, tmp_path: Path
+) -> None:
+    simulator.change(latency_s=0.1, requests_per_minute=1_200)
+    thread = threading.Thread(target=lambda: start({"max_concurrent_requests": 1}))
+    thread.start()
+    simulator.wait_until(lambda: simulator.answered > 2, timeout_s=60)
+    control = Run.open(tmp_path / "out").control()
+    told: str | None = None
+    for _ in control.views(every_s=0.05):
+        told = {one.name: one.told for one in control.standing().settings}["requests_per_minute"]
+        if told is not None:
+            break
+    control.stop()
+    thread.join(60)
+    assert told == "1,200 by the server's headers"

@@ -189,20 +189,26 @@ class Steering:
 
     def _told(self) -> dict[str, str]:
         """What is known of settings besides."""
-        now, budget, told = self._snapshot(), self._runner.budget, dict[str, str]()
-        quotas = {
-            "requests_per_minute": (now.requests_per_minute, now.requests_source),
-            "tokens_per_minute": (now.tokens_per_minute, now.tokens_source),
-        }
-        for name, (quota, source) in quotas.items():
-            if quota is not None and source in _LEARNED:
-                told[name] = f"{quota:,.0f} {_LEARNED[source]}"
+        budget, told = self._runner.budget, _told_of_quotas(self._snapshot())
         if budget.is_complete:
             told["max_cost"] = f"{money(budget.spent_cost)} spent"
             told["max_tokens_total"] = f"{budget.spent_tokens:,} used"
         if budget.deadline is not None:
             told["deadline"] = f"{seconds(budget.time_left_s())} left"
         return told
+
+
+def _told_of_quotas(now: Snapshot) -> dict[str, str]:
+    """What was learned of them, by the settings that would take their place."""
+    quotas = {
+        "requests_per_minute": (now.requests_per_minute, now.requests_source),
+        "tokens_per_minute": (now.tokens_per_minute, now.tokens_source),
+    }
+    return {
+        name: f"{quota:,.0f} {_LEARNED[source]}"
+        for name, (quota, source) in quotas.items()
+        if quota is not None and source in _LEARNED
+    }
 
 
 class DriverSteering:
@@ -259,15 +265,13 @@ class DriverSteering:
                 _log.warning("%s: %s", by, told)
                 await self._keep()
             paused_at_s = self._driver.progress.paused_at_s
+            known = _told_of_quotas(self._driver.quotas()) | {"max_concurrent_requests": _OF_EACH}
             standing = Standing(
                 process=os.getpid(),
                 paused_s=None if paused_at_s is None else time.monotonic() - paused_at_s,
                 is_stopping=self._driver.stopped is not None,
                 in_flight=self._driver.snapshot().in_flight,
-                settings=[
-                    SettingState(name, value, _OF_EACH if name == "max_concurrent_requests" else None)
-                    for name, value in self._values.items()
-                ],
+                settings=[SettingState(name, value, known.get(name)) for name, value in self._values.items()],
             )
             return Answer(standing=standing, told=told)
 
