@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
@@ -197,6 +198,27 @@ def test_the_lock_of_a_killed_run_is_free(path: Path) -> None:
             Ledger.open(path, {})
         child.kill()
     Ledger.open(path, {}).close()
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").exists(), reason="nothing says here whether a process is stopped"
+)
+def test_who_is_stopped_and_holds_a_ledger_is_told_with_what_to_do(path: Path) -> None:
+    script = (
+        "import sys, time; from mistill.ledger import Ledger;"
+        "held = Ledger.open(sys.argv[1], {}); print('open', flush=True); time.sleep(60)"
+    )
+    with subprocess.Popen([sys.executable, "-c", script, path], stdout=subprocess.PIPE) as child:
+        try:
+            assert child.stdout is not None
+            assert child.stdout.readline() == b"open\n"
+            child.send_signal(signal.SIGSTOP)
+            os.waitpid(child.pid, os.WUNTRACED)
+            told = f"process {child.pid}, which is stopped: `kill -CONT {child.pid}` lets it go on"
+            with pytest.raises(LedgerInUse, match=told):
+                Ledger.open(path, {})
+        finally:
+            child.kill()
 
 
 async def test_other_settings_are_refused_and_named(path: Path) -> None:

@@ -92,6 +92,35 @@ def is_held(ledger: Path) -> bool:
     return False
 
 
+def _is_stopped(holder: str, lock: os.stat_result) -> bool:
+    """Whether a process of this machine has the lock, and a signal has stopped it: then it holds it without end.
+
+    A number is one of another machine, maybe: only who has the lock's file open is meant. Where there is no /proc, or
+    it is another user's, nobody knows.
+    """
+    if not holder.isdecimal():
+        return False
+    process = Path("/proc", holder)
+    try:
+        state = (
+            (process / "stat").read_bytes().rpartition(b")")[2].split()[0]
+        )  # its name before that may be anything
+        return state in b"Tt" and any(_is_file(one, lock) for one in (process / "fd").iterdir())
+    except (OSError, ValueError, IndexError):
+        return False
+
+
+def _is_file(path: Path, wanted: os.stat_result) -> bool:
+    try:
+        return os.path.samestat(path.stat(), wanted)
+    except OSError:  # closed meanwhile
+        return False
+
+
+def _how_to_go_on(process: str) -> str:
+    return f", which is stopped: `kill -CONT {process}` lets it go on, `kill -9 {process}` ends it"
+
+
 class LedgerLock:
     """Held from construction to ``release``.
 
@@ -156,9 +185,10 @@ class LedgerLock:
                 raise self._cannot_be(ledger, error) from error
             os.lseek(descriptor, 0, os.SEEK_SET)
             holder = (os.read(descriptor, _MAX_BYTES).decode(errors="replace").split() or ["unknown"])[0]
+            told = _how_to_go_on(holder) if _is_stopped(holder, os.fstat(descriptor)) else ""
             os.close(descriptor)
             raise LedgerInUse(
-                f"the ledger {ledger} is in use by process {holder}",
+                f"the ledger {ledger} is in use by process {holder}{told}",
                 hint=words(
                     "wait for that run, or stop it; ",
                     Phrase("Run.open(path).report()", "`mistill status`"),
