@@ -7,6 +7,7 @@ import os
 import re
 import threading
 
+import msgspec
 import pytest
 from tests.runs.conftest import Place
 
@@ -17,6 +18,7 @@ from mistill.llms.event_loop import background
 from mistill.runs.export import export_run
 from mistill.runs.report import StartRecord, read_report
 from mistill.simulator import Fault, Simulator
+from mistill.steering.orders import Change, EarlierChanges
 
 TEXTS = [f"text {n}" for n in range(6)]
 
@@ -166,3 +168,17 @@ def test_samples_are_records_with_long_values_cut(place: Place, simulator: Simul
     report = place.run(llm=vectors, prompt="{{ text }}", out=place.out.with_name("vectors.jsonl")).start()
     assert [len(sample["embedding"]) for sample in report.samples] == [17, 17, 17]
     assert (report.kind, report.settings["output_dimension"]) == ("embedding", 100)
+
+
+def test_of_many_changes_the_last_are_said_and_how_many_there_were(place: Place) -> None:
+    place.write(["one"])
+    report = place.run().start()
+    changes = [Change(n, "me", "set", {"max_cost": (n, n + 1)}) for n in range(30)]
+    start = msgspec.structs.replace(
+        report.last_start, changes=changes, earlier_changes=EarlierChanges(1_970, {"max_cost": (0, 0)})
+    )
+    report = msgspec.structs.replace(report, starts=[start], ledger=None)
+    assert str(report).count("set max_cost") == 20
+    assert "1,980 times before these" in str(report)
+    assert report.describe()["earlier_changes"]["count"] == 1_970
+    assert "The last 30 of 2,000 things that were done while it went on" in report.to_html()

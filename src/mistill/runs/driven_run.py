@@ -189,7 +189,8 @@ class DrivenRun(Run):
             else {cause: round(spent, 3) for cause, spent in driver.snapshot().seconds.items()},
             prices_of=None if price is None else price.date,
             retry=self._retry_record(None),
-            changes=self._changes_made,
+            changes=self._changes_made.last[:],
+            earlier_changes=self._changes_made.earlier,
         )
 
     def _of_shards(self, begun: float) -> StartRecord:

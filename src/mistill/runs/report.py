@@ -50,7 +50,7 @@ from mistill.runs.record_shape import shape_of
 from mistill.runs.report_html import report_html
 from mistill.runs.report_page import report_page
 from mistill.runs.report_text import headline, start_lines
-from mistill.steering.orders import Change, paused_by
+from mistill.steering.orders import Change, EarlierChanges, paused_by
 from mistill.wording import Part, Wording, Words, in_python, worded
 
 _SAMPLES = 3
@@ -99,6 +99,8 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         course: what it waited for, and by what quotas it went, in the course of time; ``None``: nobody has looked.
         changes: what was done to it while it went on, by whom and when: pauses, and settings that were changed.
         part_of: of a shard, where a driver has it worked on: the number of the start of the run as a whole.
+        changes: what was done to it while it went on, by whom and when: pauses, and settings that were changed;
+            the last hundred. ``earlier_changes``: how many came before them, and what they changed.
     """
 
     version: str = __version__
@@ -120,6 +122,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     course: Course | None = None
     changes: list[Change] = []
     part_of: int | None = None
+    earlier_changes: EarlierChanges = EarlierChanges()
 
     def encode(self) -> bytes:
         try:

@@ -215,7 +215,7 @@ def _starts(starts: Sequence[StartReport], *, is_running: bool) -> Table:
 
 def _changed(report: RunReport) -> dict[str, tuple[float | int | None, float | int | None]]:
     """Settings that were changed while the last start went on: what they were as it began, and in the end."""
-    found: dict[str, tuple[float | int | None, float | int | None]] = {}
+    found = dict(report.last_start.earlier_changes.settings)
     for change in report.last_start.changes:
         for name, (before, now) in change.settings.items():
             found[name] = found.get(name, (before, now))[0], now
@@ -235,8 +235,9 @@ def _changes(starts: Sequence[StartReport]) -> Iterator[Table]:
     ]
     if rows:
         title = "What was done while it went on"
-        if len(rows) > _MOST_STARTS:
-            title = f"The last {_MOST_STARTS} of {len(rows):,} things that were done while it went on"
+        done = len(rows) + sum(start.earlier_changes.count for start in starts)
+        if done > len(rows[-_MOST_STARTS:]):
+            title = f"The last {len(rows[-_MOST_STARTS:])} of {done:,} things that were done while it went on"
         yield Table(title, ["start", "at", "what", "by"], rows[-_MOST_STARTS:])
 
 

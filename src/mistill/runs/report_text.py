@@ -239,9 +239,16 @@ def _running(report: RunReport) -> str:
     return f", {state}" if report.process is None else f", {state} (process {report.process})"
 
 
+_MOST_CHANGES = 20
+
+
 def _changes(report: RunReport) -> Iterator[Line]:
     """What was done to the last start while it went on."""
-    for change in report.last_start.changes:
+    start = report.last_start
+    shown = start.changes[-_MOST_CHANGES:]
+    if before := start.earlier_changes.count + len(start.changes) - len(shown):
+        yield Line(f"{count(before, 'time')} before these", label="changed: ")
+    for change in shown:
         at = moment(change.at, to_seconds=True)
         yield Line(f"{what_was_done(change)}, at {at} by {change.by}", label="changed: ")
 

@@ -77,7 +77,7 @@ from mistill.runs.row_settings import Retried, RowSettings, retried_settings
 from mistill.runs.runner import Runner
 from mistill.runs.steering import DriverSteering, Steering
 from mistill.runs.where import columns_of
-from mistill.steering.orders import Change, Order, Standing
+from mistill.steering.orders import Changes, Order, Standing
 from mistill.steering.server import OrderServer
 from mistill.telemetry import names
 from mistill.telemetry.runs import RunSpan
@@ -896,7 +896,8 @@ class Run(RunResults):
                 retry=self._retry_record(runner),
                 prices_of=dated,
                 course=course,
-                changes=self._changes_made,
+                changes=self._changes_made.last[:],
+                earlier_changes=self._changes_made.earlier,
                 part_of=self._part_of,
             )
         now = self._snapshot()
@@ -918,14 +919,15 @@ class Run(RunResults):
             retry=self._retry_record(runner),
             prices_of=dated,
             course=course,
-            changes=self._changes_made,
+            changes=self._changes_made.last[:],
+            earlier_changes=self._changes_made.earlier,
             part_of=self._part_of,
         )
 
     @property
-    def _changes_made(self) -> list[Change]:
+    def _changes_made(self) -> Changes:
         """What was done to this start while it went on."""
-        return [] if self._steering is None else self._steering.changes
+        return Changes() if self._steering is None else self._steering.changes
 
     def _summarize(self) -> None:
         report = read_report(self.out, ledger=self.ledger_path)

@@ -23,7 +23,7 @@ from mistill.progress.formatting import count, money, seconds
 from mistill.progress.view import View, Watch
 from mistill.runs.runner import Runner
 from mistill.shards.driver import Driver
-from mistill.steering.orders import Answer, Change, Order, SettingState, Standing, shown_settings
+from mistill.steering.orders import Answer, Change, Changes, Order, SettingState, Standing, shown_settings
 from mistill.wording import START_AGAIN, Phrase, words
 
 _log = logging.getLogger("mistill")
@@ -49,7 +49,7 @@ class Steering:
         keep: writes what was changed into the ledger.
 
     Attributes:
-        changes: what was done, the first at the beginning.
+        changes: what was done.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Steering:
         is_part: bool,
         whole: object | None,
     ) -> None:
-        self.changes: list[Change] = []
+        self.changes = Changes()
         self._is_part = is_part
         self._paced_until = self if whole is None else whole
         self._turn = asyncio.Lock()
@@ -96,7 +96,7 @@ class Steering:
                 case "set":
                     told, settings = await self._set(order.settings)
             if told is not None:
-                self.changes.append(Change(time.time(), by, order.do, settings))
+                self.changes.add(Change(time.time(), by, order.do, settings))
                 if not self._is_part:
                     _log.warning("%s: %s", by, told)
                 await self._keep()
@@ -222,7 +222,7 @@ class DriverSteering:
         watch, keep: as for `Steering`.
 
     Attributes:
-        changes: what was done, the first at the beginning.
+        changes: what was done.
     """
 
     def __init__(
@@ -236,7 +236,7 @@ class DriverSteering:
         watch: Watch,
         keep: Callable[[], Awaitable[None]],
     ) -> None:
-        self.changes: list[Change] = []
+        self.changes = Changes()
         self.view = watch.view
         self._driver = driver
         self._keeper = keeper
@@ -261,7 +261,7 @@ class DriverSteering:
         async with self._turn:
             told, settings = await self._do(order, by)
             if told is not None:
-                self.changes.append(Change(time.time(), by, order.do, settings))
+                self.changes.add(Change(time.time(), by, order.do, settings))
                 _log.warning("%s: %s", by, told)
                 await self._keep()
             paused_at_s = self._driver.progress.paused_at_s

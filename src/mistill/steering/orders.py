@@ -18,6 +18,10 @@ MAX_LINE_BYTES = 2**16
 """Of an order or an answer: more is none of ours."""
 
 
+_MOST_CHANGES = 100
+"""All of them are written with each that is added."""
+
+
 class Order(Struct, frozen=True, omit_defaults=True):
     """What is to be done.
 
@@ -77,6 +81,41 @@ class Change(Struct, frozen=True, omit_defaults=True):
     by: str
     do: OrderName
     settings: dict[str, tuple[float | int | None, float | int | None]] = {}
+
+
+class EarlierChanges(Struct, frozen=True, omit_defaults=True):
+    """What was done before the changes that are kept one by one.
+
+    Attributes:
+        count: how many. ``settings``: which they set → what it was before all of them, and what it was after.
+    """
+
+    count: int = 0
+    settings: dict[str, tuple[float | int | None, float | int | None]] = {}
+
+
+class Changes:
+    """What was done to a start: the last changes, and of those before how many, however many orders come.
+
+    Attributes:
+        last: the first of them at the beginning. Who has paused it is among them as long as it is.
+    """
+
+    def __init__(self) -> None:
+        self.last: list[Change] = []
+        self.earlier = EarlierChanges()
+
+    def add(self, change: Change) -> None:
+        """One more was done."""
+        self.last.append(change)
+        if len(self.last) > _MOST_CHANGES:
+            self._forget(self.last.pop(1 if paused_by(self.last) is self.last[0] else 0))
+
+    def _forget(self, change: Change) -> None:
+        settings = dict(self.earlier.settings)
+        for name, (before, now) in change.settings.items():
+            settings[name] = settings.get(name, (before, now))[0], now
+        self.earlier = EarlierChanges(self.earlier.count + 1, settings)
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):
