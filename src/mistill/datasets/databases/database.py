@@ -129,6 +129,10 @@ class Database(ABC):
         connection.execute(f"DROP TABLE IF EXISTS {self.table}")
         connection.execute(f"ALTER TABLE {made} RENAME TO {quoted(self.address.table[-1])}")
 
+    def commit(self, connection: Any) -> None:
+        """What was written is there for good, and all of it where the database is."""
+        connection.execute("COMMIT")
+
     def rehearse_swap(self, connection: Any) -> None:
         """What comes last, done and taken back: whether an old table can go is known to the database alone."""
         self.begin(connection)

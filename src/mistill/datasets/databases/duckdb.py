@@ -139,6 +139,11 @@ class DuckDB(Database):
             empty = arrow.schema([("a", kind)]).empty_table()
             return str(connection.from_arrow(empty).types[0])
 
+    def commit(self, connection: Any) -> None:
+        super().commit(connection)
+        # Where the disk is full, closing leaves it in the log beside the file, and says nothing.
+        connection.execute("CHECKPOINT")
+
     def insert(self, connection: Any, table: str, batch: Any, as_json: Sequence[bool]) -> None:  # noqa: ARG002  it reads JSON itself
         connection.register("mistill_batch", batch)
         connection.execute(f"INSERT INTO {table} SELECT * FROM mistill_batch")

@@ -52,7 +52,7 @@ class TablePlace(Target):
                     database.begin(connection)
                     yield output
                     output.finish()
-                    connection.execute("COMMIT")
+                    database.commit(connection)
                 except BaseException:
                     output.roll_back()
                     if is_new:
