@@ -325,4 +325,4 @@ def _placed(table: dict[str, Any], error: msgspec.ValidationError) -> str:
     return str(error)
 
 
-look_at(Prices, ModelPrice)
+look_at(Prices, ModelPrice, Factors)
