@@ -13,13 +13,11 @@ of. Writes benchmarks/results/batch_faults.json if all was measured.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import signal
 import sqlite3
 import subprocess
-import sys
 import tempfile
 import textwrap
 import time
@@ -27,11 +25,12 @@ import urllib.request
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import machine
+from benchmarks.peers import Found, compare, python_of, versions
 from mistill.simulator import Fault, Settings, Simulator
 
 ROWS = 200
@@ -41,8 +40,6 @@ _USUAL = Settings(batch_line_s=0.001, batch_hour_s=60)
 _WIDTH = 64
 _LOOK_EVERY_S = 0.003
 _PEERS = Path(__file__).parent / "batch_peers"
-_RESULTS = Path(__file__).parent / "results" / "batch_faults.json"
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mistill-benchmarks")
 
 
 @dataclass(frozen=True)
@@ -61,9 +58,6 @@ class Tool:
     known: Callable[[Path], int]
     environment: str = ""
     packages: tuple[str, ...] = ()
-
-    def python(self, peers: Path) -> Path:
-        return peers / self.environment / "bin" / "python" if self.environment else Path(sys.executable)
 
 
 def _known_to_sdk(kept: Path) -> int:
@@ -263,7 +257,7 @@ def _started(
         "dies": trouble.dies and number == 1,
     }
     script, *how = tool.script
-    command = [str(tool.python(peers)), "-P", str(_PEERS / script), *how, json.dumps(asked)]
+    command = [str(python_of(tool, peers)), "-P", str(_PEERS / script), *how, json.dumps(asked)]
     with (folder / f"{number}.stderr").open("wb") as errors:
         process = subprocess.Popen(
             command, stdout=errors, stderr=errors, env=_environment(folder), start_new_session=True
@@ -359,14 +353,6 @@ def _ask(simulator: Simulator, path: str, method: str) -> Any:
         return json.load(answer)
 
 
-def _install(tools: Sequence[Tool], peers: Path) -> None:
-    for name, packages in {tool.environment: tool.packages for tool in tools if tool.environment}.items():
-        print(f"installing {', '.join(packages)} into {peers / name}", file=sys.stderr)
-        subprocess.run([sys.executable, "-m", "venv", str(peers / name)], check=True)
-        pip = [str(peers / name / "bin" / "python"), "-m", "pip", "install", "--quiet", *packages]
-        subprocess.run(pip, check=True)
-
-
 def _cell(starts: list[Seen] | None) -> str:
     """Rows right after each start; answers paid a row, and what of it nobody knows of; requests beyond one a row."""
     if starts is None:
@@ -391,15 +377,10 @@ def _short(text: str) -> str:
     return line if len(line) <= _WIDTH else f"{line[: _WIDTH - 1]}…"
 
 
-Found = dict[str, dict[str, list[Seen] | None]]
-"""What goes wrong → tool → its starts; ``None``: it is not installed."""
-
-
 def _head(tools: Sequence[Tool]) -> str:
     where = machine(())
-    packages = [" with ".join(tool.packages).replace("==", " ") for tool in tools if tool.packages]
     return textwrap.fill(
-        f"`python -m benchmarks.batch_faults`, {where['date']}: {', '.join(dict.fromkeys(packages))}; Python "
+        f"`python -m benchmarks.batch_faults`, {where['date']}: {versions(tools)}; Python "
         f"{where['python']}, {where['cpu']}, {where['cores']} cores. {ROWS} rows. Each cell: rows that are right after "
         "the first start → after the second, when the fault is over (*wrong*: with another answer, or there twice); "
         "answers on the bill for each row, with those *unseen*, which are more than the tool has a count of; requests "
@@ -408,7 +389,7 @@ def _head(tools: Sequence[Tool]) -> str:
     )
 
 
-def _print_tables(found: Found, tools: Sequence[Tool]) -> None:
+def _print_tables(found: Found[list[Seen]], tools: Sequence[Tool]) -> None:
     names = [tool.name for tool in tools]
     head = f"| what goes wrong | {' | '.join(names)} |\n|---|{'---|' * len(names)}"
     print(f"{_head(tools)}\n\n{head}")
@@ -423,31 +404,7 @@ def _print_tables(found: Found, tools: Sequence[Tool]) -> None:
 
 def main() -> None:
     """Measures, or installs, and prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--install", action="store_true", help="make the environments of the others, and end")
-    parser.add_argument(
-        "--peers", type=Path, default=_CACHE, help="the folder that these are in (%(default)s)"
-    )
-    parser.add_argument("--only", default="", help="what goes wrong: those with this in their name")
-    parser.add_argument("--tools", default="", help="the tools with this in their name")
-    given = parser.parse_args()
-    tools = [tool for tool in TOOLS if given.tools in tool.name]
-    if given.install:
-        _install(tools, given.peers)
-        return
-    found: Found = {}
-    for trouble in (each for each in TROUBLES if given.only in each.name):
-        found[trouble.name] = {}
-        for tool in tools:
-            is_there = tool.python(given.peers).exists()
-            found[trouble.name][tool.name] = measure(tool, trouble, given.peers) if is_there else None
-            print(f"{trouble.name}: {tool.name}: {_cell(found[trouble.name][tool.name])}", file=sys.stderr)
-    _print_tables(found, tools)
-    if not given.only and not given.tools:
-        _RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        _RESULTS.write_text(json.dumps({"machine": machine(()), "found": found}, default=asdict, indent=1))
+    compare("batch_faults", __doc__, TOOLS, TROUBLES, measure, _print_tables, cell=_cell)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,6 @@ Writes benchmarks/results/live_faults.json if all was measured.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import resource
@@ -22,11 +21,12 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from benchmarks.__main__ import machine
+from benchmarks.peers import Found, compare, python_of, versions
 from mistill.simulator import Settings, Simulator
 
 ROWS = 500
@@ -34,8 +34,6 @@ QUOTA = 400
 LIMIT_S = 100
 MODEL = "mistral-small-latest"
 _ASK = Path(__file__).parent / "live_peers" / "ask.py"
-_RESULTS = Path(__file__).parent / "results" / "live_faults.json"
-_CACHE = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache"), "mistill-benchmarks")
 _LOOK_EVERY_S = 0.005
 
 
@@ -47,8 +45,9 @@ class Tool:
     function: str
     packages: tuple[str, ...] = ()
 
-    def python(self, peers: Path) -> Path:
-        return peers / f"live-{self.function}" / "bin" / "python" if self.packages else Path(sys.executable)
+    @property
+    def environment(self) -> str:
+        return f"live-{self.function}" if self.packages else ""
 
 
 TOOLS = (
@@ -130,7 +129,7 @@ def _start(
     """How it ended; it is killed as soon as so many answers are given."""
     with (folder / "said").open("ab") as said:
         process = subprocess.Popen(
-            [str(tool.python(peers)), "-P", str(_ASK), tool.function, json.dumps(asked)],
+            [str(python_of(tool, peers)), "-P", str(_ASK), tool.function, json.dumps(asked)],
             stdin=subprocess.DEVNULL,
             stdout=said,
             stderr=said,
@@ -159,18 +158,6 @@ def _cpu_s() -> float:
     """Of all processes that were waited for."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
-
-
-def _install(tools: Sequence[Tool], peers: Path) -> None:
-    for tool in tools:
-        if tool.packages:
-            python = tool.python(peers)
-            subprocess.run([sys.executable, "-m", "venv", str(python.parents[1])], check=True)
-            subprocess.run([str(python), "-m", "pip", "install", "--quiet", *tool.packages], check=True)
-
-
-Found = dict[str, dict[str, Seen | None]]
-"""What goes wrong → tool → what came of it; ``None``: it is not installed."""
 
 
 def _cells(case: str, seen: dict[str, Seen | None]) -> list[tuple[str, list[str]]]:
@@ -209,11 +196,10 @@ def _cells(case: str, seen: dict[str, Seen | None]) -> list[tuple[str, list[str]
     return [(f"{case}: rows right", line(right))]
 
 
-def _print_table(found: Found, tools: Sequence[Tool]) -> None:
+def _print_table(found: Found[Seen], tools: Sequence[Tool]) -> None:
     where = machine(())
-    packages = ", ".join(" with ".join(tool.packages).replace("==", " ") for tool in tools if tool.packages)
     told = (
-        f"`python -m benchmarks.live_faults`, {where['date']}, once: {packages}; Python {where['python']}, "
+        f"`python -m benchmarks.live_faults`, {where['date']}, once: {versions(tools)}; Python {where['python']}, "
         f"{where['cpu']}, {where['cores']} cores."
     )
     print(textwrap.fill(told, 120))
@@ -225,29 +211,7 @@ def _print_table(found: Found, tools: Sequence[Tool]) -> None:
 
 def main() -> None:
     """Measures, or installs, and prints."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--install", action="store_true", help="make the environments of the others, and end")
-    parser.add_argument("--peers", type=Path, default=_CACHE, help="the folder of these (%(default)s)")
-    parser.add_argument("--only", default="", help="what goes wrong: those with this in their name")
-    parser.add_argument("--tools", default="", help="the tools with this in their name")
-    given = parser.parse_args()
-    tools = [tool for tool in TOOLS if given.tools in tool.name]
-    if given.install:
-        _install(tools, given.peers)
-        return
-    found: Found = {}
-    for case in (each for each in CASES if given.only in each.name):
-        found[case.name] = {}
-        for tool in tools:
-            is_there = tool.python(given.peers).exists()
-            found[case.name][tool.name] = measure(tool, case, given.peers) if is_there else None
-            print(f"{case.name}: {tool.name}: {found[case.name][tool.name]}", file=sys.stderr)
-    _print_table(found, tools)
-    if not given.only and not given.tools:
-        _RESULTS.parent.mkdir(parents=True, exist_ok=True)
-        _RESULTS.write_text(json.dumps({"machine": machine(()), "found": found}, default=asdict, indent=1))
+    compare("live_faults", __doc__, TOOLS, CASES, measure, _print_table)
 
 
 if __name__ == "__main__":
