@@ -1,4 +1,4 @@
-"""Directories that stay as they are, whatever happens to the machine."""
+"""Directories, and files in them, whatever happens to the machine or is done to them meanwhile."""
 
 from __future__ import annotations
 
@@ -16,3 +16,11 @@ def sync_directory(path: Path) -> None:
             os.fsync(directory)
         finally:
             os.close(directory)
+
+
+def is_at(descriptor: int, path: Path) -> bool:
+    """Whether an open file is still the one of that name: only then can nobody lock another one there."""
+    try:
+        return os.path.samestat(os.fstat(descriptor), path.lstat())
+    except OSError:
+        return False

@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+from mistill.directories import is_at
 from mistill.errors import LedgerError, LedgerInUse
 from mistill.ledger.files import lock_of
 from mistill.wording import Phrase, words
@@ -102,9 +103,8 @@ def _is_stopped(holder: str, lock: os.stat_result) -> bool:
         return False
     process = Path("/proc", holder)
     try:
-        state = (
-            (process / "stat").read_bytes().rpartition(b")")[2].split()[0]
-        )  # its name before that may be anything
+        # Its name, which stands before that, may be anything.
+        state = (process / "stat").read_bytes().rpartition(b")")[2].split()[0]
         return state in b"Tt" and any(_is_file(one, lock) for one in (process / "fd").iterdir())
     except (OSError, ValueError, IndexError):
         return False
@@ -210,9 +210,4 @@ class LedgerLock:
         )
 
     def _is_current(self) -> bool:
-        try:
-            found = self.path.lstat()
-        except FileNotFoundError:
-            return False
-        mine = os.fstat(self._descriptor)
-        return (found.st_dev, found.st_ino) == (mine.st_dev, mine.st_ino)
+        return is_at(self._descriptor, self.path)

@@ -61,7 +61,9 @@ def spread_chart(title: str, spread: Spread, what: str, of: str) -> Chart:
 
 def _range(low: float, high: float, *, is_whole: bool) -> str:
     """From where to where a bin is; of whole numbers, both are in it."""
-    first, last = number(low), number(high - 1 if is_whole and high - low > 1 else low if is_whole else high)
+    if is_whole:
+        high = max(low, high - 1)
+    first, last = number(low), number(high)
     return first if first == last else f"{first} to {last}"
 
 

@@ -97,7 +97,6 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         retry: what it asked, if it was a retry. ``is_look``: it only took over what batch jobs had answered.
         prices_of: when the price was published that costs come of; ``None`` where none is known, or no date.
         course: what it waited for, and by what quotas it went, in the course of time; ``None``: nobody has looked.
-        changes: what was done to it while it went on, by whom and when: pauses, and settings that were changed.
         part_of: of a shard, where a driver has it worked on: the number of the start of the run as a whole.
         changes: what was done to it while it went on, by whom and when: pauses, and settings that were changed;
             the last hundred. ``earlier_changes``: how many came before them, and what they changed.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, cast
 
@@ -44,7 +45,7 @@ from mistill.pages.time_blocks import TimeOfStart, latency_chart, stretches_of, 
 from mistill.progress.formatting import count, latency, moment, money, rounded, seconds, share, tokens_in
 from mistill.runs.drawn_rows import DrawnRows, FailedRow
 from mistill.runs.report_text import headline, note_lines, what_was_done
-from mistill.steering.orders import shown_value
+from mistill.steering.orders import EarlierChanges, shown_value
 from mistill.wording import Wording
 
 if TYPE_CHECKING:
@@ -215,11 +216,8 @@ def _starts(starts: Sequence[StartReport], *, is_running: bool) -> Table:
 
 def _changed(report: RunReport) -> dict[str, tuple[float | int | None, float | int | None]]:
     """Settings that were changed while the last start went on: what they were as it began, and in the end."""
-    found = dict(report.last_start.earlier_changes.settings)
-    for change in report.last_start.changes:
-        for name, (before, now) in change.settings.items():
-            found[name] = found.get(name, (before, now))[0], now
-    return found
+    start = report.last_start
+    return reduce(EarlierChanges.then, start.changes, start.earlier_changes).settings
 
 
 def _changes(starts: Sequence[StartReport]) -> Iterator[Table]:

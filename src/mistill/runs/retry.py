@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypedDict, Unpack, cast
 
 from mistill.datasets.input_size import InputSize
 from mistill.errors import InputError, did_you_mean
@@ -126,6 +126,17 @@ class ChosenAgain(LedgerRun):
         return RetryRecord(self._where, self._changes, self._chosen, unreplaced)
 
 
+class Asked(TypedDict):
+    """What `Run.retry` is given beside the run and the condition, and how its progress is shown."""
+
+    failed: bool
+    llm: Mapping[str, Any] | None
+    ledger: str | Path | None
+    trust: bool
+    display: Display
+    changes: RetryArguments
+
+
 class Retry(ChosenAgain):
     """See `Run.retry`, which makes one."""
 
@@ -133,21 +144,15 @@ class Retry(ChosenAgain):
         self,
         run: RunResults | str | Path | None,
         where: str | None,
-        *,
-        failed: bool,
-        llm: Mapping[str, Any] | None,
-        ledger: str | Path | None,
-        trust: bool,
-        display: Display,
-        changes: RetryArguments,
+        **asked: Unpack[Asked],
     ) -> None:
-        known = KnownRun(run, ledger)
+        known, trust = KnownRun(run, asked["ledger"]), asked["trust"]
         super().__init__(
             known,
-            _condition(where, failed=failed),
-            known.model(llm or {}, trust=trust),
-            _options_of(known.kept, changes),
-            display,
+            _condition(where, failed=asked["failed"]),
+            known.model(asked["llm"] or {}, trust=trust),
+            _options_of(known.kept, asked["changes"]),
+            asked["display"],
             trust=trust,
         )
 

@@ -6,13 +6,13 @@ import time
 from collections.abc import Generator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, Unpack, cast
 
 import msgspec
 
 from mistill.delivery.governor import Governor
 from mistill.errors import InputError, MistillError
-from mistill.kinds.options import RetryArguments, RunArguments
+from mistill.kinds.options import RunArguments
 from mistill.ledger import Ledger, LedgerReader, Selection, Spending
 from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
 from mistill.ledger.shards_reader import ShardsReader, rows_by_shard
@@ -24,7 +24,7 @@ from mistill.runs.ledger_run import KnownRun
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report import StartReport
 from mistill.runs.results import RunResults
-from mistill.runs.retry import ChosenAgain, Retry, has_ended
+from mistill.runs.retry import Asked, ChosenAgain, Retry, has_ended
 from mistill.runs.shard_run import DrivenStart, RunPlace
 from mistill.runs.shared_budget import SharedBudget
 from mistill.runs.where import RunFilter
@@ -44,25 +44,9 @@ class ShardedRetry(DrivenRun, Retry):
         self,
         run: RunResults | str | Path | None,
         where: str | None,
-        *,
-        failed: bool,
-        llm: Mapping[str, Any] | None,
-        ledger: str | Path | None,
-        trust: bool,
-        display: Display,
-        changes: RetryArguments,
+        **asked: Unpack[Asked],
     ) -> None:
-        Retry.__init__(
-            self,
-            run,
-            where,
-            failed=failed,
-            llm=llm,
-            ledger=ledger,
-            trust=trust,
-            display=display,
-            changes=changes,
-        )
+        Retry.__init__(self, run, where, **asked)
         if "lane" in self.options.given():
             raise InputError(words(Setting("lane"), " is of one ledger, and this run is in shards"))
         self.place = RunPlace(self._known.path, self._known.out)

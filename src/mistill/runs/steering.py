@@ -142,17 +142,15 @@ class Steering:
         changed = {name: (before[name], value) for name, value in asked.items() if before[name] != value}
         now = before | asked
         pace = {name: asked[name] for name in PACE if name in asked}
-        if not changed:
-            self._llm.steer_pace(
-                self, pace, self._paced_until
-            )  # it may be so by another start, which ends before
-            return None, {}
         if any(name in changed for name in ("max_cost", "max_tokens_total")):
             await self._runner.limit(now["max_cost"], now["max_tokens_total"])
         if "deadline" in changed:
             self._runner.budget.set_deadline(now["deadline"])
             self._runner.watch_deadline()
+        # Also where nothing changes: it may be so by another start, which ends before.
         self._llm.steer_pace(self, pace, self._paced_until)
+        if not changed:
+            return None, {}
         self._take_up_pace()
         reached = self._runner.stopped
         ends = "" if reached is None else f"; {reached.message}: the run stops"

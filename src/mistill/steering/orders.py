@@ -93,6 +93,13 @@ class EarlierChanges(Struct, frozen=True, omit_defaults=True):
     count: int = 0
     settings: dict[str, tuple[float | int | None, float | int | None]] = {}
 
+    def then(self, change: Change) -> EarlierChanges:
+        """With one more."""
+        settings = dict(self.settings)
+        for name, (before, now) in change.settings.items():
+            settings[name] = settings.get(name, (before, now))[0], now
+        return EarlierChanges(self.count + 1, settings)
+
 
 class Changes:
     """What was done to a start: the last changes, and of those before how many, however many orders come.
@@ -109,13 +116,8 @@ class Changes:
         """One more was done."""
         self.last.append(change)
         if len(self.last) > _MOST_CHANGES:
-            self._forget(self.last.pop(1 if paused_by(self.last) is self.last[0] else 0))
-
-    def _forget(self, change: Change) -> None:
-        settings = dict(self.earlier.settings)
-        for name, (before, now) in change.settings.items():
-            settings[name] = settings.get(name, (before, now))[0], now
-        self.earlier = EarlierChanges(self.earlier.count + 1, settings)
+            oldest = self.last.pop(1 if paused_by(self.last) is self.last[0] else 0)
+            self.earlier = self.earlier.then(oldest)
 
 
 class Answer(Struct, frozen=True, omit_defaults=True):

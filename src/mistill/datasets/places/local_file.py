@@ -16,7 +16,7 @@ from typing import IO
 from mistill.datasets.formats import files_in
 from mistill.datasets.places.output_stream import OutputStream, write_all, write_failure
 from mistill.datasets.places.place import Place
-from mistill.directories import sync_directory
+from mistill.directories import is_at, sync_directory
 from mistill.errors import InputError
 
 if sys.platform != "win32":
@@ -144,7 +144,7 @@ def _new_file(path: Path) -> tuple[int, Path, int]:
         mode = _usual_mode(temporary)
         descriptor = os.open(temporary, _NEW_FILE, 0o600)
         _lock(descriptor)
-        if _is_at(descriptor, temporary):
+        if is_at(descriptor, temporary):
             return mode, temporary, descriptor
         os.close(descriptor)  # somebody has cleared it away before it was locked
 
@@ -171,17 +171,10 @@ def _remove_if_left(file: Path) -> None:
         descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_at(descriptor, file) and stat.S_ISREG(os.fstat(descriptor).st_mode):
+            if is_at(descriptor, file) and stat.S_ISREG(os.fstat(descriptor).st_mode):
                 file.unlink()
         finally:
             os.close(descriptor)
-
-
-def _is_at(descriptor: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(descriptor), path.lstat())
-    except OSError:
-        return False
 
 
 def _commit(descriptor: int, temporary: Path, mode_for: Callable[[os.stat_result], int], name: str) -> None:

@@ -18,6 +18,7 @@ from typing import NoReturn
 from urllib.parse import urlsplit
 
 from mistill.delivery.sharing.frames import VERSION
+from mistill.directories import is_at
 from mistill.errors import InputError
 from mistill.runtime_folder import is_our_folder, runtime_folder
 
@@ -81,7 +82,7 @@ class Seat:
         self._close_lock()  # which unlocks nothing as long as the parent has it open
 
     def _has_files(self, lock: int, path: Path) -> bool:
-        return is_our_folder(path.parent, make=False) and _is_at(lock, path)
+        return is_our_folder(path.parent, make=False) and is_at(lock, path)
 
     def _close_lock(self) -> None:
         if self._lock is not None:
@@ -332,17 +333,9 @@ def _locked(path: Path) -> int | None:
         except OSError:
             os.close(lock)
             return None
-        if _is_at(lock, path):
+        if is_at(lock, path):
             return lock
         os.close(lock)  # the one that had it has removed it meanwhile
-
-
-def _is_at(lock: int, path: Path) -> bool:
-    """Only then can nobody lock another file of that name."""
-    try:
-        return os.path.samestat(os.fstat(lock), path.lstat())
-    except OSError:
-        return False
 
 
 def _clear_away(folder: Path) -> None:
