@@ -306,9 +306,11 @@ def test_a_run_that_has_just_begun_is_an_empty_one_to_whoever_looks(place: Place
 
         looking = threading.Thread(target=look)
         looking.start()
-        run.start()
-        is_over.set()
-        looking.join()
+        try:
+            run.start()
+        finally:
+            is_over.set()
+            looking.join()
         assert not list(place.out.parent.glob("*.new-*"))
     assert {end for end in ends if "it was never started" not in end} == set()
 

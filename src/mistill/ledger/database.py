@@ -218,7 +218,7 @@ def open_to_read(path: Path) -> sqlite3.Connection:
     path, _ = main_name(path)
     _check_log_has_ledger(path)
     # The log of one that was hurt may have its first page.
-    if path.stat().st_size and not is_database(path) and not _has_log(path):
+    if _size(path) and not is_database(path) and not _has_log(path):
         raise LedgerError(f"{path} is not a ledger", hint="give the output of the run, or its ledger")
     commits = read_commits(path)  # before the ledger, which is ahead of it
     with explained(path, is_readable=False):
@@ -229,11 +229,10 @@ def open_to_read(path: Path) -> sqlite3.Connection:
             try:
                 found = check(path, connection)
             except sqlite3.OperationalError:
-                # WAL needs a writable directory for its index, unless nothing is in the log.
-                if _has_log(path):
-                    raise
+                # WAL needs a writable directory for its index, unless nothing is in the log. A log that is there by now
+                # may just have been made, by a start that begins.
                 connection.close()
-                connection = _connect_to_read(path, immutable=True)
+                connection = _connect_to_read(path, immutable=not _has_log(path))
                 found = check(path, connection)
             if found == FORMAT:
                 _check_nothing_is_lost(path, connection, commits)
@@ -273,13 +272,20 @@ def open_to_note(path: Path) -> sqlite3.Connection:
 
 
 def _has_log(path: Path) -> bool:
-    log = log_of(path)
-    return log.exists() and log.stat().st_size > 0
+    return _size(log_of(path)) > 0
+
+
+def _size(path: Path) -> int:
+    """0 where there is no such file, as where one is put aside meanwhile."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def _check_log_has_ledger(path: Path) -> None:
     """Refuses a log without its ledger: SQLite deletes the log of one that is missing or empty."""
-    if _has_log(path) and not (path.exists() and path.stat().st_size):
+    if _has_log(path) and not _size(path):
         raise LedgerError(
             f"{log_of(path)} is the log of a ledger, or somebody's file, and the ledger {path} is not there or empty",
             hint=words(
@@ -304,8 +310,7 @@ def _use_rescued(path: Path) -> tuple[str, ...]:
 
 def _was_cut_off(path: Path) -> bool:
     """A change outside of WAL mode (a migration, say) was killed: it is still to be undone, from SQLite's journal."""
-    journal = journal_of(path)
-    return journal.exists() and journal.stat().st_size > 0
+    return _size(journal_of(path)) > 0
 
 
 def _connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connection:
