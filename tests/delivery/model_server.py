@@ -23,6 +23,7 @@ class ModelServer:
     tokens_per_minute: int | None = None
     reports_limits: bool = True
     capacity: int | None = None
+    gets_through_per_s: float | None = None  # the rest queue up at its door, those that it will refuse too
     latency_s: float = 0.5
     refusal_s: float = 0.02
     tokens: int = 100
@@ -35,11 +36,15 @@ class ModelServer:
     failed: int = 0
     in_flight: int = 0
     most_in_flight: int = 0
+    _next_s: float = 0.0
     _requests: deque[float] = field(default_factory=deque)
     _tokens: deque[float] = field(default_factory=deque)
 
     async def answer(self, rng: random.Random) -> RateLimits | None:
         await asyncio.sleep(rng.uniform(0.005, 0.03))  # the way there
+        if self.gets_through_per_s is not None:
+            self._next_s = max(self._next_s, self.clock()) + 1 / self.gets_through_per_s
+            await asyncio.sleep(self._next_s - self.clock())
         now_s = self.clock()
         if self.outage_from_s <= now_s < self.outage_until_s:
             self.failed += 1

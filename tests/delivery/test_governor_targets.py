@@ -199,6 +199,37 @@ def test_a_server_without_limits_gets_all_slots_within_seconds() -> None:
     assert snapshot.requests_per_minute is None
 
 
+@pytest.mark.parametrize("latency_s", [0.05, 2.0])
+def test_all_slots_are_used_where_more_in_flight_is_answered_faster(latency_s: float) -> None:
+    rows = 30_000
+    passage, snapshot = simulate(rows, latency_s=latency_s, max_concurrent_requests=2_048)
+    assert passage.took_s <= rows * (latency_s + 0.035) / 2_048 + 2 * latency_s + 4
+    assert snapshot.adaptive_limit >= 2_048
+
+
+@pytest.mark.parametrize("per_s", [500, 1_000, 2_000])
+def test_no_more_are_in_flight_than_are_answered_any_faster(per_s: int) -> None:
+    settings = {"latency_s": 0.2, "gets_through_per_s": per_s, "max_concurrent_requests": 2_048}
+    passage, snapshot = simulate(20 * per_s, **settings)
+    assert passage.took_s <= 20 + 2
+    assert snapshot.adaptive_limit <= 1_500  # 2,560 where it grows as long as it is in use
+    short, _ = simulate(18_000, **settings, requests_per_minute=6_000, reports_limits=False)
+    assert short.lost == 0
+    assert short.took_s <= 1.15 * ideal_s(6_000, 3, 2_048, 6_000 / per_s)
+    assert short.refused <= 0.05 * 18_000
+
+
+def test_a_server_that_gets_quicker_is_given_more() -> None:
+    async def quicker(server: ModelServer) -> None:
+        await asyncio.sleep(20)
+        server.gets_through_per_s = 4_000
+
+    settings = {"latency_s": 0.4, "gets_through_per_s": 500, "max_concurrent_requests": 2_048}
+    passage, snapshot = simulate(130_000, event=quicker, **settings)
+    assert passage.took_s <= 20 + 120_000 / 4_000 + 25
+    assert snapshot.adaptive_limit >= 1_500
+
+
 class BusyMachine(ModelServer):
     """The first burst reaches the server up to two seconds late, and out of order; later ones do not."""
 

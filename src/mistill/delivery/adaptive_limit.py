@@ -1,7 +1,8 @@
 """How many requests may be in flight at once: found by trying, since no header says it.
 
 Mechanism: slow start, then additive increase only while saturated, one cut per cool-down (TCP's, as inspect_ai uses
-it for model servers).
+it for model servers). Slow start rests where more in flight is not answered any faster, as BBR's does when its pipe is
+full (https://datatracker.ietf.org/doc/html/draft-ietf-ccwg-bbr, 5.3.1.2).
 """
 
 from __future__ import annotations
@@ -9,6 +10,100 @@ from __future__ import annotations
 import math
 
 from mistill.delivery.tuning import Tuning
+
+
+class Yield:
+    """Whether a limit that grows has more answered in a second, or only more waiting at the server.
+
+    While it grows freely, one stretch of growth is compared with the one before. What is answered lags behind, so a
+    stretch that brought nothing is no more than a suspicion: from then on the limit takes steps. Each stands until all
+    that was in flight is answered, then is measured; a step that brings nothing is taken back, and tried again later.
+
+    Attributes:
+        answers: how many came since the stretch or the step began, or since that is measured.
+        held: the limit of the step; 0: it may grow freely.
+    """
+
+    __slots__ = (
+        "_before",
+        "_from_limit",
+        "_from_s",
+        "_is_measured",
+        "_is_tried",
+        "_rate",
+        "_rest_s",
+        "_rests_until_s",
+        "_tuning",
+        "answers",
+        "held",
+    )
+
+    def __init__(self, tuning: Tuning) -> None:
+        self._tuning = tuning
+        self.begin()
+
+    def begin(self) -> None:
+        """What was seen before says nothing any more."""
+        self.answers = 0
+        self.held = self._from_limit = self._from_s = self._rate = 0.0
+        self._before = 0.0  # the limit before the step, which shows what it brings once so many are answered
+        self._is_measured = self._is_tried = False
+        self._rest_s = self._tuning.growth_pause_s
+        self._rests_until_s = 0.0
+
+    def holds(self, limit: float, now_s: float) -> float:
+        """The limit is in use. At which it is to be held, 0: at none."""
+        tuning = self._tuning
+        if self.held:
+            self._look_at_step(now_s)
+        elif limit >= tuning.yield_from:
+            if not self._from_limit:
+                self._begin_stretch(limit, now_s)
+            elif self.answers >= tuning.yield_answers and limit >= tuning.yield_growth * self._from_limit:
+                self._look_at_stretch(limit, now_s)
+        return self.held
+
+    def _look_at_stretch(self, limit: float, now_s: float) -> None:
+        rate, grown = self._measured(now_s), limit / self._from_limit
+        if rate < self._rate * grown**self._tuning.yield_share:
+            self._rest_at(self._from_limit, before=limit, now_s=now_s)
+            return
+        self._rate = rate
+        self._begin_stretch(limit, now_s)
+
+    def _begin_stretch(self, limit: float, now_s: float) -> None:
+        self._from_limit = limit
+        self._measure(now_s)
+
+    def _look_at_step(self, now_s: float) -> None:
+        if not self._is_measured:
+            if self.answers >= self._before:
+                self._is_measured = True
+                self._measure(now_s)
+            return
+        if self.answers < self._tuning.yield_answers or now_s < self._rests_until_s:
+            return
+        rate, step = self._measured(now_s), self._tuning.yield_growth
+        if self._is_tried and rate < self._rate * step**self._tuning.yield_share:
+            self._is_tried = False
+            self._rest_at(self.held / step, before=self.held, now_s=now_s)
+            return
+        self._is_tried, self._rate = True, rate
+        self._step_to(self.held * step, before=self.held)
+
+    def _rest_at(self, limit: float, *, before: float, now_s: float) -> None:
+        self._rests_until_s = now_s + self._rest_s
+        self._rest_s *= 2
+        self._step_to(limit, before=before)
+
+    def _step_to(self, limit: float, *, before: float) -> None:
+        self.held, self._before, self.answers, self._is_measured = limit, before, 0, False
+
+    def _measure(self, now_s: float) -> None:
+        self.answers, self._from_s = 0, now_s
+
+    def _measured(self, now_s: float) -> float:
+        return self.answers / max(now_s - self._from_s, 1e-9)
 
 
 class AdaptiveLimit:
@@ -29,6 +124,7 @@ class AdaptiveLimit:
         "_saturated_share",
         "_slow_start_threshold",
         "_tuning",
+        "_yield",
         "limit",
     )
 
@@ -45,6 +141,7 @@ class AdaptiveLimit:
         self._has_paused = False
         self._paused_until_s = -math.inf
         self._grow_from_s: float | None = None  # when slow start takes its next step by time alone
+        self._yield = Yield(tuning)
 
     def blocked_until_s(self, in_flight: int, now_s: float, quota: float | None) -> float:
         """0 if one more may leave; else when slow start will have grown by time alone.
@@ -57,7 +154,7 @@ class AdaptiveLimit:
             self.limit = max(self.limit, quota)
         if in_flight < self.limit:
             return 0.0
-        if self.limit >= self._slow_start_threshold:
+        if self.limit >= self._slow_start_threshold or (quota is None and self._yield.held):
             return math.inf
         tuning = self._tuning
         if self._grow_from_s is None:
@@ -80,6 +177,7 @@ class AdaptiveLimit:
     def answered(self, in_flight: int, now_s: float, *, quota_is_known: bool) -> None:
         """A good answer came; ``in_flight`` counts it still."""
         self._failing_share -= self._failure_smoothing * self._failing_share
+        self._yield.answers += 1
         if in_flight < self._saturated_share * self.limit:
             return
         tuning = self._tuning
@@ -87,7 +185,10 @@ class AdaptiveLimit:
             self.limit += max(tuning.growth_after_cut, 1 / self.limit)
         elif now_s >= self._paused_until_s:
             is_known = quota_is_known or self.limit < self._limit_before_pause
-            self.limit += tuning.growth_known_quota if is_known else tuning.growth_unknown_quota
+            held = 0.0 if is_known else self._yield.holds(self.limit, now_s)
+            self.limit = held or self.limit + (
+                tuning.growth_known_quota if is_known else tuning.growth_unknown_quota
+            )
 
     def failed(self, now_s: float) -> None:
         """The server failed a request: no growth for a while, if it fails many."""
@@ -117,6 +218,7 @@ class AdaptiveLimit:
         self.limit = min(self.limit, initial)
         self._grow_from_s = None
         self._has_paused = True
+        self._yield.begin()
 
     def _pause(self, now_s: float) -> None:
         self._has_paused = True

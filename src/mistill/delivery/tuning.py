@@ -69,6 +69,23 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     growth_pause_s: float = 2.0
     """After a cut, or while most requests fail, the limit does not grow for this long."""
 
+    yield_from: int = 128
+    """From here on slow start looks whether more in flight is answered any faster. One process asks for less as a rule,
+    and what is to be won by less does not pay for the doubt."""
+
+    yield_growth: float = 1.5
+    """It compares stretches in which the limit has grown so many times at least. BBR's 1.25 is a fifth of a second
+    here, in which a busy machine answers a third more or less by chance."""
+
+    yield_answers: int = 512
+    """The answers that such a stretch has at least: by chance it has 4% more or less."""
+
+    yield_share: float = 0.25
+    """What is answered a second must have grown by this share of the limit's growth (of its logarithm). A server of
+    models that takes twice as many for a fifth more is worth it; one that has them queue up is not: they are refused
+    when an unknown quota ends. Then the limit goes back to where that stretch began, and rests for ``growth_pause_s``,
+    and each time for twice as long."""
+
     failing_share: float = 0.5
     """Growth stops while more than this share of the newest requests fail. Fewer are the noise of a long run: a server
     that drops one in ten would else be asked for ``initial_limit`` at a time for ever."""
