@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -64,7 +65,7 @@ async def test_who_is_told_can_read_it(ledger: Ledger) -> None:
     """Nobody is told before the commit: another connection sees the write at that very moment."""
     (row, other) = await rows_of(ledger, 2)
     with LedgerReader(ledger.path) as reader:
-        for n in range(20):
+        for n in range(60):
             attempts = [ledger.begin_attempts([row]), ledger.begin_attempts([other])]
             await asyncio.gather(*attempts)
             assert reader.counts().attempts == 2 * n + 2
@@ -140,3 +141,23 @@ async def test_a_job_that_fails_is_told_to_everyone_and_nothing_of_its_group_is_
             await ledger.flush()
     with LedgerReader(path) as reader:
         assert reader.counts().attempts == 0
+
+
+def test_whoever_looks_while_a_fresh_ledger_takes_an_old_ones_place_finds_one_of_them(tmp_path: Path) -> None:
+    path, found, is_over = tmp_path / "ledger.db", set[bytes](), threading.Event()
+    Ledger.open(path, {"n": -1}).close()
+
+    def look() -> None:
+        while not is_over.is_set():
+            with LedgerReader(path) as reader:
+                found.add(reader.manifest())
+
+    with ThreadPoolExecutor(2) as pool:
+        looks = [pool.submit(look) for _ in range(2)]
+        for n in range(60):
+            Ledger.open(path, {"n": n}, fresh=True).close()
+        is_over.set()
+        for each in looks:
+            each.result()
+    assert found <= {b'{"n": %d}' % n for n in range(-1, 60)}
+    assert len(found) > 1

@@ -10,6 +10,7 @@ from collections.abc import Generator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from tempfile import mkstemp
+from threading import RLock
 from typing import Any
 
 from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
@@ -26,7 +27,7 @@ from mistill.ledger.files import (
     rescued_copy,
     to_use_copy,
 )
-from mistill.ledger.lock import LedgerLock, read_commits
+from mistill.ledger.lock import LedgerLock, is_held, read_commits
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, statements
 from mistill.ledger.write_ahead_log import pages_in
@@ -54,6 +55,20 @@ _READ_THE_REST = (
 
 _OTHER_READER_S = 2.0
 """How long a reader waits for another one that is bringing the ledger up to date."""
+
+_EXCHANGED_WITHIN_S = 0.5
+"""How long a start that begins may take to put a fresh ledger in an old one's place."""
+
+_EXCHANGE = RLock()
+"""Held in this process while SQLite opens a ledger's files, and while another ledger takes its name.
+
+SQLite finds log and index by the ledger's name, when it first reads. Who had opened the old file and found the new
+one's index would cut it off under whoever has it mapped: within one process no lock of a file holds that back.
+"""
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_EXCHANGE.acquire, after_in_parent=_EXCHANGE.release, after_in_child=_EXCHANGE.release
+    )
 
 _MAX_DIGITS = 18
 """SQLite's numbers have no more."""
@@ -160,8 +175,9 @@ def make_ledger(
     try:
         with explained(path), closing(_connect(made)) as connection:
             _create(connection, manifest, settings, version)
-        backup = set_aside(path) if fresh else None
-        made.replace(path)
+        with _EXCHANGE:
+            backup = set_aside(path) if fresh else None
+            made.replace(path)
     except BaseException:
         for beside in made.parent.glob(f"{made.name}*"):  # what SQLite has begun, too
             beside.unlink(missing_ok=True)
@@ -210,7 +226,42 @@ def open_to_write(
 
 
 def open_to_read(path: Path) -> sqlite3.Connection:
-    """A read-only connection: works while a run writes, and where the directory cannot be written."""
+    """A read-only connection: works while a run writes or begins, and where the directory cannot be written."""
+    give_up_at = time.monotonic() + _EXCHANGED_WITHIN_S
+    while True:
+        before = _identity(path)
+        try:
+            connection = _open_to_read(path)
+        except (LedgerError, OSError) as error:
+            # A start that begins is in the middle of it, or just was: what was found is of two ledgers.
+            is_exchanged = _identity(path) != before or is_held(main_name(path)[0])
+            if is_exchanged and time.monotonic() < give_up_at:
+                pass
+            elif isinstance(error, LedgerError):
+                raise
+            else:
+                raise LedgerError(
+                    f"cannot read the ledger {path}: {error.strerror}",
+                    hint="check that it is there, and that you may read it and its directory",
+                ) from error
+        else:
+            if _identity(path) == before:
+                return connection
+            connection.close()
+        time.sleep(_EXCHANGED_WITHIN_S / 50)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Which file has the name; ``None``: none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """`open_to_read`, if nobody puts another ledger in its place meanwhile."""
     if not path.is_file():
         raise LedgerError(
             f"there is no ledger at {path}", hint="check the output's name; a run makes the ledger"
@@ -318,7 +369,10 @@ def _connect_to_read(path: Path, *, immutable: bool = False) -> sqlite3.Connecti
 
 
 def _connect(database: Path | str, *, uri: bool = False) -> sqlite3.Connection:
-    connection = sqlite3.connect(database, uri=uri, isolation_level=None, check_same_thread=False)
+    with _EXCHANGE:
+        connection = sqlite3.connect(database, uri=uri, isolation_level=None, check_same_thread=False)
+        with suppress(sqlite3.Error):  # what is wrong with it the next statement says
+            connection.execute("PRAGMA application_id").fetchone()  # which opens its log and index
     add_checksum(connection)
     return connection
 
