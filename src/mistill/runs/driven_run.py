@@ -178,19 +178,13 @@ class DrivenRun(Run):
 
     def _told(self) -> StartRecord:
         """What is known of this start by now."""
-        price = self.kind.server.price
         driver = self._driver
-        return StartRecord(
-            max_concurrent_requests=self._llm.max_concurrent_requests,
+        spent = {} if driver is None else driver.snapshot().seconds
+        return msgspec.structs.replace(
+            self._record(),
             input_rows=self.progress.total,
             seconds=self.progress.elapsed_s,
-            seconds_by_cause={}
-            if driver is None
-            else {cause: round(spent, 3) for cause, spent in driver.snapshot().seconds.items()},
-            prices_of=None if price is None else price.date,
-            retry=self._retry_record(None),
-            changes=self._changes_made.last[:],
-            earlier_changes=self._changes_made.earlier,
+            seconds_by_cause={cause: round(seconds, 3) for cause, seconds in spent.items()},
         )
 
     def _of_shards(self, begun: float) -> StartRecord:

@@ -542,12 +542,12 @@ class Run(RunResults):
                     expected, output, written = self._finish(runner, is_first=number == 1)
             except (Exception, KeyboardInterrupt) as error:
                 if process.is_this():  # else it goes on, in the parent
-                    ended = self._record(before, runner, stopped=end_by(error))
+                    ended = self._end_record(before, runner, stopped=end_by(error))
                     with suppress(LedgerError):  # it may be what failed
                         self._note_end(ledger, number, ended)
                 raise
             stopped = cut_off[0] if cut_off else runner.stopped
-            ended = self._record(
+            ended = self._end_record(
                 before, runner, stopped=stopped, forecast=expected, output=output, written=written
             )
             self._note_end(ledger, number, ended)
@@ -872,40 +872,38 @@ class Run(RunResults):
             made_of=self._input_paths,
         )
 
-    def _record(
+    def _record(self, runner: Runner | None = None) -> StartRecord:
+        """What the ledger keeps of this start while it goes on."""
+        price = self.kind.server.price
+        return StartRecord(
+            max_concurrent_requests=self._llm.max_concurrent_requests,
+            input_rows=self._input_size(),
+            retry=self._retry_record(runner),
+            prices_of=None if price is None else price.date,
+            course=None if self._course is None else self._course.course(),
+            changes=self._changes_made.last[:],
+            earlier_changes=self._changes_made.earlier,
+            part_of=self._part_of,
+        )
+
+    def _end_record(
         self,
-        before: Snapshot | None = None,
-        runner: Runner | None = None,
+        before: Snapshot,
+        runner: Runner,
         *,
-        stopped: MistillError | None = None,
+        stopped: MistillError | None,
         forecast: Forecast | None = None,
         output: str | None = None,
         written: Exported | None = None,
     ) -> StartRecord:
-        """What the ledger keeps of this start; ``before``: the governor when it began, if it has ended."""
-        at_once = self._llm.max_concurrent_requests
-        price = self.kind.server.price
-        dated = None if price is None else price.date
-        if before is not None and self._course is not None:
+        """The same once it has ended; ``before``: the governor when it began."""
+        if self._course is not None:
             self._course.look()  # its course is as long as the start
-        course = None if self._course is None else self._course.course()
-        if before is None:
-            return StartRecord(
-                max_concurrent_requests=at_once,
-                input_rows=self._input_size(),
-                retry=self._retry_record(runner),
-                prices_of=dated,
-                course=course,
-                changes=self._changes_made.last[:],
-                earlier_changes=self._changes_made.earlier,
-                part_of=self._part_of,
-            )
         now = self._snapshot()
-        sent = self.progress.attempts
+        at_once, sent = self._llm.max_concurrent_requests, self.progress.attempts
         advised = advice(now, max_concurrent_requests=at_once, earlier=before) if sent else None
-        return StartRecord(
-            max_concurrent_requests=at_once,
-            input_rows=self._input_size(),
+        return msgspec.structs.replace(
+            self._record(runner),
             sent=sent,
             seconds=self.progress.elapsed_s,
             seconds_by_cause={cause: round(seconds, 3) for cause, seconds in now.since(before).items()},
@@ -916,12 +914,6 @@ class Run(RunResults):
             output=output,
             misfits=written.misfits if written is not None else [],
             empty_answers=written.empty_answers if written is not None else 0,
-            retry=self._retry_record(runner),
-            prices_of=dated,
-            course=course,
-            changes=self._changes_made.last[:],
-            earlier_changes=self._changes_made.earlier,
-            part_of=self._part_of,
         )
 
     @property
