@@ -2,6 +2,7 @@
 
 ``simulator``  a running ``mistill.simulator.Simulator`` with plain settings
 ``simulate``   makes more of them: ``simulate(latency_s=0.05, faults={"503": 0.1})``; all end with the test
+``opened``     the databases that this process opens while the test goes on
 
 Every request that a simulator here was sent by our client and did not refuse is checked against the table of Mistral's
 fields (``tests/contract/fields.py``) when its test ends. Tests that go beyond it on purpose have the marker
@@ -70,6 +71,25 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("suite")
 
 Simulate = Callable[..., Simulator]
+
+_opened: list[list[str]] = []
+
+
+def _note_opened(event: str, arguments: tuple[Any, ...]) -> None:
+    if event == "sqlite3.connect":
+        for names in _opened:
+            names.append(str(arguments[0]))
+
+
+sys.addaudithook(_note_opened)  # for good: none can be taken back
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """The databases that this process opens while the test goes on, each as often as it does."""
+    _opened.append([])
+    yield _opened[-1]
+    _opened.pop()
 
 
 @pytest.fixture(scope="session")

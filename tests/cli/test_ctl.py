@@ -217,3 +217,15 @@ def test_a_run_that_has_ended_is_shown_at_once(mistill: Mistill, run_of: RunOf) 
     )  # once, and no line of progress before it
     (last,) = mistill("status", "answers.jsonl", "--watch", "--json").records
     assert (last["completions"], last["is_last"]) == (2, True)  # which a script may wait for
+
+
+def test_the_report_of_a_run_that_has_ended_is_read_once(
+    mistill: Mistill, run_of: RunOf, opened: list[str]
+) -> None:
+    mistill(*run_of(2))
+    opened.clear()
+    mistill("status", "answers.jsonl", "--json")
+    once = len(opened)
+    opened.clear()
+    mistill("status", "answers.jsonl", "--watch", "--json")
+    assert len(opened) == once

@@ -52,9 +52,7 @@ def command(
     """
     if given["fetch"]:
         take_over_results(out, ledger, llm=attributes_of(ctx, given), trust=given["trust"])
-    if watch:
-        watch_run(out, ledger, as_json=as_json)
-    report = read_report(out, ledger=ledger)
+    report = watch_run(out, ledger, as_json=as_json) if watch else read_report(out, ledger=ledger)
     code = exit_of_status(report)
     if not as_json:
         write_status(report)

@@ -9,14 +9,14 @@ import click
 from mistill.cli.terminal.output import is_terminal, show
 from mistill.progress.screens import Terminal
 from mistill.progress.view import View
-from mistill.runs.report import read_report
+from mistill.runs.report import RunReport, read_report
 from mistill.runs.watching import follow_run, view_by_ledger
 from mistill.visible import visible_json
 
 
-def watch_run(out: str, ledger: str | None, *, as_json: bool) -> None:
-    """Shows how far a run is, each second, until it has ended. Of one that has ended already, JSON has its last line,
-    which is waited for; as text there is nothing to watch."""
+def watch_run(out: str, ledger: str | None, *, as_json: bool) -> RunReport:
+    """Shows how far a run is, each second, until it has ended; returns its report then. Of one that has ended already,
+    JSON has its last line, which is waited for; as text there is nothing to watch."""
     screen, view = None, None
     draws = not as_json and is_terminal(stderr=True)
     try:
@@ -31,8 +31,10 @@ def watch_run(out: str, ledger: str | None, *, as_json: bool) -> None:
     finally:
         if screen is not None and view is not None:
             screen.close(view)
+    report = read_report(out, ledger=ledger)
     if view is None and as_json:
-        _show_json(view_by_ledger(read_report(out, ledger=ledger)))
+        _show_json(view_by_ledger(report))
+    return report
 
 
 def _show_json(view: View) -> None:
