@@ -6,9 +6,9 @@ import glob
 import os
 import shlex
 from collections.abc import Generator, Iterable
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Any, Final, TypeAlias, cast
 from urllib.parse import quote, unquote, unquote_to_bytes
 
 import msgspec
@@ -66,10 +66,14 @@ def output_of(ledger: str | Path) -> str | None:
         ``None`` where it has none, where it is stdout, where another run writes it by now, and where nobody knows: see
         `is_output_unknown`.
     """
+    return output_as_said(ledger, said_output(Path(ledger)))
+
+
+def output_as_said(ledger: str | Path, said: SaidOutput) -> str | None:
+    """The same, of a ledger that says of its output what `said_output` has found in it."""
     path = Path(ledger)
     if (address := address_of_ledger(path, LEDGER_SUFFIX)) is not None:
         return address
-    said = _said_output(path)
     if not isinstance(said, str):
         return None if said is None else _by_name(ledger)
     out = _placed(said, path)
@@ -94,9 +98,19 @@ def is_output_unknown(reader: LedgerReader) -> bool:
     return _stored(reader).out is not None
 
 
-def _said_output(ledger: Path) -> str | UnsetType | None:
-    """What a ledger says of its run's output; ``UNSET``: nothing, or nobody can read it."""
-    with suppress(MistillError, OSError), LedgerReader(ledger) as reader:
+SaidOutput: TypeAlias = "str | UnsetType | None"
+
+
+def said_output(ledger: Path, reader: LedgerReader | None = None) -> SaidOutput:
+    """What a ledger says of its run's output; ``UNSET``: nothing, or nobody can read it.
+
+    Args:
+        reader: of the ledger, where it is open already.
+    """
+    with (
+        suppress(MistillError, OSError),
+        LedgerReader(ledger) if reader is None else nullcontext(reader) as reader,
+    ):
         if (said := _stored(reader).out) is not UNSET:
             return said and os.fsdecode(unquote_to_bytes(said))
         with explained_meta(reader):  # of earlier versions, those starts alone that came to their end

@@ -7,16 +7,25 @@ from collections.abc import Iterator
 from contextlib import suppress
 from heapq import nlargest
 from pathlib import Path
+from typing import TypeAlias
 
-from msgspec import Struct
-from msgspec.structs import replace
+from msgspec import UNSET, Struct
 
 from mistill.addresses import scheme_of, shown
 from mistill.characters import whole_characters
 from mistill.errors import InputError, MistillError
-from mistill.kinds.kept_settings import LEDGER_SUFFIX, find_run, ledger_beside, output_of, read_manifest
+from mistill.kinds.kept_settings import (
+    LEDGER_SUFFIX,
+    SaidOutput,
+    find_run,
+    ledger_beside,
+    output_as_said,
+    read_manifest,
+    said_output,
+)
 from mistill.ledger import LedgerReader
-from mistill.ledger.files import log_of
+from mistill.ledger.files import log_of, main_name
+from mistill.ledger.lock import is_held
 from mistill.ledger.shard_files import files_of, is_in_shards, is_memory
 from mistill.runs.run_name import RunName
 from mistill.wording import Setting, words
@@ -60,6 +69,31 @@ class RunLine(Struct, frozen=True, kw_only=True):
     live: bool = False
 
 
+LedgerState: TypeAlias = tuple[int, ...]
+
+
+def state_of(ledger: Path) -> LedgerState:
+    """What changes when anything is written to a ledger."""
+    state: list[int] = []
+    for path in (file for each in files_of(ledger) for file in (each, log_of(each))):
+        try:
+            found = path.stat()
+            state += [found.st_ino, found.st_size, found.st_mtime_ns]
+        except OSError:
+            state.append(0)
+    return tuple(state)
+
+
+class _Told(Struct, frozen=True):
+    """What a ledger tells of its run: see `RunLine`, and `said_output`."""
+
+    output: SaidOutput = UNSET
+    problem: str | None = None
+    kind: str | None = None
+    model: str | None = None
+    started_at: float | None = None
+
+
 class Catalogue:
     """The runs of a folder, or one run.
 
@@ -90,6 +124,7 @@ class Catalogue:
             self._only = _known(out or str(found), out, found)
         self._found = {} if self._only is None else {self._only.name: self._only}
         self.single = None if self._only is None else self._only.name
+        self._told: dict[Path, tuple[LedgerState, _Told]] = {}
 
     @property
     def place(self) -> str:
@@ -108,9 +143,21 @@ class Catalogue:
         if self._folder is None:
             assert self._only is not None
             return self._only
-        out = output_of(ledger)
+        out = output_as_said(ledger, self._told_by(ledger).output)
         named = out or str(ledger)
         return _known(named if scheme_of(named) else os.path.relpath(named, self._folder), out, ledger)
+
+    def _told_by(self, ledger: Path) -> _Told:
+        """What a ledger tells. It is opened once, until it changes: a folder may have hundreds, and a page that is open
+        asks for all of them every few seconds."""
+        state = state_of(ledger)
+        kept = self._told.get(ledger)
+        if kept is not None and kept[0] == state:
+            return kept[1]
+        told = _read(ledger)
+        if told.problem is None:  # else it may be another one the next time
+            self._told[ledger] = state, told
+        return told
 
     def find(self, name: str) -> KnownRun:
         """The run of a name.
@@ -120,14 +167,22 @@ class Catalogue:
         """
         known = self._found.get(name)
         if self._folder is not None and (known is None or not is_memory(known.ledger)):
-            runs = map(self._run_of, reversed(self._ledgers()))
-            self._found = {run.name: run for run in runs}  # of one name the first, as listed
-            known = self._found.get(name)
+            known = self._look_for(name, self._folder)
         if known is not None:
             return known
         raise InputError(
             f"there is no run {name!r} in {self.place}", hint="the list of runs has those that there are"
         )
+
+    def _look_for(self, name: str, folder: Path) -> KnownRun | None:
+        """The ledger that is called as the output is as a rule its own, and no other is opened then."""
+        likely = folder / f"{name}{LEDGER_SUFFIX}"
+        for ledger in sorted(self._ledgers(), key=lambda one: one != likely):
+            run = self._run_of(ledger)
+            if run.name == name:
+                self._found[name] = run
+                return run
+        return None
 
     def lines(self) -> tuple[list[RunLine], int]:
         """What there is to say of each at a glance, the newest first; and how many older ones there are besides."""
@@ -135,8 +190,27 @@ class Catalogue:
             (changed_at, path) for path in self._ledgers() if (changed_at := _changed_at(path)) is not None
         ]
         listed = nlargest(_MAX_LISTED, found, key=lambda one: one[0])
-        lines = [line for _, path in listed if (line := _line(self._run_of(path))) is not None]
+        lines = [line for _, path in listed if (line := self._line(path)) is not None]
         return sorted(lines, key=lambda line: (not line.live, -line.changed_at)), len(found) - len(listed)
+
+    def _line(self, ledger: Path) -> RunLine | None:
+        try:
+            size = sum(path.stat().st_size for path in files_of(ledger))
+        except OSError:
+            return None
+        if (changed_at := _changed_at(ledger)) is None:
+            return None
+        told = self._told_by(ledger)
+        return RunLine(
+            name=self._run_of(ledger).name,
+            changed_at=changed_at,
+            bytes=size,
+            problem=told.problem,
+            kind=told.kind,
+            model=told.model,
+            started_at=told.started_at,
+            live=told.problem is None and any(is_held(main_name(file)[0]) for file in files_of(ledger)),
+        )
 
 
 def _ledgers_in(folder: Path) -> Iterator[Path]:
@@ -167,26 +241,16 @@ def _changed_at(ledger: Path) -> float | None:
     return newest
 
 
-def _line(run: KnownRun) -> RunLine | None:
+def _read(ledger: Path) -> _Told:
+    output: SaidOutput = UNSET
     try:
-        size = sum(path.stat().st_size for path in files_of(run.ledger))
-    except OSError:
-        return None
-    if (changed_at := _changed_at(run.ledger)) is None:
-        return None
-    line = RunLine(name=run.name, changed_at=changed_at, bytes=size)
-    try:
-        with LedgerReader(run.ledger) as reader:
+        with LedgerReader(ledger) as reader:
+            output = said_output(ledger, reader)
             manifest, starts = read_manifest(reader)[1], reader.starts()
-            return replace(
-                line,
-                kind=manifest.kind,
-                model=manifest.model,
-                started_at=starts[0].started_at if starts else None,
-                live=reader.is_being_written(),
-            )
     except (MistillError, OSError) as error:
-        return replace(line, problem=str(error))
+        return _Told(output, problem=str(error))
+    started_at = starts[0].started_at if starts else None
+    return _Told(output, kind=manifest.kind, model=manifest.model, started_at=started_at)
 
 
 def _known(name: str, out: str | None, ledger: Path) -> KnownRun:

@@ -12,12 +12,10 @@ from msgspec.structs import replace
 
 from mistill.characters import whole_characters
 from mistill.ledger import Counts, LedgerReader
-from mistill.ledger.files import log_of
-from mistill.ledger.shard_files import files_of
 from mistill.runs.report import last_start, rows_of_input
 from mistill.runs.report_text import WITHOUT_A_WORD
 from mistill.steering.orders import paused_by
-from mistill.viewer.catalogue import KnownRun
+from mistill.viewer.catalogue import KnownRun, LedgerState, state_of
 from mistill.viewer.pages import RunRows
 from mistill.viewer.texts import page_text
 from mistill.wording import in_python
@@ -78,14 +76,11 @@ class RunSummary(Struct, frozen=True, kw_only=True):
     seconds: float
 
 
-_LedgerState: TypeAlias = tuple[int, ...]
-
-
 class Summaries:
     """Summaries of runs, each kept until its ledger changes: to count a million rows takes a second."""
 
     def __init__(self) -> None:
-        self._kept: dict[Path, tuple[_LedgerState, RunSummary]] = {}
+        self._kept: dict[Path, tuple[LedgerState, RunSummary]] = {}
 
     def of(self, run: KnownRun, rows: RunRows) -> RunSummary:
         """The summary of a run as it is now.
@@ -93,7 +88,7 @@ class Summaries:
         Raises:
             LedgerError: its ledger cannot be read.
         """
-        state = _state_of(run.ledger)
+        state = state_of(run.ledger)
         kept = self._kept.get(run.ledger)
         live = rows.reader.is_being_written()
         if kept is not None and kept[0] == state:  # a process that was killed has changed nothing of it
@@ -121,18 +116,6 @@ def _phase(reader: LedgerReader, counts: Counts, *, live: bool) -> Phase:
         return Phase("stopped", page_text("; ".join(filter(None, (error.message, error.hint)))).text)
     is_whole = counts.input_was_read_to_its_end and not counts.pending
     return Phase("ended" if is_whole else "open")
-
-
-def _state_of(ledger: Path) -> _LedgerState:
-    """What changes when anything is written."""
-    state: list[int] = []
-    for path in (file for each in files_of(ledger) for file in (each, log_of(each))):
-        try:
-            found = path.stat()
-            state += [found.st_ino, found.st_size, found.st_mtime_ns]
-        except OSError:
-            state.append(0)
-    return tuple(state)
 
 
 def _summary(run: KnownRun, rows: RunRows, *, live: bool) -> RunSummary:
