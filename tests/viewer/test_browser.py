@@ -17,6 +17,8 @@ from tests.libraries import library
 from tests.viewer.conftest import ODD, Runs, View
 
 from mistill import MistralLLM, Run, read_row
+from mistill.progress.formatting import moment
+from mistill.runs.report import read_report
 from mistill.simulator.faults import Fault
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -210,7 +212,7 @@ def test_two_outcomes_are_side_by_side_with_what_differs(runs: Runs, views: View
     runs.run("other.jsonl", ["the brown fox", "the white fox"], prompt="Tell {{ text }}")
     tab: Tab = tabs(views(runs.folder).url)
     tab.page.get_by_role("link", name="one.jsonl").click()
-    tab.page.get_by_role("link", name="Before and after retries").click()
+    tab.page.get_by_role("link", name="Before and after rows were asked again").click()
     tab.see("1 row that differ")
     assert (tab.page.locator("del").all_text_contents(), tab.page.locator("ins").all_text_contents()) == (
         ["Say"],
@@ -219,6 +221,41 @@ def test_two_outcomes_are_side_by_side_with_what_differs(runs: Runs, views: View
     tab.page.get_by_label("beside").select_option("other.jsonl")
     tab.see("2 rows that differ")
     assert tab.page.locator("ins").all_text_contents() == ["Tell", "Tell"]
+
+
+def test_a_second_start_is_no_retry(runs: Runs, views: View, tabs: Any) -> None:
+    runs.simulator.script([Fault.status(400)])
+    for _ in range(2):  # the second asks again what has failed
+        runs.run("answers.jsonl", ["a"])
+    runs.run("good.jsonl", ["a"])
+    viewer = views(runs.folder)
+    tab: Tab = tabs(viewer.url)
+    tab.page.get_by_role("link", name="answers.jsonl").click()
+    tab.page.get_by_role("link", name="Before and after rows were asked again").click()
+    tab.see("1 row that differ")
+    assert "retries" not in tab.page.locator("main").inner_text()
+    tab.page.goto(f"{tab.base}/side-by-side?run=good.jsonl&with=answers.jsonl")
+    tab.see("There are no rows that differ.")
+    assert tab.page.get_by_label("beside").inner_text() == "answers.jsonl"  # no row of it was asked again
+
+
+def test_times_are_of_the_zone_that_is_said(runs: Runs, views: View, tabs: Any) -> None:
+    runs.run("answers.jsonl", ["a"])
+    started_at = read_report(runs.folder / "answers.jsonl").starts[0].started_at
+    tab: Tab = tabs(views(runs.folder / "answers.jsonl").url, timezone_id="Asia/Kolkata")
+    tab.see(f"started {moment(started_at, to_seconds=True)}")
+
+
+def test_what_there_is_in_place_of_a_wrong_value_is_said(runs: Runs, views: View, tabs: Any) -> None:
+    runs.run("answers.jsonl", [{"text": "a", "kind": "bill"}, {"text": "b", "kind": "spam"}])
+    tab: Tab = tabs(views(runs.folder / "answers.jsonl").url)
+    tab.page.get_by_label("Condition").fill("kind=bil")
+    tab.press("Enter")
+    tab.see("No row matches kind=bil. The run has 2 rows: 2 answered. There, kind is bill, spam.")
+    tab.page.get_by_label("Condition").fill("finish_reason=lenght")
+    tab.press("Enter")
+    tab.see("Its finish reasons: stop (2).")
+    assert "lenght (0)" in tab.page.get_by_label("Finish reason").inner_text()
 
 
 def test_what_differs_is_marked_in_each_field_by_words_and_signs(runs: Runs, views: View, tabs: Any) -> None:

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from tests.runs.odd_bodies import good_body
 from tests.viewer.conftest import MODEL, ODD, Client, Look, Runs
 
-from mistill import MistralLLM, Run
+from mistill import InputError, MistralLLM, Run
 from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Ledger, LedgerReader
 from mistill.ledger.marks import write_mark
@@ -149,6 +149,54 @@ def test_of_more_runs_than_are_listed_it_is_the_newest_and_each_is_found(
     assert rows_of(client, "e.jsonl") == [0]
     runs.folder.joinpath("b.jsonl.ledger").unlink()
     assert "there is no run 'b.jsonl'" in client.ask("rows", run="b.jsonl")["problem"]
+
+
+def test_a_ledger_of_a_folder_is_opened_once_until_it_changes(
+    runs: Runs, look: Look, opened: list[str]
+) -> None:
+    runs.run("a.jsonl", ["a"], ledger=runs.folder / "aside.ledger")
+    runs.run("b.jsonl", ["a"])
+    known = runs.folder.joinpath("b.jsonl.ledger").read_bytes()
+    for name in ("c", "d"):
+        runs.folder.joinpath(f"{name}.jsonl.ledger").write_bytes(known)
+    folder = catalogue.Catalogue(runs.folder)
+
+    def ledgers() -> set[str]:
+        found = {name for name in ("aside", "b", "c", "d") if any(f"/{name}." in one for one in opened)}
+        opened.clear()
+        return found
+
+    opened.clear()
+    assert folder.find("c.jsonl").ledger.name == "c.jsonl.ledger"
+    assert ledgers() == {"c"}
+    assert folder.find("a.jsonl").ledger.name == "aside.ledger"  # which is called otherwise
+    assert "aside" in ledgers()
+    for expected in ({"b", "d"}, set[str]()):
+        lines, _ = folder.lines()
+        assert {line.name for line in lines} == {"a.jsonl", "b.jsonl", "c.jsonl", "d.jsonl"}
+        assert ledgers() <= expected
+    write_mark(runs.folder / "b.jsonl.ledger", 0, "good", None)
+    opened.clear()
+    folder.lines()
+    assert ledgers() == {"b"}
+    with pytest.raises(InputError, match="there is no run 'e"):
+        folder.find("e.jsonl")
+    assert ledgers() == set()
+
+
+def test_what_columns_have_in_place_of_a_value_that_none_has_is_said(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", [{"text": "a", "kind": "bill"}, {"text": "b", "kind": "spam"}])
+    client = look(runs.folder)
+
+    def others(where: str, **asked: Any) -> str | None:
+        return client.ask("rows", run="answers.jsonl", where=where, **asked)["others"]
+
+    assert others("kind=bil") == "kind is bill, spam"
+    assert others("kind=bil, text=c") == "kind is bill, spam"
+    assert others("kind=bill, text=c") == "text is a"  # there are bills
+    assert others("kind=bill") is None
+    assert others("kind=bill", search="nowhere") is None
+    assert others("state=failure") is None
 
 
 def test_commands_of_the_page_name_a_run_and_its_ledger(runs: Runs, look: Look) -> None:

@@ -62,6 +62,7 @@ class Condition:
         self.scope: Scope | None = scope
         self.name = term.name
         self._seen: dict[str, None] = {}
+        self._is_found = False
         self._is_null = not term.quoted and term.value == "null"
         self._flag = {"true": True, "false": False}.get(term.value.lower()) if not term.quoted else None
         self._number = None if term.quoted else _number(term.value)
@@ -76,6 +77,7 @@ class Condition:
         value = look_up(record, self.name)
         if self.term.comparison in ("=", "!="):
             is_equal = self._equals(value)
+            self._is_found = self._is_found or is_equal
             if not is_equal and len(self._seen) < _MAX_SEEN and value is not NOTHING:
                 self._seen[_short(value)] = None
             return is_equal is not self._is_negated
@@ -111,8 +113,8 @@ class Condition:
         return _COMPARE[self.term.comparison](value, number)
 
     def others(self) -> str | None:
-        """What the column has in place of the value that it was to have, in words."""
-        if self.term.comparison != "=" or not self._seen:
+        """What the column has in place of the value that it was to have, in words; ``None``: some row has that."""
+        if self.term.comparison != "=" or self._is_found or not self._seen:
             return None
         more = ", …" if len(self._seen) >= _MAX_SEEN else ""
         return f"{self.name} is {', '.join(self._seen)}{more}"

@@ -55,9 +55,14 @@ def _nothing_matches(
     text: str, what: str, read: int, conditions: Iterable[Condition]
 ) -> tuple[str, str | None]:
     """Message and hint where nothing is chosen."""
-    others = "; ".join(said for one in conditions if (said := one.others()))
+    others = _others_of(conditions)
     rows = f"{read:,} row{'' if read == 1 else 's'}"
-    return f"no row of {what} matches {text!r}, of {rows}", others or None
+    return f"no row of {what} matches {text!r}, of {rows}", others
+
+
+def _others_of(conditions: Iterable[Condition]) -> str | None:
+    """What columns have in place of values that no row was seen to have, in words."""
+    return "; ".join(said for one in conditions if (said := one.others())) or None
 
 
 # --- rows that are read ------------------------------------------------------------------------------------------
@@ -184,14 +189,18 @@ class RunFilter:
 
     def nothing(self, what: object) -> str:
         """What to say where no row was chosen."""
-        if known := self._others():
+        if known := self._others_of_ledger():
             return f"no row of {what} matches {self.text!r} ({known})"
         if not self._conditions:
             return f"no row of {what} matches {self.text!r}"
         message, hint = _nothing_matches(self.text or "", str(what), self._read, self._conditions)
         return f"{message} ({hint})" if hint else message
 
-    def _others(self) -> str:
+    def others(self) -> str | None:
+        """What the rows that were read have in place of values that none of their columns has, in words."""
+        return _others_of(self._conditions)
+
+    def _others_of_ledger(self) -> str:
         """What rows have in place of a cause or a finish reason that none has, in words."""
         said: list[str] = []
         with LedgerReader(self._ledger) as reader:

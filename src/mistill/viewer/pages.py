@@ -47,12 +47,14 @@ class Page(Struct, Generic[T], frozen=True):
         next: the position from which the next page begins, or this one goes on; ``None``: there are no more.
         full: it has as many rows as were asked for, or all that are left: else it goes on from ``next``.
         last_position: of the last row of the run.
+        others: what columns have in place of values of the condition that no row had which was looked at, in words.
     """
 
     rows: list[T]
     next: int | None
     full: bool
     last_position: int | None
+    others: str | None = None
 
 
 class RowLine(Struct, frozen=True, kw_only=True):
@@ -103,7 +105,9 @@ class RunRows:
             windows = self._thin_windows(chosen, first, limit)
         else:
             windows = self._windows(chosen, first, lambda row: not wanted or self.has_text(row, wanted))
-        return page_of(windows, first, limit, self.reader.last_position, self.line)
+        page = page_of(windows, first, limit, self.reader.last_position, self.line)
+        others = None if page.rows else chosen.others()
+        return page if others is None else replace(page, others=page_text(others).text)
 
     def _thin_windows(
         self, chosen: RunFilter, first: int, limit: int

@@ -37,6 +37,7 @@ export async function showRows(main, given, app, isShown) {
   const fill = async (from) => {
     let next = from;
     const seen = new Set();
+    state.others = undefined;
     for (;;) {
       const page = await ask("rows", {run, where, search, first: next, limit: PAGE - seen.size}, stop.signal);
       for (const line of page.rows) {
@@ -44,6 +45,7 @@ export async function showRows(main, given, app, isShown) {
         put(line, state, body, app);
       }
       next = page.next;
+      state.others = state.others === undefined ? page.others : state.others && page.others;  // a value that some had is there
       if (page.full || seen.size >= PAGE) break;
       state.told = null;
       notice.textContent = `Looking: ${count(next)} of ${count(page.last_position + 1)} rows so far, ${count(seen.size)} found…`;
@@ -129,10 +131,11 @@ function tell(notice, state, found, address) {
 }
 
 /** Why no row is there, and which are. */
-function nothing({where, search, first, summary}) {
+function nothing({where, search, first, summary, others}) {
   const asked = [where, search && `the search for “${search}”`].filter(Boolean).join(" and ");
   const from = first ? ` from row ${count(first)} on` : "";
-  if (!summary) return asked ? `No row${from} matches ${asked}.` : "No row was read yet.";
+  const instead = others ? ` There, ${others}.` : "";
+  if (!summary) return asked ? `No row${from} matches ${asked}.${instead}` : "No row was read yet.";
   const {counts} = summary;
   const done = counts.completions + counts.failures;
   const rows = summary.input_rows ?? counts.rows;
@@ -142,7 +145,7 @@ function nothing({where, search, first, summary}) {
   const known = [["error", "causes", summary.causes], ["finish_reason", "finish reasons", summary.finish_reasons], ["mark", "marks", summary.marks]]
     .filter(([name]) => terms(where).some((term) => term.startsWith(name)))
     .map(([, words, choices]) => ` Its ${words}: ${choices.map(({value, count: number}) => `${value} (${count(number)})`).join(", ") || "none"}.`);
-  return `No row${from} matches ${asked}. The run has ${count(rows, "row")}${there ? `: ${there}` : ""}.${done ? "" : " None is answered yet."}${known.join("")}`;
+  return `No row${from} matches ${asked}. The run has ${count(rows, "row")}${there ? `: ${there}` : ""}.${done ? "" : " None is answered yet."}${known.join("")}${instead}`;
 }
 
 function goBack(state, app, address) {
@@ -238,7 +241,7 @@ function showHead(head, summary, app) {
 
 function otherViews(summary, app) {
   const links = [];
-  if (summary.replaced) links.push(h("a", {href: `/side-by-side?${query({run: summary.name})}`}, "Before and after retries, side by side"));
+  if (summary.replaced) links.push(h("a", {href: `/side-by-side?${query({run: summary.name})}`}, "Before and after rows were asked again, side by side"));
   if (!app.home.single && app.home.runs.length > 1) {
     links.push(h("a", {href: `/side-by-side?${query({run: summary.name, with: app.home.runs.find((one) => one.name !== summary.name).name})}`}, "Beside another run"));
   }
@@ -252,7 +255,7 @@ function showFilters(form, state, app, address) {
   const rowField = h("input", {type: "text", id: "row", placeholder: "number, or id", autocomplete: "off", spellcheck: "false"});
   const choose = (name, words, values) => {
     const now = valueOf(where, name);
-    const known = now && !values.some(([value]) => value === now) ? [...values, [now, now]] : values;
+    const known = now && !values.some(([value]) => value === now) ? [...values, [now, summary && now !== "null" ? `${now} (0)` : now]] : values;
     const select = h("select", {id: `choice-${name}`, onchange: () => app.go(address({where: withTerm(whereField.value, name, select.value), first: null}))},
       h("option", {value: ""}, "any"), known.map(([value, shown]) => h("option", {value, selected: value === now}, shown)));
     return h("div", {}, h("label", {for: select.id}, words), select);

@@ -73,9 +73,10 @@ function chooser(summary, now, app, address) {
   };
   const others = app.home.single ? [] : app.home.runs.filter((run) => run.name !== now.run && !run.problem).map((run) => [run.name, run.name]);
   const settings = ["earlier", "now", "own", ...summary.retries.map((one) => String(one.number))].map((side) => [side, sideWords(side, summary)]);
+  const itself = summary.replaced || !now.other ? [["", "itself, before and after rows were asked again"]] : [];
   const only = h("input", {type: "checkbox", id: "only", checked: now.differing === "1", onchange: () => app.go(address({differing: only.checked ? null : "0", first: null}))});
   return h("form", {class: "filters", onsubmit: (event) => event.preventDefault()},
-    others.length ? select("other", `${now.run} beside`, [["", "itself, before and after retries"], ...others], now.other, (value) => ({with: value || null, left: null, right: null})) : null,
+    others.length ? select("other", `${now.run} beside`, [...itself, ...others], now.other, (value) => ({with: value || null, left: null, right: null})) : null,
     now.other ? null : select("left", "Left", settings, now.left, (value) => ({left: value})),
     now.other ? null : select("right", "Right", settings, now.right, (value) => ({right: value})),
     now.other ? h("div", {}, h("a", {href: `/side-by-side?${query({run: now.other, with: now.run})}`}, "Swap")) : null,

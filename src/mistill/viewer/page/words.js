@@ -24,12 +24,12 @@ export function bytes(value) {
   return value < 1e9 ? `${(value / 1e6).toFixed(1)} MB` : `${(value / 1e9).toFixed(1)} GB`;
 }
 
+/** Of one zone, whoever reads it where, as in a report and on the command line: `2026-11-26 20:01:07 UTC`. */
 export function moment(unixSeconds) {
   if (!unixSeconds) return "";
-  const date = new Date(unixSeconds * 1000);
-  const two = (number) => String(number).padStart(2, "0");
-  return `${date.getFullYear()}-${two(date.getMonth() + 1)}-${two(date.getDate())} ` +
-    `${two(date.getHours())}:${two(date.getMinutes())}:${two(date.getSeconds())}`;
+  const date = new Date(Math.floor(unixSeconds) * 1000);
+  if (Number.isNaN(date.getTime())) return "not known";
+  return `${date.toISOString().slice(0, 19).replace("T", " ")} UTC`;
 }
 
 /** What a shell takes for one word. */
