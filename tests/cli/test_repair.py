@@ -23,6 +23,7 @@ from mistill.runs.report import read_report
 from mistill.runs.row_report import read_row
 from mistill.simulator import Settings, Simulator
 from mistill.simulator.faults import Fault
+from mistill.testing import without_waiting
 
 SCHEMA = {
     "type": "object",
@@ -226,6 +227,44 @@ def test_a_row_is_shown_with_its_prompt_its_attempts_and_the_answer_that_did_not
     assert report.prompt == [{"role": "user", "content": "Say word 1 and some more"}]
 
 
+def test_each_attempt_says_why_it_was_made_and_how_it_ended(mistill: Mistill, simulator: Simulator) -> None:
+    simulator.script(
+        [Fault.status(503), "no JSON", "none again", '{"n": "x"}', '{"n": 3}', '{"n": 4}'],
+        when=lambda body: "word 1" in str(body["messages"]),
+    )
+    settings = {"structured_output": {"schema": SCHEMA, "max_retries": 1}}
+    with without_waiting():
+        assert run_in_python(simulator, llm_settings=settings).start().failures == 1
+        assert run_in_python(simulator, llm_settings=settings).start().failures == 0
+    mistill("retry", "out.jsonl", "--where", "row=1", "--temperature", "0.1")
+    misfit = "invalid_output"
+    attempts = read_row("out.jsonl", 1).attempts
+    assert [(one.status, one.error and one.error.kind, one.since) for one in attempts] == [
+        ("failed", "server_error", None),
+        ("answered", misfit, "attempt 1 failed (server_error)"),
+        ("answered", misfit, "the answer of attempt 2 does not fit (invalid_output)"),
+        ("answered", misfit, "the row had failed (invalid_output)"),
+        ("answered", None, "the answer of attempt 4 does not fit (invalid_output)"),
+        ("answered", None, "the row was to be asked again"),
+    ]
+    shown = mistill("show", "out.jsonl", "1").stdout
+    assert "made since attempt 1 failed (server_error): invalid_output: " in shown
+    (only,) = read_row("out.jsonl", 0).attempts
+    assert (only.since, only.error) == (None, None)
+
+
+def test_attempts_of_several_generations_go_on_from_their_own(mistill: Mistill, simulator: Simulator) -> None:
+    simulator.script([Fault.status(503), Fault.status(503)])
+    settings = {"structured_output": {"schema": SCHEMA}}
+    with without_waiting():
+        run_in_python(simulator, rows=1, llm_settings=settings, num_generations=3).start()
+    attempts = read_row("out.jsonl", 0).attempts
+    failed = [one.number for one in attempts if one.status == "failed"]
+    assert (len(attempts), len(failed)) == (5, 2)
+    said = [one.since for one in attempts if one.since is not None]
+    assert sorted(said) == [f"attempt {number} failed (server_error)" for number in failed]
+
+
 def test_an_attempt_says_in_which_job_it_is(mistill: Mistill, simulator: Simulator) -> None:
     failed_rows(simulator)
 
@@ -240,7 +279,8 @@ def test_an_attempt_says_in_which_job_it_is(mistill: Mistill, simulator: Simulat
 
     asyncio.run(in_a_job())
     assert re.search(
-        r"attempt \d+ in job a1b2, .*: no answer yet\n", mistill("show", "out.jsonl", "1").stdout
+        r"attempt 2 in job a1b2, .*: no answer yet, made since the row had failed \(invalid_output\)\n",
+        mistill("show", "out.jsonl", "1").stdout,
     )
     assert [attempt.job for attempt in read_row("out.jsonl", 1).attempts] == [None, "a1b2"]
 

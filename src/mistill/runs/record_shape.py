@@ -12,7 +12,7 @@ from mistill.datasets.column_names import first_repeated
 from mistill.errors import InputError, did_you_mean
 from mistill.kinds.chat import ChatKind
 from mistill.kinds.kept_settings import read_settings
-from mistill.kinds.kind import MARK_COLUMNS, Kind
+from mistill.kinds.kind import MARK_COLUMNS, AnswerReader, Kind
 from mistill.kinds.options import RunOptions
 from mistill.ledger import EVERYTHING, LedgerReader, LedgerRow, Selection
 from mistill.records.columns import check_columns, column_names, nearest_and_all, rename_hint
@@ -85,6 +85,10 @@ class RecordShape:
     def settings_of(self, row: LedgerRow) -> RowSettings:
         """What a row was asked with."""
         return self._own if row.settings is None else self._retried.get(row.settings, self._own)
+
+    def answers_of(self, number: int | None) -> AnswerReader:
+        """What reads answers to the settings that have this number in the ledger."""
+        return (self._own if number is None else self._retried.get(number, self._own)).answers
 
     def changes_of(self, number: int | None) -> dict[str, Any]:
         """What differs from the run's own settings in those that have this number in the ledger."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from mistill.datasets.sources import name_of
-from mistill.errors import InputError
+from mistill.errors import InputError, MistillError
 from mistill.kinds.kept_settings import find_run, read_manifest, read_options
 from mistill.kinds.kind import AnswerReader, Kind
 from mistill.ledger import EarlierOutcome, ErrorRecord, LedgerReader, LedgerRow, PastAttempt, named
@@ -28,10 +29,11 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
 
     Attributes:
         number: among those of its row, from 1. ``status``: how it ended; ``None`` where nothing has ended it.
+        since: why it was made, where the row had been asked before: ``attempt 1 failed (rate_limited)``.
         seconds: from sending to its end.
         cached_tokens: those of ``input_tokens`` that the server had cached.
         cost: US dollars; ``None`` where no price is known. ``model``: which one answered, as it says.
-        error: why it got no answer.
+        error: why it got no answer, or why the answer does not fit.
         settings: what it was asked with in place of the run's own settings.
         answer: the answer's text. ``raw``: its body as it came.
         job: the tag of the batch job that it is in; ``None``: it was a request of its own.
@@ -53,6 +55,7 @@ class AttemptReport(Struct, frozen=True, kw_only=True):
     raw: str | None
     job: str | None = None
     damaged: bool = False
+    since: str | None = None
 
 
 class OutcomeReport(Struct, frozen=True, kw_only=True):
@@ -188,6 +191,7 @@ class RowReader:
         self._tags = {job.id: job.tag for job in reader.jobs()}
 
     def report(self, row: LedgerRow) -> RowReport:
+        earlier = self._reader.earlier_outcomes(row.leader)
         prompt, problem = None, None
         try:
             prompt = self._shape.settings_of(row).prompt_of(row)
@@ -200,11 +204,14 @@ class RowReader:
             prompt=prompt,
             prompt_error=problem,
             outcome=self._outcome(row, row),
-            earlier=[self._outcome(one, row) for one in self._reader.earlier_outcomes(row.leader)],
-            attempts=[
-                self._attempt(number, one, self._shape.settings_of(row).answers)
-                for number, one in enumerate(self._reader.attempts_of(row.leader), start=1)
-            ],
+            earlier=[self._outcome(one, row) for one in earlier],
+            attempts=_with_reasons(
+                [
+                    self._attempt(number, one)
+                    for number, one in enumerate(self._reader.attempts_of(row.leader), start=1)
+                ],
+                [*earlier, *(() if row.ended_at is None else (row,))],
+            ),
             copied=row.copied,
             asked_again=row.asked_again,
         )
@@ -226,8 +233,9 @@ class RowReader:
             note=None if said is None else said.note,
         )
 
-    def _attempt(self, number: int, attempt: PastAttempt, answers: AnswerReader) -> AttemptReport:
-        body = attempt.body
+    def _attempt(self, number: int, attempt: PastAttempt) -> AttemptReport:
+        body, answers = attempt.body, self._shape.answers_of(attempt.settings)
+        error = None if attempt.error is None else decode_error(attempt.error)
         return AttemptReport(
             number=number,
             sent_at=attempt.sent_at,
@@ -238,10 +246,64 @@ class RowReader:
             output_tokens=attempt.output_tokens,
             cost=attempt.cost,
             model=None if body is None else named(self._kind.model_of(body)),
-            error=None if attempt.error is None else decode_error(attempt.error),
+            error=error if error is not None or body is None else _misfit(answers, body),
             settings=self._shape.changes_of(attempt.settings),
             answer=None if body is None else self._kind.text_of(body),
             raw=None if body is None else answers.as_text(body),
             job=None if attempt.job is None else self._tags.get(attempt.job, str(attempt.job)),
             damaged=attempt.damaged,
         )
+
+
+def _misfit(answers: AnswerReader, body: bytes) -> ErrorRecord | None:
+    """Why an answer does not fit; ``None``: it does."""
+    try:
+        answers.read(body)
+    except MistillError as error:
+        return ErrorRecord.of(error)
+    return None
+
+
+def _with_reasons(
+    attempts: Iterable[AttemptReport], outcomes: Iterable[EarlierOutcome | LedgerRow]
+) -> list[AttemptReport]:
+    """Attempts with why each was made: for an outcome that was to be a better one, or for one that had come to nothing.
+
+    Of several generations, each has attempts of its own at the same time: one that failed is the reason of one other.
+    """
+    found: list[AttemptReport] = []
+    open_ones: list[AttemptReport] = []
+    ends = [(one.ended_at or 0.0, one) for one in outcomes]
+    for attempt in attempts:
+        since = None
+        while ends and ends[0][0] <= attempt.sent_at:
+            since, open_ones = _of_outcome(ends.pop(0)[1]), []
+        over = [one for one in open_ones if _ended_at(one) <= attempt.sent_at]
+        if since is None and over:
+            last = max(over, key=_ended_at)
+            open_ones.remove(last)
+            since = _of_attempt(last)
+        attempt = msgspec.structs.replace(attempt, since=since)
+        found.append(attempt)
+        if attempt.error is not None or attempt.status not in ("answered", None):
+            open_ones.append(attempt)
+    return found
+
+
+def _ended_at(attempt: AttemptReport) -> float:
+    return attempt.sent_at + (attempt.seconds or 0.0)
+
+
+def _of_outcome(outcome: EarlierOutcome | LedgerRow) -> str:
+    if outcome.state == "completion":
+        return "the row was to be asked again"
+    kind = "" if outcome.error is None else f" ({decode_error(outcome.error).kind})"
+    return f"the row had failed{kind}"
+
+
+def _of_attempt(attempt: AttemptReport) -> str:
+    kind = "" if attempt.error is None else f" ({attempt.error.kind})"
+    if attempt.status == "answered":
+        return f"the answer of attempt {attempt.number} does not fit{kind}"
+    ended = {"failed": "failed", "not_sent": "was not sent"}.get(attempt.status or "", "had no answer")
+    return f"attempt {attempt.number} {ended}{kind}"

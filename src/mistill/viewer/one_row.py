@@ -60,6 +60,7 @@ class ShownAttempt(Struct, frozen=True, kw_only=True):
     raw: Text | None
     job: str | None
     damaged: bool
+    since: str | None
 
 
 class ShownRow(Struct, frozen=True, kw_only=True):
@@ -229,4 +230,5 @@ def _attempt(attempt: AttemptReport) -> ShownAttempt:
         raw=None if attempt.raw is None else page_text(attempt.raw),
         job=attempt.job,
         damaged=attempt.damaged,
+        since=None if attempt.since is None else page_text(attempt.since, 200).text,
     )

@@ -41,8 +41,8 @@ def command(
 ) -> Exit:
     """What the run that writes OUT knows of one ROW of its input: a number, from 0, or an id. Works while it runs.
 
-    Its prompt as it was rendered; each attempt with its time and how it ended; the answers, those too that did not fit;
-    tokens and cost; and the outcomes that a retry has replaced.
+    Its prompt as it was rendered; each attempt with its time, why it was made and how it ended; the answers, those too
+    that did not fit; tokens and cost; and the outcomes that a later one has replaced.
     """
     if fetch:
         take_over_results(out, ledger)
@@ -94,9 +94,10 @@ def _show_attempt(attempt: AttemptReport) -> None:
         )
         tokens += "" if attempt.model is None else f", by {attempt.model}"
     damaged = ", damaged in the ledger: these figures are not what it wrote" if attempt.damaged else ""
+    since = "" if attempt.since is None else f", made since {attempt.since}"
     show(
         Colored(label, "yellow"),
-        ended + tokens + damaged + _settings(attempt.settings) + _error(attempt.error),
+        ended + tokens + damaged + _settings(attempt.settings) + since + _error(attempt.error),
     )
     if attempt.answer is not None:
         show("  " + attempt.answer.replace("\n", "\n  "))

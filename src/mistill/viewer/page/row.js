@@ -142,9 +142,10 @@ function attemptOf(attempt, text) {
   const figures = [moment(attempt.sent_at), seconds(attempt.seconds), attempt.model, attempt.job ? `in job ${attempt.job}` : null,
     attempt.input_tokens === null ? null : `${count(attempt.input_tokens)} tokens in${attempt.cached_tokens ? ` (${count(attempt.cached_tokens)} cached)` : ""}, ${count(attempt.output_tokens ?? 0)} out`,
     attempt.input_tokens === null ? null : money(attempt.cost), attempt.settings ? `with ${attempt.settings}` : null,
+    attempt.since ? `made since ${attempt.since}` : null,
     attempt.damaged ? "damaged in the ledger: these figures are not what it wrote" : null];
   return h("article", {class: "attempt"},
-    h("p", {}, h("strong", {class: attempt.status === "answered" ? null : "problem"}, ended), " ", h("span", {class: "quiet"}, figures.filter(Boolean).join(" · "))),
+    h("p", {}, h("strong", {class: attempt.status === "answered" && !attempt.error ? null : "problem"}, ended), " ", h("span", {class: "quiet"}, figures.filter(Boolean).join(" · "))),
     problemOf(attempt.error),
     attempt.raw ? h("details", {}, h("summary", {}, `Raw answer (${count(attempt.raw.chars, "character")})`), text(attempt.raw, `raw.${attempt.number}`)) : null);
 }
