@@ -9,6 +9,7 @@ from tests.cli.conftest import Answers, Mistill, RunOf, Spawn
 from tests.conftest import Simulate
 
 from mistill.simulator import Simulator
+from mistill.simulator.faults import Fault
 
 
 @pytest.fixture
@@ -27,6 +28,19 @@ def test_status_tells_counts_and_causes(mistill: Mistill, failed_run: Simulator)
     assert lines[1] == "5 answered (83%), 1 failed, 0 to go"
     assert "1  bad_request, for example row 4: " in ended.stdout
     assert mistill("status", "answers.jsonl.ledger") == ended
+
+
+def test_the_hint_of_a_group_is_that_of_the_most_and_says_of_how_many(
+    mistill: Mistill, run_of: RunOf, simulator: Simulator
+) -> None:
+    for number, status in enumerate((400, 413, 413)):
+        simulator.script([Fault.status(status)], when=lambda body, n=number: f"word {n}" in str(body))
+    mistill(*run_of(4))
+    shown = mistill("status", "answers.jsonl").stdout
+    assert "3  bad_request, for example row 1: " in shown
+    assert "hint for 2 of them: the request is too large for this server" in shown
+    mistill("report", "answers.jsonl")
+    assert "what to do with 2 of them:" in Path("answers.report.html").read_text()
 
 
 def test_status_is_json_where_it_is_wanted(mistill: Mistill, failed_run: Simulator) -> None:

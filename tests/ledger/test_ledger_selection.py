@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from mistill.api.usage import Usage
 from mistill.errors import BadRequest, InputError, InvalidOutput, RateLimited
-from mistill.ledger import ErrorRecord, InputRow, Ledger, LedgerReader, RowState, Selection
+from mistill.ledger import Cause, ErrorRecord, InputRow, Ledger, LedgerReader, RowState, Selection
 
 MANIFEST = {"model": "m"}
 
@@ -67,6 +68,23 @@ async def test_failures_are_grouped_by_cause_with_an_example_and_its_hint(ledger
     )  # fmt: skip
     assert (second.kind, second.error.path) == ("invalid_output", "$.n")
     assert (counts.rows, counts.failures, counts.pending) == (5, 3, 2)
+
+
+async def test_a_group_of_failures_has_the_hint_of_the_most(ledger: Ledger) -> None:
+    states = await rows_of(ledger, 5)
+    for state, hint in zip(states, (None, "shorter", "shorter", "other", "shorter"), strict=True):
+        error = BadRequest(f"no {state.row}", status=400, hint=hint)
+        await ledger.fail(state.row, error, tokens=Usage())
+    with LedgerReader(ledger.path) as reader:
+        (cause,) = reader.failures()
+    assert (cause.count, cause.row, cause.error.hint, cause.alike) == (5, 1, "shorter", 3)
+    assert cause.error.message == f"no {states[1].row}"  # of the row that is named
+    assert not cause.is_of_all
+    first = Cause("bad_request", 4, 2, ErrorRecord(kind="bad_request", message="a", hint="other"), alike=4)
+    both = cause.after(first, rows=10)
+    assert (both.count, both.row, both.error.hint, both.alike) == (9, 2, "other", 4)
+    both = msgspec.structs.replace(cause, alike=5).after(both, rows=10)
+    assert (both.count, both.row, both.error.hint, both.alike) == (14, 11, "shorter", 5)
 
 
 @pytest.mark.parametrize(

@@ -180,9 +180,13 @@ class Counts(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Cause(msgspec.Struct, frozen=True):
-    """Failures of one kind: how many, and the first row that has one, with its error. Rows count from 0.
+    """Failures of one kind. Rows count from 0.
 
-    ``row_id``: what that row calls itself, where the run has a column for that.
+    Attributes:
+        count: how many.
+        row: the first of those that most of them are like, by the hint: what one of them says to do may be of no help
+            to the others. ``error``: its error. ``row_id``: what it calls itself, where the run has a column for that.
+        alike: how many have that hint; 0: nobody has counted them.
     """
 
     kind: str
@@ -190,12 +194,22 @@ class Cause(msgspec.Struct, frozen=True):
     row: int
     error: ErrorRecord
     row_id: str | None = None
+    alike: int = 0
+
+    @property
+    def is_of_all(self) -> bool:
+        """All of them have the hint of ``error``, as far as anybody knows."""
+        return self.alike in (0, self.count)
 
     def after(self, earlier: Cause | None, rows: int) -> Cause:
         """Together with those of the same kind among so many rows that stand before."""
+        mine = msgspec.structs.replace(self, row=self.row + rows)
         if earlier is None:
-            return msgspec.structs.replace(self, row=self.row + rows)
-        return msgspec.structs.replace(earlier, count=earlier.count + self.count)
+            return mine
+        total = earlier.count + self.count
+        if earlier.error.hint == self.error.hint:
+            return msgspec.structs.replace(earlier, count=total, alike=earlier.alike + self.alike)
+        return msgspec.structs.replace(mine if self.alike > earlier.alike else earlier, count=total)
 
 
 class Start(msgspec.Struct, frozen=True):
@@ -811,11 +825,20 @@ class LedgerReader:
             found = self._connection.execute(
                 # With min(), SQLite takes the error from the row that has the minimum
                 # (https://www.sqlite.org/lang_select.html#bareagg).
-                """SELECT error_kind, count(*) AS failed, min(position), error
-                   FROM row_states WHERE position IS NOT NULL AND state = 'failure'
-                   GROUP BY error_kind ORDER BY failed DESC, error_kind"""
+                """SELECT error_kind, failed, alike, first, error FROM (
+                       SELECT *, sum(alike) OVER (PARTITION BY error_kind) AS failed,
+                           row_number() OVER (PARTITION BY error_kind ORDER BY alike DESC, first) AS place
+                       FROM (
+                           SELECT error_kind, count(*) AS alike, min(position) AS first, error
+                           FROM row_states WHERE position IS NOT NULL AND state = 'failure'
+                           GROUP BY error_kind, CASE WHEN typeof(error) = 'text' AND json_valid(error)
+                               THEN json_extract(error, '$.hint') END))
+                   WHERE place = 1 ORDER BY failed DESC, error_kind"""
             ).fetchall()
-        return [Cause(str(kind), failed, row, _error_of(kind, error)) for kind, failed, row, error in found]
+        return [
+            Cause(str(kind), failed, row, _error_of(kind, error), alike=alike)
+            for kind, failed, alike, row, error in found
+        ]
 
     def _row(self, position: int, line: list[Any]) -> LedgerRow | None:
         """A line of the query as a row; ``None`` where nothing is known of it."""

@@ -296,7 +296,8 @@ def _rows(report: RunReport, reader: LedgerReader | None, drawn: DrawnRows | Non
     for cause in report.causes[:_MOST_CAUSES]:
         blocks: list[Block] = [Lines([("", cut(cause.error.message, _LONGEST_MESSAGE))], tone="bad")]
         if cause.error.hint:
-            blocks.append(Lines([("what to do:", cut(cause.error.hint, _LONGEST_MESSAGE))]))
+            of_whom = "" if cause.is_of_all else f" with {cause.alike:,} of them"
+            blocks.append(Lines([(f"what to do{of_whom}:", cut(cause.error.hint, _LONGEST_MESSAGE))]))
         blocks += [_failed_row(one, cause.error.message) for one in examples.get(cause.kind, ())]
         yield Group(f"{count(cause.count, 'row')} failed: {cut(cause.kind, 100)}", blocks)
     if len(report.causes) > _MOST_CAUSES:

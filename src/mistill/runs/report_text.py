@@ -452,7 +452,8 @@ def _cause_lines(causes: Iterable[Cause], title: str = "failed:") -> Iterator[Li
         row = f"row {cause.row}" + (f" ({cause.row_id})" if cause.row_id else "")
         yield Line(f"  {cause.count:>6,}  {cause.kind}, for example {row}: {cause.error.message}")
         if cause.error.hint:
-            yield Line(f"          hint: {cause.error.hint}")
+            of_whom = "" if cause.is_of_all else f" for {cause.alike:,} of them"
+            yield Line(f"          hint{of_whom}: {cause.error.hint}")
 
 
 def _forecast_lines(forecast: Forecast, wording: Wording) -> Iterator[Line]:

@@ -496,7 +496,9 @@ class Runner:
             column = self._options.id_column
             row_id = None if column is None else name_of(pending.row.raw, column)
             first = Cause(error.kind, 0, pending.state.position, error, row_id)
-        self.unreplaced[error.kind] = msgspec.structs.replace(first, count=first.count + 1)
+        self.unreplaced[error.kind] = msgspec.structs.replace(
+            first, count=first.count + 1, alike=first.alike + (error.hint == first.error.hint)
+        )
 
     def _count(self, outcome: Outcome, written: asyncio.Future[None]) -> None:
         if written.exception() is None:  # else the next attempt raises it
