@@ -13,6 +13,7 @@ from mistill.cli.command import OTHER, Option
 from mistill.cli.program import program
 from mistill.llms import MistralLLM
 from mistill.llms.parameters import PARAMETERS
+from mistill.runs.steering import SETTINGS
 from mistill.simulator import Settings
 
 COMMANDS = [
@@ -95,6 +96,24 @@ def test_every_generation_parameter_is_an_option(command: str) -> None:
 
 def test_every_attribute_of_the_model_is_an_option() -> None:
     assert set(MistralLLM.model_fields) - NOT_AN_OPTION <= {param.name for param in command_of("run").params}
+
+
+@pytest.mark.parametrize("command", ["retry", "status", "report", "cancel", "audit"])
+def test_of_a_run_that_is_named_no_default_of_a_new_one_is_told(command: str) -> None:
+    told = {param.name: getattr(param, "help", "") or "" for param in command_of(command).params}
+    new = ("https://api.mistral.ai]", "default: 64", "default: 120", "default: 3]", "a column 'messages'")
+    assert [name for name, text in told.items() if any(one in text for one in new)] == []
+    assert "without it" not in " ".join(told.values())
+    assert told["endpoint"] == "Base URL.  [default: as the run has it]"
+    if command == "retry":
+        assert told["prompt"] == "Jinja2 over the row's columns  [default: as the run has it]"
+        assert told["max_concurrent_requests"].endswith("[default: as the run has it]")
+        assert told["lane"].endswith("[default: live]")  # that of a start
+
+
+def test_what_can_be_set_is_in_the_help(mistill: Mistill) -> None:
+    told = " ".join(mistill("ctl", "--help").stdout.split())
+    assert f"{', '.join(SETTINGS)}. The value none takes a limit away." in told
 
 
 def test_a_wrong_name_is_answered_with_the_nearest_one(mistill: Mistill) -> None:

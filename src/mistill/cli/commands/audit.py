@@ -16,7 +16,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import negated, option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import fetch_option, ledger_option
-from mistill.cli.options.model_options import attributes_of, endpoint_options, key_in
+from mistill.cli.options.model_options import as_the_run_has_it, attributes_of, endpoint_options, key_in
 from mistill.cli.options.param_types import Named
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import show
@@ -36,6 +36,7 @@ mistill audit answers.jsonl --json | jq .difference.unexplained
 mistill audit answers.jsonl --csv > cost.csv
 """,
 )
+@as_the_run_has_it
 @click.argument("outs", metavar="OUT...", nargs=-1, required=True, type=Named())
 @ledger_option
 @fetch_option

@@ -10,7 +10,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit, exit_of_cancel
 from mistill.cli.options.ledger_options import ledger_option
-from mistill.cli.options.model_options import attributes_of, endpoint_options
+from mistill.cli.options.model_options import as_the_run_has_it, attributes_of, endpoint_options
 from mistill.cli.options.param_types import Named
 from mistill.cli.options.run_options import json_option, quiet_option
 from mistill.cli.terminal.job_results import said_if_slow
@@ -31,6 +31,7 @@ mistill cancel answers.jsonl
 mistill cancel answers.jsonl --json | jq .completions
 """,
 )
+@as_the_run_has_it
 @click.argument("out", type=Named())
 @option(
     "--give-up",

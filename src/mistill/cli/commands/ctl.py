@@ -50,7 +50,9 @@ def command(
     obeys at once, and its ledger keeps who did what.
 
     Without an order: what can be set, and what it is now. A pause lets what is in flight come home; nothing more is
-    sent and no batch job is made until `resume`. What is set holds for this start.
+    sent and no batch job is made until `resume`. What is set holds for this start:
+    max_concurrent_requests, requests_per_minute, tokens_per_minute, max_cost, max_tokens_total, deadline. The value
+    none takes a limit away.
 
     Exit code: 0; 2 if it was refused, or no run goes on; 3 if its ledger is damaged.
     """

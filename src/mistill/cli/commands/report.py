@@ -11,7 +11,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import fetch_option, ledger_option
-from mistill.cli.options.model_options import attributes_of, endpoint_options
+from mistill.cli.options.model_options import as_the_run_has_it, attributes_of, endpoint_options
 from mistill.cli.options.param_types import Named
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
@@ -30,6 +30,7 @@ mistill report answers.jsonl --to report.html
 mistill report answers.jsonl --to - > report.html
 """,
 )
+@as_the_run_has_it
 @click.argument("out", type=Named())
 @option(
     "--to",

@@ -15,6 +15,7 @@ from mistill.cli.options.ledger_options import (
 )
 from mistill.cli.options.model_options import (
     all_of,
+    as_the_run_has_it,
     attributes_of,
     choose_one,
     connection_options,
@@ -52,6 +53,7 @@ mistill retry answers.jsonl --where error=invalid_output --prompt-file better.tx
 mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://api.mistral.ai
 """,
 )
+@as_the_run_has_it
 @click.argument("out", type=Named())
 @failed_option
 @where_option
@@ -70,11 +72,13 @@ mistill retry answers.jsonl --where "state=failure, row<100" --endpoint https://
 @report_options
 @click.pass_context
 def command(ctx: click.Context, **given: Any) -> Exit:
-    """Asks rows of the run that writes OUT again, by other settings where they are given, and writes OUT anew.
+    """Asks rows of the run that writes OUT again, by other settings where they are given, and writes OUT anew. --failed
+    or --where says which.
 
-    The rows come from the ledger, so the input is not needed. What is not given is as the run has it. A better outcome
-    replaces an earlier one: no failure takes the place of an answer, nor does an answer that was cut off take that of a
-    whole one. What is replaced stays in the ledger.
+    The rows come from the ledger, so the input is not needed. Prompt, model, schema, parameters and pace are as the run
+    has them unless given; lane and budget are those of this start. A better outcome replaces an earlier one: no failure
+    takes the place of an answer, nor does an answer that was cut off take that of a whole one. What is replaced stays
+    in the ledger.
 
     Exit code: as of run.
     """

@@ -10,7 +10,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit, exit_of_status
 from mistill.cli.options.ledger_options import fetch_option, ledger_option
-from mistill.cli.options.model_options import attributes_of, endpoint_options
+from mistill.cli.options.model_options import as_the_run_has_it, attributes_of, endpoint_options
 from mistill.cli.options.param_types import Named
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.report_lines import write_json, write_status
@@ -26,6 +26,7 @@ mistill status answers.jsonl --watch
 mistill status answers.jsonl --json | jq .failures
 """,
 )
+@as_the_run_has_it
 @click.argument("out", type=Named())
 @ledger_option
 @fetch_option

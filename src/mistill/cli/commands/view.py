@@ -31,8 +31,9 @@ mistill view results --port 8090        # from elsewhere: ssh -L 8090:127.0.0.1:
     "--port",
     group=_PAGE,
     type=click.IntRange(0, 65535),
+    metavar="PORT",
     default=0,
-    help="0 takes a free one.  [default: 0]",
+    help="Where it listens.  [default: a free one]",
 )
 @ledger_option
 def command(path: str, annotate: bool, port: int, ledger: str | None) -> Exit:

@@ -14,7 +14,7 @@ from pydantic import SecretStr
 
 from mistill.api.dialects import DialectName
 from mistill.api.endpoint import check_may_have_key
-from mistill.cli.command import option
+from mistill.cli.command import Option, option
 from mistill.cli.options.param_types import METAVARS, Json, TextOrJson, members_of
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
@@ -38,6 +38,20 @@ def all_of(*decorators: Callable[[F], F]) -> Callable[[F], F]:
     return decorate
 
 
+_DEFAULT = re.compile(r"(; without it [^.]*\.?|\s*\[default: [^\]]*\])$")
+
+
+def as_the_run_has_it(function: F) -> F:
+    """Of a command that names a run: its help says that what the run has holds, where else a new one has defaults."""
+    for param in getattr(function, "__click_params__", ()):
+        is_kept = isinstance(param, Option) and (
+            param.group in ("Prompt", _PACE, _GENERATION, _SCHEMA) or param.name in ("endpoint", "dialect")
+        )
+        if is_kept and param.help and _DEFAULT.search(param.help):
+            param.help = _DEFAULT.sub("", param.help) + "  [default: as the run has it]"
+    return function
+
+
 # --- the model ------------------------------------------------------------------------------------------------------
 
 model_name_option = option(
@@ -49,7 +63,7 @@ endpoint_options = all_of(
         "--endpoint",
         group=_MODEL,
         metavar="URL",
-        help="Base URL.  [default: https://api.mistral.ai, or that of the run that is named]",
+        help="Base URL.  [default: https://api.mistral.ai]",
     ),
     option(
         "--allow-http",
