@@ -77,8 +77,8 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """It compares stretches in which the limit has grown so many times at least. BBR's 1.25 is a fifth of a second
     here, in which a busy machine answers a third more or less by chance."""
 
-    yield_answers: int = 512
-    """The answers that such a stretch has at least: by chance it has 4% more or less."""
+    yield_answers: int = 256
+    """The answers that such a stretch has at least: by chance it has 6% more or less."""
 
     yield_share: float = 0.25
     """What is answered a second must have grown by this share of the limit's growth (of its logarithm). A server of
