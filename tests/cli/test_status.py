@@ -8,6 +8,7 @@ import pytest
 from tests.cli.conftest import Answers, Mistill, RunOf, Spawn
 from tests.conftest import Simulate
 
+from mistill.progress.formatting import money
 from mistill.simulator import Simulator
 from mistill.simulator.faults import Fault
 
@@ -41,6 +42,25 @@ def test_the_hint_of_a_group_is_that_of_the_most_and_says_of_how_many(
     assert "hint for 2 of them: the request is too large for this server" in shown
     mistill("report", "answers.jsonl")
     assert "what to do with 2 of them:" in Path("answers.report.html").read_text()
+
+
+def test_what_a_start_cost_is_told_beside_what_all_did(mistill: Mistill, run_of: RunOf) -> None:
+    first = mistill(*run_of(6, "--limit", "2"))
+    assert "of it now" not in first.stderr  # it was the only one
+    once = mistill("status", "answers.jsonl", "--json").json
+    assert (once["start_cost"], len(once["starts"])) == (once["cost"], 1)
+    second = mistill(*run_of(6))
+    report = mistill("status", "answers.jsonl", "--json").json
+    both = [start["start_cost"] for start in report["starts"]]
+    assert both[0] == once["cost"]
+    assert sum(both) == pytest.approx(report["cost"])
+    assert f", {money(report['cost'])} ({money(both[1])} of it now)" in second.stderr
+    shown = mistill("status", "answers.jsonl").stdout
+    assert "in all: " in shown
+    assert f", {money(report['cost'])} ({money(both[1])} of it in the last start), 6 attempts" in shown
+    mistill("report", "answers.jsonl")
+    page = Path("answers.report.html").read_text()
+    assert all(f">{money(cost)}<" in page for cost in both)
 
 
 def test_status_is_json_where_it_is_wanted(mistill: Mistill, failed_run: Simulator) -> None:

@@ -120,6 +120,19 @@ def test_money_and_tokens_of_this_start_are_told_so_where_rows_are_of_earlier_on
     assert replace(view, known=0).money() == "$0.0037 of about $0.042"
 
 
+def test_what_all_starts_cost_is_told_beside_what_this_one_does() -> None:
+    view = View(
+        total=1_200, known=500, completions=105, cost=0.0037, earlier_cost=0.02, usage=Usage(735, 500)
+    )
+    assert drawn(view, 80)[1].rstrip() == (
+        "now $0.0037 of about $0.025, $0.024 in all · 735 tokens in, 500 out"
+    )
+    assert replace(view, is_last=True).money() == "now $0.0037, $0.024 in all"
+    assert (replace(view, known=0).money() or "").startswith("now $0.0037 of")  # a retry, or all had failed
+    assert replace(view, cost=None).money() == "$0.020 in all"
+    assert replace(view, earlier_cost=0.0).money() == "now $0.0037 of about $0.025"
+
+
 def test_a_pause_that_is_over_holds_nothing_back() -> None:
     progress, began = Progress(), Governor().snapshot()
     spent: dict[WaitCause, float] = {}

@@ -265,3 +265,14 @@ def test_a_budget_of_money_holds_where_jobs_have_sound(place: Place, simulator: 
     assert report.stopped.reason == "budget"
     assert report.completions > 5
     assert billed(simulator) <= 60 * each
+
+
+def test_who_looks_at_a_second_start_is_told_what_earlier_ones_cost(place: Place) -> None:
+    place.write(["a", "b", "c"])
+    views: list[View] = []
+    first = place.run(limit=1, on_progress=views.append).start()
+    assert views[-1].earlier_cost is None
+    second = place.run(on_progress=views.append).start()
+    assert views[-1].earlier_cost == pytest.approx(first.cost)
+    assert views[-1].cost == pytest.approx((second.cost or 0) - (first.cost or 0))
+    assert [start.start_cost for start in second.starts] == pytest.approx([first.cost, views[-1].cost])

@@ -344,16 +344,26 @@ class LedgerReader:
         """Whether a run is on the ledger now."""
         return is_held(main_name(self.path)[0])
 
-    def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float]:
-        """How many requests left by themselves in a stretch of time (unix seconds), and the last moment of which one
-        knows."""
+    def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float, float | None]:
+        """How many requests left by themselves in a stretch of time (unix seconds), the last moment of which one knows,
+        and what was asked in it has cost; ``None``: nobody knows that."""
         with database.explained(self.path):
-            requests, sent_at, ended_at = self._connection.execute(
-                f"""SELECT coalesce(sum(job IS NULL AND {_IS_FIRST}), 0), max(sent_at), max(ended_at) FROM attempts
+            requests, sent_at, ended_at, cost = self._connection.execute(
+                f"""SELECT coalesce(sum(job IS NULL AND {_IS_FIRST}), 0), max(sent_at), max(ended_at),
+                       sum(CASE WHEN NOT {IS_DAMAGED} THEN cost END)
+                   FROM attempts
                    WHERE sent_at >= ? AND sent_at < ?""",  # noqa: S608 - our own words
                 (started_at, until),
             ).fetchone()
-        return requests, max(started_at, sent_at or 0.0, min(ended_at or 0.0, until))
+        return requests, max(started_at, sent_at or 0.0, min(ended_at or 0.0, until)), cost
+
+    def cost(self) -> float | None:
+        """US dollars of all answers of all starts; ``None``: nobody knows the price of any."""
+        with database.explained(self.path):
+            return self._connection.execute(
+                f"""SELECT CASE WHEN count(cost) OR NOT count({_TOOK_INPUT}) THEN total(cost) END
+                    FROM attempts WHERE NOT {IS_DAMAGED}"""  # noqa: S608 - our own words
+            ).fetchone()[0]
 
     def manifest(self) -> bytes:
         """What makes it the same run, as JSON, as ``Ledger.open`` was given it."""

@@ -226,9 +226,13 @@ class ShardsReader(LedgerReader):
     def spending(self) -> Spending:
         return Spending.together(self._ask(LedgerReader.spending))
 
-    def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float]:
+    def requests_since(self, started_at: float, until: float = math.inf) -> tuple[int, float, float | None]:
         found = self._ask(lambda reader: reader.requests_since(started_at, until))
-        return sum(requests for requests, _ in found), max((at for _, at in found), default=started_at)
+        sent, last_at = sum(one[0] for one in found), max((one[1] for one in found), default=started_at)
+        return sent, last_at, _sum_of_known(one[2] for one in found)
+
+    def cost(self) -> float | None:
+        return _sum_of_known(self._ask(LedgerReader.cost))
 
     def failures(self) -> list[Cause]:
         causes: dict[str, Cause] = {}
@@ -473,3 +477,8 @@ def rows_by_shard(reader: ShardsReader, rows: Iterable[int]) -> Mapping[int, lis
         shard, number = reader.place_of(row)
         found.setdefault(shard, []).append(number)
     return found
+
+
+def _sum_of_known(costs: Iterable[float | None]) -> float | None:
+    known = [cost for cost in costs if cost is not None]
+    return sum(known) if known else None

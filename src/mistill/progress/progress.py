@@ -64,6 +64,7 @@ class Progress(Struct):
             the user's word.
         attempts: HTTP tries of this start.
         usage: tokens of this start. ``cost``: US dollars of this start, ``None`` while no price is known.
+        earlier_cost: US dollars of earlier starts; ``None``: there was none, or no price is known.
         busy_s: what all requests took together. ``requests``: those of rows that ended.
         cut_off_at_s: it was stopped, and what is in flight is waited for until then (a monotonic time).
         interrupted: by Ctrl-C.
@@ -88,6 +89,7 @@ class Progress(Struct):
     attempts: int = 0
     usage: Usage = Usage()
     cost: float | None = None
+    earlier_cost: float | None = None
     started_at_s: float = 0.0
     busy_s: float = 0.0
     requests: int = 0

@@ -33,6 +33,7 @@ class View(Struct, frozen=True, kw_only=True):
         known: rows that were done before, and cost nothing now; ``done`` has them too.
         completions, failures, held: rows that ended since it began; held ones may have been billed already.
         usage, cost: tokens and money since it began; ``cost`` is ``None`` while no price is known.
+        earlier_cost: US dollars of earlier starts; ``None``: there was none, or no price is known.
         saved_by_cache: US dollars that cached tokens would have cost more; ``None`` while no price is known.
         elapsed_s: since it began. ``left_s``: to go, by what binds: quota, requests at once, latency; ``None`` while
             nobody can say: before the first row has ended, while the server fails, while nothing ends and no quota
@@ -57,6 +58,7 @@ class View(Struct, frozen=True, kw_only=True):
     held: int = 0
     usage: Usage = Usage()
     cost: float | None = None
+    earlier_cost: float | None = None
     saved_by_cache: float | None = None
     elapsed_s: float = 0.0
     left_s: float | None = None
@@ -162,17 +164,19 @@ class View(Struct, frozen=True, kw_only=True):
         return jobs_at_server(sent, self.server_done, self.server_requests, unsent=unsent, oldest_s=oldest_s)
 
     def money(self) -> str | None:
-        """What it cost so far, and will in the end."""
+        """What it cost so far, and will in the end; with earlier starts, what all of them cost too."""
         if self.cost is None:
-            return None
+            return None if not self.earlier_cost else f"{money(self.earlier_cost)} in all"
+        of = f" of about {money(self.expected_cost)}"
         if self.expected_cost is None or not self.left or self._is_ending:
-            return f"{self._now}{money(self.cost)}"
-        return f"{self._now}{money(self.cost)} of about {money(self.expected_cost)}"
+            of = ""
+        in_all = f", {money(self.earlier_cost + self.cost)} in all" if self.earlier_cost else ""
+        return f"{self._now}{money(self.cost)}{of}{in_all}"
 
     @property
     def _now(self) -> str:
         """Before money and tokens, which are of this start, where rows are of earlier ones too."""
-        return "now " if self.known else ""
+        return "now " if self.known or self.earlier_cost else ""
 
     def tokens(self) -> str:
         """How many, what of them was cached, and what that has saved."""
@@ -302,6 +306,7 @@ class Watch:
             held=progress.held,
             usage=progress.usage,
             cost=progress.cost,
+            earlier_cost=progress.earlier_cost,
             saved_by_cache=self._saved(progress.usage, progress.cost),
             elapsed_s=progress.elapsed_s,
             left_s=None if total is None else self._left_s(total, now),

@@ -62,6 +62,7 @@ class DrivenRun(Run):
         self._driver = driver
         self._steering = None
         self._budget = self._new_budget()
+        self.progress.earlier_cost = self._cost_before()
         if self._llm.requests_per_minute is not None or self._llm.tokens_per_minute is not None:
             self._note_sent(keeper)
         number = self._start_number = background.run(ledger.begin_start(self._told().encode()))
@@ -207,7 +208,7 @@ class DrivenRun(Run):
             told = msgspec.structs.replace(told, retry=msgspec.structs.replace(told.retry, unreplaced=causes))
         found = sorted(misfits.values(), key=lambda one: -one.count)
         with LedgerReader(folder) as reader:
-            sent, _ = reader.requests_since(begun)
+            sent, _, _ = reader.requests_since(begun)
         told = msgspec.structs.replace(told, sent=sent, misfits=found, empty_answers=empty)
         return self._advised(told) if sent else told
 

@@ -85,6 +85,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
         max_concurrent_requests: as it was set.
         input_rows: rows of the input, where that was known before it was read to its end.
         sent: HTTP requests.
+        start_cost: US dollars of rows that ended in it; ``None``: no price is known, or an earlier version wrote it.
         seconds: how long it took, or is under way; until its last sign of life, if it was killed.
         seconds_by_cause: how many of them were spent waiting for what.
         advice: the one setting that would have helped most. ``advice_parts``: what it is made of, where it names some.
@@ -106,6 +107,7 @@ class StartRecord(Struct, frozen=True, kw_only=True):
     max_concurrent_requests: int
     input_rows: int | None = None
     sent: int = 0
+    start_cost: float | None = None
     seconds: float = 0.0
     seconds_by_cause: dict[str, float] = {}
     advice: str | None = None
@@ -589,8 +591,8 @@ def start_reports(reader: LedgerReader) -> Iterator[StartReport]:
         with explained_meta(reader):
             said = msgspec.structs.asdict(_decode_start(start.record))
         if start.ended_at is None:  # it goes on, or was killed: what its attempts say of it
-            sent, last_seen_at = reader.requests_since(start.started_at, next_began_at)
-            said |= {"sent": sent, "seconds": last_seen_at - start.started_at}
+            sent, last_seen_at, cost = reader.requests_since(start.started_at, next_began_at)
+            said |= {"sent": sent, "seconds": last_seen_at - start.started_at, "start_cost": cost}
         yield StartReport(**said, number=start.number, started_at=start.started_at, ended_at=start.ended_at)
 
 

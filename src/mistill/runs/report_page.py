@@ -205,13 +205,14 @@ def _starts(starts: Sequence[StartReport], *, is_running: bool) -> Table:
             seconds(start.seconds),
             f"{start.sent:,}",
             f"{start.sent / start.seconds:,.1f}" if start.seconds and start.sent else "–",
+            "–" if start.start_cost is None else money(start.start_cost),
             cut(_how_it_ended(start, goes_on=is_running and start is starts[-1]), _LONGEST_SETTING // 4),
         ]
         for start in starts[-_MOST_STARTS:]
     ]
     title = "Starts" if len(starts) <= _MOST_STARTS else f"The last {_MOST_STARTS} of {len(starts):,} starts"
-    columns = ["start", "began", "took", "requests", "a second", "and"]
-    return Table(title, columns, rows, frozenset((2, 3, 4)))
+    columns = ["start", "began", "took", "requests", "a second", "cost", "and"]
+    return Table(title, columns, rows, frozenset((2, 3, 4, 5)))
 
 
 def _changed(report: RunReport) -> dict[str, tuple[float | int | None, float | int | None]]:

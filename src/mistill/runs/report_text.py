@@ -53,7 +53,7 @@ def start_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         yield from _retried(report.last_start.retry)
     yield Line(f"sent now: {_sent(report)} in {seconds(report.seconds)}")
     yield from _changes(report)
-    yield Line(f"in all: {_spending(report)}{_saved(report)}")
+    yield Line(f"in all: {_spending(report)}{_of_last_start(report, 'now')}{_saved(report)}")
     if report.cost is not None and (old := _old_prices(report)) is not None:
         yield Line(worded(old, wording), label="prices: ")
     yield from _lanes(report)
@@ -198,7 +198,9 @@ def status_lines(report: RunReport, wording: Wording) -> Iterator[Line]:
         begun = shards.begun - shards.finished
         told = f"{shards.finished:,} of {shards.number:,} finished" + (f", {begun:,} begun" if begun else "")
         yield Line(told, label="shards: ")
-    yield Line(f"{_spending(report)}, {count(report.attempts, 'attempt')}{_saved(report)}")
+    last = _of_last_start(report, "now" if report.is_running else "in the last start")
+    in_all = "in all: " if last else ""
+    yield Line(f"{in_all}{_spending(report)}{last}, {count(report.attempts, 'attempt')}{_saved(report)}")
     yield from _changes(report)
     yield from _lanes(report)
     yield from map(Line, job_lines(report.jobs, in_full=True))
@@ -284,6 +286,12 @@ def _spending(report: RunReport) -> str:
     if report.cost is not None and report.unpriced_answers:
         unpriced = f" and {count(report.unpriced_answers, 'answer')} without a known price"
     return f"{read}, {report.output_tokens:,} out, {money(report.cost)}{unpriced}"
+
+
+def _of_last_start(report: RunReport, when: str) -> str:
+    """What of the money is of the last start, where there were others."""
+    cost = report.last_start.start_cost
+    return "" if cost is None or len(report.starts) < 2 else f" ({money(cost)} of it {when})"
 
 
 def _old_prices(report: RunReport) -> Words | None:

@@ -515,6 +515,7 @@ class Run(RunResults):
         with self._output_held(), self._open_ledger() as ledger, self._traced():
             background.run(ledger.count_models(self.kind.model_of))
             self._budget = self._new_budget(self._spent_before(), ledger.models)
+            self.progress.earlier_cost = self._cost_before()
             before = self._snapshot()
             runner = Runner(
                 self.kind,
@@ -670,6 +671,10 @@ class Run(RunResults):
             return None  # nobody asks, and counting takes time
         with LedgerReader(self.ledger_path) as reader:
             return reader.spending()
+
+    def _cost_before(self) -> float | None:
+        with LedgerReader(self.ledger_path) as reader:
+            return reader.cost() if reader.starts() else None  # a first start counts nothing
 
     def _new_budget(self, before: Spending | None = None, answered: Iterable[str] = ()) -> Budget:
         """``answered``: the models that have, the last one at the end: what stands behind a name may cost more."""
@@ -878,6 +883,7 @@ class Run(RunResults):
         return StartRecord(
             max_concurrent_requests=self._llm.max_concurrent_requests,
             input_rows=self._input_size(),
+            start_cost=self.progress.cost,
             retry=self._retry_record(runner),
             prices_of=None if price is None else price.date,
             course=None if self._course is None else self._course.course(),
