@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import errno
 import json
 import os
 import socket
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.permissions import BOUND_BY_MODES
 
 from mistill.errors import InputError, LedgerError
 from mistill.ledger.files import lock_of
@@ -334,16 +334,19 @@ async def test_no_other_user_is_obeyed(ledger: Path, runtime: Path, opened: bool
         assert steered.told == []
 
 
-def test_a_run_of_another_user_is_no_run_that_has_ended(
-    ledger: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    opened = os.open
-
-    def denied(path: Any, *given: Any, **named: Any) -> int:
-        if Path(path) == lock_of(ledger):  # as its mode is, which root does not mind
-            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
-        return opened(path, *given, **named)
-
-    monkeypatch.setattr(os, "open", denied)
-    with pytest.raises(InputError, match=r"takes no orders from here: it is .* another user's"):
-        Control(ledger, begins_within_s=0).pause()
+@pytest.mark.parametrize("goes_on", [True, False], ids=["it goes on", "it was killed"])
+def test_of_a_run_of_another_user_nobody_says_whether_it_goes_on(tmp_path: Path, goes_on: bool) -> None:
+    path = tmp_path / "out.jsonl.ledger"
+    path.touch()
+    lock = LedgerLock(path)
+    if not goes_on:
+        lock.release(keep=True)
+    lock_of(path).chmod(0)
+    order = f"import pathlib, mistill.steering.client as it; it.Control(pathlib.Path({str(path)!r})).pause()"
+    ended = subprocess.run(
+        [*BOUND_BY_MODES, sys.executable, "-c", order], capture_output=True, text=True, check=False
+    )
+    told = f"has started the run in {path}: this user may not see whether it goes on"
+    assert told in ended.stderr.splitlines()[-1]
+    if goes_on:
+        lock.release()

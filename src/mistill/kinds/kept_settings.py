@@ -28,6 +28,7 @@ from mistill.kinds.options import RunOptions
 from mistill.ledger import LedgerReader
 from mistill.ledger.far_outputs import address_of_ledger, ledger_of_address
 from mistill.ledger.files import is_database, is_ledger
+from mistill.ledger.permissions import check_may_read
 from mistill.ledger.shard_files import is_in_shards, is_memory
 from mistill.same_place import canonical, is_same_file, refuse_unclear
 from mistill.struct_types import look_at
@@ -167,6 +168,7 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
 
     Raises:
         InputError: there is no such ledger.
+        LedgerError: this user may not read it.
     """
     if path is None:
         if ledger is None:
@@ -175,6 +177,7 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
     name = keep_secrets(str(path).rstrip("/") or str(path))
     refuse_unclear(name)
     beside = Path(ledger) if ledger is not None else ledger_beside(name)
+    check_may_read(beside)
     if ledger is None and not is_memory(beside) and (tables := _tables_of_runs(name)):
         raise InputError(
             f"no run is known for {name}, but for {'a table' if len(tables) == 1 else 'tables'} of it",
@@ -184,6 +187,7 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
         out, beside = output_of(name), Path(name)
     else:
         out = name
+    check_may_read(beside)
     if not is_memory(beside):
         raise InputError(
             f"no run is known for {name}: there is no file {beside}",

@@ -29,6 +29,7 @@ from mistill.ledger.files import (
 )
 from mistill.ledger.lock import LedgerLock, is_held, read_commits
 from mistill.ledger.migrations import STEPS, migrate
+from mistill.ledger.permissions import check_may_read, is_denied, permission_denied
 from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, statements
 from mistill.ledger.write_ahead_log import pages_in
 from mistill.wording import START_AGAIN, Phrase, Setting, words
@@ -113,6 +114,11 @@ def explain(path: Path, error: Exception, *, is_readable: bool = True) -> Ledger
             ),
         )
     if code in _FORBIDDEN:
+        for file in (path, log_of(path)):
+            if is_denied(file, "read"):
+                return permission_denied(file, "read")
+            if is_denied(file, "written"):
+                return permission_denied(file, "written")
         return LedgerError(
             f"cannot open the ledger {path}: {error}",
             hint="check that the directory exists and that you may write to it",
@@ -227,6 +233,7 @@ def open_to_write(
 
 def open_to_read(path: Path) -> sqlite3.Connection:
     """A read-only connection: works while a run writes or begins, and where the directory cannot be written."""
+    check_may_read(path)
     give_up_at = time.monotonic() + _EXCHANGED_WITHIN_S
     while True:
         before = _identity(path)
@@ -267,6 +274,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
             f"there is no ledger at {path}", hint="check the output's name; a run makes the ledger"
         )
     path, _ = main_name(path)
+    check_may_read(log_of(path))
     _check_log_has_ledger(path)
     # The log of one that was hurt may have its first page.
     if _size(path) and not is_database(path) and not _has_log(path):

@@ -11,6 +11,7 @@ from pathlib import Path
 from mistill.directories import is_at
 from mistill.errors import LedgerError, LedgerInUse
 from mistill.ledger.files import lock_of
+from mistill.ledger.permissions import is_denied, permission_denied
 from mistill.wording import Phrase, words
 
 if sys.platform == "win32":
@@ -198,6 +199,8 @@ class LedgerLock:
         return descriptor
 
     def _cannot_be(self, ledger: Path, error: OSError) -> LedgerError:
+        if is_denied(self.path, "written"):
+            return permission_denied(self.path, "written")
         return LedgerError(
             f"cannot lock the ledger {ledger}: {error.strerror}",
             hint="check that the directory exists, that you may write to it, and that its disk has locks",

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from mistill.directories import sync_directory
 from mistill.errors import LedgerError
+from mistill.ledger.permissions import check_may_read
 
 PLAN: Final = "plan.json"
 PLAN_FORMAT: Final = 1
@@ -138,9 +139,10 @@ def read_as(folder: Path, decoder: msgspec.json.Decoder[P]) -> P:
     """What of the plan somebody needs to know.
 
     Raises:
-        LedgerError: nobody can read it.
+        LedgerError: nobody can read it, or this user may not.
     """
     path = plan_of(folder)
+    check_may_read(path)
     try:
         plan = decoder.decode(path.read_bytes())
     except (OSError, msgspec.MsgspecError) as error:

@@ -17,6 +17,7 @@ from mistill.kinds.kept_settings import ledger_beside, refuse_unwritten
 from mistill.kinds.options import RunOptions
 from mistill.ledger.files import main_name
 from mistill.ledger.lock import LedgerLock
+from mistill.ledger.permissions import permission_denied
 from mistill.ledger.shard_files import is_in_shards, read_sizes
 from mistill.process import OwnProcess
 from mistill.runs.where import InputFilter, require_columns
@@ -157,6 +158,8 @@ def _check_path(ledger: Path) -> None:
     check_is_here(str(ledger), "ledger")
     try:
         is_possible = bool(ledger.name) and (not ledger.is_dir() or is_in_shards(ledger))
+    except PermissionError as error:
+        raise permission_denied(ledger) from error
     except (OSError, ValueError) as error:  # a name that is too long, or no text of a file system
         raise InputError(f"ledger: {str(ledger)[:80]!r} can be no file: {error}") from error
     if not is_possible:

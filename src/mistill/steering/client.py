@@ -16,8 +16,9 @@ import msgspec
 
 from mistill.errors import InputError, LedgerError
 from mistill.ledger import LedgerReader
-from mistill.ledger.files import main_name
+from mistill.ledger.files import lock_of, main_name
 from mistill.ledger.lock import holder_of, is_held
+from mistill.ledger.permissions import is_denied, owner_of
 from mistill.ledger.shard_files import files_of, is_in_shards, whole_of
 from mistill.progress.view import View
 from mistill.steering.address import find_address
@@ -124,6 +125,8 @@ class Control:
     def _connect(self) -> socket.socket:
         give_up_at = time.monotonic() + self._begins_within_s
         while True:
+            if is_denied(lock_of(main_name(self.ledger)[0])):
+                raise self._is_hidden()
             if not is_held(main_name(self.ledger)[0]):
                 raise self._nothing_goes_on()
             if (connection := self._try_connect()) is not None:
@@ -147,6 +150,15 @@ class Control:
             pass
         connection.close()
         return None
+
+    def _is_hidden(self) -> InputError:
+        lock = lock_of(main_name(self.ledger)[0])
+        owner = owner_of(lock) or "another user"
+        return InputError(
+            f"{owner} has started the run in {self._run}: this user may not see whether it goes on (permission denied: "
+            f"{lock}), and it would take no orders from here",
+            hint=f"order it as {owner}; a start that was killed leaves that file there, too",
+        )
 
     def _nothing_goes_on(self) -> InputError:
         if self._run.exists():

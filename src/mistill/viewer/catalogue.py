@@ -26,6 +26,7 @@ from mistill.kinds.kept_settings import (
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import log_of, main_name
 from mistill.ledger.lock import is_held
+from mistill.ledger.permissions import check_may_read
 from mistill.ledger.shard_files import files_of, is_in_shards, is_memory
 from mistill.runs.run_name import RunName
 from mistill.wording import Setting, words
@@ -106,11 +107,14 @@ class Catalogue:
 
     Raises:
         InputError: there is no such run or folder.
+        LedgerError: this user may not read it.
     """
 
     def __init__(self, path: str | Path, ledger: str | Path | None = None) -> None:
         self._folder: Path | None = None
         self._only: KnownRun | None = None
+        if ledger is None:
+            check_may_read(ledger_beside(path))
         is_one = is_in_shards(Path(path)) or is_memory(ledger_beside(path))
         if ledger is None and Path(path).is_dir() and not is_one:
             self._folder = Path(path)
