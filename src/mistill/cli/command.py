@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from mistill.cli.exit_codes import Exit, exit_of_error
 from mistill.cli.options.wording import flag_of, on_the_command_line
 from mistill.cli.program import write_examples
-from mistill.cli.terminal.output import not_written, say, say_error, say_traceback
+from mistill.cli.terminal.output import say, say_error, say_traceback, told_of
 from mistill.errors import InputError, MistillError
 from mistill.wording import Words, worded
 
@@ -165,8 +165,8 @@ def failure_of(error: MistillError | ValidationError | OSError, *, asks_one_row:
     if isinstance(error, ValidationError):
         return _failure_of_value(error)
     if isinstance(error, OSError):
-        message = str(error) if error.filename else not_written(error)
-        return Failure(message, hint=None, exit_code=Exit.STOPPED)
+        message, hint = told_of(error)
+        return Failure(message, hint=hint, exit_code=Exit.STOPPED)
     message, hint = worded(error.headline, on_the_command_line), error.hint
     worded_hint = None if hint is None else worded(hint, on_the_command_line)
     return Failure(message, hint=worded_hint, exit_code=exit_of_error(error, asks_one_row=asks_one_row))

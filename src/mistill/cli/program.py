@@ -20,9 +20,10 @@ from mistill.cli import commands
 from mistill.cli.exit_codes import Exit
 from mistill.cli.terminal.interrupts import stopped_by_signals
 from mistill.cli.terminal.log_lines import logged_lines
-from mistill.cli.terminal.output import not_written, say_error, say_traceback
+from mistill.cli.terminal.output import say_error, say_traceback, told_of
 from mistill.cli.terminal.standard_streams import open_closed_streams, settle_streams
 from mistill.errors import did_you_mean
+from mistill.open_files import raise_limit
 
 
 class Group(click.Group):
@@ -98,6 +99,7 @@ click.version_option(__version__, prog_name="mistill", message="%(prog)s %(versi
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the program; its exit code. See `Exit`."""
     open_closed_streams()
+    raise_limit()
     try:
         with stopped_by_signals():
             return _run(None if arguments is None else list(arguments))
@@ -112,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (BrokenPipeError, SystemExit):  # the latter is click's way to end where it meets the former
         return Exit.READER_LEFT
     except OSError as error:  # all others are explained where they arise
-        say_error(not_written(error))
+        say_error(*told_of(error))
         return Exit.STOPPED
     except Exception as error:  # a bug: nobody is helped by a page of frames they did not ask for
         if "--debug" in (sys.argv if arguments is None else arguments):

@@ -32,6 +32,7 @@ from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.permissions import check_may_read, is_denied, permission_denied
 from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, statements
 from mistill.ledger.write_ahead_log import pages_in
+from mistill.open_files import MORE, is_short_now, shortage
 from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _NO_SHARED_MEMORY = frozenset(
@@ -113,6 +114,8 @@ def explain(path: Path, error: Exception, *, is_readable: bool = True) -> Ledger
                 *(_READ_THE_REST if is_readable else ()),
             ),
         )
+    if code in _FORBIDDEN and is_short_now():
+        return LedgerError(f"cannot open the ledger {path}: {shortage()}", hint=MORE)
     if code in _FORBIDDEN:
         for file in (path, log_of(path)):
             if is_denied(file, "read"):

@@ -18,6 +18,7 @@ from queue import Empty, SimpleQueue
 from typing import Any, Generic, TypeVar
 
 from mistill.errors import InputError
+from mistill.open_files import check_limit, explain_shortages
 from mistill.process import OwnProcess, keep_unused
 
 T = TypeVar("T")
@@ -46,12 +47,12 @@ def _keep_thread_state(loop: asyncio.AbstractEventLoop) -> None:
     a child that waits for it for ever: Python before 3.12 takes it (``_PyThreadState_DeleteExcept``) before it makes it
     anew (``PyOS_AfterFork_Child``). It was one fork in 600 on a machine with too much to do.
     """
+    import ctypes  # here: in that thread, no file may be open any more, and nothing would be told
+
     wake = loop.call_soon_threadsafe
 
     def wake_and_keep(*args: Any, **context: Any) -> asyncio.Handle:
         if threading.get_ident() not in [thread.ident for thread in threading.enumerate()]:
-            import ctypes
-
             ctypes.pythonapi.PyGILState_Ensure()
             del loop.call_soon_threadsafe
         return wake(*args, **context)
@@ -115,7 +116,9 @@ class BackgroundLoop:
     def _running_loop(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
+                check_limit()
                 loop = new_event_loop()
+                explain_shortages(loop)
                 if sys.version_info < (3, 12):
                     _keep_thread_state(loop)
                 self._thread = threading.Thread(target=_serve, args=(loop,), name="mistill", daemon=True)
@@ -162,10 +165,10 @@ class BackgroundWork(Generic[T]):
         if self._task is None:
             try:
                 self._loop.refuse_own_thread()
-            except RuntimeError:
+                self._loop.call(self._begin)
+            except (RuntimeError, OSError, InputError):  # the latter two: too few files may be open
                 _never_awaited(self._work)
                 raise
-            self._loop.call(self._begin)
 
     def result(self) -> T:
         """Begins it, unless it has begun, and waits.

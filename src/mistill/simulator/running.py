@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mistill.errors import InputError
 from mistill.extras import install_command
+from mistill.open_files import check_limit
 from mistill.signals import stopped_by_signals
 from mistill.simulator.faults import Scripted, When
 from mistill.simulator.settings import Settings
@@ -196,7 +197,7 @@ def serve(
     ``on_ready`` is called with the URL.
 
     Raises:
-        InputError: the extra ``simulator`` is not installed.
+        InputError: the extra ``simulator`` is not installed, or too few files may be open.
         OSError: the port is taken, or the host is not ours.
     """
     service = _make_service(settings)
@@ -210,6 +211,7 @@ def serve(
 def _make_service(settings: Settings) -> Service:
     if find_spec("aiohttp") is None:
         raise InputError("the simulator needs the package aiohttp", hint=install_command("simulator"))
+    check_limit()
 
     from mistill.simulator.service import Service
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import web
 
+from mistill.open_files import explain_shortages
 from mistill.simulator.service import Service
 from mistill.simulator.settings import Settings
 
@@ -115,4 +116,5 @@ def run_in_new_loop(main: Coroutine[Any, Any, None]) -> None:
     except ImportError:
         factory = None
     with asyncio.Runner(loop_factory=factory) as runner:
+        explain_shortages(runner.get_loop())
         runner.run(main)

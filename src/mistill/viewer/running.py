@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from mistill.errors import InputError
 from mistill.extras import install_command
+from mistill.open_files import check_limit, explain_shortages
 from mistill.signals import stopped_by_signals
 from mistill.viewer.access import Access
 from mistill.viewer.catalogue import Catalogue
@@ -85,6 +86,7 @@ class Viewer:
 
     async def _main(self) -> None:
         self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
+        explain_shortages(self._loop)
         async with self._place:
             self._ready.set()
             await self._stop.wait()
@@ -108,7 +110,7 @@ def view(
     Raises:
         InputError: there is no such run or folder, the port is taken, or the extra ``view`` is not installed.
     """
-    _check_extra()
+    _check_can_serve()
     return Viewer(Catalogue(path, ledger), port, annotate=annotate)
 
 
@@ -125,20 +127,22 @@ def serve(
     Raises:
         InputError: as `view`.
     """
-    _check_extra()
+    _check_can_serve()
     asyncio.run(_serve(_Place(Catalogue(path, ledger), port, annotate=annotate), on_ready))
 
 
 async def _serve(place: _Place, on_ready: Callable[[str], None]) -> None:
+    explain_shortages(asyncio.get_running_loop())
     async with place:
         with stopped_by_signals() as stop:
             on_ready(place.url)
             await stop.wait()
 
 
-def _check_extra() -> None:
+def _check_can_serve() -> None:
     if find_spec("aiohttp") is None:
         raise InputError("the viewer needs the package aiohttp", hint=install_command("view"))
+    check_limit()
 
 
 class _Place:

@@ -14,6 +14,7 @@ from typing import NamedTuple, TextIO
 import click
 
 from mistill.cli.terminal.standard_streams import drop
+from mistill.open_files import MORE, is_shortage, shortage
 from mistill.redaction import without_secrets
 from mistill.visible import visible
 
@@ -50,9 +51,14 @@ def say_error(message: str, hint: str | None = None) -> None:
         say(Colored("hint: ", "cyan"), hint)
 
 
-def not_written(error: OSError) -> str:
-    """What to say of an error that names no file: it is of the one that is not opened by name."""
-    return f"stdout could not be written: {error.strerror or error}"
+def told_of(error: OSError) -> tuple[str, str | None]:
+    """What to say of an error of the system's, and what to do. One that names no file is of the one that is not opened
+    by name."""
+    if is_shortage(error):
+        return shortage(), MORE
+    if error.filename:
+        return str(error), None
+    return f"stdout could not be written: {error.strerror or error}", None
 
 
 def say_traceback(error: BaseException) -> None:
