@@ -51,3 +51,33 @@ def test_what_the_lane_cannot_have_is_refused_by_the_name_of_its_option(
         ended = mistill(*run_of(1, *given))
         assert ended.code == 2
         assert given[0] in ended.stderr
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ("run", "--max-cost", "٣"),
+        ("run", "--limit", "３"),
+        ("run", "--temperature", "٠.5"),
+        ("run", "--deadline", "٣h"),
+        ("run", "--batch-bytes", "٣MB"),
+        ("run", "--on", "processes:٣"),
+        ("simulate", "--latency-s", "３"),
+        ("view", "--port", "٨٠٨٠"),
+        ("rows", "--where", "row<٣"),
+        ("rows", "--where", "output_tokens>=３"),
+        ("show", "١"),
+    ],
+    ids=" ".join,
+)
+def test_numbers_are_written_in_the_digits_0_to_9(
+    mistill: Mistill, run_of: RunOf, given: tuple[str, ...]
+) -> None:
+    command, *options = given
+    run = run_of(5)
+    if command in ("rows", "show"):
+        assert mistill(*run).code == 0
+    named = {"run": run[1:], "simulate": [], "view": []}.get(command, ["answers.jsonl"])
+    ended = mistill(command, *named, *options)
+    assert (ended.code, ended.stdout) == (2, "")
+    assert options[-1].removeprefix("row<").removeprefix("output_tokens>=") in ended.stderr.splitlines()[0]

@@ -401,6 +401,19 @@ def test_postgresql_has_types_of_its_own(postgresql: Tables) -> None:
     assert b'"x":[1.50]' in row.raw
 
 
+def test_a_database_without_an_encoding_is_read_as_utf_8(postgresql_server: PostgreSQL) -> None:
+    postgresql_server.execute("CREATE DATABASE plain ENCODING 'SQL_ASCII' LC_COLLATE 'C' TEMPLATE template0")
+    tables = Tables(postgresql_server.address.replace("/postgres?", "/plain?"), postgresql_server.execute)
+    write(tables.address("t"), [{"name": "Zoë"}])
+    assert records(tables.address("t")) == [{"name": "Zoë"}]
+    with library("psycopg").connect(tables.database, autocommit=True) as connection:
+        connection.execute(r"UPDATE t SET name = convert_from('\x5a6feb', 'SQL_ASCII')")
+    with pytest.raises(InputError, match=r"invalid byte sequence .*0xeb.*SQL_ASCII.*\?query="):
+        records(tables.address("t"))
+    name = "convert_from(convert(convert_to(name, 'SQL_ASCII'), 'LATIN1', 'UTF8'), 'SQL_ASCII')"
+    assert records(tables.query(f"SELECT {name} AS name FROM t ORDER BY 1")) == [{"name": "Zoë"}]
+
+
 def test_rows_of_tables_that_inherit_are_rows_of_the_table_too(postgresql: Tables) -> None:
     postgresql.execute("CREATE TABLE parent (id int PRIMARY KEY, text text)")
     postgresql.execute("CREATE TABLE child () INHERITS (parent)")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import re
+import socket
 import threading
 from pathlib import Path
 from typing import Any
@@ -174,6 +175,24 @@ def test_what_is_no_hub_is_said_to_be_none(run: Run, hub: Hub) -> None:  # noqa:
         InputError, match=r"what answers at http://127\.0\.0\.1:\d+ is no Hugging Face Hub .*HF_ENDPOINT"
     ):
         run.push_to_hub("me/answers")
+
+
+def test_where_no_hub_can_be_reached_that_is_said_with_what_to_do(
+    run: Run,
+    hub: Hub,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    with socket.socket() as closed:  # it does not listen
+        closed.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{closed.getsockname()[1]}"
+        monkeypatch.setattr(library("huggingface_hub.constants"), "ENDPOINT", address)
+        with pytest.raises(InputError) as refused:
+            run.push_to_hub("me/answers", token=TOKEN)
+    assert f"the Hub at {address} cannot be reached: " in refused.value.message
+    assert (
+        refused.value.hint
+        == "see whether the network and HF_ENDPOINT are right, then push again, which does no harm"
+    )
 
 
 def test_a_hub_that_never_answers_is_waited_for_aloud_and_not_for_ever(

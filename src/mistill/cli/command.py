@@ -45,6 +45,15 @@ class Option(click.Option):
         self.in_settings = in_settings
         self.value_after_equals = value_after_equals
 
+    def type_cast_value(self, ctx: click.Context, value: Any) -> Any:
+        """Python reads the digits of every script as numbers, which people take for others too easily."""
+        is_number = isinstance(self.type, click.types.IntParamType | click.types.FloatParamType)
+        if is_number and isinstance(value, str) and not value.isascii():
+            raise click.BadParameter(
+                f"{value!r} is not a number: write it in the digits 0 to 9", ctx=ctx, param=self
+            )
+        return super().type_cast_value(ctx, value)
+
 
 class Failure(click.ClickException):
     """An error as the user sees it."""

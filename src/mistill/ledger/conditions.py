@@ -129,6 +129,8 @@ _COMPARE: dict[str, Callable[[Any, Any], bool]] = {
 
 
 def _number(text: str) -> float | None:
+    if not text.isascii():  # digits of other scripts, which are read wrong too easily
+        return None
     try:
         return int(text)
     except ValueError:

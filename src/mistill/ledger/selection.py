@@ -187,7 +187,7 @@ def _condition(term: Term) -> tuple[str, str | float | None]:
 
 def _number(field: str, value: str) -> float:
     try:
-        number = float(value)
+        number = float(value) if value.isascii() else math.nan
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -36,6 +36,7 @@ _HUB: Final = OptionalLibrary("huggingface_hub", extra="remote")
 _CARD = "README.md"
 _TRIES: Final = 6
 """Of several that push at the same time, one is there first each time."""
+_PUSH_AGAIN: Final = "see whether the network and HF_ENDPOINT are right, then push again, which does no harm"
 _is_split = re.compile(r"\w+(?:\.\w+)*").fullmatch
 """Source: huggingface.co/docs/datasets, names of splits."""
 
@@ -100,7 +101,7 @@ def push_run(
             kept = read_settings(reader)
             schemas = _schemas_of_retries(reader, kept)
         place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
-        with place.explaining():
+        with place.explaining(to_go_on=_PUSH_AGAIN):
             make = functools.partial(
                 api.create_repo, repo, repo_type="dataset", private=private, exist_ok=True
             )
@@ -182,7 +183,7 @@ class _Repository(Struct, frozen=True):
 
 def _read_repository(api: Any, repo: str, revision: str | None) -> _Repository:
     place = RemoteFile(f"hf://datasets/{repo}/{_CARD}")
-    with place.explaining():
+    with place.explaining(to_go_on=_PUSH_AGAIN):
         info = functools.partial(api.repo_info, repo, repo_type="dataset", revision=revision)
         head: str | None = patiently(place.name, info).sha
         at = head or revision
@@ -223,7 +224,7 @@ def _commit(
         revision=revision,
         parent_commit=there.head,
     )
-    with place.explaining():
+    with place.explaining(to_go_on=_PUSH_AGAIN):
         try:
             return str(patiently(place.name, commit, upload_bytes=size).commit_url)
         except Exception as error:

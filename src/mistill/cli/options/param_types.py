@@ -163,7 +163,12 @@ class RowName(_Type):
         param: click.Parameter | None,  # noqa: ARG002  click's signature
         ctx: click.Context | None,  # noqa: ARG002  click's signature
     ) -> Any:
-        is_place = isinstance(value, str) and value.isdecimal() and len(value) <= self._max_digits
+        is_place = (
+            isinstance(value, str)
+            and value.isascii()
+            and value.isdecimal()
+            and len(value) <= self._max_digits
+        )
         return int(value) if is_place else value
 
 

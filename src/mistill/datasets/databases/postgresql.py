@@ -22,6 +22,10 @@ _PSYCOPG = OptionalLibrary("psycopg", extra="sql")
 _CONNECT_S = 30
 _SETTINGS: Final = "-c timezone=UTC -c datestyle=ISO -c intervalstyle=iso_8601 -c extra_float_digits=3"
 """So that a row reads the same whoever reads it: another text would be another row."""
+_TO_CONVERT: Final = (
+    "its database has the encoding SQL_ASCII, by which the server converts nothing: read it by a ?query= that does, "
+    "such as SELECT convert_from(convert(convert_to(name, 'SQL_ASCII'), 'LATIN1', 'UTF8'), 'SQL_ASCII') AS name FROM …"
+)
 _LOCK_S = 1
 """While it is only tried whether a table can be replaced: who wants it meanwhile waits behind us."""
 _AS_TEXT: Final = (
@@ -55,6 +59,7 @@ class PostgreSQL(PagedDatabase):
             f"postgresql://{self.address.host}",
             **{name: value for name, value in given.items() if value is not None},
             autocommit=True,
+            client_encoding="utf8",  # else texts of a database in SQL_ASCII are bytes
             connect_timeout=_CONNECT_S,
             application_name="mistill",
             options=_SETTINGS + only,
@@ -62,6 +67,16 @@ class PostgreSQL(PagedDatabase):
         with connection:
             self._read_exactly(connection)
             yield connection
+
+    @contextmanager
+    def explaining(self, doing: str, *, hint: str | None = None) -> Generator[None]:
+        with super().explaining(doing, hint=hint):
+            try:
+                yield
+            except self._psycopg.errors.CharacterNotInRepertoire as error:
+                raise InputError(
+                    f"{self.name}: cannot be {doing}: {told_by(error)}", hint=_TO_CONVERT
+                ) from None
 
     def _read_exactly(self, connection: Any) -> None:
         """Values are read with all their digits, and as text where Python has no type that holds them."""

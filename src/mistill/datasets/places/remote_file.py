@@ -268,16 +268,20 @@ class RemoteFile(Place):
     # --- what goes wrong --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def explaining(self) -> Generator[None]:
-        """An `InputError` for whatever a library raises; what that says of addresses is secret."""
+    def explaining(self, *, to_go_on: str = GOES_ON) -> Generator[None]:
+        """An `InputError` for whatever a library raises; what that says of addresses is secret.
+
+        Args:
+            to_go_on: what to do once the store can be reached.
+        """
         try:
             yield
         except MistillError:
             raise
         except Exception as error:
-            raise self._refusal(error) from None
+            raise self._refusal(error, to_go_on) from None
 
-    def _refusal(self, error: Exception) -> InputError:
+    def _refusal(self, error: Exception, to_go_on: str = GOES_ON) -> InputError:
         problem = problem_of(error)
         if problem == "missing":
             hint = None if self._kind != "hf" else "or it is private: set HF_TOKEN, or run hf auth login"
@@ -293,7 +297,8 @@ class RemoteFile(Place):
                 f"{self.name}: what answers at {self._hub_address()} is no Hugging Face Hub",
                 hint="see whether HF_ENDPOINT is right, and whether a proxy or a login answers in its place",
             )
-        return InputError(f"{self.name}: the store cannot be reached: {self._told(error)}", hint=GOES_ON)
+        store = f"the Hub at {self._hub_address()}" if self._kind == "hf" else "the store"
+        return InputError(f"{self.name}: {store} cannot be reached: {self._told(error)}", hint=to_go_on)
 
     def _hub_address(self) -> str:
         return shown(str(self._store.library.load(self.name, "huggingface_hub.constants").ENDPOINT))
