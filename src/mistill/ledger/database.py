@@ -32,7 +32,7 @@ from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.permissions import check_may_read, is_denied, permission_denied
 from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, statements
 from mistill.ledger.write_ahead_log import pages_in
-from mistill.open_files import MORE, is_short_now, shortage
+from mistill.open_files import MORE, is_short_now, is_shortage, shortage
 from mistill.wording import START_AGAIN, Phrase, Setting, words
 
 _NO_SHARED_MEMORY = frozenset(
@@ -115,7 +115,7 @@ def explain(path: Path, error: Exception, *, is_readable: bool = True) -> Ledger
             ),
         )
     if code in _FORBIDDEN and is_short_now():
-        return LedgerError(f"cannot open the ledger {path}: {shortage()}", hint=MORE)
+        return _no_more_files(path)
     if code in _FORBIDDEN:
         for file in (path, log_of(path)):
             if is_denied(file, "read"):
@@ -127,6 +127,10 @@ def explain(path: Path, error: Exception, *, is_readable: bool = True) -> Ledger
             hint="check that the directory exists and that you may write to it",
         )
     return LedgerError(f"the ledger {path} failed: {error}", hint=words(START_AGAIN, " to resume"))
+
+
+def _no_more_files(path: Path) -> LedgerError:
+    return LedgerError(f"cannot open the ledger {path}: {shortage()}", hint=MORE)
 
 
 @contextmanager
@@ -249,6 +253,8 @@ def open_to_read(path: Path) -> sqlite3.Connection:
                 pass
             elif isinstance(error, LedgerError):
                 raise
+            elif is_shortage(error):
+                raise _no_more_files(path) from error
             else:
                 raise LedgerError(
                     f"cannot read the ledger {path}: {error.strerror}",
