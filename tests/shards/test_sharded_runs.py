@@ -361,6 +361,52 @@ def test_only_parts_that_the_run_wrote_are_removed(rows: Path, tmp_path: Path, s
     assert {path.name for path in out.iterdir()} == own | {"part-00000.csv", "part-00001.csv"}
 
 
+def test_a_part_is_known_by_its_folder_and_by_how_the_run_left_it(
+    rows: Path, tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    one, other = tmp_path / "one", tmp_path / "other"
+    options: dict[str, Any] = {"on": "processes:1", "ledger": tmp_path / "run.ledgers"}
+    _run(rows, one, simulator, shards=4, **options).start()
+    other.mkdir()
+    (other / "part-00002.jsonl").write_text("of the user")
+    with pytest.raises(InputError, match="is no output of this run"):
+        _run(rows, other, simulator, shard="0/1", ledger=tmp_path / "new.ledgers").start()
+    _run(rows, other, simulator, shards=1, fresh=True, **options).start()
+    assert _names(other) == {"part-00000.jsonl", "part-00002.jsonl"}
+    (one / "part-00003.jsonl").write_text("by hand")
+    caplog.clear()
+    _run(rows, one, simulator, shards=2, fresh=True, **options).start()
+    assert _names(one) == {"part-00000.jsonl", "part-00001.jsonl", "part-00003.jsonl"}
+    (told,) = [record.getMessage() for record in caplog.records if "stay" in record.getMessage()]
+    assert told.startswith(f"{one}: part-00003.jsonl stay")
+
+
+def test_parts_are_known_where_output_and_ledgers_were_moved_together(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    (tmp_path / "here").mkdir()
+    _run(rows, tmp_path / "here" / "out", simulator, on="processes:1", shards=3).start()
+    (tmp_path / "here").rename(tmp_path / "there")
+    out = tmp_path / "there" / "out"
+    Run.retry(out, "row<1").start()
+    _run(rows, out, simulator, on="processes:1", shards=2, fresh=True).start()
+    assert _names(out) == _part_names(2)
+
+
+@pytest.mark.parametrize("name", ["mine", "run.ledgers.new"])
+def test_a_folder_of_somebodys_own_is_not_put_aside(
+    rows: Path, tmp_path: Path, simulator: Simulator, name: str
+) -> None:
+    ledger = tmp_path / ("mine" if name == "mine" else "run.ledgers")
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "letter.txt").write_text("of the user")
+    with pytest.raises(InputError, match="is no folder of a run in shards") as refused:
+        _run(rows, tmp_path / "out", simulator, on="processes:1", ledger=ledger, fresh=True).start()
+    assert "name one that is not there yet" in str(refused.value)
+    assert {path.name for path in tmp_path.iterdir()} == {name, "in.jsonl"}
+    assert _names(tmp_path / name) == {"letter.txt"}
+
+
 def _part_names(shards: int, suffix: str = "jsonl") -> set[str]:
     return {f"part-{number:05}.{suffix}" for number in range(shards)}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+import shutil
 from contextlib import suppress
 from pathlib import Path
 from typing import Final, Protocol, TypeVar
@@ -33,6 +33,7 @@ class _Plan(Struct, frozen=True):
 
 
 _SIZES = msgspec.json.Decoder(_Plan)
+_NOTE = msgspec.json.Decoder(dict[str, str])
 
 
 class _WithFormat(Protocol):
@@ -66,6 +67,14 @@ def is_in_shards(path: Path) -> bool:
         return False
 
 
+def is_foreign(folder: Path) -> bool:
+    """Whether a folder is there that has something, and no run in shards has made it."""
+    ledgers = (whole_of(folder), *folder.glob("shard-*.ledger"))
+    if not folder.is_dir() or any(path.is_file() for path in ledgers):
+        return False
+    return any(not path.name.startswith((_WHOLE, _PARTS)) for path in folder.iterdir())
+
+
 def is_memory(path: Path) -> bool:
     """Whether a run remembers here: in a file, or in a folder with the ledgers of its shards."""
     return path.is_file() or is_in_shards(path)
@@ -78,28 +87,83 @@ def files_of(path: Path) -> list[Path]:
     return [whole_of(path), *sorted(path.glob("shard-*.ledger"))]
 
 
-def read_parts(folder: Path) -> frozenset[str]:
-    """The names of the parts of the output that a start of the run may have written."""
+def read_parts(folder: Path, out: str | Path) -> dict[str, str]:
+    """The parts that starts of the run may have written into this folder of its output: the name of each, and how it
+    was left; empty: it was begun.
+
+    What a run knew of another folder is of no use here: a file of the same name may be anybody's.
+    """
+    where = _seen_from(folder, out)
     try:
-        return frozenset(path.name for path in (folder / _PARTS).iterdir())
+        notes = {path.name: _note_in(path) for path in (folder / _PARTS).iterdir()}
     except OSError:  # none that is known: nothing is taken for one
-        return frozenset()
+        return {}
+    return {name: note[where] for name, note in notes.items() if where in note}
 
 
-def note_parts(folder: Path, names: Iterable[str]) -> None:
-    """They are written from now on. Each has a file of its own, so that several processes can note theirs at a time."""
+def note_part(folder: Path, part: Path) -> None:
+    """It is written from now on. Each name has a file of its own: several processes note theirs at the same time."""
     parts = folder / _PARTS
-    if missing := [name for name in names if not (parts / name).exists()]:
-        parts.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for name in missing:
-            (parts / name).touch(mode=0o600)
-        sync_directory(parts)
+    parts.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if part.name not in read_parts(folder, part.parent):
+        _write_note(folder, part, "")
         sync_directory(folder)
 
 
-def forget_part(folder: Path, name: str) -> None:
-    """It was removed."""
-    (folder / _PARTS / name).unlink(missing_ok=True)
+def note_written(folder: Path, part: Path) -> None:
+    """It is as the run wants it."""
+    _write_note(folder, part, _state_of(part))
+
+
+def remove_part(folder: Path, part: Path) -> bool:
+    """Removes it, if it is as the run has left it. False: it is not, and may be somebody's."""
+    noted = read_parts(folder, part.parent).get(part.name)
+    if part.exists() and (not noted or noted != _state_of(part)):
+        return False
+    part.unlink(missing_ok=True)
+    path = folder / _PARTS / part.name
+    if note := {
+        where: state for where, state in _note_in(path).items() if where != _seen_from(folder, part.parent)
+    }:
+        write_file(path, msgspec.json.encode(note))
+    else:
+        path.unlink(missing_ok=True)
+    return True
+
+
+def hand_on_parts(folder: Path, anew: Path) -> None:
+    """What is known of parts is known beside it too, in what is to take its place."""
+    if (folder / _PARTS).is_dir():
+        anew.mkdir(mode=0o700, exist_ok=True)
+        shutil.copytree(folder / _PARTS, anew / _PARTS, dirs_exist_ok=True)
+        sync_directory(anew)
+
+
+def _seen_from(folder: Path, out: str | Path) -> str:
+    """A folder of parts, as it stays where both are moved together, or seen from another machine."""
+    whole = os.path.realpath(out)
+    try:
+        return os.path.relpath(whole, os.path.realpath(folder.parent))
+    except ValueError:  # they are on different drives
+        return whole
+
+
+def _state_of(part: Path) -> str:
+    found = part.stat()
+    return f"{found.st_size} bytes, {found.st_mtime_ns}"
+
+
+def _note_in(path: Path) -> dict[str, str]:
+    """Of a part's name: by folder, how it was left there."""
+    try:
+        return _NOTE.decode(path.read_bytes())
+    except (OSError, msgspec.MsgspecError):
+        return {}
+
+
+def _write_note(folder: Path, part: Path, state: str) -> None:
+    path = folder / _PARTS / part.name
+    write_file(path, msgspec.json.encode(_note_in(path) | {_seen_from(folder, part.parent): state}))
 
 
 def write_file(path: Path, data: bytes) -> None:

@@ -17,7 +17,7 @@ from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, Stopped
 from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader, Spending
-from mistill.ledger.shard_files import read_parts, read_sizes, shard_of, whole_of
+from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
 from mistill.llms.event_loop import background
 from mistill.process import OwnProcess
 from mistill.records.misfits import Misfit
@@ -118,7 +118,7 @@ class DrivenRun(Run):
     def _output_held(self) -> Generator[None]:
         if not self.place.is_one_file:
             if self.place.out is not None:  # nobody starts a shard that has ended
-                clear_unfinished(Path(self.place.out), read_parts(self.place.folder))
+                clear_unfinished(Path(self.place.out), self.place.parts())
             yield  # parts are held with their shards
             return
         self.place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ class DrivenRun(Run):
         of these."""
         shards = range(len(read_sizes(self.place.folder)))
         parts = {self.place.part(number, self.options).name for number in shards}
-        self.place.remove_parts(read_parts(self.place.folder) - parts)
+        self.place.remove_parts(self.place.parts() - parts)
 
     def _told(self) -> StartRecord:
         """What is known of this start by now."""

@@ -30,11 +30,20 @@ from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_t
 from mistill.kinds.manifest import changed_settings
 from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Ledger, LedgerReader
-from mistill.ledger.shard_files import forget_part, is_in_shards, note_parts, read_parts, shard_of, whole_of
+from mistill.ledger.shard_files import (
+    is_foreign,
+    is_in_shards,
+    note_part,
+    note_written,
+    read_parts,
+    remove_part,
+    shard_of,
+    whole_of,
+)
 from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
 from mistill.progress.display import OnProgress
-from mistill.runs.export import write_records
+from mistill.runs.export import Exported, write_records
 from mistill.runs.opening import output_held, told_if_interrupted
 from mistill.runs.record_shape import shape_of
 from mistill.runs.report import start_reports
@@ -94,6 +103,7 @@ class RunPlace(Struct, frozen=True):
                 f"{folder} is the ledger of a run that is not in shards",
                 hint="go on with that as it began, or give another output",
             )
+        refuse_foreign_folder(folder)
         place = cls(folder, name)
         if name is not None:
             target = name if place.is_one_file else str(Path(name).with_name(place.part(0, options).name))
@@ -129,7 +139,7 @@ class RunPlace(Struct, frozen=True):
         """``InputError`` if something is where the output goes, and no run is known that made it."""
         if self.out is None:
             return
-        target, known = Path(self.out), read_parts(self.folder)
+        target, known = Path(self.out), self.parts()
         if (
             any(path.name not in known for path in target.iterdir())
             if target.is_dir()
@@ -144,11 +154,29 @@ class RunPlace(Struct, frozen=True):
         """What a shard writes itself; ``None``: nothing."""
         return None if self.out is None or self.is_one_file else str(self.part(number, options))
 
+    def parts(self) -> frozenset[str]:
+        """The names of the parts that starts of the run may have written here."""
+        return frozenset() if self.out is None else frozenset(read_parts(self.folder, self.out))
+
     def remove_parts(self, names: Iterable[str]) -> None:
-        """They are not of the run any more."""
-        for name in names:
-            Path(self.out or "", name).unlink(missing_ok=True)
-            forget_part(self.folder, name)
+        """They are not of the run any more. What is not as it has left them stays: it may be somebody's."""
+        left = [name for name in names if not remove_part(self.folder, Path(self.out or "", name))]
+        if left:
+            _log.warning(
+                "%s: %s stay, which an earlier cut of the run had and somebody has changed since: remove them, or "
+                "whoever reads the folder takes them for some of its parts",
+                self.out,
+                ", ".join(sorted(left)),
+            )
+
+
+def refuse_foreign_folder(folder: Path) -> None:
+    """``InputError`` where somebody has something else: nothing is put there, and a fresh start puts nothing aside."""
+    if is_foreign(folder):
+        raise InputError(
+            f"{folder} has files in it, and is no folder of a run in shards",
+            hint=words("name one that is not there yet with ", Setting("ledger"), ", or move that one away"),
+        )
 
 
 def _is_one_output(name: str) -> bool:
@@ -297,6 +325,11 @@ class DrivenStart(PartOfBudget):
         """What is known of quotas, where this shard asks."""
         return self._governor.snapshot()
 
+    def _write_output(self, out: str) -> Exported:
+        written = super()._write_output(out)
+        note_written(self.ledger_path.parent, Path(out))
+        return written
+
     def abandon(self) -> None:
         """Waits for nothing any more: what is in flight is marked as maybe billed."""
         self._control.abandon()
@@ -328,7 +361,7 @@ class ShardRun(DrivenStart, InShards):
         self._source = plan.source(self._one.number, self._whole, self.options.limit)
         if self.out is not None:
             part = Path(self.out)
-            note_parts(self.place.folder, [part.name])  # first: what is not noted is nobody's to remove
+            note_part(self.place.folder, part)  # first: what is not noted is nobody's to remove
             part.parent.mkdir(parents=True, exist_ok=True)
         failed_now = self._failed_now()
         with super()._started() as runner:
@@ -435,7 +468,7 @@ class ShardRun(DrivenStart, InShards):
         more."""
         number = own.partition(".")[0]
         of_plan = {self.place.part(one, self.options).name.partition(".")[0] for one in range(shards)}
-        by_number = [(name.partition(".")[0], name) for name in read_parts(self.place.folder) - {own}]
+        by_number = [(name.partition(".")[0], name) for name in self.place.parts() - {own}]
         self.place.remove_parts(name for one, name in by_number if one == number)
         more = [name for one, name in by_number if one not in of_plan]
         if more and self._is_all_finished():
