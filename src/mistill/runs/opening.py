@@ -71,10 +71,11 @@ def check_is_one_output(options: RunOptions, out: str | Path | None) -> None:
             ),
         )
     if scheme_of(name) is None and (name.endswith(("/", os.sep)) or (name and Path(name).is_dir())):
+        example = Path(name, f"answers.{options.output_format or 'jsonl'}")
         raise InputError(
             words(Setting("out"), f": {name} is a folder, and this run writes one file"),
             hint=words(
-                f"name it, such as {Path(name) / 'answers.jsonl'}; a folder has the parts of a run in shards: add ",
+                f"name it, such as {example}; a folder has the parts of a run in shards: add ",
                 *(Setting("on", "processes:2"), " or ", Setting("shard", "0/16")),
             ),
         )

@@ -23,6 +23,7 @@ from msgspec import Struct
 from mistill.addresses import STORES, keep_secrets, scheme_of, shown, whole
 from mistill.datasets import far_places
 from mistill.datasets.far_places import GOES_ON
+from mistill.datasets.formats import files_in
 from mistill.datasets.optional_library import OptionalLibrary
 from mistill.datasets.places.output_stream import OutputStream, write_all
 from mistill.datasets.places.patience import patiently
@@ -94,8 +95,15 @@ class RemoteFile(Place):
         self._version = _version_of(info)
         if info["type"] == "directory":
             raise InputError(
-                f"{self.name} is a directory", hint=f"name its files: '{self.name.rstrip('/')}/*.jsonl'"
+                f"{self.name} is a directory", hint=f"name its files: {files_in(self.name, self._listed())}"
             )
+
+    def _listed(self) -> list[str]:
+        """What is in it, as a directory; nothing where the store does not say."""
+        fs, path = self._found
+        with suppress(Exception):  # of any type: each store has its own
+            return [str(name) for name in self._asked(lambda: fs.ls(path, detail=False))]
+        return []
 
     @contextmanager
     def open(self) -> Generator[IO[bytes]]:
