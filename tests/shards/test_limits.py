@@ -15,9 +15,12 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
-from mistill import MistralLLM, Run
+from mistill import InputError, MistralLLM, Run
+from mistill.ledger.shard_files import shard_of
 from mistill.runs.report import RunReport
 from mistill.simulator import Settings, Simulator
+from mistill.steering.client import Control
+from mistill.steering.orders import Order
 
 _ROWS = 60
 _EACH = 9
@@ -99,6 +102,44 @@ def test_a_budget_is_changed_on_the_way(
     (report,) = reports
     assert 200 - _EACH < _tokens(report) < 540  # where the next does not fit it ends as well
     assert f"max_tokens_total of 200 are used ({_tokens(report)})" in str(report.stopped)
+
+
+def test_what_is_spent_of_a_budget_is_told_of_all_shards_and_set_there_alone(
+    start: Callable[..., RunReport], simulator: Simulator, tmp_path: Path
+) -> None:
+    start(limit=4)
+    simulator.change(latency_s=0.05)
+    before, reports = simulator.answered, list[RunReport]()
+    llm = {"max_concurrent_requests": 1}
+    thread = threading.Thread(
+        target=lambda: reports.append(start(llm, max_cost=10_000, max_tokens_total=10_000, deadline=600))
+    )
+    thread.start()
+    simulator.wait_until(lambda: simulator.answered > before + 4, timeout_s=60)
+    of_all, of_one = Run.open(tmp_path / "out").control(), Control(shard_of(tmp_path / "out.ledger", 0))
+    of_all.pause()
+    simulator.wait_until(lambda: simulator.in_flight == 0)
+    spent = simulator.answered * _EACH
+    views = of_all.views(every_s=0.05)
+    next(view for view in views if view.completions == simulator.answered - 4)
+    told = {one.name: one.told for one in of_all.standing().settings}
+    assert (told["max_cost"], told["max_tokens_total"]) == (f"${spent}.00 spent", f"{spent} used")
+    assert re.fullmatch(r"[59] min( \d+ s)? left", str(told["deadline"]))
+    told = {one.name: one.told for one in of_one.standing().settings}
+    assert re.fullmatch(r"of all shards; \d+ used in this one", str(told["max_tokens_total"]))
+    for name in ("max_cost", "max_tokens_total"):
+        with pytest.raises(
+            InputError, match=f"{name} is of all shards.* mistill ctl .*out.ledger set {name}="
+        ):
+            of_one.set(**{name: 1})
+    answer = of_all.send(Order("set", {"max_tokens_total": 10}))
+    assert answer.told is not None
+    assert answer.told.endswith(f"10,000 → 10; ${spent}.00 and {spent} tokens are spent: the run stops")
+    of_all.resume()
+    thread.join(60)
+    (report,) = reports
+    assert f"max_tokens_total of 10 are used ({_tokens(report)})" in str(report.stopped)
+    assert (report.failures, _tokens(report)) == (0, spent)
 
 
 def test_a_quota_of_the_users_own_is_of_all_workers_together(

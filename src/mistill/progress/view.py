@@ -198,7 +198,8 @@ class View(Struct, frozen=True, kw_only=True):
     def waiting(self) -> str | None:
         """What is waited for, or what becomes of what is in flight when it was stopped; at the end, nothing."""
         if self.is_paused:
-            flying = f": {self.in_flight:,} in flight come home" if self.in_flight else ""
+            come = "comes" if self.in_flight == 1 else "come"
+            flying = f": {self.in_flight:,} in flight {come} home" if self.in_flight else ""
             return f"paused for {age(self.paused_s or 0.0)}{flying}, nothing more is sent"
         if self.is_last or (self.waits_for_jobs_alone and self.cut_off_in_s is None):
             return None

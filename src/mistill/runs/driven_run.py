@@ -25,7 +25,7 @@ from mistill.runs.opening import output_held
 from mistill.runs.report import StartRecord, StartReport, last_start
 from mistill.runs.run import Run, end_by, unfinished_output
 from mistill.runs.shard_run import RunPlace
-from mistill.runs.shared_budget import spent_by
+from mistill.runs.shared_budget import SharedBudget, spent_by
 from mistill.runs.steering import DriverSteering
 from mistill.shards.driver import Driver
 from mistill.shards.workers import BudgetNow
@@ -43,6 +43,7 @@ class DrivenRun(Run):
 
     place: RunPlace
     _driver: Driver | None = None
+    _shared_budget: SharedBudget | None = None
     _start_number = 0  # of the start, in the ledger of the whole
 
     def __iter__(self) -> Iterator[Any]:
@@ -77,6 +78,7 @@ class DrivenRun(Run):
                 self._llm,
                 self._budget,
                 keeper,
+                before=None if self._shared_budget is None else self._shared_budget.spent,
                 note_sent=partial(self._note_sent, keeper),
                 watch=self._new_watch(),
                 keep=keep,

@@ -75,7 +75,7 @@ from mistill.runs.report_text import answered_rows, hint_of_broken_input, interr
 from mistill.runs.results import RowOutcome, RunResults, collection
 from mistill.runs.row_settings import Retried, RowSettings, retried_settings
 from mistill.runs.runner import Runner
-from mistill.runs.steering import DriverSteering, Steering
+from mistill.runs.steering import DriverSteering, OfOneShard, Steering
 from mistill.runs.where import columns_of
 from mistill.steering.orders import Changes, Order, Standing
 from mistill.steering.server import OrderServer
@@ -608,7 +608,8 @@ class Run(RunResults):
             is_part=self._part_of is not None,
             whole=self._paced_with,
         )
-        self._server = OrderServer(self.ledger_path, steering)
+        asked = steering if self._part_of is None else OfOneShard(steering, self.ledger_path.parent)
+        self._server = OrderServer(self.ledger_path, asked)
         try:
             with self._control.steered(steering), self._input_size.wanted():
                 yield

@@ -65,7 +65,7 @@ class ShardedRetry(DrivenRun, Retry):
                 self._say_nothing_chosen()
             keeper, before = Governor(), self._spent_by_shard(self._shards())
             by_all = Spending.together(before or ())
-            budget = None if before is None else SharedBudget.new(self, by_all)
+            budget = self._shared_budget = None if before is None else SharedBudget.new(self, by_all)
 
             def work(begun: Begun, link: Link) -> MistillError | None:
                 retry = self._retry_of(begun, chosen[begun.number], link)

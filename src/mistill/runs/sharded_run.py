@@ -141,7 +141,7 @@ class ShardedRun(DrivenRun, InShards):
 
         before = self._spent_by_shard(len(plan.shards))
         by_all = Spending.together(before or ())
-        budget = None if before is None else SharedBudget.new(self, by_all)
+        budget = self._shared_budget = None if before is None else SharedBudget.new(self, by_all)
 
         def begun(number: int) -> Begun:
             return Begun(

@@ -5,14 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shlex
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 from pydantic import TypeAdapter, ValidationError
 
 from mistill.delivery.diagnostics import Snapshot
 from mistill.delivery.governor import Governor
+from mistill.delivery.purse import Amount, SpendingLimit
 from mistill.errors import InputError, MistillError, Stopped, did_you_mean
 from mistill.estimates.budget import Budget
 from mistill.kinds.options import RunOptions
@@ -30,7 +33,8 @@ _log = logging.getLogger("mistill")
 
 PACE = ("max_concurrent_requests", "requests_per_minute", "tokens_per_minute")
 """Attributes of the model that say how fast it goes."""
-LIMITS = ("max_cost", "max_tokens_total", "deadline")
+BUDGETS = ("max_cost", "max_tokens_total")
+LIMITS = (*BUDGETS, "deadline")
 """Options of the run that end it."""
 SETTINGS = (*PACE, *LIMITS)
 
@@ -119,7 +123,8 @@ class Steering:
             return None
         self._runner.pause()
         in_flight = self._snapshot().in_flight
-        flying = f"; {count(in_flight, 'request')} in flight come home" if in_flight else ""
+        come = "comes" if in_flight == 1 else "come"
+        flying = f"; {count(in_flight, 'request')} in flight {come} home" if in_flight else ""
         return f"paused: nothing more is sent{flying}"
 
     def _resume(self) -> str | None:
@@ -189,11 +194,20 @@ class Steering:
         """What is known of settings besides."""
         budget, told = self._runner.budget, _told_of_quotas(self._snapshot())
         if budget.is_complete:
-            told["max_cost"] = f"{money(budget.spent_cost)} spent"
-            told["max_tokens_total"] = f"{budget.spent_tokens:,} used"
+            told |= _told_of_spent(Amount(budget.spent_cost, budget.spent_tokens))
+        if self._is_part:
+            told |= {name: f"of all shards; {told[name]} in this one" for name in BUDGETS if name in told}
         if budget.deadline is not None:
-            told["deadline"] = f"{seconds(budget.time_left_s())} left"
+            told["deadline"] = _told_of_deadline(budget.time_left_s())
         return told
+
+
+def _told_of_spent(spent: Amount) -> dict[str, str]:
+    return {"max_cost": f"{money(spent.cost)} spent", "max_tokens_total": f"{spent.tokens:,} used"}
+
+
+def _told_of_deadline(left_s: float) -> str:
+    return f"{seconds(max(0.0, left_s))} left"
 
 
 def _told_of_quotas(now: Snapshot) -> dict[str, str]:
@@ -209,12 +223,32 @@ def _told_of_quotas(now: Snapshot) -> dict[str, str]:
     }
 
 
+class OfOneShard:
+    """A shard that a driver steers, for others: what is of all shards, they do not set here. See `Steered`."""
+
+    def __init__(self, steering: Steering, folder: Path) -> None:
+        self._steering = steering
+        self._folder = folder
+        self.view = steering.view
+
+    async def obey(self, order: Order, by: str) -> Answer:
+        """See `Steered`."""
+        for name in BUDGETS:
+            if order.do == "set" and name in order.settings:
+                raise InputError(
+                    f"{name} is of all shards together, and this is one of them",
+                    hint=f"set it for all: mistill ctl {shlex.quote(str(self._folder))} set {name}=…",
+                )
+        return await self._steering.obey(order, by)
+
+
 class DriverSteering:
     """Obeys for the shards of a run: an order goes on to each of them, and to those that begin later.
 
     Args:
         llm: as the run has it; each process has one like it.
-        budget: has the limits of all shards.
+        budget: has the limits of all shards. ``before``: what they had spent before this start; ``None``: nobody has
+            added it up, since nothing limits it.
         keeper: has the quota of the user's own, for all processes.
         note_sent: tells it what was sent lately; called before there is such a quota.
         watch, keep: as for `Steering`.
@@ -230,11 +264,13 @@ class DriverSteering:
         budget: Budget,
         keeper: Governor,
         *,
+        before: Amount | None,
         note_sent: Callable[[], None],
         watch: Watch,
         keep: Callable[[], Awaitable[None]],
     ) -> None:
         self.changes = Changes()
+        self._before = before
         self.view = watch.view
         self._driver = driver
         self._keeper = keeper
@@ -263,7 +299,7 @@ class DriverSteering:
                 _log.warning("%s: %s", by, told)
                 await self._keep()
             paused_at_s = self._driver.progress.paused_at_s
-            known = _told_of_quotas(self._driver.quotas()) | {"max_concurrent_requests": _OF_EACH}
+            known = self._told()
             standing = Standing(
                 process=os.getpid(),
                 paused_s=None if paused_at_s is None else time.monotonic() - paused_at_s,
@@ -272,6 +308,21 @@ class DriverSteering:
                 settings=[SettingState(name, value, known.get(name)) for name, value in self._values.items()],
             )
             return Answer(standing=standing, told=told)
+
+    def _told(self) -> dict[str, str]:
+        """What is known of settings besides."""
+        told = _told_of_quotas(self._driver.quotas()) | {"max_concurrent_requests": _OF_EACH}
+        if self._budget.is_limited and (spent := self._spent()) is not None:
+            told |= _told_of_spent(spent)
+        if self._driver.deadline_s is not None:
+            told["deadline"] = _told_of_deadline(self._driver.time_left_s)
+        return told
+
+    def _spent(self) -> Amount | None:
+        """By all shards, in earlier starts too, as far as they have told."""
+        progress = self._driver.progress
+        tokens = progress.usage.input_tokens + progress.usage.output_tokens
+        return None if self._before is None else self._before.plus(Amount(progress.cost or 0.0, tokens))
 
     async def _do(self, order: Order, by: str) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
         driver = self._driver
@@ -291,7 +342,7 @@ class DriverSteering:
         return done + late, {}
 
     async def _change(self, asked: dict[str, Any], by: str) -> tuple[str | None, dict[str, tuple[Any, Any]]]:
-        budgets = [name for name in asked if name in _BUDGETS]
+        budgets = [name for name in asked if name in BUDGETS]
         if budgets and not self._has_budget:
             raise InputError(
                 f"{budgets[0]} cannot be changed while a run in shards goes on that began without a budget",
@@ -315,7 +366,15 @@ class DriverSteering:
         late = await self._pass_on(Order("set", of_shards), by, self._driver.under_way) if of_shards else ""
         self._driver.progress.changed = shown_settings(changed)
         of_each = f", {_OF_EACH}" if "max_concurrent_requests" in changed else ""
-        return f"set {shown_settings(changed)}{of_each}{late}", changed
+        return f"set {shown_settings(changed)}{of_each}{self._told_if_reached()}{late}", changed
+
+    def _told_if_reached(self) -> str:
+        """Where more is spent than there is to spend, shards find that out before their next request."""
+        limit = SpendingLimit(self._values["max_cost"], self._values["max_tokens_total"])
+        spent = self._spent()
+        if spent is None or not limit.is_reached(spent):
+            return ""
+        return f"; {money(spent.cost)} and {count(spent.tokens, 'token')} are spent: the run stops"
 
     async def _pass_on(self, order: Order, by: str, shards: Iterable[int]) -> str:
         """Shards obey; what is to be said of those that have not."""
@@ -342,7 +401,6 @@ def _has_quota(values: Mapping[str, Any]) -> bool:
     return values["requests_per_minute"] is not None or values["tokens_per_minute"] is not None
 
 
-_BUDGETS = ("max_cost", "max_tokens_total")
 _OF_EACH = "in each process"
 _MOST_NAMED = 5
 """Of shards, in one line."""
