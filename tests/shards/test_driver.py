@@ -196,6 +196,7 @@ def test_a_shard_that_does_not_obey_in_time_is_told_of(monkeypatch: pytest.Monke
         watch = Watch(driver.progress, driver.snapshot, at_once=lambda: 2)
         steering = DriverSteering(
             *(driver, llm, Budget(), llm.governor_apart()),
+            before=None,
             note_sent=lambda: None,
             watch=watch,
             keep=lambda: asyncio.sleep(0),

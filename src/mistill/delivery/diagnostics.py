@@ -233,8 +233,9 @@ def advice(
 
 
 _ALONE = (
-    "was without the process that has the shared governor, which did not answer: this one went on alone, with its "
-    "share of the quota. See whether that process is stopped, or computes without a pause"
+    "was without the process that has the shared governor, which did not answer, or did not let this one in: it went "
+    "on alone, with its share of the quota. See whether that process is stopped, computes without a pause, or has "
+    "another MISTILL_GOVERNOR_TOKEN"
 )
 
 

@@ -26,7 +26,7 @@ from mistill.delivery.sharing.frames import (
     proof,
 )
 from mistill.delivery.sharing.guest import GuestGovernor
-from mistill.delivery.sharing.place import Place
+from mistill.delivery.sharing.place import TOKEN_VARIABLE, Place
 from mistill.delivery.sharing.thread import SharingThread
 from mistill.delivery.tuning import Tuning
 
@@ -48,6 +48,7 @@ class HostConnection(FrameProtocol):
         process: the host's number.
         heard_s: when it last said anything, by the loop's clock.
         is_useful: it has lent a permit, or said what came of one.
+        why_not: in words, why it is no host for this guest, where that is known.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class HostConnection(FrameProtocol):
         self.process = 0
         self.heard_s = loop.time()
         self.is_useful = False
+        self.why_not = ""
         self._loop = loop
         self._place = place
         self._name = name
@@ -77,6 +79,8 @@ class HostConnection(FrameProtocol):
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  asyncio calls it
         self.transport = None
         if not self.answered.done():
+            if self._hosts_nonce is not None and not self.is_trusted and not self.why_not:
+                self.why_not = f"refused the {TOKEN_VARIABLE} of this process"
             self.answered.set_result(False)
         if not self.ended.done():
             self.ended.set_result(None)
@@ -95,12 +99,14 @@ class HostConnection(FrameProtocol):
         else:
             welcome = WELCOME.decode(frame)
             if not is_proof(welcome.proof, self._place.token, b"host", *self._said(self._hosts_nonce)):
+                self.why_not = f"does not know the {TOKEN_VARIABLE} of this process"
                 raise NotOurs
             self.process = welcome.process
             self.is_trusted = True
 
     def _say_hello(self, challenge: Challenge) -> None:
         if challenge.version != VERSION:
+            self.why_not = "is of another version of mistill"
             raise NotOurs
         self._hosts_nonce = challenge.nonce
         proven = proof(self._place.token, b"guest", *self._said(challenge.nonce))
@@ -136,6 +142,7 @@ class Membership:
         self._is_ended = False
         self._link: HostConnection | None = None
         self._is_alone = False
+        self._why_not = ""
         weakref.finalize(guest, self.end).atexit = False
         thread.begin(self._live)
 
@@ -220,6 +227,7 @@ class Membership:
             self._leave(link)
             calling.close()
             raise
+        self._why_not = link.why_not
         self._leave(link)
         calling.close()
         return None
@@ -269,9 +277,13 @@ class Membership:
         self._is_alone = True
         shares = guest.go_alone(waited_s)
         share = f"a share of 1 in {shares} of what is known of it" if shares else "what it finds out of it"
+        mended = "comes back when it does"
+        if self._why_not:
+            mended = "is let in once both have the same token, and the same version of mistill"
         _log.warning(
-            "the governor that this quota is shared by (%s) does not answer: this process goes on alone, with %s, "
-            "and comes back when it does",
+            "the governor that this quota is shared by (%s) %s: it goes on alone, with %s, and %s",
             self._place.key,
+            self._why_not or "does not answer this process",
             share,
+            mended,
         )
