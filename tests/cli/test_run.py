@@ -70,9 +70,7 @@ def test_an_input_that_breaks_off_says_what_is_kept_and_how_to_go_on(mistill: Mi
     quiet = mistill(*arguments, "--quiet")
     assert quiet.code == 2
     assert "512 rows answered so far, and kept: " in quiet.stderr
-    assert (
-        "once the input is mended, start the same command again; answered rows cost nothing" in quiet.stderr
-    )
+    assert "once that is mended, start the same command again; answered rows cost nothing" in quiet.stderr
     path.with_suffix(".jsonl.gz").write_bytes(gzip.compress(good)[:-100])
     arguments[1] = str(path.with_suffix(".jsonl.gz"))
     ended = mistill(*arguments)

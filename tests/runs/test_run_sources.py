@@ -280,7 +280,7 @@ def test_an_iterable_that_raises_is_told_as_it_is(place: Place, simulator: Simul
         place.run(rows(), on_stop="return").start()
     (note,) = raised.value.__notes__
     assert "rows answered so far, and kept" in note
-    assert "once the input is mended, start the same run again" in note
+    assert "once that is mended, start the same run again" in note
     assert place.run(ROWS).start().completions == 12
     assert place.answers() == echoes(TEXTS)
 

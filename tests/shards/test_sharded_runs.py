@@ -844,6 +844,51 @@ def test_a_plan_that_nobody_can_read_is_said(rows: Path, tmp_path: Path, simulat
         read_report(out)
 
 
+def test_where_a_plan_is_gone_nothing_is_cut_anew(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
+    out, plan = tmp_path / "answers", tmp_path / "answers.ledger" / "plan.json"
+    _each_shard(rows, out, simulator, 2)
+    answered = simulator.answered
+    plan.rename(tmp_path / "plan.json")
+    gone = (
+        r"answers\.ledger has ledgers of shards, and plan\.json is not there any more.*restore it from a copy"
+    )
+    for options in ({"shard": "0/2"}, {"on": "processes:1"}, {"on": "processes:1", "shards": 3}):
+        with pytest.raises(LedgerError, match=gone):
+            _run(rows, out, simulator, **options).start()
+    with pytest.raises(LedgerError, match=gone):
+        read_report(out)
+    (tmp_path / "plan.json").rename(plan)
+    assert _run(rows, out, simulator, on="processes:1").start().sent == 0
+    assert simulator.answered == answered
+
+
+def test_an_output_folder_that_is_lost_on_the_way_is_told_with_what_to_do(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out, raised = tmp_path / "answers", list[InputError]()
+    run = _run(rows, out, simulator, on="processes:1", shards=1)
+
+    def start() -> None:
+        with pytest.raises(InputError) as refused:
+            run.start()
+        raised.append(refused.value)
+
+    answered = simulator.answered
+    simulator.change(latency_s=0.3)
+    thread = threading.Thread(target=start)
+    try:
+        thread.start()
+        simulator.wait_until(lambda: simulator.in_flight > 0 or simulator.answered > answered, timeout_s=60)
+        out.rmdir()
+        thread.join()
+    finally:
+        simulator.change(latency_s=0.001)
+    told = str(raised[0])
+    assert f"there is no directory {out}" in told
+    assert f"mkdir -p '{out}'; {_ROWS} rows answered so far, and kept" in told
+    assert "once that is mended, start the same run again" in told
+
+
 def test_after_a_ledger_that_could_not_be_read_all_are_read_again(
     rows: Path, tmp_path: Path, simulator: Simulator
 ) -> None:

@@ -29,7 +29,7 @@ from mistill.ledger import LedgerReader
 from mistill.ledger.far_outputs import address_of_ledger, ledger_of_address
 from mistill.ledger.files import is_database, is_ledger
 from mistill.ledger.permissions import check_may_read
-from mistill.ledger.shard_files import is_in_shards, is_memory
+from mistill.ledger.shard_files import check_plan_is_there, is_in_shards, is_memory
 from mistill.same_place import canonical, is_same_file, refuse_unclear
 from mistill.struct_types import look_at
 from mistill.wording import Phrase, Setting, words
@@ -168,7 +168,7 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
 
     Raises:
         InputError: there is no such ledger.
-        LedgerError: this user may not read it.
+        LedgerError: this user may not read it, or it is of a run in shards whose plan is gone.
     """
     if path is None:
         if ledger is None:
@@ -189,6 +189,7 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
         out = name
     check_may_read(beside)
     if not is_memory(beside):
+        check_plan_is_there(beside)
         raise InputError(
             f"no run is known for {name}: there is no file {beside}",
             hint=words("give the output of the run, or its ", Setting("ledger"), _elsewhere(name)),

@@ -14,6 +14,7 @@ from msgspec import Struct
 from mistill.directories import sync_directory
 from mistill.errors import LedgerError
 from mistill.ledger.permissions import check_may_read
+from mistill.wording import Setting, words
 
 PLAN: Final = "plan.json"
 PLAN_FORMAT: Final = 1
@@ -65,6 +66,20 @@ def is_in_shards(path: Path) -> bool:
         return plan_of(path).is_file()
     except (OSError, ValueError):  # no name that a file can have
         return False
+
+
+def check_plan_is_there(folder: Path) -> None:
+    """``LedgerError`` where there are shards, and nothing says where the input was cut: cut anew, rows would be asked
+    again that are answered."""
+    if not is_in_shards(folder) and any(folder.glob("shard-*.ledger")):
+        raise LedgerError(
+            f"{folder} has ledgers of shards, and {PLAN} is not there any more, which says which rows each of them has",
+            hint=words(
+                "restore it from a copy, or start over with ",
+                Setting("fresh", True),
+                ", which keeps what is there under another name",
+            ),
+        )
 
 
 def is_foreign(folder: Path) -> bool:

@@ -145,9 +145,9 @@ def hint_of_broken_input(hint: str | None, report: RunReport, *, is_read_once: b
         is_read_once: neither can this object read it again, nor would another one find the ledger.
     """
     kept = f"{count(report.completions, 'row')} answered so far, and kept: {_spending(report)}"
-    go_on: tuple[Part, ...] = ("once the input is mended, ", START_AGAIN, "; answered rows cost nothing")
+    go_on: tuple[Part, ...] = ("once that is mended, ", START_AGAIN, "; answered rows cost nothing")
     if report.out == "-":
-        go_on = (START_AGAIN, " with ", Setting("ledger", str(report.ledger)), ", once the input is mended")
+        go_on = (START_AGAIN, " with ", Setting("ledger", str(report.ledger)), ", once that is mended")
     elif is_read_once:
         go_on = (
             "they are in its results(); with ",

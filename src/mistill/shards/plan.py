@@ -22,7 +22,7 @@ from mistill.datasets.sources.slices import Slice, cut, cut_points_of, quoted, u
 from mistill.datasets.sources.text_form import TextForm
 from mistill.datasets.writers import open_writer
 from mistill.errors import InputError
-from mistill.ledger.shard_files import PLAN_FORMAT, plan_of, read_as, write_file
+from mistill.ledger.shard_files import PLAN_FORMAT, check_plan_is_there, plan_of, read_as, write_file
 from mistill.wording import Setting, words
 
 _MOST_ROWS: Final = 50_000
@@ -111,8 +111,9 @@ def read_plan(folder: Path) -> Plan | None:
     """The plan of the run that remembers in a folder; ``None``: it has none yet.
 
     Raises:
-        LedgerError: nobody can read it.
+        LedgerError: nobody can read it, or there was one.
     """
+    check_plan_is_there(folder)
     return read_as(folder, _PLAN) if plan_of(folder).exists() else None
 
 

@@ -11,7 +11,7 @@ from mistill.datasets.sources.input_file import TextReader
 from mistill.datasets.sources.json_problems import explain_json
 from mistill.datasets.sources.json_text import check_object, repair_line
 from mistill.datasets.sources.row import Row
-from mistill.datasets.sources.slices import CutPoint
+from mistill.datasets.sources.slices import AS_IT_WAS, CutPoint
 from mistill.datasets.sources.text_blocks import TAKE_REPLACED, TextBlock, text_blocks
 from mistill.errors import InputError
 from mistill.wording import Setting, words
@@ -102,6 +102,13 @@ class JsonLinesReader(TextReader):
 
     def _refusal(self, raw: bytes, place: int, index: int, *, is_cut: bool) -> InputError:
         problem = explain_json(raw)
+        if self._file.stretch is not None:  # each line was looked at when it was cut
+            return InputError(
+                f"{self.where(place)} could be read when the run was cut into shards, and has changed: "
+                f"{problem.message}",
+                hint=AS_IT_WAS,
+                index=index,
+            )
         if is_cut and problem.cut:
             return InputError(
                 f"{self.where(place)}, the last, has no end: {problem.message}",

@@ -19,6 +19,8 @@ from mistill.datasets.sources.text_form import TextForm
 from mistill.errors import InputError
 
 _MOST_POINTS = 1 << 16
+AS_IT_WAS = "put it back as it was, or give another output: what is answered here is kept"
+"""What to do about a file that has changed since it was cut."""
 
 
 class CutPoint(Struct, frozen=True, gc=False):
@@ -183,5 +185,5 @@ def expecting(rows: Iterator[Row], expected: int, name: str) -> Iterator[Row]:
         raise InputError(
             f"{name} is not what it was when the run was cut into shards: it had {expected:,} rows here, "
             f"and now has {more}{min(found, expected):,}",
-            hint="put it back as it was, or give another output: what is answered here is kept",
+            hint=AS_IT_WAS,
         )
