@@ -873,12 +873,11 @@ def test_an_output_folder_that_is_lost_on_the_way_is_told_with_what_to_do(
             run.start()
         raised.append(refused.value)
 
-    answered = simulator.answered
-    simulator.change(latency_s=0.3)
+    simulator.change(latency_s=0.5)
     thread = threading.Thread(target=start)
     try:
         thread.start()
-        simulator.wait_until(lambda: simulator.in_flight > 0 or simulator.answered > answered, timeout_s=60)
+        simulator.wait_until(lambda: out.is_dir() and simulator.in_flight > 0, timeout_s=60)
         out.rmdir()
         thread.join()
     finally:

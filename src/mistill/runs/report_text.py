@@ -486,7 +486,9 @@ def _forecast_lines(forecast: Forecast, wording: Wording) -> Iterator[Line]:
         yield from (Line(f"  {line}") for line in quote_lines(forecast.lanes, forecast.lane, at_least=False))
     else:
         yield Line(f"  cost    {_interval(forecast.cost)}")
-    yield Line(f"  time    live {seconds(took.expected)} ({seconds(took.low)} to {seconds(took.high)})")
+    # Doubt is known of tokens alone: where no quota of them binds, an interval would be of no width.
+    between = f" ({seconds(took.low)} to {seconds(took.high)})" if took.low < took.high else ""
+    yield Line(f"  time    live {seconds(took.expected)}{between}")
     yield Line(f"  tokens  {tokens.expected:,.0f} ({tokens.low:,.0f} to {tokens.high:,.0f})")
 
 
