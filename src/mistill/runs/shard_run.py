@@ -30,6 +30,7 @@ from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_t
 from mistill.kinds.manifest import changed_settings
 from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Ledger, LedgerReader
+from mistill.ledger.permissions import check_may_read
 from mistill.ledger.shard_files import (
     is_foreign,
     is_in_shards,
@@ -172,6 +173,7 @@ class RunPlace(Struct, frozen=True):
 
 def refuse_foreign_folder(folder: Path) -> None:
     """``InputError`` where somebody has something else: nothing is put there, and a fresh start puts nothing aside."""
+    check_may_read(folder)
     if is_foreign(folder):
         raise InputError(
             f"{folder} has files in it, and is no folder of a run in shards",
