@@ -18,6 +18,7 @@ class Yield:
     While it grows freely, one stretch of growth is compared with the one before. What is answered lags behind, so a
     stretch that brought nothing is no more than a suspicion: from then on the limit takes steps. Each stands until all
     that was in flight is answered, then is measured; a step that brings nothing is taken back, and tried again later.
+    Only what comes while the limit is in use is measured.
 
     Attributes:
         answers: how many came since the stretch or the step began, or since that is measured.
@@ -30,6 +31,7 @@ class Yield:
         "_from_s",
         "_is_measured",
         "_is_tried",
+        "_is_unused",
         "_rate",
         "_rest_s",
         "_rests_until_s",
@@ -46,20 +48,31 @@ class Yield:
         """What was seen before says nothing any more."""
         self.answers = 0
         self.held = self._from_limit = self._from_s = self._rate = 0.0
+        self._is_unused = False
         self._before = 0.0  # the limit before the step, which shows what it brings once so many are answered
         self._is_measured = self._is_tried = False
         self._rest_s = self._tuning.growth_pause_s
         self._rests_until_s = 0.0
 
+    def note_unused(self) -> None:
+        """Less is in flight than may be: how much is answered now says nothing of the limit."""
+        self._is_unused = True
+
     def holds(self, limit: float, now_s: float) -> float:
-        """The limit is in use. At which it is to be held, 0: at none."""
-        tuning = self._tuning
-        if self.held:
+        """An answer came while the limit is in use. At which it is to be held, 0: at none."""
+        if self._is_unused:
+            self._is_unused = False
+            if self._is_measured or not self.held:
+                self._measure(now_s)
+        elif self.held:
             self._look_at_step(now_s)
-        elif limit >= tuning.yield_from:
+        elif limit >= self._tuning.yield_from:
             if not self._from_limit:
                 self._begin_stretch(limit, now_s)
-            elif self.answers >= tuning.yield_answers and limit >= tuning.yield_growth * self._from_limit:
+            elif (
+                self.answers >= self._tuning.yield_answers
+                and limit >= self._tuning.yield_growth * self._from_limit
+            ):
                 self._look_at_stretch(limit, now_s)
         return self.held
 
@@ -88,12 +101,14 @@ class Yield:
             self._is_tried = False
             self._rest_at(self.held / step, before=self.held, now_s=now_s)
             return
+        if self._is_tried:
+            self._rest_s = self._tuning.growth_pause_s
         self._is_tried, self._rate = True, rate
         self._step_to(self.held * step, before=self.held)
 
     def _rest_at(self, limit: float, *, before: float, now_s: float) -> None:
         self._rests_until_s = now_s + self._rest_s
-        self._rest_s *= 2
+        self._rest_s = min(2 * self._rest_s, self._tuning.max_yield_rest_s)
         self._step_to(limit, before=before)
 
     def _step_to(self, limit: float, *, before: float) -> None:
@@ -179,6 +194,7 @@ class AdaptiveLimit:
         self._failing_share -= self._failure_smoothing * self._failing_share
         self._yield.answers += 1
         if in_flight < self._saturated_share * self.limit:
+            self._yield.note_unused()
             return
         tuning = self._tuning
         if self.limit >= self._slow_start_threshold:

@@ -78,13 +78,18 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     here, in which a busy machine answers a third more or less by chance."""
 
     yield_answers: int = 256
-    """The answers that such a stretch has at least: by chance it has 6% more or less."""
+    """The answers that a stretch or a step has at least: by chance it has a sixteenth more or less. With 64, servers of
+    2 s and a long tail of slow answers were given too little, and took a fifth longer. So the limit grows as ever where
+    less than some 300 rows a second are answered: they are too few until it is at its end."""
 
     yield_share: float = 0.25
     """What is answered a second must have grown by this share of the limit's growth (of its logarithm). A server of
     models that takes twice as many for a fifth more is worth it; one that has them queue up is not: they are refused
     when an unknown quota ends. Then the limit goes back to where that stretch began, and rests for ``growth_pause_s``,
     and each time for twice as long."""
+
+    max_yield_rest_s: float = 60.0
+    """The longest of these rests: a server that takes more by now is found out within a minute."""
 
     failing_share: float = 0.5
     """Growth stops while more than this share of the newest requests fail. Fewer are the noise of a long run: a server
