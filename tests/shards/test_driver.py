@@ -10,6 +10,8 @@ from msgspec.structs import replace
 
 from mistill import MistralLLM
 from mistill.api.usage import Usage
+from mistill.delivery.diagnostics import Snapshot, WaitCause
+from mistill.delivery.sliding_window import Room
 from mistill.errors import InputError, LedgerInUse, Unauthorized
 from mistill.estimates.budget import Budget
 from mistill.ledger import Spending
@@ -232,15 +234,17 @@ class Stepping(Scripted):
     """They are seen one time when the first requests leave, at 100 s on a clock, and once more later.
 
     Args:
-        now_s, views: when, and of each what.
+        now_s, views, governor: when, and of each what.
     """
 
-    def __init__(self, clock: Clock, now_s: float, views: list[View]) -> None:
+    def __init__(
+        self, clock: Clock, now_s: float, views: list[View], governor: Snapshot | None = None
+    ) -> None:
         super().__init__(lambda shard, _: [Seen(shard, View(in_flight=10, elapsed_s=8.0))])
         self.seen = View()
         self.watch: Watch | None = None
         self._clock, self._now_s = clock, now_s
-        self._next = [[Seen(shard, view) for shard, view in enumerate(views)], None]
+        self._next = [[Seen(shard, view, governor) for shard, view in enumerate(views)], None]
 
     async def events(self) -> list[Event]:
         if found := await super().events():
@@ -255,10 +259,16 @@ class Stepping(Scripted):
 
 
 def _seen_at(
-    clock: Clock, now_s: float, views: list[View], *, of: int, are_one_process: bool = False
+    clock: Clock,
+    now_s: float,
+    views: list[View],
+    *,
+    of: int,
+    are_one_process: bool = False,
+    governor: Snapshot | None = None,
 ) -> tuple[int, float | None]:
     """What is in flight, and how long it will take yet."""
-    workers = Stepping(clock, now_s, views)
+    workers = Stepping(clock, now_s, views, governor)
     workers.are_one_process = are_one_process
     progress = Progress(total=of)
     driver = Driver(workers, range(2), Begun, progress, grace_s=1.0)
@@ -284,31 +294,48 @@ def test_the_time_left_counts_from_the_first_request_and_what_is_in_flight_by_ha
     assert _seen_at(clock, 150.0, [view, view], of=1000)[1] == pytest.approx(490 / 510 * 50.25)
 
 
-def test_the_time_left_is_that_of_a_quota_by_which_shards_that_wait_go_on(clock: Clock) -> None:
-    fast = View(total=300, completions=100, left_s=50.0, in_flight=10, quota_row_s=0.5)
-    slow = View(total=300, completions=100, left_s=90.0, in_flight=10, quota_row_s=0.5)
-    assert _seen_at(clock, 101.0, [fast, slow], of=1000)[1] == 90 + (800 - 400) * 0.5
+def _governor(free: float, frees: tuple[tuple[float, float], ...], *, sharers: int = 2) -> Snapshot:
+    """It knows a quota of 600 requests a minute, and tells each of so many who wait for it his part."""
+    room = Room(600.0, 60.0, free, frees).shared_by(sharers)
+    return replace(Snapshot(0, 0, 0, 600.0, "server", None, None, 0, 0, {}), requests_room=room)
+
+
+def test_the_time_left_is_what_a_quota_lets_all_shards_send_and_goes_down_with_it(clock: Clock) -> None:
+    view = View(
+        total=600, completions=300, requests=300, busy_s=150.0, waiting_for="quota_requests", left_s=90.0
+    )
+    for in_s in (57.0, 20.0):  # how long it took so far, and what each expects of his part, says nothing
+        governor = _governor(0, ((in_s, 600),))
+        clock.now_s = 100.0
+        assert _seen_at(clock, 170.0, [view, view], of=1200, governor=governor)[1] == in_s + 0.5
+        clock.now_s = 100.0
+        assert _seen_at(clock, 170.0, [view, view], of=1300, governor=governor)[1] == in_s + 60.5
     clock.now_s = 100.0
-    assert _seen_at(clock, 101.0, [fast, slow], of=600)[1] == 90  # none waits
-    clock.now_s = 100.0
-    assert _seen_at(clock, 101.0, [fast, slow], of=1000, are_one_process=True)[1] == 90 + (800 - 200) * 0.5
-    clock.now_s = 100.0
-    slow = replace(slow, waiting_for="quota_tokens")  # how long it took so far says nothing
-    assert _seen_at(clock, 1000.0, [fast, slow], of=600)[1] == 90
-    clock.now_s = 100.0
-    begins = View(total=300, waiting_for="quota_tokens")
-    assert _seen_at(clock, 101.0, [begins, replace(slow, left_s=None)], of=1000)[1] == 900 * 0.5
+    free = _governor(600, ())
+    assert _seen_at(clock, 170.0, [view, view], of=1200, governor=free)[1] == 0.5
+    clock.now_s = 100.0  # two of three who share it
+    foreign = _governor(0, ((30.0, 300), (50.0, 300)), sharers=3)
+    assert _seen_at(clock, 170.0, [view, view], of=1000, governor=foreign)[1] == 50.5
+    clock.now_s = 100.0  # a row takes two requests
+    twice = replace(view, requests=600)
+    assert _seen_at(clock, 170.0, [twice, twice], of=1200, governor=governor)[1] == 80.5
+
+
+def test_the_time_left_leaves_out_how_long_a_quota_was_waited_for(clock: Clock) -> None:
+    spent: dict[WaitCause, float] = {"quota_requests": 48.0, "server": 12.0}
+    view = View(total=300, completions=300, requests=300, left_s=1.0, seconds_by_cause=spent)
+    governor = _governor(600, ())
+    told = _seen_at(clock, 100.0 + 59.75, [view, view], of=900, governor=governor)[1]
+    assert told == pytest.approx(300 * 60 * 0.2 / 600)
 
 
 def test_while_a_quota_is_waited_for_that_nobody_knows_no_time_left_is_told(clock: Clock) -> None:
     almost = View(total=300, completions=299, left_s=0.051)
     waits = View(total=300, completions=1, waiting_for="quota_requests")
     assert _seen_at(clock, 130.0, [almost, waits], of=600)[1] is None
-    known = replace(almost, quota_row_s=0.1)
     clock.now_s = 100.0
-    assert _seen_at(clock, 130.0, [known, waits], of=600)[1] == pytest.approx(0.051 + 299 * 0.1)
-    clock.now_s = 100.0  # who does not know it takes nothing away
-    assert _seen_at(clock, 130.0, [known, replace(waits, left_s=28.0)], of=700)[1] == pytest.approx(28 + 10)
+    governor = _governor(0, ((20.0, 600),))
+    assert _seen_at(clock, 130.0, [almost, waits], of=600, governor=governor)[1] == 20
 
 
 def test_where_no_worker_knows_the_time_left_of_its_own_nobody_does(clock: Clock) -> None:

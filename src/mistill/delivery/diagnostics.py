@@ -100,11 +100,23 @@ class Snapshot(Struct, frozen=True):
     tokens_room: Room | None = None
     alone_s: float = 0.0
 
-    def must_wait_for_quota(self, tokens: float) -> bool:
-        """Whether a known quota says that the next request, of so many tokens, cannot leave now."""
-        return any(
-            room is not None and room.wait_s(amount) > 0
-            for room, amount in ((self.requests_room, 1.0), (self.tokens_room, tokens))
+    @property
+    def has_room(self) -> bool:
+        """A quota is known."""
+        return self.requests_room is not None or self.tokens_room is not None
+
+    def quota_wait_s(self, requests: float, tokens: float) -> float:
+        """In how many seconds the last of so many may leave, as the known quotas have it."""
+        rooms = (self.requests_room, requests), (self.tokens_room, tokens)
+        return max((room.wait_s(amount) for room, amount in rooms if room is not None), default=0.0)
+
+    def of_processes(self, count: int) -> Snapshot:
+        """What it is for so many processes together that share the quotas, where it has the part of one."""
+        requests, tokens = self.requests_room, self.tokens_room
+        return structs.replace(
+            self,
+            requests_room=None if requests is None else requests.of(count),
+            tokens_room=None if tokens is None else tokens.of(count),
         )
 
     def since(self, earlier: Snapshot) -> dict[WaitCause, float]:
@@ -191,10 +203,9 @@ def time_left_s(
         return 0.0
     if snapshot.refused and snapshot.requests_room is None and not pace_s:
         at_once = min(at_once, max(1, snapshot.adaptive_limit))  # what a full server takes
-    by_requests = 0.0 if snapshot.requests_room is None else snapshot.requests_room.wait_s(requests)
-    by_tokens = 0.0 if snapshot.tokens_room is None else snapshot.tokens_room.wait_s(tokens)
+    by_quota = snapshot.quota_wait_s(requests, tokens)
     by_width = rows * max(seconds_each / at_once, pace_s) - seconds_each
-    return max(by_requests, by_tokens, by_width, 0.0) + seconds_each
+    return max(by_quota, by_width, 0.0) + seconds_each
 
 
 def advice(

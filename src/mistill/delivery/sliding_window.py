@@ -50,12 +50,14 @@ class Room(Struct, frozen=True):
         limit: what one window holds. ``window_s``: how long it is.
         free: what may be used now.
         frees: in how many seconds how much more becomes free, in order: what is in the window now.
+        sharers: it is the part of one of so many processes.
     """
 
     limit: float
     window_s: float
     free: float
     frees: tuple[tuple[float, float], ...] = ()
+    sharers: int = 1
 
     def wait_s(self, amount: float) -> float:
         """In how many seconds the last of ``amount`` may be used, if all is used as early as it may be."""
@@ -72,10 +74,15 @@ class Room(Struct, frozen=True):
 
     def shared_by(self, processes: int) -> Room:
         """The part of one of so many processes that use it at the same time."""
-        if processes <= 1:
-            return self
-        frees = tuple((in_s, freed / processes) for in_s, freed in self.frees)
-        return Room(self.limit / processes, self.window_s, self.free / processes, frees)
+        return self if processes <= 1 else self._scaled(1 / processes, processes)
+
+    def of(self, processes: int) -> Room:
+        """The part of so many of those that share it, together."""
+        return self._scaled(min(processes, self.sharers), self.sharers)
+
+    def _scaled(self, by: float, sharers: int) -> Room:
+        frees = tuple((in_s, by * freed) for in_s, freed in self.frees)
+        return Room(by * self.limit, self.window_s, by * self.free, frees, sharers)
 
 
 class SlidingWindow:

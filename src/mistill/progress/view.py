@@ -37,8 +37,8 @@ class View(Struct, frozen=True, kw_only=True):
         saved_by_cache: US dollars that cached tokens would have cost more; ``None`` while no price is known.
         elapsed_s: since it began. ``left_s``: to go, by what binds: quota, requests at once, latency; ``None`` while
             nobody can say: before the first row has ended, while the server fails, while nothing ends and no quota
-            that is known explains it. ``still_s``: for how long no row has ended. ``quota_row_s``: from one row to the
-            next as the known quotas have it, for all processes together that share these; ``None``: none is known.
+            that is known explains it. ``still_s``: for how long no row has ended.
+        busy_s: what all requests took together. ``requests``: those of rows that ended since it began.
         in_flight: requests. ``waiting_for``: what held the work back lately; ``seconds_by_cause``: since it began.
         cut_off_in_s: it was stopped: how long what is in flight is still waited for. ``None`` while it goes on.
         interrupted: Ctrl-C stopped it.
@@ -63,7 +63,8 @@ class View(Struct, frozen=True, kw_only=True):
     elapsed_s: float = 0.0
     left_s: float | None = None
     still_s: float = 0.0
-    quota_row_s: float | None = None
+    busy_s: float = 0.0
+    requests: int = 0
     in_flight: int = 0
     waiting_for: WaitCause = "idle"
     seconds_by_cause: Mapping[WaitCause, float] = {}
@@ -312,7 +313,8 @@ class Watch:
             elapsed_s=progress.elapsed_s,
             left_s=None if total is None else self._left_s(total, now),
             still_s=self._still_s(now),
-            quota_row_s=self._quota_row_s(now),
+            busy_s=progress.busy_s,
+            requests=progress.requests,
             in_flight=now.in_flight,
             waiting_for=self._cause,
             seconds_by_cause=now.since(self._began),
@@ -335,8 +337,8 @@ class Watch:
         self._ended, self._ended_at = ended, now
         if live := max(0, ended - self._progress.by_jobs):
             spent = now.since(self._began)
-            no_quota = now.requests_room is None and now.tokens_room is None
-            at_work = (*_AT_WORK, "cool_down") if no_quota else _AT_WORK  # which would tell what it waits for
+            # A quota that is known would tell what a cool-down waits for.
+            at_work = _AT_WORK if now.has_room else (*_AT_WORK, "cool_down")
             self._pace_s = sum(spent.get(cause, 0.0) for cause in at_work) / live
 
     def _still_s(self, now: Snapshot) -> float:
@@ -344,13 +346,6 @@ class Watch:
         still = now.since(self._ended_at)
         still.pop("paused", None)
         return sum(still.values())
-
-    def _quota_row_s(self, now: Snapshot) -> float | None:
-        progress = self._progress
-        ended = progress.completions + progress.failures
-        tokens = progress.usage.input_tokens + progress.usage.output_tokens
-        limits = (progress.requests, now.requests_per_minute), (tokens, now.tokens_per_minute)
-        return max((60 * used / ended / limit for used, limit in limits if limit and ended), default=None)
 
     def _left_s(self, total: int, now: Snapshot) -> float | None:
         progress = self._progress
@@ -365,7 +360,7 @@ class Watch:
         seconds_each = progress.busy_s / max(1, progress.completions - progress.by_jobs)
         tokens = (progress.usage.input_tokens + progress.usage.output_tokens) / ended
         is_still = self._still_s(now) > max(_PATIENCE_S, _PATIENCE * seconds_each)
-        if is_still and not now.must_wait_for_quota(tokens):
+        if is_still and not now.quota_wait_s(1, tokens):
             return None
         at_once = self._at_once()
         requests = max(1, progress.requests) / ended

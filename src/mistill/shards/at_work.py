@@ -51,8 +51,7 @@ class AtWork:
         self._tell(ended)
 
     def see(self, view: View, governor: Snapshot) -> None:
-        # What it lets through, row by row, changes all the time, and is in the view as far as it is told.
-        known = replace(governor, seconds={}, requests_room=None, tokens_room=None)
+        known = replace(governor, seconds={})  # which are in the view as far as they are told
         self._tell(Seen(self._begun.number, view, known))
 
     def take(self, control: Control) -> None:

@@ -75,7 +75,7 @@ class Driver:
         self._is_paused = False
         self._deaths: dict[int, tuple[int, int]] = {}
         progress.time_of_several = self._time_of
-        self._time_left = TimeLeft(are_one_process=workers.are_one_process)
+        self._time_left = TimeLeft()
         self._stillborn = 0
         self._later: list[tuple[float, int]] = []
         self._said: set[str] = set()
@@ -203,13 +203,11 @@ class Driver:
         if seen.governor is not None:
             self._governors.pop(seen.shard, None)
             self._governors[seen.shard] = seen.governor  # the newest is the last
-        self._time_left.see(seen.view)
+        self._time_left.see(seen)
 
     def _time_of(self, rows: float) -> float | None:
-        progress = self.progress
-        ended = progress.completions + progress.failures
-        views = self._views_of_work()
-        return self._time_left.of(rows, views, self._in_flight(), ended, progress.paused_s())
+        views, workers = self._views_of_work(), len(self.under_way)
+        return self._time_left.of(rows, self.progress, views, self.snapshot(), workers=workers)
 
     def _goes_on(self) -> bool:
         now_s = time.monotonic()
@@ -305,7 +303,7 @@ class Driver:
     def _count(self) -> None:
         views = self._views.values()
         progress = self.progress
-        for name in ("known", "completions", "failures", "held"):
+        for name in ("known", "completions", "failures", "held", "requests", "busy_s"):
             setattr(progress, name, sum(getattr(view, name) for view in views))
         progress.usage = sum((view.usage for view in views), Usage())
         costs = [view.cost for view in views if view.cost is not None]
