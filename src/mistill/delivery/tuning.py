@@ -88,8 +88,8 @@ class Tuning(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     when an unknown quota ends. Then the limit goes back to where that stretch began, and rests for ``growth_pause_s``,
     and each time for twice as long."""
 
-    max_yield_rest_s: float = 60.0
-    """The longest of these rests: a server that takes more by now is found out within a minute."""
+    max_yield_rest_s: float = 15.0
+    """The longest of these rests: a server that takes more by now is soon found out, and a try costs little."""
 
     failing_share: float = 0.5
     """Growth stops while more than this share of the newest requests fail. Fewer are the noise of a long run: a server
