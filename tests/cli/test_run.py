@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from tests.cli.conftest import Answers, Mistill, Rows, RunOf, Spawn
 from tests.conftest import Simulate
+from tests.libraries import library
 
 from mistill.simulator import Fault, Simulator
 
@@ -154,6 +155,19 @@ def test_whoever_may_not_read_the_input_may_not_read_what_is_made_of_it(
     Path("answers.jsonl").unlink()
     assert mistill("retry", "answers.jsonl", "--where", "row=1").code == 0
     assert mode_of("answers.jsonl") == 0o600
+
+
+@pytest.mark.parametrize("kind", ["sqlite", "duckdb"])
+def test_nor_may_he_read_the_tables_that_are_made_of_it(mistill: Mistill, run_of: RunOf, kind: str) -> None:
+    library("pyarrow")
+    if kind == "duckdb":
+        library("duckdb")
+    out = f"{kind}:///answers.db?table=t"
+    arguments = run_of(2, out=out)
+    Path("prompts.jsonl").chmod(0o600)
+    assert mistill(*arguments).code == 0
+    assert mistill("export", out, "--to", f"{kind}:///more.db?table=t").code == 0
+    assert [mode_of(name) for name in ("answers.db", "more.db")] == [0o600, 0o600]
 
 
 def test_several_generations_make_a_list(mistill: Mistill, run_of: RunOf, answers: Answers) -> None:

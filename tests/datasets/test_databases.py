@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import stat
 import subprocess
 import sys
+from contextlib import suppress
 from datetime import date
 from decimal import Decimal
 from pathlib import Path
@@ -18,6 +20,7 @@ from mistill.datasets import far_places
 from mistill.datasets.databases import paged_database
 from mistill.datasets.databases import postgresql as postgresql_database
 from mistill.datasets.databases import sqlite as sqlite_database
+from mistill.datasets.databases.database import database_of
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import open_source
 from mistill.datasets.writers import check_no_loss, check_target, open_writer
@@ -228,6 +231,63 @@ def test_a_write_that_fails_leaves_no_file_that_it_made(files: Tables, tmp_path:
         write(files.address("t"), [{"id": object()}])
     assert list(tmp_path.iterdir()) == before
     assert files.execute("SELECT count(*) FROM other") == [(0,)]
+
+
+def modes_of(folder: Path, but: Path | None = None) -> set[int]:
+    return {stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.is_file() and path != but}
+
+
+@pytest.mark.parametrize(("source", "right"), [(0o600, 0o600), (0o640, 0o640), (0o644, 0o644)])
+def test_nobody_may_read_a_new_file_who_may_not_read_what_its_table_is_made_of(
+    files: Tables, tmp_path: Path, source: int, right: int
+) -> None:
+    made_of = tmp_path / "in.jsonl"
+    made_of.touch()
+    made_of.chmod(source)
+    with open_writer(files.address("t"), made_of=[made_of]) as writer:
+        for number in range(3_000):
+            writer.write({"id": number})
+        assert modes_of(tmp_path, but=made_of) == {0o600}, "the file, and its log"
+    assert modes_of(tmp_path, but=made_of) == {right}
+    (made,) = (path for path in tmp_path.iterdir() if path != made_of)
+    made.chmod(0o644)  # by whoever wants to give it away
+    with open_writer(files.address("t"), made_of=[made_of]) as writer:
+        writer.write({"id": 1})
+    assert modes_of(tmp_path, but=made_of) == {0o644}
+    made.chmod(0o600)
+    with open_writer(tmp_path / "out.jsonl", made_of=[files.address("t")]) as writer:
+        writer.write({"id": 1})
+    assert modes_of(tmp_path, but=made_of) == {0o600}, "a table in a private file is private"
+
+
+def test_duckdb_writes_no_log_that_others_may_read_beside_a_private_file(
+    duckdb: Tables, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.duckdb"
+    database = database_of(f"duckdb:///{path}?table=t")
+    database.make_file(path)
+    with database.connected(to_write=True) as connection:
+        database.begin(connection)
+        connection.execute("CREATE TABLE t AS SELECT * FROM range(1000)")
+        connection.execute("COMMIT")
+        assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["a.duckdb"]
+
+
+def test_what_duckdb_has_no_memory_for_is_put_where_nobody_else_may_read_it(
+    duckdb: Tables, tmp_path: Path
+) -> None:
+    duckdb.execute("CREATE TABLE t AS SELECT range id, repeat('x', 30) || range text FROM range(400000)")
+    (file,) = tmp_path.iterdir()
+    database = database_of(duckdb.query("SELECT * FROM t ORDER BY hash(id)"))
+    with database.connected(to_write=False) as connection:
+        connection.execute("SET memory_limit = '24MB'")
+        connection.execute("SET threads = 1")
+        with suppress(*database.errors):
+            connection.execute(f"FROM {database.source('rows')}").fetchone()
+        (folder,) = (path for path in tmp_path.iterdir() if path != file)
+        assert list(folder.iterdir()), "it is in use"
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert list(tmp_path.iterdir()) == [file]
 
 
 def test_a_file_that_another_process_writes_is_waited_for_and_that_is_said(

@@ -212,7 +212,7 @@ def write_records(
     """
     written = 0
     if made_of is None:
-        made_of = () if scheme_of(str(out)) or Path(out).exists() else (ledger,)
+        made_of = () if scheme_of(str(out)) is None and Path(out).exists() else (ledger,)
     # Of one moment, or a row that is answered meanwhile would have columns that the header has not.
     with LedgerReader(ledger) as reader, reader.snapshot():
         chosen = chosen or RunFilter(None, reader, shape)

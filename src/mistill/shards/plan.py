@@ -22,7 +22,14 @@ from mistill.datasets.sources.slices import Slice, cut, cut_points_of, quoted, u
 from mistill.datasets.sources.text_form import TextForm
 from mistill.datasets.writers import open_writer
 from mistill.errors import InputError
-from mistill.ledger.shard_files import PLAN_FORMAT, check_plan_is_there, plan_of, read_as, write_file
+from mistill.ledger.shard_files import (
+    PLAN_FORMAT,
+    check_plan_is_there,
+    plan_of,
+    read_as,
+    whole_of,
+    write_file,
+)
 from mistill.wording import Setting, words
 
 _MOST_ROWS: Final = 50_000
@@ -257,12 +264,12 @@ def _rewrite(source: Source, folder: Path) -> tuple[Input, str]:
     types = source.types_of_inputs()
     path = folder / ("input.parquet" if types else "input.jsonl")
     digest = hashlib.blake2b(digest_size=16)
-    with open_writer(path, types=types, features=source.features()) as writer:
+    ledgers = (whole_of(folder),)  # they have these rows too: who may not read them may not read this
+    with open_writer(path, types=types, features=source.features(), made_of=ledgers) as writer:
         for row in source.rows_before_steps():
             _check_whole(row)
             digest.update(row.raw + b"\n")
             writer.write_raw(row.raw)
-    path.chmod(0o600)  # as the ledgers, which have these rows too
     return format_of(str(path)).open_reader(InputFile(place_of(path), None, TextForm())), digest.hexdigest()
 
 

@@ -18,6 +18,8 @@ from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, MistillError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from mistill.datasets.sources.row import Input
 
 _log = logging.getLogger("mistill")
@@ -99,6 +101,10 @@ class Database(ABC):
         Raises:
             InputError: the table cannot be made, or take the place of the one that has its name.
         """
+
+    def make_file(self, path: Path) -> None:
+        """The file of a new database, without a table, which its owner alone may read."""
+        path.touch(0o600)
 
     def begin(self, connection: Any) -> None:
         """What is written from now on is seen by others together, or not at all."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
@@ -42,8 +42,11 @@ class DuckDB(Database):
         path = self.address.file or ""
         if not to_write and not Path(path).is_file():
             raise InputError(f"{self.name}: no such file")
-        with closing(self._opened(path, to_write=to_write)) as connection:
+        with _private_folder(f"{path}.tmp"), closing(self._opened(path, to_write=to_write)) as connection:
             connection.execute("SET TimeZone = 'UTC'")
+            if to_write:
+                # Rows go into the file itself: the log beside it could be read by others than the file, and needs room.
+                connection.execute("SET checkpoint_threshold = '1B'")
             yield connection
 
     def _opened(self, path: str, *, to_write: bool) -> Any:
@@ -139,6 +142,10 @@ class DuckDB(Database):
             empty = arrow.schema([("a", kind)]).empty_table()
             return str(connection.from_arrow(empty).types[0])
 
+    def make_file(self, path: Path) -> None:
+        with closing(self._opened(str(path), to_write=True)):  # an empty file is none to it
+            path.chmod(0o600)
+
     def commit(self, connection: Any) -> None:
         super().commit(connection)
         # Where the disk is full, closing leaves it in the log beside the file, and says nothing.
@@ -148,6 +155,18 @@ class DuckDB(Database):
         connection.register("mistill_batch", batch)
         connection.execute(f"INSERT INTO {table} SELECT * FROM mistill_batch")
         connection.unregister("mistill_batch")
+
+
+@contextmanager
+def _private_folder(path: str) -> Generator[None]:
+    """Where DuckDB puts what does not fit into memory: it would make one that others may read."""
+    with suppress(OSError):
+        Path(path).mkdir(0o700)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # another process uses it, or nothing can be written there
+            Path(path).rmdir()
 
 
 def _reader(relation: Any) -> Any:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from mistill.datasets.formats import files_in
+from mistill.datasets.places.file_modes import NEW_FILE, mode_within, stat_of_file, usual_mode
 from mistill.datasets.places.output_stream import OutputStream, write_all, write_failure
 from mistill.datasets.places.place import Place
 from mistill.directories import is_at, sync_directory
@@ -23,7 +24,6 @@ if sys.platform != "win32":
     import fcntl
 
 _UNFINISHED = re.compile(r"(.+)\.[0-9a-f]{8}\.partial", re.DOTALL)
-_NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
 
 
 class LocalFile(Place):
@@ -141,8 +141,8 @@ def _new_file(path: Path) -> tuple[int, Path, int]:
     by which nobody takes it for one that was left."""
     while True:
         temporary = path.with_name(f"{path.name}.{secrets.token_hex(4)}.partial")
-        mode = _usual_mode(temporary)
-        descriptor = os.open(temporary, _NEW_FILE, 0o600)
+        mode = usual_mode(temporary)
+        descriptor = os.open(temporary, NEW_FILE, 0o600)
         _lock(descriptor)
         if is_at(descriptor, temporary):
             return mode, temporary, descriptor
@@ -185,38 +185,10 @@ def _commit(descriptor: int, temporary: Path, mode_for: Callable[[os.stat_result
         raise write_failure(name, error) from error
 
 
-def _usual_mode(unused: Path) -> int:
-    """The mode that a new file of that name gets, by this process's umask and the directory's default rights."""
-    descriptor = os.open(unused, _NEW_FILE, 0o666)
-    try:
-        return stat.S_IMODE(os.fstat(descriptor).st_mode)
-    finally:
-        os.close(descriptor)
-        unused.unlink()
-
-
 def _mode_for(usual: int, path: Path, made_of: Sequence[str | Path], new: os.stat_result) -> int:
-    """The mode of an output that replaces ``path``: its own, or the usual one, but for nobody whom a source shuts out.
-
-    A source's group is another one's "others": only where both files are of one group, its rights are the group's.
-    """
-    mode = usual
-    if (replaced := _stat(path)) is not None:
-        mode = stat.S_IMODE(replaced.st_mode)
-    for source in filter(None, map(_stat, made_of)):
-        others_read = source.st_mode & stat.S_IROTH
-        group_reads = source.st_mode & stat.S_IRGRP if source.st_gid == new.st_gid else others_read
-        mode &= ~(0 if others_read else stat.S_IRWXO) & ~(0 if group_reads else stat.S_IRWXG)
-    return mode
-
-
-def _stat(path: str | Path) -> os.stat_result | None:
-    """``None`` where there is no such file, or where it is a pipe: of those, nobody knows who may read them."""
-    try:
-        found = os.fstat(sys.stdin.fileno()) if str(path) == "-" else Path(path).stat()
-    except (AttributeError, OSError, ValueError):
-        return None
-    return found if stat.S_ISREG(found.st_mode) else None
+    """The mode of an output that replaces ``path``: its own or the usual one, for nobody whom a source shuts out."""
+    replaced = stat_of_file(path)
+    return mode_within(usual if replaced is None else stat.S_IMODE(replaced.st_mode), made_of, new)
 
 
 def _replace(temporary: Path, path: Path, name: str) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Collection, Generator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from mistill.datasets.databases.database import Database, database_of, quoted, told_by
+from mistill.datasets.places.file_modes import mode_within, usual_mode
 from mistill.datasets.places.place import Target
 from mistill.errors import InputError, MistillError
 
@@ -41,11 +43,13 @@ class TablePlace(Target):
             return self._database.has_table(connection)
 
     @contextmanager
-    def writing(self, made_of: Sequence[str | Path] = ()) -> Generator[TableOutput]:  # noqa: ARG002  a database has rights of its own
+    def writing(self, made_of: Sequence[str | Path] = ()) -> Generator[TableOutput]:
+        """``made_of``: of a file that is made for the table. One that is there has rights of its own, as a server has."""
         database = self._database
         file = None if database.address.file is None else Path(database.address.file)
         is_new = file is not None and not file.exists()
         try:
+            mode = self._make_file(file) if file is not None and is_new else None
             with database.connected(to_write=True) as connection:
                 output = TableOutput(database, connection)
                 try:
@@ -66,6 +70,18 @@ class TablePlace(Target):
         finally:
             if file is not None and is_new and not file.exists():
                 Path(f"{file}{database.log_ending}").unlink(missing_ok=True)
+        if file is not None and mode is not None:
+            with suppress(OSError):  # where files have no modes
+                file.chmod(mode_within(mode, made_of, file.stat()))
+
+    def _make_file(self, file: Path) -> int:
+        """One that its owner alone may read while it is written, and so its log; the mode that it gets then."""
+        try:
+            mode = usual_mode(file.with_name(f"{file.name}.{secrets.token_hex(4)}.partial"))
+            self._database.make_file(file)
+        except OSError as error:
+            raise InputError(f"{self.name}: cannot be written: {error.strerror}") from error
+        return mode
 
 
 class TableOutput:
