@@ -16,13 +16,13 @@ from mistill import addresses
 from mistill.addresses import (
     harmless_words,
     keep_secrets,
-    named_beside,
     oddity,
     parts_of,
     scheme_of,
     shown,
     whole,
 )
+from mistill.datasets.names_beside import named_beside
 from mistill.errors import InputError
 from mistill.same_place import refuse_unclear
 
@@ -223,6 +223,11 @@ def test_what_cannot_be_read_for_sure_says_how_it_is_written(address: str, told:
     ("output", "beside"),
     [
         ("here/out.jsonl.gz", "here/out.report.html"),
+        ("mails.v1.jsonl", "mails.v1.report.html"),
+        ("mails.v1.csv.ZST", "mails.v1.report.html"),
+        ("2026.11/mails-0.5", "2026.11/mails-0.5.report.html"),
+        (".jsonl", ".jsonl.report.html"),
+        ("s3://bucket/a/out.v2.parquet", "out.v2.report.html"),
         ("s3://bucket/a/out.parquet", "out.report.html"),
         ("https://host/out.jsonl?sig=SECRET", "out.report.html"),
         ('postgresql://me@host/db?sslmode=require&table="a/b".answers', "answers.report.html"),

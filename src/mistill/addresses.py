@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from pathlib import Path
 from typing import Final, NamedTuple
 from urllib.parse import unquote
 
@@ -376,15 +375,3 @@ def database_file(name: str) -> str | None:
     """The path of a database that is a file: ``rows.db`` of ``sqlite:///rows.db?table=t``; ``None`` of any other."""
     parts = parts_of(name)
     return None if parts is None or parts.scheme not in _IN_FILES else unquote(parts.path[1:])
-
-
-def named_beside(output: str, ending: str) -> Path:
-    """A file of this machine that is called as an output is, up to its first dot: beside it; in the working directory
-    where the output has an address."""
-    path = Path(output)
-    if scheme_of(output) is not None:
-        place, _, parameters = shown(output).partition("?")
-        table = re.search(r"(?:^|&)table=([^&]*)", parameters)
-        name = place.rstrip("/").rpartition("/")[2] if table is None else unquote(table[1]).rpartition(".")[2]
-        path = Path(re.sub(r'[/\\"]', "", name) or "output")
-    return path.with_name(f"{path.name.partition('.')[0] or path.name}{ending}")

@@ -9,7 +9,7 @@ from typing import Final
 
 from msgspec import Struct, structs
 
-from mistill.addresses import named_beside
+from mistill.datasets.names_beside import named_beside
 from mistill.datasets.sources import name_of
 from mistill.errors import MistillError
 from mistill.ledger import LedgerRow

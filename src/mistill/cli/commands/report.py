@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 
-from mistill.addresses import named_beside
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
@@ -16,6 +15,7 @@ from mistill.cli.options.param_types import Named
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import Colored, say
+from mistill.datasets.names_beside import named_beside
 from mistill.extras import install_command
 from mistill.kinds.kept_settings import LEDGER_SUFFIX
 from mistill.pages.charts import VL_CONVERT

@@ -44,7 +44,7 @@ class TablePlace(Target):
 
     @contextmanager
     def writing(self, made_of: Sequence[str | Path] = ()) -> Generator[TableOutput]:
-        """``made_of``: of a file that is made for the table. One that is there has rights of its own, as a server has."""
+        """``made_of``: of a file that is made for the table; one that is there has its own rights, as a server has."""
         database = self._database
         file = None if database.address.file is None else Path(database.address.file)
         is_new = file is not None and not file.exists()
