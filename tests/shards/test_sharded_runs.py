@@ -246,6 +246,33 @@ def test_rows_of_shards_that_are_not_begun_have_no_outcome_either(
         export_run(tmp_path / "out", tmp_path / "all.jsonl")
 
 
+@pytest.mark.parametrize("on", ["processes:2", None])
+def test_a_column_that_later_shards_lack_costs_their_rows_alone(
+    tmp_path: Path, simulator: Simulator, on: str | None
+) -> None:
+    path, out = tmp_path / "in.jsonl", tmp_path / "answers"
+    rows = [{"id": n, "text": "x"} | ({"topic": "y"} if n < 20 else {}) for n in range(_ROWS)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    options = {"prompt": "{{ topic }}: {{ text }}"}
+    if on is None:
+        report = _each_shard(path, out, simulator, 4, **options)
+    else:
+        report = _run(path, out, simulator, on=on, shards=4, **options).start()
+    assert (report.completions, report.failures, report.is_finished) == (20, 40, True)
+    assert [(cause.count, cause.row) for cause in report.causes] == [(40, 20)]
+    assert _ids(out) == list(range(_ROWS))
+
+
+@pytest.mark.parametrize("shard", range(4))
+def test_a_column_that_no_row_has_is_told_of_the_first_by_every_shard(
+    rows: Path, tmp_path: Path, simulator: Simulator, shard: int
+) -> None:
+    before = simulator.answered
+    with pytest.raises(InputError, match=r"in\.jsonl line 1: the prompt template needs a column 'topic'"):
+        _run(rows, tmp_path / "out", simulator, shard=f"{shard}/4", prompt="{{ topic }}").start()
+    assert simulator.answered == before
+
+
 def test_a_shard_whose_rows_are_all_refused_ends_nothing_where_others_were_answered(tmp_path: Path) -> None:
     path = tmp_path / "in.jsonl"
     texts = ["good"] * 30 + ["bad"] * 30 + ["good"] * 30

@@ -48,6 +48,7 @@ class PendingRows:
         known_attempts: what the ledger has of rows that were asked before.
         sample: which rows are asked at all; ``None``: every one.
         failed_now: rows that are not asked again, since they have failed in this start.
+        first_of_all: reads the first row of the run, where these are a later part of it; else ``None``.
     """
 
     def __init__(
@@ -62,6 +63,7 @@ class PendingRows:
         known_attempts: KnownAttempts,
         sample: RowSample | None = None,
         failed_now: frozenset[int] = frozenset(),
+        first_of_all: Callable[[], Row | None] = lambda: None,
     ) -> None:
         self._windows = windows
         self._kind = kind
@@ -74,6 +76,7 @@ class PendingRows:
         self._filling = asyncio.Lock()
         self._sample = sample
         self._failed_now = failed_now
+        self._first_of_all = first_of_all
         self._closed = False
         self.rows_read = 0
 
@@ -157,8 +160,7 @@ class PendingRows:
                     states[place] = state
                     del prepared[place]
         if prepared and rows[0].index == 0:
-            if is_of_all_rows(first := prepared.get(0)):
-                raise first
+            await self._check_first(prepared.get(0))
             if good := [one for one in prepared.values() if not isinstance(one, InputError)]:
                 self._kind.see_first(good)
         claimed = await self._matcher.claim(
@@ -181,6 +183,16 @@ class PendingRows:
             if state.has_changed and not isinstance(one, InputError) and (files := self._kind.files_of(one)):
                 one = change_error(files, rows[place])
             self._ready.append(PendingRow(state, rows[place], one, known.get(state.row, ())))
+
+    async def _check_first(self, first: Any) -> None:
+        """Raises what is wrong with all rows, which in a later part of the run is what the first row of the whole has
+        too: else only some of its rows are wrong, as anywhere."""
+        if not is_of_all_rows(first):
+            return
+        if (row := await asyncio.to_thread(self._first_of_all)) is not None:
+            first = prepare_row(self._kind, row, self._shape)
+        if is_of_all_rows(first):
+            raise first
 
     async def _digests(self, rows: Sequence[Row]) -> list[bytes]:
         kind = self._kind

@@ -73,6 +73,7 @@ class Runner:
         answered_by: which model answers, as it says; ``None`` before it has.
         broke_off: why the input ended too early, by its own fault or that of who made it, where that ended the start.
         failed_now: rows that have failed in what is for the user this start too, though an earlier process began it.
+        first_of_all: see `PendingRows`.
         has_answers_elsewhere: asks, where this ledger has none, whether other ledgers of the run have answers.
     """
 
@@ -100,6 +101,7 @@ class Runner:
         self.answered = self.empty_answers = 0
         self.answered_by: str | None = None
         self.failed_now: frozenset[int] = frozenset()
+        self.first_of_all: Callable[[], Row | None] = lambda: None
         self.has_answers_elsewhere: Callable[[], bool] = lambda: False
         self.ledger = ledger
         self.budget = budget
@@ -143,6 +145,7 @@ class Runner:
             known_attempts=self._known_attempts,
             sample=self.sample,
             failed_now=self.failed_now,
+            first_of_all=self.first_of_all,
         )
         self._lane = await self._lane_for(rows)
         self._lane.resize(self._size)

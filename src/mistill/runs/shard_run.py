@@ -11,6 +11,7 @@ import time
 from abc import abstractmethod
 from collections.abc import Generator, Iterable
 from contextlib import ExitStack, contextmanager, nullcontext
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final, Unpack
@@ -21,7 +22,7 @@ from mistill._version import __version__
 from mistill.addresses import is_of_table, keep_secrets, scheme_of
 from mistill.datasets.formats import format_by_suffix
 from mistill.datasets.places import target_of
-from mistill.datasets.sources import Source
+from mistill.datasets.sources import Row, Source
 from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot
 from mistill.delivery.governors import GovernorDoor
@@ -368,6 +369,7 @@ class ShardRun(DrivenStart, InShards):
         failed_now = self._failed_now()
         with super()._started() as runner:
             runner.has_answers_elsewhere = self._has_answers
+            runner.first_of_all = partial(self._first_of_all, plan)
             runner.failed_now = failed_now
             yield runner
         if runner.stopped is None and not self._is_driven:
@@ -414,6 +416,10 @@ class ShardRun(DrivenStart, InShards):
             starts = start_reports(reader)
             began = next((one.started_at for one in starts if one.part_of == self._part_of), None)
             return frozenset() if began is None else reader.failed_since(began)
+
+    def _first_of_all(self, plan: Plan) -> Row | None:
+        """The first row of the whole run, which another shard has."""
+        return None if self._one.number == 0 else next(iter(plan.source(0, self._whole, 1)), None)
 
     def _has_answers(self) -> bool:
         """Whether a row of any shard has been answered: then what refuses all of this one is not the server."""
