@@ -9,6 +9,7 @@ import re
 import signal
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,8 @@ def test_what_is_spent_of_a_budget_is_told_of_all_shards_and_set_there_alone(
     answer = of_all.send(Order("set", {"max_tokens_total": 10}))
     assert answer.told is not None
     assert answer.told.endswith(f"10,000 → 10; ${spent}.00 and {spent} tokens are spent: the run stops")
-    of_all.resume()
+    with suppress(InputError):  # a shard may find out, and all end, before they are let go on
+        of_all.resume()
     thread.join(60)
     (report,) = reports
     assert f"max_tokens_total of 10 are used ({_tokens(report)})" in str(report.stopped)
