@@ -37,7 +37,7 @@ def test_a_reference_stands_for_what_is_at_its_place(reference: str, value: Any)
 @pytest.mark.parametrize(
     "reference",
     ["", "#Name", "other.json", "other.json#/$defs/Name", "#/$defs/name", "#/prefixItems/2", "#/prefixItems/-1",
-     "#/prefixItems/x", "#/$defs/Name/x", "#//$defs/Name"],
+     "#/prefixItems/x", "#/prefixItems/١", "#/$defs/Name/x", "#//$defs/Name"],
 )  # fmt: skip
 def test_one_that_leads_nowhere_is_told_from_all_values(reference: str) -> None:
     with pytest.raises(LookupError):

@@ -22,7 +22,7 @@ def look_up(reference: str, document: Any) -> Any:
         step = part.replace("~1", "/").replace("~0", "~")
         if isinstance(target, dict):
             target = cast("dict[str, Any]", target)[step]
-        elif isinstance(target, list) and step.isdecimal():
+        elif isinstance(target, list) and step.isascii() and step.isdecimal():
             target = cast("list[Any]", target)[int(step)]
         else:
             raise LookupError(reference)

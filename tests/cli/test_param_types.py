@@ -63,6 +63,7 @@ def test_what_the_lane_cannot_have_is_refused_by_the_name_of_its_option(
         ("run", "--batch-bytes", "٣MB"),
         ("run", "--on", "processes:٣"),
         ("simulate", "--latency-s", "３"),
+        ("simulate", "--fault", "503=٠.٥"),
         ("view", "--port", "٨٠٨٠"),
         ("rows", "--where", "row<٣"),
         ("rows", "--where", "output_tokens>=３"),
@@ -80,4 +81,7 @@ def test_numbers_are_written_in_the_digits_0_to_9(
     named = {"run": run[1:], "simulate": [], "view": []}.get(command, ["answers.jsonl"])
     ended = mistill(command, *named, *options)
     assert (ended.code, ended.stdout) == (2, "")
-    assert options[-1].removeprefix("row<").removeprefix("output_tokens>=") in ended.stderr.splitlines()[0]
+    assert (
+        options[-1].removeprefix("row<").removeprefix("output_tokens>=").removeprefix("503=")
+        in ended.stderr.splitlines()[0]
+    )

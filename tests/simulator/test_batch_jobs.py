@@ -357,7 +357,16 @@ def test_jobs_are_found_by_each_filter_and_page(simulator: Simulator) -> None:
 
 
 @pytest.mark.parametrize(
-    "query", ["page=x", "page=-1", "page_size=0", "page_size=101", "order_by=name", "created_after=soon"]
+    "query",
+    [
+        "page=x",
+        "page=%D9%A1",
+        "page=-1",
+        "page_size=0",
+        "page_size=101",
+        "order_by=name",
+        "created_after=soon",
+    ],
 )
 def test_a_query_that_cannot_be_meant_is_refused(simulator: Simulator, query: str) -> None:
     got = get(simulator, f"{JOBS}?{query}")

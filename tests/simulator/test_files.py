@@ -84,7 +84,14 @@ def test_a_signed_address_needs_no_key_and_ends(simulate: Simulate) -> None:
 
 @pytest.mark.parametrize(
     "fields",
-    [{"purpose": "spying"}, {"expiry": "soon"}, {"expiry": "0"}, {"visibility": "all"}, {"tag": "x"}],
+    [
+        {"purpose": "spying"},
+        {"expiry": "soon"},
+        {"expiry": "0"},
+        {"expiry": "٣"},
+        {"visibility": "all"},
+        {"tag": "x"},
+    ],
 )
 def test_a_form_beyond_the_api_is_refused_and_not_kept(simulator: Simulator, fields: Any) -> None:
     got = upload(simulator, b"{}\n", **fields)

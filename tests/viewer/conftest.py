@@ -36,11 +36,11 @@ class Answer(NamedTuple):
 class Client:
     """Asks a viewer as its page does, with the cookie that it got; or as somebody else does."""
 
-    def __init__(self, viewer: Viewer) -> None:
-        self.base = viewer.url.partition("/?")[0]
+    def __init__(self, url: str) -> None:
+        self.base = url.partition("/?")[0]
         self.jar = CookieJar()
         self._opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor(self.jar))
-        self.opened = self.get(viewer.url.removeprefix(self.base))
+        self.opened = self.get(url.removeprefix(self.base))
 
     def get(self, path: str, **headers: str) -> Answer:
         return self._open(urllib.request.Request(self.base + path, headers=named(headers)))
@@ -81,7 +81,7 @@ def views() -> Iterator[View]:
 
 @pytest.fixture
 def look(views: View) -> Look:
-    return lambda *where, **settings: Client(views(*where, **settings))
+    return lambda *where, **settings: Client(views(*where, **settings).url)
 
 
 class Runs:

@@ -28,13 +28,13 @@ def state_of(folder: Path) -> dict[str, str]:
 def test_who_has_the_token_gets_a_cookie_and_nobody_else_gets_anything(runs: Runs, views: View) -> None:
     runs.run("answers.jsonl", ["a", "b"])
     viewer = views(runs.folder)
-    client = Client(viewer)
+    client = Client(viewer.url)
     assert client.opened.status == 200
     cookie = client.opened.headers["Set-Cookie"]
     assert re.fullmatch(r"mistill_view_\d+=[\w-]{43}; Path=/; HttpOnly; SameSite=Strict", cookie)
     assert viewer.url.partition("token=")[2] not in cookie
     assert len(client.ask("home")["runs"]) == 1
-    other = Client(viewer)
+    other = Client(viewer.url)
     other.jar.clear()
     for path in (
         "/",
@@ -215,7 +215,7 @@ def test_what_is_no_run_is_refused_before_anything_listens(tmp_path: Path, views
     tmp_path.joinpath("rows.jsonl").write_text("{}\n")
     with pytest.raises(InputError, match="no run is known for"):
         view(tmp_path / "rows.jsonl")
-    assert Client(views(tmp_path)).ask("home")["runs"] == []
+    assert Client(views(tmp_path).url).ask("home")["runs"] == []
 
 
 def test_names_and_tokens_are_compared_as_wholes() -> None:

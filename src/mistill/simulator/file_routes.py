@@ -150,7 +150,7 @@ def _from_form(form: dict[str, str], writer: FileWriter, settings: Settings) -> 
         "file": bool,
         "purpose": _PURPOSES.__contains__,
         "visibility": _VISIBILITIES.__contains__,
-        "expiry": lambda hours: hours.isdecimal() and int(hours) > 0,
+        "expiry": lambda hours: hours.isascii() and hours.isdecimal() and int(hours) > 0,
     }
     if "file" not in form:
         raise refusals.invalid_fields([detail("missing", ["file"], None)], settings)

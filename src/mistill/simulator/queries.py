@@ -30,9 +30,11 @@ class Query:
         if text is None:
             return default
         try:
-            number = int(text)
+            number = int(text) if text.isascii() else None
         except ValueError:
-            raise self._refusal(name, "Input should be a valid integer") from None
+            number = None
+        if number is None:
+            raise self._refusal(name, "Input should be a valid integer")
         if number < least or (most is not None and number > most):
             raise self._refusal(name, f"Input should be from {least} to {most}")
         return number

@@ -26,7 +26,7 @@ from mistill.kinds.kept_settings import (
 from mistill.ledger import LedgerReader
 from mistill.ledger.files import log_of, main_name
 from mistill.ledger.lock import is_held
-from mistill.ledger.permissions import check_may_read
+from mistill.ledger.permissions import check_may_read, is_denied
 from mistill.ledger.shard_files import files_of, is_in_shards, is_memory
 from mistill.runs.run_name import RunName
 from mistill.wording import Setting, words
@@ -117,6 +117,7 @@ class Catalogue:
             check_may_read(ledger_beside(path))
         is_one = is_in_shards(Path(path)) or is_memory(ledger_beside(path))
         if ledger is None and Path(path).is_dir() and not is_one:
+            check_may_read(Path(path))
             self._folder = Path(path)
         elif ledger is None and not Path(path).exists() and not ledger_beside(path).exists():
             raise InputError(
@@ -226,11 +227,16 @@ def _ledgers_in(folder: Path) -> Iterator[Path]:
             for name in folders
             if not name.startswith(".") and name not in _SKIPPED and len(here.parts) - depth < _MAX_DEPTH
         )
-        in_shards = {name for name in folders if is_in_shards(here / name)}
+        in_shards = {name for name in folders if _is_of_shards(here / name)}
         folders[:] = [name for name in folders if name not in in_shards]  # these are one run each
         for name in sorted(in_shards.union(files)):
             if name.endswith(LEDGER_SUFFIX) and not name.startswith("."):
                 yield here / name
+
+
+def _is_of_shards(folder: Path) -> bool:
+    """Also by its name alone, where this user may not look into it: the list says so, in place of being without it."""
+    return is_in_shards(folder) or (folder.name.endswith(LEDGER_SUFFIX) and is_denied(folder))
 
 
 def _changed_at(ledger: Path) -> float | None:

@@ -14,7 +14,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import ledger_option
-from mistill.cli.options.param_types import Duration, Named
+from mistill.cli.options.param_types import Duration, Named, number_in
 from mistill.cli.terminal.output import Colored, say, show
 from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run
@@ -93,20 +93,13 @@ def _setting(text: str) -> tuple[str, Any]:
         return name, value
     if name == "deadline":
         return name, Duration().convert(value, None, click.get_current_context())
-    number = _number(value)
-    if number is None:
-        raise InputError(f"{name}: {value!r} is no number", hint=f"{_NO_LIMIT} is no limit")
+    try:
+        number = number_in(value)
+    except ValueError:
+        raise InputError(f"{name}: {value!r} is no number", hint=f"{_NO_LIMIT} is no limit") from None
     if not math.isfinite(number):
         raise InputError(f"{name} must be a number, not {value}", hint=f"{_NO_LIMIT} is no limit")
     return name, int(number) if number.is_integer() else number
-
-
-def _number(text: str) -> float | None:
-    """Of the digits 0 to 9: Python knows those of other scripts too, which are read wrong too easily."""
-    try:
-        return float(text) if text.isascii() else None
-    except ValueError:
-        return None
 
 
 def _nothing_new(order: str) -> str:

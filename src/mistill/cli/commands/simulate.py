@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.param_types import Pair
+from mistill.cli.options.param_types import Pair, number_in
 from mistill.cli.terminal.output import say, show
 from mistill.errors import InputError, did_you_mean
 from mistill.progress.formatting import count, tokens_in
@@ -133,7 +133,7 @@ mistill run prompts.jsonl --out trial.jsonl --model mistral-small-latest \\
     "--fault",
     group="Faults",
     multiple=True,
-    type=Pair("NAME=RATE", float),
+    type=Pair("NAME=RATE", number_in),
     metavar="NAME=RATE",
     help=f"Share of requests that meet it, such as 503=0.1. Repeatable. Faults: {', '.join(_FAULTS)}.",
 )

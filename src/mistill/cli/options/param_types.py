@@ -116,6 +116,17 @@ class Flatten(_Type):
         return value
 
 
+def number_in(text: str) -> float:
+    """Of the digits 0 to 9: Python knows those of other scripts too, which are read wrong too easily.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.isascii():
+        raise ValueError(text)
+    return float(text)
+
+
 class Pair(_Type):
     """``NAME=VALUE`` → ``(name, value)``, the value converted by ``of``."""
 
@@ -134,7 +145,7 @@ class Pair(_Type):
         try:
             return name.strip(), self._of(text.strip())
         except ValueError:
-            self.fail(f"{text.strip()!r} is not a number", param, ctx)
+            self.fail(f"{text.strip()!r} is not a number: write it in the digits 0 to 9", param, ctx)
 
 
 class Named(_Type):
