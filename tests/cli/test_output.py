@@ -162,21 +162,13 @@ def test_what_is_logged_is_made_visible_and_said_once(
     assert "\x1b" not in said
 
 
-@pytest.mark.parametrize("command", ["run", "chat"])
-def test_a_warning_of_the_library_is_made_visible(
-    mistill: Mistill, simulator: Simulator, command: str
-) -> None:
+def test_a_warning_of_the_library_is_made_visible(mistill: Mistill, simulator: Simulator) -> None:
     reason = f"odd {CLIPBOARD}"
     choice = {"index": 0, "message": {"role": "assistant", "content": None}, "finish_reason": reason}
     simulator.script([Fault.status(200, {"choices": [choice]})] * 2)
     Path("rows.jsonl").write_text('{"prompt": "hello"}\n' * 2)
     given_ = ["--model", "mistral-small-latest", "--endpoint", simulator.url]
-    what = (
-        ["run", "rows.jsonl", "--out", "answers.jsonl"]
-        if command == "run"
-        else ["chat", "Hi", "--schema", "{}"]
-    )
-    said = mistill(*what, *given_).stderr
+    said = mistill("run", "rows.jsonl", "--out", "answers.jsonl", *given_).stderr
     assert said.count("\\x1b]52") >= 1
     assert said.count("gave no content") == 1
     assert "\x1b" not in said

@@ -631,6 +631,7 @@ def test_a_warning_is_told_once(spawn: Spawn, run_of: RunOf, simulate: Simulate)
     _, err = process.communicate()
     assert process.returncode == 0
     assert err.count("gave no content") == 1
+    assert "20 answers without content" in err
 
 
 def test_what_was_cut_off_and_never_answered_is_told(

@@ -176,7 +176,24 @@ def test_no_content_is_none_and_a_warning(
     simulator.script([Fault.named("null_content")])
     with caplog.at_level(logging.WARNING, "mistill"):
         assert make_llm().generate(["Hello"]) == [[None]]
-    assert "mistral-small-latest gave no content; finish reason: stop" in caplog.text
+    assert caplog.messages == ["mistral-small-latest gave no content; finish reason: stop"]
+
+
+@pytest.mark.parametrize("method", ["generate", "outcomes"])
+def test_answers_of_a_call_without_content_are_told_once_with_how_many(
+    simulator: Simulator, make_llm: MakeLLM, caplog: pytest.LogCaptureFixture, method: str
+) -> None:
+    simulator.script([Fault.named("null_content")] * 3)
+    getattr(make_llm(), method)(["Hello"] * 4)
+    assert caplog.messages == ["mistral-small-latest gave no content in 3 answers; finish reason: stop"]
+
+
+async def test_an_answer_without_content_is_told_where_one_is_asked_for(
+    simulator: Simulator, make_llm: MakeLLM, caplog: pytest.LogCaptureFixture
+) -> None:
+    simulator.script([Fault.named("null_content")])
+    assert await make_llm().agenerate("Hello") == [None]
+    assert caplog.messages == ["mistral-small-latest gave no content; finish reason: stop"]
 
 
 def test_chunked_content_is_its_text(simulator: Simulator, make_llm: MakeLLM) -> None:

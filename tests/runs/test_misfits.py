@@ -12,7 +12,7 @@ from pydantic import BaseModel, computed_field, field_serializer, model_serializ
 from tests.runs.conftest import Place
 from tests.runs.odd_bodies import good_body
 
-from mistill import Run
+from mistill import MistralEmbeddings, Run
 from mistill.cli.options.wording import on_the_command_line
 from mistill.datasets.sources import open_source
 from mistill.errors import InputError
@@ -208,7 +208,7 @@ def test_an_export_never_replaces_an_earlier_column_by_another(place: Place) -> 
 
 
 def test_answers_without_content_are_counted_and_can_be_asked_again(
-    place: Place, simulator: Simulator
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
 ) -> None:
     place.write(["null", "empty", "call", "text"])
     call = {"id": "abcdefghi", "function": {"name": "f", "arguments": "{}"}}
@@ -219,12 +219,24 @@ def test_answers_without_content_are_counted_and_can_be_asked_again(
     report = place.run(llm_settings={"max_concurrent_requests": 1}).start()
     assert (report.completions, report.empty_answers, report.describe()["empty_answers"]) == (4, 2, 2)
     assert "empty: 2 answers without content; again" in str(report)
+    assert [line for line in caplog.messages if "content" in line] == [
+        "mistral-small-latest gave no content; finish reason: stop"
+    ]
     where = "answer.without_content=true"
     assert where in str(report)
     simulator.script(["a", "b"])
     again = Run.retry(place.out, where).start()
     assert (again.sent, again.empty_answers) == (2, 0)
     assert [record["generation"] for record in place.records()][:2] == ["a", "b"]
+
+
+def test_vectors_are_not_without_content(
+    place: Place, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    embeddings = MistralEmbeddings(model="mistral-embed", endpoint=simulator.url)
+    run = Run([{"text": "a"}], llm=embeddings, prompt="{{ text }}", ledger=place.ledger)
+    report = run.start()
+    assert (report.completions, report.empty_answers, caplog.messages) == (1, 0, [])
 
 
 def test_an_empty_generation_among_several_counts(place: Place, simulator: Simulator) -> None:

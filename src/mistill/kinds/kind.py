@@ -145,6 +145,7 @@ class Kind(ABC, Generic[A]):
         row_columns: what is sent of a row where there is no template: the first of these that it has.
         unused_options: options of a run that it does not have.
         asked_for: what it asks a model for, in the plural: who has no such option or parameter, in an error's words.
+        has_texts: an answer is a text or a tool call, and may be without either.
         batch_path: the endpoint that lines of a batch job are requests to; ``None``: it has no batch jobs.
         manifest: what makes it the same run.
         llm_settings: the model as dumped, to make it again for a retry; no secret is in it. It has the endpoint, which
@@ -165,6 +166,7 @@ class Kind(ABC, Generic[A]):
     row_columns: ClassVar[tuple[str, ...]]
     unused_options: ClassVar[frozenset[str]] = frozenset()
     asked_for: ClassVar[str] = "runs of this kind"
+    has_texts: ClassVar[bool] = True
     batch_path: ClassVar[str | None] = None
 
     manifest: RunManifest

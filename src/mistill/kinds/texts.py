@@ -31,6 +31,7 @@ class TextKind(Kind[str]):
     """
 
     row_columns: ClassVar = ("text",)
+    has_texts: ClassVar = False
     unused_options = frozenset(
         {
             "system",

@@ -13,6 +13,7 @@ from mistill.delivery.retry import classify
 from mistill.delivery.worker_pool import SharedIterator, WorkerPool
 from mistill.errors import GenerationError, InputError, MistillError, Stopped
 from mistill.llms.configurable import Configurable
+from mistill.llms.empty_answers import EmptyAnswers
 from mistill.llms.event_loop import LEAVE_STREAM, background
 from mistill.llms.generation import Generation, Prompt
 from mistill.llms.runtime_parameters import RuntimeParameter
@@ -153,10 +154,14 @@ class AsyncLLM(LLM):
                 ends[index] = Outcome(completions=(), error=error)
         places = list(prompts)
 
+        empty = EmptyAnswers()
+
         def keep(place: int, outcome: Outcome) -> None:
+            empty.add(outcome)
             ends[places[place]] = outcome
 
         background.run(self._answer_all(list(prompts.values()), keep))
+        empty.warn(generation.server.model)
         fatal = _fatal_among(end.error for end in ends.values())
         unsent = Outcome(completions=(), error=_unsent(fatal))
         return [ends.get(index, unsent) for index in range(len(inputs))]
@@ -171,6 +176,9 @@ class AsyncLLM(LLM):
         await self._ready()
         generation = self.generation(num_generations, **generation_kwargs)
         outcome = await generation.check(input).answer(generation.dispatcher.send)
+        empty = EmptyAnswers()
+        empty.add(outcome)
+        empty.warn(generation.server.model)
         if outcome.error is not None:
             raise outcome.error
         return _completions(outcome)
@@ -226,8 +234,10 @@ class AsyncLLM(LLM):
         prompts = [generation.check(given, index) for index, given in enumerate(inputs)]
         outputs: list[T | None] = [None] * len(prompts)
         failures: dict[int, MistillError] = {}
+        empty = EmptyAnswers()
 
         def keep(index: int, outcome: Outcome) -> None:
+            empty.add(outcome)
             # Shaped at once: a whole completion for each of a million rows would stay in memory else.
             if any(outcome.completions):
                 outputs[index] = shape(outcome)
@@ -241,6 +251,7 @@ class AsyncLLM(LLM):
             display,
             at_once=self._max_at_once,
         )
+        empty.warn(generation.server.model)
         raise_failures(outputs, failures, _fatal_among(failures.values()), on_error)
         return cast("list[T]", outputs)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import AsyncGenerator, Coroutine, Hashable, Mapping, Sequence
 from functools import cached_property, partial
 from typing import Any, Final, cast
@@ -35,8 +34,6 @@ from mistill.structured.repair import (
     read_answer,
 )
 from mistill.structured.structured_output import StructuredOutputPlan, compile_structured_output
-
-_log = logging.getLogger("mistill")
 
 WATCHED_FROM_TOKENS: Final = 2048
 """Answers that may have so many tokens are watched for loops, unless somebody says otherwise. In a shorter one a
@@ -289,8 +286,6 @@ class Generation:
             return outcome
         except Exception as error:
             return _failed(as_failure(error), delivered)
-        for completion in completions:
-            self._warn_if_empty(completion)
         if len(delivered.answer.response.choices) < self.num_generations:  # a server that ignores n
             self.server.refuses_n = True
         if len(completions) < self.num_generations:
@@ -330,8 +325,6 @@ class Generation:
                 Request(template.encode(messages), template.max_output_tokens, watching=template.watching)
             )
             completion = chat_completions(delivered)[0]
-            if completion.text is None:
-                self._warn_if_empty(completion)
             if completion.finish_reason == REPETITION:
                 return await self._judge_repeated(template, messages, completion, send)
             if plan is not None:
@@ -484,10 +477,6 @@ class Generation:
     def _unasked_answer(self, completion: Completion) -> str:
         """What a model put into a tool call that nobody asked for, in place of a text."""
         return answer_text(None, () if self.parameters.tools else completion.tool_calls)
-
-    def _warn_if_empty(self, completion: Completion) -> None:
-        if completion.text is None and not completion.tool_calls:
-            _log.warning("%s gave no content; finish reason: %s", self.server.model, completion.finish_reason)
 
 
 def _request(template: RequestTemplate, messages: bytes) -> Request:

@@ -34,6 +34,7 @@ from mistill.ledger import (
     Selection,
     named,
 )
+from mistill.llms.empty_answers import warn_of_empty
 from mistill.llms.types import Completion, Outcome
 from mistill.progress.formatting import count, seconds
 from mistill.progress.progress import Progress
@@ -484,7 +485,8 @@ class Runner:
         if state.whole_tokens is not None and first is not None and first.finish_reason in CUT_OFF:
             self._note_unreplaced(pending, _not_whole(first, state.whole_tokens))
         self.answered += 1
-        self.empty_answers += is_empty
+        if is_empty and self._kind.has_texts:
+            self._note_empty(outcome)
         return self.ledger.complete(
             state.row,
             _attempts_of(outcome.completions),
@@ -492,6 +494,13 @@ class Runner:
             tokens=outcome.usage,
             cost=outcome.cost,
         )
+
+    def _note_empty(self, outcome: Outcome) -> None:
+        """The first one is told at once, while there is time to stop; how many there are, the report says."""
+        self.empty_answers += 1
+        if self.empty_answers == 1:
+            empty = (one for one in outcome.completions if one is not None and one.is_empty)
+            warn_of_empty(self._kind.server.model, {next(empty).finish_reason: 1})
 
     def _note_unreplaced(self, pending: PendingRow, error: ErrorRecord) -> None:
         first = self.unreplaced.get(error.kind)
