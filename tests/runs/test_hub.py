@@ -296,6 +296,59 @@ def test_splits_of_others_stay_in_a_card_that_replaces_theirs(run: Run, hub: Hub
     ]
 
 
+@pytest.mark.parametrize(
+    "there",
+    ["train.csv", "data/train.jsonl", "rows.parquet", "data/train-00000-of-00001.csv.gz", "notes.txt"],
+)
+@pytest.mark.parametrize("card", [None, "# Mine", "---\nlicense: mit\n---\nMine"])
+def test_data_that_no_card_names_is_not_left_without_a_split(
+    run: Run,
+    hub: Hub,  # noqa: F811
+    there: str,
+    card: str | None,
+) -> None:
+    files = {there: b"dear"} | ({} if card is None else {"README.md": card.encode()})
+    hub.repos["me/mine"] = {".gitattributes": b"", "dataset_infos.json": b"{}", ".old/a.csv": b""} | files
+    with pytest.raises(InputError, match=rf"does not name: {re.escape(there)};.*name it in the card first"):
+        run.push_to_hub("me/mine", overwrite=True)
+    assert hub.commits == []
+    named = yaml.safe_dump({"configs": [{"config_name": "theirs", "data_files": there}]})
+    hub.repos["me/named"] = files | {"README.md": f"---\n{named}---\n".encode()}
+    run.push_to_hub("me/named", overwrite=True)
+    names = [one["config_name"] for one in front_of(hub, "me/named")[0]["configs"]]
+    assert names == ["theirs", "default"]
+
+
+def test_of_much_data_that_no_card_names_a_few_files_are_told(run: Run, hub: Hub) -> None:  # noqa: F811
+    hub.repos["me/mine"] = {f"part-{number}.csv": b"" for number in range(7)}
+    with pytest.raises(InputError, match=r"does not name: part-0\.csv, .*part-4\.csv and 2 more;"):
+        run.push_to_hub("me/mine", overwrite=True)
+
+
+def test_what_the_head_of_a_card_says_besides_is_kept(run: Run, hub: Hub) -> None:  # noqa: F811
+    head = {
+        "license": "mit",
+        "language": ["de", "fr"],
+        "pretty_name": "Städte",
+        "tags": ["towns", "synthetic"],
+        "size_categories": ["1M<n<10M"],
+        "dataset_info": {"features": []},
+    }
+    card = f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\nMine"
+    hub.repos["me/mine"] = {"README.md": card.encode(), DATA: b"dear"}
+    for _ in range(2):
+        run.push_to_hub("me/mine", overwrite=True)
+        front, _ = front_of(hub, "me/mine")
+        assert list(front)[:3] == ["license", "language", "pretty_name"]
+        assert {name: front[name] for name in ("license", "language", "pretty_name", "tags")} == {
+            "license": "mit",
+            "language": ["de", "fr"],
+            "pretty_name": "Städte",
+            "tags": ["towns", "synthetic", "mistral", "mistill"],
+        }
+        assert (front["size_categories"], "dataset_info" in front) == (["n<1K"], False)
+
+
 CONFIGS: list[dict[str, Any]] = [
     {"config_name": "list", "data_files": [{"split": "train", "path": ["a.csv", "b.csv"]}], "default": True},
     {"config_name": "one", "data_files": "c.csv", "sep": ";"},

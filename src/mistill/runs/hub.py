@@ -36,6 +36,7 @@ _HUB: Final = OptionalLibrary("huggingface_hub", extra="remote")
 _CARD = "README.md"
 _TRIES: Final = 6
 """Of several that push at the same time, one is there first each time."""
+_FILES_TOLD: Final = 5
 _PUSH_AGAIN: Final = "see whether the network and HF_ENDPOINT are right, then push again, which does no harm"
 _is_split = re.compile(r"\w+(?:\.\w+)*").fullmatch
 """Source: huggingface.co/docs/datasets, names of splits."""
@@ -71,8 +72,8 @@ def push_run(
         The address of the commit.
 
     Raises:
-        InputError: there is no such run, the repository holds another dataset or is changed by others again and again,
-            the Hub refuses, or a library is missing.
+        InputError: there is no such run, the repository holds another dataset, or data that its card does not name, or
+            is changed by others again and again; the Hub refuses, or a library is missing.
         LedgerError: the run is not finished and ``partial`` is not wanted.
     """
     repo = repo.removeprefix("hf://").removeprefix("datasets/").strip("/")
@@ -113,6 +114,7 @@ def push_run(
             there = _read_repository(api, repo, revision)
             if not overwrite:
                 _check_own(there, split, run)
+            _check_named(there)
             beside = replace(
                 there.parts, splits=[one for one in there.parts.splits if there.keeps(one, split)]
             )
@@ -260,3 +262,17 @@ def _check_own(there: _Repository, split: str, run: str) -> None:
             Setting("overwrite", True),
         ),
     )
+
+
+def _check_named(there: _Repository) -> None:
+    """``InputError`` if data would be found no more, which is found by its name as long as a card names none."""
+    unnamed = there.parts.unnamed
+    if unnamed:
+        more = len(unnamed) - _FILES_TOLD
+        told = ", ".join(unnamed[:_FILES_TOLD]) + (f" and {more:,} more" if more > 0 else "")
+        raise InputError(
+            f"hf://datasets/{there.name} has data that its card does not name: {told}; beside splits that are named, "
+            "it would be of none, and could not be loaded any more",
+            hint="name it in the card first (configs, as of huggingface.co/docs/hub/datasets-manual-configuration), or "
+            "choose another repository",
+        )

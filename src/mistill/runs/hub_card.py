@@ -22,6 +22,11 @@ from mistill.visible import visible
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 """Source: huggingface.co/docs/hub/datasets-cards, ``size_categories``."""
 _FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+_is_table = re.compile(
+    r".*\.(csv|tsv|json|jsonl|ndjson|parquet|arrow|txt|xml|tar|zip)(\.(gz|bz2|xz|zst|lz4))?", re.IGNORECASE
+).fullmatch
+_NO_TABLES: Final = frozenset({"config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json"})
+"""Source: `datasets.data_files.FILES_TO_IGNORE`."""
 _is_data = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet").fullmatch
 
 
@@ -101,11 +106,15 @@ class CardParts(Struct):
         settings: what configurations say beside their splits (``default: true``, ``sep``), by their names.
         configs: configurations whose splits are not known, as they are written: they have files by a ``data_dir``, or
             by their names.
+        unnamed: data that has a split by its name, since there are no configurations; with one, it would have none.
+        head: what the head of the card says besides (``license``, ``language``), and its ``tags``.
     """
 
     splits: list[Split] = []
     settings: dict[str, dict[str, Any]] = {}
     configs: list[dict[str, Any]] = []
+    unnamed: list[str] = []
+    head: dict[str, Any] = {}
 
     def names(self) -> set[str]:
         """Of configurations whose splits are not known."""
@@ -154,9 +163,11 @@ def parts_of(card: str | None, files: Sequence[str]) -> CardParts:
     Args:
         card: its text; ``None``: there is none. ``files``: all that are there; a split that has none is left out.
     """
-    parts = CardParts()
-    ours, configs = _front_of(card)
-    known = list(ours)
+    head = _head_of(card)
+    parts = CardParts(head={name: value for name, value in head.items() if name not in _OF_DATA})
+    ours = _converted(head.get("mistill"), _Ours) or _Ours()
+    configs = _configs_in(head)
+    known = list(ours.splits)
     for config in configs:
         name, data_files = config.get("config_name", "default"), _data_files(config)
         if isinstance(name, str) and data_files is not None:
@@ -173,9 +184,21 @@ def parts_of(card: str | None, files: Sequence[str]) -> CardParts:
         if one.is_elsewhere or one.files(files):
             found.setdefault((one.config, one.name), one)
     parts.splits = list(found.values())
+    if not configs:
+        named = {file for one in parts.splits for file in one.files(files)}
+        parts.unnamed = [file for file in files if file not in named and _is_read_by_name(file)]
     return parts
 
 
+def _is_read_by_name(file: str) -> bool:
+    """Whether ``load_dataset`` reads it where nothing is named: hidden files and folders are none."""
+    steps = file.split("/")
+    is_hidden = any(step.startswith((".", "__")) for step in steps)
+    return not is_hidden and steps[-1] not in _NO_TABLES and _is_table(file) is not None
+
+
+_OF_DATA: Final = frozenset({"configs", "dataset_info", "size_categories", "mistill"})
+"""Fields of a head that are of the data, which changes. Whoever wrote the others knows what they are of."""
 _OF_SPLITS: Final = ("config_name", "data_files")
 
 
@@ -214,22 +237,19 @@ class _Ours(Struct):
     splits: list[Split] = []
 
 
-class _Any(Struct):
-    mistill: Any = None
-    configs: Any = None
-
-
-def _front_of(card: str | None) -> tuple[list[Split], list[dict[str, Any]]]:
-    """Splits of ours and configurations that the head of a card has. Each is read alone: others write what they
-    like."""
+def _head_of(card: str | None) -> dict[str, Any]:
+    """What stands at the head of a card; nothing, where that is no table."""
     front = None if card is None else _FRONT.match(card)
     try:
-        found = _Any() if front is None else msgspec.convert(yaml.safe_load(front[1]), _Any)
-    except (yaml.YAMLError, msgspec.ValidationError):
-        found = _Any()
-    ours = _converted(found.mistill, _Ours) or _Ours()
-    configs = (_converted(each, dict[str, Any]) for each in _converted(found.configs, list[Any]) or ())
-    return ours.splits, [config for config in configs if config]
+        return {} if front is None else _converted(yaml.safe_load(front[1]), dict[str, Any]) or {}
+    except yaml.YAMLError:
+        return {}
+
+
+def _configs_in(head: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Each is read alone: others write what they like."""
+    each = _converted(head.get("configs"), list[Any]) or ()
+    return [config for one in each if (config := _converted(one, dict[str, Any]))]
 
 
 def _converted(value: Any, kind: type | UnionType) -> Any:
@@ -256,7 +276,8 @@ def _front(splits: Sequence[Split], there: CardParts, report: RunReport) -> str:
     configs: dict[str, list[dict[str, Any]]] = {}
     for one in splits:
         configs.setdefault(one.config, []).append({"split": one.name, "path": one.path})
-    fields = {
+    tags: list[str] = _converted(there.head.get("tags"), list[str]) or []
+    fields: dict[str, Any] = there.head | {
         "configs": [
             *(
                 {"config_name": name, "data_files": data} | there.settings.get(name, {})
@@ -265,7 +286,7 @@ def _front(splits: Sequence[Split], there: CardParts, report: RunReport) -> str:
             *there.configs,
         ],
         "size_categories": [size],
-        "tags": ["synthetic", "mistral", "mistill"],
+        "tags": list(dict.fromkeys([*tags, "synthetic", "mistral", "mistill"])),
         "mistill": {
             "version": report.last_start.version,
             "splits": [msgspec.to_builtins(one) for one in splits if one.run is not None],
@@ -379,5 +400,5 @@ def _longest_ticks(text: str) -> int:
     return max((len(ticks) for ticks in re.findall("`+", text)), default=0)
 
 
-for _struct in (_Any, _Data, _Ours):
+for _struct in (_Data, _Ours):
     look_at(_struct)
