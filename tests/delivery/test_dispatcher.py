@@ -81,6 +81,20 @@ async def test_every_attempt_is_observed_before_it_leaves(simulator: Simulator) 
     ]
 
 
+async def test_the_pause_before_a_retry_has_a_name(simulator: Simulator) -> None:
+    simulator.script([Fault.status(503)] * 4)
+    dispatcher = dispatcher_to(simulator)
+    await dispatcher.send(Request(BODY))
+    before = dispatcher.governor.snapshot()
+    assert before.seconds["backoff"] > 0
+    simulator.script([Fault.status(503)])
+    streamed = Request(BODY[:-1] + b',"stream":true}')
+    assert [chunk async for chunk in dispatcher.stream(streamed)]
+    now = dispatcher.governor.snapshot()
+    assert now.seconds["backoff"] > before.seconds["backoff"]
+    assert now.since(before).keys() <= {"server", "backoff", "idle"}
+
+
 async def test_what_the_observer_raises_keeps_the_attempt_from_leaving(simulator: Simulator) -> None:
     class Full(Notes):
         async def sending(self, request: Request) -> Sequence[Numbered]:

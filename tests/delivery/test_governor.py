@@ -765,6 +765,36 @@ async def test_the_time_is_split_and_the_setting_that_helps_is_named() -> None:
 
 
 @in_fake_time
+async def test_the_limit_that_was_waited_for_is_named_whatever_holds_by_now() -> None:
+    caller = Caller()
+    caller.answer(RateLimits(6_000, 5_999))
+    caller.governor.set_quota(2, None)
+    caller.answer()
+    permit = await caller.wait()
+    caller.governor.set_quota(None, None)
+    assert caller.governor.snapshot().requests_source == "server"
+    text = advice(caller.governor.snapshot(), max_concurrent_requests=1)
+    assert "waited for your own limit of 2 requests a minute: raise requests_per_minute" in str(text)
+    caller.governor.settle(permit)
+
+
+@in_fake_time
+async def test_rows_that_pause_by_themselves_are_waited_for_where_nothing_else_goes_on() -> None:
+    caller = Caller(slots=1)
+    permit = caller.take()
+    caller.governor.note_resting(1)
+    await asyncio.sleep(2)
+    caller.governor.settle(permit)
+    await asyncio.sleep(3)
+    caller.governor.note_resting(1)
+    caller.governor.note_resting(-1)
+    await asyncio.sleep(4)
+    caller.governor.note_resting(-1)
+    await asyncio.sleep(5)
+    assert caller.governor.snapshot().seconds == pytest.approx({"server": 2, "backoff": 7, "idle": 5})
+
+
+@in_fake_time
 async def test_advice_for_a_run_looks_at_that_run_only() -> None:
     caller = Caller(slots=1, requests_per_minute=1)
     caller.answer()

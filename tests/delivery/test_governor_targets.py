@@ -339,6 +339,17 @@ def test_advice_that_would_not_help_is_not_given() -> None:
     assert spent("concurrency", quota=500, source="server") == ""  # more at once would wait for the quota
 
 
+def test_a_pause_is_one_whatever_was_waited_for_meanwhile() -> None:
+    seconds: dict[WaitCause, float] = {"quota_requests": 30.0, "server": 10.0, "idle": 5.0}
+    snapshot = Snapshot(
+        waiting=0, in_flight=0, adaptive_limit=64, requests_per_minute=None, requests_source=None,
+        tokens_per_minute=None, tokens_source=None, answered=1_000, refused=0, seconds=seconds,
+    )  # fmt: skip
+    paused = snapshot.beside_pauses({"quota_requests": 12.0, "server": 2.0, "idle": 1.0})
+    assert paused.seconds == {"quota_requests": 18.0, "server": 10.0, "idle": 4.0, "paused": 13.0}
+    assert snapshot.beside_pauses({}) is snapshot
+
+
 def test_advice_has_the_shares_that_the_split_of_the_time_has() -> None:
     seconds: dict[WaitCause, float] = {"budget": 30.0, "server": 10.0, "paused": 20.0, "idle": 40.0}
     snapshot = Snapshot(

@@ -137,10 +137,10 @@ def test_a_pause_that_is_over_holds_nothing_back() -> None:
     progress, began = Progress(), Governor().snapshot()
     spent: dict[WaitCause, float] = {}
     watch = Watch(progress, lambda: structs.replace(began, seconds=dict(spent)), at_once=lambda: 1)
-    progress.pause()
+    progress.pause({})
     spent["paused"] = 5.0
     assert watch.view().waiting_for == "paused"
-    progress.resume()
+    progress.resume({})
     assert watch.view().waiting_for == "idle"
     spent |= {"paused": 5.6, "server": 0.4}
     assert watch.view().waiting_for == "server"

@@ -81,12 +81,33 @@ def test_rows_that_wait_for_their_quota_wait_on_in_a_pause(place: Place, simulat
     simulator.wait_until(lambda: simulator.answered > 0)
     run.pause()
     answered = until_home(run, simulator)
+    one, other = (run.control().view().seconds_by_cause for _ in range(2))
+    assert other["paused"] > one["paused"]
+    assert [other[cause] for cause in one if cause != "paused"] == [
+        one[cause] for cause in one if cause != "paused"
+    ], "whatever they wait for as well, nothing leaves"
     run.set(requests_per_minute=None)  # they would all be let go
     assert run.control().standing().in_flight == 0
     assert simulator.answered == answered
+    assert results == []
     run.resume()
     wait_for(thread)
     assert results[0].completions == 40
+
+
+def test_who_has_limited_a_run_himself_is_told_of_that_limit(place: Place, simulator: Simulator) -> None:
+    simulator.change(requests_per_minute=6_000)
+    run, thread, results = begun(place, simulator)
+    run.set(requests_per_minute=6)
+
+    def is_most() -> bool:
+        spent = run.control().view().seconds_by_cause
+        return spent.get("quota_requests", 0.0) > 0.5 * sum(spent.values())
+
+    simulator.wait_until(is_most)
+    run.stop()
+    wait_for(thread)
+    assert "waited for your own limit of 6 requests a minute: raise requests" in str(results[0].advice)
 
 
 def test_a_paused_run_makes_no_batch_job(place: Place, simulator: Simulator) -> None:

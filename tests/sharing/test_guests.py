@@ -88,6 +88,19 @@ async def test_a_request_that_is_cancelled_while_it_waits_leaves_nothing_behind(
     await guest.send(20, limit)
 
 
+async def test_a_row_that_pauses_by_itself_is_waited_for_by_its_process_alone(peers: Peers) -> None:
+    host, guest = peers.start(), peers.start()
+    await guest.send(1)
+    assert isinstance(guest.governor, GuestGovernor)
+    guest.governor.note_resting(1)
+    await until(lambda: guest.governor.snapshot().seconds.get("backoff", 0.0) > 0)
+    guest.governor.set_quota(600, None)  # it goes on by itself
+    asked = guest.governor.snapshot()
+    await until(lambda: guest.governor.snapshot().since(asked).get("backoff", 0.0) > 0)
+    guest.governor.note_resting(-1)
+    assert "backoff" not in host.governor.snapshot().seconds
+
+
 # --- failures -------------------------------------------------------------------------------------------------------
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Literal
 
 from msgspec import Struct, structs
@@ -20,6 +21,7 @@ WaitCause = Literal[
     "quota_tokens",
     "cool_down",
     "outage",
+    "backoff",
     "concurrency",
     "adaptive_limit",
     "budget",
@@ -28,7 +30,8 @@ WaitCause = Literal[
     "server",
     "idle",
 ]
-"""What the oldest waiting request waits for; with none waiting, ``server`` while any is in flight, else ``idle``.
+"""What the oldest waiting request waits for; with none waiting, ``server`` while any is in flight, else ``backoff``
+while a row pauses by itself before its next try, after a failure or a refusal of its own, else ``idle``.
 
 ``concurrency``: all slots of ``max_concurrent_requests`` are in use. ``adaptive_limit``: the limit of requests in
 flight that is found by trying holds them back, since it still grows, or since the server said that it is full.
@@ -63,7 +66,7 @@ class TimeByCause:
         return seconds
 
 
-def plus(seconds: dict[WaitCause, float], more: dict[WaitCause, float]) -> dict[WaitCause, float]:
+def plus(seconds: Mapping[WaitCause, float], more: Mapping[WaitCause, float]) -> dict[WaitCause, float]:
     """Both together, by cause."""
     summed = dict(seconds)
     for cause, spent in more.items():
@@ -83,6 +86,7 @@ class Snapshot(Struct, frozen=True):
         seconds: wall time by cause, since the governor was made.
         requests_room, tokens_room: what the quotas let through from now on, or this process's part of it; None while
             none is known.
+        quota_waits: each quota that was waited for, as it was then, and who had set it; by now it may be another.
         alone_s: seconds in which it went on without the other processes that share the quota, since none answered.
     """
 
@@ -98,6 +102,7 @@ class Snapshot(Struct, frozen=True):
     seconds: dict[WaitCause, float]
     requests_room: Room | None = None
     tokens_room: Room | None = None
+    quota_waits: dict[WaitCause, tuple[float | None, LimitSource | None]] = {}
     alone_s: float = 0.0
 
     @property
@@ -156,22 +161,37 @@ class Snapshot(Struct, frozen=True):
         Args:
             waited_s: seconds in which it had any: in which the governor had nothing to do, they were waited for.
         """
-        return self._instead_of_idle("jobs", waited_s)
-
-    def beside_pauses(self, paused_s: float) -> Snapshot:
-        """What it is for a run that was paused.
-
-        Args:
-            paused_s: for so long: in which the governor had nothing to do, somebody has wanted that.
-        """
-        return self._instead_of_idle("paused", paused_s)
-
-    def _instead_of_idle(self, cause: WaitCause, waited_s: float) -> Snapshot:
         idle = self.seconds.get("idle", 0.0)
         waited = min(waited_s, idle)
         if not waited:
             return self
-        return structs.replace(self, seconds=self.seconds | {"idle": idle - waited, cause: waited})
+        return structs.replace(self, seconds=self.seconds | {"idle": idle - waited, "jobs": waited})
+
+    def beside_pauses(self, meanwhile: Mapping[WaitCause, float]) -> Snapshot:
+        """What it is for a run that was paused.
+
+        Args:
+            meanwhile: what the governor takes the time of pauses for. Whatever was waited for, nothing would have left;
+                what was in flight was the server's.
+        """
+        seconds, paused = dict(self.seconds), 0.0
+        for cause, spent in meanwhile.items():
+            taken = 0.0 if cause == "server" else min(spent, seconds.get(cause, 0.0))
+            if taken:
+                seconds[cause] -= taken
+                paused += taken
+        return structs.replace(self, seconds=seconds | {"paused": paused}) if paused else self
+
+    def quota_waited_for(
+        self, cause: Literal["quota_requests", "quota_tokens"]
+    ) -> tuple[float | None, LimitSource | None]:
+        """What the quota was when it was last waited for, and who had set it."""
+        now = (
+            (self.requests_per_minute, self.requests_source)
+            if cause == "quota_requests"
+            else (self.tokens_per_minute, self.tokens_source)
+        )
+        return self.quota_waits.get(cause, now)
 
 
 _SEEMING: tuple[WaitCause, ...] = ("concurrency", "server", "adaptive_limit")
@@ -255,9 +275,9 @@ def _advice_for(
 ) -> str | None:
     match cause:
         case "quota_requests":
-            return _quota_advice("requests", snapshot.requests_per_minute, snapshot.requests_source)
+            return _quota_advice("requests", *snapshot.quota_waited_for(cause))
         case "quota_tokens":
-            return _quota_advice("tokens", snapshot.tokens_per_minute, snapshot.tokens_source)
+            return _quota_advice("tokens", *snapshot.quota_waited_for(cause))
         case "cool_down":
             rate = snapshot.requests_per_minute
             paused = "went into cool-downs after refusals (HTTP 429)"
@@ -300,7 +320,7 @@ def _advice_for(
                 Setting("max_new_tokens"),
                 ", lets more leave at once",
             )
-        case "jobs" | "paused" | "server" | "idle":
+        case "backoff" | "jobs" | "paused" | "server" | "idle":
             return None
 
 

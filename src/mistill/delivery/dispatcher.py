@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Any, Generic, Protocol, TypeAlias
 
 from msgspec import Struct
@@ -285,7 +286,7 @@ class Dispatcher(Generic[R]):
                     if error is caught:
                         raise
                     raise error from caught
-                await self._rest(error, attempts, pool, permit)
+                await self._rest(governor, error, attempts, pool, permit)
             except BaseException:
                 # Cancelled on the way: the quota has counted it, but it teaches the governor nothing.
                 cancelled = Stopped("cancelled while in flight", reason="cancelled")
@@ -393,7 +394,7 @@ class Dispatcher(Generic[R]):
                     if error is caught:
                         raise
                     raise error from caught
-                await self._rest(error, attempts, None, permit)
+                await self._rest(governor, error, attempts, None, permit)
             except BaseException:
                 closed = Stopped("the stream was closed before its end", reason="cancelled")
                 governor.settle(permit, error=closed)
@@ -421,18 +422,24 @@ class Dispatcher(Generic[R]):
         return not _backs_off(error, permit) or (asked_s or 0.0) <= self._tuning.max_retry_after_s
 
     async def _rest(
-        self, error: MistillError, failures: int, pool: WorkerPool[Any] | None, permit: Permit
+        self,
+        governor: AnyGovernor,
+        error: MistillError,
+        failures: int,
+        pool: WorkerPool[Any] | None,
+        permit: Permit,
     ) -> None:
         """Sleeps outside the slot, so that a cooling row does not block others; not where the governor decides."""
         if not _backs_off(error, permit):
             return
         retry_after_s = error.retry_after_s if isinstance(error, APIError) else None
         pause_s = backoff_s(failures, retry_after_s, tuning=self._tuning)
-        if pool is None:
-            await asyncio.sleep(pause_s)
-            return
-        with pool.resting():
-            await asyncio.sleep(pause_s)
+        governor.note_resting(1)
+        try:
+            with nullcontext() if pool is None else pool.resting():
+                await asyncio.sleep(pause_s)
+        finally:
+            governor.note_resting(-1)
 
     def _settle(self, governor: AnyGovernor, permit: Permit, answer: HTTPAnswer[R]) -> None:
         wire = answer.response.usage

@@ -44,7 +44,7 @@ from mistill.delivery.diagnostics import Snapshot, TimeByCause, WaitCause
 from mistill.delivery.limits_file import LearnedLimits, LimitsFile
 from mistill.delivery.purse import Purse, PurseMember
 from mistill.delivery.quota_estimate import QuotaHypothesis, Scatter
-from mistill.delivery.quotas import Quotas, Share, explains_refusal, is_reported
+from mistill.delivery.quotas import LimitSource, Quotas, Share, explains_refusal, is_reported
 from mistill.delivery.refused_rows import RefusedRows
 from mistill.delivery.sliding_window import Cells, Room
 from mistill.delivery.tuning import Tuning, current_tuning
@@ -122,6 +122,8 @@ class AnyGovernor(Protocol):
 
     def leave_purse(self, member: PurseMember) -> None: ...
 
+    def note_resting(self, more: int) -> None: ...
+
     def snapshot(self) -> Snapshot: ...
 
 
@@ -197,6 +199,7 @@ class Governor:
         limits_file: LimitsFile | None = None,
     ) -> None:
         self.in_flight = 0
+        self._resting = 0
         self._clock = clock
         self._tuning = tuning = tuning or current_tuning()
         self._sequence = 0
@@ -217,6 +220,7 @@ class Governor:
         self._refused_rows = RefusedRows(tuning)
         self._refused_probes = 0
         self._time = TimeByCause(clock())
+        self._quota_waits: dict[WaitCause, tuple[float | None, LimitSource | None]] = {}
         self._cause: WaitCause = "server"
         self._timer: _Timer | None = None
         self._guests: dict[Hashable, ConcurrencyLimit] = {}
@@ -377,26 +381,42 @@ class Governor:
         with LOCK:
             self._breaker.expect_answers()
 
+    def note_resting(self, more: int) -> None:
+        """So many more rows of this process, or fewer, pause by themselves before their next attempt."""
+        with LOCK:
+            self._resting += more
+            if not self._queue.limits:
+                self._note_time(self._without_waiting(self.in_flight), self._clock())
+
     def snapshot(self) -> Snapshot:
         """What goes on in this process, and where its time went; the quotas are those of all."""
         with LOCK:
             quotas, now_s, sharers = self._quotas, self._clock(), self._queue.owners()
-            minutes = quotas.window_s / 60
-            requests, tokens = quotas.requests.limit, quotas.tokens.limit
+            requests, tokens = self._requests_per_minute(), self._tokens_per_minute()
             return Snapshot(
                 waiting=self._queue.waiting_of(None),
                 in_flight=self._own_in_flight(),
                 adaptive_limit=int(self._adaptive_limit.limit),
-                requests_per_minute=None if requests is None else requests / minutes,
-                requests_source=quotas.requests_source,
-                tokens_per_minute=None if tokens is None else tokens / minutes,
-                tokens_source=quotas.tokens_source,
+                requests_per_minute=requests[0],
+                requests_source=requests[1],
+                tokens_per_minute=tokens[0],
+                tokens_source=tokens[1],
                 answered=self._answered - self._guests_answered,
                 refused=self._refused - self._guests_refused,
                 seconds=self._time.seconds(now_s),
                 requests_room=_part_of(quotas.requests.room_ahead(now_s), sharers),
                 tokens_room=_part_of(quotas.tokens.room_ahead(now_s), sharers),
+                quota_waits=dict(self._quota_waits),
             )
+
+    def _requests_per_minute(self) -> tuple[float | None, LimitSource | None]:
+        """The quota, and who set it."""
+        limit, quotas = self._quotas.requests.limit, self._quotas
+        return None if limit is None else limit / quotas.window_s * 60, quotas.requests_source
+
+    def _tokens_per_minute(self) -> tuple[float | None, LimitSource | None]:
+        limit, quotas = self._quotas.tokens.limit, self._quotas
+        return None if limit is None else limit / quotas.window_s * 60, quotas.tokens_source
 
     # --- other processes --------------------------------------------------------------------------------------
 
@@ -600,15 +620,23 @@ class Governor:
     def _note_empty_queue(self) -> None:
         if not self._queue.limits:
             now_s = self._clock()
-            self._note_time("server" if self.in_flight else "idle", now_s)
+            self._note_time(self._without_waiting(self.in_flight), now_s)
             if not self.in_flight and self._answered:
                 self._write_down(now_s)
 
     def _note_time(self, cause: WaitCause, now_s: float) -> None:
         """What the time of this process is spent on from now on, if it is spent on ``cause`` wherever anybody waits."""
         if self._guests and not self._queue.waiting_of(None):
-            cause = "server" if self._own_in_flight() else "idle"
+            cause = self._without_waiting(self._own_in_flight())
+        if cause == "quota_requests":
+            self._quota_waits[cause] = self._requests_per_minute()
+        elif cause == "quota_tokens":
+            self._quota_waits[cause] = self._tokens_per_minute()
         self._time.switch(cause, now_s)
+
+    def _without_waiting(self, in_flight: int) -> WaitCause:
+        """What time is spent on while nobody waits here."""
+        return "server" if in_flight else "backoff" if self._resting else "idle"
 
     def _own_in_flight(self) -> int:
         return self.in_flight - sum(limit.in_flight for limit in self._guests.values())

@@ -27,6 +27,7 @@ WAITS: Final[Mapping[str, str]] = {
     "quota_tokens": TOKENS,
     "cool_down": REFUSED,
     "outage": FAILED,
+    "backoff": "--c13",
     "budget": "--c8",
     "jobs": IN_JOBS,
     "paused": "--c10",

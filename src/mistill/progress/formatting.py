@@ -14,6 +14,7 @@ _WAITS = {
     "quota_tokens": "quota of tokens",
     "cool_down": "cool-down after refusals",
     "outage": "failing server",
+    "backoff": "pauses before retries",
     "concurrency": "server (all slots in use)",
     "adaptive_limit": "finding the server's pace",
     "budget": "room in the budget",

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from mistill.api.usage import Usage
+from mistill.delivery.diagnostics import WaitCause, plus
 
 
 class Answer(Protocol):
@@ -76,6 +77,7 @@ class Progress(Struct):
         told_lanes: says how many rows go live and how many in jobs, and why, where each goes by price.
         jobs_s: how long there were any, up to ``jobs_since_s``, a monotonic time, since when there are some now.
         pauses_s: how long it was paused before ``paused_at_s``, a monotonic time, since when it is now.
+        in_pauses: what a governor took that time for, by cause; ``at_pause``: its seconds when this pause began.
         changed: the settings that were changed while it went on, as a text.
         time_of_several: how long so many rows will take, in seconds, as far as anybody can say, where several work on
             them, of which each knows its own requests; ``None``: one does.
@@ -108,6 +110,8 @@ class Progress(Struct):
     jobs_since_s: float | None = None
     pauses_s: float = 0.0
     paused_at_s: float | None = None
+    in_pauses: Mapping[WaitCause, float] = {}
+    at_pause: Mapping[WaitCause, float] = {}
     changed: str | None = None
     time_of_several: Callable[[float], float | None] | None = None
 
@@ -125,12 +129,23 @@ class Progress(Struct):
         since_s = self.paused_at_s
         return self.pauses_s + (0.0 if since_s is None else time.monotonic() - since_s)
 
-    def pause(self) -> None:
-        """It is paused from now on."""
+    def paused_for(self, seconds: Mapping[WaitCause, float]) -> Mapping[WaitCause, float]:
+        """What a governor took the pauses of this start for, whose seconds by cause are these by now."""
+        if self.paused_at_s is None:
+            return self.in_pauses
+        spent: dict[WaitCause, float] = {
+            cause: now - self.at_pause.get(cause, 0.0) for cause, now in seconds.items()
+        }
+        return plus(self.in_pauses, spent)
+
+    def pause(self, seconds: Mapping[WaitCause, float]) -> None:
+        """It is paused from now on. ``seconds``: of its governor, by cause, since that was made."""
+        self.at_pause = dict(seconds)
         self.paused_at_s = time.monotonic()
 
-    def resume(self) -> None:
+    def resume(self, seconds: Mapping[WaitCause, float]) -> None:
         """It is paused no more."""
+        self.in_pauses = self.paused_for(seconds)
         self.pauses_s, self.paused_at_s = self.paused_s(), None
 
     def see_jobs(self, jobs: Iterable[JobAtServer]) -> None:

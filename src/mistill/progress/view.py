@@ -383,7 +383,7 @@ def _age_s(unix_s: float | None) -> float | None:
     return None if unix_s is None else max(0.0, time.time() - unix_s)
 
 
-_AT_WORK: tuple[WaitCause, ...] = ("server", "concurrency", "adaptive_limit", "budget", "idle")
+_AT_WORK: tuple[WaitCause, ...] = ("server", "concurrency", "adaptive_limit", "budget", "backoff", "idle")
 """What time is spent on that is no waiting for a quota or for a server that is not there."""
 
 _PATIENCE, _PATIENCE_S = 3.0, 2.0

@@ -907,7 +907,7 @@ class Run(RunResults):
         if self._course is not None:
             self._course.look()  # its course is as long as the start
         now = self._snapshot()
-        at_once, sent = self._llm.max_concurrent_requests, self.progress.attempts
+        at_once, sent = runner.size, self.progress.attempts  # the model has its own again
         advised = advice(now, max_concurrent_requests=at_once, earlier=before) if sent else None
         return msgspec.structs.replace(
             self._record(runner),
@@ -984,8 +984,10 @@ class Run(RunResults):
         return self.kind.dispatcher.governor
 
     def _snapshot(self) -> Snapshot:
-        now = self._governor.snapshot().under_budget(self._budget.waiting, self._budget.waited_s())
-        return now.beside_pauses(self.progress.paused_s()).beside_jobs(self.progress.waited_for_jobs_s())
+        now = self._governor.snapshot()
+        paused = self.progress.paused_for(now.seconds)
+        now = now.under_budget(self._budget.waiting, self._budget.waited_s())
+        return now.beside_pauses(paused).beside_jobs(self.progress.waited_for_jobs_s())
 
 
 def end_by(error: Exception | KeyboardInterrupt) -> MistillError:

@@ -14,6 +14,7 @@ import msgspec
 from mistill.api.prices import Price
 from mistill.datasets.prefetch import open_windows
 from mistill.datasets.sources import Row, Source, name_of
+from mistill.delivery.diagnostics import WaitCause
 from mistill.delivery.retry import as_failure
 from mistill.delivery.tuning import current_tuning
 from mistill.errors import InputError, MistillError, Stopped, unforeseen
@@ -304,7 +305,7 @@ class Runner:
         self.stopped = reason
         if self._is_paused:
             self._is_paused = False
-            self.progress.resume()
+            self.progress.resume(self._seconds())
             self.budget.resume()
         self.progress.cut_off_at_s = time.monotonic() + self._options.grace
         if self._rows is None or self._lane is None:
@@ -318,7 +319,7 @@ class Runner:
     def pause(self) -> None:
         """Sends nothing more until `resume`, and makes no job; what is in flight comes home."""
         self._is_paused = True
-        self.progress.pause()
+        self.progress.pause(self._seconds())
         self.budget.pause()
         if self._lane is not None:
             self._lane.pause()
@@ -326,10 +327,19 @@ class Runner:
     def resume(self) -> None:
         """Goes on."""
         self._is_paused = False
-        self.progress.resume()
+        self.progress.resume(self._seconds())
         self.budget.resume()
         if self._lane is not None:
             self._lane.resume()
+
+    def _seconds(self) -> Mapping[WaitCause, float]:
+        """Of the governor, by cause."""
+        return self._kind.dispatcher.governor.snapshot().seconds
+
+    @property
+    def size(self) -> int:
+        """So many requests are under way at once by now."""
+        return self._size
 
     def resize(self, size: int) -> None:
         """From now on, so many requests are under way at once."""

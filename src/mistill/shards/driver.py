@@ -117,12 +117,12 @@ class Driver:
     def pause(self) -> None:
         """The work on no further shard begins until `resume`; those under way are paused by whoever says this."""
         self._is_paused = True
-        self.progress.pause()
+        self.progress.pause({})
 
     def resume(self) -> None:
         """It goes on."""
         self._is_paused = False
-        self.progress.resume()
+        self.progress.resume({})
 
     @property
     def time_left_s(self) -> float:
@@ -188,6 +188,7 @@ class Driver:
             answered=self.progress.completions,
             refused=sum(one.refused for one in governors),
             seconds=now.seconds,
+            quota_waits={cause: limit for one in governors for cause, limit in one.quota_waits.items()},
             alone_s=alone_s / len(governors),
         )
 

@@ -114,7 +114,7 @@ class GuestGovernor:
         self._asked: dict[int, Waiter] = {}
         self._lent: dict[int, Permit] = {}
         self._verdicts: dict[int, _AwaitedVerdict] = {}
-        self._borrowed_in_flight = 0
+        self._borrowed_in_flight = self._resting = 0
         self._answered = self._refused = 0
         # What goes in the next frame.
         self._next_answered: list[tuple[int, int | None, RateLimits | None]] = []
@@ -252,6 +252,14 @@ class GuestGovernor:
             self._purse_members.remove(member)
             member.is_kept_by(None)
 
+    def note_resting(self, more: int) -> None:
+        """As `Governor.note_resting`."""
+        with LOCK:
+            self._resting += more
+            if self._own is not None:
+                self._own.note_resting(more)
+            self._note_time()
+
     def snapshot(self) -> Snapshot:
         """As `Governor.snapshot`: what waits here, where this process's time went, and what the host knows."""
         with LOCK:
@@ -348,7 +356,11 @@ class GuestGovernor:
     def _note_time(self) -> None:
         if self.decides_itself:
             return
-        cause: WaitCause = "server" if self._borrowed_in_flight else "idle"
+        cause: WaitCause = "idle"
+        if self._borrowed_in_flight:
+            cause = "server"
+        elif self._resting:
+            cause = "backoff"
         if self._asked and self._standing is not None:
             cause = self._standing.cause
         elif self._queue.limits and self._link is not None:
@@ -371,6 +383,7 @@ class GuestGovernor:
             own = self._own
             if own is None:
                 own = self._own = self._make_own()
+                own.note_resting(self._resting)
             if self._expects_answers or self._answered:
                 own.expect_answers()
             self._shares = shares
