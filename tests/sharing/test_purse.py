@@ -176,6 +176,26 @@ async def test_what_a_process_that_is_gone_had_in_flight_is_reserved_until_its_p
     assert 400 <= sum(tokens_of(billed)) < 400 + max(tokens_of(billed))
 
 
+async def test_what_a_process_had_in_flight_whose_part_is_taken_up_before_it_is_gone_is_reserved_no_more() -> (
+    None
+):
+    purse, limit = Purse(), SpendingLimit(cost=10.0)
+    old, new, other = (PurseMember(PURSE, part, limit) for part in "110")
+    old.is_kept_by(purse)
+    for _ in range(6):
+        await old.reserve(Amount(1.0, 0))
+    new.spend(Amount(3.0, 0))  # those six, by its ledger
+    new.is_kept_by(purse)
+    other.is_kept_by(purse)
+    old.is_kept_by(None)  # it was killed, and that is seen only now
+    for _ in range(7):
+        number = await asyncio.wait_for(other.reserve(Amount(1.0, 0)), 5.0)
+        assert number is not None
+        other.settle(number, Amount(1.0, 0))
+    assert await other.reserve(Amount(1.0, 0)) is None
+    assert other.spent_by_all == Amount(10.0, 0)
+
+
 async def test_one_that_waits_may_be_cancelled(peers: Peers) -> None:
     peers.start()
     guest = peers.start()

@@ -186,12 +186,16 @@ class Purse:
             return
         in_all, in_flight = self._of(member, part), self._reserved_by[member]
         self._forget(member)
+        if part not in self.members.values():  # else that was done before anybody saw that this one is gone
+            self._leave_behind(part, in_flight)
+            for each in self.members:
+                each.hear_of(part, in_all)
+        self._serve()
+
+    def _leave_behind(self, part: str, in_flight: Amount) -> None:
         if in_flight != Amount():
             self._left[part] = in_flight
             self._reserved = self._reserved.plus(in_flight)
-        for each in self.members:
-            each.hear_of(part, in_all)
-        self._serve()
 
     def _serve(self) -> None:
         """First in, first out, over all members."""
