@@ -148,6 +148,29 @@ def test_a_shard_that_kills_one_worker_after_another_ends_the_start() -> None:
     assert workers.begun == [0] * 5
 
 
+def test_workers_that_die_after_rows_were_answered_are_replaced_for_as_long_as_that_goes_on() -> None:
+    def script(shard: int, time: int) -> list[Event]:
+        # The seventh sees fewer, since it dies while it still looks which are known; the next two get none answered.
+        known = [0, 10, 20, 30, 40, 50, 3, 60, 60, 60][time - 1]
+        view = View(known=known, completions=10 if known == 10 * (time - 1) else 0)
+        return [Seen(shard, view), Ended(shard, died="signal 9" if time < 10 else None)]
+
+    driver, workers = _drive(script, shards=1)
+    assert driver.stopped is None
+    assert workers.begun == [0] * 10
+
+
+def test_who_waits_for_room_in_a_budget_is_told_that_a_dead_worker_holds_some(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def begun(shard: int) -> Begun:
+        return Begun(shard, budget=BudgetNow(1.0, None, Spending(), Spending()))
+
+    workers = Scripted(lambda shard, time: [Ended(shard, died="signal 9" if time == 1 else None)])
+    asyncio.run(Driver(workers, range(1), begun, Progress(), grace_s=1.0).run())
+    assert "what was in flight there counts at its longest for the budget" in caplog.text
+
+
 def test_what_ends_one_shard_for_all_rows_ends_the_others() -> None:
     driver, workers = _drive(lambda shard, _: [Ended(shard, stopped=Unauthorized("no", status=401))])
     assert isinstance(driver.stopped, Unauthorized)

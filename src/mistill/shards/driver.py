@@ -280,10 +280,11 @@ class Driver:
     def _begin_again(self, shard: int, how: str) -> None:
         """Whoever worked on it died: another one goes on, unless that does not help."""
         view = self._views.get(shard)
-        ended = 0 if view is None else view.ended
-        before, deaths = self._deaths.get(shard, (0, 0))
-        deaths = deaths + 1 if ended <= before else 1
-        self._deaths[shard] = ended, deaths
+        # With those before it: each counts from its own start, and ends as many rows as the last one, maybe.
+        done = 0 if view is None else view.done
+        most, deaths = self._deaths.get(shard, (0, 0))
+        deaths = deaths + 1 if done <= most else 1
+        self._deaths[shard] = max(done, most), deaths
         if deaths >= _MOST_DEATHS:
             self.stop(
                 Stopped(
@@ -293,7 +294,10 @@ class Driver:
                 )
             )
         elif self.stopped is None:
-            self._say(logging.WARNING, f"a worker died ({how}); another goes on with its shard")
+            told = f"a worker died ({how}); another goes on with its shard"
+            if self._begun(shard).budget is not None:  # for which others may have to wait
+                told += ": until it does, what was in flight there counts at its longest for the budget"
+            self._say(logging.WARNING, told)
             self._waiting.appendleft(shard)
 
     def _say(self, level: int, text: str) -> None:
