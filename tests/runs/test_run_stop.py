@@ -309,7 +309,7 @@ def test_what_may_be_on_the_bill_is_spent_in_the_next_start_too(
     last = place.run(parameters={"max_new_tokens": 100}, **limit).start()
     assert isinstance(last.stopped, Stopped)
     assert last.stopped.reason == "budget"
-    assert "requests of earlier starts that may be on the bill" in str(last.stopped)
+    assert "without an answer that may be on the bill" in str(last.stopped)
     assert len(simulator.requests) - seen < 20
 
 

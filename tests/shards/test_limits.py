@@ -89,6 +89,18 @@ def test_what_a_killed_worker_may_have_spent_counts(
     assert simulator.answered * _EACH <= spent
 
 
+def test_a_budget_that_ends_the_first_start_names_no_earlier_ones(
+    start: Callable[..., RunReport], simulator: Simulator
+) -> None:
+    simulator.change(faults={"truncate": 0.4})
+    report = start(max_tokens_total=200)
+    assert len(report.starts) == 1
+    assert report.maybe_billed > 0
+    assert re.search(
+        r"tokens of it by \d+ requests? without an answer that may be on the bill", str(report.stopped)
+    )
+
+
 def test_a_budget_is_changed_on_the_way(
     start: Callable[..., RunReport], simulator: Simulator, tmp_path: Path
 ) -> None:

@@ -22,7 +22,7 @@ from mistill.delivery.governor import AnyGovernor
 from mistill.delivery.purse import Amount, PurseMember, SpendingLimit
 from mistill.errors import InputError, Stopped
 from mistill.ledger import Spending
-from mistill.progress.formatting import money, seconds
+from mistill.progress.formatting import count, money, seconds
 from mistill.wording import START_AGAIN, Setting, words
 
 _LONGEST_ANSWER_TOKENS = 131_072
@@ -688,8 +688,8 @@ class Budget:
         if self._before.unknown:
             reached = words(
                 reached,
-                f", about {self._unknown_tokens:,} tokens of it by {self._before.unknown} requests of earlier starts "
-                "that may be on the bill",
+                f", about {self._unknown_tokens:,} tokens of it by "
+                f"{count(self._before.unknown, 'request')} without an answer that may be on the bill",
             )
         is_as_at_first = (self.max_cost, self.max_tokens_total) == self._limits_at_first
         hint = LARGER_BUDGET if is_as_at_first else _SET_ON_THE_WAY
