@@ -29,7 +29,7 @@ from mistill.ledger import LedgerReader
 from mistill.ledger.far_outputs import address_of_ledger, ledger_of_address
 from mistill.ledger.files import is_database, is_ledger
 from mistill.ledger.permissions import check_may_read
-from mistill.ledger.shard_files import check_plan_is_there, is_in_shards, is_memory
+from mistill.ledger.shard_files import check_plan_is_there, is_in_shards, is_memory, whole_run
 from mistill.same_place import canonical, is_same_file, refuse_unclear
 from mistill.struct_types import look_at
 from mistill.wording import Phrase, Setting, words
@@ -176,7 +176,7 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
         path, ledger = ledger, None
     name = keep_secrets(str(path).rstrip("/") or str(path))
     refuse_unclear(name)
-    beside = Path(ledger) if ledger is not None else ledger_beside(name)
+    beside = whole_run(Path(ledger)) if ledger is not None else ledger_beside(name)
     check_may_read(beside)
     if ledger is None and not is_memory(beside) and (tables := _tables_of_runs(name)):
         raise InputError(
@@ -184,7 +184,8 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
             hint=f"name {'it' if len(tables) == 1 else 'one of them'}: {', '.join(tables[:_MOST_NAMED])}",
         )
     if ledger is None and not is_memory(beside) and _is_ledger(name):
-        out, beside = output_of(name), Path(name)
+        beside = whole_run(Path(name))
+        out = output_of(beside)
     else:
         out = name
     check_may_read(beside)

@@ -19,7 +19,11 @@ from mistill.wording import Setting, words
 PLAN: Final = "plan.json"
 PLAN_FORMAT: Final = 1
 _WHOLE: Final = "run.ledger"
+_SHARDS: Final = "shard-*.ledger"
 _PARTS: Final = "parts"
+SETTINGS: Final = "settings.ledger"
+OUTPUT: Final = "output.ledger"
+"""Ledgers that are never there: by their locks one process at a time changes the settings, or writes the one file."""
 
 
 class ShardSize(Struct, frozen=True):
@@ -68,10 +72,22 @@ def is_in_shards(path: Path) -> bool:
         return False
 
 
+def run_of_shard(ledger: Path) -> Path | None:
+    """The folder of the run whose shard has this ledger; ``None``: it is that of no shard."""
+    is_one = ledger.match(_SHARDS) and ledger.is_file() and is_in_shards(ledger.parent)
+    return ledger.parent if is_one else None
+
+
+def whole_run(ledger: Path) -> Path:
+    """The folder, where somebody names the ledger of the run as a whole: that alone knows of no row."""
+    is_whole = ledger.name == _WHOLE and is_in_shards(ledger.parent)
+    return ledger.parent if is_whole else ledger
+
+
 def check_plan_is_there(folder: Path) -> None:
     """``LedgerError`` where there are shards, and nothing says where the input was cut: cut anew, rows would be asked
     again that are answered."""
-    if not is_in_shards(folder) and any(folder.glob("shard-*.ledger")):
+    if not is_in_shards(folder) and any(folder.glob(_SHARDS)):
         raise LedgerError(
             f"{folder} has ledgers of shards, and {PLAN} is not there any more, which says which rows each of them has",
             hint=words(
@@ -84,10 +100,10 @@ def check_plan_is_there(folder: Path) -> None:
 
 def is_foreign(folder: Path) -> bool:
     """Whether a folder is there that has something, and no run in shards has made it."""
-    ledgers = (whole_of(folder), *folder.glob("shard-*.ledger"))
+    ledgers = (whole_of(folder), *folder.glob(_SHARDS))
     if not folder.is_dir() or any(path.is_file() for path in ledgers):
         return False
-    return any(not path.name.startswith((_WHOLE, _PARTS)) for path in folder.iterdir())
+    return any(not path.name.startswith((_WHOLE, _PARTS, SETTINGS, OUTPUT)) for path in folder.iterdir())
 
 
 def is_memory(path: Path) -> bool:
@@ -99,7 +115,7 @@ def files_of(path: Path) -> list[Path]:
     """The ledgers that are there of a run that remembers here: its one, or those of the whole and of its shards."""
     if not is_in_shards(path):
         return [path]
-    return [whole_of(path), *sorted(path.glob("shard-*.ledger"))]
+    return [whole_of(path), *sorted(path.glob(_SHARDS))]
 
 
 def read_parts(folder: Path, out: str | Path) -> dict[str, str]:

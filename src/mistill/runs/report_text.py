@@ -429,9 +429,15 @@ def _name(report: RunReport) -> str | None:
     return place and (place.ledger or place.path)
 
 
+def _place_of_retry(report: RunReport) -> RunName | None:
+    """What is retried of a shard is retried of the run."""
+    of_all = None if report.ledger is None else RunName.of_all_shards(Path(report.ledger))
+    return of_all or _place(report)
+
+
 def _retry(report: RunReport, where: str, given: Phrase) -> Phrase | None:
     """How rows of a condition are asked again; ``None`` where the run can be found no more."""
-    place = _place(report)
+    place = _place_of_retry(report)
     if place is None:
         return None
     # The ledger is one process's at a time.
@@ -502,10 +508,11 @@ def _missing_output(report: RunReport) -> Phrase | None:
     if out is None or out == "-" or place is None:
         return None
     if not report.is_finished:
-        stale = ", and the one that is there is of before" if _is_there(out) else ""
-        waits = f"{out} is written when every row has an outcome{stale}; until then: "
-        if report.shards is not None and Path(out).is_dir() and any(Path(out).iterdir()):
-            waits = f"{out} has the parts of shards that have ended; all rows by now: "
+        if report.shards is not None and Path(out).is_dir():
+            waits = f"{out} gets the part of each shard when that has ended; all rows by now: "
+        else:
+            stale = ", and the one that is there is of before" if _is_there(out) else ""
+            waits = f"{out} is written when every row has an outcome{stale}; until then: "
         return Phrase(
             f"{waits}{place.call('Run.open')}.results()",
             f"{waits}{place.command('rows')}, or export --partial",
@@ -551,9 +558,9 @@ def _next_step(report: RunReport) -> Phrase | None:
         if report.out == "-":
             return Phrase(again, f"to go on: the same command with --ledger {report.ledger}")
         return Phrase(again, f"to go on: the same command {how.command_line}; answered rows cost nothing")
-    place = _place(report)
-    if report.failures and place is not None:
-        other = place.call("Run.retry", "failed=True", "…"), place.command("retry", "--failed …")
+    place, of_all = _place(report), _place_of_retry(report)
+    if report.failures and place is not None and of_all is not None:
+        other = of_all.call("Run.retry", "failed=True", "…"), of_all.command("retry", "--failed …")
         is_retry = report.last_start.retry is not None
         command = "the command of the run itself" if is_retry else "the same command"
         return Phrase(

@@ -30,6 +30,7 @@ from mistill.runs.record_shape import shape_of
 from mistill.runs.report import RetryRecord, StartReport, start_reports
 from mistill.runs.results import RunResults
 from mistill.runs.row_settings import changes_of, read_retry, settings_of_retry
+from mistill.runs.run_name import RunName
 from mistill.runs.runner import Runner
 from mistill.runs.where import RunFilter
 from mistill.wording import Phrase, Setting, words
@@ -147,6 +148,7 @@ class Retry(ChosenAgain):
         **asked: Unpack[Asked],
     ) -> None:
         known, trust = KnownRun(run, asked["ledger"]), asked["trust"]
+        _refuse_one_shard(known.path)
         super().__init__(
             known,
             _condition(where, failed=asked["failed"]),
@@ -177,6 +179,18 @@ class Retry(ChosenAgain):
                     f"mistill export {shlex.quote(ledger)} --to answers.jsonl",
                 ),
             )
+        )
+
+
+def _refuse_one_shard(ledger: Path) -> None:
+    """``InputError``: a retry of one alone would leave the output of all as it was."""
+    if (of_all := RunName.of_all_shards(ledger)) is not None:
+        raise InputError(
+            f"{ledger} is one shard of a run, and rows are asked again of all of it",
+            hint=words(
+                "name the run, where rows count over all shards: ",
+                Phrase(of_all.call("Run.retry", "…"), of_all.command("retry", "…")),
+            ),
         )
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from mistill.kinds.kept_settings import ledger_beside
+from mistill.kinds.kept_settings import ledger_beside, output_of
+from mistill.ledger.shard_files import run_of_shard
 from mistill.same_place import is_same_file
 
 
@@ -23,6 +24,12 @@ class RunName(Struct, frozen=True):
         if out is None or out == "-":
             return cls(str(ledger))
         return cls(out, None if is_same_file(ledger, ledger_beside(out)) else str(ledger))
+
+    @classmethod
+    def of_all_shards(cls, ledger: Path) -> RunName | None:
+        """Of the run whose shard has this ledger; ``None``: it is that of no shard."""
+        folder = run_of_shard(ledger)
+        return None if folder is None else cls.of(output_of(folder), folder)
 
     def call(self, function: str, *arguments: str) -> str:
         """A call of Python that takes the run first."""
