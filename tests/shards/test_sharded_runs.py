@@ -31,9 +31,11 @@ from mistill.ledger.tables import START_SUM
 from mistill.progress.view import View
 from mistill.runs.opening import output_held
 from mistill.runs.report import RunReport, last_start, read_report, rows_left
+from mistill.runs.report_text import status_lines
 from mistill.runs.shard_run import ShardRun
 from mistill.shards.workers import Begun, Control
 from mistill.simulator import Settings, Simulator
+from mistill.wording import in_python
 
 _ROWS = 60
 
@@ -366,6 +368,48 @@ def test_a_plan_by_which_nothing_was_sent_binds_nobody(
         _run(rows, out, simulator, on="processes:1", shards=4).start()
 
 
+def test_while_a_shard_is_at_work_its_run_does_not_become_another_one(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "out"
+    with Simulator(Settings(outage="503")) as down:
+        _run(rows, out, down, shard="0/2", deadline=0.2, on_stop="return").start()
+    lock = LedgerLock(shard_of(tmp_path / "out.ledger", 0))
+    for options in ({"shard": "1/2"}, {"on": "processes:1"}):
+        with pytest.raises(LedgerInUse, match=r"a shard of .*out.ledger is at work in process"):
+            _run(rows, out, simulator, prompt="other: {{ text }}", **options).start()
+    lock.release()
+    _run(rows, out, simulator, prompt="other: {{ text }}", shard="1/2").start()  # nothing was answered yet
+
+
+def test_of_two_that_begin_a_run_by_other_settings_at_the_same_time_one_is_refused(
+    rows: Path, tmp_path: Path
+) -> None:
+    with Simulator(Settings(latency_s=0.5)) as slow:
+        for attempt in range(5):
+            out, together = tmp_path / f"out{attempt}", threading.Barrier(2)
+            refused: list[Run] = []
+
+            def start(run: Run, together: threading.Barrier = together, refused: list[Run] = refused) -> None:
+                together.wait()
+                try:
+                    run.start()
+                except (LedgerInUse, ManifestChanged):
+                    refused.append(run)
+
+            runs = [
+                _run(rows, out, slow, prompt=f"{number}: {{{{ text }}}}", shard=f"{number}/2", limit=31)
+                for number in range(2)
+            ]
+            threads = [threading.Thread(target=start, args=(run,)) for run in runs]
+            for thread in threads:
+                thread.start()
+            for thread in threads:
+                thread.join()
+            assert len(refused) == 1
+            assert read_report(out).completions in (30, 1)
+
+
 def test_a_fresh_start_keeps_all_shards_under_another_name(
     rows: Path, tmp_path: Path, simulator: Simulator
 ) -> None:
@@ -581,6 +625,67 @@ def test_a_dry_run_of_shards_offers_no_lanes(rows: Path, tmp_path: Path, simulat
     assert "batch" not in str(found)
 
 
+def test_a_dry_run_of_a_shard_is_of_its_rows_and_of_the_cut_that_is_there(
+    rows: Path, tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    assert _run(rows, out, simulator, shard="1/3").dry_run().rows == _ROWS
+    assert "the input is cut by the first start: this is of all its rows, in 3 shards" in caplog.text
+    assert not (tmp_path / "out.ledger").exists()
+    _run(rows, out, simulator, shard="0/3").start()
+    found = _run(rows, out, simulator, shard="1/3").dry_run()
+    assert (found.rows, found.prompts[0].prompt[-1]["content"]) == (_ROWS // 3, f"row {_ROWS // 3}")
+    assert _run(rows, out, simulator, shard="1/3", limit=25).dry_run().rows == 25 - _ROWS // 3
+    for options in ({"shard": "1/4"}, {"on": "processes:1", "shards": 4}):
+        with pytest.raises(InputError, match="it is cut into 3 shards, not 4"):
+            _run(rows, out, simulator, **options).dry_run()
+    assert _run(rows, out, simulator, on="processes:1", shards=4, fresh=True).dry_run().rows == _ROWS
+
+
+def test_who_names_the_ledger_of_the_whole_means_the_run(
+    rows: Path, tmp_path: Path, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    _each_shard(rows, out, simulator, 3)
+    whole = tmp_path / "answers.jsonl.ledger" / "run.ledger"
+    for path, ledger in ((whole, None), (out, whole)):
+        report = read_report(path, ledger=ledger)
+        assert (report.completions, report.ledger) == (_ROWS, str(whole.parent))
+        assert len(list(Run.open(path, ledger=ledger).results())) == _ROWS
+    assert read_row(whole, 33).record["id"] == 33
+    report = _run(rows, out, simulator, on="processes:1", ledger=whole).start()
+    assert (report.completions, report.sent) == (_ROWS, 0)
+    monkeypatch.chdir(whole.parent)
+    assert read_report("run.ledger").completions == _ROWS
+
+
+def test_rows_of_a_shard_are_asked_again_by_the_run_alone(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    report = _run(rows, out, simulator, shard="0/2", parameters={"max_new_tokens": 1}).start()
+    shard = shard_of(tmp_path / "answers.jsonl.ledger", 0)
+    assert f"Run.retry({str(out)!r}, 'finish_reason=length', " in str(report)
+    with pytest.raises(
+        InputError, match="is one shard of a run, and rows are asked again of all of it"
+    ) as refused:
+        Run.retry(shard, "row<3")
+    assert f"rows count over all shards: Run.retry({str(out)!r}, …)" in str(refused.value.hint)
+    with pytest.raises(InputError, match="is the ledger of one shard"):
+        _run(rows, out, simulator, on="processes:1", ledger=shard)
+
+
+def test_a_folder_without_parts_yet_is_not_said_to_be_of_before(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    with Simulator(Settings(latency_s=60)) as slow:
+        report = _run(rows, tmp_path / "out", slow, on="processes:1", shards=2, deadline=1, grace=0).start()
+    assert not list((tmp_path / "out").iterdir())
+    status = "\n".join(map(str, status_lines(report, in_python)))
+    assert "of before" not in status
+    assert "gets the part of each shard when that has ended" in status
+
+
 def test_who_starts_a_run_in_shards_as_another_is_told_how_it_goes_on(
     rows: Path, tmp_path: Path, simulator: Simulator
 ) -> None:
@@ -692,7 +797,10 @@ def test_the_command_line_works_on_a_shard_and_says_how_all_stand(
     assert done.returncode == 0, done.stderr
     status = subprocess.run([*command, "status", str(out)], capture_output=True, text=True, check=False)
     assert "shards: 1 of 3 finished\n" in status.stdout
-    assert f"{out} has the parts of shards that have ended; all rows by now: mistill rows" in status.stdout
+    assert (
+        f"{out} gets the part of each shard when that has ended; all rows by now: mistill rows"
+        in status.stdout
+    )
     assert f"{_ROWS} rows" in status.stdout
 
 

@@ -17,7 +17,7 @@ from mistill.delivery.governor import Governor
 from mistill.errors import InputError, LedgerError, Stopped
 from mistill.estimates.forecast import Forecast
 from mistill.ledger import Cause, Counts, ErrorRecord, Ledger, LedgerReader, Spending
-from mistill.ledger.shard_files import read_sizes, shard_of, whole_of
+from mistill.ledger.shard_files import OUTPUT, read_sizes, shard_of, whole_of
 from mistill.llms.event_loop import background
 from mistill.process import OwnProcess
 from mistill.records.misfits import Misfit
@@ -124,7 +124,7 @@ class DrivenRun(Run):
             yield  # parts are held with their shards
             return
         self.place.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with output_held(self.place.out, self.place.folder / "output.ledger"):
+        with output_held(self.place.out, self.place.folder / OUTPUT):
             yield
 
     # --- what is left when it ends ------------------------------------------------------------------------------------

@@ -27,20 +27,27 @@ from mistill.datasets.writers import check_target
 from mistill.delivery.diagnostics import Snapshot
 from mistill.delivery.governors import GovernorDoor
 from mistill.errors import InputError, LedgerError, LedgerInUse, ManifestChanged, MistillError
+from mistill.estimates.dry_run import DryRun
 from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_to_keep
 from mistill.kinds.manifest import changed_settings
 from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Ledger, LedgerReader
+from mistill.ledger.lock import LedgerLock, holder_of, is_held
 from mistill.ledger.permissions import check_may_read
 from mistill.ledger.shard_files import (
+    OUTPUT,
+    SETTINGS,
     is_foreign,
     is_in_shards,
     note_part,
     note_written,
     read_parts,
+    read_sizes,
     remove_part,
+    run_of_shard,
     shard_of,
     whole_of,
+    whole_run,
 )
 from mistill.ledger.targets import check_targets
 from mistill.llms.connection import Connection
@@ -99,7 +106,11 @@ class RunPlace(Struct, frozen=True):
                 words(Setting("out"), f": {name} is no folder of files, and parts go to one"),
                 hint="name a folder that all workers see, or one file",
             )
-        folder = options.ledger if options.ledger is not None else ledger_beside(name or "")
+        folder = whole_run(options.ledger) if options.ledger is not None else ledger_beside(name or "")
+        if (whole := run_of_shard(folder)) is not None:
+            raise InputError(
+                f"{folder} is the ledger of one shard", hint=words("give ", Setting("ledger", str(whole)))
+            )
         if folder.is_file():
             raise InputError(
                 f"{folder} is the ledger of a run that is not in shards",
@@ -229,6 +240,10 @@ def _of_one_shard() -> Generator[None]:
         raise
 
 
+class _WholeInUse(LedgerInUse):
+    """Somebody has the ledger of the run as a whole, and may be cutting the input."""
+
+
 class InShards(Run):
     """What the run of a shard and the driver of all have in common: the place, the plan, what makes it the same run."""
 
@@ -267,6 +282,13 @@ class InShards(Run):
     def _files(self, options: RunOptions) -> tuple[Path, str | None]:
         """The ledger that it writes, and its output."""
 
+    def _known_plan(self, shards: int | None) -> Plan | None:
+        """Where the input was cut; ``None``: it is not yet. ``InputError`` where another cut is wanted."""
+        plan = read_plan(self.place.folder)
+        if plan is not None:
+            check_plan(plan, self.place.folder, self._whole, self.options.of_plan(), shards=shards)
+        return plan
+
     def _open_whole(self) -> Ledger:
         """The ledger of the run as a whole, which one process has at a time.
 
@@ -275,33 +297,59 @@ class InShards(Run):
         """
         folder = self.place.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._check_same_run()
+        with self._settings_held():
+            if not self._check_same_run():  # they become those of this one
+                self._refuse_shards_at_work()
+            try:
+                return Ledger.open(
+                    whole_of(folder),
+                    self.kind.manifest.values(),
+                    settings=settings_to_keep(
+                        self.kind.llm_settings, self.options, self._whole, self.place.out
+                    ),
+                    version=__version__,
+                )
+            except LedgerInUse as error:
+                raise _WholeInUse(
+                    words("another process drives this run: ", error.message), hint=error.hint
+                ) from error
+
+    @contextmanager
+    def _settings_held(self) -> Generator[None]:
+        """Within the block nobody changes what makes it the same run: for a moment, so whoever has it is waited for."""
+        give_up_at_s = time.monotonic() + _PLANNING_S
+        while True:
+            try:
+                lock = LedgerLock(self.place.folder / SETTINGS)
+                break
+            except LedgerInUse:
+                if time.monotonic() > give_up_at_s:
+                    raise
+                time.sleep(_LOOK_S)
         try:
-            return Ledger.open(
-                whole_of(folder),
-                self.kind.manifest.values(),
-                settings=settings_to_keep(self.kind.llm_settings, self.options, self._whole, self.place.out),
-                version=__version__,
-            )
-        except LedgerInUse as error:
-            raise LedgerInUse(
-                words("another process drives this run: ", error.message), hint=error.hint
-            ) from error
+            yield
+        finally:
+            lock.release()
 
     def _check_same_run(self) -> bool:
         """Whether it is known to be this run. ``ManifestChanged`` where rows were asked by other settings."""
-        folder = self.place.folder
         if not self.place.is_there():
             return False
-        with LedgerReader(folder) as reader:
-            kind, before = read_manifest(reader)
-            if kind is type(self.kind) and not changed_settings(before, self.kind.manifest):
+        with LedgerReader(self.place.folder) as reader:
+            if self._is_run_of(reader):
                 return True
             spent = reader.spending()
         if not (spent.answers or spent.unknown):
             return False
+        raise self._of_another_run()
+
+    def _is_run_of(self, reader: LedgerReader) -> bool:
+        kind, before = read_manifest(reader)
+        return kind is type(self.kind) and not changed_settings(before, self.kind.manifest)
+
+    def _of_another_run(self) -> ManifestChanged:
         changed = ManifestChanged(
-            f"{folder} belongs to a run with other settings",
+            f"{self.place.folder} belongs to a run with other settings",
             changes={},
             hint=words(
                 "go back to those settings to resume, choose another output, or start over with ",
@@ -309,7 +357,19 @@ class InShards(Run):
                 ", which keeps what is answered under another name",
             ),
         )
-        raise self._other_settings(changed, folder, self.place.out)
+        return self._other_settings(changed, self.place.folder, self.place.out)
+
+    def _refuse_shards_at_work(self) -> None:
+        """Where the run is about to be another one; also while nothing of them is answered yet."""
+        folder = self.place.folder
+        if not is_in_shards(folder):
+            return
+        ledgers = (shard_of(folder, number) for number in range(len(read_sizes(folder))))
+        if (ledger := next(filter(is_held, ledgers), None)) is not None:
+            raise LedgerInUse(
+                f"a shard of {folder} is at work in process {holder_of(ledger)}",
+                hint="wait until it has ended, or stop it: until then its run stays what it is",
+            )
 
 
 class DrivenStart(PartOfBudget):
@@ -350,6 +410,18 @@ class ShardRun(DrivenStart, InShards):
         self._one = OneShard.parse(options.shard)
         number = self._one.number
         return shard_of(self.place.folder, number), self.place.part_of(number, options)
+
+    def dry_run(self) -> DryRun:
+        """See `Run`: of the rows of the shard, once the input is cut."""
+        with _of_one_shard():
+            plan = self._known_plan(self._one.of)
+        if plan is None:
+            _log.warning(
+                "the input is cut by the first start: this is of all its rows, in %s shards", self._one.of
+            )
+        else:
+            self._source = plan.source(self._one.number, self._whole, self.options.limit)
+        return super().dry_run()
 
     @contextmanager
     def _started(self) -> Generator[Runner]:
@@ -398,13 +470,32 @@ class ShardRun(DrivenStart, InShards):
                             shards=self._one.of,
                             workers=self._one.of,
                         )
-            except LedgerInUse:
+            except _WholeInUse:
                 if time.monotonic() > give_up_at_s:
                     raise
                 time.sleep(_LOOK_S)  # another one cuts the input
         source = None if self._is_driven else self._whole
         check_plan(plan, folder, source, self.options.of_plan(), shards=self._one.of)
         return plan
+
+    def _open_ledger(self) -> Ledger:
+        ledger = super()._open_ledger()
+        try:
+            # Only now does whoever would change the run see that this shard is at work.
+            self._check_settings()
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def _check_settings(self) -> None:
+        with self._settings_held():
+            if not self.place.is_there():
+                raise self.place.gone()
+            with LedgerReader(self.place.folder) as reader:
+                is_same = self._is_run_of(reader)
+        if not is_same:
+            raise self._of_another_run()
 
     def _failed_now(self) -> frozenset[int]:
         """Rows that have failed in starts of this shard which died: to the user they are this one, where they are parts
@@ -462,7 +553,7 @@ class ShardRun(DrivenStart, InShards):
         with ExitStack() as held:
             while True:
                 try:
-                    held.enter_context(output_held(self.place.out, self.place.folder / "output.ledger"))
+                    held.enter_context(output_held(self.place.out, self.place.folder / OUTPUT))
                     break
                 except LedgerInUse as error:
                     if time.monotonic() >= say_at_s:

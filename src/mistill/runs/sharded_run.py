@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from mistill.delivery.governors import GovernorDoor, environment_of_sharing, opened_to_others
-from mistill.errors import LedgerInUse
+from mistill.estimates.dry_run import DryRun
 from mistill.estimates.forecast import Forecast, forecast
 from mistill.estimates.row_sample import draw_rows
 from mistill.kinds.options import RunOptions
@@ -29,7 +29,7 @@ from mistill.runs.shard_run import NOTHING_SENT, InShards, ShardSettings, refuse
 from mistill.runs.shared_budget import SharedBudget
 from mistill.shards.driver import Driver
 from mistill.shards.placement import InProcesses, OnRay, parse_placement
-from mistill.shards.plan import Plan, changes_of, check_plan, make_plan, read_plan
+from mistill.shards.plan import Plan, changes_of, make_plan, read_plan
 from mistill.shards.processes import OwnMachine
 from mistill.shards.ray_cluster import connected
 from mistill.shards.workers import Begun, Machines, Workers
@@ -49,6 +49,12 @@ class ShardedRun(DrivenRun, InShards):
         self._placement = parse_placement(options.on)
         self._at_once = 1
         return whole_of(self.place.folder), self.place.out
+
+    def dry_run(self) -> DryRun:
+        """See `Run`. One that is cut in another way is refused, as its start would be."""
+        if not self.options.fresh and not self._is_cut_for_nothing():
+            self._known_plan(self.options.shards)
+        return super().dry_run()
 
     # --- one start ----------------------------------------------------------------------------------------------------
 
@@ -114,24 +120,13 @@ class ShardedRun(DrivenRun, InShards):
         with LedgerReader(folder) as reader:
             return not reader.counts().attempts
 
-    def _refuse_shards_at_work(self) -> None:
-        folder = self.place.folder
-        if is_in_shards(folder):
-            with LedgerReader(folder) as reader:
-                if reader.is_being_written():
-                    raise LedgerInUse(
-                        f"a shard of {folder} is at work in process {reader.writer()}",
-                        hint="wait until it has ended, or stop it",
-                    )
-
     def _plan(self, workers: int) -> Plan:
         """Where the input is cut: as it was, or now."""
         folder, options = self.place.folder, self.options
-        plan = read_plan(folder)
-        if plan is not None:
-            check_plan(plan, folder, self._whole, options.of_plan(), shards=options.shards)
-            return plan
-        return make_plan(folder, self._whole, options.of_plan(), shards=options.shards, workers=workers)
+        plan = self._known_plan(options.shards)
+        return plan or make_plan(
+            folder, self._whole, options.of_plan(), shards=options.shards, workers=workers
+        )
 
     @contextmanager
     def _driver_of(self, plan: Plan, machines: Machines, door: GovernorDoor) -> Generator[Driver]:
