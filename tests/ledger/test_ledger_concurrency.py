@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from mistill.api.usage import Usage
 from mistill.errors import LedgerError
-from mistill.ledger import InputRow, Ledger, LedgerReader
+from mistill.ledger import InputRow, Ledger, LedgerReader, database
 
 
 @pytest.fixture
@@ -161,3 +166,66 @@ def test_whoever_looks_while_a_fresh_ledger_takes_an_old_ones_place_finds_one_of
             each.result()
     assert found <= {b'{"n": %d}' % n for n in range(-1, 60)}
     assert len(found) > 1
+
+
+_IN_THE_MIDDLE = """
+import sys
+from pathlib import Path
+from mistill.ledger.lock import LedgerLock
+path = Path(sys.argv[1])
+journal = path.with_name(path.name + "-journal")
+lock = LedgerLock(path)
+journal.write_bytes(b"what is to be undone")
+print("begun", flush=True)
+sys.stdin.readline()
+journal.unlink()
+print("done", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_whoever_looks_in_the_middle_of_a_change_reads_when_it_is_done_though_the_run_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "ledger.db"
+    Ledger.open(path, {"n": 1}).close()
+    command = [sys.executable, "-c", _IN_THE_MIDDLE, str(path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdin is not None
+        assert other.stdout is not None
+        assert other.stdout.readline() == "begun\n"
+        said: list[str] = []
+
+        def go_on(_: float) -> None:
+            if not said and other.stdin is not None and other.stdout is not None:
+                other.stdin.write("\n")
+                other.stdin.flush()
+                said.append(other.stdout.readline())
+
+        monkeypatch.setattr(database, "time", SimpleNamespace(sleep=go_on, monotonic=time.monotonic))
+        with LedgerReader(path) as reader:
+            assert reader.manifest() == b'{"n": 1}'
+        assert said == ["done\n"]
+        other.communicate("\n")
+
+
+def test_a_file_that_is_gone_for_a_moment_is_not_said_to_be_forbidden(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, access, looks = tmp_path / "ledger.db", os.access, list[Path]()
+    Ledger.open(path, {"n": 1}).close()
+
+    def look(of: Path, mode: int, **how: bool) -> bool:
+        """In the moment between the end of one name and the beginning of the next."""
+        if of != path or looks:
+            return access(of, mode, **how)
+        looks.append(of)
+        path.replace(tmp_path / "old.db")
+        found = access(of, mode, **how)
+        Ledger.open(path, {"n": 2}).close()
+        return found
+
+    monkeypatch.setattr(os, "access", look)
+    with LedgerReader(path) as reader:
+        assert reader.manifest() == b'{"n": 2}'
+    assert looks == [path]

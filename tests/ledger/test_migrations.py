@@ -273,7 +273,7 @@ def test_an_old_ledger_is_read_from_a_copy_where_it_cannot_be_written(
 ) -> None:
     path = old_ledger("chat", tmp_path)
     before = path.read_bytes()
-    monkeypatch.setattr(os, "access", lambda *_, **__: False)  # as it is for anybody but root
+    monkeypatch.setattr(os, "access", lambda _, mode, **__: mode != os.W_OK)  # as it is for anybody but root
     assert (read_report(path).rows, path.read_bytes()) == (12, before)
 
 

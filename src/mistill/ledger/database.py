@@ -56,7 +56,7 @@ _READ_THE_REST = (
 )
 
 _OTHER_READER_S = 2.0
-"""How long a reader waits for another one that is bringing the ledger up to date."""
+"""How long a reader waits for whoever is in the middle of a change: another one that brings the ledger up to date."""
 
 _EXCHANGED_WITHIN_S = 0.5
 """How long a start that begins may take to put a fresh ledger in an old one's place."""
@@ -240,22 +240,19 @@ def open_to_write(
 
 def open_to_read(path: Path) -> sqlite3.Connection:
     """A read-only connection: works while a run writes or begins, and where the directory cannot be written."""
-    check_may_read(path)
-    give_up_at = time.monotonic() + _EXCHANGED_WITHIN_S
+    before, since = _identity(path), time.monotonic()
     while True:
-        before = _identity(path)
         try:
+            check_may_read(path)
             connection = _open_to_read(path)
         except (LedgerError, OSError) as error:
-            # A start that begins is in the middle of it, or just was: what was found is of two ledgers.
-            is_exchanged = _identity(path) != before or is_held(main_name(path)[0])
-            if is_exchanged and time.monotonic() < give_up_at:
-                pass
-            elif isinstance(error, LedgerError):
-                raise
-            elif is_shortage(error):
-                raise _no_more_files(path) from error
-            else:
+            # Another one has come, and what was found is of two; or whoever has it is in the middle of a change.
+            is_there_still = _identity(path) == before
+            if is_there_still and time.monotonic() - since >= _patience_with(error, path):
+                if isinstance(error, LedgerError):
+                    raise
+                if is_shortage(error):
+                    raise _no_more_files(path) from error
                 raise LedgerError(
                     f"cannot read the ledger {path}: {error.strerror}",
                     hint="check that it is there, and that you may read it and its directory",
@@ -265,6 +262,15 @@ def open_to_read(path: Path) -> sqlite3.Connection:
                 return connection
             connection.close()
         time.sleep(_EXCHANGED_WITHIN_S / 50)
+        if (now := _identity(path)) != before:
+            before, since = now, time.monotonic()
+
+
+def _patience_with(error: LedgerError | OSError, path: Path) -> float:
+    """For how many seconds a ledger that cannot be read is looked at again."""
+    if isinstance(error, LedgerInUse):
+        return _OTHER_READER_S
+    return _EXCHANGED_WITHIN_S if is_held(main_name(path)[0]) else 0.0
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -410,7 +416,13 @@ def _bring_up_to_date(path: Path) -> None:
         LedgerInUse: a run is on it.
     """
     path = name_to_write(path)
-    lock = _lock_soon(path)
+    try:
+        lock = LedgerLock(path)
+    except LedgerInUse as error:
+        raise LedgerInUse(
+            error.message + ", and is of an older format or in the middle of a change",
+            hint="it can be read once that run has ended",
+        ) from error
     try:
         with closing(_connect(path)) as connection:  # the first statement undoes what was cut off
             found = check(path, connection)
@@ -418,21 +430,6 @@ def _bring_up_to_date(path: Path) -> None:
                 migrate(connection, found)
     finally:
         lock.release(keep=lock.commits_before > 0)
-
-
-def _lock_soon(path: Path) -> LedgerLock:
-    """The lock, after a moment if need be: another reader may be about the same."""
-    give_up_at = time.monotonic() + _OTHER_READER_S
-    while True:
-        try:
-            return LedgerLock(path)
-        except LedgerInUse as error:
-            if time.monotonic() >= give_up_at:
-                raise LedgerInUse(
-                    error.message + ", and is of an older format or in the middle of a change",
-                    hint="it can be read once that run has ended",
-                ) from error
-            time.sleep(_OTHER_READER_S / 40)
 
 
 def check(path: Path, connection: sqlite3.Connection) -> int:
