@@ -67,6 +67,13 @@ def test_its_columns_have_one_type_whatever_came_of_the_rows(simulate: Simulate)
     assert stage.type == pa.struct(list(stage.schema))
 
 
+def test_of_bytes_it_is_said_what_to_do_in_an_engine(simulator: Simulator) -> None:
+    table = stage_at(simulator)(pa.table({"text": [b"1"], "id": [1]}))
+    (error,) = table["error"].to_pylist()
+    assert "row 0 of the Table: the column 'text' holds bytes" in error
+    assert error.endswith("(make text of them in a step before)")
+
+
 def test_messages_of_the_rows_are_sent_as_they_are(simulator: Simulator) -> None:
     messages = [[{"role": "user", "content": "Hello", "name": None}], None]
     table = stage_at(simulator, prompt=None, system="Be brief.")(

@@ -170,7 +170,7 @@ class ChatKind(Kind[Prompt | AttachedPrompt]):
     batch_path: ClassVar = CHAT.path
 
     def __init__(self, llm: MistralLLM, options: RunOptions) -> None:
-        template = PromptTemplate(prompt=options.prompt, system=options.system)
+        template = PromptTemplate(prompt=options.prompt, system=options.system, has_media=True)
         self.attached = AttachedColumns(options.images, options.documents, options.audio)
         self.attached.check_once()
         self.reads_files = bool(self.attached)

@@ -47,7 +47,8 @@ class PromptTemplate:
     ``prompt`` and ``system`` are Jinja2 templates over the row's columns, sandboxed. ``row`` is the whole
     record, for columns whose name is no identifier: ``{{ row["unit price"] }}``. Without ``prompt`` the
     row's ``messages_column`` (a list of messages, or its JSON) is sent, or else its ``prompt_column`` (a
-    string) as a user message; null counts as not there.
+    string) as a user message; null counts as not there. ``has_media``: whoever uses it can say which columns
+    go along with a prompt.
 
     Raises ``InputError`` for a template that does not compile.
     """
@@ -59,9 +60,10 @@ class PromptTemplate:
         system: str | None = None,
         messages_column: str = "messages",
         prompt_column: str = "prompt",
+        has_media: bool = False,
     ) -> None:
-        self._prompt = _compiled(prompt, "prompt")
-        self._system = _compiled(system, "system")
+        self._prompt = _compiled(prompt, "prompt", has_media=has_media)
+        self._system = _compiled(system, "system", has_media=has_media)
         self._messages_column = messages_column
         self._prompt_column = prompt_column
 
@@ -162,14 +164,14 @@ class TextTemplate:
         return _text_of(row, self._text_column, text)
 
 
-def _compiled(source: str | None, role: str) -> RowTemplate | None:
+def _compiled(source: str | None, role: str, *, has_media: bool = False) -> RowTemplate | None:
     if source is None:
         return None
     from mistill.prompts.templates import (
         RowTemplate,  # costs 30 ms, and many uses of this package have no template
     )
 
-    return RowTemplate(source, role)
+    return RowTemplate(source, role, has_media=has_media)
 
 
 def _doubts(row: Row, templates: Sequence[RowTemplate]) -> Iterator[str]:

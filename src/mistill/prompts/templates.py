@@ -42,6 +42,7 @@ class RowTemplate:
 
     Args:
         role: what the user calls it: prompt, system.
+        has_media: columns of images, documents and sound can be named, which go along with a prompt.
 
     Attributes:
         takes_columns: it names some, so that its text is not the same for every row.
@@ -50,9 +51,10 @@ class RowTemplate:
         InputError: it does not compile.
     """
 
-    def __init__(self, source: str, role: str) -> None:
+    def __init__(self, source: str, role: str, *, has_media: bool) -> None:
         self.source = source
         self._role = role
+        self._has_media = has_media
         if not source.strip():
             raise InputError(f"the {role} template is blank")
         try:
@@ -176,10 +178,10 @@ class RowTemplate:
             return None
         goes_along = words("what is an image goes along with ", Setting("images", [column or "COLUMN"]))
         if isinstance(value, str):
-            return goes_along
+            return goes_along if self._has_media else "make text of them in a step before"
         several = "" if isinstance(value, dict) else "| join(', ') writes its items, "
         as_json = f"{several}| tojson writes it as JSON"
-        if column is None or not _may_be_media(value):
+        if column is None or not (self._has_media and _may_be_media(value)):
             return as_json if isinstance(value, dict | list) else "add | list, and | join(', ') or | tojson"
         return words(f"{as_json}; ", goes_along)
 
