@@ -308,6 +308,10 @@ def test_while_it_stops_what_ctrl_c_does_is_never_cut(width: int) -> None:
     assert "stopping: 49 in flight, up to 30 s; Ctrl-C again cuts them off" in text
 
 
+def test_where_nothing_is_in_flight_nothing_is_cut_off() -> None:
+    assert replace(STOPPING, in_flight=0).waiting() == "stopping"
+
+
 def run_on_terminal(command: list[str], *, until: str = "", columns: int = 100) -> tuple[str, int]:
     """What a terminal is shown on stderr; Ctrl-C once ``until`` is read. And the exit code."""
     ours, theirs = pty.openpty()

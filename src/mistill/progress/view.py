@@ -213,6 +213,8 @@ class View(Struct, frozen=True, kw_only=True):
             if self.waiting_for == "outage":
                 waits += f", nothing answered for {age(self.still_s)}"
             return waits
+        if not self.in_flight:
+            return "stopping"
         flying = f"stopping: {self.in_flight:,} in flight, up to {seconds(self.cut_off_in_s)}"
         return f"{flying}; Ctrl-C {'again ' if self.interrupted else ''}cuts them off"
 
