@@ -283,6 +283,15 @@ def test_a_full_disk_ends_the_run_and_loses_nothing(place: Place, simulator: Sim
     assert place.answers() == echoes(texts)
 
 
+def test_a_disk_that_is_full_at_the_start_is_told_of_the_ledger(place: Place, simulator: Simulator) -> None:
+    place.write(TEXTS)
+    message = _on_a_small_disk(place, 0)  # not even the lock's few bytes
+    assert f"LedgerError: cannot write the ledger {place.ledger}" in message
+    assert "make room" in message
+    assert [path.name for path in place.input.parent.iterdir()] == [place.input.name]
+    assert place.run().start().sent == len(TEXTS)
+
+
 def test_a_disk_too_full_for_the_output_keeps_every_answer(place: Place, simulator: Simulator) -> None:
     texts = [f"row {number} " + "x" * 3000 for number in range(200)]
     place.write(texts)

@@ -17,6 +17,7 @@ from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
 from mistill.ledger.checksums import add_checksum, meta_sum, schema_sum
 from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
 from mistill.ledger.files import (
+    cannot_write,
     free_name,
     is_database,
     jobs_of,
@@ -95,10 +96,7 @@ def explain(path: Path, error: Exception, *, is_readable: bool = True) -> Ledger
     if means_damage(error) and code != sqlite3.SQLITE_NOTADB:
         code = sqlite3.SQLITE_CORRUPT
     if code in _FULL:
-        return LedgerError(
-            f"cannot write the ledger {path}: {error}",
-            hint=words("make room on the disk and ", START_AGAIN, ": what was committed is kept"),
-        )
+        return cannot_write(path, error)
     if code == sqlite3.SQLITE_NOTADB:
         return LedgerError(
             f"{path} is not a ledger: {error}",

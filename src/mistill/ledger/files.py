@@ -10,7 +10,9 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
+from mistill.errors import LedgerError
 from mistill.ledger.tables import APPLICATION_ID
+from mistill.wording import START_AGAIN, words
 
 _MAGIC = b"SQLite format 3\0"
 _COMPANIONS = ("-wal", "-shm", "-journal", ".lock")
@@ -126,6 +128,14 @@ def free_name(path: Path, why: str) -> Path:
         number += 1
         free = first.with_name(f"{first.name}-{number}")
     return free
+
+
+def cannot_write(path: Path, why: object) -> LedgerError:
+    """The error of a ledger, or a file of it, that the disk does not take."""
+    return LedgerError(
+        f"cannot write the ledger {path}: {why}",
+        hint=words("make room on the disk and ", START_AGAIN, ": what was committed is kept"),
+    )
 
 
 def rescued_copy(ledger: Path) -> Path | None:

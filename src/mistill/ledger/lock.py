@@ -10,7 +10,7 @@ from pathlib import Path
 
 from mistill.directories import is_at
 from mistill.errors import LedgerError, LedgerInUse
-from mistill.ledger.files import lock_of
+from mistill.ledger.files import cannot_write, lock_of
 from mistill.ledger.permissions import is_denied, permission_denied
 from mistill.wording import Phrase, words
 
@@ -133,10 +133,11 @@ class LedgerLock:
 
     Raises:
         LedgerInUse: another process (or another run in this one) holds it.
-        LedgerError: the file cannot be made, or something else is in its place, which is left as it is.
+        LedgerError: the file cannot be made or written, or something else is in its place, which is left as it is.
     """
 
     def __init__(self, ledger: Path) -> None:
+        self._ledger = ledger
         self.path = lock_of(ledger)
         while True:
             self._descriptor = self._acquire(ledger)
@@ -144,16 +145,26 @@ class LedgerLock:
                 break
             os.close(self._descriptor)  # its last holder removed it between our open and our lock
         self.commits_before = read_commits(ledger)
-        self.note_commits(self.commits_before)
+        try:
+            self.note_commits(self.commits_before)
+        except LedgerError:
+            self.release(keep=self.commits_before > 0)
+            raise
 
     def note_commits(self, commits: int) -> None:
         """Keeps how many transactions the ledger has seen: written after each, so that it never says too many.
 
         It is there as long as the lock's file is: when a run was killed, the next start knows what its log must hold.
+
+        Raises:
+            LedgerError: the disk does not take it.
         """
         text = f"{os.getpid()} {commits}".encode()
-        os.lseek(self._descriptor, 0, os.SEEK_SET)
-        os.write(self._descriptor, text.ljust(_MAX_BYTES))
+        try:
+            os.lseek(self._descriptor, 0, os.SEEK_SET)
+            os.write(self._descriptor, text.ljust(_MAX_BYTES))
+        except OSError as error:
+            raise cannot_write(self._ledger, error.strerror) from error
 
     def release(self, *, keep: bool = False) -> None:
         """Lets go of it; ``keep``: its file stays, with what it says of the ledger."""

@@ -13,6 +13,7 @@ from msgspec import Struct
 
 from mistill.directories import sync_directory
 from mistill.errors import LedgerError
+from mistill.ledger.files import cannot_write
 from mistill.ledger.permissions import check_may_read
 from mistill.wording import Setting, words
 
@@ -198,15 +199,24 @@ def _write_note(folder: Path, part: Path, state: str) -> None:
 
 
 def write_file(path: Path, data: bytes) -> None:
-    """One of these files, whole or not at all. As with a ledger, nobody else may read it."""
+    """One of these files, whole or not at all. As with a ledger, nobody else may read it.
+
+    Raises:
+        LedgerError: it cannot be written.
+    """
     beside = path.with_name(f"{path.name}.new")
     with suppress(FileNotFoundError):  # of a start that was killed
         beside.unlink()
-    with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    beside.replace(path)
+    try:
+        with os.fdopen(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    except OSError as error:
+        with suppress(OSError):
+            beside.unlink()
+        raise cannot_write(path, error.strerror) from error
     sync_directory(path.parent)
 
 

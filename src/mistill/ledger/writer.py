@@ -185,7 +185,8 @@ class Ledger:
                 connection.close()
                 raise
         except BaseException:
-            lock.note_commits(lock.commits_before)
+            with suppress(LedgerError):  # of a full disk it is the first error that tells
+                lock.note_commits(lock.commits_before)
             lock.release(keep=lock.commits_before > 0)
             raise
 
