@@ -204,6 +204,17 @@ async def test_a_symlink_to_a_ledger_in_another_directory(path: Path, tmp_path: 
     assert answers_in(ledger.backup) == [(b"an answer",)]
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_symlink_that_leads_back_to_itself_is_no_ledger(path: Path, fresh: bool) -> None:
+    path.symlink_to(path)
+    with pytest.raises(LedgerError, match="leads back to itself"):
+        Ledger.open(path, {}, fresh=fresh)
+    with pytest.raises(LedgerError, match="there is no ledger"):
+        LedgerReader(path)
+    assert names_in(path.parent) == ["out.ledger"]
+    assert path.is_symlink()
+
+
 @pytest.mark.parametrize("link", LINKS.values(), ids=LINKS)
 def test_a_link_at_the_place_of_the_lock_costs_no_other_file(
     path: Path, link: Callable[[Path, Path], None]

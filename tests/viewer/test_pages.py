@@ -17,6 +17,7 @@ from tests.runs.odd_bodies import good_body
 from tests.viewer.conftest import MODEL, ODD, Client, Look, Runs
 
 from mistill import InputError, MistralLLM, Run
+from mistill.errors import LedgerError
 from mistill.kinds.kept_settings import ledger_beside
 from mistill.ledger import Ledger, LedgerReader
 from mistill.ledger.marks import write_mark
@@ -128,6 +129,35 @@ def test_the_runs_of_a_folder_are_listed_with_what_is_wrong_with_one(runs: Runs,
         1,
         False,
     )
+
+
+def test_a_link_that_leads_back_to_itself_hides_no_run(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", ["a", "b"])
+    loop = runs.folder / "loop.jsonl.ledger"
+    loop.symlink_to(loop)
+    client = look(runs.folder)
+    assert [run["name"] for run in client.ask("home")["runs"]] == ["answers.jsonl"]
+    assert client.ask("run", run="answers.jsonl")["counts"]["completions"] == 2
+    assert len(client.ask("rows", run="answers.jsonl")["rows"]) == 2
+
+
+def test_a_ledger_with_views_in_place_of_its_tables_holds_up_nobody(runs: Runs, look: Look) -> None:
+    runs.run("answers.jsonl", ["a"])
+    runs.run("odd.jsonl", ["a"])
+    with closing(sqlite3.connect(runs.folder / "odd.jsonl.ledger")) as connection:
+        connection.execute("ALTER TABLE meta RENAME TO other")
+        connection.execute(
+            "CREATE VIEW Meta AS WITH RECURSIVE t(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM t) "
+            "SELECT 'a' || x AS key, 'b' AS value, 1 AS checksum FROM t"
+        )
+    client = look(runs.folder)
+    found = {run["name"]: run["problem"] for run in client.ask("home")["runs"]}
+    assert found["answers.jsonl"] is None
+    assert "its tables are not those that were made" in found["odd.jsonl"]
+    assert client.ask("run", run="answers.jsonl")["counts"]["completions"] == 1
+    for ask in (lambda: Run.open(runs.folder / "odd.jsonl"), lambda: runs.run("odd.jsonl", ["a"])):
+        with pytest.raises(LedgerError, match="its tables are not those that were made"):
+            ask()
 
 
 def test_of_more_runs_than_are_listed_it_is_the_newest_and_each_is_found(

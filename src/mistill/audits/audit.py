@@ -64,7 +64,7 @@ class Audited:
         if not ledgers:
             raise InputError("no run is named")
         self._paths = list(
-            {path.resolve(): path for path in ledgers}.values()
+            {os.path.realpath(path): path for path in ledgers}.values()
         )  # each once, whatever it is called
         self._ledgers: list[LedgerTakings] = [read_ledger(path) for path in self._paths]
 

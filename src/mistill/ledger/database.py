@@ -31,7 +31,7 @@ from mistill.ledger.files import (
 from mistill.ledger.lock import LedgerLock, is_held, read_commits
 from mistill.ledger.migrations import STEPS, migrate
 from mistill.ledger.permissions import check_may_read, is_denied, permission_denied
-from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, statements
+from mistill.ledger.tables import APPLICATION_ID, ATTEMPT_IS_SOUND, FORMAT, SCHEMA, TABLES, statements
 from mistill.ledger.write_ahead_log import pages_in
 from mistill.open_files import MORE, is_short_now, is_shortage, shortage
 from mistill.wording import START_AGAIN, Phrase, Setting, words
@@ -144,13 +144,18 @@ def name_to_write(path: Path) -> Path:
     """The ledger's main name, see ``files``.
 
     Raises:
-        LedgerError: not all its names are known.
+        LedgerError: it is no file, or not all its names are known.
     """
     for place in (path, log_of(path)):
         if place.exists() and not place.is_file():
             what = "a directory" if place.is_dir() else "a pipe or a device"
             raise LedgerError(f"{place} is {what}, and no file", hint="give another path for the ledger")
     name, all_known = main_name(path)
+    if name.is_symlink():
+        raise LedgerError(
+            f"the ledger {path} is a symbolic link that leads back to itself",
+            hint="nothing was changed; remove it, or give another path for the ledger",
+        )
     if not all_known:
         raise LedgerError(
             f"the ledger {path} has other names in other directories (hard links), "
@@ -220,6 +225,7 @@ def open_to_write(
     with explained(path):
         connection = _connect(path)
         try:
+            _check_tables(connection)
             _check_nothing_is_lost(path, connection, commits)
             if _is_empty(connection):  # a database that somebody has just made
                 _create(connection, manifest, {}, version)
@@ -445,9 +451,19 @@ def check(path: Path, connection: sqlite3.Connection) -> int:
             ),
         )
     _check_its_end(path, connection)
+    _check_tables(connection)
     if found == FORMAT and read_meta(connection, "schema") != schema_sum(connection):
         raise DamagedMeta("its tables are not those that were made")
     return found
+
+
+def _check_tables(connection: sqlite3.Connection) -> None:
+    """Refuses what only looks like a table of ours, before anything is read from it: a view may be without end."""
+    named = ", ".join("?" * len(TABLES))
+    query = f"""SELECT 1 FROM sqlite_master WHERE lower(name) IN ({named})
+        AND (type <> 'table' OR sql NOT LIKE 'CREATE TABLE %') LIMIT 1"""  # noqa: S608 - our own words
+    if connection.execute(query, TABLES).fetchone() is not None:
+        raise DamagedMeta("its tables are not those that were made")
 
 
 def _check_its_end(path: Path, connection: sqlite3.Connection) -> None:

@@ -67,7 +67,7 @@ def main_name(path: Path) -> tuple[Path, bool]:
     Of hard links in one directory, that is the name which has a log or a lock, or else the first.
     """
     if path.is_symlink():
-        path = path.resolve()
+        path = Path(os.path.realpath(path))  # of one that leads back to itself, `resolve` raises
     try:
         found = path.stat()
     except OSError:

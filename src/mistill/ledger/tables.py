@@ -269,6 +269,8 @@ WAITS = """(o.row IS NULL OR ((r.asked_again OR o.state = 'failure') AND a.sent_
 CHECKSUMMED = tuple(sorted(re.findall(r"^CREATE (?:UNIQUE )?\w+ (\w+)", SCHEMA, re.MULTILINE)))
 """The names of all tables, triggers and views."""
 
+TABLES = tuple(re.findall(r"^CREATE TABLE (\w+)", SCHEMA, re.MULTILINE))
+
 LATER_INDEXES = {
     # When a pass first has to look a row up by its content: kept out of a first pass, where a random index would cost
     # a page of log for each row.

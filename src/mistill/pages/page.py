@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -134,7 +135,7 @@ def page_target(
 
 def subject(ledger: Path | None) -> str:
     """What tells a page about this ledger from those about others, without its path."""
-    name = "" if ledger is None else str(ledger.resolve())
+    name = "" if ledger is None else os.path.realpath(ledger)
     return hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
