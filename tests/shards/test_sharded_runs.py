@@ -10,7 +10,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from mistill.kinds.options import RetryArguments
 from mistill.ledger import LedgerReader
 from mistill.ledger.checksums import add_checksum
 from mistill.ledger.lock import LedgerLock
-from mistill.ledger.shard_files import shard_of
+from mistill.ledger.marks import write_mark
+from mistill.ledger.shard_files import plan_of, shard_of
 from mistill.ledger.shards_reader import ShardsReader
 from mistill.ledger.tables import START_SUM
 from mistill.progress.view import View
@@ -909,7 +910,7 @@ def test_a_retry_of_one_file_writes_it_anew(rows: Path, tmp_path: Path, simulato
 
 def test_a_reader_of_shards_answers_every_question_of_a_reader() -> None:
     questions = {name for name in vars(LedgerReader) if not name.startswith("_")}
-    shared = {"check_damages", "damages", "busy", "latency_counts"}
+    shared = {"check_damages", "check_shard", "damages", "busy", "latency_counts"}
     assert questions - shared <= vars(ShardsReader).keys()
 
 
@@ -977,6 +978,62 @@ def test_a_plan_that_nobody_can_read_is_said(rows: Path, tmp_path: Path, simulat
     (tmp_path / "answers.ledger" / "plan.json").write_text('{"format": 2, "shards": [{"rows": 1}]}')
     with pytest.raises(LedgerError, match=r"has format 2, and this version of mistill reads format 1"):
         read_report(out)
+
+
+@pytest.mark.parametrize("mistake", ["none", "negative"])
+def test_a_plan_that_makes_no_sense_is_refused(
+    rows: Path, tmp_path: Path, simulator: Simulator, mistake: str
+) -> None:
+    out = tmp_path / "answers.jsonl"
+    _run(rows, out, simulator, on="processes:1", shards=3).start()
+    plan = plan_of(tmp_path / "answers.jsonl.ledger")
+    said = json.loads(plan.read_text())
+    shards = {"negative": [{"rows": -5, "slices": []}, *said["shards"][1:]], "none": []}[mistake]
+    plan.write_text(json.dumps(said | {"shards": shards}))
+    looks: list[Callable[[], Any]] = [
+        lambda: read_report(out),
+        lambda: export_run(out, tmp_path / "to.jsonl"),
+        lambda: write_mark(plan.parent, 39, "bad", None),
+        lambda: _run(rows, out, simulator, on="processes:1").start(),
+    ]
+    for look in looks:
+        with pytest.raises(LedgerError, match=r"plan\.json cannot be read"):
+            look()
+
+
+@pytest.mark.parametrize("whose", ["another shard", "another run"])
+def test_a_ledger_in_the_place_of_a_shard_that_is_not_its_own_is_refused(
+    rows: Path, tmp_path: Path, simulator: Simulator, whose: str
+) -> None:
+    out, other = tmp_path / "answers.jsonl", tmp_path / "other.jsonl"
+    _run(rows, out, simulator, on="processes:1", shards=3).start()
+    ledgers = tmp_path / "answers.jsonl.ledger"
+    if whose == "another shard":
+        foreign, told = shard_of(ledgers, 0), "of shard 0"
+    else:
+        _run(rows, other, simulator, on="processes:1", shards=3, prompt="No {{ text }}").start()
+        foreign, told = shard_of(tmp_path / "other.jsonl.ledger", 1), "a run with other settings"
+    kept = shard_of(ledgers, 1).read_bytes()
+    shard_of(ledgers, 1).write_bytes(foreign.read_bytes())
+    looks: list[Callable[[], Any]] = [
+        lambda: read_report(out),
+        lambda: export_run(out, tmp_path / "to.jsonl"),
+        lambda: read_row(out, 25),
+        lambda: list(Run.open(out).results()),
+        lambda: write_mark(ledgers, 25, "bad", None),
+    ]
+    with pytest.raises(LedgerError, match=told):
+        _run(rows, out, simulator, shard="1/3").start()
+    for look in looks:
+        with pytest.raises(LedgerError, match=r"shard-00001\.ledger is not the ledger of shard 1") as refused:
+            look()
+        assert told in str(refused.value)
+    assert not (tmp_path / "to.jsonl").exists()
+    shard_of(ledgers, 1).write_bytes(kept)
+    assert read_report(out).completions == _ROWS
+    shard_of(ledgers, 1).unlink()  # as the hint says
+    assert _run(rows, out, simulator, on="processes:1").start().sent == 20
+    assert _ids(out) == list(range(_ROWS))
 
 
 def test_where_a_plan_is_gone_nothing_is_cut_anew(rows: Path, tmp_path: Path, simulator: Simulator) -> None:

@@ -541,6 +541,53 @@ def write_meta(connection: sqlite3.Connection, key: str, value: str) -> None:
     connection.execute("INSERT OR REPLACE INTO meta VALUES (?, ?, ?)", (key, value, meta_sum(key, value)))
 
 
+def note_shard(path: Path, connection: sqlite3.Connection, shard: int) -> None:
+    """Keeps which shard of its run a ledger has: where it stands, another may be put.
+
+    Raises:
+        LedgerError: it has another one.
+    """
+    known = read_number(connection, "shard")
+    if known is None:
+        write_meta(connection, "shard", str(shard))
+    elif known != shard:
+        raise _not_of_shard(path, shard, f"of shard {known}")
+
+
+def check_shard(path: Path, connection: sqlite3.Connection, shard: int, manifest: bytes | None) -> None:
+    """``LedgerError`` if a ledger stands in the place of a shard, and has another one, or answers of another run.
+
+    Args:
+        manifest: of the run; ``None``: nobody knows it.
+    """
+    if (known := read_number(connection, "shard")) not in (None, shard):
+        raise _not_of_shard(path, shard, f"of shard {known}")
+    own = read_meta(connection, "manifest")
+    # Where nothing was spent, a start makes it one of the run.
+    if (
+        own is not None
+        and manifest is not None
+        and not _is_same(own, manifest)
+        and _has_cost_money(connection)
+    ):
+        raise _not_of_shard(path, shard, "of a run with other settings")
+
+
+def _is_same(manifest: str, other: bytes) -> bool:
+    return _flat(json.loads(manifest)) == _flat(json.loads(other))
+
+
+def _not_of_shard(path: Path, shard: int, whose: str) -> LedgerError:
+    return LedgerError(
+        f"{path} is not the ledger of shard {shard} of this run, but {whose}",
+        hint=words(
+            "put back the one that was there, or remove this one and ",
+            START_AGAIN,
+            ": its rows are asked and paid for again",
+        ),
+    )
+
+
 def count_commits(connection: sqlite3.Connection) -> int:
     """The transactions that a ledger has seen, as far as its versions have counted them."""
     return read_number(connection, "commits") or 0

@@ -18,7 +18,7 @@ from mistill.characters import whole_characters
 from mistill.errors import InputError, LedgerError, LedgerInUse
 from mistill.ledger import database
 from mistill.ledger.checksums import crc32, pack
-from mistill.ledger.shard_files import is_in_shards, place_in_shards
+from mistill.ledger.shard_files import is_in_shards, place_in_shards, shard_of, whole_of
 from mistill.ledger.tables import MARK_SUM, Mark
 from mistill.wording import Setting, words
 
@@ -52,7 +52,8 @@ def write_mark(
     """
     note, there = _checked(mark, note), position
     if is_in_shards(path):
-        path, there = place_in_shards(path, position)
+        shard, there = place_in_shards(path, position)
+        path = _checked_shard(path, shard)
     try:
         # A reader that is closed last: the log is the run's, and is left to it.
         with (
@@ -84,6 +85,20 @@ def write_mark(
                 f"row {position} was not marked: others are using the ledger {path}", hint="try it again"
             ) from error
         raise
+
+
+def _checked_shard(folder: Path, shard: int) -> Path:
+    """The ledger of a shard.
+
+    Raises:
+        LedgerError: another's stands in its place.
+    """
+    whole, path = whole_of(folder), shard_of(folder, shard)
+    with closing(database.open_to_read(whole)) as connection, database.explained(whole):
+        manifest = database.read_meta(connection, "manifest")
+    with closing(database.open_to_read(path)) as connection, database.explained(path):
+        database.check_shard(path, connection, shard, None if manifest is None else manifest.encode())
+    return path
 
 
 def _checked(mark: Mark | None, note: str | None) -> str | None:

@@ -373,6 +373,11 @@ class LedgerReader:
         """What the last start was set to beside the manifest, as JSON, as ``Ledger.open`` was given it."""
         return self._meta("settings")
 
+    def check_shard(self, shard: int, manifest: bytes | None) -> None:
+        """``LedgerError`` if it stands in the place of a shard of the run with this manifest, and is another's."""
+        with database.explained(self.path):
+            database.check_shard(self.path, self._connection, shard, manifest)
+
     def _meta(self, key: str) -> bytes:
         with database.explained(self.path):
             value = database.read_meta(self._connection, key)

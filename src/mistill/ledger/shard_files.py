@@ -6,10 +6,10 @@ import os
 import shutil
 from contextlib import suppress
 from pathlib import Path
-from typing import Final, Protocol, TypeVar
+from typing import Annotated, Final, Protocol, TypeAlias, TypeVar
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from mistill.directories import sync_directory
 from mistill.errors import LedgerError
@@ -27,14 +27,21 @@ OUTPUT: Final = "output.ledger"
 """Ledgers that are never there: by their locks one process at a time changes the settings, or writes the one file."""
 
 
+T = TypeVar("T")
+
+RowCount: TypeAlias = Annotated[int, Meta(ge=0, le=2**53)]
+OneOrMore: TypeAlias = Annotated[list[T], Meta(min_length=1)]
+"""Of an empty input too, one shard is planned."""
+
+
 class ShardSize(Struct, frozen=True):
     """What a reader needs to know of a shard: how many rows of the run are in it."""
 
-    rows: int
+    rows: RowCount
 
 
 class _Plan(Struct, frozen=True):
-    shards: list[ShardSize]
+    shards: OneOrMore[ShardSize]
     format: int = PLAN_FORMAT
 
 
@@ -220,15 +227,15 @@ def write_file(path: Path, data: bytes) -> None:
     sync_directory(path.parent)
 
 
-def place_in_shards(folder: Path, position: int) -> tuple[Path, int]:
-    """The ledger of the shard that has the row at a place of the input, and the row's place there; the last shard,
-    where no row is there."""
+def place_in_shards(folder: Path, position: int) -> tuple[int, int]:
+    """The shard that has the row at a place of the input, and the row's place there; the last shard, where no row is
+    there."""
     sizes = read_sizes(folder)
     for number, size in enumerate(sizes):
         if position < size.rows:
-            return shard_of(folder, number), position
+            return number, position
         position -= size.rows
-    return shard_of(folder, len(sizes) - 1), position + sizes[-1].rows
+    return len(sizes) - 1, position + sizes[-1].rows
 
 
 def read_sizes(folder: Path) -> list[ShardSize]:
@@ -244,7 +251,7 @@ def read_as(folder: Path, decoder: msgspec.json.Decoder[P]) -> P:
     """What of the plan somebody needs to know.
 
     Raises:
-        LedgerError: nobody can read it, or this user may not.
+        LedgerError: nobody can read it, or this user may not, or no plan is like that.
     """
     path = plan_of(folder)
     check_may_read(path)

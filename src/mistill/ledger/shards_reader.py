@@ -9,13 +9,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import accumulate, chain, pairwise, repeat
 from pathlib import Path
 from typing import TypeVar, overload
 
 import msgspec
 
+from mistill.errors import LedgerError
 from mistill.ledger.damage import Damage
 from mistill.ledger.jobs import Job
 from mistill.ledger.lane_usage import NOTHING_CACHED, CachedShares, RowUsage
@@ -75,6 +76,8 @@ class ShardsReader(LedgerReader):
         self._damages: dict[Damage, None] = {}
         self._sizes = read_sizes(self.path)
         self._firsts = [0, *accumulate(size.rows for size in self._sizes)]
+        self._checked: set[int] = set()
+        self._manifest: bytes | None = None
         self._held_open: dict[int, LedgerReader] = {}
         self._begun_before: frozenset[int] | None = None  # of a snapshot: the shards that are in it
 
@@ -104,8 +107,29 @@ class ShardsReader(LedgerReader):
         if (kept := self._held_open.get(shard)) is not None:
             yield kept
             return
-        with LedgerReader(self.shard(shard)) as reader:
+        with self._open(shard) as reader:
             yield reader
+
+    def _open(self, shard: int) -> LedgerReader:
+        """Its ledger, which may be another's that was put in its place: it is looked at the first time."""
+        reader = LedgerReader(self.shard(shard))
+        if shard not in self._checked:
+            try:
+                self._check(shard, reader)
+            except BaseException:
+                reader.close()
+                raise
+            self._checked.add(shard)
+        return reader
+
+    def _check(self, shard: int, reader: LedgerReader) -> None:
+        if self._manifest is not None:
+            with suppress(LedgerError):
+                reader.check_shard(shard, self._manifest)
+                return
+        with suppress(LedgerError):  # what is wrong with it, whoever asks the whole is told
+            self._manifest = self.manifest()  # by now: where nothing was spent, a start may change it
+        reader.check_shard(shard, self._manifest)
 
     def _each(self) -> Iterator[tuple[int, LedgerReader]]:
         """The shards that were begun, with their readers."""
@@ -141,7 +165,7 @@ class ShardsReader(LedgerReader):
                 self._begun_before = frozenset(filter(self._has_begun, range(len(self._sizes))))
                 for shard in sorted(self._begun_before):
                     if is_held(self.shard(shard)):
-                        reader = stack.enter_context(LedgerReader(self.shard(shard)))
+                        reader = stack.enter_context(self._open(shard))
                         stack.enter_context(reader.snapshot())
                         self._held_open[shard] = reader
                 yield

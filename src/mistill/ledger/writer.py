@@ -152,6 +152,7 @@ class Ledger:
         settings: Mapping[str, Any] | None = None,
         fresh: bool = False,
         version: str = "",
+        shard: int | None = None,
     ) -> Self:
         """The ledger of the run with this manifest, to resume from or new.
 
@@ -159,7 +160,8 @@ class Ledger:
         starts.
 
         ``fresh`` puts an old ledger aside, whatever is in it, and ``backup`` says where: paid answers are not
-        deleted. Attempts that were in flight when the last run died are marked maybe billed here.
+        deleted. Attempts that were in flight when the last run died are marked maybe billed here. ``shard``: which
+        one of its run it has.
 
         Raises:
             LedgerInUse: another run holds it.
@@ -177,8 +179,10 @@ class Ledger:
                 path, manifest, version, commits=0 if is_new else lock.commits_before
             )
             try:
-                if settings is not None and not is_new:
-                    with database.explained(path):
+                with database.explained(path):
+                    if shard is not None:
+                        database.note_shard(path, connection, shard)
+                    if settings is not None and not is_new:
                         database.write_settings(connection, settings)
                 return cls(path, connection, lock, backup)
             except BaseException:

@@ -184,6 +184,9 @@ class Run(RunResults):
     _trust = False
     """Whether what the ledger names is the user's own: classes, and endpoints."""
 
+    _shard: int | None = None
+    """Which one its ledger has."""
+
     def __new__(cls, *_: Any, **arguments: Any) -> Self:
         """``Run(…, on=…)`` is a `ShardedRun`, ``Run(…, shard=…)`` a `ShardRun`."""
         kind: Any = cls
@@ -467,6 +470,7 @@ class Run(RunResults):
                 settings=settings_to_keep(self.kind.llm_settings, options, self._source, self.out),
                 fresh=options.fresh,
                 version=__version__,
+                shard=self._shard,
             )
         except ManifestChanged as error:
             raise self._other_settings(error) from error

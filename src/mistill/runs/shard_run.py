@@ -408,7 +408,7 @@ class ShardRun(DrivenStart, InShards):
     def _files(self, options: RunOptions) -> tuple[Path, str | None]:
         assert options.shard is not None, "else it is another kind of run"
         self._one = OneShard.parse(options.shard)
-        number = self._one.number
+        number = self._shard = self._one.number
         return shard_of(self.place.folder, number), self.place.part_of(number, options)
 
     def dry_run(self) -> DryRun:

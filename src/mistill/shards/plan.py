@@ -24,6 +24,8 @@ from mistill.datasets.writers import open_writer
 from mistill.errors import InputError
 from mistill.ledger.shard_files import (
     PLAN_FORMAT,
+    OneOrMore,
+    RowCount,
     check_plan_is_there,
     plan_of,
     read_as,
@@ -62,7 +64,7 @@ class PlannedInput(Struct, frozen=True):
 class PlannedShard(Struct, frozen=True):
     """One shard: how many rows of the run it has, and where they are read."""
 
-    rows: int
+    rows: RowCount
     slices: list[Slice]
 
     def inputs(self) -> list[Input]:
@@ -77,7 +79,7 @@ class Plan(Struct, frozen=True):
     """
 
     input: PlannedInput
-    shards: list[PlannedShard]
+    shards: OneOrMore[PlannedShard]
     format: int = PLAN_FORMAT
 
     @property
