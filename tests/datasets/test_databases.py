@@ -423,6 +423,37 @@ def test_duckdb_has_types_of_its_own(duckdb: Tables) -> None:
     }
 
 
+def test_a_table_of_another_schema_of_duckdb_is_another_one(duckdb: Tables) -> None:
+    duckdb.execute("CREATE SCHEMA other; CREATE TABLE other.t AS SELECT 7 AS id")
+    for name in ("t", "main.t", '"a b".t', '"A B".main.T', "none.other.t"):
+        check_no_loss(duckdb.address(name), "overwrite")
+    for name in ("other.t", "OTHER.T", '"a b".other.t'):
+        with pytest.raises(InputError, match="exists"):
+            check_no_loss(duckdb.address(name), "overwrite")
+    for number, name in enumerate(("t", "main.t", '"a b".t', '"A B".MAIN.T')):
+        check_target(duckdb.address(name))
+        write(duckdb.address(name), [{"id": number}])
+        with pytest.raises(InputError, match="exists"):
+            check_no_loss(duckdb.address("t"), "overwrite")
+        assert records(duckdb.address("t")) == records(duckdb.address(name)) == [{"id": number}]
+    assert records(duckdb.address("other.t")) == [{"id": 7}]
+    for name in ("none.t", "none.other.t", "temp.t", '"a b".none.t', '"a b".main.main.t'):
+        with pytest.raises(InputError, match="there is no schema"):
+            check_target(duckdb.address(name))
+
+
+def test_a_schema_of_duckdb_that_is_called_as_its_file_is_named_with_both(duckdb: Tables) -> None:
+    duckdb.execute('CREATE SCHEMA "a b"')
+    for check in (check_target, lambda address: check_no_loss(address, "overwrite")):
+        with pytest.raises(
+            InputError, match=r"is the file and a schema in it \(name both: a b\.a b or a b\.main"
+        ):
+            check(duckdb.address('"a b".t'))
+    for number, name in enumerate(('"a b".main.t', '"a b"."a b".t')):
+        write(duckdb.address(name), [{"id": number}])
+        assert records(duckdb.address(name)) == [{"id": number}]
+
+
 # --- PostgreSQL -------------------------------------------------------------------------------------------------------
 
 
@@ -488,6 +519,28 @@ def test_a_table_that_a_view_needs_is_refused_before_anything_is_written(postgre
     with pytest.raises(InputError, match=r"cannot be replaced: view v depends on table t \(drop that first"):
         check_target(postgresql.address("t"))
     assert postgresql.execute("SELECT id FROM v") == [(1,)]
+
+
+def test_a_table_is_made_in_the_schema_of_the_one_that_it_replaces(postgresql: Tables) -> None:
+    postgresql.execute("CREATE SCHEMA first")
+    postgresql.execute("CREATE TABLE public.t AS SELECT 7 AS id")
+    postgresql.execute("ALTER ROLE postgres SET search_path = first, public")
+    try:
+        for name in ("t", "new"):
+            check_target(postgresql.address(name))
+            write(postgresql.address(name), [{"id": 1}])
+        found = postgresql.execute(
+            "SELECT table_schema::text, table_name::text FROM information_schema.tables"
+            " WHERE table_schema IN ('first', 'public') ORDER BY 1"
+        )
+        assert found == [("first", "new"), ("public", "t")]
+        assert records(postgresql.address("t")) == records(postgresql.address("public.t")) == [{"id": 1}]
+        postgresql.execute("ALTER ROLE postgres SET search_path = ''")
+        with pytest.raises(InputError, match="there is no schema to make it in"):
+            check_target(postgresql.address("new"))
+    finally:
+        postgresql.execute("ALTER ROLE postgres RESET search_path")
+        postgresql.execute("DROP SCHEMA first CASCADE")
 
 
 def test_a_table_that_somebody_reads_for_the_moment_can_be_replaced_later(

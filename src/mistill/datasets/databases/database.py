@@ -92,6 +92,10 @@ class Database(ABC):
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
+    def schema(self, connection: Any) -> tuple[str, ...]:  # noqa: ARG002  others have to look
+        """The names of what the table is in, or would be made in, from the outermost."""
+        return self.address.table[:-1]
+
     @abstractmethod
     def has_table(self, connection: Any) -> bool: ...
 
@@ -131,9 +135,11 @@ class Database(ABC):
         """
 
     def swap(self, connection: Any, made: str) -> None:
-        """The table that was made takes its name, and the place of the one that has it."""
-        connection.execute(f"DROP TABLE IF EXISTS {self.table}")
-        connection.execute(f"ALTER TABLE {made} RENAME TO {quoted(self.address.table[-1])}")
+        """The table that was made takes its name, and the place of the one beside it that has it."""
+        name = quoted(self.address.table[-1])
+        around, dot, _ = made.rpartition(".")
+        connection.execute(f"DROP TABLE IF EXISTS {around}{dot}{name}")
+        connection.execute(f"ALTER TABLE {made} RENAME TO {name}")
 
     def commit(self, connection: Any) -> None:
         """What was written is there for good, and all of it where the database is."""
@@ -143,7 +149,7 @@ class Database(ABC):
         """What comes last, done and taken back: whether an old table can go is known to the database alone."""
         self.begin(connection)
         try:
-            made = self.unused_name()
+            made = self.unused_name(connection)
             connection.execute(f"CREATE TABLE {made} (a integer)")
             self.swap(connection, made)
         finally:
@@ -155,10 +161,9 @@ class Database(ABC):
             f"{self.name}: cannot be replaced: {why}", hint="drop that first, or write into another table"
         )
 
-    def unused_name(self) -> str:
+    def unused_name(self, connection: Any) -> str:
         """Of a table that is made, beside the other."""
-        *around, _ = self.address.table
-        return ".".join(map(quoted, [*around, f"mistill_{secrets.token_hex(8)}"]))
+        return ".".join(map(quoted, [*self.schema(connection), f"mistill_{secrets.token_hex(8)}"]))
 
     # --- what goes wrong --------------------------------------------------------------------------------------------
 

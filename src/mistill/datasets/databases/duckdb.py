@@ -105,23 +105,45 @@ class DuckDB(Database):
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
+    def schema(self, connection: Any) -> tuple[str, ...]:
+        """Of two names, the first is a schema's or that of the file itself."""
+        around = self.address.table[:-1]
+        if len(around) > 1:
+            return around
+        file, usual = connection.execute("SELECT current_database(), current_schema()").fetchone()
+        if not around:
+            return file, usual
+        (name,) = around
+        if name.lower() != file.lower():
+            return file, name
+        if name.lower() != usual and self._has_schema(connection, (file, name)):
+            raise InputError(
+                f"{self.name}: {name} is the file and a schema in it",
+                hint=f"name both: {file}.{name} or {file}.{usual} before the table's name",
+            )
+        return file, usual
+
     def has_table(self, connection: Any) -> bool:
-        *around, name = self.address.table
-        query = "SELECT count(*) FROM information_schema.tables WHERE lower(table_name) = lower(?)"
-        wanted = [name]
-        if around:
-            query += " AND lower(table_schema) = lower(?)"
-            wanted.append(around[-1])
-        (found,) = connection.execute(query, wanted).fetchone()
+        names = [name.lower() for name in (*self.schema(connection), self.address.table[-1])]
+        (found,) = connection.execute(
+            "SELECT count(*) FROM information_schema.tables "
+            "WHERE [lower(table_catalog), lower(table_schema), lower(table_name)] = ?",
+            [names],
+        ).fetchone()
         return found > 0
 
     def check_writable(self, connection: Any) -> None:
-        *around, _ = self.address.table
-        query = "SELECT count(*) FROM information_schema.schemata WHERE lower(schema_name) = lower(?)"
-        (found,) = connection.execute(query, [around[-1] if around else "main"]).fetchone()
-        if not found:
-            raise InputError(f"{self.name}: there is no schema {around[-1]}")
+        schema = self.schema(connection)
+        if not self._has_schema(connection, schema):
+            raise InputError(f"{self.name}: there is no schema {'.'.join(schema)}")
         self.rehearse_swap(connection)
+
+    def _has_schema(self, connection: Any, names: Sequence[str]) -> bool:
+        (found,) = connection.execute(
+            "SELECT count(*) FROM information_schema.schemata WHERE [lower(catalog_name), lower(schema_name)] = ?",
+            [[name.lower() for name in names]],
+        ).fetchone()
+        return found > 0
 
     def is_taken(self, error: Exception) -> bool:
         return isinstance(error, self._library.IOException) and "lock" in str(error)

@@ -171,21 +171,35 @@ class PostgreSQL(PagedDatabase):
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
+    def schema(self, connection: Any) -> tuple[str, ...]:
+        """Where none is named, that of the table which the search path finds; else where it makes one."""
+        if self.address.table[:-1]:
+            return self.address.table[:-1]
+        (found,) = connection.execute(
+            """
+            SELECT coalesce(
+                (SELECT n.nspname FROM pg_class c, pg_namespace n
+                 WHERE c.oid = to_regclass(%s) AND n.oid = c.relnamespace),
+                current_schema()
+            )
+            """,
+            (self.table,),
+        ).fetchone()
+        return () if found is None else (found,)
+
     def has_table(self, connection: Any) -> bool:
         (found,) = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (self.table,)).fetchone()
         return found
 
     def check_writable(self, connection: Any) -> None:
-        *schema, _ = self.address.table
-        (found, may) = connection.execute(
-            "SELECT n.nspname, has_schema_privilege(n.oid, 'CREATE') FROM (SELECT coalesce(%s, current_schema())) "
-            "AS wanted(name) LEFT JOIN pg_namespace n ON n.nspname = wanted.name",
-            (schema[-1] if schema else None,),
+        name = next(reversed(self.schema(connection)), None)
+        found = connection.execute(
+            "SELECT has_schema_privilege(oid, 'CREATE') FROM pg_namespace WHERE nspname = %s", (name,)
         ).fetchone()
         if found is None:
-            raise InputError(f"{self.name}: there is no schema {schema[-1] if schema else 'to make it in'}")
-        if not may:
-            raise InputError(f"{self.name}: this user may make no table in the schema {found}")
+            raise InputError(f"{self.name}: there is no schema {name or 'to make it in'}")
+        if found == (False,):
+            raise InputError(f"{self.name}: this user may make no table in the schema {name}")
         connection.execute(f"SET lock_timeout = '{_LOCK_S * 1000:.0f}ms'")
         try:
             self.rehearse_swap(connection)

@@ -90,7 +90,7 @@ class TableOutput:
     def __init__(self, database: Database, connection: Any) -> None:
         self._database = database
         self._connection = connection
-        self._made = database.unused_name()
+        self._made = database.unused_name(connection)
         self._as_json: list[bool] = []
 
     def begin(self, schema: Any, as_text: Collection[str]) -> None:
