@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import stat
 import subprocess
 import sys
@@ -541,6 +542,25 @@ def test_a_table_is_made_in_the_schema_of_the_one_that_it_replaces(postgresql: T
     finally:
         postgresql.execute("ALTER ROLE postgres RESET search_path")
         postgresql.execute("DROP SCHEMA first CASCADE")
+
+
+def test_neither_a_table_in_parts_nor_a_part_of_one_is_replaced(postgresql: Tables) -> None:
+    postgresql.execute("CREATE TABLE whole (id int) PARTITION BY RANGE (id)")
+    with pytest.raises(
+        InputError, match=r"its rows are in partitions, which would go with it \(drop that first"
+    ):
+        check_target(postgresql.address("whole"))
+    postgresql.execute("CREATE TABLE part PARTITION OF whole FOR VALUES FROM (0) TO (10)")
+    postgresql.execute("CREATE TABLE parent (id int)")
+    postgresql.execute("CREATE TABLE child () INHERITS (parent)")
+    for part, whole in (("part", "whole"), ("child", "parent")):
+        told = f"its rows are rows of {whole} too (take it out of {whole} first, or write into another table)"
+        with pytest.raises(InputError, match=re.escape(told)):
+            check_target(postgresql.address(part))
+    postgresql.execute("ALTER TABLE whole DETACH PARTITION part")
+    postgresql.execute("ALTER TABLE child NO INHERIT parent")
+    for alone in ("part", "child", "parent"):
+        check_target(postgresql.address(alone))
 
 
 def test_a_table_that_somebody_reads_for_the_moment_can_be_replaced_later(

@@ -155,10 +155,10 @@ class Database(ABC):
         finally:
             connection.execute("ROLLBACK")
 
-    def not_replaced(self, why: str) -> InputError:
-        """The error where an old table has to stay."""
+    def not_replaced(self, why: str, first: str = "drop that") -> InputError:
+        """The error where an old table has to stay. ``first``: what lets it go."""
         return InputError(
-            f"{self.name}: cannot be replaced: {why}", hint="drop that first, or write into another table"
+            f"{self.name}: cannot be replaced: {why}", hint=f"{first} first, or write into another table"
         )
 
     def unused_name(self, connection: Any) -> str:

@@ -200,6 +200,7 @@ class PostgreSQL(PagedDatabase):
             raise InputError(f"{self.name}: there is no schema {name or 'to make it in'}")
         if found == (False,):
             raise InputError(f"{self.name}: this user may make no table in the schema {name}")
+        self._check_apart(connection)
         connection.execute(f"SET lock_timeout = '{_LOCK_S * 1000:.0f}ms'")
         try:
             self.rehearse_swap(connection)
@@ -208,6 +209,24 @@ class PostgreSQL(PagedDatabase):
         except self._psycopg.errors.DependentObjectsStillExist as error:
             named = (error.diag.message_detail or told_by(error)).splitlines()
             raise self.not_replaced("; ".join(named)) from None
+
+    def _check_apart(self, connection: Any) -> None:
+        """A table that is part of another one, or has parts, would be replaced without a word of them."""
+        found = connection.execute(
+            """
+            SELECT c.relkind = 'p', (
+                SELECT string_agg(i.inhparent::regclass::text, ', ' ORDER BY i.inhseqno)
+                FROM pg_inherits i WHERE i.inhrelid = c.oid
+            )
+            FROM pg_class c WHERE c.oid = to_regclass(%s)
+            """,
+            (self.table,),
+        ).fetchone()
+        has_parts, wholes = found or (False, None)
+        if wholes is not None:
+            raise self.not_replaced(f"its rows are rows of {wholes} too", f"take it out of {wholes}")
+        if has_parts:
+            raise self.not_replaced("its rows are in partitions, which would go with it")
 
     def is_json(self, kind: Any) -> bool:
         types = PYARROW.load("writing a table").types
