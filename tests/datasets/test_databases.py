@@ -391,6 +391,28 @@ def test_sqlite_has_values_of_any_type(sqlite: Tables) -> None:
     assert [row["y"] for row in records(sqlite.address("v"))] == ["\ufffdA", "AQI=", 1.5]
 
 
+@pytest.mark.parametrize(
+    ("query", "is_ordered"),
+    [
+        ("SELECT [a--b], text FROM t", False),
+        ("SELECT `a--b`, text FROM t;", False),
+        ("SELECT [a--b], text, 1 AS `it's`, 2 AS [it's] FROM t -- ORDER BY 1", False),
+        ("SELECT [a--b], text, 1 AS [order by], 2 AS `order by (` FROM t", False),
+        ("SELECT [a--b], text, 1 AS `odd``)--` FROM t ORDER BY 1 /* no end of it", True),
+        ("SELECT [a--b], text AS text, 1 AS a$x$, 2 AS b$x$ FROM t -- $x$", False),
+    ],
+)
+def test_names_in_any_quotes_of_sqlite_have_no_comments_in_them(
+    sqlite: Tables, caplog: pytest.LogCaptureFixture, query: str, is_ordered: bool
+) -> None:
+    sqlite.execute('CREATE TABLE t ("a--b" integer, text text)')
+    sqlite.execute("INSERT INTO t VALUES (1, 'x')")
+    source = open_source(sqlite.query(query))
+    assert [(row.record["a--b"], row.record["text"]) for row in source] == [(1, "x")]
+    assert source.count(lambda: True) == 1
+    assert ("has no ORDER BY" in caplog.text) is not is_ordered
+
+
 def test_a_null_in_a_key_of_sqlite_loses_no_row(sqlite: Tables, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(paged_database, "PAGE_ROWS", 1)
     sqlite.execute("CREATE TABLE t (x text PRIMARY KEY)")
@@ -579,6 +601,12 @@ def test_a_text_about_the_escape_of_nul_stays_as_it_is_in_postgresql(postgresql:
     found = records(postgresql.address("t"))
     assert [row["text"] for row in found] == [text, "b"]
     assert [row["mixed"] for row in found] == [1, [text, "\ufffd"]]
+
+
+def test_a_dollar_within_a_name_begins_no_text(postgresql: Tables) -> None:
+    for query in ("SELECT 1 AS a$x$, 2 AS b -- $x$", "SELECT $x$--$x$ AS a$x$, 2 AS b -- the end"):
+        (row,) = records(postgresql.query(query))
+        assert row["b"] == 2
 
 
 def test_a_connection_that_breaks_is_made_anew(postgresql: Tables, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -38,10 +38,16 @@ class Database(ABC):
 
     Attributes:
         errors: what its library raises.
+        text_or_comment: in its SQL, what may have any other word of it inside.
         log_ending: of the file that it keeps beside another one while that is written.
     """
 
     errors: tuple[type[Exception], ...]
+    text_or_comment: ClassVar[re.Pattern[str]] = re.compile(
+        r"""\b[eE]'(?:\\.|''|[^'\\])*' | '(?:''|[^'])*' | "(?:""|[^"])*" | (?<![\w$])\$(\w*)\$.*?\$\1\$
+            | (?P<comment>--[^\n]*|/\*.*?\*/)""",
+        re.DOTALL | re.VERBOSE,
+    )
     log_ending: ClassVar[str] = "-journal"
 
     def __init__(self, address: TableAddress) -> None:
@@ -73,7 +79,7 @@ class Database(ABC):
     def unordered(self, connection: Any) -> str | None:  # noqa: ARG002  others have to look
         """Why the rows may come in another order at another time; ``None`` where they come in one order."""
         query = self.address.query
-        return None if query is None or _is_ordered(query) else "the query has no ORDER BY"
+        return None if query is None or self._is_ordered(query) else "the query has no ORDER BY"
 
     def count(self, connection: Any) -> int:
         """How many rows."""
@@ -83,7 +89,19 @@ class Database(ABC):
     def source(self, name: str) -> str:
         """What stands behind FROM; ``name``: of a query."""
         query = self.address.query
-        return self.table if query is None else f"({_without_end(query)}) AS {quoted(name)}"
+        return self.table if query is None else f"({self._without_end(query)}) AS {quoted(name)}"
+
+    def _without_end(self, query: str) -> str:
+        """A query that may stand in another one: no comment takes what follows with it, and no ``;`` ends it."""
+        told = self.text_or_comment.sub(lambda found: " " if found["comment"] else found[0], query)
+        return told.rstrip("; \t\r\n")
+
+    def _is_ordered(self, query: str) -> bool:
+        """Whether the rows themselves are ordered, and not those of a window or of another query within it."""
+        rest, within = self.text_or_comment.sub(" ", query), 1
+        while within:
+            rest, within = re.subn(r"\([^()]*\)", " ", rest)
+        return re.search(r"\border\s+by\b", rest, re.IGNORECASE) is not None
 
     @property
     def table(self) -> str:
@@ -207,28 +225,6 @@ def database_of(address: str) -> Database:
     parsed = TableAddress.of(address)
     kind: type[Database] = pkgutil.resolve_name(_BY_KIND[parsed.kind])
     return kind(parsed)
-
-
-_TEXT_OR_COMMENT: Final = re.compile(
-    r"""\b[eE]'(?:\\.|''|[^'\\])*' | '(?:''|[^'])*' | "(?:""|[^"])*" | \$(\w*)\$.*?\$\1\$
-        | (?P<comment>--[^\n]*|/\*.*?\*/)""",
-    re.DOTALL | re.VERBOSE,
-)
-"""In SQL, what may have any other word of it inside."""
-
-
-def _without_end(query: str) -> str:
-    """A query that may stand in another one: no comment takes what follows with it, and no ``;`` ends it."""
-    told = _TEXT_OR_COMMENT.sub(lambda found: " " if found["comment"] else found[0], query)
-    return told.rstrip("; \t\r\n")
-
-
-def _is_ordered(query: str) -> bool:
-    """Whether the rows themselves are ordered, and not those of a window or of another query within it."""
-    rest, within = _TEXT_OR_COMMENT.sub(" ", query), 1
-    while within:
-        rest, within = re.subn(r"\([^()]*\)", " ", rest)
-    return re.search(r"\border\s+by\b", rest, re.IGNORECASE) is not None
 
 
 def quoted(name: str) -> str:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from mistill.datasets.databases.database import python_columns, quoted
 from mistill.datasets.databases.paged_database import PAGE_ROWS, KeyColumn, PagedDatabase
@@ -24,6 +25,11 @@ class SQLite(PagedDatabase):
     """A table of a file. It keeps what a value is, not what a column is: dates are text, booleans 0 and 1."""
 
     errors = (sqlite3.Error, sqlite3.Warning)
+    text_or_comment: ClassVar = re.compile(
+        r"""'(?:''|[^'])*' | "(?:""|[^"])*" | `(?:``|[^`])*` | \[[^\]]*\]
+            | (?P<comment>--[^\n]*|/\*.*?(?:\*/|\Z))""",
+        re.DOTALL | re.VERBOSE,
+    )
 
     @contextmanager
     def connected(self, *, to_write: bool) -> Generator[Any]:
