@@ -428,12 +428,13 @@ def test_duckdb_has_types_of_its_own(duckdb: Tables) -> None:
         """
         CREATE TABLE t AS SELECT '{"a":1.10}'::json AS j, interval '1 month 2 day' AS i, 'x'::enum('x', 'y') AS e,
         map {'k': 1} AS m, '6ecd8c99-4036-403d-bf84-cf8400f67836'::uuid AS u, 12345678901234567890::hugeint AS h,
-        '2024-02-29 01:02:03.456789123'::timestamp_ns AS n, '101'::bit AS b, 'infinity'::date AS d
+        '2024-02-29 01:02:03.456789123'::timestamp_ns AS n, '101'::bit AS b, 'infinity'::date AS d,
+        'infinity'::double AS f
         """
     )
     (row,) = open_source(duckdb.address("t"))
     assert b'"j":{"a":1.10}' in row.raw
-    assert row.record | {"j": None, "d": None} == {
+    assert row.record | {"j": None} == {
         "j": None,
         "i": "1 month 2 days",
         "e": "x",
@@ -442,7 +443,8 @@ def test_duckdb_has_types_of_its_own(duckdb: Tables) -> None:
         "h": 12345678901234567890,
         "n": "2024-02-29T01:02:03.456789123",
         "b": "101",
-        "d": None,
+        "d": "+5881580-07-11",
+        "f": None,
     }
 
 
@@ -513,6 +515,25 @@ def test_postgresql_has_types_of_its_own(postgresql: Tables) -> None:
         "x": None,
     }
     assert b'"x":[1.50]' in row.raw
+
+
+def test_an_infinity_of_postgresql_is_text_as_a_date_and_null_as_a_number(postgresql: Tables) -> None:
+    dates = "'infinity'::date AS d, '-infinity'::timestamp AS t, 'infinity'::timestamptz AS z"
+    dates += ", ARRAY['infinity'::date] AS a"
+    numbers = (
+        "'infinity'::float8 AS f, 'NaN'::float4 AS n, '-infinity'::numeric AS q, ARRAY['NaN'::numeric] AS b"
+    )
+    (row,) = records(postgresql.query(f"SELECT {dates}, {numbers}"))
+    assert row == {
+        "d": "infinity",
+        "t": "-infinity",
+        "z": "infinity",
+        "a": ["infinity"],
+        "f": None,
+        "n": None,
+        "q": None,
+        "b": [None],
+    }
 
 
 def test_a_database_without_an_encoding_is_read_as_utf_8(postgresql_server: PostgreSQL) -> None:
