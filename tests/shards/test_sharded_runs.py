@@ -728,11 +728,47 @@ def test_what_cannot_be_had_in_shards_is_refused_before_anything_is_sent(
     assert not list(tmp_path.glob("answers*"))
 
 
+@pytest.mark.parametrize(
+    "options", [{"on": "processes:2"}, {"on": "processes:2", "shards": 3}, {"shard": "0/2"}]
+)
+def test_an_empty_input_is_said(
+    options: dict[str, Any], tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    empty, out = tmp_path / "empty.jsonl", tmp_path / "answers.jsonl"
+    empty.touch()
+    for _ in range(2):
+        assert _run(empty, out, simulator, **options).start().rows == 0
+        assert caplog.messages == [f"the input is empty: {empty} has no row"]
+        caplog.clear()
+
+
+def test_there_are_no_more_shards_than_rows_and_tiny_ones_are_said(
+    tmp_path: Path, simulator: Simulator, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, out = tmp_path / "in.jsonl", tmp_path / "answers.jsonl"
+    path.write_text("".join(json.dumps({"id": n, "text": f"row {n}"}) + "\n" for n in range(3)))
+    report = _run(path, out, simulator, on="processes:1", shards=100).start()
+    assert report.shards is not None
+    assert (report.shards.number, report.is_finished, _ids(out)) == (3, True, [0, 1, 2])
+    (said,) = caplog.messages
+    assert said.startswith("3 rows cut into 3 shards, of 100 that were asked for: each is a run of its own")
+    assert said.endswith("leave out shards")
+    caplog.clear()
+    assert _run(path, out, simulator, on="processes:1", shards=100).start().sent == 0
+    assert _run(path, out, simulator, on="processes:1", shards=3).start().sent == 0
+    assert caplog.messages == []
+    for options in ({"on": "processes:1", "shards": 4}, {"shard": "3/100"}):
+        with pytest.raises(InputError, match="it is cut into 3 shards"):
+            _run(path, out, simulator, **options).start()
+
+
 def test_shards_need_a_place_that_all_workers_see(rows: Path, tmp_path: Path, simulator: Simulator) -> None:
     with pytest.raises(InputError, match="has to remember where each of its workers sees it"):
         _run(rows, None, simulator, on="processes:1")
-    with pytest.raises(InputError, match="can be read only once"):
+    with pytest.raises(InputError, match="can be read only once") as refused:
         _run(iter([{"text": "a"}]), tmp_path / "answers", simulator, shard="0/2").start()
+    assert "write it into a file" in str(refused.value.hint)
+    assert "on='processes:4'" in str(refused.value.hint)
     _run(rows, tmp_path / "plain.jsonl", simulator).start()
     with pytest.raises(InputError, match="of a run that is not in shards"):
         _run(rows, tmp_path / "plain.jsonl", simulator, on="processes:1")

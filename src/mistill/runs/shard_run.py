@@ -331,6 +331,11 @@ class InShards(Run):
         finally:
             lock.release()
 
+    def _say_if_empty(self, plan: Plan) -> None:
+        """As a run in one ledger does. A shard without a row says nothing of the input."""
+        if not plan.rows:
+            self._whole.say_empty()
+
     def _check_same_run(self) -> bool:
         """Whether it is known to be this run. ``ManifestChanged`` where rows were asked by other settings."""
         if not self.place.is_there():
@@ -433,6 +438,8 @@ class ShardRun(DrivenStart, InShards):
         self._make_ready()
         with told_if_interrupted(*NOTHING_SENT):
             plan = self._plan()
+        if not self._is_driven:
+            self._say_if_empty(plan)
         self._source = plan.source(self._one.number, self._whole, self.options.limit)
         if self.out is not None:
             part = Path(self.out)
@@ -454,7 +461,13 @@ class ShardRun(DrivenStart, InShards):
         """The plan, made by this process if it is the first."""
         folder = self.place.folder
         if not self._whole.repeatable:
-            raise InputError(f"{self._whole.name} can be read only once, and several processes need it")
+            raise InputError(
+                f"{self._whole.name} can be read only once, and each process for a shard needs it",
+                hint=words(
+                    "write it into a file that all of them see, or let one process work on all shards: ",
+                    Setting("on", "processes:4"),
+                ),
+            )
         if self._is_driven and not self.place.is_there():
             raise self.place.gone()
         give_up_at_s = time.monotonic() + _PLANNING_S
@@ -469,6 +482,7 @@ class ShardRun(DrivenStart, InShards):
                             self.options.of_plan(),
                             shards=self._one.of,
                             workers=self._one.of,
+                            by_number=True,
                         )
             except _WholeInUse:
                 if time.monotonic() > give_up_at_s:

@@ -78,6 +78,7 @@ class ShardedRun(DrivenRun, InShards):
             ):
                 with told_if_interrupted(*NOTHING_SENT):
                     plan = self._plan(machines.workers)
+                self._say_if_empty(plan)
                 self.progress.total = _rows_wanted(plan, self.options.limit)
                 with (
                     self._driver_of(plan, machines, door) as driver,

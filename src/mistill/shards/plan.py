@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -32,11 +33,14 @@ from mistill.ledger.shard_files import (
     whole_of,
     write_file,
 )
+from mistill.progress.formatting import count
 from mistill.wording import Setting, words
 
+_log = logging.getLogger("mistill")
 _MOST_ROWS: Final = 50_000
 """Of a shard: what is lost with a worker is found again in seconds."""
 _FEWEST_ROWS: Final = 250
+_TINY_ROWS: Final = 10
 _SHARDS_A_WORKER: Final = 4
 """So that the last ones end at about the same time."""
 
@@ -76,11 +80,13 @@ class Plan(Struct, frozen=True):
 
     Attributes:
         input: of what. ``shards``: in the order of the input.
+        wanted: how many shards were asked for: there are fewer where there are fewer rows.
     """
 
     input: PlannedInput
     shards: OneOrMore[PlannedShard]
     format: int = PLAN_FORMAT
+    wanted: int | None = None
 
     @property
     def rows(self) -> int:
@@ -108,8 +114,13 @@ class Plan(Struct, frozen=True):
             whole: the input, with all that is done to its rows. ``limit``: of the whole run.
 
         Raises:
-            InputError: a file is not there any more; or, on iterating, it has other rows than it had.
+            InputError: there is no such shard; a file is not there any more; or, on iterating, it has other rows than it had.
         """
+        if number >= len(self.shards):
+            raise InputError(
+                f"it is cut into {count(len(self.shards), 'shard')}, and has none of number {number}",
+                hint="all rows are in those; they count from 0",
+            )
         shard = self.shards[number]
         most = shard.rows if limit is None else max(0, min(shard.rows, limit - self.first_row(number)))
         is_all = most == shard.rows and most > 0
@@ -133,6 +144,7 @@ def make_plan(
     *,
     shards: int | None,
     workers: int,
+    by_number: bool = False,
 ) -> Plan:
     """Cuts an input and writes the plan. Whoever calls it holds the lock of the run.
 
@@ -141,6 +153,7 @@ def make_plan(
     Args:
         choice: the options that say which rows there are. ``shards``: how many; as many as are good for so many
             ``workers`` unless given.
+        by_number: each is started by its number, so there are as many as are asked for, with rows or without.
 
     Raises:
         InputError: the input cannot be read, or has a row that cannot be written anew.
@@ -167,11 +180,22 @@ def make_plan(
         planned.append(shard)
     if rows and not any(shard.rows for shard in planned):
         source.say_nothing_chosen(inputs)
-    # As many as were asked for, so that each of them can be started.
-    planned += [PlannedShard(0, [])] * ((shards or 0) - len(planned))
-    plan = Plan(sign, planned)
+    if by_number:
+        planned += [PlannedShard(0, [])] * ((shards or 0) - len(planned))
+    elif shards is not None:
+        _say_if_tiny(shards, len(planned), rows)
+    plan = Plan(sign, planned, wanted=shards)
     write_file(plan_of(folder), msgspec.json.format(msgspec.json.encode(plan)))
     return plan
+
+
+def _say_if_tiny(wanted: int, made: int, rows: int) -> None:
+    """Each shard is a run of its own, with a ledger, and a worker waits for the last answers of each."""
+    if wanted > 1 and 0 < rows < wanted * _TINY_ROWS:
+        cut_into = f"{count(rows, 'row')} cut into {count(made, 'shard')}"
+        asked = "" if made == wanted else f", of {wanted:,} that were asked for"
+        why = ": each is a run of its own, and fewer are done sooner; leave out "
+        _log.warning(words(cut_into, asked, why, Setting("shards")))
 
 
 def changes_of(
@@ -183,7 +207,7 @@ def changes_of(
         source: ``None``: it is at hand no more, and is not looked at.
     """
     problems: list[str] = []
-    if shards is not None and shards != len(plan.shards):
+    if shards is not None and shards not in (len(plan.shards), plan.wanted):
         problems.append(f"it is cut into {len(plan.shards):,} shards, not {shards:,}")
     for name in sorted(plan.input.choice.keys() | choice.keys()):
         before, now = plan.input.choice.get(name), choice.get(name)
