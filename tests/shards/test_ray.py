@@ -286,7 +286,9 @@ def test_where_a_cluster_may_want_a_token_that_is_said(
         on = f"ray://127.0.0.1:{listening.getsockname()[1]}"
         with pytest.raises(InputError, match="Failed to connect to Ray cluster") as refused:
             Run(rows, llm=_llm(simulator), out=tmp_path / "a", prompt="{{ text }}", on=on).start()
-    assert "where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" in str(refused.value)
+    assert "set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN unless ~/.ray/auth_token here is that" in str(
+        refused.value
+    )
 
 
 def test_without_ray_it_is_said_what_installs_it(

@@ -114,7 +114,7 @@ class Plan(Struct, frozen=True):
             whole: the input, with all that is done to its rows. ``limit``: of the whole run.
 
         Raises:
-            InputError: there is no such shard; a file is not there any more; or, on iterating, it has other rows than it had.
+            InputError: there is no such shard; a file is not there any more; or, on iterating, it has other rows.
         """
         if number >= len(self.shards):
             raise InputError(

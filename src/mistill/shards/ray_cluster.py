@@ -122,7 +122,8 @@ def _unusable(named: str | None, error: Exception) -> InputError:
         f"no Ray cluster can be used {where}: {str(error).strip().partition(_LINE)[0]}",
         hint=words(
             _HINT,
-            "; where it asks for a token, set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN as its nodes have it",
+            "; where it asks for a token (Ray has warned of InvalidAuthToken), set RAY_AUTH_MODE=token, and "
+            "RAY_AUTH_TOKEN unless ~/.ray/auth_token here is that of its nodes",
         ),
     )
 
