@@ -584,6 +584,55 @@ def test_a_fresh_start_leaves_shards_alone_that_are_at_work(
     assert len(_ids(out)) == _ROWS // 2
 
 
+def test_a_fresh_start_puts_a_ledger_of_the_other_layout_aside(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out, ledger = tmp_path / "out.jsonl", tmp_path / "out.jsonl.ledger"
+    _run(rows, out, simulator).start()
+    with pytest.raises(InputError, match="that is not in shards") as refused:
+        _run(rows, out, simulator, shard="0/2")
+    assert "start over with on and fresh=True" in str(refused.value.hint)
+
+    lock = LedgerLock(ledger)
+    with pytest.raises(LedgerInUse):
+        _run(rows, out, simulator, on="processes:1", fresh=True).start()
+    lock.release()
+    report = _run(rows, out, simulator, on="processes:1", shards=2, fresh=True).start()
+    assert (report.sent, _ids(out)) == (_ROWS, list(range(_ROWS)))
+    (kept,) = tmp_path.glob("out.jsonl.ledger.bak-*")
+    assert read_report(None, ledger=kept).completions == _ROWS
+    kept.unlink()
+
+    with pytest.raises(InputError, match="of a run in shards") as refused:
+        _run(rows, out, simulator)
+    assert "start over with fresh=True" in str(refused.value.hint)
+    _run(rows, out, simulator, fresh=True).dry_run()
+    lock = LedgerLock(shard_of(ledger, 1))
+    with pytest.raises(LedgerInUse, match="is at work in process"):
+        _run(rows, out, simulator, fresh=True).start()
+    lock.release()
+    report = _run(rows, out, simulator, fresh=True).start()
+    assert (report.sent, report.shards, _ids(out)) == (_ROWS, None, list(range(_ROWS)))
+    (kept,) = tmp_path.glob("out.jsonl.ledger.bak-*")
+    assert read_report(None, ledger=kept).completions == _ROWS
+
+
+def test_a_fresh_start_puts_nothing_aside_that_is_no_ledger(
+    rows: Path, tmp_path: Path, simulator: Simulator
+) -> None:
+    out, dear = tmp_path / "out.jsonl", tmp_path / "out.jsonl.ledger"
+    dear.write_text("dear")
+    with pytest.raises(InputError, match="is a file, and no ledger"):
+        _run(rows, out, simulator, on="processes:1", fresh=True)
+    assert dear.read_text() == "dear"
+    dear.unlink()
+    dear.mkdir()
+    (dear / "plan.json").write_text("dear")
+    with pytest.raises(InputError, match="is no folder of a run in shards"):
+        _run(rows, out, simulator, fresh=True).start()
+    assert (dear / "plan.json").read_text() == "dear"
+
+
 @pytest.mark.parametrize("removed", [".", "run.ledger"])
 def test_what_a_run_remembers_is_removed_while_it_goes_on(
     rows: Path, tmp_path: Path, simulator: Simulator, removed: str

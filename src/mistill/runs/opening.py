@@ -56,7 +56,7 @@ def check_is_one_output(options: RunOptions, out: str | Path | None) -> None:
     memory = (
         path_of_ledger(keep_secrets(name), options.ledger) if name else None
     )  # else a retry has the ledger
-    if memory is not None and is_in_shards(memory):
+    if memory is not None and is_in_shards(memory) and not options.fresh:
         shards = len(read_sizes(memory))
         raise InputError(
             f"{memory} is the ledger of a run in shards",
@@ -67,7 +67,9 @@ def check_is_one_output(options: RunOptions, out: str | Path | None) -> None:
                     " or ",
                     Setting("shard", f"0/{shards}"),
                 ),
-                "; else choose another output or ledger",
+                "; else choose another output or ledger, or start over with ",
+                Setting("fresh", True),
+                ", which keeps what is answered under another name",
             ),
         )
     if scheme_of(name) is None and (name.endswith(("/", os.sep)) or (name and Path(name).is_dir())):

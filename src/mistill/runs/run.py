@@ -45,6 +45,7 @@ from mistill.kinds.kind import Kind
 from mistill.kinds.manifest import changed_settings, shown_changes
 from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Counts, ErrorRecord, Ledger, LedgerReader, Selection, Spending
+from mistill.ledger.shard_files import is_in_shards
 from mistill.ledger.targets import check_targets
 from mistill.ledger.temporary_ledger import TemporaryLedger
 from mistill.llms.connection import Connection
@@ -75,6 +76,7 @@ from mistill.runs.report_text import answered_rows, hint_of_broken_input, interr
 from mistill.runs.results import RowOutcome, RunResults, collection
 from mistill.runs.row_settings import Retried, RowSettings, retried_settings
 from mistill.runs.runner import Runner
+from mistill.runs.starting_over import put_shards_aside
 from mistill.runs.steering import DriverSteering, OfOneShard, Steering
 from mistill.runs.where import columns_of
 from mistill.steering.orders import Changes, Order, Standing
@@ -462,6 +464,8 @@ class Run(RunResults):
             self._temporary.make_folder()
         if not options.fresh:
             self._refuse_foreign()
+        elif is_in_shards(self.ledger_path):
+            put_shards_aside(self.ledger_path)
         make_folder(self.out, self.ledger_path)
         try:
             ledger = Ledger.open(

@@ -32,17 +32,14 @@ from mistill.kinds.kept_settings import ledger_beside, read_manifest, settings_t
 from mistill.kinds.manifest import changed_settings
 from mistill.kinds.options import RunArguments, RunOptions
 from mistill.ledger import Ledger, LedgerReader
-from mistill.ledger.lock import LedgerLock, holder_of, is_held
-from mistill.ledger.permissions import check_may_read
+from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import (
     OUTPUT,
     SETTINGS,
-    is_foreign,
     is_in_shards,
     note_part,
     note_written,
     read_parts,
-    read_sizes,
     remove_part,
     run_of_shard,
     shard_of,
@@ -59,6 +56,7 @@ from mistill.runs.report import start_reports
 from mistill.runs.run import Run
 from mistill.runs.runner import Runner
 from mistill.runs.shared_budget import PartOfBudget, SharedBudget
+from mistill.runs.starting_over import can_be_put_aside, refuse_foreign_folder, refuse_shards_at_work
 from mistill.shards.placement import OneShard
 from mistill.shards.plan import Plan, check_plan, make_plan, read_plan
 from mistill.shards.workers import Begun, Link
@@ -111,10 +109,16 @@ class RunPlace(Struct, frozen=True):
             raise InputError(
                 f"{folder} is the ledger of one shard", hint=words("give ", Setting("ledger", str(whole)))
             )
-        if folder.is_file():
+        if folder.is_file() and not (options.fresh and options.on):
+            over = (Setting("fresh", True),) if options.on else _OVER_AGAIN
             raise InputError(
                 f"{folder} is the ledger of a run that is not in shards",
-                hint="go on with that as it began, or give another output",
+                hint=words("go on with that as it began, give another output, or start over with ", *over),
+            )
+        if folder.is_file() and not can_be_put_aside(folder):
+            raise InputError(
+                f"{folder} is a file, and no ledger that could be put aside",
+                hint="give another output or ledger",
             )
         refuse_foreign_folder(folder)
         place = cls(folder, name)
@@ -181,16 +185,6 @@ class RunPlace(Struct, frozen=True):
                 self.out,
                 ", ".join(sorted(left)),
             )
-
-
-def refuse_foreign_folder(folder: Path) -> None:
-    """``InputError`` where somebody has something else: nothing is put there, and a fresh start puts nothing aside."""
-    check_may_read(folder)
-    if is_foreign(folder):
-        raise InputError(
-            f"{folder} has files in it, and is no folder of a run in shards",
-            hint=words("name one that is not there yet with ", Setting("ledger"), ", or move that one away"),
-        )
 
 
 def _is_one_output(name: str) -> bool:
@@ -299,7 +293,7 @@ class InShards(Run):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._settings_held():
             if not self._check_same_run():  # they become those of this one
-                self._refuse_shards_at_work()
+                refuse_shards_at_work(folder)
             try:
                 return Ledger.open(
                     whole_of(folder),
@@ -363,18 +357,6 @@ class InShards(Run):
             ),
         )
         return self._other_settings(changed, self.place.folder, self.place.out)
-
-    def _refuse_shards_at_work(self) -> None:
-        """Where the run is about to be another one; also while nothing of them is answered yet."""
-        folder = self.place.folder
-        if not is_in_shards(folder):
-            return
-        ledgers = (shard_of(folder, number) for number in range(len(read_sizes(folder))))
-        if (ledger := next(filter(is_held, ledgers), None)) is not None:
-            raise LedgerInUse(
-                f"a shard of {folder} is at work in process {holder_of(ledger)}",
-                hint="wait until it has ended, or stop it: until then its run stays what it is",
-            )
 
 
 class DrivenStart(PartOfBudget):

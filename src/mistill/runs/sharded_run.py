@@ -20,13 +20,13 @@ from mistill.estimates.row_sample import draw_rows
 from mistill.kinds.options import RunOptions
 from mistill.ledger import Counts, LedgerReader, Selection, Spending
 from mistill.ledger.files import free_name
-from mistill.ledger.lock import LedgerLock
 from mistill.ledger.shard_files import hand_on_parts, is_in_shards, whole_of
 from mistill.progress.progress import Progress
 from mistill.runs.driven_run import DrivenRun
 from mistill.runs.opening import told_if_interrupted
-from mistill.runs.shard_run import NOTHING_SENT, InShards, ShardSettings, refuse_foreign_folder, work_on
+from mistill.runs.shard_run import NOTHING_SENT, InShards, ShardSettings, work_on
 from mistill.runs.shared_budget import SharedBudget
+from mistill.runs.starting_over import put_file_aside, refuse_at_work, refuse_foreign_folder
 from mistill.shards.driver import Driver
 from mistill.shards.placement import InProcesses, OnRay, parse_placement
 from mistill.shards.plan import Plan, changes_of, make_plan, read_plan
@@ -98,9 +98,10 @@ class ShardedRun(DrivenRun, InShards):
         folder = self.place.folder
         anew = folder.with_name(f"{folder.name}.new")  # is there, where a start was killed at this
         refuse_foreign_folder(anew)
-        if folder.exists():
-            LedgerLock(whole_of(folder)).release()  # unless somebody drives it
-            self._refuse_shards_at_work()
+        if folder.is_file():
+            put_file_aside(folder)
+        elif folder.exists():
+            refuse_at_work(folder)
             hand_on_parts(folder, anew)
             kept = folder.rename(free_name(folder, "bak"))
             if not self.options.fresh:
