@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 from tests.sharing.peers import IMPATIENT, NAME, QUICK, Peer, Peers, until
 
+from mistill.delivery.diagnostics import advice
 from mistill.delivery.governor import ConcurrencyLimit, Governor
 from mistill.delivery.governors import governor_for
 from mistill.delivery.purse import Amount, SpendingLimit, Statement
@@ -238,6 +239,22 @@ async def test_over_tcp_one_process_is_the_host_of_all_quotas(address: str, peer
     host.end()
     await asyncio.gather(guest.send(5), other.send(5))
     assert sorted((guest.is_host, other.is_host)) in ([False, True], [True, True])
+
+
+async def test_of_an_address_where_no_host_is_it_is_asked_whether_it_is_right(
+    address: str, peers: Peers, caplog: pytest.LogCaptureFixture
+) -> None:
+    host, _, port = address[6:].rpartition(":")
+    with socket.create_server((host, int(port))):  # another program's
+        guest = peers.start(tuning=IMPATIENT)
+        await guest.send(5)
+        await until(lambda: any(record.levelname == "WARNING" for record in caplog.records))
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f"({address[6:]}) does not answer this process: it goes on alone" in told
+    assert told.endswith(
+        "Is MISTILL_GOVERNOR right, can it be reached from here, and is it no other program's?"
+    )
+    assert "is no other program's" in str(advice(guest.governor.snapshot(), max_concurrent_requests=8))
 
 
 async def test_who_does_not_know_the_token_is_no_guest_and_goes_on_alone(

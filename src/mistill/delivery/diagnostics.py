@@ -266,7 +266,8 @@ def advice(
 _ALONE = (
     "was without the process that has the shared governor, which did not answer, or did not let this one in: it went "
     "on alone, with its share of the quota. See whether that process is stopped, computes without a pause, or has "
-    "another MISTILL_GOVERNOR_TOKEN"
+    "another MISTILL_GOVERNOR_TOKEN; and where MISTILL_GOVERNOR names an address, whether that is right, can be "
+    "reached from here, and is no other program's"
 )
 
 

@@ -26,7 +26,7 @@ from mistill.delivery.sharing.frames import (
     proof,
 )
 from mistill.delivery.sharing.guest import GuestGovernor
-from mistill.delivery.sharing.place import TOKEN_VARIABLE, Place
+from mistill.delivery.sharing.place import TOKEN_VARIABLE, VARIABLE, Place
 from mistill.delivery.sharing.thread import SharingThread
 from mistill.delivery.tuning import Tuning
 
@@ -280,6 +280,8 @@ class Membership:
         mended = "comes back when it does"
         if self._why_not:
             mended = "is let in once both have the same token, and the same version of mistill"
+        elif self._place.is_for_all:
+            mended += f". Is {VARIABLE} right, can it be reached from here, and is it no other program's?"
         _log.warning(
             "the governor that this quota is shared by (%s) %s: it goes on alone, with %s, and %s",
             self._place.key,
