@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sqlite3
 import threading
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -179,6 +181,24 @@ def test_of_more_runs_than_are_listed_it_is_the_newest_and_each_is_found(
     assert rows_of(client, "e.jsonl") == [0]
     runs.folder.joinpath("b.jsonl.ledger").unlink()
     assert "there is no run 'b.jsonl'" in client.ask("rows", run="b.jsonl")["problem"]
+
+
+def test_a_list_leaves_ledgers_of_older_formats_as_they_are(tmp_path: Path) -> None:
+    old = list((Path(__file__).parents[1] / "ledger" / "data").glob("*.ledger"))
+    for path in old:
+        shutil.copy(path, tmp_path)
+    lines, _ = catalogue.Catalogue(tmp_path).lines()
+    assert len(lines) == len(old)
+    assert {line.problem for line in lines} == {None}
+    assert {line.kind for line in lines} == {"chat", "embedding"}
+    now = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert now == {path.name: path.read_bytes() for path in old}
+    journal = tmp_path / "format-5-chat.ledger-journal"
+    journal.write_bytes(b"half a change")
+    assert "cut off in the middle of a change" in str(
+        {line.problem for line in catalogue.Catalogue(tmp_path).lines()[0]}
+    )
+    assert journal.exists()
 
 
 def test_a_ledger_of_a_folder_is_opened_once_until_it_changes(

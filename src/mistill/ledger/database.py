@@ -242,13 +242,16 @@ def open_to_write(
         return connection
 
 
-def open_to_read(path: Path) -> sqlite3.Connection:
-    """A read-only connection: works while a run writes or begins, and where the directory cannot be written."""
+def open_to_read(path: Path, *, as_it_is: bool = False) -> sqlite3.Connection:
+    """A read-only connection: works while a run writes or begins, and where the directory cannot be written.
+
+    ``as_it_is``: a ledger of an older format is left so, for whoever looks at ledgers that nobody has named.
+    """
     before, since = _identity(path), time.monotonic()
     while True:
         try:
             check_may_read(path)
-            connection = _open_to_read(path)
+            connection = _open_to_read(path, as_it_is=as_it_is)
         except (LedgerError, OSError) as error:
             # Another one has come, and what was found is of two; or whoever has it is in the middle of a change.
             is_there_still = _identity(path) == before
@@ -286,7 +289,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
     return found.st_dev, found.st_ino
 
 
-def _open_to_read(path: Path) -> sqlite3.Connection:
+def _open_to_read(path: Path, *, as_it_is: bool) -> sqlite3.Connection:
     """`open_to_read`, if nobody puts another ledger in its place meanwhile."""
     if not path.is_file():
         raise LedgerError(
@@ -301,6 +304,11 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
     commits = read_commits(path)  # before the ledger, which is ahead of it
     with explained(path, is_readable=False):
         if _was_cut_off(path):
+            if as_it_is:
+                raise LedgerError(
+                    f"the ledger {path} was cut off in the middle of a change",
+                    hint="`mistill status` of it, by its name, undoes that",
+                )
             _bring_up_to_date(path)
         connection = _connect_to_read(path)
         try:
@@ -319,7 +327,7 @@ def _open_to_read(path: Path) -> sqlite3.Connection:
             raise
         if found == FORMAT:
             return connection
-        if not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
+        if as_it_is or not (os.access(path, os.W_OK) and os.access(path.parent, os.W_OK)):
             return _migrated_copy(connection, found)
         connection.close()
         _bring_up_to_date(path)
@@ -405,8 +413,8 @@ def _connect(database: Path | str, *, uri: bool = False) -> sqlite3.Connection:
 
 
 def _migrated_copy(connection: sqlite3.Connection, found: int) -> sqlite3.Connection:
-    """A ledger of an older format that cannot be written, as one of the newest in memory."""
-    copy = _connect(":memory:")
+    """A ledger of an older format that is not to be written, as one of the newest, of this connection alone."""
+    copy = _connect("")  # SQLite's temporary database: on the disk where it is too large for its cache
     connection.backup(copy)
     connection.close()
     migrate(copy, found)

@@ -247,22 +247,25 @@ class LedgerReader:
     ``LedgerReader(path)`` of a folder, where such a run remembers, is a `ShardsReader`: whoever reads a run need not
     know in how many ledgers it is.
 
+    A ledger of an older format becomes one of the newest first; ``as_it_is``: a copy of it does, and it stays so.
+
     What does not fit its checksum is never given for what it was: it is left out or reported as damaged.
 
     Raises:
         LedgerError: there is none, it is of another format, or it is damaged.
     """
 
-    def __new__(cls, path: Path | str) -> Self:
+    def __new__(cls, path: Path | str, *, as_it_is: bool = False) -> Self:  # noqa: ARG004  `__init__` has a use for it
         if cls is LedgerReader and is_in_shards(Path(path)):
             from mistill.ledger.shards_reader import ShardsReader
 
             return super().__new__(cast("type[Self]", ShardsReader))
         return super().__new__(cls)
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, as_it_is: bool = False) -> None:
         self.path = Path(path)
-        self._connected: sqlite3.Connection | None = database.open_to_read(self.path)
+        self._as_it_is = as_it_is
+        self._connected: sqlite3.Connection | None = database.open_to_read(self.path, as_it_is=as_it_is)
         self._process = OwnProcess()
         self._damages: dict[Damage, None] = {}
         register_for_forks(self)
@@ -285,7 +288,7 @@ class LedgerReader:
     @property
     def _connection(self) -> sqlite3.Connection:
         if self._connected is None:
-            self._connected = database.open_to_read(self.path)
+            self._connected = database.open_to_read(self.path, as_it_is=self._as_it_is)
         return self._connected
 
     def __enter__(self) -> Self:

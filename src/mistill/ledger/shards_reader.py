@@ -71,8 +71,9 @@ class ShardsReader(LedgerReader):
         LedgerError: nobody can read the plan; later, from any method: a ledger is damaged or of another format.
     """
 
-    def __init__(self, path: Path | str) -> None:
+    def __init__(self, path: Path | str, *, as_it_is: bool = False) -> None:
         self.path = Path(path)
+        self._as_it_is = as_it_is
         self._damages: dict[Damage, None] = {}
         self._sizes = read_sizes(self.path)
         self._firsts = [0, *accumulate(size.rows for size in self._sizes)]
@@ -112,7 +113,7 @@ class ShardsReader(LedgerReader):
 
     def _open(self, shard: int) -> LedgerReader:
         """Its ledger, which may be another's that was put in its place: it is looked at the first time."""
-        reader = LedgerReader(self.shard(shard))
+        reader = LedgerReader(self.shard(shard), as_it_is=self._as_it_is)
         if shard not in self._checked:
             try:
                 self._check(shard, reader)
@@ -147,7 +148,7 @@ class ShardsReader(LedgerReader):
         return [question(reader) for _, reader in self._each()]
 
     def _ask_whole(self, question: Callable[[LedgerReader], T]) -> T:
-        with LedgerReader(whole_of(self.path)) as reader:
+        with LedgerReader(whole_of(self.path), as_it_is=self._as_it_is) as reader:
             return question(reader)
 
     @contextmanager

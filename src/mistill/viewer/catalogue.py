@@ -254,7 +254,8 @@ def _changed_at(ledger: Path) -> float | None:
 def _read(ledger: Path) -> _Told:
     output: SaidOutput = UNSET
     try:
-        with LedgerReader(ledger) as reader:
+        # A list changes nothing: a ledger of an older format becomes one of the newest when its run is looked at.
+        with LedgerReader(ledger, as_it_is=True) as reader:
             output = said_output(ledger, reader)
             manifest, starts = read_manifest(reader)[1], reader.starts()
     except (MistillError, OSError) as error:
