@@ -21,6 +21,7 @@ from mistill.cli import main
 from mistill.datasets.places import patience
 from mistill.errors import InputError, LedgerError
 from mistill.runs.hub_card import Split, parts_of
+from mistill.runs.hub_patterns import files_of
 from mistill.simulator import Simulator
 from mistill.simulator.faults import Fault
 
@@ -291,6 +292,7 @@ def test_splits_of_others_stay_in_a_card_that_replaces_theirs(run: Run, hub: Hub
     configs = front_of(hub, "me/mine")[0]["configs"]
     assert [(one["config_name"], one["data_files"]) for one in configs] == [
         ("de", [{"split": "train", "path": "de/*.csv"}]),
+        ("fr", [{"split": "train", "path": "fr.csv"}]),  # its file may be still to come
         ("default", [{"split": "dev", "path": "data/dev-*"}]),
         ("train", [{"split": "train", "path": "data/train-*"}]),
     ]
@@ -380,7 +382,99 @@ def test_whatever_form_files_of_others_are_named_in_they_are_named_afterwards(ru
         }
 
 
+FORMS_OF_A_HEAD = {
+    "a blank line before it": "\n---\n{}---\nhello",
+    "lines of Windows": "---\r\n{}---\r\n",
+    "a mark of the order of bytes": "\ufeff---\n{}---\n",
+    "blanks after its end": "---\n{}--- \n",
+    "a name that is no text": "---\nyes: 1\n{}---\n",
+}
+
+
+@pytest.mark.parametrize("form", FORMS_OF_A_HEAD.values(), ids=FORMS_OF_A_HEAD)
+def test_the_head_of_a_card_is_read_as_the_hub_reads_it(
+    form: str,
+    run: Run,
+    hub: Hub,  # noqa: F811
+    tmp_path: Path,
+) -> None:
+    config = {"config_name": "de", "data_files": [{"split": "train", "path": "de.csv"}]}
+    card = form.format(yaml.safe_dump({"configs": [config | {False: 1}]})).encode()
+    (tmp_path / "README.md").write_bytes(card)
+    assert library("huggingface_hub").metadata_load(tmp_path / "README.md")["configs"]
+    hub.repos["me/mine"] = {"README.md": card, "de.csv": b"dear"}
+    run.push_to_hub("me/mine", overwrite=True)
+    own = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+    theirs, ours = front_of(hub, "me/mine")[0]["configs"]
+    assert (theirs, ours["data_files"]) == (config | {False: 1}, own["data_files"])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("data/**/*.csv", ["data/x.csv", "data/more/y.csv", "data/more/most/z.csv"]),
+        ("data/*.csv", ["data/x.csv"]),
+        ("**/more/*", ["data/more/y.csv"]),
+        ("./**", ["data/x.csv", "data/more/y.csv", "data/more/most/z.csv", "data/[1].txt"]),
+        ("*", []),
+        ("data/[[]1].txt", ["data/[1].txt"]),
+        ("README.md", ["README.md"]),
+        ("**/.hidden/*", ["data/.hidden/h.csv"]),
+        ("__odd__/*.csv", ["__odd__/o.csv"]),
+        ("data/**.csv", []),
+        ("data", []),
+    ],
+)
+def test_patterns_name_the_files_that_datasets_finds(pattern: str, found: list[str]) -> None:
+    library("fsspec")
+    there = ["README.md", ".gitattributes", "config.json", "__odd__/o.csv", "data/.hidden/h.csv"]
+    there += ["data/x.csv", "data/more/y.csv", "data/more/most/z.csv", "data/[1].txt"]
+    assert files_of(pattern, there) == found
+
+
+def test_a_split_of_others_goes_only_where_all_of_its_files_are_replaced(run: Run, hub: Hub) -> None:  # noqa: F811
+    of_splits = {
+        "deep": "data/**/*.csv",
+        "to_come": "more/*.csv",
+        "odd": "data/**.csv",
+        "all": "**",
+        "ours": "data/**/train-*.parquet",
+        "both": [DATA, "https://example.org/more.parquet"],
+    }
+    configs = [
+        {"config_name": name, "data_files": [{"split": "train", "path": path}]}
+        for name, path in of_splits.items()
+    ]
+    card = f"---\n{yaml.safe_dump({'configs': configs}, sort_keys=False)}---\n"
+    hub.repos["me/mine"] = {"README.md": card.encode(), ".gitattributes": b"", DATA: b"", "data/x.csv": b""}
+    run.push_to_hub("me/mine", overwrite=True)
+    theirs = [config for config in configs if config["config_name"] != "ours"]
+    own = {"config_name": "default", "data_files": [{"split": "train", "path": "data/train-*"}]}
+    assert front_of(hub, "me/mine")[0]["configs"] == [*theirs, own]
+
+
+def test_a_split_of_ours_that_has_no_files_any_more_is_in_no_card(run: Run, hub: Hub) -> None:  # noqa: F811
+    run.push_to_hub("me/two", where="row<2")
+    run.push_to_hub("me/two", where="row>=2", split="test")
+    del hub.repos["me/two"][DATA]
+    run.push_to_hub("me/two", where="row>=2", split="test")
+    (config,) = front_of(hub, "me/two")[0]["configs"]
+    assert config["data_files"] == [{"split": "test", "path": "data/test-*"}]
+
+
+def test_a_bar_in_a_text_of_the_card_is_escaped_in_tables_only(place: Place, hub: Hub) -> None:  # noqa: F811
+    library("pyarrow")
+    place.write(TEXTS, **{"a|b": "x|y"})
+    run = place.run()
+    run.start()
+    run.push_to_hub("me/bars", where="'a|b'=x|y")
+    card = hub.repos["me/bars"]["README.md"].decode()
+    assert "those of which `'a|b'=x|y` holds" in card
+    assert "| `a\\|b` | `string` |" in card
+
+
 def test_cards_of_others_are_none_of_ours() -> None:
+    library("fsspec")
     for text in (
         None,
         "",

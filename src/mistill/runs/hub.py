@@ -108,23 +108,49 @@ def push_run(
             )
             repo = str(patiently(place.name, make).repo_id)
         report = read_report(found, ledger=path)
-        retries = _retries(report, schemas)
-        message = f"{written.records:,} rows by mistill {__version__}"
-        for _ in range(_TRIES):
-            there = _read_repository(api, repo, revision)
-            if not overwrite:
-                _check_own(there, split, run)
-            _check_named(there)
-            beside = replace(
-                there.parts, splits=[one for one in there.parts.splits if there.keeps(one, split)]
-            )
-            columns, schema = _columns(data), _schema_of(kept.llm)
-            pushed = Pushed(repo, split, run, written.records, columns, where, beside, schema, retries)
-            operations = _operations(hub, split, data, card_of(report, pushed), there.files)
-            if address := _commit(api, there, operations, message, revision, data.stat().st_size):
-                return address
+        pushed = Pushed(
+            repo=repo,
+            split=split,
+            run=run,
+            records=written.records,
+            columns=_columns(data),
+            where=where,
+            there=CardParts(),
+            schema=_schema_of(kept.llm),
+            retries=_retries(report, schemas),
+        )
+        return _push(hub, api, data, report, pushed, revision, overwrite=overwrite)
+
+
+def _push(
+    hub: Any,
+    api: Any,
+    data: Path,
+    report: RunReport,
+    pushed: Pushed,
+    revision: str | None,
+    *,
+    overwrite: bool,
+) -> str:
+    """The address of the commit, which is made anew on what others commit meanwhile.
+
+    Args:
+        pushed: without what is there beside it.
+    """
+    message = f"{pushed.records:,} rows by mistill {__version__}"
+    for _ in range(_TRIES):
+        there = _read_repository(api, pushed.repo, revision)
+        if not overwrite:
+            _check_own(there, pushed.split, pushed.run)
+        _check_named(there)
+        kept = [one for one in there.parts.splits if there.keeps(one, pushed.split)]
+        beside = replace(pushed, there=replace(there.parts, splits=kept))
+        operations = _operations(hub, pushed.split, data, card_of(report, beside), there.files)
+        if address := _commit(api, there, operations, message, revision, data.stat().st_size):
+            return address
     raise InputError(
-        f"hf://datasets/{repo} was changed by somebody else {_TRIES} times in turn, each time before this was there",
+        f"hf://datasets/{pushed.repo} was changed by somebody else {_TRIES} times in turn, each time before this was "
+        "there",
         hint="nothing was pushed: push again when nobody else does",
     )
 
@@ -179,8 +205,9 @@ class _Repository(Struct, frozen=True):
 
     def keeps(self, one: Split, split: str) -> bool:
         """Whether one that is there has files left when ``split`` is replaced."""
-        files = one.files(self.files)
-        return one.path != path_of(split) and not (files and all(_is_of(split, file) for file in files))
+        return one.path != path_of(split) and not all(
+            found and all(_is_of(split, file) for file in found) for found in one.files(self.files)
+        )
 
 
 def _read_repository(api: Any, repo: str, revision: str | None) -> _Repository:
@@ -195,7 +222,7 @@ def _read_repository(api: Any, repo: str, revision: str | None) -> _Repository:
         if _CARD in files:
             download = functools.partial(api.hf_hub_download, repo, _CARD, repo_type="dataset", revision=at)
             path: str = patiently(place.name, download)
-            card = Path(path).read_text("utf-8", errors="replace")
+            card = Path(path).read_text("utf-8-sig", errors="replace")
     return _Repository(repo, head, files, parts_of(card, files))
 
 

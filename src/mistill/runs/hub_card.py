@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
@@ -15,18 +14,18 @@ import yaml
 from msgspec import Struct
 
 from mistill.progress.formatting import count
+from mistill.runs.hub_patterns import files_of
 from mistill.runs.report import RunReport
 from mistill.struct_types import look_at
 from mistill.visible import visible
 
 _SIZES: Final = ("n<1K", "1K<n<10K", "10K<n<100K", "100K<n<1M", "1M<n<10M", "10M<n<100M", "100M<n<1B")
 """Source: huggingface.co/docs/hub/datasets-cards, ``size_categories``."""
-_FRONT = re.compile(r"\A---\n(.*?)^---$", re.DOTALL | re.MULTILINE)
+_FRONT = re.compile(r"\s*---\n(.*?)\n---[ \t]*(?:\n|\Z)", re.DOTALL)
+"""The head of a card. Source: ``REGEX_YAML_BLOCK`` of `huggingface_hub.repocard`, where lines end in ``\\n``."""
 _is_table = re.compile(
     r".*\.(csv|tsv|json|jsonl|ndjson|parquet|arrow|txt|xml|tar|zip)(\.(gz|bz2|xz|zst|lz4))?", re.IGNORECASE
 ).fullmatch
-_NO_TABLES: Final = frozenset({"config.json", "dataset_dict.json", "dataset_info.json", "dataset_infos.json"})
-"""Source: `datasets.data_files.FILES_TO_IGNORE`."""
 _is_data = re.compile(r"data/(\w+(?:\.\w+)*)-\d{5}-of-\d{5}\.parquet").fullmatch
 
 
@@ -82,27 +81,17 @@ class Split(Struct, omit_defaults=True):
     where: str | None = None
     columns: dict[str, str] | None = None
 
-    def files(self, there: Sequence[str]) -> list[str]:
-        """Which it is of those that are there."""
-        return [
-            file for pattern in self._patterns for file in fnmatch.filter(there, pattern.removeprefix("./"))
-        ]
-
-    @property
-    def is_elsewhere(self) -> bool:
-        """Some of its files are in no folder of this repository."""
-        return any("://" in pattern for pattern in self._patterns)
-
-    @property
-    def _patterns(self) -> list[str]:
-        return [self.path] if isinstance(self.path, str) else self.path
+    def files(self, there: Sequence[str]) -> list[list[str]]:
+        """Which it is of those that are there, by each of its patterns."""
+        patterns = [self.path] if isinstance(self.path, str) else self.path
+        return [files_of(pattern, there) for pattern in patterns]
 
 
 class CardParts(Struct):
     """What there is in a repository, by its card and its files.
 
     Attributes:
-        splits: those that have files.
+        splits: those of ours that have files, and all of others.
         settings: what configurations say beside their splits (``default: true``, ``sep``), by their names.
         configs: configurations whose splits are not known, as they are written: they have files by a ``data_dir``, or
             by their names.
@@ -111,10 +100,10 @@ class CardParts(Struct):
     """
 
     splits: list[Split] = []
-    settings: dict[str, dict[str, Any]] = {}
-    configs: list[dict[str, Any]] = []
+    settings: dict[str, dict[Any, Any]] = {}
+    configs: list[dict[Any, Any]] = []
     unnamed: list[str] = []
-    head: dict[str, Any] = {}
+    head: dict[Any, Any] = {}
 
     def names(self) -> set[str]:
         """Of configurations whose splits are not known."""
@@ -161,7 +150,8 @@ def parts_of(card: str | None, files: Sequence[str]) -> CardParts:
     """What a repository has: what its card names, and the splits that files are named as.
 
     Args:
-        card: its text; ``None``: there is none. ``files``: all that are there; a split that has none is left out.
+        card: its text; ``None``: there is none. ``files``: all that are there; a split of ours that has none is left
+            out, and one of others stays as it is written: its files may be elsewhere, or still to come.
     """
     head = _head_of(card)
     parts = CardParts(head={name: value for name, value in head.items() if name not in _OF_DATA})
@@ -175,26 +165,18 @@ def parts_of(card: str | None, files: Sequence[str]) -> CardParts:
             parts.settings[name] = {key: value for key, value in config.items() if key not in _OF_SPLITS}
         else:
             parts.configs.append(config)
-    listed = {file for one in known for file in one.files(files)}
+    listed = {file for one in known for found in one.files(files) for file in found}
     names = dict.fromkeys(data[1] for file in files if file not in listed and (data := _is_data(file)))
     taken = parts.names()
     known += (Split(name, _free(("default", name), taken), path_of(name)) for name in names)
-    found: dict[tuple[str, str], Split] = {}
+    by_name: dict[tuple[str, str], Split] = {}
     for one in known:
-        if one.is_elsewhere or one.files(files):
-            found.setdefault((one.config, one.name), one)
-    parts.splits = list(found.values())
+        by_name.setdefault((one.config, one.name), one)  # ours are in `configs` too
+    parts.splits = [one for one in by_name.values() if one.run is None or any(one.files(files))]
     if not configs:
-        named = {file for one in parts.splits for file in one.files(files)}
-        parts.unnamed = [file for file in files if file not in named and _is_read_by_name(file)]
+        named = {file for one in parts.splits for found in one.files(files) for file in found}
+        parts.unnamed = [file for file in files_of("**", files) if file not in named and _is_table(file)]
     return parts
-
-
-def _is_read_by_name(file: str) -> bool:
-    """Whether ``load_dataset`` reads it where nothing is named: hidden files and folders are none."""
-    steps = file.split("/")
-    is_hidden = any(step.startswith((".", "__")) for step in steps)
-    return not is_hidden and steps[-1] not in _NO_TABLES and _is_table(file) is not None
 
 
 _OF_DATA: Final = frozenset({"configs", "dataset_info", "size_categories", "mistill"})
@@ -202,7 +184,7 @@ _OF_DATA: Final = frozenset({"configs", "dataset_info", "size_categories", "mist
 _OF_SPLITS: Final = ("config_name", "data_files")
 
 
-def _data_files(config: dict[str, Any]) -> dict[str, str | list[str]] | None:
+def _data_files(config: dict[Any, Any]) -> dict[str, str | list[str]] | None:
     """Split → its files; ``None``: it does not say so. Source: huggingface.co/docs/hub/datasets-manual-configuration;
     `datasets.data_files.sanitize_patterns` has all the forms."""
     files = config.get("data_files")
@@ -237,19 +219,19 @@ class _Ours(Struct):
     splits: list[Split] = []
 
 
-def _head_of(card: str | None) -> dict[str, Any]:
+def _head_of(card: str | None) -> dict[Any, Any]:
     """What stands at the head of a card; nothing, where that is no table."""
     front = None if card is None else _FRONT.match(card)
     try:
-        return {} if front is None else _converted(yaml.safe_load(front[1]), dict[str, Any]) or {}
+        return {} if front is None else _converted(yaml.safe_load(front[1]), dict[Any, Any]) or {}
     except yaml.YAMLError:
         return {}
 
 
-def _configs_in(head: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _configs_in(head: Mapping[Any, Any]) -> list[dict[Any, Any]]:
     """Each is read alone: others write what they like."""
     each = _converted(head.get("configs"), list[Any]) or ()
-    return [config for one in each if (config := _converted(one, dict[str, Any]))]
+    return [config for one in each if (config := _converted(one, dict[Any, Any]))]
 
 
 def _converted(value: Any, kind: type | UnionType) -> Any:
@@ -277,7 +259,7 @@ def _front(splits: Sequence[Split], there: CardParts, report: RunReport) -> str:
     for one in splits:
         configs.setdefault(one.config, []).append({"split": one.name, "path": one.path})
     tags: list[str] = _converted(there.head.get("tags"), list[str]) or []
-    fields: dict[str, Any] = there.head | {
+    fields: dict[Any, Any] = there.head | {
         "configs": [
             *(
                 {"config_name": name, "data_files": data} | there.settings.get(name, {})
@@ -375,19 +357,21 @@ def _tokens(report: RunReport) -> str:
 
 
 def _table(header: Sequence[str], rows: Iterable[tuple[str, ...]]) -> str:
+    # A "|" ends a cell, in a code span too; outside of tables a backslash in such a span is one.
+    cells = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [
         f"| {' | '.join(header)} |",
         f"|{'---|' * len(header)}",
-        *(f"| {' | '.join(row)} |" for row in rows),
+        *(f"| {' | '.join(row)} |" for row in cells),
     ]
     return "\n".join(lines) + "\n"
 
 
 def _code(text: str) -> str:
-    """A text in a line or a cell, which is no Markdown and no end of either."""
-    line = " ".join(visible(text).split()).replace("|", "\\|")
+    """A text in a line, which is no Markdown and no end of it."""
+    line = " ".join(visible(text).split())
     fence = "`" * (_longest_ticks(line) + 1)
-    pad = " " if line.startswith("`") or line.endswith("`") else ""
+    pad = " " if line[:1] in ("", "`") or line.endswith("`") else ""
     return f"{fence}{pad}{line}{pad}{fence}"
 
 
