@@ -537,6 +537,24 @@ def test_structured_answers_are_compared_field_by_field(runs: Runs, look: Look) 
     assert [pair["differs"] for pair in client.ask("side-by-side", **asked)["rows"]] == [True, False]
 
 
+def test_fields_whose_ways_look_alike_are_fields_of_their_own(runs: Runs, look: Look) -> None:
+    answers = {
+        "one.jsonl": ['{"a.b": 1, "a": {"b": 2}}', '{"x": [{"a": 1}]}'],
+        "other.jsonl": ['{"a.b": 9, "a": {"b": 2}}', '{"x": {"0": {"a": 1}}}'],
+    }
+    for name, said in answers.items():
+        runs.simulator.script(said)
+        runs.run(name, ["first", "second"], llm_settings={"max_concurrent_requests": 1})
+    asked = {"run": "one.jsonl", "with": "other.jsonl", "differing": 1}
+    dots, kinds = look(runs.folder).ask("side-by-side", **asked)["rows"]
+    assert [shown(field) for field in dots["fields"]] == [("a.b", "1", "9"), ("a.b", "2", "2")]
+    assert [shown(field) for field in kinds["fields"]] == [("x.0.a", "1", None), ("x.0.a", None, "1")]
+
+
+def shown(field: dict[str, Any]) -> tuple[str | None, ...]:
+    return (field["name"], *(side and side["text"] for side in (field["left"], field["right"])))
+
+
 def test_texts_and_objects_larger_than_anybody_reads_are_compared_as_texts(runs: Runs, look: Look) -> None:
     large = json.dumps({f"field {number}": number for number in range(300)})
     deep = '{"a": ' * 60 + "1" + "}" * 60

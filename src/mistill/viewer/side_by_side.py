@@ -44,7 +44,8 @@ class Side(Struct, frozen=True, kw_only=True):
 
 
 class FieldPair(Struct, frozen=True, kw_only=True):
-    """A field of two structured answers. ``name``: its way from the top, with dots. ``None``: an answer has none."""
+    """A field of two structured answers. ``name``: its way from the top, with dots, as it is shown. ``None``:
+    an answer has none."""
 
     name: str
     left: Text | None
@@ -71,6 +72,8 @@ class Pair(Struct, frozen=True, kw_only=True):
 
 
 Outcome: TypeAlias = "EarlierOutcome | LedgerRow"
+_Way: TypeAlias = tuple[str | int, ...]
+"""From the top of an answer to a value: names of fields, and places in lists."""
 
 
 class _Answered(NamedTuple):
@@ -80,7 +83,7 @@ class _Answered(NamedTuple):
     row: LedgerRow
     outcome: Outcome
 
-    def fields(self) -> dict[str, Any] | None:
+    def fields(self) -> dict[_Way, Any] | None:
         """Of its answers, by their ways from the top; ``None``: it was not answered with objects of JSON, or with
         larger ones than anybody compares field by field."""
         if self.outcome.state != "completion":
@@ -237,29 +240,29 @@ def _found(left: RunRows, row: LedgerRow, right: RunRows, other: LedgerRow | Non
     return _Found(row.position, _Answered(left, row, row), beside)
 
 
-def _leaves(value: Any, *way: str) -> Iterator[tuple[str, Any]]:
+def _leaves(value: Any, *way: str | int) -> Iterator[tuple[_Way, Any]]:
     """What is in objects and in lists of objects, each with its way; a list of anything else is one value."""
-    inner: list[tuple[Any, Any]] = []
+    inner: list[tuple[str | int, Any]] = []
     if isinstance(value, dict):
         inner = list(cast("dict[str, Any]", value).items())
     elif isinstance(value, list) and any(isinstance(one, dict) for one in cast("list[Any]", value)):
         inner = list(enumerate(cast("list[Any]", value)))
     if inner and len(way) < _DEEPEST:
         for step, one in inner:
-            yield from _leaves(one, *way, str(step))
+            yield from _leaves(one, *way, step)
     elif way:
-        yield ".".join(way), value
+        yield way, value
 
 
-def _field_pairs(left: dict[str, Any], right: dict[str, Any]) -> list[FieldPair]:
+def _field_pairs(left: dict[_Way, Any], right: dict[_Way, Any]) -> list[FieldPair]:
     return [
         FieldPair(
-            name=page_text(name, 300).text,
-            left=page_json(left[name], _MAX_SIDE_CHARS) if name in left else None,
-            right=page_json(right[name], _MAX_SIDE_CHARS) if name in right else None,
-            differs=name not in left or name not in right or _as_json(left[name]) != _as_json(right[name]),
+            name=page_text(".".join(map(str, way)), 300).text,
+            left=page_json(left[way], _MAX_SIDE_CHARS) if way in left else None,
+            right=page_json(right[way], _MAX_SIDE_CHARS) if way in right else None,
+            differs=way not in left or way not in right or _as_json(left[way]) != _as_json(right[way]),
         )
-        for name in {**left, **right}
+        for way in {**left, **right}
     ]
 
 
