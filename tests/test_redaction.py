@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 from base64 import b64encode
+from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 
@@ -51,3 +55,24 @@ def test_settings_for_a_library_are_secret_by_their_names() -> None:
     hide_settings({"s3": {"secret": "a-s3cr3t-of-settings", "anon": "a-plain-value", "token": __file__}})
     text = f"a-plain-value a-s3cr3t-of-settings {__file__}"
     assert without_secrets(text) == f"a-plain-value [secret] {__file__}"
+
+
+@pytest.mark.parametrize("secret", ["pässwört1", "ab😀cd😀ef😀gh", "ä{b1c", "ab{cd"])
+@pytest.mark.parametrize("escaped", [quote, repr, ascii, json.dumps, lambda text: str(text.encode())])
+def test_a_secret_is_hidden_however_its_characters_are_escaped(
+    secret: str, escaped: Callable[[str], str]
+) -> None:
+    hide(secret)
+    told = without_secrets(escaped(f"said {secret}, back"))
+    assert told == escaped("said [secret], back").replace("%5Bsecret%5D", "[secret]")
+
+
+def test_a_short_secret_within_a_word_is_a_part_of_that() -> None:
+    hide("n0ise")
+    assert without_secrets("an0ise an0ise%21 n0ise%21 n0%69se") == "an0ise an0ise%21 [secret]%21 [secret]"
+
+
+def test_a_secret_of_the_environment_that_is_no_utf_8_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    secret = os.fsdecode(b"pa55w0rd\xff of the test")
+    monkeypatch.setenv("PGPASSWORD", secret)
+    assert without_secrets(f"refused: {secret}, of me") == "refused: [secret], of me"

@@ -10,8 +10,8 @@ import html
 import os
 import re
 from base64 import b64encode, urlsafe_b64encode
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Final
 
@@ -27,7 +27,8 @@ _UNMISTAKABLE = 16
 _LETTER = re.compile(r"[A-Za-z]")
 _DIGIT = re.compile(r"\d")
 _ESCAPE = re.compile(
-    r"\\+(?:u([0-9a-fA-F]{4})|x([0-9a-fA-F]{2})|([/\"'\\]))"  # of JSON, in JSON in JSON too; of Python
+    r"\\+(?:u([0-9a-fA-F]{4})|U00(0[0-9a-fA-F]{5}|10[0-9a-fA-F]{4})"  # of JSON, in JSON in JSON too; of Python
+    r"|x([0-9a-fA-F]{2})|([/\"'\\]))"
     r"|%([0-9a-fA-F]{2})"  # of URLs
     r"|(&(?:#\d{1,7}|#[xX][0-9a-fA-F]{1,6}|[a-zA-Z]{2,8});)"  # of HTML
 )
@@ -52,7 +53,7 @@ class Redactor:
             for start in range(len(form) - _SHORTEST + 1)
         )
         is_mixed = _LETTER.search(api_key) is not None and _DIGIT.search(api_key) is not None
-        self.echo = api_key.encode() if is_mixed and len(api_key) >= _UNMISTAKABLE else None
+        self.echo = _encoded(api_key) if is_mixed and len(api_key) >= _UNMISTAKABLE else None
 
     def clean(self, raw: bytes) -> bytes:
         """An answer's body without the key: it may stand where a text is kept, as in the model's name."""
@@ -60,17 +61,7 @@ class Redactor:
 
     def redact(self, text: str) -> str:
         """The text with a placeholder for every run of characters that is in the key too, as it is or escaped."""
-        found = list(self._runs(text))
-        if "\\" in text or "%" in text or "&" in text:
-            plain, places = _unescaped(text)
-            found += [(places[start], places[end]) for start, end in self._runs(plain)]
-        kept: list[str] = []
-        at = 0
-        for start, end in sorted(found):
-            if start >= at:
-                kept += (text[at:start], self._placeholder)
-            at = max(at, end)
-        return "".join((*kept, text[at:])) if kept else text
+        return _cut(text, self._runs, self._placeholder)
 
     def redact_error(self, error: MistillError) -> None:
         """The same, for everything of an error that may be a server's words."""
@@ -98,12 +89,42 @@ class Redactor:
                 at += 1
 
 
+def _cut(text: str, find: Callable[[str], Iterable[tuple[int, int]]], placeholder: str) -> str:
+    """The text with a placeholder for whatever is found in it, as it is or without its escapes, as (start, end)."""
+    found = list(find(text))
+    if "\\" in text or "%" in text or "&" in text:
+        plain, places = _unescaped(text)
+        found += [(places[start], places[end]) for start, end in find(plain)]
+    kept: list[str] = []
+    at = 0
+    for start, end in sorted(found):
+        if start >= at:
+            kept += (text[at:start], placeholder)
+        at = max(at, end)
+    return "".join((*kept, text[at:])) if kept else text
+
+
+def _encoded(secret: str) -> bytes:
+    """Of any: a variable of the environment need not be UTF-8."""
+    return secret.encode(errors="surrogatepass")
+
+
+def _readings(secret: str) -> Iterator[str]:
+    """The secret as it is, and as escapes are read that stand for less than a character: bytes of UTF-8 (of URLs, of
+    Python's bytes) and halves of a pair (of JSON)."""
+    yield secret
+    if not secret.isascii():
+        yield _encoded(secret).decode("latin-1")
+        pairs = secret.encode("utf-16-be", errors="surrogatepass")
+        yield "".join(chr(high << 8 | low) for high, low in zip(pairs[::2], pairs[1::2], strict=True))
+
+
 def _forms(api_key: str) -> Iterator[str]:
     """The key, and as it is written in base64, whatever stands before it there, and in hexadecimal."""
-    yield api_key
+    yield from _readings(api_key)
     if len(api_key) < _SHORTEST:
         return
-    key = api_key.encode()
+    key = _encoded(api_key)
     for before in range(3):
         start = -(-8 * before // 6)  # characters that have bits of what stands before
         for encode in (b64encode, urlsafe_b64encode):
@@ -120,8 +141,8 @@ def _unescaped(text: str) -> tuple[str, list[int]]:
     for escape in _ESCAPE.finditer(text):
         characters += text[at : escape.start()]
         places += range(at, escape.start())
-        unicode, byte, itself, percent, entity = escape.groups()
-        code = unicode or byte or percent
+        unicode, wide, byte, itself, percent, entity = escape.groups()
+        code = unicode or wide or byte or percent
         plain = chr(int(code, 16)) if code else html.unescape(entity) if entity else itself
         characters += plain
         places += [escape.start()] * len(plain)
@@ -166,8 +187,15 @@ def without_secrets(text: str) -> str:
         if len(secret) >= _SHORTEST:
             text = _redactor(secret).redact(text)
         else:
-            text = re.sub(rf"(?<!\w){re.escape(secret)}(?!\w)", HIDDEN, text)
+            text = _cut(text, partial(_words, secret), HIDDEN)
     return _SENT.sub(rf"\1\2{HIDDEN}", text)
+
+
+def _words(secret: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where a short secret stands alone, as (start, end): within a word it is a part of that."""
+    for reading in _readings(secret):
+        for found in re.finditer(rf"(?<!\w){re.escape(reading)}(?!\w)", text):
+            yield found.span()
 
 
 @lru_cache(64)
