@@ -39,6 +39,8 @@ MAY_BE_SAME = [
     ("postgresql://a/?dbname=db&table=t", "postgresql:///db?host=a&table=t"),
     ("postgresql:///?service=it&table=t", "postgresql://a/db?table=t"),
     ("sqlite:///f.db?query=SELECT * FROM T", "sqlite:///f.db?table=t"),
+    (f"postgresql:///db?query=SELECT * FROM {'t' * 63}_in", f"postgresql:///db?table={'t' * 63}"),
+    (f"postgresql://h/{'d' * 63}_a?table=t", f"postgresql://h/{'d' * 63}?table=t"),
     ("sqlite:///f.db?query=SELECT 'a' FROM \"t\"", "sqlite:///f.db?table=t"),
 ]
 OTHERS = [

@@ -26,6 +26,9 @@ from mistill.errors import InputError
 _USUAL_PORTS: Final = {"http": "80", "https": "443", "postgresql": "5432", "postgres": "5432"}
 _USUAL_SCHEMAS: Final = {"sqlite": "main", "duckdb": "main", "postgresql": "public"}
 _LOOPBACK: Final = frozenset({"", "127.0.0.1", "[::1]", "::1"})
+_MOST_BYTES: Final = 63
+"""Of a name in PostgreSQL, which cuts a longer one; before a character that does not fit, from `_CUT_FROM` on."""
+_CUT_FROM: Final = _MOST_BYTES - 3
 _NAMES = re.compile(r'"((?:[^"]|"")+)"|([^."]+)')
 _WHERE_A_SERVER_IS: Final = ("host", "hostaddr", "port", "dbname", "service")
 
@@ -189,14 +192,16 @@ def _may_be_one_table(first: Parts, second: Parts) -> bool:
     names = [table_names(first), table_names(second)]
     for query, table in ((first.query, names[1]), (second.query, names[0])):
         if query is not None:
-            return (
-                bool(table)
-                and re.search(rf"\b{re.escape(table[-1])}\b", unquote(query), re.IGNORECASE) is not None
-            )
+            return bool(table) and _is_named_in(unquote(query), table[-1])
     one, other = names
     if _kind(first) == "postgresql":  # which schema it is where none is named, the server decides
         return one[-1:] == other[-1:] and (len(one) != len(other) or one == other)
     return one == other
+
+
+def _is_named_in(query: str, name: str) -> bool:
+    end = "" if len(name.encode()) >= _CUT_FROM else r"\b"
+    return re.search(rf"\b{re.escape(name)}{end}", query, re.IGNORECASE) is not None
 
 
 def _may_be_one_database(first: Parts, second: Parts) -> bool:
@@ -245,4 +250,4 @@ def _database(parts: Parts) -> str | None:
     if not found:
         with suppress(OSError, KeyError):
             found = getpass.getuser()
-    return unquote(found) if found else None
+    return unquote(found).encode()[:_MOST_BYTES].decode(errors="ignore") if found else None

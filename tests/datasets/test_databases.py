@@ -24,7 +24,7 @@ from mistill.datasets.databases import sqlite as sqlite_database
 from mistill.datasets.databases.database import database_of
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import open_source
-from mistill.datasets.writers import check_no_loss, check_target, open_writer
+from mistill.datasets.writers import check_columns, check_no_loss, check_target, open_writer
 from mistill.errors import InputError, MistillError
 
 
@@ -198,7 +198,7 @@ def test_to_look_whether_a_table_can_be_replaced_leaves_it_as_it_is(tables: Tabl
 
 def test_a_write_that_fails_leaves_the_old_table(sqlite: Tables) -> None:
     write(sqlite.address("t"), [{"id": 1}])
-    with pytest.raises(MistillError, match=r"could not be written: too many columns.*no answer is lost"):
+    with pytest.raises(MistillError, match=r"these columns: too many columns.*no answer is lost.*drop"):
         write(sqlite.address("t"), [{f"column{number}": 1 for number in range(3000)}])
     assert records(sqlite.address("t")) == [{"id": 1}]
 
@@ -377,6 +377,118 @@ def test_a_ledger_has_no_other_tables(tmp_path: Path) -> None:
         pass
     with pytest.raises(InputError, match="is a ledger"):
         check_targets(f"sqlite:///{path}?table=t", None, ())
+
+
+@pytest.mark.parametrize(
+    ("database", "columns", "told"),
+    [
+        ("sqlite", ["error", "Error"], "duplicate column name: Error.*another case makes no other name"),
+        ("sqlite", ["a\0b"], r"null character, at 'a\\x00b'"),
+        ("sqlite", [f"c{number}" for number in range(2001)], "too many columns"),
+        ("duckdb", ["prompt", "Prompt"], 'name "Prompt" already exists.*another case makes no other name'),
+        ("duckdb", [""], "zero-length.*, at ''"),
+        ("postgresql", ["ctid"], "conflicts with a system column"),
+        ("postgresql", [""], "zero-length.*, at ''"),
+        ("postgresql", ["a\0b"], r"at 'a\\x00b'"),
+        ("postgresql", ["x" * 64], "'x{64}' would be called 'x{63}'"),
+        ("postgresql", ["x" * 63 + "1", "x" * 63 + "2"], "specified more than once"),
+        ("postgresql", [f"c{number}" for number in range(1601)], "at most 1600 columns"),
+    ],
+)
+def test_columns_that_a_database_cannot_have_are_refused_before_and_at_the_end(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str, columns: list[str], told: str
+) -> None:
+    tables: Tables = request.getfixturevalue(database)
+    there = list(tmp_path.iterdir())
+    with pytest.raises(InputError, match=f"cannot have these columns: .*{told}") as refused:
+        check_columns(tables.address("t"), columns)
+    assert "no answer is lost" not in str(refused.value)
+    with pytest.raises(MistillError, match=f"cannot have these columns: .*{told}") as failed:
+        write(tables.address("t"), [dict.fromkeys(columns, 1)])
+    assert "no answer is lost, the ledger has them: export again" in str(failed.value)
+    assert list(tmp_path.iterdir()) == there
+    check_columns(tables.address("t"), ["id", "error"])
+    assert list(tmp_path.iterdir()) == there
+
+
+@pytest.mark.parametrize(
+    ("database", "table"),
+    [
+        ("sqlite", "temp.t"),
+        ("sqlite", "sqlite_t"),
+        ("sqlite", "sqlite_master"),
+        ("sqlite", "none.t"),
+        ("duckdb", "temp.t"),
+        ("duckdb", "temp.main.t"),
+        ("duckdb", "none.t"),
+        ("postgresql", "pg_temp.t"),
+        ("postgresql", "none.t"),
+        ("postgresql", "t" * 64),
+    ],
+)
+def test_a_table_that_would_not_be_there_is_refused_before_anything_is_written(
+    request: pytest.FixtureRequest, tmp_path: Path, database: str, table: str
+) -> None:
+    tables: Tables = request.getfixturevalue(database)
+    for _ in range(2):
+        before = [(path, path.read_bytes()) for path in tmp_path.iterdir()]
+        with pytest.raises(InputError):
+            check_target(tables.address(table))
+        with pytest.raises(InputError):
+            write(tables.address(table), [{"id": 1}])
+        assert [(path, path.read_bytes()) for path in tmp_path.iterdir()] == before
+        tables.execute("CREATE TABLE IF NOT EXISTS other (id integer)")  # a file is there now
+
+
+def test_names_that_postgresql_would_cut_are_refused(postgresql: Tables) -> None:
+    name = "t" * 63
+    postgresql.execute(f"CREATE TABLE {name} AS SELECT 7 AS id")
+    assert records(postgresql.address(name)) == [{"id": 7}]
+    for longer in (f"{name}_in", "é" * 32):
+        with pytest.raises(InputError, match=rf"cuts names to 63 bytes.*{longer}' is longer"):
+            records(postgresql.address(longer))
+        with pytest.raises(InputError, match="cuts names to 63 bytes"):
+            check_no_loss(postgresql.address(longer), "overwrite")
+
+
+def test_another_case_of_a_table_s_name_does_not_rename_it(files: Tables) -> None:
+    write(files.address("Out"), [{"id": 1}])
+    write(files.address("OUT"), [{"id": 2}])
+    listed = "sqlite_master" if "sqlite" in files.database else "information_schema.tables"
+    name = "name" if listed == "sqlite_master" else "table_name"
+    assert files.execute(f"SELECT {name} FROM {listed}") == [("Out",)]
+    assert records(files.address("out")) == [{"id": 2}]
+
+
+def test_a_disk_that_is_full_is_left_without_an_empty_file(files: Tables, tmp_path: Path) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", _WRITE_ON_A_FULL_DISK, files.address("t")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "could not be written" in ended.stdout, ended.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+_WRITE_ON_A_FULL_DISK = """
+import resource, sys
+from mistill.datasets.places import target_of
+from mistill.errors import MistillError
+place = target_of(sys.argv[1])
+resource.setrlimit(resource.RLIMIT_FSIZE, (1, 1))
+try:
+    with place.writing():
+        pass
+except MistillError as error:
+    print(error)
+"""
+
+
+def test_a_table_of_duckdb_has_types_of_any_number_of_columns(duckdb: Tables) -> None:
+    columns = {f"c{number}": [number, str(number), None][number % 3] for number in range(2100)}
+    write(duckdb.address("t"), [columns, dict.fromkeys(columns)])
+    assert records(duckdb.address("t")) == [columns, dict.fromkeys(columns)]
 
 
 # --- SQLite -----------------------------------------------------------------------------------------------------------

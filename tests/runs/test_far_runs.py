@@ -21,7 +21,7 @@ from tests.stores import BUCKET, S3, Web
 from mistill import Run, export_run
 from mistill.cli import main
 from mistill.datasets import far_places
-from mistill.errors import InputError, LedgerInUse
+from mistill.errors import InputError, LedgerInUse, MistillError
 from mistill.kinds.kept_settings import find_run, ledger_beside, output_of
 from mistill.ledger.lock import LedgerLock
 from mistill.simulator import Simulator
@@ -337,6 +337,36 @@ def test_the_run_of_a_table_in_a_file_is_found_by_what_people_type(
     place.run(out="sqlite:///crm.db?table=of%20mails").start()
     with pytest.raises(InputError, match=r"one of them: .*table=labels, sqlite:///crm.db\?table=of mails"):
         find_run("crm.db")
+
+
+@pytest.mark.parametrize("is_sharded", [False, True])
+def test_a_table_that_cannot_have_the_columns_is_refused_before_the_first_request(
+    place: Place, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, is_sharded: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"text": "one", "Error": 1}\n')
+    how = {"on": "processes:1"} if is_sharded else {}
+    for given in ({}, {"drop": ["Error"], "columns": {"generation": "Text"}}, {"earlier": "first_"}):
+        with pytest.raises(InputError, match=r"duplicate column name: (error|Text) .*leave columns out"):
+            place.run("rows.jsonl", out="sqlite:///a.db?table=t", **given, **how)
+    for given in ({"drop": ["Error"]}, {"columns": {"error": "why"}}, {"keep": ["text", "generation"]}):
+        place.run("rows.jsonl", out="sqlite:///a.db?table=t", **given, **how)
+    assert sent(simulator) == []
+    assert not Path("a.db").exists()
+
+
+def test_columns_of_later_rows_that_a_table_cannot_have_cost_no_answer(
+    place: Place, simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("rows.jsonl").write_text('{"text": "one"}\n{"text": "two", "Text": 1}\n')
+    out = "sqlite:///a.db?table=t"
+    with pytest.raises(MistillError, match=r"duplicate column name: Text .*no answer is lost.*drop"):
+        place.run("rows.jsonl", out=out).start()
+    asked = len(sent(simulator))
+    place.run("rows.jsonl", out=out, drop=["Text"]).start()
+    assert len(sent(simulator)) == asked
+    assert export_run(out, "duckdb:///b.duckdb?table=t", keep=["generation"]).records == 2
 
 
 def test_the_password_of_a_database_is_in_no_ledger_or_report(

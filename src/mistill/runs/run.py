@@ -19,11 +19,11 @@ from typing import Any, Self, Unpack
 import msgspec
 
 from mistill._version import __version__
-from mistill.addresses import keep_secrets
+from mistill.addresses import is_of_table, keep_secrets
 from mistill.api.tariff import warn_if_old
 from mistill.datasets.input_size import InputSize
 from mistill.datasets.sources import Row, Source
-from mistill.datasets.writers import check_target
+from mistill.datasets.writers import check_columns, check_target
 from mistill.delivery.diagnostics import Snapshot, advice
 from mistill.delivery.governor import AnyGovernor
 from mistill.errors import (
@@ -224,6 +224,7 @@ class Run(RunResults):
         if rows.columns is not None:
             shape.check_row(rows.columns)
         self._check_chosen(shape, rows)
+        self._check_columns(name)
         kind.check_source(rows.header, rows.media_kinds)
         path = path_of_ledger(name, options.ledger)
         if path is None:
@@ -801,6 +802,12 @@ class Run(RunResults):
         """``InputError`` if a column is to be kept or left out that no record will have."""
         if shape.chosen:
             shape.check_chosen(*columns_of(rows, shape.chosen))
+
+    def _check_columns(self, out: str | None) -> None:
+        """``InputError`` if what the output is cannot have columns of the names that are known by now."""
+        if out is not None and is_of_table(out):
+            own = self._shape.of_row(dict.fromkeys(self._source.columns or ()))
+            check_columns(out, self._shape.header([*own, *self._shape.columns]))
 
     def _find_input_size(self) -> InputSize:
         with LedgerReader(self.ledger_path) as reader:

@@ -265,6 +265,8 @@ class InShards(Run):
         )
         self.out = own_out
         self._whole = self._source
+        if self.place.is_one_file:
+            self._check_columns(self.place.out)
         check_targets(self.out, ledger, self._whole.paths)
 
     @property

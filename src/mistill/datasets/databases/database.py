@@ -8,7 +8,7 @@ import re
 import secrets
 from abc import ABC, abstractmethod
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from mistill.datasets.databases.table_address import TableAddress
@@ -16,6 +16,7 @@ from mistill.datasets.encoding import encode_record
 from mistill.datasets.far_places import told
 from mistill.datasets.optional_library import PYARROW
 from mistill.errors import InputError, MistillError
+from mistill.wording import Setting, words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -38,11 +39,13 @@ class Database(ABC):
 
     Attributes:
         errors: what its library raises.
+        folds_case: two names are one if they differ in case alone.
         text_or_comment: in its SQL, what may have any other word of it inside.
         log_ending: of the file that it keeps beside another one while that is written.
     """
 
     errors: tuple[type[Exception], ...]
+    folds_case: ClassVar[bool] = True
     text_or_comment: ClassVar[re.Pattern[str]] = re.compile(
         r"""\b[eE]'(?:\\.|''|[^'\\])*' | '(?:''|[^'])*' | "(?:""|[^"])*" | (?<![\w$])\$(\w*)\$.*?\$\1\$
             | (?P<comment>--[^\n]*|/\*.*?\*/)""",
@@ -115,7 +118,8 @@ class Database(ABC):
         return self.address.table[:-1]
 
     @abstractmethod
-    def has_table(self, connection: Any) -> bool: ...
+    def name_there(self, connection: Any) -> str | None:
+        """The table's name as the database writes it; ``None``: there is no such table."""
 
     @abstractmethod
     def check_writable(self, connection: Any) -> None:
@@ -141,8 +145,48 @@ class Database(ABC):
         """Whether it has no type for pyarrow's, but JSON: objects, and lists of them."""
 
     @abstractmethod
-    def column_type(self, kind: Any, *, is_json: bool) -> str:
-        """What a column of pyarrow's type is called in SQL. ``is_json``: it is to hold JSON."""
+    def column_types(self, connection: Any, kinds: Sequence[Any], as_json: Sequence[bool]) -> list[str]:
+        """What columns of pyarrow's types are called in SQL. ``as_json``: of each, whether it is to hold JSON."""
+
+    def create(self, connection: Any, table: str, columns: Sequence[str], types: Sequence[str]) -> None:
+        """A table, whose name is quoted, with these columns.
+
+        Raises:
+            InputError: it cannot have them by these names.
+        """
+        told = ", ".join(f"{quoted(name)} {kind}" for name, kind in zip(columns, types, strict=True))
+        try:
+            connection.execute(f"CREATE TABLE {table} ({told})")
+            found = [one[0] for one in connection.execute(f"SELECT * FROM {table} LIMIT 0").description]
+        except self.errors as error:
+            if not self.is_refusal(error):
+                raise
+            odd = [name for name in columns if not name or "\0" in name]  # of which it says little
+            raise self._refused_columns(told_by(error) + "".join(f", at {name!r}" for name in odd)) from None
+        for name, made in zip(columns, found, strict=True):
+            if name != made:  # it cuts a name rather than refuse it
+                raise self._refused_columns(f"{name!r} would be called {made!r}")
+
+    def _refused_columns(self, why: str) -> InputError:
+        return InputError(
+            f"{self.name}: a table of this database cannot have these columns: {why}",
+            hint=words(
+                "leave columns out with ",
+                Setting("drop"),
+                ", or rename ours: ",
+                Setting("columns", {"generation": "answer"}),
+                "; another case makes no other name" if self.folds_case else "",
+            ),
+        )
+
+    def check_columns(self, connection: Any, columns: Sequence[str]) -> None:
+        """A table with these columns is made, and that is taken back.
+
+        Raises:
+            InputError: it cannot have them by these names.
+        """
+        with self.taken_back(connection):
+            self.create(connection, self.unused_name(connection), columns, ["integer"] * len(columns))
 
     @abstractmethod
     def insert(self, connection: Any, table: str, batch: Any, as_json: Sequence[bool]) -> None:
@@ -154,7 +198,8 @@ class Database(ABC):
 
     def swap(self, connection: Any, made: str) -> None:
         """The table that was made takes its name, and the place of the one beside it that has it."""
-        name = quoted(self.address.table[-1])
+        # Another case of it is no new name.
+        name = quoted(self.name_there(connection) or self.address.table[-1])
         around, dot, _ = made.rpartition(".")
         connection.execute(f"DROP TABLE IF EXISTS {around}{dot}{name}")
         connection.execute(f"ALTER TABLE {made} RENAME TO {name}")
@@ -165,13 +210,24 @@ class Database(ABC):
 
     def rehearse_swap(self, connection: Any) -> None:
         """What comes last, done and taken back: whether an old table can go is known to the database alone."""
+        with self.taken_back(connection):
+            self.swap(connection, self.create_any(connection))
+
+    @contextmanager
+    def taken_back(self, connection: Any) -> Generator[None]:
+        """What is done is undone."""
         self.begin(connection)
         try:
-            made = self.unused_name(connection)
-            connection.execute(f"CREATE TABLE {made} (a integer)")
-            self.swap(connection, made)
+            yield
         finally:
-            connection.execute("ROLLBACK")
+            with suppress(*self.errors):  # some errors have done it already
+                connection.execute("ROLLBACK")
+
+    def create_any(self, connection: Any) -> str:
+        """A table to rehearse with; its name, quoted."""
+        made = self.unused_name(connection)
+        connection.execute(f"CREATE TABLE {made} (a integer)")
+        return made
 
     def not_replaced(self, why: str, first: str = "drop that") -> InputError:
         """The error where an old table has to stay. ``first``: what lets it go."""
@@ -195,6 +251,10 @@ class Database(ABC):
         except self.errors as error:
             hint = TAKEN if self.is_taken(error) else hint
             raise InputError(f"{self.name}: cannot be {doing}: {told_by(error)}", hint=hint) from None
+
+    @abstractmethod
+    def is_refusal(self, error: Exception) -> bool:
+        """Whether it is about what was asked for, and not about the disk or the connection."""
 
     def is_taken(self, error: Exception) -> bool:  # noqa: ARG002  of a server, several have it
         """Whether another process has the file."""

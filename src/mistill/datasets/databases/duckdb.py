@@ -51,11 +51,16 @@ class DuckDB(Database):
 
     def _opened(self, path: str, *, to_write: bool) -> Any:
         """A file is one process's at a time, but for readers: one that is in use may be free in a moment."""
+        is_new = not Path(path).exists()
         for wait_s in (*far_places.WAITS_S, None):
             try:
                 return self._library.connect(path, read_only=not to_write)
             except self._library.IOException as error:
-                if wait_s is None or not self.is_taken(error):
+                if not self.is_taken(error):
+                    if is_new:  # on a full disk, it is made and has nothing in it
+                        Path(path).unlink(missing_ok=True)
+                    raise
+                if wait_s is None:
                     raise
             if wait_s != far_places.WAITS_S[0]:  # it is not just for a moment
                 self.say_taken(wait_s)
@@ -123,14 +128,14 @@ class DuckDB(Database):
             )
         return file, usual
 
-    def has_table(self, connection: Any) -> bool:
+    def name_there(self, connection: Any) -> str | None:
         names = [name.lower() for name in (*self.schema(connection), self.address.table[-1])]
-        (found,) = connection.execute(
-            "SELECT count(*) FROM information_schema.tables "
+        found = connection.execute(
+            "SELECT table_name FROM information_schema.tables "
             "WHERE [lower(table_catalog), lower(table_schema), lower(table_name)] = ?",
             [names],
         ).fetchone()
-        return found > 0
+        return None if found is None else found[0]
 
     def check_writable(self, connection: Any) -> None:
         schema = self.schema(connection)
@@ -148,6 +153,10 @@ class DuckDB(Database):
     def is_taken(self, error: Exception) -> bool:
         return isinstance(error, self._library.IOException) and "lock" in str(error)
 
+    def is_refusal(self, error: Exception) -> bool:
+        library = self._library
+        return isinstance(error, library.CatalogException | library.ParserException | library.BinderException)
+
     def is_empty(self, connection: Any) -> bool:
         (found,) = connection.execute("SELECT count(*) FROM information_schema.tables").fetchone()
         return not found
@@ -155,14 +164,12 @@ class DuckDB(Database):
     def is_json(self, kind: Any) -> bool:  # noqa: ARG002  it has a type for each
         return False
 
-    def column_type(self, kind: Any, *, is_json: bool) -> str:
-        if is_json:
-            return "JSON"
-        connection = self._library.connect()
-        with closing(connection):
-            arrow = PYARROW.load("writing a table")
-            empty = arrow.schema([("a", kind)]).empty_table()
-            return str(connection.from_arrow(empty).types[0])
+    def column_types(self, connection: Any, kinds: Sequence[Any], as_json: Sequence[bool]) -> list[str]:
+        schema = PYARROW.load("writing a table").schema(
+            [(f"c{place}", kind) for place, kind in enumerate(kinds)]
+        )
+        found = connection.from_arrow(schema.empty_table()).types
+        return ["JSON" if is_json else str(kind) for kind, is_json in zip(found, as_json, strict=True)]
 
     def make_file(self, path: Path) -> None:
         with closing(self._opened(str(path), to_write=True)):  # an empty file is none to it

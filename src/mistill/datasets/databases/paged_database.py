@@ -53,6 +53,13 @@ class PagedDatabase(Database):
         Another by what orders it: two values may be equal by one collation, and not by another.
         """
 
+    @abstractmethod
+    def column_type(self, kind: Any, *, is_json: bool) -> str:
+        """As `column_types`, of one."""
+
+    def column_types(self, connection: Any, kinds: Sequence[Any], as_json: Sequence[bool]) -> list[str]:  # noqa: ARG002  they are in a table of ours
+        return [self.column_type(kind, is_json=is_json) for kind, is_json in zip(kinds, as_json, strict=True)]
+
     def literal(self, names: str) -> str:
         """Names in a query that has placeholders in it."""
         return names

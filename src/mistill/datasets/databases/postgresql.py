@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 from mistill.datasets.databases.database import python_columns, quoted, told_by
 from mistill.datasets.databases.paged_database import PAGE_ROWS, KeyColumn, PagedDatabase
@@ -26,6 +26,7 @@ _TO_CONVERT: Final = (
     "its database has the encoding SQL_ASCII, by which the server converts nothing: read it by a ?query= that does, "
     "such as SELECT convert_from(convert(convert_to(name, 'SQL_ASCII'), 'LATIN1', 'UTF8'), 'SQL_ASCII') AS name FROM …"
 )
+_MAX_NAME_BYTES = 63
 _LOCK_S = 1
 """While it is only tried whether a table can be replaced: who wants it meanwhile waits behind us."""
 _AS_TEXT: Final = (
@@ -45,8 +46,17 @@ _MAX_DECIMAL_DIGITS = 38
 class PostgreSQL(PagedDatabase):
     """A table of a server, or what a query of it gives: that is one read-only transaction, as long as the run reads."""
 
+    folds_case: ClassVar = False
+
     def __init__(self, address: TableAddress) -> None:
         super().__init__(address)
+        for name in address.table:
+            if len(name.encode(errors="replace")) > _MAX_NAME_BYTES:
+                raise InputError(
+                    f"{self.name}: PostgreSQL cuts names to {_MAX_NAME_BYTES} bytes, and that may be another table's: "
+                    f"{name!r} is longer",
+                    hint="give the name as the server has it",
+                )
         self._psycopg = _PSYCOPG.load(self.name)
         self.errors = (self._psycopg.Error,)
         self.passing = (self._psycopg.OperationalError,)
@@ -187,9 +197,9 @@ class PostgreSQL(PagedDatabase):
         ).fetchone()
         return () if found is None else (found,)
 
-    def has_table(self, connection: Any) -> bool:
+    def name_there(self, connection: Any) -> str | None:
         (found,) = connection.execute("SELECT to_regclass(%s) IS NOT NULL", (self.table,)).fetchone()
-        return found
+        return self.address.table[-1] if found else None
 
     def check_writable(self, connection: Any) -> None:
         name = next(reversed(self.schema(connection)), None)
@@ -227,6 +237,9 @@ class PostgreSQL(PagedDatabase):
             raise self.not_replaced(f"its rows are rows of {wholes} too", f"take it out of {wholes}")
         if has_parts:
             raise self.not_replaced("its rows are in partitions, which would go with it")
+
+    def is_refusal(self, error: Exception) -> bool:
+        return isinstance(error, self._psycopg.ProgrammingError | self._psycopg.errors.TooManyColumns)
 
     def is_json(self, kind: Any) -> bool:
         types = PYARROW.load("writing a table").types

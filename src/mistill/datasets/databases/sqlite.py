@@ -44,6 +44,9 @@ class SQLite(PagedDatabase):
         with closing(connection):
             connection.text_factory = _text
             connection.execute(f"PRAGMA query_only = {'off' if to_write else 'on'}")
+            # Else a new name is refused where any view or trigger of the file names what is not there, as the table
+            # is not.
+            connection.execute("PRAGMA legacy_alter_table = on")
             self._once_free(connection, "SELECT 1 FROM sqlite_master LIMIT 1")
             yield connection
 
@@ -66,6 +69,9 @@ class SQLite(PagedDatabase):
         code = getattr(error, "sqlite_errorcode", None)
         return code is not None and code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 
+    def is_refusal(self, error: Exception) -> bool:
+        return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) == sqlite3.SQLITE_ERROR
+
     def described(self, connection: Any) -> tuple[list[str], Mapping[str, Any]]:
         found = connection.execute(f"SELECT * FROM {self.source('described')} LIMIT 0")
         return [column[0] for column in found.description], {}
@@ -81,7 +87,7 @@ class SQLite(PagedDatabase):
             else:
                 # Of a view, it is null or that of some table in it.
                 number = f'"rows".{row_id}'
-                return [KeyColumn(number, (number,), "?")] if self._sort(connection) == "table" else []
+                return [KeyColumn(number, (number,), "?")] if self._found(connection)[1] == "table" else []
         return self._primary_key(connection)
 
     def _primary_key(self, connection: Any) -> list[KeyColumn]:
@@ -104,15 +110,15 @@ class SQLite(PagedDatabase):
             return []
         return [_exact(name, collation) for name, collation in key]
 
-    def _sort(self, connection: Any) -> str | None:
-        """What it is: ``table``, ``view``; ``None`` where there is none."""
+    def _found(self, connection: Any) -> tuple[str | None, str | None]:
+        """Its name as it was made, and what it is: ``table``, ``view``; ``None`` where there is none."""
         name, schema = self._place
         found = connection.execute(
-            f"SELECT type FROM {quoted(schema)}.sqlite_master "
+            f"SELECT name, type FROM {quoted(schema)}.sqlite_master "
             "WHERE lower(name) = lower(?) AND type IN ('table', 'view')",
             (name,),
         ).fetchone()
-        return None if found is None else found[0]
+        return (None, None) if found is None else found
 
     @property
     def _place(self) -> tuple[str, str]:
@@ -127,21 +133,35 @@ class SQLite(PagedDatabase):
 
     # --- writing ----------------------------------------------------------------------------------------------------
 
-    def has_table(self, connection: Any) -> bool:
-        return self._sort(connection) is not None
+    def name_there(self, connection: Any) -> str | None:
+        return self._found(connection)[0]
 
     def check_writable(self, connection: Any) -> None:
-        self.begin(connection)
-        connection.execute("ROLLBACK")
-        if self._sort(connection) == "view":
+        name, schema = self._place
+        if schema.lower() != "main":  # a table of temp is in no file, and gone as soon as it is written
+            raise InputError(f"{self.name}: there is no schema {schema} in a file", hint=f"write into {name}")
+        if self._found(connection)[1] == "view":
             raise self.not_replaced("it is a view")
+        self.rehearse_swap(connection)
+
+    def rehearse_swap(self, connection: Any) -> None:
+        with self.taken_back(connection):
+            if self.name_there(connection) is not None:  # to drop it takes as long as it is large
+                unused = self.unused_name(connection).rpartition(".")[2]
+                connection.execute(f"ALTER TABLE {self.table} RENAME TO {unused}")
+            self.swap(connection, self.create_any(connection))
 
     def begin(self, connection: Any) -> None:
         self._once_free(connection, "BEGIN IMMEDIATE")
 
     def is_empty(self, connection: Any) -> bool:
         connection.execute("PRAGMA busy_timeout = 0")
-        connection.execute("BEGIN EXCLUSIVE")
+        try:
+            connection.execute("BEGIN EXCLUSIVE")
+        except sqlite3.OperationalError as error:
+            if self.is_taken(error):
+                return False
+            # The disk is full, for whoever else has the file too.
         return connection.execute("SELECT 1 FROM sqlite_master").fetchone() is None
 
     def column_type(self, kind: Any, *, is_json: bool) -> str:
@@ -155,11 +175,6 @@ class SQLite(PagedDatabase):
 
     def is_json(self, kind: Any) -> bool:
         return PYARROW.load("writing a table").types.is_nested(kind)
-
-    def swap(self, connection: Any, made: str) -> None:
-        # Else a new name is refused where any view or trigger of the file names what is not there, as the table is not.
-        connection.execute("PRAGMA legacy_alter_table = on")
-        super().swap(connection, made)
 
     def insert(self, connection: Any, table: str, batch: Any, as_json: Sequence[bool]) -> None:
         columns = python_columns(batch, as_json)

@@ -31,6 +31,13 @@ class Target(ABC):
             InputError: it is a directory, there is none for it, or it cannot be written to.
         """
 
+    def check_columns(self, columns: Sequence[str]) -> None:  # noqa: B027  most formats have any
+        """Refuses columns that what is there cannot have, where they are known before anything is written.
+
+        Raises:
+            InputError: it cannot have them by these names.
+        """
+
     @abstractmethod
     def writing(self, made_of: Sequence[str | Path] = ()) -> AbstractContextManager[Any]:
         """The place for writing. What is there appears, or is replaced, when the block ends well; until then, and if it

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Collection, Generator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
-from mistill.datasets.databases.database import Database, database_of, quoted, told_by
+import msgspec
+
+from mistill.datasets.databases.database import Database, database_of, told_by
 from mistill.datasets.places.file_modes import mode_within, usual_mode
 from mistill.datasets.places.place import Target
 from mistill.errors import InputError, MistillError
+from mistill.wording import words
 
 
 class TablePlace(Target):
@@ -29,10 +33,26 @@ class TablePlace(Target):
         file = self._database.address.file
         if file is not None and not Path(file).absolute().parent.is_dir():
             raise InputError(f"{self.name}: there is no directory {Path(file).absolute().parent}")
-        if file is not None and not Path(file).exists():
-            return  # looking at it would make it
-        with self._database.explaining("written"), self._database.connected(to_write=True) as connection:
-            self._database.check_writable(connection)
+        with self._to_try() as (database, connection):
+            database.check_writable(connection)
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        with self._to_try() as (database, connection):
+            database.check_columns(connection, columns)
+
+    @contextmanager
+    def _to_try(self) -> Generator[tuple[Database, Any]]:
+        """A connection for what is tried and taken back: to a file of the same name elsewhere, where there is none yet,
+        as looking at it would make it."""
+        database = self._database
+        file = database.address.file
+        with ExitStack() as stack:
+            if file is not None and not Path(file).exists():
+                folder = stack.enter_context(TemporaryDirectory(prefix="mistill-"))
+                address = msgspec.structs.replace(database.address, file=str(Path(folder, Path(file).name)))
+                database = type(database)(address)
+            stack.enter_context(database.explaining("written"))
+            yield database, stack.enter_context(database.connected(to_write=True))
 
     def holds_something(self) -> bool:
         """Whether there is such a table: one without rows may be dear to somebody, too."""
@@ -40,7 +60,7 @@ class TablePlace(Target):
         if file is not None and not Path(file).exists():
             return False
         with self._database.explaining("read"), self._database.connected(to_write=False) as connection:
-            return self._database.has_table(connection)
+            return self._database.name_there(connection) is not None
 
     @contextmanager
     def writing(self, made_of: Sequence[str | Path] = ()) -> Generator[TableOutput]:
@@ -101,11 +121,12 @@ class TableOutput:
         """
         database = self._database
         self._as_json = [field.name in as_text or database.is_json(field.type) for field in schema]
-        columns = ", ".join(
-            f"{quoted(field.name)} {database.column_type(field.type, is_json=is_json)}"
-            for field, is_json in zip(schema, self._as_json, strict=True)
-        )
-        self._connection.execute(f"CREATE TABLE {self._made} ({columns})")
+        types = database.column_types(self._connection, schema.types, self._as_json)
+        try:
+            database.create(self._connection, self._made, schema.names, types)
+        except InputError as error:  # of columns that no row had before the first request
+            hint = words("no answer is lost, the ledger has them: export again, and ", error.hint or "")
+            raise MistillError(error.message, hint=hint) from None
 
     def write_table(self, table: Any) -> None:
         """Rows of Arrow data."""

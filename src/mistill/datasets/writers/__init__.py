@@ -5,6 +5,6 @@ with open_writer("answers.csv.gz", columns=["id", "generation"]) as writer:
 """
 
 from mistill.datasets.writers.destination import CsvDialect, Vectors, Writer
-from mistill.datasets.writers.open_writer import check_no_loss, check_target, open_writer
+from mistill.datasets.writers.open_writer import check_columns, check_no_loss, check_target, open_writer
 
-__all__ = ["CsvDialect", "Vectors", "Writer", "check_no_loss", "check_target", "open_writer"]
+__all__ = ["CsvDialect", "Vectors", "Writer", "check_columns", "check_no_loss", "check_target", "open_writer"]

@@ -46,6 +46,15 @@ def check_target(
     return chosen
 
 
+def check_columns(target: str | Path, columns: Iterable[str]) -> None:
+    """What ``open_writer`` would refuse of the columns, without writing.
+
+    Raises:
+        InputError: the output cannot have columns of these names.
+    """
+    target_of(target).check_columns(list(columns))
+
+
 def check_no_loss(target: str | Path, setting: str) -> None:
     """Refuses an output that exists and has something in it: it may be dear to somebody.
 
