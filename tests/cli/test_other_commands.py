@@ -227,3 +227,18 @@ def test_a_chat_file_is_exported_and_what_is_left_out_is_said(
     ended = mistill("export", "answers.jsonl", "--to", "x.jsonl", "--as", "chat", "--turn", "user=txt")
     assert ended.code == 2
     assert "--turn: there is no column 'txt'" in ended.stderr
+
+
+def test_rows_with_a_column_of_the_name_of_ours_are_shown_as_the_hint_says(
+    mistill: Mistill, run_of: RunOf
+) -> None:
+    arguments = run_of(1)
+    Path(arguments[1]).write_text('{"text": "a", "prompt": "its own"}\n')
+    mistill(*arguments)
+    refused = mistill("rows", "answers.jsonl", "--extra-column", "prompt")
+    assert refused.code == 2
+    for way in ("--column prompt=new_prompt", "--earlier drop", "--earlier first_"):
+        assert way in refused.stderr
+        ended = mistill("rows", "answers.jsonl", "--extra-column", "prompt", *way.split())
+        assert (ended.code, "Say a" in ended.stdout) == (0, True)
+        assert ("its own" in ended.stdout) == (way != "--earlier drop")

@@ -48,6 +48,18 @@ def test_it_takes_the_place_of_nothing_that_is_no_report(mistill: Mistill, run_o
     assert Path("prompts.jsonl").read_text() == before
 
 
+def test_the_output_of_the_run_stays_whatever_link_names_it(mistill: Mistill, run_of: RunOf) -> None:
+    mistill(*run_of(2))
+    mistill(*run_of(2, "--on", "processes:1", "--shards", "2", out="parts"))
+    for name, out in (("answers.jsonl", "answers.jsonl"), ("parts/part-00001.jsonl", "parts")):
+        before = Path(name).read_text()
+        Path("link.html").unlink(missing_ok=True)
+        Path("link.html").symlink_to(name)
+        ended = mistill("report", out, "--to", "link.html", "--overwrite")
+        assert (ended.code, Path(name).read_text()) == (2, before)
+        assert "link.html is the output of this run" in ended.stderr
+
+
 def test_a_run_that_is_none_is_told(mistill: Mistill) -> None:
     ended = mistill("report", "nothing.jsonl")
     assert ended.code == 2

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from mistill._version import __version__
+from mistill.addresses import scheme_of
 from mistill.characters import whole_characters
 from mistill.datasets.places import Place, place_of
 from mistill.errors import InputError
@@ -16,6 +17,7 @@ from mistill.extras import install_command
 from mistill.ledger.targets import check_targets
 from mistill.pages.blocks import Block, Chart, Page
 from mistill.pages.charts import VL_CONVERT, drawn
+from mistill.same_place import is_same_place
 from mistill.visible import visible
 from mistill.wording import Phrase, Setting, words
 
@@ -99,13 +101,18 @@ _LOOKED_AT_BYTES: Final = 4096
 
 
 def page_target(
-    path: str | Path, ledger: Path | None, inputs: Iterable[str | Path], *, overwrite: bool = False
+    path: str | Path,
+    ledger: Path | None,
+    inputs: Iterable[str | Path],
+    *,
+    out: str | None = None,
+    overwrite: bool = False,
 ) -> Place:
     """Where a page goes. Nothing is written yet.
 
     Args:
         path: its name ends in ``.html``; ``"-"``: stdout.
-        ledger: of the run that the page is about. ``inputs``: of that run.
+        ledger: of the run that the page is about. ``inputs``, ``out``: of that run.
         overwrite: replace whatever else is there; an earlier page about the same ledger is replaced in any case.
 
     Raises:
@@ -120,6 +127,11 @@ def page_target(
         )
     place.check_writable()
     check_targets(path, ledger, inputs)
+    if out is not None and out != "-" and _is_output(path, out):
+        raise InputError(
+            f"{place.name} is the output of this run, and the page would replace it",
+            hint="give the page another name",
+        )
     if not overwrite and not _holds(place, _mark(ledger)) and place.holds_something():
         what = "is the report of another run" if _holds(place, _MARK) else "exists, and is no report of a run"
         raise InputError(
@@ -131,6 +143,13 @@ def page_target(
             ),
         )
     return place
+
+
+def _is_output(path: str | Path, out: str) -> bool:
+    """Whether it is the file that a run writes, or a part in its folder, whatever link names it."""
+    if scheme_of(out) is None and Path(out).is_dir():
+        return any(is_same_place(str(path), str(part)) for part in Path(out).iterdir())
+    return is_same_place(str(path), out)
 
 
 def subject(ledger: Path | None) -> str:

@@ -394,7 +394,7 @@ class RunReport(Counts, frozen=True, kw_only=True, weakref=True):
         if ledger is not None:
             with LedgerReader(ledger) as reader:
                 inputs = read_inputs(reader)
-        place = page_target(path, ledger, inputs, overwrite=overwrite)
+        place = page_target(path, ledger, inputs, out=self.out, overwrite=overwrite)
         page = self.to_html(wording=wording)
         with place.writing([] if ledger is None else [ledger]) as file:
             file.write(page.encode())

@@ -43,7 +43,7 @@ mistill report answers.jsonl --to - > report.html
     "--overwrite",
     group="Output",
     is_flag=True,
-    help="Replace FILE even if it is no report; never an input of the run, nor a ledger.",
+    help="Replace FILE even if it is no report; never an input or the output of the run, nor a ledger.",
 )
 @ledger_option
 @fetch_option

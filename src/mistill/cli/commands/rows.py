@@ -43,14 +43,16 @@ mistill rows answers.jsonl | head
 mistill rows answers.jsonl --failed | jq -r .error
 mistill rows answers.jsonl --where finish_reason=length --limit 10
 mistill rows answers.jsonl --where 'category=refund, score>=4'
-mistill rows answers.jsonl --failed --extra-column prompt,raw
+mistill rows answers.jsonl --failed --extra-column prompt,raw --column prompt=asked
 """,
 )
 @click.argument("out", type=Named())
 @failed_option
 @where_option
 @option("--limit", group="Run", type=click.IntRange(min=0), metavar="N", help="At most so many.")
+@option_of_run("columns", *KINDS.values())
 @option_of_run("extra_columns", *KINDS.values())
+@option_of_run("earlier", *KINDS.values())
 @ledger_option
 @fetch_option
 def command(
