@@ -16,6 +16,9 @@ CONTEXT_FULL: Final = "model_length"
 REPETITION: Final = "repetition"
 """The answer repeated itself, and was cut: by us, or by a server that notices (vLLM calls it so)."""
 
+MOST_REASON_CHARS: Final = 80
+"""Of one among others on a line: a server may have put a text there."""
+
 CUT_OFF: Final = (LIMIT_REACHED, CONTEXT_FULL)
 
 CUT_BY: Final[Mapping[str, str]] = {

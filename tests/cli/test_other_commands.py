@@ -242,3 +242,17 @@ def test_rows_with_a_column_of_the_name_of_ours_are_shown_as_the_hint_says(
         ended = mistill("rows", "answers.jsonl", "--extra-column", "prompt", *way.split())
         assert (ended.code, "Say a" in ended.stdout) == (0, True)
         assert ("its own" in ended.stdout) == (way != "--earlier drop")
+
+
+@pytest.mark.parametrize("length", [300, 250])
+def test_a_name_that_is_too_long_for_a_file_is_told_shortly(
+    mistill: Mistill, run_of: RunOf, length: int
+) -> None:
+    name = f"{'x' * length}.jsonl"
+    for arguments in (run_of(1, out=name), ["status", name], ["rows", name], ["run", name, *run_of(1)[2:]]):
+        ended = mistill(*arguments)
+        told, hint = ended.stderr.splitlines()[-2:]
+        assert ended.code in (2, 3)
+        assert told.startswith("error: the name of a file is too long: xxx")
+        assert len(told) < 150
+        assert "--ledger" in hint

@@ -88,6 +88,14 @@ def test_a_ledger_stays_where_it_is_wanted(place: Place, s3: S3, tmp_path: Path)
     assert [record["text"] for record in Run.open(OUT, ledger=tmp_path / "mine.ledger").results()] == TEXTS
 
 
+def test_a_key_that_no_file_could_be_called_is_an_output(place: Place, s3: S3) -> None:
+    place.write(TEXTS)
+    out = f"s3://{BUCKET}/{'x' * 300}.jsonl"
+    place.run(out=out).start()
+    assert place.run(out=out).start().sent == 0
+    assert [record["text"] for record in Run.open(out).results()] == TEXTS
+
+
 def test_an_output_of_another_machine_is_not_replaced(place: Place, s3: S3) -> None:
     place.write(TEXTS)
     s3.put("team a/out.jsonl", b"dear\n")
@@ -123,6 +131,7 @@ def test_an_input_is_no_output(place: Place, s3: S3) -> None:
         "az://c/50% é?.jsonl",
         "hf://datasets/me/it@v1/a.parquet",
         "gs://b/a:b|c.csv",
+        f"s3://b/{'é' * 300}/{'x' * 900}.jsonl",
     ],
 )
 def test_a_ledger_says_whose_it_is(address: str) -> None:

@@ -15,6 +15,7 @@ import yaml
 from tests.hub import TOKEN, Hub, hub  # noqa: F401  fixtures
 from tests.libraries import library
 from tests.runs.conftest import Place, echoes
+from tests.runs.odd_bodies import good_body
 
 from mistill import Run
 from mistill.cli import main
@@ -123,7 +124,7 @@ def test_the_same_run_is_pushed_again_and_another_is_refused(run: Run, hub: Hub,
 
 def test_what_cannot_be_pushed_is_said(run: Run, hub: Hub, place: Place, simulator: Simulator) -> None:  # noqa: F811
     for repo, settings, told in [
-        ("a/b/c", {}, "names no repository"),
+        *((repo, {}, f"{repo!r} names no repository") for repo in ("a/b/c", "me/x y", "../x", "me/x@rev")),
         ("me/answers", {"split": "a b"}, "is no name of one"),
         ("me/answers", {"token": "hf_wrong"}, "the store refuses access (set HF_TOKEN"),
     ]:
@@ -139,6 +140,31 @@ def test_what_cannot_be_pushed_is_said(run: Run, hub: Hub, place: Place, simulat
     assert len(table(hub.repos["me/answers"][DATA])) == 2
     with pytest.raises(LedgerError, match="never started"):
         place.run(out=place.out.with_name("new.jsonl")).push_to_hub("me/answers")
+
+
+def test_a_card_names_the_column_of_prompts_and_cuts_long_reasons(
+    place: Place,
+    simulator: Simulator,
+    hub: Hub,  # noqa: F811
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    library("pyarrow")
+    place.input.write_text('{"messages": [{"role": "user", "content": "Hi"}]}\n')
+    simulator.script([Fault.status(200, good_body(finish_reason="because " * 700))])
+    place.run(prompt=None).start()
+    Run.open(place.out).push_to_hub("me/answers")
+    card = hub.repos["me/answers"]["README.md"].decode()
+    assert "Messages column: `messages`" in card
+    assert "Prompt column" not in card
+    assert "jinja" not in card
+    capfd.readouterr()
+    for command in (["status", str(place.out)], ["show", str(place.out), "0"]):
+        assert main(command) == 0
+    told = [
+        line for line in card.splitlines() + "".join(capfd.readouterr()).splitlines() if "because" in line
+    ]
+    assert len(told) == 3
+    assert max(map(len, told)) < 160
 
 
 def test_the_command_pushes_and_says_where(run: Run, hub: Hub, capfd: pytest.CaptureFixture[str]) -> None:  # noqa: F811

@@ -45,7 +45,7 @@ def ledger_beside(out: str | Path) -> Path:
     """
     name = str(out).rstrip("/") or str(out)
     beside, as_written = _named(canonical(name)), _named(shown(name))
-    return as_written if as_written != beside and as_written.exists() and not beside.exists() else beside
+    return as_written if as_written != beside and _is_there(as_written) and not _is_there(beside) else beside
 
 
 def _named(out: str) -> Path:

@@ -66,7 +66,7 @@ def main_name(path: Path) -> tuple[Path, bool]:
     Its log and its lock go by its name, so whoever opens it by another would see neither. A symbolic link is followed.
     Of hard links in one directory, that is the name which has a log or a lock, or else the first.
     """
-    if path.is_symlink():
+    if os.path.islink(path):  # noqa: PTH114  False of a name that no file can have
         path = Path(os.path.realpath(path))  # of one that leads back to itself, `resolve` raises
     try:
         found = path.stat()

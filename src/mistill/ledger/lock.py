@@ -182,7 +182,7 @@ class LedgerLock:
         try:
             descriptor = os.open(self.path, flags, 0o600)
         except OSError as error:
-            if self.path.is_symlink():
+            if os.path.islink(self.path):  # noqa: PTH114  False of a name that no file can have
                 raise self._is_foreign(ledger) from error
             raise self._cannot_be(ledger, error) from error
         found = os.fstat(descriptor)

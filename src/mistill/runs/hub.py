@@ -77,8 +77,6 @@ def push_run(
         LedgerError: the run is not finished and ``partial`` is not wanted.
     """
     repo = repo.removeprefix("hf://").removeprefix("datasets/").strip("/")
-    if repo.count("/") > 1 or not repo:
-        raise InputError(f"{repo!r} names no repository", hint="give organisation/name, or name")
     if not _is_split(split):
         raise InputError(
             words(Setting("split"), f": {split!r} is no name of one"), hint="for example train, or test"
@@ -86,6 +84,7 @@ def push_run(
     hide(token)
     hub: Any = _HUB.load("pushing to the Hub")
     PYARROW.load("pushing to the Hub")
+    _check_name(hub, repo)
     found, path = find_run(out, ledger)
     named = str(path if out is None else keep_secrets(str(out)))
     if where is not None:
@@ -153,6 +152,21 @@ def _push(
         "there",
         hint="nothing was pushed: push again when nobody else does",
     )
+
+
+def _check_name(hub: Any, repo: str) -> None:
+    """``InputError`` if the Hub can have no repository of that name."""
+    try:
+        hub.utils.validate_repo_id(repo)
+    except ValueError as error:
+        raise InputError(
+            f"{repo!r} names no repository",
+            hint=words(
+                "give organisation/name, or name, of letters, digits, -, _ and . alone; a branch has an option of its "
+                "own, ",
+                Setting("revision", "branch"),
+            ),
+        ) from error
 
 
 def _check_some_match(ledger: Path, where: str, run: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from types import UnionType
 from typing import Any, Final, cast
@@ -13,6 +13,8 @@ import msgspec
 import yaml
 from msgspec import Struct
 
+from mistill.characters import cut
+from mistill.finish_reasons import MOST_REASON_CHARS
 from mistill.progress.formatting import count
 from mistill.runs.hub_patterns import files_of
 from mistill.runs.report import RunReport
@@ -311,21 +313,25 @@ def _asked(report: RunReport, pushed: Pushed) -> Iterator[str]:
     elif others:
         yield f"Model: {_code(report.model)}, behind which {', '.join(map(_code, filter(None, others)))} answered.\n"
     own = {name: value for name, value in report.settings.items() if name != "model" and value}
-    yield from _settings(own, pushed.schema)
+    yield from _settings(own, pushed.schema, pushed.columns)
     for retry in pushed.retries:
         yield f"### Once more: rows of which {_code(retry.where)} held\n"
-        yield from _settings(retry.settings, retry.schema)
+        yield from _settings(retry.settings, retry.schema, pushed.columns)
 
 
-def _settings(given: Mapping[str, Any], schema: Any) -> Iterator[str]:
-    """Texts as they are, and the rest as JSON; a schema is not its fingerprint."""
+def _settings(given: Mapping[str, Any], schema: Any, columns: Collection[str]) -> Iterator[str]:
+    """Texts as they are, and the rest as JSON; a schema is not its fingerprint. Of columns that a prompt may stand in,
+    those that there are."""
     settings = {name: value for name, value in given.items() if name != "kind"}
     prompt: Any = settings.pop("prompt", None)
     texts = cast("dict[str, Any]", prompt) if isinstance(prompt, dict) else {"prompt": prompt}
     if isinstance(settings.get("system"), str):
         texts = texts | {"system": settings.pop("system")}
     for name, text in texts.items():
-        if text is not None:
+        if name.endswith("_column"):
+            if text in columns:
+                yield f"{name.replace('_', ' ').capitalize()}: {_code(text)}\n"
+        elif text is not None:
             yield f"{name.replace('_', ' ').capitalize()}:\n"
             yield _fenced(
                 text if isinstance(text, str) else json.dumps(text, indent=2, ensure_ascii=False), "jinja"
@@ -349,7 +355,7 @@ def _outcomes(report: RunReport) -> Iterator[tuple[str, str]]:
     for cause in report.causes:
         yield f"failed: {_code(cause.kind)}", f"{cause.count:,}"
     for reason, rows in report.finish_reasons.items():
-        yield f"finish reason {_code(reason)}", f"{rows:,}"
+        yield f"finish reason {_code(cut(reason, MOST_REASON_CHARS))}", f"{rows:,}"
 
 
 def _tokens(report: RunReport) -> str:

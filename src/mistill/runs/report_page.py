@@ -18,6 +18,7 @@ from mistill.audits.charges import lines_of, takings_in
 from mistill.audits.report import AuditLine
 from mistill.characters import cut
 from mistill.estimates.cache_savings import Savings, savings
+from mistill.finish_reasons import MOST_REASON_CHARS
 from mistill.jobs.job_report import job_lines
 from mistill.kinds.kept_settings import read_batch_factor, read_endpoint, read_prices, read_settings
 from mistill.ledger import LedgerReader
@@ -278,7 +279,7 @@ def _rows(report: RunReport, reader: LedgerReader | None, drawn: DrawnRows | Non
     if reasons:
         yield _counted(
             "Finish reasons: why answers ended",
-            {cut(name, 80): rows for name, rows in reasons.items()},
+            {cut(name, MOST_REASON_CHARS): rows for name, rows in reasons.items()},
             "rows",
         )
     beside = [

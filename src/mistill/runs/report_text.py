@@ -13,12 +13,13 @@ from msgspec import Struct
 
 from mistill.addresses import scheme_of
 from mistill.api.prices import old_prices_note
+from mistill.characters import cut
 from mistill.errors import MistillError, Stopped
 from mistill.estimates.budget import LARGER_BUDGET
 from mistill.estimates.forecast import Forecast
 from mistill.estimates.lane_quotes import quote_lines
 from mistill.estimates.sample_totals import Range
-from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED
+from mistill.finish_reasons import CONTEXT_FULL, GIVE_ROOM, LIMIT_REACHED, MOST_REASON_CHARS
 from mistill.jobs.job_report import JobReport, goes_on, job_lines, under_way
 from mistill.ledger import Cause
 from mistill.progress.formatting import count, latency, moment, money, seconds, time_split, tokens_in
@@ -350,7 +351,9 @@ def _died(report: RunReport) -> Phrase:
 
 def _details(report: RunReport, wording: Wording) -> Iterator[Line]:
     if report.finish_reasons:
-        told = ", ".join(f"{rows:,} {reason}" for reason, rows in report.finish_reasons.items())
+        told = ", ".join(
+            f"{rows:,} {cut(reason, MOST_REASON_CHARS)}" for reason, rows in report.finish_reasons.items()
+        )
         yield Line(f"finish reasons: {told}")
     if any(one.model not in (None, one.asked) for one in report.answers_by_model):
         answers = Counter[str | None]()  # a retry may have asked for a model by another name

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 import click
 
+from mistill.characters import cut
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
@@ -15,6 +16,7 @@ from mistill.cli.options.param_types import Named, RowName
 from mistill.cli.options.wording import on_the_command_line
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import Colored, show
+from mistill.finish_reasons import MOST_REASON_CHARS
 from mistill.ledger import ErrorRecord
 from mistill.progress.formatting import moment, money, seconds
 from mistill.runs.row_report import AttemptReport, OutcomeReport, RowReport, read_row
@@ -107,7 +109,7 @@ def _show_outcome(label: str, outcome: OutcomeReport) -> None:
     if outcome.state == "pending":
         show(Colored(f"{label}: ", "yellow"), "none yet")
         return
-    reason = "" if outcome.finish_reason is None else f", {outcome.finish_reason}"
+    reason = "" if outcome.finish_reason is None else f", {cut(outcome.finish_reason, MOST_REASON_CHARS)}"
     spending = _spending(outcome.input_tokens, outcome.output_tokens, outcome.cost)
     told = outcome.state + reason + spending + _settings(outcome.settings) + _error(outcome.error)
     show(Colored(f"{label}: ", "yellow"), told)

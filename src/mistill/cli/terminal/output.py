@@ -6,10 +6,11 @@ visible before it is printed.
 
 from __future__ import annotations
 
+import errno
 import io
 import sys
 import traceback
-from typing import NamedTuple, TextIO
+from typing import Final, NamedTuple, TextIO
 
 import click
 
@@ -51,11 +52,22 @@ def say_error(message: str, hint: str | None = None) -> None:
         say(Colored("hint: ", "cyan"), hint)
 
 
+_MAX_NAME: Final = 80
+_SHORTER: Final = (
+    "give a shorter one: as a rule a name has at most 255 bytes, and that of a ledger is the output's with some more "
+    "behind it, unless --ledger names another"
+)
+
+
 def told_of(error: OSError) -> tuple[str, str | None]:
     """What to say of an error of the system's, and what to do. One that names no file is of the one that is not opened
     by name."""
     if is_shortage(error):
         return shortage(), MORE
+    if error.errno == errno.ENAMETOOLONG:
+        name = str(error.filename)
+        named = name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…"
+        return f"the name of a file is too long: {named}", _SHORTER
     if error.filename:
         return str(error), None
     return f"stdout could not be written: {error.strerror or error}", None

@@ -38,6 +38,8 @@ _log = logging.getLogger("mistill")
 
 _T = TypeVar("_T")
 
+_LONGEST_NAME: Final = 60
+"""In characters, of at most four bytes each."""
 _BLOCK_BYTES = 4 << 20
 """Read ahead at a time: at 50 ms a request that is still 80 MB a second, and little for whoever wants the first row."""
 _CONNECT_S = 30
@@ -241,9 +243,8 @@ class RemoteFile(Place):
     @contextmanager
     def writing(self, made_of: Sequence[str | Path] = ()) -> Generator[OutputStream]:  # noqa: ARG002  a store has rights of its own
         with tempfile.TemporaryDirectory(prefix="mistill-") as folder:
-            file = Path(
-                folder, self.name.rpartition("/")[2] or "output"
-            )  # stores see the kind of a file by its suffix
+            # Stores see the kind of a file by its suffix; a file has a shorter name than theirs may be.
+            file = Path(folder, self.name.rpartition("/")[2][-_LONGEST_NAME:] or "output")
             with file.open("wb", buffering=0) as raw:
                 output = OutputStream(f"{self.name} (its copy in {folder})", partial(write_all, raw.fileno()))
                 try:
