@@ -6,6 +6,7 @@ import gzip
 import io
 import json
 import logging
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -245,6 +246,32 @@ def test_what_a_server_says_is_told_without_what_is_secret(web: Web, status: int
         records(address)
     assert SECRET not in str(refused.value)
     assert refused.value.__suppress_context__
+
+
+def test_who_may_write_to_a_bucket_and_not_read_is_told_which_right_is_missing(
+    web: Web, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(library("s3fs").S3FileSystem, "_cache", {})
+    for name, value in {
+        "AWS_ENDPOINT_URL": web.url,
+        "AWS_ACCESS_KEY_ID": "a-key",
+        "AWS_SECRET_ACCESS_KEY": "a-secret",
+        "AWS_DEFAULT_REGION": "us-east-1",
+    }.items():
+        monkeypatch.setenv(name, value)
+    web.has("/bucket/rows.jsonl", LINES)
+    web.statuses["/bucket/rows.jsonl"] = web.statuses["/bucket"] = 403
+    with pytest.raises(InputError) as refused:
+        check_target("s3://bucket/rows.jsonl")
+    assert refused.value.message == "s3://bucket/rows.jsonl: the store refuses to say whether it is there"
+    right = r"needs the right to read there \(s3:GetObject and s3:ListBucket\)"
+    assert re.search(rf"{right}, beside that to write", refused.value.hint or "")
+    with pytest.raises(InputError, match=rf"the store refuses access \(who asks {right}; if that is another"):
+        records("s3://bucket/rows.jsonl")
+    web.statuses.clear()
+    web.while_put = lambda: web.statuses.update({"/bucket/rows.jsonl": 403})
+    with pytest.raises(MistillError, match=r"needs the right to write there \(s3:PutObject\)"):
+        write("s3://bucket/rows.jsonl")
 
 
 def test_nothing_secret_of_an_address_is_told(web: Web, caplog: pytest.LogCaptureFixture) -> None:

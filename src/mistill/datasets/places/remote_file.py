@@ -48,25 +48,34 @@ _SILENCE_S = 60
 
 
 class _Store(Struct, frozen=True):
-    """Attributes: ``library`` that reaches it; ``credentials``: how it is told who asks."""
+    """Attributes: ``library`` that reaches it; ``credentials``: how it is told who asks; ``reads``, ``writes``: what it
+    calls the rights to these, where it has them one by one."""
 
     library: OptionalLibrary
     credentials: str
+    reads: str | None = None
+    writes: str | None = None
 
 
 _STORES: Final = {
     "s3": _Store(
         OptionalLibrary("s3fs", extra="remote"),
         "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE; for a public bucket FSSPEC_S3_ANON=true",
+        reads="s3:GetObject and s3:ListBucket",
+        writes="s3:PutObject",
     ),
     "gs": _Store(
         OptionalLibrary("gcsfs", extra="remote"),
         "set GOOGLE_APPLICATION_CREDENTIALS, or run gcloud auth application-default login; for a public bucket "
         "FSSPEC_GS_TOKEN=anon",
+        reads="storage.objects.get and storage.objects.list",
+        writes="storage.objects.create and storage.objects.delete",
     ),
     "az": _Store(
         OptionalLibrary("adlfs", extra="remote"),
         "set AZURE_STORAGE_CONNECTION_STRING, or AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
+        reads="of a role Storage Blob Data Reader, of a signature r and l",
+        writes="of a role Storage Blob Data Contributor, of a signature c and w",
     ),
     "hf": _Store(OptionalLibrary("huggingface_hub", extra="remote"), "set HF_TOKEN, or run hf auth login"),
     "http": _Store(
@@ -173,7 +182,7 @@ class RemoteFile(Place):
 
     def _info_if_there(self) -> dict[str, Any] | None:
         fs, path = self._found
-        with self.explaining():
+        with self.explaining(is_output=True):
             fs.invalidate_cache()
             try:
                 return self._asked(lambda: fs.info(path))
@@ -225,7 +234,7 @@ class RemoteFile(Place):
     def _check_container(self) -> None:
         fs, path = self._found
         container = "/".join(path.split("/")[: 3 if self._kind == "hf" else 1])
-        with self.explaining():
+        with self.explaining(is_output=True):
             is_there = path != container and self._asked(lambda: fs.exists(container))
         if not is_there:
             what = "repository" if self._kind == "hf" else "bucket or container"
@@ -277,26 +286,27 @@ class RemoteFile(Place):
     # --- what goes wrong --------------------------------------------------------------------------------------------
 
     @contextmanager
-    def explaining(self, *, to_go_on: str = GOES_ON) -> Generator[None]:
+    def explaining(self, *, to_go_on: str = GOES_ON, is_output: bool = False) -> Generator[None]:
         """An `InputError` for whatever a library raises; what that says of addresses is secret.
 
         Args:
             to_go_on: what to do once the store can be reached.
+            is_output: it is asked what an output would replace.
         """
         try:
             yield
         except MistillError:
             raise
         except Exception as error:
-            raise self._refusal(error, to_go_on) from None
+            raise self._refusal(error, to_go_on, is_output=is_output) from None
 
-    def _refusal(self, error: Exception, to_go_on: str = GOES_ON) -> InputError:
+    def _refusal(self, error: Exception, to_go_on: str = GOES_ON, *, is_output: bool = False) -> InputError:
         problem = problem_of(error)
         if problem == "missing":
             hint = None if self._kind != "hf" else "or it is private: set HF_TOKEN, or run hf auth login"
             return InputError(f"{self.name}: no such file", hint=hint)
         if problem == "denied":
-            return InputError(f"{self.name}: the store refuses access", hint=self._store.credentials)
+            return self._not_read(is_output=is_output)
         if problem == "credentials":
             return InputError(f"{self.name}: no credentials were found", hint=self._store.credentials)
         if problem == "changed":
@@ -336,6 +346,21 @@ class RemoteFile(Place):
             hint=words(START_AGAIN, ": rows that are as they were keep their answers"),
         )
 
+    def _not_read(self, *, is_output: bool) -> InputError:
+        rights, asks = self._store.reads, self._store.credentials
+        if rights is None:
+            return InputError(f"{self.name}: the store refuses access", hint=asks)
+        right = f"who asks needs the right to read there ({rights})"
+        if not is_output:
+            return InputError(
+                f"{self.name}: the store refuses access", hint=f"{right}; if that is another, {asks}"
+            )
+        return InputError(
+            f"{self.name}: the store refuses to say whether it is there",
+            hint=f"{right}, beside that to write: what is there is not replaced unseen; if that is another, "
+            f"{asks.partition('; for a public')[0]}",
+        )
+
     def _not_written(self, error: Exception) -> MistillError:
         if isinstance(error, MistillError):
             return error
@@ -343,7 +368,8 @@ class RemoteFile(Place):
         problem = problem_of(error)
         asks = self._store.credentials
         if problem == "denied":  # who asks is known, or it had failed before
-            asks = f"who asks needs the right to write there; if that is another, {asks.partition('; for a public')[0]}"
+            right = "the right to write there" + (f" ({self._store.writes})" if self._store.writes else "")
+            asks = f"who asks needs {right}; if that is another, {asks.partition('; for a public')[0]}"
         return MistillError(
             f"{self.name} could not be written: {told.get(problem or '', self._told(error))}",
             hint="no answer is lost, the ledger has them; export again once that is mended"
