@@ -12,6 +12,7 @@ from urllib.parse import quote, unquote
 
 from mistill.addresses import (
     DATABASES,
+    KNOWN_ADDRESSES,
     STORES,
     Parts,
     database_file,
@@ -37,6 +38,13 @@ def refuse_unclear(name: str) -> None:
     """``InputError`` if it is an address that cannot be read for sure: see `oddity`."""
     if (odd := oddity(whole(name))) is not None:  # what is shown of it may well be readable
         raise InputError(odd[0], hint=odd[1])
+
+
+def refuse_unknown(name: str) -> None:
+    """``InputError`` if it is an address of a sort that is neither of files nor of tables."""
+    scheme = scheme_of(name)
+    if scheme is not None and scheme not in STORES and scheme not in DATABASES:
+        raise InputError(f"{scheme}:// is no place of files or tables", hint=f"there are {KNOWN_ADDRESSES}")
 
 
 def check_is_here(name: str, what: str) -> None:

@@ -227,6 +227,15 @@ def test_a_row_is_shown_with_its_prompt_its_attempts_and_the_answer_that_did_not
     assert report.prompt == [{"role": "user", "content": "Say word 1 and some more"}]
 
 
+def test_of_a_refused_row_nothing_is_shown_as_billed(mistill: Mistill, simulator: Simulator) -> None:
+    simulator.script([Fault.status(400)])
+    run_in_python(simulator, rows=1).start()
+    shown = mistill("show", "out.jsonl", "0").stdout
+    assert "outcome: failure: bad_request: " in shown
+    assert "tokens in" not in shown
+    assert "price" not in shown
+
+
 def test_each_attempt_says_why_it_was_made_and_how_it_ended(mistill: Mistill, simulator: Simulator) -> None:
     simulator.script(
         [Fault.status(503), "no JSON", "none again", '{"n": "x"}', '{"n": 3}', '{"n": 4}'],

@@ -66,6 +66,11 @@ def test_a_run_that_is_none_is_told(mistill: Mistill) -> None:
     assert "nothing.jsonl" in ended.stderr
 
 
+def test_a_folder_has_no_ledger_that_is_called_after_it(mistill: Mistill) -> None:
+    told = mistill("report", ".")
+    assert (told.code, "no run is known for .: it is a folder" in told.stderr) == (2, True)
+
+
 def test_the_report_of_another_run_is_not_taken_the_place_of(mistill: Mistill, run_of: RunOf) -> None:
     """Outputs that differ by their suffix alone have reports of one name."""
     mistill(*run_of(2))

@@ -90,3 +90,9 @@ def test_an_unknown_format_is_refused_with_all_that_there_are() -> None:
         format_of("a.docx")
     with pytest.raises(InputError, match=r"unknown format 'docx' .*jsonl.*feather"):
         format_of("a.jsonl", "docx")
+
+
+@pytest.mark.parametrize("name", ["mysql://me@h/x?table=t", "ftp://h/x.jsonl"])
+def test_an_address_of_an_unknown_sort_is_told_as_that_and_not_as_a_suffix(name: str) -> None:
+    with pytest.raises(InputError, match=r"is no place of files or tables .*s3://.*sqlite://, postgresql://"):
+        format_of(name)

@@ -122,6 +122,16 @@ def test_the_same_run_is_pushed_again_and_another_is_refused(run: Run, hub: Hub,
         other.push_to_hub("me/mine")
 
 
+def test_marks_go_to_the_hub_as_columns(run: Run, hub: Hub) -> None:  # noqa: F811
+    run.mark(0, "good", "as it is")
+    run.push_to_hub("me/answers")
+    assert "mark" not in table(hub.repos["me/answers"][DATA])[0]
+    assert main(["push", str(run.out), "me/answers", "--extra-column", "mark,note"]) == 0
+    first = table(hub.repos["me/answers"][DATA])[0]
+    assert (first["mark"], first["note"]) == ("good", "as it is")
+    assert "mark" in hub.repos["me/answers"]["README.md"].decode()
+
+
 def test_what_cannot_be_pushed_is_said(run: Run, hub: Hub, place: Place, simulator: Simulator) -> None:  # noqa: F811
     for repo, settings, told in [
         *((repo, {}, f"{repo!r} names no repository") for repo in ("a/b/c", "me/x y", "../x", "me/x@rev")),

@@ -23,6 +23,7 @@ from mistill.addresses import is_of_store, is_of_table, shown
 from mistill.datasets.compression import COMPRESSIONS, Compression
 from mistill.datasets.optional_library import OPENPYXL, PYARROW, OptionalLibrary
 from mistill.errors import InputError
+from mistill.same_place import refuse_unknown
 
 if TYPE_CHECKING:
     from mistill.datasets.sources.input_file import InputFile
@@ -198,6 +199,7 @@ def format_of(name: str, override: str | None = None) -> FileFormat:
         if override is not None:
             raise InputError(f"{shown(name)} is a table, and has no format", hint="leave it out")
         return _TABLE
+    refuse_unknown(name)
     if override is not None:
         chosen = parse_format(override)
         if chosen is None:

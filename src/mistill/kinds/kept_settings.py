@@ -191,8 +191,11 @@ def find_run(path: str | Path | None, ledger: str | Path | None = None) -> tuple
     check_may_read(beside)
     if not is_memory(beside):
         check_plan_is_there(beside)
+        missing = f"there is no file {beside}"
+        if scheme_of(name) is None and not Path(name).name:  # `.`, which no ledger is called after
+            missing = "it is a folder"
         raise InputError(
-            f"no run is known for {name}: there is no file {beside}",
+            f"no run is known for {name}: {missing}",
             hint=words("give the output of the run, or its ", Setting("ledger"), _elsewhere(name)),
         )
     return out, beside

@@ -18,6 +18,7 @@ from mistill.errors import InputError, LedgerError
 from mistill.kinds.kept_settings import find_run, output_of, read_inputs, read_options, read_types
 from mistill.ledger import LedgerReader
 from mistill.ledger.targets import check_targets
+from mistill.progress.formatting import count
 from mistill.records.misfits import Misfit, Misfits, misfit_lines
 from mistill.runs.chat_lines import ChatLines, Turns
 from mistill.runs.record_lines import added_columns, record_line, record_parts
@@ -172,7 +173,7 @@ def export(
         counts = reader.counts()
         if not partial and not counts.is_finished:
             left = rows_left(reader, counts) or counts.pending
-            missing = f"{left} rows have" if left else "rows that were not read yet have"
+            missing = f"{count(left, 'row has', 'rows have')}" if left else "rows that were not read yet have"
             raise LedgerError(
                 f"{missing} no outcome",
                 hint=words(

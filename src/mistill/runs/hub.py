@@ -7,7 +7,7 @@ import hashlib
 import json
 import re
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, cast
 
@@ -48,6 +48,7 @@ def push_run(
     *,
     ledger: str | Path | None = None,
     where: str | None = None,
+    extra_columns: Iterable[str] = (),
     partial: bool = False,
     private: bool | None = None,
     revision: str | None = None,
@@ -60,7 +61,7 @@ def push_run(
     Args:
         out, ledger: the run, as for `export_run`.
         repo: ``"org/name"``, or ``"name"`` in the name of whoever the token is of. It is made unless it is there.
-        where, partial: which rows, as for `export_run`.
+        where, partial: which rows, as for `export_run`. ``extra_columns``: as for it, such as ``"mark"``.
         private: whether a repository that is made is; as the Hub's account has it unless given.
         revision: a branch other than ``main``, which must be there.
         split: the part of the dataset that it is.
@@ -93,7 +94,7 @@ def push_run(
     with tempfile.TemporaryDirectory(prefix="mistill-") as folder:
         data = Path(folder, "data.parquet")
         # By the ledger: the run's own output may be elsewhere, and is not written.
-        written = export_run(path, data, where=where, partial=partial)
+        written = export_run(path, data, where=where, extra_columns=extra_columns, partial=partial)
         if not written.records:
             raise InputError(f"{named} has no row with an outcome", hint="nothing was pushed")
         with LedgerReader(path) as reader:

@@ -7,7 +7,7 @@ import json
 import logging
 import tempfile
 import threading
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
@@ -231,6 +231,7 @@ class RunResults:
         repo: str,
         *,
         where: str | None = None,
+        extra_columns: Iterable[str] = (),
         partial: bool = False,
         private: bool | None = None,
         revision: str | None = None,
@@ -245,6 +246,7 @@ class RunResults:
             repo: ``"org/name"``, or ``"name"`` in the name of whoever the token is of. It is made unless it is there.
             where: of which rows, such as ``"score>=3"``. ``partial``: rows without an outcome yet are left out, instead
                 of refused.
+            extra_columns: further columns of ours, as for `Run`: ``"mark"`` and ``"note"``, say.
             private: whether a repository that is made is; as the Hub's account has it unless given.
             revision: a branch other than ``main``, which must be there. ``split``: the part of the dataset that it is.
             overwrite: replace what another run, or somebody else, has put there: the card, and the data of that split.
@@ -265,6 +267,7 @@ class RunResults:
             repo,
             ledger=self.ledger_path,
             where=where,
+            extra_columns=extra_columns,
             partial=partial,
             private=private,
             revision=revision,

@@ -11,8 +11,10 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import fetch_option, ledger_option, where_option
 from mistill.cli.options.param_types import Named
+from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
+from mistill.kinds import KINDS
 from mistill.runs.hub import push_run
 
 _DATASET = "Dataset"
@@ -45,10 +47,19 @@ mistill push answers.jsonl me/answers --where "score>=4" --split best
     is_flag=True,
     help="Leave rows out that have no outcome yet, instead of refusing.",
 )
+@option_of_run("extra_columns", *KINDS.values())
 @where_option
 @ledger_option
 @fetch_option
-def command(out: str, repo: str, private: bool, fetch: bool, ledger: str | None, **given: Any) -> Exit:
+def command(
+    out: str,
+    repo: str,
+    private: bool,
+    fetch: bool,
+    ledger: str | None,
+    extra_columns: tuple[str, ...],
+    **given: Any,
+) -> Exit:
     """Pushes the records of the run that writes OUT to REPO (organisation/name) at the Hugging Face Hub.
 
     Parquet, and a card that says what was asked and how it went, in one commit. The token is that of HF_TOKEN or of
@@ -57,7 +68,8 @@ def command(out: str, repo: str, private: bool, fetch: bool, ledger: str | None,
     if fetch:
         take_over_results(out, ledger)
     try:
-        say(push_run(out, repo, ledger=ledger, private=private or None, **given))
+        columns = shape_given({"extra_columns": extra_columns})
+        say(push_run(out, repo, ledger=ledger, private=private or None, **columns, **given))
     except KeyboardInterrupt:
         say(f"stopped: see at the Hub whether {repo} has the rows; pushing them again does no harm")
         raise

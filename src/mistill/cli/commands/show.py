@@ -110,7 +110,9 @@ def _show_outcome(label: str, outcome: OutcomeReport) -> None:
         show(Colored(f"{label}: ", "yellow"), "none yet")
         return
     reason = "" if outcome.finish_reason is None else f", {cut(outcome.finish_reason, MOST_REASON_CHARS)}"
-    spending = _spending(outcome.input_tokens, outcome.output_tokens, outcome.cost)
+    spending = ""  # of a refused row: nothing is known to be billed, whatever the price is
+    if outcome.input_tokens or outcome.output_tokens or outcome.cost:
+        spending = _spending(outcome.input_tokens, outcome.output_tokens, outcome.cost)
     told = outcome.state + reason + spending + _settings(outcome.settings) + _error(outcome.error)
     show(Colored(f"{label}: ", "yellow"), told)
     for answer in outcome.answers:

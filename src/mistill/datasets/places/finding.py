@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 
-from mistill.addresses import KNOWN_ADDRESSES, STORES, is_of_table, scheme_of
+from mistill.addresses import is_of_table, scheme_of
 from mistill.datasets.places.local_file import LocalFile
 from mistill.datasets.places.place import Place, Target
 from mistill.datasets.places.remote_file import RemoteFile
 from mistill.datasets.places.standard_stream import StandardStream
 from mistill.datasets.places.table_place import TablePlace
 from mistill.errors import InputError
-from mistill.same_place import refuse_unclear
+from mistill.same_place import refuse_unclear, refuse_unknown
 
 
 def place_of(target: str | os.PathLike[str]) -> Place:
@@ -25,9 +25,10 @@ def place_of(target: str | os.PathLike[str]) -> Place:
     if scheme is None:
         return StandardStream() if name == "-" else LocalFile(name)
     refuse_unclear(name)
-    if scheme not in STORES:
+    refuse_unknown(name)
+    if is_of_table(name):
         raise InputError(
-            f"{scheme}:// is no place that files are read from", hint=f"there are {KNOWN_ADDRESSES}"
+            f"{scheme}:// is no place that files are read from", hint="a table is an input or an output"
         )
     return RemoteFile(name)
 
