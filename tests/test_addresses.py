@@ -9,7 +9,7 @@ from typing import Any
 from urllib.parse import quote
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from mistill import addresses
@@ -107,6 +107,7 @@ PLACES = (
 
 
 @given(st.sampled_from(PLACES), SECRET, st.booleans())
+@example("postgresql://host/db?options=-c%20a.b%3D{}&table=t", "s3cr3tV&^ya!A|gJs3cr3t", False)
 def test_no_secret_is_shown_wherever_it_stands(place: str, secret: str, is_quoted: bool) -> None:
     # A user alone that is not quoted reads as a host: https://s3cr3t/x@host
     is_quoted = is_quoted or place.startswith("http://{}")

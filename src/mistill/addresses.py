@@ -324,7 +324,10 @@ def _pieces(name: str, harmless: str) -> Iterator[str]:
         return
     login, colon, password = parts.login.partition(":")
     texts = re.findall(r"'([^']+)'|\$\$(.+?)\$\$", unquote(parts.query or ""), re.DOTALL)
-    values = [value for _, value in parts.parameters]
+    values = [
+        value or key for key, value in parts.parameters
+    ]  # what has no = may be the rest of a secret with &
+    values += [value.rpartition("=")[2] for value in map(unquote, values)]  # options=-c%20a.b%3DSECRET
     for secret in (password if colon else login, *values, *re.split(r"[&=?#]", parts.rest), *chain(*texts)):
         shortest = _SHORTEST_PASSWORD if secret in (login, password) else _SHORTEST_VALUE
         for form in {secret, unquote(secret), secret.replace("\\", ""), " ".join(unquote(secret).split())}:
