@@ -23,6 +23,7 @@ class Yield:
     Attributes:
         answers: how many came since the stretch or the step began, or since that is measured.
         held: the limit of the step; 0: it may grow freely.
+        is_unused: less is in flight than may be: how much is answered now says nothing of the limit.
     """
 
     __slots__ = (
@@ -31,13 +32,13 @@ class Yield:
         "_from_s",
         "_is_measured",
         "_is_tried",
-        "_is_unused",
         "_rate",
         "_rest_s",
         "_rests_until_s",
         "_tuning",
         "answers",
         "held",
+        "is_unused",
     )
 
     def __init__(self, tuning: Tuning) -> None:
@@ -48,20 +49,16 @@ class Yield:
         """What was seen before says nothing any more."""
         self.answers = 0
         self.held = self._from_limit = self._from_s = self._rate = 0.0
-        self._is_unused = False
+        self.is_unused = False
         self._before = 0.0  # the limit before the step, which shows what it brings once so many are answered
         self._is_measured = self._is_tried = False
         self._rest_s = self._tuning.growth_pause_s
         self._rests_until_s = 0.0
 
-    def note_unused(self) -> None:
-        """Less is in flight than may be: how much is answered now says nothing of the limit."""
-        self._is_unused = True
-
     def holds(self, limit: float, now_s: float) -> float:
         """An answer came while the limit is in use. At which it is to be held, 0: at none."""
-        if self._is_unused:
-            self._is_unused = False
+        if self.is_unused:
+            self.is_unused = False
             if self._is_measured or not self.held:
                 self._measure(now_s)
         elif self.held:
@@ -194,7 +191,7 @@ class AdaptiveLimit:
         self._failing_share -= self._failure_smoothing * self._failing_share
         self._yield.answers += 1
         if in_flight < self._saturated_share * self.limit:
-            self._yield.note_unused()
+            self._yield.is_unused = True
             return
         tuning = self._tuning
         if self.limit >= self._slow_start_threshold:
