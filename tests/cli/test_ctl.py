@@ -159,6 +159,13 @@ def test_what_was_done_to_a_run_that_is_killed_is_known(mistill: Mistill, runnin
     assert mistill("ctl", "answers.jsonl").code == 2
 
 
+def test_a_deadline_that_is_over_is_told_to_stop_the_run(mistill: Mistill, running: Running) -> None:
+    done = mistill("ctl", "answers.jsonl", "set", "deadline=0.001")
+    assert "deadline none → " in done.stderr
+    assert "it has gone on for longer than that: the run stops" in done.stderr
+    assert running.process.wait(timeout=60) == 3
+
+
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
@@ -178,6 +185,11 @@ def test_what_was_done_to_a_run_that_is_killed_is_known(mistill: Mistill, runnin
         (["set", "prompt=1"], "prompt cannot be changed while a run goes on"),
         (["pause", "max_cost=1"], "only set takes settings"),
         (["explode"], "'explode' is not one of"),
+        (["paus"], "Did you mean 'pause'?"),
+        (["set", "max_concurrent_requests=none"], "there is no run without one"),
+        (["set", "max_concurrent_requests=none"], "for example max_concurrent_requests=16\n"),
+        (["set", "requests_per_minute=0"], "for example requests_per_minute=300; none is no limit"),
+        (["set", "deadline=0"], "for example deadline=2h; none is no limit"),
     ],
 )
 def test_what_is_refused(mistill: Mistill, running_once: None, arguments: list[str], told: str) -> None:

@@ -5,6 +5,10 @@ from __future__ import annotations
 from tests.cli.conftest import Mistill, RunOf
 
 
+def test_a_word_that_is_no_mark_is_told_with_the_nearest(mistill: Mistill) -> None:
+    assert "Did you mean 'good'?" in mistill("mark", "answers.jsonl", "0", "godo").stderr
+
+
 def test_a_row_is_marked_shown_chosen_and_marked_no_more(mistill: Mistill, run_of: RunOf) -> None:
     assert mistill(*run_of(3)).code == 0
     marked = mistill("mark", "answers.jsonl", "1", "bad", "--note", "not\x1b[2J so")

@@ -159,6 +159,8 @@ class Steering:
         self._take_up_pace()
         reached = self._runner.stopped
         ends = "" if reached is None else f"; {reached.message}: the run stops"
+        if not ends and "deadline" in changed and self._runner.budget.time_left_s() <= 0:
+            ends = _DEADLINE_IS_OVER
         return f"set {shown_settings(changed)}{ends}", changed
 
     def _take_up_pace(self) -> None:
@@ -370,6 +372,8 @@ class DriverSteering:
 
     def _told_if_reached(self) -> str:
         """Where more is spent than there is to spend, shards find that out before their next request."""
+        if self._driver.deadline_s is not None and self._driver.time_left_s <= 0:
+            return _DEADLINE_IS_OVER
         limit = SpendingLimit(self._values["max_cost"], self._values["max_tokens_total"])
         spent = self._spent()
         if spent is None or not limit.is_reached(spent):
@@ -402,6 +406,7 @@ def _has_quota(values: Mapping[str, Any]) -> bool:
 
 
 _OF_EACH = "in each process"
+_DEADLINE_IS_OVER = "; it has gone on for longer than that: the run stops"
 _MOST_NAMED = 5
 """Of shards, in one line."""
 
@@ -432,6 +437,18 @@ def checked_settings(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _checked(name, value) for name, value in given.items()}
 
 
+_ALWAYS = ("max_concurrent_requests",)
+"""What a run cannot be without."""
+_EXAMPLES = {
+    "max_concurrent_requests": "16",
+    "requests_per_minute": "300",
+    "tokens_per_minute": "500000",
+    "max_cost": "20",
+    "max_tokens_total": "1000000",
+    "deadline": "2h",
+}
+
+
 def _checked(name: str, value: Any) -> Any:
     if name not in SETTINGS:
         raise _cannot_change(name)
@@ -443,7 +460,9 @@ def _checked(name: str, value: Any) -> Any:
         return TypeAdapter[Any](annotation).validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]["msg"].removeprefix("Value error, ")
-        raise InputError(f"{name}: {problem[0].lower()}{problem[1:]}") from error
+        told = f"{problem[0].lower()}{problem[1:]}" if value is not None else "there is no run without one"
+        none = "" if value is None or name in _ALWAYS else "; none is no limit"
+        raise InputError(f"{name}: {told}", hint=f"for example {name}={_EXAMPLES[name]}{none}") from error
 
 
 _OF_MODEL = ("structured_output", "schema", "generation_kwargs", "parameters")

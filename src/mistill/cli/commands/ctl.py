@@ -14,7 +14,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import ledger_option
-from mistill.cli.options.param_types import Duration, Named, number_in
+from mistill.cli.options.param_types import Duration, Named, OneOf, number_in
 from mistill.cli.terminal.output import Colored, say, show
 from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run
@@ -39,7 +39,7 @@ mistill ctl answers.jsonl stop                                  # as one Ctrl-C
 """,
 )
 @click.argument("out", type=Named())
-@click.argument("order", required=False, type=click.Choice(_ORDERS), metavar="[pause|resume|stop|set]")
+@click.argument("order", required=False, type=OneOf(_ORDERS), metavar="[pause|resume|stop|set]")
 @click.argument("settings", nargs=-1, metavar="[NAME=VALUE]...")
 @ledger_option
 @option("--json", "as_json", group="Run", is_flag=True, help="What is set now, as JSON.")

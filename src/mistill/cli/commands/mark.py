@@ -10,7 +10,7 @@ from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import ledger_option, row_id_option
-from mistill.cli.options.param_types import Named, RowName
+from mistill.cli.options.param_types import Named, OneOf, RowName
 from mistill.cli.terminal.output import say
 from mistill.runs.results import RunResults
 
@@ -27,7 +27,7 @@ mistill mark answers.jsonl 17 none
 )
 @click.argument("out", type=Named())
 @click.argument("row", type=RowName())
-@click.argument("mark", type=click.Choice(["good", "bad", "none"]))
+@click.argument("mark", type=OneOf(["good", "bad", "none"]))
 @option("--note", group="Run", metavar="TEXT", help="And what there is to say of it.")
 @row_id_option
 @ledger_option

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast, get_args
 import click
 
 from mistill.addresses import keep_secrets
-from mistill.errors import InputError
+from mistill.errors import InputError, nearest_name
 from mistill.foreign_text import read_json
 from mistill.kinds.options import split_names
 from mistill.records.flattening import Flattening
@@ -60,6 +60,25 @@ def _measured(value: Any, units: Mapping[str, int]) -> float | None:
     """A number with a unit behind it, in the smallest; ``None`` where it is none."""
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*([a-z]*)", str(value).strip().lower())
     return None if found is None or found[2] not in units else float(found[1]) * units[found[2]]
+
+
+if TYPE_CHECKING:
+    _Choice = click.Choice[str]
+else:
+    _Choice = click.Choice
+
+
+class OneOf(_Choice):
+    """A word of several; of another one, it is said which was perhaps meant."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter as error:
+            near = nearest_name(value, self.choices)
+            if near is None:
+                raise
+            raise click.BadParameter(f"{error.message} Did you mean {near!r}?", ctx, param) from error
 
 
 class Duration(_Type):
