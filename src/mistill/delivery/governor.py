@@ -620,7 +620,7 @@ class Governor:
     def _note_empty_queue(self) -> None:
         if not self._queue.limits:
             now_s = self._clock()
-            self._note_time(self._without_waiting(self.in_flight), now_s)
+            self._note_time("server" if self.in_flight else self._without_waiting(0), now_s)
             if not self.in_flight and self._answered:
                 self._write_down(now_s)
 
