@@ -256,6 +256,13 @@ def test_what_there_is_in_place_of_a_wrong_value_is_said(runs: Runs, views: View
     tab.press("Enter")
     tab.see("Its finish reasons: stop (2).")
     assert "lenght (0)" in tab.page.get_by_label("Finish reason").inner_text()
+    tab.see("Asked again: mistill retry")
+    tab.page.get_by_label("Condition").fill("colour=red")
+    tab.press("Enter")
+    tab.page.get_by_role("alert").wait_for()
+    assert "mistill retry" not in tab.page.inner_text("body")
+    assert ["400" in one for one in tab.complaints] == [True]  # the browser's, of what was refused
+    tab.complaints.clear()
 
 
 def test_what_differs_is_marked_in_each_field_by_words_and_signs(runs: Runs, views: View, tabs: Any) -> None:

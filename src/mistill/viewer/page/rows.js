@@ -84,6 +84,7 @@ export async function showRows(main, given, app, isShown) {
     notice.setAttribute("role", "alert");
     table.hidden = true;
     state.isWrong = true;
+    filters.querySelector(".commands")?.remove();  // a command would be refused as well
   }
   const restored = app.focus !== undefined ? state.lines.get(app.focus) : undefined;
   restored?.link.focus();
@@ -276,7 +277,7 @@ function showFilters(form, state, app, address) {
     h("div", {class: "wide"}, h("label", {for: "where"}, "Condition, as ", h("code", {}, "--where")), whereField),
     h("div", {class: "buttons"}, h("button", {type: "submit"}, "Show"),
       where || state.search ? h("a", {href: address({where: null, search: null, first: null})}, "Show all rows") : null),
-    where && summary ? byCommand(summary.named, where) : null);
+    where && summary && !state.isWrong ? byCommand(summary.named, where) : null);
 }
 
 function byCommand(named, where) {
