@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 import pytest
-from tests.cli.conftest import Mistill, RunOf
+from tests.cli.conftest import Mistill, Rows, RunOf
 
 from mistill.cli.options.param_types import Bytes
 from mistill.cli.options.wording import on_the_command_line
@@ -85,3 +85,8 @@ def test_numbers_are_written_in_the_digits_0_to_9(
         options[-1].removeprefix("row<").removeprefix("output_tokens>=").removeprefix("503=")
         in ended.stderr.splitlines()[0]
     )
+
+
+def test_a_word_that_is_none_of_an_options_is_told_with_the_nearest(mistill: Mistill, rows: Rows) -> None:
+    told = mistill("run", str(rows(1)), "--local", "--prompt", "x", "--out", "o.jsonl", "--lane", "bach")
+    assert "'bach' is not one of 'live', 'batch', 'cheapest'. Did you mean 'batch'?" in told.stderr

@@ -18,7 +18,7 @@ from mistill.cli.options.model_options import (
     prices_option,
     trace_content_option,
 )
-from mistill.cli.options.param_types import Named
+from mistill.cli.options.param_types import Named, OneOf
 from mistill.cli.options.run_options import (
     dry_run_option,
     options_given,
@@ -61,7 +61,7 @@ mistill embed code.jsonl --out vectors.parquet --model codestral-embed --output-
 @option(
     "--output-dtype",
     group=_VECTORS,
-    type=click.Choice(get_args(Dtype)),
+    type=OneOf(get_args(Dtype)),
     help="Kind of their numbers, for models that let one choose.  [default: float]",
 )
 @option(

@@ -11,7 +11,7 @@ from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import fetch_option, ledger_option, where_option
 from mistill.cli.options.model_options import schema_named
-from mistill.cli.options.param_types import Named, Pair
+from mistill.cli.options.param_types import Named, OneOf, Pair
 from mistill.cli.options.run_options import option_of_run, shape_given
 from mistill.cli.terminal.job_results import take_over_results
 from mistill.cli.terminal.output import say
@@ -68,7 +68,7 @@ mistill export answers.jsonl --to - --partial --where finish_reason=stop | wc -l
     "--as",
     "as_",
     group=_OUTPUT,
-    type=click.Choice(["chat"]),
+    type=OneOf(["chat"]),
     help='Conversations for fine-tuning in place of records: {"messages": [...]}, what was asked and answered.',
 )
 @option(

@@ -12,7 +12,7 @@ from pydantic.fields import FieldInfo
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.param_types import Pair, number_in
+from mistill.cli.options.param_types import OneOf, Pair, number_in
 from mistill.cli.terminal.output import say, show
 from mistill.errors import InputError, did_you_mean
 from mistill.progress.formatting import count, tokens_in
@@ -94,7 +94,7 @@ def _setting_option(name: str, field: FieldInfo, scalar: Any) -> Callable[[F], F
     if scalar is bool:
         settings |= {"is_flag": True, "default": None}
     elif get_origin(scalar) is Literal:
-        settings |= {"type": click.Choice(get_args(scalar))}
+        settings |= {"type": OneOf(get_args(scalar))}
     else:
         settings |= {"type": scalar, "metavar": _METAVARS[scalar]}
     return option(f"--{name.replace('_', '-')}", **settings)

@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from mistill.api.dialects import DialectName
 from mistill.api.endpoint import check_may_have_key
 from mistill.cli.command import Option, option
-from mistill.cli.options.param_types import METAVARS, Json, TextOrJson, members_of
+from mistill.cli.options.param_types import METAVARS, Json, OneOf, TextOrJson, members_of
 from mistill.errors import InputError
 from mistill.llms import MistralLLM
 from mistill.llms.parameters import PARAMETER_TYPES, PARAMETERS
@@ -96,7 +96,7 @@ connection_options = all_of(
     option(
         "--dialect",
         group=_MODEL,
-        type=click.Choice(get_args(DialectName)),
+        type=OneOf(get_args(DialectName)),
         help="'openai' for vLLM, llama.cpp and gateways with OpenAI's names. "
         f" [default: {MistralLLM.model_fields['dialect'].default}]",
     ),

@@ -19,6 +19,7 @@ from mistill.cli.options.param_types import (
     Flatten,
     Named,
     NameList,
+    OneOf,
     Pair,
     members_of,
     read_text,
@@ -137,7 +138,7 @@ def _click_settings(field: FieldInfo, written: Written) -> dict[str, Any]:
     if origin is tuple:
         return {"multiple": True, "type": NameList(written.metavar or "A,B")}
     if origin is Literal:
-        return {"type": click.Choice(list(get_args(plain)))}
+        return {"type": OneOf(list(get_args(plain)))}
     return {"type": Named() if plain is Path else plain, "metavar": METAVARS[plain]} | metavar
 
 
