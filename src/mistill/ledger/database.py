@@ -307,7 +307,9 @@ def _open_to_read(path: Path, *, as_it_is: bool) -> sqlite3.Connection:
             if as_it_is:
                 raise LedgerError(
                     f"the ledger {path} was cut off in the middle of a change",
-                    hint=words(Phrase("Run.open(path).report()", "`mistill status`"), " of it, by its name, undoes that"),
+                    hint=words(
+                        Phrase("Run.open(path).report()", "`mistill status`"), " of it, by name, undoes it"
+                    ),
                 )
             _bring_up_to_date(path)
         connection = _connect_to_read(path)
