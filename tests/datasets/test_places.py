@@ -85,7 +85,7 @@ def test_what_is_elsewhere_is_read_by_a_thread_and_never_only_to_count(s3: S3) -
         (f"s3://{BUCKET}/in/", "is a directory (name its files: 's3://bucket/in/*.jsonl')"),
         (f"s3://{BUCKET}/tables/", "is a directory (name its files: 's3://bucket/tables/*.parquet')"),
         (f"s3://{BUCKET}/in/a.png", "copy them here"),
-        ("ftp://host/rows.jsonl", "no place that files are read from (there are s3://"),
+        ("ftp://host/rows.jsonl", "ftp:// is no place of files or tables (there are s3://"),
     ],
 )
 def test_what_cannot_be_read_is_said(s3: S3, address: str, told: str) -> None:

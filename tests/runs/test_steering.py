@@ -359,7 +359,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"max_cost": True}, "max_cost: True is no number"),
     ({"max_cost": "20"}, "max_cost: '20' is no number"),
     ({"max_concurrent_requests": 1.5}, "max_concurrent_requests: input should be a valid integer"),
-    ({"max_concurrent_requests": None}, "max_concurrent_requests: input should be a valid integer"),
+    ({"max_concurrent_requests": None}, "max_concurrent_requests: there is no run without one"),
     ({"requests_per_minute": 0}, "requests_per_minute: input should be greater than or equal to 0.001"),
     ({"requests_per_minute": 1e-300}, "requests_per_minute: input should be greater than or equal to 0.001"),
     ({"tokens_per_minute": 1e300}, "tokens_per_minute: input should be less than or equal to 1000000000000"),
