@@ -1,4 +1,4 @@
-"""Text as UTF-8 can carry it, wherever it came from, and no longer than it is wanted."""
+"""Text as UTF-8 can carry it, wherever it came from, and no longer than it is wanted; numbers in it."""
 
 from __future__ import annotations
 
@@ -25,3 +25,14 @@ def cut(text: str, most_chars: int) -> str:
     if len(text) > most_chars:
         text = f"{text[:most_chars]}… ({len(text) - most_chars:,} more characters)"
     return whole_characters(text)
+
+
+def number_in(text: str) -> float:
+    """Of the digits 0 to 9: Python knows those of other scripts too, which are read wrong too easily.
+
+    Raises:
+        ValueError: it is none.
+    """
+    if not text.isascii():
+        raise ValueError(text)
+    return float(text)

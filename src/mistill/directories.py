@@ -18,6 +18,15 @@ def sync_directory(path: Path) -> None:
             os.close(directory)
 
 
+def identity(path: Path) -> tuple[int, int] | None:
+    """Which file or directory has the name; ``None``: none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
 def is_at(descriptor: int, path: Path) -> bool:
     """Whether an open file is still the one of that name: only then can nobody lock another one there."""
     try:

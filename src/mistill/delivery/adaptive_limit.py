@@ -74,8 +74,8 @@ class Yield:
         return self.held
 
     def _look_at_stretch(self, limit: float, now_s: float) -> None:
-        rate, grown = self._measured(now_s), limit / self._from_limit
-        if rate < self._rate * grown**self._tuning.yield_share:
+        rate = self._measured(now_s)
+        if self._is_flat(rate, limit / self._from_limit):
             self._rest_at(self._from_limit, before=limit, now_s=now_s)
             return
         self._rate = rate
@@ -94,7 +94,7 @@ class Yield:
         if self.answers < self._tuning.yield_answers or now_s < self._rests_until_s:
             return
         rate, step = self._measured(now_s), self._tuning.yield_growth
-        if self._is_tried and rate < self._rate * step**self._tuning.yield_share:
+        if self._is_tried and self._is_flat(rate, step):
             self._is_tried = False
             self._rest_at(self.held / step, before=self.held, now_s=now_s)
             return
@@ -102,6 +102,10 @@ class Yield:
             self._rest_s = self._tuning.growth_pause_s
         self._is_tried, self._rate = True, rate
         self._step_to(self.held * step, before=self.held)
+
+    def _is_flat(self, rate: float, grown: float) -> bool:
+        """Too little more is answered in a second, of a limit that has grown so many times."""
+        return rate < self._rate * grown**self._tuning.yield_share
 
     def _rest_at(self, limit: float, *, before: float, now_s: float) -> None:
         self._rests_until_s = now_s + self._rest_s

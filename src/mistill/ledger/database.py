@@ -13,6 +13,7 @@ from tempfile import mkstemp
 from threading import RLock
 from typing import Any
 
+from mistill.directories import identity
 from mistill.errors import LedgerError, LedgerInUse, ManifestChanged
 from mistill.ledger.checksums import add_checksum, meta_sum, schema_sum
 from mistill.ledger.damage import DamagedMeta, SQLiteErrors, means_damage
@@ -247,14 +248,14 @@ def open_to_read(path: Path, *, as_it_is: bool = False) -> sqlite3.Connection:
 
     ``as_it_is``: a ledger of an older format is left so, for whoever looks at ledgers that nobody has named.
     """
-    before, since = _identity(path), time.monotonic()
+    before, since = identity(path), time.monotonic()
     while True:
         try:
             check_may_read(path)
             connection = _open_to_read(path, as_it_is=as_it_is)
         except (LedgerError, OSError) as error:
             # Another one has come, and what was found is of two; or whoever has it is in the middle of a change.
-            is_there_still = _identity(path) == before
+            is_there_still = identity(path) == before
             if is_there_still and time.monotonic() - since >= _patience_with(error, path):
                 if isinstance(error, LedgerError):
                     raise
@@ -265,11 +266,11 @@ def open_to_read(path: Path, *, as_it_is: bool = False) -> sqlite3.Connection:
                     hint="check that it is there, and that you may read it and its directory",
                 ) from error
         else:
-            if _identity(path) == before:
+            if identity(path) == before:
                 return connection
             connection.close()
         time.sleep(_EXCHANGED_WITHIN_S / 50)
-        if (now := _identity(path)) != before:
+        if (now := identity(path)) != before:
             before, since = now, time.monotonic()
 
 
@@ -278,15 +279,6 @@ def _patience_with(error: LedgerError | OSError, path: Path) -> float:
     if isinstance(error, LedgerInUse):
         return _OTHER_READER_S
     return _EXCHANGED_WITHIN_S if is_held(main_name(path)[0]) else 0.0
-
-
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Which file has the name; ``None``: none."""
-    try:
-        found = path.stat()
-    except OSError:
-        return None
-    return found.st_dev, found.st_ino
 
 
 def _open_to_read(path: Path, *, as_it_is: bool) -> sqlite3.Connection:

@@ -8,6 +8,7 @@ import time
 from contextlib import closing, suppress
 from pathlib import Path
 
+from mistill.directories import identity
 from mistill.errors import LedgerError
 from mistill.ledger.checksums import schema_sum
 from mistill.ledger.files import log_of
@@ -36,9 +37,7 @@ class FilesInUse:
         self._ledger = ledger
         self._ledger_bytes = 0
         log = log_of(ledger)
-        self._found = {
-            path: (found.st_dev, found.st_ino) for path in (ledger, log, lock) if (found := _stat(path))
-        }
+        self._found = {path: found for path in (ledger, log, lock) if (found := identity(path))}
         self._log_path = log
         self._log = LogInUse(log) if log in self._found else None
         # The log may have a newer schema than the file: until a checkpoint it is that one, then this one.
@@ -103,8 +102,7 @@ class FilesInUse:
             self._log = None
 
     def _is_there(self, path: Path) -> bool:
-        found = _stat(path)
-        return found is not None and (found.st_dev, found.st_ino) == self._found[path]
+        return identity(path) == self._found[path]
 
     def _is_shorter(self) -> bool:
         found = _stat(self._ledger)

@@ -17,6 +17,7 @@ import re
 from collections.abc import Iterable
 from typing import Any, NamedTuple, get_args
 
+from mistill.characters import number_in
 from mistill.errors import InputError, did_you_mean
 from mistill.ledger.tables import IS_WITH_SERVER, Mark, of_mark
 
@@ -187,7 +188,7 @@ def _condition(term: Term) -> tuple[str, str | float | None]:
 
 def _number(field: str, value: str) -> float:
     try:
-        number = float(value) if value.isascii() else math.nan
+        number = number_in(value)
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -10,11 +10,12 @@ from typing import Any
 import click
 import msgspec
 
+from mistill.characters import number_in
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
 from mistill.cli.options.ledger_options import ledger_option
-from mistill.cli.options.param_types import Duration, Named, OneOf, number_in
+from mistill.cli.options.param_types import Duration, Named, OneOf
 from mistill.cli.terminal.output import Colored, say, show
 from mistill.errors import InputError
 from mistill.kinds.kept_settings import find_run

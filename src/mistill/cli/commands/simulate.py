@@ -9,10 +9,11 @@ from typing import Annotated, Any, Literal, TypeVar, get_args, get_origin
 import click
 from pydantic.fields import FieldInfo
 
+from mistill.characters import number_in
 from mistill.cli.command import command as cli_command
 from mistill.cli.command import option
 from mistill.cli.exit_codes import Exit
-from mistill.cli.options.param_types import OneOf, Pair, number_in
+from mistill.cli.options.param_types import OneOf, Pair
 from mistill.cli.terminal.output import say, show
 from mistill.errors import InputError, did_you_mean
 from mistill.progress.formatting import count, tokens_in

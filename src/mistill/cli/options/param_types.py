@@ -135,17 +135,6 @@ class Flatten(_Type):
         return value
 
 
-def number_in(text: str) -> float:
-    """Of the digits 0 to 9: Python knows those of other scripts too, which are read wrong too easily.
-
-    Raises:
-        ValueError: it is none.
-    """
-    if not text.isascii():
-        raise ValueError(text)
-    return float(text)
-
-
 class Pair(_Type):
     """``NAME=VALUE`` → ``(name, value)``, the value converted by ``of``."""
 
