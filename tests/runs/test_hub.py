@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import socket
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,20 @@ def test_a_run_is_pushed_in_one_commit_with_a_card(run: Run, hub: Hub) -> None: 
     assert "| answered | 3 |" in card
     assert 'load_dataset("me/answers", split="train")' in card
     assert not any(secret in card for secret in (TOKEN, "a-key-for-tests", "\x1b"))
+
+
+def test_a_process_that_has_used_nothing_of_the_library_before_pushes(run: Run, hub: Hub) -> None:  # noqa: F811
+    environment = os.environ | {"HF_ENDPOINT": library("huggingface_hub.constants").ENDPOINT}
+    for repo, code in (("me/answers", 0), ("me/x y", 2)):
+        pushed = subprocess.run(
+            [sys.executable, "-m", "mistill", "push", str(run.out), repo],
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (pushed.returncode, "internal error" in pushed.stderr) == (code, False), pushed.stderr
+    assert [row["text"] for row in table(hub.repos["me/answers"][DATA])] == TEXTS
 
 
 def test_a_card_says_what_was_asked_again_and_of_whom(place: Place, simulator: Simulator, hub: Hub) -> None:  # noqa: F811

@@ -18,6 +18,7 @@ from pydantic import SecretStr
 
 from mistill import InputError, MistralLLM, Run
 from mistill.ledger.shard_files import shard_of
+from mistill.progress.view import View
 from mistill.runs.report import RunReport
 from mistill.simulator import Settings, Simulator
 from mistill.steering.client import Control
@@ -199,3 +200,13 @@ def test_a_quota_that_the_server_has_told_a_worker_is_shown(
     control.stop()
     thread.join(60)
     assert told == "1,200 by the server's headers"
+
+
+def test_a_start_that_a_budget_ends_tells_where_it_ended_though_a_quota_is_known(
+    start: Callable[..., RunReport], simulator: Simulator
+) -> None:
+    simulator.change(requests_per_minute=600)
+    views: list[View] = []
+    start(max_tokens_total=20 * _EACH, on_progress=views.append)
+    assert views[-1].is_last
+    assert 0 < views[-1].completions < _ROWS

@@ -479,6 +479,24 @@ def test_a_folder_of_somebodys_own_is_not_put_aside(
     assert _names(tmp_path / name) == {"letter.txt"}
 
 
+@pytest.mark.parametrize("kind", ["file", "ledger", "shards"])
+def test_what_has_the_name_of_a_ledger_that_is_made_anew_is_left(
+    rows: Path, tmp_path: Path, simulator: Simulator, kind: str
+) -> None:
+    ledger, other = tmp_path / "mine", tmp_path / "mine.new"
+    _run(rows, tmp_path / "out", simulator, on="processes:1", shards=2, ledger=ledger).start()
+    if kind == "file":
+        other.write_text("of the user")
+    else:
+        placed = {"on": "processes:1", "shards": 2} if kind == "shards" else {}
+        _run(rows, tmp_path / "other.jsonl", simulator, ledger=other, **placed).start()
+    before = {path: path.stat().st_ino for path in (ledger, other)}
+    with pytest.raises(InputError, match=r"mine\.new is there"):
+        _run(rows, tmp_path / "out", simulator, on="processes:1", shards=2, ledger=ledger, fresh=True).start()
+    assert {path: path.stat().st_ino for path in (ledger, other)} == before
+    assert not list(tmp_path.glob("mine.bak-*"))
+
+
 def _part_names(shards: int, suffix: str = "jsonl") -> set[str]:
     return {f"part-{number:05}.{suffix}" for number in range(shards)}
 

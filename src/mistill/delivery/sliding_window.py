@@ -77,8 +77,8 @@ class Room(Struct, frozen=True):
         return self if processes <= 1 else self._scaled(1 / processes, processes)
 
     def of(self, processes: int) -> Room:
-        """The part of so many of those that share it, together."""
-        return self._scaled(min(processes, self.sharers), self.sharers)
+        """The part of so many of those that share it, together; of one, where none is at work."""
+        return self._scaled(max(1, min(processes, self.sharers)), self.sharers)
 
     def _scaled(self, by: float, sharers: int) -> Room:
         frees = tuple((in_s, by * freed) for in_s, freed in self.frees)

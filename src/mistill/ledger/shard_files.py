@@ -170,6 +170,13 @@ def remove_part(folder: Path, part: Path) -> bool:
     return True
 
 
+def takes_parts(anew: Path) -> bool:
+    """Whether nothing is there but what `hand_on_parts` puts there, as after a start that was killed behind it."""
+    if not os.path.lexists(anew):
+        return True
+    return anew.is_dir() and not anew.is_symlink() and all(path.name == _PARTS for path in anew.iterdir())
+
+
 def hand_on_parts(folder: Path, anew: Path) -> None:
     """What is known of parts is known beside it too, in what is to take its place."""
     if (folder / _PARTS).is_dir():

@@ -33,6 +33,7 @@ from mistill.runs.where import RunFilter
 from mistill.wording import Setting, words
 
 _HUB: Final = OptionalLibrary("huggingface_hub", extra="remote")
+_PURPOSE: Final = "pushing to the Hub"
 _CARD = "README.md"
 _TRIES: Final = 6
 """Of several that push at the same time, one is there first each time."""
@@ -83,9 +84,9 @@ def push_run(
             words(Setting("split"), f": {split!r} is no name of one"), hint="for example train, or test"
         )
     hide(token)
-    hub: Any = _HUB.load("pushing to the Hub")
+    hub: Any = _HUB.load(_PURPOSE)
     PYARROW.load("pushing to the Hub")
-    _check_name(hub, repo)
+    _check_name(repo)
     found, path = find_run(out, ledger)
     named = str(path if out is None else keep_secrets(str(out)))
     if where is not None:
@@ -155,10 +156,13 @@ def _push(
     )
 
 
-def _check_name(hub: Any, repo: str) -> None:
+def _check_name(repo: str) -> None:
     """``InputError`` if the Hub can have no repository of that name."""
+    utils: Any = _HUB.load(
+        _PURPOSE, "huggingface_hub.utils"
+    )  # which the library alone does not bring with it
     try:
-        hub.utils.validate_repo_id(repo)
+        utils.validate_repo_id(repo)
     except ValueError as error:
         raise InputError(
             f"{repo!r} names no repository",

@@ -26,7 +26,7 @@ from mistill.runs.driven_run import DrivenRun
 from mistill.runs.opening import told_if_interrupted
 from mistill.runs.shard_run import NOTHING_SENT, InShards, ShardSettings, work_on
 from mistill.runs.shared_budget import SharedBudget
-from mistill.runs.starting_over import put_file_aside, refuse_at_work, refuse_foreign_folder
+from mistill.runs.starting_over import put_file_aside, refuse_at_work, refuse_taken
 from mistill.shards.driver import Driver
 from mistill.shards.placement import InProcesses, OnRay, parse_placement
 from mistill.shards.plan import Plan, changes_of, make_plan, read_plan
@@ -97,7 +97,7 @@ class ShardedRun(DrivenRun, InShards):
         """All that is known of an earlier run is kept under another name. Which parts it wrote stays known here."""
         folder = self.place.folder
         anew = folder.with_name(f"{folder.name}.new")  # is there, where a start was killed at this
-        refuse_foreign_folder(anew)
+        refuse_taken(anew)
         if folder.is_file():
             put_file_aside(folder)
         elif folder.exists():

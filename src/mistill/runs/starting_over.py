@@ -10,7 +10,7 @@ from mistill.ledger.database import set_aside
 from mistill.ledger.files import free_name, is_ledger, main_name
 from mistill.ledger.lock import LedgerLock, holder_of, is_held
 from mistill.ledger.permissions import check_may_read
-from mistill.ledger.shard_files import is_foreign, is_in_shards, read_sizes, shard_of, whole_of
+from mistill.ledger.shard_files import is_foreign, is_in_shards, read_sizes, shard_of, takes_parts, whole_of
 from mistill.runs.lanes.batch_terms import warn_of_jobs
 from mistill.wording import Setting, words
 
@@ -22,6 +22,16 @@ def refuse_foreign_folder(folder: Path) -> None:
         raise InputError(
             f"{folder} has files in it, and is no folder of a run in shards",
             hint=words("name one that is not there yet with ", Setting("ledger"), ", or move that one away"),
+        )
+
+
+def refuse_taken(anew: Path) -> None:
+    """``InputError`` where something is at the name from which a fresh folder takes the ledger's: it would be moved."""
+    refuse_foreign_folder(anew)
+    if not takes_parts(anew):
+        raise InputError(
+            f"{anew} is there, and a start over would take it for what it has begun itself",
+            hint=words("name another one with ", Setting("ledger"), ", or move that away"),
         )
 
 
