@@ -20,6 +20,8 @@ from mistill.errors import LedgerError, Stopped
 from mistill.ledger import LedgerReader
 from mistill.ledger.shard_files import shard_of
 from mistill.llms.steered_pace import SteeredPace
+from mistill.progress.course import CourseRecorder
+from mistill.runs import run as run_module
 from mistill.runs.report import last_start
 from mistill.simulator import Simulator
 
@@ -62,6 +64,41 @@ def test_a_paused_run_lets_what_is_in_flight_come_home_and_sends_nothing_more(
     assert results[0].paused is None
     assert [change.do for change in results[0].last_start.changes] == ["pause", "resume"]
     assert results[0].seconds_by_cause["paused"] > 0
+
+
+def test_a_start_that_begins_while_another_one_is_told_to_go_faster_goes_as_fast(
+    place: Place, simulator: Simulator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorder, has_begun, is_set = run_module.CourseRecorder, threading.Event(), threading.Event()
+    waits = iter((False, True))
+
+    def late(*given: Any) -> CourseRecorder:  # its runner is made, and it takes no orders yet
+        if next(waits):
+            has_begun.set()
+            assert is_set.wait(30)
+        return recorder(*given)
+
+    monkeypatch.setattr(run_module, "CourseRecorder", late)
+    simulator.change(latency_s=60.0)
+    llm = place.llm(**FOUR)
+    few, many = (
+        place.run([{"text": text} for text in texts], llm=llm, out=None, on_stop="return", grace=0)
+        for texts in (TEXTS[:6], TEXTS)
+    )
+    first, _ = in_thread(few.start)
+    simulator.wait_until(lambda: simulator.in_flight == 4)
+    second, _ = in_thread(many.start)
+    try:
+        assert has_begun.wait(30)
+        few.set(max_concurrent_requests=20)
+        is_set.set()
+        simulator.wait_until(lambda: simulator.in_flight == 20)
+    finally:
+        is_set.set()
+        simulator.change(latency_s=0.001)
+        for run, thread in ((few, first), (many, second)):
+            run.stop()
+            wait_for(thread)
 
 
 def test_a_pause_survives_no_start(place: Place, simulator: Simulator) -> None:

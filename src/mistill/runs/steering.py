@@ -79,7 +79,8 @@ class Steering:
         self._snapshot = snapshot
         self._keep = keep
         self._at_first = self._values()
-        llm.join_pace(self, lambda: background.call(self._take_up_pace))
+        llm.join_pace(self, self._take_up_pace_soon)
+        self._take_up_pace_soon()  # others may have set it since the runner was made
 
     async def obey(self, order: Order, by: str) -> Answer:
         """Does what is asked. See `Steered`.
@@ -162,6 +163,9 @@ class Steering:
         if not ends and "deadline" in changed and self._runner.budget.time_left_s() <= 0:
             ends = _DEADLINE_IS_OVER
         return f"set {shown_settings(changed)}{ends}", changed
+
+    def _take_up_pace_soon(self) -> None:
+        background.call(self._take_up_pace)
 
     def _take_up_pace(self) -> None:
         """It was set: by an order, or by one that another start of the same model was given, or by the end of that."""
